@@ -1,0 +1,129 @@
+"""The random point that syre decays toward, as a pure function of (seed, position, element index).
+
+A checkpoint therefore needs one integer instead of a copy of the network. The integers come from
+the counter-based generator Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+3", SC 2011), the normals from the Box-Muller map, always in float32: equal on every device to a few
+units in the last place, whatever the dtype of the parameter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+# Elements drawn at once: bounds the int64 temporaries to some tens of megabytes.
+_CHUNK = 1 << 20
+
+# The last counter word keeps the two families of draws apart.
+_NORMAL_STREAM = 0
+_UNIFORM_STREAM = 1
+
+
+def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors.
+
+    Args:
+        counter: The four counter words. Each of shape (...), values 0 to 2**32 - 1.
+        seed: The 64-bit key, 0 to 2**64 - 1.
+
+    Returns:
+        Four words of shape (...), uniform on 0 to 2**32 - 1.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & _WORD, seed >> 32
+    for _ in range(_ROUNDS):
+        # A product of two words wraps in int64; its 64 bits are right all the same, and the mask
+        # takes off the sign that the arithmetic shift drags in.
+        product_0, product_1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((product_1 >> 32) & _WORD) ^ c1 ^ k0,
+            product_1 & _WORD,
+            ((product_0 >> 32) & _WORD) ^ c3 ^ k1,
+            product_0 & _WORD,
+        )
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def _unit_interval(words: Tensor) -> Tensor:
+    """Map words to float32 in (0, 1): the upper 23 bits and a half, exact, never 0 or 1."""
+    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def _words(
+    seed: int, position: int, first_block: int, blocks: int, stream: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    block = torch.arange(first_block, first_block + blocks, dtype=torch.int64, device=device)
+    zero = torch.zeros_like(block)
+    return philox_4x32((block & _WORD, block >> 32, zero + position, zero + stream), seed)
+
+
+def _draw(seed: int, position: int, count: int, stream: int, device: torch.device) -> Tensor:
+    """Draw `count` float32 numbers; element i is lane i % 4 of counter block i // 4."""
+    drawn = torch.empty(count, dtype=torch.float32, device=device)
+    for start in range(0, count, _CHUNK):
+        length = min(_CHUNK, count - start)
+        words = _words(seed, position, start // 4, -(-length // 4), stream, device)
+        uniforms = [_unit_interval(word) for word in words]
+        if stream == _NORMAL_STREAM:
+            lanes = [*_box_muller(*uniforms[:2]), *_box_muller(*uniforms[2:])]
+        else:
+            lanes = uniforms
+        drawn[start : start + length] = torch.stack(lanes, dim=-1).reshape(-1)[:length]
+    return drawn
+
+
+def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    radius = torch.sqrt(-2.0 * torch.log(u))
+    angle = (2.0 * math.pi) * v
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def _drawing_device(device: torch.device) -> torch.device:
+    # 64-bit integer arithmetic is not dependable on every back end (mps); those are drawn for on
+    # the CPU, once, and moved.
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+@torch.no_grad()
+def syre_anchor(like: Tensor, *, seed: int, position: int, standard_deviation: float) -> Tensor:
+    """Draw the anchor theta_0 of one parameter (syre, Ziyin et al., ICLR 2025, Eq. 6).
+
+    Args:
+        like: The parameter: gives shape, dtype, device and memory format. Shape: (...).
+        seed: `anchor_seed`, 0 to 2**64 - 1.
+        position: Place of the parameter in the optimizer, counted over all its groups.
+        standard_deviation: Of the normal, usually sigma / sqrt(fan_in); in units of the parameter.
+
+    Returns:
+        Independent normals of mean 0. Shape: that of `like`. Element i in row-major order depends
+        on (seed, position, i) alone, not on the shape, dtype, device or memory format.
+    """
+    normal = _draw(seed, position, like.numel(), _NORMAL_STREAM, _drawing_device(like.device))
+    return torch.empty_like(like).copy_((normal * standard_deviation).view(like.shape))
+
+
+@torch.no_grad()
+def anisotropy_factors(like: Tensor, *, seed: int, position: int, anisotropy: float) -> Tensor:
+    """Draw the diagonal of D = 1 + anisotropy * U, U uniform on (-sqrt(3), sqrt(3)) (syre, Eq. 7).
+
+    Args:
+        like: The parameter. Shape: (...).
+        seed: `anchor_seed`, 0 to 2**64 - 1.
+        position: Place of the parameter in the optimizer, counted over all its groups.
+        anisotropy: Standard deviation of the diagonal, 0 to below 1/sqrt(3), so that all entries
+            are positive.
+
+    Returns:
+        Factors of mean 1. Shape: that of `like`.
+    """
+    uniform = _draw(seed, position, like.numel(), _UNIFORM_STREAM, _drawing_device(like.device))
+    factors = 1.0 + anisotropy * math.sqrt(3.0) * (2.0 * uniform - 1.0)
+    return torch.empty_like(like).copy_(factors.view(like.shape))

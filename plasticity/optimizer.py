@@ -1,0 +1,491 @@
+"""The class behind `regularized`: an optimizer whose parameter groups decay toward anchors."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from plasticity.anchors import anisotropy_factors, syre_anchor
+from plasticity.decay import decay_toward_, decayed_gradients
+from plasticity.groups import (
+    NO_FAN_IN,
+    checked_fan_in,
+    describe_groups,
+    flat_fan_in,
+    require_real,
+)
+from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
+
+logger = logging.getLogger("plasticity")
+
+# Their own decay is apart from the gradient. (Adam, NAdam and RAdam say so in each group.)
+_DECOUPLED_BASES = ("AdamW", "Muon", "Adafactor")
+
+# Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
+_FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What the decayable parameters of one group are drawn toward."""
+
+    recipe: tuple[object, ...]
+    """Everything that the tensors were made from: another recipe, other tensors."""
+
+    anchors: list[Tensor | None]
+    """One tensor for each parameter; None where the anchor is zero."""
+
+    factors: list[Tensor] | None
+    """The diagonal D of Eq. 7, or None for one."""
+
+
+class RegularizedOptimizer(Optimizer):
+    """What every class made by `regularized` has beside its base. Not used by itself.
+
+    Args:
+        params: Parameters or parameter groups, as for the base. A group may give its own
+            `regularizer`, `strength`, `sigma`, `anisotropy`, `decoupled`, `anchor_seed`, `fan_in`.
+        *args: Positional arguments of the base.
+        regularizer: "none", "weight-decay", "syre" or "l2-init". Required where a strength is given.
+        strength: Of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2.
+            Required where a regularizer other than "none" is given; 0 switches it off.
+        sigma: Syre's anchor has standard deviation sigma / sqrt(fan-in). The default 0.01 is the
+            paper's, and hardly differs from weight decay; effects showed from 0.3 on.
+        anisotropy: Standard deviation of the per-coordinate factors of syre's Eq. 7.
+        decoupled: False joins the decay to the gradient (it passes through Adam's preconditioner,
+            as in `torch.optim.Adam(weight_decay=…)`); True applies it apart, scaled by the learning
+            rate (as AdamW). None does as the base's own weight decay.
+        anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
+            randomness, and stores the integer in the group.
+        **kwargs: Keyword arguments of the base.
+
+    In a flat list of parameters, a vector takes the fan-in of the weight before it. A vector before
+    any weight has none: under syre with sigma > 0 it is not decayed, which is logged as a warning.
+    `parameter_groups(model, …)` knows the modules and does better.
+
+    Clip gradients before `step`, as with torch's own decay: the decay joins inside it, and
+    `parameter.grad` is afterwards what it was before.
+
+    Raises:
+        TypeError: if a setting has the wrong type.
+        ValueError: if a setting is out of range, a group key is unknown, or the base's own
+            `weight_decay` is given (use `strength`).
+    """
+
+    base: ClassVar[type[Optimizer]]
+    """The optimizer class that this one extends."""
+
+    def __init__(
+        self,
+        params: Any,
+        *args: Any,
+        regularizer: str | None = None,
+        strength: float | None = None,
+        sigma: float = RegularizerSettings.sigma,
+        anisotropy: float = RegularizerSettings.anisotropy,
+        decoupled: bool | None = None,
+        anchor_seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _require_no_base_decay(self.base, args, kwargs)
+        if _default_weight_decay(self.base) != 0:
+            kwargs["weight_decay"] = 0.0
+        self._setting_defaults: dict[str, Any] = {
+            "regularizer": regularizer,
+            "strength": strength,
+            "sigma": sigma,
+            "anisotropy": anisotropy,
+            "decoupled": decoupled,
+            "anchor_seed": anchor_seed,
+        }
+        self._initial_weights: dict[Tensor, Tensor] = {}
+        self._targets: dict[int, _Targets] = {}
+        super().__init__(params, *args, **kwargs)
+        if strength and regularizer is None and not any(map(_is_active, self.param_groups)):
+            raise ValueError(
+                f"strength={strength!r} does nothing without a regularizer: give"
+                ' regularizer="syre", "weight-decay" or "l2-init", here or in a group.'
+            )
+
+    # ---- parameter groups -----------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; as torch's, but an unknown key is an error that names the nearest known one.
+
+        Raises:
+            TypeError: if a setting has the wrong type.
+            ValueError: if a setting is out of range or a key is unknown.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"A parameter group must be a dict, not {type(param_group).__name__}.")
+        # The caller's dict stays as it is; torch would write the defaults into it.
+        group = dict(param_group)
+        known = [*_FOREIGN_GROUP_KEYS, *self.defaults, *SETTING_NAMES, "fan_in"]
+        for key in group:
+            if key not in known:
+                raise ValueError(f"Unknown parameter group key {key!r}.{nearest(str(key), known)}")
+        if group.get("differentiable", self.defaults.get("differentiable")):
+            raise ValueError(
+                "differentiable=True cannot be regularized: the decay is joined in place. Add"
+                " strength / 2 * |theta - anchor|^2 to the loss instead."
+            )
+        if group.get("weight_decay"):
+            raise ValueError(_NO_BASE_DECAY.format(group["weight_decay"]))
+        settings = self._settings_of(group)
+        group.update({name: getattr(settings, name) for name in SETTING_NAMES})
+        given_fan_in = group.pop("fan_in", None)
+        super().add_param_group(group)
+        self._finish_group(self.param_groups[-1], given_fan_in)
+
+    def _settings_of(self, group: Mapping[str, Any]) -> RegularizerSettings:
+        given = {**self._setting_defaults, **{k: v for k, v in group.items() if k in SETTING_NAMES}}
+        if given["regularizer"] is None:
+            if group.get("strength"):
+                raise ValueError(
+                    f"A group's strength={group['strength']!r} does nothing without a regularizer:"
+                    ' give "regularizer": "syre", "weight-decay" or "l2-init".'
+                )
+            given["regularizer"] = "none"
+        if given["strength"] is None:
+            if given["regularizer"] in ("weight-decay", "syre", "l2-init"):
+                raise ValueError(
+                    f"regularizer={given['regularizer']!r} needs a strength (of torch's weight_decay),"
+                    " for example strength=1e-3; 0 switches it off."
+                )
+            given["strength"] = 0.0
+        if given["anchor_seed"] is None:
+            given["anchor_seed"] = torch.initial_seed()
+        return RegularizerSettings(**given)
+
+    def _finish_group(self, group: dict[str, Any], given_fan_in: object) -> None:
+        """Complete a group that torch has taken in: fan-ins, initial weights, the base's decay."""
+        parameters = group["params"]
+        if group["regularizer"] != "none":
+            for parameter in parameters:
+                require_real(parameter)
+        group["fan_in"] = (
+            flat_fan_in(parameters)
+            if given_fan_in is None
+            else checked_fan_in(given_fan_in, len(parameters))
+        )
+        if group["decoupled"] is None:
+            group["decoupled"] = self._base_is_decoupled(group)
+        if group["regularizer"] == "l2-init":
+            for parameter in parameters:
+                self._initial_weights[parameter] = parameter.detach().clone()
+        self._sync_base_decay(group)
+        description = describe_groups([group])
+        level = logging.WARNING if "not decayed" in description else logging.INFO
+        logger.log(level, "%s", description)
+
+    def _base_is_decoupled(self, group: Mapping[str, Any]) -> bool:
+        return (
+            self.base.__name__ in _DECOUPLED_BASES
+            or bool(group.get("decoupled_weight_decay", False))
+            or _default_weight_decay(self.base) != 0
+        )
+
+    def _sync_base_decay(self, group: dict[str, Any]) -> None:
+        # Where the anchor is zero and the kind of decay is the base's own, the base does it: as fast
+        # as torch can, and equal to it bit for bit.
+        if "weight_decay" not in group:
+            return
+        wanted = group["strength"] if self._base_decays(group) else 0.0
+        if group["weight_decay"] != wanted:
+            group["weight_decay"] = wanted
+
+    def _base_decays(self, group: Mapping[str, Any]) -> bool:
+        zero_anchor = group["regularizer"] == "weight-decay" or (
+            group["regularizer"] == "syre" and group["sigma"] == 0 and group["anisotropy"] == 0
+        )
+        return (
+            zero_anchor
+            and "weight_decay" in group
+            and group["decoupled"] == self._base_is_decoupled(group)
+        )
+
+    # ---- the step -------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step of the base, with the decay joined to it.
+
+        Args:
+            closure: Evaluates the model anew and returns the loss, as for the base.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: if a coupled decay meets a sparse gradient.
+        """
+        base_step = _without_hooks(self.base.step)
+        for group in self.param_groups:
+            self._sync_base_decay(group)
+        if closure is None:
+            with self._decay_joined():
+                return base_step(self)
+        with self._decay_joined(lazily=True) as join:
+
+            def closure_then_decay() -> Any:
+                with torch.enable_grad():
+                    loss = closure()
+                join()
+                return loss
+
+            return base_step(self, closure_then_decay)
+
+    @contextmanager
+    def _decay_joined(self, *, lazily: bool = False) -> Iterator[Callable[[], None]]:
+        """Let the base see gradients with the decay in them, and give the plain ones back after."""
+        replaced: list[tuple[Tensor, Tensor]] = []
+
+        def join() -> None:
+            # A closure that runs again has made new gradients; the weights moved once already.
+            first = not replaced
+            with torch.no_grad():
+                for index, group in enumerate(self.param_groups):
+                    if _is_active(group) and not self._base_decays(group):
+                        self._join_group(index, group, replaced, move=first)
+
+        try:
+            if not lazily:
+                join()
+            yield join
+        finally:
+            for parameter, gradient in replaced:
+                parameter.grad = gradient
+
+    def _join_group(
+        self,
+        index: int,
+        group: dict[str, Any],
+        replaced: list[tuple[Tensor, Tensor]],
+        *,
+        move: bool,
+    ) -> None:
+        targets = self._targets_of(index, group)
+        chosen = [
+            place
+            for place, parameter in enumerate(group["params"])
+            if parameter.grad is not None and self._has_target(group, place)
+        ]
+        if not chosen:
+            return
+        parameters = [group["params"][place] for place in chosen]
+        anchors = _pick(targets.anchors, chosen)
+        factors = None if targets.factors is None else [targets.factors[place] for place in chosen]
+        if group["decoupled"] or self._decay_commutes(group):
+            if move:
+                amount = group["lr"] * group["strength"]
+                found_inf = getattr(self, "found_inf", None)
+                if found_inf is not None:  # GradScaler: the base will skip this step, on the device
+                    amount = amount * (1 - found_inf.to(parameters[0].device))
+                decay_toward_(parameters, anchors, amount, factors)
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        if any(gradient.is_sparse for gradient in gradients):
+            raise RuntimeError(
+                "A coupled decay cannot join a sparse gradient: give decoupled=True, or make the"
+                " gradient dense (nn.Embedding(sparse=False))."
+            )
+        strength: float | Tensor = group["strength"]
+        if group.get("maximize", False):
+            strength = -strength  # torch negates the gradient before it decays
+        grad_scale = getattr(self, "grad_scale", None)
+        if grad_scale is not None:  # GradScaler: a fused base will divide by it inside its kernel
+            strength = strength * grad_scale.to(parameters[0].device)
+        decayed = decayed_gradients(gradients, parameters, anchors, strength, factors)
+        for parameter, gradient, new in zip(parameters, gradients, decayed, strict=True):
+            replaced.append((parameter, gradient))
+            parameter.grad = new
+
+    def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
+        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
+        # and the same, and the decoupled one needs no second copy of the gradients.
+        return (
+            self.base is torch.optim.SGD
+            and group["momentum"] == 0
+        )
+
+    @staticmethod
+    def _has_target(group: Mapping[str, Any], place: int) -> bool:
+        if group["regularizer"] == "syre" and group["sigma"] > 0:
+            return bool(group["fan_in"][place] != NO_FAN_IN)
+        return True
+
+    # ---- anchors --------------------------------------------------------------------------------
+
+    def anchor(self, parameter: Tensor) -> Tensor | None:
+        """Give the point that a parameter is decayed toward.
+
+        Args:
+            parameter: One of this optimizer's. Shape: (...).
+
+        Returns:
+            The anchor, of the parameter's shape; zeros for weight decay; None if not decayed.
+
+        Raises:
+            ValueError: if the parameter is not in this optimizer.
+        """
+        for index, group in enumerate(self.param_groups):
+            for place, candidate in enumerate(group["params"]):
+                if candidate is parameter:
+                    if group["regularizer"] == "none" or not self._has_target(group, place):
+                        return None
+                    found = self._targets_of(index, group).anchors[place]
+                    return torch.zeros_like(parameter) if found is None else found.clone()
+        raise ValueError(
+            f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
+        )
+
+    def _targets_of(self, index: int, group: dict[str, Any]) -> _Targets:
+        cached = self._targets.get(index)
+        recipe = (
+            group["regularizer"],
+            group["anchor_seed"],
+            group["sigma"],
+            group["anisotropy"],
+            *((p.device, p.dtype) for p in group["params"]),
+        )
+        if cached is None or cached.recipe != recipe:
+            cached = self._make_targets(index, group, recipe)
+            self._targets[index] = cached
+        return cached
+
+    @torch.no_grad()
+    def _make_targets(
+        self, index: int, group: dict[str, Any], recipe: tuple[object, ...]
+    ) -> _Targets:
+        first_position = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
+        anchors: list[Tensor | None] = []
+        for place, parameter in enumerate(group["params"]):
+            anchors.append(self._make_anchor(group, place, first_position + place, parameter))
+        factors = None
+        if group["regularizer"] == "syre" and group["anisotropy"] > 0:
+            factors = [
+                anisotropy_factors(
+                    parameter,
+                    seed=group["anchor_seed"],
+                    position=first_position + place,
+                    anisotropy=group["anisotropy"],
+                )
+                for place, parameter in enumerate(group["params"])
+            ]
+        return _Targets(recipe, anchors, factors)
+
+    def _make_anchor(
+        self, group: dict[str, Any], place: int, position: int, parameter: Tensor
+    ) -> Tensor | None:
+        if group["regularizer"] == "l2-init":
+            if parameter not in self._initial_weights:
+                raise RuntimeError(
+                    "This group became l2-init after it was made, and its initial weights are not"
+                    " known: set the regularizer when the group is added."
+                )
+            initial = self._initial_weights[parameter]
+            return torch.empty_like(parameter).copy_(initial)
+        if group["regularizer"] == "syre" and group["sigma"] > 0 and group["fan_in"][place]:
+            return syre_anchor(
+                parameter,
+                seed=group["anchor_seed"],
+                position=position,
+                standard_deviation=group["sigma"] / group["fan_in"][place] ** 0.5,
+            )
+        return None
+
+    # ---- saving and loading ---------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. Syre adds only numbers; L2-init adds its anchors under "anchors"."""
+        state = super().state_dict()
+        every = [p for group in self.param_groups for p in group["params"]]
+        anchors = {
+            position: self._initial_weights[parameter]
+            for position, parameter in enumerate(every)
+            if parameter in self._initial_weights
+        }
+        if anchors:
+            state["anchors"] = anchors
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's. A state of the plain base loads too; the regularizer settings then stay.
+
+        Raises:
+            TypeError: if a saved setting has the wrong type.
+            ValueError: if the groups do not fit or a saved setting is out of range.
+        """
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) == len(self.param_groups):
+            kept = (*SETTING_NAMES, "fan_in")
+            saved_groups = [
+                {**{name: group[name] for name in kept}, **saved}
+                for group, saved in zip(self.param_groups, saved_groups, strict=True)
+            ]
+            for saved in saved_groups:
+                RegularizerSettings(**{name: saved[name] for name in SETTING_NAMES})
+        super().load_state_dict({**state_dict, "param_groups": saved_groups})
+        every = [p for group in self.param_groups for p in group["params"]]
+        for position, anchor in state_dict.get("anchors", {}).items():
+            parameter = every[int(position)]
+            self._initial_weights[parameter] = torch.empty_like(parameter).copy_(anchor)
+        self._targets.clear()
+        for group in self.param_groups:
+            self._sync_base_decay(group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The drawn anchors stay behind: they are made again from the seed.
+        return {
+            **super().__getstate__(),
+            "_setting_defaults": self._setting_defaults,
+            "_initial_weights": self._initial_weights,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._targets = {}
+
+
+_NO_BASE_DECAY = (
+    "weight_decay={!r} was given to a regularized optimizer, which has decays of its own:"
+    ' give regularizer="weight-decay" and strength instead.'
+)
+
+
+def _default_weight_decay(base: type[Optimizer]) -> float:
+    parameter = inspect.signature(base.__init__).parameters.get("weight_decay")
+    return parameter.default if parameter and isinstance(parameter.default, (int, float)) else 0.0
+
+
+def _require_no_base_decay(
+    base: type[Optimizer], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    bound = inspect.signature(base.__init__).bind_partial(None, None, *args, **kwargs).arguments
+    given = bound.get("weight_decay", bound.get("kwargs", {}).get("weight_decay"))
+    if given:
+        raise ValueError(_NO_BASE_DECAY.format(given))
+
+
+def _is_active(group: Mapping[str, Any]) -> bool:
+    return bool(group["regularizer"] != "none" and group["strength"] != 0)
+
+
+def _pick(anchors: Sequence[Tensor | None], chosen: Sequence[int]) -> list[Tensor] | None:
+    """Anchors of the chosen parameters; None where they are zero (of a group, all are or none is)."""
+    picked = [anchor for place in chosen if (anchor := anchors[place]) is not None]
+    return picked or None
+
+
+def _without_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    # torch wraps the step of every class that has an instance, to run the step hooks. Ours is
+    # wrapped too: through the base's wrapper the hooks would run twice, the second time on
+    # gradients that the decay has joined.
+    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]

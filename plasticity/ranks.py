@@ -1,0 +1,321 @@
+"""Ranks of a feature matrix: six definitions, all functions of its singular values.
+
+One decomposition serves them all, and it is accurate enough for every threshold among them. For features of
+at most 32 bits it is that of the *smaller* Gram matrix, accumulated in float64: squaring the singular
+values costs half of the digits, so those below about ``sqrt(max(batch, width)) * 4e-8`` of the largest are
+lost in rounding. That is always below ``max(batch, width) * 1.2e-7``, the finest threshold in use
+(`numerical_rank` in float32). A Gram matrix accumulated in float32 would not do, and neither would one of
+float64 features: those are decomposed directly.
+
+Decompositions on ``cuda`` wait for the device inside torch, whatever we do; ``mps`` has neither float64 nor
+a decomposition, so there the features are decomposed on the CPU and the ranks are sent back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "approximate_rank",
+    "effective_rank",
+    "feature_rank",
+    "numerical_rank",
+    "rank_summary",
+    "srank",
+    "stable_rank",
+]
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values (Roy & Vetterli, 2007).
+
+    ``exp(-Σ p_i ln p_i)`` with ``p = s / Σ s``. Does not depend on the scale of the features.
+
+    Args:
+        features: Activations of one layer, one row a sample. Convolution maps count one unit per channel:
+            give them as (samples × positions, channels). Float16 and bfloat16 are computed as float32.
+            Shape: (..., batch, width).
+
+    Returns:
+        A number from 1 to min(batch, width), in the dtype of the features (at least float32). Zero features
+        have rank 0. Shape: (...).
+
+    Raises:
+        ValueError: if a feature is not finite (the message names the first such entry; finding out waits
+            for the device once), if batch or width is empty, or if there are fewer than two dimensions.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    return _effective_rank_of(_spectrum(features))
+
+
+def srank(features: Tensor, delta: float = 0.01) -> Tensor:
+    """Number of singular values that hold a share ``1 - delta`` of their sum (Kumar et al., 2021).
+
+    The smallest k with ``Σ_{i≤k} s_i / Σ s_i ≥ 1 - delta``. A share that misses the bound by rounding alone
+    meets it, so that an orthogonal matrix has one value in every dtype.
+
+    Beware:
+        Several papers and code bases (the reinforcement-learning logs of Dohare et al., Nature 2024;
+        Plasticine) print this number under the name "stable rank". `stable_rank` is another quantity,
+        usually much smaller.
+
+    Args:
+        features: As in `effective_rank`. Shape: (..., batch, width).
+        delta: Share of the sum that may be left out, in [0, 1).
+
+    Returns:
+        An integer (int64) from 1 to min(batch, width). Zero features have rank 0. Shape: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`, or if delta is outside [0, 1).
+        TypeError: if the features are not real floating-point numbers.
+    """
+    _require_delta(delta)
+    return _srank_of(_spectrum(features), delta)
+
+
+def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
+    """Number of principal directions that hold a share ``1 - delta`` of ``‖F‖²`` (Yang et al., 2020).
+
+    The smallest k with ``Σ_{i≤k} s_i² / Σ s_i² ≥ 1 - delta``: `srank` with squared singular values.
+
+    Args:
+        features: As in `effective_rank`; the features are not centred. Shape: (..., batch, width).
+        delta: Share of the squared norm that may be left out, in [0, 1).
+
+    Returns:
+        An integer (int64) from 1 to min(batch, width). Zero features have rank 0. Shape: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`, or if delta is outside [0, 1).
+        TypeError: if the features are not real floating-point numbers.
+    """
+    _require_delta(delta)
+    return _approximate_rank_of(_spectrum(features), delta)
+
+
+def stable_rank(features: Tensor) -> Tensor:
+    """``‖F‖_F² / ‖F‖_2²``, the squared singular values' sum over their largest (Rudelson & Vershynin, 2007).
+
+    Beware:
+        Several papers and code bases (the reinforcement-learning logs of Dohare et al., Nature 2024;
+        Plasticine) print `srank` under the name "stable rank". To compare with their figures, use `srank`.
+
+    Args:
+        features: As in `effective_rank`. Shape: (..., batch, width).
+
+    Returns:
+        A number from 1 to min(batch, width), in the dtype of the features (at least float32). Zero features
+        have rank 0. Shape: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    return _stable_rank_of(_spectrum(features))
+
+
+def numerical_rank(features: Tensor) -> Tensor:
+    """Number of singular values that stand out of the rounding error (Golub & Van Loan).
+
+    The number of ``s_i > max(batch, width) · eps · s_1``, as in `torch.linalg.matrix_rank`; ``eps`` is that
+    of the features' dtype, of float32 for float16 and bfloat16 (with their own, 1e-3 and 8e-3, the bound
+    would pass ``s_1`` from a batch of a thousand on and no matrix would have a rank). In float32 a batch of
+    100 000 puts the bound at 1 % of ``s_1``: give float64 features where that is too coarse.
+
+    Args:
+        features: As in `effective_rank`. Shape: (..., batch, width).
+
+    Returns:
+        An integer (int64) from 0 to min(batch, width). Zero features have rank 0. Shape: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    return _numerical_rank_of(_spectrum(features))
+
+
+def feature_rank(features: Tensor, eps: float = 0.01) -> Tensor:
+    """Number of ``s_i / sqrt(batch) > eps`` (Lyle et al., 2022). Depends on the scale of the features.
+
+    Args:
+        features: As in `effective_rank`. Shape: (..., batch, width).
+        eps: Bound in the unit of the features, zero or more. Float32 features resolve bounds down to about
+            ``max(batch, width) · 1e-7 · s_1 / sqrt(batch)``; below, rounding decides.
+
+    Returns:
+        An integer (int64) from 0 to min(batch, width). Shape: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`, or if eps is negative or not finite.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    _require_eps(eps)
+    return _feature_rank_of(_spectrum(features), eps)
+
+
+def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) -> dict[str, Tensor]:
+    """All six ranks from one decomposition, each bit for bit what its own function gives.
+
+    Args:
+        features: As in `effective_rank`. Shape: (..., batch, width).
+        delta: As in `srank` and `approximate_rank`.
+        eps: As in `feature_rank`.
+
+    Returns:
+        The ranks by the names of their functions. Shape of each: (...).
+
+    Raises:
+        ValueError: as in `effective_rank`, or if delta or eps is out of its range.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    _require_delta(delta)
+    _require_eps(eps)
+    spectrum = _spectrum(features)
+    return {
+        "effective_rank": _effective_rank_of(spectrum),
+        "srank": _srank_of(spectrum, delta),
+        "approximate_rank": _approximate_rank_of(spectrum, delta),
+        "stable_rank": _stable_rank_of(spectrum),
+        "numerical_rank": _numerical_rank_of(spectrum),
+        "feature_rank": _feature_rank_of(spectrum, eps),
+    }
+
+
+def require_feature_matrices(features: Tensor) -> None:
+    """Check the form (not the values) of a stack of feature matrices. Does not wait for the device.
+
+    Args:
+        features: Expected to be real floating-point. Shape: (..., batch, width).
+
+    Raises:
+        ValueError: if there are fewer than two dimensions, or batch or width is empty.
+        TypeError: if the features are not a tensor of real floating-point numbers.
+    """
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features must be a torch.Tensor, got {type(features).__name__}")
+    if not features.is_floating_point():
+        raise TypeError(
+            f"features must be real floating-point numbers, got {features.dtype}; use features.float()"
+        )
+    shape = tuple(features.shape)
+    if len(shape) < 2:
+        raise ValueError(
+            f"features must have shape (..., batch, width), got {shape}; flatten each sample to one row"
+        )
+    if shape[-2] == 0 or shape[-1] == 0:
+        raise ValueError(f"features of shape {shape} are empty; batch and width must be at least 1")
+
+
+class _Spectrum(NamedTuple):
+    values: Tensor
+    """Singular values over `scale`, float64, largest first. Shape: (..., min(batch, width))."""
+    scale: Tensor
+    """Float64, above 0, so chosen that the squares of `values` stay in range. Shape: (...)."""
+    batch: int
+    width: int
+    dtype: torch.dtype
+    """The features' dtype, at least float32."""
+    device: torch.device
+    """Where the ranks belong."""
+
+
+def _spectrum(features: Tensor) -> _Spectrum:
+    require_feature_matrices(features)
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    batch, width = features.shape[-2:]
+    matrix = features.detach()
+    if matrix.device.type == "mps":
+        matrix = matrix.cpu()
+    largest = matrix.abs().amax(dim=(-2, -1)).to(torch.float64)
+    if not bool(largest.isfinite().all()):
+        _raise_not_finite(features)
+    if dtype == torch.float64:
+        scale = torch.where(largest > 0, largest, 1.0)
+        values = torch.linalg.svdvals(matrix / scale[..., None, None])
+    else:
+        # Squares of float32 numbers, 1e-90 to 1e77, are well inside the range of float64.
+        scale = torch.ones_like(largest)
+        values = _values_from_gram(matrix.to(torch.float64))
+    return _Spectrum(values, scale, batch, width, dtype, features.device)
+
+
+def _values_from_gram(matrix: Tensor) -> Tensor:
+    batch, width = matrix.shape[-2:]
+    gram = matrix.mT @ matrix if batch >= width else matrix @ matrix.mT
+    squares = torch.linalg.eigvalsh(gram).flip(-1)
+    # Below this floor an eigenvalue is rounding; as zero it does not add to an entropy or to a count. Its
+    # root, sqrt(8 max(n, m) 2.2e-16), is under max(n, m) 1.2e-7 for every shape.
+    floor = 8 * max(batch, width) * torch.finfo(torch.float64).eps * squares[..., :1]
+    return torch.where(squares > floor, squares, 0.0).sqrt()
+
+
+def _raise_not_finite(features: Tensor) -> None:
+    position = (~features.detach().isfinite()).nonzero()[0].tolist()
+    value = features.detach()[tuple(position)].item()
+    raise ValueError(
+        f"features{position} is {value}; ranks are defined for finite features only. "
+        "Has the network diverged? Look at its loss and its weight norm."
+    )
+
+
+def _require_delta(delta: float) -> None:
+    if not 0 <= delta < 1:
+        raise ValueError(f"delta must be in [0, 1), got {delta}; 0.01 leaves out one percent")
+
+
+def _require_eps(eps: float) -> None:
+    if not (eps >= 0 and math.isfinite(eps)):
+        raise ValueError(
+            f"eps must be zero or more and finite, got {eps}; the published value is 0.01"
+        )
+
+
+def _effective_rank_of(spectrum: _Spectrum) -> Tensor:
+    total = spectrum.values.sum(-1)
+    shares = spectrum.values / torch.where(total > 0, total, 1.0)[..., None]
+    rank = torch.special.entr(shares).sum(-1).exp()
+    # Rounding may pass the ends of the range by an ulp.
+    rank = rank.clamp(1, spectrum.values.shape[-1])
+    return torch.where(total > 0, rank, 0.0).to(spectrum.device, spectrum.dtype)
+
+
+def _srank_of(spectrum: _Spectrum, delta: float) -> Tensor:
+    return _smallest_covering(spectrum.values, delta, spectrum)
+
+
+def _approximate_rank_of(spectrum: _Spectrum, delta: float) -> Tensor:
+    return _smallest_covering(spectrum.values.square(), delta, spectrum)
+
+
+def _smallest_covering(amounts: Tensor, delta: float, spectrum: _Spectrum) -> Tensor:
+    covered = amounts.cumsum(-1)
+    total = covered[..., -1:]
+    # Equal singular values put the bound exactly on a partial sum (99 of 100 ones, delta 0.01), where the
+    # rounding of the features would decide: it moves the shares by at most about eps * sqrt(their number).
+    rounding = torch.finfo(spectrum.dtype).eps * math.sqrt(amounts.shape[-1])
+    missing = covered < (1 - delta - rounding) * total
+    return torch.where(total[..., 0] > 0, missing.sum(-1) + 1, 0).to(spectrum.device)
+
+
+def _stable_rank_of(spectrum: _Spectrum) -> Tensor:
+    largest = spectrum.values[..., :1]
+    ratios = spectrum.values / torch.where(largest > 0, largest, 1.0)
+    return ratios.square().sum(-1).to(spectrum.device, spectrum.dtype)
+
+
+def _numerical_rank_of(spectrum: _Spectrum) -> Tensor:
+    relative = max(spectrum.batch, spectrum.width) * torch.finfo(spectrum.dtype).eps
+    bound = relative * spectrum.values[..., :1]
+    return (spectrum.values > bound).sum(-1).to(spectrum.device)
+
+
+def _feature_rank_of(spectrum: _Spectrum, eps: float) -> Tensor:
+    # In units of the scale: the singular values of float64 features may overflow.
+    bound = eps * math.sqrt(spectrum.batch) / spectrum.scale
+    return (spectrum.values > bound[..., None]).sum(-1).to(spectrum.device)

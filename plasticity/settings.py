@@ -1,0 +1,108 @@
+"""The regularizer settings of one parameter group, checked where they are made."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
+REGULARIZERS = ("none", "weight-decay", "syre", "l2-init")
+"""What a parameter group can be regularized with."""
+
+MAX_SEED = 2**64 - 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, if one is near, and all names."""
+    known = list(known)
+    match = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {match[0]!r}?" if match else ""
+    return f"{hint} Known: {', '.join(repr(entry) for entry in known)}."
+
+
+def require_number(name: str, value: object, *, minimum: float, below: float = math.inf) -> float:
+    """Return `value` as a float, or say which number was expected.
+
+    Raises:
+        TypeError: if the value is no real number (a bool is none).
+        ValueError: if it is not finite, under `minimum`, or not under `below`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or number >= below:
+        upper = "" if below == math.inf else f" and below {below:.4g}"
+        raise ValueError(
+            f"{name} must be a finite number of at least {minimum:g}{upper}: {value!r}."
+        )
+    return number
+
+
+def require_integer(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int, or say which integer was expected.
+
+    Raises:
+        TypeError: if the value is no integer (a bool is none).
+        ValueError: if it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name} must be at least {minimum}{upper}: {value!r}.")
+    return number
+
+
+@dataclass(frozen=True)
+class RegularizerSettings:
+    """How one parameter group is regularized.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range; an unknown regularizer names the nearest known one.
+    """
+
+    regularizer: str = "none"
+    """One of `REGULARIZERS`."""
+
+    strength: float = 0.0
+    """Of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2. At least 0."""
+
+    sigma: float = 0.01
+    """Spread of syre's anchor: its standard deviation is sigma / sqrt(fan-in). At least 0.
+    0.01 is the paper's default and hardly differs from weight decay; effects showed at 0.3 and up."""
+
+    anisotropy: float = 0.0
+    """Standard deviation of syre's factors D (Eq. 7), 0 to below 1/sqrt(3) = 0.577."""
+
+    decoupled: bool | None = None
+    """Decay apart from the gradient, as AdamW, or joined to it, as Adam. None: as the base does."""
+
+    anchor_seed: int | None = None
+    """Seed of syre's anchor, 0 to 2**64 - 1. None: `torch.initial_seed()`, read once and stored."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.regularizer, str):
+            raise TypeError(
+                f"regularizer must be a string, not {self.regularizer!r}."
+                f" Known: {', '.join(map(repr, REGULARIZERS))}."
+            )
+        if self.regularizer not in REGULARIZERS:
+            raise ValueError(
+                f"Unknown regularizer {self.regularizer!r}.{nearest(self.regularizer, REGULARIZERS)}"
+            )
+        require_number("strength", self.strength, minimum=0.0)
+        require_number("sigma", self.sigma, minimum=0.0)
+        # At 1/sqrt(3) a factor could be 0, and its coordinate would no longer be decayed.
+        require_number("anisotropy", self.anisotropy, minimum=0.0, below=1 / math.sqrt(3))
+        if self.decoupled is not None and not isinstance(self.decoupled, bool):
+            raise TypeError(f"decoupled must be True, False or None, not {self.decoupled!r}.")
+        if self.anchor_seed is not None:
+            require_integer("anchor_seed", self.anchor_seed, minimum=0, maximum=MAX_SEED)
+
+
+SETTING_NAMES = tuple(field.name for field in fields(RegularizerSettings))
+"""The keys that a regularized optimizer adds to every parameter group (and `fan_in`)."""

@@ -1,0 +1,189 @@
+"""Trainability: can the network still learn something new? The most direct measure, and the dearest."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Trainability", "trainability"]
+
+Task = Literal["classification", "regression"]
+"""Random class labels under cross-entropy, or standard normal targets under the mean squared error."""
+
+
+@dataclass(frozen=True)
+class Trainability:
+    """Result of `trainability`."""
+
+    loss: float
+    """Loss that the copy of the network reached on the random task; NaN or inf if it diverged."""
+
+    fresh_loss: float
+    """Loss that the newly initialised network reached on the same task in the same budget."""
+
+    @property
+    def ratio(self) -> float:
+        """``loss / fresh_loss``: about 1 if the network is as plastic as a new one, above 1 if less.
+
+        1 if both are 0, infinite if only the fresh network reached 0.
+        """
+        if self.fresh_loss == 0:
+            return 1.0 if self.loss == 0 else self.loss * math.inf
+        return self.loss / self.fresh_loss
+
+
+def trainability(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    task: Task = "classification",
+    steps: int = 200,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    fresh: nn.Module | None = None,
+) -> Trainability:
+    """Loss that a copy of the network reaches on a random task, and a new network's (Lyle et al., 2023).
+
+    Each is trained in training mode with Adam on all `inputs` at once for `steps` steps; the loss is then
+    taken in evaluation mode, over the same inputs. Targets depend on `seed` and the shape of the output
+    alone, so networks at different times are held to the same task. The host waits for the two losses at
+    the end.
+
+    The model itself, its gradients and buffers, and the global random state are left as they were.
+
+    Args:
+        model: Network that takes a batch and gives one tensor.
+        inputs: Samples, moved to the model's device. Shape: (batch, ...).
+        task: "classification" gives each sample a random class, for outputs of shape (batch, classes);
+            "regression" gives each output a standard normal target, for outputs of any shape (batch, ...).
+        steps: Optimizer steps of the budget, at least 1.
+        learning_rate: Adam's, above 0.
+        seed: Of the targets, the new network's weights, and what either draws in training (dropout).
+        fresh: The new network; it is copied, too. None re-initialises a copy of `model` by calling the
+            ``reset_parameters`` of every submodule, innermost first: give `fresh` if your network has an
+            initialisation of its own.
+
+    Returns:
+        Both losses, as numbers of the host, and their ratio.
+
+    Raises:
+        ValueError: if inputs are empty; if steps, learning_rate or task is out of range; if the outputs do
+            not suit the task; if no parameter requires a gradient; or if a module with parameters has no
+            ``reset_parameters`` and `fresh` is None.
+    """
+    _require_budget(inputs, task, steps, learning_rate)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError(
+            "no parameter of the model requires a gradient; a frozen network learns nothing"
+        )
+    device = trainable[0].device
+    # A tracker may call this where gradients are off.
+    with torch.inference_mode(False), torch.enable_grad(), _own_randomness(device):
+        samples = inputs.detach().to(device, copy=True)
+        _seed(device, seed)
+        newcomer = _reinitialised(model) if fresh is None else copy.deepcopy(fresh).to(device)
+        losses = []
+        for learner in (copy.deepcopy(model), newcomer):
+            _seed(device, seed)
+            losses.append(_reached_loss(learner, samples, task, steps, learning_rate, seed))
+    return Trainability(loss=losses[0].item(), fresh_loss=losses[1].item())
+
+
+def _reached_loss(
+    learner: nn.Module, samples: Tensor, task: Task, steps: int, learning_rate: float, seed: int
+) -> Tensor:
+    learner.eval()
+    with torch.no_grad():
+        targets = _random_targets(learner(samples), task, seed)
+    loss = functional.cross_entropy if task == "classification" else functional.mse_loss
+    optimizer = torch.optim.Adam(learner.parameters(), lr=learning_rate)
+    learner.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.autograd.backward(loss(learner(samples), targets))
+        optimizer.step()
+    learner.eval()
+    with torch.no_grad():
+        return loss(learner(samples), targets)
+
+
+def _random_targets(outputs: Tensor, task: Task, seed: int) -> Tensor:
+    # Drawn on the CPU, so that every device gets the same task.
+    generator = torch.Generator().manual_seed(seed)
+    if task == "regression":
+        targets = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
+        return targets.to(outputs.device, outputs.dtype)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            f"task='classification' needs outputs of shape (batch, classes) with two classes or more, got "
+            f"{tuple(outputs.shape)}; use task='regression'"
+        )
+    return torch.randint(outputs.shape[1], (len(outputs),), generator=generator).to(outputs.device)
+
+
+def _reinitialised(model: nn.Module) -> nn.Module:
+    for name, module in model.named_modules():
+        owns = next(module.parameters(recurse=False), None) is not None
+        if owns and not callable(getattr(module, "reset_parameters", None)):
+            raise ValueError(
+                f"{name or 'the model'} ({type(module).__name__}) has parameters but no reset_parameters(); "
+                "pass a newly initialised network as fresh="
+            )
+    newcomer = copy.deepcopy(model)
+
+    def reset(module: nn.Module) -> None:
+        # Innermost first: a module's own scheme has the last word over its children's defaults.
+        if callable(getattr(module, "reset_parameters", None)):
+            module.reset_parameters()  # type: ignore[operator]
+
+    return newcomer.apply(reset)
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Put the generators of the CPU and of the device back as they were at the end of the block."""
+    cpu_state = torch.get_rng_state()
+    if device.type == "cuda":
+        device_state = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        device_state = torch.mps.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu_state)
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(device_state, device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(device_state)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the CPU and this device alone; `torch.manual_seed` would touch every other device, too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+def _require_budget(inputs: Tensor, task: str, steps: int, learning_rate: float) -> None:
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, (batch, ...)"
+        )
+    if task not in ("classification", "regression"):
+        raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ValueError(f"learning_rate must be above 0 and finite, got {learning_rate}")
