@@ -1,1 +1,117 @@
-"""."""
+"""Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
+
+from plasticity.capture import Activations, capture, unit_matrix
+from plasticity.gradients import (
+    gradient_covariance_rank,
+    neural_tangent_kernel,
+    ntk_rank,
+    per_sample_gradients,
+)
+from plasticity.groups import describe_groups, parameter_groups
+from plasticity.literal import ShiftedModel
+from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.norms import (
+    anchor_distance,
+    feature_norm,
+    gradient_norm,
+    parameter_snapshot,
+    update_norm,
+    weight_norm,
+)
+from plasticity.optimizer import RegularizedOptimizer
+from plasticity.projectors import (
+    broken_projector,
+    expected_group_escape,
+    group_escape_gradient,
+    group_projector,
+    reflection_matrix,
+    reflection_projector,
+    reflection_removal,
+    swap_projector,
+    symmetry_distance,
+)
+from plasticity.ranks import (
+    approximate_rank,
+    effective_rank,
+    feature_rank,
+    numerical_rank,
+    rank_summary,
+    srank,
+    stable_rank,
+)
+from plasticity.regularizers import regularized
+from plasticity.symmetry import (
+    attention_heads,
+    degree_of_symmetry,
+    double_rotation_degree,
+    neuron_swap_projector,
+    neuron_vectors,
+    permutation_distance,
+    rescaling_distance,
+    rotation_eigenvalues,
+    sign_flip_distance,
+    split_heads,
+)
+from plasticity.symmetry_report import symmetry_distances, symmetry_report
+from plasticity.tracker import Tracker
+from plasticity.trainability import Trainability, trainability
+from plasticity.units import dead_fraction, dead_units, dormant_fraction, dormant_units
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Activations",
+    "Metric",
+    "RegularizedOptimizer",
+    "ShiftedModel",
+    "Tracker",
+    "Trainability",
+    "anchor_distance",
+    "approximate_rank",
+    "attention_heads",
+    "broken_projector",
+    "capture",
+    "dead_fraction",
+    "dead_units",
+    "degree_of_symmetry",
+    "describe_groups",
+    "dormant_fraction",
+    "dormant_units",
+    "double_rotation_degree",
+    "effective_rank",
+    "expected_group_escape",
+    "feature_norm",
+    "feature_rank",
+    "gradient_covariance_rank",
+    "gradient_norm",
+    "group_escape_gradient",
+    "group_projector",
+    "neural_tangent_kernel",
+    "neuron_swap_projector",
+    "neuron_vectors",
+    "ntk_rank",
+    "numerical_rank",
+    "parameter_groups",
+    "parameter_snapshot",
+    "per_sample_gradients",
+    "permutation_distance",
+    "rank_summary",
+    "reflection_matrix",
+    "reflection_projector",
+    "reflection_removal",
+    "regularized",
+    "rescaling_distance",
+    "rotation_eigenvalues",
+    "sign_flip_distance",
+    "split_heads",
+    "srank",
+    "stable_rank",
+    "swap_projector",
+    "symmetry_distance",
+    "symmetry_distances",
+    "symmetry_report",
+    "trainability",
+    "unit_matrix",
+    "update_norm",
+    "weight_norm",
+]

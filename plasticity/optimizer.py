@@ -6,23 +6,21 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from plasticity.anchors import anisotropy_factors, syre_anchor
 from plasticity.decay import decay_toward_, decayed_gradients
 from plasticity.groups import (
-    NO_FAN_IN,
     checked_fan_in,
     describe_groups,
     flat_fan_in,
     require_real,
 )
 from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
+from plasticity.targets import Targets, has_target, make_targets, target_recipe
 
 logger = logging.getLogger("plasticity")
 
@@ -31,20 +29,6 @@ _DECOUPLED_BASES = ("AdamW", "Muon", "Adafactor")
 
 # Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
 _FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """What the decayable parameters of one group are drawn toward."""
-
-    recipe: tuple[object, ...]
-    """Everything that the tensors were made from: another recipe, other tensors."""
-
-    anchors: list[Tensor | None]
-    """One tensor for each parameter; None where the anchor is zero."""
-
-    factors: list[Tensor] | None
-    """The diagonal D of Eq. 7, or None for one."""
 
 
 class RegularizedOptimizer(Optimizer):
@@ -107,7 +91,7 @@ class RegularizedOptimizer(Optimizer):
             "anchor_seed": anchor_seed,
         }
         self._initial_weights: dict[Tensor, Tensor] = {}
-        self._targets: dict[int, _Targets] = {}
+        self._targets: dict[int, Targets] = {}
         super().__init__(params, *args, **kwargs)
         if strength and regularizer is None and not any(map(_is_active, self.param_groups)):
             raise ValueError(
@@ -275,7 +259,7 @@ class RegularizedOptimizer(Optimizer):
         chosen = [
             place
             for place, parameter in enumerate(group["params"])
-            if parameter.grad is not None and self._has_target(group, place)
+            if parameter.grad is not None and has_target(group, place)
         ]
         if not chosen:
             return
@@ -310,16 +294,7 @@ class RegularizedOptimizer(Optimizer):
     def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
         # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
         # and the same, and the decoupled one needs no second copy of the gradients.
-        return (
-            self.base is torch.optim.SGD
-            and group["momentum"] == 0
-        )
-
-    @staticmethod
-    def _has_target(group: Mapping[str, Any], place: int) -> bool:
-        if group["regularizer"] == "syre" and group["sigma"] > 0:
-            return bool(group["fan_in"][place] != NO_FAN_IN)
-        return True
+        return self.base is torch.optim.SGD and group["momentum"] == 0
 
     # ---- anchors --------------------------------------------------------------------------------
 
@@ -338,7 +313,7 @@ class RegularizedOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             for place, candidate in enumerate(group["params"]):
                 if candidate is parameter:
-                    if group["regularizer"] == "none" or not self._has_target(group, place):
+                    if group["regularizer"] == "none" or not has_target(group, place):
                         return None
                     found = self._targets_of(index, group).anchors[place]
                     return torch.zeros_like(parameter) if found is None else found.clone()
@@ -346,60 +321,14 @@ class RegularizedOptimizer(Optimizer):
             f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
         )
 
-    def _targets_of(self, index: int, group: dict[str, Any]) -> _Targets:
+    def _targets_of(self, index: int, group: dict[str, Any]) -> Targets:
+        recipe = target_recipe(group)
         cached = self._targets.get(index)
-        recipe = (
-            group["regularizer"],
-            group["anchor_seed"],
-            group["sigma"],
-            group["anisotropy"],
-            *((p.device, p.dtype) for p in group["params"]),
-        )
         if cached is None or cached.recipe != recipe:
-            cached = self._make_targets(index, group, recipe)
+            first_position = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
+            cached = make_targets(group, first_position, self._initial_weights)
             self._targets[index] = cached
         return cached
-
-    @torch.no_grad()
-    def _make_targets(
-        self, index: int, group: dict[str, Any], recipe: tuple[object, ...]
-    ) -> _Targets:
-        first_position = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
-        anchors: list[Tensor | None] = []
-        for place, parameter in enumerate(group["params"]):
-            anchors.append(self._make_anchor(group, place, first_position + place, parameter))
-        factors = None
-        if group["regularizer"] == "syre" and group["anisotropy"] > 0:
-            factors = [
-                anisotropy_factors(
-                    parameter,
-                    seed=group["anchor_seed"],
-                    position=first_position + place,
-                    anisotropy=group["anisotropy"],
-                )
-                for place, parameter in enumerate(group["params"])
-            ]
-        return _Targets(recipe, anchors, factors)
-
-    def _make_anchor(
-        self, group: dict[str, Any], place: int, position: int, parameter: Tensor
-    ) -> Tensor | None:
-        if group["regularizer"] == "l2-init":
-            if parameter not in self._initial_weights:
-                raise RuntimeError(
-                    "This group became l2-init after it was made, and its initial weights are not"
-                    " known: set the regularizer when the group is added."
-                )
-            initial = self._initial_weights[parameter]
-            return torch.empty_like(parameter).copy_(initial)
-        if group["regularizer"] == "syre" and group["sigma"] > 0 and group["fan_in"][place]:
-            return syre_anchor(
-                parameter,
-                seed=group["anchor_seed"],
-                position=position,
-                standard_deviation=group["sigma"] / group["fan_in"][place] ** 0.5,
-            )
-        return None
 
     # ---- saving and loading ---------------------------------------------------------------------
 

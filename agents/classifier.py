@@ -1,0 +1,286 @@
+"""A classifier that is trained on one task after another.
+
+One optimizer and one network go through the whole stream; nothing is reset at a boundary. The inner
+loop never waits for the device: sums stay on it, and are read once per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.groups import parameter_groups
+from plasticity.optimizer import RegularizedOptimizer
+from plasticity.regularizers import regularized
+from plasticity.seeds import child_seed
+from plasticity.settings import RegularizerSettings, nearest, require_integer, require_number
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+"""Optimizer classes by the name that a configuration gives."""
+
+LOSSES = ("cross-entropy", "squared-error")
+"""Losses by the name that a configuration gives."""
+
+
+class Task(Protocol):
+    """What a classifier needs of a task: batches of images and labels."""
+
+    @property
+    def index(self) -> int:
+        """Place in the stream, from 0."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, channels, height, width) and labels (batch,) at these indices."""
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set, in order."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How a classifier is trained.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range or a name is unknown.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The optimizer, which goes through all tasks without a reset."""
+
+    learning_rate: float = 0.01
+    """Step size, above 0."""
+
+    momentum: float = 0.0
+    """Of SGD, 0 to below 1; Adam and AdamW keep their own betas."""
+
+    batch_size: int = 64
+    """Examples per step; the last batch of an epoch may be smaller."""
+
+    epochs_per_task: int = 1
+    """Passes over a task's training examples."""
+
+    loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
+    """squared-error: the mean square of logits minus one-hot labels."""
+
+    train_evaluation_size: int = 10_000
+    """Training examples (the first ones) that the training accuracy is measured on after a task."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"Unknown optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}"
+            )
+        if self.loss not in LOSSES:
+            raise ValueError(f"Unknown loss {self.loss!r}.{nearest(self.loss, LOSSES)}")
+        if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:
+            raise ValueError("learning_rate must be above 0, not 0: nothing would be learnt.")
+        require_number("momentum", self.momentum, minimum=0.0, below=1.0)
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum={self.momentum} belongs to sgd: {self.optimizer} has its own."
+            )
+        for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
+            require_integer(name, getattr(self, name), minimum=1)
+
+
+class Classifier:
+    """A network, its optimizer, and where they are in the stream.
+
+    Args:
+        network: Maps images (batch, channels, height, width) to logits (batch, classes). Moved to
+            the device.
+        config: How it is trained.
+        regularizer: How every layer is regularized (normalisation layers are left alone).
+        order_seed: Of the data order: the order of (task, epoch) depends on nothing else.
+        device: "cpu", "cuda", "mps", …
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: ClassifierConfig,
+        regularizer: RegularizerSettings,
+        *,
+        order_seed: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.network = network.to(device)
+        self.config = config
+        self.device = torch.device(device)
+        self.optimizer = make_optimizer(self.network, config, regularizer)
+        self._order_seed = order_seed
+        self._step = 0
+        self._task_steps = 1
+        self._online_correct = torch.zeros((), dtype=torch.int64, device=device)
+        # float32 sums of a long task lose digits; mps has nothing wider
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        self._loss_sum = torch.zeros((), dtype=wide, device=device)
+
+    def train(self, task: Task, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train on one task, or go on where a stop left it.
+
+        Args:
+            task: To be given again after a stop.
+            should_stop: Asked before every step; True leaves the task unfinished.
+
+        Returns:
+            Whether the task is finished.
+
+        Raises:
+            ValueError: if a batch is larger than the task's data.
+        """
+        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        if batch_size > task.num_train:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the task's {task.num_train} training"
+                " examples: give a smaller one."
+            )
+        self.network.train()
+        steps_per_epoch = -(-task.num_train // batch_size)
+        self._task_steps = epochs * steps_per_epoch
+        while self._step < self._task_steps:
+            epoch, first = divmod(self._step, steps_per_epoch)
+            batches = self._epoch_order(task, epoch).split(batch_size)
+            for indices in batches[first:]:
+                if should_stop():
+                    return False
+                self._train_step(*task.train_batch(indices))
+                self._step += 1
+        return True
+
+    @property
+    def task_progress(self) -> float:
+        """Share of the current task's steps that are done, 0 to 1."""
+        return self._step / self._task_steps
+
+    def _epoch_order(self, task: Task, epoch: int) -> Tensor:
+        # Drawn on the CPU: the order is then the same on every device.
+        generator = torch.Generator()
+        generator.manual_seed(child_seed(self._order_seed, f"{task.index}/{epoch}"))
+        return torch.randperm(task.num_train, generator=generator).to(self.device)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        logits = self.network(images)
+        loss = self._loss(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():  # the logits are those before the update: online accuracy
+            self._online_correct += (logits.argmax(dim=-1) == labels).sum()
+            self._loss_sum += loss * labels.shape[0]
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.loss == "cross-entropy":
+            return functional.cross_entropy(logits, labels)
+        one_hot = functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return functional.mse_loss(logits, one_hot)
+
+    def finish(self, task: Task) -> dict[str, float | bool]:
+        """Measure a task that `train` has finished, and make ready for the next one.
+
+        Args:
+            task: The finished one.
+
+        Returns:
+            `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each example before
+            the update that uses it) and `train_loss` over the task, all means per example, and
+            `diverged`: whether a loss was not finite.
+        """
+        examples = task.num_train * self.config.epochs_per_task
+        first = torch.arange(
+            min(self.config.train_evaluation_size, task.num_train), device=self.device
+        )
+        train_batches = (task.train_batch(indices) for indices in first.split(1000))
+        train_accuracy, _ = self._evaluate(train_batches)
+        test_accuracy, test_loss = self._evaluate(task.test_batches(1000))
+        online_accuracy = self._online_correct.to(self._loss_sum.dtype) / examples
+        train_loss = self._loss_sum / examples
+        host = torch.stack(
+            [
+                number.to(train_loss.dtype)
+                for number in (
+                    test_accuracy,
+                    train_accuracy,
+                    online_accuracy,
+                    train_loss,
+                    test_loss,
+                )
+            ]
+        ).cpu()
+        test, train, online, loss, _ = host.tolist()
+        self._step = 0
+        self._online_correct.zero_()
+        self._loss_sum.zero_()
+        return {
+            "test_accuracy": test,
+            "train_accuracy": train,
+            "online_accuracy": online,
+            "train_loss": loss,
+            "diverged": not bool(host.isfinite().all()),
+        }
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Accuracy and mean loss, as tensors on the device."""
+        self.network.eval()
+        correct = torch.zeros_like(self._online_correct)
+        loss = torch.zeros_like(self._loss_sum)
+        examples = 0
+        for images, labels in batches:
+            logits = self.network(images)
+            correct += (logits.argmax(dim=-1) == labels).sum()
+            loss += self._loss(logits, labels) * labels.shape[0]
+            examples += labels.shape[0]
+        return correct.to(loss.dtype) / examples, loss / examples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the task itself."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self._step,
+            "task_steps": self._task_steps,
+            "online_correct": self._online_correct,
+            "loss_sum": self._loss_sum,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, saved on any device."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._step = state["step"]
+        self._task_steps = state["task_steps"]
+        self._online_correct.copy_(state["online_correct"])
+        self._loss_sum.copy_(state["loss_sum"])
+
+
+def make_optimizer(
+    network: nn.Module, config: ClassifierConfig, regularizer: RegularizerSettings
+) -> RegularizedOptimizer:
+    """Make the configured optimizer over all of a network's parameters."""
+    groups = parameter_groups(
+        network,
+        regularizer=regularizer.regularizer,
+        strength=regularizer.strength,
+        sigma=regularizer.sigma,
+        anisotropy=regularizer.anisotropy,
+        decoupled=regularizer.decoupled,
+        anchor_seed=regularizer.anchor_seed,
+    )
+    extra = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    optimizer_class = regularized(OPTIMIZERS[config.optimizer])
+    return optimizer_class(groups, lr=config.learning_rate, **extra)

@@ -1,0 +1,101 @@
+"""The tensors that one parameter group is drawn toward, made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity.anchors import anisotropy_factors, syre_anchor
+from plasticity.groups import NO_FAN_IN
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the parameters of one group are drawn toward."""
+
+    recipe: tuple[object, ...]
+    """Everything that the tensors were made from: another recipe, other tensors."""
+
+    anchors: list[Tensor | None]
+    """One tensor for each parameter; None where the anchor is zero."""
+
+    factors: list[Tensor] | None
+    """The diagonal D of Eq. 7, one tensor for each parameter, or None for one."""
+
+
+def has_target(group: Mapping[str, Any], place: int) -> bool:
+    """Whether a group's parameter is decayed: a random anchor needs a fan-in for its scale."""
+    if group["regularizer"] == "syre" and group["sigma"] > 0:
+        return bool(group["fan_in"][place] != NO_FAN_IN)
+    return True
+
+
+def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
+    """What the targets of a group depend on, cheap enough to be asked for at every step."""
+    return (
+        group["regularizer"],
+        group["anchor_seed"],
+        group["sigma"],
+        group["anisotropy"],
+        *((parameter.device, parameter.dtype) for parameter in group["params"]),
+    )
+
+
+@torch.no_grad()
+def make_targets(
+    group: Mapping[str, Any], first_position: int, initial_weights: Mapping[Tensor, Tensor]
+) -> Targets:
+    """Make the anchors and factors of a group.
+
+    Args:
+        group: A parameter group of a regularized optimizer, complete.
+        first_position: Place of its first parameter in the optimizer.
+        initial_weights: For l2-init, the weights to hold on to, by parameter.
+
+    Raises:
+        RuntimeError: if the group became l2-init when its initial weights were gone.
+    """
+    anchors = [
+        _anchor(group, place, first_position + place, initial_weights)
+        for place in range(len(group["params"]))
+    ]
+    factors = None
+    if group["regularizer"] == "syre" and group["anisotropy"] > 0:
+        factors = [
+            anisotropy_factors(
+                parameter,
+                seed=group["anchor_seed"],
+                position=first_position + place,
+                anisotropy=group["anisotropy"],
+            )
+            for place, parameter in enumerate(group["params"])
+        ]
+    return Targets(target_recipe(group), anchors, factors)
+
+
+def _anchor(
+    group: Mapping[str, Any],
+    place: int,
+    position: int,
+    initial_weights: Mapping[Tensor, Tensor],
+) -> Tensor | None:
+    parameter = group["params"][place]
+    if group["regularizer"] == "l2-init":
+        if parameter not in initial_weights:
+            raise RuntimeError(
+                "This group became l2-init after it was made, and its initial weights are not known:"
+                " set the regularizer when the group is added."
+            )
+        return torch.empty_like(parameter).copy_(initial_weights[parameter])
+    if group["regularizer"] == "syre" and group["sigma"] > 0 and has_target(group, place):
+        return syre_anchor(
+            parameter,
+            seed=group["anchor_seed"],
+            position=position,
+            standard_deviation=group["sigma"] / group["fan_in"][place] ** 0.5,
+        )
+    return None
