@@ -147,9 +147,9 @@ def test_formula_of_syre(name, decoupled, anisotropy):
             for p, anchor, factor in zip(twin.parameters(), anchors, factors, strict=True):
                 pull = 0.1 * factor * (p - anchor)
                 if decoupled:
-                    p -= lr * pull
+                    p.sub_(lr * pull)
                 else:
-                    p.grad += pull
+                    p.grad.add_(pull)
         base.step()
         optimizer.step()
         for p, q in zip(model.parameters(), twin.parameters(), strict=True):
