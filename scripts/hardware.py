@@ -1,0 +1,38 @@
+"""What a machine is, in general terms: enough to read a timing by."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_hardware(device: str) -> dict[str, str | int]:
+    """The processor's model and architecture, the usable cores, the system, and the GPU if used."""
+    found: dict[str, str | int] = {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "cores": available_cores(),
+        "system": platform.system(),
+        "device": device,
+    }
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model, or "unknown" where the system does not tell."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,188 @@
+"""The command `plasticity`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import tyro
+
+from plasticity.metrics import METRICS
+from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.configuration import require_known
+from plasticity.scripts.progress import Messages
+from plasticity.scripts.run import (
+    RunOptions,
+    SweepOptions,
+    default_options,
+    options_from_config,
+    run,
+    sweep,
+)
+from plasticity.scripts.runs import RunError
+from plasticity.settings import nearest
+
+COMMANDS = {
+    "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
+    "sweep": "the same over a grid of strength x sigma",
+    "report": "tables and figures of finished or unfinished runs",
+    "list": "benchmarks, methods and metrics, a line each",
+    "bench": "measure ours against the alternatives, print ratios",
+}
+"""What the program does, by the word that follows its name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and exit.
+
+    An error of the user ends with exit code 2 and one message, Ctrl-C with 130.
+
+    Args:
+        arguments: What follows the program's name. None: as it was called.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(given)
+        sys.stdout.flush()  # here, where a closed pipe can be told from an error
+    except BrokenPipeError:  # whoever read our output has seen enough: plasticity list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        Messages().print("plasticity: stopped.")
+        code = 130
+    except (RunError, ValueError, TypeError, OSError) as error:
+        Messages().print(f"plasticity: {error}", style="red")
+        code = 2
+    sys.exit(code)
+
+
+def _usage() -> str:
+    lines = ["usage: plasticity COMMAND …", "", "commands:"]
+    lines += [f"  {name:8s} {description}" for name, description in COMMANDS.items()]
+    lines += ["", "`plasticity COMMAND --help` tells the options of each."]
+    return "\n".join(lines)
+
+
+def _dispatch(given: list[str]) -> int:
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    if command in ("-h", "--help"):
+        print(_usage())
+        return 0
+    require_known("command", command, COMMANDS)
+    if command == "list":
+        return _list(rest)
+    if command == "report":
+        from plasticity.scripts.report import ReportConfig, report  # noqa: PLC0415  (matplotlib)
+
+        report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
+        return 0
+    if command == "bench":
+        from plasticity.scripts.bench import BenchOptions, bench  # noqa: PLC0415  (not needed else)
+
+        return bench(tyro.cli(BenchOptions, prog="plasticity bench", args=rest))
+    name, options = _run_options(command, rest)
+    again = shlex.join([*_program(), *given])
+    if isinstance(options, SweepOptions):
+        return sweep(name, options, again)
+    return run(name, options, again)
+
+
+def _program() -> list[str]:
+    """How this program was called, to be typed again."""
+    script = Path(sys.argv[0])
+    if script.name != "plasticity":
+        return [sys.executable, "-m", "plasticity.scripts.main"]
+    found = shutil.which("plasticity")
+    is_found = found is not None and script.exists() and script.samefile(found)
+    return ["plasticity" if is_found else str(script)]
+
+
+def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
+    """Read the benchmark's name and `--config` first: they give the other options' defaults."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    known, rest = first.parse_known_args(rest)
+    saved = _read_config(known.config) if known.config else None
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if name is None and saved is not None:
+        name = str(saved.get("benchmark"))
+    if name is None:
+        if not {"-h", "--help"} & set(rest):
+            raise ValueError(
+                f"Name a benchmark first: plasticity {command} NAME …{nearest('', BENCHMARKS)}"
+            )
+        name = next(iter(BENCHMARKS))
+    require_known("benchmark", name, BENCHMARKS)
+    defaults = _default_options(command, name, known.config, saved)
+    description = (
+        f"{inspect.getdoc(type(defaults))}\n\nBenchmark {name}: {BENCHMARKS[name].description}."
+        f" Others: {', '.join(other for other in BENCHMARKS if other != name)}."
+        "\n\n--config FILE takes a saved config.json as the defaults."
+    )
+    options = tyro.cli(
+        type(defaults),
+        prog=f"plasticity {command} {name}",
+        description=description,
+        default=defaults,
+        args=rest,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return name, options
+
+
+def _default_options(
+    command: str, name: str, file: Path | None, saved: dict[str, object] | None
+) -> RunOptions:
+    if saved is None:
+        options = default_options(name)
+    else:
+        try:
+            options = options_from_config(name, saved)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--config {file}: {error}") from error
+    if command != "sweep":
+        return options
+    # The strengths and sigmas of a sweep are its own.
+    options = replace(options, strength=None, sigma=None)
+    return SweepOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
+
+
+def _read_config(file: Path) -> dict[str, object]:
+    try:
+        content = json.loads(file.read_text())
+    except OSError as error:
+        raise ValueError(f"--config {file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"--config {file} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise TypeError(f"--config {file} holds no JSON object: give a run's config.json.")
+    return content
+
+
+def _list(rest: list[str]) -> int:
+    if {"-h", "--help"} & set(rest):
+        print(f"usage: plasticity list\n\n{COMMANDS['list']}")
+        return 0
+    if rest:
+        raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
+    for title, entries in (
+        ("benchmarks", {name: each.description for name, each in BENCHMARKS.items()}),
+        ("methods", {name: each.description for name, each in METHODS.items()}),
+        ("metrics", {name: each.description for name, each in METRICS.items()}),
+    ):
+        print(f"{title}:")
+        for name, description in entries.items():
+            print(f"  {name:24s} {description}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

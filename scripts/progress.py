@@ -1,0 +1,108 @@
+"""Live progress of many runs, with a time estimate; silent where nobody looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Messages(Console):
+    """What the program says beside its output, on the standard error stream.
+
+    A run does not end because nobody reads on (`plasticity run … 2>&1 | head`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+
+
+class TimeLeft:
+    """Estimates the time that is left from the work of this call alone.
+
+    What earlier calls have done is no part of the speed. The speed is the average since the first
+    word of a run: runs of different speed go on side by side and follow each other.
+
+    Args:
+        total: Of all runs.
+        done: What is done already, by run.
+    """
+
+    def __init__(self, total: float, done: Mapping[Path, float]) -> None:
+        self._total = total
+        self._done = dict(done)
+        self._first: dict[Path, float] = {}
+        self._started: float | None = None
+
+    @property
+    def completed(self) -> float:
+        """What is done, by this call and by earlier ones."""
+        return sum(self._done.values())
+
+    def note(self, run: Path, value: float, now: float) -> None:
+        """Take note of how far a run is, at a time in seconds."""
+        if self._started is None:
+            self._started = now
+        self._first.setdefault(run, value)
+        self._done[run] = value
+
+    def seconds(self, now: float) -> float | None:
+        """How long it will take; None while there is nothing to tell it from."""
+        worked = sum(self._done[run] - first for run, first in self._first.items())
+        if self._started is None or worked <= 0:
+            return None
+        return (self._total - self.completed) * (now - self._started) / worked
+
+
+@contextmanager
+def live_progress(
+    console: Console, totals: Mapping[Path, int], done: Mapping[Path, float]
+) -> Iterator[Callable[[Path, float], None]]:
+    """A bar with a time estimate on a terminal; one line at the start elsewhere.
+
+    Args:
+        console: Where to.
+        totals: Tasks of each run.
+        done: Tasks that earlier calls have done.
+
+    Returns:
+        A context that gives the function to be told of a run and its tasks done.
+    """
+    total = sum(totals.values())
+    left = TimeLeft(total, done)
+    line = f"{len(totals)} runs, {total} tasks"
+    if not console.is_terminal:
+        earlier = f", {left.completed:g} of them done before" if left.completed else ""
+        console.print(f"{line}{earlier}.")
+        yield lambda run, value: None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.1f} done"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]} left"),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task(line, total=total, left="?")
+        bars.update(bar, completed=left.completed)
+
+        def on_progress(run: Path, value: float) -> None:
+            now = time.monotonic()
+            left.note(run, value, now)
+            bars.update(bar, completed=left.completed, left=_clock(left.seconds(now)))
+
+        yield on_progress
+
+
+def _clock(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
