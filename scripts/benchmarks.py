@@ -88,8 +88,8 @@ _MNIST = Benchmark(
     num_tasks=50,
     seeds=(0, 1, 2),
     methods=("none", "weight-decay", "syre", "l2-init"),
-    strengths={"weight-decay": 1e-3, "syre": 1e-3, "l2-init": 1e-3},
-    sigma=0.5,
+    strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 3e-3},
+    sigma=1.0,
     classifier=ClassifierConfig(learning_rate=0.01, momentum=0.9),
 )
 
