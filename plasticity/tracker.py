@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Tracker"]
 
 
+ProbeBatch = Tensor | Mapping[str, Tensor] | tuple[Any, ...]
+
+
 class Tracker:
     """Measures a model on a fixed probe batch, and keeps a row of numbers per task.
 
@@ -73,7 +76,7 @@ class Tracker:
     def __init__(
         self,
         model: nn.Module,
-        probe_batch: Tensor | Mapping[str, Tensor] | tuple[Any, ...],
+        probe_batch: ProbeBatch,
         metrics: Iterable[str | Metric] = DEFAULT_METRICS,
         layers: Sequence[str] | None = None,
         *,
@@ -97,8 +100,12 @@ class Tracker:
         self._closes_writer = log_dir is not None
         self._writer = writer if log_dir is None else _summary_writer(log_dir)
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, probe_batch: ProbeBatch | None = None) -> dict[str, float]:
         """Measure now, and record nothing.
+
+        Args:
+            probe_batch: Used from now on instead of the earlier one: a stream whose inputs change with
+                the task (permuted pixels) has a probe of its own for each. None keeps the earlier one.
 
         Returns:
             The numbers by ``metric/layer`` (a model's single number by ``metric``): metric by metric, in
@@ -109,14 +116,19 @@ class Tracker:
             ValueError: if the features of a layer are not finite and a rank is measured (the message names
                 the layer); if a metric gives no single number.
         """
+        if probe_batch is not None:
+            self._arguments = _probe_arguments(probe_batch)
         with undisturbed(self._model, _devices(self._model)):
             return _read(self._values())
 
-    def boundary(self, task: int, **extra: float) -> dict[str, int | float]:
+    def boundary(
+        self, task: int, probe_batch: ProbeBatch | None = None, **extra: float
+    ) -> dict[str, int | float]:
         """Measure at the end of a task; keep the row, write it to TensorBoard and to the file.
 
         Args:
             task: Number of the task that ended, from 0; the step in TensorBoard.
+            probe_batch: As in `measure`.
             **extra: More numbers for the row, such as ``test_accuracy=0.9``.
 
         Returns:
@@ -130,7 +142,7 @@ class Tracker:
         """
         row: dict[str, int | float] = {"task": require_integer("task", task, minimum=0)}
         row.update({name: _number(name, value) for name, value in extra.items()})
-        measured = self.measure()
+        measured = self.measure(probe_batch)
         for name in extra:
             if name in measured:
                 raise ValueError(
@@ -142,6 +154,18 @@ class Tracker:
         self.rows.append(row)
         self._log(row)
         return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next measurement depends on, beside the model: for a checkpoint of a resumable run."""
+        return {"previous": self._previous}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`, saved on any device."""
+        previous = state["previous"]
+        if previous is not None:
+            devices = {name: p.device for name, p in self._model.named_parameters()}
+            previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
+        self._previous = previous
 
     def close(self) -> None:
         """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""

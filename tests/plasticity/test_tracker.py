@@ -16,9 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from plasticity import ranks
 from plasticity.gradients import ntk_rank
+from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
 from plasticity.norms import feature_norm, weight_norm
 from plasticity.ranks import rank_summary
-from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
 from plasticity.tracker import Tracker
 from plasticity.units import dead_fraction, dormant_fraction
 
@@ -619,3 +619,30 @@ def test_model_that_moves_takes_the_probe_along(model, probe):
     random = torch.cuda.get_rng_state()
     assert tracker.measure() == pytest.approx(expected, rel=1e-3, abs=1e-3)
     assert torch.equal(torch.cuda.get_rng_state(), random)
+
+
+# ---- a probe for each task, and a run that is resumed ----------------------------------------------
+
+
+def test_a_new_probe_takes_the_place_of_the_old(model):
+    first, second = images(1), images(2)
+    tracker = Tracker(model, first, ["effective_rank", "feature_norm"], ["fc1"])
+    expected = Tracker(model, second, ["effective_rank", "feature_norm"], ["fc1"]).measure()
+    before = tracker.measure()
+    row = tracker.boundary(task=0, probe_batch=second)
+    assert {key: row[key] for key in expected} == expected != before
+    assert tracker.measure() == expected  # from now on
+    assert tracker.measure(first) == before
+
+
+def test_state_carries_the_previous_boundary(model):
+    tracker = Tracker(model, images(1), ["update_norm"])
+    assert tracker.state_dict() == {"previous": None}
+    tracker.boundary(task=0)
+    resumed = Tracker(model, images(1), ["update_norm"])
+    resumed.load_state_dict(copy.deepcopy(tracker.state_dict()))
+    with torch.no_grad():
+        model.fc2.bias.add_(torch.tensor([3.0, 0.0, 4.0]))  # moved by 5
+    row = resumed.boundary(task=1)
+    assert row == tracker.boundary(task=1)
+    assert row["update_norm/total"] == pytest.approx(5.0, rel=1e-6)

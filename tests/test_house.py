@@ -1,0 +1,100 @@
+"""The house: who imports whom, what an import costs, and that nothing is named in vain."""
+
+import ast
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import plasticity
+
+ROOT = Path(__file__).parents[1]
+
+# room: what it may import of ours
+ALLOWED = {
+    "plasticity": {"plasticity"},
+    "tasks": {"plasticity.tasks"},
+    "agents": {"plasticity", "plasticity.agents"},
+    "scripts": {"plasticity", "plasticity.agents", "plasticity.tasks", "plasticity.scripts"},
+}
+
+
+def room_of(module):
+    parts = module.split(".")
+    is_room = len(parts) > 1 and parts[1] in ("agents", "tasks", "scripts")
+    return ".".join(parts[:2]) if is_room else "plasticity"
+
+
+def imports_of(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_no_import_runs_upward(room):
+    files = list((ROOT / room).glob("*.py"))
+    assert files
+    for file in files:
+        for module in imports_of(file):
+            top = module.split(".")[0]
+            assert top not in ("agents", "tasks", "scripts"), f"{file} imports {module}"
+            if top == "plasticity":
+                assert room_of(module) in ALLOWED[room], f"{file} imports {module}"
+
+
+def loaded_by(statement):
+    code = f"{statement}; import sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"stable_baselines3", "gymnasium", "pybullet", "tensorboard", "matplotlib", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import plasticity", "import plasticity.tasks", "import plasticity.agents"]
+)
+def test_imports_stay_light(statement):
+    assert not loaded_by(statement) & HEAVY
+
+
+def test_all_public_names_are_there_and_documented():
+    for name in plasticity.__all__:
+        found = getattr(plasticity, name)
+        if callable(found):
+            assert found.__doc__, name
+
+
+def test_every_dependency_is_explained_in_the_readme():
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    readme = (ROOT / "README.md").read_text()
+    named = chain(project["dependencies"], *project["optional-dependencies"].values())
+    for requirement in named:
+        name = requirement.split(">")[0]
+        assert name in readme, name
+
+
+def test_every_source_file_has_its_tests():
+    """tests/ mirrors the rooms: test_x.py for x.py."""
+    tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for room in ALLOWED:
+        for file in (ROOT / room).glob("*.py"):
+            if file.stem != "__init__" and file.stem not in COVERED_ELSEWHERE:
+                assert f"test_{file.stem}" in tests, file
+
+
+# file: where it is tested, as its idea is part of another's
+COVERED_ELSEWHERE = {
+    "optimizer": "test_regularizers",
+    "targets": "test_regularizers",
+    "settings": "test_regularizers",
+    "metrics": "test_tracker",
+    "undisturbed": "test_tracker",
+}
