@@ -154,7 +154,7 @@ class Classifier:
         self._task_steps = epochs * steps_per_epoch
         while self._step < self._task_steps:
             epoch, first = divmod(self._step, steps_per_epoch)
-            batches = self._epoch_order(task, epoch).split(batch_size)
+            batches = torch.split(self._epoch_order(task, epoch), batch_size)
             for indices in batches[first:]:
                 if should_stop():
                     return False
@@ -177,7 +177,7 @@ class Classifier:
         logits = self.network(images)
         loss = self._loss(logits, labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         with torch.no_grad():  # the logits are those before the update: online accuracy
             self._online_correct += (logits.argmax(dim=-1) == labels).sum()
@@ -204,7 +204,7 @@ class Classifier:
         first = torch.arange(
             min(self.config.train_evaluation_size, task.num_train), device=self.device
         )
-        train_batches = (task.train_batch(indices) for indices in first.split(1000))
+        train_batches = (task.train_batch(indices) for indices in torch.split(first, 1000))
         train_accuracy, _ = self._evaluate(train_batches)
         test_accuracy, test_loss = self._evaluate(task.test_batches(1000))
         online_accuracy = self._online_correct.to(self._loss_sum.dtype) / examples
@@ -281,6 +281,6 @@ def make_optimizer(
         decoupled=regularizer.decoupled,
         anchor_seed=regularizer.anchor_seed,
     )
-    extra = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
     optimizer_class = regularized(OPTIMIZERS[config.optimizer])
     return optimizer_class(groups, lr=config.learning_rate, **extra)

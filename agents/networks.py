@@ -160,7 +160,7 @@ class ImageNetwork(nn.Module):
         self._convolutions = tuple(layers[: len(channels)])
         self._dense = tuple(layers[len(channels) :])
         # Channels last: 1.3 to 1.9 times as fast on a CPU, and what CUDA's convolutions like.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         """Shape: (batch, channels, height, width) to logits (batch, num_classes)."""

@@ -119,7 +119,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         num_tasks=30,
         seeds=(0, 1, 2),
         methods=("none", "weight-decay", "syre"),
-        strengths={"weight-decay": 1e-3, "syre": 1e-3, "l2-init": 1e-3},
+        strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
         sigma=0.5,
         classifier=ClassifierConfig(
             learning_rate=0.01, momentum=0.9, batch_size=32, epochs_per_task=10
