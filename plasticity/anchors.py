@@ -18,8 +18,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
-# Elements drawn at once: bounds the int64 temporaries to some tens of megabytes.
-_CHUNK = 1 << 20
+# Elements drawn at once: bounds the int64 temporaries to some megabytes.
+_CHUNK = 1 << 17
 
 # The last counter word keeps the two families of draws apart.
 _NORMAL_STREAM = 0
@@ -107,7 +107,7 @@ def syre_anchor(like: Tensor, *, seed: int, position: int, standard_deviation: f
         on (seed, position, i) alone, not on the shape, dtype, device or memory format.
     """
     normal = _draw(seed, position, like.numel(), _NORMAL_STREAM, _drawing_device(like.device))
-    return torch.empty_like(like).copy_((normal * standard_deviation).view(like.shape))
+    return torch.empty_like(like).copy_(normal.mul_(standard_deviation).view(like.shape))
 
 
 @torch.no_grad()

@@ -20,7 +20,13 @@ from plasticity.groups import (
     require_real,
 )
 from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
-from plasticity.targets import Targets, has_target, make_targets, target_recipe
+from plasticity.targets import (
+    Targets,
+    has_target,
+    has_zero_anchor,
+    make_targets,
+    target_recipe,
+)
 
 logger = logging.getLogger("plasticity")
 
@@ -56,7 +62,7 @@ class RegularizedOptimizer(Optimizer):
     `parameter_groups(model, …)` knows the modules and does better.
 
     Clip gradients before `step`, as with torch's own decay: the decay joins inside it, and
-    `parameter.grad` is afterwards what it was before.
+    `parameter.grad` is afterwards what it was before, to rounding.
 
     Raises:
         TypeError: if a setting has the wrong type.
@@ -178,8 +184,7 @@ class RegularizedOptimizer(Optimizer):
         )
 
     def _sync_base_decay(self, group: dict[str, Any]) -> None:
-        # Where the anchor is zero and the kind of decay is the base's own, the base does it: as fast
-        # as torch can, and equal to it bit for bit.
+        # What the base can decay itself, it does: as fast as torch can.
         if "weight_decay" not in group:
             return
         wanted = group["strength"] if self._base_decays(group) else 0.0
@@ -187,13 +192,25 @@ class RegularizedOptimizer(Optimizer):
             group["weight_decay"] = wanted
 
     def _base_decays(self, group: Mapping[str, Any]) -> bool:
-        zero_anchor = group["regularizer"] == "weight-decay" or (
-            group["regularizer"] == "syre" and group["sigma"] == 0 and group["anisotropy"] == 0
-        )
+        """Whether the base's own weight decay does the part that draws toward zero.
+
+        With a zero anchor that is all, and equal to the base bit for bit. With another, strength *
+        theta is the base's and -strength * anchor joins the gradient, if the decay is coupled.
+        """
+        if (
+            group["regularizer"] == "none"
+            or "weight_decay" not in group
+            or group["decoupled"] != self._base_is_decoupled(group)
+        ):
+            return False
+        if has_zero_anchor(group):
+            return True
         return (
-            zero_anchor
-            and "weight_decay" in group
-            and group["decoupled"] == self._base_is_decoupled(group)
+            not group["decoupled"]
+            and group["anisotropy"] == 0
+            and not self._decay_commutes(group)
+            and getattr(self, "grad_scale", None) is None
+            and all(has_target(group, place) for place in range(len(group["params"])))
         )
 
     # ---- the step -------------------------------------------------------------------------------
@@ -229,32 +246,26 @@ class RegularizedOptimizer(Optimizer):
     @contextmanager
     def _decay_joined(self, *, lazily: bool = False) -> Iterator[Callable[[], None]]:
         """Let the base see gradients with the decay in them, and give the plain ones back after."""
-        replaced: list[tuple[Tensor, Tensor]] = []
+        joined = _Joined()
 
         def join() -> None:
             # A closure that runs again has made new gradients; the weights moved once already.
-            first = not replaced
+            joined.shifted.clear()
             with torch.no_grad():
                 for index, group in enumerate(self.param_groups):
-                    if _is_active(group) and not self._base_decays(group):
-                        self._join_group(index, group, replaced, move=first)
+                    pulled = self._base_decays(group) and has_zero_anchor(group)
+                    if _is_active(group) and not pulled:
+                        self._join_group(index, group, joined)
+            joined.moved = True
 
         try:
             if not lazily:
                 join()
             yield join
         finally:
-            for parameter, gradient in replaced:
-                parameter.grad = gradient
+            joined.undo()
 
-    def _join_group(
-        self,
-        index: int,
-        group: dict[str, Any],
-        replaced: list[tuple[Tensor, Tensor]],
-        *,
-        move: bool,
-    ) -> None:
+    def _join_group(self, index: int, group: dict[str, Any], joined: _Joined) -> None:
         targets = self._targets_of(index, group)
         chosen = [
             place
@@ -267,12 +278,8 @@ class RegularizedOptimizer(Optimizer):
         anchors = _pick(targets.anchors, chosen)
         factors = None if targets.factors is None else [targets.factors[place] for place in chosen]
         if group["decoupled"] or self._decay_commutes(group):
-            if move:
-                amount = group["lr"] * group["strength"]
-                found_inf = getattr(self, "found_inf", None)
-                if found_inf is not None:  # GradScaler: the base will skip this step, on the device
-                    amount = amount * (1 - found_inf.to(parameters[0].device))
-                decay_toward_(parameters, anchors, amount, factors)
+            if not joined.moved:
+                decay_toward_(parameters, anchors, self._amount(group, parameters[0]), factors)
             return
         gradients = [parameter.grad for parameter in parameters]
         if any(gradient.is_sparse for gradient in gradients):
@@ -280,16 +287,24 @@ class RegularizedOptimizer(Optimizer):
                 "A coupled decay cannot join a sparse gradient: give decoupled=True, or make the"
                 " gradient dense (nn.Embedding(sparse=False))."
             )
-        strength: float | Tensor = group["strength"]
-        if group.get("maximize", False):
-            strength = -strength  # torch negates the gradient before it decays
+        # torch negates the gradient before it decays
+        strength = -group["strength"] if group.get("maximize", False) else group["strength"]
+        if anchors is not None and self._base_decays(group):
+            joined.shift(gradients, anchors, strength)
+            return
         grad_scale = getattr(self, "grad_scale", None)
         if grad_scale is not None:  # GradScaler: a fused base will divide by it inside its kernel
             strength = strength * grad_scale.to(parameters[0].device)
         decayed = decayed_gradients(gradients, parameters, anchors, strength, factors)
-        for parameter, gradient, new in zip(parameters, gradients, decayed, strict=True):
-            replaced.append((parameter, gradient))
-            parameter.grad = new
+        joined.replace(parameters, decayed)
+
+    def _amount(self, group: Mapping[str, Any], parameter: Tensor) -> Any:
+        """How far a decoupled decay goes: a number, or a tensor where the device decides."""
+        amount = group["lr"] * group["strength"]
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None:  # GradScaler: the base will skip this step, on the device
+            amount = amount * (1 - found_inf.to(parameter.device))
+        return amount
 
     def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
         # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
@@ -381,6 +396,34 @@ class RegularizedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._targets = {}
+
+
+class _Joined:
+    """What a step did to the gradients, and how to undo it."""
+
+    def __init__(self) -> None:
+        self.moved = False
+        self.shifted: list[tuple[list[Tensor], list[Tensor], float]] = []
+        self.replaced: list[tuple[Tensor, Tensor | None]] = []
+
+    def shift(self, gradients: list[Tensor], anchors: list[Tensor], strength: float) -> None:
+        """Subtract strength * anchor in place, which takes no memory."""
+        torch._foreach_add_(gradients, anchors, alpha=-strength)
+        self.shifted.append((gradients, anchors, strength))
+
+    def replace(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """Put other gradients in the place of the parameters' own."""
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            self.replaced.append((parameter, parameter.grad))
+            parameter.grad = gradient
+
+    def undo(self) -> None:
+        """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
+        for parameter, gradient in self.replaced:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for gradients, anchors, strength in self.shifted:
+                torch._foreach_add_(gradients, anchors, alpha=strength)
 
 
 _NO_BASE_DECAY = (

@@ -34,6 +34,15 @@ def has_target(group: Mapping[str, Any], place: int) -> bool:
     return True
 
 
+def has_zero_anchor(group: Mapping[str, Any]) -> bool:
+    """Whether a group's decay is plain weight decay."""
+    isotropic_zero = group["sigma"] == 0 and group["anisotropy"] == 0
+    return bool(
+        group["regularizer"] == "weight-decay"
+        or (group["regularizer"] == "syre" and isotropic_zero)
+    )
+
+
 def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
     """What the targets of a group depend on, cheap enough to be asked for at every step."""
     return (

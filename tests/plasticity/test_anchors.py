@@ -44,9 +44,7 @@ def scalar_philox(counter, seed):
     return c
 
 
-@given(
-    st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4), st.integers(0, 2**64 - 1)
-)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4), st.integers(0, 2**64 - 1))
 def test_philox_equals_unbounded_integers(counter, seed):
     found = philox_4x32(tuple(torch.tensor([word]) for word in counter), seed)
     assert [int(word) for word in found] == scalar_philox(counter, seed)
@@ -124,5 +122,7 @@ def test_factors_are_positive_with_mean_one_and_the_given_deviation(anisotropy):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_on_cuda():
     here = syre_anchor(torch.empty(10_001), seed=4, position=1, standard_deviation=1.0)
-    there = syre_anchor(torch.empty(10_001, device="cuda"), seed=4, position=1, standard_deviation=1.0)
+    there = syre_anchor(
+        torch.empty(10_001, device="cuda"), seed=4, position=1, standard_deviation=1.0
+    )
     torch.testing.assert_close(there.cpu(), here, rtol=1e-6, atol=1e-7)

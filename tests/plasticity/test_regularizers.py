@@ -62,9 +62,7 @@ def train(make_optimizer, *, steps=12, with_closure=False, dtype=torch.float32, 
 
 
 def maker(name, **settings):
-    return lambda params: regularized(getattr(torch.optim, name))(
-        params, **BASES[name], **settings
-    )
+    return lambda params: regularized(getattr(torch.optim, name))(params, **BASES[name], **settings)
 
 
 def plain(name, **settings):
@@ -175,7 +173,8 @@ def test_gradients_are_afterwards_what_they_were():
         optimizer.step()
         for p, gradient, value in zip(model.parameters(), gradients, copies, strict=True):
             assert p.grad is gradient
-            assert torch.equal(p.grad, value)
+            # one rounding of gradient - 0.1 * anchor, whose size is at most about 1
+            torch.testing.assert_close(p.grad, value, rtol=0, atol=2e-7)
 
 
 def test_decays_to_the_anchor_without_a_gradient_of_the_loss():
@@ -407,7 +406,7 @@ def test_state_of_the_plain_base_loads_and_the_settings_stay():
     optimizer.load_state_dict(base.state_dict())
     group = optimizer.param_groups[0]
     assert {key: group[key] for key in SYRE} == SYRE
-    assert group["weight_decay"] == 0.0  # or it would be decayed twice
+    assert group["weight_decay"] == 0.1  # the base's part of our decay, not its own earlier one
     first = next(iter(base.state.values()))
     assert torch.equal(next(iter(optimizer.state.values()))["exp_avg"], first["exp_avg"])
 
@@ -564,9 +563,9 @@ def test_learning_rate_as_a_tensor(name, decoupled):
 
     if name == "Adam":
         with pytest.raises(ValueError, match="lr as a Tensor"):
-            maker(name, **{**settings, "foreach": True})(
-                network().parameters()
-            ).__class__(network().parameters(), lr=torch.tensor(0.01), foreach=True)
+            maker(name, **{**settings, "foreach": True})(network().parameters()).__class__(
+                network().parameters(), lr=torch.tensor(0.01), foreach=True
+            )
         return
     found, _ = train(with_tensor)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
