@@ -54,9 +54,7 @@ def _copies_row(case: str, optimizer: torch.optim.Optimizer, extra_bytes: int) -
     return Row("memory", case, extra_bytes / regularized_bytes, "copies", goal=1.0)
 
 
-def _checkpoint_row(
-    case: str, ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer
-) -> Row:
+def _checkpoint_row(case: str, ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> Row:
     our_bytes, their_bytes = (saved_bytes(each.state_dict()) for each in (ours, theirs))
     return Row(
         "memory",

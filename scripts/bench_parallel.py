@@ -20,7 +20,7 @@ _PROCESSES = 2
 
 def parallel(effort: Effort) -> list[Row]:
     """Four runs of permuted-digits by two processes, against the same by one; one thread each."""
-    runs, tasks = effort.size(4, 2), effort.size(30, 1)
+    runs, tasks = effort.size(4, 2), effort.size(10, 1)
     with tempfile.TemporaryDirectory() as folder:
         fresh = count()
 

@@ -82,7 +82,7 @@ def interleaved(
     synchronize: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
-    """Time two functions in turns: ours, theirs, ours, theirs, …
+    """Time two functions in turns: ours, theirs, ours, theirs, and so on.
 
     Args:
         ours: The first.
