@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from plasticity.decay import decay_toward_, decayed_gradients
 from plasticity.groups import (
+    NO_FAN_IN,
     checked_fan_in,
     describe_groups,
     flat_fan_in,
@@ -29,9 +29,6 @@ from plasticity.targets import (
 )
 
 logger = logging.getLogger("plasticity")
-
-# Their own decay is apart from the gradient. (Adam, NAdam and RAdam say so in each group.)
-_DECOUPLED_BASES = ("AdamW", "Muon", "Adafactor")
 
 # Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
 _FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
@@ -73,6 +70,9 @@ class RegularizedOptimizer(Optimizer):
     base: ClassVar[type[Optimizer]]
     """The optimizer class that this one extends."""
 
+    base_decay_is_decoupled: ClassVar[bool]
+    """Whether the base's own weight decay is apart from the gradient, unless a group says so."""
+
     def __init__(
         self,
         params: Any,
@@ -86,7 +86,7 @@ class RegularizedOptimizer(Optimizer):
         **kwargs: Any,
     ) -> None:
         _require_no_base_decay(self.base, args, kwargs)
-        if _default_weight_decay(self.base) != 0:
+        if default_weight_decay(self.base) != 0:
             kwargs["weight_decay"] = 0.0
         self._setting_defaults: dict[str, Any] = {
             "regularizer": regularizer,
@@ -177,19 +177,15 @@ class RegularizedOptimizer(Optimizer):
         logger.log(level, "%s", description)
 
     def _base_is_decoupled(self, group: Mapping[str, Any]) -> bool:
-        return (
-            self.base.__name__ in _DECOUPLED_BASES
-            or bool(group.get("decoupled_weight_decay", False))
-            or _default_weight_decay(self.base) != 0
-        )
+        return self.base_decay_is_decoupled or bool(group.get("decoupled_weight_decay", False))
 
-    def _sync_base_decay(self, group: dict[str, Any]) -> None:
-        # What the base can decay itself, it does: as fast as torch can.
-        if "weight_decay" not in group:
-            return
-        wanted = group["strength"] if self._base_decays(group) else 0.0
-        if group["weight_decay"] != wanted:
+    def _sync_base_decay(self, group: dict[str, Any]) -> bool:
+        """Let the base decay what it can, as fast as torch can; return whether it does."""
+        by_base = self._base_decays(group)
+        wanted = group["strength"] if by_base else 0.0
+        if group.get("weight_decay", wanted) != wanted:
             group["weight_decay"] = wanted
+        return by_base
 
     def _base_decays(self, group: Mapping[str, Any]) -> bool:
         """Whether the base's own weight decay does the part that draws toward zero.
@@ -210,7 +206,7 @@ class RegularizedOptimizer(Optimizer):
             and group["anisotropy"] == 0
             and not self._decay_commutes(group)
             and getattr(self, "grad_scale", None) is None
-            and all(has_target(group, place) for place in range(len(group["params"])))
+            and (group["regularizer"] != "syre" or NO_FAN_IN not in group["fan_in"])
         )
 
     # ---- the step -------------------------------------------------------------------------------
@@ -228,50 +224,39 @@ class RegularizedOptimizer(Optimizer):
             RuntimeError: if a coupled decay meets a sparse gradient.
         """
         base_step = _without_hooks(self.base.step)
-        for group in self.param_groups:
-            self._sync_base_decay(group)
-        if closure is None:
-            with self._decay_joined():
-                return base_step(self)
-        with self._decay_joined(lazily=True) as join:
-
-            def closure_then_decay() -> Any:
-                with torch.enable_grad():
-                    loss = closure()
-                join()
-                return loss
-
-            return base_step(self, closure_then_decay)
-
-    @contextmanager
-    def _decay_joined(self, *, lazily: bool = False) -> Iterator[Callable[[], None]]:
-        """Let the base see gradients with the decay in them, and give the plain ones back after."""
+        by_base = [self._sync_base_decay(group) for group in self.param_groups]
         joined = _Joined()
 
-        def join() -> None:
-            # A closure that runs again has made new gradients; the weights moved once already.
-            joined.shifted.clear()
-            with torch.no_grad():
-                for index, group in enumerate(self.param_groups):
-                    pulled = self._base_decays(group) and has_zero_anchor(group)
-                    if _is_active(group) and not pulled:
-                        self._join_group(index, group, joined)
-            joined.moved = True
+        def closure_then_decay() -> Any:
+            assert closure is not None
+            with torch.enable_grad():
+                loss = closure()
+            self._join(by_base, joined)
+            return loss
 
         try:
-            if not lazily:
-                join()
-            yield join
+            if closure is None:
+                self._join(by_base, joined)
+                return base_step(self)
+            return base_step(self, closure_then_decay)
         finally:
             joined.undo()
 
-    def _join_group(self, index: int, group: dict[str, Any], joined: _Joined) -> None:
+    @torch.no_grad()
+    def _join(self, by_base: Sequence[bool], joined: _Joined) -> None:
+        """Let the base see gradients with the decay in them."""
+        # A closure that runs again has made new gradients; the weights moved once already.
+        joined.shifted.clear()
+        for index, group in enumerate(self.param_groups):
+            if _is_active(group) and not (by_base[index] and has_zero_anchor(group)):
+                self._join_group(index, group, by_base[index], joined)
+        joined.moved = True
+
+    def _join_group(
+        self, index: int, group: dict[str, Any], by_base: bool, joined: _Joined
+    ) -> None:
         targets = self._targets_of(index, group)
-        chosen = [
-            place
-            for place, parameter in enumerate(group["params"])
-            if parameter.grad is not None and has_target(group, place)
-        ]
+        chosen = [p for p in targets.places if group["params"][p].grad is not None]
         if not chosen:
             return
         parameters = [group["params"][place] for place in chosen]
@@ -289,7 +274,7 @@ class RegularizedOptimizer(Optimizer):
             )
         # torch negates the gradient before it decays
         strength = -group["strength"] if group.get("maximize", False) else group["strength"]
-        if anchors is not None and self._base_decays(group):
+        if by_base and anchors is not None:
             joined.shift(gradients, anchors, strength)
             return
         grad_scale = getattr(self, "grad_scale", None)
@@ -421,9 +406,10 @@ class _Joined:
         """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
         for parameter, gradient in self.replaced:
             parameter.grad = gradient
-        with torch.no_grad():
-            for gradients, anchors, strength in self.shifted:
-                torch._foreach_add_(gradients, anchors, alpha=strength)
+        if self.shifted:
+            with torch.no_grad():
+                for gradients, anchors, strength in self.shifted:
+                    torch._foreach_add_(gradients, anchors, alpha=strength)
 
 
 _NO_BASE_DECAY = (
@@ -432,7 +418,8 @@ _NO_BASE_DECAY = (
 )
 
 
-def _default_weight_decay(base: type[Optimizer]) -> float:
+def default_weight_decay(base: type[Optimizer]) -> float:
+    """The weight decay that an optimizer class has when none is given; 0 if it knows of none."""
     parameter = inspect.signature(base.__init__).parameters.get("weight_decay")
     return parameter.default if parameter and isinstance(parameter.default, (int, float)) else 0.0
 

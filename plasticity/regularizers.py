@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from plasticity.optimizer import RegularizedOptimizer
+from plasticity.optimizer import RegularizedOptimizer, default_weight_decay
 
 REFUSED_BASES = {
     "LBFGS": "its line search needs the loss that the decay changes",
@@ -22,6 +22,9 @@ REFUSED_BASES = {
     "SparseAdam": "its gradients are sparse, and a decay is dense",
 }
 """Optimizers of torch that a decay cannot join, and why."""
+
+# Their own decay is apart from the gradient. (Adam, NAdam and RAdam say so in each group.)
+_DECOUPLED_BASES = ("AdamW", "Muon", "Adafactor")
 
 _CLASSES: dict[type[Optimizer], type[RegularizedOptimizer]] = {}
 
@@ -58,7 +61,13 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
         )
     if base not in _CLASSES:
         name = _class_name(base)
-        body = {"base": base, "__module__": __name__, "__doc__": RegularizedOptimizer.__doc__}
+        body = {
+            "base": base,
+            "base_decay_is_decoupled": base.__name__ in _DECOUPLED_BASES
+            or default_weight_decay(base) != 0,
+            "__module__": __name__,
+            "__doc__": RegularizedOptimizer.__doc__,
+        }
         made = type(name, (RegularizedOptimizer, base), body)
         made.__qualname__ = name
         _CLASSES[base] = made

@@ -20,6 +20,9 @@ class Targets:
     recipe: tuple[object, ...]
     """Everything that the tensors were made from: another recipe, other tensors."""
 
+    places: list[int]
+    """Which of the group's parameters are decayed."""
+
     anchors: list[Tensor | None]
     """One tensor for each parameter; None where the anchor is zero."""
 
@@ -83,7 +86,8 @@ def make_targets(
             )
             for place, parameter in enumerate(group["params"])
         ]
-    return Targets(target_recipe(group), anchors, factors)
+    places = [place for place in range(len(anchors)) if has_target(group, place)]
+    return Targets(target_recipe(group), places, anchors, factors)
 
 
 def _anchor(
