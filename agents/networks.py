@@ -69,6 +69,9 @@ class NetworkConfig:
             raise ValueError(
                 f"Unknown activation {self.activation!r}.{nearest(self.activation, ACTIVATIONS)}"
             )
+        for name in ("channels", "hidden"):
+            if not isinstance(getattr(self, name), tuple):
+                raise TypeError(f"{name} must be a tuple of widths, not {getattr(self, name)!r}.")
         for width in (*self.channels, *self.hidden):
             require_integer("a layer's width", width, minimum=1)
         require_integer("kernel_size", self.kernel_size, minimum=1)
@@ -128,6 +131,7 @@ class ImageNetwork(nn.Module):
         self, image_shape: tuple[int, int, int], num_classes: int, config: NetworkConfig
     ) -> None:
         super().__init__()
+        require_integer("num_classes", num_classes, minimum=2)
         inputs, height, width = image_shape
         activation = ACTIVATIONS[config.activation]
         channels = config.channels if config.architecture == "cnn" else ()

@@ -84,7 +84,9 @@ def parameter_groups(
 
     Left alone are the affine parameters of normalisation layers, and vectors and scalars that
     belong to no layer with a weight (a policy's `log_std`, a learnt temperature). What each group
-    got is logged at level INFO under the logger "plasticity" and told by `describe_groups`.
+    got is logged at level INFO under the logger "plasticity" and told by `describe_groups`. All rows
+    of an embedding are regularized, that of its `padding_idx` too: put such a layer into a group of
+    its own if that row must stay zero.
 
     Args:
         model: Any module. Shared parameters are taken once, under their first name.
@@ -142,11 +144,17 @@ def parameter_groups(
 
 
 def _module_fan_in(module: nn.Module, parameters: Sequence[Tensor]) -> list[int]:
-    """Fan-in within one module: a vector takes that of the module's latest weight, else its first."""
+    """Fan-in within one module: a vector takes that of the module's weight."""
     # The weight need not be among `parameters`: a tied layer's bias belongs to it all the same.
-    weights = [weight_fan_in(p) for p in module.parameters(recurse=False)]
-    first = next((inputs for inputs in weights if inputs is not None), NO_FAN_IN)
-    return [inputs or first for inputs in flat_fan_in(parameters)]
+    own = list(module.parameters(recurse=False))
+    for parametrized in getattr(module, "parametrizations", {}).values():
+        own += parametrized.parameters()  # where torch keeps the weight of such a layer
+    # The largest: a weight norm's length beside its direction has one input only.
+    first = max((weight_fan_in(p) or NO_FAN_IN for p in own), default=NO_FAN_IN)
+    return [
+        inputs or first if p.dim() >= 2 else first
+        for p, inputs in zip(parameters, flat_fan_in(parameters), strict=True)
+    ]
 
 
 def describe_groups(groups: Sequence[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -58,8 +59,8 @@ class RegularizedOptimizer(Optimizer):
     any weight has none: under syre with sigma > 0 it is not decayed, which is logged as a warning.
     `parameter_groups(model, …)` knows the modules and does better.
 
-    Clip gradients before `step`, as with torch's own decay: the decay joins inside it, and
-    `parameter.grad` is afterwards what it was before, to rounding.
+    Clip gradients before `step`, as with torch's own decay: the decay joins inside it. It may write
+    to `parameter.grad`, which is afterwards what it was before, to rounding.
 
     Raises:
         TypeError: if a setting has the wrong type.
@@ -97,7 +98,7 @@ class RegularizedOptimizer(Optimizer):
             "anchor_seed": anchor_seed,
         }
         self._initial_weights: dict[Tensor, Tensor] = {}
-        self._targets: dict[int, Targets] = {}
+        self._forget()
         super().__init__(params, *args, **kwargs)
         if strength and regularizer is None and not any(map(_is_active, self.param_groups)):
             raise ValueError(
@@ -171,7 +172,9 @@ class RegularizedOptimizer(Optimizer):
         if group["regularizer"] == "l2-init":
             for parameter in parameters:
                 self._initial_weights[parameter] = parameter.detach().clone()
-        self._sync_base_decay(group)
+        index = len(self.param_groups) - 1
+        group["anchor_position"] = sum(len(g["params"]) for g in self.param_groups[:index])
+        self._sync_base_decay(index, group)
         description = describe_groups([group])
         level = logging.WARNING if "not decayed" in description else logging.INFO
         logger.log(level, "%s", description)
@@ -179,12 +182,25 @@ class RegularizedOptimizer(Optimizer):
     def _base_is_decoupled(self, group: Mapping[str, Any]) -> bool:
         return self.base_decay_is_decoupled or bool(group.get("decoupled_weight_decay", False))
 
-    def _sync_base_decay(self, group: dict[str, Any]) -> bool:
+    def _sync_base_decay(self, index: int, group: dict[str, Any]) -> bool:
         """Let the base decay what it can, as fast as torch can; return whether it does."""
+        settings = tuple([group[name] for name in SETTING_NAMES])
+        if self._checked.get(index) != settings:  # a user may edit a group
+            RegularizerSettings(*settings)
+            self._checked[index] = settings
+        if len(group["fan_in"]) != len(group["params"]):
+            raise ValueError(
+                f"Group {index} has {len(group['params'])} parameters, and had"
+                f" {len(group['fan_in'])} when it was added: add others with add_param_group."
+            )
         by_base = self._base_decays(group)
         wanted = group["strength"] if by_base else 0.0
-        if group.get("weight_decay", wanted) != wanted:
+        found = group.get("weight_decay", wanted)
+        if found != wanted:
+            if found != self._written.get(index, found):
+                raise ValueError(_NO_BASE_DECAY.format(found))
             group["weight_decay"] = wanted
+        self._written[index] = wanted
         return by_base
 
     def _base_decays(self, group: Mapping[str, Any]) -> bool:
@@ -203,6 +219,7 @@ class RegularizedOptimizer(Optimizer):
             return True
         return (
             not group["decoupled"]
+            and self.base.__module__.startswith("torch.optim")  # whose decay we know
             and group["anisotropy"] == 0
             and not self._decay_commutes(group)
             and getattr(self, "grad_scale", None) is None
@@ -224,11 +241,12 @@ class RegularizedOptimizer(Optimizer):
             RuntimeError: if a coupled decay meets a sparse gradient.
         """
         base_step = _without_hooks(self.base.step)
-        by_base = [self._sync_base_decay(group) for group in self.param_groups]
+        by_base = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
         joined = _Joined()
 
         def closure_then_decay() -> Any:
             assert closure is not None
+            joined.undo()  # it may run again, and adds to the gradients if it does not clear them
             with torch.enable_grad():
                 loss = closure()
             self._join(by_base, joined)
@@ -245,12 +263,11 @@ class RegularizedOptimizer(Optimizer):
     @torch.no_grad()
     def _join(self, by_base: Sequence[bool], joined: _Joined) -> None:
         """Let the base see gradients with the decay in them."""
-        # A closure that runs again has made new gradients; the weights moved once already.
-        joined.shifted.clear()
         for index, group in enumerate(self.param_groups):
             if _is_active(group) and not (by_base[index] and has_zero_anchor(group)):
                 self._join_group(index, group, by_base[index], joined)
-        joined.moved = True
+        joined.apply()
+        joined.moved = True  # and are not moved again by a closure that runs twice
 
     def _join_group(
         self, index: int, group: dict[str, Any], by_base: bool, joined: _Joined
@@ -275,7 +292,7 @@ class RegularizedOptimizer(Optimizer):
         # torch negates the gradient before it decays
         strength = -group["strength"] if group.get("maximize", False) else group["strength"]
         if by_base and anchors is not None:
-            joined.shift(gradients, anchors, strength)
+            joined.shift(parameters, gradients, anchors, strength)
             return
         grad_scale = getattr(self, "grad_scale", None)
         if grad_scale is not None:  # GradScaler: a fused base will divide by it inside its kernel
@@ -285,7 +302,8 @@ class RegularizedOptimizer(Optimizer):
 
     def _amount(self, group: Mapping[str, Any], parameter: Tensor) -> Any:
         """How far a decoupled decay goes: a number, or a tensor where the device decides."""
-        amount = group["lr"] * group["strength"]
+        lr = group["lr"]
+        amount = (lr.squeeze() if isinstance(lr, Tensor) else lr) * group["strength"]
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None:  # GradScaler: the base will skip this step, on the device
             amount = amount * (1 - found_inf.to(parameter.device))
@@ -293,8 +311,13 @@ class RegularizedOptimizer(Optimizer):
 
     def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
         # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
-        # and the same, and the decoupled one needs no second copy of the gradients.
-        return self.base is torch.optim.SGD and group["momentum"] == 0
+        # and the same, and the decoupled one needs no second look at the gradients. But a small
+        # move of the weights alone is lost to rounding, where gradient and decay together are not.
+        if self.base is not torch.optim.SGD or group["momentum"] != 0:
+            return False
+        amount = group["lr"] * group["strength"]
+        coarsest = max(torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]})
+        return not isinstance(amount, Tensor) and bool(amount > 100 * coarsest)
 
     # ---- anchors --------------------------------------------------------------------------------
 
@@ -325,8 +348,7 @@ class RegularizedOptimizer(Optimizer):
         recipe = target_recipe(group)
         cached = self._targets.get(index)
         if cached is None or cached.recipe != recipe:
-            first_position = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
-            cached = make_targets(group, first_position, self._initial_weights)
+            cached = make_targets(group, self._initial_weights)
             self._targets[index] = cached
         return cached
 
@@ -335,6 +357,10 @@ class RegularizedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's. Syre adds only numbers; L2-init adds its anchors under "anchors"."""
         state = super().state_dict()
+        for group in state["param_groups"]:
+            # The base's part of a decay toward an anchor: half a decay, to the plain base.
+            if "weight_decay" in group and not has_zero_anchor(group):
+                group["weight_decay"] = 0.0
         every = [p for group in self.param_groups for p in group["params"]]
         anchors = {
             position: self._initial_weights[parameter]
@@ -354,7 +380,7 @@ class RegularizedOptimizer(Optimizer):
         """
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) == len(self.param_groups):
-            kept = (*SETTING_NAMES, "fan_in")
+            kept = (*SETTING_NAMES, "fan_in", "anchor_position")
             saved_groups = [
                 {**{name: group[name] for name in kept}, **saved}
                 for group, saved in zip(self.param_groups, saved_groups, strict=True)
@@ -366,9 +392,9 @@ class RegularizedOptimizer(Optimizer):
         for position, anchor in state_dict.get("anchors", {}).items():
             parameter = every[int(position)]
             self._initial_weights[parameter] = torch.empty_like(parameter).copy_(anchor)
-        self._targets.clear()
-        for group in self.param_groups:
-            self._sync_base_decay(group)
+        self._forget()
+        for index, group in enumerate(self.param_groups):
+            self._sync_base_decay(index, group)
 
     def __getstate__(self) -> dict[str, Any]:
         # The drawn anchors stay behind: they are made again from the seed.
@@ -380,7 +406,13 @@ class RegularizedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._targets = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what is made again when it is asked for."""
+        self._targets: dict[int, Targets] = {}
+        self._checked: dict[int, tuple[object, ...]] = {}
+        self._written: dict[int, float] = {}
 
 
 class _Joined:
@@ -388,28 +420,56 @@ class _Joined:
 
     def __init__(self) -> None:
         self.moved = False
-        self.shifted: list[tuple[list[Tensor], list[Tensor], float]] = []
-        self.replaced: list[tuple[Tensor, Tensor | None]] = []
+        self._shifted: list[tuple[list[Tensor], list[Tensor], float]] = []
+        self._replaced: list[tuple[Tensor, Tensor | None]] = []
+        self._requests: list[Any] = []
 
-    def shift(self, gradients: list[Tensor], anchors: list[Tensor], strength: float) -> None:
-        """Subtract strength * anchor in place, which takes no memory."""
-        torch._foreach_add_(gradients, anchors, alpha=-strength)
-        self.shifted.append((gradients, anchors, strength))
+    def shift(self, *request: Any) -> None:
+        """Ask for parameters' gradients minus strength * anchor (in this order); `apply` does it."""
+        self._requests.append(request)
+
+    def apply(self) -> None:
+        """Do what was asked for: in place, which takes no memory, where that harms nobody."""
+        places = Counter(
+            gradient.data_ptr() for _, gradients, _, _ in self._requests for gradient in gradients
+        )
+        in_place = []
+        for parameters, gradients, anchors, strength in self._requests:
+            if all(places[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
+                in_place.append((gradients, anchors, strength))
+            else:
+                shifted = torch._foreach_add(gradients, anchors, alpha=-strength)
+                self.replace(parameters, list(shifted))
+        # After all copies are made: a gradient may belong to parameters of several groups.
+        for gradients, anchors, strength in in_place:
+            torch._foreach_add_(gradients, anchors, alpha=-strength)
+        self._shifted = in_place
+        self._requests.clear()
 
     def replace(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Put other gradients in the place of the parameters' own."""
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            self.replaced.append((parameter, parameter.grad))
+            self._replaced.append((parameter, parameter.grad))
             parameter.grad = gradient
 
     def undo(self) -> None:
         """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
-        for parameter, gradient in self.replaced:
+        for parameter, gradient in reversed(self._replaced):
             parameter.grad = gradient
-        if self.shifted:
+        if self._shifted:
             with torch.no_grad():
-                for gradients, anchors, strength in self.shifted:
+                for gradients, anchors, strength in self._shifted:
                     torch._foreach_add_(gradients, anchors, alpha=strength)
+        self._replaced.clear()
+        self._shifted.clear()
+
+
+def _may_write(gradient: Tensor) -> bool:
+    # Autograd may give one number for many elements; and what a half precision gradient loses to
+    # the anchor's digits does not come back.
+    if gradient.dtype not in (torch.float32, torch.float64) or gradient.is_inference():
+        return False
+    return 0 not in gradient.stride()
 
 
 _NO_BASE_DECAY = (
@@ -427,8 +487,16 @@ def default_weight_decay(base: type[Optimizer]) -> float:
 def _require_no_base_decay(
     base: type[Optimizer], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    bound = inspect.signature(base.__init__).bind_partial(None, None, *args, **kwargs).arguments
-    given = bound.get("weight_decay", bound.get("kwargs", {}).get("weight_decay"))
+    signature = inspect.signature(base.__init__)
+    try:
+        bound = signature.bind_partial(None, None, *args, **kwargs).arguments
+    except TypeError as error:
+        known = [name for name in signature.parameters if name not in ("self", "params")]
+        unknown = next((name for name in kwargs if name not in known), "")
+        raise TypeError(
+            f"{base.__name__}: {error}.{nearest(unknown, [*known, *SETTING_NAMES])}"
+        ) from error
+    given = kwargs.get("weight_decay", bound.get("weight_decay"))
     if given:
         raise ValueError(_NO_BASE_DECAY.format(given))
 

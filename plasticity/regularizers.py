@@ -63,7 +63,10 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
         name = _class_name(base)
         body = {
             "base": base,
-            "base_decay_is_decoupled": base.__name__ in _DECOUPLED_BASES
+            "base_decay_is_decoupled": any(
+                each.__module__.startswith("torch.optim") and each.__name__ in _DECOUPLED_BASES
+                for each in base.__mro__
+            )
             or default_weight_decay(base) != 0,
             "__module__": __name__,
             "__doc__": RegularizedOptimizer.__doc__,

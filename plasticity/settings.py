@@ -94,14 +94,20 @@ class RegularizerSettings:
             raise ValueError(
                 f"Unknown regularizer {self.regularizer!r}.{nearest(self.regularizer, REGULARIZERS)}"
             )
-        require_number("strength", self.strength, minimum=0.0)
-        require_number("sigma", self.sigma, minimum=0.0)
-        # At 1/sqrt(3) a factor could be 0, and its coordinate would no longer be decayed.
-        require_number("anisotropy", self.anisotropy, minimum=0.0, below=1 / math.sqrt(3))
+        # Kept as plain numbers, whatever number came: a checkpoint holds nothing else.
+        for name, below in (
+            ("strength", math.inf),
+            ("sigma", math.inf),
+            # At 1/sqrt(3) a factor could be 0, and its coordinate would no longer be decayed.
+            ("anisotropy", 1 / math.sqrt(3)),
+        ):
+            number = require_number(name, getattr(self, name), minimum=0.0, below=below)
+            object.__setattr__(self, name, number)
         if self.decoupled is not None and not isinstance(self.decoupled, bool):
             raise TypeError(f"decoupled must be True, False or None, not {self.decoupled!r}.")
         if self.anchor_seed is not None:
-            require_integer("anchor_seed", self.anchor_seed, minimum=0, maximum=MAX_SEED)
+            seed = require_integer("anchor_seed", self.anchor_seed, minimum=0, maximum=MAX_SEED)
+            object.__setattr__(self, "anchor_seed", seed)
 
 
 SETTING_NAMES = tuple(field.name for field in fields(RegularizerSettings))

@@ -53,24 +53,23 @@ def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
         group["anchor_seed"],
         group["sigma"],
         group["anisotropy"],
-        *((parameter.device, parameter.dtype) for parameter in group["params"]),
+        *group["fan_in"],
+        *[(id(p), p.shape, p.device, p.dtype) for p in group["params"]],
     )
 
 
 @torch.no_grad()
-def make_targets(
-    group: Mapping[str, Any], first_position: int, initial_weights: Mapping[Tensor, Tensor]
-) -> Targets:
+def make_targets(group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tensor]) -> Targets:
     """Make the anchors and factors of a group.
 
     Args:
         group: A parameter group of a regularized optimizer, complete.
-        first_position: Place of its first parameter in the optimizer.
         initial_weights: For l2-init, the weights to hold on to, by parameter.
 
     Raises:
         RuntimeError: if the group became l2-init when its initial weights were gone.
     """
+    first_position = group["anchor_position"]
     anchors = [
         _anchor(group, place, first_position + place, initial_weights)
         for place in range(len(group["params"]))

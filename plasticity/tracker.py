@@ -116,10 +116,15 @@ class Tracker:
             ValueError: if the features of a layer are not finite and a rank is measured (the message names
                 the layer); if a metric gives no single number.
         """
+        kept = self._arguments
         if probe_batch is not None:
             self._arguments = _probe_arguments(probe_batch)
-        with undisturbed(self._model, _devices(self._model)):
-            return _read(self._values())
+        try:
+            with undisturbed(self._model, _devices(self._model)):
+                return _read(self._values())
+        except BaseException:
+            self._arguments = kept
+            raise
 
     def boundary(
         self, task: int, probe_batch: ProbeBatch | None = None, **extra: float
@@ -354,7 +359,8 @@ def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _mapped(function, entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(function, entry) for entry in value)
+        entries = [_mapped(function, entry) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value
 
 

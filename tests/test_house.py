@@ -92,6 +92,12 @@ def test_every_source_file_has_its_tests():
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
+    "bench_memory": "test_bench",
+    "bench_parallel": "test_bench",
+    "bench_rows": "test_bench",
+    "bench_steps": "test_bench",
+    "bench_trainer": "test_bench",
+    "hardware": "test_bench",
     "optimizer": "test_regularizers",
     "targets": "test_regularizers",
     "settings": "test_regularizers",

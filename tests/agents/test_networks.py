@@ -74,6 +74,7 @@ def test_a_layer_gives_its_features_after_the_activation(name):
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),
         ({"downsampling": "strides"}, ValueError, "Did you mean 'stride'"),
         ({"channels": (8, 0)}, ValueError, "width must be at least 1: 0"),
+        ({"hidden": 64}, TypeError, "hidden must be a tuple of widths, not 64"),
         ({"hidden": (2.5,)}, TypeError, "width must be an integer"),
         ({"hidden": ()}, ValueError, "at least one hidden"),
         ({"channels": ()}, ValueError, "at least one number of channels"),
@@ -89,3 +90,8 @@ def test_images_too_small_for_the_poolings():
     config = NetworkConfig(channels=(4, 4, 4, 4), downsampling="max-pool")
     with pytest.raises(ValueError, match="8 x 8 are too small for 4 poolings"):
         ImageNetwork((1, 8, 8), 10, config)
+
+
+def test_too_few_classes():
+    with pytest.raises(ValueError, match="num_classes must be at least 2: 0"):
+        ImageNetwork((1, 8, 8), 0, NetworkConfig())

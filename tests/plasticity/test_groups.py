@@ -78,3 +78,13 @@ def test_unknown_regularizer_names_the_nearest():
 def test_description_of_a_single_element():
     text = describe_groups([{"params": [torch.zeros(1)], "regularizer": "none"}])
     assert text == "group 0: none, 1 tensor with 1 parameter"
+
+
+@pytest.mark.parametrize("make", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrized_layers_keep_their_bias(make):
+    layer = getattr(nn.utils.parametrizations, make)(nn.Linear(20, 8))
+    groups = parameter_groups(layer, regularizer="syre", strength=0.1)
+    fan_in = {
+        id(p): inputs for p, inputs in zip(groups[0]["params"], groups[0]["fan_in"], strict=True)
+    }
+    assert fan_in[id(layer.bias)] == 20

@@ -645,6 +645,205 @@ def test_name_of_a_base_from_elsewhere_finds_its_class():
         _ = module.RegularizedNothing
 
 
+# ---- gradients that must not be written to, and other traps --------------------------------------
+
+
+class Rows(nn.Module):
+    """Autograd gives both parameters one and the same gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.row = nn.Parameter(torch.full((6, 4), 0.5))
+        self.column = nn.Parameter(torch.full((6, 4), 0.5))
+
+    def forward(self):
+        return self.row.unsqueeze(0) + self.column.unsqueeze(0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_parameters_that_share_a_gradient(apart):
+    model = Rows()
+    groups = [{"params": [p]} for p in model.parameters()] if apart else model.parameters()
+    optimizer = regularized(torch.optim.SGD)(groups, lr=0.1, momentum=0.9, **SYRE)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        (model() * 0).sum().backward()
+        optimizer.step()
+        assert not model.row.grad.any()
+    for parameter in model.parameters():
+        torch.testing.assert_close(
+            parameter.detach(), optimizer.anchor(parameter), atol=1e-5, rtol=0
+        )
+
+
+def frozen_gradient(kind):
+    if kind == "expanded":
+        return torch.ones(1, 1).expand(3, 3)
+    with torch.inference_mode():
+        return torch.ones(3, 3)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "inference"])
+def test_gradients_that_cannot_be_written_to(kind):
+    parameter, twin = (nn.Parameter(torch.full((3, 3), 2.0)) for _ in range(2))
+    parameter.grad = frozen_gradient(kind)
+    optimizer = maker("Adam", **SYRE)([parameter])
+    optimizer.step()
+    twin.grad = torch.ones(3, 3) + 0.1 * (2.0 - optimizer.anchor(parameter))
+    plain("Adam")([twin]).step()
+    torch.testing.assert_close(parameter, twin)
+
+
+def test_half_precision_gradients_are_kept_whole():
+    parameter = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    parameter.grad = torch.full((4, 4), 1e-6, dtype=torch.bfloat16)
+    before = parameter.grad.clone()
+    maker("Adam", **SYRE)([parameter]).step()
+    assert torch.equal(parameter.grad, before)
+
+
+class Sign(torch.optim.Optimizer):
+    """A base from elsewhere whose weight decay is apart from the gradient, and off by default."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(group["lr"] * p.grad)
+
+
+class MyAdafactor(torch.optim.Adafactor):
+    """A subclass: its decay is its parent's."""
+
+
+def test_decay_of_a_base_from_elsewhere_is_not_split():
+    parameter = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+    optimizer = regularized(Sign)([parameter], lr=0.1, **SYRE)
+    anchor = optimizer.anchor(parameter)
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    expected = 1 - 0.1 * 0.1 * (1 - anchor)  # the coupled form, all of it through the gradient
+    torch.testing.assert_close(parameter.detach(), expected)
+    (group,) = regularized(MyAdafactor)([nn.Parameter(torch.ones(3, 3))], **SYRE).param_groups
+    assert group["decoupled"] is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_decay_is_not_lost_to_rounding(dtype):
+    """The share of the decay that plain SGD shows beside a gradient, for both arms."""
+
+    def moved(**settings):
+        torch.manual_seed(0)
+        parameter = nn.Parameter(torch.ones(500, 200, dtype=dtype))
+        optimizer = regularized(torch.optim.SGD)([parameter], lr=1e-3, strength=1e-5, **settings)
+        for _ in range(20):
+            parameter.grad = torch.randn(500, 200).to(dtype)
+            optimizer.step()
+        return parameter.detach().double()
+
+    nearly_zero = {"regularizer": "syre", "sigma": 1e-9, "anchor_seed": 1}
+    torch.testing.assert_close(moved(**nearly_zero), moved(regularizer="weight-decay"))
+
+
+def test_numpy_numbers_become_plain_ones():
+    np = pytest.importorskip("numpy")
+    model = network()
+    settings = {**SYRE, "strength": np.float64(0.1), "anchor_seed": np.int64(3)}
+    optimizer = maker("SGD", **settings)(model.parameters())
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["param_groups"][0]["strength"] == 0.1
+
+
+def one_step(optimizer):
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("regularizer", "l2init", "Did you mean 'l2-init'"),
+        ("strength", -1.0, "strength must be"),
+        ("weight_decay", 0.5, r"weight_decay=0\.5 was given"),
+    ],
+)
+def test_edits_of_a_group_are_checked(key, value, message):
+    optimizer = maker("Adam", **SYRE)(network().parameters())
+    one_step(optimizer)
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=message):
+        one_step(optimizer)
+
+
+def test_groups_that_change_behind_the_back():
+    first, second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.full((2, 2), 7.0))
+    settings = {"regularizer": "l2-init", "strength": 0.1}
+    optimizer = maker("SGD", **settings)([{"params": [first]}, {"params": [second]}])
+    one_step(optimizer)
+    del optimizer.param_groups[0]
+    assert torch.equal(optimizer.anchor(second), torch.full((2, 2), 7.0))
+    syre = maker("SGD", **SYRE)([{"params": [first]}, {"params": [second]}])
+    anchor = syre.anchor(second)
+    del syre.param_groups[0]
+    assert torch.equal(syre.anchor(second), anchor)
+    optimizer.param_groups[0]["params"].append(first)
+    with pytest.raises(ValueError, match="add others with add_param_group"):
+        one_step(optimizer)
+
+
+def test_no_half_decay_is_left_for_the_plain_base():
+    _, optimizer = train(maker("Adam", **SYRE))
+    assert optimizer.state_dict()["param_groups"][0]["weight_decay"] == 0.0
+    _, decayed = train(maker("Adam", regularizer="weight-decay", strength=0.1))
+    assert decayed.state_dict()["param_groups"][0]["weight_decay"] == 0.1
+
+
+class Twice(torch.optim.SGD):
+    """A base that evaluates its closure twice."""
+
+    def step(self, closure=None):
+        closure()
+        return super().step(closure)
+
+
+def test_closure_that_runs_twice_and_adds_up():
+    parameter = nn.Parameter(torch.ones(1, 3))
+    optimizer = regularized(Twice)([parameter], lr=0.1, momentum=0.9, **SYRE)
+
+    def closure():
+        loss = (2 * parameter).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(parameter.grad, torch.full((1, 3), 4.0))
+
+
+class Keywords(torch.optim.AdamW):
+    """A base that passes its arguments on."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+
+
+def test_base_decay_through_keywords_is_an_error():
+    with pytest.raises(ValueError, match=r"weight_decay=0\.1 was given"):
+        regularized(Keywords)(network().parameters(), **SYRE, weight_decay=0.1)
+
+
+def test_misspelt_argument_names_the_nearest():
+    with pytest.raises(TypeError, match="Did you mean 'strength'"):
+        regularized(torch.optim.Adam)(network().parameters(), strenght=0.1)
+
+
 devices = [
     pytest.param(
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
