@@ -42,7 +42,7 @@ class ImageExperiment:
         self.config = config
         if dataset is None:
             dataset = load_dataset(config.dataset, data_dir=config.data_dir)
-        _require_enough(config, dataset)
+        require_fitting(config, dataset)
         self._stream = PermutedImages(
             dataset,
             num_tasks=config.num_tasks,
@@ -156,8 +156,13 @@ class ImageExperiment:
         self._before = state.get("before")  # absent between two tasks
 
 
-def _require_enough(config: ImageRunConfig, dataset: ImageDataset) -> None:
-    """Refuse a batch larger than the training set, and a probe larger than the test set."""
+def require_fitting(config: ImageRunConfig, dataset: ImageDataset) -> None:
+    """Refuse what the data do not allow, without the cost of an experiment.
+
+    Raises:
+        ValueError: if a batch is larger than the training set, the probe larger than the test set,
+            or the images too small for the network.
+    """
     for option, wanted, split, labels in (
         ("--batch-size", config.classifier.batch_size, "training", dataset.train_labels),
         ("--probe-size", config.probe_size, "test", dataset.test_labels),
@@ -167,6 +172,8 @@ def _require_enough(config: ImageRunConfig, dataset: ImageDataset) -> None:
                 f"{option} {wanted} is larger than the {len(labels)} {split} examples of"
                 f" {config.dataset}: give at most {len(labels)}."
             )
+    with torch.device("meta"):  # shapes without memory
+        ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
 
 
 def _syre_anchors(

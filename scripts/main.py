@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(given)
+        try:
+            code = _dispatch(given)
+        except SystemExit as end:  # of tyro, after a help text or a wrong option
+            code = int(end.code or 0)
         sys.stdout.flush()  # here, where a closed pipe can be told from an error
     except BrokenPipeError:  # whoever read our output has seen enough: plasticity list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -114,6 +117,7 @@ def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if name is None and saved is not None:
         name = str(saved.get("benchmark"))
+    program = f"plasticity {command} {name or 'BENCHMARK'}"
     if name is None:
         if not {"-h", "--help"} & set(rest):
             raise ValueError(
@@ -123,13 +127,13 @@ def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
     require_known("benchmark", name, BENCHMARKS)
     defaults = _default_options(command, name, known.config, saved)
     description = (
-        f"{inspect.getdoc(type(defaults))}\n\nBenchmark {name}: {BENCHMARKS[name].description}."
-        f" Others: {', '.join(other for other in BENCHMARKS if other != name)}."
-        "\n\n--config FILE takes a saved config.json as the defaults."
+        f"{inspect.getdoc(type(defaults))}\n\nDefaults of {name}: {BENCHMARKS[name].description}."
+        f" Other benchmarks: {', '.join(other for other in BENCHMARKS if other != name)}."
+        "\n\nThe defaults may be those of an earlier run: --config FILE takes its config.json."
     )
     options = tyro.cli(
         type(defaults),
-        prog=f"plasticity {command} {name}",
+        prog=program,
         description=description,
         default=defaults,
         args=rest,

@@ -110,27 +110,34 @@ def run_jobs(
 
 
 def _preloaded(jobs: Sequence[Job]) -> list[str]:
-    # A server that has imported everything forks the runs: a run starts in milliseconds, and
-    # without the threads and locks of this process.
-    modules = ["__main__", __name__, *TENSORBOARD]
+    # A server that has imported everything forks the runs: a run starts in milliseconds, without
+    # the threads and locks of this process, and with the code of its beginning, whatever becomes
+    # of the checkout while other runs have their turn.
+    # Every optimizer imports torch._dynamo, which takes longer than torch itself.
+    modules = ["__main__", "plasticity.scripts.run", "torch._dynamo", *TENSORBOARD]
     if any(job.config.dataset == "digits" for job in jobs):
         modules.append("sklearn.datasets")
     return modules
 
 
 def _start(context: Any, job: Job, outcome: Outcome) -> list[_Running]:
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, theirs), name=str(job.path), daemon=True)
-    try:
-        _start_server()
-        process.start()
-    except (OSError, EOFError) as error:
-        ours.close()
-        outcome.failed[job.path] = f"its process could not be started ({error!r})"
-        return []
-    finally:
-        theirs.close()
-    return [_Running(job, process, ours)]
+    error: Exception
+    for patience in (PROGRESS_INTERVAL_SECONDS, 0.0):  # for a server that was killed just now
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, theirs), name=str(job.path), daemon=True)
+        try:
+            _start_server()
+            process.start()
+        except (OSError, EOFError) as caught:
+            ours.close()
+            error = caught
+            time.sleep(patience)
+        else:
+            return [_Running(job, process, ours)]
+        finally:
+            theirs.close()
+    outcome.failed[job.path] = f"its process could not be started ({error!r})"
+    return []
 
 
 def _start_server() -> None:
@@ -193,7 +200,7 @@ def _settle(each: _Running, outcome: Outcome) -> None:
     elif kind == "stopped":
         outcome.stopped.append(path)
     elif kind == "failed":
-        outcome.failed[path] = value
+        outcome.failed[path] = str(value)
     elif code is not None and code < 0:
         outcome.failed[path] = f"its process was ended by {signal.Signals(-code).name}"
     else:
@@ -230,6 +237,7 @@ def _work(job: Job, events: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    message: tuple[str, Any]
     try:
         message = _execute(job, events, stop)
     except (RunError, ValueError, OSError) as error:

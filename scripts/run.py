@@ -17,7 +17,7 @@ from plasticity.metrics import DEFAULT_METRICS
 from plasticity.scripts import runs
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
 from plasticity.scripts.configuration import ImageRunConfig, require_known
-from plasticity.scripts.image_experiment import ImageExperiment
+from plasticity.scripts.image_experiment import require_fitting
 from plasticity.scripts.pool import Job, Outcome, run_jobs
 from plasticity.scripts.progress import Messages, live_progress
 from plasticity.settings import nearest, require_integer
@@ -291,8 +291,7 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
         runs.require_same_config(job.path, runs.saved_config(job.path), job.config.to_json())
     first = jobs[0].config
     dataset = load_dataset(first.dataset, data_dir=first.data_dir)  # one download, before the runs
-    for config in {job.config.method: job.config for job in jobs}.values():
-        ImageExperiment(replace(config, device="cpu"), dataset)  # what it refuses, is refused here
+    require_fitting(first, dataset)
     unfinished = [job for job in jobs if not runs.is_finished(job.path, job.config.num_tasks)]
     runs.require_free([job.path for job in unfinished])
     return unfinished

@@ -308,9 +308,11 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def _unreadable(file: Path, error: BaseException) -> RunError:
-    lines = str(error).splitlines() or [type(error).__name__]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, KeyError):
+        reason = f"it lacks {reason}; another version of this program may have written it"
     return RunError(
-        f"{file} cannot be read ({lines[0]}): remove the folder {file.parent} to start this run anew."
+        f"{file} cannot be read ({reason}): remove the folder {file.parent} to start this run anew."
     )
 
 

@@ -92,6 +92,7 @@ def test_every_source_file_has_its_tests():
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
+    "random_state": "test_runs",
     "bench_memory": "test_bench",
     "bench_parallel": "test_bench",
     "bench_rows": "test_bench",

@@ -1,0 +1,313 @@
+import contextlib
+import io
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from plasticity.scripts import run as run_module
+from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.pool import Outcome
+from plasticity.scripts.progress import Messages, TimeLeft, live_progress
+from plasticity.scripts.run import (
+    SweepOptions,
+    default_options,
+    options_from_config,
+    run,
+    run_config,
+    sweep,
+)
+from plasticity.scripts.runs import RunError
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Jobs that would run, instead of running them."""
+    jobs = []
+
+    def note(given, processes, on_progress):
+        jobs.append((list(given), processes))
+        return Outcome(finished=[job.path for job in given])
+
+    monkeypatch.setattr(run_module, "run_jobs", note)
+    return jobs
+
+
+def sweep_options(**changes):
+    options = default_options("permuted-digits")
+    return SweepOptions(**{**vars(options), **changes})
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_default_options_are_the_benchmarks(name):
+    options, benchmark = default_options(name), BENCHMARKS[name]
+    assert options.methods == benchmark.methods
+    assert options.tasks == benchmark.num_tasks
+    assert options.out == Path("runs") / name
+    for method in METHODS:
+        config = run_config(name, method, 4, options)
+        assert (config.dataset, config.seed) == (benchmark.dataset, 4)
+        assert config.strength == (
+            benchmark.strengths[method] if METHODS[method].uses_strength else 0
+        )
+        assert config.sigma == (benchmark.sigma if METHODS[method].uses_sigma else 0)
+
+
+def test_a_strength_goes_to_the_methods_that_have_one():
+    options = replace(default_options("permuted-digits"), strength=0.5, sigma=0.25, anisotropy=0.1)
+    found = {method: run_config("permuted-digits", method, 0, options) for method in METHODS}
+    assert {m: c.strength for m, c in found.items()} == {
+        "none": 0,
+        "weight-decay": 0.5,
+        "syre": 0.5,
+        "l2-init": 0.5,
+        "shift": 0,
+    }
+    assert {m: c.sigma for m, c in found.items() if c.sigma} == {"syre": 0.25, "shift": 0.25}
+    assert {m for m, c in found.items() if c.anisotropy} == {"syre", "shift"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_configuration_repeats_its_run(method):
+    options = replace(
+        default_options("permuted-digits"), tasks=7, decoupled=True, metrics=("srank",), sigma=0.7
+    )
+    config = run_config("permuted-digits", method, 11, options)
+    repeated = options_from_config("permuted-digits", config.to_json())
+    assert (repeated.methods, repeated.seeds) == ((method,), (11,))
+    assert run_config("permuted-digits", method, 11, repeated) == config
+
+
+def test_a_saved_configuration_may_go_to_another_benchmark():
+    config = run_config("permuted-mnist", "syre", 0, default_options("permuted-mnist"))
+    options = options_from_config("permuted-fashion", config.to_json())
+    assert options.out == Path("runs/permuted-fashion")
+    assert run_config("permuted-fashion", "syre", 0, options).dataset == "fashion-mnist"
+
+
+def test_a_saved_configuration_that_contradicts_itself_is_refused():
+    config = run_config("permuted-mnist", "syre", 0, default_options("permuted-mnist")).to_json()
+    with pytest.raises(ValueError, match=r"dataset must be 'mnist'.*not 'kmnist'"):
+        options_from_config("permuted-mnist", {**config, "dataset": "kmnist"})
+    with pytest.raises(ValueError, match="Unknown benchmark 'permuted-mist'"):
+        options_from_config("permuted-mnist", {**config, "benchmark": "permuted-mist"})
+
+
+def test_runs_are_seeds_times_methods(tmp_path, started):
+    options = replace(default_options("permuted-digits"), out=tmp_path, seeds=(0, 5))
+    assert run("permuted-digits", options) == 0
+    ((jobs, _),) = started
+    assert [str(job.path.relative_to(tmp_path)) for job in jobs] == [
+        f"permuted-digits/{method}/seed_{seed}" for seed in (0, 5) for method in options.methods
+    ]
+
+
+def test_as_many_at_once_as_there_are_cores_unless_told(tmp_path, started, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7, 9}, raising=False)
+    options = replace(default_options("permuted-digits"), out=tmp_path, device="cpu")
+    run("permuted-digits", options)
+    run("permuted-digits", replace(options, jobs=3))
+    assert [processes for _, processes in started] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"jobs": 0}, "--jobs must be at least 1: 0"),
+        ({"jobs": -2}, "--jobs must be at least 1: -2"),
+        ({"methods": ()}, "Give at least one method and one seed"),
+        ({"seeds": ()}, "Give at least one method and one seed"),
+        ({"seeds": (1, 1)}, "named twice"),
+        ({"methods": ("none", "none")}, "named twice"),
+        ({"methods": ("sire",)}, "Did you mean 'syre'"),
+        ({"device": "cudda"}, "Unknown --device 'cudda'. Did you mean 'cuda'"),
+        ({"device": "meta"}, "Unknown --device 'meta'"),
+        ({"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
+        ({"metrics": ("sranc",)}, "Did you mean 'srank'"),
+        ({"probe_size": 10**6}, "--probe-size 1000000 is larger than the 355 test"),
+        ({"data_dir": Path("/nowhere")}, "leave out --data-dir"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_before_anything_runs(tmp_path, started, changes, message):
+    options = replace(default_options("permuted-digits"), out=tmp_path / "out", **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run("permuted-digits", options)
+    assert not started
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_too_small_for_the_network_are_refused_before_anything_runs(tmp_path, started):
+    options = default_options("permuted-digits")
+    # 8 x 8 digits: pooled three times they are 1 x 1, a fourth leaves nothing
+    network = replace(options.network, channels=(2, 2, 2, 2), downsampling="max-pool")
+    with pytest.raises(ValueError, match="too small for 4"):
+        run("permuted-digits", replace(options, out=tmp_path / "out", network=network))
+    assert not started
+
+
+def test_unknown_benchmark_is_refused(tmp_path):
+    options = replace(default_options("permuted-digits"), out=tmp_path)
+    with pytest.raises(ValueError, match="Did you mean 'permuted-digits'"):
+        run("permuted-digit", options)
+    with pytest.raises(ValueError, match="Did you mean 'permuted-digits'"):
+        sweep("permuted-digit", sweep_options())
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, started):
+    (tmp_path / "out").write_text("a file")
+    options = replace(default_options("permuted-digits"), out=tmp_path / "out")
+    with pytest.raises(RunError, match=r"Cannot write to .*give an --out"):
+        run("permuted-digits", options)
+    assert not started
+
+
+def test_a_sweep_has_a_folder_for_each_setting(tmp_path, started):
+    options = sweep_options(
+        out=tmp_path,
+        methods=("none", "weight-decay", "syre"),
+        seeds=(0,),
+        strengths=(0.01, 0.1),
+        sigmas=(0.3, 1.0),
+    )
+    assert sweep("permuted-digits", options) == 0
+    ((jobs, _),) = started
+    found = {
+        str(job.path.relative_to(tmp_path)): (job.config.strength, job.config.sigma) for job in jobs
+    }
+    place = "strength_{}_sigma_{}/permuted-digits/{}/seed_0"
+    assert found == {
+        place.format("0", "0", "none"): (0, 0),
+        place.format("0.01", "0", "weight-decay"): (0.01, 0),
+        place.format("0.1", "0", "weight-decay"): (0.1, 0),
+        place.format("0.01", "0.3", "syre"): (0.01, 0.3),
+        place.format("0.01", "1", "syre"): (0.01, 1),
+        place.format("0.1", "0.3", "syre"): (0.1, 0.3),
+        place.format("0.1", "1", "syre"): (0.1, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strength": 0.1}, "--strength 0.1 is not of a sweep: give --strengths 0.1"),
+        ({"sigma": 0.0}, "--sigma 0 is not of a sweep: give --sigmas 0"),
+        ({"strengths": ()}, "at least one value: --strengths"),
+        ({"sigmas": ()}, "at least one value: --sigmas"),
+        ({"strengths": (0.1, 0.1)}, "named twice"),
+        ({"strengths": (0.1, -0.1)}, "strength must be"),
+        ({"sigmas": (0.1, float("nan"))}, "sigma must be"),
+        ({"methods": ("sire",)}, "Did you mean 'syre'"),
+    ],
+)
+def test_what_a_sweep_refuses(tmp_path, started, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sweep("permuted-digits", sweep_options(out=tmp_path, **changes))
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "parts"),
+    [
+        (Outcome(finished=[Path("a")]), 0, ["1 runs finished."]),
+        (
+            Outcome(finished=[Path("[b]a")], diverged=[Path("[b]a")]),
+            0,
+            ["1 runs finished.", "diverged: [b]a (its loss became NaN or infinite"],
+        ),
+        (
+            Outcome(finished=[Path("a")], failed={Path("[b]c" * 60): "[no] space"}),
+            1,
+            ["failed: " + "[b]c" * 60 + ": [no] space", "\n  plasticity run 'a b'\n"],
+        ),
+        (
+            Outcome(stopped=[Path("a")], interrupted_by=signal.SIGTERM),
+            143,
+            ["1 runs stopped, their checkpoints are written. Continue:\n  plasticity run 'a b'\n"],
+        ),
+    ],
+)
+def test_the_last_word(capsys, outcome, code, parts):
+    assert run_module._conclude(Messages(), outcome, "plasticity run 'a b'") == code
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part in said
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+def test_time_left_counts_the_work_of_this_call_only():
+    a, b = Path("a"), Path("b")
+    left = TimeLeft(20, {a: 9.0, b: 4.0})
+    assert left.completed == 13
+    assert left.seconds(100.0) is None
+    left.note(a, 9.5, 100.0)  # it was in the middle of a task: half of it is no work of ours
+    left.note(b, 4.0, 101.0)
+    assert left.seconds(101.0) is None
+    left.note(a, 10.0, 110.0)
+    left.note(b, 4.5, 110.0)
+    # one task in ten seconds; 20 - 14.5 are left
+    assert left.seconds(110.0) == pytest.approx(55.0)
+    assert left.completed == 14.5
+
+
+def test_off_a_terminal_progress_is_one_line():
+    stream = io.StringIO()
+    console = Console(file=stream)
+    totals = {Path("a"): 5, Path("b"): 5}
+    with live_progress(console, totals, {Path("a"): 2.0, Path("b"): 0.0}) as on_progress:
+        for value in (3.0, 4.0, 5.0):
+            on_progress(Path("a"), value)
+    assert stream.getvalue() == "2 runs, 10 tasks, 2 of them done before.\n"
+
+
+def test_messages_that_nobody_reads_do_not_end_the_program():
+    code = (
+        "import sys; from plasticity.scripts.progress import Messages\n"
+        "sys.stdin.readline(); m = Messages()\n"
+        "for _ in range(3): m.print('word')\n"
+        "print('went on')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stderr.close()
+    assert process.communicate(b"\n")[0] == b"went on\n"
+    assert process.returncode == 0
+
+
+def test_on_a_terminal_there_is_a_live_bar_with_an_estimate(tmp_path):
+    arguments = ["run", "permuted-digits", "--methods", "none", "--seeds", "0", "--tasks", "12"]
+    arguments += ["--channels", "4", "--epochs-per-task", "3", "--out", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plasticity.scripts.main", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "TTY_COMPATIBLE": "1"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while select.select([ours], [], [], 60)[0] and (part := os.read(ours, 4096)):
+            shown += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "1 runs, 12 tasks" in text
+    assert re.search(r"\? left", text)  # before anything is known
+    assert re.search(r"\d:\d\d:\d\d left", text)
+    assert "12.0 done" in text
+    assert "1 runs finished." in text
+    assert shown.count(b"\r") > 2  # drawn over itself
