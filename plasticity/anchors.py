@@ -9,6 +9,7 @@ units in the last place, whatever the dtype of the parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -65,9 +66,16 @@ def _words(
     return philox_4x32((block & _WORD, block >> 32, zero + position, zero + stream), seed)
 
 
-def _draw(seed: int, position: int, count: int, stream: int, device: torch.device) -> Tensor:
-    """Draw `count` float32 numbers; element i is lane i % 4 of counter block i // 4."""
-    drawn = torch.empty(count, dtype=torch.float32, device=device)
+def _fill(
+    like: Tensor, seed: int, position: int, stream: int, finish: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Make a tensor like `like` of drawn numbers: element i is lane i % 4 of counter block i // 4.
+
+    `finish` maps the float32 draws (in place) to the values. Drawn piece by piece, so that nothing
+    but the result takes memory in proportion to it.
+    """
+    count, device = like.numel(), _drawing_device(like.device)
+    drawn = torch.empty(count, dtype=like.dtype, device=like.device)
     for start in range(0, count, _CHUNK):
         length = min(_CHUNK, count - start)
         words = _words(seed, position, start // 4, -(-length // 4), stream, device)
@@ -76,8 +84,9 @@ def _draw(seed: int, position: int, count: int, stream: int, device: torch.devic
             lanes = [*_box_muller(*uniforms[:2]), *_box_muller(*uniforms[2:])]
         else:
             lanes = uniforms
-        drawn[start : start + length] = torch.stack(lanes, dim=-1).reshape(-1)[:length]
-    return drawn
+        drawn[start : start + length] = finish(torch.stack(lanes, dim=-1).reshape(-1)[:length])
+    shaped = drawn.view(like.shape)
+    return shaped if like.is_contiguous() else torch.empty_like(like).copy_(shaped)
 
 
 def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +115,7 @@ def syre_anchor(like: Tensor, *, seed: int, position: int, standard_deviation: f
         Independent normals of mean 0. Shape: that of `like`. Element i in row-major order depends
         on (seed, position, i) alone, not on the shape, dtype, device or memory format.
     """
-    normal = _draw(seed, position, like.numel(), _NORMAL_STREAM, _drawing_device(like.device))
-    return torch.empty_like(like).copy_(normal.mul_(standard_deviation).view(like.shape))
+    return _fill(like, seed, position, _NORMAL_STREAM, lambda n: n.mul_(standard_deviation))
 
 
 @torch.no_grad()
@@ -124,6 +132,11 @@ def anisotropy_factors(like: Tensor, *, seed: int, position: int, anisotropy: fl
     Returns:
         Factors of mean 1. Shape: that of `like`.
     """
-    uniform = _draw(seed, position, like.numel(), _UNIFORM_STREAM, _drawing_device(like.device))
-    factors = 1.0 + anisotropy * math.sqrt(3.0) * (2.0 * uniform - 1.0)
-    return torch.empty_like(like).copy_(factors.view(like.shape))
+    spread = anisotropy * math.sqrt(3.0)
+    return _fill(
+        like,
+        seed,
+        position,
+        _UNIFORM_STREAM,
+        lambda u: u.mul_(2.0).sub_(1.0).mul_(spread).add_(1.0),
+    )

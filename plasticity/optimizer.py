@@ -317,7 +317,7 @@ class RegularizedOptimizer(Optimizer):
             return False
         amount = group["lr"] * group["strength"]
         coarsest = max(torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]})
-        return not isinstance(amount, Tensor) and bool(amount > 100 * coarsest)
+        return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
 
     # ---- anchors --------------------------------------------------------------------------------
 
