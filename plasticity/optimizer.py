@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from plasticity.groups import (
     flat_fan_in,
     require_real,
 )
+from plasticity.joining import JoinedGradients
 from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
 from plasticity.targets import (
     Targets,
@@ -242,7 +242,7 @@ class RegularizedOptimizer(Optimizer):
         """
         base_step = _without_hooks(self.base.step)
         by_base = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
-        joined = _Joined()
+        joined = JoinedGradients()
 
         def closure_then_decay() -> Any:
             assert closure is not None
@@ -261,7 +261,7 @@ class RegularizedOptimizer(Optimizer):
             joined.undo()
 
     @torch.no_grad()
-    def _join(self, by_base: Sequence[bool], joined: _Joined) -> None:
+    def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
         """Let the base see gradients with the decay in them."""
         for index, group in enumerate(self.param_groups):
             if _is_active(group) and not (by_base[index] and has_zero_anchor(group)):
@@ -270,7 +270,7 @@ class RegularizedOptimizer(Optimizer):
         joined.moved = True  # and are not moved again by a closure that runs twice
 
     def _join_group(
-        self, index: int, group: dict[str, Any], by_base: bool, joined: _Joined
+        self, index: int, group: dict[str, Any], by_base: bool, joined: JoinedGradients
     ) -> None:
         targets = self._targets_of(index, group)
         chosen = [p for p in targets.places if group["params"][p].grad is not None]
@@ -413,63 +413,6 @@ class RegularizedOptimizer(Optimizer):
         self._targets: dict[int, Targets] = {}
         self._checked: dict[int, tuple[object, ...]] = {}
         self._written: dict[int, float] = {}
-
-
-class _Joined:
-    """What a step did to the gradients, and how to undo it."""
-
-    def __init__(self) -> None:
-        self.moved = False
-        self._shifted: list[tuple[list[Tensor], list[Tensor], float]] = []
-        self._replaced: list[tuple[Tensor, Tensor | None]] = []
-        self._requests: list[Any] = []
-
-    def shift(self, *request: Any) -> None:
-        """Ask for parameters' gradients minus strength * anchor (in this order); `apply` does it."""
-        self._requests.append(request)
-
-    def apply(self) -> None:
-        """Do what was asked for: in place, which takes no memory, where that harms nobody."""
-        places = Counter(
-            gradient.data_ptr() for _, gradients, _, _ in self._requests for gradient in gradients
-        )
-        in_place = []
-        for parameters, gradients, anchors, strength in self._requests:
-            if all(places[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
-                in_place.append((gradients, anchors, strength))
-            else:
-                shifted = torch._foreach_add(gradients, anchors, alpha=-strength)
-                self.replace(parameters, list(shifted))
-        # After all copies are made: a gradient may belong to parameters of several groups.
-        for gradients, anchors, strength in in_place:
-            torch._foreach_add_(gradients, anchors, alpha=-strength)
-        self._shifted = in_place
-        self._requests.clear()
-
-    def replace(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
-        """Put other gradients in the place of the parameters' own."""
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            self._replaced.append((parameter, parameter.grad))
-            parameter.grad = gradient
-
-    def undo(self) -> None:
-        """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
-        for parameter, gradient in reversed(self._replaced):
-            parameter.grad = gradient
-        if self._shifted:
-            with torch.no_grad():
-                for gradients, anchors, strength in self._shifted:
-                    torch._foreach_add_(gradients, anchors, alpha=strength)
-        self._replaced.clear()
-        self._shifted.clear()
-
-
-def _may_write(gradient: Tensor) -> bool:
-    # Autograd may give one number for many elements; and what a half precision gradient loses to
-    # the anchor's digits does not come back.
-    if gradient.dtype not in (torch.float32, torch.float64) or gradient.is_inference():
-        return False
-    return 0 not in gradient.stride()
 
 
 _NO_BASE_DECAY = (

@@ -109,6 +109,7 @@ COVERED_ELSEWHERE = {
     "bench_steps": "test_bench",
     "bench_trainer": "test_bench",
     "hardware": "test_bench",
+    "joining": "test_regularizers",
     "optimizer": "test_regularizers",
     "targets": "test_regularizers",
     "settings": "test_regularizers",

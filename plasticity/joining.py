@@ -1,0 +1,66 @@
+"""Gradients that a decay joins for the time of one step, and that are given back after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class JoinedGradients:
+    """What a step did to the gradients, and how to undo it."""
+
+    def __init__(self) -> None:
+        self.moved = False
+        self._shifted: list[tuple[list[Tensor], list[Tensor], float]] = []
+        self._replaced: list[tuple[Tensor, Tensor | None]] = []
+        self._requests: list[Any] = []
+
+    def shift(self, *request: Any) -> None:
+        """Ask for parameters' gradients minus strength * anchor (in this order); `apply` does it."""
+        self._requests.append(request)
+
+    def apply(self) -> None:
+        """Do what was asked for: in place, which takes no memory, where that harms nobody."""
+        places = Counter(
+            gradient.data_ptr() for _, gradients, _, _ in self._requests for gradient in gradients
+        )
+        in_place = []
+        for parameters, gradients, anchors, strength in self._requests:
+            if all(places[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
+                in_place.append((gradients, anchors, strength))
+            else:
+                shifted = torch._foreach_add(gradients, anchors, alpha=-strength)
+                self.replace(parameters, list(shifted))
+        # After all copies are made: a gradient may belong to parameters of several groups.
+        for gradients, anchors, strength in in_place:
+            torch._foreach_add_(gradients, anchors, alpha=-strength)
+        self._shifted = in_place
+        self._requests.clear()
+
+    def replace(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """Put other gradients in the place of the parameters' own."""
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            self._replaced.append((parameter, parameter.grad))
+            parameter.grad = gradient
+
+    def undo(self) -> None:
+        """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
+        for parameter, gradient in reversed(self._replaced):
+            parameter.grad = gradient
+        if self._shifted:
+            with torch.no_grad():
+                for gradients, anchors, strength in self._shifted:
+                    torch._foreach_add_(gradients, anchors, alpha=strength)
+        self._replaced.clear()
+        self._shifted.clear()
+
+
+def _may_write(gradient: Tensor) -> bool:
+    # Autograd may give one number for many elements; and what a half precision gradient loses to
+    # the anchor's digits does not come back.
+    if gradient.dtype not in (torch.float32, torch.float64) or gradient.is_inference():
+        return False
+    return 0 not in gradient.stride()
