@@ -123,16 +123,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="picture to write")
     given = parser.parse_args()
     steps = [round(given.steps * part / 10) for part in range(11)]
-    outcomes = {
-        name: train(name, share=given.share, seed=given.seed, steps=steps)
-        for name in ("none", "weight-decay", "syre")
-    }
+    outcomes: dict[str, Outcome] = {}
     print(f"{'method':14s}{'loss':>18s}{'rank':>12s}{'copies':>12s}   (first and last step)")
-    for name, outcome in outcomes.items():
+    for name in ("none", "weight-decay", "syre"):
+        outcome = train(name, share=given.share, seed=given.seed, steps=steps)
+        outcomes[name] = outcome
         loss = f"{outcome.losses[0]:.4f} {outcome.losses[-1]:.4f}"
         rank = f"{outcome.ranks[0]} {outcome.ranks[-1]}"
         copies = f"{outcome.copies[0]} {outcome.copies[-1]}"
-        print(f"{name:14s}{loss:>18s}{rank:>12s}{copies:>12s}")
+        print(f"{name:14s}{loss:>18s}{rank:>12s}{copies:>12s}", flush=True)
     if given.out is not None:
         draw(outcomes, steps).savefig(given.out, dpi=150)
 

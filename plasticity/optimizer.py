@@ -20,7 +20,7 @@ from plasticity.groups import (
     require_real,
 )
 from plasticity.joining import JoinedGradients
-from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
+from plasticity.settings import REGULARIZERS, SETTING_NAMES, RegularizerSettings, nearest
 from plasticity.targets import (
     Targets,
     has_target,
@@ -146,7 +146,7 @@ class RegularizedOptimizer(Optimizer):
                 )
             given["regularizer"] = "none"
         if given["strength"] is None:
-            if given["regularizer"] in ("weight-decay", "syre", "l2-init"):
+            if given["regularizer"] in REGULARIZERS and given["regularizer"] != "none":
                 raise ValueError(
                     f"regularizer={given['regularizer']!r} needs a strength (of torch's weight_decay),"
                     " for example strength=1e-3; 0 switches it off."

@@ -234,11 +234,13 @@ def _draw_seeds(axes: Axes, line: Line) -> None:
     for (positions, values), diverged in zip(line.seeds, line.diverged, strict=True):
         axes.plot(positions, values, color=colour, alpha=FAINT, lw=0.8, zorder=2)
         finite = np.flatnonzero(np.isfinite(values))
-        if diverged and finite.size:
-            end = finite[-1]
-            axes.plot(
-                positions[end], values[end], "x", color=colour, ms=9, mew=2, zorder=6, clip_on=False
-            )
+        if not diverged or not len(positions):
+            continue
+        cross: dict[str, Any] = {"color": colour, "ms": 9, "mew": 2, "zorder": 6, "clip_on": False}
+        if finite.size:
+            axes.plot(positions[finite[-1]], values[finite[-1]], "x", **cross)
+        else:  # from its first row on: the cross stands on the axis
+            axes.plot(positions[0], 0.0, "x", transform=axes.get_xaxis_transform(), **cross)
 
 
 def _draw_mean(axes: Axes, line: Line, place: int, count: int) -> None:

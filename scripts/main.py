@@ -155,7 +155,7 @@ def _default_options(
     if command != "sweep":
         return options
     # The strengths and sigmas of a sweep are its own.
-    options = replace(options, strength=None, sigma=None)
+    options = replace(options, strength=None, sigma=None, out=Path("runs") / f"{name}-sweep")
     return SweepOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
 
 

@@ -97,6 +97,9 @@ class SweepOptions(RunOptions):
     sigma: float | None = None
     """Not of a sweep: give --sigmas."""
 
+    out: Path = Path("runs/sweep")
+    """Folder of the runs: OUT/strength_S_sigma_G/BENCHMARK/METHOD/seed_N."""
+
     strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     """The grid's strengths."""
 
@@ -165,6 +168,8 @@ def run_config(
     require_known("method", method_name, METHODS)
     method = METHODS[method_name]
     strength, sigma = options.strength, options.sigma
+    if strength is None and method.uses_strength and method_name not in benchmark.strengths:
+        raise ValueError(f"{benchmark_name} knows no strength for {method_name}: give --strength.")
     if strength is None:
         strength = benchmark.strengths.get(method_name, 0.0)
     if sigma is None:
@@ -219,6 +224,13 @@ def run(benchmark_name: str, options: RunOptions, command: str = "the same comma
         RunError, ValueError, TypeError: before anything runs, if the options cannot be met.
     """
     require_known("benchmark", benchmark_name, BENCHMARKS)
+    for name in ("strength", "sigma"):
+        chosen = [METHODS[method] for method in options.methods if method in METHODS]
+        if getattr(options, name) and not any(getattr(m, f"uses_{name}") for m in chosen):
+            raise ValueError(
+                f"--{name} {getattr(options, name):g} means nothing to {', '.join(options.methods)}:"
+                " leave it out, or name a method that uses it."
+            )
     return _run_all(_jobs(benchmark_name, options, options.out), options, command)
 
 

@@ -309,6 +309,8 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def _unreadable(file: Path, error: BaseException) -> RunError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, pickle.UnpicklingError):
+        reason = "no checkpoint, or a damaged one"  # torch's own words advise to trust the file
     if isinstance(error, KeyError):
         reason = f"it lacks {reason}; another version of this program may have written it"
     return RunError(

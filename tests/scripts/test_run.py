@@ -139,7 +139,7 @@ def test_as_many_at_once_as_there_are_cores_unless_told(tmp_path, started, monke
 def test_what_cannot_be_met_is_refused_before_anything_runs(tmp_path, started, changes, message):
     options = replace(default_options("permuted-digits"), out=tmp_path / "out", **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
-        run("permuted-digits", options)
+        run_module.run("permuted-digits", options)
     assert not started
     assert not (tmp_path / "out").exists()
 
@@ -165,7 +165,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
     (tmp_path / "out").write_text("a file")
     options = replace(default_options("permuted-digits"), out=tmp_path / "out")
     with pytest.raises(RunError, match=r"Cannot write to .*give an --out"):
-        run("permuted-digits", options)
+        run_module.run("permuted-digits", options)
     assert not started
 
 
@@ -311,3 +311,15 @@ def test_on_a_terminal_there_is_a_live_bar_with_an_estimate(tmp_path):
     assert "12.0 done" in text
     assert "1 runs finished." in text
     assert shown.count(b"\r") > 2  # drawn over itself
+
+
+@pytest.mark.parametrize("name", ["strength", "sigma"])
+def test_an_option_that_means_nothing_is_refused(name, tmp_path):
+    options = replace(
+        run_module.default_options("permuted-digits"),
+        methods=("none",),
+        out=tmp_path,
+        **{name: 0.1},
+    )
+    with pytest.raises(ValueError, match=f"--{name} 0.1 means nothing to none"):
+        run_module.run("permuted-digits", options)
