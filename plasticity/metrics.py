@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from plasticity import norms, ranks, units
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Metric"]
+__all__ = ["DEFAULT_METRICS", "METRICS", "RANK_METRICS", "Metric"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics that a `Tracker` knows by name."""
 
-DEFAULT_METRICS: tuple[str, ...] = (
+RANK_METRICS: tuple[str, ...] = (
     "effective_rank",
     "srank",
     "approximate_rank",
     "stable_rank",
     "numerical_rank",
     "feature_rank",
+)
+"""The metrics that come from one decomposition of a layer's features."""
+
+DEFAULT_METRICS: tuple[str, ...] = (
+    *RANK_METRICS,
     "dead_fraction",
     "dormant_fraction",
     "feature_norm",

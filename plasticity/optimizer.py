@@ -175,9 +175,10 @@ class RegularizedOptimizer(Optimizer):
         index = len(self.param_groups) - 1
         group["anchor_position"] = sum(len(g["params"]) for g in self.param_groups[:index])
         self._sync_base_decay(index, group)
-        description = describe_groups([group])
-        level = logging.WARNING if "not decayed" in description else logging.INFO
-        logger.log(level, "%s", description)
+        needs_fan_in = group["regularizer"] == "syre" and group["sigma"] > 0
+        skips_some = needs_fan_in and NO_FAN_IN in group["fan_in"]
+        level = logging.WARNING if skips_some else logging.INFO
+        logger.log(level, "%s", describe_groups([group]))
 
     def _base_is_decoupled(self, group: Mapping[str, Any]) -> bool:
         return self.base_decay_is_decoupled or bool(group.get("decoupled_weight_decay", False))

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from plasticity import norms, ranks
 from plasticity.capture import Activations, capture, raw_module
-from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics import DEFAULT_METRICS, METRICS, RANK_METRICS, Metric
 from plasticity.settings import nearest, require_integer
 from plasticity.undisturbed import undisturbed
 
@@ -255,19 +255,9 @@ class Tracker:
                 file.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
-_RANKS = (
-    "effective_rank",
-    "srank",
-    "approximate_rank",
-    "stable_rank",
-    "numerical_rank",
-    "feature_rank",
-)
-
-
 def _is_rank(metric: Metric) -> bool:
     """Whether `rank_summary` gives it; not if it only borrows the name."""
-    return metric.name in _RANKS and metric is METRICS[metric.name]
+    return metric.name in RANK_METRICS and metric is METRICS[metric.name]
 
 
 def _rank_summaries(features: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
