@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from plasticity.settings import RegularizerSettings, require_integer
 
@@ -107,25 +108,11 @@ def parameter_groups(
         ValueError: if a setting is out of range, or the model has no parameters.
     """
     settings = RegularizerSettings(regularizer, strength, sigma, anisotropy, decoupled, anchor_seed)
-    decayed: list[nn.Parameter] = []
-    decayed_fan_in: list[int] = []
-    alone: list[nn.Parameter] = []
-    seen: set[nn.Parameter] = set()
-    for module in model.modules():
-        parameters = [p for p in module.parameters(recurse=False) if p not in seen]
-        seen.update(parameters)
-        if isinstance(module, NORMALIZATION_LAYERS):
-            fan_in = [1 if include_normalization else NO_FAN_IN] * len(parameters)
-        else:
-            fan_in = _module_fan_in(module, parameters)
-        for parameter, inputs in zip(parameters, fan_in, strict=True):
-            if inputs == NO_FAN_IN:
-                alone.append(parameter)
-            else:
-                decayed.append(parameter)
-                decayed_fan_in.append(inputs)
-    if not seen:
+    fan_in = model_fan_in(model, include_normalization=include_normalization)
+    if not fan_in:
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to optimize.")
+    decayed = [parameter for parameter, inputs in fan_in.items() if inputs != NO_FAN_IN]
+    alone = [parameter for parameter, inputs in fan_in.items() if inputs == NO_FAN_IN]
     common = {
         name: getattr(settings, name)
         for name in ("sigma", "anisotropy", "decoupled", "anchor_seed")
@@ -135,12 +122,36 @@ def parameter_groups(
         groups.append(
             {"params": decayed, "regularizer": regularizer, "strength": strength}
             | common
-            | {"fan_in": decayed_fan_in}
+            | {"fan_in": [fan_in[parameter] for parameter in decayed]}
         )
     if alone:
         groups.append({"params": alone, "regularizer": "none", "strength": 0.0})
     logger.info("%s", describe_groups(groups))
     return groups
+
+
+def model_fan_in(
+    model: nn.Module, *, include_normalization: bool = False
+) -> dict[nn.Parameter, int]:
+    """Fan-in of every parameter of a model, by the layer that it belongs to.
+
+    Args:
+        model: Any module. A shared parameter counts as its first owner's.
+        include_normalization: Count the fan-in of a normalisation layer's parameters as 1.
+
+    Returns:
+        In the order of `model.parameters()`; `NO_FAN_IN` for what is to be left alone: parameters
+        of normalisation layers, and vectors that belong to no layer with a weight.
+    """
+    found: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        parameters = [p for p in module.parameters(recurse=False) if p not in found]
+        if isinstance(module, NORMALIZATION_LAYERS):
+            fan_in = [1 if include_normalization else NO_FAN_IN] * len(parameters)
+        else:
+            fan_in = _module_fan_in(module, parameters)
+        found.update(zip(parameters, fan_in, strict=True))
+    return found
 
 
 def _module_fan_in(module: nn.Module, parameters: Sequence[Tensor]) -> list[int]:
@@ -157,13 +168,21 @@ def _module_fan_in(module: nn.Module, parameters: Sequence[Tensor]) -> list[int]
     ]
 
 
-def describe_groups(groups: Sequence[dict[str, Any]]) -> str:
+def describe_groups(groups: Sequence[dict[str, Any]] | Optimizer) -> str:
     """Say in one line per group how it is regularized and how much it holds.
 
     Args:
-        groups: Of `parameter_groups`, or `optimizer.param_groups` of a regularized optimizer.
+        groups: Of `parameter_groups`, a regularized optimizer, or its `param_groups`.
     """
-    return "\n".join(f"group {index}: {_describe(group)}" for index, group in enumerate(groups))
+    if isinstance(groups, Optimizer):
+        groups = groups.param_groups
+    return "\n".join(
+        f"group {index}{_name_of(group)}: {_describe(group)}" for index, group in enumerate(groups)
+    )
+
+
+def _name_of(group: dict[str, Any]) -> str:
+    return f" ({group['name']})" if "name" in group else ""
 
 
 def _describe(group: dict[str, Any]) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from plasticity.scripts.benchmarks import METHODS
+from plasticity.scripts.metric_names import compared_at
 from plasticity.scripts.run_folders import Run
 from plasticity.scripts.statistics import Array, Estimate, estimate, paired_estimate
 
 MOMENTS = ("first", "middle", "last", "average")
-"""Where the seeds are summed up: at three tasks, and as the average of a seed's tasks."""
+"""Where the seeds are summed up: at three tasks (or steps), and as the average of a seed's run."""
 
 NO_VALUE = "—"
 """Stands in a table where there is nothing to say."""
@@ -29,11 +30,16 @@ NOT_SETTINGS = (
     "num_tasks",
     "num_steps",
     "device",
+    "cores",
     "data_dir",
     "metrics",
     "versions",
     "git_commit",
 )
+
+# The critic's own may differ from the actor's.
+_STRENGTHS = ("strength", "critic_strength")
+_SIGMAS = ("sigma", "critic_sigma")
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,20 @@ class Arm:
         """
         sound = [run for run in self.started if run.diverged_at is None]
         if sound:
-            return tuple(sorted(set.intersection(*(set(run.by_position) for run in sound))))
+            return tuple(sorted(frozenset.intersection(*(run.regular_positions for run in sound))))
         reached = {position for run in self.started for position in run.by_position}
         if self.started and self.started[0].axis == "task":
             reached |= set(range(max(run.planned for run in self.started)))
         return tuple(sorted(reached))
+
+    @cached_property
+    def tasks(self) -> tuple[int, ...]:
+        """Tasks that all runs, but for those that diverged, have played to their ends.
+
+        Nothing where nothing is played.
+        """
+        sound = [run for run in self.started if run.diverged_at is None] or self.started
+        return tuple(sorted(set.intersection(*(set(run.task_returns) for run in sound))))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -131,9 +146,9 @@ def settings_of(run: Run) -> dict[str, Any]:
     settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
     method = METHODS.get(run.method)
     if method is not None and not method.uses_strength:
-        settings.pop("strength", None)
+        settings = {key: settings[key] for key in settings if key not in _STRENGTHS}
     if method is not None and not method.uses_sigma:
-        settings.pop("sigma", None)
+        settings = {key: settings[key] for key in settings if key not in _SIGMAS}
     return settings
 
 
@@ -151,7 +166,9 @@ def plain(value: object) -> str:
 def _usual_order(arm: Arm) -> tuple[Any, ...]:
     known = list(METHODS)
     place = known.index(arm.method) if arm.method in known else len(known)
-    numbers = [arm.settings.get(key) for key in ("strength", "sigma")]
+    numbers = [
+        arm.settings.get(key) for pair in zip(_STRENGTHS, _SIGMAS, strict=True) for key in pair
+    ]
     ranked = [float(n) if isinstance(n, (int, float)) else -1.0 for n in numbers]
     return (place, arm.method, ranked, arm.label)
 
@@ -196,8 +213,8 @@ def values_at(
         arm: Whose runs.
         metric: Name in the rows.
         moment: One of `MOMENTS`.
-        positions: Tasks (or steps) that the moment refers to. An average is over all of them, so a
-            run that diverged on the way has none.
+        positions: Tasks (or steps) that the moment refers to. An average is over all tasks, or over
+            all steps up to the last position, so a run that diverged on the way has none.
     """
     if moment != "average":
         position = moments(positions).get(moment)
@@ -206,9 +223,31 @@ def values_at(
 
 
 def _average(run: Run, metric: str, positions: Sequence[int]) -> float | None:
+    if run.axis == "step":
+        return _average_over_steps(run, metric, positions)
     values = [run.value(metric, position) for position in positions]
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present and len(present) == len(values) else None
+
+
+def _average_over_steps(run: Run, metric: str, positions: Sequence[int]) -> float | None:
+    """Mean over the steps up to the last position: a row stands for those since the row before.
+
+    All of the run's rows count, also those that other seeds do not share. A row in which no episode
+    ended has no return, which says nothing of the run: the others are averaged.
+    """
+    if not positions or not run.by_position or max(run.by_position) < positions[-1]:
+        return None
+    if run.diverged_at is not None and run.diverged_at <= positions[-1]:
+        return None
+    total, steps, before = 0.0, 0, 0
+    for position in sorted(run.by_position):
+        value = run.value(metric, position)
+        if position <= positions[-1] and value is not None:
+            total += (position - before) * value
+            steps += position - before
+        before = position
+    return total / steps if steps else None
 
 
 def summary(
@@ -256,7 +295,10 @@ def matrix(arm: Arm, metric: str, positions: Sequence[int]) -> Array:
 
 
 def best(arms: Sequence[Arm], metric: str) -> Arm:
-    """The arm with the highest mean at the last task that they share.
+    """The arm with the highest mean, at the moment that goes with the metric.
+
+    That is the last task that the arms share, or for a return the average over the steps that they
+    share (`metric_names.compared_at`).
 
     Arms that lack rows, and then those with a diverged run, are passed over while there are others:
     an early task is no measure of a late one, and the survivors of a divergence none of a method.
@@ -271,7 +313,7 @@ def best(arms: Sequence[Arm], metric: str) -> Arm:
     where = shared_positions(candidates)
 
     def height(arm: Arm) -> float:
-        last = estimate(values_at(arm, metric, "last", where).values())
-        return -np.inf if last is None else last.mean
+        found = estimate(values_at(arm, metric, compared_at(metric), where).values())
+        return -np.inf if found is None else found.mean
 
     return max(candidates, key=height)

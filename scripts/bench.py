@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,11 +13,14 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from plasticity.scripts.bench_ant import ant_environment, ant_vector
 from plasticity.scripts.bench_memory import memory
 from plasticity.scripts.bench_parallel import parallel
+from plasticity.scripts.bench_ppo import ppo_parts, ppo_tracking, ppo_training
 from plasticity.scripts.bench_rows import Effort, Row, table_of
 from plasticity.scripts.bench_steps import optimizer_step, step_cnn, step_mlp
 from plasticity.scripts.bench_trainer import tracking, trainer
+from plasticity.scripts.bench_turns import torch_threads
 from plasticity.scripts.configuration import require_known
 from plasticity.scripts.hardware import describe_hardware
 from plasticity.scripts.runs import versions
@@ -26,7 +28,10 @@ from plasticity.settings import require_integer
 
 MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
     each.__name__: each
-    for each in (step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel)
+    for each in (
+        *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
+        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
+    )
 }
 """The measurements, by the name that `--only` takes, in their order."""
 
@@ -36,7 +41,7 @@ class BenchOptions:
     """Measure ours against the alternatives, in turns on one machine, and print the ratios.
 
     What else runs on the machine disturbs both sides alike, but spreads the ratios: look at the
-    quartiles. A full run takes some minutes.
+    quartiles. A full run takes a quarter of an hour.
 
     Raises:
         TypeError: if a number is no integer.
@@ -44,17 +49,17 @@ class BenchOptions:
     """
 
     only: tuple[str, ...] = ()
-    """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel.
-    None named: all."""
+    """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
+    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking. None named: all."""
 
     rounds: int | None = None
     """Pairs of turns in each comparison. None: as many as each measurement needs."""
 
     threads: int = 1
-    """Threads of torch on a CPU. (The measurement "parallel" has one in each process, always.)"""
+    """Threads of torch on a CPU. ("parallel", the ant's and PPO's choose their own.)"""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to measure. ("parallel" is on the CPU, always.)"""
+    """Where to measure. ("parallel", the ant's and PPO's are on the CPU, always.)"""
 
     quick: bool = False
     """Small sizes, few rounds: shows in half a minute that everything runs, and measures nothing."""
@@ -93,7 +98,7 @@ def bench(options: BenchOptions, console: Console | None = None) -> int:
     _write(options.out, "")  # fails now, rather than after some minutes
     effort = Effort(options.device, options.quick, options.rounds)
     rows: list[Row] = []
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         for name, measurement in MEASUREMENTS.items():
             if not options.only or name in options.only:
                 with console.status(f"{name} …"):
@@ -138,13 +143,3 @@ def _write(file: Path, content: str) -> None:
         raise ValueError(
             f"--out {file} cannot be written: {error.strerror}. Give a file that you may write."
         ) from error
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

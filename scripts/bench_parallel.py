@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from plasticity.scripts.bench_rows import Effort, Row, speed_row
-from plasticity.scripts.benchmarks import BENCHMARKS
+from plasticity.scripts.benchmarks import IMAGE_BENCHMARKS
 from plasticity.scripts.configuration import ImageRunConfig
 from plasticity.scripts.hardware import available_cores
 from plasticity.scripts.pool import Job, run_jobs
@@ -47,7 +47,7 @@ def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:
     Raises:
         RuntimeError: if one did not finish; the message is the run's.
     """
-    benchmark = BENCHMARKS[_BENCHMARK]
+    benchmark = IMAGE_BENCHMARKS[_BENCHMARK]
     config = ImageRunConfig(
         benchmark=_BENCHMARK,
         method="syre",

@@ -60,11 +60,12 @@ class Row:
     case: str
     """What was measured, and against what."""
 
-    value: float
-    """The number: of a ratio, the median over the pairs."""
+    value: float | None
+    """The number: of a ratio, the median over the pairs. None: not measured, and the note says why."""
 
-    unit: Literal["time", "speed", "copies", "bytes"]
-    """time, speed: ours over theirs; copies: of the parameters, and bytes: ours less theirs."""
+    unit: Literal["time", "speed", "share", "copies", "bytes"]
+    """time, speed: ours over theirs; share: of a part in the whole; copies: of the parameters, and
+    bytes: ours less theirs."""
 
     goal: float | None = None
     """The bound to keep; None: shown beside the others, without a bound."""
@@ -89,8 +90,8 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is kept; None without one."""
-        if self.goal is None:
+        """Whether the goal is kept; None without one, or if nothing was measured."""
+        if self.goal is None or self.value is None:
             return None
         return self.value <= self.goal if self.bound == "at most" else self.value >= self.goal
 
@@ -143,6 +144,7 @@ def _ratio_row(
 _TITLES = {
     "time": "our time / theirs",
     "speed": "our speed / theirs",
+    "share": "share of the time",
     "copies": "copies of the parameters",
     "bytes": "bytes",
 }
@@ -165,7 +167,8 @@ def table_of(rows: Sequence[Row]) -> Table:
 def _cells(row: Row) -> tuple[str, ...]:
     case = f"  {row.case}" + (f" ({row.note})" if row.note else "")
     quartiles = "" if row.lower is None else f"{row.lower:.3f} … {row.upper:.3f}"
-    value = f"{row.value:.0f}" if row.unit == "bytes" else f"{row.value:.3f}"
+    digits = 0 if row.unit == "bytes" else 3
+    value = "" if row.value is None else f"{row.value:.{digits}f}"
     sign = "≤" if row.bound == "at most" else "≥"
     goal = "" if row.goal is None else f"{sign} {row.goal:g}"
     verdict = {True: "[green]kept[/]", False: "[bold red]missed[/]", None: ""}[row.met]

@@ -14,13 +14,13 @@ from plasticity.agents.classifier import OPTIMIZERS, ClassifierConfig, make_opti
 from plasticity.agents.networks import ImageNetwork, NetworkConfig
 from plasticity.regularizers import regularized
 from plasticity.scripts.bench_rows import Effort, Row, time_row
-from plasticity.scripts.benchmarks import BENCHMARKS
+from plasticity.scripts.benchmarks import IMAGE_BENCHMARKS
 from plasticity.settings import RegularizerSettings
 
-STRENGTH = BENCHMARKS["permuted-mnist"].strengths["syre"]
+STRENGTH = IMAGE_BENCHMARKS["permuted-mnist"].strengths["syre"]
 """Of both sides' decay: the benchmark's."""
 
-SIGMA = BENCHMARKS["permuted-mnist"].sigma
+SIGMA = IMAGE_BENCHMARKS["permuted-mnist"].sigma
 """Of syre's anchor: the benchmark's."""
 
 BATCH_SIZE = 64
@@ -37,7 +37,7 @@ _CASES: tuple[tuple[str, OptimizerName, float], ...] = (
 
 def step_cnn(effort: Effort) -> list[Row]:
     """A training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
-    network = ImageNetwork((1, 28, 28), 10, BENCHMARKS["permuted-mnist"].network)
+    network = ImageNetwork((1, 28, 28), 10, IMAGE_BENCHMARKS["permuted-mnist"].network)
     return [
         _step_row("step_cnn", effort, network, case, goal=1.02, rounds=200, calls=5)
         for case in _CASES[1:]
@@ -66,7 +66,7 @@ def _step_row(
     calls: int,
 ) -> Row:
     label, name, momentum = case
-    rate = BENCHMARKS["permuted-mnist"].classifier.learning_rate if name == "sgd" else 1e-3
+    rate = IMAGE_BENCHMARKS["permuted-mnist"].classifier.learning_rate if name == "sgd" else 1e-3
     config = ClassifierConfig(optimizer=name, learning_rate=rate, momentum=momentum)
     syre = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
     our_network = copy.deepcopy(network).to(effort.device)
@@ -144,7 +144,7 @@ def optimizer_pair(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
     # The benchmark's own: a decay under the rounding error would take another way.
-    common = {"lr": BENCHMARKS["permuted-mnist"].classifier.learning_rate, **extra}
+    common = {"lr": IMAGE_BENCHMARKS["permuted-mnist"].classifier.learning_rate, **extra}
     ours = regularized(base)(
         many_parameters(effort),
         regularizer="syre",

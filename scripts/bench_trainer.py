@@ -15,14 +15,14 @@ from plasticity.agents.classifier import Classifier, ClassifierConfig
 from plasticity.agents.networks import ImageNetwork, NetworkConfig
 from plasticity.scripts.bench_rows import Effort, Row, speed_row, time_row
 from plasticity.scripts.bench_steps import SIGMA, STRENGTH
-from plasticity.scripts.benchmarks import BENCHMARKS
+from plasticity.scripts.benchmarks import IMAGE_BENCHMARKS
 from plasticity.settings import RegularizerSettings
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages
 from plasticity.tracker import Tracker
 
-_CONFIG = BENCHMARKS["permuted-mnist"].classifier
+_CONFIG = IMAGE_BENCHMARKS["permuted-mnist"].classifier
 _NETWORKS = (
-    ("CNN of permuted-mnist", BENCHMARKS["permuted-mnist"].network, 1.1),
+    ("CNN of permuted-mnist", IMAGE_BENCHMARKS["permuted-mnist"].network, 1.1),
     ("MLP 784-256-10", NetworkConfig(architecture="mlp", hidden=(256,)), 1.3),
 )
 _NONE = RegularizerSettings()
@@ -49,9 +49,9 @@ def trainer(effort: Effort) -> list[Row]:
 def tracking(effort: Effort) -> list[Row]:
     """The measurements at a task's end, as a share of the training on the task."""
     task = synthetic_task(effort)
-    probe_size = effort.size(BENCHMARKS["permuted-mnist"].probe_size, 32)
+    probe_size = effort.size(IMAGE_BENCHMARKS["permuted-mnist"].probe_size, 32)
     classifier = _classifier(
-        _network(BENCHMARKS["permuted-mnist"].network),
+        _network(IMAGE_BENCHMARKS["permuted-mnist"].network),
         RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0),
         effort,
     )

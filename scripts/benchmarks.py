@@ -26,7 +26,7 @@ class Method:
     """Whether an anchor is drawn."""
 
     shifts: bool = False
-    """Start from weights moved by the anchor, without a decay: a control."""
+    """Start from weights moved by the anchor, without a decay: a control, of the image benchmarks."""
 
 
 METHODS: dict[str, Method] = {
@@ -47,20 +47,14 @@ METHODS: dict[str, Method] = {
 """The methods, by the name that `--methods` takes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A stream, an agent, and the settings that they are run with by default."""
 
     description: str
     """One line for `plasticity list`."""
 
-    dataset: str
-    """Which images the stream permutes."""
-
-    num_tasks: int
-    """Tasks of a run, by default."""
-
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of a run, by default."""
 
     methods: tuple[str, ...]
@@ -72,6 +66,17 @@ class Benchmark:
     sigma: float
     """Syre's best sigma, of the same search."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBenchmark(Benchmark):
+    """Permuted images, and a classifier."""
+
+    dataset: str
+    """Which images the stream permutes."""
+
+    num_tasks: int
+    """Tasks of a run, by default."""
+
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Shape of the network."""
 
@@ -82,11 +87,27 @@ class Benchmark:
     """Test images that the metrics are measured on."""
 
 
-_MNIST = Benchmark(
+@dataclass(frozen=True, kw_only=True)
+class AntBenchmark(Benchmark):
+    """An ant on changing ground, and PPO."""
+
+    num_steps: int
+    """Steps of a run, by default."""
+
+    preset: str
+    """Schedule of the friction, by default: a key of `plasticity.tasks.SCHEDULES`."""
+
+    num_envs: int = 8
+    """Environments that are stepped together."""
+
+    agent: str = "standard"
+    """Settings of the agent: a key of `plasticity.agents.PPO_PRESETS`."""
+
+
+_MNIST = ImageBenchmark(
     description="MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
     dataset="mnist",
     num_tasks=50,
-    seeds=(0, 1, 2),
     methods=("none", "weight-decay", "syre", "l2-init"),
     strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 3e-3},
     sigma=1.0,
@@ -94,12 +115,11 @@ _MNIST = Benchmark(
 )
 
 
-def _like_mnist(description: str, dataset: str) -> Benchmark:
-    return Benchmark(
+def _like_mnist(description: str, dataset: str) -> ImageBenchmark:
+    return ImageBenchmark(
         description=description,
         dataset=dataset,
         num_tasks=_MNIST.num_tasks,
-        seeds=_MNIST.seeds,
         methods=_MNIST.methods,
         strengths=_MNIST.strengths,
         sigma=_MNIST.sigma,
@@ -108,16 +128,15 @@ def _like_mnist(description: str, dataset: str) -> Benchmark:
     )
 
 
-BENCHMARKS: dict[str, Benchmark] = {
+IMAGE_BENCHMARKS: dict[str, ImageBenchmark] = {
     "permuted-mnist": _MNIST,
     "permuted-fashion": _like_mnist(
         "Fashion-MNIST, permuted; the settings of permuted-mnist", "fashion-mnist"
     ),
-    "permuted-digits": Benchmark(
+    "permuted-digits": ImageBenchmark(
         description="scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
         dataset="digits",
         num_tasks=30,
-        seeds=(0, 1, 2),
         methods=("none", "weight-decay", "syre"),
         strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
         sigma=0.5,
@@ -131,4 +150,19 @@ BENCHMARKS: dict[str, Benchmark] = {
         "images",
     ),
 }
-"""The benchmarks, by name."""
+"""Those of permuted images, by name."""
+
+ANT_BENCHMARKS: dict[str, AntBenchmark] = {
+    "slippery-ant": AntBenchmark(
+        description="PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+        methods=("none", "weight-decay", "syre"),
+        strengths={"weight-decay": 1e-3, "syre": 1e-3, "l2-init": 1e-3},
+        sigma=0.3,
+        num_steps=2_000_000,
+        preset="small",
+    ),
+}
+"""Those of ants, by name."""
+
+BENCHMARKS: dict[str, Benchmark] = {**IMAGE_BENCHMARKS, **ANT_BENCHMARKS}
+"""All benchmarks, by name."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.agents.networks import NetworkConfig
+from plasticity.agents.ppo_config import PPOConfig
 from plasticity.metrics import DEFAULT_METRICS, METRICS
 from plasticity.settings import (
     MAX_SEED,
@@ -18,22 +19,29 @@ from plasticity.settings import (
     require_number,
 )
 
-# What may differ when a run is continued: where it runs, where its data lies, and how far it goes.
-FREE_TO_CHANGE = ("num_tasks", "device", "data_dir")
+_Config = TypeVar("_Config", bound="RunConfig")
 
+LENGTHS = {"task": "num_tasks", "step": "num_steps"}
+"""What a run's rows are placed by, and the setting that says how far the run goes."""
+
+FREE_TO_CHANGE = (*LENGTHS.values(), "device", "cores", "data_dir")
+"""What may differ when a run is continued: how far it goes, where it runs, where its data lies."""
 
 ADDED_TO_FOLDERS = ("versions", "git_commit")
 """Keys of a run folder's `config.json` that are no settings."""
 
 
-@dataclass(frozen=True)
-class ImageRunConfig:
-    """One run of an image benchmark: one method, one seed.
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the runs of all benchmarks have in common: one method, one seed.
 
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.
     """
+
+    axis: ClassVar[str]
+    """What the rows are placed by, a key of `LENGTHS`."""
 
     benchmark: str
     """Name of the benchmark."""
@@ -42,13 +50,7 @@ class ImageRunConfig:
     """Name of the method."""
 
     seed: int
-    """Gives the stream, the weights, the data order and the anchor a named child seed each."""
-
-    dataset: str
-    """mnist, fashion-mnist, kmnist, digits, or images (any folder of such files)."""
-
-    num_tasks: int
-    """Length of the stream; a larger number extends a finished run."""
+    """Gives the stream, the weights, the data and the anchor a named child seed each."""
 
     strength: float = 0.0
     """Of the method's decay, as torch's weight_decay."""
@@ -62,34 +64,17 @@ class ImageRunConfig:
     decoupled: bool | None = None
     """Decay apart from the gradient; None: as the optimizer's own weight decay."""
 
-    data_dir: str | None = None
-    """Folder with the four files of the data; None: looked for, then downloaded."""
-
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    """What is measured at every task's end, layer by layer."""
-
-    probe_size: int = 512
-    """Test images (the first ones, of the task) that the metrics are measured on."""
-
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Shape of the network."""
-
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """How it is trained."""
+    """What is measured, layer by layer."""
 
     def __post_init__(self) -> None:
-        for name in ("benchmark", "method", "dataset", "device"):
-            if not isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a name, not {getattr(self, name)!r}.")
-        if self.data_dir is not None and not isinstance(self.data_dir, str):
-            raise TypeError(f"data_dir must be a folder's name or None, not {self.data_dir!r}.")
+        for name in ("benchmark", "method", "device"):
+            require_name(name, getattr(self, name))
         self._check_metrics()
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
-        require_integer("tasks", self.num_tasks, minimum=1)
-        require_integer("probe_size", self.probe_size, minimum=2)
         require_number("strength", self.strength, minimum=0.0)
         RegularizerSettings(
             strength=self.strength,
@@ -106,24 +91,31 @@ class ImageRunConfig:
             if self.metrics.count(name) > 1:
                 raise ValueError(f"metrics names {name!r} twice: once is enough.")
 
+    @property
+    def length(self) -> int:
+        """How far the run goes, in tasks or steps."""
+        return int(getattr(self, LENGTHS[self.axis]))
+
     def to_json(self) -> dict[str, Any]:
-        """Flatten: the fields of `network` and `classifier` stand beside the others."""
+        """Flatten: the fields of the parts (a network's, an agent's) stand beside the others."""
         flat: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             flat.update(value if isinstance(value, dict) else {name: value})
         return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
 
     @classmethod
-    def from_json(cls, flat: Mapping[str, Any]) -> ImageRunConfig:
+    def from_json(cls: type[_Config], flat: Mapping[str, Any]) -> _Config:
         """Read what `to_json` gave, and what a run folder adds to it.
 
         Raises:
             ValueError: if a field is missing, or one is unknown; the message names the nearest.
             TypeError: if a list stands where none belongs, or is missing where one does.
         """
-        parts: dict[type, dict[str, Any]] = {cls: {}, NetworkConfig: {}, ClassifierConfig: {}}
+        parts = _parts(cls)
         remaining = {name: value for name, value in flat.items() if name not in ADDED_TO_FOLDERS}
-        expected = {field_.name: None for part in parts for field_ in _plain_fields(part)}
+        expected = {
+            each.name: each for part in (cls, *parts.values()) for each in _plain_fields(part)
+        }
         for name in remaining:
             require_known("key of a configuration", name, expected)
         missing = [name for name in expected if name not in remaining]
@@ -132,19 +124,125 @@ class ImageRunConfig:
                 f"The configuration lacks {', '.join(missing)}: give a config.json as a run of this"
                 " version saves it."
             )
-        for part, values in parts.items():
-            for field_ in _plain_fields(part):
-                values[field_.name] = _plain_value(field_, remaining[field_.name])
-        return cls(
-            **parts[cls],
-            network=NetworkConfig(**parts[NetworkConfig]),
-            classifier=ClassifierConfig(**parts[ClassifierConfig]),
-        )
+
+        def values(part: type) -> dict[str, Any]:
+            plain = _plain_fields(part)
+            return {each.name: _plain_value(each, remaining[each.name]) for each in plain}
+
+        made = {name: part(**values(part)) for name, part in parts.items()}
+        return cls(**values(cls), **made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRunConfig(RunConfig):
+    """One run of an image benchmark: one method, one seed.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    axis: ClassVar[str] = "task"
+
+    dataset: str
+    """mnist, fashion-mnist, kmnist, digits, or images (any folder of such files)."""
+
+    num_tasks: int
+    """Length of the stream; a larger number extends a finished run."""
+
+    data_dir: str | None = None
+    """Folder with the four files of the data; None: looked for, then downloaded."""
+
+    probe_size: int = 512
+    """Test images (the first ones, of the task) that the metrics are measured on."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Shape of the network."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """How it is trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_name("dataset", self.dataset)
+        if self.data_dir is not None and not isinstance(self.data_dir, str):
+            raise TypeError(f"data_dir must be a folder's name or None, not {self.data_dir!r}.")
+        require_integer("tasks", self.num_tasks, minimum=1)
+        require_integer("probe_size", self.probe_size, minimum=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntRunConfig(RunConfig):
+    """One run of a Slippery-Ant benchmark: one method, one seed.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range, or if values do not go together.
+    """
+
+    axis: ClassVar[str] = "step"
+
+    num_steps: int
+    """Steps of all environments together. The run ends with the first row at or past it; a larger
+    number extends a finished run."""
+
+    change_every: int
+    """Steps of all environments together between two changes of friction."""
+
+    num_envs: int = 8
+    """Environments that are stepped together; they share one schedule of frictions."""
+
+    measure_every: int = 20_480
+    """Steps between two rows of metrics: whole rollouts."""
+
+    critic_strength: float | None = None
+    """Of the critic's decay. None: the actor's, which is `strength`."""
+
+    critic_sigma: float | None = None
+    """Of the critic's anchor. None: the actor's, which is `sigma`."""
+
+    cores: int = 1
+    """Cores that the run may use: more than one, and the environments step in that many processes,
+    and actor and critic learn side by side. What comes out does not depend on it."""
+
+    agent: PPOConfig = field(default_factory=PPOConfig)
+    """How the agent learns."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_steps", "change_every", "num_envs", "measure_every", "cores"):
+            require_integer(name, getattr(self, name), minimum=1)
+        for name in ("critic_strength", "critic_sigma"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), minimum=0.0)
+        for name in ("rollout_steps", "change_every"):
+            steps = self.agent.rollout_steps if name == "rollout_steps" else self.change_every
+            if steps % self.num_envs:
+                raise ValueError(
+                    f"{name} {steps} cannot be shared by {self.num_envs} environments: give a"
+                    " multiple of num_envs."
+                )
+        if self.measure_every % self.agent.rollout_steps:
+            raise ValueError(
+                f"measure_every {self.measure_every} must be a multiple of rollout_steps"
+                f" {self.agent.rollout_steps}: metrics are measured between two rollouts."
+            )
+
+
+def _parts(config_class: type) -> dict[str, type]:
+    """Fields that are dataclasses themselves, and which."""
+    found: dict[str, type] = {}
+    for each in fields(config_class):
+        made: Any = each.default_factory
+        if isinstance(made, type) and dataclasses.is_dataclass(made):
+            found[each.name] = made
+    return found
 
 
 def _plain_fields(config_class: type) -> list[dataclasses.Field[Any]]:
     """The fields that are saved under their own names."""
-    return [f for f in fields(config_class) if f.name not in ("network", "classifier")]
+    parts = _parts(config_class)
+    return [each for each in fields(config_class) if each.name not in parts]
 
 
 def _plain_value(field_: dataclasses.Field[Any], value: Any) -> Any:
@@ -172,3 +270,9 @@ def require_known(kind: str, name: str, known: Mapping[str, object]) -> None:
     """Raise a ValueError that suggests the nearest known name, if this one is not known."""
     if name not in known:
         raise ValueError(f"Unknown {kind} {name!r}.{nearest(name, known)}")
+
+
+def require_name(setting: str, value: object) -> None:
+    """Raise a TypeError if a value is no text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{setting} must be a name, not {value!r}.")

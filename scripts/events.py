@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE_NAME = "events.out.tfevents.run"
@@ -23,12 +23,12 @@ MODULES = (
 """What `encoded` imports: a quarter of a second, that a process which forks others spends for all."""
 
 
-def encoded(row: Mapping[str, Any], step: int, *, first: bool) -> bytes:
-    """One event with all numbers of a row.
+def encoded(points: Sequence[tuple[int, Mapping[str, Any]]], *, first: bool) -> bytes:
+    """Events with all numbers of some rows.
 
     Args:
-        row: Names and values; those that are no numbers (None, text) are left out.
-        step: Where they stand on TensorBoard's axis.
+        points: Where each stands on TensorBoard's axis, and its names and values; those that are no
+            numbers (None, text) are left out.
         first: Whether this begins a file, which then gets its head.
 
     Returns:
@@ -41,13 +41,14 @@ def encoded(row: Mapping[str, Any], step: int, *, first: bool) -> bytes:
     if first:
         head = event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")
         records.write(head.SerializeToString())
-    values = [
-        summary_pb2.Summary.Value(tag=name, simple_value=float(value))
-        for name, value in row.items()
-        if isinstance(value, (int, float))
-    ]
-    event = event_pb2.Event(
-        wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)
-    )
-    records.write(event.SerializeToString())
+    for step, row in points:
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+            for name, value in row.items()
+            if isinstance(value, (int, float))
+        ]
+        event = event_pb2.Event(
+            wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)
+        )
+        records.write(event.SerializeToString())
     return buffer.getvalue()

@@ -20,8 +20,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from plasticity.scripts.metric_names import short_count
 from plasticity.scripts.statistics import Array
 
 STYLES: tuple[tuple[str, Any, str], ...] = (
@@ -38,6 +39,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
 DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
+THOUSANDS = 10_000  # from here on, the horizontal axis is marked in thousands
 
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
@@ -108,6 +110,12 @@ class Panel:
 
     top: float | None = None
     """Largest value that is possible, if there is one: the axis ends a little above it."""
+
+    bottom: float | None = None
+    """The axis does not go below it, whatever the values."""
+
+    marks: tuple[float, ...] = ()
+    """Positions of vertical lines: where the task changed."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,14 @@ def _legend_rows(handles: Sequence[Line2D], width: float) -> int:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, loc="left")
     axes.set_ylabel(panel.label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    furthest = max((line.positions.max(initial=0.0) for line in panel.lines), default=0.0)
+    rounded = {"steps": [1, 2, 2.5, 5, 10]} if furthest >= THOUSANDS else {}
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, **rounded))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(round(position))))
+    if panel.marks:
+        axes.grid(visible=False, axis="x")  # other vertical lines would be taken for changes
+    for mark in panel.marks:
+        axes.axvline(mark, color="#B4B4B4", linestyle=(0, (2, 2)), lw=0.8, zorder=1)
     for place, line in enumerate(panel.lines):
         _draw_seeds(axes, line)
         _draw_mean(axes, line, place, len(panel.lines))
@@ -223,6 +238,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     if panel.top is not None:
         low, high = axes.get_ylim()
         axes.set_ylim(low, min(high, panel.top * 1.03))
+    if panel.bottom is not None:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], panel.bottom))
     if panel.from_zero:
         # Axes that end at 0 too would have no height.
         top = axes.get_ylim()[1]

@@ -122,6 +122,10 @@ class ImageExperiment:
         self._next_task += 1
         return row
 
+    def take_episodes(self) -> list[dict[str, Any]]:
+        """None: a classifier plays no episodes."""
+        return []
+
     def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
         """Numbers by metric and layer."""
         images, _ = next(iter(task.test_batches(self.config.probe_size)))

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 
 import tyro
@@ -18,15 +17,15 @@ import tyro
 from plasticity.metrics import METRICS
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
 from plasticity.scripts.configuration import require_known
-from plasticity.scripts.progress import Messages
-from plasticity.scripts.run import (
+from plasticity.scripts.options import (
     RunOptions,
-    SweepOptions,
+    SweepGrid,
     default_options,
     options_from_config,
-    run,
-    sweep,
+    sweep_options,
 )
+from plasticity.scripts.progress import Messages
+from plasticity.scripts.run import run, sweep
 from plasticity.scripts.runs import RunError
 from plasticity.settings import nearest
 
@@ -34,8 +33,10 @@ COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
     "sweep": "the same over a grid of strength x sigma",
     "report": "tables and figures of finished or unfinished runs",
+    "watch": "pictures of a run's trained ant at play",
     "list": "benchmarks, methods and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
+    "probe": "the plasticity sheet of a saved model, layer by layer",
 }
 """What the program does, by the word that follows its name."""
 
@@ -82,10 +83,8 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(rest)
-    if command == "report":
-        from plasticity.scripts.report import ReportConfig, report  # noqa: PLC0415  (matplotlib)
-
-        report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
+    if command in ("report", "watch", "probe"):
+        _show(command, rest)
         return 0
     if command == "bench":
         from plasticity.scripts.bench import BenchOptions, bench  # noqa: PLC0415  (not needed else)
@@ -93,9 +92,25 @@ def _dispatch(given: list[str]) -> int:
         return bench(tyro.cli(BenchOptions, prog="plasticity bench", args=rest))
     name, options = _run_options(command, rest)
     again = shlex.join([*_program(), *given])
-    if isinstance(options, SweepOptions):
+    if isinstance(options, SweepGrid):
         return sweep(name, options, again)
     return run(name, options, again)
+
+
+def _show(command: str, rest: list[str]) -> None:
+    """The commands that only look at what is there."""
+    if command == "report":
+        from plasticity.scripts.report import ReportConfig, report  # noqa: PLC0415  (matplotlib)
+
+        report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
+    elif command == "watch":
+        from plasticity.scripts.watch import WatchConfig, watch  # noqa: PLC0415  (gymnasium)
+
+        watch(tyro.cli(WatchConfig, prog="plasticity watch", args=rest))
+    else:
+        from plasticity.scripts.probe import ProbeOptions, probe  # noqa: PLC0415  (Stable-Baselines3)
+
+        probe(tyro.cli(ProbeOptions, prog="plasticity probe", args=rest))
 
 
 def _program() -> list[str]:
@@ -109,9 +124,10 @@ def _program() -> list[str]:
 
 
 def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
-    """Read the benchmark's name and `--config` first: they give the other options' defaults."""
+    """Read what gives the other options their defaults first: the benchmark, --config, --agent."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
+    first.add_argument("--agent")
     known, rest = first.parse_known_args(rest)
     saved = _read_config(known.config) if known.config else None
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
@@ -125,9 +141,10 @@ def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
             )
         name = next(iter(BENCHMARKS))
     require_known("benchmark", name, BENCHMARKS)
-    defaults = _default_options(command, name, known.config, saved)
+    defaults = _default_options(command, name, known, saved)
+    told = SweepGrid if isinstance(defaults, SweepGrid) else type(defaults)
     description = (
-        f"{inspect.getdoc(type(defaults))}\n\nDefaults of {name}: {BENCHMARKS[name].description}."
+        f"{inspect.getdoc(told)}\n\nDefaults of {name}: {BENCHMARKS[name].description}."
         f" Other benchmarks: {', '.join(other for other in BENCHMARKS if other != name)}."
         "\n\nThe defaults may be those of an earlier run: --config FILE takes its config.json."
     )
@@ -143,20 +160,20 @@ def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
 
 
 def _default_options(
-    command: str, name: str, file: Path | None, saved: dict[str, object] | None
+    command: str, name: str, known: argparse.Namespace, saved: dict[str, object] | None
 ) -> RunOptions:
     if saved is None:
-        options = default_options(name)
+        options = default_options(name, known.agent)
+    elif known.agent is not None:
+        raise ValueError(f"Give --agent {known.agent} or --config {known.config}, not both.")
     else:
         try:
             options = options_from_config(name, saved)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"--config {file}: {error}") from error
+            raise ValueError(f"--config {known.config}: {error}") from error
     if command != "sweep":
         return options
-    # The strengths and sigmas of a sweep are its own.
-    options = replace(options, strength=None, sigma=None, out=Path("runs") / f"{name}-sweep")
-    return SweepOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
+    return sweep_options(options, Path("runs") / f"{name}-sweep")
 
 
 def _read_config(file: Path) -> dict[str, object]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from plasticity.scripts.configuration import ImageRunConfig
+from plasticity.scripts.configuration import ImageRunConfig, RunConfig
 from plasticity.scripts.events import MODULES as TENSORBOARD
-from plasticity.scripts.image_experiment import ImageExperiment
+from plasticity.scripts.experiments import make_experiment
 from plasticity.scripts.runs import RunError, RunFolder, execute
 
 PROGRESS_INTERVAL_SECONDS = 0.5
@@ -38,7 +38,7 @@ class Job:
     path: Path
     """Its folder."""
 
-    config: ImageRunConfig
+    config: RunConfig
     """Its configuration."""
 
 
@@ -115,7 +115,8 @@ def _preloaded(jobs: Sequence[Job]) -> list[str]:
     # of the checkout while other runs have their turn.
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run", "torch._dynamo", *TENSORBOARD]
-    if any(job.config.dataset == "digits" for job in jobs):
+    configs = [job.config for job in jobs]
+    if any(isinstance(each, ImageRunConfig) and each.dataset == "digits" for each in configs):
         modules.append("sklearn.datasets")
     return modules
 
@@ -265,7 +266,7 @@ def _tell(events: Connection, message: tuple[str, Any]) -> None:
 
 def _execute(job: Job, events: Connection, stop: threading.Event) -> tuple[str, Any]:
     with RunFolder(job.path, job.config.to_json()) as folder:
-        experiment = ImageExperiment(job.config)
+        experiment = make_experiment(job.config)
         told = -PROGRESS_INTERVAL_SECONDS
 
         def should_stop() -> bool:
@@ -278,5 +279,5 @@ def _execute(job: Job, events: Connection, stop: threading.Event) -> tuple[str, 
 
         if not execute(folder, experiment, should_stop):
             return ("stopped", None)
-        _tell(events, ("progress", float(job.config.num_tasks)))
+        _tell(events, ("progress", float(job.config.length)))
         return ("finished", "diverged" if experiment.diverged else None)

@@ -65,21 +65,22 @@ class TimeLeft:
 
 @contextmanager
 def live_progress(
-    console: Console, totals: Mapping[Path, int], done: Mapping[Path, float]
+    console: Console, totals: Mapping[Path, int], done: Mapping[Path, float], unit: str = "task"
 ) -> Iterator[Callable[[Path, float], None]]:
     """A bar with a time estimate on a terminal; one line at the start elsewhere.
 
     Args:
         console: Where to.
-        totals: Tasks of each run.
-        done: Tasks that earlier calls have done.
+        totals: Length of each run.
+        done: What earlier calls have done of it.
+        unit: What lengths are counted in.
 
     Returns:
-        A context that gives the function to be told of a run and its tasks done.
+        A context that gives the function to be told of a run and how far it is.
     """
     total = sum(totals.values())
     left = TimeLeft(total, done)
-    line = f"{len(totals)} runs, {total} tasks"
+    line = f"{len(totals)} runs, {total} {unit}s"
     if not console.is_terminal:
         earlier = f", {left.completed:g} of them done before" if left.completed else ""
         console.print(f"{line}{earlier}.")

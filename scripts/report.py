@@ -13,24 +13,22 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from plasticity.scripts.comparison import (
-    Cell,
-    Comparison,
-    Table,
-    best_table,
-    compare,
-    continue_commands,
-    metric_table,
-)
+from plasticity.scripts.comparison import Comparison, compare, continue_commands
 from plasticity.scripts.figures import to_png
 from plasticity.scripts.metric_names import headlines, resolve
 from plasticity.scripts.report_figures import draw_figures
 from plasticity.scripts.report_page import page
 from plasticity.scripts.run_folders import Run, find_runs
 from plasticity.scripts.statistics import require_confidence
+from plasticity.scripts.tables import Cell, Table, best_table, metric_table, task_table
 
 WIDTH_ELSEWHERE = 100
 """Columns of the tables where the output is no terminal."""
+
+NAME_WIDTH = 12  # columns that a method's name and what is said of it need at least
+
+MAX_TASK_ROWS = 10
+"""Tasks that the terminal shows a row each of."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +122,11 @@ def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
 def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> None:
     console.print(Text(f"\n{comparison.benchmark}", style="bold"))
     if comparison.is_sweep:
-        console.print(_terminal_table(best_table(comparison)))
+        console.print(_terminal_table(best_table(comparison), console.width))
     for metric in metrics:
         table = metric_table(comparison, metric, comparison.chosen, full=False)
-        console.print(_terminal_table(table))
+        console.print(_terminal_table(table, console.width))
+    _print_tasks(console, comparison)
     if comparison.is_sweep:
         console.print(Text(f"All {len(comparison.arms)} arms are in report.html."))
     for note in comparison.notes:
@@ -140,19 +139,42 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
     console.print()
 
 
-def _terminal_table(table: Table) -> TerminalTable:
+def _print_tasks(console: Console, comparison: Comparison) -> None:
+    table = task_table(comparison)
+    if table is None:
+        return
+    if len(table.rows) <= MAX_TASK_ROWS:
+        console.print(_terminal_table(table, console.width))
+    else:
+        console.print(Text(f"The return of each of {len(table.rows)} tasks is in report.html."))
+
+
+def _terminal_table(table: Table, width: int) -> TerminalTable:
+    figures = sum(_width(table, place) for place in range(1, len(table.columns)))
+    # An interval broken in two is hard to read: where there is room, only names are.
+    fits = figures + NAME_WIDTH + 3 * len(table.columns) - 1 <= width
     drawn = TerminalTable(
         title=Text(table.title, style="bold"),
         title_justify="left",
+        min_width=min(len(table.title), width),
         box=SIMPLE_HEAD,
         padding=(0, 1),
         pad_edge=False,
     )
     for place, name in enumerate(table.columns):
-        drawn.add_column(Text(name), justify="right" if place else "left")
+        drawn.add_column(
+            Text(name), justify="right" if place else "left", no_wrap=fits and place > 0
+        )
     for row in table.rows:
         drawn.add_row(*map(_terminal_cell, row))
     return drawn
+
+
+def _width(table: Table, place: int) -> int:
+    """Of the longest line in a column."""
+    lines = table.columns[place].splitlines()
+    lines += [line for row in table.rows for line in (row[place].text, *row[place].details)]
+    return max(map(len, lines), default=0)
 
 
 def _terminal_cell(cell: Cell) -> Text:

@@ -7,34 +7,50 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from plasticity.scripts.comparison import (
-    Cell,
     Comparison,
-    Table,
-    best_table,
     common_settings,
     continue_commands,
-    metric_table,
     recorded,
-    settings_table,
 )
 from plasticity.scripts.metric_names import headlines, in_words
+from plasticity.scripts.tables import (
+    Cell,
+    Table,
+    best_table,
+    friction_table,
+    metric_table,
+    settings_table,
+    task_table,
+)
 
 CAPTIONS = {
     "accuracy": "after each task (test, train) and while it was learnt (online), mean over seeds.",
+    "return": "of the episodes that ended since the row before (without discount), and their length,"
+    " mean over seeds.",
+    "tasks": "mean over all episodes of each task that was played to its end, then over seeds.",
     "progress": "over the run, mean over seeds.",
-    "ranks": "of the hidden layers' activations on the probe batch, one panel per layer.",
-    "units": "that are dead or dormant on the probe batch, as a share of their layer.",
+    "ranks": "of the hidden layers' activations on {probe}, one panel per layer.",
+    "units": "that are dead or dormant on {probe}, as a share of their layer.",
     "norms": "of the whole network's parameters, and of each layer's activations.",
+    "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
+    " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
+    " (not drawn below -1), and both losses.",
     "map": "over strength and sigma, the best setting outlined. On the right, the other methods.",
 }
 """What a figure shows, by its name."""
 
+PROBES = {"task": "the probe batch", "step": "the latest rollout"}
+"""What is measured on, by what rows are placed by."""
+
 TITLES = {
     "accuracy": "Accuracy",
+    "return": "Return",
+    "tasks": "Return per task",
     "progress": "Progress",
     "ranks": "Ranks",
     "units": "Units",
     "norms": "Norms",
+    "ppo": "PPO's diagnostics",
     "map": "Map of settings",
 }
 
@@ -115,7 +131,10 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
         for metric in headlines(comparison.metrics)
     ]
     parts.append(_notes(comparison.notes))
-    parts += [_figure(comparison, name, png) for name, png in images.items()]
+    for name, png in images.items():
+        parts.append(_figure(comparison, name, png))
+        if name == "tasks":
+            parts.append(_tasks(comparison))
     parts.append(_all_metrics(comparison))
     parts += _making(comparison)
     return "\n".join(parts)
@@ -151,13 +170,20 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode("ascii")
     title = TITLES[name]
     subject = in_words(comparison.headline).capitalize() if name == "map" else title
-    caption = f"{subject} {CAPTIONS[name]}"
+    caption = f"{subject} {CAPTIONS[name].format(probe=PROBES[comparison.axis])}"
     described = escape(f"{comparison.benchmark}: {caption}", quote=True)
     return (
         f"<h3>{escape(title)}</h3>\n<figure>"
         f'<img alt="{described}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _tasks(comparison: Comparison) -> str:
+    tables = [task_table(comparison), friction_table(comparison)]
+    inside = "\n".join(_table(table) for table in tables if table is not None)
+    summary = "Return of each task, and its friction by seed"
+    return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
 
 
 def _all_metrics(comparison: Comparison) -> str:

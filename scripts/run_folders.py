@@ -10,15 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-NOT_METRICS = ("task", "step", "diverged")
-"""Keys of a row that say where it stands, not what was measured."""
+from plasticity.scripts.configuration import LENGTHS
+from plasticity.scripts.episodes import read_episodes, task_means
+
+NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
+"""Keys of a row that say where it stands and what it sums up, not what was measured."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
 """Keys without which a `config.json` is none of a run."""
-
-# What a row is placed by, and the key of the configuration that says how many there will be. A run
-# with evaluations inside a task counts steps.
-_TOTAL_KEYS = {"task": "num_tasks", "step": "num_steps"}
 
 Row = Mapping[str, float | None]
 
@@ -64,6 +63,20 @@ class Run:
         """Rows by their task, or step."""
         return {_position(row, self.axis): row for row in self.rows}
 
+    @cached_property
+    def regular_positions(self) -> frozenset[int]:
+        """Where rows stand that other seeds have too.
+
+        A change of friction adds a row wherever an episode happens to end, which differs from seed to
+        seed; every `measure_every` steps there is one anyway.
+        """
+        every = self.config.get("measure_every")
+        return frozenset(
+            position
+            for position, row in self.by_position.items()
+            if not row.get("boundary") or (_is_whole(every) and every and position % every == 0)
+        )
+
     @property
     def planned(self) -> int:
         """Tasks (or steps) that the run is to have.
@@ -71,7 +84,7 @@ class Run:
         Raises:
             ValueError: if the configuration does not say.
         """
-        key = _TOTAL_KEYS[self.axis]
+        key = LENGTHS[self.axis]
         total = self.config.get(key)
         if not _is_whole(total):
             raise ValueError(
@@ -93,8 +106,35 @@ class Run:
         """Whether it has all its rows; a diverged run gets no more."""
         if not self.rows:
             return False
-        done = _position(self.rows[-1], self.axis) + (self.axis == "task")
+        # The row of a change of friction, wherever it stands, is never a run's last.
+        done = max(self.regular_positions, default=-1) + (self.axis == "task")
         return self.diverged_at is not None or done >= self.planned
+
+    @cached_property
+    def task_returns(self) -> Mapping[int, float]:
+        """Mean return of the episodes of each task that was played to its end; most runs have none.
+
+        From `episodes.jsonl`; without it from the rows, each weighted by its number of episodes.
+
+        Raises:
+            ValueError: if `episodes.jsonl` is broken.
+        """
+        every = self.config.get("change_every")
+        if not self.rows or self.axis != "step" or not _is_whole(every):
+            return {}
+        reached = _position(self.rows[-1], "step")
+        if self.diverged_at is not None:
+            reached = self.diverged_at - 1
+        file = self.path / "episodes.jsonl"
+        means = task_means(read_episodes(file) if file.exists() else self.rows)
+        # A task that was cut short is no match for one that was learnt for all its time.
+        return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
+
+    @cached_property
+    def frictions(self) -> Mapping[int, float]:
+        """The friction of each task that the rows tell of."""
+        pairs = ((_position(row, "task"), row.get("friction")) for row in self.rows)
+        return {task: friction for task, friction in pairs if friction is not None}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -206,7 +246,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 def _parse_row(content: Any, where: str) -> Row:
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a JSON object, not {content!r}.")  # noqa: TRY004  (a broken file)
-    for axis in [name for name in _TOTAL_KEYS if name == "task" or name in content]:
+    for axis in [name for name in LENGTHS if name == "task" or name in content]:
         position = content.get(axis)
         if not _is_whole(position) or position < 0:
             raise ValueError(f"{where}: {axis!r} must be a whole number from 0, not {position!r}.")

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import torch
 
 from plasticity.scripts import durable, events
-from plasticity.scripts.configuration import differences
+from plasticity.scripts.configuration import LENGTHS, differences
 from plasticity.scripts.durable import RunError, explained
 from plasticity.scripts.random_state import random_state, set_random_state
 
@@ -30,14 +30,14 @@ __all__ = [
     "execute",
     "git_commit",
     "is_finished",
+    "progress_made",
     "require_free",
     "require_same_config",
-    "rows_done",
     "saved_config",
     "versions",
 ]
 
-VERSIONED_PACKAGES = ("plasticity", "torch", "numpy", "gymnasium", "scikit-learn")
+VERSIONED_PACKAGES = ("plasticity", "torch", "numpy", "gymnasium", "pybullet", "scikit-learn")
 """Packages whose versions `config.json` records."""
 
 # What torch.load and taking its result apart raise, when a file is cut short or holds something else.
@@ -61,11 +61,18 @@ class Experiment(Protocol):
         """Whether there is nothing left to do."""
 
     @property
+    def diverged(self) -> bool:
+        """Whether it ended because something became NaN or infinite."""
+
+    @property
     def progress(self) -> float:
         """How far it is, in the units of its rows."""
 
     def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Work until the next row of metrics; None if stopped before it."""
+
+    def take_episodes(self) -> list[dict[str, Any]]:
+        """Rows of the episodes that ended since the row before; none where nothing is played."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, strings and lists and dicts of them."""
@@ -89,6 +96,7 @@ class RunFolder:
         self.path = path
         self._config = dict(config)
         self._metrics = path / "metrics.jsonl"
+        self._episodes = path / "episodes.jsonl"
         self._timings = path / "timings.jsonl"
         self._events = path / "tensorboard" / events.FILE_NAME
         self._checkpoint = path / "checkpoint.pt"
@@ -119,7 +127,7 @@ class RunFolder:
         """Refuse a folder of another configuration; write this one."""
         saved = saved_config(self.path)
         require_same_config(self.path, saved, self._config)
-        if saved is not None and saved.get("num_tasks", 0) >= self._config.get("num_tasks", 0):
+        if saved is not None and _length(saved) >= _length(self._config):
             return
         written = {**self._config, "versions": versions(), "git_commit": git_commit()}
         content = json.dumps(written, indent=2).encode() + b"\n"
@@ -162,17 +170,34 @@ class RunFolder:
         with explained(self.path):
             durable.write_whole(self._checkpoint, content.getbuffer())
 
-    def append(self, row: Mapping[str, Any], timing: Mapping[str, float]) -> None:
-        """Add a row to `metrics.jsonl`, to TensorBoard, and its wall-clock figures beside them."""
-        numbers = {name: value for name, value in row.items() if name != "task"}
+    def append(
+        self,
+        row: Mapping[str, Any],
+        timing: Mapping[str, float],
+        episodes: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Add a row to `metrics.jsonl`, episodes and wall-clock figures beside it; numbers to TensorBoard."""
+        numbers = {name: value for name, value in row.items() if name not in LENGTHS}
+        points = [(int(row.get("step", row["task"])), numbers)]
+        points += [
+            (int(each["step"]), {f"episode/{name}": each[name] for name in each if name != "step"})
+            for each in episodes
+        ]
         with explained(self.path):
             durable.append(self._metrics, _line(row))
             durable.append(self._timings, _line(timing))
+            if episodes:
+                durable.append(self._episodes, b"".join(_line(each) for each in episodes))
             first = durable.size(self._events) == 0
-            durable.append(self._events, events.encoded(numbers, int(row["task"]), first=first))
+            durable.append(self._events, events.encoded(points, first=first))
 
     def _appended(self) -> dict[str, Path]:
-        return {"metrics": self._metrics, "timings": self._timings, "events": self._events}
+        return {
+            "metrics": self._metrics,
+            "episodes": self._episodes,
+            "timings": self._timings,
+            "events": self._events,
+        }
 
 
 def execute(
@@ -201,8 +226,11 @@ def execute(
             folder.save(experiment)
             return False
         seconds = time.perf_counter() - started
+        place = {axis: row[axis] for axis in LENGTHS if axis in row}
+        speed = f"{list(place)[-1]}s_per_second"  # of tasks, or of steps
         rate = (experiment.progress - begun) / seconds
-        folder.append(row, {"task": row["task"], "seconds": seconds, "tasks_per_second": rate})
+        timing = {**place, "seconds": seconds, speed: rate}
+        folder.append(row, timing, experiment.take_episodes())
         folder.save(experiment)
     return True
 
@@ -230,10 +258,15 @@ def saved_config(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{file} is not JSON ({error}): {remedy}.") from error
     if not isinstance(content, dict):
         raise RunError(f"{file} holds no JSON object: {remedy}.")
-    num_tasks = content.get("num_tasks", 0)
-    if isinstance(num_tasks, bool) or not isinstance(num_tasks, int):
-        raise RunError(f"{file}: num_tasks must be a whole number, not {num_tasks!r}: {remedy}.")
+    for key in LENGTHS.values():
+        length = content.get(key, 0)
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise RunError(f"{file}: {key} must be a whole number, not {length!r}: {remedy}.")
     return content
+
+
+def _length(config: Mapping[str, Any]) -> int:
+    return max(int(config.get(key, 0)) for key in LENGTHS.values())
 
 
 def require_same_config(
@@ -266,8 +299,12 @@ def require_free(paths: Sequence[Path]) -> None:
             durable.locked(path / "lock", patience).close()
 
 
-def is_finished(path: Path, num_rows: int) -> bool:
+def is_finished(path: Path, length: int) -> bool:
     """Whether a run has all its rows, or diverged, and its checkpoint knows of every one of them.
+
+    Args:
+        path: Its folder.
+        length: Tasks, or steps, that it is to have.
 
     Raises:
         RunError: if the checkpoint cannot be read, or rows that it knew are gone.
@@ -278,21 +315,33 @@ def is_finished(path: Path, num_rows: int) -> bool:
     _require_rows(metrics, known)
     if not known or durable.size(metrics) != known:
         return False
-    lines = metrics.read_bytes().splitlines()
     try:
-        diverged = bool(json.loads(lines[-1]).get("diverged"))
-    except (ValueError, AttributeError) as error:
+        last = json.loads(metrics.read_bytes().splitlines()[-1])
+        return bool(last.get("diverged")) or _reached(path, last) >= length
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"The last line of {metrics} is no row ({error}): restore the file, or remove the"
             f" folder {path} to start this run anew."
         ) from error
-    return diverged or len(lines) >= num_rows
 
 
-def rows_done(path: Path) -> int:
-    """How many rows a run has; 0 if it has not begun."""
+def progress_made(path: Path) -> int:
+    """How many tasks, or steps, a run's rows tell of; 0 if it has not begun."""
     file = path / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    try:
+        return _reached(path, json.loads(whole[-1])) if whole else 0
+    except (ValueError, LookupError, TypeError):
+        return 0  # a broken file: who continues the run is told
+
+
+def _reached(path: Path, row: Mapping[str, Any]) -> int:
+    """How far a run is by its last row. One at a change of friction, between two others, ends no run."""
+    if "step" not in row:
+        return int(row["task"]) + 1
+    every = int((saved_config(path) or {}).get("measure_every", 1))
+    return int(row["step"]) // every * every
 
 
 def _load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -327,7 +376,7 @@ def _require_rows(metrics: Path, known: int | None) -> None:
             first checkpoint is.
     """
     remedy = f"Restore the file, or remove the folder {metrics.parent} to start this run anew."
-    if known is None and rows_done(metrics.parent) > 1:
+    if known is None and metrics.exists() and metrics.read_bytes().count(b"\n") > 1:
         raise RunError(f"{metrics} holds rows, but there is no checkpoint.pt beside it. {remedy}")
     if known is not None and durable.size(metrics) < known:
         raise RunError(

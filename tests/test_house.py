@@ -102,6 +102,8 @@ COVERED_ELSEWHERE = {
     "report_figures": "test_report",
     "report_page": "test_report",
     "benchmarks": "test_run",
+    "options": "test_run",
+    "experiments": "test_pool",
     "random_state": "test_runs",
     "bench_memory": "test_bench",
     "bench_parallel": "test_bench",

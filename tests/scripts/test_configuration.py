@@ -11,7 +11,15 @@ from plasticity.agents.networks import ACTIVATIONS, NetworkConfig
 from plasticity.metrics import METRICS
 from plasticity.scripts.configuration import ImageRunConfig, differences, require_known
 
-CONFIG = ImageRunConfig("permuted-digits", "syre", 3, "digits", 5, strength=0.01, sigma=0.5)
+CONFIG = ImageRunConfig(
+    benchmark="permuted-digits",
+    method="syre",
+    seed=3,
+    dataset="digits",
+    num_tasks=5,
+    strength=0.01,
+    sigma=0.5,
+)
 
 widths = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
 positive = st.floats(1e-9, 1e3)

@@ -64,6 +64,31 @@ def test_ranks_start_at_zero_and_shares_end_at_a_hundred():
     assert axes.get_ylim()[1] == pytest.approx(103.0)
 
 
+def test_an_axis_has_a_bottom_and_does_not_reach_for_it():
+    (axes,) = panels_figure([[make_panel(bottom=45.0)]], "task").axes
+    assert axes.get_ylim()[0] == 45
+    (axes,) = panels_figure([[make_panel(bottom=-1000.0)]], "task").axes
+    assert axes.get_ylim()[0] > 0
+
+
+def test_marks_are_vertical_lines_behind_all_others():
+    (axes,) = panels_figure([[make_panel(marks=(2.0, 4.0))]], "task").axes
+    first, second, *others = axes.lines
+    assert (list(first.get_xdata()), list(second.get_xdata())) == ([2, 2], [4, 4])
+    assert first.get_zorder() < min(line.get_zorder() for line in others)
+    assert not any(line.get_visible() for line in axes.get_xgridlines())
+
+
+def test_steps_are_marked_in_thousands_and_millions():
+    steps = np.linspace(0, 2e6, 5)
+    line = Line("none", 0, steps, steps, steps, steps, seeds=(), diverged=())
+    figure = panels_figure([[make_panel(line)]], "step")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.get_xticklabels()]
+    assert texts[1:-1] == ["0", "500 k", "1 M", "1.5 M", "2 M"]
+
+
 def test_values_of_zero_have_axes_of_some_height():
     zeros = np.zeros(3)
     line = Line("none", 0, np.arange(3.0), zeros, zeros, zeros, seeds=(), diverged=())

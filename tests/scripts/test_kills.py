@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from plasticity.scripts.image_experiment import ImageExperiment
-from plasticity.scripts.run import default_options, run_config
+from plasticity.scripts.options import default_options
 from plasticity.scripts.runs import RunFolder, execute
 
 HARNESS = """
@@ -326,7 +326,7 @@ def finished_as_if_nothing_had_happened(out, elsewhere):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for method in ("none", "syre"):
-        config = run_config("permuted-digits", method, 0, options)
+        config = options.config("permuted-digits", method, 0)
         path = elsewhere / "permuted-digits" / method / "seed_0"
         with RunFolder(path, config.to_json()) as folder:
             assert execute(folder, ImageExperiment(config), lambda: False)

@@ -18,7 +18,7 @@ from plasticity.scripts import main as main_module
 from plasticity.scripts import run as run_module
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
 from plasticity.scripts.main import COMMANDS, main
-from plasticity.scripts.run import SweepOptions, default_options, run_config
+from plasticity.scripts.options import SweepGrid, default_options
 
 TINY = shlex.split(
     "--tasks 2 --seeds 0 --channels 4 --hidden 8 --epochs-per-task 1 --batch-size 100"
@@ -107,7 +107,7 @@ def test_help_needs_neither_figures_nor_data():
         "for arguments in (['list'], ['run', 'permuted-digits', '--help']):\n"
         "    try: main(arguments)\n"
         "    except SystemExit as end: assert not end.code\n"
-        "slow = ['matplotlib', 'tensorboard', 'sklearn', 'gymnasium', 'stable_baselines3']\n"
+        "slow = ['matplotlib', 'tensorboard', 'sklearn', 'pybullet', 'stable_baselines3']\n"
         "slow += ['torch._dynamo', 'scipy']\n"
         "print([name for name in slow if name in sys.modules])"
     )
@@ -161,14 +161,14 @@ def test_metrics_may_be_left_out_altogether(call, parsed):
 def test_sweep_options(call, parsed):
     call("sweep", "permuted-digits", "--strengths", "0.1", "0.2", "--sigmas", "0.5")
     _, options, _ = parsed[0]
-    assert isinstance(options, SweepOptions)
+    assert isinstance(options, SweepGrid)
     assert (options.strengths, options.sigmas) == ((0.1, 0.2), (0.5,))
     assert (options.strength, options.sigma) == (None, None)
 
 
 def test_config_gives_the_defaults_and_options_override_it(call, parsed, tmp_path):
     saved = {
-        **run_config("permuted-digits", "syre", 9, default_options("permuted-digits")).to_json(),
+        **default_options("permuted-digits").config("permuted-digits", "syre", 9).to_json(),
         "learning_rate": 0.5,
         "num_tasks": 4,
         "strength": 0.25,

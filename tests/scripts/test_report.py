@@ -11,17 +11,11 @@ import numpy as np
 import pytest
 
 from plasticity.scripts.arms import gather
-from plasticity.scripts.comparison import (
-    Cell,
-    best_table,
-    compare,
-    continue_commands,
-    format_values,
-    metric_table,
-)
+from plasticity.scripts.comparison import compare, continue_commands
 from plasticity.scripts.report import ReportConfig, report
 from plasticity.scripts.report_figures import settings_map
 from plasticity.scripts.run_folders import find_runs
+from plasticity.scripts.tables import Cell, best_table, metric_table
 
 MADE_BY = {"versions": {"python": "3.11.4", "torch": "2.13.0"}, "git_commit": "0123abcd"}
 
@@ -440,11 +434,14 @@ def test_runs_without_accuracies_are_reported_by_what_they_have(tmp_path, capsys
     rows = [{"task": 0, "step": step, "episode_return": step / 8} for step in (100, 200)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = [path.name for path in report(ReportConfig(tmp_path))]
-    assert names == ["report.html", "ant_progress.png"]
+    assert names == ["report.html", "ant_return.png"]
     printed = capsys.readouterr().out
     assert "episode return" in printed
     assert "(step 200)" in printed
     assert "25.0" in printed  # 200 / 8
+    (path / "metrics.jsonl").write_text('{"task": 0, "step": 200, "wonder": 1}\n')
+    names = [path.name for path in report(ReportConfig(tmp_path))]
+    assert names == ["report.html", "ant_progress.png"]
 
 
 def test_several_benchmarks_get_a_section_each(tmp_path):
@@ -495,18 +492,3 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
 def test_a_confidence_out_of_range_is_refused(tmp_path):
     with pytest.raises(ValueError, match="confidence must be"):
         ReportConfig(tmp_path, confidence=95)
-
-
-@pytest.mark.parametrize(
-    ("values", "metric", "signed", "texts"),
-    [
-        ([0.1234], "test_accuracy", False, ["12.3"]),
-        ([0.1234, -0.001], "dead_fraction/fc1", True, ["+12.3", "-0.1"]),
-        ([1234.6], "weight_norm/total", False, ["1235"]),
-        ([12.345], "effective_rank/fc1", False, ["12.3"]),
-        ([0.5, -0.1, 1.1], "effective_rank/fc1", True, ["+0.50", "-0.10", "+1.10"]),
-        ([-0.12345], "train_loss", True, ["-0.123"]),
-    ],
-)
-def test_figures_are_written_to_be_read(values, metric, signed, texts):
-    assert format_values(values, metric, signed=signed) == texts

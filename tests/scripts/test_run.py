@@ -13,19 +13,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from plasticity.agents.ppo_config import PRESETS
 from plasticity.scripts import run as run_module
-from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.benchmarks import BENCHMARKS, METHODS, ImageBenchmark
+from plasticity.scripts.options import default_options, options_from_config
+from plasticity.scripts.options import sweep_options as as_sweep
 from plasticity.scripts.pool import Outcome
 from plasticity.scripts.progress import Messages, TimeLeft, live_progress
-from plasticity.scripts.run import (
-    SweepOptions,
-    default_options,
-    options_from_config,
-    run,
-    run_config,
-    sweep,
-)
+from plasticity.scripts.run import run, sweep
 from plasticity.scripts.runs import RunError
+from plasticity.tasks import SCHEDULES
 
 
 @pytest.fixture
@@ -43,18 +40,24 @@ def started(monkeypatch):
 
 def sweep_options(**changes):
     options = default_options("permuted-digits")
-    return SweepOptions(**{**vars(options), **changes})
+    return replace(as_sweep(options, Path("runs/sweep")), **changes)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_default_options_are_the_benchmarks(name):
     options, benchmark = default_options(name), BENCHMARKS[name]
+    is_image = isinstance(benchmark, ImageBenchmark)
     assert options.methods == benchmark.methods
-    assert options.tasks == benchmark.num_tasks
     assert options.out == Path("runs") / name
-    for method in METHODS:
-        config = run_config(name, method, 4, options)
-        assert (config.dataset, config.seed) == (benchmark.dataset, 4)
+    for method in METHODS if is_image else [m for m in METHODS if not METHODS[m].shifts]:
+        config = options.config(name, method, 4)
+        assert config.seed == 4
+        assert config.length == (benchmark.num_tasks if is_image else benchmark.num_steps)
+        if is_image:
+            assert config.dataset == benchmark.dataset
+        else:
+            assert config.change_every == SCHEDULES[benchmark.preset]
+            assert config.agent == PRESETS[benchmark.agent]
         assert config.strength == (
             benchmark.strengths[method] if METHODS[method].uses_strength else 0
         )
@@ -63,7 +66,7 @@ def test_default_options_are_the_benchmarks(name):
 
 def test_a_strength_goes_to_the_methods_that_have_one():
     options = replace(default_options("permuted-digits"), strength=0.5, sigma=0.25, anisotropy=0.1)
-    found = {method: run_config("permuted-digits", method, 0, options) for method in METHODS}
+    found = {method: options.config("permuted-digits", method, 0) for method in METHODS}
     assert {m: c.strength for m, c in found.items()} == {
         "none": 0,
         "weight-decay": 0.5,
@@ -80,21 +83,85 @@ def test_a_saved_configuration_repeats_its_run(method):
     options = replace(
         default_options("permuted-digits"), tasks=7, decoupled=True, metrics=("srank",), sigma=0.7
     )
-    config = run_config("permuted-digits", method, 11, options)
+    config = options.config("permuted-digits", method, 11)
     repeated = options_from_config("permuted-digits", config.to_json())
     assert (repeated.methods, repeated.seeds) == ((method,), (11,))
-    assert run_config("permuted-digits", method, 11, repeated) == config
+    assert repeated.config("permuted-digits", method, 11) == config
+
+
+@pytest.mark.parametrize("method", ["none", "weight-decay", "syre", "l2-init"])
+def test_a_saved_configuration_repeats_its_ants(method):
+    options = replace(
+        default_options("slippery-ant", agent="non-stationary"),
+        preset="nature",
+        steps=10**7,
+        critic_strength=0.5,
+        critic_sigma=0.25,
+        cores=3,
+    )
+    config = options.config("slippery-ant", method, 11)
+    assert config.change_every == 2_000_000
+    assert config.critic_strength == (None if method == "none" else 0.5)
+    assert config.critic_sigma == (0.25 if method == "syre" else None)
+    repeated = options_from_config("slippery-ant", config.to_json())
+    assert repeated.config("slippery-ant", method, 11) == config
+
+
+def test_a_saved_configuration_of_another_kind_is_refused():
+    ant = default_options("slippery-ant").config("slippery-ant", "none", 0).to_json()
+    with pytest.raises(ValueError, match="settings mean nothing to permuted-mnist"):
+        options_from_config("permuted-mnist", ant)
+
+
+def test_the_agent_has_published_settings_by_name():
+    assert (
+        default_options("slippery-ant", agent="non-stationary").agent == PRESETS["non-stationary"]
+    )
+    with pytest.raises(ValueError, match=r"Unknown agent 'standart'\. Did you mean 'standard'"):
+        default_options("slippery-ant", agent="standart")
+    with pytest.raises(ValueError, match="--agent standard means nothing to permuted-digits"):
+        default_options("permuted-digits", agent="standard")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "natur"}, "Unknown preset 'natur'. Did you mean 'nature'"),
+        ({"methods": ("shift",)}, "shift is a control of the image benchmarks"),
+        ({"num_envs": 7}, "rollout_steps 2048 cannot be shared by 7 environments"),
+        ({"change_every": 4100}, "change_every 4100 cannot be shared by 8 environments"),
+        ({"measure_every": 3000}, "measure_every 3000 must be a multiple of rollout_steps 2048"),
+        ({"steps": 0}, "num_steps must be at least 1"),
+        ({"methods": ("none",), "critic_strength": 0.1}, "--critic-strength 0.1 means nothing"),
+        ({"critic_sigma": -1.0, "methods": ("syre",)}, "critic_sigma must be"),
+    ],
+)
+def test_settings_of_the_ant_that_mean_nothing_are_refused(tmp_path, started, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run("slippery-ant", replace(default_options("slippery-ant"), out=tmp_path, **changes))
+    assert not started
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_ants_share_the_cores(tmp_path, started, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7, 9, 11}, raising=False)
+    options = replace(default_options("slippery-ant"), out=tmp_path, device="cpu", seeds=(0,))
+    for methods in (("none",), ("none", "syre")):
+        run("slippery-ant", replace(options, methods=methods))
+    run("slippery-ant", replace(options, cores=2))
+    assert [[job.config.cores for job in jobs] for jobs, _ in started] == [[6], [3, 3], [2, 2, 2]]
+    assert [processes for _, processes in started] == [6, 6, 3]
 
 
 def test_a_saved_configuration_may_go_to_another_benchmark():
-    config = run_config("permuted-mnist", "syre", 0, default_options("permuted-mnist"))
+    config = default_options("permuted-mnist").config("permuted-mnist", "syre", 0)
     options = options_from_config("permuted-fashion", config.to_json())
     assert options.out == Path("runs/permuted-fashion")
-    assert run_config("permuted-fashion", "syre", 0, options).dataset == "fashion-mnist"
+    assert options.config("permuted-fashion", "syre", 0).dataset == "fashion-mnist"
 
 
 def test_a_saved_configuration_that_contradicts_itself_is_refused():
-    config = run_config("permuted-mnist", "syre", 0, default_options("permuted-mnist")).to_json()
+    config = default_options("permuted-mnist").config("permuted-mnist", "syre", 0).to_json()
     with pytest.raises(ValueError, match=r"dataset must be 'mnist'.*not 'kmnist'"):
         options_from_config("permuted-mnist", {**config, "dataset": "kmnist"})
     with pytest.raises(ValueError, match="Unknown benchmark 'permuted-mist'"):
@@ -316,7 +383,7 @@ def test_on_a_terminal_there_is_a_live_bar_with_an_estimate(tmp_path):
 @pytest.mark.parametrize("name", ["strength", "sigma"])
 def test_an_option_that_means_nothing_is_refused(name, tmp_path):
     options = replace(
-        run_module.default_options("permuted-digits"),
+        default_options("permuted-digits"),
         methods=("none",),
         out=tmp_path,
         **{name: 0.1},

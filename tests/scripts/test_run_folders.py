@@ -164,3 +164,10 @@ def test_no_folder_is_said_so(tmp_path):
     Path(tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file: expected a folder of runs"):
         find_runs(tmp_path / "file")
+
+
+def test_a_change_of_friction_past_the_end_finishes_no_run(tmp_path):
+    rows = [row(0, step=200), row(0, step=310, boundary=True)]
+    assert not read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished
+    rows.append(row(1, step=400))
+    assert read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished

@@ -24,9 +24,9 @@ from plasticity.scripts.runs import (
     RunFolder,
     execute,
     is_finished,
+    progress_made,
     require_free,
     require_same_config,
-    rows_done,
     saved_config,
 )
 
@@ -60,6 +60,9 @@ class Draws:
         self.step = 0
         self.row += 1
         return {"task": self.row - 1, "total": self.total, "bad": math.nan, "diverged": False}
+
+    def take_episodes(self):
+        return []
 
     def state_dict(self):
         return {**{k: getattr(self, k) for k in ("row", "step", "total")}, "padding": self.padding}
@@ -125,7 +128,7 @@ def test_a_run_leaves_its_files(tmp_path):
 def test_stopped_and_continued_gives_the_same_bytes(tmp_path, reference, calls):
     assert not run(tmp_path, after(calls))
     assert (tmp_path / "checkpoint.pt").exists()
-    assert len(rows(tmp_path)) == (calls - 1) // 2 if calls > 2 else rows_done(tmp_path) == 0
+    assert len(rows(tmp_path)) == (calls - 1) // 2 if calls > 2 else progress_made(tmp_path) == 0
     assert run(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == reference
 
@@ -333,10 +336,10 @@ def test_rows_are_not_cut_away_when_the_checkpoint_is_gone(tmp_path):
 
 def test_is_finished(tmp_path):
     assert not is_finished(tmp_path / "new", 5)
-    assert rows_done(tmp_path / "new") == 0
+    assert progress_made(tmp_path / "new") == 0
     run(tmp_path, after(4))
     assert not is_finished(tmp_path, 5)
-    assert rows_done(tmp_path) == 1
+    assert progress_made(tmp_path) == 1
     assert is_finished(tmp_path, 1)
     run(tmp_path)
     assert is_finished(tmp_path, 5)
@@ -355,7 +358,7 @@ def test_a_diverged_run_is_finished(tmp_path):
 
     with RunFolder(tmp_path, CONFIG) as folder:
         assert execute(folder, Diverging(), never)
-    assert rows_done(tmp_path) == 2
+    assert progress_made(tmp_path) == 2
     assert is_finished(tmp_path, 5)
 
 

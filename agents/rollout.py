@@ -1,0 +1,130 @@
+"""What PPO keeps of a rollout, and how the spaces of an environment become plain vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Observations and actions of a vector environment, as PPO sees them."""
+
+    observation_size: int
+    """Numbers in an observation, flat."""
+
+    action_size: int
+    """Numbers in a continuous action, flat, or discrete actions to choose from."""
+
+    discrete: bool
+    """Whether actions are discrete."""
+
+    action_shape: tuple[int, ...]
+    """Of one continuous action; () of a discrete one."""
+
+    action_dtype: np.dtype[Any]
+    """What the environment takes."""
+
+    low: Array
+    """Bounds of a continuous action, flat, (action_size,); of a discrete one the first, ()."""
+
+    high: Array
+    """As `low`."""
+
+    @classmethod
+    def of(cls, envs: VectorEnv[Any, Any, Any]) -> Spaces:
+        """Read the spaces of one environment.
+
+        Raises:
+            TypeError: if observations are not a Box, or actions neither a Box nor Discrete.
+            ValueError: if the environments do not reset themselves within the step that ends an episode.
+        """
+        # Whoever has an environment has imported gymnasium; this module alone shall not.
+        from gymnasium import spaces  # noqa: PLC0415
+
+        mode = envs.metadata.get("autoreset_mode")
+        if getattr(mode, "value", mode) != "SameStep":
+            raise ValueError(
+                f"PPO needs environments that reset within the last step of an episode, not {mode!r}: give"
+                " autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
+            )
+        observations, actions = envs.single_observation_space, envs.single_action_space
+        if not isinstance(observations, spaces.Box):
+            raise TypeError(
+                f"PPO needs observations from a Box, not {observations}: wrap each environment in"
+                " gymnasium.wrappers.FlattenObservation."
+            )
+        size = int(np.prod(observations.shape))
+        if isinstance(actions, spaces.Discrete):
+            first = np.asarray(actions.start)
+            dtype = np.dtype(actions.dtype)
+            return cls(size, int(actions.n), True, (), dtype, first, first + int(actions.n) - 1)
+        if not isinstance(actions, spaces.Box) or not np.issubdtype(actions.dtype, np.floating):
+            raise TypeError(
+                f"PPO needs actions from a Box of floats or from Discrete, not {actions}."
+            )
+        low, high = (bound.astype(np.float32).ravel() for bound in (actions.low, actions.high))
+        return cls(size, low.size, False, actions.shape, np.dtype(actions.dtype), low, high)
+
+
+class Rollout:
+    """Preallocated storage, on the learner's device but for what only the host sees.
+
+    Args:
+        num_steps: Steps of each environment.
+        num_envs: Number of environments.
+        spaces: Of the environments.
+        device: Of the learner.
+    """
+
+    def __init__(self, num_steps: int, num_envs: int, spaces: Spaces, device: torch.device) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        self.observations = zeros(num_steps + 1, num_envs, spaces.observation_size)
+        """The last one is where the next rollout begins. Shape: (steps + 1, envs, observation_size)."""
+        self.outputs = zeros(num_steps, num_envs, spaces.action_size)
+        """Of the actor: means or logits. Shape: (steps, envs, action_size)."""
+        self.actions = (
+            torch.zeros(num_steps, num_envs, dtype=torch.int64, device=device)
+            if spaces.discrete
+            else zeros(num_steps, num_envs, spaces.action_size)
+        )
+        """As sampled. Shape: (steps, envs, action_size), or (steps, envs)."""
+        self.rewards = np.zeros((num_steps, num_envs), np.float32)
+        """On the host, normalised if that is on. Shape: (steps, envs)."""
+        self.terminated = np.zeros((num_steps, num_envs), np.bool_)
+        """On the host: deaths. Shape: (steps, envs)."""
+        self.truncated = np.zeros((num_steps, num_envs), np.bool_)
+        """On the host: time limits. Shape: (steps, envs)."""
+        self.final_places: list[int] = []
+        """Where an episode met its time limit alive, as step * envs + environment."""
+        self.final_observations: list[Array] = []
+        """The last observation of each of those episodes, (observation_size,)."""
+        # What crosses to and from a GPU passes through page-locked memory: one copy less each way.
+        pinned = device.type == "cuda"
+        self._in = torch.zeros(num_envs, spaces.observation_size, pin_memory=pinned)
+        self._out = torch.zeros(self.actions.shape[1:], dtype=self.actions.dtype, pin_memory=pinned)
+
+    def store_observations(self, step: int, observations: Array) -> None:
+        """Bring the host's observations to the device. Shape: (envs, observation_size)."""
+        # The copy before this one is done: actions have come back since.
+        self._in.copy_(torch.from_numpy(np.ascontiguousarray(observations)))
+        self.observations[step].copy_(self._in, non_blocking=True)
+
+    def store_actions(self, step: int, outputs: Tensor, actions: Tensor) -> Array:
+        """Keep the actor's outputs and actions; give the actions to the host, (envs, …)."""
+        self.outputs[step].copy_(outputs)
+        self.actions[step].copy_(actions)
+        self._out.copy_(actions)  # waits for the device, once each vector step
+        return self._out.numpy()

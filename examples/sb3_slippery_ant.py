@@ -1,0 +1,119 @@
+"""Syre in Stable-Baselines3: PPO on the Slippery-Ant, whose floor changes from task to task.
+
+Two lines make the difference: `policy_kwargs` regularizes the networks, `PlasticityCallback` measures them.
+About half a minute; an ant that has learned to walk takes millions of steps and hours.
+
+    python examples/sb3_slippery_ant.py --regularizer syre --out ant.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from matplotlib.figure import Figure
+from stable_baselines3 import PPO
+from torch import nn
+
+import plasticity.tasks  # noqa: F401  (registers the environment)
+from plasticity.sb3 import PlasticityCallback, policy_kwargs
+
+
+def train(regularizer: str, *, strength: float, steps: int, seed: int) -> list[dict[str, Any]]:
+    """Train for `steps` on four frictions in turn; the callback's rows."""
+    torch.set_num_threads(1)  # networks this small are slower on more
+    every = max(steps // 8, 1)
+    env = gymnasium.make(
+        "plasticity/SlipperyAntBullet-v0", task_seed=seed, change_every=max(steps // 4, 1)
+    )
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=1e-4,
+        n_steps=min(2048, every),
+        batch_size=min(128, every),
+        policy_kwargs=policy_kwargs(
+            PPO,
+            regularizer=regularizer,
+            strength=strength,
+            sigma=0.3,
+            # The published networks: two hidden layers of 256 for actor and critic, ReLU.
+            net_arch=[256, 256],
+            activation_fn=nn.ReLU,
+        ),
+        seed=seed,
+        device="cpu",
+    )
+    # At each eighth of the way, and wherever the floor changes; `friction` is what the environment adds
+    # to its info. A probe must have more observations than a layer has units.
+    callback = PlasticityCallback(every, probe_size=min(512, every), info_keys=["friction"])
+    model.learn(steps, callback=callback)
+    env.close()
+    return callback.rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A line for each measurement of the last hidden layers."""
+    print(
+        f"{'step':>8s}{'task':>6s}{'friction':>10s}{'return':>9s}  {'effective rank, dead units':s}"
+    )
+    for row in rows:
+        layers = [
+            f"{name} {row[f'effective_rank/{layer}']:5.1f} {row[f'dead_fraction/{layer}']:4.0%}"
+            for name, layer in (("actor", "actor.3"), ("critic", "critic.3"))
+            if f"effective_rank/{layer}" in row
+        ]
+        episode_return = "-" if row["episode_return"] is None else f"{row['episode_return']:.0f}"
+        print(
+            f"{row['step']:8d}{row['task']:6d}{row['friction']:10.3f}{episode_return:>9s}  "
+            f"{'   '.join(layers)}{'   (end of the task)' if row['boundary'] else ''}"
+        )
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Returns and ranks over steps, with lines where the friction changes."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    returns, ranks = figure.subplots(1, 2)
+    ended = [row for row in rows if row["episode_return"] is not None]
+    returns.plot(
+        [row["step"] for row in ended],
+        [row["episode_return"] for row in ended],
+        "o-",
+        color="#0072B2",
+    )
+    returns.set_title("return of an episode", fontsize=10)
+    looks = (("actor.1", "-"), ("actor.3", "--"), ("critic.1", "-."), ("critic.3", ":"))
+    measured = [row for row in rows if "effective_rank/actor.1" in row]
+    for layer, line in looks:
+        values = [row[f"effective_rank/{layer}"] for row in measured]
+        ranks.plot([row["step"] for row in measured], values, line, label=layer)
+    ranks.set_title("effective rank of hidden layers", fontsize=10)
+    ranks.legend(frameon=False)
+    for panel in (returns, ranks):
+        panel.set_xlabel("step")
+        for row in rows:
+            if row["boundary"]:
+                panel.axvline(row["step"], color="#999999", linewidth=0.8)
+    return figure
+
+
+def main() -> None:
+    """Train, and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--regularizer", default="syre", help="syre, weight-decay or none")
+    parser.add_argument("--strength", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=16_384, help="environment steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="picture to write")
+    given = parser.parse_args()
+    rows = train(given.regularizer, strength=given.strength, steps=given.steps, seed=given.seed)
+    show(rows)
+    if given.out is not None:
+        draw(rows).savefig(given.out, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Measure the plasticity of a Stable-Baselines3 model while it trains, without disturbing it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.sb3_networks import PolicyNetworks, policy_networks
+from plasticity.sb3_observations import RecentInputs
+from plasticity.sb3_tasks import TaskFollower
+from plasticity.settings import nearest, require_integer
+from plasticity.tracker import Tracker
+from plasticity.units import dead_fraction
+
+__all__ = ["PlasticityCallback"]
+
+Row = dict[str, Any]
+
+PROBE = "probe/"
+"""What the key of a number measured on the fixed probe batch begins with."""
+
+_SATURATED = "dead_fraction of saturating layers"
+LONGEST_CONSOLE_KEY = 33  # what SB3's table prints whole: its 36 characters less the indentation
+FILE_FORMATS = ("csv", "json", "tensorboard")
+
+
+class PlasticityCallback(BaseCallback):
+    """Tracks ranks, dead and dormant units and norms of every hidden layer of actor and critic.
+
+    ::
+
+        callback = PlasticityCallback(every=10_000, path="plasticity.jsonl")
+        model.learn(1_000_000, callback=callback)
+        print(callback.rows[-1]["effective_rank/actor.1"])
+
+    For PPO, A2C, DQN, SAC, TD3 and DDPG, and sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN and
+    CrossQ, in any vector environment and wrapper. The layers' names are those of `PolicyNetworks`.
+
+    **Training is not changed**: with and without the callback, the same weights bit for bit. No random number
+    is drawn, from torch, NumPy, Python or a space; training flags, buffers and gradients are as before.
+
+    **When**: at each multiple of `every` environment steps (of all environments together); at each task
+    boundary, which is where ``info["task"]`` changes (an integer or a name; of several environments, the
+    first to change counts); and, for on-policy algorithms, once before the first update. A row at a
+    boundary is about the task that ended. A new task shows in the ``info`` of its first step, so an
+    off-policy algorithm may have made one more update by then.
+
+    **On which observations**: the latest, and a probe batch that stays the same, both as the policy sees
+    them (normalised, stacked). The latest ones are `probe_size`, spread evenly over as many steps as a
+    rollout of an on-policy algorithm has, and over the `every` newest steps of an off-policy one, further
+    back where that is fewer than `probe_size`. The probe batch is the set of the first row, unless one is
+    given. Critics of SAC and its kind see the actions that were taken (on a given batch, what the actor
+    did at first). LSTMs start from the states that they had (on a given batch, from zero). Until there
+    are `probe_size` observations, rows are made at boundaries only, without measurements.
+
+    **Where to**: `rows`; the file `path`; and SB3's logger, under ``plasticity/`` (latest) and
+    ``plasticity_probe/`` (fixed), to be written with whatever SB3 writes next. The console's table, which is
+    narrow, shows one number for each metric on the latest observations, under ``plasticity_mean/``: the
+    mean over the layers, for norms of parameters the total.
+
+    ``dead_fraction`` is that of a layer's activation: units that are 0 on every observation in the family
+    of ReLU, units that hardly deviate (`dead_units` with ``saturating=True``) in any other, such as SB3's
+    default tanh. ``gradient_norm`` is that of the last minibatch; ``update_norm`` the way since the previous
+    row. If the network diverges, the row says so, and lacks what cannot be measured; training goes on.
+
+    A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe. The callback can be
+    pickled (with metrics that can be), without the model: after loading both in a fresh process, pass it
+    to ``learn`` again. Use one callback per model.
+
+    Args:
+        every: Environment steps between measurements.
+        metrics: As in `Tracker`: names in `METRICS`, and `Metric` objects (whose model is `PolicyNetworks`).
+        layers: As in `capture`: names in `PolicyNetworks`. None takes every hidden layer.
+        probe_size: Observations to measure on. More than the widest layer has units: no rank can be larger.
+        probe_batch: The fixed batch, as ``model.predict`` takes it, instead of the first observations.
+        path: File of JSON lines to append the rows to; made if missing, with its folder.
+        task_key: The entry of ``info`` that tells the task; None for no task boundaries.
+        info_keys: More entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
+        verbose: As in every callback of SB3; nothing is printed.
+
+    Raises:
+        TypeError: if an argument has the wrong type; when training starts, if the policy is of no known kind;
+            in training, if a task is neither an integer nor a string.
+        ValueError: if a number is out of range or a metric unknown (naming the nearest); when training
+            starts, if a layer is unknown or never runs, or `probe_batch` does not fit.
+        OSError: if `path` cannot be written.
+    """
+
+    rows: list[Row]
+    """One row per measurement: ``step``, ``task`` (None without one), entries of `info_keys`,
+    ``boundary``; ``episodes`` that ended since the previous row and had begun under its task, with their
+    mean ``episode_return`` and ``episode_length`` (None without any, or without SB3's Monitor);
+    ``metric/layer`` on the latest observations, ``probe/metric/layer`` on the fixed ones; ``diverged``."""
+
+    def __init__(
+        self,
+        every: int = 10_000,
+        metrics: Iterable[str | Metric] = DEFAULT_METRICS,
+        layers: Sequence[str] | None = None,
+        *,
+        probe_size: int = 512,
+        probe_batch: object = None,
+        path: str | Path | None = None,
+        task_key: str | None = "task",
+        info_keys: Sequence[str] = (),
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.rows = []
+        self.every = require_integer("every", every, minimum=1)
+        self.probe_size = require_integer("probe_size", probe_size, minimum=2)
+        self._metrics = _with_saturation(_resolved(metrics))
+        self._layers = layers
+        self._given_probe = probe_batch
+        self._path = _appendable(path)
+        self._follower = TaskFollower(task_key, info_keys)
+        self._probe: tuple[Any, ...] | None = None
+        self._recent: RecentInputs | None = None
+        self._measured_step = 0
+        self._tracker_state: dict[str, Any] | None = None
+        self._networks: PolicyNetworks | None = None
+        self._trackers: tuple[Tracker, Tracker | None]
+
+    def measure(self) -> dict[str, float]:
+        """Measure now, as for a row, and record nothing: after training, say.
+
+        Returns:
+            The numbers by ``metric/layer`` on the latest observations, and by ``probe/metric/layer``.
+
+        Raises:
+            RuntimeError: if there are not yet `probe_size` observations, or training never started.
+            ValueError: if the network has diverged.
+        """
+        if self._networks is None or self._recent is None or not self._recent.complete():
+            raise RuntimeError(
+                f"there are not yet probe_size={self.probe_size} observations to measure on: train first"
+            )
+        if self._probe is None:
+            self._probe = self._recent.batch()
+        return self._joined(self._trackers[0].measure(self._recent.batch()))
+
+    def _on_training_start(self) -> None:
+        self._attach(self.model.policy)
+        if self.num_timesteps < self._measured_step:  # counted from 0 again
+            self._measured_step = 0
+        num_envs = self.training_env.num_envs
+        self._follower.begin(num_envs, reset=self.num_timesteps == 0)
+        if self._recent is None or self._recent.num_envs != num_envs:
+            window = self.every
+            if isinstance(self.model, OnPolicyAlgorithm):
+                window = self.model.n_steps * num_envs
+            self._recent = RecentInputs(self.probe_size, window, num_envs)
+
+    def _attach(self, policy: BasePolicy) -> None:
+        """Look into the policy, unless that is done: its modules stay when weights are loaded."""
+        if self._networks is None or self._networks.policy is not policy:
+            networks = policy_networks(policy)
+            example = networks.inputs(networks.observations_to_tensor(_twice(self.model._last_obs)))
+            layers = networks.hidden_layers(example) if self._layers is None else self._layers
+            self._trackers = _trackers(networks, example, self._metrics, layers)
+            self._networks = networks
+            if self._tracker_state is not None:
+                self._trackers[0].load_state_dict(self._tracker_state)
+        if self._given_probe is not None and self._probe is None:
+            batch = self._networks.observations_to_tensor(self._given_probe)
+            self._probe = self._networks.inputs(batch)
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        new_task = self._follower.new_task(infos, self.locals["dones"])
+        if new_task is not None:
+            # Before the new task's first observation is among the latest.
+            self._record(boundary=True)
+            self._follower.change(new_task)
+        self._follower.follow_values(infos)
+        assert self._recent is not None
+        assert self._networks is not None
+        if self._recent.wants_next():
+            self._recent.keep(self._networks.latest_inputs(self.model, self.locals))
+        due = self.num_timesteps // self.every > self._measured_step // self.every
+        if due and self._recent.complete():
+            self._record(boundary=False)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        # An off-policy algorithm has a rollout for every few steps: too few to choose a probe from.
+        untrained = self.model._n_updates == 0 and isinstance(self.model, OnPolicyAlgorithm)
+        assert self._recent is not None
+        if untrained and not self.rows and self._recent.complete():
+            self._record(boundary=False)
+
+    def _record(self, *, boundary: bool) -> None:
+        row: Row = {
+            "step": self.num_timesteps,
+            "task": self._follower.task,
+            **self._follower.info_values,
+            "boundary": boundary,
+            **self._follower.take_episodes(),
+        }
+        measured = self._measured()
+        row.update(measured or {})
+        row["diverged"] = measured is None or not all(map(math.isfinite, measured.values()))
+        if measured != {}:  # else it is still to be done
+            self._measured_step = self.num_timesteps
+        self.rows.append(row)
+        self._log(row, measured or {})
+        if self._path is not None:
+            finite = {key: _finite(value) for key, value in row.items()}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+    def _measured(self) -> dict[str, float] | None:
+        """The numbers of a row; none of them without observations, None if the network has diverged."""
+        assert self._recent is not None
+        assert self._networks is not None
+        if not self._recent.complete():
+            return {}
+        batch = self._recent.batch()
+        if self._probe is None:
+            self._probe = batch
+        try:
+            values = self._trackers[0].boundary(task=0, probe_batch=batch)
+            self._trackers[0].rows.clear()  # the rows are here
+            del values["task"]
+            return self._joined(values)
+        except ValueError:
+            if self._networks.finite(batch) and self._networks.finite(self._probe):
+                raise
+            return None
+
+    def _joined(self, latest: Mapping[str, float]) -> dict[str, float]:
+        assert self._networks is not None
+        values = _dead_by_activation(latest, self._networks)
+        if self._trackers[1] is not None:
+            fixed = self._trackers[1].measure(self._probe)
+            for key, value in _dead_by_activation(fixed, self._networks).items():
+                values[PROBE + key] = value
+        return values
+
+    def _log(self, row: Row, measured: Mapping[str, float]) -> None:
+        # SB3's table cuts long keys, and fails where two are then alike: it gets a summary.
+        for key, value in measured.items():
+            name = key.replace("#", "-")  # which TensorBoard does not allow
+            fixed = name.startswith(PROBE)
+            name = f"plasticity_probe/{name[len(PROBE) :]}" if fixed else f"plasticity/{name}"
+            self.logger.record(name, value, exclude=("stdout", "log"))
+        for name, value in _summary(measured).items():
+            if len(name) <= LONGEST_CONSOLE_KEY:
+                # Under a key of its own, as SB3 keeps one value, and one list of formats, for each.
+                self.logger.record(f"plasticity_mean/{name}", value, exclude=FILE_FORMATS)
+        if isinstance(row["task"], int):
+            self.logger.record("plasticity/task", row["task"])
+        if row["diverged"]:
+            self.logger.record("plasticity/diverged", 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model and what belongs to it; `learn` gives it back."""
+        state = self.__dict__.copy()
+        if self._networks is not None:
+            state["_tracker_state"] = self._trackers[0].state_dict()
+        for name in ("model", "_trackers"):
+            state.pop(name, None)
+        state.update(locals={}, globals={}, parent=None, _networks=None)
+        return state
+
+
+def _trackers(
+    networks: PolicyNetworks,
+    example: tuple[Any, ...],
+    metrics: Sequence[Metric],
+    layers: Sequence[str],
+) -> tuple[Tracker, Tracker | None]:
+    """For the latest observations, and for the fixed ones: what does not depend on them is measured once."""
+    features = [metric for metric in metrics if metric.kind == "features"]
+    return (
+        Tracker(networks, example, metrics, layers),
+        Tracker(networks, example, features, layers) if features else None,
+    )
+
+
+def _resolved(metrics: Iterable[str | Metric]) -> list[Metric]:
+    """Metrics by name, checked here as the `Tracker` comes only with the model."""
+    if isinstance(metrics, (str, Metric)):
+        raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")
+    found = []
+    for entry in metrics:
+        if not isinstance(entry, (str, Metric)):
+            raise TypeError(f"a metric is a name or a Metric, got {type(entry).__name__}")
+        if isinstance(entry, str) and entry not in METRICS:
+            raise ValueError(f"there is no metric {entry!r}.{nearest(entry, METRICS)}")
+        found.append(METRICS[entry] if isinstance(entry, str) else entry)
+    if not found:
+        raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
+    return found
+
+
+def _with_saturation(metrics: list[Metric]) -> list[Metric]:
+    """With the other form of `dead_fraction`, from which each layer then takes its own."""
+    if METRICS["dead_fraction"] in metrics:
+        function = partial(dead_fraction, saturating=True)
+        return [*metrics, Metric(_SATURATED, function, "features")]
+    return metrics
+
+
+def _dead_by_activation(values: Mapping[str, float], networks: PolicyNetworks) -> dict[str, float]:
+    chosen = dict(values)
+    for key in values:
+        metric, _, layer = key.partition("/")
+        if metric == _SATURATED:
+            saturated = chosen.pop(key)
+            if networks.saturates(layer):
+                chosen[f"dead_fraction/{layer}"] = saturated
+    return chosen
+
+
+def _summary(measured: Mapping[str, float]) -> dict[str, float]:
+    """One number for each metric on the latest observations: the total, or the mean over the layers."""
+    by_metric: dict[str, dict[str, float]] = {}
+    for key, value in measured.items():
+        if not key.startswith(PROBE):
+            metric, _, layer = key.partition("/")
+            by_metric.setdefault(metric, {})[layer] = value
+    return {
+        metric: values.get("total", float(np.mean(list(values.values()))))
+        for metric, values in by_metric.items()
+    }
+
+
+def _twice(observations: Any) -> Any:
+    """A batch of at least two, to try the networks on before there are any steps."""
+    if isinstance(observations, Mapping):
+        return {key: _twice(value) for key, value in observations.items()}
+    return np.concatenate([observations, observations])
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _appendable(path: str | Path | None) -> Path | None:
+    if path is None:
+        return None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Fails now, rather than after the first steps of training.
+    path.open("a", encoding="utf-8").close()
+    return path

@@ -1,0 +1,212 @@
+"""Environments that one process steps in turn, writing into arrays that it may share with another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from numpy.typing import NDArray
+
+EnvFn = Callable[[], gymnasium.Env[Any, Any]]
+
+_ALIGNMENT = 64  # bytes, a cache line
+_SCALARS = frozenset({bool, int, float, str})
+
+
+class Description(NamedTuple):
+    """What environments must have in common to be stepped together."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    render_mode: str | None
+
+
+class Report(NamedTuple):
+    """What an environment has to tell beyond the arrays."""
+
+    environment: int
+    """Its number in the group."""
+
+    info: dict[str, Any] | None
+    """Of the latest step, or of the reset after it; None: numbers and strings as they were told before."""
+
+    final: tuple[Any, dict[str, Any]] | None
+    """The last observation and info of the episode that the step ended, if it did."""
+
+
+class Arrays(NamedTuple):
+    """What passes at every step, environment by environment."""
+
+    actions: NDArray[Any]
+    """Shape: (environments, *action)."""
+
+    observations: NDArray[Any]
+    """Of the step, or of the reset after it. Shape: (environments, *observation)."""
+
+    rewards: NDArray[np.float64]
+    """Shape: (environments,)."""
+
+    terminated: NDArray[np.bool_]
+    """Shape: (environments,)."""
+
+    truncated: NDArray[np.bool_]
+    """Shape: (environments,)."""
+
+    def part(self, environments: range) -> Arrays:
+        """Return the views of some environments."""
+        part = slice(environments.start, environments.stop)
+        return Arrays(
+            self.actions[part],
+            self.observations[part],
+            self.rewards[part],
+            self.terminated[part],
+            self.truncated[part],
+        )
+
+
+class Layout(NamedTuple):
+    """Where the arrays lie in a block of memory."""
+
+    fields: tuple[tuple[tuple[int, ...], np.dtype[Any], int], ...]
+    """Shape, type and first byte of each array, in the order of `Arrays`."""
+
+    num_bytes: int
+    """Size of the block."""
+
+    @classmethod
+    def of(cls, description: Description, num_envs: int) -> Layout:
+        """Lay out the arrays of so many environments.
+
+        Raises:
+            TypeError: if the observation or the action is no array of a fixed shape.
+        """
+        kinds = [
+            _shape_and_type("action", description.action_space),
+            _shape_and_type("observation", description.observation_space),
+            ((), np.dtype(np.float64)),
+            ((), np.dtype(np.bool_)),
+            ((), np.dtype(np.bool_)),
+        ]
+        fields = []
+        end = 0
+        for shape, dtype in kinds:
+            fields.append(((num_envs, *shape), dtype, end))
+            used = num_envs * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            end += -(-used // _ALIGNMENT) * _ALIGNMENT
+        return cls(tuple(fields), end)
+
+    def arrays(self, block: Any) -> Arrays:
+        """Return the arrays as they lie in a block."""
+        return Arrays(
+            *(np.ndarray(shape, dtype, block, start) for shape, dtype, start in self.fields)
+        )
+
+
+def _shape_and_type(
+    name: str, space: gymnasium.Space[Any]
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    if not isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete):
+        raise TypeError(
+            f"The {name} must be an array of a fixed shape (Box, Discrete, MultiBinary, MultiDiscrete), "
+            f"not {space}: flatten it (gymnasium.wrappers.FlattenObservation), or use "
+            "gymnasium.vector.AsyncVectorEnv."
+        )
+    return tuple(space.shape or ()), np.dtype(space.dtype)
+
+
+class EnvironmentGroup:
+    """Environments stepped in turn; one whose episode ends is reset in the same step.
+
+    Args:
+        env_fns: Functions without arguments, each of which makes an environment.
+
+    Raises:
+        ValueError: if the environments do not have the same spaces and render mode.
+    """
+
+    def __init__(self, env_fns: Iterable[EnvFn]) -> None:
+        self.envs = [env_fn() for env_fn in env_fns]
+        descriptions = [
+            Description(env.observation_space, env.action_space, env.render_mode)
+            for env in self.envs
+        ]
+        self.description = require_same(descriptions)
+        self.metadata = dict(self.envs[0].metadata)
+        self._told: list[dict[str, Any] | None] = [None] * len(self.envs)
+
+    def attach(self, arrays: Arrays) -> None:
+        """Write into these arrays from now on, one row per environment, and read the actions there."""
+        self._arrays = arrays
+
+    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> list[Report]:
+        """Reset every environment, each with its own seed."""
+        reports = []
+        for number, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            observation, info = env.reset(seed=seed, options=options)
+            self._arrays.observations[number] = observation
+            self._told[number] = None
+            reports.append(Report(number, self._news(number, info), None))
+        return reports
+
+    def step(self) -> list[Report]:
+        """Step every environment, and tell what does not go through the arrays."""
+        actions, observations, rewards, all_terminated, all_truncated = self._arrays
+        reports = []
+        for number, env in enumerate(self.envs):
+            # A copy, as an environment may keep its action, and the next one is written in its place.
+            action = actions[number].copy()
+            observation, reward, terminated, truncated, info = env.step(action)
+            final = None
+            if terminated or truncated:
+                final = (observation, info)
+                observation, info = env.reset()
+            observations[number] = observation
+            rewards[number] = reward
+            all_terminated[number] = terminated
+            all_truncated[number] = truncated
+            news = self._news(number, info)
+            if news is not None or final is not None:
+                reports.append(Report(number, news, final))
+        return reports
+
+    def _news(self, number: int, info: dict[str, Any]) -> dict[str, Any] | None:
+        if not _SCALARS.issuperset(map(type, info.values())):
+            self._told[number] = None
+            return info
+        if info == self._told[number]:
+            return None
+        self._told[number] = dict(info)
+        return info
+
+    def call(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of every environment with its own arguments, or read an attribute."""
+        found = [env.get_wrapper_attr(name) for env in self.envs]
+        return [
+            each(*own) if callable(each) else each
+            for each, own in zip(found, arguments, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+
+def require_same(descriptions: Sequence[Description]) -> Description:
+    """Return what all environments have in common.
+
+    Raises:
+        ValueError: if one differs; the message says how.
+    """
+    first = descriptions[0]
+    for number, other in enumerate(descriptions):
+        for name, expected, found in zip(Description._fields, first, other, strict=True):
+            if expected != found:
+                raise ValueError(
+                    f"All environments must have the same {name}: the first has {expected}, "
+                    f"number {number} has {found}."
+                )
+    return first

@@ -1,0 +1,160 @@
+"""One whole update from equal weights and data against Stable-Baselines3's `PPO.train()`."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from plasticity.agents.ppo import PPO
+from plasticity.agents.ppo_config import PPOConfig
+
+sb3 = pytest.importorskip("stable_baselines3")
+
+NUM_ENVS, STEPS = 2, 32
+
+
+def environments(name, limit):
+    return gym.vector.SyncVectorEnv(
+        [lambda: gym.make(name, max_episode_steps=limit)] * NUM_ENVS,
+        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+    )
+
+
+def make_theirs(name, config):
+    model = sb3.PPO(
+        "MlpPolicy",
+        sb3.common.vec_env.DummyVecEnv([lambda: gym.make(name)] * NUM_ENVS),
+        learning_rate=config.learning_rate,
+        n_steps=STEPS,
+        batch_size=config.minibatch_size,
+        n_epochs=config.epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        clip_range_vf=config.value_clip_range,
+        ent_coef=config.entropy_coefficient,
+        vf_coef=config.value_coefficient,
+        max_grad_norm=config.max_gradient_norm or 1e9,
+        target_kl=config.target_kl,
+        policy_kwargs={
+            "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
+            "activation_fn": torch.nn.ReLU,
+            "optimizer_kwargs": {"betas": config.betas, "eps": config.epsilon},
+        },
+        device="cpu",
+    )
+    model.set_logger(sb3.common.logger.Logger(None, []))
+    return model
+
+
+def their_parameters(policy):
+    """In the order of ours: log_std if there is one, the actor's layers, the critic's."""
+    parts = [policy.mlp_extractor.policy_net, policy.action_net]
+    parts += [policy.mlp_extractor.value_net, policy.value_net]
+    own = [policy.log_std] if hasattr(policy, "log_std") else []
+    return own + [parameter for part in parts for parameter in part.parameters()]
+
+
+def fill(model, ppo, final_values):
+    """Play our rollout into their buffer, as `collect_rollouts` would have stored it."""
+    rollout = ppo._rollout
+    starts = np.ones(NUM_ENVS)
+    for t in range(STEPS):
+        observations = rollout.observations[t]
+        actions = rollout.actions[t]
+        with torch.no_grad():
+            values, log_probabilities, _ = model.policy.evaluate_actions(observations, actions)
+        rewards = rollout.rewards[t] + model.gamma * final_values[t]
+        model.rollout_buffer.add(
+            observations.numpy(),
+            actions.numpy().reshape(NUM_ENVS, -1),
+            rewards,
+            starts,
+            values,
+            log_probabilities,
+        )
+        starts = rollout.terminated[t] | rollout.truncated[t]
+    with torch.no_grad():
+        last = model.policy.predict_values(rollout.observations[-1])
+    model.rollout_buffer.compute_returns_and_advantage(last, starts)
+
+
+COMBINATIONS = [
+    {},
+    {"max_gradient_norm": 0.5},
+    {"value_clip_range": 0.1},
+    {"entropy_coefficient": 0.1},
+    {"target_kl": 0.004},
+    {
+        "max_gradient_norm": 0.1,
+        "value_clip_range": 0.2,
+        "entropy_coefficient": 0.02,
+        "value_coefficient": 0.5,
+        "betas": (0.99, 0.99),
+    },
+]
+
+
+@pytest.mark.parametrize("extra", COMBINATIONS, ids=lambda extra: "+".join(extra) or "plain")
+@pytest.mark.parametrize(("name", "limit"), [("Pendulum-v1", 13), ("CartPole-v1", 9)])
+def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
+    config = PPOConfig(
+        hidden=(32, 16),
+        initialisation="orthogonal",
+        rollout_steps=NUM_ENVS * STEPS,
+        minibatch_size=16,
+        epochs=3,
+        learning_rate=1e-3,
+        epsilon=1e-5,
+        clip_range=0.05,
+        normalize_advantages="minibatch",
+        **extra,
+    )
+    ppo = PPO(environments(name, limit), config, seed=3)
+    model = make_theirs(name, config)
+    ours, theirs = list(ppo.policy.parameters()), their_parameters(model.policy)
+    for source, target in zip(ours, theirs, strict=True):
+        target.data.copy_(source.data)
+    before = [parameter.detach().clone() for parameter in ours]
+    ppo.collect()
+    rollout = ppo._rollout
+    assert rollout.truncated.any()  # time limits are among the data
+    assert rollout.terminated.any() == (name == "CartPole-v1")
+    final_values = np.zeros((STEPS, NUM_ENVS), np.float32)
+    for place, final in zip(rollout.final_places, rollout.final_observations, strict=True):
+        with torch.no_grad():
+            value = model.policy.predict_values(torch.from_numpy(final).float()[None])
+        final_values[divmod(place, NUM_ENVS)] = value.item()
+    fill(model, ppo, final_values)
+
+    # ours counts steps first, theirs environments first
+    state = ppo._order_generator.get_state()
+    orders = iter([torch.randperm(64, generator=ppo._order_generator) for _ in range(3)])
+    ppo._order_generator.set_state(state)
+
+    def their_permutation(count):
+        order = next(orders).numpy()
+        assert count == len(order)
+        return order % NUM_ENVS * STEPS + order // NUM_ENVS
+
+    monkeypatch.setattr(np.random, "permutation", their_permutation)
+    model.train()
+    statistics, diverged = ppo.update(config.learning_rate)
+    assert not diverged
+    assert (ppo._actor_update._done < 12) == (config.target_kl is not None)
+    assert statistics["clip_fraction"] > 0
+    moved = False
+    for start, mine, other in zip(before, ours, theirs, strict=True):
+        moved |= not torch.equal(start, mine.detach())
+        # Adam moves each weight by some 1e-3 a step, 12 steps: rounding is 1e-4 of that
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-6)
+    assert moved
+    logged = model.logger.name_to_value
+    for key, theirs_name in (
+        ("policy_loss", "policy_gradient_loss"),
+        ("value_loss", "value_loss"),
+        ("approximate_kl", "approx_kl"),
+        ("clip_fraction", "clip_fraction"),
+        ("explained_variance", "explained_variance"),
+    ):
+        assert statistics[key] == pytest.approx(logged[f"train/{theirs_name}"], rel=2e-3, abs=1e-5)
