@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-import torch
 from stable_baselines3 import PPO as StableBaselines3PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv

@@ -16,7 +16,7 @@ from plasticity.tasks.arguments import require_integer, require_number
 MIN_FRICTION = 0.02
 MAX_FRICTION = 2.0
 
-SCHEDULES: Mapping[str, int] = {"nature": 2_000_000, "syre": 5_000_000, "small": 50_000}
+SCHEDULES: Mapping[str, int] = {"nature": 2_000_000, "syre": 5_000_000, "small": 100_000}
 """Steps of all environments together between two changes of the friction: as published in Nature (2024),
 as in syre's Fig. 6, and one for two cores."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -228,9 +227,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
 
 def _num_cores() -> int:
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return os.cpu_count() or 1  # macOS
 
 
 def _parts(num_envs: int, num_parts: int) -> list[range]:
