@@ -32,7 +32,7 @@ class Thresholds:
     dormant: float = 0.25
     """Share of a layer's units that are dormant and not dead, beyond the fresh network's share."""
 
-    rank: float = 0.5
+    rank: float = 0.25
     """An effective rank below this share of the fresh network's is low."""
 
     rank_alone: float = 0.1

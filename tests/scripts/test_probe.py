@@ -200,7 +200,9 @@ def test_errors_end_with_code_2_and_one_message(call, model_file, tmp_path):
     ):
         code, out, err = call(*arguments)
         assert (code, out) == (2, ""), arguments
-        message = re.sub(r"[│\s]+", " ", err).strip()  # options that are wrong alone are told in a box
+        message = re.sub(
+            r"[│\s]+", " ", err
+        ).strip()  # options that are wrong alone are told in a box
         assert re.search(said, message), (arguments, message)
 
 
