@@ -100,6 +100,8 @@ def make(algorithm, env=None, *, policy="MlpPolicy", **settings):
         defaults = {"n_steps": 16}
     else:
         defaults = {"n_steps": 64, "batch_size": 16}
+        if algorithm is not TRPO:
+            defaults["n_epochs"] = 2
     settings = {**defaults, **settings}
     return algorithm(policy, env, seed=0, device="cpu", policy_kwargs=policy_kwargs, **settings)
 
@@ -137,12 +139,12 @@ def test_training_does_not_notice(algorithm):
         extractor = {"features_extractor_class": Disturbed}
         model = make(algorithm, policy_kwargs=extractor)
         callback = short(every=25, metrics=list(METRICS)) if tracked else None
-        model.learn(192, callback=callback)
+        model.learn(128, callback=callback)
         modes = [module.training for module in model.policy.modules()]
         gradients = [p.grad for p in model.policy.parameters()]
         outcomes.append((model.policy.state_dict(), modes, gradients, random_states(model)))
-    # measured on the way: before, between and after updates, and at the boundaries after 60, 120 and 180
-    assert [row["step"] for row in callback.rows if row["boundary"]] == [61, 121, 181]
+    # measured on the way: before, between and after updates, and at the boundaries after 60 and 120
+    assert [row["step"] for row in callback.rows if row["boundary"]] == [61, 121]
     assert len([row for row in callback.rows if "effective_rank" in str(row)]) >= 5
     without, with_ = outcomes
     assert without[0].keys() == with_[0].keys()
@@ -353,6 +355,7 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
     long = [Metric(m.name, lambda model: next(model.parameters()).norm(), "model") for m in long]
     callback = short(every=32, metrics=[*names, *long], path=tmp_path / "new" / "rows.jsonl")
     model.learn(160, callback=callback)
+    model.logger.close()
     lines = [
         json.loads(line) for line in (tmp_path / "new" / "rows.jsonl").read_text().splitlines()
     ]
@@ -394,6 +397,7 @@ def test_repeated_functional_layers_get_tags_that_tensorboard_takes(tmp_path):
     model.set_logger(configure(str(tmp_path), ["tensorboard"]))
     callback = short(every=64, metrics=["effective_rank"])
     model.learn(64, callback=callback)
+    model.logger.close()
     assert "effective_rank/relu#2" in callback.rows[0]
     events = EventAccumulator(str(tmp_path))
     events.Reload()
