@@ -84,6 +84,7 @@ def train(*, steps: int, seed: int, log: Path | None = None) -> PlasticityCallba
         probe_size=256,
     )
     model.learn(steps, callback=callback)
+    model.logger.close()
     return callback
 
 

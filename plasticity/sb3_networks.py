@@ -145,8 +145,9 @@ class PolicyNetworks(nn.Module):
 
     def finite(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the parameters, and every activation on these inputs, are finite numbers."""
+        here = [_moved(value, self.policy.device) for value in inputs]
         with undisturbed(self, self.devices()), capture(self) as activations:
-            self(*inputs)
+            self(*here)
         return all(bool(t.isfinite().all()) for t in (*self.parameters(), *activations.values()))
 
     def saturates(self, layer: str) -> bool:
@@ -192,7 +193,7 @@ class PolicyNetworks(nn.Module):
                 "a probe batch holds at least two observations, one a row, of "
                 f"{self.policy.observation_space}; got shape {first.shape}"
             )
-        return tensors  # type: ignore[return-value]  # SB3 says TensorDict, a dictionary of tensors
+        return tensors
 
     def _memories(self) -> Sequence[str]:
         """Children whose outputs are hidden layers without being activations."""
@@ -211,14 +212,13 @@ class PolicyNetworks(nn.Module):
 class ActorCritic(PolicyNetworks):
     """Of PPO, A2C, TRPO and MaskablePPO."""
 
-    def __init__(self, policy: BasePolicy) -> None:
+    def __init__(self, policy: Any) -> None:
         super().__init__(policy)
         children = {name: module for name, module in policy._modules.items() if module is not None}
-        extractor = children.pop("mlp_extractor")
+        extractor: Any = children.pop("mlp_extractor")
         # SB3 names one extractor three times where it is shared, the actor's twice where it is not.
         own = ("pi_features_extractor", "vf_features_extractor")
-        shared: bool = policy.share_features_extractor
-        for name in own if shared else ("features_extractor",):
+        for name in own if policy.share_features_extractor else ("features_extractor",):
             children.pop(name, None)
         heads = {name: children.pop(name, None) for name in ("action_net", "value_net")}
         self._adopt(self._named_first(children))
@@ -279,9 +279,9 @@ class RecurrentActorCritic(ActorCritic):
         policy: Any = self.policy
         features = policy.extract_features(observations)
         for_actor, for_critic = features if isinstance(features, tuple) else (features, features)
-        actor = self.lstm_actor(for_actor, *further[:2])
+        actor = self.get_submodule("lstm_actor")(for_actor, *further[:2])
         if policy.lstm_critic is not None:
-            critic = self.lstm_critic(for_critic, *further[2:])
+            critic = self.get_submodule("lstm_critic")(for_critic, *further[2:])
         else:
             critic = actor if policy.shared_lstm else policy.critic(for_critic)
         policy.action_net(policy.mlp_extractor.forward_actor(actor))
@@ -292,7 +292,8 @@ class RecurrentActorCritic(ActorCritic):
         tensor = (
             observations if isinstance(observations, Tensor) else next(iter(observations.values()))
         )
-        layers, _, units = self.policy.lstm_hidden_state_shape
+        policy: Any = self.policy
+        layers, _, units = policy.lstm_hidden_state_shape
         zeros = torch.zeros(len(tensor), layers, units, device=self.policy.device)
         return (observations, zeros, zeros, zeros, zeros)
 
@@ -333,11 +334,14 @@ class ActorAndCritics(PolicyNetworks):
         self._adopt({name: policy.get_submodule(name) for name in ("actor", "critic")})
 
     def forward(self, observations: Observations, *further: Tensor) -> None:
-        """Run the actor up to its means, and every critic on the given actions."""
+        """Run the actor up to its means and deviations, and every critic on the given actions."""
         actor: Any = self.actor
         critic: Any = self.critic
         features = actor.extract_features(observations, actor.features_extractor)
-        actor.mu(actor.latent_pi(features) if hasattr(actor, "latent_pi") else features)
+        latent = actor.latent_pi(features) if hasattr(actor, "latent_pi") else features
+        actor.mu(latent)
+        if isinstance(getattr(actor, "log_std", None), nn.Module):  # SAC's, unless it explores by gSDE
+            actor.log_std(latent)
         if critic.features_extractor is not actor.features_extractor:
             features = critic.extract_features(observations, critic.features_extractor)
         pairs = torch.cat([features, further[0]], dim=1)
@@ -366,6 +370,12 @@ def _tensors(observations: Any) -> Observations:
     if isinstance(observations, Mapping):
         return {key: torch.tensor(value) for key, value in observations.items()}
     return torch.tensor(observations)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: entry.to(device) for key, entry in value.items()}
+    return value.to(device)
 
 
 def _array(observations: object) -> np.ndarray:

@@ -544,3 +544,25 @@ def test_what_does_not_fit_the_model_is_an_error_before_the_first_step(settings,
     with pytest.raises(error, match=message):
         model.learn(100, callback=short(**settings))
     assert model.num_timesteps == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("algorithm", [SAC, RecurrentPPO, DQN], ids=lambda a: a.__name__)
+def test_on_a_gpu_the_numbers_are_those_of_the_processor(algorithm, tmp_path):
+    env = Tasks(discrete=algorithm is DQN)
+    probe = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    model = make(algorithm, env, device="cuda")
+    callback = short(probe_batch=probe)
+    model.learn(100, callback=callback)
+    assert not callback.rows[-1]["diverged"]
+    model.save(tmp_path / "model.zip")
+    again = algorithm.load(tmp_path / "model.zip", env=env, device="cpu")
+    other = short(every=10**9, probe_batch=probe)
+    again.set_env(env)
+    other.init_callback(again)
+    again._last_obs = model._last_obs
+    other.on_training_start({}, {})
+    other._recent = callback._recent
+    expected = other.measure()
+    for key, value in callback.measure().items():
+        assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-3), key
