@@ -3,8 +3,9 @@
 from plasticity.agents.actor_critic import ActorCritic
 from plasticity.agents.classifier import Classifier, ClassifierConfig
 from plasticity.agents.networks import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo import PPO, Episode, Iteration
+from plasticity.agents.ppo import PPO, Iteration
 from plasticity.agents.ppo_config import PRESETS, PPOConfig
+from plasticity.agents.running_episodes import Episode
 
 __all__ = [
     "PPO",

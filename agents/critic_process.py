@@ -46,8 +46,7 @@ class CriticProcess:
         self, critic: DenseNetwork, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
         self._critic = critic
-        for parameter in critic.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        self._busy = False
         ours, theirs = socket.socketpair()
         with theirs:
             command = (
@@ -83,6 +82,7 @@ class CriticProcess:
         arrays = {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
         weights = [parameter.detach().numpy() for parameter in self._critic.parameters()]
         self._send(("update", weights, arrays, orders.numpy(), learning_rate))
+        self._busy = True
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
@@ -92,12 +92,12 @@ class CriticProcess:
             As `CriticUpdate.statistics`.
         """
         weights, gradients, statistics = self._receive()
+        self._busy = False
         for parameter, weight, gradient in zip(
             self._critic.parameters(), weights, gradients, strict=True
         ):
             parameter.copy_(torch.from_numpy(weight))
-            assert parameter.grad is not None
-            parameter.grad.copy_(torch.from_numpy(gradient))
+            parameter.grad = torch.tensor(gradient)
         return {name: torch.tensor(number) for name, number in statistics.items()}
 
     def optimizer_state_dict(self) -> dict[str, Any]:
@@ -111,6 +111,9 @@ class CriticProcess:
         self._receive()
 
     def _send(self, message: Any) -> None:
+        if self._busy:  # an update that nobody waited for, as Ctrl-C came between
+            self._receive()
+            self._busy = False
         # Plain pickle: multiprocessing's own would move every tensor into shared memory.
         try:
             self._connection.send_bytes(pickle.dumps(message, protocol=5))

@@ -38,7 +38,7 @@ class DenseGradients:
     """Forward and backward of one network, for batches of one size.
 
     Args:
-        network: Its parameters get a `.grad` of their own, which `backward` overwrites.
+        network: `backward` sets the `.grad` of its parameters, always to the same memory.
         batch_size: Rows of every input.
     """
 
@@ -52,8 +52,8 @@ class DenseGradients:
         self._gradients = [
             weight.new_empty(batch_size, layer.in_features) for layer in self._layers
         ]
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        self._weight_gradients = [torch.zeros_like(layer.weight) for layer in self._layers]
+        self._bias_gradients = [torch.zeros_like(layer.bias) for layer in self._layers]
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
@@ -77,6 +77,10 @@ class DenseGradients:
         """
         for place in reversed(range(len(self._layers))):
             layer, inputs = self._layers[place], self._inputs[place]
+            layer.weight.grad, layer.bias.grad = (
+                self._weight_gradients[place],
+                self._bias_gradients[place],
+            )
             torch.mm(gradient.t(), inputs, out=layer.weight.grad)
             torch.sum(gradient, 0, out=layer.bias.grad)
             if place:  # the observations need no gradient

@@ -33,6 +33,7 @@ from plasticity.agents.ppo_updates import (
     run_half,
 )
 from plasticity.agents.rollout import Rollout, Spaces
+from plasticity.agents.running_episodes import Episode, RunningEpisodes
 from plasticity.seeds import child_seed
 from plasticity.settings import RegularizerSettings, require_integer
 
@@ -42,29 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["PPO", "PRESETS", "Episode", "Iteration", "PPOConfig"]
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Episode:
-    """An episode that ended."""
-
-    step: int
-    """Environment steps of the whole run up to and with the vector step that ended it."""
-
-    environment: int
-    """Which environment, from 0."""
-
-    episode_return: float
-    """Sum of its rewards, as the environment gave them."""
-
-    episode_length: int
-    """Its steps."""
-
-    task: int | None
-    """Task that it ran under, from `info["task"]`; None if the environment has none."""
-
-    friction: float | None
-    """Friction that it ran under, from `info["friction"]`; None if the environment has none."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +133,7 @@ class PPO:
         )
         self._started = False
         self._diverged = False
-        self._episode_returns = np.zeros(envs.num_envs)
-        self._episode_lengths = np.zeros(envs.num_envs, np.int64)
-        self._tasks: Array | None = None
-        self._frictions: Array | None = None
+        self._episodes = RunningEpisodes(envs.num_envs)
 
     def _make_normalizers(self) -> None:
         config = self.config
@@ -205,14 +180,8 @@ class PPO:
         start = self.num_steps
         episodes = self.collect()
         statistics, self._diverged = self.update(self.config.learning_rate_at(start))
-        newest = 0 if self._tasks is None else int(self._tasks.argmax())
-        return Iteration(
-            statistics,
-            episodes,
-            None if self._tasks is None else int(self._tasks[newest]),
-            None if self._frictions is None else float(self._frictions[newest]),
-            self._diverged,
-        )
+        task, friction = self._episodes.newest_task, self._episodes.newest_friction
+        return Iteration(statistics, episodes, task, friction, self._diverged)
 
     # ---- the rollout ----------------------------------------------------------------------------
 
@@ -245,7 +214,7 @@ class PPO:
         # 31 bits: environments that seed numpy's old generator take no more than 32
         seeds = [child_seed(self._seed, f"environment/{i}") >> 32 for i in range(num_envs)]
         observations, infos = self.envs.reset(seed=seeds)  # type: ignore[arg-type]
-        self._read_task(infos)
+        self._episodes.read_task(infos)
         self._rollout.store_observations(0, self._flat(observations))
         self._started = True
 
@@ -280,8 +249,7 @@ class PPO:
         """Store what a vector step gave; return the episodes that it ended."""
         rollout, num_envs = self._rollout, self.envs.num_envs
         self.num_steps += num_envs
-        self._episode_returns += rewards
-        self._episode_lengths += 1
+        self._episodes.add(rewards)
         rollout.store_observations(step + 1, self._flat(observations))
         rollout.terminated[step], rollout.truncated[step] = terminated, truncated
         ended = terminated | truncated
@@ -293,27 +261,9 @@ class PPO:
                 rollout.final_places.append(step * num_envs + index)
                 final = np.asarray(infos["final_obs"][index])[None]
                 rollout.final_observations.append(self._flat(final, learn=False)[0])
-            episodes.append(self._end_episode(index))
-        self._read_task(infos)
+            episodes.append(self._episodes.end(index, self.num_steps))
+        self._episodes.read_task(infos)
         return episodes
-
-    def _end_episode(self, index: int) -> Episode:
-        episode = Episode(
-            self.num_steps,
-            index,
-            float(self._episode_returns[index]),
-            int(self._episode_lengths[index]),
-            None if self._tasks is None else int(self._tasks[index]),
-            None if self._frictions is None else float(self._frictions[index]),
-        )
-        self._episode_returns[index] = 0.0
-        self._episode_lengths[index] = 0
-        return episode
-
-    def _read_task(self, infos: dict[str, Any]) -> None:
-        """Note the task of the episode that each environment is in, which a reset may have changed."""
-        self._tasks = _noted(self._tasks, infos, "task", self.envs.num_envs)
-        self._frictions = _noted(self._frictions, infos, "friction", self.envs.num_envs)
 
     def _flat(self, observations: Array, *, learn: bool = True) -> Array:
         flat = np.asarray(observations).reshape(len(observations), -1)
@@ -423,10 +373,7 @@ class PPO:
             "started": self._started,
             "diverged": self._diverged,
             "observations": self._rollout.observations[-1].clone(),
-            "episode_returns": torch.tensor(self._episode_returns),
-            "episode_lengths": torch.tensor(self._episode_lengths),
-            "tasks": None if self._tasks is None else torch.tensor(self._tasks),
-            "frictions": None if self._frictions is None else torch.tensor(self._frictions),
+            "episodes": self._episodes.state_dict(),
             "observation_statistics": None
             if self._observation_normalizer is None
             else self._observation_normalizer.statistics.state_dict(),
@@ -445,6 +392,7 @@ class PPO:
             ValueError: if the state is of another number of environments or other normalisation.
         """
         self._check_state(state)
+        self._episodes.load_state_dict(state["episodes"])
         self.policy.load_state_dict(state["policy"])
         self._actor_update.optimizer.load_state_dict(state["actor_optimizer"])
         critic = self._critic_update
@@ -457,10 +405,6 @@ class PPO:
         self.num_steps = state["num_steps"]
         self._started, self._diverged = state["started"], state["diverged"]
         self._rollout.observations[-1].copy_(state["observations"])
-        self._episode_returns = _array(state["episode_returns"])
-        self._episode_lengths = _array(state["episode_lengths"])
-        self._tasks = None if state["tasks"] is None else _array(state["tasks"])
-        self._frictions = None if state["frictions"] is None else _array(state["frictions"])
         if self._observation_normalizer is not None:
             statistics = self._observation_normalizer.statistics
             statistics.load_state_dict(state["observation_statistics"])
@@ -468,11 +412,6 @@ class PPO:
             self._reward_normalizer.load_state_dict(state["reward_normalizer"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        saved = len(state["episode_returns"])
-        if saved != self.envs.num_envs:
-            raise ValueError(
-                f"The state is of {saved} environments, here are {self.envs.num_envs}: continue with as many."
-            )
         for key, normalizer, setting in (
             ("observation_statistics", self._observation_normalizer, "normalize_observations"),
             ("reward_normalizer", self._reward_normalizer, "normalize_rewards"),
@@ -516,18 +455,3 @@ def _check_update_threads(update_threads: int, config: PPOConfig, device: torch.
                 f"{name}={getattr(config, name)} couples actor and critic at every minibatch, so they cannot"
                 " be updated apart: give update_threads=1."
             )
-
-
-def _noted(known: Array | None, infos: dict[str, Any], key: str, num_envs: int) -> Array | None:
-    if key not in infos:
-        return known
-    found = np.asarray(infos[key])
-    if known is None:
-        known = np.zeros(num_envs, found.dtype)
-    np.copyto(known, found, where=infos.get(f"_{key}", True))
-    return known
-
-
-def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.cpu().numpy().copy()
-    return array

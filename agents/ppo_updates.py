@@ -85,8 +85,6 @@ class ActorUpdate:
         self.optimizer = optimizer
         self._config = config
         self._log_std = policy.log_std
-        if self._log_std is not None:
-            self._log_std.grad = torch.zeros_like(self._log_std)
         self._network = DenseGradients(policy.actor, config.minibatch_size)
         weight = policy.actor.head.weight
         self._ones = weight.new_ones(policy.actor.head.out_features)
@@ -151,10 +149,8 @@ class ActorUpdate:
         rest = self._old[index] + (log_std.sum() + _half_log_tau(log_std))
         torch.addmv(rest, squares, self._ones, alpha=-0.5, beta=-1, out=log_ratios)
         weights = self._weights(index, epoch, log_ratios)
-        assert log_std.grad is not None
-        torch.mv(squares.sub_(1).t(), weights, out=log_std.grad)
-        if self._config.entropy_coefficient:
-            log_std.grad.sub_(self._config.entropy_coefficient)  # d entropy / d log_std = 1
+        # d entropy / d log_std = 1
+        log_std.grad = torch.mv(squares.sub_(1).t(), weights) - self._config.entropy_coefficient
         return deviations.mul_(weights.unsqueeze(1)).mul_(inverse_std)
 
     def _categorical(self, logits: Tensor, index: int, epoch: int, log_ratios: Tensor) -> Tensor:

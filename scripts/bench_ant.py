@@ -41,9 +41,12 @@ Array = NDArray[Any]
 
 
 def ant_environment(effort: Effort) -> list[Row]:
-    """One ant in one process against the reference, and against Bullet alone: the same motion in all."""
+    """One ant in one process against the reference, and against Bullet alone, which reads nothing back.
+
+    All make the same motion.
+    """
     name, goal = "ant_environment", 2.0
-    case, limit = "ours vs AntBulletEnv-v0", "ours vs Bullet's own step, nothing read: the limit"
+    case, limit = "ours vs AntBulletEnv-v0", "ours vs Bullet's own step: the limit"
     unmeasured = missing("pybullet_envs_gymnasium")
     if without := missing("pybullet"):
         return [unmeasured_row(name, case, goal, without)]
@@ -51,7 +54,10 @@ def ant_environment(effort: Effort) -> list[Row]:
     with ExitStack() as stack:
         ours = stack.enter_context(closing(gymnasium.make(OURS)))
         bullet = stack.enter_context(closing(BulletAlone(actions, play(ours, actions))))
-        contenders = {"ours": partial(play, ours, actions), "bullet": bullet.play}
+        contenders: dict[str, Callable[[], object]] = {
+            "ours": partial(play, ours, actions),
+            "bullet": bullet.play,
+        }
         if not unmeasured:
             reference = stack.enter_context(closing(gymnasium.make(REFERENCE)))
             contenders["reference"] = partial(play, reference, actions)
@@ -65,8 +71,11 @@ def ant_environment(effort: Effort) -> list[Row]:
 
 
 def ant_vector(effort: Effort) -> list[Row]:
-    """Eight ants stepped together by ours in two processes, against the vector environments there are."""
-    name, ours = "ant_vector", f"ours, {CORES} workers"
+    """Eight ants, ours in two processes, against the vector environments of Gymnasium and of SB3.
+
+    SB3 is Stable-Baselines3; all have our ant.
+    """
+    name, ours, alone = "ant_vector", f"ours, {CORES} workers", "ours, in one process"
     num_envs, steps = effort.size(8, 2), effort.size(100, 5)
     case = f"{num_envs} ants, {ours}"
     if without := missing("pybullet"):
@@ -76,14 +85,14 @@ def ant_vector(effort: Effort) -> list[Row]:
     same_step = AutoresetMode.SAME_STEP
     makers: dict[str, Callable[[], Any]] = {
         ours: lambda: slippery_ant_vector(num_envs, CORES),
-        "ours, in one process": lambda: slippery_ant_vector(num_envs),
-        "Gymnasium's Sync": lambda: SyncVectorEnv(env_fns, autoreset_mode=same_step),
+        alone: lambda: slippery_ant_vector(num_envs),
+        "Gymnasium Sync": lambda: SyncVectorEnv(env_fns, autoreset_mode=same_step),
         # Not forked: this process may have threads by now.
-        "Gymnasium's Async, shared memory": lambda: AsyncVectorEnv(
+        "Gymnasium Async": lambda: AsyncVectorEnv(
             env_fns, context="forkserver", autoreset_mode=same_step
         ),
-        "Stable-Baselines3's Dummy": lambda: DummyVecEnv(list(env_fns)),
-        "Stable-Baselines3's Subproc": lambda: SubprocVecEnv(list(env_fns)),
+        "SB3 Dummy": lambda: DummyVecEnv(list(env_fns)),
+        "SB3 Subproc": lambda: SubprocVecEnv(list(env_fns)),
     }
     with ExitStack() as stack:
         contenders = {}
@@ -92,8 +101,8 @@ def ant_vector(effort: Effort) -> list[Row]:
             envs.reset()
             contenders[label] = partial(step_all, envs, actions)
         times = in_turns(contenders, effort.rounds or effort.size(9, 2))
-    best = fastest({label: times[label] for label in makers if not label.startswith("ours")})
-    goal, note = goal_on_cores(1.1)
+    best = fastest({label: times[label] for label in makers if label not in (ours, alone)})
+    goal, no_goal = goal_on_cores(1.1)
     return [
         rate_row(
             name,
@@ -102,7 +111,7 @@ def ant_vector(effort: Effort) -> list[Row]:
             times[label],
             steps * num_envs,
             goal if label == best else None,
-            note=f"the best there is; {note}".rstrip("; ") if label == best else "",
+            note=(no_goal or "the best there is") if label == best else "",
         )
         for label in makers
         if label != ours

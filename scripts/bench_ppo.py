@@ -29,7 +29,7 @@ from plasticity.scripts.bench_turns import (
     torch_threads,
     unmeasured_row,
 )
-from plasticity.scripts.benchmarks import BENCHMARKS
+from plasticity.scripts.benchmarks import ANT_BENCHMARKS
 from plasticity.scripts.timing import Comparison, quartiles
 from plasticity.settings import RegularizerSettings
 from plasticity.tasks import SlipperyAntBulletEnv, VectorEnvironments, slippery_ant_vector
@@ -38,10 +38,13 @@ from plasticity.tracker import Tracker
 ROLLOUTS_PER_ROW = 10
 """A run measures its metrics every 20 480 steps by default, and a rollout has 2048."""
 
-_STRENGTH, _SIGMA = BENCHMARKS["slippery-ant"].strengths["syre"], BENCHMARKS["slippery-ant"].sigma
+_BENCHMARK = ANT_BENCHMARKS["slippery-ant"]
+SYRE = RegularizerSettings("syre", _BENCHMARK.strengths["syre"], _BENCHMARK.sigma)
+"""Of the benchmark, for actor and critic."""
+
 _SEED = 0
 _OURS, _ONE_CORE = f"ours, {CORES} cores", "ours, 1 core"
-_THEIR_VECTORS: tuple[tuple[type[VecEnv], bool], ...] = (
+_THEIR_VECTORS: tuple[tuple[type[DummyVecEnv] | type[SubprocVecEnv], bool], ...] = (
     (DummyVecEnv, False),
     (DummyVecEnv, True),
     (SubprocVecEnv, True),
@@ -49,7 +52,7 @@ _THEIR_VECTORS: tuple[tuple[type[VecEnv], bool], ...] = (
 
 
 def ppo_training(effort: Effort) -> list[Row]:
-    """Our loop's speed against that of Stable-Baselines3's PPO, whose fastest vector environment counts.
+    """Our loop's speed against that of Stable-Baselines3's (SB3's) PPO, whose fastest setting counts.
 
     A turn is a rollout of 2048 steps and the learning from it, at the published settings on both sides.
     """
@@ -58,7 +61,7 @@ def ppo_training(effort: Effort) -> list[Row]:
         (REFERENCE, "AntBulletEnv-v0", "pybullet_envs_gymnasium", 2.5),
         (OURS, "our ant", "pybullet", 1.5),
     ):
-        name, against = "ppo_training", f"{_OURS} vs Stable-Baselines3 on {ant}"
+        name, against = "ppo_training", f"{_OURS} vs SB3 on {ant}"
         goal, no_goal = goal_on_cores(bound)
         if unmeasured := missing("pybullet") or missing(package):
             rows.append(unmeasured_row(name, against, goal, unmeasured))
@@ -71,15 +74,13 @@ def ppo_training(effort: Effort) -> list[Row]:
             row(f"{against}, {best}", ours, times[best], goal=goal, note=no_goal or "its best")
         )
         rows += [row(f"… {label}", ours, times[label]) for label in times if label != best]
-        rows.append(
-            row(f"{_ONE_CORE} vs Stable-Baselines3 on {ant}, {best}", one_core, times[best])
-        )
+        rows.append(row(f"{_ONE_CORE} vs SB3 on {ant}, {best}", one_core, times[best]))
     return rows
 
 
 def ppo_parts(effort: Effort) -> list[Row]:
     """Where the time of our loop on two cores goes, and how near the whole comes to Bullet's own speed."""
-    name, limit = "ppo_parts", f"the loop vs Bullet's own step on {CORES} cores, nothing else done"
+    name, limit = "ppo_parts", f"loop vs Bullet's own step on {CORES} cores: the limit"
     if unmeasured := missing("pybullet"):
         return [unmeasured_row(name, limit, None, unmeasured)]
     steps = config_of(effort).rollout_steps
@@ -104,16 +105,12 @@ def ppo_parts(effort: Effort) -> list[Row]:
 def ppo_tracking(effort: Effort) -> list[Row]:
     """What syre and the metrics of a run cost together, against the loop without either."""
     name = "ppo_tracking"
-    both, syre = (
-        "loop with syre and tracking vs the loop without",
-        "loop with syre alone vs without",
-    )
+    both, syre = "loop with syre and tracking vs neither", "loop with syre vs without"
     if unmeasured := missing("pybullet"):
         return [unmeasured_row(name, both, None, unmeasured)]
-    settings = RegularizerSettings("syre", _STRENGTH, _SIGMA)
     with ExitStack() as stack, torch_threads(1):
         without = _our_agent(_our_envs(effort, stack, CORES), effort, stack, CORES)
-        regularized = _our_agent(_our_envs(effort, stack, CORES), effort, stack, CORES, settings)
+        regularized = _our_agent(_our_envs(effort, stack, CORES), effort, stack, CORES, SYRE)
         times = in_turns(
             {
                 "without": without.iterate,
@@ -139,7 +136,7 @@ def config_of(effort: Effort) -> PPOConfig:
 
 
 def _num_envs(effort: Effort) -> int:
-    return effort.size(BENCHMARKS["slippery-ant"].num_envs, 2)
+    return effort.size(_BENCHMARK.num_envs, 2)
 
 
 # ---- our loop ---------------------------------------------------------------------------------------
@@ -211,7 +208,10 @@ def _training_times(env_id: str, effort: Effort) -> Times:
             their_envs = make_vec_env(env_id, num_envs, seed=_SEED, vec_env_cls=vector)
             model = stable_baselines3_ppo(stack.enter_context(closing(their_envs)), config)
             for threads in (1, CORES):
-                label = f"{vector.__name__} of {num_envs}, {threads} torch threads"
+                kind = vector.__name__.removesuffix("VecEnv")
+                label = (
+                    f"{kind} {num_envs}, {threads} torch {'threads' if threads > 1 else 'thread'}"
+                )
                 contenders[label] = partial(learn, model, config.rollout_steps, threads)
         return in_turns(contenders, effort.rounds or effort.size(5, 1))
 
@@ -277,8 +277,7 @@ class TimedLoop:
             closing(VectorEnvironments([TimedAnt] * _num_envs(effort), CORES))
         )
         self._step = self._envs.step = Stopwatch(self._envs.step)  # type: ignore[method-assign]
-        settings = RegularizerSettings("syre", _STRENGTH, _SIGMA)
-        self._agent = _our_agent(self._envs, effort, stack, CORES, settings)
+        self._agent = _our_agent(self._envs, effort, stack, CORES, SYRE)
         self._tracker = _tracker(self._agent)
         self.parts = []
 
@@ -297,7 +296,7 @@ class TimedLoop:
             {
                 "physics: Bullet's own step": physics,
                 "Python of the environments": environments - physics,
-                "communication, and waiting for the slower worker": stepping - environments,
+                "communication and waiting": stepping - environments,
                 "policy and storage": collected - started - stepping,
                 "update of actor and critic": updated - collected,
             }

@@ -157,7 +157,7 @@ ANT_BENCHMARKS: dict[str, AntBenchmark] = {
         description="PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
         methods=("none", "weight-decay", "syre"),
         # Of a search with one seed over 1e-4, 1e-3 and 1e-2; l2-init was not searched.
-        strengths={"weight-decay": 1e-4, "syre": 1e-4, "l2-init": 1e-4},
+        strengths={"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
         sigma=0.3,
         num_steps=2_000_000,
         preset="small",

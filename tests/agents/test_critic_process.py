@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -85,6 +87,15 @@ def test_weights_and_optimizer_are_those_of_this_process(process):
         assert not torch.equal(first, before)
 
 
+def test_an_update_that_nobody_waited_for_is_passed_over(process):
+    batch, orders = make_batch(4)
+    process.start(batch, orders, 1e-2)
+    steps = process.optimizer_state_dict()["state"][0]["step"]
+    process.start(batch, orders, 1e-2)
+    process.finish()
+    assert process.optimizer_state_dict()["state"][0]["step"] == steps + 8
+
+
 def test_a_killed_process_is_an_error_that_names_it():
     process = CriticProcess(make_critic(), CONFIG, L2_INIT)
     batch, orders = make_batch(0)
@@ -107,27 +118,43 @@ def test_it_ends_with_its_owner():
     assert popen.poll() == 0
 
 
-def test_it_ends_when_its_owner_is_killed(tmp_path):
+OWNER = """
+import os, signal, time
+from plasticity.agents.actor_critic import ActorCritic
+from plasticity.agents.critic_process import CriticProcess
+from plasticity.agents.ppo_config import PPOConfig
+from plasticity.settings import RegularizerSettings
+
+config = PPOConfig(hidden=(4,))
+process = CriticProcess(ActorCritic(2, 1, config).critic, config, RegularizerSettings())
+process.optimizer_state_dict()
+child = os.fork()
+if child == 0:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(process._process.pid, child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_it_ends_when_its_owner_is_killed():
     """Also while a forked child of the owner keeps the socket open."""
-    child = os.fork()
-    if child == 0:
-        made = CriticProcess(make_critic(), CONFIG, L2_INIT)
-        made.optimizer_state_dict()
-        grandchild = os.fork()
-        if grandchild == 0:
-            time.sleep(30)
-            os._exit(0)
-        (tmp_path / "numbers").write_text(f"{made._process.pid} {grandchild}")
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    number, grandchild = map(int, (tmp_path / "numbers").read_text().split())
+    owner = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWNER],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.returncode == -signal.SIGKILL
+    number, child = map(int, owner.stdout.split())
     try:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and _exists(number):
             time.sleep(0.1)
         assert not _exists(number)
     finally:
-        os.kill(grandchild, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
 
 
 def _exists(number):

@@ -84,7 +84,7 @@ COMBINATIONS = [
     {"max_gradient_norm": 0.5},
     {"value_clip_range": 0.1},
     {"entropy_coefficient": 0.1},
-    {"target_kl": 0.004},
+    {"target_kl": 2e-5},
     {
         "max_gradient_norm": 0.1,
         "value_clip_range": 0.2,
@@ -104,9 +104,9 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
         rollout_steps=NUM_ENVS * STEPS,
         minibatch_size=16,
         epochs=3,
-        learning_rate=1e-3,
+        learning_rate=5e-3,
         epsilon=1e-5,
-        clip_range=0.05,
+        clip_range=0.01,
         normalize_advantages="minibatch",
         **extra,
     )
@@ -146,7 +146,7 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     moved = False
     for start, mine, other in zip(before, ours, theirs, strict=True):
         moved |= not torch.equal(start, mine.detach())
-        # Adam moves each weight by some 1e-3 a step, 12 steps: rounding is 1e-4 of that
+        # Adam moves each weight by some 5e-3 a step, 12 steps: rounding is 1e-4 of that
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-6)
     assert moved
     logged = model.logger.name_to_value

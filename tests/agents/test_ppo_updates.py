@@ -15,6 +15,7 @@ from plasticity.agents.ppo_updates import (
     CriticUpdate,
     actor_optimizer,
     critic_optimizer,
+    flushed_denormals,
     gaussian_entropy,
     gaussian_log_probability,
     run_coupled,
@@ -253,3 +254,32 @@ def test_the_learning_rate_is_that_of_the_rollout():
     run_half(critic, orders(), 4)
     for old, new in zip(before, policy.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_flushed_denormals_ends_with_its_block():
+    tiny = torch.full((), 1e-40)
+    assert tiny * 1.0 != 0
+    with flushed_denormals():
+        assert tiny * 1.0 == 0
+        with flushed_denormals():
+            pass
+        assert tiny * 1.0 == 0
+    assert tiny * 1.0 != 0
+
+
+def test_moments_of_a_dead_unit_do_not_fade_to_denormals():
+    policy, _, update, _ = make()
+    policy.float()
+    update = ActorUpdate(policy, update._config, actor_optimizer(policy, update._config, NONE))
+    batch = ActorBatch(*(tensor.float() for tensor in vars(make_batches(make()[0])[0]).values()))
+    with torch.no_grad():
+        update.begin(batch, 1e-4)
+        run_half(update, orders(1), 4)
+        policy.actor.fc1.weight[0] = 0
+        policy.actor.fc1.bias[0] = -1  # dead from now on
+    for _ in range(150):  # 0.9^1200 = 1e-55
+        update.begin(batch, 1e-4)
+        run_half(update, orders(), 4)
+    moments = update.optimizer.state[policy.actor.fc1.weight]["exp_avg"]
+    assert not moments[0].any()
+    assert moments[1].any()

@@ -205,6 +205,20 @@ def test_the_table_fits_a_terminal_and_shows_goals_and_verdicts():
     assert text.endswith("no goal 1.200")
 
 
+def test_what_was_not_measured_is_neither_kept_nor_missed():
+    rows = [
+        Row("ant", "ours", None, "speed", 2.0, "at least", note="it needs a package"),
+        Row("parts", "physics", 0.25, "share", lower=0.2, upper=0.3),
+    ]
+    assert [row.met for row in rows] == [None, None]
+    output = io.StringIO()
+    Console(file=output, width=80).print(table_of(rows))
+    text = " ".join(output.getvalue().split())
+    assert "ours (it needs a package) ≥ 2 parts:" in text
+    assert "parts: share of the time" in text
+    assert text.endswith("physics 0.250 0.200 … 0.300")
+
+
 def test_effort_chooses_sizes_and_rounds():
     calls = []
     ours, theirs = partial(calls.append, "a"), partial(calls.append, "b")

@@ -1,0 +1,129 @@
+"""The episodes that the environments are in: their return, length, task and friction so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that ended."""
+
+    step: int
+    """Environment steps of the whole run up to and with the vector step that ended it."""
+
+    environment: int
+    """Which environment, from 0."""
+
+    episode_return: float
+    """Sum of its rewards, as the environment gave them."""
+
+    episode_length: int
+    """Its steps."""
+
+    task: int | None
+    """Task that it ran under, from `info["task"]`; None if the environment has none."""
+
+    friction: float | None
+    """Friction that it ran under, from `info["friction"]`; None if the environment has none."""
+
+
+class RunningEpisodes:
+    """Counts each environment's episode, across rollouts.
+
+    Args:
+        num_envs: Number of environments.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._num_envs = num_envs
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._tasks: Array | None = None
+        self._frictions: Array | None = None
+
+    def add(self, rewards: Array) -> None:
+        """Count one vector step. Shape: (num_envs,)."""
+        self._returns += rewards
+        self._lengths += 1
+
+    def end(self, environment: int, step: int) -> Episode:
+        """Close an environment's episode; to be called before `read_task` notes the next one's task."""
+        episode = Episode(
+            step,
+            environment,
+            float(self._returns[environment]),
+            int(self._lengths[environment]),
+            None if self._tasks is None else int(self._tasks[environment]),
+            None if self._frictions is None else float(self._frictions[environment]),
+        )
+        self._returns[environment] = 0.0
+        self._lengths[environment] = 0
+        return episode
+
+    def read_task(self, infos: dict[str, Any]) -> None:
+        """Note "task" and "friction" of the episode that each environment is in, if `infos` has them."""
+        self._tasks = _noted(self._tasks, infos, "task", self._num_envs)
+        self._frictions = _noted(self._frictions, infos, "friction", self._num_envs)
+
+    @property
+    def newest_task(self) -> int | None:
+        """The highest task that an environment is in."""
+        return None if self._tasks is None else int(self._tasks.max())
+
+    @property
+    def newest_friction(self) -> float | None:
+        """Friction of the environment that is in the highest task."""
+        if self._frictions is None:
+            return None
+        newest = 0 if self._tasks is None else int(self._tasks.argmax())
+        return float(self._frictions[newest])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in tensors."""
+        return {
+            "returns": torch.tensor(self._returns),
+            "lengths": torch.tensor(self._lengths),
+            "tasks": None if self._tasks is None else torch.tensor(self._tasks),
+            "frictions": None if self._frictions is None else torch.tensor(self._frictions),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: if it is of another number of environments.
+        """
+        saved = len(state["returns"])
+        if saved != self._num_envs:
+            raise ValueError(
+                f"The state is of {saved} environments, here are {self._num_envs}: continue with as many."
+            )
+        self._returns = _array(state["returns"])
+        self._lengths = _array(state["lengths"])
+        self._tasks = None if state["tasks"] is None else _array(state["tasks"])
+        self._frictions = None if state["frictions"] is None else _array(state["frictions"])
+
+
+def _noted(known: Array | None, infos: dict[str, Any], key: str, num_envs: int) -> Array | None:
+    if key not in infos:
+        return known
+    found = np.asarray(infos[key])
+    if known is None:
+        known = np.zeros(num_envs, found.dtype)
+    # Gymnasium's vector environments say beside a key which of them gave it.
+    np.copyto(known, found, where=infos.get(f"_{key}", True))
+    return known
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.cpu().numpy().copy()
+    return array
