@@ -3,7 +3,7 @@
 Two lines make the difference: `policy_kwargs` regularizes the networks, `PlasticityCallback` measures them.
 About half a minute; an ant that has learned to walk takes millions of steps and hours.
 
-    python examples/sb3_slippery_ant.py --regularizer syre --out ant.png
+    python examples/sb3_slippery_ant.py --regularizers none syre --out ant.png
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from torch import nn
 import plasticity.tasks  # noqa: F401  (registers the environment)
 from plasticity.sb3 import PlasticityCallback, policy_kwargs
 
+Rows = list[dict[str, Any]]
 
-def train(regularizer: str, *, strength: float, steps: int, seed: int) -> list[dict[str, Any]]:
+COLORS = {"none": "#666666", "weight-decay": "#D55E00", "syre": "#0072B2"}
+
+
+def train(
+    regularizer: str, *, strength: float, steps: int, seed: int, measurements: int = 8
+) -> Rows:
     """Train for `steps` on four frictions in turn; the callback's rows."""
     torch.set_num_threads(1)  # networks this small are slower on more
-    every = max(steps // 8, 1)
+    every = max(steps // measurements, 1)
     env = gymnasium.make(
         "plasticity/SlipperyAntBullet-v0", task_seed=seed, change_every=max(steps // 4, 1)
     )
@@ -38,7 +44,7 @@ def train(regularizer: str, *, strength: float, steps: int, seed: int) -> list[d
         policy_kwargs=policy_kwargs(
             PPO,
             regularizer=regularizer,
-            strength=strength,
+            strength=0.0 if regularizer == "none" else strength,
             sigma=0.3,
             # The published networks: two hidden layers of 256 for actor and critic, ReLU.
             net_arch=[256, 256],
@@ -47,7 +53,7 @@ def train(regularizer: str, *, strength: float, steps: int, seed: int) -> list[d
         seed=seed,
         device="cpu",
     )
-    # At each eighth of the way, and wherever the floor changes; `friction` is what the environment adds
+    # At even steps on the way, and wherever the floor changes; `friction` is what the environment adds
     # to its info. A probe must have more observations than a layer has units.
     callback = PlasticityCallback(every, probe_size=min(512, every), info_keys=["friction"])
     model.learn(steps, callback=callback)
@@ -55,7 +61,7 @@ def train(regularizer: str, *, strength: float, steps: int, seed: int) -> list[d
     return callback.rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: Rows) -> None:
     """A line for each measurement of the last hidden layers."""
     print(
         f"{'step':>8s}{'task':>6s}{'friction':>10s}{'return':>9s}  {'effective rank, dead units':s}"
@@ -73,46 +79,54 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Returns and ranks over steps, with lines where the friction changes."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    returns, ranks = figure.subplots(1, 2)
-    ended = [row for row in rows if row["episode_return"] is not None]
-    returns.plot(
-        [row["step"] for row in ended],
-        [row["episode_return"] for row in ended],
-        "o-",
-        color="#0072B2",
+def draw(runs: dict[str, Rows]) -> Figure:
+    """Returns and ranks over steps, by regularizer, with lines where the friction changes."""
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    panels = dict(
+        zip(
+            ("episode_return", "effective_rank/actor.3", "effective_rank/critic.3"),
+            figure.subplots(1, 3),
+            strict=True,
+        )
     )
-    returns.set_title("return of an episode", fontsize=10)
-    looks = (("actor.1", "-"), ("actor.3", "--"), ("critic.1", "-."), ("critic.3", ":"))
-    measured = [row for row in rows if "effective_rank/actor.1" in row]
-    for layer, line in looks:
-        values = [row[f"effective_rank/{layer}"] for row in measured]
-        ranks.plot([row["step"] for row in measured], values, line, label=layer)
-    ranks.set_title("effective rank of hidden layers", fontsize=10)
-    ranks.legend(frameon=False)
-    for panel in (returns, ranks):
-        panel.set_xlabel("step")
-        for row in rows:
+    for key, panel in panels.items():
+        for regularizer, rows in runs.items():
+            told = [row for row in rows if row.get(key) is not None]
+            steps, values = [row["step"] for row in told], [row[key] for row in told]
+            panel.plot(steps, values, ".-", color=COLORS[regularizer], label=regularizer)
+        for row in next(iter(runs.values())):
             if row["boundary"]:
-                panel.axvline(row["step"], color="#999999", linewidth=0.8)
+                panel.axvline(row["step"], color="#CCCCCC", linewidth=0.8)
+        panel.set_title(key.replace("_", " ").replace("/", ", "), fontsize=10)
+        panel.set_xlabel("step")
+        panel.ticklabel_format(axis="x", scilimits=(0, 0))
+    panels["episode_return"].legend(frameon=False)
     return figure
 
 
 def main() -> None:
     """Train, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--regularizer", default="syre", help="syre, weight-decay or none")
+    parser.add_argument("--regularizers", nargs="+", default=["syre"], choices=list(COLORS))
     parser.add_argument("--strength", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=16_384, help="environment steps")
+    parser.add_argument("--measurements", type=int, default=8, help="on the way, evenly spread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="picture to write")
     given = parser.parse_args()
-    rows = train(given.regularizer, strength=given.strength, steps=given.steps, seed=given.seed)
-    show(rows)
+    runs = {}
+    for regularizer in given.regularizers:
+        print(regularizer)
+        runs[regularizer] = train(
+            regularizer,
+            strength=given.strength,
+            steps=given.steps,
+            seed=given.seed,
+            measurements=given.measurements,
+        )
+        show(runs[regularizer])
     if given.out is not None:
-        draw(rows).savefig(given.out, dpi=150)
+        draw(runs).savefig(given.out, dpi=150)
 
 
 if __name__ == "__main__":

@@ -53,17 +53,12 @@ class AntSimulation:
         self._bullet = bullet = _bullet()
         if window:
             _require_display()
-        self._client = bullet.connect(bullet.GUI if window else bullet.DIRECT)
-        if self._client < 0:
-            raise RuntimeError(
-                "Bullet gives this process no further world: close the environments that are no "
-                "longer needed (a process has at most one window, and 1024 worlds)."
-            )
+        self._client = _connect(bullet, bullet.GUI if window else bullet.DIRECT)
         # Bullet keeps a world until it is told: an environment that nobody closed ends with its object.
         self._disconnect = weakref.finalize(self, bullet.disconnect, self._client)
         self._disconnect.atexit = False
         if window:
-            bullet.configureDebugVisualizer(bullet.COV_ENABLE_GUI, 0, self._client)
+            bullet.configureDebugVisualizer(bullet.COV_ENABLE_GUI, 0, physicsClientId=self._client)
         self._load()
 
     def _load(self) -> None:
@@ -90,7 +85,7 @@ class AntSimulation:
         ant_file = str(data / "mjcf" / "ant.xml")
         (self._ant,) = bullet.loadMJCF(ant_file, flags=flags, physicsClientId=client)
         self._find_links()
-        # Bullet gives every joint a motor that holds it: without strength, it only costs nothing.
+        # Bullet gives every joint a motor that holds it: none may, as torques are to move them.
         bullet.setJointMotorControlArray(
             self._ant,
             self._links,
@@ -212,6 +207,20 @@ def _bullet() -> Any:
         raise ModuleNotFoundError(
             f"The Bullet ant needs PyBullet, which is not installed: {remedy}.", name="pybullet"
         ) from error
+
+
+def _connect(bullet: Any, mode: int) -> int:
+    reason: Exception | None = None
+    try:
+        client = int(bullet.connect(mode))
+    except bullet.error as error:
+        client, reason = -1, error
+    if client < 0:
+        raise RuntimeError(
+            "Bullet gives this process no further world: close the environments that are no longer "
+            "needed (a process has at most one window, and 1024 worlds)."
+        ) from reason
+    return client
 
 
 def _require_display() -> None:

@@ -1,0 +1,271 @@
+"""The vector environment: Gymnasium's own as oracle, whatever the number of workers."""
+
+import sys
+from functools import partial
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence as equal
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from plasticity.tasks import VectorEnvironments, slippery_ant_vector, task_friction
+
+# A worker cannot import the tests: it gets the environments below themselves.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Countdown(gymnasium.Env):
+    """Ends after a number of steps that it draws; tells much, and each kind of thing, in its info."""
+
+    observation_space = spaces.Box(-1, 1000, (3,), np.float64)
+    action_space = spaces.Discrete(5)
+
+    def __init__(self, talkative):
+        self.talkative = talkative
+
+    def _seen(self, action):
+        info = {"task": self.length % 2, "share": self.left / self.length}
+        if self.talkative:
+            info |= {"name": f"of {self.length}", "parts": {"left": self.left}}
+            info["array"] = np.array([self.left, action])
+        return np.array([self.left, self.length, action], np.float64), info
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = self.length = int(self.np_random.integers(2, 7)) + (options or {}).get(
+            "more", 0
+        )
+        return self._seen(-1)
+
+    def step(self, action):
+        self.left -= 1
+        observation, info = self._seen(action)
+        ended = self.left == 0
+        return observation, action / 7, ended and self.length % 3 == 0, ended, info
+
+    def state_dict(self):
+        return {
+            "left": self.left,
+            "length": self.length,
+            "bits": self.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state):
+        self.left, self.length = state["left"], state["length"]
+        self.np_random.bit_generator.state = state["bits"]
+
+
+def countdowns(talkative=True):
+    # One is quiet: an entry that not all environments have is masked.
+    return [partial(Countdown, talkative and number != 2) for number in range(5)]
+
+
+def rollout(envs, steps, seed=0, **reset):
+    rng = np.random.default_rng(seed)
+    shape, dtype = envs.action_space.shape, envs.action_space.dtype
+    seen = [envs.reset(seed=seed, **reset)]
+    for _ in range(steps):
+        actions = rng.integers(0, 5, shape) if dtype == np.int64 else rng.uniform(-1, 1, shape)
+        seen.append(envs.step(actions.astype(dtype)))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "talkative"), [(0, True), (0, False), (1, True), (2, False), (3, True)]
+)
+def test_as_gymnasiums_own(num_workers, talkative):
+    sync = SyncVectorEnv(countdowns(talkative), autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = VectorEnvironments(countdowns(talkative), num_workers)
+    for name in ("num_envs", "observation_space", "action_space", "single_action_space"):
+        assert getattr(envs, name) == getattr(sync, name)
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    for reset in ({}, {"options": {"more": 2}}):
+        for ours, expected in zip(
+            rollout(envs, 30, **reset), rollout(sync, 30, **reset), strict=True
+        ):
+            assert equal(ours, expected, exact=True)
+    seeds = [3, None, 5, 4, 9]
+    assert equal(envs.reset(seed=seeds), sync.reset(seed=seeds), exact=True)
+    assert equal(envs.reset(), sync.reset(), exact=True)
+    envs.close()
+    sync.close()
+
+
+def test_ants_do_not_depend_on_the_number_of_workers():
+    pytest.importorskip("pybullet")
+    make = partial(slippery_ant_vector, 3, task_seed=1, num_tasks=3, change_every=90)
+    seen = []
+    for num_workers in (0, 2):
+        envs = make(num_workers=num_workers)
+        envs.reset(seed=0)
+        seen.append([envs.step(np.zeros((3, 8))) for _ in range(75)])
+        envs.close()
+    alone, shared = seen
+    for ours, expected in zip(shared, alone, strict=True):
+        assert equal(ours, expected, exact=True)
+    # 90 / 3 = 30 steps of each; unpowered, it falls after 20: episodes begin at 0, 20, 40, 60.
+    tasks = [infos["task"].tolist() for *_, infos in alone]
+    assert tasks == [[0] * 3] * 39 + [[1] * 3] * 20 + [[2] * 3] * 16
+    final = alone[39][-1]
+    assert final["final_info"]["task"].tolist() == [0] * 3
+    assert final["friction"].tolist() == [task_friction(1, 1)] * 3
+    assert final["_final_obs"].all()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_is_returned_is_the_callers(num_workers):
+    envs = VectorEnvironments(countdowns(talkative=False), num_workers)
+    other = VectorEnvironments(countdowns(talkative=False))
+    kept = []
+    for ours, expected in zip(
+        [envs.reset(seed=0), *(envs.step(np.ones(5)) for _ in range(3))],
+        [other.reset(seed=0), *(other.step(np.ones(5)) for _ in range(3))],
+        strict=True,
+    ):
+        kept.append((ours, expected))
+    # Three steps later, the first results are still what they were …
+    for ours, expected in kept:
+        assert equal(ours, expected, exact=True)
+        # … and writing into them changes nothing that comes.
+        *arrays, infos = ours
+        for array in (*arrays, *infos.values()):
+            if isinstance(array, np.ndarray) and array.dtype != object:
+                array[...] = 1
+    assert equal(envs.step(np.ones(5)), other.step(np.ones(5)), exact=True)
+    envs.close()
+    other.close()
+
+
+def test_actions_are_cast_and_their_shape_is_checked():
+    envs = VectorEnvironments(countdowns())
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(5,\): \(4,\)"):
+        envs.step(np.zeros(4))
+    rewards = envs.step([0.0, 1.0, 2.0, 3.0, 4.0])[1]
+    np.testing.assert_allclose(rewards, np.arange(5) / 7)
+    envs.close()
+
+
+def test_seeds_must_be_as_many():
+    envs = VectorEnvironments(countdowns())
+    with pytest.raises(ValueError, match="5 environments need as many seeds: 2"):
+        envs.reset(seed=[1, 2])
+    envs.close()
+
+
+@pytest.mark.parametrize(("saving", "loading"), [(2, 0), (0, 2)])
+def test_a_continued_run_equals_one_that_never_stopped(saving, loading):
+    pytest.importorskip("pybullet")
+    make = partial(slippery_ant_vector, 2, task_seed=1, change_every=100)
+    envs = make(saving)
+    actions = 0.3 * np.random.default_rng(0).uniform(-1, 1, (120, 2, 8))
+    envs.reset(seed=0)
+    for each in actions[:33]:
+        envs.step(each)
+    state = envs.state_dict()
+    expected = [envs.step(each) for each in actions[33:]]
+    assert expected[-1][-1]["task"].tolist() == [2, 2]
+    envs.close()
+    other = make(loading)
+    other.reset(seed=9)
+    other.load_state_dict(state)
+    for each, then in zip(actions[33:], expected, strict=True):
+        assert equal(other.step(each), then, exact=True)
+    other.close()
+
+
+def test_a_state_of_another_number_is_refused():
+    envs, fewer = VectorEnvironments(countdowns()), VectorEnvironments(countdowns()[:2])
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match="5 environments, not of 2"):
+        fewer.load_state_dict(envs.state_dict())
+    envs.close()
+    fewer.close()
+
+
+def test_gymnasiums_wrappers_fit():
+    envs = RecordEpisodeStatistics(VectorEnvironments(countdowns(talkative=False)))
+    lengths = [
+        infos["episode"]["l"][infos["_episode"]]
+        for *_, infos in rollout(envs, 40)[1:]
+        if "episode" in infos
+    ]
+    assert set(np.concatenate(lengths)) <= set(range(2, 7))
+    envs.close()
+
+
+def test_pictures_come_from_each():
+    pytest.importorskip("pybullet")
+    envs = slippery_ant_vector(2, render_mode="rgb_array")
+    envs.reset(seed=0)
+    assert [frame.shape for frame in envs.render()] == [(240, 320, 3)] * 2
+    envs.close()
+
+
+def test_closed_environments_say_so():
+    envs = VectorEnvironments(countdowns())
+    envs.reset(seed=0)
+    envs.close()
+    envs.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make new ones"):
+        envs.step(np.zeros(5))
+
+
+def test_an_error_of_an_environment_here_is_raised_as_it_is_and_ends_all():
+    pytest.importorskip("pybullet")
+    envs = slippery_ant_vector(2)
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        envs.step(np.full((2, 8), np.nan))
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        envs.step(np.zeros((2, 8)))
+
+
+@pytest.mark.parametrize(
+    ("env_fns", "num_workers", "error", "message"),
+    [
+        ([], 0, ValueError, "number of environments must be at least 1"),
+        (
+            countdowns(),
+            6,
+            ValueError,
+            "num_workers must be at most the number of environments, 5: 6",
+        ),
+        (countdowns(), -1, ValueError, "num_workers must be at least 0"),
+        (countdowns(), 1.5, TypeError, "num_workers must be an integer"),
+        (
+            [partial(gymnasium.make, "CartPole-v1"), partial(gymnasium.make, "Pendulum-v1")],
+            0,
+            ValueError,
+            "same observation_space",
+        ),
+        ([partial(gymnasium.make, "Blackjack-v1")], 0, TypeError, "observation must be an array"),
+    ],
+)
+def test_what_cannot_be_is_refused(env_fns, num_workers, error, message):
+    with pytest.raises(error, match=message):
+        VectorEnvironments(env_fns, num_workers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"task_seed": 0, "change_every": 100},
+            ValueError,
+            "multiple of num_envs, 8.* Near: 96 and 104",
+        ),
+        ({"task_seed": 0, "change_every": 3}, ValueError, "Near: 8"),
+        ({"engine": "bulet"}, ValueError, "engine must be one of 'bullet': 'bulet'"),
+        ({"friction": 1, "task_seed": 2}, ValueError, "one or the other"),
+        ({"change_every": 8}, ValueError, "task_seed and change_every"),
+    ],
+)
+def test_ants_that_cannot_be_are_refused(arguments, error, message):
+    pytest.importorskip("pybullet")
+    with pytest.raises(error, match=message):
+        slippery_ant_vector(8, **arguments)

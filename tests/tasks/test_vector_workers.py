@@ -1,0 +1,262 @@
+"""Workers that fail, die, or lose their learner: an error at once, and nothing left running."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from plasticity.tasks import VectorEnvironments
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+PATIENCE_SECONDS = 60  # for a machine with much else to do
+
+
+class Doomed(gymnasium.Env):
+    """Does what it is told by its action: 1 raises an error, 2 ends its process, 3 takes its time."""
+
+    observation_space = action_space = spaces.Box(0, 9, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if action == 1:
+            raise KeyError("the wheel came off")
+        if action == 2:
+            os._exit(3)
+        if action == 3:
+            time.sleep(PATIENCE_SECONDS)
+        return np.array([os.getpid() % 10], np.float32), 0.0, False, False, {"process": os.getpid()}
+
+
+def is_running(process):
+    done = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()[:1] not in ("", "Z")
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def envs():
+    made = VectorEnvironments([Doomed] * 5, num_workers=2)
+    made.reset(seed=0)
+    yield made
+    made.close()
+
+
+def processes_of(envs):
+    return envs.step(np.zeros((5, 1)))[-1]["process"].tolist()
+
+
+def test_blocks_of_environments_in_processes():
+    """5 environments in 3 blocks: 5 * 1 // 3 = 1, 5 * 2 // 3 = 3: those from 0, 1 and 3 on."""
+    envs = VectorEnvironments([Doomed] * 5, num_workers=3)
+    envs.reset(seed=0)
+    processes = processes_of(envs)
+    assert processes[0] == os.getpid()
+    assert processes[1] == processes[2]
+    assert processes[3] == processes[4]
+    assert len(set(processes)) == 3
+    envs.close()
+    assert [is_running(process) for process in processes] == [True] + [False] * 4
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        envs.reset()
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (
+            1,
+            r"Worker 1 \(environments 2 to 4, process \d+\) failed:\n(.*\n)*KeyError: 'the wheel came off'",
+        ),
+        (2, r"Worker 1 \(environments 2 to 4, process \d+\) ended, unasked: exit status 3"),
+    ],
+)
+def test_an_error_names_its_worker_and_ends_all(envs, action, message):
+    processes = processes_of(envs)
+    with pytest.raises(RuntimeError, match=message):
+        envs.step(np.array([[0], [0], [0], [0], [action]]))
+    assert not any(map(is_running, processes[2:]))
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        envs.step(np.zeros((5, 1)))
+
+
+@pytest.mark.parametrize("killed_while", ["waiting", "stepping"])
+def test_a_killed_worker_is_an_error(envs, killed_while):
+    processes = processes_of(envs)
+    actions = np.zeros((5, 1))
+    if killed_while == "waiting":
+        os.kill(processes[2], signal.SIGKILL)
+        wait_until(lambda: not is_running(processes[2]))
+    else:
+        actions[2] = 3
+        threading.Timer(0.3, os.kill, (processes[2], signal.SIGKILL)).start()
+    with pytest.raises(
+        RuntimeError, match=r"Worker 1 .*2 to 4.* ended, unasked: killed by SIGKILL"
+    ):
+        envs.step(actions)
+    assert not any(map(is_running, processes[2:]))
+
+
+def test_an_environment_that_cannot_be_made_is_an_error():
+    here = os.getpid()
+
+    def make():
+        if os.getpid() != here:
+            raise ModuleNotFoundError("no wheels for this one")
+        return Doomed()
+
+    with pytest.raises(RuntimeError, match=r"Worker 1 \(environment 1, process(.*\n)*.*no wheels"):
+        VectorEnvironments([make] * 2, num_workers=2)
+
+
+def test_workers_end_with_their_object():
+    envs = VectorEnvironments([Doomed] * 2, num_workers=2)
+    envs.reset()
+    _, worker = envs.step(np.zeros((2, 1)))[-1]["process"]
+    del envs
+    gc.collect()
+    assert not is_running(worker)
+
+
+# ---- a learner of its own, which is interrupted or killed -------------------------------------------
+
+LEARNER = """
+import os, signal, sys, time
+import gymnasium
+import numpy as np
+from plasticity.tasks import VectorEnvironments
+
+class Env(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(0, 9, (1,), np.float32)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {"process": os.getpid()}
+    def state_dict(self):
+        return {"process": os.getpid()}
+
+def learn(while_running):
+    # No `if __name__ == "__main__"`: a worker does not run this script.
+    envs = VectorEnvironments([Env] * 2, num_workers=2)
+    envs.reset()
+    *_, infos = envs.step(np.zeros((2, 1)))
+    print(*infos["process"], flush=True)
+    while while_running():
+        envs.step(np.zeros((2, 1)))
+    return envs
+"""
+
+
+class Learner:
+    """A process that runs LEARNER, in a group of its own as a command in a terminal is."""
+
+    def __init__(self, script):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LEARNER + script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.workers = [int(number) for number in self.process.stdout.readline().split()[1:]]
+        assert len(self.workers) == 1, self.process.communicate()
+
+    def ends(self):
+        """Wait for its end; return its status, output and errors."""
+        output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        return self.process.returncode, output, errors
+
+    def leaves_nothing(self):
+        wait_until(lambda: not any(map(is_running, self.workers)))
+
+
+def test_ctrl_c_leaves_nothing_and_workers_say_nothing():
+    learner = Learner("learn(lambda: True)")
+    os.killpg(learner.process.pid, signal.SIGINT)
+    status, _, errors = learner.ends()
+    assert status != 0
+    assert errors.count("KeyboardInterrupt") == 1
+    learner.leaves_nothing()
+
+
+def test_a_signal_to_the_group_leaves_the_workers_to_the_learner():
+    """A batch system ends the whole group: the learner may first save its environments' state."""
+    learner = Learner(
+        """
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+envs = learn(lambda: not asked)
+print(*(state["process"] for state in envs.state_dict()["environments"]))
+"""
+    )
+    os.killpg(learner.process.pid, signal.SIGTERM)
+    status, output, errors = learner.ends()
+    assert status == 0, errors
+    assert output.split()[1:] == [str(number) for number in learner.workers]
+    learner.leaves_nothing()
+
+
+def test_a_killed_learner_leaves_nothing():
+    learner = Learner("learn(lambda: True)")
+    os.kill(learner.process.pid, signal.SIGKILL)
+    learner.ends()
+    learner.leaves_nothing()
+
+
+def test_a_fork_of_a_killed_learner_does_not_keep_its_workers():
+    learner = Learner(
+        """
+envs = learn(lambda: False)
+fork = os.fork()
+if fork == 0:
+    os.close(1), os.close(2)
+    time.sleep(600)
+print(fork, flush=True)
+time.sleep(600)
+"""
+    )
+    fork = int(learner.process.stdout.readline())
+    try:
+        os.kill(learner.process.pid, signal.SIGKILL)
+        learner.ends()
+        learner.leaves_nothing()
+        assert is_running(fork)
+    finally:
+        os.kill(fork, signal.SIGKILL)
+
+
+def test_a_daemon_of_multiprocessing_may_have_workers():
+    learner = Learner(
+        """
+import multiprocessing
+def run():
+    learn(lambda: False)
+daemon = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+daemon.start()
+daemon.join()
+sys.exit(daemon.exitcode)
+"""
+    )
+    status, _, errors = learner.ends()
+    assert status == 0, errors
+    learner.leaves_nothing()
