@@ -75,7 +75,7 @@ def ant_vector(effort: Effort) -> list[Row]:
 
     SB3 is Stable-Baselines3; all have our ant.
     """
-    name, ours, alone = "ant_vector", f"ours, {CORES} workers", "ours, in one process"
+    name, ours, alone = "ant_vector", f"ours, {CORES} processes", "ours, in one process"
     num_envs, steps = effort.size(8, 2), effort.size(100, 5)
     case = f"{num_envs} ants, {ours}"
     if without := missing("pybullet"):

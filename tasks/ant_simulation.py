@@ -8,7 +8,8 @@ import importlib
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,11 @@ class AntSimulation:
 
 
 def _bullet() -> Any:
+    if "pybullet" in sys.modules:
+        return sys.modules["pybullet"]
     try:
-        return importlib.import_module("pybullet")
+        with _standard_error_closed():
+            return importlib.import_module("pybullet")
     except ModuleNotFoundError as error:
         if error.name != "pybullet":
             raise
@@ -207,6 +211,19 @@ def _bullet() -> Any:
         raise ModuleNotFoundError(
             f"The Bullet ant needs PyBullet, which is not installed: {remedy}.", name="pybullet"
         ) from error
+
+
+@contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Keep Bullet's C code from printing when it was built, in every process that imports it."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _connect(bullet: Any, mode: int) -> int:

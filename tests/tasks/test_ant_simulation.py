@@ -181,3 +181,9 @@ def test_newer_pythons_are_told_which_have_wheels(monkeypatch):
     monkeypatch.setattr(ant_simulation.sys, "version_info", (3, 12, 1))
     with pytest.raises(ModuleNotFoundError, match=r"this is Python 3\.12: take 3\.10 or 3\.11"):
         AntSimulation()
+
+
+def test_bullet_says_nothing_when_it_is_imported():
+    code = "from plasticity.tasks.ant_simulation import AntSimulation; AntSimulation().close()"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
