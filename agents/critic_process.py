@@ -49,11 +49,8 @@ class CriticProcess:
         self._busy = False
         ours, theirs = socket.socketpair()
         with theirs:
-            command = (
-                f"from plasticity.agents.critic_process import serve; serve({theirs.fileno()})"
-            )
             self._process = subprocess.Popen(
-                [sys.executable, "-c", command],
+                [sys.executable, "-c", _program(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Ctrl-C goes to all processes of a session; this one ends when its owner does.
@@ -132,6 +129,16 @@ class CriticProcess:
             f"The critic's process {self._process.pid} ended with exit status {status}: its error"
             " stands above, if it had time for one. Continue from the last checkpoint."
         )
+
+
+def _program(descriptor: int) -> str:
+    # Python puts the current directory first, where a user's platform.py or json.py may lie: before
+    # anything else is imported, modules are to be found where they are found here.
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return (
+        f"import sys; sys.path[:] = {path!r}; "
+        f"from plasticity.agents.critic_process import serve; serve({descriptor})"
+    )
 
 
 def _stop(connection: Connection, process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from plasticity.agents.advantages import generalized_advantages
 from plasticity.agents.critic_process import CriticProcess
 from plasticity.agents.normalization import ObservationNormalizer, RewardNormalizer
 from plasticity.agents.ppo_config import PRESETS, PPOConfig
+from plasticity.agents.ppo_state import require_complete, require_fitting
 from plasticity.agents.ppo_updates import (
     ActorBatch,
     ActorUpdate,
@@ -75,7 +76,7 @@ class PPO:
     Args:
         envs: Any Gymnasium vector environment with SAME_STEP autoreset, a Box of observations, and a Box
             of floats or Discrete for actions. Actions are clipped to the Box for the environment alone. If
-            `info` has "task" and "friction", episodes tell them.
+            `info` has an integer "task" and a number "friction", episodes tell them; others are passed over.
         config: How it learns.
         actor: How the actor's layers are regularized; `log_std` never is. Its `anchor_seed` may be None:
             it is then derived from `seed`.
@@ -132,6 +133,8 @@ class PPO:
             update_threads,
         )
         self._started = False
+        self._collected = False
+        self._interrupted = False
         self._diverged = False
         self._episodes = RunningEpisodes(envs.num_envs)
 
@@ -170,7 +173,7 @@ class PPO:
         """Do one rollout and learn from it.
 
         Raises:
-            RuntimeError: if an earlier iteration diverged.
+            RuntimeError: if an earlier iteration diverged, or its update was interrupted.
         """
         if self._diverged:
             raise RuntimeError(
@@ -191,7 +194,12 @@ class PPO:
 
         Returns:
             The episodes that ended.
+
+        Raises:
+            RuntimeError: if an earlier update was interrupted.
         """
+        self._require_whole()
+        self._collected = False
         rollout = self._rollout
         if self._started:
             rollout.observations[0].copy_(rollout.observations[-1])
@@ -207,6 +215,7 @@ class PPO:
             actions = perturbed.argmax(-1) if discrete else perturbed
             to_environment = self._to_environment(rollout.store_actions(step, outputs, actions))
             episodes += self._take(step, *self.envs.step(to_environment))
+        self._collected = True
         return tuple(episodes)
 
     def _reset(self) -> None:
@@ -280,7 +289,27 @@ class PPO:
 
         Returns:
             The statistics of an `Iteration`, and whether the policy diverged.
+
+        Raises:
+            RuntimeError: if there is no rollout, or an earlier update was interrupted.
         """
+        self._require_whole()
+        if not self._collected:
+            raise RuntimeError("There is no whole rollout to learn from: call collect() first.")
+        self._interrupted = True  # until the end, which Ctrl-C or an error may keep it from
+        statistics = self._learn(learning_rate)
+        found = self._read(statistics, learning_rate)
+        self._interrupted = False
+        return found
+
+    def _require_whole(self) -> None:
+        if self._interrupted:
+            raise RuntimeError(
+                "PPO was interrupted within an update (or while it loaded a state), so that its weights and"
+                " optimizers may be of different steps: load the last state with load_state_dict()."
+            )
+
+    def _learn(self, learning_rate: float) -> dict[str, Tensor]:
         actor_batch, critic_batch, statistics = self._evaluate()
         steps, epochs = self.config.rollout_steps, self.config.epochs
         orders = torch.stack(
@@ -300,8 +329,7 @@ class PPO:
             else:
                 run_coupled(actor, critic, list(orders), self.config)
             statistics |= critic.statistics()
-        statistics |= actor.statistics()
-        return self._read(statistics, learning_rate)
+        return statistics | actor.statistics()
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[ActorBatch, CriticBatch, dict[str, Tensor]]:
@@ -325,9 +353,11 @@ class PPO:
         )
         returns = advantages + values
         log_probabilities, entropy = self._log_probabilities()
+        explained = 1 - (returns - values).var() / returns.var()
         statistics = {
             "policy_entropy": entropy,
-            "explained_variance": 1 - (returns - values).var() / returns.var(),
+            # Of equal returns there is no variance to explain, though rounding may leave a little.
+            "explained_variance": explained.where(returns.max() != returns.min(), torch.nan),
         }
         observations, actions = self.observations, rollout.actions.flatten(0, 1)
         return (
@@ -359,7 +389,15 @@ class PPO:
     # ---- saving and loading ---------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on, but the environments' own state."""
+        """Everything that the next iteration depends on, but the environments' own state.
+
+        Raises:
+            RuntimeError: if an update was interrupted.
+        """
+        self._require_whole()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         critic = self._critic_update
         return {
             "policy": self.policy.state_dict(),
@@ -389,9 +427,14 @@ class PPO:
         bit, the device and the number of torch's threads must be the same.
 
         Raises:
-            ValueError: if the state is of another number of environments or other normalisation.
+            ValueError: if the state is of another number of environments, other networks, normalisation,
+                or settings of the optimizers (their learning rate aside); nothing is loaded then.
         """
-        self._check_state(state)
+        own = self._state()
+        require_complete(state, own)
+        self._episodes.require_fitting(state["episodes"])
+        require_fitting(state, own)
+        self._interrupted, self._collected = True, False
         self._episodes.load_state_dict(state["episodes"])
         self.policy.load_state_dict(state["policy"])
         self._actor_update.optimizer.load_state_dict(state["actor_optimizer"])
@@ -410,17 +453,7 @@ class PPO:
             statistics.load_state_dict(state["observation_statistics"])
         if self._reward_normalizer is not None:
             self._reward_normalizer.load_state_dict(state["reward_normalizer"])
-
-    def _check_state(self, state: dict[str, Any]) -> None:
-        for key, normalizer, setting in (
-            ("observation_statistics", self._observation_normalizer, "normalize_observations"),
-            ("reward_normalizer", self._reward_normalizer, "normalize_rewards"),
-        ):
-            if (state[key] is None) != (normalizer is None):
-                raise ValueError(
-                    f"The state was saved with {setting}={state[key] is not None}, and here it is"
-                    f" {normalizer is not None}: continue with the same setting."
-                )
+        self._interrupted = False
 
     def close(self) -> None:
         """End the critic's process, if there is one. The environments stay open."""

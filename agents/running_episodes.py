@@ -30,10 +30,11 @@ class Episode:
     """Its steps."""
 
     task: int | None
-    """Task that it ran under, from `info["task"]`; None if the environment has none."""
+    """Task that it ran under, from `info["task"]`; None if the environment has none, or no integer."""
 
     friction: float | None
-    """Friction that it ran under, from `info["friction"]`; None if the environment has none."""
+    """Friction that it ran under, from `info["friction"]`; None if the environment has none, or no
+    number."""
 
 
 class RunningEpisodes:
@@ -70,9 +71,15 @@ class RunningEpisodes:
         return episode
 
     def read_task(self, infos: dict[str, Any]) -> None:
-        """Note "task" and "friction" of the episode that each environment is in, if `infos` has them."""
-        self._tasks = _noted(self._tasks, infos, "task", self._num_envs)
-        self._frictions = _noted(self._frictions, infos, "friction", self._num_envs)
+        """Note "task" and "friction" of the episode that each environment is in, if `infos` has them.
+
+        Any environment may say what it likes there: a task that is no integer (a name, say) counts as
+        none, and so does a friction that is no number.
+        """
+        self._tasks = _noted(self._tasks, infos, "task", self._num_envs, np.dtype(np.int64))
+        self._frictions = _noted(
+            self._frictions, infos, "friction", self._num_envs, np.dtype(np.float64)
+        )
 
     @property
     def newest_task(self) -> int | None:
@@ -96,8 +103,8 @@ class RunningEpisodes:
             "frictions": None if self._frictions is None else torch.tensor(self._frictions),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
+    def require_fitting(self, state: dict[str, Any]) -> None:
+        """Refuse a state that `load_state_dict` would refuse.
 
         Raises:
             ValueError: if it is of another number of environments.
@@ -107,20 +114,34 @@ class RunningEpisodes:
             raise ValueError(
                 f"The state is of {saved} environments, here are {self._num_envs}: continue with as many."
             )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: if it is of another number of environments.
+        """
+        self.require_fitting(state)
         self._returns = _array(state["returns"])
         self._lengths = _array(state["lengths"])
-        self._tasks = None if state["tasks"] is None else _array(state["tasks"])
-        self._frictions = None if state["frictions"] is None else _array(state["frictions"])
+        tasks, frictions = state["tasks"], state["frictions"]
+        self._tasks = None if tasks is None else _array(tasks).astype(np.int64)
+        self._frictions = None if frictions is None else _array(frictions).astype(np.float64)
 
 
-def _noted(known: Array | None, infos: dict[str, Any], key: str, num_envs: int) -> Array | None:
+def _noted(
+    known: Array | None, infos: dict[str, Any], key: str, num_envs: int, dtype: np.dtype[Any]
+) -> Array | None:
     if key not in infos:
         return known
     found = np.asarray(infos[key])
+    is_number = found.dtype.kind in "iuf" and np.can_cast(found.dtype, dtype, "same_kind")
+    if not is_number or found.shape not in ((), (num_envs,)):
+        return None
     if known is None:
-        known = np.zeros(num_envs, found.dtype)
+        known = np.zeros(num_envs, dtype)
     # Gymnasium's vector environments say beside a key which of them gave it.
-    np.copyto(known, found, where=infos.get(f"_{key}", True))
+    np.copyto(known, found, casting="same_kind", where=infos.get(f"_{key}", True))
     return known
 
 

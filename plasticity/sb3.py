@@ -62,6 +62,9 @@ def policy_kwargs(
       only the critic can be regularized, and not the features extractor if the actor shares it
       (`share_features_extractor=False` gives each its own). A setting for the actor is a warning.
     - Gradients are clipped (`max_grad_norm`) before the decay joins them, as with torch's own decay.
+    - Saved settings win over those given at a load. To change one afterwards:
+      ``for group in model.policy.optimizer.param_groups: group["strength"] = 1e-4`` (each has its
+      ``name``, "actor", "critic" or "left alone").
     - To go on from a model saved without any of this:
       `PPO.load(path, custom_objects={"policy_kwargs": policy_kwargs(PPO, …)})`.
 
@@ -71,7 +74,8 @@ def policy_kwargs(
     (give `eps=1e-5`); A2C no longer uses RMSprop; actor and critic are not told apart; normalisation
     layers are regularized; so is `log_std`, except under syre, where it is left alone because it comes
     before any weight (but not with `use_sde=True`, which makes it a matrix); a features extractor that
-    TD3's actor and critic share is decayed by both, toward two anchors.
+    TD3's actor and critic share is decayed by both, toward two anchors; and TRPO's actor is not
+    regularized without a warning.
 
     Args:
         algorithm: PPO, A2C, DQN, SAC, TD3, DDPG; of sb3-contrib TQC, TRPO, RecurrentPPO, MaskablePPO,
@@ -86,7 +90,8 @@ def policy_kwargs(
             the algorithm's `seed`; without that one, torch's default, the same in every process.
         actor: Settings, by their names above, that differ for the actor.
         critic: Likewise for the critic.
-        optimizer_class: Another base than Stable-Baselines3's.
+        optimizer_class: Another base than Stable-Baselines3's: of torch, or at the top of a module that
+            can be imported, as a saved model finds it by its name.
         optimizer_kwargs: Its settings, added to Stable-Baselines3's own. (A2C's `rms_prop_eps` and
             `use_rms_prop`, and QR-DQN's batch size, which its eps follows, have no effect beside
             `policy_kwargs`: give eps or the class here.)
@@ -98,7 +103,8 @@ def policy_kwargs(
     Raises:
         TypeError: if the algorithm is none of Stable-Baselines3's, a setting has the wrong type, or a
             name is unknown: the nearest is named.
-        ValueError: if a setting is out of range or does not fit the others.
+        ValueError: if a setting is out of range or does not fit the others, or if a saved model would
+            not find `optimizer_class` in another process.
     """
     _require_algorithm(algorithm)
     _require_known_names(algorithm, others)
@@ -113,6 +119,7 @@ def policy_kwargs(
     }
     settings = _settings_of_both(algorithm, common, {"actor": actor, "critic": critic})
     base, base_kwargs = _default_optimizer(algorithm, optimizer_class)
+    _require_importable(base)
     return {
         **others,
         "optimizer_class": policy_optimizer(base),
@@ -148,6 +155,8 @@ def _settings_of_both(
     parts: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, RegularizerSettings]:
     """Complete the settings of actor and critic, where the algorithm can follow them."""
+    for role, given in parts.items():
+        _require_settings(role, given)
     named = [common["regularizer"], *[(given or {}).get("regularizer") for given in parts.values()]]
     if common["strength"] and not any(named):
         raise ValueError(_NO_REGULARIZER.format("", common["strength"]))
@@ -166,13 +175,21 @@ def _settings_of_both(
     return settings
 
 
+def _require_settings(role: str, given: object) -> None:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(
+            f"{role}={given!r} must be a dictionary of settings, such as"
+            f' {role}=dict(regularizer="syre", strength=1e-3).'
+        )
+    for name in given or {}:
+        if name not in SETTING_NAMES:
+            raise TypeError(f"Unknown setting {name!r} in {role}=….{nearest(name, SETTING_NAMES)}")
+
+
 def _settings(
     role: str, common: Mapping[str, Any], given: Mapping[str, Any] | None
 ) -> RegularizerSettings:
     """Complete one network's settings from those of both."""
-    for name in given or {}:
-        if name not in SETTING_NAMES:
-            raise TypeError(f"Unknown setting {name!r} in {role}=….{nearest(name, SETTING_NAMES)}")
     chosen = {**common, **(given or {})}
     if chosen["regularizer"] is None:
         if given and given.get("strength"):
@@ -210,11 +227,28 @@ def _require_known_names(algorithm: type[BaseAlgorithm], others: Mapping[str, An
 
 def _require_base_settings(optimizer_kwargs: Mapping[str, Any]) -> None:
     for name, value in optimizer_kwargs.items():
+        if name == "lr":
+            raise TypeError(
+                f"optimizer_kwargs has lr={value!r}, which comes from the algorithm: give it"
+                f" learning_rate={value!r}."
+            )
         if name in _OWN_NAMES:
             raise TypeError(
                 f"optimizer_kwargs is for settings of torch's optimizer: give {name}={value!r} to"
                 " policy_kwargs(…) itself."
             )
+
+
+def _require_importable(base: type[Optimizer]) -> None:
+    """A saved model holds the class's name: whoever loads it has to find the class there."""
+    if isinstance(base, type) and (
+        base.__module__ == "__main__" or "<locals>" in base.__qualname__
+    ):
+        raise ValueError(
+            f"optimizer_class={base.__qualname__} is defined in"
+            f" {'a script' if base.__module__ == '__main__' else 'a function'}, where no load in another"
+            " process finds it: put it in a module of its own, and import it from there."
+        )
 
 
 _OWN_NAMES = (*SETTING_NAMES, "actor", "critic")

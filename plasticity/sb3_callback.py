@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.sb3_gradients import StepGradients
 from plasticity.sb3_networks import PolicyNetworks, policy_networks
 from plasticity.sb3_observations import RecentInputs
 from plasticity.sb3_tasks import TaskFollower
@@ -63,15 +66,18 @@ class PlasticityCallback(BaseCallback):
     did at first). LSTMs start from the states that they had (on a given batch, from zero). Until there
     are `probe_size` observations, rows are made at boundaries only, without measurements.
 
-    **Where to**: `rows`; the file `path`; and SB3's logger, under ``plasticity/`` (latest) and
-    ``plasticity_probe/`` (fixed), to be written with whatever SB3 writes next. The console's table, which is
-    narrow, shows one number for each metric on the latest observations, under ``plasticity_mean/``: the
-    mean over the layers, for norms of parameters the total.
+    **Where to**: `rows`; the file `path`; and the outputs of SB3's logger, under ``plasticity/`` (latest)
+    and ``plasticity_probe/`` (fixed), each row at once, at its own step and apart from what SB3 writes. The
+    console's table, which is narrow, shows one number for each metric on the latest observations, under
+    ``plasticity_mean/``: the mean over the layers, for norms of parameters the total.
 
     ``dead_fraction`` is that of a layer's activation: units that are 0 on every observation in the family
     of ReLU, units that hardly deviate (`dead_units` with ``saturating=True``) in any other, such as SB3's
-    default tanh. ``gradient_norm`` is that of the last minibatch; ``update_norm`` the way since the previous
-    row. If the network diverges, the row says so, and lacks what cannot be measured; training goes on.
+    default tanh. ``gradient_norm`` is that of the last minibatch, as the optimizer's step met it: after
+    clipping (``max_grad_norm``, 0.5 in PPO), of the critic without the actor's loss, and without what no
+    optimizer moves (TRPO's actor); it costs a copy of the gradients in every update. ``update_norm`` is the
+    way since the previous row. If the network diverges, the row says so, and lacks what cannot be measured;
+    training goes on.
 
     A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe. The callback can be
     pickled (with metrics that can be), without the model: after loading both in a fresh process, pass it
@@ -126,6 +132,8 @@ class PlasticityCallback(BaseCallback):
         self._follower = TaskFollower(task_key, info_keys)
         self._probe: tuple[Any, ...] | None = None
         self._recent: RecentInputs | None = None
+        self._gradients = StepGradients()
+        self._observations: tuple[Any, ...] = ()
         self._measured_step = 0
         self._tracker_state: dict[str, Any] | None = None
         self._networks: PolicyNetworks | None = None
@@ -151,10 +159,15 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._attach(self.model.policy)
+        if METRICS["gradient_norm"] in self._metrics:
+            self._gradients.attach(self.model.policy)
         if self.num_timesteps < self._measured_step:  # counted from 0 again
             self._measured_step = 0
         num_envs = self.training_env.num_envs
-        self._follower.begin(num_envs, reset=self.num_timesteps == 0)
+        # SB3 resets the environments to count from 0, and after a load or set_env. Then its latest
+        # observation is none that was seen here.
+        goes_on = any(self.model._last_obs is seen for seen in self._observations)
+        self._follower.begin(num_envs, reset=not goes_on)
         if self._recent is None or self._recent.num_envs != num_envs:
             window = self.every
             if isinstance(self.model, OnPolicyAlgorithm):
@@ -167,7 +180,10 @@ class PlasticityCallback(BaseCallback):
             networks = policy_networks(policy)
             example = networks.inputs(networks.observations_to_tensor(_twice(self.model._last_obs)))
             layers = networks.hidden_layers(example) if self._layers is None else self._layers
-            self._trackers = _trackers(networks, example, self._metrics, layers)
+            self._gradients.detach()
+            self._gradients = StepGradients()
+            metrics = [self._of_steps(metric) for metric in self._metrics]
+            self._trackers = _trackers(networks, example, metrics, layers)
             self._networks = networks
             if self._tracker_state is not None:
                 self._trackers[0].load_state_dict(self._tracker_state)
@@ -175,8 +191,15 @@ class PlasticityCallback(BaseCallback):
             batch = self._networks.observations_to_tensor(self._given_probe)
             self._probe = self._networks.inputs(batch)
 
+    def _of_steps(self, metric: Metric) -> Metric:
+        if metric == METRICS["gradient_norm"]:
+            return replace(metric, function=self._gradients.norm)
+        return metric
+
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
+        # Of these two the second is next; where a callback ends training here, the first stays.
+        self._observations = (self.model._last_obs, self.locals.get("new_obs"))
         new_task = self._follower.new_task(infos, self.locals["dones"])
         if new_task is not None:
             # Before the new task's first observation is among the latest.
@@ -191,6 +214,9 @@ class PlasticityCallback(BaseCallback):
         if due and self._recent.complete():
             self._record(boundary=False)
         return True
+
+    def _on_training_end(self) -> None:
+        self._gradients.detach()
 
     def _on_rollout_end(self) -> None:
         # An off-policy algorithm has a rollout for every few steps: too few to choose a probe from.
@@ -248,20 +274,25 @@ class PlasticityCallback(BaseCallback):
         return values
 
     def _log(self, row: Row, measured: Mapping[str, float]) -> None:
+        # What SB3 has recorded so far waits for its own row: it is averaged until then.
+        logger = Logger(None, self.logger.output_formats)
+        logger.set_level(self.logger.level)
+        logger.record("time/total_timesteps", row["step"], exclude="tensorboard")
         # SB3's table cuts long keys, and fails where two are then alike: it gets a summary.
         for key, value in measured.items():
             name = key.replace("#", "-")  # which TensorBoard does not allow
             fixed = name.startswith(PROBE)
             name = f"plasticity_probe/{name[len(PROBE) :]}" if fixed else f"plasticity/{name}"
-            self.logger.record(name, value, exclude=("stdout", "log"))
+            logger.record(name, value, exclude=("stdout", "log"))
         for name, value in _summary(measured).items():
             if len(name) <= LONGEST_CONSOLE_KEY:
                 # Under a key of its own, as SB3 keeps one value, and one list of formats, for each.
-                self.logger.record(f"plasticity_mean/{name}", value, exclude=FILE_FORMATS)
+                logger.record(f"plasticity_mean/{name}", value, exclude=FILE_FORMATS)
         if isinstance(row["task"], int):
-            self.logger.record("plasticity/task", row["task"])
+            logger.record("plasticity/task", row["task"])
         if row["diverged"]:
-            self.logger.record("plasticity/diverged", 1)
+            logger.record("plasticity/diverged", 1)
+        logger.dump(row["step"])
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the model and what belongs to it; `learn` gives it back."""
@@ -270,7 +301,8 @@ class PlasticityCallback(BaseCallback):
             state["_tracker_state"] = self._trackers[0].state_dict()
         for name in ("model", "_trackers"):
             state.pop(name, None)
-        state.update(locals={}, globals={}, parent=None, _networks=None)
+        state.update(locals={}, globals={}, parent=None, _networks=None, _observations=())
+        state["_gradients"] = StepGradients()
         return state
 
 

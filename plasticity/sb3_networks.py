@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plasticity.capture import ACTIVATION_MODULES, capture
 from plasticity.undisturbed import undisturbed
+from plasticity.units import ZERO_WHEN_DEAD
 
 __all__ = ["PolicyNetworks", "policy_networks"]
 
@@ -26,9 +27,6 @@ Observations = Tensor | dict[str, Tensor]
 _RELU_FAMILY = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardshrink, nn.Softshrink
 )  # fmt: skip
-_RELU_FUNCTIONS = frozenset(
-    {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardshrink", "softshrink"}
-)
 
 
 def policy_networks(policy: BasePolicy) -> PolicyNetworks:
@@ -159,7 +157,7 @@ class PolicyNetworks(nn.Module):
         modules = dict(self.named_modules())
         if name in modules:
             return not isinstance(modules[name], _RELU_FAMILY)
-        return name not in _RELU_FUNCTIONS
+        return name not in ZERO_WHEN_DEAD
 
     def devices(self) -> dict[torch.device, None]:
         """The devices of the parameters and buffers, each once."""
@@ -340,7 +338,8 @@ class ActorAndCritics(PolicyNetworks):
         features = actor.extract_features(observations, actor.features_extractor)
         latent = actor.latent_pi(features) if hasattr(actor, "latent_pi") else features
         actor.mu(latent)
-        if isinstance(getattr(actor, "log_std", None), nn.Module):  # SAC's, unless it explores by gSDE
+        # SAC's, unless it explores by gSDE.
+        if isinstance(getattr(actor, "log_std", None), nn.Module):
             actor.log_std(latent)
         if critic.features_extractor is not actor.features_extractor:
             features = critic.extract_features(observations, critic.features_extractor)

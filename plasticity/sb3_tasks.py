@@ -24,7 +24,9 @@ class TaskFollower:
     """Follows vectorised environments from task to task.
 
     The environments change their tasks one by one, as their episodes end: the first to report a new task
-    sets it for all. Those that are late finish episodes of the earlier task, which then count nowhere.
+    sets it for all. Those that are late finish episodes of the earlier task, which then count nowhere; they
+    come through the same tasks in the same order, perhaps leaving some out, and this is no change of task.
+    A task that comes back is one again where the environment that reports it had come as far as the others.
 
     Args:
         task_key: Entry of ``info`` that tells the task; None to follow no tasks.
@@ -51,6 +53,8 @@ class TaskFollower:
         self.task = None
         self.info_values = dict.fromkeys(info_keys)
         self._tasks: list[Task] | None = None
+        self._passed: list[Task] = []  # the tasks so far, the current one last
+        self._places: list[int] = []  # how far each environment has come in them; -1: not yet
         self._begun_under: list[Task] = []
         self._begins: list[bool] = []
         self._ended: list[tuple[Task, float, float]] = []
@@ -62,8 +66,8 @@ class TaskFollower:
             num_envs: Their number.
             reset: Whether they stand at the start of an episode, as they do unless training goes on.
         """
-        self._tasks = None
         if reset or len(self._begins) != num_envs:
+            self._tasks = None
             self._begun_under = [None] * num_envs
             self._begins = [True] * num_envs
 
@@ -76,12 +80,12 @@ class TaskFollower:
 
         Returns:
             The new task, in the step in which an environment is the first to report it; else None. Then
-            `change` makes it the current one: what is asked before that is about the task that ended.
+            `change` must make it the current one: what is asked before that is about the task that ended.
 
         Raises:
             TypeError: if a task is neither an integer nor a string.
         """
-        changed = self._changed(infos)
+        new = self._news([self._task_of(info) for info in infos])
         assert self._tasks is not None
         for index, info in enumerate(infos):
             if self._begins[index]:
@@ -91,7 +95,7 @@ class TaskFollower:
                 ended = (self._begun_under[index], float(episode["r"]), float(episode["l"]))
                 self._ended.append(ended)
             self._begins[index] = bool(dones[index])
-        return next((task for task in changed if task not in (None, self.task)), None)
+        return new
 
     def change(self, task: Task) -> None:
         """Go over to the task that `new_task` gave."""
@@ -126,22 +130,36 @@ class TaskFollower:
             "episode_length": lengths,
         }
 
-    def _changed(self, infos: Infos) -> list[Task]:
-        """The tasks of environments that are no longer on the same as in the last step."""
+    def _news(self, tasks: list[Task]) -> Task:
+        """The task past all that were passed, if an environment has gone on to one in this step."""
         if self._tasks is None:
-            tasks = [self._task_of(info) for info in infos]
-            self._tasks = tasks
-            if self.task is None:
-                self.task = next((task for task in tasks if task is not None), None)
-            # A later process may go on just where a task ends.
-            return [] if self.task in tasks else tasks
-        changed: list[Task] = []
-        for index, info in enumerate(infos):
-            task = self._task_of(info)
-            if task is not None and task != self._tasks[index]:
-                self._tasks[index] = task
-                changed.append(task)
-        return changed
+            return self._start(tasks)
+        news: Task = None
+        for index, task in enumerate(tasks):
+            if task is None or task == self._tasks[index]:
+                continue
+            self._tasks[index] = task
+            ahead = self._places[index] + 1
+            if task in self._passed[ahead:]:
+                self._places[index] = self._passed.index(task, ahead)
+            else:
+                news = task
+                self._passed.append(task)
+                self._places[index] = len(self._passed) - 1
+        return news
+
+    def _start(self, tasks: list[Task]) -> Task:
+        """Start to follow environments that have these tasks."""
+        self._tasks = tasks
+        first = next((task for task in tasks if task is not None), None)
+        if self.task is None:
+            self.task = first
+        # A later process may go on just where a task ends.
+        news = None if self.task in tasks else first
+        current = self.task if news is None else news
+        self._passed = [] if current is None else [current]
+        self._places = [0 if task == current else -1 for task in tasks]
+        return news
 
     def _task_of(self, info: Mapping[str, Any]) -> Task:
         value = None if self.task_key is None else info.get(self.task_key)

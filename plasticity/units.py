@@ -11,10 +11,16 @@ from torch import Tensor
 
 from plasticity.ranks import require_feature_matrices
 
-__all__ = ["dead_fraction", "dead_units", "dormant_fraction", "dormant_units"]
+__all__ = ["ZERO_WHEN_DEAD", "dead_fraction", "dead_units", "dormant_fraction", "dormant_units"]
 
 SATURATED_DEVIATION = 1e-3
 """A unit whose output deviates less than this over the batch is saturated (Moalla et al., 2024)."""
+
+ZERO_WHEN_DEAD = frozenset(
+    {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardshrink", "softshrink"}
+)
+"""Functions of `torch.nn.functional` that form the family of ReLU: a dead unit gives exactly 0. All others
+saturate (tanh …): a dead unit gives a constant."""
 
 
 def dead_fraction(activations: Tensor, saturating: bool = False) -> Tensor:

@@ -124,9 +124,8 @@ class AntExperiment:
         self._diverged = iteration.diverged
         if self._is_due():
             self._row_steps = self._agent.num_steps
-        episodes = [each for each in self._since_row if each.task == self._task]
-        # At a boundary, those on the new ground belong to the next row.
-        self._since_row = [each for each in self._since_row if boundary and each.task != self._task]
+        # All that ended since the row before: around a change, some of them on the ground before.
+        episodes, self._since_row = self._since_row, []
         row: dict[str, Any] = {
             "step": self._agent.num_steps,
             "task": self._task,

@@ -19,6 +19,9 @@ from plasticity.settings import (
     require_number,
 )
 
+ANT_METRICS = (*DEFAULT_METRICS, "gradient_norm", "update_norm")
+"""What is measured of an agent, unless said otherwise."""
+
 _Config = TypeVar("_Config", bound="RunConfig")
 
 LENGTHS = {"task": "num_tasks", "step": "num_steps"}
@@ -182,6 +185,9 @@ class AntRunConfig(RunConfig):
 
     axis: ClassVar[str] = "step"
 
+    metrics: tuple[str, ...] = ANT_METRICS
+    """What is measured, layer by layer of actor and critic."""
+
     num_steps: int
     """Steps of all environments together. The run ends with the first row at or past it; a larger
     number extends a finished run."""
@@ -207,6 +213,11 @@ class AntRunConfig(RunConfig):
 
     agent: PPOConfig = field(default_factory=PPOConfig)
     """How the agent learns."""
+
+    @property
+    def length(self) -> int:
+        """Steps at which the run ends: those of the first row at or past `num_steps`."""
+        return -(-self.num_steps // self.measure_every) * self.measure_every
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -126,6 +126,9 @@ class ImageExperiment:
         """None: a classifier plays no episodes."""
         return []
 
+    def close(self) -> None:
+        """It has no processes of its own."""
+
     def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
         """Numbers by metric and layer."""
         images, _ = next(iter(task.test_batches(self.config.probe_size)))

@@ -16,6 +16,7 @@ from plasticity.agents.ppo_config import PRESETS, PPOConfig
 from plasticity.metrics import DEFAULT_METRICS
 from plasticity.scripts.benchmarks import ANT_BENCHMARKS, BENCHMARKS, IMAGE_BENCHMARKS, METHODS
 from plasticity.scripts.configuration import (
+    ANT_METRICS,
     AntRunConfig,
     ImageRunConfig,
     RunConfig,
@@ -143,8 +144,15 @@ class AntRunOptions(RunOptions):
     """Train every method with every seed on the ant, whose ground friction changes.
 
     The same command again continues what is unfinished and skips what is finished; a larger --steps
-    extends. A killed run continues exactly.
+    extends. A killed run continues exactly. --agent NAME takes published settings of PPO as the defaults:
+    standard, or non-stationary (Adam's betas 0.99 and 0.99).
     """
+
+    methods: tuple[str, ...]
+    """Methods to compare: none, weight-decay, syre, l2-init (see `plasticity list`)."""
+
+    metrics: tuple[str, ...] = ANT_METRICS
+    """What is measured (see `plasticity list`)."""
 
     steps: int
     """Steps of all environments together. A run ends with the first row of metrics at or past it."""
@@ -171,7 +179,7 @@ class AntRunOptions(RunOptions):
     """Cores for each run. None: the machine's, shared by the runs that go on at once."""
 
     agent: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
-    """How the agent learns. --agent NAME takes published settings: standard, non-stationary."""
+    """How the agent learns."""
 
     def config(self, benchmark_name: str, method_name: str, seed: int) -> AntRunConfig:
         """The configuration of one run, every default filled in; see `RunOptions.config`."""

@@ -277,7 +277,11 @@ def _execute(job: Job, events: Connection, stop: threading.Event) -> tuple[str, 
                 _tell(events, ("progress", experiment.progress))
             return stop.is_set()
 
-        if not execute(folder, experiment, should_stop):
+        try:
+            finished = execute(folder, experiment, should_stop)
+        finally:
+            experiment.close()
+        if not finished:
             return ("stopped", None)
         _tell(events, ("progress", float(job.config.length)))
         return ("finished", "diverged" if experiment.diverged else None)

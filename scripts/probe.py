@@ -49,6 +49,12 @@ RECURRENT = (
 )
 """Note on recurrent policies."""
 
+NORMALIZED = (
+    "The model was trained in a VecNormalize, and here it met observations as the environment gives them:"
+    " give the statistics by --vec-normalize, unless rewards alone were normalised."
+)
+"""Note on models whose inputs were normalised."""
+
 WIDTH_ELSEWHERE = 100
 """Columns of the table where the output is no terminal."""
 
@@ -73,8 +79,9 @@ class ProbeOptions:
     """File of the model: model.zip of Stable-Baselines3, or what torch.save wrote."""
 
     env: str | None = None
-    """Gymnasium id of the environment to take observations from: the policy plays in it, with actions
-    drawn as in training; for a --module actions are uniformly random. "PACKAGE:ID" imports a package."""
+    """Gymnasium id of the environment to take observations from: the policy plays in it, drawing its
+    actions where it is stochastic, without the exploration that DQN, TD3 or DDPG add in training; for a
+    --module actions are uniformly random. "PACKAGE:ID" imports a package."""
 
     env_kwargs: str = "{}"
     """Keywords of the environment, in JSON: '{"friction": 0.1}'."""
@@ -186,10 +193,17 @@ def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
         require_finite(policy, options.model)
     networks = policy_networks(policy.eval())
     arguments = networks.inputs(networks.observations_to_tensor(observations))
-    layers = networks.hidden_layers(arguments)
+    try:
+        layers = networks.hidden_layers(arguments)
+    except ValueError as error:
+        raise ProbeError(
+            f"{options.model} has no hidden layer (an empty net_arch?): there are no units to measure."
+        ) from error
     sheet = measure_sheet(networks, arguments, policy_networks(fresh), layers)
     if len(arguments) > 2:
         sheet = replace(sheet, notes=(*sheet.notes, RECURRENT))
+    if saved.was_normalized and options.env is not None and options.vec_normalize is None:
+        sheet = replace(sheet, notes=(*sheet.notes, NORMALIZED))
     return sheet, f"{type(policy).__name__} in {options.model}, {_source(options)}"
 
 

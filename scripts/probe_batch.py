@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
-from plasticity.scripts.probe_loading import TRUST, ProbeError, import_module, read_weights
+from plasticity.scripts.probe_loading import (
+    TRUST,
+    ProbeError,
+    import_module,
+    in_short,
+    read_weights,
+    require_modest,
+)
 
 Observations: TypeAlias = np.ndarray | dict[str, np.ndarray]
 
@@ -33,16 +41,20 @@ def make_environment(
     Raises:
         ProbeError: if there is none, or it cannot be made so.
     """
-    for module in ("plasticity.tasks", *imports, *name.split(":")[:-1]):
+    for module in ("plasticity.tasks", *imports):
         import_module(module, "--imports")
+    for module in name.split(":")[:-1]:
+        import_module(module, "--env")
     try:
         # Without the checker, which warns of faults of the environment: here the network is looked at.
         return gymnasium.make(name.rpartition(":")[2], disable_env_checker=True, **keywords)
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+    except gymnasium.error.Error as error:
         raise ProbeError(
             f"--env {name} cannot be made: {error} A package that registers it is imported by"
             " --imports PACKAGE."
         ) from error
+    except Exception as error:  # whatever its author's code raises
+        raise ProbeError(f"--env {name} cannot be made: {in_short(error)}") from error
 
 
 def wrapped(
@@ -58,7 +70,8 @@ def wrapped(
     Raises:
         ProbeError: if it may not or cannot be.
     """
-    venv = BaseAlgorithm._wrap_env(environment, monitor_wrapper=False)
+    with _failures("as Stable-Baselines3 wrapped it"):
+        venv = BaseAlgorithm._wrap_env(environment, monitor_wrapper=False)
     if vec_normalize is None:
         return venv
     if not trust:
@@ -77,7 +90,9 @@ def wrapped(
 
 
 def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observations:
-    """The observations that a policy meets, its actions drawn as in training.
+    """The observations that a policy meets by its own actions, drawn where it is stochastic.
+
+    What an algorithm adds to them while it trains (DQN's random actions, TD3's noise) is left out.
 
     Args:
         policy: Of Stable-Baselines3 or sb3-contrib.
@@ -87,6 +102,9 @@ def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observation
 
     Returns:
         As ``policy.predict`` takes them. Shape: (steps, *observation), or a dictionary of such.
+
+    Raises:
+        ProbeError: if the environment fails, or an observation is not finite.
     """
     keywords: dict[str, Any] = {}
     is_masked = "action_masks" in inspect.signature(policy.predict).parameters
@@ -95,14 +113,20 @@ def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observation
     rows = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        venv.seed(seed)
-        observation: Any = venv.reset()
-        for _ in range(steps):
-            rows.append(_copied(observation))
+        if getattr(getattr(policy, "actor", policy), "use_sde", False):
+            # gSDE's noise is drawn ahead, and what there is comes of the deviations before training.
+            policy.reset_noise()  # type: ignore[operator]
+        with _failures("in its reset"):
+            venv.seed(seed)
+            observation: Any = venv.reset()
+        for step in range(steps):
+            rows.append(_copied(observation, step))
             if is_masked:
-                keywords["action_masks"] = np.stack(venv.env_method("action_masks"))
+                with _failures(f"giving its action masks in step {step}"):
+                    keywords["action_masks"] = np.stack(venv.env_method("action_masks"))
             action, state = policy.predict(observation, state, starts, **keywords)
-            observation, _, starts, _ = venv.step(action)
+            with _failures(f"in step {step}"):
+                observation, _, starts, _ = venv.step(action)
     return _joined(rows, np.concatenate)
 
 
@@ -116,17 +140,22 @@ def play_randomly(environment: gymnasium.Env[Any, Any], steps: int, seed: int) -
 
     Returns:
         Shape: (steps, *observation), or a dictionary of such.
+
+    Raises:
+        ProbeError: as `play`.
     """
-    environment.action_space.seed(seed)
-    observation, _ = environment.reset(seed=seed)
+    with _failures("in its reset"):
+        environment.action_space.seed(seed)
+        observation, _ = environment.reset(seed=seed)
     rows = []
-    for _ in range(steps):
-        rows.append(_copied(observation))
-        observation, _, terminated, truncated, _ = environment.step(
-            environment.action_space.sample()
-        )
-        if terminated or truncated:
-            observation, _ = environment.reset()
+    for step in range(steps):
+        rows.append(_copied(observation, step))
+        with _failures(f"in step {step}"):
+            observation, _, terminated, truncated, _ = environment.step(
+                environment.action_space.sample()
+            )
+            if terminated or truncated:
+                observation, _ = environment.reset()
     return _joined(rows, np.stack)
 
 
@@ -138,25 +167,27 @@ def read_observations(file: Path) -> Any:
             tensor, a dictionary of tensors or a tuple of arguments.
 
     Raises:
-        ProbeError: if it is none of these, or is broken.
+        ProbeError: if it is none of these, is broken, or its observations are not finite.
         OSError: if it cannot be read.
     """
     if file.suffix in (".pt", ".pth"):
         with file.open("rb") as stream:
-            return read_weights(stream, f"--data {file}", remedy="Save tensors alone.")
+            loaded = read_weights(stream, f"--data {file}", remedy="Save tensors alone.")
+        return _finite(loaded, f"--data {file}")
     if file.suffix not in (".npy", ".npz"):
         raise ProbeError(f"--data {file}: give a .npy, .npz or .pt file.")
     try:
         with file.open("rb") as stream:
+            require_modest(stream, f"--data {file}")
             content = np.load(stream, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                return content
+                return _finite(content, f"--data {file}")
             arrays = {name: content[name] for name in content.files}
-    except OSError:
+    except (OSError, ProbeError):
         raise
     except Exception as error:  # zip, header, pickle: whatever a broken file raises
         raise ProbeError(f"--data {file} holds no whole arrays of numbers: {error}") from error
-    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+    return _finite(next(iter(arrays.values())) if len(arrays) == 1 else arrays, f"--data {file}")
 
 
 def as_arguments(observations: Any, model: nn.Module) -> tuple[Any, ...]:
@@ -176,10 +207,41 @@ def as_arguments(observations: Any, model: nn.Module) -> tuple[Any, ...]:
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
-def _copied(observation: Any) -> Any:
+def _copied(observation: Any, step: int) -> Any:
+    where = f"What the environment gave in step {step}"
     if isinstance(observation, Mapping):
-        return {name: np.array(each) for name, each in observation.items()}
-    return np.array(observation)
+        return _finite({name: np.array(each) for name, each in observation.items()}, where)
+    return _finite(np.array(observation), where)
+
+
+def _finite(observations: Any, where: str) -> Any:
+    """The observations, unless there are NaN or infinite numbers in them."""
+    values = [observations]
+    if isinstance(observations, Mapping):
+        values = list(observations.values())
+    elif isinstance(observations, (tuple, list)):
+        values = list(observations[:1])  # further arguments of a forward may be masks of -inf
+    for value in values:
+        if isinstance(value, Tensor):
+            is_finite = bool(value.isfinite().all())
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            is_finite = bool(np.isfinite(value).all())
+        else:
+            continue
+        if not is_finite:
+            raise ProbeError(
+                f"{where} holds NaN or infinite numbers: no layer can be measured on such observations."
+            )
+    return observations
+
+
+@contextmanager
+def _failures(when: str) -> Iterator[None]:
+    """Tell whatever an environment raises as what it is: a failure of the environment."""
+    try:
+        yield
+    except Exception as error:
+        raise ProbeError(f"The environment failed {when}: {in_short(error)}") from error
 
 
 def _joined(rows: list[Any], join: Any) -> Observations:

@@ -119,9 +119,9 @@ class _Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        sources = [self._marks.get(tensor) for tensor in _tensors((args, kwargs))]
+        sources = [self._marks.get(tensor) for tensor in tensors_in((args, kwargs))]
         result = func(*args, **kwargs)
-        if next(_tensors(result), None) is None:
+        if next(tensors_in(result), None) is None:
             return result  # a shape, a device: nobody read the values
         name = getattr(func, "__name__", "").partition(".")[0]
         marked = list(dict.fromkeys(mark for mark in sources if mark is not None))
@@ -174,7 +174,7 @@ class _Recorder(TorchFunctionMode):
             yield from (Layer(name, None, "unknown", name) for name in captured)
             return
         names = dict(zip(activations, captured, strict=True))
-        outputs = {id(tensor) for tensor in _tensors(output)}
+        outputs = {id(tensor) for tensor in tensors_in(output)}
         hidden = [each for each in activations if id(each.result) not in outputs]
         first = {each.owner: each for each in reversed(hidden) if each.owner is not None}
         for entry in dict.fromkeys(self._order):
@@ -195,12 +195,13 @@ class _Activation:
     result: Any
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries, lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for entry in value.values():
-            yield from _tensors(entry)
+            yield from tensors_in(entry)
     elif isinstance(value, (list, tuple)):
         for entry in value:
-            yield from _tensors(entry)
+            yield from tensors_in(entry)

@@ -7,13 +7,15 @@ torch's restricted reader is used, which gives tensors and plain values.
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,12 @@ from plasticity.settings import nearest
 
 TRUST = "--trust-pickle"
 """The option by which the user says so."""
+
+UNPACKED_BYTES = 2**27
+"""Archives that unpack to no more are not asked how much smaller they are."""
+
+UNPACKED_RATIO = 50
+"""Larger ones may unpack to this many times their size. Weights shrink little when they are packed."""
 
 
 class ProbeError(ValueError):
@@ -53,13 +61,17 @@ def load_module(
     """
     with file.open("rb") as stream:
         content = read_weights(stream, str(file), trust=trust)
+    if isinstance(content, torch.jit.ScriptModule):
+        raise ProbeError(_torchscript(str(file)))
     if factory is None:
-        if not isinstance(content, nn.Module):
-            raise ProbeError(
-                f"{file} holds weights and no network: give --module PACKAGE.MODULE:FUNCTION, whose"
-                " result has these weights."
-            )
-        return content, None
+        if isinstance(content, nn.Module):
+            return content, None
+        if not any(_has_tensors(each) for _, each in _mappings(content)):
+            raise ProbeError(_without_weights(file, content))
+        raise ProbeError(
+            f"{file} holds weights and no network: give --module PACKAGE.MODULE:FUNCTION, whose"
+            " result has these weights."
+        )
     model, fresh = seeded(factory), seeded(factory)
     state = _state_dict(content, state_key, set(model.state_dict()), file)
     try:
@@ -70,6 +82,32 @@ def load_module(
             f" --module and --module-kwargs of the training. {in_short(error)}"
         ) from error
     return model, fresh
+
+
+def require_modest(stream: IO[bytes], what: str) -> None:
+    """Refuse an archive that would fill the memory: a small file can unpack to any size.
+
+    Args:
+        stream: Opened file, which is left at its start. No archive: nothing is refused.
+        what: Its name, for messages.
+
+    Raises:
+        ProbeError: if its members are together more than `UNPACKED_BYTES` and `UNPACKED_RATIO` times the
+            file. No reader unpacks more than the sizes that stand in the archive.
+    """
+    packed = stream.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+        return  # the reader of the file tells what it is
+    finally:
+        stream.seek(0)
+    if unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
+        raise ProbeError(
+            f"{what} has {packed} bytes and would unpack to {unpacked}: no model or batch is so empty. If"
+            " you trust it, pack it again without compression."
+        )
 
 
 def read_weights(
@@ -90,11 +128,14 @@ def read_weights(
     Raises:
         ProbeError: as `load_module`.
     """
+    require_modest(stream, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on formats: what the file is, is told below
             return torch.load(stream, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises errors of many kinds for a broken file
+        if "TorchScript" in str(error):
+            raise ProbeError(_torchscript(what)) from error
         called = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if called and not trust:
             raise ProbeError(
@@ -116,43 +157,78 @@ def _state_dict(
 ) -> Mapping[str, Tensor]:
     """The state dictionary in a checkpoint, under the names of the network."""
     for part in key.split(".") if key else ():
-        if not (isinstance(content, Mapping) and part in content):
-            keys = [str(each) for each in content] if isinstance(content, Mapping) else []
+        entries = dict(_entries(content))
+        if part not in entries:
             raise ProbeError(
-                f"--state-key {key}: {file} has no {part!r} there.{nearest(part, keys)}"
+                f"--state-key {key}: {file} has no {part!r} there.{nearest(part, list(entries))}"
             )
-        content = content[part]
-    states = [_without_prefixes(each) for each in _states(content)]
-    for state in states:
-        if set(state) == wanted:
-            return state
-    if len(states) == 1:
-        return states[0]  # loading it tells which names do not fit
-    keys = [str(each) for each in content] if isinstance(content, Mapping) else []
-    raise ProbeError(
-        f"{file} holds {len(states)} sets of weights and none with the names of the network: name one with"
-        f" --state-key. Keys: {', '.join(keys[:20])}."
+        content = entries[part]
+    mappings = dict(_mappings(content))
+    fitting = {
+        where: state
+        for where, each in mappings.items()
+        for state in _without_prefixes(each)
+        if set(state) == wanted
+    }
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        raise ProbeError(
+            f"{file} holds {len(fitting)} sets of weights with the names of the network: name one with"
+            f" --state-key. Keys: {_listed(fitting)}."
+        )
+    # Other entries may stand beside the tensors of a network, and do so seldom.
+    sets = {where: each for where, each in mappings.items() if _has_tensors(each, alone=True)}
+    sets = sets or {where: each for where, each in mappings.items() if _has_tensors(each)}
+    if not sets:
+        raise ProbeError(_without_weights(file, content))
+    if len(sets) > 1:
+        raise ProbeError(
+            f"{file} holds {len(sets)} sets of weights and none with the names of the network: name one"
+            f" with --state-key. Keys: {_listed(sets)}."
+        )
+    # Loading the only one tells which of its names do not fit.
+    return max(
+        _without_prefixes(next(iter(sets.values()))), key=lambda state: len(wanted & set(state))
     )
 
 
-def _states(content: object) -> Iterator[Mapping[str, Tensor]]:
-    """All state dictionaries in nested dictionaries."""
+def _entries(content: object) -> Iterator[tuple[str, Any]]:
+    """What is in a dictionary or a list, by names that can be typed."""
+    if isinstance(content, Mapping):
+        yield from ((str(name), each) for name, each in content.items())
+    elif isinstance(content, (list, tuple)):
+        yield from ((str(index), each) for index, each in enumerate(content))
+
+
+def _mappings(content: object, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All dictionaries with anything in them, nested ones too, by their keys with dots between."""
     if isinstance(content, nn.Module):
-        yield content.state_dict()
-    elif isinstance(content, Mapping) and content:
-        if all(isinstance(each, Tensor) for each in content.values()):
-            yield {str(name): tensor for name, tensor in content.items()}
-        else:
-            for each in content.values():
-                yield from _states(each)
+        content = content.state_dict()
+    if isinstance(content, Mapping) and content:
+        yield where, {str(name): each for name, each in content.items()}
+    for name, each in _entries(content):
+        yield from _mappings(each, f"{where}.{name}" if where else name)
 
 
-def _without_prefixes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """As before `torch.compile` and data parallelism put themselves around the network."""
-    for prefix in ("_orig_mod.", "module.") * 2:
+def _has_tensors(mapping: Mapping[str, Any], *, alone: bool = False) -> bool:
+    return (all if alone else any)(isinstance(each, Tensor) for each in mapping.values())
+
+
+def _without_prefixes(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    """The same, as it is and as before `torch.compile` and data parallelism put themselves around it."""
+    # As it is first, then one prefix at a time: a network may have a child of the prefix's name.
+    yield state
+    for prefix in ("_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+            yield from _without_prefixes(
+                {name.removeprefix(prefix): each for name, each in state.items()}
+            )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = [key or "(the file itself)" for key in keys]
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
 def require_finite(model: nn.Module, file: Path) -> None:
@@ -178,6 +254,8 @@ def import_module(name: str, option: str) -> Any:
     Raises:
         ProbeError: if there is none, naming the option.
     """
+    if not name or name.startswith("."):
+        raise ProbeError(f"{option} {name!r}: give the whole name of a module, such as my.tasks.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -246,6 +324,21 @@ def not_there(what: str, error: Exception) -> str:
     return (
         f"{what} needs what is not there ({in_short(error)}): it was saved with another version of a"
         " package, or of your code."
+    )
+
+
+def _without_weights(file: Path, content: object) -> str:
+    keys = f" with the keys {_listed(content)}" if isinstance(content, Mapping) and content else ""
+    return (
+        f"{file} holds no weights: it is a {type(content).__name__}{keys}, without a dictionary of tensors"
+        " in it. Save model.state_dict()."
+    )
+
+
+def _torchscript(what: str) -> str:
+    return (
+        f"{what} is a TorchScript archive, whose activations cannot be seen: save model.state_dict() of"
+        " the Python module that it was made from, and give that module's --module."
     )
 
 

@@ -17,6 +17,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from plasticity.scripts.probe_loading import (
     in_short,
     not_there,
     read_weights,
+    require_modest,
     seeded,
 )
 
@@ -66,10 +68,21 @@ class SavedPolicy:
         self.file = file
         self._trust = trust
         try:
-            with zipfile.ZipFile(file) as archive:
-                data = json.loads(archive.read("data"))
-                weights = archive.read("policy.pth")
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError, NotImplementedError) as error:
+            with file.open("rb") as stream:
+                require_modest(stream, str(file))
+                with zipfile.ZipFile(stream) as archive:
+                    data = json.loads(archive.read("data"))
+                    weights = archive.read("policy.pth")
+        except ProbeError:
+            raise
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            KeyError,
+            ValueError,
+            RuntimeError,
+        ) as error:
             raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
         if not isinstance(data, dict):
             raise ProbeError(
@@ -81,6 +94,11 @@ class SavedPolicy:
             f"policy.pth in {file}",
             remedy="Stable-Baselines3 writes none there: someone else did.",
         )
+
+    @property
+    def was_normalized(self) -> bool:
+        """Whether the model was trained in a `VecNormalize`, of observations, rewards or both."""
+        return self._data.get("_last_original_obs") is not None
 
     @property
     def policy_class(self) -> type[BasePolicy]:
@@ -132,20 +150,23 @@ class SavedPolicy:
             self.space("observation_space") if observation_space is None else observation_space,
             self.space("action_space") if action_space is None else action_space,
         )
+        fit = (
+            f" with observations {given[0]} and actions {given[1]}: is this the environment that it was"
+            " trained in, with the same wrappers?"
+        )
         try:
             fresh, policy = (seeded(lambda: policy_class(*given, **arguments)) for _ in range(2))
         except Exception as error:
             raise ProbeError(
-                f"{policy_class.__name__} cannot be built as {self.file} describes it:"
+                f"{policy_class.__name__} cannot be built as {self.file} describes it"
+                f"{':' if action_space is None else fit}"
                 f" {in_short(error)}"
             ) from error
         try:
             policy.load_state_dict(self._weights)
         except RuntimeError as error:
             raise ProbeError(
-                f"The weights in {self.file} do not fit {policy_class.__name__} with observations"
-                f" {given[0]} and actions {given[1]}: is this the environment that it was trained in,"
-                f" with the same wrappers? {in_short(error)}"
+                f"The weights in {self.file} do not fit {policy_class.__name__}{fit} {in_short(error)}"
             ) from error
         return policy, fresh
 

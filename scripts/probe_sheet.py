@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from plasticity.metrics import Metric
 from plasticity.norms import weight_norm
-from plasticity.scripts.probe_flow import Flow, trace
+from plasticity.scripts.probe_flow import Flow, tensors_in, trace
 from plasticity.symmetry_report import symmetry_distances, symmetry_report
 from plasticity.tracker import Tracker
-from plasticity.units import dead_fraction
+from plasticity.units import ZERO_WHEN_DEAD, dead_fraction
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ class Thresholds:
 
 
 THRESHOLDS = Thresholds()
-
-ZERO_WHEN_DEAD = frozenset(
-    {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardshrink", "softshrink"}
-)
-"""Activations whose dead units are exactly 0. Others saturate (tanh …): a dead unit is constant there."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +166,20 @@ def measure_sheet(
 
     Raises:
         ValueError: if the network has no hidden activation, its features are not finite, or the probe
-            batch does not fit it.
+            batch does not fit it or has no two different rows.
         TypeError: if the model cannot be looked into.
     """
     flow = _traced(model.eval(), arguments, layers)
+    rows, distinct = _rows(arguments)
+    if distinct < 2:
+        what = (
+            f"The {rows} rows of the probe batch are all the same"
+            if rows > 1
+            else (f"The probe batch has {rows} rows")
+        )
+        raise ValueError(
+            f"{what}: there is no rank to them, and no unit to call dead. Give observations that differ."
+        )
     measures = _measured(model, arguments, flow)
     weights = weight_norm(model)
     initial, initial_weights = {}, {}
@@ -197,7 +203,21 @@ def measure_sheet(
     # What is left are attention modules, which are no weight layers.
     sheets += [LayerSheet(name, symmetry=symmetry) for name, symmetry in degrees.items()]
     judged = tuple(replace(sheet, findings=tuple(_findings(sheet))) for sheet in sheets)
-    return Sheet(judged, tuple(_notes(judged, is_alone=fresh is None)))
+    notes = (*_row_notes(judged, rows, distinct), *_notes(judged, is_alone=fresh is None))
+    return Sheet(judged, notes)
+
+
+def _rows(arguments: tuple[Any, ...]) -> tuple[int, int]:
+    """Number of rows in the probe batch, and of different ones."""
+    batch = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
+    rows = len(batch[0]) if batch else 0
+    # Each row by its number among the different ones of a tensor: dtypes need not be the same.
+    numbers = [
+        torch.unique(tensor.reshape(rows, -1), dim=0, return_inverse=True)[1]
+        for tensor in batch
+        if len(tensor) == rows and tensor.numel()
+    ]
+    return rows, len(torch.unique(torch.stack(numbers, 1), dim=0)) if numbers else min(rows, 1)
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] | None) -> Flow:
@@ -320,6 +340,15 @@ def _rank_findings(now: Measures, initial: Measures | None) -> Iterator[str]:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %"
+
+
+def _row_notes(sheets: Sequence[LayerSheet], rows: int, distinct: int) -> Iterator[str]:
+    widest = max((each.measures.units for each in sheets if each.measures is not None), default=0)
+    if distinct < min(rows, widest):
+        yield (
+            f"Of the {rows} rows of the probe only {distinct} are different: a layer of {widest} units is"
+            " judged by these alone, and its rank is bounded by them."
+        )
 
 
 def _notes(sheets: Sequence[LayerSheet], *, is_alone: bool) -> Iterator[str]:

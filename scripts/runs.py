@@ -80,6 +80,9 @@ class Experiment(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from there."""
 
+    def close(self) -> None:
+        """End whatever processes it has."""
+
 
 class RunFolder:
     """One run on disk, locked while it is open.

@@ -23,6 +23,7 @@ _OBSERVATION_SIZE = 28
 _JOINT_VELOCITIES = slice(9, 24, 2)
 _CLIP = 5.0
 _TORQUE = 250.0
+_LARGEST_ACTION = 1e15
 _START_ANGLE = 0.1
 _TARGET_X, _TARGET_Y = 1e3, 0.0
 _MIN_HEIGHT = 0.26
@@ -43,13 +44,15 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
     observation differs by 3e-7 in an angle, and its first reward by about 0.02.) Here, an episode depends on
     its friction and on the state of `np_random` at its reset, and on nothing else.
 
-    The action is a torque for each of the 8 joints, in 250 N m, clipped to [-1, 1]. The observation has
+    The action is a torque for each of the 8 joints, in 250 N m, clipped to [-1, 1]; the cost of electricity
+    is, as in the reference, that of the action before it is clipped. The observation has
     28 entries, clipped to [-5, 5]: height over the start; sine and cosine of the angle to the target; 0.3
     times the velocity in m/s, in the frame of the torso's yaw; roll and pitch; position (from -1 to 1
     between the limits) and 0.1 times the velocity in rad/s of each joint; whether each foot touched the
     floor, one step ago. The reward is 1 for being upright (-1 and the end, once the torso is below 0.26 m),
     plus the progress toward the target in m/s, minus costs of electricity and of joints at their limits.
-    An episode is truncated after 1000 steps of 16.5 ms.
+    An episode is truncated after 1000 steps of 16.5 ms, whatever larger `max_episode_steps` `gymnasium.make`
+    is given.
 
     The friction is one for ever (`friction`; if nothing is given, 0.8), or follows the stream of
     `plasticity.tasks.friction` (`task_seed`, `change_every`, `num_tasks`). The observation never tells it;
@@ -61,7 +64,8 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
             how an episode starts, so that environments side by side share one stream.
         num_tasks: Length of the stream; its last task stays. None: the stream has no end.
         change_every: Steps of this environment from one task to the next. The change comes at the first
-            reset after that: an episode has one friction.
+            reset after that: an episode has one friction. With fewer steps than an episode, which has up to
+            1000, tasks are skipped.
         render_mode: "rgb_array" (needs no display), "human" (a window), or None.
 
     Raises:
@@ -105,6 +109,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._episode_steps = 0
         self._shown = 0.0
         self._running = False
+        self._closed = False
         self._actions = np.zeros((MAX_EPISODE_STEPS, NUM_JOINTS))
         self._generator_at_start: Mapping[str, Any] | None = None
         self._task = self._schedule.task_at(0)
@@ -120,7 +125,11 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
         Returns:
             The observation, shape (28,), and `info`.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
         """
+        self._require_open()
         super().reset(seed=seed, options=options)
         self._task = self._schedule.task_at(self._steps)
         return self._begin(), self._info()
@@ -149,13 +158,16 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
             step, and `info`.
 
         Raises:
-            ValueError: if the action has another shape, or an entry that is not finite.
+            ValueError: if the action has another shape, an entry that is not finite, or more than 1e15 in
+                sum.
             gymnasium.error.ResetNeeded: if no episode is running.
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
             FloatingPointError: if Bullet's numbers are no longer finite.
         """
         action = np.asarray(action)
         torques = _torques(action)
         if not self._running:
+            self._require_open()
             raise gymnasium.error.ResetNeeded("The episode has ended, or none began: call reset().")
         observation, reward, fell = self._advance(action, torques)
         if self.render_mode == "human":
@@ -240,7 +252,11 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
         Returns:
             uint8, shape (240, 320, 3), with render_mode "rgb_array"; else None.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
         """
+        self._require_open()
         if self.render_mode == "rgb_array":
             return self._ant.picture(_WIDTH, _HEIGHT)
         return None
@@ -248,7 +264,14 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def close(self) -> None:
         """Free Bullet's world; closing twice is fine."""
         self._running = False
+        self._closed = True
         self._ant.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise gymnasium.error.ClosedEnvironmentError(
+                "The environment was closed: make a new one."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on: the episode's start and its actions since.
@@ -276,7 +299,9 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         Raises:
             KeyError: if an entry is missing.
             ValueError: if it was saved with another friction than this environment's at that step.
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
         """
+        self._require_open()
         actions = np.asarray(state["actions"])
         steps_at_start = state["steps"] - len(actions)
         task = self._schedule.task_at(steps_at_start)
@@ -287,7 +312,10 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
                 "the arguments of the one that was saved."
             )
         self._steps, self._task = steps_at_start, task
-        if state["generator_at_start"] is not None:
+        if state["generator_at_start"] is None:  # of an environment that was never reset
+            self._generator_at_start = None
+            self._episode_steps = 0
+        else:
             self.np_random.bit_generator.state = state["generator_at_start"]
             self._begin()
             for action in actions:
@@ -314,8 +342,13 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
 def _torques(action: NDArray[Any]) -> list[float]:
     values = action.tolist()
-    if action.shape != (NUM_JOINTS,) or not math.isfinite(sum(values)):
+    if action.shape != (NUM_JOINTS,) or not all(map(math.isfinite, values)):
         raise ValueError(f"The action must be {NUM_JOINTS} finite numbers: {values}.")
+    if sum(map(abs, values)) > _LARGEST_ACTION:
+        raise ValueError(
+            f"The action is so large that the cost of electricity, which is that of the action before it is "
+            f"clipped to [-1, 1], would not be finite: {values}."
+        )
     return [
         _TORQUE * (value if -1.0 <= value <= 1.0 else math.copysign(1.0, value)) for value in values
     ]

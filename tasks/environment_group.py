@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -122,18 +123,19 @@ class EnvironmentGroup:
 
     Args:
         env_fns: Functions without arguments, each of which makes an environment.
+        first: Number of the first in the whole, for error messages.
 
     Raises:
         ValueError: if the environments do not have the same spaces and render mode.
     """
 
-    def __init__(self, env_fns: Iterable[EnvFn]) -> None:
+    def __init__(self, env_fns: Iterable[EnvFn], first: int = 0) -> None:
         self.envs = [env_fn() for env_fn in env_fns]
         descriptions = [
             Description(env.observation_space, env.action_space, env.render_mode)
             for env in self.envs
         ]
-        self.description = require_same(descriptions)
+        self.description = require_same(descriptions, range(first, first + len(self.envs)))
         self.metadata = dict(self.envs[0].metadata)
         self._told: list[dict[str, Any] | None] = [None] * len(self.envs)
 
@@ -161,7 +163,8 @@ class EnvironmentGroup:
             observation, reward, terminated, truncated, info = env.step(action)
             final = None
             if terminated or truncated:
-                final = (observation, info)
+                # Copies, as an environment may give its own buffer, and its reset writes there.
+                final = (deepcopy(observation), dict(info))
                 observation, info = env.reset()
             observations[number] = observation
             rewards[number] = reward
@@ -189,24 +192,45 @@ class EnvironmentGroup:
             for each, own in zip(found, arguments, strict=True)
         ]
 
+    def without(self, method: str) -> list[str]:
+        """Return the names of the environments that have no such method of their own.
+
+        One that only an environment within a wrapper has is not its own.
+        """
+        return [str(env) for env in self.envs if not hasattr(type(env), method)]
+
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment, also those after one whose `close` raises an error.
+
+        Raises:
+            Exception: the first such error.
+        """
+        errors = []
         for env in self.envs:
-            env.close()
+            try:
+                env.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
-def require_same(descriptions: Sequence[Description]) -> Description:
+def require_same(descriptions: Sequence[Description], numbers: Sequence[int]) -> Description:
     """Return what all environments have in common.
+
+    Args:
+        descriptions: Of each.
+        numbers: Of each, for the error message.
 
     Raises:
         ValueError: if one differs; the message says how.
     """
     first = descriptions[0]
-    for number, other in enumerate(descriptions):
+    for number, other in zip(numbers, descriptions, strict=True):
         for name, expected, found in zip(Description._fields, first, other, strict=True):
             if expected != found:
                 raise ValueError(
-                    f"All environments must have the same {name}: the first has {expected}, "
-                    f"number {number} has {found}."
+                    f"All environments must have the same {name}: number {numbers[0]} has "
+                    f"{expected}, number {number} has {found}."
                 )
     return first

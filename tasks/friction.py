@@ -123,13 +123,14 @@ class FrictionSchedule:
     """Length of the stream, at least 1: its last task stays. None: it has no end."""
 
     change_every: int | None = None
-    """Steps of this environment from one task to the next, at least 1."""
+    """Steps of this environment from one task to the next, at least 1. A task that begins and ends within
+    one episode is skipped."""
 
     def __post_init__(self) -> None:
         stream = {name: getattr(self, name) for name in ("task_seed", "change_every", "num_tasks")}
         given = [name for name, value in stream.items() if value is not None]
         if self.friction is not None:
-            require_number("friction", self.friction, minimum=0)
+            self._keep("friction", require_number("friction", self.friction, minimum=0))
             if given:
                 raise ValueError(
                     f"friction = {self.friction!r} is for one friction, {' and '.join(given)} for "
@@ -142,13 +143,18 @@ class FrictionSchedule:
                 f"{self.task_seed!r}, {self.change_every!r}. For one friction, give friction."
             )
         for name in given:
-            require_integer(name, stream[name], minimum=0 if name == "task_seed" else 1)
+            minimum = 0 if name == "task_seed" else 1
+            self._keep(name, require_integer(name, stream[name], minimum=minimum))
+
+    def _keep(self, name: str, value: float) -> None:
+        # Python's own numbers, which every format of a state or a log takes, whatever was given.
+        object.__setattr__(self, name, value)
 
     def task_at(self, steps: int) -> SlipperyAntTask:
         """Return the task of an episode that begins when the environment has made so many steps."""
         if self.task_seed is None or self.change_every is None:
             assert self.friction is not None  # by __post_init__
-            return SlipperyAntTask(0, float(self.friction))
+            return SlipperyAntTask(0, self.friction)
         index = steps // self.change_every
         if self.num_tasks is not None:
             index = min(index, self.num_tasks - 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import operator
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,14 @@ from numpy.typing import NDArray
 from plasticity.tasks.ant_bullet import SlipperyAntBulletEnv
 from plasticity.tasks.arguments import require_integer
 from plasticity.tasks.environment_group import EnvFn, Layout, require_same
-from plasticity.tasks.vector_workers import Host, InThisProcess, Worker, end, unnamed_file
+from plasticity.tasks.vector_workers import (
+    HURRY_SECONDS,
+    Host,
+    InThisProcess,
+    Worker,
+    end,
+    unnamed_file,
+)
 
 StepResult = tuple[
     NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
@@ -37,8 +45,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     The numbers do not depend on `num_workers`. Everything returned is the caller's to keep.
 
-    An error in a worker, or its death, is at once an error here, and ends all environments. Workers end with
-    this object, and with its process, also when that is killed; Ctrl-C and SIGTERM they leave to it.
+    An error in a worker, or its death, is an error of the call that waits for it, and ends all environments.
+    Workers end with this object, and with its process, also when that is killed; Ctrl-C and SIGTERM they
+    leave to it.
 
     Args:
         env_fns: Functions without arguments, each of which makes an environment. Workers get them by
@@ -68,11 +77,12 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 f"num_workers must be at most the number of environments, {self.num_envs}: {num_workers}."
             )
         self._hosts: list[Host] = []
-        self._end = weakref.finalize(self, end, self._hosts, os.getpid())
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, end, self._hosts, self._owner)
         try:
             self._open(env_fns)
         except BaseException:
-            self.close()
+            self._end_after_error()
             raise
 
     def _open(self, env_fns: Sequence[EnvFn]) -> None:
@@ -86,7 +96,10 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             for host in self._hosts:
                 host.make(env_fns[host.environments.start : host.environments.stop])
             made = [host.answer() for host in self._hosts]
-            description = require_same([description for description, _ in made])
+            description = require_same(
+                [description for description, _ in made],
+                [host.environments.start for host in self._hosts],
+            )
             layout = Layout.of(description, self.num_envs)
             os.ftruncate(memory, layout.num_bytes)
             block = mmap.mmap(memory, layout.num_bytes)
@@ -120,10 +133,13 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Returns:
             The observations, shape (num_envs, *observation), and infos.
         """
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        seeds: list[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [None if each is None else operator.index(each) for each in seed]
             if len(seeds) != self.num_envs:
                 raise ValueError(f"{self.num_envs} environments need as many seeds: {len(seeds)}.")
         with self._all_or_none():
@@ -188,8 +204,14 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         try:
             yield
         except BaseException:
-            self.close()
+            self._end_after_error()
             raise
+
+    def _end_after_error(self) -> None:
+        self.closed = True
+        self._end.detach()
+        with suppress(Exception):  # an error of closing would hide the one that is the cause
+            end(self._hosts, self._owner, HURRY_SECONDS)
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         """Call a method of every environment, or read an attribute, and return what each one gives."""
@@ -207,22 +229,47 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return self.call("render")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all environments, each by its own `state_dict`."""
+        """Return the states of all environments, each by its own `state_dict`.
+
+        Raises:
+            TypeError: if an environment has none, or its outermost wrapper has none (as those that
+                `gymnasium.make` adds): what the wrapper keeps would be lost.
+        """
+        self._require_own("state_dict")
         return {"environments": list(self.call("state_dict"))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`, whatever the number of workers was.
 
         Raises:
+            TypeError: if an environment, or its outermost wrapper, has no `load_state_dict` of its own.
             ValueError: if it is of another number of environments.
         """
+        self._require_own("load_state_dict")
         states = state["environments"]
         if len(states) != self.num_envs:
             raise ValueError(f"The state is of {len(states)} environments, not of {self.num_envs}.")
         self._call("load_state_dict", [(each,) for each in states])
 
+    def _require_own(self, method: str) -> None:
+        with self._all_or_none():
+            for host in self._hosts:
+                host.ask("without", method)
+            without = [env for host in self._hosts for env in host.answer()]
+        if without:
+            raise TypeError(
+                f"{without[0]} has no {method} of its own, and what a wrapper keeps, as TimeLimit does the "
+                "steps of its episode, would be lost: give env_fns of the bare class, such as "
+                "SlipperyAntBulletEnv, instead of gymnasium.make, or wrappers that have the method."
+            )
+
     def close_extras(self, **kwargs: Any) -> None:
-        """End all environments and their workers."""
+        """End all environments and their workers.
+
+        Raises:
+            Exception: the first error of an environment's `close` in this process; all are ended then.
+        """
+        self.closed = True
         self._end()
 
 
@@ -270,7 +317,8 @@ def slippery_ant_vector(
         task_seed: As of the environment.
         num_tasks: As of the environment.
         change_every: Steps of all environments together from one friction to the next: a multiple of their
-            number, as each one counts its own share.
+            number, as each one counts its own share. An environment skips tasks if its share is shorter
+            than an episode, which has up to 1000 steps: the friction changes at a reset only.
         render_mode: As of the environment.
 
     Raises:

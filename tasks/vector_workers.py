@@ -12,7 +12,6 @@ its environments' state.
 
 from __future__ import annotations
 
-import json
 import mmap
 import multiprocessing
 import os
@@ -35,11 +34,19 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from plasticity.tasks.environment_group import EnvFn, EnvironmentGroup, Layout
 
+# Nothing may be imported before the path is the learner's: the first entry of an interpreter's own is the
+# working folder, whose json.py, say, is another. (sys is built in.)
 _PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from plasticity.tasks.vector_workers import work; work(*map(int, sys.argv[2:]))"
+    "import sys; sys.path[:] = {path}; "
+    "from plasticity.tasks.vector_workers import work; work(*map(int, sys.argv[1:]))"
 )
-_PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0
+"""For workers to close their environments."""
+
+HURRY_SECONDS = 1.0
+"""The same, after an error."""
+
+_LOOK_SECONDS = 0.5
 _WATCH_SECONDS = 2.0
 _SPIN_SECONDS = 5e-4
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -69,8 +76,8 @@ class Host(Protocol):
     def hang_up(self) -> None:
         """Let it end; calling this twice is fine."""
 
-    def wait(self) -> None:
-        """Wait for its end."""
+    def wait(self, deadline: float) -> None:
+        """Wait for its end, until a time of `time.monotonic`; then make an end of it."""
 
 
 class InThisProcess:
@@ -85,7 +92,7 @@ class InThisProcess:
         """Ask for a group of these environments; the answer is its description and metadata."""
 
         def make() -> Any:
-            self._group = EnvironmentGroup(env_fns)
+            self._group = EnvironmentGroup(env_fns, self.environments.start)
             return self._group.description, self._group.metadata
 
         self._asked = make
@@ -112,7 +119,7 @@ class InThisProcess:
         if self._group is not None:
             self._group.close()
 
-    def wait(self) -> None:
+    def wait(self, deadline: float) -> None:
         """Do nothing: the group ended when its environments were closed."""
 
 
@@ -140,6 +147,8 @@ class Worker:
             self._process = _start(theirs.fileno(), memory, environments, spin)
         finally:
             theirs.close()
+        self._poller = select.poll()
+        self._poller.register(self._connection.fileno(), select.POLLIN)
 
     def make(self, env_fns: Sequence[EnvFn]) -> None:
         """Ask for a group of these environments, which cloudpickle must be able to carry."""
@@ -166,6 +175,7 @@ class Worker:
             RuntimeError: if the worker has ended, or its environments raised an error.
         """
         try:
+            self._await_message()
             message = self._connection.recv_bytes()
         except (EOFError, OSError):
             raise self._ended() from None
@@ -174,9 +184,15 @@ class Worker:
             raise RuntimeError(f"{self} failed:\n{answer.traceback}")  # noqa: TRY004
         return answer
 
+    def _await_message(self) -> None:
+        # A fork of the worker, which an environment may have made, keeps the connection open after its death.
+        while not self._poller.poll(_LOOK_SECONDS * 1000):
+            if self._process.poll() is not None and not self._poller.poll(0):
+                raise EOFError
+
     def _ended(self) -> RuntimeError:
         try:
-            status = self._process.wait(_PATIENCE_SECONDS)
+            status = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             how = "it closed its connection"
         else:
@@ -200,10 +216,10 @@ class Worker:
         """Close the connection, upon which the worker ends."""
         self._connection.close()
 
-    def wait(self) -> None:
+    def wait(self, deadline: float) -> None:
         """Wait for the worker's end, and help it along if it takes long."""
         try:
-            self._process.wait(_PATIENCE_SECONDS)
+            self._process.wait(max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -220,7 +236,9 @@ def _start(
         os.getpid(),
         spin,
     )
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, map(int, numbers))]
+    # Other entries than strings, such as a Path, are none to Python's import either.
+    program = _PROGRAM.format(path=ascii([str(each) for each in sys.path if isinstance(each, str)]))
+    command = [sys.executable, "-c", program, *map(str, map(int, numbers))]
     # The cores belong to the environments: no numerical library needs threads of its own there.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # A worker is deaf to the group's signals from its first moment, by the mask that it inherits.
@@ -236,14 +254,31 @@ def _start(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end(hosts: Iterable[Host], owner: int) -> None:
-    """End groups and wait for them, in the process that started them only, not in a fork of it."""
-    if os.getpid() == owner:
-        hosts = list(hosts)
-        for host in hosts:
+def end(hosts: Iterable[Host], owner: int, seconds: float = PATIENCE_SECONDS) -> None:
+    """End groups and wait for them, in the process that started them only, not in a fork of it.
+
+    Args:
+        hosts: Of the groups.
+        owner: Number of the process that started them.
+        seconds: That they have together; a worker that takes longer is killed.
+
+    Raises:
+        Exception: the first that closing an environment in this process raised; all are ended then.
+    """
+    if os.getpid() != owner:
+        return
+    hosts = list(hosts)
+    errors = []
+    for host in reversed(hosts):  # the workers close theirs while this process closes its own
+        try:
             host.hang_up()
-        for host in hosts:
-            host.wait()
+        except Exception as error:
+            errors.append(error)
+    deadline = time.monotonic() + seconds
+    for host in hosts:
+        host.wait(deadline)
+    if errors:
+        raise errors[0]
 
 
 def unnamed_file() -> int:
@@ -256,16 +291,23 @@ def unnamed_file() -> int:
 
 def work(connection: int, memory: int, start: int, stop: int, learner: int, spin: int) -> None:
     """Be a worker: what the interpreter that a `Worker` starts does."""
+    for descriptor in (connection, memory):  # not for programs that an environment starts
+        os.set_inheritable(descriptor, False)
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     threading.Thread(target=_watch, args=(learner,), daemon=True).start()
-    # The learner hung up, or is no more.
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _serve(Connection(connection), memory, range(start, stop), bool(spin))
+    status = 0
+    try:
+        # The learner hung up, or is no more.
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            _serve(Connection(connection), memory, range(start, stop), bool(spin))
+    except Exception:  # closing an environment raised it, and nobody listens any more
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # at once: to take an interpreter with torch apart lasts half a second
+    os._exit(status)  # at once: to take an interpreter with torch apart lasts half a second
 
 
 def _spin(poller: select.poll) -> None:

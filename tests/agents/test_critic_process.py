@@ -1,6 +1,7 @@
 """The critic in a process of its own: the same bits, no process left behind, a dead one is an error."""
 
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -116,6 +117,26 @@ def test_it_ends_with_its_owner():
     del process
     gc.collect()
     assert popen.poll() == 0
+
+
+def test_modules_are_found_where_they_are_found_here(tmp_path, monkeypatch):
+    """Not in the current directory, where a file may have the name of a standard module."""
+    for name in ("platform", "json", "statistics"):
+        message = f"{name} of the current directory"
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError({message!r})\n")
+    modules = tmp_path / "it's a folder"
+    modules.mkdir()
+    (modules / "critic_of_a_user.py").write_text(
+        "from plasticity.agents.actor_critic import DenseNetwork\n\n\n"
+        "class UserNetwork(DenseNetwork):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(modules), modules, *sys.path])
+    critic = make_critic()
+    critic.__class__ = importlib.import_module("critic_of_a_user").UserNetwork
+    process = CriticProcess(critic, CONFIG, L2_INIT)
+    assert process.optimizer_state_dict()["param_groups"]
+    process.close()
 
 
 OWNER = """

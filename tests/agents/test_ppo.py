@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -373,6 +374,123 @@ def test_a_state_of_another_run_is_refused(make, config, message):
     state = PPO(pendulums(), SMALL, seed=0).state_dict()
     with pytest.raises(ValueError, match=message):
         PPO(make(), config, seed=0).load_state_dict(state)
+
+
+def parts(ppo):
+    """What loading a state could change."""
+    buffer = io.BytesIO()
+    torch.save(ppo.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "regularizer", "message"),
+    [
+        (
+            {"hidden": (16, 9)},
+            SYRE,
+            r"policy\.actor\.fc2\..* \(16,\) in the state, and here \(9,\)",
+        ),
+        ({"hidden": (16,)}, SYRE, r"policy\.actor\.fc2\.bias has .* here None"),
+        (
+            {"betas": (0.99, 0.99)},
+            SYRE,
+            r"actor_optimizer: betas=\(0.9, 0.999\) \(here \(0.99, 0.99",
+        ),
+        ({"epsilon": 1e-5}, SYRE, r"actor_optimizer: eps=1e-08 \(here 1e-05\)"),
+        ({}, DECAY, r"critic_optimizer: regularizer='syre' \(here 'weight-decay'\), sigma=0.3"),
+        ({}, replace(SYRE, strength=0.5), r"critic_optimizer: strength=0.01 \(here 0.5\)\."),
+        ({}, replace(SYRE, anchor_seed=7), r"critic_optimizer: anchor_seed=.* \(here 7\)\."),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(changes, regularizer, message):
+    saved = PPO(pendulums(), SMALL, SYRE, SYRE, seed=0)
+    saved.iterate()
+    ppo = PPO(pendulums(), replace(SMALL, **changes), SYRE, regularizer, seed=0)
+    before = parts(ppo)
+    with pytest.raises(ValueError, match=message):
+        ppo.load_state_dict(saved.state_dict())
+    assert parts(ppo) == before
+
+
+def test_a_state_of_another_learning_rate_and_global_seed_fits():
+    torch.manual_seed(1)
+    state = PPO(pendulums(), SMALL, SYRE, DECAY, seed=0).state_dict()
+    torch.manual_seed(2)
+    ppo = PPO(pendulums(), replace(SMALL, learning_rate=1e-4), SYRE, DECAY, seed=0)
+    ppo.load_state_dict(state)
+    assert ppo.iterate().statistics["learning_rate"] == 1e-4
+
+
+def test_an_incomplete_state_is_refused():
+    ppo = PPO(pendulums(), SMALL, seed=0)
+    state = ppo.state_dict()
+    del state["num_steps"], state["episodes"]
+    with pytest.raises(ValueError, match="The state has no 'num_steps', 'episodes'"):
+        ppo.load_state_dict(state)
+
+
+@pytest.mark.parametrize("update_threads", [1, 2])
+def test_an_interrupted_update_is_not_gone_on_from(update_threads, monkeypatch):
+    ppo = PPO(pendulums(), SMALL, SYRE, DECAY, seed=4, update_threads=update_threads)
+    ppo.iterate()
+    state, envs = copy.deepcopy((ppo.state_dict(), ppo.envs))
+    expected = ppo.iterate()
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo._actor_update, "begin_epoch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ppo.iterate()
+    for forbidden in (ppo.state_dict, ppo.iterate, ppo.collect, lambda: ppo.update(1e-3)):
+        with pytest.raises(RuntimeError, match=r"interrupted within an update.*load the last"):
+            forbidden()
+    ppo.envs = envs
+    ppo.load_state_dict(state)
+    assert ppo.iterate() == expected
+    ppo.close()
+
+
+def test_there_is_no_update_without_a_rollout():
+    ppo = PPO(pendulums(), SMALL, seed=0)
+    before = weights(ppo)
+    with pytest.raises(RuntimeError, match="no whole rollout to learn from: call collect"):
+        ppo.update(1e-3)
+    assert torch.equal(weights(ppo), before)
+    ppo.iterate()
+    ppo.load_state_dict(ppo.state_dict())  # which has no rollout
+    with pytest.raises(RuntimeError, match="no whole rollout"):
+        ppo.update(1e-3)
+    ppo.collect()
+    ppo.update(1e-3)
+    ppo.state_dict()
+
+
+def test_equal_returns_have_no_variance_to_explain():
+    ppo = PPO(pendulums(), replace(SMALL, gamma=0.0), seed=0)
+    ppo.collect()
+    ppo._rollout.rewards[:] = 0.0  # with gamma 0 a return is the reward
+    statistics, diverged = ppo.update(1e-3)
+    assert np.isnan(statistics["explained_variance"])
+    assert not diverged
+    ppo.collect()
+    assert np.isfinite(ppo.update(1e-3)[0]["explained_variance"])
+
+
+class Named(Counter):
+    """Tells its task by a name, and a friction that is now and then an integer."""
+
+    def info(self):
+        return {"task": f"task {self.task}", "friction": 1 if self.task == 0 else 0.5}
+
+
+def test_tasks_that_are_no_integers_are_passed_over():
+    result = PPO(vector(Named), SMALL, seed=0).iterate()
+    assert (result.task, result.friction) == (None, 0.5)
+    assert {e.task for e in result.episodes} == {None}
+    assert [e.friction for e in result.episodes[::2]] == [1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
 # ---- learning ------------------------------------------------------------------------------------

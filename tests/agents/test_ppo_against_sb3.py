@@ -38,7 +38,7 @@ def make_theirs(name, config):
         target_kl=config.target_kl,
         policy_kwargs={
             "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
-            "activation_fn": torch.nn.ReLU,
+            "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[config.activation],
             "optimizer_kwargs": {"betas": config.betas, "eps": config.epsilon},
         },
         device="cpu",
@@ -55,9 +55,21 @@ def their_parameters(policy):
     return own + [parameter for part in parts for parameter in part.parameters()]
 
 
-def fill(model, ppo, final_values):
+def final_values_of(model, rollout):
+    """Their critic's values of the last observations of episodes that met their time limit."""
+    found = np.zeros((STEPS, NUM_ENVS), np.float32)
+    for place, final in zip(rollout.final_places, rollout.final_observations, strict=True):
+        with torch.no_grad():
+            value = model.policy.predict_values(torch.from_numpy(final).float()[None])
+        found[divmod(place, NUM_ENVS)] = value.item()
+    return found
+
+
+def fill(model, ppo):
     """Play our rollout into their buffer, as `collect_rollouts` would have stored it."""
     rollout = ppo._rollout
+    final_values = final_values_of(model, rollout)
+    model.rollout_buffer.reset()
     starts = np.ones(NUM_ENVS)
     for t in range(STEPS):
         observations = rollout.observations[t]
@@ -77,6 +89,36 @@ def fill(model, ppo, final_values):
     with torch.no_grad():
         last = model.policy.predict_values(rollout.observations[-1])
     model.rollout_buffer.compute_returns_and_advantage(last, starts)
+
+
+def train_theirs(model, ppo, monkeypatch):
+    """Their update on our rollout, its steps in the order that our next update will have."""
+    fill(model, ppo)
+    state = ppo._order_generator.get_state()
+    count = ppo.config.rollout_steps
+    orders = [
+        torch.randperm(count, generator=ppo._order_generator) for _ in range(ppo.config.epochs)
+    ]
+    ppo._order_generator.set_state(state)
+    remaining = iter(orders)
+
+    def their_permutation(asked):
+        assert asked == count
+        order = next(remaining).numpy()
+        # ours counts steps first, theirs environments first
+        return order % NUM_ENVS * STEPS + order // NUM_ENVS
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.random, "permutation", their_permutation)
+        model.train()
+
+
+def make_both(name, limit, config):
+    ppo = PPO(environments(name, limit), config, seed=3)
+    model = make_theirs(name, config)
+    for source, target in zip(ppo.policy.parameters(), their_parameters(model.policy), strict=True):
+        target.data.copy_(source.data)
+    return ppo, model
 
 
 COMBINATIONS = [
@@ -110,35 +152,13 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
         normalize_advantages="minibatch",
         **extra,
     )
-    ppo = PPO(environments(name, limit), config, seed=3)
-    model = make_theirs(name, config)
+    ppo, model = make_both(name, limit, config)
     ours, theirs = list(ppo.policy.parameters()), their_parameters(model.policy)
-    for source, target in zip(ours, theirs, strict=True):
-        target.data.copy_(source.data)
     before = [parameter.detach().clone() for parameter in ours]
     ppo.collect()
-    rollout = ppo._rollout
-    assert rollout.truncated.any()  # time limits are among the data
-    assert rollout.terminated.any() == (name == "CartPole-v1")
-    final_values = np.zeros((STEPS, NUM_ENVS), np.float32)
-    for place, final in zip(rollout.final_places, rollout.final_observations, strict=True):
-        with torch.no_grad():
-            value = model.policy.predict_values(torch.from_numpy(final).float()[None])
-        final_values[divmod(place, NUM_ENVS)] = value.item()
-    fill(model, ppo, final_values)
-
-    # ours counts steps first, theirs environments first
-    state = ppo._order_generator.get_state()
-    orders = iter([torch.randperm(64, generator=ppo._order_generator) for _ in range(3)])
-    ppo._order_generator.set_state(state)
-
-    def their_permutation(count):
-        order = next(orders).numpy()
-        assert count == len(order)
-        return order % NUM_ENVS * STEPS + order // NUM_ENVS
-
-    monkeypatch.setattr(np.random, "permutation", their_permutation)
-    model.train()
+    assert ppo._rollout.truncated.any()  # time limits are among the data
+    assert ppo._rollout.terminated.any() == (name == "CartPole-v1")
+    train_theirs(model, ppo, monkeypatch)
     statistics, diverged = ppo.update(config.learning_rate)
     assert not diverged
     assert (ppo._actor_update._done < 12) == (config.target_kl is not None)
@@ -158,3 +178,33 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
         ("explained_variance", "explained_variance"),
     ):
         assert statistics[key] == pytest.approx(logged[f"train/{theirs_name}"], rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("Pendulum-v1", 25), ("CartPole-v1", 15)])
+def test_several_iterations_equal_theirs(name, limit, monkeypatch):
+    """On our rollouts: what goes from one iteration to the next is the same too."""
+    config = PPOConfig(
+        hidden=(16, 16),
+        activation="tanh",
+        initialisation="orthogonal",
+        rollout_steps=NUM_ENVS * STEPS,
+        minibatch_size=32,
+        epochs=4,
+        learning_rate=1e-3,
+        epsilon=1e-5,
+        gamma=0.98,
+        gae_lambda=0.8,
+        value_coefficient=0.5,
+        max_gradient_norm=0.5,
+        normalize_advantages="minibatch",
+    )
+    ppo, model = make_both(name, limit, config)
+    ended = 0
+    for _ in range(8):
+        ended += len(ppo.collect())
+        train_theirs(model, ppo, monkeypatch)
+        ppo.update(config.learning_rate)
+    assert ended > 16
+    for mine, other in zip(ppo.policy.parameters(), their_parameters(model.policy), strict=True):
+        # 64 steps of some 1e-3
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-5)

@@ -53,6 +53,44 @@ def test_friction_without_a_task():
     assert (episodes.newest_task, episodes.newest_friction) == (None, 0.3)
 
 
+def test_a_friction_told_first_as_an_integer_keeps_its_fraction():
+    episodes = RunningEpisodes(2)
+    episodes.read_task({"friction": np.array([1, 1]), "task": np.array([0, 0], np.int32)})
+    there = np.array([False, True])
+    episodes.read_task(
+        {
+            "friction": np.array([0.0, 0.25], np.float32),
+            "_friction": there,
+            "task": np.array([0, 2**40]),
+            "_task": there,
+        }
+    )
+    ended = [episodes.end(environment, 2) for environment in (0, 1)]
+    assert [(each.task, each.friction) for each in ended] == [(0, 1.0), (2**40, 0.25)]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        np.array(["reach-v2", "push-v2"]),
+        np.array([None, {}], object),
+        np.array([[1, 2], [3, 4]]),
+        np.array([True, False]),
+        {"name": np.array([1, 2])},
+    ],
+    ids=["string", "object", "rows", "bool", "dict"],
+)
+def test_what_is_no_number_counts_as_none(told):
+    episodes = RunningEpisodes(2)
+    episodes.read_task({"task": np.array([1, 1]), "friction": np.array([0.5, 0.5])})
+    episodes.read_task({"task": told, "friction": told})
+    assert (episodes.newest_task, episodes.newest_friction) == (None, None)
+    ended = episodes.end(0, 2)
+    assert (ended.task, ended.friction) == (None, None)
+    episodes.read_task({"task": np.array([1.5, 2.0])})
+    assert episodes.newest_task is None
+
+
 def test_continues_from_its_state():
     first = RunningEpisodes(2)
     first.read_task({"task": np.array([1, 2])})

@@ -571,6 +571,51 @@ def test_errors_name_the_value_and_the_remedy(given, error, message):
         policy_kwargs(PPO, **given)
 
 
+@pytest.mark.parametrize("given", [{"actor": "syre"}, {"critic": 0.1}])
+def test_settings_of_one_network_are_a_dictionary(given):
+    (role,) = given
+    with pytest.raises(TypeError, match=f"^{role}=.* must be a dictionary of settings"):
+        policy_kwargs(PPO, **given)
+
+
+def test_learning_rate_is_the_algorithms():
+    with pytest.raises(
+        TypeError, match=r"lr=0\.1, which comes from the algorithm.*learning_rate=0\.1"
+    ):
+        policy_kwargs(PPO, optimizer_kwargs={"lr": 0.1})
+
+
+class Own(torch.optim.Adam):
+    """A user's base, in a module that can be imported."""
+
+
+def test_a_base_that_a_saved_model_would_not_find_is_refused(monkeypatch):
+    class Local(torch.optim.Adam):
+        pass
+
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+        policy_kwargs(PPO, optimizer_class=Local)
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+        policy_kwargs(PPO, optimizer_class=regularized(Local))
+    assert policy_kwargs(PPO, optimizer_class=Own)["optimizer_class"].base is Own
+    monkeypatch.setattr(Own, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"Own is defined in a script.*module of its own"):
+        policy_kwargs(PPO, optimizer_class=Own)
+
+
+def test_a_strength_may_change_after_a_load():
+    model = make(PPO, kwargs=syre_kwargs(PPO), learning_rate=0.125)
+    archive = io.BytesIO()
+    model.save(archive)
+    again = PPO.load(archive, device="cpu")
+    for group in again.policy.optimizer.param_groups:
+        group["strength"] = 1.0
+    weight = again.policy.action_net.weight
+    before, anchor = weight.detach().clone(), again.policy.optimizer.anchor(weight).clone()
+    step_without_gradient(again)
+    torch.testing.assert_close(weight.detach(), before + 0.125 * (anchor - before))
+
+
 def test_a_strength_with_no_regularizer_asked_for_is_no_error():
     none = policy_kwargs(PPO, regularizer="none", strength=1e-3)  # one of several methods
     assert none["optimizer_kwargs"]["actor"]["regularizer"] == "none"

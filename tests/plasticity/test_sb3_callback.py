@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -15,6 +16,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -30,6 +32,7 @@ from torch import nn
 
 from plasticity.metrics import METRICS, Metric
 from plasticity.ranks import effective_rank
+from plasticity.sb3 import policy_kwargs
 from plasticity.sb3_callback import PlasticityCallback
 from plasticity.units import dead_fraction
 
@@ -346,6 +349,44 @@ def test_without_tasks_and_without_monitor():
     assert not any(row["boundary"] for row in callback.rows)
 
 
+def csv_rows(folder):
+    """Of SB3's CSV file: the rows of the callback, and the others."""
+    with (folder / "progress.csv").open() as file:
+        table = list(csv.DictReader(file))
+    ours = [entry for entry in table if any(entry[key] for key in key_of(entry, "plasticity"))]
+    return ours, [entry for entry in table if entry not in ours]
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.__name__)
+def test_every_row_reaches_the_outputs_of_the_logger(algorithm, tmp_path):
+    # More often than SB3 writes, and twice from one step to the next.
+    outcomes = []
+    for callback in (None, short(every=62, metrics=["effective_rank"])):
+        env = Monitor(Tasks(change_every=60, discrete=algorithm is DQN))
+        model = make(algorithm, env, **({"n_steps": 128} if algorithm is PPO else {}))
+        folder = tmp_path / str(len(outcomes))
+        model.set_logger(configure(str(folder), ["csv"]))
+        model.learn(256, callback=callback, log_interval=1 if algorithm is PPO else 7)
+        model.logger.close()
+        outcomes.append(csv_rows(folder))
+    written = [
+        (int(entry["time/total_timesteps"]), int(entry["plasticity/task"]))
+        for entry in outcomes[1][0]
+    ]
+    assert written == [(row["step"], row["task"]) for row in callback.rows]
+    # A boundary at each first step of a task, and every 62 steps.
+    assert [step for step, _ in written] == [61, 62, 121, 124, 181, 186, 241, 248]
+    (layer, *_) = key_of(callback.rows[-1], "effective_rank")
+    ranks = [float(entry[f"plasticity/{layer}"]) for entry in outcomes[1][0]]
+    assert ranks == [row[layer] for row in callback.rows]
+    # SB3's own rows are what they are without the callback, but for the time they took.
+    assert outcomes[0][0] == []
+    assert len(outcomes[0][1]) == len(outcomes[1][1]) >= 2
+    for without, with_ in zip(outcomes[0][1], outcomes[1][1], strict=True):
+        for key, value in without.items():
+            assert key in ("time/fps", "time/time_elapsed") or with_[key] == value, key
+
+
 def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
     model = make(PPO, vector(2, change_every=50), n_steps=16)
     model.set_logger(configure(str(tmp_path), ["stdout", "csv", "json", "tensorboard", "log"]))
@@ -360,13 +401,12 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
         json.loads(line) for line in (tmp_path / "new" / "rows.jsonl").read_text().splitlines()
     ]
     assert lines == callback.rows
-    # At the end of each rollout of 32 steps, SB3 writes the newest row.
-    with (tmp_path / "progress.csv").open() as file:
-        table = list(csv.DictReader(file))
-    by_step = {row["step"]: row for row in callback.rows}
-    assert len(table) == 5
-    for entry in table:
-        row = by_step[int(entry["time/total_timesteps"])]
+    # Apart from the rows that SB3 writes at the end of each rollout of 32 steps.
+    table, of_training = csv_rows(tmp_path)
+    assert len(of_training) == 5
+    steps = [32, 64, 96, 102, 128, 160]  # at 102 a boundary
+    assert [int(entry["time/total_timesteps"]) for entry in table] == steps
+    for row, entry in zip(callback.rows, table, strict=True):
         assert float(entry["plasticity/effective_rank/actor.1"]) == row["effective_rank/actor.1"]
         fixed = float(entry["plasticity_probe/effective_rank/critic.3"])
         assert fixed == row["probe/effective_rank/critic.3"]
@@ -374,11 +414,10 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
         assert not any(key.startswith("plasticity_mean") for key in entry)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [scalar.step for scalar in events.Scalars("plasticity/effective_rank/actor.1")] == [
-        32, 64, 96, 128, 160
-    ]  # fmt: skip
+    ranks = events.Scalars("plasticity/effective_rank/actor.1")
+    assert [scalar.step for scalar in ranks] == steps
     # The first row has nothing to compare with.
-    assert [s.step for s in events.Scalars("plasticity/update_norm/total")] == [64, 96, 128, 160]
+    assert [s.step for s in events.Scalars("plasticity/update_norm/total")] == steps[1:]
     console = capsys.readouterr().out
     assert "plasticity_mean/" in console
     assert "actor.1" not in console
@@ -459,6 +498,98 @@ def test_pickled_with_the_model_saved_it_goes_on(tmp_path):
     assert change == pytest.approx(expected, rel=1e-4)
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [row["step"] for row in again.rows]
+
+
+@pytest.mark.parametrize("how", ["loaded", "set_env", "going on"])
+def test_first_episodes_after_the_environments_were_reset_are_of_the_task_they_began_under(how):
+    callback = short(every=10**9)
+    model = make(PPO, Monitor(Tasks(change_every=60)))
+    model.learn(64, callback=callback)  # task 1 since step 61, and within an episode
+    # another environment, at task 3
+    env = Monitor(Tasks(change_every=60, first_task=3))
+    if how == "loaded":
+        archive = io.BytesIO()
+        model.save(archive)
+        model, callback = (
+            PPO.load(archive, env=env, device="cpu"),
+            pickle.loads(pickle.dumps(callback)),
+        )
+    elif how == "set_env":
+        model.set_env(env)
+    model.learn(64, callback=callback, reset_num_timesteps=False)
+    found = [
+        (row["step"], row["task"], row["episodes"]) for row in callback.rows if row["boundary"]
+    ]
+    if how == "going on":
+        # After 60 and 120 steps, with 12 episodes of 5 steps each.
+        assert found == [(61, 0, 12), (121, 1, 12)]
+    else:
+        # At once task 3, whose 12 episodes end with step 64 + 60.
+        assert found == [(61, 0, 12), (65, 1, 0), (125, 3, 12)]
+
+
+def test_an_episode_goes_on_where_a_callback_ended_training_within_it():
+    callback = short(every=10**9)
+    model = make(PPO, Monitor(Tasks(change_every=7)), n_steps=64)
+    # Ended at step 7: the second episode, which has made 2 of its 5 steps, began under task 0.
+    stop = ConvertCallback(lambda _locals, _globals: model.num_timesteps < 7)
+    model.learn(64, callback=[callback, stop])
+    model.learn(4, callback=callback, reset_num_timesteps=False)
+    (row, *_) = callback.rows
+    # At its end, step 10, the task changes: until then it ended one episode, and this one.
+    assert (row["step"], row["task"], row["episodes"]) == (11, 0, 2)
+
+
+def spied(optimizer):
+    """The norms of each parameter's gradient at every step of an optimizer, in float64."""
+    seen, step = [], optimizer.step
+
+    def watched_step(*args, **kwargs):
+        seen.append(
+            {
+                p: float(p.grad.double().norm())
+                for group in optimizer.param_groups
+                for p in group["params"]
+                if p.grad is not None
+            }
+        )
+        return step(*args, **kwargs)
+
+    optimizer.step = watched_step
+    return seen
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, PPO, TRPO, A2C], ids=lambda a: a.__name__)
+def test_gradient_norms_are_those_that_the_optimizers_met(algorithm):
+    model = make(algorithm, max_grad_norm=0.1) if algorithm in (PPO, A2C) else make(algorithm)
+    off_policy = algorithm in OFF_POLICY
+    owners = [model.policy.actor, model.policy.critic] if off_policy else [model.policy]
+    seen = [spied(owner.optimizer) for owner in owners]
+    callback = short(every=10**9, metrics=["gradient_norm"])
+    model.learn(131, callback=callback)
+    measured = callback.measure()
+    last = {parameter: norm for steps in seen for parameter, norm in steps[-1].items()}
+    names = {parameter: name for name, parameter in callback._networks.named_parameters()}
+    layers = {}
+    for parameter, norm in last.items():
+        layer = names[parameter].rpartition(".")[0] or names[parameter]
+        layers.setdefault(layer, []).append(norm)
+    expected = {f"gradient_norm/{layer}": math.hypot(*norms) for layer, norms in layers.items()}
+    expected["gradient_norm/total"] = math.hypot(*last.values())
+    assert measured == pytest.approx(expected, rel=1e-5)
+    assert len(expected) >= 4
+    if algorithm in (PPO, A2C):
+        assert expected["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)  # clipped
+    # No hook stays on an optimizer.
+    assert not any(owner.optimizer._optimizer_step_pre_hooks for owner in owners)
+
+
+def test_gradient_norms_are_those_before_the_decay_joins():
+    kwargs = policy_kwargs(DQN, regularizer="weight-decay", strength=1e6, decoupled=False)
+    model = make(DQN, Tasks(discrete=True), policy_kwargs=kwargs, max_grad_norm=0.1)
+    callback = short(every=10**9, metrics=["gradient_norm"])
+    model.learn(64, callback=callback)
+    assert callback.measure()["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_deep_copies_are_apart():

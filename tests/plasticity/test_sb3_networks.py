@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from plasticity.capture import capture
-from plasticity.sb3_networks import policy_networks
+from plasticity.sb3_networks import _RELU_FAMILY, policy_networks
+from plasticity.units import ZERO_WHEN_DEAD
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
@@ -373,3 +374,9 @@ def test_layers_can_be_captured_by_name():
         "lstm_actor": (5, 6),
         "actor.1": (5, 8),
     }
+
+
+def test_modules_and_functions_of_the_relu_family_are_the_same():
+    modules = {module.__name__.lower() for module in _RELU_FAMILY}
+    assert modules == {name.replace("_", "") for name in ZERO_WHEN_DEAD}
+    assert all(hasattr(functional, name) for name in ZERO_WHEN_DEAD)

@@ -1,8 +1,12 @@
 """TaskFollower: boundaries where the first environment changes, episodes under the task they began under."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plasticity.sb3_tasks import TaskFollower
 
@@ -27,6 +31,51 @@ def test_the_first_environment_to_change_sets_the_boundary_and_the_others_follow
         seen.append(new)
     assert seen == [None, None, 1, None, None, None, 2, None]
     assert tasks.task == 2
+
+
+def boundaries(*tasks_by_environment):
+    """Where a new task begins, if each environment reports these tasks, step by step."""
+    tasks = follower(len(tasks_by_environment))
+    seen = []
+    for step in zip(*tasks_by_environment, strict=True):
+        new = tasks.new_task([{"task": task} for task in step], [False] * len(step))
+        if new is not None:
+            tasks.change(new)
+            seen.append(new)
+    return seen
+
+
+def test_a_late_environment_on_its_way_through_earlier_tasks_is_no_boundary():
+    # The second reports task 1 when the first is at 2 already.
+    assert boundaries([0, 1, 1, 2, 2, 2, 2], [0, 0, 0, 0, 1, 1, 2]) == [1, 2]
+    # It may leave one out, and may take the lead; then the first is the late one.
+    assert boundaries([0, 1, 2, 2, 2, 2, 3, 4], [0, 0, 0, 2, 3, 4, 4, 4]) == [1, 2, 3, 4]
+    # One that is silent at first is on its way too.
+    assert boundaries([0, 1, 2, 2], [None, None, 0, 1]) == [1, 2]
+    # Two that go on in the same step, one of them further: the other is late.
+    assert boundaries([0, 1, 1, 2], [0, 2, 3, 3]) == [2, 3]
+
+
+def test_tasks_come_back_although_an_environment_is_late():
+    first = ["ice", "sand", "sand", "ice", "ice", "ice", "sand"]
+    second = ["ice", "ice", "sand", "sand", "sand", "ice", "ice"]
+    assert boundaries(first, second) == ["sand", "ice", "sand"]
+
+
+@given(
+    lasts=st.lists(st.lists(st.integers(1, 5), min_size=6, max_size=6), min_size=1, max_size=4),
+    names=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+)
+def test_environments_that_go_through_the_same_tasks_at_their_own_pace_give_each_once(lasts, names):
+    # Neighbours differ: what does not change is no new task.
+    names = list(itertools.accumulate(names, lambda last, name: (last + 1 + name % 2) % 3))
+    paces = [
+        [name for name, last in zip(names, each, strict=True) for _ in range(last)]
+        for each in lasts
+    ]
+    longest = max(map(len, paces))
+    stretched = [pace + pace[-1:] * (longest - len(pace)) for pace in paces]
+    assert boundaries(*stretched) == names[1:]
 
 
 def test_tasks_may_come_back_and_have_names():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from plasticity import Tracker
@@ -165,6 +166,27 @@ def test_target_networks_and_bounds_of_actions_are_no_layers(name, call, tmp_pat
     assert layers == expected[name]
 
 
+def test_model_of_a_normalised_environment_is_told_where_nothing_normalises(call, tmp_path):
+    venv = VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
+    sizes = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}}
+    PPO("MlpPolicy", venv, **sizes).learn(8).save(tmp_path / "normalised")
+    venv.save(str(tmp_path / "statistics.pkl"))
+    PPO("MlpPolicy", "CartPole-v1", **sizes).learn(8).save(tmp_path / "plain")
+    np.save(tmp_path / "probe.npy", np.random.default_rng(0).normal(size=(9, 4)))
+    played = ("--env", "CartPole-v1", "--steps", 9)
+    statistics = ("--vec-normalize", tmp_path / "statistics.pkl", "--trust-pickle")
+    for model, arguments, is_told in (
+        ("normalised", played, True),
+        ("normalised", (*played, *statistics), False),
+        ("normalised", ("--data", tmp_path / "probe.npy"), False),
+        ("plain", played, False),
+    ):
+        code, out, _ = call(tmp_path / f"{model}.zip", *arguments, "--json")
+        assert code == 0
+        notes = json.loads(out)["notes"]
+        assert any("was trained in a VecNormalize" in note for note in notes) == is_told, arguments
+
+
 # ---- errors -----------------------------------------------------------------------------------------
 
 
@@ -214,6 +236,14 @@ def test_diverged_model_is_told_before_it_is_played(call, tmp_path):
     code, _, err = call(tmp_path / "model.zip", "--env", "CartPole-v1")
     assert code == 2
     assert "training diverged" in err
+
+
+def test_policy_without_hidden_layers_is_told(call, tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": []}).save(tmp_path / "model")
+    code, _, err = call(tmp_path / "model.zip", "--env", "CartPole-v1", "--steps", 9)
+    assert code == 2
+    assert "no hidden layer (an empty net_arch?)" in err
+    assert "layers=" not in err
 
 
 def test_observations_of_another_shape_are_told(call, model_file, tmp_path):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from plasticity.scripts import probe_loading
 from plasticity.scripts.probe_batch import (
     as_arguments,
     make_environment,
@@ -92,6 +93,30 @@ def test_observations_are_copies():
     found = play(model.policy, wrapped(Counting(), None, trust=False), 9, 0)
     assert steps_of(found) == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert steps_of(play_randomly(Counting(), 9, 0)) == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+class Steered(Counting):
+    """Shows the last of its continuous actions."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def step(self, action):
+        return super().step(float(action[0]))
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_noise_of_gsde_is_that_of_the_loaded_deviations(algorithm):
+    keywords = {"buffer_size": 10} if algorithm is SAC else {}
+    model = algorithm("MlpPolicy", Steered(), use_sde=True, seed=0, **keywords)
+    deviations = getattr(model.policy, "actor", model.policy).log_std
+    with (
+        torch.no_grad()
+    ):  # as weights are loaded: after the noise of the first deviations was drawn
+        deviations.fill_(-30)
+    found = play(model.policy, wrapped(Steered(), None, trust=False), 8, 0)
+    for step in (0, 1, 2, 4, 5, 6):  # 3 and 7 are the last of their episodes
+        mean, _ = model.policy.predict(found[step], deterministic=True)
+        assert found[step + 1, 1] == pytest.approx(float(mean[0]), abs=1e-5)
 
 
 def test_masks_are_obeyed():
@@ -207,12 +232,63 @@ def test_environments_are_made_by_name(tmp_path, monkeypatch):
         ("NoSuch-v7", {}, (), "NoSuch"),
         ("CartPole-v1", {"nonsense": 1}, (), "nonsense"),
         ("CartPole-v1", {}, ("no_such_package",), "--imports no_such_package: No module named"),
-        ("no_such_package:CartPole-v1", {}, (), "no_such_package"),
+        ("no_such_package:CartPole-v1", {}, (), "^--env no_such_package: No module named"),
     ],
 )
 def test_environments_that_cannot_be_made(name, keywords, imports, said):
     with pytest.raises(ProbeError, match=said):
         make_environment(name, keywords, imports)
+
+
+class Failing(Counting):
+    """Fails where it is told to."""
+
+    def __init__(self, where):
+        super().__init__()
+        if where == "init":
+            raise RuntimeError("no licence")
+        self.where = where
+
+    def reset(self, *, seed=None, options=None):
+        if self.where == "reset":
+            raise RuntimeError("no world")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        shown, *rest = super().step(action)
+        if self.shown[0] == 3 and self.where == "step":
+            raise RuntimeError("simulator crashed")
+        if self.shown[0] == 3 and self.where in ("nan", "inf"):
+            shown = np.full(2, float(self.where), np.float32)
+        return shown, *rest
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("reset", "The environment failed in its reset: RuntimeError: no world"),
+        ("step", "The environment failed in step 2: RuntimeError: simulator crashed"),
+        ("nan", "environment gave in step 3 holds NaN or infinite"),
+        ("inf", "environment gave in step 3 holds NaN or infinite"),
+    ],
+)
+def test_failures_of_the_environment_are_told(where, said):
+    policy = PPO("MlpPolicy", Counting(), policy_kwargs={"net_arch": [4]}).policy
+    with pytest.raises(ProbeError, match=said):
+        play(policy, wrapped(Failing(where), None, trust=False), 9, 0)
+    with pytest.raises(ProbeError, match=said):
+        play_randomly(Failing(where), 9, 0)
+
+
+def test_failures_of_making_are_told():
+    gymnasium.register("Failing-v0", entry_point=Failing)
+    try:
+        with pytest.raises(
+            ProbeError, match="--env Failing-v0 cannot be made: RuntimeError: no lic"
+        ):
+            make_environment("Failing-v0", {"where": "init"}, ())
+    finally:
+        del gymnasium.registry["Failing-v0"]
 
 
 # ---- files ------------------------------------------------------------------------------------------
@@ -246,6 +322,29 @@ def test_files_that_are_none_are_told(tmp_path):
         read_observations(tmp_path / "a.csv")
     with pytest.raises(OSError, match="nothing"):
         read_observations(tmp_path / "nothing.npy")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_files_with_numbers_that_are_not_finite_are_told(bad, tmp_path):
+    rows = np.zeros((3, 2))
+    rows[1, 1] = bad
+    np.save(tmp_path / "a.npy", rows)
+    np.savez(tmp_path / "b.npz", x=np.zeros(3), y=rows)
+    torch.save(torch.from_numpy(rows), tmp_path / "c.pt")
+    torch.save((torch.from_numpy(rows), torch.zeros(2)), tmp_path / "d.pt")
+    for name in ("a.npy", "b.npz", "c.pt", "d.pt"):
+        with pytest.raises(ProbeError, match=f"--data .*{name} holds NaN or infinite numbers"):
+            read_observations(tmp_path / name)
+    torch.save((torch.zeros(2), torch.from_numpy(rows)), tmp_path / "mask.pt")  # attention's masks
+    assert len(read_observations(tmp_path / "mask.pt")) == 2
+
+
+def test_packed_arrays_that_unpack_to_far_more_are_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", np.zeros((300, 100)))  # 240 kB of zeros
+    assert read_observations(tmp_path / "a.npz").shape == (300, 100)
+    monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 100_000)
+    with pytest.raises(ProbeError, match=r"a\.npz has \d+ bytes and would unpack to 240\d{3}"):
+        read_observations(tmp_path / "a.npz")
 
 
 def test_hostile_arrays_are_not_unpickled(tmp_path):

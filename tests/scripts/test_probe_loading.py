@@ -3,13 +3,16 @@
 import os
 import pickle
 import sys
+import zipfile
 
 import pytest
 import torch
 from torch import nn
 
+from plasticity.scripts import probe_loading
 from plasticity.scripts.probe_loading import (
     ProbeError,
+    import_module,
     in_short,
     load_module,
     module_factory,
@@ -83,8 +86,101 @@ def test_weights_of_another_network_are_told(trained, tmp_path):
     two = saved({"a": {"x": torch.zeros(1)}, "b": {"y": torch.zeros(1)}}, tmp_path / "two.pt")
     with pytest.raises(ProbeError, match=r"holds 2 sets of weights .*--state-key. Keys: a, b"):
         load_module(two, make)
-    with pytest.raises(ProbeError, match="holds 0 sets of weights"):
-        load_module(saved([1, 2], tmp_path / "list.pt"), make)
+
+
+@pytest.mark.parametrize("factory", [make, None])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "it is a dict, without"),
+        ({"step": 3}, "it is a dict with the keys step, without"),
+        ([1, 2], "it is a list, without"),
+        (torch.zeros(3), "it is a Tensor, without"),
+    ],
+)
+def test_files_without_weights_are_told_so(factory, content, said, tmp_path):
+    with pytest.raises(ProbeError, match=rf"holds no weights: {said} a dictionary of tensors"):
+        load_module(saved(content, tmp_path / "model.pt"), factory)
+
+
+def test_one_of_several_fitting_sets_of_weights_is_never_guessed(trained, tmp_path):
+    content = {"target": make().state_dict(), "nets": [{"online": trained.state_dict()}]}
+    file = saved(content, tmp_path / "model.pt")
+    said = r"holds 2 sets of weights with the names .*--state-key. Keys: target, nets\.0\.online\."
+    with pytest.raises(ProbeError, match=said):
+        load_module(file, make)
+    assert same(load_module(file, make, state_key="nets.0.online")[0], trained)
+
+
+class Wrapping(nn.Module):
+    """A network whose only child has the name of a prefix."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = make()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_child_called_module_is_no_prefix(prefix, tmp_path):
+    torch.manual_seed(5)
+    wrapping = Wrapping()
+    state = {f"{prefix}{name}": tensor for name, tensor in wrapping.state_dict().items()}
+    assert same(load_module(saved(state, tmp_path / "model.pt"), Wrapping)[0], wrapping)
+    state.popitem()
+    with pytest.raises(ProbeError, match=r'Missing key\(s\) in state_dict: "module\.2\.bias"\. *$'):
+        load_module(saved(state, tmp_path / "model.pt"), Wrapping)
+
+
+class Extra(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__(2, 3)
+        self.extra = {"steps": 0}
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+def test_entries_that_are_no_tensors_are_part_of_the_weights(trained, tmp_path):
+    extra = Extra()
+    extra.extra = {"steps": 5}
+    model, fresh = load_module(saved({"model": extra.state_dict()}, tmp_path / "model.pt"), Extra)
+    assert torch.equal(model.weight, extra.weight)
+    assert (model.extra, fresh.extra) == ({"steps": 5}, {"steps": 0})
+    state = {**trained.state_dict(), "noise": {"a": 1}}
+    with pytest.raises(ProbeError, match=r'Unexpected key.*"noise"'):
+        load_module(saved(state, tmp_path / "model.pt"), make)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("trust", [False, True])
+def test_torchscript_is_told(trust, trained, tmp_path):
+    torch.jit.trace(trained, torch.zeros(2, 3)).save(str(tmp_path / "model.pt"))
+    with pytest.raises(ProbeError, match="is a TorchScript archive") as caught:
+        load_module(tmp_path / "model.pt", make, trust=trust)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_archives_that_unpack_to_far_more_are_refused(trained, tmp_path, monkeypatch):
+    """A model of 200 kB of zeros, packed to some 100 times less, against a bound of 100 kB."""
+    file = saved(
+        nn.Linear(500, 100).apply(lambda m: m.weight.data.zero_()).state_dict(), tmp_path / "a"
+    )
+    with (
+        zipfile.ZipFile(file) as old,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    load_module(tmp_path / "packed.pt", lambda: nn.Linear(500, 100))
+    monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 100_000)
+    load_module(file, lambda: nn.Linear(500, 100))  # as large, and not packed
+    with pytest.raises(ProbeError, match=r"packed\.pt has \d+ bytes and would unpack to 2\d{5}"):
+        load_module(tmp_path / "packed.pt", lambda: nn.Linear(500, 100))
 
 
 def test_weights_without_a_network_need_one(trained, tmp_path):
@@ -184,6 +280,12 @@ def code(tmp_path, monkeypatch):
     )
     yield "probed_networks"
     sys.modules.pop("probed_networks", None)
+
+
+@pytest.mark.parametrize("name", ["", ".sibling"])
+def test_names_that_no_module_can_have_are_told(name):
+    with pytest.raises(ProbeError, match=r"--env .*: give the whole name of a module"):
+        import_module(name, "--env")
 
 
 def test_factory_from_the_working_folder(code):

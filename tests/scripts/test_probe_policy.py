@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from plasticity.scripts import probe_loading
 from plasticity.scripts.probe_loading import ProbeError
 from plasticity.scripts.probe_policy import SavedPolicy, is_policy_file
 
@@ -350,6 +351,15 @@ def test_needed_module_that_is_not_there_is_named(model_file, tmp_path):
             SavedPolicy(file, trust=trust).build()
 
 
+def test_environment_with_actions_of_another_kind_is_told(tmp_path):
+    made("DQN").save(tmp_path / "model")
+    said = (
+        r"DQNPolicy cannot be built .*actions Box.*is this the environment that it was trained in"
+    )
+    with pytest.raises(ProbeError, match=said):
+        SavedPolicy(tmp_path / "model.zip").build(VECTOR, CONTINUOUS)
+
+
 def test_wrong_environment_is_told(model_file):
     other = spaces.Box(-1, 1, (9,), np.float32)
     with pytest.raises(ProbeError, match=r"do not fit ActorCriticPolicy .*same wrappers"):
@@ -392,6 +402,35 @@ def test_broken_descriptions_are_told(change, said, model_file, tmp_path):
 def test_files_with_broken_members_are_told(change, model_file, tmp_path):
     file = changed(model_file, tmp_path / "broken.zip", change)
     with pytest.raises(ProbeError, match=r"no whole (model|torch checkpoint)"):
+        SavedPolicy(file)
+
+
+@pytest.mark.parametrize("member", ["data", "policy.pth"])
+def test_archives_that_unpack_to_far_more_are_refused(member, model_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 2_000_000)
+    SavedPolicy(model_file)
+    file = tmp_path / "packed.zip"
+    with (
+        zipfile.ZipFile(model_file) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, b" " * 5_000_000 if name == member else old.read(name))
+    with pytest.raises(ProbeError, match=r"packed\.zip has \d+ bytes and would unpack to 5\d{6}"):
+        SavedPolicy(file)
+
+
+def test_packed_weights_within_the_file_are_refused(model_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 2_000_000)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(5_000_000))
+    file = changed(
+        model_file,
+        tmp_path / "packed.zip",
+        lambda name, content: inner.getvalue() if name == "policy.pth" else content,
+    )
+    with pytest.raises(ProbeError, match=r"policy\.pth in .* would unpack to 5000000"):
         SavedPolicy(file)
 
 

@@ -211,6 +211,37 @@ def test_too_few_rows_are_told():
     assert any("no freshly initialised network" in note for note in alone.notes)
 
 
+def test_repeated_rows_are_told():
+    """6 different rows, 8 times each, for layers of 20 units."""
+    sheet = measure_sheet(network(), (PROBE[0][:6].repeat(8, 1),), network())
+    assert [note for note in sheet.notes if "48 rows of the probe only 6 are different" in note]
+    pairs = (PROBE[0][:25].repeat(2, 1),)  # 25 of 50: more than there are units
+    assert measure_sheet(network(), pairs, network()).notes == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rows_differ_if_any_argument_does(dtype):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network().to(dtype)
+
+        def forward(self, x, named):
+            return self.net(x + named["y"])
+
+    same, other = torch.ones(30, 6, dtype=dtype), torch.arange(30)[:, None] % 4
+    sheet = measure_sheet(Two(), (same, {"y": other}))
+    assert any("30 rows of the probe only 4 are different" in note for note in sheet.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(0, "has 0 rows"), (1, "has 1 rows"), (9, "The 9 rows .* are all the same")]
+)
+def test_probes_without_two_different_rows_are_refused(rows, said):
+    with pytest.raises(ValueError, match=rf"{said}.*Give observations that differ"):
+        measure_sheet(network(), (torch.ones(rows, 6),))
+
+
 def test_evaluation_mode():
     model = nn.Sequential(
         nn.Linear(6, 9), nn.ReLU(), nn.Dropout(0.9), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 1)

@@ -52,7 +52,9 @@ def test_default_options_are_the_benchmarks(name):
     for method in METHODS if is_image else [m for m in METHODS if not METHODS[m].shifts]:
         config = options.config(name, method, 4)
         assert config.seed == 4
-        assert config.length == (benchmark.num_tasks if is_image else benchmark.num_steps)
+        assert (config.num_tasks if is_image else config.num_steps) == (
+            benchmark.num_tasks if is_image else benchmark.num_steps
+        )
         if is_image:
             assert config.dataset == benchmark.dataset
         else:

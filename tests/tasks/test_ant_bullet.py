@@ -228,6 +228,16 @@ def test_actions_of_another_shape_are_refused(make, action):
         env.step(action)
 
 
+@pytest.mark.parametrize(("size", "dtype"), [(1e20, np.float32), (1e308, np.float64)])
+def test_actions_too_large_to_pay_for_are_named(make, size, dtype):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"so large .* electricity"):
+        env.step(np.full(8, size, dtype))
+    # What is large only is paid as it is given, as in the reference: -0.1 * (1e6)^2 for the current alone.
+    assert env.step(np.full(8, 1e6, np.float32))[1] < -1e11
+
+
 def test_numbers_that_bullet_lost_are_an_error(make):
     env = make()
     env.reset(seed=0)
@@ -362,6 +372,21 @@ def test_closing_twice_is_fine(make):
     env.close()
 
 
+def test_a_closed_environment_says_so(make):
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    state = env.state_dict()
+    env.close()
+    for use in (
+        lambda: env.step(np.zeros(8)),
+        env.reset,
+        env.render,
+        lambda: env.load_state_dict(state),
+    ):
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make a new one"):
+            use()
+
+
 # ---- continuing --------------------------------------------------------------------------------------
 
 STREAM = {"task_seed": 5, "num_tasks": 4, "change_every": 60}
@@ -422,6 +447,17 @@ def test_a_state_before_the_first_reset(make):
     with pytest.raises(gymnasium.error.ResetNeeded):
         other.step(np.zeros(8))
     assert equal(other.reset(), env.reset(), exact=True)
+
+
+def test_a_state_before_the_first_reset_leaves_nothing_of_the_episode(make):
+    env, other = make(**STREAM), make(**STREAM)
+    fresh = env.state_dict()
+    other.reset(seed=0)
+    other.step(np.zeros(8))
+    other.load_state_dict(fresh)
+    assert equal(other.state_dict(), fresh, exact=True)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        other.step(np.zeros(8))
 
 
 def test_a_state_after_the_end_still_needs_a_reset(make):

@@ -98,6 +98,30 @@ def test_the_end_of_an_episode_is_told_and_the_next_one_begins():
     assert arrays.truncated.tolist() == [True, False]
 
 
+def test_what_an_episode_last_said_stays_though_the_environment_writes_there():
+    class Buffered(Told):
+        def __init__(self):
+            super().__init__()
+            self.buffer, self.kept = np.zeros(2, np.float32), {}
+
+        def _write(self, value):
+            self.buffer[:] = value
+            self.kept["said"] = value
+            return self.buffer, self.kept
+
+        def reset(self, *, seed=None, options=None):
+            return self._write(0.0)
+
+        def step(self, action):
+            observation, info = self._write(float(action[0]))
+            return observation, 0.0, False, True, info
+
+    group, arrays = group_of(Buffered())
+    group.reset([None], None)
+    ((_, _, (observation, info)),) = stepped(group, arrays, 5)
+    assert (observation.tolist(), info) == ([5, 5], {"said": 5.0})
+
+
 def test_an_environment_may_keep_its_action():
     env = Told()
     group, arrays = group_of(env)
@@ -157,11 +181,46 @@ def test_spaces_without_a_fixed_shape_are_refused(name):
 
 def test_environments_that_differ_are_refused():
     one = Description(spaces.Discrete(2), spaces.Discrete(2), None)
-    assert require_same([one, one]) == one
+    assert require_same([one, one], [0, 1]) == one
     with pytest.raises(
-        ValueError, match=r"same action_space.*Discrete\(2\).*number 1.*Discrete\(3\)"
+        ValueError, match=r"same action_space: number 4.*Discrete\(2\).*number 7.*Discrete\(3\)"
     ):
-        require_same([one, one._replace(action_space=spaces.Discrete(3))])
+        require_same([one, one._replace(action_space=spaces.Discrete(3))], [4, 7])
+
+
+def test_environments_that_differ_are_named_by_their_number_in_the_whole():
+    class Other(Told):
+        action_space = spaces.Discrete(3)
+
+    with pytest.raises(ValueError, match=r"number 5 has .*, number 6 has Discrete"):
+        EnvironmentGroup([Told, Other], first=5)
+
+
+def test_every_environment_is_closed_though_one_cannot_be():
+    closed = []
+
+    class Closing(Told):
+        def close(self):
+            closed.append(self)
+            raise ValueError(f"number {len(closed)}")
+
+    group, _ = group_of(Closing(), Closing())
+    with pytest.raises(ValueError, match="number 1"):
+        group.close()
+    assert closed == group.envs
+
+
+def test_a_method_is_not_a_wrappers_own():
+    class Saving(Told):
+        def state_dict(self):
+            return {}
+
+    class SavingWrapper(gymnasium.Wrapper):
+        state_dict = Saving.state_dict
+
+    wrapped = gymnasium.wrappers.TimeLimit(Saving(), 5)
+    group, _ = group_of(Saving(), wrapped, Told(), SavingWrapper(Told()))
+    assert group.without("state_dict") == [str(wrapped), str(group.envs[2])]
 
 
 def test_methods_and_attributes_of_each_environment():

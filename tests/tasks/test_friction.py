@@ -104,6 +104,17 @@ def test_one_friction_stays():
     assert {schedule.task_at(step) for step in (0, 10**9)} == {SlipperyAntTask(0, 1.0)}
 
 
+def test_numpys_numbers_become_pythons():
+    stream = FrictionSchedule(
+        task_seed=np.int64(1), change_every=np.int64(5), num_tasks=np.int64(3)
+    )
+    for task in (stream.task_at(7), stream.task_at(100)):
+        assert type(task.index) is int
+    assert {type(n) for n in (stream.task_seed, stream.change_every, stream.num_tasks)} == {int}
+    fixed = FrictionSchedule(friction=np.float32(0.5))
+    assert type(fixed.friction) is type(fixed.task_at(0).friction) is float
+
+
 def test_a_friction_or_a_stream():
     stream = {"task_seed": 0, "change_every": 5, "num_tasks": 2}
     for names in itertools.chain.from_iterable(

@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence as equal
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from plasticity.tasks import VectorEnvironments, slippery_ant_vector, task_friction
@@ -91,6 +92,8 @@ def test_as_gymnasiums_own(num_workers, talkative):
     seeds = [3, None, 5, 4, 9]
     assert equal(envs.reset(seed=seeds), sync.reset(seed=seeds), exact=True)
     assert equal(envs.reset(), sync.reset(), exact=True)
+    for same in (np.int64(3), np.arange(3, 8)):
+        assert equal(envs.reset(seed=same), sync.reset(seed=3), exact=True)
     envs.close()
     sync.close()
 
@@ -185,6 +188,20 @@ def test_a_state_of_another_number_is_refused():
         fewer.load_state_dict(envs.state_dict())
     envs.close()
     fewer.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_wrapper_that_cannot_save_what_it_keeps_is_refused(num_workers):
+    """The count of TimeLimit would be lost; the environments go on all the same."""
+    wrapped = [lambda: TimeLimit(Countdown(talkative=False), 3)] * 2
+    envs, bare = VectorEnvironments(wrapped, num_workers), VectorEnvironments(countdowns()[:2])
+    envs.reset(seed=0), bare.reset(seed=0)
+    with pytest.raises(TypeError, match=r"TimeLimit.* no state_dict of its own.*bare class"):
+        envs.state_dict()
+    with pytest.raises(TypeError, match=r"TimeLimit.* no load_state_dict of its own"):
+        envs.load_state_dict(bare.state_dict())
+    envs.step(np.zeros(2))
+    envs.close(), bare.close()
 
 
 def test_gymnasiums_wrappers_fit():

@@ -15,6 +15,7 @@ import pytest
 from gymnasium import spaces
 
 from plasticity.tasks import VectorEnvironments
+from plasticity.tasks.vector_workers import end
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -25,6 +26,8 @@ class Doomed(gymnasium.Env):
     """Does what it is told by its action: 1 raises an error, 2 ends its process, 3 takes its time."""
 
     observation_space = action_space = spaces.Box(0, 9, (1,), np.float32)
+
+    child = None
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -63,7 +66,7 @@ def envs():
 
 
 def processes_of(envs):
-    return envs.step(np.zeros((5, 1)))[-1]["process"].tolist()
+    return envs.step(np.zeros((envs.num_envs, 1)))[-1]["process"].tolist()
 
 
 def test_blocks_of_environments_in_processes():
@@ -115,6 +118,115 @@ def test_a_killed_worker_is_an_error(envs, killed_while):
     ):
         envs.step(actions)
     assert not any(map(is_running, processes[2:]))
+
+
+class Parent(Doomed):
+    """Has a child: another program, or a fork, which has all that the worker has open."""
+
+    def __init__(self, how):
+        if how == "program":
+            child = subprocess.Popen(["sleep", str(2 * PATIENCE_SECONDS)], close_fds=False)
+            self.child = child.pid
+        else:
+            self.child = os.fork()
+            if self.child == 0:
+                time.sleep(2 * PATIENCE_SECONDS)
+                os._exit(0)
+
+
+@pytest.mark.parametrize("how", ["program", "fork"])
+def test_a_killed_worker_is_an_error_though_its_child_lives(how):
+    envs = VectorEnvironments([Doomed, lambda: Parent(how)], num_workers=2)
+    envs.reset()
+    worker = envs.step(np.zeros((2, 1)))[-1]["process"][1]
+    child = envs.call("child")[1]
+    try:
+        threading.Timer(0.3, os.kill, (worker, signal.SIGKILL)).start()
+        with pytest.raises(RuntimeError, match="ended, unasked: killed by SIGKILL"):
+            envs.step(np.array([[0], [3]]))
+        assert is_running(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_program_that_an_environment_starts_does_not_get_the_connection():
+    class Open(Doomed):
+        def reset(self, *, seed=None, options=None):
+            found = "import os; print(sum(map(os.path.exists, ('/dev/fd/%d' % n for n in range(3, 99)))))"
+            done = subprocess.run(
+                [sys.executable, "-c", found], capture_output=True, check=True, close_fds=False
+            )
+            return np.zeros(1, np.float32), {"open": int(done.stdout)}
+
+    envs = VectorEnvironments([Doomed, Open], num_workers=2)
+    _, infos = envs.reset()
+    assert infos["open"][1] == 0
+    envs.close()
+
+
+def test_a_worker_imports_what_the_learner_does(tmp_path, monkeypatch):
+    """Not what lies in the working folder; and an entry of the path that is no string is skipped."""
+    for name in ("json", "operator", "gymnasium"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), tmp_path])
+    envs = VectorEnvironments([Doomed] * 2, num_workers=2)
+    envs.reset()
+    envs.close()
+
+
+def test_workers_end_though_an_environment_cannot_be_closed():
+    here = os.getpid()
+
+    class Stuck(Doomed):
+        def close(self):
+            if os.getpid() == here:
+                raise ValueError("the door is stuck")
+
+    envs = VectorEnvironments([Stuck] * 2, num_workers=2)
+    envs.reset()
+    _, worker = processes_of(envs)
+    with pytest.raises(ValueError, match="the door is stuck"):
+        envs.close()
+    assert not is_running(worker)
+    assert envs.closed
+    envs.close()
+
+
+def test_an_error_of_closing_does_not_hide_the_first():
+    class Stuck(Doomed):
+        def close(self):
+            raise ValueError("the door is stuck")
+
+    envs = VectorEnvironments([Stuck])
+    envs.reset()
+    with pytest.raises(KeyError, match="the wheel came off"):
+        envs.step(np.ones((1, 1)))
+
+
+def test_workers_share_one_deadline():
+    """Each would take its whole time to wait, and gets what is left."""
+    waited = []
+
+    class Host:
+        def hang_up(self):
+            pass
+
+        def wait(self, deadline):
+            waited.append(deadline)
+
+    before = time.monotonic()
+    end([Host(), Host()], os.getpid(), seconds=3.0)
+    assert waited[0] == waited[1]
+    assert before + 3.0 <= waited[0] <= time.monotonic() + 3.0
+
+
+def test_environments_that_differ_are_named_by_their_number_in_the_whole():
+    class Other(Doomed):
+        action_space = spaces.Box(0, 9, (2,), np.float32)
+
+    with pytest.raises(ValueError, match=r"number 0 has .*, number 2 has"):
+        VectorEnvironments([Doomed, Doomed, Other, Other], num_workers=2)
 
 
 def test_an_environment_that_cannot_be_made_is_an_error():
