@@ -59,7 +59,16 @@ SETTINGS = {
     ),
     "Pendulum-v1": (
         4,
-        replace(COMMON, rollout_steps=4096, minibatch_size=64, epochs=10, gamma=0.9),
+        replace(
+            COMMON,
+            rollout_steps=4096,
+            minibatch_size=64,
+            epochs=10,
+            gamma=0.9,
+            # The zoo's is constant, and returns then go up and down by a tenth to the end.
+            learning_rate_schedule="linear",
+            total_steps=1,
+        ),
     ),
 }
 """Number of environments and configuration, by environment; a linear schedule ends with the run."""

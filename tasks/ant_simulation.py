@@ -9,7 +9,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +194,9 @@ class AntSimulation:
 
 
 def _bullet() -> Any:
-    if "pybullet" in sys.modules:
-        return sys.modules["pybullet"]
+    loaded = sys.modules.get("pybullet") is not None
     try:
-        with _standard_error_closed():
+        with nullcontext() if loaded else _standard_error_closed():
             return importlib.import_module("pybullet")
     except ModuleNotFoundError as error:
         if error.name != "pybullet":

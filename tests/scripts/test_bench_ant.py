@@ -122,7 +122,7 @@ def test_without_bullet_nothing_is_measured(measurement, monkeypatch):
 def test_rows_of_the_vector_environments(monkeypatch):
     """All of them step once; their times are made up."""
     seconds = {
-        "ours, 2 workers": 1.0,
+        "ours, 2 processes": 1.0,
         "ours, in one process": 0.5,
         "Gymnasium Sync": 2.0,
         "Gymnasium Async": 4.0,

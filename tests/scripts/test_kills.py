@@ -43,7 +43,8 @@ for name in events.MODULES:
 torch.set_num_threads(1)
 data = load_dataset("digits")
 config = ImageRunConfig(
-    "permuted-digits", "syre", 0, "digits", 6, strength=0.01, sigma=0.3,
+    benchmark="permuted-digits", method="syre", seed=0, dataset="digits", num_tasks=6,
+    strength=0.01, sigma=0.3,
     metrics=("effective_rank", "update_norm"), probe_size=64,
     network=NetworkConfig(channels=(4,), hidden=(8,)),
     classifier=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
