@@ -1,8 +1,9 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each creates .venv once and uses it again.
 PYTHON ?= python3
 BIN := .venv/bin
-# pybullet has wheels for Python 3.11 and older only; without it everything but the Bullet ant works.
-EXTRAS := $(shell $(PYTHON) -c 'import sys; print("dev,bullet" if sys.version_info < (3, 12) else "dev")')
+# pybullet has wheels for Python 3.11 and older only; without it everything but the Bullet ant works, the
+# MuJoCo ants among it. mujoco-warp needs Python 3.11 or newer.
+EXTRAS := dev,bullet,gpu
 
 .PHONY: install demo test lint types check clean
 

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from plasticity.scripts.bench_ant import ant_environment, ant_vector
+from plasticity.scripts.bench_limits import limits
 from plasticity.scripts.bench_memory import memory
 from plasticity.scripts.bench_parallel import parallel
 from plasticity.scripts.bench_ppo import ppo_parts, ppo_tracking, ppo_training
@@ -30,7 +31,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
     each.__name__: each
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
-        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
+        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits),
     )
 }
 """The measurements, by the name that `--only` takes, in their order."""
@@ -50,7 +51,7 @@ class BenchOptions:
 
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
-    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking. None named: all."""
+    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits. None named: all."""
 
     rounds: int | None = None
     """Pairs of turns in each comparison. None: as many as each measurement needs."""

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from plasticity.scripts.bench_limits import (
+    DeviceLimits,
+    classifier_step,
+    limits,
+    measure_limits,
+    ppo_update,
+)
+from plasticity.scripts.bench_rows import Effort
+from plasticity.scripts.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.work_counter import Work, count_work
+
+MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
+
+
+def test_the_least_times_by_hand():
+    device = DeviceLimits(operations_per_second=1e9, bytes_per_second=1e8, seconds_per_kernel=1e-5)
+    # 2e6 / 1e9, 3e5 / 1e8, 7 * 1e-5
+    least = device.seconds(Work(operations=2_000_000, bytes=300_000, kernels=7))
+    assert least == pytest.approx({"arithmetic": 2e-3, "memory": 3e-3, "launches": 7e-5})
+
+
+def test_the_operations_of_a_ppo_update_are_those_of_its_products():
+    update = ppo_update(Effort())
+    update()
+    inputs, hidden, actions, steps = 27, 256, 8, 2048
+    first, second = inputs * hidden, hidden * hidden
+    # per sample and network: the forward pass, the gradients of the weights, and those of the features,
+    # which the first layer's inputs need not; two operations for each product
+    operations = sum(
+        2 * (2 * (first + second + hidden * outputs) + second + hidden * outputs)
+        for outputs in (actions, 1)
+    )
+    counted = count_work(update).operations
+    # torch counts no product of a matrix and a vector, of which log_std has one
+    assert counted == 10 * steps * operations
+
+
+def test_the_operations_of_a_cnn_step():
+    step = classifier_step(MNIST.network, MNIST.classifier, Effort())
+    step()
+    # 3 x 3 kernels with a stride of 2: 28 x 28 pixels become 14 x 14 of 8 channels and 7 x 7 of 16
+    first, second = 14 * 14 * 8 * (9 * 1), 7 * 7 * 16 * (9 * 8)
+    dense, head = 7 * 7 * 16 * 64, 64 * 10
+    forward = first + second + dense + head
+    backward = forward + (second + dense + head)  # the images need no gradient
+    assert count_work(step).operations == 2 * 64 * (forward + backward)
+
+
+def test_the_device_is_measured():
+    device = measure_limits(Effort(quick=True))
+    assert device.operations_per_second > 1e6
+    assert device.bytes_per_second > 1e6
+    assert 0 < device.seconds_per_kernel < 1
+
+
+def test_every_row_names_the_limit_that_binds():
+    device, *rows = limits(Effort(quick=True))
+    assert device.value is None
+    assert "GB/s" in device.note
+    assert len(rows) == 3
+    for row in rows:
+        assert row.value > 0
+        assert "bind;" in row.note
+        assert row.value == pytest.approx(row.theirs / row.ours, rel=0.9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_measured():
+    rows = limits(Effort(device="cuda", quick=True))
+    assert len(rows) == 4
