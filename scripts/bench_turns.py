@@ -20,6 +20,7 @@ CORES = 2
 _REMEDIES = {
     "pybullet": "pip install 'plasticity[bullet]', on Python 3.10 or 3.11",
     "pybullet_envs_gymnasium": "pip install pybullet_envs_gymnasium",
+    "mujoco_warp": "pip install 'plasticity[gpu]', on Python 3.11 or newer",
 }
 
 Times = dict[str, tuple[float, ...]]
