@@ -20,14 +20,18 @@ from plasticity.groups import (
     require_real,
 )
 from plasticity.joining import JoinedGradients
+from plasticity.kernels import KernelSteps, make_kernels
 from plasticity.settings import REGULARIZERS, SETTING_NAMES, RegularizerSettings, nearest
 from plasticity.targets import (
+    DrawnTargets,
     Targets,
     has_target,
     has_zero_anchor,
+    make_anchor,
     make_targets,
     target_recipe,
 )
+from plasticity.tensor_table import DrawnAnchor
 
 logger = logging.getLogger("plasticity")
 
@@ -53,6 +57,11 @@ class RegularizedOptimizer(Optimizer):
             rate (as AdamW). None does as the base's own weight decay.
         anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
             randomness, and stores the integer in the group.
+        kernel: "eager", torch's own operations. "triton": the decay, and under Adam and AdamW the
+            whole step, are Triton kernels, which need a CUDA device. "triton-drawn": these, and
+            syre's anchors are drawn anew at every step and never stored. For float32 and bfloat16
+            (which they compute in float32), without anisotropy, amsgrad, foreach or fused. Checkpoints
+            do not hold it: a run may be continued with another.
         **kwargs: Keyword arguments of the base.
 
     In a flat list of parameters, a vector takes the fan-in of the weight before it. A vector before
@@ -66,6 +75,7 @@ class RegularizedOptimizer(Optimizer):
         TypeError: if a setting has the wrong type.
         ValueError: if a setting is out of range, a group key is unknown, or the base's own
             `weight_decay` is given (use `strength`).
+        RuntimeError: if a kernel is asked for, and Triton or a CUDA device is missing.
     """
 
     base: ClassVar[type[Optimizer]]
@@ -84,8 +94,11 @@ class RegularizedOptimizer(Optimizer):
         anisotropy: float = RegularizerSettings.anisotropy,
         decoupled: bool | None = None,
         anchor_seed: int | None = None,
+        kernel: str = "eager",
         **kwargs: Any,
     ) -> None:
+        self._kernel = kernel
+        self._kernels: KernelSteps | None = make_kernels(kernel, self.base)
         _require_no_base_decay(self.base, args, kwargs)
         if default_weight_decay(self.base) != 0:
             kwargs["weight_decay"] = 0.0
@@ -188,6 +201,8 @@ class RegularizedOptimizer(Optimizer):
         settings = tuple([group[name] for name in SETTING_NAMES])
         if self._checked.get(index) != settings:  # a user may edit a group
             RegularizerSettings(*settings)
+            if self._kernels is not None:
+                self._kernels.check_group(group)
             self._checked[index] = settings
         if len(group["fan_in"]) != len(group["params"]):
             raise ValueError(
@@ -220,6 +235,7 @@ class RegularizedOptimizer(Optimizer):
             return True
         return (
             not group["decoupled"]
+            and self._kernels is None  # which read all in one go
             and self.base.__module__.startswith("torch.optim")  # whose decay we know
             and group["anisotropy"] == 0
             and not self._decay_commutes(group)
@@ -241,6 +257,8 @@ class RegularizedOptimizer(Optimizer):
         Raises:
             RuntimeError: if a coupled decay meets a sparse gradient.
         """
+        if self._kernels is not None and self._kernels.whole_step:
+            return self._step_in_kernels(self._kernels, closure)
         base_step = _without_hooks(self.base.step)
         by_base = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
         joined = JoinedGradients()
@@ -262,6 +280,18 @@ class RegularizedOptimizer(Optimizer):
             joined.undo()
 
     @torch.no_grad()
+    def _step_in_kernels(self, kernels: KernelSteps, closure: Callable[[], Any] | None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for index, group in enumerate(self.param_groups):
+            self._sync_base_decay(index, group)
+            targets = self._step_targets_of(index, group) if _is_active(group) else None
+            kernels.adam_step(index, group, self.state, targets)
+        return loss
+
+    @torch.no_grad()
     def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
         """Let the base see gradients with the decay in them."""
         for index, group in enumerate(self.param_groups):
@@ -273,7 +303,7 @@ class RegularizedOptimizer(Optimizer):
     def _join_group(
         self, index: int, group: dict[str, Any], by_base: bool, joined: JoinedGradients
     ) -> None:
-        targets = self._targets_of(index, group)
+        targets = self._step_targets_of(index, group)
         chosen = [p for p in targets.places if group["params"][p].grad is not None]
         if not chosen:
             return
@@ -281,8 +311,13 @@ class RegularizedOptimizer(Optimizer):
         anchors = _pick(targets.anchors, chosen)
         factors = None if targets.factors is None else [targets.factors[place] for place in chosen]
         if group["decoupled"] or self._decay_commutes(group):
-            if not joined.moved:
-                decay_toward_(parameters, anchors, self._amount(group, parameters[0]), factors)
+            if joined.moved:
+                return
+            amount = self._amount(group, parameters[0])
+            if self._kernels is None:
+                decay_toward_(parameters, anchors, amount, factors)
+            else:
+                self._kernels.decay_toward_(index, parameters, anchors, amount)
             return
         gradients = [parameter.grad for parameter in parameters]
         if any(gradient.is_sparse for gradient in gradients):
@@ -298,7 +333,12 @@ class RegularizedOptimizer(Optimizer):
         grad_scale = getattr(self, "grad_scale", None)
         if grad_scale is not None:  # GradScaler: a fused base will divide by it inside its kernel
             strength = strength * grad_scale.to(parameters[0].device)
-        decayed = decayed_gradients(gradients, parameters, anchors, strength, factors)
+        if self._kernels is None:
+            decayed = decayed_gradients(gradients, parameters, anchors, strength, factors)
+        else:
+            decayed = self._kernels.decayed_gradients(
+                index, gradients, parameters, anchors, strength
+            )
         joined.replace(parameters, decayed)
 
     def _amount(self, group: Mapping[str, Any], parameter: Tensor) -> Any:
@@ -339,11 +379,18 @@ class RegularizedOptimizer(Optimizer):
                 if candidate is parameter:
                     if group["regularizer"] == "none" or not has_target(group, place):
                         return None
+                    if isinstance(self._step_targets_of(index, group), DrawnTargets):
+                        return make_anchor(group, place, self._initial_weights)
                     found = self._targets_of(index, group).anchors[place]
                     return torch.zeros_like(parameter) if found is None else found.clone()
         raise ValueError(
             f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
         )
+
+    def _step_targets_of(self, index: int, group: dict[str, Any]) -> Targets | DrawnTargets:
+        """What a step uses: kernels may draw syre's anchors, which then are not made."""
+        drawn = None if self._kernels is None else self._kernels.drawn_targets(index, group)
+        return self._targets_of(index, group) if drawn is None else drawn
 
     def _targets_of(self, index: int, group: dict[str, Any]) -> Targets:
         recipe = target_recipe(group)
@@ -358,6 +405,8 @@ class RegularizedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's. Syre adds only numbers; L2-init adds its anchors under "anchors"."""
         state = super().state_dict()
+        if self._kernels is not None:
+            state = self._kernels.ordinary_state(state)
         for group in state["param_groups"]:
             # The base's part of a decay toward an anchor: half a decay, to the plain base.
             if "weight_decay" in group and not has_zero_anchor(group):
@@ -388,6 +437,10 @@ class RegularizedOptimizer(Optimizer):
             ]
             for saved in saved_groups:
                 RegularizerSettings(**{name: saved[name] for name in SETTING_NAMES})
+                if self._kernels is not None:
+                    # Which form of torch's step a run had is no part of what it computed.
+                    saved.update({name: None for name in ("foreach", "fused") if name in saved})
+                    self._kernels.check_group(saved)
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         every = [p for group in self.param_groups for p in group["params"]]
         for position, anchor in state_dict.get("anchors", {}).items():
@@ -401,12 +454,15 @@ class RegularizedOptimizer(Optimizer):
         # The drawn anchors stay behind: they are made again from the seed.
         return {
             **super().__getstate__(),
+            "_kernel": self._kernel,
             "_setting_defaults": self._setting_defaults,
             "_initial_weights": self._initial_weights,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._kernel = state.get("_kernel", "eager")  # a pickle may be older than the kernels
+        self._kernels = make_kernels(self._kernel, self.base)
         self._forget()
 
     def _forget(self) -> None:
@@ -449,7 +505,7 @@ def _is_active(group: Mapping[str, Any]) -> bool:
     return bool(group["regularizer"] != "none" and group["strength"] != 0)
 
 
-def _pick(anchors: Sequence[Tensor | None], chosen: Sequence[int]) -> list[Tensor] | None:
+def _pick(anchors: Sequence[Tensor | DrawnAnchor | None], chosen: Sequence[int]) -> Any:
     """Anchors of the chosen parameters; None where they are zero (of a group, all are or none is)."""
     picked = [anchor for place in chosen if (anchor := anchors[place]) is not None]
     return picked or None

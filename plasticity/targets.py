@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plasticity.anchors import anisotropy_factors, syre_anchor
 from plasticity.groups import NO_FAN_IN
+from plasticity.tensor_table import DrawnAnchor
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,41 @@ class Targets:
     """The diagonal D of Eq. 7, one tensor for each parameter, or None for one."""
 
 
+@dataclass(frozen=True)
+class DrawnTargets:
+    """What the parameters of one group are drawn toward, if kernels draw it anew at every step."""
+
+    recipe: tuple[object, ...]
+    """As of `Targets`."""
+
+    places: list[int]
+    """As of `Targets`."""
+
+    anchors: list[DrawnAnchor | None]
+    """One for each parameter; None where it is not decayed."""
+
+    factors: None = None
+    """Kernels know none."""
+
+
 def has_target(group: Mapping[str, Any], place: int) -> bool:
     """Whether a group's parameter is decayed: a random anchor needs a fan-in for its scale."""
     if group["regularizer"] == "syre" and group["sigma"] > 0:
         return bool(group["fan_in"][place] != NO_FAN_IN)
     return True
+
+
+def anchor_deviation(group: Mapping[str, Any], place: int) -> float:
+    """Standard deviation of the anchor of a parameter that has a fan-in, sigma / sqrt(fan-in)."""
+    return float(group["sigma"] / group["fan_in"][place] ** 0.5)
+
+
+def drawn_anchor(group: Mapping[str, Any], place: int) -> DrawnAnchor | None:
+    """What a kernel draws for one parameter of a syre group; None if it has no target."""
+    if not has_target(group, place):
+        return None
+    position = group["anchor_position"] + place
+    return DrawnAnchor(group["anchor_seed"], position, anchor_deviation(group, place))
 
 
 def has_zero_anchor(group: Mapping[str, Any]) -> bool:
@@ -70,10 +101,7 @@ def make_targets(group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tens
         RuntimeError: if the group became l2-init when its initial weights were gone.
     """
     first_position = group["anchor_position"]
-    anchors = [
-        _anchor(group, place, first_position + place, initial_weights)
-        for place in range(len(group["params"]))
-    ]
+    anchors = [make_anchor(group, place, initial_weights) for place in range(len(group["params"]))]
     factors = None
     if group["regularizer"] == "syre" and group["anisotropy"] > 0:
         factors = [
@@ -89,12 +117,22 @@ def make_targets(group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tens
     return Targets(target_recipe(group), places, anchors, factors)
 
 
-def _anchor(
-    group: Mapping[str, Any],
-    place: int,
-    position: int,
-    initial_weights: Mapping[Tensor, Tensor],
+def make_drawn_targets(group: Mapping[str, Any]) -> DrawnTargets:
+    """Say what a kernel draws for the parameters of a syre group with sigma > 0."""
+    every = [drawn_anchor(group, place) for place in range(len(group["params"]))]
+    places = [place for place, anchor in enumerate(every) if anchor is not None]
+    return DrawnTargets(target_recipe(group), places, every)
+
+
+@torch.no_grad()
+def make_anchor(
+    group: Mapping[str, Any], place: int, initial_weights: Mapping[Tensor, Tensor]
 ) -> Tensor | None:
+    """Make the anchor of one parameter of a group; None where it is zero, or none is.
+
+    Raises:
+        RuntimeError: as `make_targets`.
+    """
     parameter = group["params"][place]
     if group["regularizer"] == "l2-init":
         if parameter not in initial_weights:
@@ -107,7 +145,7 @@ def _anchor(
         return syre_anchor(
             parameter,
             seed=group["anchor_seed"],
-            position=position,
-            standard_deviation=group["sigma"] / group["fan_in"][place] ** 0.5,
+            position=group["anchor_position"] + place,
+            standard_deviation=anchor_deviation(group, place),
         )
     return None

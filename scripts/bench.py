@@ -14,12 +14,15 @@ import torch
 from rich.console import Console
 
 from plasticity.scripts.bench_ant import ant_environment, ant_vector
+from plasticity.scripts.bench_compiled import compiled
+from plasticity.scripts.bench_kernels import kernels
 from plasticity.scripts.bench_limits import limits
 from plasticity.scripts.bench_memory import memory
 from plasticity.scripts.bench_parallel import parallel
 from plasticity.scripts.bench_ppo import ppo_parts, ppo_tracking, ppo_training
 from plasticity.scripts.bench_rows import Effort, Row, table_of
 from plasticity.scripts.bench_steps import optimizer_step, step_cnn, step_mlp
+from plasticity.scripts.bench_together import together_ants, together_images
 from plasticity.scripts.bench_trainer import tracking, trainer
 from plasticity.scripts.bench_turns import torch_threads
 from plasticity.scripts.configuration import require_known
@@ -31,7 +34,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
     each.__name__: each
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
-        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits),
+        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
+        *(limits, compiled, together_images, together_ants, kernels),
     )
 }
 """The measurements, by the name that `--only` takes, in their order."""
@@ -51,7 +55,8 @@ class BenchOptions:
 
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
-    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits. None named: all."""
+    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
+    together_images, together_ants, kernels. None named: all."""
 
     rounds: int | None = None
     """Pairs of turns in each comparison. None: as many as each measurement needs."""
