@@ -17,7 +17,9 @@ from torch import Tensor
 
 from plasticity.agents.actor_critic import ActorCritic
 from plasticity.agents.advantages import generalized_advantages
+from plasticity.agents.compiled import load_optimizer
 from plasticity.agents.critic_process import CriticProcess
+from plasticity.agents.graphed_update import GraphedUpdate
 from plasticity.agents.normalization import ObservationNormalizer, RewardNormalizer
 from plasticity.agents.ppo_config import PRESETS, PPOConfig
 from plasticity.agents.ppo_state import require_complete, require_fitting
@@ -30,10 +32,10 @@ from plasticity.agents.ppo_updates import (
     critic_optimizer,
     gaussian_entropy,
     gaussian_log_probability,
-    run_coupled,
     run_half,
+    update_both,
 )
-from plasticity.agents.rollout import Rollout, Spaces
+from plasticity.agents.rollout import Rollout, Spaces, environment_seeds
 from plasticity.agents.running_episodes import Episode, RunningEpisodes
 from plasticity.seeds import child_seed
 from plasticity.settings import RegularizerSettings, require_integer
@@ -89,7 +91,7 @@ class PPO:
     Raises:
         TypeError: if an argument or a space has the wrong type.
         ValueError: if the environments reset otherwise, `rollout_steps` is no multiple of their number,
-            or `update_threads` does not fit the device or the configuration.
+            `update_threads` does not fit the device or the configuration, or that compiles without CUDA.
     """
 
     def __init__(
@@ -112,14 +114,14 @@ class PPO:
             )
         _check_update_threads(update_threads, config, self.device)
         self._seed = seed
-        self._noise_generator = _generator(seed, "exploration")
-        self._order_generator = _generator(seed, "minibatches")
+        self._noise_generator = seeded_generator(seed, "exploration")
+        self._order_generator = seeded_generator(seed, "minibatches")
         self.policy = ActorCritic(
             self._spaces.observation_size,
             self._spaces.action_size,
             config,
             discrete=self._spaces.discrete,
-            generator=_generator(seed, "weights"),
+            generator=seeded_generator(seed, "weights"),
         ).to(self.device)
         """Actor and critic. After an update, `.grad` is that of the last minibatch."""
         self.num_steps = 0
@@ -128,8 +130,8 @@ class PPO:
         self._rollout = Rollout(steps, envs.num_envs, self._spaces, self.device)
         self._make_normalizers()
         self._make_updates(
-            _with_anchor_seed(actor, seed, "actor anchor"),
-            _with_anchor_seed(critic, seed, "critic anchor"),
+            with_anchor_seed(actor, seed, "actor anchor"),
+            with_anchor_seed(critic, seed, "critic anchor"),
             update_threads,
         )
         self._started = False
@@ -155,11 +157,15 @@ class PPO:
         policy, config = self.policy, self.config
         self._actor_update = ActorUpdate(policy, config, actor_optimizer(policy, config, actor))
         self._critic_update: CriticUpdate | CriticProcess
-        if update_threads == 2:
+        self._graphed: GraphedUpdate | None = None
+        if update_threads == 2 and not config.compile:
             self._critic_update = CriticProcess(policy.critic, config, critic)
         else:
             optimizer = critic_optimizer(policy.critic, config, critic)
             self._critic_update = CriticUpdate(policy.critic, config, optimizer)
+            if config.compile:
+                halves = self._actor_update, self._critic_update
+                self._graphed = GraphedUpdate(*halves, config, self.device)
 
     @property
     def observations(self) -> Tensor:
@@ -219,9 +225,7 @@ class PPO:
         return tuple(episodes)
 
     def _reset(self) -> None:
-        num_envs = self.envs.num_envs
-        # 31 bits: environments that seed numpy's old generator take no more than 32
-        seeds = [child_seed(self._seed, f"environment/{i}") >> 32 for i in range(num_envs)]
+        seeds = environment_seeds(self._seed, self.envs.num_envs)
         observations, infos = self.envs.reset(seed=seeds)  # type: ignore[arg-type]
         self._episodes.read_task(infos)
         self._rollout.store_observations(0, self._flat(observations))
@@ -315,21 +319,21 @@ class PPO:
         orders = torch.stack(
             [torch.randperm(steps, generator=self._order_generator) for _ in range(epochs)]
         ).to(self.device)
-        actor, critic = self._actor_update, self._critic_update
+        actor, critic, batches = (
+            self._actor_update,
+            self._critic_update,
+            (actor_batch, critic_batch),
+        )
+        if self._graphed is not None:
+            return statistics | self._graphed(batches, orders, learning_rate)
+        if not isinstance(critic, CriticProcess):
+            return statistics | update_both(
+                actor, critic, batches, list(orders), learning_rate, self.config
+            )
         actor.begin(actor_batch, learning_rate)
-        if isinstance(critic, CriticProcess):
-            critic.start(critic_batch, orders, learning_rate)
-            run_half(actor, list(orders), self.config.num_minibatches)
-            statistics |= critic.finish()
-        else:
-            critic.begin(critic_batch, learning_rate)
-            if self.config.max_gradient_norm is None and self.config.target_kl is None:
-                run_half(actor, list(orders), self.config.num_minibatches)
-                run_half(critic, list(orders), self.config.num_minibatches)
-            else:
-                run_coupled(actor, critic, list(orders), self.config)
-            statistics |= critic.statistics()
-        return statistics | actor.statistics()
+        critic.start(critic_batch, orders, learning_rate)
+        run_half(actor, list(orders), self.config.num_minibatches)
+        return statistics | critic.finish() | actor.statistics()
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[ActorBatch, CriticBatch, dict[str, Tensor]]:
@@ -338,8 +342,8 @@ class PPO:
         all_values = self.policy.critic(rollout.observations).squeeze(-1)
         values, next_values = all_values[:-1], all_values[1:].clone()
         if rollout.final_places:
-            final = torch.from_numpy(np.stack(rollout.final_observations).astype(np.float32))
-            final_values = self.policy.critic(final.to(self.device)).squeeze(-1)
+            final = torch.from_numpy(np.stack(rollout.final_observations))
+            final_values = self.policy.critic(final.to(rollout.observations)).squeeze(-1)
             places = torch.tensor(rollout.final_places, device=self.device)
             next_values.view(-1)[places] = final_values
         advantages = generalized_advantages(
@@ -437,12 +441,14 @@ class PPO:
         self._interrupted, self._collected = True, False
         self._episodes.load_state_dict(state["episodes"])
         self.policy.load_state_dict(state["policy"])
-        self._actor_update.optimizer.load_state_dict(state["actor_optimizer"])
+        load_optimizer(self._actor_update.optimizer, state["actor_optimizer"])
         critic = self._critic_update
         if isinstance(critic, CriticProcess):
             critic.load_optimizer_state_dict(state["critic_optimizer"])
         else:
-            critic.optimizer.load_state_dict(state["critic_optimizer"])
+            load_optimizer(critic.optimizer, state["critic_optimizer"])
+        if self._graphed is not None:
+            self._graphed.forget()
         self._noise_generator.set_state(state["noise_generator"].cpu())
         self._order_generator.set_state(state["order_generator"].cpu())
         self.num_steps = state["num_steps"]
@@ -461,15 +467,17 @@ class PPO:
             self._critic_update.close()
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def seeded_generator(seed: int, name: str) -> torch.Generator:
+    """What draws for one purpose of the run with this seed, on the CPU."""
     generator = torch.Generator()
     generator.manual_seed(child_seed(seed, name))
     return generator
 
 
-def _with_anchor_seed(
+def with_anchor_seed(
     settings: RegularizerSettings | None, seed: int, name: str
 ) -> RegularizerSettings:
+    """The settings with the anchor seed that a run with this seed has where they give none."""
     settings = RegularizerSettings() if settings is None else settings
     if settings.anchor_seed is not None:
         return settings

@@ -10,10 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plasticity.seeds import child_seed
+
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 Array = NDArray[Any]
+
+
+def environment_seeds(seed: int, num_envs: int) -> list[int]:
+    """Seeds of the first resets in a run with this seed, (num_envs,).
+
+    They have 31 bits: environments that seed numpy's old generator take no more than 32.
+    """
+    return [child_seed(seed, f"environment/{index}") >> 32 for index in range(num_envs)]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,8 @@ class RunningEpisodes:
         Any environment may say what it likes there: a task that is no integer (a name, say) counts as
         none, and so does a friction that is no number.
         """
-        self._tasks = _noted(self._tasks, infos, "task", self._num_envs, np.dtype(np.int64))
-        self._frictions = _noted(
+        self._tasks = noted(self._tasks, infos, "task", self._num_envs, np.dtype(np.int64))
+        self._frictions = noted(
             self._frictions, infos, "friction", self._num_envs, np.dtype(np.float64)
         )
 
@@ -129,9 +130,22 @@ class RunningEpisodes:
         self._frictions = None if frictions is None else _array(frictions).astype(np.float64)
 
 
-def _noted(
-    known: Array | None, infos: dict[str, Any], key: str, num_envs: int, dtype: np.dtype[Any]
+def noted(
+    known: Array | None, infos: Mapping[str, Any], key: str, num_envs: int, dtype: np.dtype[Any]
 ) -> Array | None:
+    """Bring what is known of every environment up to date with an entry of a vector step's `infos`.
+
+    Args:
+        known: As this function last returned it, written over; None: nothing yet. Shape: (num_envs,).
+        infos: Of a vector environment, with a mask "_key" beside a key that only some have.
+        key: Which entry.
+        num_envs: Number of environments.
+        dtype: Of what is returned.
+
+    Returns:
+        A number for each environment, (num_envs,); None if `infos` never had the entry, or has there what
+        is no such number.
+    """
     if key not in infos:
         return known
     found = np.asarray(infos[key])

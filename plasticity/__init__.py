@@ -40,6 +40,8 @@ from plasticity.ranks import (
     stable_rank,
 )
 from plasticity.regularizers import regularized
+from plasticity.replica_optimizer import ReplicaOptimizer
+from plasticity.replicas import Replicas, clip_replica_gradients_, replica_gradient_norms
 from plasticity.symmetry import (
     attention_heads,
     degree_of_symmetry,
@@ -63,6 +65,8 @@ __all__ = [
     "Activations",
     "Metric",
     "RegularizedOptimizer",
+    "ReplicaOptimizer",
+    "Replicas",
     "ShiftedModel",
     "Tracker",
     "Trainability",
@@ -71,6 +75,7 @@ __all__ = [
     "attention_heads",
     "broken_projector",
     "capture",
+    "clip_replica_gradients_",
     "dead_fraction",
     "dead_units",
     "degree_of_symmetry",
@@ -100,6 +105,7 @@ __all__ = [
     "reflection_projector",
     "reflection_removal",
     "regularized",
+    "replica_gradient_norms",
     "rescaling_distance",
     "rotation_eigenvalues",
     "sign_flip_distance",
