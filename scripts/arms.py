@@ -31,6 +31,7 @@ NOT_SETTINGS = (
     "num_steps",
     "device",
     "cores",
+    "compile",
     "data_dir",
     "metrics",
     "versions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.agents.networks import NetworkConfig
@@ -97,6 +97,9 @@ class AntBenchmark(Benchmark):
     preset: str
     """Schedule of the friction, by default: a key of `plasticity.tasks.SCHEDULES`."""
 
+    engine: str = "bullet"
+    """The physics: a key of `plasticity.tasks.ENGINES`."""
+
     num_envs: int = 8
     """Environments that are stepped together."""
 
@@ -152,15 +155,29 @@ IMAGE_BENCHMARKS: dict[str, ImageBenchmark] = {
 }
 """Those of permuted images, by name."""
 
+_BULLET_ANT = AntBenchmark(
+    description="PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+    methods=("none", "weight-decay", "syre"),
+    # Of a search with one seed over 1e-4, 1e-3 and 1e-2; l2-init was not searched.
+    strengths={"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
+    sigma=0.3,
+    num_steps=2_000_000,
+    preset="small",
+)
+
+# With the strengths of Bullet's ant: they were not searched again.
 ANT_BENCHMARKS: dict[str, AntBenchmark] = {
-    "slippery-ant": AntBenchmark(
-        description="PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
-        methods=("none", "weight-decay", "syre"),
-        # Of a search with one seed over 1e-4, 1e-3 and 1e-2; l2-init was not searched.
-        strengths={"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
-        sigma=0.3,
-        num_steps=2_000_000,
-        preset="small",
+    "slippery-ant": _BULLET_ANT,
+    "slippery-ant-mujoco": replace(
+        _BULLET_ANT,
+        description="MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
+        engine="mujoco",
+    ),
+    "slippery-ant-warp": replace(
+        _BULLET_ANT,
+        description="MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
+        engine="warp",
+        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
     ),
 }
 """Those of ants, by name."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from plasticity.scripts.configuration import AntRunConfig, ImageRunConfig, RunConfig
 from plasticity.scripts.image_experiment import ImageExperiment, require_fitting
 from plasticity.scripts.runs import Experiment, RunError
-from plasticity.tasks import SlipperyAntBulletEnv, load_dataset
+from plasticity.scripts.together import TogetherExperiment
+from plasticity.tasks import ENGINES, load_dataset
 
 
 def make_experiment(config: RunConfig) -> Experiment:
@@ -23,6 +24,21 @@ def make_experiment(config: RunConfig) -> Experiment:
     return ImageExperiment(config)
 
 
+def together_experiment(config: RunConfig) -> type[TogetherExperiment]:
+    """What trains several runs like this one at once.
+
+    Raises:
+        ImportError: if the physics engine is not installed.
+    """
+    if isinstance(config, AntRunConfig):
+        from plasticity.scripts.together_ants import TogetherAnts  # noqa: PLC0415  (as above)
+
+        return TogetherAnts
+    from plasticity.scripts.together_images import TogetherImages  # noqa: PLC0415  (most runs need it not)
+
+    return TogetherImages
+
+
 def require_runnable(config: RunConfig) -> None:
     """Refuse what cannot be run here, without the cost of an experiment; download what it needs.
 
@@ -34,7 +50,12 @@ def require_runnable(config: RunConfig) -> None:
     if isinstance(config, ImageRunConfig):
         require_fitting(config, load_dataset(config.dataset, data_dir=config.data_dir))
         return
+    assert isinstance(config, AntRunConfig)
     try:
-        SlipperyAntBulletEnv().close()
+        ENGINES[config.engine]().close()
+        if config.engine == "warp":
+            from plasticity.tasks.ant_warp_physics import load_modules  # noqa: PLC0415  (a GPU's)
+
+            load_modules()
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from error

@@ -22,9 +22,8 @@ from plasticity.settings import RegularizerSettings
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
 from plasticity.tracker import Tracker
 
-_FINITE = Metric(
-    "finite", lambda features: features.isfinite().all().to(features.dtype), "features"
-)
+FINITE = Metric("finite", lambda features: features.isfinite().all().to(features.dtype), "features")
+"""Whether all features of a layer are finite."""
 
 
 class ImageExperiment:
@@ -43,44 +42,25 @@ class ImageExperiment:
         if dataset is None:
             dataset = load_dataset(config.dataset, data_dir=config.data_dir)
         require_fitting(config, dataset)
-        self._stream = PermutedImages(
-            dataset,
-            num_tasks=config.num_tasks,
-            seed=child_seed(config.seed, "stream"),
-            device=config.device,
-        )
-        anchor_seed = child_seed(config.seed, "anchor")
-        method = METHODS[config.method]
-        image_shape = (1, *dataset.image_shape)
-        image_network = self._make_network(image_shape, dataset.num_classes)
+        self._stream = image_stream(config, dataset)
+        regularizer = image_regularizer(config)
+        image_network = initial_network(config, dataset)
         self._hidden_layers = image_network.hidden_layers
         network: nn.Module = image_network
-        if method.shifts:
-            anchors = _syre_anchors(image_network, config.sigma, anchor_seed)
+        if METHODS[config.method].shifts:
+            assert regularizer.anchor_seed is not None
+            anchors = _syre_anchors(image_network, config.sigma, regularizer.anchor_seed)
             network = ShiftedModel(image_network, anchors, keep_function=False)
         self._classifier = Classifier(
             network,
             config.classifier,
-            RegularizerSettings(
-                regularizer=method.regularizer,
-                strength=config.strength if method.uses_strength else 0.0,
-                sigma=config.sigma,
-                anisotropy=config.anisotropy,
-                decoupled=config.decoupled,
-                anchor_seed=anchor_seed,
-            ),
+            regularizer,
             order_seed=child_seed(config.seed, "order"),
             device=config.device,
         )
         self._next_task = 0
         self._diverged = False
         self._before: dict[str, torch.Tensor] | None = None
-
-    def _make_network(self, image_shape: tuple[int, int, int], num_classes: int) -> ImageNetwork:
-        # Layers draw their initial weights from the global generator: seeded here, whatever came
-        # before, and used for nothing else.
-        torch.manual_seed(child_seed(self.config.seed, "weights"))
-        return ImageNetwork(image_shape, num_classes, self.config.network)
 
     @property
     def finished(self) -> bool:
@@ -114,7 +94,7 @@ class ImageExperiment:
         row: dict[str, Any] = {"task": task.index, **self._classifier.finish(task)}
         # Losses may be finite where features are not (a ReLU takes minus infinity for 0). Looked at
         # whatever is measured: what a run does must not depend on that.
-        row["diverged"] = row["diverged"] or not all(self._measure(task, [_FINITE]).values())
+        row["diverged"] = row["diverged"] or not all(self._measure(task, [FINITE]).values())
         if not row["diverged"] and self.config.metrics:
             row.update(self._measure(task, self._metrics()))
         self._diverged = bool(row["diverged"])
@@ -161,6 +141,37 @@ class ImageExperiment:
         self._next_task = state["next_task"]
         self._diverged = state["diverged"]
         self._before = state.get("before")  # absent between two tasks
+
+
+def image_stream(config: ImageRunConfig, dataset: ImageDataset) -> PermutedImages:
+    """The tasks of a run, on its device."""
+    return PermutedImages(
+        dataset,
+        num_tasks=config.num_tasks,
+        seed=child_seed(config.seed, "stream"),
+        device=config.device,
+    )
+
+
+def initial_network(config: ImageRunConfig, dataset: ImageDataset) -> ImageNetwork:
+    """A run's network as it begins, on the CPU."""
+    # Layers draw their initial weights from the global generator: seeded here, whatever came
+    # before, and used for nothing else.
+    torch.manual_seed(child_seed(config.seed, "weights"))
+    return ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
+
+
+def image_regularizer(config: ImageRunConfig) -> RegularizerSettings:
+    """How a run's method regularizes every layer."""
+    method = METHODS[config.method]
+    return RegularizerSettings(
+        regularizer=method.regularizer,
+        strength=config.strength if method.uses_strength else 0.0,
+        sigma=config.sigma,
+        anisotropy=config.anisotropy,
+        decoupled=config.decoupled,
+        anchor_seed=child_seed(config.seed, "anchor"),
+    )
 
 
 def require_fitting(config: ImageRunConfig, dataset: ImageDataset) -> None:

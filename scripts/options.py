@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -22,6 +22,7 @@ from plasticity.scripts.configuration import (
     RunConfig,
     require_known,
 )
+from plasticity.scripts.seed_ranges import Seeds
 from plasticity.settings import nearest
 from plasticity.tasks import SCHEDULES
 
@@ -40,8 +41,8 @@ class RunOptions:
     methods: tuple[str, ...]
     """Methods to compare: none, weight-decay, syre, l2-init, shift (see `plasticity list`)."""
 
-    seeds: tuple[int, ...]
-    """One run for each method and seed."""
+    seeds: Seeds
+    """One run for each method and seed: numbers, and ranges with both ends counted (0..31)."""
 
     out: Path
     """Folder of the runs: OUT/BENCHMARK/METHOD/seed_N."""
@@ -62,7 +63,11 @@ class RunOptions:
     """auto (a GPU if there is one), cpu, cuda, mps."""
 
     jobs: int | None = None
-    """Runs at once. None: the number of cores on a CPU, one on a GPU."""
+    """Processes at once. None: the number of cores on a CPU, one on a GPU."""
+
+    together: int | Literal["auto"] = "auto"
+    """Runs that train at once in each process: of image benchmarks (but for the method shift) and of
+    slippery-ant-warp. auto: one on a CPU; on CUDA as many as its memory holds."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """What is measured (see `plasticity list`)."""
@@ -128,8 +133,10 @@ class ImageRunOptions(RunOptions):
 
     def config(self, benchmark_name: str, method_name: str, seed: int) -> ImageRunConfig:
         """The configuration of one run, every default filled in; see `RunOptions.config`."""
+        shared = self._shared(benchmark_name, method_name, seed)
+        _require_compilable(self.classifier.compile, shared["device"], ("cpu", "cuda"))
         return ImageRunConfig(
-            **self._shared(benchmark_name, method_name, seed),
+            **shared,
             dataset=IMAGE_BENCHMARKS[benchmark_name].dataset,
             num_tasks=self.tasks,
             data_dir=None if self.data_dir is None else str(self.data_dir),
@@ -184,6 +191,7 @@ class AntRunOptions(RunOptions):
     def config(self, benchmark_name: str, method_name: str, seed: int) -> AntRunConfig:
         """The configuration of one run, every default filled in; see `RunOptions.config`."""
         shared = self._shared(benchmark_name, method_name, seed)
+        _require_compilable(self.agent.compile, shared["device"], ("cuda",))
         method = METHODS[method_name]
         if method.shifts:
             raise ValueError(f"{method_name} is a control of the image benchmarks: leave it out.")
@@ -193,6 +201,7 @@ class AntRunOptions(RunOptions):
             **shared,
             num_steps=self.steps,
             change_every=interval,
+            engine=ANT_BENCHMARKS[benchmark_name].engine,
             num_envs=self.num_envs,
             measure_every=self.measure_every,
             critic_strength=self.critic_strength if method.uses_strength else None,
@@ -304,7 +313,13 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
             f"it is of {saved['benchmark']}, whose settings mean nothing to {benchmark_name}."
         )
     if benchmark_name in ANT_BENCHMARKS:
-        return _ant_options_from(benchmark_name, AntRunConfig.from_json(saved))
+        ant = AntRunConfig.from_json(saved)
+        engine = ANT_BENCHMARKS[ant.benchmark].engine
+        if ant.engine != engine:
+            raise ValueError(
+                f"engine must be {engine!r}, that of {ant.benchmark}, not {ant.engine!r}."
+            )
+        return _ant_options_from(benchmark_name, ant)
     config = ImageRunConfig.from_json(saved)
     dataset = IMAGE_BENCHMARKS[config.benchmark].dataset
     if config.dataset != dataset:
@@ -389,6 +404,13 @@ def require_meaning(options: RunOptions) -> None:
                     f"--{name.replace('_', '-')} {value:g} means nothing to"
                     f" {', '.join(options.methods)}: leave it out, or name a method that uses it."
                 )
+
+
+def _require_compilable(wanted: bool, device: str, kinds: Sequence[str]) -> None:
+    if wanted and device.split(":", maxsplit=1)[0] not in kinds:
+        raise ValueError(
+            f"--compile works on {' and '.join(kinds)}, and --device is {device}: leave it out."
+        )
 
 
 def chosen_device(name: str) -> str:

@@ -1,15 +1,12 @@
-"""Runs side by side: one process of one thread each, as many as there are cores."""
+"""Runs side by side, in processes of one thread each: a run in each, or a group that trains as one."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -18,28 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
-from plasticity.scripts.configuration import ImageRunConfig, RunConfig
+from plasticity.scripts.configuration import ImageRunConfig
 from plasticity.scripts.events import MODULES as TENSORBOARD
-from plasticity.scripts.experiments import make_experiment
-from plasticity.scripts.runs import RunError, RunFolder, execute
+from plasticity.scripts.jobs import Job, JobGroup, Work
+from plasticity.scripts.run_process import PROGRESS_INTERVAL_SECONDS, do_work
 
-PROGRESS_INTERVAL_SECONDS = 0.5
-"""How often a run tells how far it is."""
+__all__ = ["Job", "Outcome", "run_jobs"]
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to be done."""
-
-    path: Path
-    """Its folder."""
-
-    config: RunConfig
-    """Its configuration."""
 
 
 @dataclass
@@ -64,30 +47,35 @@ class Outcome:
 
 @dataclass
 class _Running:
-    job: Job
+    jobs: tuple[Job, ...]
     process: BaseProcess
     events: Connection
-    message: tuple[str, Any] | None = None
+    words: dict[int, tuple[str, str]] = field(default_factory=dict)  # the last ones of single runs
+    message: tuple[str, str] | None = None  # the last one, of all others
     told_to_stop: bool = False
 
 
 def run_jobs(
-    jobs: Sequence[Job], processes: int, on_progress: Callable[[Job, float], None]
+    work: Sequence[Work],
+    processes: int,
+    on_progress: Callable[[Job, float], None],
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
-    """Run all jobs, at most `processes` at a time.
+    """Run all jobs, in at most `processes` processes at a time.
 
     Ctrl-C and SIGTERM let every run write a checkpoint first. A run that fails, or whose process
     is killed, does not stop the others. If this process is killed, the runs end by themselves.
 
     Args:
-        jobs: Each in a folder of its own.
+        work: Each for a process of its own.
         processes: How many at once.
         on_progress: Called with a job and how many of its rows are done.
+        on_note: Called with what a group has to tell its user before it begins.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_preloaded(jobs))
+    context.set_forkserver_preload(_preloaded(work))
     outcome = Outcome()
-    waiting = list(jobs)
+    waiting = list(work)
     running: list[_Running] = []
     with _signals_noted(outcome):
         try:
@@ -96,36 +84,40 @@ def run_jobs(
                     running += _start(context, waiting.pop(0), outcome)
                 if outcome.interrupted_by is not None:
                     _tell_to_stop(running)
-                _listen(running, on_progress)
+                _listen(running, on_progress, on_note)
                 for each in [each for each in running if not each.process.is_alive()]:
-                    _drain(each, on_progress)
+                    _drain(each, on_progress, on_note)
                     _settle(each, outcome)
                     running.remove(each)
         finally:
             _tell_to_stop(running)  # nothing is left, unless an exception is on its way
             for each in running:
                 each.process.join()
-    outcome.stopped.extend(job.path for job in waiting)
+    outcome.stopped.extend(job.path for each in waiting for job in each.jobs)
     return outcome
 
 
-def _preloaded(jobs: Sequence[Job]) -> list[str]:
+def _preloaded(work: Sequence[Work]) -> list[str]:
     # A server that has imported everything forks the runs: a run starts in milliseconds, without
     # the threads and locks of this process, and with the code of its beginning, whatever becomes
     # of the checkout while other runs have their turn.
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run", "torch._dynamo", *TENSORBOARD]
-    configs = [job.config for job in jobs]
+    configs = [job.config for each in work for job in each.jobs]
     if any(isinstance(each, ImageRunConfig) and each.dataset == "digits" for each in configs):
         modules.append("sklearn.datasets")
+    for group in (each for each in work if isinstance(each, JobGroup)):
+        is_image = isinstance(group.jobs[0].config, ImageRunConfig)
+        modules.append(f"plasticity.scripts.together_{'images' if is_image else 'ants'}")
     return modules
 
 
-def _start(context: Any, job: Job, outcome: Outcome) -> list[_Running]:
+def _start(context: Any, work: Work, outcome: Outcome) -> list[_Running]:
     error: Exception
+    name = str(work.jobs[0].path)
     for patience in (PROGRESS_INTERVAL_SECONDS, 0.0):  # for a server that was killed just now
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, theirs), name=str(job.path), daemon=True)
+        process = context.Process(target=do_work, args=(work, theirs), name=name, daemon=True)
         try:
             _start_server()
             process.start()
@@ -134,10 +126,11 @@ def _start(context: Any, job: Job, outcome: Outcome) -> list[_Running]:
             error = caught
             time.sleep(patience)
         else:
-            return [_Running(job, process, ours)]
+            return [_Running(work.jobs, process, ours)]
         finally:
             theirs.close()
-    outcome.failed[job.path] = f"its process could not be started ({error!r})"
+    for job in work.jobs:
+        outcome.failed[job.path] = f"its process could not be started ({error!r})"
     return []
 
 
@@ -162,7 +155,11 @@ def _tell_to_stop(running: Sequence[_Running]) -> None:
             each.told_to_stop = True
 
 
-def _listen(running: Sequence[_Running], on_progress: Callable[[Job, float], None]) -> None:
+def _listen(
+    running: Sequence[_Running],
+    on_progress: Callable[[Job, float], None],
+    on_note: Callable[[str], None],
+) -> None:
     ready = wait(
         [each.events for each in running if not each.events.closed]
         + [each.process.sentinel for each in running],
@@ -170,10 +167,12 @@ def _listen(running: Sequence[_Running], on_progress: Callable[[Job, float], Non
     )
     for each in running:
         if each.events in ready:
-            _drain(each, on_progress)
+            _drain(each, on_progress, on_note)
 
 
-def _drain(each: _Running, on_progress: Callable[[Job, float], None]) -> None:
+def _drain(
+    each: _Running, on_progress: Callable[[Job, float], None], on_note: Callable[[str], None]
+) -> None:
     while not each.events.closed:
         try:
             if not each.events.poll():
@@ -183,7 +182,12 @@ def _drain(each: _Running, on_progress: Callable[[Job, float], None]) -> None:
             each.events.close()
             return
         if kind == "progress":
-            on_progress(each.job, value)
+            for place, made in value.items():
+                on_progress(each.jobs[place], made)
+        elif kind == "note":
+            on_note(value)
+        elif kind == "runs":
+            each.words.update(value)
         else:
             each.message = (kind, value)
 
@@ -191,21 +195,23 @@ def _drain(each: _Running, on_progress: Callable[[Job, float], None]) -> None:
 def _settle(each: _Running, outcome: Outcome) -> None:
     each.process.join()
     each.events.close()
-    path = each.job.path
-    code = each.process.exitcode
-    kind, value = each.message or ("killed", None)
-    if kind == "finished":
-        outcome.finished.append(path)
-        if value == "diverged":
-            outcome.diverged.append(path)
-    elif kind == "stopped":
-        outcome.stopped.append(path)
-    elif kind == "failed":
-        outcome.failed[path] = str(value)
-    elif code is not None and code < 0:
-        outcome.failed[path] = f"its process was ended by {signal.Signals(-code).name}"
-    else:
-        outcome.failed[path] = f"its process ended with exit code {code} and no word"
+    for place, job in enumerate(each.jobs):
+        kind, value = each.words.get(place) or each.message or _silence(each.process.exitcode)
+        if kind in ("finished", "diverged"):
+            outcome.finished.append(job.path)
+        if kind == "diverged":
+            outcome.diverged.append(job.path)
+        elif kind == "stopped":
+            outcome.stopped.append(job.path)
+        elif kind == "failed":
+            outcome.failed[job.path] = str(value)
+
+
+def _silence(code: int | None) -> tuple[str, str]:
+    """The last word for a process that gave none."""
+    if code is not None and code < 0:
+        return ("failed", f"its process was ended by {signal.Signals(-code).name}")
+    return ("failed", f"its process ended with exit code {code} and no word")
 
 
 class _signals_noted:
@@ -226,62 +232,3 @@ class _signals_noted:
     def __exit__(self, *_: object) -> None:
         for each, before in self._before.items():
             signal.signal(each, before)
-
-
-# ---- inside a run's own process ------------------------------------------------------------------------
-
-
-def _work(job: Job, events: Connection) -> None:
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    # Ctrl-C stays unheard: the parent hears it too, and passes it on as SIGTERM.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    message: tuple[str, Any]
-    try:
-        message = _execute(job, events, stop)
-    except (RunError, ValueError, OSError) as error:
-        message = ("failed", str(error))
-    except Exception:
-        message = ("failed", traceback.format_exc())
-    _tell(events, message)
-
-
-def _end_with_parent() -> None:
-    # The parent was killed: end at once, so that the same command finds no lock held. What the
-    # checkpoint does not hold is made again, the same. If the server was killed, the parent no
-    # longer knows of this run, and takes it for dead.
-    parent, server = multiprocessing.parent_process(), os.getppid()
-    if parent is not None:
-        while not wait([parent.sentinel], timeout=1.0) and os.getppid() == server:
-            pass
-        os._exit(1)
-
-
-def _tell(events: Connection, message: tuple[str, Any]) -> None:
-    with suppress(OSError):  # the parent was killed: this process is about to end as well
-        events.send(message)
-
-
-def _execute(job: Job, events: Connection, stop: threading.Event) -> tuple[str, Any]:
-    with RunFolder(job.path, job.config.to_json()) as folder:
-        experiment = make_experiment(job.config)
-        told = -PROGRESS_INTERVAL_SECONDS
-
-        def should_stop() -> bool:
-            nonlocal told
-            now = time.monotonic()
-            if now - told > PROGRESS_INTERVAL_SECONDS:
-                told = now
-                _tell(events, ("progress", experiment.progress))
-            return stop.is_set()
-
-        try:
-            finished = execute(folder, experiment, should_stop)
-        finally:
-            experiment.close()
-        if not finished:
-            return ("stopped", None)
-        _tell(events, ("progress", float(job.config.length)))
-        return ("finished", "diverged" if experiment.diverged else None)

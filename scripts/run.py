@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from plasticity.scripts import runs
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
 from plasticity.scripts.configuration import AntRunConfig, RunConfig, require_known
 from plasticity.scripts.experiments import require_runnable
+from plasticity.scripts.grouping import planned, require_use
+from plasticity.scripts.jobs import Job
 from plasticity.scripts.options import AntRunOptions, RunOptions, grid_of, require_meaning
-from plasticity.scripts.pool import Job, Outcome, run_jobs
+from plasticity.scripts.pool import Outcome, run_jobs
 from plasticity.scripts.progress import Messages, live_progress
 from plasticity.settings import require_integer
 
@@ -66,6 +69,7 @@ def _jobs(benchmark_name: str, options: RunOptions, out: Path) -> list[Job]:
 def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     messages = Messages()
     processes = _processes(options, jobs)
+    require_use(jobs, options.together)
     unfinished = _unfinished(_with_cores(jobs, options, processes))
     if len(unfinished) < len(jobs):
         messages.print(f"{len(jobs) - len(unfinished)} of {len(jobs)} runs are already finished.")
@@ -74,8 +78,11 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     totals = {job.path: job.config.length for job in unfinished}
     done = {path: float(runs.progress_made(path)) for path in totals}
     unit = unfinished[0].config.axis
+    work = planned(unfinished, options.together)
     with live_progress(messages, totals, done, unit) as on_progress:
-        outcome = run_jobs(unfinished, processes, lambda job, value: on_progress(job.path, value))
+        outcome = run_jobs(
+            work, processes, lambda job, value: on_progress(job.path, value), messages.print
+        )
     return _conclude(messages, outcome, command)
 
 
@@ -109,9 +116,8 @@ def _on_cores(config: RunConfig, cores: int) -> RunConfig:
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:
     """Refuse whatever can be refused before anything runs or is written; give what is to be run."""
-    paths = [job.path for job in jobs]
-    for path in paths:
-        if paths.count(path) > 1:
+    for path, count in Counter(job.path for job in jobs).items():
+        if count > 1:
             raise ValueError(
                 f"{path} is named twice, by a repeated method, seed or setting: once is enough."
             )

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from plasticity.scripts.configuration import LENGTHS
+from plasticity.scripts.configuration import LENGTHS, completed
 from plasticity.scripts.episodes import read_episodes, task_means
 
 NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
@@ -240,7 +240,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         )
     if not _is_whole(config["seed"]):
         raise ValueError(f"{file}: seed must be a whole number, not {config['seed']!r}.")
-    return dict(config)
+    return completed(config)
 
 
 def _parse_row(content: Any, where: str) -> Row:

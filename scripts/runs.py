@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ __all__ = [
     "Experiment",
     "RunError",
     "RunFolder",
+    "Stateful",
     "execute",
     "git_commit",
     "is_finished",
@@ -34,10 +36,20 @@ __all__ = [
     "require_free",
     "require_same_config",
     "saved_config",
+    "timing_of",
     "versions",
 ]
 
-VERSIONED_PACKAGES = ("plasticity", "torch", "numpy", "gymnasium", "pybullet", "scikit-learn")
+VERSIONED_PACKAGES = (
+    "plasticity",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "pybullet",
+    "mujoco",
+    "mujoco-warp",
+    "scikit-learn",
+)
 """Packages whose versions `config.json` records."""
 
 # What torch.load and taking its result apart raise, when a file is cut short or holds something else.
@@ -53,7 +65,17 @@ _UNREADABLE = (
 )
 
 
-class Experiment(Protocol):
+class Stateful(Protocol):
+    """What a checkpoint needs of that which it holds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings and lists and dicts of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+
+
+class Experiment(Stateful, Protocol):
     """What a run folder needs of that which it runs."""
 
     @property
@@ -73,12 +95,6 @@ class Experiment(Protocol):
 
     def take_episodes(self) -> list[dict[str, Any]]:
         """Rows of the episodes that ended since the row before; none where nothing is played."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers, strings and lists and dicts of them."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
 
     def close(self) -> None:
         """End whatever processes it has."""
@@ -132,13 +148,13 @@ class RunFolder:
         require_same_config(self.path, saved, self._config)
         if saved is not None and _length(saved) >= _length(self._config):
             return
-        written = {**self._config, "versions": versions(), "git_commit": git_commit()}
+        written = {**self._config, **_made_by()}
         content = json.dumps(written, indent=2).encode() + b"\n"
         durable.write_whole(self.path / "config.json", content)
 
     # ---- continuing -----------------------------------------------------------------------------
 
-    def resume(self, experiment: Experiment) -> None:
+    def resume(self, experiment: Stateful) -> None:
         """Bring the experiment to the latest checkpoint, and the rows back to what it knew.
 
         Raises:
@@ -160,7 +176,7 @@ class RunFolder:
                 if file.exists():
                     os.truncate(file, min(durable.size(file), lengths.get(name, 0)))
 
-    def save(self, experiment: Experiment) -> None:
+    def save(self, experiment: Stateful) -> None:
         """Write the checkpoint: to a temporary name, flushed, renamed."""
         saved = {
             "experiment": experiment.state_dict(),
@@ -228,14 +244,23 @@ def execute(
         if row is None:
             folder.save(experiment)
             return False
-        seconds = time.perf_counter() - started
-        place = {axis: row[axis] for axis in LENGTHS if axis in row}
-        speed = f"{list(place)[-1]}s_per_second"  # of tasks, or of steps
-        rate = (experiment.progress - begun) / seconds
-        timing = {**place, "seconds": seconds, speed: rate}
+        timing = timing_of(row, time.perf_counter() - started, experiment.progress - begun)
         folder.append(row, timing, experiment.take_episodes())
         folder.save(experiment)
     return True
+
+
+def timing_of(row: Mapping[str, Any], seconds: float, progress: float) -> dict[str, float]:
+    """What `timings.jsonl` says of a row.
+
+    Args:
+        row: Of metrics.
+        seconds: That it took.
+        progress: Tasks, or steps, that were done in them.
+    """
+    place = {axis: row[axis] for axis in LENGTHS if axis in row}
+    speed = f"{list(place)[-1]}s_per_second"  # of tasks, or of steps
+    return {**place, "seconds": seconds, speed: progress / seconds}
 
 
 # ---- what a folder holds ------------------------------------------------------------------------
@@ -398,6 +423,12 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 # ---- where a result comes from ------------------------------------------------------------------
+
+
+@cache
+def _made_by() -> dict[str, Any]:
+    """What a process of runs is made of, asked for once: it stays the code of the process's beginning."""
+    return {"versions": versions(), "git_commit": git_commit()}
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,19 +23,59 @@ from plasticity.scripts.run_folders import Run, read_run
 from plasticity.scripts.runs import RunError
 from plasticity.seeds import child_seed
 from plasticity.settings import MAX_SEED, require_integer, require_number
-from plasticity.tasks.ant_bullet import SlipperyAntBulletEnv
-from plasticity.tasks.ant_simulation import STEP_SECONDS
+from plasticity.tasks import ENGINES, SlipperyAntBulletEnv, SlipperyAntMujocoEnv
+from plasticity.tasks import ant_mujoco as mujoco_ant
+from plasticity.tasks import ant_simulation as bullet_ant
 from plasticity.tasks.friction import task_friction
 
-STEPS_PER_FRAME = 3
-"""Steps from one picture to the next: 20 pictures per simulated second."""
-
-_SINE, _COSINE = 1, 2  # in the ant's observation: of the angle from its heading to the target
+# In the Bullet ant's observation:
+_SINE, _COSINE = 1, 2  # of the angle from its heading to the target
 _VELOCITIES = slice(3, 5)  # forward and to the left, …
 _VELOCITY_SCALE = 0.3  # … times this
 
+_VELOCITY_ALONG_X = 13  # in the MuJoCo ant's observation
+
 Array = NDArray[Any]
 Policy = Callable[[Array], Array]
+AntEnv: TypeAlias = SlipperyAntBulletEnv | SlipperyAntMujocoEnv
+
+
+def bullet_speed(observation: Array) -> float:
+    """How fast the Bullet ant's torso moves toward its target, in m/s, from an observation, (28,)."""
+    forward, left = observation[_VELOCITIES] / _VELOCITY_SCALE
+    return float(forward * observation[_COSINE] + left * observation[_SINE])
+
+
+def mujoco_speed(observation: Array) -> float:
+    """How fast the MuJoCo ant's torso moves along x, in m/s, from an observation, (27,)."""
+    return float(observation[_VELOCITY_ALONG_X])
+
+
+@dataclass(frozen=True)
+class View:
+    """What has to be known of an engine's ant to tell how it gets on."""
+
+    step_seconds: float
+    """Simulated time of a step."""
+
+    steps_per_frame: int
+    """Steps from one picture to the next."""
+
+    speed: Callable[[Array], float]
+    """How fast the ant goes where it is to go, in m/s, from an observation."""
+
+    ending: str = "fell"
+    """What the ant did if the episode ended before its time."""
+
+
+_MUJOCO_VIEW = View(mujoco_ant.STEP_SECONDS, 1, mujoco_speed, "fell, or jumped too high")
+# 20 pictures per simulated second of either.
+VIEWS: Mapping[str, View] = {
+    "bullet": View(bullet_ant.STEP_SECONDS, 3, bullet_speed),
+    "mujoco": _MUJOCO_VIEW,
+    "warp": _MUJOCO_VIEW,
+}
+"""By the names of `plasticity.tasks.ENGINES`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +90,7 @@ class WatchConfig:
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of one run, OUT/slippery-ant/METHOD/seed_N."""
+    """Folder of one run, OUT/BENCHMARK/METHOD/seed_N, of one of the Slippery-Ants."""
 
     episodes: int = 1
     """Episodes to play, one after another."""
@@ -97,7 +137,7 @@ def watch(config: WatchConfig) -> Path:
     Raises:
         ValueError: if there is no such run, it is none of an ant, it has no checkpoint that can be
             read, or the file cannot be written.
-        RunError: if PyBullet is not installed.
+        RunError: if the physics engine is not installed, or there is nothing to draw with.
     """
     run = _read_ant_run(Path(config.run))
     out = run.path / "watch.gif" if config.out is None else Path(config.out)
@@ -107,7 +147,7 @@ def watch(config: WatchConfig) -> Path:
     stream = child_seed(settings.seed, "stream")
     task = int(state["task"]) if config.task is None else config.task
     friction = task_friction(stream, task) if config.friction is None else config.friction
-    env = _make_env(friction)
+    env, view = _make_env(settings.engine, friction), VIEWS[settings.engine]
     try:
         policy = TrainedPolicy(
             state["agent"], settings, env, seed=config.seed, deterministic=config.deterministic
@@ -120,9 +160,11 @@ def watch(config: WatchConfig) -> Path:
         for episode in range(config.episodes):
             title = f"{run.method}, {steps} steps, friction {friction:.3g}"
             # One seed begins them all: those that follow go on from it.
-            clip, fell = play(env, policy, title, seed=config.seed if episode == 0 else None)
+            seed = config.seed if episode == 0 else None
+            clip, ended = play(env, policy, view, title, seed=seed)
             clips.append(clip)
-            print(f"episode {episode + 1}: {clip.frames[-1]}{', fell' if fell else ''}")
+            ending = f", {view.ending}" if ended else ""
+            print(f"episode {episode + 1}: {clip.frames[-1]}{ending}")
     finally:
         env.close()
     write_footage(out, clips)
@@ -177,10 +219,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _make_env(friction: float) -> SlipperyAntBulletEnv:
+def _make_env(engine: str, friction: float) -> AntEnv:
     try:
-        return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
-    except ModuleNotFoundError as error:
+        return ENGINES[engine](friction, render_mode="rgb_array")
+    except (ModuleNotFoundError, RuntimeError) as error:
         raise RunError(str(error)) from error
 
 
@@ -202,7 +244,7 @@ class TrainedPolicy:
         self,
         state: dict[str, Any],
         settings: AntRunConfig,
-        env: SlipperyAntBulletEnv,
+        env: AntEnv,
         *,
         seed: int,
         deterministic: bool,
@@ -230,7 +272,7 @@ class TrainedPolicy:
 
     @torch.no_grad()
     def __call__(self, observation: Array) -> Array:
-        """Choose an action, (8,), for an observation, (28,)."""
+        """Choose an action, (8,), for an observation."""
         if self._normalizer is not None:
             observation = self._normalizer(observation[None], learn=False)[0]
         action = self._network.actor(torch.as_tensor(observation, dtype=torch.float32))
@@ -243,40 +285,35 @@ class TrainedPolicy:
 
 
 def play(
-    env: SlipperyAntBulletEnv, policy: Policy, title: str, *, seed: int | None
+    env: AntEnv, policy: Policy, view: View, title: str, *, seed: int | None
 ) -> tuple[Clip, bool]:
     """Play one episode.
 
     Args:
         env: With render_mode "rgb_array".
-        policy: Chooses an action, (8,), for an observation, (28,).
+        policy: Chooses an action, (8,), for an observation.
+        view: Of the environment's engine.
         title: Of the clip.
         seed: Of the ant's first posture; None: the environment's generator goes on.
 
     Returns:
-        The episode, its last step's picture included, and whether the ant fell.
+        The episode, its last step's picture included, and whether it ended before its time.
     """
     observation, _ = env.reset(seed=seed)
     step, distance, total = 0, 0.0, 0.0
     terminated = truncated = False
-    frames = [_frame(env, step, distance, total)]
+    frames = [_frame(env, 0.0, distance, total)]
     while not (terminated or truncated):
         observation, reward, terminated, truncated, _ = env.step(policy(observation))
         step += 1
         total += reward
-        distance += speed_to_target(observation) * STEP_SECONDS
-        if step % STEPS_PER_FRAME == 0 or terminated or truncated:
-            frames.append(_frame(env, step, distance, total))
-    return Clip(title, tuple(frames), STEPS_PER_FRAME * STEP_SECONDS), terminated
+        distance += view.speed(observation) * view.step_seconds
+        if step % view.steps_per_frame == 0 or terminated or truncated:
+            frames.append(_frame(env, step * view.step_seconds, distance, total))
+    return Clip(title, tuple(frames), view.steps_per_frame * view.step_seconds), terminated
 
 
-def _frame(env: SlipperyAntBulletEnv, step: int, distance: float, total: float) -> Frame:
+def _frame(env: AntEnv, seconds: float, distance: float, total: float) -> Frame:
     picture = env.render()
     assert picture is not None  # with "rgb_array" there always is one
-    return Frame(picture, step * STEP_SECONDS, distance, total)
-
-
-def speed_to_target(observation: Array) -> float:
-    """How fast the torso moves toward the target, in m/s, from an observation, (28,)."""
-    forward, left = observation[_VELOCITIES] / _VELOCITY_SCALE
-    return float(forward * observation[_COSINE] + left * observation[_SINE])
+    return Frame(picture, seconds, distance, total)

@@ -3,21 +3,27 @@
 import gymnasium
 
 from plasticity.tasks.ant_bullet import MAX_EPISODE_STEPS, SlipperyAntBulletEnv
+from plasticity.tasks.ant_mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.downloads import DownloadError
 from plasticity.tasks.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
 from plasticity.tasks.images import DATASETS, ImageDataset, load_dataset
 from plasticity.tasks.permuted import ImageTask, PermutedImages
-from plasticity.tasks.vector import VectorEnvironments, slippery_ant_vector
+from plasticity.tasks.permuted_group import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.vector import ENGINES, VectorEnvironments, slippery_ant_vector
 
 __all__ = [
     "DATASETS",
+    "ENGINES",
     "SCHEDULES",
     "DownloadError",
     "ImageDataset",
     "ImageTask",
+    "ImageTaskGroup",
     "PermutedImages",
+    "PermutedImagesGroup",
     "SlipperyAnt",
     "SlipperyAntBulletEnv",
+    "SlipperyAntMujocoEnv",
     "SlipperyAntTask",
     "VectorEnvironments",
     "load_dataset",
@@ -28,5 +34,11 @@ __all__ = [
 gymnasium.register(
     "plasticity/SlipperyAntBullet-v0",
     entry_point="plasticity.tasks.ant_bullet:SlipperyAntBulletEnv",
+    max_episode_steps=MAX_EPISODE_STEPS,
+)
+
+gymnasium.register(
+    "plasticity/SlipperyAntMujoco-v0",
+    entry_point="plasticity.tasks.ant_mujoco:SlipperyAntMujocoEnv",
     max_episode_steps=MAX_EPISODE_STEPS,
 )

@@ -196,7 +196,7 @@ class AntSimulation:
 def _bullet() -> Any:
     loaded = sys.modules.get("pybullet") is not None
     try:
-        with nullcontext() if loaded else _standard_error_closed():
+        with nullcontext() if loaded else standard_error_closed():
             return importlib.import_module("pybullet")
     except ModuleNotFoundError as error:
         if error.name != "pybullet":
@@ -205,7 +205,8 @@ def _bullet() -> Any:
         remedy = "pip install 'plasticity[bullet]'"
         if sys.version_info >= (3, 12):
             remedy = (
-                f"this is Python {python}: take 3.10 or 3.11, the last with wheels, and {remedy}"
+                f"this is Python {python}: take 3.10 or 3.11, the last with wheels, and {remedy}; or take "
+                "the MuJoCo ant, with pip install 'plasticity[mujoco]'"
             )
         raise ModuleNotFoundError(
             f"The Bullet ant needs PyBullet, which is not installed: {remedy}.", name="pybullet"
@@ -213,7 +214,7 @@ def _bullet() -> Any:
 
 
 @contextmanager
-def _standard_error_closed() -> Iterator[None]:
+def standard_error_closed() -> Iterator[None]:
     """Keep Bullet's C code from printing when it was built, in every process that imports it."""
     kept = os.dup(2)
     try:

@@ -7,7 +7,7 @@ import mmap
 import operator
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from plasticity.tasks.ant_bullet import SlipperyAntBulletEnv
+from plasticity.tasks.ant_mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.arguments import require_integer
 from plasticity.tasks.environment_group import EnvFn, Layout, require_same
 from plasticity.tasks.vector_workers import (
@@ -292,8 +293,16 @@ def _copy(infos: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-ENGINES: Mapping[str, Callable[..., gymnasium.Env[Any, Any]]] = {"bullet": SlipperyAntBulletEnv}
-"""The physics that Slippery-Ant runs in, by name."""
+ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
+    "bullet": SlipperyAntBulletEnv,
+    "mujoco": SlipperyAntMujocoEnv,
+    "warp": SlipperyAntMujocoEnv,
+}
+"""The physics that Slippery-Ant runs in, by name, and the environment of a single ant. Warp steps thousands
+at once, on a GPU; a single one is played by its twin on the CPU."""
+
+DEVICE_ENGINES = ("warp",)
+"""Those whose ants no process steps one by one."""
 
 
 def slippery_ant_vector(
@@ -312,7 +321,7 @@ def slippery_ant_vector(
     Args:
         num_envs: How many.
         num_workers: Processes that step them, this one among them; 0 or 1: all run in this process.
-        engine: One of `ENGINES`.
+        engine: One of `ENGINES`, but for `DEVICE_ENGINES`.
         friction: As of the environment.
         task_seed: As of the environment.
         num_tasks: As of the environment.
@@ -329,6 +338,11 @@ def slippery_ant_vector(
     num_envs = require_integer("num_envs", num_envs, minimum=1)
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}: {engine!r}.")
+    if engine in DEVICE_ENGINES:
+        raise ValueError(
+            f"engine={engine!r} steps all its ants at once, on their device, and not in processes: take "
+            "engine='mujoco', or make the ants of the device themselves."
+        )
     if change_every is not None:
         change_every = require_integer("change_every", change_every, minimum=1)
         share, rest = divmod(change_every, num_envs)

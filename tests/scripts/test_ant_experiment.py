@@ -6,10 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip(
-    "pybullet", reason="the Bullet ant needs pybullet: pip install 'plasticity[bullet]'"
-)
-
 from plasticity.agents.ppo_config import PPOConfig
 from plasticity.scripts.ant_experiment import AntExperiment
 from plasticity.scripts.configuration import AntRunConfig
@@ -32,6 +28,8 @@ TINY = AntRunConfig(
     metrics=("effective_rank", "dead_fraction", "weight_norm", "update_norm"),
     agent=PPOConfig(rollout_steps=64, epochs=2, minibatch_size=16, hidden=(16, 16)),
 )
+
+MUJOCO = replace(TINY, benchmark="slippery-ant-mujoco", engine="mujoco")
 
 
 def never():
@@ -66,8 +64,22 @@ def rows(path, name="metrics"):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run without interruption."""
+    pytest.importorskip(
+        "pybullet", reason="the Bullet ant needs pybullet: pip install 'plasticity[bullet]'"
+    )
     path = tmp_path_factory.mktemp("whole")
     assert run(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole_in_mujoco(tmp_path_factory):
+    """The same with MuJoCo's ants."""
+    pytest.importorskip(
+        "mujoco", reason="the MuJoCo ant needs mujoco: pip install 'plasticity[mujoco]'"
+    )
+    path = tmp_path_factory.mktemp("mujoco")
+    assert run(path, MUJOCO)
     return path
 
 
@@ -117,6 +129,24 @@ def test_a_stopped_run_goes_on_to_the_byte(tmp_path, whole, calls):
     assert run(tmp_path)
     for name in ("metrics.jsonl", "episodes.jsonl"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("calls", [3, 8])
+def test_a_stopped_run_of_mujoco_goes_on_to_the_byte(tmp_path, whole_in_mujoco, calls):
+    assert {row["task"] for row in rows(whole_in_mujoco)} >= {0, 1}
+    assert rows(whole_in_mujoco, "episodes")
+    assert not run(tmp_path, MUJOCO, should_stop=after(calls))
+    # In another process, with the environments in two more.
+    outcome = run_jobs([Job(tmp_path, replace(MUJOCO, cores=2))], 1, lambda job, value: None)
+    assert outcome.finished == [tmp_path], outcome
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        assert (tmp_path / name).read_bytes() == (whole_in_mujoco / name).read_bytes()
+
+
+def test_the_engines_are_different_ants(whole, whole_in_mujoco):
+    assert rows(whole)[0]["episode_return"] != rows(whole_in_mujoco)[0]["episode_return"]
+    steps = [[row["step"] for row in rows(path)] for path in (whole, whole_in_mujoco)]
+    assert set(range(128, 769, 128)) <= set(steps[0]) & set(steps[1])
 
 
 def test_a_longer_run_extends_a_finished_one(tmp_path, whole):

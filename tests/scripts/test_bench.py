@@ -10,7 +10,7 @@ from torch import nn
 
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.scripts import bench as bench_module
-from plasticity.scripts import bench_memory, bench_parallel, bench_trainer
+from plasticity.scripts import bench_compiled, bench_memory, bench_parallel, bench_trainer
 from plasticity.scripts.bench import MEASUREMENTS, BenchOptions, bench
 from plasticity.scripts.bench_memory import memory, memory_use, saved_bytes
 from plasticity.scripts.bench_parallel import parallel, run_side_by_side
@@ -254,6 +254,26 @@ def test_a_measurement_gives_its_rows(name, goals):
         assert row.ours > 0
         assert row.theirs > 0
         assert row.bound == ("at least" if name == "trainer" else "at most")
+
+
+def test_compiled_measures_what_the_device_can():
+    rows = MEASUREMENTS["compiled"](QUICK)
+    assert len({row.case for row in rows}) == len(rows) == 7
+    for row in rows:
+        if "CUDA graph" in row.case:
+            assert (row.value, row.note) == (None, "not measured, it needs --device cuda")
+        else:
+            assert 0 < row.lower <= row.value <= row.upper
+    eager = bench_compiled._ppo_update(QUICK, compiles=False)
+    assert set(eager()) > {"policy_loss", "value_loss"}
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        bench_compiled._ppo_update(QUICK, compiles=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_compiled_measures_all_on_a_gpu():
+    rows = MEASUREMENTS["compiled"](Effort(device="cuda", quick=True))
+    assert all(row.value > 0 for row in rows)
 
 
 def test_both_optimizers_start_alike_and_decay_alike():

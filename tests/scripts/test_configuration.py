@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plasticity import tasks
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.agents.networks import ACTIVATIONS, NetworkConfig
 from plasticity.metrics import METRICS
-from plasticity.scripts.configuration import ImageRunConfig, differences, require_known
+from plasticity.scripts.configuration import (
+    ENGINES,
+    AntRunConfig,
+    ImageRunConfig,
+    completed,
+    differences,
+    require_known,
+)
 
 CONFIG = ImageRunConfig(
     benchmark="permuted-digits",
@@ -41,6 +49,8 @@ classifiers = st.one_of(
         epochs_per_task=st.integers(1, 100),
         loss=st.sampled_from(["cross-entropy", "squared-error"]),
         train_evaluation_size=st.integers(1, 10**6),
+        precision=st.sampled_from(["float32", "bf16"]),
+        compile=st.booleans(),
     ),
     st.builds(
         ClassifierConfig, optimizer=st.sampled_from(["adam", "adamw"]), learning_rate=positive
@@ -77,8 +87,8 @@ def test_what_is_saved_is_read_back(config):
 def test_saved_form_is_flat_and_has_every_option():
     saved = CONFIG.to_json()
     assert not any(isinstance(value, dict) for value in saved.values())
-    # 13 own fields besides network and classifier, 6 and 7 of these, none of the same name
-    assert len(saved) == 13 + 6 + 7
+    # 13 own fields besides network and classifier, 6 and 9 of these, none of the same name
+    assert len(saved) == 13 + 6 + 9
     assert saved["learning_rate"] == 0.01
     assert saved["hidden"] == [64]
 
@@ -134,6 +144,8 @@ def test_missing_key_is_reported(key):
         ("metrics", ["srank", "srank"], "twice"),
         ("decoupled", "yes", "decoupled"),
         ("optimizer", "sdg", "Did you mean 'sgd'"),
+        ("precision", "bf61", "Did you mean 'bf16'"),
+        ("compile", "no", "compile"),
     ],
 )
 def test_wrong_value_is_refused_by_name(key, value, named):
@@ -157,6 +169,51 @@ def test_differences_names_every_changed_key_with_both_values():
 def test_length_device_and_place_of_the_data_may_change():
     other = replace(CONFIG, num_tasks=9, device="cuda", data_dir="elsewhere")
     assert differences(CONFIG.to_json(), other.to_json()) == []
+
+
+ANT = AntRunConfig(
+    benchmark="slippery-ant", method="syre", seed=3, num_steps=4096, change_every=1024
+)
+
+
+def test_ants_that_were_saved_before_there_was_a_choice_of_engine_are_bullets():
+    saved = ANT.to_json()
+    del saved["engine"]
+    assert AntRunConfig.from_json(saved) == ANT
+    assert differences(saved, ANT.to_json()) == []
+    other = replace(ANT, engine="mujoco")
+    assert differences(saved, other.to_json()) == ["engine (there 'bullet', now 'mujoco')"]
+    # Images have none.
+    assert "engine" not in completed(CONFIG.to_json())
+
+
+def test_runs_that_were_saved_before_there_was_a_choice_of_precision_are_of_float32():
+    saved = {
+        name: value
+        for name, value in CONFIG.to_json().items()
+        if name not in ("precision", "compile")
+    }
+    assert ImageRunConfig.from_json(saved) == CONFIG
+    assert differences(saved, CONFIG.to_json()) == []
+    other = replace(CONFIG, classifier=ClassifierConfig(precision="bf16"))
+    named = "precision (there 'float32', now 'bf16')"
+    assert differences(saved, other.to_json()) == [named]
+    # Which is how a step is run: a run that began on a GPU goes on without one.
+    other = replace(CONFIG, classifier=ClassifierConfig(compile=True))
+    assert differences(saved, other.to_json()) == []
+    ants = ANT.to_json()
+    del ants["compile"]
+    assert AntRunConfig.from_json(ants) == ANT
+
+
+def test_an_engine_that_is_saved_is_read():
+    config = replace(ANT, engine="warp")
+    assert AntRunConfig.from_json(config.to_json()) == config
+    assert set(ENGINES) == set(tasks.ENGINES)
+    with pytest.raises(ValueError, match=r"Unknown engine 'mujocco'\. Did you mean 'mujoco'\?"):
+        replace(ANT, engine="mujocco")
+    with pytest.raises(TypeError, match="engine must be a name"):
+        replace(ANT, engine=3)
 
 
 def test_require_known_suggests_the_nearest():

@@ -89,6 +89,7 @@ def test_help_of_a_run_names_every_option(call, command, benchmark):
     assert code == 0
     options = ["--methods", "--seeds", "--tasks", "--out", "--strength", "--sigma", "--anisotropy"]
     options += ["--decoupled", "--data-dir", "--device", "--jobs", "--metrics", "--probe-size"]
+    options += ["--together"]
     options += ["--architecture", "--channels", "--downsampling", "--kernel-size", "--hidden"]
     options += ["--activation", "--optimizer", "--learning-rate", "--momentum", "--batch-size"]
     options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config"]
@@ -151,6 +152,12 @@ def test_options_reach_the_run(call, parsed):
     assert options.classifier.batch_size == BENCHMARKS["permuted-mnist"].classifier.batch_size
     assert shlex.split(command)[-4:] == ["--optimizer", "adam", "--momentum", "0"]
     assert "--out 'my runs' --strength 0" in command
+
+
+def test_seeds_are_given_as_ranges_too(call, parsed):
+    call("run", "permuted-digits", "--seeds", "0..3", "7", "--tasks", "2")
+    call("sweep", "permuted-digits", "--seeds", "2..2")
+    assert [options.seeds for _, options, _ in parsed] == [(0, 1, 2, 3, 7), (2,)]
 
 
 def test_metrics_may_be_left_out_altogether(call, parsed):
@@ -233,6 +240,8 @@ def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
         ("run permuted-digits --tasks 0", "tasks must be at least 1: 0"),
         ("run permuted-digits --tasks -3", "tasks must be at least 1: -3"),
         ("run permuted-digits --seeds -1", "seed must be at least 0"),
+        ("run permuted-digits --seeds 3..1", "3..1 runs backward"),
+        ("run permuted-digits --seeds 0..", "'0..': give whole numbers, and ranges"),
         ("run permuted-digits --strength -1", "strength must be a finite number of at least 0: -1"),
         ("run permuted-digits --strength=-1e-3", "strength must be a finite number of at least 0"),
         ("run permuted-digits --strength nan", "strength must be a finite number"),
@@ -247,6 +256,12 @@ def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
         ("run permuted-digits --probe-size 5000", "--probe-size 5000 is larger than the 355"),
         ("run permuted-digits --kernel-size 2", "kernel_size must be odd"),
         ("run permuted-digits --jobs 0", "--jobs must be at least 1: 0"),
+        ("run permuted-digits --together 0", "--together must be at least 1: 0"),
+        ("run permuted-digits --together al", "--together"),
+        (
+            "run slippery-ant --together 4",
+            "--together 4 means nothing to these runs of slippery-ant",
+        ),
         ("run permuted-digits --device gpu", "Unknown --device 'gpu'"),
         ("run permuted-images", "name the folder by --data-dir"),
         ("run permuted-images --data-dir /nowhere", "--data-dir (data_dir) must be an existing"),

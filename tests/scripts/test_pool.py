@@ -14,7 +14,7 @@ import torch
 
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.agents.networks import NetworkConfig
-from plasticity.scripts import pool
+from plasticity.scripts import pool, run_process
 from plasticity.scripts.configuration import ImageRunConfig
 from plasticity.scripts.image_experiment import ImageExperiment
 from plasticity.scripts.pool import Job, run_jobs
@@ -216,12 +216,12 @@ def test_a_run_has_one_thread_and_tells_what_became_of_it(tmp_path, monkeypatch)
         found.append(torch.get_num_threads())
         raise next(failures)
 
-    monkeypatch.setattr(pool, "_execute", execute)
+    monkeypatch.setattr(run_process, "_execute", execute)
     before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     try:
         for _ in range(2):
             torch.set_num_threads(2)
-            pool._work(job(tmp_path), Events())
+            run_process.do_work(job(tmp_path), Events())
     finally:
         signal.signal(signal.SIGTERM, before)
         torch.set_num_threads(threads)

@@ -14,15 +14,17 @@ import pytest
 from rich.console import Console
 
 from plasticity.agents.ppo_config import PRESETS
+from plasticity.scripts import options as options_module
 from plasticity.scripts import run as run_module
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS, ImageBenchmark
+from plasticity.scripts.experiments import require_runnable
 from plasticity.scripts.options import default_options, options_from_config
 from plasticity.scripts.options import sweep_options as as_sweep
 from plasticity.scripts.pool import Outcome
 from plasticity.scripts.progress import Messages, TimeLeft, live_progress
 from plasticity.scripts.run import run, sweep
 from plasticity.scripts.runs import RunError
-from plasticity.tasks import SCHEDULES
+from plasticity.tasks import ENGINES, SCHEDULES
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def started(monkeypatch):
     """Jobs that would run, instead of running them."""
     jobs = []
 
-    def note(given, processes, on_progress):
+    def note(given, processes, on_progress, on_note):
         jobs.append((list(given), processes))
-        return Outcome(finished=[job.path for job in given])
+        return Outcome(finished=[job.path for each in given for job in each.jobs])
 
     monkeypatch.setattr(run_module, "run_jobs", note)
     return jobs
@@ -107,6 +109,40 @@ def test_a_saved_configuration_repeats_its_ants(method):
     assert config.critic_sigma == (0.25 if method == "syre" else None)
     repeated = options_from_config("slippery-ant", config.to_json())
     assert repeated.config("slippery-ant", method, 11) == config
+
+
+@pytest.mark.parametrize(("name", "engine"), [("mujoco", "mujoco"), ("warp", "warp")])
+def test_the_ants_of_other_engines_share_schedule_and_agent(name, engine):
+    bullet = default_options("slippery-ant").config("slippery-ant", "syre", 4)
+    benchmark = f"slippery-ant-{name}"
+    other = default_options(benchmark).config(benchmark, "syre", 4)
+    assert (bullet.engine, other.engine) == ("bullet", engine)
+    same = {"benchmark": benchmark, "engine": engine, "num_envs": other.num_envs}
+    assert replace(bullet, **same) == other
+    # The settings of one may go to another, but not the engine.
+    options = options_from_config(benchmark, bullet.to_json())
+    assert options.config(benchmark, "syre", 4).engine == engine
+
+
+def test_an_engine_that_is_not_its_benchmarks_is_refused():
+    saved = default_options("slippery-ant").config("slippery-ant", "none", 0).to_json()
+    with pytest.raises(ValueError, match="engine must be 'bullet', that of slippery-ant, not 'wa"):
+        options_from_config("slippery-ant", {**saved, "engine": "warp"})
+
+
+@pytest.mark.parametrize("engine", ["bullet", "mujoco", "warp"])
+def test_without_its_engine_a_run_says_what_to_install(monkeypatch, engine):
+    def missing(*_):
+        raise ModuleNotFoundError("install it", name=engine)
+
+    name = "slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}"
+    if engine == "warp":  # its twin on the CPU may be there without it
+        monkeypatch.setattr("plasticity.tasks.ant_warp_physics.load_modules", missing)
+        pytest.importorskip("mujoco")
+    else:
+        monkeypatch.setitem(ENGINES, engine, missing)
+    with pytest.raises(RunError, match="install it"):
+        require_runnable(default_options(name).config(name, "none", 0))
 
 
 def test_a_saved_configuration_of_another_kind_is_refused():
@@ -187,10 +223,36 @@ def test_as_many_at_once_as_there_are_cores_unless_told(tmp_path, started, monke
     assert [processes for _, processes in started] == [5, 3]
 
 
+def test_runs_train_together_if_told(tmp_path, started):
+    options = replace(default_options("permuted-digits"), out=tmp_path, device="cpu", seeds=(0, 1))
+    options = replace(options, methods=("none", "syre", "shift"))
+    run("permuted-digits", replace(options, together=3))
+    run("permuted-digits", options)
+    (work, _), (single, _) = started
+    assert [[job.path.parent.name for job in each.jobs] for each in work] == [
+        ["none", "syre"],
+        ["none", "syre"],
+        ["shift"],
+        ["shift"],
+    ]
+    assert [len(each.jobs) for each in single] == [1] * 6
+
+
+def test_a_sweep_trains_together_across_its_settings(tmp_path, started):
+    options = sweep_options(
+        out=tmp_path, seeds=(0, 1), strengths=(0.01, 0.1), sigmas=(0.3,), together=100
+    )
+    assert sweep("permuted-digits", options) == 0
+    ((work, _),) = started
+    assert [len(each.jobs) for each in work] == [10]  # 2 seeds of none, 2 strengths of two methods
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"jobs": 0}, "--jobs must be at least 1: 0"),
+        ({"together": 0}, "--together must be at least 1: 0"),
+        ({"together": 2, "methods": ("shift",)}, "--together 2 means nothing to these runs"),
         ({"jobs": -2}, "--jobs must be at least 1: -2"),
         ({"methods": ()}, "Give at least one method and one seed"),
         ({"seeds": ()}, "Give at least one method and one seed"),
@@ -211,6 +273,23 @@ def test_what_cannot_be_met_is_refused_before_anything_runs(tmp_path, started, c
         run_module.run("permuted-digits", options)
     assert not started
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "device", "message"),
+    [
+        ("permuted-digits", "mps", "--compile works on cpu and cuda, and --device is mps"),
+        ("slippery-ant", "cpu", "--compile works on cuda, and --device is cpu: leave it out"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(monkeypatch, benchmark, device, message):
+    monkeypatch.setattr(options_module, "chosen_device", lambda name: device)
+    options = default_options(benchmark)
+    part = "agent" if benchmark == "slippery-ant" else "classifier"
+    compiled = replace(options, **{part: replace(getattr(options, part), compile=True)})
+    options.config(benchmark, "syre", 0)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compiled.config(benchmark, "syre", 0)
 
 
 def test_images_too_small_for_the_network_are_refused_before_anything_runs(tmp_path, started):

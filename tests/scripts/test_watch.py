@@ -14,9 +14,23 @@ from plasticity.agents.ppo import PPOConfig
 from plasticity.scripts import watch as module
 from plasticity.scripts.configuration import AntRunConfig
 from plasticity.scripts.main import main
-from plasticity.scripts.watch import TrainedPolicy, WatchConfig, play, speed_to_target, watch
+from plasticity.scripts.watch import (
+    VIEWS,
+    TrainedPolicy,
+    View,
+    WatchConfig,
+    bullet_speed,
+    mujoco_speed,
+    play,
+    watch,
+)
 from plasticity.seeds import child_seed
-from plasticity.tasks import SlipperyAntBulletEnv, task_friction
+from plasticity.tasks import (
+    ENGINES,
+    SlipperyAntBulletEnv,
+    SlipperyAntMujocoEnv,
+    task_friction,
+)
 
 ENV = SimpleNamespace(
     observation_space=Box(-5, 5, (28,), np.float32), action_space=Box(-1, 1, (8,), np.float32)
@@ -150,7 +164,7 @@ class FakeAnt:
 @pytest.mark.parametrize("falls", [True, False])
 def test_an_episode_by_hand(falls):
     env = FakeAnt(7, falls)
-    clip, fell = play(env, lambda observation: np.zeros(8), "title", seed=4)
+    clip, fell = play(env, lambda observation: np.zeros(8), VIEWS["bullet"], "title", seed=4)
     assert (fell, clip.title, env.seeds) == (falls, "title", [4])
     # A picture at the start, after every 3 steps, and at the end.
     assert [frame.picture[0, 0, 0] for frame in clip.frames] == [0, 3, 6, 7]
@@ -174,7 +188,7 @@ def test_the_distance_is_that_of_the_torso():
     start, distance = env._ant.torso()[0][0], 0.0  # the target is far along x
     for action in np.repeat(random.uniform(-1, 1, (10, 8)), 20, axis=0):
         observation, _, fell, _, _ = env.step(action)
-        distance += speed_to_target(observation) * 0.0165
+        distance += bullet_speed(observation) * 0.0165
         if fell:
             break
     moved = env._ant.torso()[0][0] - start
@@ -183,11 +197,31 @@ def test_the_distance_is_that_of_the_torso():
     assert distance == pytest.approx(moved, abs=0.01)
 
 
+def test_the_distance_is_that_of_the_mujoco_torso():
+    pytest.importorskip("mujoco")
+    env = SlipperyAntMujocoEnv()
+    env.reset(seed=1)
+    start, distance = env._data.qpos[0], 0.0
+    for action in np.repeat(np.random.default_rng(0).uniform(-0.3, 0.3, (10, 8)), 10, axis=0):
+        observation, *_ = env.step(action)
+        distance += mujoco_speed(observation) * 0.05
+    moved = env._data.qpos[0] - start
+    assert abs(moved) > 0.15
+    # The speed at the end of each 50 ms stands for that of all: steps up and down lose some of it.
+    assert distance == pytest.approx(moved, rel=0.2)
+
+
+def test_every_engine_can_be_watched():
+    assert set(VIEWS) == set(ENGINES)
+    for view in VIEWS.values():
+        assert view.steps_per_frame * view.step_seconds == pytest.approx(0.05, rel=0.02)
+
+
 @pytest.fixture
 def brief(monkeypatch):
     """Few pictures: drawing them takes longer than the episode."""
     pytest.importorskip("pybullet")
-    monkeypatch.setattr(module, "STEPS_PER_FRAME", 100)
+    monkeypatch.setitem(module.VIEWS, "bullet", View(0.0165, 100, bullet_speed))
 
 
 def test_a_run_is_watched_at_its_latest_task(brief, tmp_path, capsys):
@@ -206,7 +240,8 @@ def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch
     path = write_run(tmp_path / "seed_3")
     frictions = []
 
-    def make_env(friction):
+    def make_env(engine, friction):
+        assert engine == "bullet"
         frictions.append(friction)
         return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
 
@@ -235,12 +270,21 @@ def test_episodes_follow_each_other_and_differ(brief, tmp_path, capsys):
     assert (tmp_path / "strip.png").is_file()
 
 
-def test_a_real_checkpoint_can_be_watched(brief, tmp_path):
+@pytest.mark.parametrize("engine", ["bullet", "mujoco"])
+def test_a_real_checkpoint_can_be_watched(brief, tmp_path, monkeypatch, engine):
     """What a run saves is what is read here."""
     from plasticity.scripts.ant_experiment import AntExperiment
 
+    if engine == "mujoco":
+        pytest.importorskip("mujoco")
+        monkeypatch.setitem(VIEWS, engine, View(0.05, 100, mujoco_speed))
+        try:
+            SlipperyAntMujocoEnv(render_mode="rgb_array").close()
+        except RuntimeError as error:
+            pytest.skip(f"no OpenGL here: {error}")
     settings = AntRunConfig(
-        benchmark="slippery-ant",
+        benchmark="slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}",
+        engine=engine,
         method="none",
         seed=0,
         num_steps=64,
@@ -332,7 +376,7 @@ def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
     def missing(*_, **__):
         raise ModuleNotFoundError("install PyBullet", name="pybullet")
 
-    monkeypatch.setattr(module, "SlipperyAntBulletEnv", missing)
+    monkeypatch.setitem(ENGINES, "bullet", missing)
     main_exits(["watch", str(write_run(tmp_path))], 2)
     assert "plasticity: install PyBullet" in capsys.readouterr().err
 

@@ -13,7 +13,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from plasticity.tasks import VectorEnvironments, slippery_ant_vector, task_friction
+from plasticity.tasks import (
+    SlipperyAntMujocoEnv,
+    VectorEnvironments,
+    slippery_ant_vector,
+    task_friction,
+)
 
 # A worker cannot import the tests: it gets the environments below themselves.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -96,6 +101,42 @@ def test_as_gymnasiums_own(num_workers, talkative):
         assert equal(envs.reset(seed=same), sync.reset(seed=3), exact=True)
     envs.close()
     sync.close()
+
+
+def test_ants_of_mujoco_do_not_depend_on_the_number_of_workers():
+    pytest.importorskip("mujoco")
+    make = partial(slippery_ant_vector, 3, engine="mujoco", task_seed=1, change_every=30)
+    seen = []
+    for num_workers in (0, 2):
+        envs = make(num_workers=num_workers)
+        seen.append([*rollout(envs, 60), envs.state_dict()])
+        envs.close()
+    assert equal(seen[1], seen[0], exact=True)
+    # Each is the single environment, with its share of the interval and its own seed.
+    single = SlipperyAntMujocoEnv(task_seed=1, change_every=10)
+    first, _ = single.reset(seed=2)
+    np.testing.assert_array_equal(first, seen[0][0][0][2])
+
+
+def test_ants_of_mujoco_change_their_friction_and_go_on_as_saved():
+    pytest.importorskip("mujoco")
+    make = partial(slippery_ant_vector, 2, engine="mujoco", task_seed=1, change_every=20)
+    envs, other = make(), make(num_workers=2)
+    envs.reset(seed=0)
+    other.reset(seed=5)
+    tasks = set()
+    for step in range(60):
+        # To and fro, every four steps: it jumps, higher than an episode allows, after some ten steps.
+        actions = np.tile([-1, 1, -1, 1, -1, -1, -1, 1], (2, 1)) * (1 if step // 4 % 2 else -1)
+        if step == 30:
+            other.load_state_dict(envs.state_dict())
+        *seen, infos = envs.step(actions)
+        tasks |= set(infos["task"].tolist())
+        if step >= 30:
+            assert equal(tuple(seen), other.step(actions)[:-1], exact=True)
+    envs.close()
+    other.close()
+    assert len(tasks) > 2
 
 
 def test_ants_do_not_depend_on_the_number_of_workers():
@@ -277,7 +318,12 @@ def test_what_cannot_be_is_refused(env_fns, num_workers, error, message):
             "multiple of num_envs, 8.* Near: 96 and 104",
         ),
         ({"task_seed": 0, "change_every": 3}, ValueError, "Near: 8"),
-        ({"engine": "bulet"}, ValueError, "engine must be one of 'bullet': 'bulet'"),
+        (
+            {"engine": "bulet"},
+            ValueError,
+            "engine must be one of 'bullet', 'mujoco', 'warp': 'bulet'",
+        ),
+        ({"engine": "warp"}, ValueError, "steps all its ants at once, on their device"),
         ({"friction": 1, "task_seed": 2}, ValueError, "one or the other"),
         ({"change_every": 8}, ValueError, "task_seed and change_every"),
     ],
