@@ -217,6 +217,7 @@ class HostEnvironments:
         """
         observations, infos = self.envs.reset(seed=self._seeds)  # type: ignore[arg-type]
         self._tasks = self._frictions = None
+        self._block.wait()
         self._note(infos)
         self._block.on_host["observations"][:] = self._flat(observations)
         self._block.send(whole=True, wait=True)
@@ -224,12 +225,12 @@ class HostEnvironments:
 
     def step(self, actions: Tensor) -> HostStep:
         """Step all environments. Shape of the actions: (num_envs, action_size)."""
-        # Waits for the device; so the block that was sent before has arrived, and may be written over.
-        self._actions.copy_(actions)
+        self._actions.copy_(actions)  # waits for the device
         to_environments = self._actions.numpy().astype(self._spaces.action_dtype)
         observations, rewards, terminated, truncated, infos = self.envs.step(
             to_environments.reshape(-1, *self._spaces.action_shape)
         )
+        self._block.wait()
         host, device = self._block.on_host, self._block.on_device
         host["rewards"][:] = rewards
         host["observations"][:] = self._flat(observations)
@@ -289,6 +290,7 @@ class HostEnvironments:
         self.envs.load_state_dict({"environments": state["environments"]})  # type: ignore[attr-defined]
         self._tasks = self._frictions = None
         own = {"task": state.get("tasks"), "friction": state.get("frictions")}
+        self._block.wait()
         self._note({key: array.numpy() for key, array in own.items() if array is not None})
         self._block.send(whole=True, wait=True)
 
@@ -332,9 +334,17 @@ class _Block:
             }
 
         self.on_host = {name: view.numpy() for name, view in views(self._host).items()}
-        """The arrays to write, once what was sent before has arrived."""
+        """The arrays to write, after `wait`."""
         self.on_device = views(self._device)
         """What arrived."""
+        self._arrived: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def wait(self) -> None:
+        """Wait until what was sent has arrived: until then the host's arrays must stay as they are."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
 
     def send(self, *, whole: bool, wait: bool = False) -> None:
         """Copy to the device, without waiting for it unless asked to."""
@@ -342,3 +352,5 @@ class _Block:
             return
         end = len(self._host) if whole else self._often
         self._device[:end].copy_(self._host[:end], non_blocking=not wait)
+        if self._arrived is not None:
+            self._arrived.record()

@@ -104,13 +104,22 @@ class PPOConfig:
     """Stop the update at a minibatch whose approximate KL is above 1.5 times this. None: never. The host
     then reads a number at every minibatch, and actor and critic wait for each other."""
 
+    compile: bool = False
+    """Run an update, all its epochs and minibatches, as one CUDA graph; on CUDA only. The numbers are the
+    same to rounding."""
+
     def __post_init__(self) -> None:
         self._check_network()
         self._check_sizes()
         self._check_rates()
-        for name in ("normalize_observations", "normalize_rewards"):
+        for name in ("normalize_observations", "normalize_rewards", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+        if self.compile and self.target_kl is not None:
+            raise ValueError(
+                f"target_kl={self.target_kl} is read by the host at every minibatch, which a captured"
+                " update has not: leave out target_kl or compile."
+            )
         _require_known("normalize_advantages", self.normalize_advantages, ADVANTAGE_NORMALISATIONS)
         if self.normalize_advantages == "minibatch" and self.minibatch_size == 1:
             raise ValueError(

@@ -93,11 +93,11 @@ class ActorUpdate:
         self._advantages = weight.new_zeros(shape)
         self._done = 0
 
-    def begin(self, batch: ActorBatch, learning_rate: float) -> None:
+    def begin(self, batch: ActorBatch, learning_rate: float | Tensor) -> None:
         """Take a new rollout."""
         self._batch = batch
         self._done = 0
-        _set_learning_rate(self.optimizer, learning_rate)
+        set_learning_rate(self.optimizer, learning_rate)
         if self._config.normalize_advantages == "rollout":
             self._batch = ActorBatch(
                 batch.observations,
@@ -211,11 +211,11 @@ class CriticUpdate:
         self._errors = critic.head.weight.new_zeros(shape)
         self._done = 0
 
-    def begin(self, batch: CriticBatch, learning_rate: float) -> None:
+    def begin(self, batch: CriticBatch, learning_rate: float | Tensor) -> None:
         """Take a new rollout."""
         self._batch = batch
         self._done = 0
-        _set_learning_rate(self.optimizer, learning_rate)
+        set_learning_rate(self.optimizer, learning_rate)
 
     def begin_epoch(self, order: Tensor) -> None:
         """Bring the rollout into this order, so that a minibatch is a slice. Shape: (rollout_steps,)."""
@@ -308,6 +308,25 @@ def run_coupled(
             critic.optimizer.step()
 
 
+def update_both(
+    actor: ActorUpdate,
+    critic: CriticUpdate,
+    batches: tuple[ActorBatch, CriticBatch],
+    orders: Sequence[Tensor],
+    learning_rate: float | Tensor,
+    config: PPOConfig,
+) -> dict[str, Tensor]:
+    """A whole update of both halves; gives the statistics of both."""
+    actor.begin(batches[0], learning_rate)
+    critic.begin(batches[1], learning_rate)
+    if config.max_gradient_norm is None and config.target_kl is None:
+        run_half(actor, orders, config.num_minibatches)
+        run_half(critic, orders, config.num_minibatches)
+    else:
+        run_coupled(actor, critic, orders, config)
+    return critic.statistics() | actor.statistics()
+
+
 def actor_optimizer(
     policy: ActorCritic, config: PPOConfig, regularizer: RegularizerSettings
 ) -> RegularizedOptimizer:
@@ -333,14 +352,20 @@ def _groups(network: DenseNetwork, regularizer: RegularizerSettings) -> list[dic
 def _adam(
     groups: list[dict[str, object]], network: DenseNetwork, config: PPOConfig
 ) -> RegularizedOptimizer:
-    # One kernel instead of a few for each tensor, where torch has it.
-    fused = network.head.weight.device.type in ("cpu", "cuda", "mps")
+    device = network.head.weight.device.type
     return regularized(torch.optim.Adam)(
-        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused
+        groups,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        # One kernel instead of a few for each tensor, where torch has it.
+        fused=device in ("cpu", "cuda", "mps"),
+        capturable=config.compile and device == "cuda",
     )
 
 
-def _set_learning_rate(optimizer: RegularizedOptimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: RegularizedOptimizer, learning_rate: float | Tensor) -> None:
+    """Give all groups this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 

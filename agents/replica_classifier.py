@@ -53,7 +53,7 @@ class ReplicaClassifier:
         regularizers: How each is regularized.
         order_seeds: Of each one's data order.
         device: "cpu", "cuda", "mps", …
-        convolution: As in `Replicas`.
+        convolution: As in `Replicas`; None is "products" under bf16 too.
 
     Raises:
         ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the
@@ -80,6 +80,9 @@ class ReplicaClassifier:
         self.config = configs[0]
         self.device = torch.device(device)
         moved = [network.to(device) for network in networks]
+        if convolution is None and self.config.precision == "bf16":
+            # On a CPU, autocast knows no convolution inside vmap: grouped ones would stay float32.
+            convolution = "products"
         self.replicas = Replicas(moved, convolution=convolution)
         optimizers = [
             make_optimizer(*each) for each in zip(moved, configs, regularizers, strict=True)

@@ -45,21 +45,25 @@ class ReplicaOrders:
         key = (task, epoch, num_train)
         drawn = self._ahead[1].result() if self._ahead and self._ahead[0] == key else None
         self._ahead = None
-        orders = self._draw(key) if drawn is None else drawn
+        orders = self._draw(key, self._memory(num_train)) if drawn is None else drawn
         return orders.to(self._device, non_blocking=True)
 
     def draw_ahead(self, task: int, epoch: int, num_train: int) -> None:
         """Have the orders drawn that `get` will probably be asked for next; as `get`."""
         key = (task, epoch, num_train)
         if self._ahead is None or self._ahead[0] != key:
-            self._ahead = (key, self._thread.submit(self._draw, key))
+            # The memory is taken here: a thread that pins some breaks a capture under way in another.
+            self._ahead = (key, self._thread.submit(self._draw, key, self._memory(num_train)))
 
-    def _draw(self, key: _Key) -> Tensor:
-        task, epoch, num_train = key
+    def _memory(self, num_train: int) -> Tensor:
         # Only from pinned memory does a copy to a GPU run beside its work.
-        orders = torch.empty(
+        return torch.empty(
             len(self._seeds), num_train, dtype=torch.int64, pin_memory=self._device.type == "cuda"
         )
+
+    def _draw(self, key: _Key, orders: Tensor) -> Tensor:
+        """Fill `orders`; nothing in here knows of a GPU."""
+        task, epoch, num_train = key
         for row, seed in zip(orders, self._seeds, strict=True):
             generator = torch.Generator().manual_seed(child_seed(seed, f"{task}/{epoch}"))
             torch.randperm(num_train, generator=generator, out=row)

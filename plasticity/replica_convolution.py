@@ -55,5 +55,7 @@ def _product(
     kernels = weight.flatten(1).t()
     outputs = columns @ kernels
     if bias is not None:  # vmap makes more of an addmm: it multiplies by its two factors of 1
-        outputs = outputs + bias
+        outputs = outputs + bias.to(
+            outputs.dtype
+        )  # autocast's, as an ordinary convolution's output
     return outputs.view(batch, height, width, -1).permute(0, 3, 1, 2)

@@ -35,7 +35,12 @@ from plasticity.replica_blocks import (
     with_row,
     zeros_like_block,
 )
-from plasticity.replica_requirements import require_alike, require_fitting, require_formula
+from plasticity.replica_requirements import (
+    require_active,
+    require_alike,
+    require_fitting,
+    require_formula,
+)
 from plasticity.replicas import require_replica
 from plasticity.settings import SETTING_NAMES, require_number
 
@@ -49,7 +54,7 @@ class ReplicaOptimizer:
         replicas = Replicas(networks)
         optimizer = ReplicaOptimizer(
             [regularized(Adam)(n.parameters(), regularizer="syre", ...) for n in networks],
-            list(replicas.parameters.values()),
+            replicas.parameters.values(),
         )
 
     A step never waits for the device, and can be captured in a CUDA graph: what changes between steps
@@ -66,21 +71,23 @@ class ReplicaOptimizer:
             groups. Those of one `Replicas` are stepped together, others apart. Shape: (R, *shape).
 
     Raises:
-        TypeError: if an optimizer is none of those classes, or a rate or beta is a tensor.
+        TypeError: if an optimizer is none of those classes, a rate or beta is a tensor, or a parameter
+            is none.
         ValueError: if the optimizers or parameters do not belong together, or an option that changes
             the formula is set (maximize, amsgrad, nesterov, dampening).
     """
 
     def __init__(
-        self, optimizers: Sequence[RegularizedOptimizer], parameters: Sequence[Tensor]
+        self, optimizers: Iterable[RegularizedOptimizer], parameters: Iterable[Tensor]
     ) -> None:
+        optimizers, parameters = list(optimizers), list(parameters)
         require_alike(optimizers)
         require_fitting(optimizers, parameters)
         self.num_replicas = len(optimizers)
         self._class = type(optimizers[0])
         self._is_adam = self._class.base is not torch.optim.SGD
         self._base_options = tuple(optimizers[0].defaults)
-        self._parameters = list(parameters)
+        self._parameters = parameters
         # One network's tensors without memory: their strides are those that a state is saved with.
         self._forms = [torch.empty_like(p, device="meta") for p in flat_parameters(optimizers[0])]
         device, dtype = parameters[0].device, parameters[0].dtype
@@ -108,7 +115,13 @@ class ReplicaOptimizer:
         Args:
             active: Which replicas take this step, on the device; the others' weights, states and step
                 counts stay. None: all. Bool. Shape: (R,).
+
+        Raises:
+            TypeError: if `active` is no tensor of bools.
+            ValueError: if it has another shape.
         """
+        if active is not None:
+            require_active(active, self.num_replicas)
         self._moving = self._active if active is None else self._active & active.unsqueeze(1)
         # A captured step is replayed after replicas were frozen that were not when it was captured.
         self._masked = bool(self._frozen) or active is not None or _is_captured(self._active)

@@ -31,7 +31,8 @@ def require_alike(optimizers: Sequence[RegularizedOptimizer]) -> None:
     for index, optimizer in enumerate(optimizers):
         if not isinstance(optimizer, RegularizedOptimizer) or optimizer.base not in BASES:
             raise TypeError(
-                f"optimizers[{index}] is a {type(optimizer).__name__}, which cannot be stacked: {names} can."
+                f"optimizers[{index}] is a {type(optimizer).__name__}, which cannot be stacked:"
+                f" make it with {names}."
             )
         if type(optimizer) is not type(first):
             raise ValueError(
@@ -70,15 +71,41 @@ def require_formula(optimizer: RegularizedOptimizer, index: int) -> None:
                 )
 
 
+def require_active(active: Tensor, replicas: int) -> None:
+    """Refuse what does not say of each replica whether it takes a step. Does not wait for the device.
+
+    Raises:
+        TypeError: if it is no tensor of bools.
+        ValueError: if its shape is not (replicas,).
+    """
+    if not isinstance(active, Tensor) or active.dtype != torch.bool:
+        found = active.dtype if isinstance(active, Tensor) else type(active).__name__
+        raise TypeError(
+            f"active must be a tensor of bools, one for each replica, not {found}; a loss is evaluated"
+            " and differentiated before the step, as there are no closures."
+        )
+    if active.shape != (replicas,):
+        raise ValueError(
+            f"active has shape {tuple(active.shape)}, ({replicas},) was expected: one bool for each replica."
+        )
+
+
 def require_fitting(
     optimizers: Sequence[RegularizedOptimizer], parameters: Sequence[Tensor]
 ) -> None:
     """Refuse stacked parameters that are not those of the optimizers.
 
     Raises:
+        TypeError: if one is no tensor.
         ValueError: if their number, shapes, dtypes or strides do not fit.
     """
     replicas = len(optimizers)
+    for place, stacked in enumerate(parameters):
+        if not isinstance(stacked, Tensor):
+            raise TypeError(
+                f"parameters[{place}] must be a stacked tensor, not {stacked!r}: of a Replicas, give"
+                " replicas.parameters.values()."
+            )
     for index, optimizer in enumerate(optimizers):
         own = flat_parameters(optimizer)
         if len(own) != len(parameters):

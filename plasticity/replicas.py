@@ -8,7 +8,7 @@ would, and nothing of one reaches another: not even a NaN.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class Replicas:
             reasoned and not measured; else "grouped".
 
     Raises:
+        TypeError: if these are not several networks.
         ValueError: if there is none, their architectures differ, a parameter is lazy or shared in
             another way than in the first, parameters have several dtypes, or a layer draws random
             numbers (dropout).
@@ -62,14 +63,15 @@ class Replicas:
 
     def __init__(
         self,
-        networks: Sequence[nn.Module],
+        networks: Iterable[nn.Module],
         *,
         convolution: Literal["grouped", "products"] | None = None,
     ) -> None:
+        networks = _listed(networks)
         _require_one_architecture(networks)
         if convolution not in (None, "grouped", "products"):
             raise ValueError(
-                f"Unknown convolution {convolution!r}.{nearest(convolution, ('grouped', 'products'))}"
+                f"Unknown convolution {convolution!r}.{nearest(str(convolution), ('grouped', 'products'))}"
             )
         self.num_replicas = len(networks)
         self.template = copy.deepcopy(networks[0])
@@ -82,7 +84,6 @@ class Replicas:
         self.buffers = {
             name: torch.stack([each[name].detach() for each in stacked]) for name in stacked[0]
         }
-        self._forward = vmap(self._one, in_dims=(0, 0, 0))
 
     def _one(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
@@ -91,8 +92,19 @@ class Replicas:
         return outputs
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Every replica's output for its own inputs. Shape: (R, batch, ...) to (R, batch, ...)."""
-        outputs: Tensor = self._forward(self.parameters, self.buffers, inputs)
+        """Every replica's output for its own inputs. Shape: (R, batch, ...) to (R, batch, ...).
+
+        Raises:
+            ValueError: if the inputs are of another number of replicas.
+        """
+        if inputs.dim() == 0 or len(inputs) != self.num_replicas:
+            raise ValueError(
+                f"Inputs of shape {tuple(inputs.shape)} were given to {self.num_replicas} replicas: give"
+                " a batch for each, first axis. One that all see:"
+                " batch.expand(replicas.num_replicas, *batch.shape)."
+            )
+        # Made here, not kept: a copy of these replicas would otherwise call this one's template.
+        outputs: Tensor = vmap(self._one)(self.parameters, self.buffers, inputs)
         return outputs
 
     def train(self, mode: bool = True) -> None:
@@ -234,6 +246,19 @@ def _stacked_parameters(networks: Sequence[Mapping[str, Tensor]]) -> dict[str, T
             view[place].copy_(network[name].detach())
         stacked[name] = view.detach().requires_grad_(parameter.requires_grad)
     return stacked
+
+
+def _listed(networks: Iterable[nn.Module]) -> list[nn.Module]:
+    # A Sequential is iterable too, and its layers are modules.
+    if isinstance(networks, nn.Module):
+        raise TypeError(
+            f"Replicas needs a list of networks, not one {type(networks).__name__}: make one for each."
+        )
+    listed = list(networks)
+    for index, network in enumerate(listed):
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"networks[{index}] must be an nn.Module, not {network!r}.")
+    return listed
 
 
 def _require_one_architecture(networks: Sequence[nn.Module]) -> None:

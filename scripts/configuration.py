@@ -22,13 +22,17 @@ from plasticity.settings import (
 ANT_METRICS = (*DEFAULT_METRICS, "gradient_norm", "update_norm")
 """What is measured of an agent, unless said otherwise."""
 
+ENGINES = ("bullet", "mujoco", "warp")
+"""The physics of the ants, by the names that `plasticity.tasks.ENGINES` has."""
+
 _Config = TypeVar("_Config", bound="RunConfig")
 
 LENGTHS = {"task": "num_tasks", "step": "num_steps"}
 """What a run's rows are placed by, and the setting that says how far the run goes."""
 
-FREE_TO_CHANGE = (*LENGTHS.values(), "device", "cores", "data_dir")
-"""What may differ when a run is continued: how far it goes, where it runs, where its data lies."""
+FREE_TO_CHANGE = (*LENGTHS.values(), "device", "cores", "compile", "data_dir")
+"""What may differ when a run is continued: how far it goes, where and how it runs (which changes numbers
+by rounding at most), where its data lies."""
 
 ADDED_TO_FOLDERS = ("versions", "git_commit")
 """Keys of a run folder's `config.json` that are no settings."""
@@ -115,7 +119,9 @@ class RunConfig:
             TypeError: if a list stands where none belongs, or is missing where one does.
         """
         parts = _parts(cls)
-        remaining = {name: value for name, value in flat.items() if name not in ADDED_TO_FOLDERS}
+        remaining = {
+            name: value for name, value in completed(flat).items() if name not in ADDED_TO_FOLDERS
+        }
         expected = {
             each.name: each for part in (cls, *parts.values()) for each in _plain_fields(part)
         }
@@ -195,6 +201,9 @@ class AntRunConfig(RunConfig):
     change_every: int
     """Steps of all environments together between two changes of friction."""
 
+    engine: str = "bullet"
+    """The physics: one of `ENGINES`."""
+
     num_envs: int = 8
     """Environments that are stepped together; they share one schedule of frictions."""
 
@@ -221,6 +230,9 @@ class AntRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_name("engine", self.engine)
+        if self.engine not in ENGINES:
+            raise ValueError(f"Unknown engine {self.engine!r}.{nearest(self.engine, ENGINES)}")
         for name in ("num_steps", "change_every", "num_envs", "measure_every", "cores"):
             require_integer(name, getattr(self, name), minimum=1)
         for name in ("critic_strength", "critic_sigma"):
@@ -267,8 +279,22 @@ def _plain_value(field_: dataclasses.Field[Any], value: Any) -> Any:
     return value
 
 
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it was saved, with the keys that it lacks because they came later.
+
+    Their values are what a run did before there was a choice: all ants were Bullet's, all classifiers
+    learnt in float32, and nothing was compiled.
+    """
+    if LENGTHS["step"] in saved:
+        return {"engine": "bullet", "compile": False, **saved}
+    if LENGTHS["task"] in saved:
+        return {"precision": "float32", "compile": False, **saved}
+    return dict(saved)
+
+
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Name what keeps a run from being continued: each key, its saved and its wanted value."""
+    saved = completed(saved)
     keys = [key for key in wanted if key not in FREE_TO_CHANGE]
     return [
         f"{key} (there {saved.get(key)!r}, now {wanted[key]!r})"

@@ -215,7 +215,7 @@ def _bullet() -> Any:
 
 @contextmanager
 def standard_error_closed() -> Iterator[None]:
-    """Keep Bullet's C code from printing when it was built, in every process that imports it."""
+    """Keep C code from printing: Bullet's says when it was built, Warp's that there is no GPU."""
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nowhere:

@@ -1,6 +1,7 @@
 """The trainer against a loop written out by hand."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,11 +36,14 @@ class Blobs:
         )
 
 
-def make(config=None, regularizer=SYRE, seed=5):
+CNN = NetworkConfig()
+
+
+def make(config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu"):
     torch.manual_seed(seed)
-    network = ImageNetwork((1, 8, 8), 2, NetworkConfig())
+    network = ImageNetwork((1, 8, 8), 2, network)
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
-    return Classifier(network, config, regularizer, order_seed=9)
+    return Classifier(network, config, regularizer, order_seed=9, device=device)
 
 
 def weights(classifier):
@@ -147,6 +151,9 @@ def test_batch_larger_than_the_data():
         ({"momentum": 0.9, "optimizer": "adam"}, ValueError, "belongs to sgd"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1: 0"),
         ({"epochs_per_task": 1.5}, TypeError, "epochs_per_task must be an integer"),
+        ({"precision": "bf61"}, ValueError, "Unknown precision 'bf61'. Did you mean 'bf16'"),
+        ({"precision": 16}, ValueError, "Unknown precision 16"),
+        ({"compile": "yes"}, TypeError, "compile must be True or False, not 'yes'"),
     ],
 )
 def test_wrong_settings(settings, error, message):
@@ -154,19 +161,197 @@ def test_wrong_settings(settings, error, message):
         ClassifierConfig(**settings)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_the_loop_never_waits_for_the_device():
-    torch.manual_seed(5)
-    network = ImageNetwork((1, 8, 8), 2, NetworkConfig())
-    classifier = Classifier(
-        network, ClassifierConfig(batch_size=16), SYRE, order_seed=9, device="cuda"
+# ---- compiled ---------------------------------------------------------------------------------------
+
+OPTIMIZERS = [
+    {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    {"optimizer": "adam", "learning_rate": 0.003},
+]
+
+
+def saved(classifier):
+    file = io.BytesIO()
+    torch.save(classifier.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def compare_with_eager(config, network=CNN, **tolerance):
+    """Two tasks, eager and compiled; and compiled, stopped on the way and continued."""
+    eager = make(replace(config, compile=False), network=network)
+    straight, stopped = make(config, network=network), make(config, network=network)
+    rows = []
+    for task in (Blobs(0), Blobs(1)):
+        for classifier in (eager, straight):
+            classifier.train(task)
+        calls = iter([*[False] * 5, True])
+        assert stopped.train(task, lambda calls=calls: next(calls)) is False
+        resumed = make(config, network=network, seed=6)
+        resumed.load_state_dict(saved(stopped))
+        resumed.train(task)
+        rows = [classifier.finish(task) for classifier in (eager, straight, resumed)]
+        assert rows[1] == rows[2]
+        assert torch.equal(weights(straight), weights(resumed))
+        stopped = resumed
+    torch.testing.assert_close(weights(eager), weights(straight), **tolerance)
+    torch.testing.assert_close(
+        torch.tensor(list(rows[0].values())), torch.tensor(list(rows[1].values()))
     )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, optimizer):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=5, compile=True, **optimizer)
+    compare_with_eager(config, rtol=0, atol=0)
+    assert len(cuda_graphs_on_cpu) >= 2
+
+
+# The warning is of torch's own import of what it compiles with. A dense network, in batches of one size:
+# torch's compiler takes seconds for each, and thrice that for convolutions.
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit:DeprecationWarning")
+def test_compiled_on_a_cpu_agrees_and_resumes():
+    config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
+    compare_with_eager(config, NetworkConfig(architecture="mlp", hidden=(16,)))
+
+
+# ---- bfloat16 ---------------------------------------------------------------------------------------
+
+
+def bf16(**settings):
+    return ClassifierConfig(learning_rate=0.05, batch_size=16, precision="bf16", **settings)
+
+
+def test_a_bf16_step_by_hand():
+    """Products of rounded factors, added up in float32 and rounded; the decay in float32."""
+    network = NetworkConfig(architecture="mlp", hidden=(3,))
+    classifier, twin = (make(bf16(), network=network) for _ in range(2))
+    images, labels = Blobs().train_batch(torch.arange(16))
+    classifier._train_step(images, labels)
+
+    def rounded(tensor):
+        return tensor.to(torch.bfloat16).float()
+
+    fc1, fc2 = twin.network.fc1, twin.network.fc2
+    inputs = rounded(images.flatten(1))
+    sums = rounded(inputs @ rounded(fc1.weight).T + rounded(fc1.bias))
+    logits = rounded(rounded(sums.relu()) @ rounded(fc2.weight).T + rounded(fc2.bias))
+    loss = nn.functional.cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, list(twin.network.parameters()))
+    for parameter, trained, gradient in zip(
+        twin.network.parameters(), classifier.network.parameters(), gradients, strict=True
+    ):
+        assert trained.dtype == torch.float32
+        decay = 0.01 * (parameter - twin.optimizer.anchor(parameter))
+        # Rounded gradients have 8 bits; what comes of them is scaled by the largest.
+        bound = 0.05 * gradient.abs().max().item() * 2**-6
+        torch.testing.assert_close(
+            trained, parameter - 0.05 * (gradient + decay), rtol=0, atol=bound
+        )
+    assert not torch.equal(weights(classifier), _one_step_in_float32(network, images, labels))
+
+
+def _one_step_in_float32(network, images, labels):
+    classifier = make(network=network)
+    classifier._train_step(images, labels)
+    return weights(classifier)
+
+
+def test_bf16_measures_in_float32():
+    classifier, plain = make(bf16()), make()
     task = Blobs()
-    task.images, task.labels = task.images.cuda(), task.labels.cuda()
     classifier.train(task)
+    plain.network.load_state_dict(classifier.network.state_dict())
+    plain.train(Blobs(), lambda: True)
+    found, expected = classifier.finish(task), plain.finish(task)
+    assert found["test_accuracy"] == expected["test_accuracy"]
+    assert found["train_accuracy"] == expected["train_accuracy"]
+    images, labels = task.train_batch(torch.arange(50))
+    in_bf16, in_float32 = classifier._forward(images, labels)[1], plain._forward(images, labels)[1]
+    assert in_bf16.dtype == torch.float32
+    assert not torch.equal(in_bf16, in_float32)
+    torch.testing.assert_close(in_bf16, in_float32, rtol=0, atol=0.05)
+
+
+def test_bf16_stopped_and_continued_equals_straight():
+    straight, stopped = make(bf16()), make(bf16())
+    task = Blobs()
+    straight.train(task)
+    calls = iter([False, False, True])
+    assert stopped.train(task, lambda: next(calls)) is False
+    resumed = make(bf16(), seed=6)
+    resumed.load_state_dict(saved(stopped))
+    resumed.train(task)
+    assert straight.finish(task) == resumed.finish(task)
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_bf16_learns(optimizer):
+    config = ClassifierConfig(batch_size=10, epochs_per_task=20, precision="bf16", **optimizer)
+    classifier = make(config)
+    task = Blobs()
+    classifier.train(task)
+    assert classifier.finish(task)["test_accuracy"] > 0.95  # chance is about 0.5
+
+
+# ---- a GPU ------------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def on_device(task, device):
+    task.images, task.labels = task.images.to(device), task.labels.to(device)
+    return task
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loop_never_waits_for_the_device(optimizer, compiles, precision):
+    config = ClassifierConfig(
+        batch_size=16, epochs_per_task=5, compile=compiles, precision=precision, **optimizer
+    )
+    classifier, task = make(config, device="cuda"), on_device(Blobs(), "cuda")
+    classifier.train(task)  # all is captured afterwards, the ragged batches too
     torch.cuda.set_sync_debug_mode("error")
     try:
         for indices in torch.arange(50, device="cuda").split(16):
             classifier._train_step(*task.train_batch(indices))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_goes_on_on_another_device(optimizer, compiles):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=4, compile=compiles, **optimizer)
+    plain = replace(config, compile=False)
+    straight = make(plain)
+    straight.train(Blobs())
+    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
+        stopped, resumed = (
+            make(config if device == "cuda" else plain, device=device, seed=seed)
+            for device, seed in ((first, 5), (second, 6))
+        )
+        calls = iter([*[False] * 9, True])
+        stopped.train(on_device(Blobs(), first), lambda calls=calls: next(calls))
+        resumed.load_state_dict(saved(stopped))
+        resumed.train(on_device(Blobs(), second))
+        torch.testing.assert_close(weights(resumed).cpu(), weights(straight), rtol=1e-3, atol=1e-5)
+
+
+@needs_cuda
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_on_a_gpu_agrees_and_channels_lie_last(optimizer):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=4, **optimizer)
+    eager, compiled = (
+        make(replace(config, compile=compiles), device="cuda") for compiles in (False, True)
+    )
+    weight = compiled.network.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    task = on_device(Blobs(), "cuda")
+    for classifier in (eager, compiled):
+        classifier.train(task)
+    torch.testing.assert_close(weights(eager), weights(compiled), rtol=1e-3, atol=1e-5)

@@ -146,6 +146,31 @@ def test_one_block_crosses_each_way(crossings):
     assert 0 < ends < 12
 
 
+def test_nothing_is_written_over_what_is_still_on_its_way():
+    """A reset, a step and a loaded state wait for the copy that the last one left under way."""
+    ours = envs()
+    ours.reset()
+    state, host = copy.deepcopy(ours.state_dict()), ours._block.on_host
+    host["frictions"][:] = 7
+    waits = []
+
+    class Arrival:
+        def synchronize(self):
+            waits.append(host["frictions"].tolist() == [7] * 3)
+
+    ours._block._arrived = Arrival()
+    for act in (
+        lambda: ours.step(torch.zeros(3, 2)),
+        ours.reset,
+        lambda: ours.load_state_dict(state),
+    ):
+        waits.clear()
+        host["frictions"][:] = 7
+        act()
+        assert waits == [True]
+        assert host["frictions"].tolist() != [7] * 3
+
+
 def test_a_task_that_changes_within_an_episode_is_told():
     class Restless(Walk):
         def info(self):

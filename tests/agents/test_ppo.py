@@ -202,6 +202,24 @@ def test_normalised_observations_and_rewards():
     assert [e.episode_return for e in ppo.collect()] == returns  # as the environment gave them
 
 
+def test_each_vector_step_crosses_once_each_way(crossings):
+    """Policy, storage, advantages and updates are on the device."""
+    ppo = PPO(
+        pendulums(), replace(SMALL, rollout_steps=48, minibatch_size=16), device="meta", seed=0
+    )
+    crossings.into.clear()
+    assert len(ppo.collect()) == 2
+    # the first observations and the rollout's noise, then 24 steps
+    assert crossings.into == [(2, 3), (24, 2, 1)] + [(2, 3)] * 24
+    assert crossings.out == [(2, 1)] * 24
+    crossings.into.clear()
+    crossings.out.clear()
+    ppo._learn(1e-3)
+    # two final observations; rewards, deaths, time limits; the order of two epochs
+    assert crossings.into == [(2, 3), (24, 2), (24, 2), (24, 2), (2, 48)]
+    assert crossings.out == []
+
+
 # ---- randomness --------------------------------------------------------------------------------
 
 
@@ -541,3 +559,26 @@ def test_a_gpu_gives_nearly_the_same(config):
     for name, number in expected.statistics.items():
         assert first.statistics[name] == pytest.approx(number, rel=0.05, abs=1e-3)
     torch.testing.assert_close(weights(there), weights(here), atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
+def test_a_run_continues_on_another_device(config, devices):
+    first, second = devices
+    straight = PPO(
+        pendulums(), config, SYRE, RegularizerSettings("l2-init", 0.1), seed=4, device=first
+    )
+    straight.iterate()
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    envs = copy.deepcopy(straight.envs)
+    expected = straight.iterate()
+    file.seek(0)
+    resumed = PPO(envs, config, SYRE, RegularizerSettings("l2-init", 0.1), seed=4, device=second)
+    resumed.load_state_dict(torch.load(file, weights_only=True, map_location=second))
+    found = resumed.iterate()
+    assert resumed.policy.actor.fc1.weight.device.type == second
+    for name, number in expected.statistics.items():
+        assert found.statistics[name] == pytest.approx(number, rel=0.05, abs=1e-3)
+    torch.testing.assert_close(weights(resumed), weights(straight), atol=2e-3, rtol=1e-3)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 
 import pytest
 import torch
@@ -296,6 +297,30 @@ def test_switches_of_the_configuration(settings):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     if "precision" in settings:
         assert not torch.equal(found, expected)
+
+
+def test_convolutions_under_bf16_are_bf16():
+    given = torch.full((2, 1, 1, 8, 8), 1 + 2**-10)  # bfloat16 has 1, and nothing as near to it
+    many = together(config(precision="bf16"), count=2, dtype=torch.float32, channels=(2, 3))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        found, rounded = many.replicas(given), many.replicas(given.bfloat16().float())
+    assert torch.equal(found, rounded)
+
+
+def test_a_thread_that_draws_takes_no_memory(monkeypatch):
+    """A GPU's pinned memory, taken while another thread captures a graph, would break the capture."""
+    orders = ReplicaOrders([3, 4], torch.device("cpu"))
+    monkeypatch.setattr(orders, "_memory", lambda count, take=orders._memory: taken(take(count)))
+    threads = []
+
+    def taken(memory):
+        threads.append(threading.current_thread())
+        return memory
+
+    orders.draw_ahead(0, 0, 40)
+    orders.get(0, 0, 40)
+    orders.get(0, 1, 40)
+    assert threads == [threading.current_thread()] * 2
 
 
 def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():

@@ -41,6 +41,18 @@ def test_outputs_and_gradients(name):
     assert "_conv_forward" not in other.__dict__
 
 
+@pytest.mark.parametrize("name", ["plain", "no bias"])
+def test_autocast_gives_what_it_gives_of_torchs_own(name):
+    layer = nn.Conv2d(2, 4, **LAYERS[name])
+    other = copy.deepcopy(layer)
+    use_products(other)
+    inputs = torch.randn(5, 2, 7, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = layer(inputs), other(inputs)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
 def test_an_own_convolution_is_left_alone():
     class Doubled(nn.Conv2d):
         def _conv_forward(self, inputs, weight, bias):

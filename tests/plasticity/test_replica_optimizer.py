@@ -346,7 +346,11 @@ def optimizer_of(base=torch.optim.SGD, **options):
         ([optimizer_of(momentum=0.9, nesterov=True)], ValueError, "nesterov=True"),
         ([optimizer_of(momentum=0.9, dampening=0.1)], ValueError, "dampening=0.1"),
         ([optimizer_of(torch.optim.RMSprop)], TypeError, "RegularizedRMSprop, which cannot"),
-        ([torch.optim.SGD([torch.zeros(2)], lr=0.1)], TypeError, "is a SGD, which cannot"),
+        (
+            [torch.optim.SGD([torch.zeros(2)], lr=0.1)],
+            TypeError,
+            r"is a SGD, which .*: make it with regularized\(SGD\)",
+        ),
         ([optimizer_of(), optimizer_of(torch.optim.Adam)], ValueError, "must be of one class"),
         (
             [optimizer_of(), regularized(torch.optim.SGD)([torch.zeros(2), torch.zeros(2)], lr=1)],
@@ -377,6 +381,28 @@ def test_what_cannot_be_stacked(optimizers, error, message):
 def test_parameters_that_do_not_fit(parameters, message):
     with pytest.raises(ValueError, match=message):
         ReplicaOptimizer([optimizer_of()], parameters)
+
+
+def test_the_names_of_parameters_are_no_parameters():
+    replicas = Replicas([nn.Linear(2, 2)])
+    optimizer = regularized(torch.optim.SGD)(replicas.network(0).parameters(), lr=1)
+    with pytest.raises(TypeError, match=r"not 'weight': of a Replicas, give .*parameters.values"):
+        ReplicaOptimizer([optimizer], replicas.parameters)
+    ReplicaOptimizer(iter([optimizer]), replicas.parameters.values())
+
+
+@pytest.mark.parametrize(
+    ("active", "error", "message"),
+    [
+        (torch.ones(2), TypeError, "a tensor of bools, one for each replica, not torch.float32"),
+        (lambda: 0.0, TypeError, "not function; a loss is evaluated .* before the step"),
+        (torch.ones(1, dtype=torch.bool), ValueError, r"shape \(1,\), \(2,\) was expected"),
+        (torch.ones(2, 1, dtype=torch.bool), ValueError, r"shape \(2, 1\), \(2,\) was expected"),
+    ],
+)
+def test_what_does_not_say_who_steps(active, error, message):
+    with pytest.raises(error, match=message):
+        Pair("SGD", SGD_RATES[:2], METHODS[:2]).stacked.step(active)
 
 
 def test_bad_arguments():

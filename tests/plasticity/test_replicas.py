@@ -1,6 +1,7 @@
 """Stacked networks against the same networks one by one."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -177,10 +178,50 @@ def test_what_cannot_be_stacked(make, message):
         Replicas(make())
 
 
+def test_copied_and_pickled_replicas_are_their_own():
+    replicas = Replicas(networks("odd"))
+    inputs = torch.randn(3, 5, 3, dtype=torch.float64)
+    replicas(inputs)
+    for other in (copy.deepcopy(replicas), pickle.loads(pickle.dumps(replicas))):
+        replicas.train()
+        other.train(False)
+        assert replicas.template.training
+        statistics = {name: buffer.clone() for name, buffer in other.buffers.items()}
+        other(inputs)
+        for name, buffer in other.buffers.items():
+            assert torch.equal(buffer, statistics[name])
+
+
+def test_networks_may_come_one_by_one():
+    assert Replicas(iter(networks("mlp"))).num_replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(2, 2)),
+            "a list of networks, not one Sequential: make one for each",
+        ),
+        ([nn.Linear(2, 2), 3], r"networks\[1\] must be an nn.Module, not 3"),
+    ],
+)
+def test_no_networks(given, message):
+    with pytest.raises(TypeError, match=message):
+        Replicas(given)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"Unknown convolution 'group'. Did you mean 'grouped'"):
         Replicas(networks("mlp"), convolution="group")
+    with pytest.raises(ValueError, match="Unknown convolution 3"):
+        Replicas(networks("mlp"), convolution=3)
     replicas = Replicas(networks("mlp"))
+    for shape in ((), (5, 1, 8, 8)):
+        with pytest.raises(
+            ValueError, match=r"given to 3 replicas: give a batch for each, .*expand"
+        ):
+            replicas(torch.zeros(shape, dtype=torch.float64))
     with pytest.raises(IndexError, match="no replica 3: there are 0 to 2"):
         replicas.network(3)
     with pytest.raises(IndexError, match="no replica -1"):

@@ -666,9 +666,12 @@ def test_on_cuda_as_on_the_cpu(algorithm):
     archive = io.BytesIO()
     models[1].learn(32)
     models[1].save(archive)
-    again = algorithm.load(archive, device="cuda")
-    assert settings_of(again) == settings_of(models[0])
-    for one, other in zip(anchors(models[0]), anchors(again), strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            torch.testing.assert_close(one, other.cpu(), rtol=1e-6, atol=1e-7)
+    for device in ("cuda", "cpu"):
+        again = algorithm.load(archive, env=models[1].get_env(), device=device)
+        assert settings_of(again) == settings_of(models[0])
+        for one, other in zip(anchors(models[0]), anchors(again), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert other.device.type == device
+                torch.testing.assert_close(one, other.cpu(), rtol=1e-6, atol=1e-7)
+        again.learn(32, reset_num_timesteps=False)  # what was saved on a GPU goes on

@@ -1,0 +1,291 @@
+"""Is the ant of MuJoCo Warp that of MuJoCo? A step from equal states, and the distributions of episodes.
+
+First, one step of the environment (five of the physics) from states that random actions came through, on
+floors of several frictions; MuJoCo computes in float64 and Warp in float32. For scale: how far MuJoCo's own
+step moves when its state is rounded to another float32, before and after each of the five ("rounded").
+Warp is shown as `SlipperyAntWarp` uses it, without the second solution for the contact forces ("one
+solution"), and as MuJoCo Warp is by itself ("as is"), where contacts of steep legs have other tangents, too.
+
+Then whole episodes under one random policy: means of return and length, the 95 % interval of Welch for
+their difference, and the p-value of the two-sample test of Kolmogorov and Smirnov.
+
+    python examples/warp_against_mujoco.py --episodes 32 --limit 100           # a minute
+    python examples/warp_against_mujoco.py --states 2500 --episodes 300        # half an hour of one core
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from plasticity.tasks import SlipperyAntMujocoEnv
+from plasticity.tasks.ant_bullet import MAX_EPISODE_STEPS
+from plasticity.tasks.ant_mujoco import FRAME_SKIP, HEALTHY_HEIGHTS, RESET_NOISE, load_ant
+from plasticity.tasks.ant_warp import SlipperyAntWarp
+from plasticity.tasks.ant_warp_physics import AntWarpPhysics
+
+Array = NDArray[np.float64]
+
+VARIANTS = ("rounded", "warp", "one solution", "as is")
+LARGE = 1e-4
+"""What counts as another step: a velocity that is off by so many m/s or rad/s."""
+
+
+@dataclass
+class States:
+    """States and what is done in them: an entry for each, all of them float32 numbers."""
+
+    qpos: Array
+    qvel: Array
+    warmstart: Array
+    ctrl: Array
+
+    def __len__(self) -> int:
+        return len(self.qpos)
+
+
+def in_float32(array: Array) -> Array:
+    """Round to float32."""
+    return array.astype(np.float32).astype(np.float64)
+
+
+def neighbour(array: Array, rng: np.random.Generator) -> Array:
+    """The next float32, up or down, of each float32 number."""
+    spacing = np.spacing(array.astype(np.float32)).astype(np.float64)
+    return array + rng.choice([-1, 1], array.shape) * spacing
+
+
+def visited_states(model: Any, number: int, rng: np.random.Generator) -> States:
+    """Some of the states that random actions come through."""
+    data = mujoco.MjData(model)
+    found: list[tuple[Array, ...]] = []
+    while len(found) < number:
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] += rng.uniform(-RESET_NOISE, RESET_NOISE, model.nq)
+        data.qvel[:] = RESET_NOISE * rng.standard_normal(model.nv)
+        for _ in range(100):
+            ctrl = in_float32(rng.uniform(-1, 1, model.nu))
+            if rng.random() < 0.25:
+                arrays = (data.qpos, data.qvel, data.qacc_warmstart)
+                found.append((*map(in_float32, arrays), ctrl))
+            data.ctrl[:] = ctrl
+            mujoco.mj_step(model, data, FRAME_SKIP)
+            if not HEALTHY_HEIGHTS[0] <= data.qpos[2] <= HEALTHY_HEIGHTS[1]:
+                break
+    return States(*(np.stack(column) for column in zip(*found[:number], strict=True)))
+
+
+def mujoco_step(
+    model: Any, states: States, rounding: np.random.Generator | None = None
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """One step in MuJoCo: positions, velocities, and whether anything touched the floor on the way.
+
+    With `rounding`, the state is moved to a neighbouring float32 at first, and rounded after each step.
+    """
+    data = mujoco.MjData(model)
+    ends, touched = [], []
+    for i in range(len(states)):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = states.qpos[i], states.qvel[i]
+        data.qacc_warmstart[:], data.ctrl[:] = states.warmstart[i], states.ctrl[i]
+        if rounding is not None:
+            data.qpos[:] = neighbour(data.qpos, rounding)
+            data.qvel[:] = neighbour(data.qvel, rounding)
+        touches = False
+        for _ in range(FRAME_SKIP):
+            mujoco.mj_step(model, data)
+            touches |= data.ncon > 0
+            if rounding is not None:
+                data.qpos[:], data.qvel[:] = in_float32(data.qpos), in_float32(data.qvel)
+        ends.append((data.qpos.copy(), data.qvel.copy()))
+        touched.append(touches)
+    qpos, qvel = (np.stack(column) for column in zip(*ends, strict=True))
+    return qpos, qvel, np.array(touched)
+
+
+def warp_step(
+    states: States, friction: float, *, refine: bool, align: bool, device: str
+) -> tuple[Array, Array]:
+    """One step in MuJoCo Warp: positions and velocities."""
+    physics = AntWarpPhysics(len(states), device, refine=refine)
+    if not align:
+        physics.model.callback.contactfilter = None
+    inputs = {
+        "qpos": states.qpos,
+        "qvel": states.qvel,
+        "qacc_warmstart": states.warmstart,
+        "ctrl": states.ctrl,
+    }
+    for name, array in inputs.items():
+        physics.tensor(getattr(physics.data, name)).copy_(torch.from_numpy(array))
+    physics.tensor(physics.model.geom_friction)[:, :, 0] = friction
+    if device != "cpu":
+        torch.cuda.synchronize()
+    with physics.warp.ScopedDevice(physics.warp_device):
+        physics.step()
+        physics.warp.synchronize()
+    physics.check()
+    qpos, qvel = (
+        physics.tensor(array).cpu().double().numpy()
+        for array in (physics.data.qpos, physics.data.qvel)
+    )
+    return qpos, qvel
+
+
+@dataclass
+class Deviations:
+    """How far steps are from MuJoCo's, by variant: the largest entry of each state's."""
+
+    positions: dict[str, Array]
+    velocities: dict[str, Array]
+    touched: NDArray[np.bool_]
+
+
+def compare_steps(friction: float, number: int, seed: int, device: str = "cpu") -> Deviations:
+    """Make the same step in all variants."""
+    model = load_ant()
+    model.geom_friction[:, 0] = np.float32(friction)
+    rng = np.random.default_rng(seed)
+    states = visited_states(model, number, rng)
+    qpos, qvel, touched = mujoco_step(model, states)
+    found = {
+        "rounded": mujoco_step(model, states, rng)[:2],
+        "warp": warp_step(states, friction, refine=True, align=True, device=device),
+        "one solution": warp_step(states, friction, refine=False, align=True, device=device),
+        "as is": warp_step(states, friction, refine=False, align=False, device=device),
+    }
+    return Deviations(
+        {name: np.abs(found[name][0] - qpos).max(axis=1) for name in VARIANTS},
+        {name: np.abs(found[name][1] - qvel).max(axis=1) for name in VARIANTS},
+        touched,
+    )
+
+
+class Policy:
+    """One random policy: a linear one of the observation, with noise, in [-1, 1]."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((27, 8)))
+
+    def __call__(self, observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Actions for observations, (number, 27), and standard normal numbers, (number, 8)."""
+        weights = self._weights.to(observations)
+        return torch.tanh(0.2 * observations @ weights + noise.to(observations))
+
+
+def warp_episodes(
+    friction: float, number: int, seed: int, limit: int, device: str = "cpu"
+) -> Array:
+    """Return and length of one episode for each of so many ants, up to a limit. Shape: (number, 2)."""
+    envs = SlipperyAntWarp(
+        number, reset_seeds=range(seed, seed + number), friction=friction, device=device
+    )
+    policy, generator = Policy(), torch.Generator().manual_seed(seed)
+    observations = envs.reset()
+    sums, running = np.zeros((number, 2)), np.ones(number, bool)
+    for _ in range(limit):
+        if not running.any():
+            break
+        actions = policy(observations, torch.randn(number, 8, generator=generator))
+        step = envs.step(actions)
+        observations = step.observations
+        sums[running, 0] += step.rewards.cpu().numpy()[running]
+        sums[running, 1] += 1
+        running &= ~(step.terminated | step.truncated).cpu().numpy()
+    envs.check()
+    return sums
+
+
+def mujoco_episodes(friction: float, number: int, seed: int, limit: int) -> Array:
+    """Return and length of so many episodes, up to a limit. Shape: (number, 2)."""
+    env = SlipperyAntMujocoEnv(friction)
+    policy, generator = Policy(), torch.Generator().manual_seed(seed)
+    sums = np.zeros((number, 2))
+    for episode in range(number):
+        observation, _ = env.reset(seed=seed + episode)
+        for _ in range(limit):
+            noise = torch.randn(1, 8, generator=generator)
+            action = policy(torch.from_numpy(observation)[None].float(), noise)[0].numpy()
+            observation, reward, terminated, truncated, _ = env.step(action)
+            sums[episode] += reward, 1
+            if terminated or truncated:
+                break
+    env.close()
+    return sums
+
+
+def compare_samples(ours: Array, theirs: Array) -> tuple[float, float, float, float, float]:
+    """Both means, the 95 % interval of their difference, and the p-value that the samples are alike."""
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    p_value = stats.ks_2samp(ours, theirs).pvalue
+    return ours.mean(), theirs.mean(), interval.low, interval.high, p_value
+
+
+def print_steps(frictions: Sequence[float], number: int, device: str) -> None:
+    """Print a table of the deviations."""
+    print(f"One step from {number} states; errors are the largest entry of each state's.")
+    print(
+        f"{'friction':>8} {'contact':>7}  {'variant':<12} {'positions: median, 99 %, max':^30} "
+        f"{'velocities: median, 99 %, max':^30} over {LARGE:g}"
+    )
+    for friction in frictions:
+        found = compare_steps(friction, number, seed=0, device=device)
+        for name in VARIANTS:
+            errors = (found.positions[name], found.velocities[name])
+            columns = " ".join(
+                f"{quantile:9.1e}"
+                for error in errors
+                for quantile in np.quantile(error, (0.5, 0.99, 1.0))
+            )
+            share = (found.velocities[name] > LARGE).mean()
+            print(
+                f"{friction:8g} {found.touched.mean():7.0%}  {name:<12} {columns}   {share:8.2%}",
+                flush=True,
+            )
+
+
+def print_episodes(frictions: Sequence[float], number: int, limit: int, device: str) -> None:
+    """Print a table of the distributions."""
+    print(f"{number} episodes under one random policy, of up to {limit} steps.")
+    print(f"{'friction':>8} {'':<7} {'Warp':>9} {'MuJoCo':>9} {'difference, 95 %':>22} {'KS p':>7}")
+    for friction in frictions:
+        ours = warp_episodes(friction, number, 0, limit, device)
+        theirs = mujoco_episodes(friction, number, 10**6, limit)
+        for column, name in enumerate(("return", "length")):
+            mean, other, low, high, p_value = compare_samples(ours[:, column], theirs[:, column])
+            interval = f"[{low:.2f}, {high:.2f}]"
+            print(
+                f"{friction:8g} {name:<7} {mean:9.2f} {other:9.2f} {interval:>22} {p_value:7.3f}",
+                flush=True,
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--states", type=int, default=200, help="for each friction; 0: none")
+    parser.add_argument("--episodes", type=int, default=16, help="for each friction; 0: none")
+    parser.add_argument(
+        "--limit", type=int, default=MAX_EPISODE_STEPS, help="of an episode's steps"
+    )
+    parser.add_argument("--frictions", type=float, nargs="+", default=[0.02, 0.2, 1.0, 2.0])
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    if options.states:
+        print_steps(options.frictions, options.states, options.device)
+    if options.episodes:
+        print_episodes(options.frictions, options.episodes, options.limit, options.device)
+
+
+if __name__ == "__main__":
+    main()
