@@ -89,7 +89,7 @@ class ReplicaClassifier:
         ]
         self.num_replicas = len(moved)
         self.optimizer = ReplicaOptimizer(
-            optimizers, _in_order(optimizers[0], moved[0], self.replicas)
+            optimizers, self.replicas.in_order_of(optimizers[0], moved[0])
         )
         self._orders = ReplicaOrders(order_seeds, self.device)
         self._frozen: set[int] = set()
@@ -323,15 +323,3 @@ def _one_each(
                 " in learning_rate and momentum only."
             )
     return config
-
-
-def _in_order(
-    optimizer: torch.optim.Optimizer, network: nn.Module, replicas: Replicas
-) -> list[Tensor]:
-    """The stacked parameters in the order of an optimizer's groups."""
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return [
-        replicas.parameters[names[id(parameter)]]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]

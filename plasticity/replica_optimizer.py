@@ -68,7 +68,7 @@ class ReplicaOptimizer:
             They may differ in lr, betas, eps, momentum and all settings of the regularizer. Their
             anchors and states are copied; they can be dropped afterwards.
         parameters: The stacked tensors, float32 or float64, in the order of the optimizers' flattened
-            groups. Those of one `Replicas` are stepped together, others apart. Shape: (R, *shape).
+            groups (`Replicas.in_order_of` puts them into it). Those of one `Replicas` are stepped together, others apart. Shape: (R, *shape).
 
     Raises:
         TypeError: if an optimizer is none of those classes, a rate or beta is a tensor, or a parameter

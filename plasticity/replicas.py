@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from plasticity.replica_convolution import use_convolutions, use_products
 from plasticity.settings import nearest
@@ -110,6 +111,26 @@ class Replicas:
     def train(self, mode: bool = True) -> None:
         """Set the training mode of all replicas (False: evaluation)."""
         self.template.train(mode)
+
+    def in_order_of(self, optimizer: Optimizer, network: nn.Module) -> list[Tensor]:
+        """The stacked parameters as `ReplicaOptimizer` takes them: in the order of an optimizer's groups.
+
+        Args:
+            optimizer: Over `network`'s parameters, in any groups (`parameter_groups` reorders them).
+            network: One of those that were stacked.
+
+        Raises:
+            ValueError: if the optimizer has a parameter that is not the network's.
+        """
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for place, parameter in enumerate(every):
+            if names.get(id(parameter)) not in self.parameters:
+                raise ValueError(
+                    f"Parameter {place} of the optimizer, of shape {tuple(parameter.shape)}, is none of the"
+                    " network's that were stacked: give the network that the optimizer was made for."
+                )
+        return [self.parameters[names[id(parameter)]] for parameter in every]
 
     @contextmanager
     def loaded(self, index: int) -> Iterator[nn.Module]:

@@ -54,7 +54,10 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-HEAVY = {"stable_baselines3", "pybullet", "mujoco", "tensorboard", "matplotlib", "sklearn"}
+HEAVY = {
+    *("stable_baselines3", "pybullet", "mujoco", "warp", "mujoco_warp", "triton"),
+    *("tensorboard", "matplotlib", "sklearn"),
+}
 
 
 # The environments are in gymnasium's registry as soon as their room is imported.

@@ -65,10 +65,8 @@ class Pair:
             for n, r, m in zip(self.alone, rates, methods, strict=True)
         ]
         self.replicas = Replicas(self.alone)
-        by_id = {id(p): name for name, p in self.alone[0].named_parameters()}
-        names = [by_id[id(p)] for g in self.optimizers[0].param_groups for p in g["params"]]
         self.stacked = ReplicaOptimizer(
-            self.optimizers, [self.replicas.parameters[n] for n in names]
+            self.optimizers, self.replicas.in_order_of(self.optimizers[0], self.alone[0])
         )
         self.generator = torch.Generator().manual_seed(7)
 
@@ -298,15 +296,43 @@ def test_some_replicas_rest_for_a_step(base):
 
 
 @every_base
-def test_learning_rates_change(base):
-    pair = Pair(base, RATES[base], METHODS)
+def test_neighbours_in_memory_with_settings_of_their_own(base):
+    """What lies side by side is stepped as one only if every replica's settings are equal."""
+    alone = [nn.Linear(3, 2).double() for _ in range(2)]
+    replicas = Replicas(alone)
+
+    def groups(network, index):
+        weight, bias = network.parameters()
+        yield {"params": [weight], "regularizer": "weight-decay", "strength": 0.2}
+        yield {"params": [bias], "lr": 0.05 if index else 0.1}  # of replica 0 as the weight's
+
+    optimizers = [
+        regularized(BASES[base])(list(groups(n, i)), lr=0.1, regularizer="none")
+        for i, n in enumerate(alone)
+    ]
+    stacked = ReplicaOptimizer(optimizers, replicas.parameters.values())
+    for name, parameter in replicas.parameters.items():
+        parameter.grad = torch.randn_like(parameter)
+        for gradient, each in zip(parameter.grad, alone, strict=True):
+            each.get_parameter(name).grad = gradient.clone()
+    for optimizer in (stacked, *optimizers):
+        optimizer.step()
+    for name, parameter in replicas.parameters.items():
+        expected = torch.stack([each.get_parameter(name) for each in alone])
+        torch.testing.assert_close(parameter, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@every_base
+def test_learning_rates_change(base, dtype, tolerance):
+    pair = Pair(base, RATES[base], METHODS, dtype)
     for rates in (0.03, [0.01 * (i + 1) for i in range(6)], 0.0):
         pair.stacked.set_learning_rate(rates)
         for i, optimizer in enumerate(pair.optimizers):
             for group in optimizer.param_groups:
                 group["lr"] = rates if isinstance(rates, float) else rates[i]
         pair.step()
-        pair.require_equal()
+        pair.require_equal(tolerance, tolerance)
         assert (
             pair.stacked.state_dict(3)["param_groups"]
             == (pair.optimizers[3].state_dict()["param_groups"])

@@ -211,6 +211,17 @@ def test_no_networks(given, message):
         Replicas(given)
 
 
+def test_parameters_in_the_order_of_an_optimizer():
+    alone = networks("odd")
+    replicas = Replicas(alone)
+    parameters = list(alone[1].parameters())[::-1]
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1)
+    found = replicas.in_order_of(optimizer, alone[1])
+    assert [id(each) for each in found] == [id(p) for p in replicas.parameters.values()][::-1]
+    with pytest.raises(ValueError, match=r"Parameter 0 .* shape \(3,\), is none of the network's"):
+        replicas.in_order_of(optimizer, alone[0])
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"Unknown convolution 'group'. Did you mean 'grouped'"):
         Replicas(networks("mlp"), convolution="group")
