@@ -287,7 +287,8 @@ class ReplicaClassifier:
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Continue one replica from a `state_dict`, of its own kind or of a `Classifier`, on any device.
 
-        Before the next `train`, all that are not frozen must have been loaded from one step.
+        Before the next `train`, all that are not frozen must have been loaded from one step. A frozen
+        one gets the state and stays frozen.
 
         Raises:
             IndexError: if there is no such replica.

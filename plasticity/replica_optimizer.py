@@ -68,7 +68,8 @@ class ReplicaOptimizer:
             They may differ in lr, betas, eps, momentum and all settings of the regularizer. Their
             anchors and states are copied; they can be dropped afterwards.
         parameters: The stacked tensors, float32 or float64, in the order of the optimizers' flattened
-            groups (`Replicas.in_order_of` puts them into it). Those of one `Replicas` are stepped together, others apart. Shape: (R, *shape).
+            groups (`Replicas.in_order_of` puts them into it). Those of one `Replicas` are stepped
+            together, others apart. Shape: (R, *shape).
 
     Raises:
         TypeError: if an optimizer is none of those classes, a rate or beta is a tensor, or a parameter
@@ -328,7 +329,8 @@ class ReplicaOptimizer:
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Give a replica the state of an ordinary optimizer of its class, saved on any device.
 
-        As with the ordinary one, the settings saved in the groups take the place of the replica's.
+        As with the ordinary one, the settings saved in the groups take the place of the replica's. A
+        frozen replica gets the state and stays frozen.
 
         Raises:
             IndexError: if there is no such replica.

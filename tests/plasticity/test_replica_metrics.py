@@ -94,6 +94,28 @@ def test_measuring_changes_nothing():
     assert not any(each.requires_grad for each in features.values())
 
 
+class Careless(nn.Module):
+    """Writes to its input and to a buffer, in evaluation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 3), nn.ReLU()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.relu(self.linear(inputs.mul_(2)))
+
+
+def test_a_careless_network_changes_neither_probe_nor_buffers():
+    replicas = Replicas([Careless() for _ in range(2)])
+    probe = torch.rand(2, 5, 4)
+    before = probe.clone()
+    replica_features(replicas, probe)
+    assert torch.equal(probe, before)
+    assert replicas.buffers["calls"].tolist() == [0, 0]
+
+
 def test_replicas_that_are_not_finite():
     alone, replicas, probe, _ = prepared("cnn")
     with torch.no_grad():

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from plasticity import ReplicaOptimizer, Replicas, parameter_groups, regularized
+from plasticity import ReplicaOptimizer, Replicas, parameter_groups, regularized, replica_optimizer
 
 BASES = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 every_base = pytest.mark.parametrize("base", BASES)
@@ -444,6 +445,49 @@ def test_bad_arguments():
     state["param_groups"][0]["nesterov"] = True
     with pytest.raises(ValueError, match="nesterov=True"):
         stacked.load_state_dict(1, state)
+
+
+class Recording(TorchDispatchMode):
+    """What a CUDA graph does, on a CPU: the operations of a block, to be done again in their memory."""
+
+    def __enter__(self):
+        self.done = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.done.append((func, args, kwargs or {}, found))
+        return found
+
+    def replay(self):
+        for func, args, kwargs, found in self.done:
+            again = func(*args, **kwargs)
+            if again is not found and isinstance(found, torch.Tensor):
+                found.copy_(again)
+
+
+@every_base
+def test_a_replayed_step_follows_gradients_rates_and_freezing(base, monkeypatch):
+    pair, other = (Pair(base, RATES[base], METHODS) for _ in range(2))
+    for each in (pair, other):
+        each.step()
+    monkeypatch.setattr(replica_optimizer, "_is_captured", lambda tensor: True)
+    with Recording() as recorded:  # this one is a step too
+        pair.stacked.step()
+    monkeypatch.undo()
+    other.stacked.step()
+    for rate in (0.01, [0.02, 0.0, 0.01, 0.03, 0.1, 0.2], 0.03):
+        for name, parameter in pair.replicas.parameters.items():
+            parameter.grad.normal_(generator=pair.generator)
+            other.replicas.parameters[name].grad.copy_(parameter.grad)
+        for each in (pair, other):
+            each.stacked.set_learning_rate(rate)
+        recorded.replay()
+        other.stacked.step()
+        for name, parameter in pair.replicas.parameters.items():
+            torch.testing.assert_close(parameter, other.replicas.parameters[name])
+        for each in (pair, other):
+            each.stacked.freeze(3 if isinstance(rate, float) else 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
