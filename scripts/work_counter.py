@@ -47,11 +47,11 @@ def count_work(function: Callable[[], object]) -> Work:
     return Work(counter.get_total_flops(), traffic.bytes, traffic.kernels)
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of whatever goes into a kernel and comes out of it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         self.kernels = 0
 

@@ -136,7 +136,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._episode_steps = 0
         self.unstable_episodes = 0
         """Episodes that ended because MuJoCo's numbers were no longer finite, or too large."""
-        self._observation = np.zeros(self.observation_space.shape)
+        self._observation: Observation = np.zeros(self._observation_size)
         self._shown = 0.0
         self._running = False
         self._closed = False
@@ -157,6 +157,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         size = model.nq - 2 + model.nv
         if self._include_contact_forces:
             size += self._contact_forces[1:].size
+        self._observation_size = size
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (_NUM_JOINTS,), np.float32)
 
