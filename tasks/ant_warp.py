@@ -11,17 +11,19 @@ from torch import Tensor
 
 from plasticity.tasks.ant_warp_frictions import ComingTasks
 from plasticity.tasks.ant_warp_physics import (
+    LEAST_FRICTION,
     MOST_CONTACTS,
     AntWarpPhysics,
     Replay,
     numbered_device,
 )
-from plasticity.tasks.arguments import require_integer
+from plasticity.tasks.arguments import require_integer, require_number
 from plasticity.tasks.friction import FrictionSchedule
 
 _STATE_SIZE = 27
 _CONTACT_SIZE = 78
 _NUM_ACTIONS = 8
+_MOST_SEED = 2**63 - 1
 
 
 class WarpStep(NamedTuple):
@@ -61,13 +63,17 @@ class SlipperyAntWarp:
     ant's contacts, and with it that of float32's sums, may differ from run to run: MuJoCo Warp 4.0.0 has a
     switch for that, but does not sort yet.)
 
+    A velocity along x is a difference of float32 positions, so that a reward is off by their rounding: by up
+    to 2e-5 near the start, 6e-4 where an ant is 250 m away. Within an episode, these cancel out.
+
     A state that is not finite, or over 1e10, ends its episode as a fall: its reward has the cost of the
     action only, its final observation is the one before, and `unstable_episodes` counts it.
 
     Args:
         num_envs: How many ants.
-        reset_seeds: Of the episodes' starts, one for each environment, 0 or more.
-        friction: One for ever, at least 0.
+        reset_seeds: Of the episodes' starts, one for each environment, 0 to 2^63 - 1.
+        friction: One for ever, at least 0.01: with less, float32 is too coarse for the contact forces, and
+            the ants do what MuJoCo's do not.
         task_seeds: Of the streams of frictions: one for all, or one for each environment.
         num_tasks: Length of the streams, whose last task stays. None: they have no end.
         change_every: Steps of each environment from one task to the next.
@@ -77,9 +83,11 @@ class SlipperyAntWarp:
             less, `check` tells whether it was enough.
         refine: Whether contact forces are solved for a second time, from the first solution: without it, a
             step on the most slippery floor is off by up to 0.02 m/s (1e-4 m/s in the median), with it by at
-            most 1e-4 m/s.
+            most 1e-4 m/s. It is a second run of the solver in each of the 20 evaluations of a step, which
+            then takes some 30 % longer on a CPU (on a GPU: not measured).
         record: Whether the work of a step is recorded once and played from then on (on a GPU as a CUDA
-            graph), which spares the launching of some thousand kernels one by one.
+            graph), which spares the launching of some thousand kernels one by one. Without it, a step on a
+            GPU waits for it: the solver asks after each iteration whether to go on.
 
     Raises:
         ModuleNotFoundError: if MuJoCo, Warp or MuJoCo Warp is not installed.
@@ -105,6 +113,8 @@ class SlipperyAntWarp:
     ) -> None:
         self.num_envs = require_integer("num_envs", num_envs, minimum=1)
         self._seeds = _one_each("reset_seeds", reset_seeds, self.num_envs)
+        if max(self._seeds) > _MOST_SEED:
+            raise ValueError(f"reset_seeds must be under 2^63: {max(self._seeds)}.")
         streams: Sequence[int | None]
         if task_seeds is None or hasattr(task_seeds, "__index__"):
             streams = [task_seeds] * self.num_envs  # type: ignore[list-item]
@@ -113,13 +123,15 @@ class SlipperyAntWarp:
         kinds = {
             seed: FrictionSchedule(friction, seed, num_tasks, change_every) for seed in streams
         }
+        if friction is not None:
+            require_number("The friction of Warp's ants", friction, minimum=LEAST_FRICTION)
         max_contacts = require_integer("max_contacts", max_contacts, minimum=1)
         if max_contacts > MOST_CONTACTS:
             raise ValueError(f"An ant has at most {MOST_CONTACTS} contacts: {max_contacts}.")
         self.device = numbered_device(device)
         self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
         self.action_size = _NUM_ACTIONS
-        self.action_low = torch.full((_NUM_ACTIONS,), -1.0, device=self.device)
+        self.action_low = torch.full((_NUM_ACTIONS,), -1.0, dtype=torch.float32, device=self.device)
         self.action_high = -self.action_low
         self._physics = AntWarpPhysics(
             self.num_envs,
@@ -138,6 +150,7 @@ class SlipperyAntWarp:
         # The first step compiles and loads the kernels, which cannot be recorded.
         self.reset()
         Replay(self._physics, self._work, record=False)()
+        self._physics.require_callbacks()
         self._step: Callable[[], None] = Replay(self._physics, self._work, record=record)
         self.reset()
 
@@ -208,7 +221,8 @@ class SlipperyAntWarp:
         """Let every ant move for 0.05 s; one whose episode ends is reset. Nothing waits for the device.
 
         Args:
-            actions: Copied at once. Shape: (num_envs, 8).
+            actions: Copied at once. The cost is that of the action before it is clipped: one that is not
+                finite has a reward that is not, either. Shape: (num_envs, 8).
 
         Returns:
             What the step gave; the next one writes over it.
@@ -221,7 +235,7 @@ class SlipperyAntWarp:
             raise ValueError(
                 f"The actions must have the shape {tuple(self._actions.shape)}: {tuple(actions.shape)}."
             )
-        self._actions.copy_(actions)
+        self._actions.copy_(actions.detach())
         self._coming.advance()
         self._step()
         return self._result
@@ -288,7 +302,7 @@ class SlipperyAntWarp:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that the next steps depend on.
+        """Return everything that the next steps depend on. This waits for the device.
 
         Returns:
             Copies of tensors whose first dimension is num_envs: a slice is the state of those environments.
@@ -297,14 +311,17 @@ class SlipperyAntWarp:
         return {name: tensor.clone() for name, tensor in self._state.items()} | {
             "reset_seeds": self._reset_seeds.clone(),
             "steps": steps,
+            "coming_tasks": self._coming.tasks.clone(),
+            "coming_frictions": self._coming.frictions.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a `state_dict`, or from one put together of slices. This waits for the device.
 
         Raises:
-            ValueError: if an entry is missing, or of another shape; or if the reset seeds are others than
-                those of the constructor: the episodes to come would be those of neither.
+            ValueError: if an entry is missing, or of another shape; or if the reset seeds, or the task that
+                comes next, are others than those of the constructor: the episodes to come would be those
+                of neither.
         """
         own = self.state_dict()
         if set(state) != set(own):
@@ -319,10 +336,20 @@ class SlipperyAntWarp:
             raise ValueError(
                 "The state is of environments with other reset_seeds: give the constructor theirs."
             )
+        steps = state["steps"].cpu().numpy()
+        tasks, frictions = self._coming.after(steps)
+        if not (
+            torch.equal(state["coming_tasks"].cpu(), tasks)
+            and torch.equal(state["coming_frictions"].cpu(), frictions)
+        ):
+            raise ValueError(
+                "The state is of environments with other frictions to come: give the constructor their "
+                "friction, or their task_seeds, num_tasks and change_every."
+            )
         for name, tensor in self._state.items():
             tensor.copy_(state[name])
         self._physics.forget()
-        self._coming.restart(state["steps"].cpu().numpy())
+        self._coming.restart(steps)
         self._restore_frictions()
 
     def check(self) -> None:
@@ -334,7 +361,10 @@ class SlipperyAntWarp:
         self._physics.check()
 
     def close(self) -> None:
-        """Let go of the simulator; closing twice is fine. Tensors that were given out stay."""
+        """Wait for the device and let go of the simulator; closing twice is fine.
+
+        Tensors that were given out stay.
+        """
         self._step = self._begin_all = self._restore_frictions = _closed
         self._physics.close()
 

@@ -33,7 +33,7 @@ class ComingTasks:
         self._known: dict[tuple[int, int], SlipperyAntTask] = {}
         self.tasks = torch.zeros(len(schedules), dtype=torch.int64, device=device)
         """Places in the streams. Shape: (num_envs,)."""
-        self.frictions = torch.zeros(len(schedules), device=device)
+        self.frictions = torch.zeros(len(schedules), dtype=torch.float32, device=device)
         """Coefficients. Shape: (num_envs,)."""
         self.restart(np.zeros(len(schedules), np.int64))
 
@@ -44,7 +44,7 @@ class ComingTasks:
 
     def restart(self, steps: NDArray[np.int64]) -> None:
         """Go on from so many steps of each environment."""
-        self._first = steps.copy()
+        self._first = steps.astype(np.int64)  # a copy
         self._made = 0
         self._send()
 
@@ -54,9 +54,8 @@ class ComingTasks:
         if self._made == self._next_change:
             self._send()
 
-    def _send(self) -> None:
-        steps = self.steps
-        self._next_change = self._made + int(np.min(self._every - steps % self._every))
+    def after(self, steps: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return tasks and frictions after so many steps of each environment, on the host."""
         index = steps // self._every
         needed = np.unique(np.stack([self._kind, index]), axis=1).T.tolist()
         # What was known for other places is not needed again: streams only go forward.
@@ -67,8 +66,17 @@ class ComingTasks:
         found = [
             self._known[pair] for pair in zip(self._kind.tolist(), index.tolist(), strict=True)
         ]
-        self._copy(self.tasks, torch.tensor([task.index for task in found]))
-        self._copy(self.frictions, torch.tensor([task.friction for task in found]))
+        return (
+            torch.tensor([task.index for task in found], dtype=torch.int64, device="cpu"),
+            torch.tensor([task.friction for task in found], dtype=torch.float32, device="cpu"),
+        )
+
+    def _send(self) -> None:
+        steps = self.steps
+        self._next_change = self._made + int(np.min(self._every - steps % self._every))
+        tasks, frictions = self.after(steps)
+        self._copy(self.tasks, tasks)
+        self._copy(self.frictions, frictions)
 
     @staticmethod
     def _task(schedule: FrictionSchedule, place: int) -> SlipperyAntTask:

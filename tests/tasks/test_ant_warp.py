@@ -340,6 +340,12 @@ def test_closed_ones_go_and_say_so():
         ({"task_seeds": [1], "change_every": 5}, ValueError, "as many task_seeds: 1"),
         ({"friction": 1.0, "change_every": 5}, ValueError, "give one or the other"),
         ({}, ValueError, "needs task_seed and change_every"),
+        ({"reset_seeds": [1, 2**63], "friction": 1.0}, ValueError, r"must be under 2\^63: 9223"),
+        (
+            {"friction": 0.003},
+            ValueError,
+            "friction of Warp's ants must be .* at least 0.01: 0.003",
+        ),
         ({"friction": 1.0, "max_contacts": 26}, ValueError, "at most 25 contacts: 26"),
         ({"friction": 1.0, "device": "meta"}, ValueError, 'device must be "cpu" or a CUDA device'),
     ],
@@ -358,8 +364,66 @@ def test_bad_actions_and_states_are_errors(six):
         six.load_state_dict(state | {"reset_seeds": state["reset_seeds"] + 1})
     with pytest.raises(ValueError, match=r"qpos of the state must have the shape \(6, 15\)"):
         six.load_state_dict(state | {"qpos": torch.zeros(5, 15)})
+    for change in ({"num_tasks": 1}, {"task_seeds": [3, 4, 3, 5, 3, 5]}, {"change_every": 6}):
+        other = SlipperyAntWarp(6, reset_seeds=SEEDS, **{**STREAMS, **change, "record": False})
+        for action in torch.zeros(13, 6, 8):
+            other.step(action)
+        with pytest.raises(
+            ValueError, match=r"other frictions to come.*num_tasks and change_every"
+        ):
+            six.load_state_dict(other.state_dict())
+        assert same(six.state_dict().values(), state.values())  # nothing of it was taken
     with pytest.raises(ValueError, match="The state must have"):
         six.load_state_dict({"qpos": torch.zeros(6, 15)})
+
+
+def test_actions_with_gradients_leave_none(six):
+    """A graph through all steps would grow for ever."""
+    six.reset()
+    expected = copied(six.step(torch.ones(6, 8) / 2))
+    six.reset()
+    actions = torch.full((6, 8), 0.5, requires_grad=True)
+    found = six.step(2 * actions / 2)
+    assert same(found, expected)
+    assert not any(tensor.requires_grad for tensor in (*found, six._actions))
+
+
+def test_torchs_default_type_changes_nothing(six):
+    actions = thrown(14, 6, seed=5)
+    six.reset()
+    expected = history(six, actions)
+    torch.set_default_dtype(torch.float64)
+    try:
+        doubled = SlipperyAntWarp(6, reset_seeds=SEEDS, **STREAMS, record=False)
+        assert all(map(same, history(doubled, actions), expected))
+        assert doubled.action_low.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_least_friction_is_mujocos_too(reference):
+    """With less, steps are not."""
+    num = 200
+    envs = SlipperyAntWarp(
+        num,
+        reset_seeds=range(num),
+        friction=0.01,
+        include_contact_forces=True,
+        device="cpu",
+        record=False,
+    )
+    states, actions = visited_states(reference, num, seed=2)
+    states = [(*state[:3], np.float32(0.01)) for state in states]
+    require_parity(envs, reference, states, actions)
+
+
+def test_another_mujoco_warp_is_an_error(monkeypatch):
+    """One that no longer calls back where its contacts are mended."""
+    monkeypatch.setattr(ant_warp_physics.AntWarpPhysics, "_align_contacts", lambda *arguments: None)
+    with pytest.raises(
+        RuntimeError, match=r"calls back .*'contactfilter': 0.* mujoco-warp 4\.0\.0"
+    ):
+        SlipperyAntWarp(1, reset_seeds=[0], friction=1.0, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -417,3 +481,28 @@ def test_a_graph_gives_what_its_launches_give():
     for action in actions_of(3, num, device="cuda"):
         for one, other in zip(recorded.step(action), plain.step(action), strict=True):
             torch.testing.assert_close(one, other, atol=2e-4, rtol=0)
+
+
+@needs_cuda
+def test_closing_waits_for_what_runs():
+    """On a stream of torch's own, which Warp does not wait for when it frees its memory."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        envs = SlipperyAntWarp(64, reset_seeds=range(64), friction=1.0)
+        for action in actions_of(50, 64, device="cuda"):
+            envs.step(action)
+        envs.close()
+        assert stream.query()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_device_need_not_be_the_current_one():
+    """A graph is launched where it belongs, on a default stream too."""
+    first, second = (
+        SlipperyAntWarp(8, reset_seeds=range(8), friction=1.0, device=f"cuda:{number}")
+        for number in range(2)
+    )
+    for action in actions_of(3, 8):
+        for one, other in zip(first.step(action), second.step(action), strict=True):
+            torch.testing.assert_close(one.cpu(), other.cpu(), atol=2e-4, rtol=0)
+    assert torch.cuda.current_device() == 0

@@ -87,6 +87,16 @@ def test_contacts_are_mujocos_own(fallen):
     assert steep > 50
 
 
+def test_what_is_mended_twice_is_mended(fallen):
+    """If a later MuJoCo Warp makes the tangents MuJoCo's, to align them again does nothing."""
+    physics, _ = fallen
+    frames = physics.tensor(physics.data.contact.frame)
+    total = int(physics.data.nacon.numpy()[0])
+    before = frames[:total].clone()
+    physics._align_contacts(physics.model, physics.data)
+    torch.testing.assert_close(frames[:total], before, atol=1e-6, rtol=0)
+
+
 def test_accelerations_are_mujocos_own(fallen):
     """On slippery floors, too, where one solution alone is off by the rounding of its way."""
     physics, states = fallen
