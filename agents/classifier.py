@@ -149,9 +149,7 @@ class Classifier:
         self.config = config
         self.device = torch.device(device)
         self.optimizer = make_optimizer(self.network, config, regularizer)
-        self._logits = self._logits_in_bf16 if config.precision == "bf16" else self.network
         self._compiled = self._compile() if config.compile else None
-        self._learn = self._compiled or self._learn_eagerly
         self._order_seed = order_seed
         self._step = 0
         self._task_steps = 1
@@ -205,7 +203,9 @@ class Classifier:
         return torch.randperm(task.num_train, generator=generator).to(self.device)
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        loss, logits = self._learn(images, labels)
+        # Not chosen once for all: an object that holds its own method is freed late, and its memory.
+        learn = self._compiled or self._learn_eagerly
+        loss, logits = learn(images, labels)
         # The logits are those before the update: online accuracy. Counted many steps at a time,
         # because one step's handful of tiny operations costs as much as a layer.
         self._pending.append((logits, labels, loss * labels.shape[0]))
@@ -227,7 +227,8 @@ class Classifier:
         )
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(images)
+        in_bf16 = self.config.precision == "bf16"
+        logits = self._logits_in_bf16(images) if in_bf16 else self.network(images)
         return self._loss(logits, labels), logits
 
     def _logits_in_bf16(self, images: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class KernelSteps:
             place
             for group in state["param_groups"]
             for place in group["params"]
-            if not group["capturable"] and place in state["state"]
+            # Whoever looks for the state of a parameter that has none makes an empty one.
+            if not group["capturable"] and state["state"].get(place)
         ]
         own = dict(state["state"])
         for place in on_host:

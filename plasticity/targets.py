@@ -85,7 +85,7 @@ def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
         group["sigma"],
         group["anisotropy"],
         *group["fan_in"],
-        *[(id(p), p.shape, p.device, p.dtype) for p in group["params"]],
+        *[(id(p), p.shape, p.stride(), p.device, p.dtype) for p in group["params"]],
     )
 
 

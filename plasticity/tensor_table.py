@@ -266,7 +266,7 @@ def _signature(
     return (
         tuple(columns),
         tuple([tensor.data_ptr() for tensors in columns.values() for tensor in tensors]),
-        tuple([(p.numel(), p.dtype, p.device) for p in parameters]),
+        tuple([(p.shape, p.stride(), p.dtype, p.device) for p in parameters]),
         None if anchors is None else tuple(anchors),
         tuple(streams),
     )

@@ -1,6 +1,8 @@
 """The trainer against a loop written out by hand."""
 
+import gc
 import io
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -212,6 +214,20 @@ def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, optimizer):
 def test_compiled_on_a_cpu_agrees_and_resumes():
     config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
     compare_with_eager(config, NetworkConfig(architecture="mlp", hidden=(16,)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_memory_is_given_back_at_once(precision):
+    """On a GPU no garbage collection is started by its memory running out."""
+    classifier = make(ClassifierConfig(batch_size=16, precision=precision))
+    classifier._train_step(*Blobs().train_batch(torch.arange(16)))
+    weight = weakref.ref(next(classifier.network.parameters()))
+    gc.disable()
+    try:
+        del classifier
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 # ---- bfloat16 ---------------------------------------------------------------------------------------

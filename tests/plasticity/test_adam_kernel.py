@@ -220,6 +220,18 @@ def test_a_run_goes_on_with_another_kernel(kernel):
     assert [each["step"].device.type for each in state["state"].values()] == ["cpu"] * len(SHAPES)
 
 
+def test_a_state_that_was_only_looked_for_is_saved_empty():
+    parameters = parameters_of(SHAPES)
+    optimizer = regularized(torch.optim.Adam)(parameters, kernel="triton")
+    assert optimizer.state[parameters[1]] == {}
+    state = optimizer.state_dict()
+    assert state["state"] == {1: {}}
+    optimizer.load_state_dict(state)
+    give_gradients(parameters, 0)
+    optimizer.step()
+    assert state_of(optimizer, "step") == [1.0] * len(SHAPES)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_a_copy_keeps_the_kernel(duplicate):
     _, optimizer = trained(
@@ -282,6 +294,26 @@ def test_any_dense_layout_with_stored_anchors():
     torch.testing.assert_close(run(kernel="triton"), run(), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"contiguous.*row-major.*kernel=\"triton\""):
         run(kernel="triton-drawn")
+
+
+@pytest.mark.parametrize("method", ["syre", "l2-init"])
+@pytest.mark.parametrize(("base", "momentum"), [("Adam", {}), ("SGD", {"momentum": 0.9})])
+def test_weights_may_take_another_order_in_memory(base, momentum, method):
+    def run(**kwargs):
+        convolution = nn.Conv2d(3, 4, 2, device=DEVICE)
+        weight = convolution.weight
+        weight.data = parameters_of([weight.shape])[0].detach()
+        optimizer = regularized(getattr(torch.optim, base))(
+            [weight], lr=RATE, **METHODS[method], **momentum, **kwargs
+        )
+        for step in range(3):
+            if step == 1:  # the anchors are there
+                convolution.to(memory_format=torch.channels_last)
+            give_gradients([weight], step)
+            optimizer.step()
+        return weight.detach()
+
+    torch.testing.assert_close(run(kernel="triton"), run(), rtol=1e-6, atol=1e-6)
 
 
 def test_gaps_in_memory_are_refused():

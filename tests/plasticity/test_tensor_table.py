@@ -83,6 +83,10 @@ def test_a_cache_makes_tables_again_only_where_something_changed():
         found = cache.tables(*change)
         assert found is not latest
         latest = found
+    square = torch.empty(3, 3)
+    cache.tables({Column.PARAMETER: [square]}, anchors[:1])
+    with pytest.raises(ValueError, match="contiguous"):  # in the same place, in another order
+        cache.tables({Column.PARAMETER: [square.t()]}, anchors[:1])
     parameters[0].data = torch.empty(5)
     (moved,) = cache.tables(columns, anchors)
     assert moved.fields[0, Column.PARAMETER] == parameters[0].data_ptr()
