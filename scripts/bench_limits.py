@@ -104,7 +104,7 @@ def _row(case: str, function: Callable[[], object], device: DeviceLimits, effort
     median = statistics.median(seconds)
     allowed = ", ".join(f"{limit} {1e3 * time_:.3g} ms" for limit, time_ in least.items())
     note = (
-        f"{1e3 * median:.3g} ms; by {allowed}: {nearest} bind; {work.operations / 1e6:.3g} MFLOP,"
+        f"{1e3 * median:.3g} ms; by {allowed}: {nearest} the nearest limit; {work.operations / 1e6:.3g} MFLOP,"
         f" {work.bytes / 1e6:.3g} MB, {work.kernels} operations"
     )
     return Row(

@@ -56,14 +56,14 @@ def test_the_device_is_measured():
     assert 0 < device.seconds_per_kernel < 1
 
 
-def test_every_row_names_the_limit_that_binds():
+def test_every_row_names_the_nearest_limit():
     device, *rows = limits(Effort(quick=True))
     assert device.value is None
     assert "GB/s" in device.note
     assert len(rows) == 3
     for row in rows:
         assert row.value > 0
-        assert "bind;" in row.note
+        assert "the nearest limit;" in row.note
         assert row.value == pytest.approx(row.theirs / row.ours, rel=0.9)
 
 
