@@ -104,8 +104,8 @@ def _row(case: str, function: Callable[[], object], device: DeviceLimits, effort
     median = statistics.median(seconds)
     allowed = ", ".join(f"{limit} {1e3 * time_:.3g} ms" for limit, time_ in least.items())
     note = (
-        f"{1e3 * median:.3g} ms; by {allowed}: {nearest} the nearest limit; {work.operations / 1e6:.3g} MFLOP,"
-        f" {work.bytes / 1e6:.3g} MB, {work.kernels} operations"
+        f"{1e3 * median:.3g} ms; by {allowed}: {nearest} the nearest limit;"
+        f" {work.operations / 1e6:.3g} MFLOP, {work.bytes / 1e6:.3g} MB, {work.kernels} operations"
     )
     return Row(
         *("limits", case, share.median, "share"),
