@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, TypeVar
 
@@ -49,6 +50,23 @@ def planned(jobs: Sequence[Job], together: HowMany) -> list[Work]:
             alone = len(part) == 1 and has_ordinary_experiment(config)
             work.append(part[0] if alone else JobGroup(tuple(part), is_measured=measured))
     return work
+
+
+def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
+    """What is still to be done of a plan.
+
+    A group is planned before its finished runs are left out, so that the same command again continues its
+    runs as they were begun: to the byte, which they are not alone if they were begun in company.
+    """
+    paths = {job.path for job in unfinished}
+    left: list[Work] = []
+    for each in work:
+        jobs = tuple(job for job in each.jobs if job.path in paths)
+        if jobs and isinstance(each, JobGroup):
+            left.append(replace(each, jobs=jobs, had_more=len(jobs) < len(each.jobs)))
+        elif jobs:
+            left.append(each)
+    return left
 
 
 def can_train_together(config: RunConfig) -> bool:

@@ -35,6 +35,9 @@ class JobGroup:
     """Whether to find out first how many of them the device's memory holds; they are then trained in
     parts of that many. Otherwise all of them are, at once."""
 
+    had_more: bool = False
+    """Whether other runs of the group are finished. What is left of it then rounds as it would with them."""
+
 
 Work = Job | JobGroup
 """What a process does."""

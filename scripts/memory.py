@@ -103,6 +103,7 @@ def measured_memory(
 def _held(begin: Callable[[int], Held], count: int, free: Callable[[], int]) -> int:
     """What is free while so many runs are there."""
     held: Held | None = None
+    release_memory()  # an attempt that did not fit was held by its error until now
     try:
         held = begin(count)
         return free()

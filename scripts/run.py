@@ -12,12 +12,15 @@ from plasticity.scripts import runs
 from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
 from plasticity.scripts.configuration import AntRunConfig, RunConfig, require_known
 from plasticity.scripts.experiments import require_runnable
-from plasticity.scripts.grouping import planned, require_use
+from plasticity.scripts.grouping import left_of, planned, require_use
 from plasticity.scripts.jobs import Job
 from plasticity.scripts.options import AntRunOptions, RunOptions, grid_of, require_meaning
 from plasticity.scripts.pool import Outcome, run_jobs
 from plasticity.scripts.progress import Messages, live_progress
 from plasticity.settings import require_integer
+
+NAMED_AT_ONCE = 3
+"""Runs that a message names which is about many."""
 
 
 def run(benchmark_name: str, options: RunOptions, command: str = "the same command") -> int:
@@ -29,7 +32,7 @@ def run(benchmark_name: str, options: RunOptions, command: str = "the same comma
         command: What to type to continue, for the message of a stopped run.
 
     Returns:
-        The exit code: 0 if all runs are finished, 1 if one failed, 128 + signal if stopped.
+        The exit code: 0 if all runs are finished, 1 if one is not, 128 + signal if stopped.
 
     Raises:
         RunError, ValueError, TypeError: before anything runs, if the options cannot be met.
@@ -70,7 +73,8 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     messages = Messages()
     processes = _processes(options, jobs)
     require_use(jobs, options.together)
-    unfinished = _unfinished(_with_cores(jobs, options, processes))
+    jobs = _with_cores(jobs, options, processes)
+    unfinished = _unfinished(jobs)
     if len(unfinished) < len(jobs):
         messages.print(f"{len(jobs) - len(unfinished)} of {len(jobs)} runs are already finished.")
     if not unfinished:
@@ -78,7 +82,7 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     totals = {job.path: job.config.length for job in unfinished}
     done = {path: float(runs.progress_made(path)) for path in totals}
     unit = unfinished[0].config.axis
-    work = planned(unfinished, options.together)
+    work = left_of(planned(jobs, options.together), unfinished)
     with live_progress(messages, totals, done, unit) as on_progress:
         outcome = run_jobs(
             work, processes, lambda job, value: on_progress(job.path, value), messages.print
@@ -129,13 +133,25 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
     return unfinished
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    first = ", ".join(names[:NAMED_AT_ONCE])
+    more = len(names) - NAMED_AT_ONCE
+    return f"{first} and {more} more" if more > 0 else first
+
+
 def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
     if outcome.finished:
         messages.print(f"{len(outcome.finished)} runs finished.")
     for path in outcome.diverged:
         messages.print(f"diverged: {path} (its loss became NaN or infinite; it ends there)")
+    alike: dict[
+        str, list[str]
+    ] = {}  # a group fails as one: its runs share a message, and a traceback
     for path, message in outcome.failed.items():
-        messages.print(f"failed: {path}: {message}", style="red")
+        alike.setdefault(message, []).append(str(path))
+    for message, paths in alike.items():
+        messages.print(f"failed: {_listed(paths)}: {message}", style="red")
     if outcome.stopped:
         messages.print(
             f"{len(outcome.stopped)} runs stopped, their checkpoints are written. Continue:"
@@ -146,4 +162,4 @@ def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
         messages.print(f"  {command}")
     if outcome.interrupted_by is not None:
         return 128 + int(outcome.interrupted_by)
-    return 1 if outcome.failed else 0
+    return 1 if outcome.failed or outcome.stopped else 0

@@ -113,9 +113,11 @@ def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -
     """Do a group's runs, in parts that fit; give the last word of those that have none of their own."""
     places = list(range(len(group.jobs)))
     parts = [places]
-    if group.is_measured and len(places) > 1:
+    has_company = len(places) > 1 or group.had_more
+    if group.is_measured and has_company:
         memory = _memory_of([job.config for job in group.jobs])
         parts = even_parts(places, memory.most)
+        has_company = memory.most > 1
         if len(parts) > 1:
             _tell(events, ("note", told(memory, [len(part) for part in parts])))
     for part in parts:
@@ -123,10 +125,10 @@ def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -
             break
         words = dict.fromkeys(part, ("stopped", ""))
         try:
-            if len(part) == 1 and has_ordinary_experiment(group.jobs[part[0]].config):
+            if not has_company and has_ordinary_experiment(group.jobs[part[0]].config):
                 words[part[0]] = _execute_job(group.jobs[part[0]], part[0], events, stop)
             else:
-                _execute_part(group.jobs, part, words, events, stop)
+                _execute_part(group.jobs, part, words, events, stop, has_company=has_company)
         except (RunError, ValueError, OSError) as error:
             _fail(words, str(error))
         except torch.cuda.OutOfMemoryError:
@@ -150,7 +152,7 @@ def _memory_of(configs: Sequence[RunConfig]) -> Memory:
         return experiment
 
     with torch.cuda.device(configs[0].device):
-        return measured_memory(len(configs), begin)
+        return measured_memory(max(2, len(configs)), begin)  # what is left of a group may be one
 
 
 def _fail(words: dict[int, tuple[str, str]], message: str) -> None:
@@ -166,6 +168,8 @@ def _execute_part(
     words: dict[int, tuple[str, str]],
     events: Connection,
     stop: threading.Event,
+    *,
+    has_company: bool,
 ) -> None:
     """Train runs at once, and note the last words of those that end."""
     teller = _Teller(events)
@@ -184,6 +188,7 @@ def _execute_part(
             folders,
             [job.config for job in mine],
             together_experiment(mine[0].config),
+            has_company=has_company,
             on_progress=lambda made: teller(
                 lambda: {places[index]: value for index, value in made().items()}
             ),

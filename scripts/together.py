@@ -92,6 +92,8 @@ class Together:
         folders: Open, one for each run.
         configs: Of the runs, in the same order.
         kind: Of the experiment that trains them.
+        has_company: Whether these are some of several runs, of which the others are trained at another
+            time; of several folders it is so anyway.
         on_progress: Called often, with a function that gives each run's progress by its place.
         on_end: Called with a run's place, and whether it diverged, as soon as it has its last row.
     """
@@ -102,10 +104,12 @@ class Together:
         configs: Sequence[RunConfig],
         kind: type[TogetherExperiment],
         *,
+        has_company: bool = False,
         on_progress: Callable[[Callable[[], dict[int, float]]], None] = lambda progress: None,
         on_end: Callable[[int, bool], None] = lambda place, diverged: None,
     ) -> None:
         self._folders, self._configs, self._kind = folders, configs, kind
+        self._has_company = has_company or len(folders) > 1
         self._on_progress, self._on_end = on_progress, on_end
         self._ended: set[int] = set()
 
@@ -132,7 +136,7 @@ class Together:
             # One that has to go on by itself for a while gets its own copy for company: replicas round
             # alike however many they are, but for a single one, and a run that was killed is to give the
             # same bytes as one that was not.
-            is_single = len(members) == 1 and len(self._folders) > 1
+            is_single = len(members) == 1 and self._has_company
             trained = members * 2 if is_single else members
             experiment = self._kind([self._configs[place] for place in trained])
             try:

@@ -208,18 +208,27 @@ class _WarpAnts(SlipperyAntWarp):
 
 
 def warp_ants(configs: Sequence[AntRunConfig]) -> DeviceEnvironments:
-    """The ants of some runs in one simulator on their device; each run's draw what they draw alone."""
+    """The ants of some runs in one simulator on their device; each run's draw what they draw alone.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: if they do not fit, for Warp as well as for torch.
+    """
     config = configs[0]
     streams = [child_seed(each.seed, "stream") for each in configs]
-    return _WarpAnts(
-        len(configs) * config.num_envs,
-        reset_seeds=[
-            seed for each in configs for seed in environment_seeds(each.seed, config.num_envs)
-        ],
-        task_seeds=[seed for seed in streams for _ in range(config.num_envs)],
-        change_every=config.change_every // config.num_envs,
-        device=config.device,
-    )
+    try:
+        return _WarpAnts(
+            len(configs) * config.num_envs,
+            reset_seeds=[
+                seed for each in configs for seed in environment_seeds(each.seed, config.num_envs)
+            ],
+            task_seeds=[seed for seed in streams for _ in range(config.num_envs)],
+            change_every=config.change_every // config.num_envs,
+            device=config.device,
+        )
+    except RuntimeError as error:
+        if "Failed to allocate" in str(error):  # Warp has no kind of error for it
+            raise torch.cuda.OutOfMemoryError(str(error)) from error
+        raise
 
 
 def _part(state: Mapping[str, Any], own: slice) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plasticity.agents.classifier import ClassifierConfig
 from plasticity.scripts.configuration import AntRunConfig, ImageRunConfig
-from plasticity.scripts.grouping import even_parts, groups_of, planned, require_use
+from plasticity.scripts.grouping import even_parts, groups_of, left_of, planned, require_use
 from plasticity.scripts.jobs import Job, JobGroup
 
 IMAGES = ImageRunConfig(
@@ -57,6 +57,15 @@ def test_runs_that_differ_in_method_seed_and_decay_train_together():
 
 def test_one_at_a_time_is_the_ordinary_run():
     assert planned(MIXED, 1) == [MIXED[i] for i in (0, 1, 3, 5, 2, 6, 4)]
+
+
+def test_what_is_left_of_a_plan_keeps_its_groups():
+    work = planned(MIXED, 2)
+    assert left_of(work, MIXED) == work
+    left = left_of(work, [MIXED[i] for i in (6, 5, 3, 0)])
+    assert shape(left) == [[0], [3, 5], 6]
+    assert [each.had_more for each in left[:2]] == [True, False]
+    assert left_of(work, []) == []
 
 
 def test_auto_goes_by_the_device():

@@ -1,12 +1,14 @@
 """How many runs a device holds, from figures."""
 
 import re
+import weakref
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plasticity.scripts import memory as memory_module
 from plasticity.scripts.memory import Memory, measured_memory, told
 from plasticity.scripts.runs import RunError
 
@@ -90,6 +92,30 @@ def test_a_measure_that_does_not_fit_is_taken_of_fewer():
     memory = measured_memory(64, device.begin, device.free)
     assert device.begun == [8, 4, 8, 2, 4]
     assert (memory.per_run, memory.most) == (10**9, 4)
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_measure(monkeypatch):
+    """Its error holds it for a while, and the allocator what it took."""
+    device, attempts = Device(5 * 10**9, 0, 10**9), []
+
+    class Attempt:
+        """Lives as long as the frame that made it."""
+
+    def begin(runs):
+        attempt = Attempt()
+        attempts.append(weakref.ref(attempt))
+        try:
+            return device.begin(runs)
+        except torch.cuda.OutOfMemoryError:
+            device.taken = device.free_at_first
+            raise
+
+    def release():
+        if not any(attempt() for attempt in attempts):
+            device.taken = 0
+
+    monkeypatch.setattr(memory_module, "release_memory", release)
+    assert measured_memory(64, begin, device.free).per_run == 10**9
 
 
 def test_two_that_do_not_fit_are_told():

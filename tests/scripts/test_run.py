@@ -182,6 +182,7 @@ def test_settings_of_the_ant_that_mean_nothing_are_refused(tmp_path, started, ch
 
 
 def test_few_ants_share_the_cores(tmp_path, started, monkeypatch):
+    pytest.importorskip("pybullet", reason="needs PyBullet")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7, 9, 11}, raising=False)
     options = replace(default_options("slippery-ant"), out=tmp_path, device="cpu", seeds=(0,))
     for methods in (("none",), ("none", "syre")):
@@ -236,6 +237,22 @@ def test_runs_train_together_if_told(tmp_path, started):
         ["shift"],
     ]
     assert [len(each.jobs) for each in single] == [1] * 6
+
+
+def test_what_is_left_of_a_group_is_told_so(tmp_path, started, monkeypatch):
+    options = replace(
+        default_options("permuted-digits"), out=tmp_path, device="cpu", seeds=(0, 1), together=3
+    )
+    monkeypatch.setattr(
+        run_module.runs, "is_finished", lambda path, length: path.parent.name != "syre"
+    )
+    run("permuted-digits", options)
+    ((work, _),) = started
+    assert [[str(job.path.relative_to(tmp_path)) for job in each.jobs] for each in work] == [
+        ["permuted-digits/syre/seed_0"],
+        ["permuted-digits/syre/seed_1"],
+    ]
+    assert all(each.had_more for each in work)
 
 
 def test_a_sweep_trains_together_across_its_settings(tmp_path, started):
@@ -374,6 +391,16 @@ def test_what_a_sweep_refuses(tmp_path, started, changes, message):
             Outcome(finished=[Path("a")], failed={Path("[b]c" * 60): "[no] space"}),
             1,
             ["failed: " + "[b]c" * 60 + ": [no] space", "\n  plasticity run 'a b'\n"],
+        ),
+        (
+            Outcome(failed={Path(name): "no space" for name in "abcde"} | {Path("f"): "gone"}),
+            1,
+            ["failed: a, b, c and 2 more: no space\n", "failed: f: gone\n"],
+        ),
+        (
+            Outcome(stopped=[Path("a")]),  # somebody told the run's own process
+            1,
+            ["1 runs stopped, their checkpoints are written. Continue:"],
         ),
         (
             Outcome(stopped=[Path("a")], interrupted_by=signal.SIGTERM),

@@ -32,6 +32,7 @@ TINY = ImageRunConfig(
     classifier=ClassifierConfig(learning_rate=0.05, batch_size=128),
 )
 EXPLODING = replace(TINY, method="weight-decay", strength=1e20)
+LONG = 32  # tasks: of fewer, a fast machine has done all before it hears that it is to stop
 
 
 def group(out, *configs, **settings):
@@ -60,7 +61,7 @@ def rows(path):
 def whole(tmp_path_factory):
     """Three runs at once, without interruption."""
     out = tmp_path_factory.mktemp("whole")
-    assert len(run_jobs([group(out, *seeds(3, num_tasks=8))], 1, silent).finished) == 3
+    assert len(run_jobs([group(out, *seeds(3, num_tasks=LONG))], 1, silent).finished) == 3
     return out
 
 
@@ -84,9 +85,17 @@ def test_a_group_beside_a_single_run(tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_the_last_one_left_of_a_group_is_continued_to_the_byte(tmp_path, whole):
+    jobs = group(tmp_path, *seeds(3, num_tasks=LONG)).jobs
+    run_jobs([group(tmp_path, *seeds(3, num_tasks=1))], 1, silent)
+    outcome = run_jobs([JobGroup(jobs[2:], had_more=True)], 1, silent)
+    assert outcome.finished == [tmp_path / "2"]
+    assert content(tmp_path / "2") == content(whole / "2")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_and_continued_to_the_byte(tmp_path, whole, number):
-    jobs = group(tmp_path, *seeds(3, num_tasks=8))
+    jobs = group(tmp_path, *seeds(3, num_tasks=LONG))
     sent = []
 
     def end(job, value):
@@ -166,7 +175,7 @@ def test_what_does_not_fit_is_trained_in_parts(tmp_path, events, stop, monkeypat
         json.loads((tmp_path / name / "timings.jsonl").read_text()).get("together")
         for name in "012"
     ]
-    assert together == [2, 2, None]  # the last one alone, as any run
+    assert together == [2, 2, 1]  # the last one with a copy of itself, and not as an ordinary run
 
 
 def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
@@ -224,6 +233,17 @@ def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
     assert events.words[1] == ("diverged", "")
     assert events.words[0][0] == "failed"
     assert message in events.words[0][1]
+
+
+@pytest.mark.parametrize(("most", "together"), [(2, 1), (1, None)])
+def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, most, together):
+    monkeypatch.setattr(run_process, "_memory_of", fitting(most))
+    jobs = group(tmp_path, *seeds(1, num_tasks=1), is_measured=True, had_more=True)
+    run_process._execute(jobs, events, stop)
+    assert events.words == {0: ("finished", "")}
+    assert events.notes == []
+    timing = json.loads((tmp_path / "0" / "timings.jsonl").read_text())
+    assert timing.get("together") == together  # without room for company: alone
 
 
 def test_a_stop_before_a_part_leaves_it_unbegun(tmp_path, events, stop):

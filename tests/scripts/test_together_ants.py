@@ -15,6 +15,7 @@ pytest.importorskip(
 from plasticity.agents.device_environments import HostEnvironments
 from plasticity.agents.ppo_config import PPOConfig
 from plasticity.agents.rollout import environment_seeds
+from plasticity.scripts import together_ants
 from plasticity.scripts.ant_experiment import AntExperiment
 from plasticity.scripts.configuration import AntRunConfig
 from plasticity.scripts.runs import RunError, RunFolder, is_finished
@@ -306,6 +307,23 @@ def test_a_simulator_without_room_is_an_error_of_the_run(warp, monkeypatch):
     monkeypatch.setattr(physics, "check", full)
     with pytest.raises(RunError, match=r"^3 contacts did not fit\. What the last checkpoint holds"):
         envs.check()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Failed to allocate 64 bytes on device 'cuda:0'", torch.cuda.OutOfMemoryError),
+        ("another", RuntimeError),
+    ],
+)
+def test_a_simulator_that_does_not_fit_is_told_from_other_errors(monkeypatch, message, kind):
+    def begin(*_arguments, **_settings):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(together_ants, "_WarpAnts", begin)
+    with pytest.raises(RuntimeError, match=message) as caught:
+        warp_ants([WARP])
+    assert type(caught.value) is kind
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
