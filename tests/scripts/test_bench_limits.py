@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from plasticity.scripts import bench_limits
 from plasticity.scripts.bench_limits import (
     DeviceLimits,
     classifier_step,
@@ -64,7 +65,19 @@ def test_every_row_names_the_nearest_limit():
     for row in rows:
         assert row.value > 0
         assert "the nearest limit;" in row.note
-        assert row.value == pytest.approx(row.theirs / row.ours, rel=0.9)
+        assert 0 < row.lower <= row.value <= row.upper
+
+
+def test_the_share_of_the_nearest_limit_by_hand(monkeypatch):
+    monkeypatch.setattr(bench_limits, "_times", lambda *args, **kwargs: [2e-3, 4e-3, 8e-3])
+    left, right = torch.ones(10, 100), torch.ones(100, 20)
+    # 2 * 10 * 100 * 20 = 40 000 operations take 1 ms; 4 (1000 + 2000 + 200) = 12 800 bytes take less
+    device = DeviceLimits(4e7, 12.8e9, 1e-9)
+    row = bench_limits._row("a product", lambda: left @ right, device, Effort(quick=True))
+    # of 1 / 2, 1 / 4 and 1 / 8, with quartiles half way between them
+    assert (row.value, row.lower, row.upper) == pytest.approx((0.25, 0.1875, 0.375))
+    assert (row.ours, row.theirs) == pytest.approx((4e-3, 1e-3))
+    assert "arithmetic the nearest limit" in row.note
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
