@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from plasticity.agents.ppo import Episode, Iteration
@@ -71,7 +71,7 @@ class AntRows:
         return {
             "step": num_steps,
             "task": self._task,
-            "friction": task_friction(child_seed(self._config.seed, "stream"), self._task),
+            "friction": self._friction(self._task),
             "boundary": boundary,
             "episodes": len(episodes),
             "episode_return": _mean([each.episode_return for each in episodes]),
@@ -83,7 +83,16 @@ class AntRows:
     def take_episodes(self) -> list[dict[str, Any]]:
         """The episodes that ended since they were last taken, in the order of their ends."""
         taken, self._untaken = self._untaken, []
-        return [asdict(each) for each in taken]
+        return [asdict(self._on_its_ground(each)) for each in taken]
+
+    def _on_its_ground(self, episode: Episode) -> Episode:
+        # A simulator in float32 tells the friction in float32; rows and episodes shall agree to the digit.
+        return replace(episode, friction=self._friction(episode.task))
+
+    def _friction(self, task: int | None) -> float | None:
+        if task is None:
+            return None
+        return task_friction(child_seed(self._config.seed, "stream"), task)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later rows depend on."""

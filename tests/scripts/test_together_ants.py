@@ -13,16 +13,18 @@ pytest.importorskip(
 )
 
 from plasticity.agents.device_environments import HostEnvironments
+from plasticity.agents.ppo import Episode, Iteration
 from plasticity.agents.ppo_config import PPOConfig
 from plasticity.agents.rollout import environment_seeds
 from plasticity.scripts import together_ants
 from plasticity.scripts.ant_experiment import AntExperiment
+from plasticity.scripts.ant_rows import AntRows
 from plasticity.scripts.configuration import AntRunConfig
 from plasticity.scripts.runs import RunError, RunFolder, is_finished
 from plasticity.scripts.together import Together
 from plasticity.scripts.together_ants import TogetherAnts, warp_ants
 from plasticity.seeds import child_seed
-from plasticity.tasks import SlipperyAntBulletEnv
+from plasticity.tasks import SlipperyAntBulletEnv, task_friction
 from plasticity.tasks.vector import VectorEnvironments
 
 # Two ants for each run, which change their ground at the first end of an episode after 100 steps.
@@ -294,6 +296,19 @@ def test_the_ants_of_a_gpu_go_on_to_the_byte(tmp_path, warp):
     for place in ("0", "1"):
         assert rows(tmp_path / "whole" / place) == rows(tmp_path / "stopped" / place)
         assert rows(tmp_path / "whole" / place)[0]["friction"] > 0
+
+
+def test_an_episode_has_the_friction_of_its_task_to_the_digit():
+    exact = task_friction(child_seed(WARP.seed, "stream"), 2)
+    in_float32 = torch.tensor(exact).item()
+    assert in_float32 != exact
+    own = AntRows(WARP)
+    episodes = (
+        Episode(8, 0, -1.0, 8, 2, in_float32),
+        Episode(9, 1, -1.0, 9, None, None),
+    )
+    own.take(Iteration({}, episodes, 2, in_float32, False), 16)
+    assert [each["friction"] for each in own.take_episodes()] == [exact, None]
 
 
 def test_a_simulator_without_room_is_an_error_of_the_run(warp, monkeypatch):
