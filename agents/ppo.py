@@ -319,11 +319,8 @@ class PPO:
         orders = torch.stack(
             [torch.randperm(steps, generator=self._order_generator) for _ in range(epochs)]
         ).to(self.device)
-        actor, critic, batches = (
-            self._actor_update,
-            self._critic_update,
-            (actor_batch, critic_batch),
-        )
+        actor, critic = self._actor_update, self._critic_update
+        batches = actor_batch, critic_batch
         if self._graphed is not None:
             return statistics | self._graphed(batches, orders, learning_rate)
         if not isinstance(critic, CriticProcess):

@@ -103,7 +103,7 @@ class ActorUpdate:
                 batch.observations,
                 batch.actions,
                 batch.log_probabilities,
-                _normalized(batch.advantages, dim=0),
+                normalized(batch.advantages, dim=0),
             )
 
     def begin_epoch(self, order: Tensor) -> None:
@@ -116,7 +116,7 @@ class ActorUpdate:
         advantages = self._advantages[epoch]
         advantages.copy_(self._batch.advantages[order].view_as(advantages))
         if self._config.normalize_advantages == "minibatch":
-            advantages.copy_(_normalized(advantages, dim=1))
+            advantages.copy_(normalized(advantages, dim=1))
         self._signs = advantages.sign()
         self._limits = self._signs + self._config.clip_range
 
@@ -370,7 +370,8 @@ def set_learning_rate(optimizer: RegularizedOptimizer, learning_rate: float | Te
         group["lr"] = learning_rate
 
 
-def _normalized(advantages: Tensor, dim: int) -> Tensor:
+def normalized(advantages: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """To mean 0 and standard deviation 1 over these dimensions."""
     deviation, mean = torch.std_mean(advantages, dim=dim, keepdim=True)
     return (advantages - mean) / (deviation + 1e-8)
 

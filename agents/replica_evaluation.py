@@ -7,11 +7,11 @@ from torch import Tensor
 
 from plasticity.agents.advantages import generalized_advantages
 from plasticity.agents.ppo_config import PPOConfig
+from plasticity.agents.ppo_updates import normalized
 from plasticity.agents.replica_gradients import ReplicaDense
 from plasticity.agents.replica_rollout import ReplicaRollout
 from plasticity.agents.replica_updates import (
     ReplicaBatch,
-    normalized,
     replica_entropies,
     replica_log_probabilities,
 )

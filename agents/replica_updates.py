@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity.agents.ppo_config import PPOConfig
-from plasticity.agents.ppo_updates import flushed_denormals
+from plasticity.agents.ppo_updates import flushed_denormals, normalized
 from plasticity.agents.replica_gradients import ReplicaDense, ReplicaDenseGradients
 from plasticity.replica_optimizer import ReplicaOptimizer
 from plasticity.replicas import clip_replica_gradients_
@@ -200,12 +200,6 @@ class ReplicaUpdate:
             "clip_fraction": _mean(((ratios - 1).abs() > clip_range).to(ratios.dtype), counted),
             "approximate_kl": _mean(_k3(log_ratios), last),
         }
-
-
-def normalized(advantages: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """To mean 0 and standard deviation 1 over these dimensions."""
-    deviation, mean = torch.std_mean(advantages, dim=dim, keepdim=True)
-    return (advantages - mean) / (deviation + 1e-8)
 
 
 def replica_log_probabilities(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:

@@ -20,14 +20,13 @@ from plasticity.scripts.bench_rows import Effort, Row, speed_row
 from plasticity.scripts.bench_steps import SIGMA, STRENGTH
 from plasticity.scripts.bench_trainer import synthetic_task
 from plasticity.scripts.bench_turns import missing, rate_row, unmeasured_row
-from plasticity.scripts.benchmarks import ANT_BENCHMARKS, IMAGE_BENCHMARKS
+from plasticity.scripts.benchmarks import IMAGE_BENCHMARKS
 from plasticity.scripts.timing import Comparison, synchronizer
 from plasticity.settings import RegularizerSettings
 from plasticity.tasks import PermutedImages
 from plasticity.tasks.permuted_group import PermutedImagesGroup
 
 _MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
-_ANTS = ANT_BENCHMARKS["slippery-ant-warp"]
 _GOAL_REPLICAS, _GOAL_SPEED = 32, 15.0
 _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 
