@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity import regularizers
-from plasticity.groups import NO_FAN_IN, model_fan_in
+from plasticity.fan_in import NO_FAN_IN, model_fan_in
 from plasticity.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
 from plasticity.settings import SETTING_NAMES, RegularizerSettings
