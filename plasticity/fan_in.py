@@ -116,22 +116,6 @@ def model_layouts(
     return {parameter: found[parameter] for parameter in model.parameters()}
 
 
-def model_fan_in(model: nn.Module) -> dict[nn.Parameter, int]:
-    """Return the fan-in of every parameter that is regularized by default.
-
-    Args:
-        model: As for `model_layouts`.
-
-    Returns:
-        In the order of `model.parameters()`; `NO_FAN_IN` for what is to be left alone: parameters
-        of normalisation layers, and vectors that belong to no layer with a weight.
-    """
-    return {
-        parameter: NO_FAN_IN if layout.kind == "normalization" else layout.fan_in
-        for parameter, layout in model_layouts(model).items()
-    }
-
-
 def _require_shapes(model: nn.Module) -> None:
     for parameter, names in parameter_names(model).items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):

@@ -219,16 +219,35 @@ def report_groups(
 ) -> None:
     """Log what the groups hold, and warn of layouts that are not known where anchors need them."""
     logger.info("%s", describe_groups(groups))
+    warn_of_unknown_layouts(
+        {
+            member.name: (member.parameter, member.layout)
+            for member in members
+            if member.is_regularized
+        },
+        settings,
+    )
+
+
+def warn_of_unknown_layouts(
+    members: Mapping[str, tuple[nn.Parameter, Layout]], settings: RegularizerSettings
+) -> None:
+    """Log a warning that names the parameters whose anchors are scaled by a guess, if there are any.
+
+    Args:
+        members: The regularized parameters of one group and their layouts, by name.
+        settings: Of the group: anchors are scaled under syre with sigma > 0.
+    """
     unknown = [
-        f"{member.name} {tuple(member.parameter.shape)} gets {member.layout.fan_in}"
-        for member in members
-        if member.is_regularized and member.layout.kind == "unknown"
+        f"{name} {tuple(parameter.shape)} gets {layout.fan_in}"
+        for name, (parameter, layout) in members.items()
+        if layout.kind == "unknown"
     ]
     if unknown and settings.regularizer == "syre" and settings.sigma > 0:
         logger.warning(
             "The layout of %d parameter%s is not known, and syre's anchors are scaled by a guess of"
-            ' the fan-in: %s. Give parameter_groups fan_in={"pattern": inputs of one unit}, or'
-            " exclude them.",
+            ' the fan-in: %s. Give parameter_groups fan_in={"pattern": inputs of one unit}, or give'
+            " the module of a matrix attributes in_features and out_features.",
             len(unknown),
             "s" * (len(unknown) != 1),
             listed(unknown),
