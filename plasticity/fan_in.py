@@ -160,7 +160,7 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     # nn.utils.weight_norm (the hook) keeps "weight_g" and "weight_v"; spectral_norm and prune keep
     # "weight_orig".
     hooks = module._forward_pre_hooks.values()
-    stems = {hook.name for hook in hooks if type(hook).__name__ == "WeightNorm"}
+    stems = {getattr(hook, "name", "") for hook in hooks if type(hook).__name__ == "WeightNorm"}
     for name, parameter in module.named_parameters(recurse=False):
         stem, _, end = name.rpartition("_")
         is_normed = stem in stems and end in ("g", "v")
