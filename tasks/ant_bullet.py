@@ -39,6 +39,8 @@ Observation = NDArray[np.float32]
 class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """An ant with four legs learns to run toward a far target, and the friction of its floor changes.
 
+    `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
+
     Physics, observation, action and reward are those of PyBullet's `AntBulletEnv-v0`; at its
     friction, 0.8, the same seed and actions give the same observations, rewards and endings, step by
     step. (A reference just constructed takes the ant, at its first reset, to be elsewhere: its first

@@ -52,6 +52,8 @@ Observation = NDArray[np.float64]
 class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """An ant with four legs learns to run along x, and the friction of its floor changes.
 
+    `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntMujoco-v0")` makes it in any process.
+
     Physics, observation, action, reward and start are those of Gymnasium's `Ant-v5`, without its contact
     forces among the observations unless they are asked for; at its friction, 1, the same seed and actions
     give the same observations, rewards and endings, bit for bit. An episode depends on its friction and on
