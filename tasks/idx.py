@@ -11,6 +11,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from plasticity.tasks.file_kinds import recognized
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZEROS = b"\x00\x00"
-_TYPES = {
+_TYPES: Mapping[int, np.dtype[Any]] = {
     0x08: np.dtype(">u1"),
     0x09: np.dtype(">i1"),
     0x0B: np.dtype(">i2"),

@@ -275,7 +275,7 @@ def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
 
 
 def _count_classes(labels_file: Path, labels: Tensor) -> int:
-    used = set(labels.unique().tolist())
+    used = set(labels.tolist())
     lowest, highest = min(used), max(used)
     if len(used) == highest + 1:
         return len(used)
