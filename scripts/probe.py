@@ -53,7 +53,13 @@ NORMALIZED = (
     "The model was trained in a VecNormalize, and here it met observations as the environment gives them:"
     " give the statistics by --vec-normalize, unless rewards alone were normalised."
 )
-"""Note on models whose inputs were normalised."""
+"""Note on models that were trained in a VecNormalize."""
+
+PERHAPS_NORMALIZED = (
+    "Its file does not tell whether the model was trained in a VecNormalize. If it was, give the statistics"
+    " by --vec-normalize: here it met observations as the environment gives them."
+)
+"""Note on models that may have been."""
 
 WIDTH_ELSEWHERE = 100
 """Columns of the table where the output is no terminal."""
@@ -202,8 +208,9 @@ def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
     sheet = measure_sheet(networks, arguments, policy_networks(fresh), layers)
     if len(arguments) > 2:
         sheet = replace(sheet, notes=(*sheet.notes, RECURRENT))
-    if saved.was_normalized and options.env is not None and options.vec_normalize is None:
-        sheet = replace(sheet, notes=(*sheet.notes, NORMALIZED))
+    if options.env is not None and options.vec_normalize is None:
+        note = {True: (NORMALIZED,), False: (), None: (PERHAPS_NORMALIZED,)}[saved.was_normalized]
+        sheet = replace(sheet, notes=(*sheet.notes, *note))
     return sheet, f"{type(policy).__name__} in {options.model}, {_source(options)}"
 
 
