@@ -32,6 +32,7 @@ from plasticity.scripts.probe_loading import (
     ProbeError,
     load_module,
     module_factory,
+    require_file,
     require_finite,
 )
 from plasticity.scripts.probe_policy import SavedPolicy, is_policy_file
@@ -165,12 +166,7 @@ def probe(options: ProbeOptions) -> Sheet:
 def _measured(options: ProbeOptions) -> tuple[Sheet, str]:
     """The sheet, and what it is of."""
     file = options.model
-    if not file.exists():
-        zipped = file.with_name(f"{file.name}.zip")
-        hint = f" There is {zipped}." if zipped.exists() else ""
-        raise ProbeError(f"There is no file {file}.{hint}")
-    if file.is_dir():
-        raise ProbeError(f"{file} is a folder: give the file of a model.")
+    require_file(file)
     if is_policy_file(file):
         return _measured_policy(options)
     return _measured_module(options)

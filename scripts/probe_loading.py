@@ -33,7 +33,21 @@ UNPACKED_RATIO = 50
 
 
 class ProbeError(ValueError):
-    """What the user gave cannot be probed; the message says why, and the remedy."""
+    """What the user gave cannot be probed or stripped; the message says why, and the remedy."""
+
+
+def require_file(file: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        ProbeError: if there is nothing, or a folder; with the file that may be meant.
+    """
+    if not file.exists():
+        zipped = file.with_name(f"{file.name}.zip")
+        hint = f" There is {zipped}." if zipped.exists() else ""
+        raise ProbeError(f"There is no file {file}.{hint}")
+    if file.is_dir():
+        raise ProbeError(f"{file} is a folder: give the file of a model.")
 
 
 def load_module(

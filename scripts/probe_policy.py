@@ -17,7 +17,7 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.")
 _NOT_NEEDED = ("optimizer_class", "optimizer_kwargs")  # of a policy that is not trained
 
 _KEEP_ORIGINAL_IF_NORMALIZED = ("gae_lambda", "n_delta")
-"""Entries of the algorithms that keep an original observation only in a VecNormalize: on-policy ones and ARS."""
+"""Entries of on-policy algorithms and ARS, which keep an original observation only in a VecNormalize."""
 
 
 def is_policy_file(file: Path) -> bool:
@@ -52,6 +52,45 @@ def is_policy_file(file: Path) -> bool:
             return "policy.pth" in archive.namelist()
     except zipfile.BadZipFile:
         return False
+
+
+def read_archive(
+    file: Path, names: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a file of Stable-Baselines3; nothing in it is unpickled.
+
+    Args:
+        file: Made by `model.save`.
+        names: Members to read beside the data. None: all.
+
+    Returns:
+        The data, with pickles as text; and the members by their names.
+
+    Raises:
+        ProbeError: if the file is broken.
+        OSError: if it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            require_modest(stream, str(file))
+            with zipfile.ZipFile(stream) as archive:
+                data = json.loads(archive.read("data"))
+                chosen = archive.namelist() if names is None else names
+                members = {name: archive.read(name) for name in chosen if name != "data"}
+    except ProbeError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
+    if not isinstance(data, dict):
+        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: its data is no object.")
+    return data, members
 
 
 class SavedPolicy:
@@ -69,30 +108,10 @@ class SavedPolicy:
     def __init__(self, file: Path, *, trust: bool = False) -> None:
         self.file = file
         self._trust = trust
-        try:
-            with file.open("rb") as stream:
-                require_modest(stream, str(file))
-                with zipfile.ZipFile(stream) as archive:
-                    data = json.loads(archive.read("data"))
-                    weights = archive.read("policy.pth")
-        except ProbeError:
-            raise
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            KeyError,
-            ValueError,
-            RuntimeError,
-        ) as error:
-            raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
-        if not isinstance(data, dict):
-            raise ProbeError(
-                f"{file} is no whole model of Stable-Baselines3: its data is no object."
-            )
-        self._data: dict[str, Any] = data
+        data, members = read_archive(file, ("policy.pth",))
+        self._data = data
         self._weights = read_weights(
-            io.BytesIO(weights),
+            io.BytesIO(members["policy.pth"]),
             f"policy.pth in {file}",
             remedy="Stable-Baselines3 writes none there: someone else did.",
         )

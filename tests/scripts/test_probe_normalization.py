@@ -183,8 +183,8 @@ def test_note_asserts_what_is_known(name, wrap, said, tmp_path, capsys):
     gymnasium.register("Drawing-v0", lambda: Drawing(VECTOR, DISCRETE))
     try:
         saved(name, wrap, tmp_path / "model.zip")
+        command = ["probe", str(tmp_path / "model.zip"), "--env", "Drawing-v0"]
         with pytest.raises(SystemExit) as end:
-            command = ["probe", str(tmp_path / "model.zip"), "--env", "Drawing-v0"]
             main([*command, "--steps", "9", "--json"])
     finally:
         del gymnasium.registry["Drawing-v0"]
