@@ -28,9 +28,9 @@ from plasticity.scripts.probe_batch import (
     read_observations,
     wrapped,
 )
+from plasticity.scripts.probe_checkpoint import load_module
 from plasticity.scripts.probe_loading import (
     ProbeError,
-    load_module,
     module_factory,
     require_file,
     require_finite,
@@ -70,7 +70,8 @@ WIDTH_ELSEWHERE = 100
 class ProbeOptions:
     """Print the plasticity sheet of a saved model: ranks, dead units, norms, symmetry of each layer.
 
-    The model is a zip file of Stable-Baselines3 or sb3-contrib, or a torch checkpoint with --module.
+    The model is a zip file of Stable-Baselines3 or sb3-contrib; or, with --module, a torch checkpoint,
+    Lightning's .ckpt included, or a .safetensors file.
     It is measured on observations of --env or --data, and judged against a freshly initialised network
     of the same shape on the same observations.
 
@@ -118,6 +119,10 @@ class ProbeOptions:
     state_key: str | None = None
     """Keys, with dots between, under which the checkpoint has the network's weights. None: they are
     looked for."""
+
+    prefix: str | None = None
+    """What the names of the network's weights begin with in the checkpoint: "model." where a Lightning
+    module has the network as self.model. Other names are left out. None: it is looked for."""
 
     trust_pickle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Load pickles in the files too. They run their authors' code: only for files that you trust."""
@@ -218,7 +223,11 @@ def _measured_module(options: ProbeOptions) -> tuple[Sheet, str]:
         keywords = _keywords("module_kwargs", options.module_kwargs)
         factory = module_factory(options.module, keywords)
     model, fresh = load_module(
-        options.model, factory, state_key=options.state_key, trust=options.trust_pickle
+        options.model,
+        factory,
+        state_key=options.state_key,
+        prefix=options.prefix,
+        trust=options.trust_pickle,
     )
     require_finite(model, options.model)
     if options.env is not None:
