@@ -13,7 +13,7 @@ from dataclasses import dataclass
 SERIALIZED = ":serialized:"
 """Key under which Stable-Baselines3 writes the pickle of an entry, beside what is in it in plain text."""
 
-_NUMPY_KIND = re.compile(r"[?bBiufc]\d*")
+_NUMPY_KIND = re.compile(r"[biufc]\d+")
 _WITHOUT_EFFECT = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP")
 
 
@@ -62,10 +62,10 @@ def references(pickled: bytes) -> Iterator[Reference]:
             yield Reference(module, name, start, stop, 0)
             pushed.append(None)
         elif code == "STACK_GLOBAL":
-            module, name = pushed[-2:] if len(pushed) > 1 else (None, None)
-            if not (isinstance(module, str) and isinstance(name, str)):
+            names = [each for each in pushed[-2:] if isinstance(each, str)]
+            if len(names) < 2:
                 raise ValueError("it imports what it names in no plain way")
-            yield Reference(module, name, start, stop, 2)
+            yield Reference(names[0], names[1], start, stop, 2)
             pushed.append(None)
         elif code not in ("PROTO", "FRAME", "STOP"):
             pushed.append(value if isinstance(value, str) else None)
