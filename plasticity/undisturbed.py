@@ -162,4 +162,4 @@ def _changed(saved: list[_Saved]) -> list[bool]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

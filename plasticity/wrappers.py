@@ -18,8 +18,6 @@ from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["bypassed", "named_modules", "named_parameters", "raw_module", "unwrapped"]
 
-_SPREADING = (nn.DataParallel, DistributedDataParallel)
-
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside its wrappers, or the module itself.
@@ -103,16 +101,18 @@ def bypassed(model: nn.Module) -> Iterator[None]:
     """Let the wrapped parts of a model run what is inside them: eagerly, in this process, on its device.
 
     Hooks that are added after a compiled function's first call never fire there; a replica on another
-    device runs unseen; and where one process looks at its model, no collective operation may wait for the
-    others.
+    device runs unseen; where one process looks at its model, no collective operation may wait for the
+    others; and torch's function transforms refuse activation checkpointing.
     """
     with ExitStack() as block:
         # Nothing can have been compiled before dynamo was imported, which takes a second: not for that.
         if "torch._dynamo" in sys.modules:
             block.enter_context(torch.compiler.set_stance("force_eager"))
         for module in model.modules():
-            if isinstance(module, _SPREADING):
-                _replace_forward(module, module.module, block)
+            inner = _inside(module)
+            # The compiler's wrapper does so by itself now.
+            if inner is not None and "_orig_mod" not in module._modules:
+                _replace_forward(module, inner, block)
         yield
 
 
@@ -131,7 +131,7 @@ def _replace_forward(wrapper: nn.Module, inner: nn.Module, block: ExitStack) -> 
 
 def _inside(module: nn.Module) -> nn.Module | None:
     """The module directly inside a wrapper; None for any other module."""
-    if isinstance(module, (*_SPREADING, AveragedModel)):
+    if isinstance(module, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
         return module._modules["module"]
     # By what they hold, as importing the compiler takes a second.
     for name in ("_orig_mod", "_checkpoint_wrapped_module"):

@@ -297,7 +297,7 @@ def test_nothing_is_measured_on_too_few_observations():
     early = [row for row in callback.rows if row["step"] < 32]
     assert [(row["step"], row["boundary"]) for row in early] == [(11, True), (21, True), (31, True)]
     assert not any(key_of(row, "effective_rank") for row in early)
-    assert [row["step"] for row in callback.rows[3:]] == [32, 35, 40]
+    assert [row["step"] for row in callback.rows[3:]] == [35, 40]
     assert all(key_of(row, "effective_rank") for row in callback.rows[3:])
     assert not any(row["diverged"] for row in callback.rows)
 
@@ -437,7 +437,7 @@ def test_repeated_functional_layers_get_tags_that_tensorboard_takes(tmp_path):
     callback = short(every=64, metrics=["effective_rank"])
     model.learn(64, callback=callback)
     model.logger.close()
-    assert "effective_rank/relu#2" in callback.rows[0]
+    assert "effective_rank/relu-2" in callback.rows[0]
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert "plasticity/effective_rank/relu-2" in events.Tags()["scalars"]
@@ -533,8 +533,9 @@ def test_an_episode_goes_on_where_a_callback_ended_training_within_it():
     model = make(PPO, Monitor(Tasks(change_every=7)), n_steps=64)
     # Ended at step 7: the second episode, which has made 2 of its 5 steps, began under task 0.
     stop = ConvertCallback(lambda _locals, _globals: model.num_timesteps < 7)
-    model.learn(64, callback=[callback, stop])
-    model.learn(4, callback=callback, reset_num_timesteps=False)
+    for steps, callbacks in ((64, [callback, stop]), (4, callback)):
+        with pytest.warns(UserWarning, match="measured nothing"):
+            model.learn(steps, callback=callbacks, reset_num_timesteps=False)
     (row, *_) = callback.rows
     # At its end, step 10, the task changes: until then it ended one episode, and this one.
     assert (row["step"], row["task"], row["episodes"]) == (11, 0, 2)
@@ -587,7 +588,7 @@ def test_gradient_norms_are_those_that_the_optimizers_met(algorithm):
 def test_gradient_norms_are_those_before_the_decay_joins():
     kwargs = policy_kwargs(DQN, regularizer="weight-decay", strength=1e6, decoupled=False)
     model = make(DQN, Tasks(discrete=True), policy_kwargs=kwargs, max_grad_norm=0.1)
-    callback = short(every=10**9, metrics=["gradient_norm"])
+    callback = short(every=64, metrics=["gradient_norm"])
     model.learn(64, callback=callback)
     assert callback.measure()["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)
 
