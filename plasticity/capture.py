@@ -117,10 +117,10 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[A
             model(probe)
         print(effective_rank(activations.units("relu")))
 
-    Names: a module has its name in the model (``trunk.0``, without a wrapper's ``_orig_mod`` or ``module``), a
-    functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``, ``x.relu()`` …),
-    wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU`` calls
-    ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
+    Names: a module has its name in the model (``trunk.0``, without a wrapper's ``_orig_mod`` or
+    ``module``), a functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``,
+    ``x.relu()`` …), wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU``
+    calls ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
     ``relu#2``: a module called twice, a shared one, a repeated function, a function named like a module.
 
     Each forward pass of the model (a call of the model itself, not of a submodule) starts the counting and

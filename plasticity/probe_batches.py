@@ -183,8 +183,8 @@ def required_mask(mask: Tensor) -> Tensor:
     """
     if mask.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
-            "mask must be of shape (batch, positions), True (or 1) where there is data and False (or 0) where "
-            f"there is padding; got shape {tuple(mask.shape)} of {mask.dtype}"
+            "mask must be of shape (batch, positions), True (or 1) where there is data and False (or 0) "
+            f"where there is padding; got shape {tuple(mask.shape)} of {mask.dtype}"
         )
     return mask != 0
 
@@ -227,7 +227,9 @@ def _leaves(value: Any) -> list[Any]:
 
 def _is_data(leaf: object) -> bool:
     """Whether it may hold what a model computes with: not a number, a string or None."""
-    return isinstance(leaf, (Tensor, np.ndarray)) or hasattr(leaf, "__dict__") or hasattr(leaf, "to")
+    return (
+        isinstance(leaf, (Tensor, np.ndarray)) or hasattr(leaf, "__dict__") or hasattr(leaf, "to")
+    )
 
 
 def _moved(leaf: Any, device: torch.device) -> Any:

@@ -61,7 +61,7 @@ class RowFile:
         self._remember(line, row)
 
     def remove(self, positions: Sequence[int]) -> None:
-        """Take rows out, those at these positions in `counts`; whole or not at all, and with a log message."""
+        """Take out the rows at these positions in `counts`, all or none, with a log message."""
         if not positions:
             return
         doomed = Counter(self._lines[position] for position in positions)
@@ -94,13 +94,14 @@ class RowFile:
         for number, line in enumerate(lines, start=1):
             if line.strip() and not _is_json(line):
                 raise ValueError(
-                    f"line {number} of {self.path} is no row in JSON: {line[:60]!r}; give path= a file of its "
-                    "own, or take that line out"
+                    f"line {number} of {self.path} is no row in JSON: {line[:60]!r}; give path= a file of "
+                    "its own, or take that line out"
                 )
         unfinished = last and not _is_json(last)
         if unfinished and not last.startswith((b"{", b"\0")):
             raise ValueError(
-                f"{self.path} does not hold rows in JSON: it ends with {last[:60]!r}; give path= a file of its own"
+                f"{self.path} does not hold rows in JSON: it ends with {last[:60]!r}; give path= a file "
+                "of its own"
             )
         return [line for line in (*lines, b"" if unfinished else last) if line.strip()]
 

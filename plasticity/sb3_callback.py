@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -135,8 +135,8 @@ class PlasticityCallback(BaseCallback):
         self._layers = layers
         self._given_probe = probe_batch
         self._path = None if path is None else Path(path).absolute()
-        # Fails now, rather than after the first steps of training.
-        self._file = self._opened_file()
+        self._file: RowFile | None = None
+        self._open_file()  # which fails now, rather than after the first steps of training
         self._follower = TaskFollower(task_key, info_keys)
         self._probe: tuple[Any, ...] | None = None
         self._recent: RecentInputs | None = None
@@ -186,8 +186,7 @@ class PlasticityCallback(BaseCallback):
     def _cut_back(self) -> None:
         """Take out the rows that are made again, where the model goes on from before them."""
         step, self._last_step = self.num_timesteps, self.num_timesteps
-        if self._file is None:
-            self._file = self._opened_file()  # in another process, there may be more rows in it
+        self._open_file()  # others may have written rows in the meantime
         if step == 0 and (self.rows or self.model._n_updates > 0):  # counted from 0 again
             return
         if self._file is not None:
@@ -199,12 +198,13 @@ class PlasticityCallback(BaseCallback):
             if self._networks is not None:
                 self._trackers[0].load_state_dict({"previous": None})
 
-    def _opened_file(self) -> RowFile | None:
-        return None if self._path is None else RowFile(self._path, "step")
+    def _open_file(self) -> None:
+        if self._path is not None:
+            self._file = RowFile(self._path, "step")
 
     def _attach(self, policy: BasePolicy) -> None:
         """Look into the policy, unless that is done: its modules stay when weights are loaded."""
-        policy = unwrapped(policy)
+        policy = cast("BasePolicy", unwrapped(policy))
         if self._networks is None or self._networks.policy is not policy:
             networks = policy_networks(policy)
             example = networks.inputs(networks.observations_to_tensor(_twice(self.model._last_obs)))
@@ -260,8 +260,8 @@ class PlasticityCallback(BaseCallback):
                 "give a smaller probe_size=."
             )
         return (
-            f"{begin}: it measures at multiples of every={self.every} steps, and reached none with probe_size="
-            f"{self.probe_size} observations seen. Give a smaller every=."
+            f"{begin}: it measures at multiples of every={self.every} steps, and reached none with "
+            f"probe_size={self.probe_size} observations seen. Give a smaller every=."
         )
 
     def _on_rollout_end(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def policy_networks(policy: BasePolicy) -> PolicyNetworks:
     Raises:
         TypeError: if the policy is none of these.
     """
-    policy = unwrapped(policy)
+    policy = cast("BasePolicy", unwrapped(policy))
     if hasattr(policy, "lstm_actor"):
         return RecurrentActorCritic(policy)
     if hasattr(policy, "mlp_extractor"):
@@ -214,7 +214,9 @@ class ActorCritic(PolicyNetworks):
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
         children = {
-            name: unwrapped(module) for name, module in policy._modules.items() if module is not None
+            name: unwrapped(module)
+            for name, module in policy._modules.items()
+            if module is not None
         }
         extractor: Any = children.pop("mlp_extractor")
         # SB3 names one extractor three times where it is shared, the actor's twice where it is not.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from plasticity import norms
-from plasticity.capture import Activations, capture
+from plasticity.capture import capture
 from plasticity.event_files import EventFiles
 from plasticity.measuring import Measurement, host_numbers, is_finite
 from plasticity.metrics import DEFAULT_METRICS, Metric, add_values, resolved_metrics
@@ -155,7 +155,9 @@ class Tracker:
         """
         return self._measured(probe_batch, tolerant=False)[0]
 
-    def boundary(self, task: int, probe_batch: Any = None, **extra: float) -> dict[str, int | float]:
+    def boundary(
+        self, task: int, probe_batch: Any = None, **extra: float
+    ) -> dict[str, int | float]:
         """Measure at the end of a task; keep the row, write it to TensorBoard and to the file.
 
         A network that has diverged is a row as well, with NaN for each number that it does not have, and a
@@ -195,8 +197,8 @@ class Tracker:
         if diverged and not self._warned:
             self._warned = True
             warnings.warn(
-                f"the network has diverged by task {row['task']}: a parameter or a feature is NaN or infinite. "
-                "Its rows say diverged, with NaN where there is no number, and no more warnings follow.",
+                f"the network has diverged by task {row['task']}: a parameter or a feature is NaN or "
+                "infinite. Its rows say diverged, with NaN where there is no number; no warning follows.",
                 RuntimeWarning,
                 stacklevel=2,
             )

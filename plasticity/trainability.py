@@ -79,8 +79,8 @@ def trainability(
 
     Raises:
         ValueError: if inputs are empty; if steps, learning_rate or task is out of range; if the outputs do
-            not suit the task; if no parameter requires a gradient; if the model is on the meta device; or if a module with parameters has no
-            ``reset_parameters`` and `fresh` is None.
+            not suit the task; if no parameter requires a gradient; if the model is on the meta device; or if
+            a module with parameters has no ``reset_parameters`` and `fresh` is None.
     """
     _require_budget(inputs, task, steps, learning_rate)
     model = unwrapped(model)
@@ -94,7 +94,9 @@ def trainability(
     with torch.inference_mode(False), torch.enable_grad(), _own_randomness(device):
         samples = inputs.detach().to(device, copy=True)
         _seed(device, seed)
-        newcomer = _reinitialised(model) if fresh is None else copy.deepcopy(unwrapped(fresh)).to(device)
+        newcomer = (
+            _reinitialised(model) if fresh is None else copy.deepcopy(unwrapped(fresh)).to(device)
+        )
         losses = []
         for learner in (copy.deepcopy(model), newcomer):
             _seed(device, seed)

@@ -31,7 +31,9 @@ def undisturbed(model: nn.Module, devices: Mapping[torch.device, None]) -> Itera
         for module in model.modules():
             block.callback(_restore_buffers, module, dict(module._buffers))
             block.callback(
-                _restore_set, module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)
+                _restore_set,
+                module._non_persistent_buffers_set,
+                set(module._non_persistent_buffers_set),
             )
             block.callback(setattr, module, "training", module.training)
         for module in model.modules():

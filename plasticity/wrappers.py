@@ -33,7 +33,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     while (inner := _inside(model)) is not None:
         model = inner
-    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+    for kind, tensors in (
+        ("parameter", model.named_parameters()),
+        ("buffer", model.named_buffers()),
+    ):
         for name, tensor in tensors:
             if tensor.is_meta:
                 raise ValueError(

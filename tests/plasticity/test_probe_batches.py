@@ -263,7 +263,9 @@ def rows_of(layer):
     """The features of the positions with data, by hand."""
     model = Sequences()
     with torch.no_grad():
-        hidden = [torch.tanh(model.fc(s[: int(m.sum())])) for s, m in zip(SEQUENCES, MASK, strict=True)]
+        hidden = [
+            torch.tanh(model.fc(s[: int(m.sum())])) for s, m in zip(SEQUENCES, MASK, strict=True)
+        ]
         rows = torch.cat(hidden)
         if layer == "maps":
             return torch.sigmoid(rows @ model.conv.weight[:, :, 0].T + model.conv.bias)
@@ -271,11 +273,11 @@ def rows_of(layer):
 
 
 @pytest.mark.parametrize("layer", ["last", "maps", "flat"])
-@pytest.mark.parametrize("form", [lambda m: m, lambda m: m.bool(), lambda m: m.numpy(), lambda m: m.float()])
+@pytest.mark.parametrize(
+    "form", [lambda m: m, lambda m: m.bool(), lambda m: m.numpy(), lambda m: m.float()]
+)
 def test_padding_is_left_out(layer, form):
-    tracker = Tracker(
-        Sequences(), SEQUENCES, ["effective_rank", *NORM], [layer], mask=form(MASK)
-    )
+    tracker = Tracker(Sequences(), SEQUENCES, ["effective_rank", *NORM], [layer], mask=form(MASK))
     rows = rows_of(layer)
     assert len(rows) == 8
     assert tracker.measure() == {

@@ -687,7 +687,9 @@ def test_a_callback_that_measured_says_nothing():
     callback = short(every=60)
     model = make(DQN, Tasks(discrete=True))
     model.learn(70, callback=callback)
-    model.learn(20, callback=callback, reset_num_timesteps=False)  # no row in these steps, and one before
+    model.learn(
+        20, callback=callback, reset_num_timesteps=False
+    )  # no row in these steps, and one before
     assert len(callback.rows) == 1
 
 

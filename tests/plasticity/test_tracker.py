@@ -688,7 +688,7 @@ def test_a_tracker_that_goes_back_in_its_own_process(tmp_path):
     for task in range(4):
         tracker.boundary(task=task)
     row = tracker.boundary(task=1)
-    # What came before task 1 is not known any more, as no state was loaded: no update, rather than a wrong one.
+    # What came before task 1 is not known any more, as no state was loaded: none rather than a wrong one.
     assert row == {"task": 1, "diverged": False}
     assert [row["task"] for row in tracker.rows] == [0, 1]
     assert tasks_in(path) == [0, 1]
@@ -722,7 +722,7 @@ def test_two_trackers_of_one_file_do_not_cut_each_other(tmp_path):
 
 def test_a_file_of_another_kind_is_refused_at_once(tmp_path):
     (tmp_path / "notes.txt").write_text("a diary\n")
-    with pytest.raises(ValueError, match="line 1 of .*is no row"):
+    with pytest.raises(ValueError, match=r"line 1 of .*is no row"):
         Tracker(sequential(), torch.randn(6, 5), path=tmp_path / "notes.txt")
 
 

@@ -108,7 +108,12 @@ def bits(tensor):
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_buffers_are_as_before(write, buffer):
-    if buffer == "inference" and write not in (replaced, deleted, registered, as_an_inference_tensor):
+    if buffer == "inference" and write not in (
+        replaced,
+        deleted,
+        registered,
+        as_an_inference_tensor,
+    ):
         pytest.skip("torch refuses it itself")
     model = Writing(BUFFERS[buffer](), write)
     kept = model.n

@@ -86,7 +86,7 @@ WRAPPERS = {
     "data parallel part": trunk_wrapped(nn.DataParallel),
     "distributed part": trunk_wrapped(DistributedDataParallel),
     "checkpointed part": trunk_wrapped(checkpoint_wrapper),
-    "parts of parts": lambda model: trunk_wrapped(lambda t: compiled(DistributedDataParallel(t)))(model),
+    "parts of parts": trunk_wrapped(lambda trunk: compiled(DistributedDataParallel(trunk))),
 }  # fmt: skip
 
 
@@ -169,9 +169,14 @@ def test_names_of_shared_parts_and_parameters(model):
 
 def test_bypassing_ends_also_after_an_error(model):
     model.trunk = nn.DataParallel(model.trunk)
-    with pytest.raises(RuntimeError, match="on purpose"), bypassed(model):
-        assert "forward" in model.trunk.__dict__
-        raise RuntimeError("on purpose")
+
+    def look():
+        with bypassed(model):
+            assert "forward" in model.trunk.__dict__
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        look()
     assert "forward" not in model.trunk.__dict__
 
 
@@ -204,7 +209,9 @@ def test_scripted_model_is_refused_where_its_parts_matter():
 def test_network_on_the_meta_device_is_refused(look):
     with torch.device("meta"):
         model = Network()
-    with pytest.raises(ValueError, match=r"'trunk\.module\.weight' is on the meta device.*to_empty"):
+    with pytest.raises(
+        ValueError, match=r"'trunk\.module\.weight' is on the meta device.*to_empty"
+    ):
         look(model)
 
 
