@@ -61,10 +61,10 @@ class Tracker:
     nothing else. Where that is not what you mean (a ``forward(batch)`` with a key named "batch"), say it:
     ``forward=lambda model, batch: model(batch)``.
 
-    **A run that is resumed** at task k, in this process or another, goes on exactly: before the row of task
-    k is kept, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a log
-    message says how many). A line that was being written when the run was killed goes, too. So a file and a
-    folder are for the rows of one tracker, and its tasks are numbered upward.
+    **A run that is resumed** at task k, by a new tracker or after `load_state_dict`, goes on exactly: at its
+    first boundary, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a
+    log message says how many). A line that was being written when the run was killed goes, too. So a file
+    and a folder are for the rows of one run. From then on rows are only added, also of tasks that come again.
 
     Args:
         model: Any module that `capture` can see into; its lazy parameters initialised.
@@ -121,7 +121,7 @@ class Tracker:
         self._metrics = resolved_metrics(metrics)
         self._chosen = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self._previous: dict[str, Tensor] | None = None
-        self._previous_task = -1
+        self._is_resumed = True
         self._layers_of_metric: dict[str, tuple[str, ...]] = {}
         self._warned = False
         _require_initialised(self._model)
@@ -164,8 +164,7 @@ class Tracker:
         warning the first time.
 
         Args:
-            task: Number of the task that ended, from 0; the step in TensorBoard. Rows of this task and of
-                later ones, from before a restart, are taken out.
+            task: Number of the task that ended, from 0; the step in TensorBoard.
             probe_batch: As in `measure`.
             **extra: More numbers for the row, such as ``test_accuracy=0.9``.
 
@@ -180,8 +179,6 @@ class Tracker:
         """
         row: dict[str, int | float] = {"task": require_integer("task", task, minimum=0)}
         row.update({name: _number(name, value) for name, value in extra.items()})
-        if self._previous_task > row["task"]:
-            self._previous = None  # of a time that is undone
         measured, diverged = self._measured(probe_batch, tolerant=True)
         measured["diverged"] = diverged
         for name in extra:
@@ -190,8 +187,9 @@ class Tracker:
                     f"{name!r} is measured by the tracker; give the extra number another name"
                 )
         row.update(measured)
-        self._mark(int(row["task"]))
-        self.rows = [kept for kept in self.rows if kept["task"] < row["task"]]
+        self._mark()
+        if self._is_resumed:
+            self._cut(int(row["task"]))
         self.rows.append(row)
         self._write(row)
         if diverged and not self._warned:
@@ -215,7 +213,7 @@ class Tracker:
             metrics are against this moment.
         """
         taken = self._measured(probe_batch, tolerant=True)
-        self._mark(-1)
+        self._mark()
         return taken
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +227,7 @@ class Tracker:
             devices = {name: p.device for name, p in named_parameters(self._model)}
             previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
         self._previous = previous
-        self._previous_task = -1
+        self._is_resumed = True
 
     def close(self) -> None:
         """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""
@@ -242,11 +240,20 @@ class Tracker:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _mark(self, task: int) -> None:
+    def _mark(self) -> None:
         """Let "update" metrics be against the parameters as they are."""
         if any(metric.kind == "update" for metric in self._metrics):
             self._previous = norms.parameter_snapshot(self._model)
-            self._previous_task = task
+
+    def _cut(self, task: int) -> None:
+        """Take out rows of this task and of later ones: the run is here again."""
+        self.rows = [kept for kept in self.rows if kept["task"] < task]
+        if self._events is not None:
+            self._events.cut(task)
+        if self._file is not None:
+            counts = self._file.counts
+            self._file.remove([place for place, count in enumerate(counts) if count >= task])
+        self._is_resumed = False
 
     def _check_probe(self) -> None:
         if not any(metric.kind == "features" for metric in self._metrics):
@@ -302,15 +309,12 @@ class Tracker:
         if not row["diverged"]:
             del scalars["diverged"]
         if self._events is not None:
-            self._events.cut(task)
             self._events.write(scalars, task)
         if self._writer is not None:
             for tag, value in scalars.items():
                 self._writer.add_scalar(tag, value, global_step=task)
             self._writer.flush()
         if self._file is not None:
-            counts = self._file.counts
-            self._file.remove([place for place, count in enumerate(counts) if count >= task])
             self._file.append(row)
 
 
