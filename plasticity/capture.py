@@ -6,11 +6,13 @@ hook) by a `TorchFunctionMode`. Both exist only inside the block.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -157,19 +159,24 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[A
     activation inside it (a tanh approximation of GELU) shows that one. Calls of ``model.forward`` that
     bypass ``model(...)`` are not seen.
 
+    A module that gives several tensors is named with the part that is meant: ``lstm[0]`` (the outputs of an
+    LSTM) or ``lstm[1][0]`` of a tuple or list, ``encoder.last_hidden_state`` of a dictionary, a dataclass,
+    a named tuple or a Hugging Face output, ``lstm#2[0]`` of the second call.
+
     Args:
         model: Any module. Calls of it from other threads are not supported inside the block.
-        layers: Names of the outputs to keep: of modules (any that give one tensor), or of functional
+        layers: Names of the outputs to keep: of modules, of parts of their outputs, or of functional
             activations. None keeps every elementwise activation, module or functional.
 
     Yields:
         The dictionary, filled by each forward pass, in the order of execution. Detached; no gradient.
 
     Raises:
-        ValueError: at entry, if a name can be neither a module nor a functional activation; at exit, if a
-            named layer never ran (not after another exception).
-        TypeError: at entry, as `raw_module`, or if `layers` is one string; in the forward pass, if a named
-            module gives something other than a tensor.
+        ValueError: at entry, if a name can be neither a module nor a functional activation; in the forward
+            pass, if a module's output has no such part; at exit, if the model was never called, or a named
+            layer never ran (not after another exception).
+        TypeError: at entry, as `raw_module`, or if `layers` is one string; in the forward pass, if what is
+            named is not one tensor (the message names its parts).
     """
     model = raw_module(model)
     recorder = _Recorder(model, _require_known(model, layers))
@@ -199,27 +206,58 @@ def _module_names(model: nn.Module) -> dict[nn.Module, str]:
     return names
 
 
-def _require_known(model: nn.Module, layers: Iterable[str] | None) -> frozenset[str] | None:
+@dataclass(frozen=True)
+class _Wanted:
+    """One entry of `layers`: an output, and the part of it that is meant."""
+
+    name: str
+    """As the user wrote it; the key in the dictionary."""
+
+    output: str
+    """Name of the module or function, with the number of its call: ``lstm#2``."""
+
+    part: tuple[int | str, ...] = ()
+    """Indices and keys into the output, from the outside in."""
+
+    @property
+    def base(self) -> str:
+        return self.output.partition("#")[0]
+
+
+def _require_known(model: nn.Module, layers: Iterable[str] | None) -> tuple[_Wanted, ...] | None:
     if layers is None:
         return None
     if isinstance(layers, str):
         raise TypeError(
             f"layers must be a list of names, got the string {layers!r}; use [{layers!r}]"
         )
-    wanted = list(layers)
-    if not wanted:
+    names = list(dict.fromkeys(layers))
+    if not names:
         raise ValueError("layers is empty; name a layer, or leave it out to keep every activation")
-    names = set(_module_names(model).values())
-    for name in wanted:
-        base, _, count = name.partition("#")
+    modules = set(_module_names(model).values())
+    return tuple(_parsed(model, name, modules) for name in names)
+
+
+_LAST_PART = re.compile(r"(.+?)(?:\[(-?\d+)\]|\.([^.\[\]#]+))")
+
+
+def _parsed(model: nn.Module, name: str, modules: set[str]) -> _Wanted:
+    """The longest beginning that names a module is the module; the rest is the part of its output."""
+    output, part = name, ()  # type: str, tuple[int | str, ...]
+    while True:
+        base, _, count = output.partition("#")
         counted = count.isdecimal() and int(count) >= 2 and count == str(int(count))
-        known = base in names or base in FUNCTIONAL_ACTIVATIONS
-        if not known or (name != base and not counted):
+        known = base in modules or (base in FUNCTIONAL_ACTIVATIONS and not part)
+        if known and (output == base or counted):
+            return _Wanted(name, output, part)
+        match = _LAST_PART.fullmatch(output)
+        if match is None:
             _raise_unknown(model, name)
-    return frozenset(wanted)
+        output, index, key = match.groups()
+        part = (int(index) if index is not None else key, *part)
 
 
-def _raise_unknown(model: nn.Module, name: str) -> None:
+def _raise_unknown(model: nn.Module, name: str) -> NoReturn:
     base = name.partition("#")[0]
     names = _module_names(model)
     aliases = dict(model.named_modules(remove_duplicate=False))
@@ -229,16 +267,69 @@ def _raise_unknown(model: nn.Module, name: str) -> None:
             f"layer {base!r} is the same module as {first!r}; its outputs are {first!r}, '{first}#2', …"
         )
     hint = nearest(name, [*names.values(), *FUNCTIONAL_ACTIVATIONS])
-    raise ValueError(f"the model has no layer {name!r}.{hint} A repeated one is 'relu#2'.")
+    raise ValueError(
+        f"the model has no layer {name!r}.{hint} A repeated one is 'relu#2', a part of an output 'lstm[0]'."
+    )
+
+
+def _part_of(value: Any, wanted: _Wanted) -> Tensor:
+    found = value
+    for step in wanted.part:
+        try:
+            # A dictionary's own key first, as Hugging Face's outputs are dictionaries with attributes.
+            by_key = isinstance(step, int) or (isinstance(found, Mapping) and step in found)
+            found = found[step] if by_key else getattr(found, str(step))
+        except (AttributeError, IndexError, KeyError, TypeError):
+            raise ValueError(
+                f"there is no {wanted.name!r}: {_contents(value, wanted.output)}"
+            ) from None
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"layer {wanted.name!r} gives a {type(found).__name__}, not a tensor: "
+            f"{_contents(value, wanted.output)}"
+        )
+    return found
+
+
+def _contents(value: Any, name: str) -> str:
+    parts = [repr(f"{name}{path}") for path, _ in named_tensors(value)]
+    what = f"{name!r} gives a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        return f"{what}, which has no parts; name {name!r}"
+    if not parts:
+        return f"{what} without tensors; name a layer inside or after it"
+    return f"{what}; name one of {', '.join(parts)}"
+
+
+def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested dictionaries, sequences and dataclasses, with their paths.
+
+    A path is as in `capture`: ``[0]`` in a list or tuple, ``.key`` in a dictionary, dataclass or named tuple.
+    """
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    entries: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        entries = ((f".{key}", entry) for key, entry in value.items())
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        entries = ((f".{key}", getattr(value, key)) for key in value._fields)
+    elif isinstance(value, (list, tuple)):
+        entries = ((f"[{index}]", entry) for index, entry in enumerate(value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        entries = ((f".{each.name}", getattr(value, each.name)) for each in fields(value))
+    for step, entry in entries:
+        yield from named_tensors(entry, path + step)
 
 
 class _Recorder:
     """What the hooks and the mode of one `capture` share."""
 
-    def __init__(self, model: nn.Module, wanted: frozenset[str] | None) -> None:
+    def __init__(self, model: nn.Module, wanted: tuple[_Wanted, ...] | None) -> None:
         self.activations = Activations()
         self._model = model
         self._wanted = wanted
+        self._called = False
         self._seen: dict[str, None] = {}  # a set that keeps the order
         self._counts: Counter[str] = Counter()
         self._running = (
@@ -266,10 +357,16 @@ class _Recorder:
                 add(module.register_forward_hook(self._module_hook(name)))
 
     def require_all_seen(self) -> None:
-        for name in sorted(self._wanted or ()):
-            if name not in self._seen:
-                ran = ", ".join(map(repr, self._seen)) or "none; was the model called in the block?"
-                raise ValueError(f"layer {name!r} did not run inside the block. Ran: {ran}.")
+        if not self._called:
+            raise ValueError(
+                f"{type(self._model).__name__} was not called in the block, so nothing was captured. Only "
+                "calls of the model itself are seen, model(...): not of a part of it, nor of a method such "
+                "as .forward or .predict; give capture the module that is called"
+            )
+        for wanted in self._wanted or ():
+            if wanted.output not in self._seen:
+                ran = ", ".join(map(repr, self._seen)) or "none"
+                raise ValueError(f"layer {wanted.name!r} did not run inside the block. Ran: {ran}.")
 
     def after_function(self, name: str, inputs: tuple[Any, ...], result: object) -> None:
         if not self._running or not isinstance(result, Tensor):
@@ -281,6 +378,7 @@ class _Recorder:
             self._record(name, result)
 
     def _start(self, _module: nn.Module, _args: Any) -> None:
+        self._called = True
         if self._running == 0:
             self._counts.clear()
             self.activations.clear()
@@ -304,20 +402,19 @@ class _Recorder:
         return hook
 
     def _names(self, base: str) -> bool:
-        return any(name.partition("#")[0] == base for name in self._wanted or ())
+        return any(wanted.base == base for wanted in self._wanted or ())
 
     def _record(self, base: str, output: object) -> None:
         self._counts[base] += 1
         count = self._counts[base]
         name = base if count == 1 else f"{base}#{count}"
         self._seen[name] = None
-        if self._wanted is not None and name not in self._wanted:
-            return
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"layer {name!r} gives a {type(output).__name__}, not a tensor; name a layer inside or "
-                "after it"
-            )
+        wanted = self._wanted if self._wanted is not None else (_Wanted(name, name),)
+        for each in wanted:
+            if each.output == name:
+                self._keep(each.name, _part_of(output, each))
+
+    def _keep(self, name: str, output: Tensor) -> None:
         self.activations.channels_last[name] = self._channels_last.get(output, output.ndim == 3)
         # A copy, as a later layer may work in place on the same memory.
         self.activations[name] = output.detach().clone()

@@ -1,7 +1,10 @@
 """Capture: what is seen, under which name, and that nothing stays behind."""
 
+import contextlib
 import copy
+import dataclasses
 import pickle
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -291,9 +294,58 @@ def test_layer_that_never_ran_is_refused_at_exit(layer, x):
     assert hooks_of(model) == []
 
 
-def test_layer_without_a_forward_pass_is_refused_at_exit():
-    with pytest.raises(ValueError, match="none; was the model called"), capture(Mixed(), ["fc1"]):
-        pass
+@pytest.mark.parametrize("layers", [None, ["fc1"]])
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, x: None,
+        lambda model, x: model.act(x),  # a part of the model
+        lambda model, x: model.forward(x),
+        lambda model, x: copy.deepcopy(model)(x),
+        lambda model, x: torch.no_grad()(model.forward)(x),
+    ],
+)
+def test_a_model_that_was_not_called_is_refused_at_exit(layers, run, x):
+    model = Mixed()
+    with pytest.raises(ValueError, match=r"Mixed was not called"), capture(model, layers):
+        run(model, x)
+    assert hooks_of(model) == []
+
+
+def test_a_method_of_a_policy_that_bypasses_its_call_is_refused_at_exit(x):
+    class Policy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+
+        def predict(self, x):
+            return self.net(x)
+
+    policy = Policy()
+    with pytest.raises(ValueError, match=r"Policy was not called.*\.predict"), capture(policy):
+        policy.predict(x)
+    with capture(policy.net) as activations:
+        policy.predict(x)
+    assert list(activations) == ["1"]
+
+
+def test_another_exception_is_not_replaced_by_that_of_a_model_not_called(x):
+    with pytest.raises(KeyError, match="mine"), capture(Mixed()):
+        raise KeyError("mine")
+
+
+def test_a_model_without_activations_that_was_called_is_no_error(x):
+    model = nn.Linear(4, 2)
+    with capture(model) as activations:
+        model(x)
+    assert activations == {}
+
+
+def test_a_call_that_failed_is_a_call(x):
+    model = Mixed()
+    with capture(model) as activations, contextlib.suppress(RuntimeError):
+        model(x[:, :2])
+    assert activations == {}
 
 
 def test_layer_that_ran_in_an_earlier_pass_is_no_error(x):
@@ -308,10 +360,100 @@ def test_layer_that_ran_in_an_earlier_pass_is_no_error(x):
     assert activations == {}
 
 
-def test_recurrent_output_is_refused_by_name():
-    model = nn.Sequential(nn.LSTM(4, 3))
-    with pytest.raises(TypeError, match="'0' gives a tuple, not a tensor"), capture(model, ["0"]):
-        model(torch.zeros(2, 5, 4))
+@dataclasses.dataclass
+class Encoded:
+    last_hidden_state: Tensor
+    extra: dict[str, object]
+
+
+class Parts(nn.Module):
+    """Gives a tensor in each of the containers that modules use."""
+
+    def forward(self, x):
+        named = namedtuple("Named", "first rest")
+        return {
+            "plain": x,
+            "nested": [x + 1, (x + 2, {"deep": x + 3})],
+            "record": Encoded(x + 4, {"mask": x + 5}),
+            "named": named(x + 6, None),
+            "count": 3,
+        }
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = Parts()
+        self.lstm = nn.LSTM(4, 3, num_layers=2, batch_first=True)
+
+    def forward(self, x):
+        self.encoder(x)
+        self.encoder(x + 10)
+        outputs, (hidden, cell) = self.lstm(x[:, None])
+        return outputs, hidden, cell
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("encoder.plain", 0),
+        ("encoder.nested[0]", 1),
+        ("encoder.nested[1][0]", 2),
+        ("encoder.nested[-1][1].deep", 3),
+        ("encoder.record.last_hidden_state", 4),
+        ("encoder.record.extra.mask", 5),
+        ("encoder.named.first", 6),
+        ("encoder.named[0]", 6),
+        ("encoder#2.nested[0]", 11),
+    ],
+)
+def test_parts_of_an_output_are_named_by_their_path(name, offset, x):
+    model = Outer()
+    with capture(model, [name]) as activations:
+        model(x)
+    assert list(activations) == [name]
+    assert torch.equal(activations[name], x + 10 + 1 if offset == 11 else x + offset)
+
+
+def test_parts_of_an_lstm(x):
+    model = Outer()
+    with capture(model, ["lstm[1][0]", "lstm[0]", "lstm[1][1]"]) as activations:
+        outputs, hidden, cell = model(x)
+    assert list(activations) == ["lstm[1][0]", "lstm[0]", "lstm[1][1]"]
+    assert torch.equal(activations["lstm[0]"], outputs)
+    assert torch.equal(activations["lstm[1][0]"], hidden)
+    assert torch.equal(activations["lstm[1][1]"], cell)
+    assert not activations["lstm[0]"].requires_grad
+
+
+def test_the_fields_of_a_packed_sequence():
+    model = nn.Sequential(nn.GRU(4, 3))
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)])
+    with capture(model, ["0[0].data"]) as activations:
+        outputs, _ = model(packed)
+    assert torch.equal(activations["0[0].data"], outputs.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("lstm", TypeError, r"'lstm' gives a tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'"),
+        ("lstm[1]", TypeError, r"'lstm\[1\]' gives a tuple, not a tensor.*'lstm\[1\]\[1\]'"),
+        ("lstm[2]", ValueError, r"no 'lstm\[2\]'.*'lstm\[0\]'"),
+        ("lstm.hidden", ValueError, r"no 'lstm\.hidden'.*'lstm\[0\]'"),
+        ("encoder.last", ValueError, r"no 'encoder\.last'.*'encoder\.plain'"),
+        ("encoder.plain[0][0][0]", ValueError, r"no 'encoder\.plain\[0\]\[0\]\[0\]'"),
+        ("encoder.count", TypeError, r"'encoder\.count' gives a int, not a tensor"),
+        ("encoder#3.plain", ValueError, r"'encoder#3\.plain' did not run.*'encoder#2'"),
+        ("lstn[0]", ValueError, r"no layer 'lstn\[0\]'.*'lstm'"),
+        ("relu[0]", ValueError, r"no layer 'relu\[0\]'"),
+        ("lstm[x]", ValueError, r"no layer 'lstm\[x\]'"),
+    ],
+)
+def test_what_is_not_one_tensor_is_refused_with_the_parts_that_are(name, error, message, x):
+    model = Outer()
+    with pytest.raises(error, match=message), capture(model, [name]):
+        model(x)
     assert hooks_of(model) == []
 
 
