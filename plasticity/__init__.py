@@ -1,6 +1,7 @@
 """Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
 
 from plasticity.capture import Activations, capture, unit_matrix
+from plasticity.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 from plasticity.gradients import (
     gradient_covariance_rank,
     neural_tangent_kernel,
@@ -57,7 +58,6 @@ from plasticity.symmetry import (
 from plasticity.symmetry_report import symmetry_distances, symmetry_report
 from plasticity.tracker import Tracker
 from plasticity.trainability import Trainability, trainability
-from plasticity.units import dead_fraction, dead_units, dormant_fraction, dormant_units
 
 __all__ = [
     "DEFAULT_METRICS",

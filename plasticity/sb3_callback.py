@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from plasticity.dormancy import dead_fraction
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
 from plasticity.sb3_gradients import StepGradients
 from plasticity.sb3_networks import PolicyNetworks, policy_networks
@@ -23,7 +24,6 @@ from plasticity.sb3_observations import RecentInputs
 from plasticity.sb3_tasks import TaskFollower
 from plasticity.settings import nearest, require_integer
 from plasticity.tracker import Tracker
-from plasticity.units import dead_fraction
 
 __all__ = ["PlasticityCallback"]
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity.units import dead_fraction, dead_units, dormant_fraction, dormant_units
+from plasticity.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 
 examples = settings(max_examples=30, deadline=None, database=None, derandomize=True)
 
