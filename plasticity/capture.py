@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from plasticity.settings import nearest
+from plasticity.settings import nearest, require_integer
+from plasticity.unit_numbers import UnitLayout
+from plasticity.unit_tracer import UnitTracer
+from plasticity.unit_weights import geometry
 
 __all__ = ["Activations", "capture", "raw_module", "unit_matrix"]
 
@@ -39,20 +43,29 @@ FUNCTIONAL_ACTIVATIONS = (
 
 _OTHER_SPELLINGS = {"log_sigmoid": "logsigmoid", "special_expit": "sigmoid"}
 
-_CHANNELS_AT_1 = frozenset(
-    {"group_norm", "instance_norm", "batch_norm", "interpolate", "local_response_norm"}
-    | {f"conv{n}d" for n in (1, 2, 3)}
-    | {f"conv_transpose{n}d" for n in (1, 2, 3)}
-    | {f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_max", "adaptive_avg") for n in (1, 2, 3)}
-)  # fmt: skip
-_CHANNELS_LAST = frozenset(
-    {"linear", "bilinear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"}
-)
-# What may move or remake the axes, so that nothing is known of the result. "__get__" is `.mT` and its kind.
-_REARRANGING = frozenset(
-    {"transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "adjoint", "__get__"}
-    | {"view", "reshape", "unflatten", "flatten", "matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
-)  # fmt: skip
+Axes = int | tuple[int, ...]
+"""The axis of an activation along which its units lie, or the axes along which they lie jointly."""
+
+# Models and the layers whose unit axis was guessed, so that each is told once.
+_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made an activation."""
+
+    function: str | None
+    """Name of the activation function, such as "relu". None: a module that is no activation, or one that
+    calls none or several."""
+
+    layers: frozenset[str]
+    """Names of the layers (as in `trace_units`) whose units these are; several behind a sum."""
+
+    place: int
+    """Number of layers that had run before it, repeated ones included."""
+
+    is_output: bool = False
+    """Whether it is part of the model's output."""
 
 
 class Activations(dict[str, Tensor]):
@@ -61,52 +74,98 @@ class Activations(dict[str, Tensor]):
     Each is a detached copy, on its device and in its dtype.
     """
 
-    channels_last: dict[str, bool]
-    """For each name, whether the units are the last axis (or axis 1, as in a convolution map)."""
+    layouts: dict[str, UnitLayout]
+    """Where the units lie, for each name where the operations tell (or the user did)."""
 
-    def __init__(self) -> None:
+    origins: dict[str, Origin]
+    """What made each."""
+
+    ran: tuple[str, ...]
+    """Names of the layers with weights that ran (as in `trace_units`), in order; repeated ones again."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.channels_last = {}
+        self.ran = ()
+        self.layouts = {}
+        self.origins = {}
+        self._model = model
 
     def units(self, name: str) -> Tensor:
-        """The output of one layer as a feature matrix, by `unit_matrix`. Shape: (rows, units)."""
+        """The output of one layer as a feature matrix: a row per sample and position, a column per unit.
+
+        Which axes hold the units is known from the operations that made the output: ``(batch, heads,
+        positions, head_dim)`` of a linear layer of 32 units is a matrix of 32 columns, and a flattened
+        convolution map one of its channels. Where it is not known (an operation that cannot be followed,
+        an activation of the inputs), it is guessed by `unit_matrix`, and a warning says so, once for each
+        model and layer; `capture` takes the axis.
+
+        Raises:
+            ValueError: if the axis is not known and cannot be guessed, as in `unit_matrix`.
+        """
+        activation, layout = self[name], self.layouts.get(name)
+        if layout is not None:
+            return layout.matrix(activation)
         try:
-            return unit_matrix(self[name], self.channels_last[name])
+            matrix = unit_matrix(activation)
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
+        told = _told.setdefault(self._model, set())
+        if activation.ndim > 2 and name not in told:
+            told.add(name)
+            axis = _guessed_axis(activation)
+            warnings.warn(
+                f"which axis of layer {name!r}, of shape {tuple(activation.shape)}, holds the units is a "
+                f"guess: axis {axis}, as the operations that made it could not be followed. Give it: "
+                f"units={{{name!r}: {axis}}}",
+                stacklevel=2,
+            )
+        return matrix
 
 
-def unit_matrix(activation: Tensor, channels_last: bool | None = None) -> Tensor:
+def unit_matrix(activation: Tensor, axis: Axes | None = None) -> Tensor:
     """An activation as a feature matrix: a row per sample and position, a column per unit.
 
     A convolution map counts one unit per channel, not one per pixel: its rows are samples × positions.
 
     Args:
-        activation: Output of one layer for a batch. Shape: (batch, units), (batch, *positions, units) or
-            (batch, units, *positions), with one to three axes of positions.
-        channels_last: Which of the last two forms it is. None takes three axes for
-            (batch, positions, units), as a linear layer makes of a sequence, and four or five for
-            (batch, units, *positions), as a convolution does. An output of a one-dimensional convolution
-            needs False. Two axes have only one form.
+        activation: Output of one layer for a batch. Shape: (batch, units), (batch, *positions, units),
+            (batch, units, *positions), or any with `axis`.
+        axis: Along which the units lie; negative ones count from the end. Several, as in (1, 3) for
+            (batch, heads, positions, head_dim): each of their combinations is a unit. None takes the last
+            of two or three axes, as a linear layer makes of a sequence, and axis 1 of four or five, as
+            convolutions do. An output of a one-dimensional convolution needs 1.
 
     Returns:
         A view where possible. Shape: (rows, units).
 
     Raises:
-        ValueError: if the activation has fewer than two or more than five axes.
+        ValueError: if the activation has no such axis; without `axis`, if it has fewer than two or more
+            than five axes.
+        TypeError: if the axis is no integer.
     """
-    axes = activation.ndim
-    if not 2 <= axes <= 5:
+    if axis is None:
+        axis = _guessed_axis(activation)
+    return _given_layout(axis, activation.ndim).matrix(activation)
+
+
+def _guessed_axis(activation: Tensor) -> int:
+    if not 2 <= activation.ndim <= 5:
         raise ValueError(
             f"an activation of shape {tuple(activation.shape)} cannot be split into samples and units; "
             "expected (batch, units), (batch, positions, units) or (batch, channels, *positions). "
             "Feed a batch, or name other layers."
         )
-    if channels_last is None:
-        channels_last = axes == 3
-    if axes > 2 and not channels_last:
-        activation = activation.movedim(1, -1)
-    return activation.reshape(-1, activation.shape[-1])
+    return 2 if activation.ndim == 3 else 1
+
+
+def _given_layout(axis: Axes, rank: int) -> UnitLayout:
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    for each in axes:
+        require_integer("axis", each, minimum=-rank, maximum=rank - 1)
+    found = tuple(sorted({each % rank for each in axes}))
+    if len(found) != len(axes) or not found:
+        raise ValueError(f"axis {axis!r} names an axis twice, or none, of {rank}")
+    return UnitLayout(found)
 
 
 def raw_module(model: nn.Module) -> nn.Module:
@@ -135,7 +194,12 @@ def raw_module(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[Activations]:
+def capture(
+    model: nn.Module,
+    layers: Iterable[str] | None = None,
+    *,
+    units: Mapping[str, Axes] | None = None,
+) -> Iterator[Activations]:
     """Fill a dictionary with the activations of the forward passes inside the block.
 
     ::
@@ -167,20 +231,23 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[A
         model: Any module. Calls of it from other threads are not supported inside the block.
         layers: Names of the outputs to keep: of modules, of parts of their outputs, or of functional
             activations. None keeps every elementwise activation, module or functional.
+        units: The axis along which a layer's units lie, by name, where `Activations.units` has to guess:
+            ``{"relu": 1, "relu#2": -1}``; a tuple, ``(1, 3)``, where they lie along several jointly.
 
     Yields:
         The dictionary, filled by each forward pass, in the order of execution. Detached; no gradient.
 
     Raises:
         ValueError: at entry, if a name can be neither a module nor a functional activation; in the forward
-            pass, if a module's output has no such part; at exit, if the model was never called, or a named
-            layer never ran (not after another exception).
-        TypeError: at entry, as `raw_module`, or if `layers` is one string; in the forward pass, if what is
-            named is not one tensor (the message names its parts).
+            pass, if a module's output has no such part, or a layer has no such axis; at exit, if the model
+            was never called, or a named layer never ran (not after another exception).
+        TypeError: at entry, as `raw_module`, if `layers` is one string or `units` no mapping to integers; in
+            the forward pass, if what is named is not one tensor (the message names its parts).
     """
     model = raw_module(model)
-    recorder = _Recorder(model, _require_known(model, layers))
+    recorder = _Recorder(model, _require_known(model, layers), _require_axes(model, layers, units))
     with ExitStack() as block:
+        recorder.tracer.attach(block)
         recorder.attach(block)
         block.enter_context(_eager())
         block.enter_context(_FunctionalCalls(recorder))
@@ -236,6 +303,26 @@ def _require_known(model: nn.Module, layers: Iterable[str] | None) -> tuple[_Wan
         raise ValueError("layers is empty; name a layer, or leave it out to keep every activation")
     modules = set(_module_names(model).values())
     return tuple(_parsed(model, name, modules) for name in names)
+
+
+def _require_axes(
+    model: nn.Module, layers: Iterable[str] | None, units: Mapping[str, Axes] | None
+) -> dict[str, Axes]:
+    if units is None:
+        return {}
+    if not isinstance(units, Mapping):
+        raise TypeError(f"units must map names to axes, as in {{'relu': 1}}, got {units!r}")
+    modules = set(_module_names(model).values())
+    for name, axis in units.items():
+        _parsed(model, name, modules)
+        if layers is not None and name not in layers:
+            raise ValueError(f"units names {name!r}, which layers does not.{nearest(name, layers)}")
+        for each in axis if isinstance(axis, tuple) else (axis,):
+            if isinstance(each, bool) or not isinstance(each, int):
+                raise TypeError(
+                    f"units={{{name!r}: {axis!r}}}: expected an integer or a tuple of them"
+                )
+    return dict(units)
 
 
 _LAST_PART = re.compile(r"(.+?)(?:\[(-?\d+)\]|\.([^.\[\]#]+))")
@@ -325,10 +412,14 @@ def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 class _Recorder:
     """What the hooks and the mode of one `capture` share."""
 
-    def __init__(self, model: nn.Module, wanted: tuple[_Wanted, ...] | None) -> None:
-        self.activations = Activations()
+    def __init__(
+        self, model: nn.Module, wanted: tuple[_Wanted, ...] | None, axes: Mapping[str, Axes]
+    ) -> None:
+        self.tracer = UnitTracer(model)
+        self.activations = Activations(model)
         self._model = model
         self._wanted = wanted
+        self._axes = axes
         self._called = False
         self._seen: dict[str, None] = {}  # a set that keeps the order
         self._counts: Counter[str] = Counter()
@@ -338,9 +429,8 @@ class _Recorder:
         self._inside = (
             0  # depth of calls of activation modules, whose functions are already counted
         )
-        # Where the units of a tensor are, as far as the functions that made it tell. Keyed by identity:
-        # comparing tensors would compare their elements.
-        self._channels_last: Any = WeakIdKeyDictionary()
+        self._functions: list[str] = []  # activation functions that an activation module called
+        self._places: dict[str, object] = {}  # where in memory each output lies
 
     def attach(self, block: ExitStack) -> None:
         def add(handle: torch.utils.hooks.RemovableHandle) -> None:
@@ -363,48 +453,63 @@ class _Recorder:
                 "calls of the model itself are seen, model(...): not of a part of it, nor of a method such "
                 "as .forward or .predict; give capture the module that is called"
             )
-        for wanted in self._wanted or ():
+        modules = set(_module_names(self._model).values())
+        by_axis = (_parsed(self._model, name, modules) for name in self._axes)
+        for wanted in (*(self._wanted or ()), *by_axis):
             if wanted.output not in self._seen:
                 ran = ", ".join(map(repr, self._seen)) or "none"
                 raise ValueError(f"layer {wanted.name!r} did not run inside the block. Ran: {ran}.")
 
-    def after_function(self, name: str, inputs: tuple[Any, ...], result: object) -> None:
+    def after_function(self, name: str, result: object) -> None:
         if not self._running or not isinstance(result, Tensor):
             return
-        if result.ndim > 2:
-            self._note_channels(name, inputs, result)
         name = _OTHER_SPELLINGS.get(name, name)
-        if name in FUNCTIONAL_ACTIVATIONS and not self._inside:
-            self._record(name, result)
+        if name in FUNCTIONAL_ACTIVATIONS:
+            if self._inside:
+                self._functions.append(name)
+            else:
+                self._record(name, result, name)
 
     def _start(self, _module: nn.Module, _args: Any) -> None:
         self._called = True
         if self._running == 0:
             self._counts.clear()
             self.activations.clear()
-            self.activations.channels_last.clear()
+            self.activations.layouts.clear()
+            self.activations.origins.clear()
+            self._places.clear()
         self._running += 1
 
-    def _stop(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def _stop(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._running -= 1
+        if not self._running:
+            self.activations.ran = tuple(self.tracer.executed)
+            outputs = {geometry(tensor) for _, tensor in named_tensors(output)}
+            for name, origin in self.activations.origins.items():
+                is_output = self._places[name] in outputs
+                self.activations.origins[name] = replace(origin, is_output=is_output)
 
     def _enter(self, _module: nn.Module, _args: Any) -> None:
+        if not self._inside:
+            self._functions.clear()
         self._inside += 1
 
     def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         self._inside -= 1
 
     def _module_hook(self, name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: object) -> None:
+        def hook(module: nn.Module, _args: Any, output: object) -> None:
             if self._running:
-                self._record(name, output)
+                activation = isinstance(module, ACTIVATION_MODULES)
+                one = activation and len(self._functions) == 1
+                self._record(name, output, self._functions[0] if one else None)
 
         return hook
 
     def _names(self, base: str) -> bool:
         return any(wanted.base == base for wanted in self._wanted or ())
 
-    def _record(self, base: str, output: object) -> None:
+    def _record(self, base: str, output: object, function: str | None) -> None:
         self._counts[base] += 1
         count = self._counts[base]
         name = base if count == 1 else f"{base}#{count}"
@@ -412,30 +517,25 @@ class _Recorder:
         wanted = self._wanted if self._wanted is not None else (_Wanted(name, name),)
         for each in wanted:
             if each.output == name:
-                self._keep(each.name, _part_of(output, each))
+                self._keep(each.name, _part_of(output, each), function)
 
-    def _keep(self, name: str, output: Tensor) -> None:
-        self.activations.channels_last[name] = self._channels_last.get(output, output.ndim == 3)
+    def _keep(self, name: str, output: Tensor, function: str | None) -> None:
+        layout = self.tracer.layout(output)
+        if name in self._axes:
+            try:
+                layout = _given_layout(self._axes[name], output.ndim)
+            except ValueError as error:
+                raise ValueError(
+                    f"units={{{name!r}: {self._axes[name]!r}}}, for an output of shape "
+                    f"{tuple(output.shape)}: {error}"
+                ) from error
+        if layout is not None:
+            self.activations.layouts[name] = layout
+        self._places[name] = geometry(output)
+        layers, place = self.tracer.layers_of(output), len(self.tracer.executed)
+        self.activations.origins[name] = Origin(function, layers, place)
         # A copy, as a later layer may work in place on the same memory.
         self.activations[name] = output.detach().clone()
-
-    def _note_channels(self, name: str, inputs: tuple[Any, ...], result: Tensor) -> None:
-        if name in _CHANNELS_AT_1:
-            self._channels_last[result] = False
-        elif name in _CHANNELS_LAST:
-            self._channels_last[result] = True
-        elif name not in _REARRANGING:
-            flat = [
-                entry
-                for arg in inputs
-                for entry in (arg if isinstance(arg, (list, tuple)) else (arg,))
-            ]
-            for source in flat:
-                if isinstance(source, Tensor) and source.ndim == result.ndim:
-                    known = self._channels_last.get(source)
-                    if known is not None:
-                        self._channels_last[result] = known
-                        return
 
 
 class _FunctionalCalls(TorchFunctionMode):
@@ -458,5 +558,5 @@ class _FunctionalCalls(TorchFunctionMode):
         name = getattr(func, "__name__", "").partition(".")[0]
         if not name.startswith("__"):
             name = name.strip("_")
-        self._recorder.after_function(name, (*args, *kwargs.values()), result)
+        self._recorder.after_function(name, result)
         return result

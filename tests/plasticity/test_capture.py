@@ -645,7 +645,7 @@ def test_unit_matrix_of_a_convolution_map_by_hand():
     maps = torch.tensor([[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]]])
     assert unit_matrix(maps).tolist() == [[1, 3], [2, 4], [5, 7], [6, 8]]
     # The same numbers, were the last axis the units.
-    assert unit_matrix(maps, channels_last=True).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert unit_matrix(maps, axis=-1).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
 def test_unit_matrix_of_a_sequence_by_hand():
@@ -653,18 +653,18 @@ def test_unit_matrix_of_a_sequence_by_hand():
     sequence = torch.tensor([[[1, 2, 3], [4, 5, 6]]])
     assert unit_matrix(sequence).tolist() == [[1, 2, 3], [4, 5, 6]]
     # One sample, two channels, length three.
-    assert unit_matrix(sequence, channels_last=False).tolist() == [[1, 4], [2, 5], [3, 6]]
+    assert unit_matrix(sequence, axis=1).tolist() == [[1, 4], [2, 5], [3, 6]]
 
 
 @given(
     shape=st.lists(st.integers(1, 4), min_size=2, max_size=5),
-    channels_last=st.sampled_from([True, False, None]),
+    given_axis=st.sampled_from([None, 1, -1, 0, -2]),
 )
-def test_unit_matrix_keeps_each_unit_in_its_column(shape, channels_last):
+def test_unit_matrix_keeps_each_unit_in_its_column(shape, given_axis):
     values = np.arange(np.prod(shape)).reshape(shape)
-    last = channels_last if channels_last is not None else len(shape) == 3
-    axis = len(shape) - 1 if last or len(shape) == 2 else 1
-    matrix = unit_matrix(torch.from_numpy(values), channels_last).numpy()
+    guess = 2 if len(shape) == 3 else 1
+    axis = guess if given_axis is None else given_axis % len(shape)
+    matrix = unit_matrix(torch.from_numpy(values), given_axis).numpy()
     assert matrix.shape == (values.size // shape[axis], shape[axis])
     for unit in range(shape[axis]):
         assert (matrix[:, unit] == values.take(unit, axis).reshape(-1)).all()
@@ -711,7 +711,7 @@ class Residual(nn.Module):
         (nn.Sequential(nn.Conv2d(4, 6, 3), Applies(lambda x: x.permute(0, 2, 3, 1)),
                        nn.Linear(6, 5), nn.GELU(), Applies(lambda x: x.permute(0, 3, 1, 2)), nn.ReLU()),
          (2, 4, 9, 9), [5, 5]),
-        (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.ReLU()), (2, 4, 9, 9), [294]),
+        (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.ReLU()), (2, 4, 9, 9), [6]),
     ],
 )  # fmt: skip
 def test_units_are_found_from_what_made_them(model, shape, units):
