@@ -420,6 +420,7 @@ class _Recorder:
         self._model = model
         self._wanted = wanted
         self._axes = axes
+        self._given: set[str] = set()  # those of them that were used
         self._called = False
         self._seen: dict[str, None] = {}  # a set that keeps the order
         self._counts: Counter[str] = Counter()
@@ -453,12 +454,17 @@ class _Recorder:
                 "calls of the model itself are seen, model(...): not of a part of it, nor of a method such "
                 "as .forward or .predict; give capture the module that is called"
             )
-        modules = set(_module_names(self._model).values())
-        by_axis = (_parsed(self._model, name, modules) for name in self._axes)
-        for wanted in (*(self._wanted or ()), *by_axis):
-            if wanted.output not in self._seen:
-                ran = ", ".join(map(repr, self._seen)) or "none"
-                raise ValueError(f"layer {wanted.name!r} did not run inside the block. Ran: {ran}.")
+        for wanted in self._wanted or ():
+            self._require_seen(wanted.name, wanted.output)
+        for name in self._axes:
+            if name not in self._given:
+                ran = ", ".join(map(repr, self.activations)) or "none"
+                raise ValueError(f"units names {name!r}, which was not captured. Captured: {ran}.")
+
+    def _require_seen(self, name: str, output: str) -> None:
+        if output not in self._seen:
+            ran = ", ".join(map(repr, self._seen)) or "none"
+            raise ValueError(f"layer {name!r} did not run inside the block. Ran: {ran}.")
 
     def after_function(self, name: str, result: object) -> None:
         if not self._running or not isinstance(result, Tensor):
@@ -522,6 +528,7 @@ class _Recorder:
     def _keep(self, name: str, output: Tensor, function: str | None) -> None:
         layout = self.tracer.layout(output)
         if name in self._axes:
+            self._given.add(name)
             try:
                 layout = _given_layout(self._axes[name], output.ndim)
             except ValueError as error:

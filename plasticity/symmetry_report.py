@@ -268,16 +268,18 @@ def _flow(model: nn.Module, inputs: ModelInputs) -> UnitFlow:
 def _why_not(group: list[UnitLayer]) -> str | None:
     """Why layers are left out; "" for an output layer, None if they are measured."""
     others = f" (its units are joined with those of {group[1].name!r})" if len(group) > 1 else ""
+    is_read = any(each.readers for each in group)
+    if any(each.is_output for each in group) and not is_read:
+        return ""
     reasons = [each.not_followed or each.unequal for each in group]
     for each, reason in zip(group, reasons, strict=True):
         if reason is not None:
             return f"{reason}{f' ({each.name!r})' if each is not group[0] else ''}; {EXPLICITLY}"
     if any(each.is_output for each in group):
-        is_read = any(each.readers for each in group)
-        return f"its units are part of the model's output{others}" if is_read else ""
+        return f"its units are part of the model's output{others}"
     if any(each.axis is None for each in group):
         return f"its units lie along no one axis of its weight{others}; {EXPLICITLY}"
-    if not any(each.readers for each in group):
+    if not is_read:
         return f"no weight reads it{others}"
     return None
 
@@ -305,7 +307,8 @@ def _vectors(
                 weight = _parameter(modules, reader.layer, reader.weight)
                 outgoing.append(_entries(weight, reader.axis, columns))
     rows = torch.cat(incoming, 1)
-    return rows, torch.cat(outgoing or [rows[:, :0]], 1).T, None
+    # A tied decoder's weights are the incoming ones: nothing but zero is left to add.
+    return rows, torch.cat(outgoing or [torch.zeros_like(rows[:, :1])], 1).T, None
 
 
 def _entries(weight: Tensor, axis: int, places: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def numbered(shape: Sequence[int], axis: int, first: int) -> Tensor:
 def compact(numbers: Tensor) -> Tensor:
     """Return a view with size 1 along each axis that was expanded."""
     for axis, stride in enumerate(numbers.stride()):
-        if stride == 0:
+        if stride == 0 and numbers.shape[axis]:
             numbers = numbers.narrow(axis, 0, 1)
     return numbers
 

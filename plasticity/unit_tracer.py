@@ -114,6 +114,7 @@ class Read:
     path: str
     """Name of the weight in the model."""
 
+    weight: Weight
     axis: int
     start: int
     groups: int = 1
@@ -155,8 +156,10 @@ class UnitTracer(TorchDispatchMode):
         self._firsts: list[int] = []
         self.sources: list[Source] = []
         self._made: dict[Any, Source] = {}
+        self._usual_axis: dict[str, int | None] = {}
         self._joints: dict[tuple[int, ...], int] = {}
         self.reads: list[Read] = []
+        self.input_reads: set[tuple[Any, int | None]] = set()
         self.executed: list[str] = []
         self.not_followed: dict[str, str] = {}
         self.unequal: dict[str, str] = {}
@@ -255,7 +258,7 @@ class UnitTracer(TorchDispatchMode):
         key = geometry(result)
         if key is None:
             return
-        if numbers is None:
+        if numbers is None or not result.numel():
             self._numbers.pop(key, None)
         elif numbers.shape == result.shape:
             self._keep_address(result)
@@ -342,8 +345,8 @@ class UnitTracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self._depth or self._suspended:
             return func(*args, **kwargs)
-        if torch.is_inference_mode_enabled() and hasattr(func, "decompose"):
-            # Without autograd, torch does not take composite operations apart by itself.
+        if hasattr(func, "decompose") and _without_autograd(args, kwargs):
+            # Autograd takes composite operations apart; without it they come as they are.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -457,11 +460,11 @@ class _Operation:
             right_weight = None
         bias = self.args[0] if CONTRACTIONS[self.name][0] else None
         if right_weight is not None and right_numbers is None:
-            self._read(left, left_numbers, -1, right, right_weight, -2)
+            self._read(left, left_numbers, -1, right, right_weight, -2, -1)
             self._made(result, result.ndim - 1, right, right_weight, -1, bias)
             return True
         if left_weight is not None and left_numbers is None:
-            self._read(right, right_numbers, -2, left, left_weight, -1)
+            self._read(right, right_numbers, -2, left, left_weight, -1, -2)
             self._made(result, result.ndim - 2, left, left_weight, -2, bias)
             return True
         if self.summaries or (left_numbers is not None and right_numbers is not None):
@@ -493,19 +496,21 @@ class _Operation:
         tensor: Tensor,
         weight: Weight,
         weight_axis: int,
+        units_axis: int,
         groups: int = 1,
     ) -> None:
-        """Note that a weight met data along these axes."""
+        """Note that a weight met data along these axes, and makes units along another."""
         tracer = self.tracer
-        layer, path = self._owner(weight)
+        layer, path = self._owner(weight, units_axis)
         tracer._refuse(
             tracer._summary(data), f"its units are summed up, and the sum is read by {layer!r}"
         )
+        along = weight.axes[weight_axis]
         if numbers is None:
+            tracer.input_reads.add((weight.identity, None if along is None else along[0]))
             return
         axis %= numbers.ndim
         columns = collapsed(numbers, [each for each in range(numbers.ndim) if each != axis])
-        along = weight.axes[weight_axis]
         per_batch = (
             tensor.ndim == 3 and self.name == "bmm" and tensor.shape[0] > 1 and tensor.stride(0) > 0
         )
@@ -521,7 +526,7 @@ class _Operation:
             units = columns.expand(
                 *(numbers.shape[n] if n == axis else 1 for n in range(numbers.ndim))
             ).flatten()
-            tracer.reads.append(Read(units, layer, path, along[0], along[1], groups))
+            tracer.reads.append(Read(units, layer, path, weight, along[0], along[1], groups))
 
     def _refuse_all(self, numbers: Tensor, reason: str) -> None:
         self.tracer._refuse(self.tracer._layers(numbers), reason)
@@ -538,7 +543,7 @@ class _Operation:
     ) -> None:
         """Number the units of a result, along one of its axes."""
         tracer = self.tracer
-        layer, path = self._owner(weight)
+        layer, path = self._owner(weight, weight_axis)
         count = result.shape[axis] if count is None else count
         batched = self.name in ("bmm", "baddbmm") and tensor.shape[0] > 1 and tensor.stride(0) > 0
         along = None if batched else weight.axes[weight_axis]
@@ -559,7 +564,7 @@ class _Operation:
         tracer.executed.append(layer)
         tracer._set(result, numbers)
 
-    def _owner(self, weight: Weight) -> tuple[str, str]:
+    def _owner(self, weight: Weight, units_axis: int) -> tuple[str, str]:
         """The layer's name and the weight's. A module with several weights of its own is several layers."""
         module, name = next(
             (
@@ -571,7 +576,12 @@ class _Operation:
             (weight.layers[0], weight.names[0]),
         )
         path = f"{module}.{name}" if module else name
-        return (module if module and name in USUAL_NAMES else path), path
+        label = module if module and name in USUAL_NAMES else path
+        # A matrix that is used the other way round (a tied decoder) makes units of its own.
+        along = weight.axes[units_axis]
+        axis = None if along is None else along[0]
+        usual = self.tracer._usual_axis.setdefault(label, axis)
+        return (label if axis == usual else f"{path}.T"), path
 
     def _adopt_bias(self, source: Source, bias: Tensor) -> None:
         found = self.tracer._weights.find(bias)
@@ -590,15 +600,15 @@ class _Operation:
         if weight is None:
             return numbers is None
         into, out = (0, 1) if transposed else (1, 0)
-        self._read(data, numbers, 1, tensor, weight, into, groups)
+        self._read(data, numbers, 1, tensor, weight, into, out, groups)
         self._made(result, 1, tensor, weight, out, bias)
         if groups > 1:
             if transposed:  # whose axis of outputs is that of one group
                 self.tracer.sources[-1].axis = None
-            reason = f"convolution {self._owner(weight)[0]!r} has {groups} groups"
+            reason = f"convolution {self._owner(weight, out)[0]!r} has {groups} groups"
             if numbers is not None:
                 self.tracer._make_unequal(numbers, f"{reason}, which read it")
-            self.tracer.unequal.setdefault(self._owner(weight)[0], reason)
+            self.tracer.unequal.setdefault(self._owner(weight, out)[0], reason)
         return True
 
     def _embedding(self, result: Any) -> bool:
@@ -633,7 +643,7 @@ class _Operation:
         return True
 
     def _module(self, weight: Weight) -> str:
-        return self._owner(weight)[1].rpartition(".")[0] or "the model"
+        return self._owner(weight, 0)[1].rpartition(".")[0] or "the model"
 
     def _attention(self, result: Any) -> bool:
         query, key, value = self.args[:3]
@@ -874,6 +884,11 @@ def collapsed_everywhere(numbers: Tensor) -> Tensor:
         along = collapsed(found, [axis])
         found = found if along is None else along
     return found
+
+
+def _without_autograd(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    inference = torch.is_inference_mode_enabled()
+    return inference or any(tensor.is_inference() for tensor in tensors_in((args, kwargs)))
 
 
 def _is_whole(tensor: Tensor) -> bool:

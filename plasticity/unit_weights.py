@@ -32,6 +32,11 @@ class Weight:
     axes: Axes
     """Of the view."""
 
+    @property
+    def identity(self) -> Hashable:
+        """Equal for views of one and the same parameter."""
+        return self.layers, self.names
+
 
 @dataclass(frozen=True)
 class _Stored:

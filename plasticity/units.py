@@ -176,6 +176,7 @@ class _Resolver:
     def flow(self) -> UnitFlow:
         readers = self._readers()
         joined = self._joined()
+        self._find_shared(joined)
         layers = []
         for name in self.order:
             first = self.own[name][0]
@@ -203,9 +204,9 @@ class _Resolver:
                 pairs.setdefault(key, []).append(found)
         readers: dict[str, list[Reader]] = defaultdict(list)
         for (name, layer, path, axis, groups), found in pairs.items():
+            columns = self._columns(name, torch.cat(found).unique(dim=0))
             if name == layer:
                 self.not_followed.setdefault(name, "it reads itself")
-            columns = self._columns(name, torch.cat(found).unique(dim=0))
             readers[name].append(Reader(layer, path, axis, columns, groups))
         return readers
 
@@ -231,6 +232,33 @@ class _Resolver:
                 name, "its units are not read alike: some feed more than others"
             )
         return columns
+
+    def _find_shared(self, joined: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Weights that other layers use as well: exchanging units would change those too."""
+        uses: dict[tuple[Any, int | None], set[frozenset[str]]] = defaultdict(set)
+        axes: dict[tuple[frozenset[str], Any], set[int | None]] = defaultdict(set)
+        for name in self.order:
+            for source in self.own[name]:
+                if source.weight is not None:
+                    group = frozenset({name, *joined.get(name, ())})
+                    uses[source.weight.identity, source.axis].add(group)
+                    axes[group, source.weight.identity].add(source.axis)
+        for read in self.tracer.reads:
+            for name, _ in self._pairs(read):
+                group = frozenset({name, *joined.get(name, ())})
+                uses[read.weight.identity, read.axis].add(group)
+                axes[group, read.weight.identity].add(read.axis)
+        for use in self.tracer.input_reads & set(uses):
+            uses[use].add(frozenset())
+        for groups in uses.values():
+            for group in groups if len(groups) > 1 else ():
+                for name in group:
+                    self.unequal.setdefault(
+                        name, "other layers use its weight, or one that reads it, too"
+                    )
+        for (group, _), used in axes.items():
+            for name in group if len(used) > 1 else ():
+                self.unequal.setdefault(name, "one matrix is its weight and that of its reader")
 
     def _joined(self) -> dict[str, dict[str, Tensor]]:
         """For each layer the layers that it is joined with, unit by unit."""

@@ -730,3 +730,72 @@ def test_units_of_a_named_layer_are_found_too():
     maps = model[0](sequences).detach()
     for channel in range(6):
         assert torch.equal(activations.units("0")[:, channel], maps[:, channel].reshape(-1))
+
+
+class Sorted(nn.Module):
+    """Sorting is not followed: which unit an entry belongs to is not known behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return F.relu(self.fc(x).mT.sort(1)[0])
+
+
+def test_a_guessed_axis_is_told_once_for_a_model_and_layer():
+    model, sequences = Sorted(), torch.randn(2, 9, 4)
+    message = (
+        r"axis of layer 'relu', of shape \(2, 6, 9\), .* is a guess: axis 2.*units=\{'relu': 2\}"
+    )
+    for again in (False, True):
+        with capture(model) as activations:
+            model(sequences)
+        if again:
+            assert activations.units("relu").shape == (12, 9)  # a warning would be an error here
+        else:
+            with pytest.warns(UserWarning, match=message):
+                activations.units("relu")
+
+
+def test_the_axis_of_the_units_can_be_given():
+    model, sequences = Sorted(), torch.randn(2, 9, 4)
+    for axis in (1, -2):
+        with capture(model, units={"relu": axis}) as activations:
+            model(sequences)
+        expected = activations["relu"].movedim(1, -1).reshape(18, 6)
+        assert torch.equal(activations.units("relu"), expected)
+    with capture(model, ["relu"], units={"relu": (1, 2)}) as activations:
+        model(sequences)
+    assert torch.equal(activations.units("relu"), activations["relu"].reshape(2, 54))
+
+
+@pytest.mark.parametrize(
+    ("units", "layers", "error", "message"),
+    [
+        ({"rellu": 1}, None, ValueError, r"no layer 'rellu'\. Did you mean 'relu'"),
+        ({"relu": 1}, ["fc"], ValueError, r"units names 'relu', which layers does not.*'fc'"),
+        ({"relu": 3}, None, ValueError, r"units=\{'relu': 3\}, for an output of shape \(2, 6, 9\)"),
+        ({"relu": -4}, None, ValueError, r"units=\{'relu': -4\}"),
+        ({"relu": (1, -2)}, None, ValueError, "names an axis twice"),
+        ({"relu": ()}, None, ValueError, "or none"),
+        ({"relu#2": 1}, None, ValueError, r"units names 'relu#2', which was not captured.*'relu'"),
+        ({"fc": 1}, None, ValueError, r"units names 'fc', which was not captured"),
+        ({"relu": "1"}, None, TypeError, r"units=\{'relu': '1'\}: expected an integer"),
+        ({"relu": True}, None, TypeError, "expected an integer"),
+        (["relu"], None, TypeError, "units must map names to axes"),
+    ],
+)
+def test_axes_that_cannot_be_are_refused_by_name(units, layers, error, message):
+    model = Sorted()
+    with pytest.raises(error, match=message), capture(model, layers, units=units):
+        model(torch.randn(2, 9, 4))
+    assert hooks_of(model) == []
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
+def test_no_entries_are_no_error(x):
+    model = Mixed()
+    with capture(model) as activations:
+        model(x[:0])
+    assert activations["relu"].shape == (0, 6)

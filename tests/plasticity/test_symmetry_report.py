@@ -434,18 +434,53 @@ def test_reasons_are_told_where_nothing_is_left_to_measure():
         symmetry_distances(Sorting(nn.Linear(3, 4), nn.Linear(4, 2)), inputs=INPUTS)
 
 
-def test_tied_weights_count_once():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder = nn.Linear(3, 5)
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(3, 5)
 
-        def forward(self, x):
-            return nn.functional.linear(torch.tanh(self.encoder(x)), self.encoder.weight.T)
+    def forward(self, x):
+        return nn.functional.linear(torch.tanh(self.encoder(x)), self.encoder.weight.T)
 
+
+def test_a_transposed_decoder_shares_its_neurons_vectors():
     model = Tied()
-    with pytest.raises(ValueError, match="'encoder': it reads itself"):
-        symmetry_distances(model, inputs=INPUTS)
+    before = model(INPUTS)
+    exchange([model.encoder.weight, model.encoder.bias], 0, 3)
+    torch.testing.assert_close(model(INPUTS), before)
+    expected = permutation_distance(model.encoder.weight, torch.zeros(1, 5), model.encoder.bias)
+    torch.testing.assert_close(symmetry_distances(model, inputs=INPUTS)["encoder"], expected)
+
+
+class Shared(nn.Module):
+    """One head reads two layers, or one matrix is used twice."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.a = nn.Linear(4, 4, bias=False)
+        self.b = nn.Linear(4, 4, bias=False)
+        self.head = nn.Linear(4, 4, bias=False)
+        if form == "tied":
+            self.head.weight = self.a.weight
+
+    def forward(self, x):
+        hidden = torch.tanh(self.a(x))
+        if self.form == "one head":
+            return self.head(hidden) * self.head(torch.tanh(self.b(x)))
+        if self.form == "inputs too":
+            return self.head(hidden) + self.head(x)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("form", ["one head", "inputs too", "tied"])
+def test_weights_that_are_used_elsewhere_make_no_symmetry(form):
+    model, inputs = Shared(form), torch.randn(6, 4)
+    before = model(inputs)
+    exchange([model.a.weight, model.head.weight.T], 0, 3)
+    assert not torch.allclose(model(inputs), before, atol=1e-4)
+    with pytest.raises(ValueError, match=r"'a': (other layers use|one matrix is)"):
+        symmetry_distances(model, inputs=inputs)
 
 
 def test_residual_stream_is_one_layer():
