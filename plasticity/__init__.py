@@ -55,21 +55,26 @@ from plasticity.symmetry import (
     sign_flip_distance,
     split_heads,
 )
-from plasticity.symmetry_report import symmetry_distances, symmetry_report
+from plasticity.symmetry_report import SymmetryReport, symmetry_distances, symmetry_report
 from plasticity.tracker import Tracker
 from plasticity.trainability import Trainability, trainability
+from plasticity.units import Reader, UnitFlow, UnitLayer, trace_units
 
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
     "Activations",
     "Metric",
+    "Reader",
     "RegularizedOptimizer",
     "ReplicaOptimizer",
     "Replicas",
     "ShiftedModel",
+    "SymmetryReport",
     "Tracker",
     "Trainability",
+    "UnitFlow",
+    "UnitLayer",
     "anchor_distance",
     "approximate_rank",
     "attention_heads",
@@ -116,6 +121,7 @@ __all__ = [
     "symmetry_distance",
     "symmetry_distances",
     "symmetry_report",
+    "trace_units",
     "trainability",
     "unit_matrix",
     "update_norm",

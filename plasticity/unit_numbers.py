@@ -49,7 +49,9 @@ def collapsed(numbers: Tensor, axes: Iterable[int]) -> Tensor | None:
 
 def same_shape(numbers: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
     """Return compact numbers that broadcast to each other, for a result of the given shape."""
-    return list(torch.broadcast_tensors(*(compact(each.expand(*shape)) for each in numbers)))
+    compacted = [compact(each.expand(*shape)) for each in numbers]
+    common = torch.broadcast_shapes(*(each.shape for each in compacted))
+    return [each.expand(common) for each in compacted]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class UnitLayout:
         if self.order is None:
             return rows
         sorted_by_unit = rows.index_select(1, self.order.to(rows.device))
-        return sorted_by_unit.unflatten(1, (-1, self.repeats)).mT.reshape(-1, width // self.repeats)
+        units = width // self.repeats
+        return sorted_by_unit.view(-1, units, self.repeats).mT.reshape(-1, units)
 
 
 def layout_of(numbers: Tensor) -> UnitLayout | None:
@@ -94,7 +97,7 @@ def layout_of(numbers: Tensor) -> UnitLayout | None:
     missing = units == NO_UNIT
     units = units.long()
     units[missing] = -1 - torch.arange(int(missing.sum()))
-    counts = units.unique(return_counts=True)[1]
+    counts = torch.unique(units, return_counts=True)[1]
     repeats = int(counts[0])
     if repeats == 1 and bool((counts == 1).all()):
         return UnitLayout(axes)

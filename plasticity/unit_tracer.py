@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ class Read:
     groups: int = 1
 
 
-class UnitTracer(TorchDispatchMode):
+class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """See `plasticity.units`: the numbers of the last forward pass of a model."""
 
     supports_higher_order_operators = True
@@ -132,7 +132,7 @@ class UnitTracer(TorchDispatchMode):
             model: The module whose calls are followed.
             check_equality: Whether to look for data that make units unequal, which reads values.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._check_equality = check_equality
         self._depth = 0
@@ -143,6 +143,11 @@ class UnitTracer(TorchDispatchMode):
     def is_infra_mode(cls) -> bool:
         """Tell the compiler that this mode only looks on."""
         return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Guarding against the compiler would import it, which takes seconds; a capture runs eagerly.
+        return False
 
     def _begin(self) -> None:
         # Each time, as torch.func.functional_call exchanges the parameters.
@@ -194,13 +199,15 @@ class UnitTracer(TorchDispatchMode):
 
     def layout(self, tensor: Tensor) -> UnitLayout | None:
         """Return where the units of a tensor lie, or None if it is not known."""
-        numbers = self._find(tensor)
-        return None if numbers is None else layout_of(numbers)
+        with _unseen():
+            numbers = self._find(tensor)
+            return None if numbers is None else layout_of(numbers)
 
     def layers_of(self, tensor: Tensor) -> frozenset[str]:
         """Return the layers whose units a tensor holds."""
-        numbers = self._find(tensor)
-        return frozenset() if numbers is None else self._layers(numbers)
+        with _unseen():
+            numbers = self._find(tensor)
+            return frozenset() if numbers is None else self._layers(numbers)
 
     def source(self, number: int) -> Source:
         """Return what made a unit."""
@@ -268,7 +275,9 @@ class UnitTracer(TorchDispatchMode):
         # A weak reference keeps the memory's address from being used again, not the memory.
         key = storage_key(tensor)
         if key is not None and key not in self._alive:
-            self._alive[key] = StorageWeakRef(tensor.untyped_storage())
+            self._alive[key] = StorageWeakRef(  # type: ignore[no-untyped-call]
+                tensor.untyped_storage()
+            )
 
     def _new(self, source: Source, count: int) -> int:
         self.sources.append(source)
@@ -278,8 +287,8 @@ class UnitTracer(TorchDispatchMode):
 
     def _layers(self, numbers: Tensor) -> frozenset[str]:
         found: frozenset[str] = frozenset()
-        units = compact(numbers).unique()
-        for index in self._which(units[units >= 0]).unique().tolist():
+        units = torch.unique(compact(numbers))
+        for index in torch.unique(self._which(units[units >= 0])).tolist():
             found |= self.sources[index].layers
         return found
 
@@ -293,7 +302,7 @@ class UnitTracer(TorchDispatchMode):
         numbers = numbers.long()
         which = torch.where(numbers >= 0, self._which(numbers), -1)
         found = numbers[:, None]
-        for index in which.unique().tolist():
+        for index in torch.unique(which).tolist():
             members = self.sources[index].members if index >= 0 else None
             if members is not None:
                 inside = which == index
@@ -310,7 +319,7 @@ class UnitTracer(TorchDispatchMode):
     def joined(self, one: Tensor, other: Tensor) -> Tensor:
         """Return a number for each pair of numbers, the same for pairs that join the same units."""
         pairs = (one.long() + 1) * 2**32 + (other.long() + 1)
-        found, which = pairs.unique(return_inverse=True)
+        found, which = torch.unique(pairs, return_inverse=True)
         members = torch.cat(
             [self.members_of(found // 2**32 - 1), self.members_of(found % 2**32 - 1)], 1
         )
@@ -351,9 +360,11 @@ class UnitTracer(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        operation = _Operation(self, func, args, kwargs)
+        with _unseen():
+            operation = _Operation(self, func, args, kwargs)
         result = func(*args, **kwargs)
-        operation.note(result)
+        with _unseen():
+            operation.note(result)
         return result
 
 
@@ -884,6 +895,12 @@ def collapsed_everywhere(numbers: Tensor) -> Tensor:
         along = collapsed(found, [axis])
         found = found if along is None else along
     return found
+
+
+def _unseen() -> AbstractContextManager[None]:
+    """Hide what is done to the numbers from other modes, such as a second tracer's."""
+    guard: AbstractContextManager[None] = torch._C._DisableTorchDispatch()
+    return guard
 
 
 def _without_autograd(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -126,8 +126,8 @@ def _view_axes(tensor: Tensor, stored: _Stored) -> Axes:
     single = [axis for axis, size in enumerate(tensor.shape) if size == 1]
     left = [axis for axis in starts if axis not in found]
     if len(single) == len(left):
-        for axis, base in zip(single, left, strict=True):
-            found[axis] = base
+        for axis, own in zip(single, left, strict=True):
+            found[axis] = own
     axes: list[tuple[int, int] | None] = []
     for base in found:
         of_weight = None if base is None else stored.weight.axes[base]

@@ -203,8 +203,8 @@ class _Resolver:
                 key = (name, read.layer, read.path, read.axis, read.groups)
                 pairs.setdefault(key, []).append(found)
         readers: dict[str, list[Reader]] = defaultdict(list)
-        for (name, layer, path, axis, groups), found in pairs.items():
-            columns = self._columns(name, torch.cat(found).unique(dim=0))
+        for (name, layer, path, axis, groups), pairs_found in pairs.items():
+            columns = self._columns(name, torch.unique(torch.cat(pairs_found), dim=0))
             if name == layer:
                 self.not_followed.setdefault(name, "it reads itself")
             readers[name].append(Reader(layer, path, axis, columns, groups))
@@ -216,7 +216,7 @@ class _Resolver:
         positions = torch.arange(read.start, read.start + len(base))[:, None].expand(base.shape)
         units, positions = base[base >= 0], positions[base >= 0]
         layers = self.layer[units]
-        for index in layers[layers >= 0].unique().tolist():
+        for index in torch.unique(layers[layers >= 0]).tolist():
             of_layer = layers == index
             pair = torch.stack([self.unit[units[of_layer]], positions[of_layer]], 1)
             yield self.order[index], pair

@@ -135,4 +135,6 @@ COVERED_ELSEWHERE = {
     "replica_orders": "test_replica_classifier",
     "metrics": "test_tracker",
     "undisturbed": "test_tracker",
+    "unit_numbers": "test_unit_tracer",
+    "unit_weights": "test_units",
 }
