@@ -50,7 +50,7 @@ def collapsed(numbers: Tensor, axes: Iterable[int]) -> Tensor | None:
 def same_shape(numbers: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
     """Return compact numbers that broadcast to each other, for a result of the given shape."""
     compacted = [compact(each.expand(*shape)) for each in numbers]
-    common = torch.broadcast_shapes(*(each.shape for each in compacted))
+    common = torch.broadcast_shapes(*(each.shape for each in compacted))  # type: ignore[no-untyped-call]
     return [each.expand(common) for each in compacted]
 
 
