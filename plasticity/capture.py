@@ -325,7 +325,7 @@ def _require_axes(
     return dict(units)
 
 
-_LAST_PART = re.compile(r"(.+?)(?:\[(-?\d+)\]|\.([^.\[\]#]+))")
+_LAST_PART = re.compile(r"(.+?)(?:\[(-?\d+)\]|\.([^\W\d]\w*))")
 
 
 def _parsed(model: nn.Module, name: str, modules: set[str]) -> _Wanted:
@@ -359,7 +359,7 @@ def _raise_unknown(model: nn.Module, name: str) -> NoReturn:
     )
 
 
-def _part_of(value: Any, wanted: _Wanted) -> Tensor:
+def _part_of(value: Any, wanted: _Wanted, known: Iterable[str]) -> Tensor:
     found = value
     for step in wanted.part:
         try:
@@ -367,8 +367,9 @@ def _part_of(value: Any, wanted: _Wanted) -> Tensor:
             by_key = isinstance(step, int) or (isinstance(found, Mapping) and step in found)
             found = found[step] if by_key else getattr(found, str(step))
         except (AttributeError, IndexError, KeyError, TypeError):
+            hint = nearest(wanted.name, known)  # a misspelt layer looks like a part of its parent
             raise ValueError(
-                f"there is no {wanted.name!r}: {_contents(value, wanted.output)}"
+                f"there is no {wanted.name!r}: {_contents(value, wanted.output)}.{hint}"
             ) from None
     if not isinstance(found, Tensor):
         raise TypeError(
@@ -523,7 +524,8 @@ class _Recorder:
         wanted = self._wanted if self._wanted is not None else (_Wanted(name, name),)
         for each in wanted:
             if each.output == name:
-                self._keep(each.name, _part_of(output, each), function)
+                known = _module_names(self._model).values()
+                self._keep(each.name, _part_of(output, each, known), function)
 
     def _keep(self, name: str, output: Tensor, function: str | None) -> None:
         layout = self.tracer.layout(output)

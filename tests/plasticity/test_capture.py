@@ -447,6 +447,8 @@ def test_the_fields_of_a_packed_sequence():
         ("encoder#3.plain", ValueError, r"'encoder#3\.plain' did not run.*'encoder#2'"),
         ("lstn[0]", ValueError, r"no layer 'lstn\[0\]'.*'lstm'"),
         ("relu[0]", ValueError, r"no layer 'relu\[0\]'"),
+        ("encoder.11", ValueError, r"no layer 'encoder\.11'.*Did you mean 'encoder'"),
+        ("encoder.lastt", ValueError, r"no 'encoder\.lastt'.*Did you mean 'encoder'"),
         ("lstm[x]", ValueError, r"no layer 'lstm\[x\]'"),
     ],
 )
