@@ -1,6 +1,7 @@
 """Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
 
 from plasticity.capture import Activations, capture, unit_matrix
+from plasticity.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 from plasticity.gradients import (
     gradient_covariance_rank,
     neural_tangent_kernel,
@@ -55,22 +56,26 @@ from plasticity.symmetry import (
     sign_flip_distance,
     split_heads,
 )
-from plasticity.symmetry_report import symmetry_distances, symmetry_report
+from plasticity.symmetry_report import SymmetryReport, symmetry_distances, symmetry_report
 from plasticity.tracker import Tracker
 from plasticity.trainability import Trainability, trainability
-from plasticity.units import dead_fraction, dead_units, dormant_fraction, dormant_units
+from plasticity.units import Reader, UnitFlow, UnitLayer, trace_units
 
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
     "Activations",
     "Metric",
+    "Reader",
     "RegularizedOptimizer",
     "ReplicaOptimizer",
     "Replicas",
     "ShiftedModel",
+    "SymmetryReport",
     "Tracker",
     "Trainability",
+    "UnitFlow",
+    "UnitLayer",
     "anchor",
     "anchor_distance",
     "approximate_rank",
@@ -119,6 +124,7 @@ __all__ = [
     "symmetry_distance",
     "symmetry_distances",
     "symmetry_report",
+    "trace_units",
     "trainability",
     "unit_matrix",
     "update_norm",

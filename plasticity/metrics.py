@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plasticity import norms, ranks, units
+from plasticity import dormancy, norms, ranks
 from plasticity.settings import nearest
 
 __all__ = [
@@ -61,8 +61,8 @@ METRICS: dict[str, Metric] = {
             ranks.stable_rank: "squared Frobenius norm over the largest squared singular value",
             ranks.numerical_rank: "number of singular values above the rounding error",
             ranks.feature_rank: "number of singular values above 0.01 times the root of the batch",
-            units.dead_fraction: "share of the units that are 0 on every sample (ReLU family)",
-            units.dormant_fraction: "share of the units below 2.5 % of their layer's mean magnitude",
+            dormancy.dead_fraction: "share of the units that are 0 on every sample (ReLU family)",
+            dormancy.dormant_fraction: "share of the units below 2.5 % of their layer's mean magnitude",
             norms.feature_norm: "mean L2 norm of a sample's features",
         },
     ),

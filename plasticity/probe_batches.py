@@ -160,10 +160,7 @@ def _rows_to_keep(activations: Activations, name: str, mask: Tensor) -> Tensor |
             shape[0], shape[axis] = batch, positions
             # The mask goes the way of the numbers, whichever axis holds the units: along that one it is
             # no mask of rows.
-            spread = Activations()
-            spread.__dict__.update(activations.__dict__)
-            spread[name] = mask.view(shape).expand(activation.shape)
-            marked = spread.units(name)
+            marked = activations.matrix(name, mask.view(shape).expand(activation.shape))
             if bool((marked == marked[:, :1]).all()):
                 found.append(marked[:, 0])
     if len(found) == 1:

@@ -51,9 +51,20 @@ def replica_features(
     ) -> dict[str, Tensor]:
         with capture(template, layers) as activations:
             functional_call(template, (parameters, buffers), (inputs,))
-        return {name: activations.units(name) for name in activations}
+        return {
+            name: layouts[name].matrix(activation) if name in layouts else activations.units(name)
+            for name, activation in activations.items()
+        }
 
     with undisturbed(template, {probe.device: None}):
+        # Under vmap nothing tells where the units lie, so the first replica runs alone, on two samples.
+        first = [
+            {name: each[0].clone() for name, each in tensors.items()}
+            for tensors in (replicas.parameters, replicas.buffers)
+        ]
+        with capture(template, layers) as alone:
+            functional_call(template, tuple(first), (probe[0, :2].clone(),))
+        layouts = alone.layouts
         # Copies, as a module may write to its buffers or work in place on its input.
         buffers = {name: buffer.clone() for name, buffer in replicas.buffers.items()}
         features: dict[str, Tensor] = vmap(of_one)(replicas.parameters, buffers, probe.clone())

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from plasticity.dormancy import dead_fraction
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric, metric_key, resolved_metrics
 from plasticity.row_file import RowFile
 from plasticity.sb3_gradients import StepGradients
@@ -23,7 +24,6 @@ from plasticity.sb3_observations import RecentInputs
 from plasticity.sb3_tasks import TaskFollower
 from plasticity.settings import require_integer
 from plasticity.tracker import Tracker
-from plasticity.units import dead_fraction
 from plasticity.wrappers import unwrapped
 
 __all__ = ["PlasticityCallback"]

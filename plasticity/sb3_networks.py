@@ -17,8 +17,8 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
 from plasticity.capture import ACTIVATION_MODULES, capture
+from plasticity.dormancy import ZERO_WHEN_DEAD
 from plasticity.undisturbed import undisturbed
-from plasticity.units import ZERO_WHEN_DEAD
 from plasticity.wrappers import bypassed, named_modules, unwrapped
 
 __all__ = ["PolicyNetworks", "policy_networks"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from plasticity import norms
-from plasticity.capture import capture
+from plasticity.capture import Axes, capture
 from plasticity.event_files import EventFiles
 from plasticity.measuring import Measurement, host_numbers, is_finite
 from plasticity.metrics import DEFAULT_METRICS, Metric, add_values, resolved_metrics
@@ -74,6 +74,7 @@ class Tracker:
             it has one. A copy is kept on the model's device, and moves with it.
         metrics: Names in `METRICS`, and `Metric` objects. The order is that of the rows.
         layers: As in `capture`: names of modules or functional activations; None takes every activation.
+        units: As in `capture`: the axis of a layer's units, where the operations that made it do not tell.
         forward: ``forward(model, batch)`` runs the model, for batches of any kind. It gets the module inside
             wrappers, and calls it as a module: what a method of the model does by itself is not seen.
         mask: Positions that hold data, for batches with padding: true, or 1, for data. Their rows, a sample's
@@ -109,6 +110,7 @@ class Tracker:
         metrics: Iterable[str | Metric] = DEFAULT_METRICS,
         layers: Sequence[str] | None = None,
         *,
+        units: Mapping[str, Axes] | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         mask: Tensor | np.ndarray[Any, Any] | str | None = None,
         log_dir: str | Path | None = None,
@@ -125,6 +127,7 @@ class Tracker:
         self._layers_of_metric: dict[str, tuple[str, ...]] = {}
         self._warned = False
         _require_initialised(self._model)
+        self._units = units
         self._forward = forward
         self._mask = mask if mask is None or isinstance(mask, str) else mask_tensor(mask)
         self._probe = ProbeBatch(probe_batch, self._model, forward)
@@ -296,7 +299,7 @@ class Tracker:
         return Measurement(self._model, features, self._previous, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:
-        with capture(self._model, self._chosen) as activations:
+        with capture(self._model, self._chosen, units=self._units) as activations:
             self._probe.run(self._model, next(iter(_devices(self._model)), None))
         mask = self._mask
         if isinstance(mask, str):

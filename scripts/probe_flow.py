@@ -1,11 +1,4 @@
-"""What a forward pass shows of a network: its layers in order, and which layer reads which.
-
-The weights of a module do not tell who reads its output. A `TorchFunctionMode` sees every call of a torch
-function: the output of ``linear`` or a convolution is marked with the layer that owns the weights, the mark
-passes through functions that keep neurons apart (activations, dropout, pooling, normalisation, flattening),
-and the layer that then receives it is its reader. A marked tensor that goes anywhere else (an addition, a
-concatenation) is read in a way that is not followed here, and its layer has no known readers.
-"""
+"""The rows of the sheet: the layers that a forward pass runs, each with the activation that follows it."""
 
 from __future__ import annotations
 
@@ -15,21 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from plasticity.capture import FUNCTIONAL_ACTIVATIONS, capture
-
-WEIGHT_FUNCTIONS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
-
-KEEPING_NEURONS = frozenset(
-    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
-    | {f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_max", "adaptive_avg") for n in (1, 2, 3)}
-    | {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"}
-    | {"flatten", "contiguous", "clone", "detach", "to", "float", "double"}
-    | set(FUNCTIONAL_ACTIVATIONS)
-)  # fmt: skip
-"""Functions that act on each neuron by itself, or on all alike: a neuron stays the same neuron."""
+from plasticity.capture import Activations, capture
+from plasticity.wrappers import named_modules
 
 
 @dataclass(frozen=True)
@@ -57,9 +38,6 @@ class Flow:
     layers: tuple[Layer, ...]
     """In the order of execution; activations that make the network's output are none of them."""
 
-    pairs: tuple[tuple[str, str], ...]
-    """Weight layers whose neurons are read by weight layers alone, each with each reader."""
-
     def restricted(self, hidden: Sequence[str]) -> Flow:
         """The same with other hidden layers.
 
@@ -77,122 +55,60 @@ class Flow:
 
 
 def trace(model: nn.Module, arguments: tuple[Any, ...]) -> Flow:
-    """Run the model once, without gradients, and see who reads whom.
+    """Run the model once, without gradients, and see its layers.
 
     Args:
         model: Any module that `capture` can see into.
         arguments: Of its forward.
 
     Returns:
-        Its layers and their readers.
+        Its layers.
 
     Raises:
         TypeError: as `capture`.
     """
-    recorder = _Recorder(model)
-    # Entered after the capture, so that it sees each function first and the capture's hooks last.
-    with torch.no_grad(), capture(model) as activations, recorder:
-        output = model(*arguments)
-    return Flow(tuple(recorder.layers(list(activations), output)), tuple(recorder.pairs()))
+    with torch.no_grad(), capture(model) as activations:
+        model(*arguments)
+    return Flow(tuple(_layers(activations, _without_rows(model))))
 
 
-class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._owners = {
-            id(module.weight): name
-            for name, module in model.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-            # The channels of a grouped convolution cannot be exchanged one by one.
-            and getattr(module, "groups", 1) == 1
-        }
-        self._marks: Any = WeakIdKeyDictionary()  # by identity: comparing would compare elements
-        self._order: list[str | _Activation] = []
-        self._readers: dict[str, list[str]] = {}
-        self._read_otherwise: set[str] = set()
+# Their weights are not those of neurons in a row.
+_WITHOUT_ROWS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        sources = [self._marks.get(tensor) for tensor in tensors_in((args, kwargs))]
-        result = func(*args, **kwargs)
-        if next(tensors_in(result), None) is None:
-            return result  # a shape, a device: nobody read the values
-        name = getattr(func, "__name__", "").partition(".")[0]
-        marked = list(dict.fromkeys(mark for mark in sources if mark is not None))
-        self._note(name.strip("_"), args, kwargs, marked, result)
-        return result
 
-    def _note(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        marked: list[str],
-        result: Any,
-    ) -> None:
-        weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
-        owner = self._owners.get(id(weight)) if name in WEIGHT_FUNCTIONS else None
-        if owner is not None:
-            for source in marked:
-                self._read(source, owner)
-            self._order.append(owner)
-            self._marks[result] = owner
-            return
-        mark = marked[0] if len(marked) == 1 else None
-        keeps = name in KEEPING_NEURONS and isinstance(result, Tensor)
-        if name in FUNCTIONAL_ACTIVATIONS:
-            self._order.append(_Activation(name, mark, result))
-        if keeps and mark is not None:
-            self._marks[result] = mark
+def _without_rows(model: nn.Module) -> frozenset[str]:
+    """Names of such modules, and of the parameters that they own."""
+    names = set()
+    for name, module in named_modules(model, remove_duplicate=False):
+        if isinstance(module, _WITHOUT_ROWS):
+            names |= {name, *(f"{name}.{own}" for own in module._parameters)}
+    return frozenset(names)
+
+
+def _layers(activations: Activations, without_rows: frozenset[str]) -> Iterator[Layer]:
+    """Weight layers in order, and activations that have no weight layer of their own."""
+    hidden = {name: each for name, each in activations.origins.items() if not each.is_output}
+    # The first activation of a layer's own units shares its row.
+    first: dict[str, str] = {}
+    for name, origin in hidden.items():
+        if len(origin.layers) == 1 and not origin.layers & without_rows:
+            first.setdefault(next(iter(origin.layers)), name)
+    shared = set(first.values())
+    rows: list[tuple[int, Layer]] = []
+    for name, origin in hidden.items():
+        if name not in shared:
+            rows.append((origin.place, Layer(name, None, origin.function or "unknown", name)))
+    for owner in (each for each in dict.fromkeys(activations.ran) if each not in without_rows):
+        place = activations.ran.index(owner)
+        captured = first.get(owner)
+        if captured is None:
+            rows.append((place, Layer(owner, owner, None, None)))
         else:
-            self._read_otherwise.update(marked)
-
-    def _read(self, source: str, reader: str) -> None:
-        if source == reader:
-            self._read_otherwise.add(source)
-        elif reader not in self._readers.setdefault(source, []):
-            self._readers[source].append(reader)
-
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        for source, readers in self._readers.items():
-            if source not in self._read_otherwise:
-                yield from ((source, reader) for reader in readers)
-
-    def layers(self, captured: list[str], output: Any) -> Iterator[Layer]:
-        activations = [each for each in self._order if isinstance(each, _Activation)]
-        if len(activations) != len(captured):
-            # An activation module that calls no function of its kind, or several: which name belongs to
-            # which function is not known, so weights and activations stay apart.
-            weights = dict.fromkeys(each for each in self._order if isinstance(each, str))
-            yield from (Layer(name, name, None, None) for name in weights)
-            yield from (Layer(name, None, "unknown", name) for name in captured)
-            return
-        names = dict(zip(activations, captured, strict=True))
-        outputs = {id(tensor) for tensor in tensors_in(output)}
-        hidden = [each for each in activations if id(each.result) not in outputs]
-        first = {each.owner: each for each in reversed(hidden) if each.owner is not None}
-        for entry in dict.fromkeys(self._order):
-            if isinstance(entry, str):
-                follows = first.get(entry)
-                if follows is None:
-                    yield Layer(entry, entry, None, None)
-                else:
-                    yield Layer(entry, entry, follows.function, names[follows])
-            elif entry in hidden and first.get(entry.owner or "") is not entry:
-                yield Layer(names[entry], None, entry.function, names[entry])
-
-
-@dataclass(frozen=True, eq=False)
-class _Activation:
-    function: str
-    owner: str | None
-    result: Any
+            function = hidden[captured].function or "unknown"
+            rows.append((place, Layer(owner, owner, function, captured)))
+    # An activation stands behind the layers that ran before it: a layer at place 0 is one that has run at 1.
+    rows.sort(key=lambda row: row[0] + (0.5 if row[1].owner is not None else 0))
+    return (layer for _, layer in rows)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -15,12 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from plasticity.metrics import Metric
+from plasticity.dormancy import ZERO_WHEN_DEAD, dead_fraction
+from plasticity.metrics import Metric, metric_key
 from plasticity.norms import weight_norm
 from plasticity.scripts.probe_flow import Flow, tensors_in, trace
-from plasticity.symmetry_report import symmetry_distances, symmetry_report
+from plasticity.symmetry_report import (
+    NothingToMeasureError,
+    symmetry_distances,
+    symmetry_report,
+)
 from plasticity.tracker import Tracker
-from plasticity.units import ZERO_WHEN_DEAD, dead_fraction
+from plasticity.wrappers import named_modules, raw_module
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,7 @@ def measure_sheet(
             batch does not fit it or has no two different rows.
         TypeError: if the model cannot be looked into.
     """
+    model = raw_module(model)
     flow = _traced(model.eval(), arguments, layers)
     rows, distinct = _rows(arguments)
     if distinct < 2:
@@ -181,21 +187,16 @@ def measure_sheet(
             f"{what}: there is no rank to them, and no unit to call dead. Give observations that differ."
         )
     measures = _measured(model, arguments, flow)
-    weights = weight_norm(model)
-    initial, initial_weights = {}, {}
-    if fresh is not None:
-        initial, initial_weights = _measured(fresh.eval(), arguments, flow), weight_norm(fresh)
-    degrees = _degrees(model, fresh, flow)
+    initial = {} if fresh is None else _measured(fresh.eval(), arguments, flow)
+    degrees = _degrees(model, fresh, arguments)
     sheets = [
         LayerSheet(
             layer=layer.name,
             activation=layer.activation,
             measures=measures.get(layer.name),
             initial=initial.get(layer.name),
-            weight_norm=float(weights[layer.owner]) if layer.owner else None,
-            initial_weight_norm=(
-                float(initial_weights[layer.owner]) if layer.owner and initial_weights else None
-            ),
+            weight_norm=_weight_norm(model, layer.owner),
+            initial_weight_norm=None if fresh is None else _weight_norm(fresh, layer.owner),
             symmetry=degrees.pop(layer.owner or "", None),
         )
         for layer in flow.layers
@@ -252,31 +253,44 @@ def _measured(model: nn.Module, arguments: tuple[Any, ...], flow: Flow) -> dict[
     for captured, layer in hidden.items():
         dead = "dead_fraction" if layer.activation in ZERO_WHEN_DEAD else "constant_fraction"
         found[layer.name] = Measures(
-            units=int(values[f"units/{captured}"]),
-            rows=int(values[f"rows/{captured}"]),
-            effective_rank=values[f"effective_rank/{captured}"],
-            stable_rank=values[f"stable_rank/{captured}"],
-            srank=int(values[f"srank/{captured}"]),
-            dead_fraction=values[f"{dead}/{captured}"],
-            dormant_fraction=values[f"dormant_fraction/{captured}"],
-            feature_norm=values[f"feature_norm/{captured}"],
+            units=int(values[metric_key("units", captured)]),
+            rows=int(values[metric_key("rows", captured)]),
+            effective_rank=values[metric_key("effective_rank", captured)],
+            stable_rank=values[metric_key("stable_rank", captured)],
+            srank=int(values[metric_key("srank", captured)]),
+            dead_fraction=values[metric_key(dead, captured)],
+            dormant_fraction=values[metric_key("dormant_fraction", captured)],
+            feature_norm=values[metric_key("feature_norm", captured)],
         )
     return found
 
 
-def _degrees(model: nn.Module, fresh: nn.Module | None, flow: Flow) -> dict[str, Symmetry]:
+def _weight_norm(model: nn.Module, owner: str | None) -> float | None:
+    """Norm of one layer's parameters, those that it shares with another layer (tied weights) included."""
+    if owner is None:
+        return None
+    modules = dict(named_modules(model, remove_duplicate=False))
+    if owner in modules:
+        return float(weight_norm(modules[owner])["total"])
+    # A matrix that is no module's weight, or is used the other way round.
+    return float(model.get_parameter(owner.removesuffix(".T")).detach().norm())
+
+
+def _degrees(
+    model: nn.Module, fresh: nn.Module | None, arguments: tuple[Any, ...]
+) -> dict[str, Symmetry]:
     """Degree of symmetry of the layers whose readers are known, and of attention modules."""
-    attends = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
-    if not flow.pairs and not attends:
+    try:
+        distances = symmetry_distances(model, inputs=arguments)
+    except NothingToMeasureError:
         return {}
-    distances = symmetry_distances(model, pairs=flow.pairs)
     reference, threshold = None, THRESHOLDS.distance_alone
     if fresh is not None:
         # Their mean holds all pairs to one bound: which two neurons are the k-th neighbours changes.
-        initial = symmetry_distances(fresh, pairs=flow.pairs)
+        initial = symmetry_distances(fresh, inputs=arguments)
         reference = {name: each.mean() for name, each in initial.items()}
         threshold = THRESHOLDS.distance
-    degrees = symmetry_report(model, threshold, reference=reference, pairs=flow.pairs)
+    degrees = symmetry_report(model, threshold, inputs=arguments, reference=reference)
     kinds = {True: "directions of queries and keys", False: Symmetry.kind}
     return {
         name: Symmetry(int(degree.sum()), distances[name].numel(), kinds[degree.ndim > 0])

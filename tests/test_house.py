@@ -140,4 +140,6 @@ COVERED_ELSEWHERE = {
     "measuring": "test_tracker",
     "metrics": "test_tracker",
     "sb3_logging": "test_sb3_callback",
+    "unit_numbers": "test_unit_tracer",
+    "unit_weights": "test_units",
 }

@@ -1,7 +1,10 @@
 """Capture: what is seen, under which name, and that nothing stays behind."""
 
+import contextlib
 import copy
+import dataclasses
 import pickle
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -290,9 +293,58 @@ def test_layer_that_never_ran_is_refused_at_exit(layer, x):
     assert hooks_of(model) == []
 
 
-def test_layer_without_a_forward_pass_is_refused_at_exit():
-    with pytest.raises(ValueError, match="none; was the model called"), capture(Mixed(), ["fc1"]):
-        pass
+@pytest.mark.parametrize("layers", [None, ["fc1"]])
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, x: None,
+        lambda model, x: model.act(x),  # a part of the model
+        lambda model, x: model.forward(x),
+        lambda model, x: copy.deepcopy(model)(x),
+        lambda model, x: torch.no_grad()(model.forward)(x),
+    ],
+)
+def test_a_model_that_was_not_called_is_refused_at_exit(layers, run, x):
+    model = Mixed()
+    with pytest.raises(ValueError, match=r"Mixed was not called"), capture(model, layers):
+        run(model, x)
+    assert hooks_of(model) == []
+
+
+def test_a_method_of_a_policy_that_bypasses_its_call_is_refused_at_exit(x):
+    class Policy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+
+        def predict(self, x):
+            return self.net(x)
+
+    policy = Policy()
+    with pytest.raises(ValueError, match=r"Policy was not called.*\.predict"), capture(policy):
+        policy.predict(x)
+    with capture(policy.net) as activations:
+        policy.predict(x)
+    assert list(activations) == ["1"]
+
+
+def test_another_exception_is_not_replaced_by_that_of_a_model_not_called(x):
+    with pytest.raises(KeyError, match="mine"), capture(Mixed()):
+        raise KeyError("mine")
+
+
+def test_a_model_without_activations_that_was_called_is_no_error(x):
+    model = nn.Linear(4, 2)
+    with capture(model) as activations:
+        model(x)
+    assert activations == {}
+
+
+def test_a_call_that_failed_is_a_call(x):
+    model = Mixed()
+    with capture(model) as activations, contextlib.suppress(RuntimeError):
+        model(x[:, :2])
+    assert activations == {}
 
 
 def test_layer_that_ran_in_an_earlier_pass_is_no_error(x):
@@ -307,10 +359,102 @@ def test_layer_that_ran_in_an_earlier_pass_is_no_error(x):
     assert activations == {}
 
 
-def test_recurrent_output_is_refused_by_name():
-    model = nn.Sequential(nn.LSTM(4, 3))
-    with pytest.raises(TypeError, match="'0' gives a tuple, not a tensor"), capture(model, ["0"]):
-        model(torch.zeros(2, 5, 4))
+@dataclasses.dataclass
+class Encoded:
+    last_hidden_state: Tensor
+    extra: dict[str, object]
+
+
+class Parts(nn.Module):
+    """Gives a tensor in each of the containers that modules use."""
+
+    def forward(self, x):
+        named = namedtuple("Named", "first rest")
+        return {
+            "plain": x,
+            "nested": [x + 1, (x + 2, {"deep": x + 3})],
+            "record": Encoded(x + 4, {"mask": x + 5}),
+            "named": named(x + 6, None),
+            "count": 3,
+        }
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = Parts()
+        self.lstm = nn.LSTM(4, 3, num_layers=2, batch_first=True)
+
+    def forward(self, x):
+        self.encoder(x)
+        self.encoder(x + 10)
+        outputs, (hidden, cell) = self.lstm(x[:, None])
+        return outputs, hidden, cell
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("encoder.plain", 0),
+        ("encoder.nested[0]", 1),
+        ("encoder.nested[1][0]", 2),
+        ("encoder.nested[-1][1].deep", 3),
+        ("encoder.record.last_hidden_state", 4),
+        ("encoder.record.extra.mask", 5),
+        ("encoder.named.first", 6),
+        ("encoder.named[0]", 6),
+        ("encoder#2.nested[0]", 11),
+    ],
+)
+def test_parts_of_an_output_are_named_by_their_path(name, offset, x):
+    model = Outer()
+    with capture(model, [name]) as activations:
+        model(x)
+    assert list(activations) == [name]
+    assert torch.equal(activations[name], x + 10 + 1 if offset == 11 else x + offset)
+
+
+def test_parts_of_an_lstm(x):
+    model = Outer()
+    with capture(model, ["lstm[1][0]", "lstm[0]", "lstm[1][1]"]) as activations:
+        outputs, hidden, cell = model(x)
+    assert list(activations) == ["lstm[1][0]", "lstm[0]", "lstm[1][1]"]
+    assert torch.equal(activations["lstm[0]"], outputs)
+    assert torch.equal(activations["lstm[1][0]"], hidden)
+    assert torch.equal(activations["lstm[1][1]"], cell)
+    assert not activations["lstm[0]"].requires_grad
+
+
+def test_the_fields_of_a_packed_sequence():
+    model = nn.Sequential(nn.GRU(4, 3))
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)])
+    with capture(model, ["0[0].data"]) as activations:
+        outputs, _ = model(packed)
+    assert torch.equal(activations["0[0].data"], outputs.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("lstm", TypeError, r"'lstm' gives a tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'"),
+        ("lstm[1]", TypeError, r"'lstm\[1\]' gives a tuple, not a tensor.*'lstm\[1\]\[1\]'"),
+        ("lstm[2]", ValueError, r"no 'lstm\[2\]'.*'lstm\[0\]'"),
+        ("lstm.hidden", ValueError, r"no 'lstm\.hidden'.*'lstm\[0\]'"),
+        ("encoder.last", ValueError, r"no 'encoder\.last'.*'encoder\.plain'"),
+        ("encoder.plain[0][0][0]", ValueError, r"no 'encoder\.plain\[0\]\[0\]\[0\]'"),
+        ("encoder.count", TypeError, r"'encoder\.count' gives a int, not a tensor"),
+        ("encoder#3.plain", ValueError, r"'encoder#3\.plain' did not run.*'encoder#2'"),
+        ("lstn[0]", ValueError, r"no layer 'lstn\[0\]'.*'lstm'"),
+        ("relu[0]", ValueError, r"no layer 'relu\[0\]'"),
+        ("encoder.11", ValueError, r"no layer 'encoder\.11'.*Did you mean 'encoder'"),
+        ("encoder.lastt", ValueError, r"no 'encoder\.lastt'.*Did you mean 'encoder'"),
+        ("lstm[x]", ValueError, r"no layer 'lstm\[x\]'"),
+    ],
+)
+def test_what_is_not_one_tensor_is_refused_with_the_parts_that_are(name, error, message, x):
+    model = Outer()
+    with pytest.raises(error, match=message), capture(model, [name]):
+        model(x)
     assert hooks_of(model) == []
 
 
@@ -486,7 +630,7 @@ def test_unit_matrix_of_a_convolution_map_by_hand():
     maps = torch.tensor([[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]]])
     assert unit_matrix(maps).tolist() == [[1, 3], [2, 4], [5, 7], [6, 8]]
     # The same numbers, were the last axis the units.
-    assert unit_matrix(maps, channels_last=True).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert unit_matrix(maps, axis=-1).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
 def test_unit_matrix_of_a_sequence_by_hand():
@@ -494,18 +638,18 @@ def test_unit_matrix_of_a_sequence_by_hand():
     sequence = torch.tensor([[[1, 2, 3], [4, 5, 6]]])
     assert unit_matrix(sequence).tolist() == [[1, 2, 3], [4, 5, 6]]
     # One sample, two channels, length three.
-    assert unit_matrix(sequence, channels_last=False).tolist() == [[1, 4], [2, 5], [3, 6]]
+    assert unit_matrix(sequence, axis=1).tolist() == [[1, 4], [2, 5], [3, 6]]
 
 
 @given(
     shape=st.lists(st.integers(1, 4), min_size=2, max_size=5),
-    channels_last=st.sampled_from([True, False, None]),
+    given_axis=st.sampled_from([None, 1, -1, 0, -2]),
 )
-def test_unit_matrix_keeps_each_unit_in_its_column(shape, channels_last):
+def test_unit_matrix_keeps_each_unit_in_its_column(shape, given_axis):
     values = np.arange(np.prod(shape)).reshape(shape)
-    last = channels_last if channels_last is not None else len(shape) == 3
-    axis = len(shape) - 1 if last or len(shape) == 2 else 1
-    matrix = unit_matrix(torch.from_numpy(values), channels_last).numpy()
+    guess = 2 if len(shape) == 3 else 1
+    axis = guess if given_axis is None else given_axis % len(shape)
+    matrix = unit_matrix(torch.from_numpy(values), given_axis).numpy()
     assert matrix.shape == (values.size // shape[axis], shape[axis])
     for unit in range(shape[axis]):
         assert (matrix[:, unit] == values.take(unit, axis).reshape(-1)).all()
@@ -552,7 +696,7 @@ class Residual(nn.Module):
         (nn.Sequential(nn.Conv2d(4, 6, 3), Applies(lambda x: x.permute(0, 2, 3, 1)),
                        nn.Linear(6, 5), nn.GELU(), Applies(lambda x: x.permute(0, 3, 1, 2)), nn.ReLU()),
          (2, 4, 9, 9), [5, 5]),
-        (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.ReLU()), (2, 4, 9, 9), [294]),
+        (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.ReLU()), (2, 4, 9, 9), [6]),
     ],
 )  # fmt: skip
 def test_units_are_found_from_what_made_them(model, shape, units):
@@ -571,3 +715,72 @@ def test_units_of_a_named_layer_are_found_too():
     maps = model[0](sequences).detach()
     for channel in range(6):
         assert torch.equal(activations.units("0")[:, channel], maps[:, channel].reshape(-1))
+
+
+class Sorted(nn.Module):
+    """Sorting is not followed: which unit an entry belongs to is not known behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return F.relu(self.fc(x).mT.sort(1)[0])
+
+
+def test_a_guessed_axis_is_told_once_for_a_model_and_layer():
+    model, sequences = Sorted(), torch.randn(2, 9, 4)
+    message = (
+        r"axis of layer 'relu', of shape \(2, 6, 9\), .* is a guess: axis 2.*units=\{'relu': 2\}"
+    )
+    for again in (False, True):
+        with capture(model) as activations:
+            model(sequences)
+        if again:
+            assert activations.units("relu").shape == (12, 9)  # a warning would be an error here
+        else:
+            with pytest.warns(UserWarning, match=message):
+                activations.units("relu")
+
+
+def test_the_axis_of_the_units_can_be_given():
+    model, sequences = Sorted(), torch.randn(2, 9, 4)
+    for axis in (1, -2):
+        with capture(model, units={"relu": axis}) as activations:
+            model(sequences)
+        expected = activations["relu"].movedim(1, -1).reshape(18, 6)
+        assert torch.equal(activations.units("relu"), expected)
+    with capture(model, ["relu"], units={"relu": (1, 2)}) as activations:
+        model(sequences)
+    assert torch.equal(activations.units("relu"), activations["relu"].reshape(2, 54))
+
+
+@pytest.mark.parametrize(
+    ("units", "layers", "error", "message"),
+    [
+        ({"rellu": 1}, None, ValueError, r"no layer 'rellu'\. Did you mean 'relu'"),
+        ({"relu": 1}, ["fc"], ValueError, r"units names 'relu', which layers does not.*'fc'"),
+        ({"relu": 3}, None, ValueError, r"units=\{'relu': 3\}, for an output of shape \(2, 6, 9\)"),
+        ({"relu": -4}, None, ValueError, r"units=\{'relu': -4\}"),
+        ({"relu": (1, -2)}, None, ValueError, "names an axis twice"),
+        ({"relu": ()}, None, ValueError, "or none"),
+        ({"relu#2": 1}, None, ValueError, r"units names 'relu#2', which was not captured.*'relu'"),
+        ({"fc": 1}, None, ValueError, r"units names 'fc', which was not captured"),
+        ({"relu": "1"}, None, TypeError, r"units=\{'relu': '1'\}: expected an integer"),
+        ({"relu": True}, None, TypeError, "expected an integer"),
+        (["relu"], None, TypeError, "units must map names to axes"),
+    ],
+)
+def test_axes_that_cannot_be_are_refused_by_name(units, layers, error, message):
+    model = Sorted()
+    with pytest.raises(error, match=message), capture(model, layers, units=units):
+        model(torch.randn(2, 9, 4))
+    assert hooks_of(model) == []
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
+def test_no_entries_are_no_error(x):
+    model = Mixed()
+    with capture(model) as activations:
+        model(x[:0])
+    assert activations["relu"].shape == (0, 6)

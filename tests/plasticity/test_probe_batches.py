@@ -332,4 +332,16 @@ def test_two_axes_that_could_be_the_positions_are_refused():
             return F.relu(x)
 
     with pytest.raises(ValueError, match="takes one axis of 5 positions"):
-        Tracker(Heads(), torch.rand(3, 4, 5, 5), mask=MASK)
+        Tracker(Heads(), torch.rand(3, 4, 5, 5), units={"relu": 1}, mask=MASK)
+
+
+def test_the_axis_of_units_can_be_given():
+    """relu of the inputs: nothing made them units, so the axis is the user's to say."""
+
+    class Inputs(nn.Module):
+        def forward(self, x):
+            return F.relu(x)
+
+    sizes = Metric("units", lambda features: torch.tensor(features.shape[1]), "features")
+    tracker = Tracker(Inputs(), torch.rand(3, 4, 5, 6), [sizes], units={"relu": (1, 3)})
+    assert tracker.measure() == {"units/relu": 24}

@@ -31,11 +31,11 @@ from stable_baselines3.common.vec_env import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from plasticity.dormancy import dead_fraction
 from plasticity.metrics import METRICS, Metric
 from plasticity.ranks import effective_rank
 from plasticity.sb3 import policy_kwargs
 from plasticity.sb3_callback import PlasticityCallback
-from plasticity.units import dead_fraction
 
 EPISODE = 5
 OFF_POLICY = (DQN, SAC, TD3, DDPG, TQC, CrossQ)

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from plasticity.capture import capture
+from plasticity.dormancy import ZERO_WHEN_DEAD
 from plasticity.norms import weight_norm
 from plasticity.sb3_networks import _RELU_FAMILY, policy_networks
 from plasticity.undisturbed import undisturbed
-from plasticity.units import ZERO_WHEN_DEAD
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)

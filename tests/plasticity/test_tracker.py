@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
 from plasticity import ranks
+from plasticity.dormancy import dead_fraction, dormant_fraction
 from plasticity.gradients import ntk_rank
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric, metric_key
 from plasticity.norms import feature_norm, weight_norm
 from plasticity.ranks import rank_summary
 from plasticity.tracker import Tracker
-from plasticity.units import dead_fraction, dormant_fraction
 
 RANKS = (
     "effective_rank",

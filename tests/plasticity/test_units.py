@@ -1,141 +1,292 @@
-import math
+"""Who feeds whom, against networks whose wiring is written here, and what a unit does to its readers."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
-from plasticity.units import dead_fraction, dead_units, dormant_fraction, dormant_units
-
-examples = settings(max_examples=30, deadline=None, database=None, derandomize=True)
+from plasticity.units import trace_units
 
 
-def test_hand_computed_layer():
-    # Columns: always 0; 0 but for one sample; constant; ordinary.
-    activations = torch.tensor(
-        [
-            [0.0, 0.00, 1.0, 2.0],
-            [0.0, 0.12, 1.0, 4.0],
-            [0.0, 0.00, 1.0, 0.0],
-        ]
+def pairs(model, *inputs):
+    """Connected layers, those whose readers are all known and whose units can be exchanged."""
+    return {
+        (layer.name, reader.layer)
+        for layer in trace_units(model, *inputs).layers
+        if layer.not_followed is None and layer.unequal is None
+        for reader in layer.readers
+    }
+
+
+def silence_by_the_weights(model, layer, unit):
+    """Set the columns that a unit feeds to zero, in all its readers."""
+    for reader in layer.readers:
+        columns = reader.columns[unit]
+        assert reader.groups == 1
+        with torch.no_grad():
+            weight = model.get_parameter(reader.weight).movedim(reader.axis, 0)
+            weight[columns[columns >= 0]] = 0
+
+
+def silence_by_the_output(model, layer, unit):
+    """Set the incoming weights and the bias of a unit to zero: with a ReLU behind it, it gives 0."""
+    with torch.no_grad():
+        model.get_parameter(layer.weight).movedim(layer.axis, 0)[unit] = 0
+        if layer.bias is not None:
+            model.get_parameter(layer.bias)[unit] = 0
+
+
+class Cnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3)
+        self.conv2 = nn.Conv2d(4, 5, 3)
+        self.fc1 = nn.Linear(5 * 3 * 3, 7)
+        self.policy = nn.Linear(7, 3)
+        self.value = nn.Linear(7, 1)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.relu(self.conv2(F.pad(x, (1, 0, 1, 0)))).flatten(1)
+        x = F.relu(self.fc1(x))
+        return self.policy(x), self.value(x)
+
+
+class Tokens(nn.Module):
+    """Channels last, bare matrices, a transposed layer and a convolution over positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.W1 = nn.Parameter(torch.randn(4, 6) / 2)
+        self.b1 = nn.Parameter(torch.randn(6))
+        self.W2 = nn.Parameter(torch.randn(6, 5) / 2)
+        self.over_time = nn.Conv1d(5, 3, 3)
+        self.back = nn.ConvTranspose1d(3, 4, 2)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = F.relu(self.conv(x)).permute(0, 2, 3, 1).flatten(1, 2)
+        x = F.relu(torch.einsum("bld,dk->blk", x, self.W1) + self.b1)
+        x = F.relu(x @ self.W2)
+        x = F.relu(self.over_time(x.mT))
+        x = F.relu(self.back(x))
+        return self.head(x.mean(-1))
+
+
+class Wide(nn.Module):
+    """A concatenation, reordered columns and a split."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(16, 4)
+        self.b = nn.Linear(16, 6)
+        self.c = nn.Linear(10, 3)
+        self.d = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        x = torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1)
+        return self.c(x[:, torch.arange(9, -1, -1)]), self.d(x.split(5, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "hidden"),
+    [
+        (Cnn, ["conv1", "conv2", "fc1"]),
+        (Tokens, ["conv", "W1", "W2", "over_time", "back"]),
+        (Wide, ["a", "b"]),
+    ],
+)
+def test_silencing_what_reads_a_unit_is_silencing_the_unit(make, hidden):
+    torch.manual_seed(0)
+    size = 10 if make is Cnn else 4 if make is Wide else 6
+    inputs = torch.randn(3, 1, size, size)
+    flow = trace_units(make(), inputs)
+    assert [layer.name for layer in flow.layers if layer.readers] == hidden
+    for name in hidden:
+        for unit in range(flow[name].units):
+            outputs = []
+            for silence in (silence_by_the_output, silence_by_the_weights):
+                torch.manual_seed(1)
+                model = make()
+                silence(model, flow[name], unit)
+                outputs.append(model(inputs))
+            torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def test_layers_say_where_their_units_lie():
+    flow = trace_units(Tokens(), torch.randn(3, 1, 6, 6))
+    found = [(each.name, each.units, each.weight, each.axis, each.bias) for each in flow.layers]
+    assert found == [
+        ("conv", 4, "conv.weight", 0, "conv.bias"),
+        ("W1", 6, "W1", 1, "b1"),
+        ("W2", 5, "W2", 1, None),
+        ("over_time", 3, "over_time.weight", 0, "over_time.bias"),
+        ("back", 4, "back.weight", 1, "back.bias"),
+        ("head", 2, "head.weight", 0, "head.bias"),
+    ]
+    assert [each.is_output for each in flow.layers] == [False] * 5 + [True]
+    with pytest.raises(KeyError, match=r"no layer 'convv'.*Did you mean 'conv'"):
+        flow["convv"]
+
+
+def test_a_channel_feeds_all_its_positions_behind_a_flatten():
+    flow = trace_units(Cnn(), torch.randn(3, 1, 10, 10))
+    (reader,) = flow["conv2"].readers
+    # 10 pixels, convolved 8, pooled 4, padded 5, convolved 3: channel c feeds columns 9 c to 9 c + 8.
+    assert reader.columns.tolist() == [list(range(9 * c, 9 * c + 9)) for c in range(5)]
+
+
+def test_chain_with_everything_that_keeps_neurons_apart():
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Dropout2d(),
+        nn.Flatten(), nn.Linear(27, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 2),
+    )  # fmt: skip
+    assert pairs(model, torch.randn(4, 1, 8, 8)) == {("0", "6"), ("6", "9")}
+
+
+class Mixing(nn.Sequential):
+    def __init__(self, function):
+        super().__init__(nn.Linear(3, 5), nn.Linear(5, 2))
+        self.function = function
+
+    def forward(self, x):
+        return self[1](self.function(self[0](x)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + 1,
+        lambda x: torch.cat([x, x], 1)[:, :5],
+        lambda x: x.softmax(1),
+        lambda x: x.split(5, 1)[0],
+        lambda x: x.clone().double().float() * x.shape[0],
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
+        lambda x: F.normalize(x, dim=1),
+        lambda x: torch.where(x > 0, x, 0.1 * x),
+    ],
+)
+def test_what_treats_all_neurons_alike_is_followed(function):
+    assert pairs(Mixing(function), torch.randn(4, 3)) == {("0", "1")}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sort(1)[0],
+        lambda x: x.cumsum(1),
+        lambda x: x @ torch.ones(5, 5),
+        lambda x: x.sum(1, keepdim=True).expand(-1, 5),
+        lambda x: x * torch.arange(5),
+        lambda x: x.roll(1, 1) + x,
+        lambda x: x.mT.reshape(4, 5),
+    ],
+)
+def test_what_mixes_neurons_is_not_followed(function):
+    model, inputs = Mixing(function), torch.randn(4, 3)
+    assert pairs(model, inputs) == set()
+    layer = trace_units(model, inputs)["0"]
+    assert layer.not_followed or layer.unequal
+
+
+def test_groups_heads_and_loops_have_no_exchangeable_neurons():
+    grouped = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1))
+    assert pairs(grouped, torch.randn(2, 2, 5, 5)) == set()
+    assert trace_units(grouped, torch.randn(2, 2, 5, 5))["0"].readers[0].groups == 2
+    normed = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1))
+    assert pairs(normed, torch.randn(2, 2, 5, 5)) == set()
+    layer = nn.Linear(3, 3)
+    loop = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 1))
+    assert pairs(loop, torch.randn(4, 3)) == set()
+    read_by_lstm = nn.Sequential(nn.Linear(3, 4), nn.LSTM(4, 2))
+    assert "recurrent" in trace_units(read_by_lstm, torch.randn(5, 2, 3))["0"].not_followed
+
+
+def test_joined_units_are_told_one_by_one():
+    class Reversed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.c(self.a(x) * self.b(x).flip(-1))
+
+    flow = trace_units(Reversed(), torch.randn(5, 3))
+    assert {name: units.tolist() for name, units in flow["a"].joined.items()} == {"b": [3, 2, 1, 0]}
+    assert flow["b"].readers[0].columns.tolist() == [[3], [2], [1], [0]]
+
+
+def test_gates_of_one_layer_meet_each_other():
+    model = nn.Sequential(nn.Linear(3, 8), nn.GLU(), nn.Linear(4, 2))
+    layer = trace_units(model, torch.randn(5, 3))["0"]
+    assert layer.readers[0].columns.tolist() == [[0], [1], [2], [3]] * 2
+    assert "meet each other" in layer.unequal
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+     nn.utils.parametrizations.orthogonal],
+)  # fmt: skip
+def test_parametrized_weights_are_those_of_their_layer(kind):
+    model = nn.Sequential(kind(nn.Linear(5, 5)), nn.ReLU(), kind(nn.Linear(5, 5)), nn.Linear(5, 2))
+    assert pairs(model, torch.randn(4, 5)) == {("0", "2"), ("2", "3")}
+    assert (
+        next(layer.weight for layer in trace_units(model, torch.randn(4, 5)).layers) == "0.weight"
     )
-    assert dead_units(activations).tolist() == [True, False, False, False]
-    assert dead_fraction(activations).item() == 0.25
-    # Standard deviations: 0, 0.057, 0, 1.6.
-    assert dead_units(activations, saturating=True).tolist() == [True, False, True, False]
-    assert dead_fraction(activations, saturating=True).item() == 0.5
-    # Means: 0, 0.04, 1, 2; over the layer 0.76; scores: 0, 0.0526, 1.316, 2.63.
-    assert dormant_units(activations, tau=0.025).tolist() == [True, False, False, False]
-    assert dormant_units(activations, tau=0.06).tolist() == [True, True, False, False]
-    assert dormant_fraction(activations, tau=0.06).item() == 0.5
-    assert dormant_fraction(activations).item() == 0.25
 
 
-def test_units_are_counted_not_entries():
-    # Half of the entries are 0 and no unit is dead.
-    activations = torch.eye(2).repeat(4, 1)
-    assert (activations == 0).float().mean() == 0.5
-    assert dead_fraction(activations).item() == 0
+def test_low_rank_adapters_are_functions_of_the_weight():
+    class Adapted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.up, self.down = nn.Parameter(torch.ones(4, 2)), nn.Parameter(torch.ones(2, 3))
+
+        def forward(self, x):
+            weight = self.first.weight + self.up @ self.down
+            return self.last(F.relu(F.linear(x, weight, self.first.bias)))
+
+    assert ("first", "last") in pairs(Adapted(), torch.randn(4, 3))
 
 
-def test_negative_outputs_count_by_magnitude():
-    # Means of the magnitude 1 and 1; plain means would be 0 and 1.
-    activations = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
-    assert dormant_fraction(activations).item() == 0
-    assert dead_fraction(activations).item() == 0
-    # A leaky unit that is always negative still passes its input on.
-    assert dead_fraction(-activations.abs()).item() == 0
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_answer_does_not_depend_on_autograd(context):
+    with context():
+        found = pairs(Cnn(), torch.randn(3, 1, 10, 10))
+    assert found == {("conv1", "conv2"), ("conv2", "fc1"), ("fc1", "policy"), ("fc1", "value")}
 
 
-def test_score_equal_to_tau_is_dormant():
-    # Means 1 and 3 over a layer mean of 2: scores 0.5 and 1.5.
-    activations = torch.tensor([[1.0, 3.0]])
-    assert dormant_units(activations, tau=0.5).tolist() == [True, False]
+def test_half_precision_copies_of_the_weights_are_known():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    class Autocast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.model(x)
+
+    assert pairs(Autocast(), torch.randn(4, 3)) == {("model.0", "model.2")}
 
 
-def test_a_layer_of_zeros_is_wholly_dormant_and_dead():
-    zeros = torch.zeros(5, 3)
-    assert dormant_fraction(zeros).item() == 1
-    assert dormant_fraction(zeros, tau=0.0).item() == 1
-    assert dead_fraction(zeros).item() == 1
-    assert dead_fraction(zeros, saturating=True).item() == 1
-
-
-def test_saturated_bound_stands_at_a_thousandth():
-    # Values ±d around a mean have a standard deviation of d (dividing by the batch, not by batch - 1).
-    for deviation, expected in ((0.9e-3, True), (1.1e-3, False)):
-        activations = torch.tensor([[1 + deviation], [1 - deviation]], dtype=torch.float64)
-        assert dead_units(activations, saturating=True).item() is expected
-
-
-@pytest.mark.parametrize("factor", [1e-38, 1e30, 1e38])
-def test_extreme_scales_neither_overflow_nor_vanish(factor):
-    activations = torch.tensor([[0.01, 1.0, 2.0]]).repeat(1000, 1) * factor
-    assert dormant_units(activations).tolist() == [True, False, False]
-
-
-def test_half_precision():
-    # 70 000 samples of 1: in float16 their sum would overflow and their number would, too.
-    activations = torch.ones(70_000, 2, dtype=torch.float16)
-    activations[:, 1] = 0
-    assert dormant_fraction(activations).item() == 0.5
-    assert dormant_fraction(activations).dtype == torch.float32
-    assert dead_fraction(activations, saturating=True).item() == 1
-
-
-def test_leading_dimensions_are_batched():
-    generator = torch.Generator().manual_seed(0)
-    activations = torch.randn(2, 3, 20, 8, generator=generator).relu()
-    activations[0, 1, :, :3] = 0
-    activations[1, 2, :, 5] *= 1e-4
-    for count, mark in ((dead_fraction, dead_units), (dormant_fraction, dormant_units)):
-        assert count(activations).shape == (2, 3)
-        assert mark(activations).shape == (2, 3, 8)
-        for i in range(2):
-            for j in range(3):
-                assert torch.equal(count(activations)[i, j], count(activations[i, j]))
-                assert torch.equal(mark(activations)[i, j], mark(activations[i, j]))
-    assert dead_fraction(activations)[0, 1].item() == 3 / 8
-    assert dormant_fraction(activations)[1, 2].item() == 1 / 8
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_diverged_layer_is_not_reported_as_healthy(value):
-    activations = torch.rand(2, 4, 3)
-    activations[1, 2, 0] = value
-    for fraction in (
-        dead_fraction(activations),
-        dead_fraction(activations, saturating=True),
-        dormant_fraction(activations),
-    ):
-        assert fraction.isnan().tolist() == [False, True]
-
-
-@examples
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))
-def test_invariances(seed, batch, width, tau):
-    generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(batch, width, generator=generator, dtype=torch.float64).relu()
-    units = torch.randperm(width, generator=generator)
-    samples = torch.randperm(batch, generator=generator)
-    marked = dormant_units(activations, tau)
-    assert torch.equal(dormant_units(activations[:, units], tau), marked[units])
-    assert torch.equal(dormant_units(activations[samples], tau), marked)
-    assert torch.equal(dormant_units(activations * 1e6, tau), marked)
-    # Dead units are dormant at any tau; a larger tau marks no fewer.
-    assert bool((dead_units(activations) <= marked).all())
-    assert bool((marked <= dormant_units(activations, tau + 0.1)).all())
-    assert torch.equal(dormant_units(activations, 0.0), dead_units(activations))
-
-
-def test_wrong_input_is_refused():
-    for function in (dead_fraction, dead_units, dormant_fraction, dormant_units):
-        with pytest.raises(ValueError, match="batch, width"):
-            function(torch.ones(3))
-        with pytest.raises(ValueError, match="empty"):
-            function(torch.ones(0, 3))
-        with pytest.raises(TypeError, match=r"torch\.bool"):
-            function(torch.ones(2, 3, dtype=torch.bool))
-    for tau in (-0.1, math.nan):
-        with pytest.raises(ValueError, match="tau"):
-            dormant_fraction(torch.ones(2, 3), tau)
+def test_nothing_is_left_behind():
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.TransformerEncoderLayer(4, 2)
+    )
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs, fast = torch.randn(4, 3), torch.backends.mha.get_fastpath_enabled()
+    state = torch.get_rng_state()
+    trace_units(model, inputs)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert torch._C._len_torch_dispatch_stack() == 0

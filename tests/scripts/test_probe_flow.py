@@ -1,15 +1,10 @@
-"""Who reads whom, against networks whose wiring is written here."""
+"""The rows of the sheet, against networks whose wiring is written here."""
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from plasticity.scripts.probe_flow import Layer, trace
-
-
-def pairs(model, *inputs):
-    return set(trace(model.eval(), inputs).pairs)
 
 
 def names(flow):
@@ -30,7 +25,6 @@ def test_chain_with_everything_that_keeps_neurons_apart():
         nn.Linear(7, 2),
     )
     flow = trace(model.eval(), (torch.randn(4, 1, 8, 8),))
-    assert flow.pairs == (("0", "6"), ("6", "9"))
     assert names(flow) == [("0", "relu", "2"), ("6", "tanh", "8"), ("9", None, None)]
 
 
@@ -51,9 +45,8 @@ class Functional(nn.Module):
         return self.head(torch.relu(added)) + right.sum(1, keepdim=True)
 
 
-def test_several_readers_and_other_readers():
+def test_functions_belong_to_the_layers_whose_units_they_make():
     flow = trace(Functional(), (torch.randn(4, 3),))
-    assert set(flow.pairs) == {("body", "left"), ("body", "right")}
     assert flow.layers == (
         Layer("body", "body", "relu", "relu"),
         Layer("left", "left", "tanh", "tanh"),
@@ -62,44 +55,6 @@ def test_several_readers_and_other_readers():
         Layer("relu#3", None, "relu", "relu#3"),
         Layer("head", "head", None, None),
     )
-
-
-def test_reading_a_shape_is_no_reading():
-    class Reshaping(nn.Sequential):
-        def forward(self, x):
-            x = self[0](x)
-            assert (x.shape, x.dim(), x.size(0), x.device.type) == ((4, 5), 2, 4, "cpu")
-            return self[1](x.clone().double().float())
-
-    assert pairs(Reshaping(nn.Linear(3, 5), nn.Linear(5, 2)), torch.randn(4, 3)) == {("0", "1")}
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: x + 1,
-        lambda x: torch.cat([x, x], 1)[:, :5],
-        lambda x: x.softmax(1),
-        lambda x: x.split(5, 1)[0],
-    ],
-)
-def test_what_mixes_or_moves_neurons_is_not_followed(function):
-    class Mixing(nn.Sequential):
-        def forward(self, x):
-            return self[1](function(self[0](x)))
-
-    assert pairs(Mixing(nn.Linear(3, 5), nn.Linear(5, 2)), torch.randn(4, 3)) == set()
-
-
-def test_grouped_convolution_is_no_layer_of_exchangeable_channels():
-    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1))
-    assert pairs(model, torch.randn(2, 2, 5, 5)) == set()
-
-
-def test_layer_that_reads_itself_has_no_pairs():
-    layer = nn.Linear(3, 3)
-    model = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 1))
-    assert pairs(model, torch.randn(4, 3)) == set()
 
 
 def test_activation_that_makes_the_output_is_no_hidden_layer():
@@ -111,7 +66,6 @@ def test_second_activation_of_a_layer_has_its_own_row():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 2))
     flow = trace(model, (torch.randn(4, 3),))
     assert names(flow) == [("0", "relu", "1"), ("2", "tanh", "2"), ("3", None, None)]
-    assert flow.pairs == (("0", "3"),)
 
 
 def test_activation_module_without_a_known_function():
@@ -121,7 +75,27 @@ def test_activation_module_without_a_known_function():
 
     model = nn.Sequential(nn.Linear(3, 4), Cube(), nn.Linear(4, 2))
     flow = trace(model, (torch.randn(4, 3),))
-    assert names(flow) == [("0", None, None), ("2", None, None), ("1", "unknown", "1")]
+    assert names(flow) == [("0", "unknown", "1"), ("2", None, None)]
+
+
+def test_attention_embeddings_and_recurrent_layers_have_no_rows_of_neurons():
+    block = nn.TransformerEncoderLayer(8, 2, 5, batch_first=True)
+    model = nn.Sequential(nn.Embedding(7, 8), block)
+    rows = names(trace(model.eval(), (torch.randint(7, (2, 4)),)))
+    assert rows == [
+        ("1.self_attn.out_proj", None, None),
+        ("1.linear1", "relu", "relu"),
+        ("1.linear2", None, None),
+    ]
+    for kind in (nn.LSTM, nn.GRU):
+
+        class Recurrent(nn.Sequential):
+            def forward(self, x):
+                return self[1](self[0](x)[0].relu())
+
+        model = Recurrent(kind(3, 4), nn.Linear(4, 2))
+        rows = names(trace(model, (torch.randn(5, 2, 3),)))
+        assert rows == [("relu", "relu", "relu"), ("1", None, None)]
 
 
 def test_restricted_to_other_hidden_layers():
@@ -134,7 +108,6 @@ def test_restricted_to_other_hidden_layers():
         ("2", "tanh", "2"),
         ("3", None, None),
     ]
-    assert restricted.pairs == flow.pairs
 
 
 def test_nothing_is_left_behind():

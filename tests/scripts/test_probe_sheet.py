@@ -256,7 +256,60 @@ def test_bad_probes_and_networks_are_refused():
         measure_sheet(network(), (torch.randn(5, 7),))
     with pytest.raises(ValueError, match="No hidden activation was seen in Linear"):
         measure_sheet(nn.Linear(6, 2), PROBE)
-    with pytest.raises(TypeError, match=r"give its \.module"):
-        measure_sheet(nn.DataParallel(network()), PROBE)
     with pytest.raises(ValueError, match="layer '1'"):
         measure_sheet(network(), (PROBE[0] * math.inf,))
+
+
+def test_wrappers_are_looked_through():
+    model = network()
+    assert measure_sheet(nn.DataParallel(model), PROBE) == measure_sheet(model, PROBE)
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is a layer of its own with the encoder's matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.encoder = nn.Linear(6, 6, bias=False)
+        self.decoder = nn.Linear(6, 6, bias=False)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x):
+        return self.decoder(torch.relu(self.encoder(torch.relu(self.first(x)))))
+
+
+def test_tied_weights_are_of_both_layers():
+    model = Tied()
+    sheet = by_name(measure_sheet(model, PROBE, Tied()))
+    assert list(sheet) == ["first", "encoder", "decoder"]
+    norm = float(model.encoder.weight.detach().norm())
+    for name in ("encoder", "decoder"):
+        assert sheet[name].weight_norm == pytest.approx(norm, rel=1e-6)
+    both = (model.first.weight, model.first.bias)
+    expected = math.sqrt(sum(float(p.detach().square().sum()) for p in both))
+    assert sheet["first"].weight_norm == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_tied_by_transposing_them():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(6, 20)
+
+        def forward(self, x):
+            return nn.functional.linear(torch.relu(self.encoder(x)), self.encoder.weight.T)
+
+    sheet = by_name(measure_sheet(Transposed(), PROBE))
+    assert sheet["encoder"].measures.units == 20
+
+
+def test_parametrized_weights_have_their_norm():
+    model = network()
+    nn.utils.parametrizations.weight_norm(model[2])
+    sheet = by_name(sheet_of(model))
+    # the parameters are the magnitudes g and the directions v, beside the bias
+    own = model[2].parametrizations.weight
+    parts = (own.original0, own.original1, model[2].bias)
+    expected = math.sqrt(sum(float(p.detach().square().sum()) for p in parts))
+    assert sheet["2"].weight_norm == pytest.approx(expected, rel=1e-6)
