@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from plasticity.sharded import is_sharded, local_elements, local_part, sharded_like
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -59,11 +61,20 @@ def _unit_interval(words: Tensor) -> Tensor:
 
 
 def _words(
-    seed: int, position: int, first_block: int, blocks: int, stream: int, device: torch.device
-) -> tuple[Tensor, ...]:
-    block = torch.arange(first_block, first_block + blocks, dtype=torch.int64, device=device)
-    zero = torch.zeros_like(block)
-    return philox_4x32((block & _WORD, block >> 32, zero + position, zero + stream), seed)
+    seed: int, position: int, blocks: Tensor, stream: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    zero = torch.zeros_like(blocks)
+    counter = (blocks & _WORD, blocks >> 32, zero + position, zero + stream)
+    c0, c1, c2, c3 = philox_4x32(counter, seed)
+    return c0, c1, c2, c3
+
+
+def _lanes(seed: int, position: int, blocks: Tensor, stream: int) -> Tensor:
+    """Draw the four numbers of each counter block, in float32. Shape: (blocks, 4)."""
+    uniforms = [_unit_interval(word) for word in _words(seed, position, blocks, stream)]
+    if stream == _NORMAL_STREAM:
+        uniforms = [*_box_muller(*uniforms[:2]), *_box_muller(*uniforms[2:])]
+    return torch.stack(uniforms, dim=-1)
 
 
 def _fill(
@@ -74,19 +85,32 @@ def _fill(
     `finish` maps the float32 draws (in place) to the values. Drawn piece by piece, so that nothing
     but the result takes memory in proportion to it.
     """
+    if is_sharded(like):
+        return _fill_shard(like, seed, position, stream, finish)
     count, device = like.numel(), _drawing_device(like.device)
     drawn = torch.empty(count, dtype=like.dtype, device=like.device)
     for start in range(0, count, _CHUNK):
         length = min(_CHUNK, count - start)
-        words = _words(seed, position, start // 4, -(-length // 4), stream, device)
-        uniforms = [_unit_interval(word) for word in words]
-        if stream == _NORMAL_STREAM:
-            lanes = [*_box_muller(*uniforms[:2]), *_box_muller(*uniforms[2:])]
-        else:
-            lanes = uniforms
-        drawn[start : start + length] = finish(torch.stack(lanes, dim=-1).reshape(-1)[:length])
+        blocks = torch.arange(start // 4, start // 4 - (-length // 4), device=device)
+        lanes = _lanes(seed, position, blocks, stream)
+        drawn[start : start + length] = finish(lanes.reshape(-1)[:length])
     shaped = drawn.view(like.shape)
     return shaped if like.is_contiguous() else torch.empty_like(like).copy_(shaped)
+
+
+def _fill_shard(
+    like: Tensor, seed: int, position: int, stream: int, finish: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The same for the elements of a sharded tensor that are in this process."""
+    local = local_part(like)
+    elements = local_elements(like).reshape(-1).to(_drawing_device(local.device))
+    drawn = torch.empty(local.numel(), dtype=local.dtype, device=local.device)
+    for start in range(0, len(elements), _CHUNK):
+        chosen = elements[start : start + _CHUNK]
+        lanes = _lanes(seed, position, chosen // 4, stream)
+        picked = lanes.gather(1, (chosen % 4).unsqueeze(1)).squeeze(1)
+        drawn[start : start + len(chosen)] = finish(picked)
+    return sharded_like(drawn.view(local.shape), like)
 
 
 def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +137,8 @@ def syre_anchor(like: Tensor, *, seed: int, position: int, standard_deviation: f
 
     Returns:
         Independent normals of mean 0. Shape: that of `like`. Element i in row-major order depends
-        on (seed, position, i) alone, not on the shape, dtype, device or memory format.
+        on (seed, position, i) alone, not on the shape, dtype, device or memory format, nor on how
+        the parameter is spread over processes: of a `DTensor` each draws its own part.
     """
     return _fill(like, seed, position, _NORMAL_STREAM, lambda n: n.mul_(standard_deviation))
 

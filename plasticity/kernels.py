@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from plasticity.settings import nearest
-from plasticity.targets import DrawnTargets, Targets, make_drawn_targets, target_recipe
+from plasticity.targets import DrawnTargets, Targets, target_recipe
 from plasticity.tensor_table import Anchors, TableCache
 
 KERNELS = ("eager", "triton", "triton-drawn")
@@ -80,7 +80,7 @@ class KernelSteps:
             return None
         found = self._drawn.get(index)
         if found is None or found.recipe != target_recipe(group):
-            found = self._drawn[index] = make_drawn_targets(group)
+            found = self._drawn[index] = DrawnTargets(group)
         return found
 
     def ordinary_state(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +143,8 @@ class KernelSteps:
         with_target = set() if targets is None else set(targets.places)
         decayed = [i for i in present if i in with_target]
         if targets is not None and decayed:
-            anchors: Any = [targets.anchors[i] for i in decayed if targets.anchors[i] is not None]
-            self._adam_step(index, group, state, decayed, anchors or None, group["strength"])
+            anchors = targets.anchors(decayed)
+            self._adam_step(index, group, state, decayed, anchors, group["strength"])
         alone = [i for i in present if i not in with_target]
         if alone:
             self._adam_step(index, group, state, alone, None, 0.0)

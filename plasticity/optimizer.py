@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from plasticity.agreement import require_agreeing_weights, require_whole_optimizer
+from plasticity.base_decay import default_weight_decay, require_no_base_decay, step_without_hooks
 from plasticity.decay import decay_toward_, decayed_gradients
-from plasticity.groups import (
-    NO_FAN_IN,
-    checked_fan_in,
-    describe_groups,
-    flat_fan_in,
-    require_real,
-)
 from plasticity.joining import JoinedGradients
 from plasticity.kernels import KernelSteps, make_kernels
-from plasticity.settings import REGULARIZERS, SETTING_NAMES, RegularizerSettings, nearest
+from plasticity.regularized_groups import HOLDERS, RegularizedGroups, is_active
+from plasticity.saved_anchors import require_saved_anchors, with_anchors, without_anchors
+from plasticity.seeds import child_seed
+from plasticity.settings import SETTING_NAMES, RegularizerSettings
 from plasticity.targets import (
     DrawnTargets,
     Targets,
     has_target,
     has_zero_anchor,
     make_anchor,
-    make_targets,
     target_recipe,
 )
-from plasticity.tensor_table import DrawnAnchor
-
-logger = logging.getLogger("plasticity")
-
-# Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
-_FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
 
 
-class RegularizedOptimizer(Optimizer):
-    """What every class made by `regularized` has beside its base. Not used by itself.
+class RegularizedOptimizer(RegularizedGroups):
+    """Arguments and methods that every class made by `regularized` has beside those of its base.
+
+    Not used by itself.
 
     Args:
         params: Parameters or parameter groups, as for the base. A group may give its own
-            `regularizer`, `strength`, `sigma`, `anisotropy`, `decoupled`, `anchor_seed`, `fan_in`.
+            `regularizer`, `strength`, `sigma`, `anisotropy`, `decoupled`, `anchor_seed`, `fan_in`. A
+            group whose own `weight_decay` is 0 is left alone, as most recipes mean it; if no
+            `strength` is given here, a group's other `weight_decay` is its strength. Groups of another
+            regularized optimizer (`optimizer.param_groups`) keep their settings and their anchors.
         *args: Positional arguments of the base.
         regularizer: "none", "weight-decay", "syre" or "l2-init". Required where a strength is given.
-        strength: Of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2.
+        strength: Meaning of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2.
             Required where a regularizer other than "none" is given; 0 switches it off.
         sigma: Syre's anchor has standard deviation sigma / sqrt(fan-in). The default 0.01 is the
             paper's, and hardly differs from weight decay; effects showed from 0.3 on.
         anisotropy: Standard deviation of the per-coordinate factors of syre's Eq. 7.
         decoupled: False joins the decay to the gradient (it passes through Adam's preconditioner,
             as in `torch.optim.Adam(weight_decay=…)`); True applies it apart, scaled by the learning
-            rate (as AdamW). None does as the base's own weight decay.
+            rate (as AdamW). None does as the base's own weight decay, which is measured for a class
+            that is not torch's.
         anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
-            randomness, and stores the integer in the group.
+            randomness, and in a distributed run takes rank 0's: then every process has to make the
+            optimizer. The integer is stored in the groups and in `defaults`.
+        anchor_name: Tells apart optimizers whose anchors are to differ under one seed, such as those
+            of an ensemble: "member 3". It is mixed into the seed, once.
+        initial_weights: L2-init's anchors by parameter. None, or a parameter that is missing: the
+            weights of this moment.
         kernel: "eager", torch's own operations. "triton": the decay, and under Adam and AdamW the
             whole step, are Triton kernels, which need a CUDA device. "triton-drawn": these, and
             syre's anchors are drawn anew at every step and never stored. For float32 and bfloat16
             (which they compute in float32), without anisotropy, amsgrad, foreach or fused. Checkpoints
             do not hold it: a run may be continued with another.
         **kwargs: Keyword arguments of the base.
+
+    **What an anchor is drawn from**: (anchor seed, position of the parameter in the optimizer, index of
+    the element). So an optimizer that is made again, `type(optimizer)(parameters,
+    **optimizer.defaults)`, has the same anchors, and two optimizers with one seed draw the first
+    parameter of each toward the same point: give those of an ensemble an `anchor_name` each. A
+    parameter that is spread over processes (`DTensor`, FSDP2) has the anchor that it would have in one.
+    Optimizers that deal parameters out by themselves (`ZeroRedundancyOptimizer`) are refused.
 
     In a flat list of parameters, a vector takes the fan-in of the weight before it. A vector before
     any weight has none: under syre with sigma > 0 it is not decayed, which is logged as a warning.
@@ -73,16 +80,12 @@ class RegularizedOptimizer(Optimizer):
 
     Raises:
         TypeError: if a setting has the wrong type.
-        ValueError: if a setting is out of range, a group key is unknown, or the base's own
-            `weight_decay` is given (use `strength`).
+        ValueError: if a setting is out of range, a group key is a misspelt one, the base's own
+            `weight_decay` is given (use `strength`), the base's decay is neither coupled nor decoupled
+            and `decoupled` does not say how syre or l2-init should act, or the processes of a
+            distributed run cannot agree on the anchors.
         RuntimeError: if a kernel is asked for, and Triton or a CUDA device is missing.
     """
-
-    base: ClassVar[type[Optimizer]]
-    """The optimizer class that this one extends."""
-
-    base_decay_is_decoupled: ClassVar[bool]
-    """Whether the base's own weight decay is apart from the gradient, unless a group says so."""
 
     def __init__(
         self,
@@ -94,154 +97,43 @@ class RegularizedOptimizer(Optimizer):
         anisotropy: float = RegularizerSettings.anisotropy,
         decoupled: bool | None = None,
         anchor_seed: int | None = None,
+        anchor_name: str | None = None,
+        initial_weights: Mapping[Tensor, Tensor] | None = None,
         kernel: str = "eager",
         **kwargs: Any,
     ) -> None:
-        self._kernel = kernel
-        self._kernels: KernelSteps | None = make_kernels(kernel, self.base)
-        _require_no_base_decay(self.base, args, kwargs)
+        require_whole_optimizer()
+        self._kernels = make_kernels(kernel, self.base)
+        require_no_base_decay(self.base, args, kwargs)
         if default_weight_decay(self.base) != 0:
             kwargs["weight_decay"] = 0.0
-        self._setting_defaults: dict[str, Any] = {
+        seed = torch.initial_seed() if anchor_seed is None else anchor_seed
+        self._initial_weights = {}
+        self._given_weights = initial_weights or {}
+        self._awaited, self._given_fan_in, self._left_alone = set(), set(), False
+        # `defaults` of the base, with these, makes the same optimizer again.
+        self._own_defaults = {
             "regularizer": regularizer,
             "strength": strength,
             "sigma": sigma,
             "anisotropy": anisotropy,
             "decoupled": decoupled,
-            "anchor_seed": anchor_seed,
+            "anchor_seed": seed if anchor_name is None else child_seed(seed, anchor_name),
+            "kernel": kernel,
+            "initial_weights": self._initial_weights,
         }
-        self._initial_weights: dict[Tensor, Tensor] = {}
+        self._constructed = False
         self._forget()
         super().__init__(params, *args, **kwargs)
-        if strength and regularizer is None and not any(map(_is_active, self.param_groups)):
-            raise ValueError(
-                f"strength={strength!r} does nothing without a regularizer: give"
-                ' regularizer="syre", "weight-decay" or "l2-init", here or in a group.'
-            )
-
-    # ---- parameter groups -----------------------------------------------------------------------
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; as torch's, but an unknown key is an error that names the nearest known one.
-
-        Raises:
-            TypeError: if a setting has the wrong type.
-            ValueError: if a setting is out of range or a key is unknown.
-        """
-        if not isinstance(param_group, dict):
-            raise TypeError(f"A parameter group must be a dict, not {type(param_group).__name__}.")
-        # The caller's dict stays as it is; torch would write the defaults into it.
-        group = dict(param_group)
-        known = [*_FOREIGN_GROUP_KEYS, *self.defaults, *SETTING_NAMES, "fan_in"]
-        for key in group:
-            if key not in known:
-                raise ValueError(f"Unknown parameter group key {key!r}.{nearest(str(key), known)}")
-        if group.get("differentiable", self.defaults.get("differentiable")):
-            raise ValueError(
-                "differentiable=True cannot be regularized: the decay is joined in place. Add"
-                " strength / 2 * |theta - anchor|^2 to the loss instead."
-            )
-        if group.get("weight_decay"):
-            raise ValueError(_NO_BASE_DECAY.format(group["weight_decay"]))
-        settings = self._settings_of(group)
-        group.update({name: getattr(settings, name) for name in SETTING_NAMES})
-        given_fan_in = group.pop("fan_in", None)
-        super().add_param_group(group)
-        self._finish_group(self.param_groups[-1], given_fan_in)
-
-    def _settings_of(self, group: Mapping[str, Any]) -> RegularizerSettings:
-        given = {**self._setting_defaults, **{k: v for k, v in group.items() if k in SETTING_NAMES}}
-        if given["regularizer"] is None:
-            if group.get("strength"):
-                raise ValueError(
-                    f"A group's strength={group['strength']!r} does nothing without a regularizer:"
-                    ' give "regularizer": "syre", "weight-decay" or "l2-init".'
-                )
-            given["regularizer"] = "none"
-        if given["strength"] is None:
-            if given["regularizer"] in REGULARIZERS and given["regularizer"] != "none":
-                raise ValueError(
-                    f"regularizer={given['regularizer']!r} needs a strength (of torch's weight_decay),"
-                    " for example strength=1e-3; 0 switches it off."
-                )
-            given["strength"] = 0.0
-        if given["anchor_seed"] is None:
-            given["anchor_seed"] = torch.initial_seed()
-        return RegularizerSettings(**given)
-
-    def _finish_group(self, group: dict[str, Any], given_fan_in: object) -> None:
-        """Complete a group that torch has taken in: fan-ins, initial weights, the base's decay."""
-        parameters = group["params"]
-        if group["regularizer"] != "none":
-            for parameter in parameters:
-                require_real(parameter)
-        group["fan_in"] = (
-            flat_fan_in(parameters)
-            if given_fan_in is None
-            else checked_fan_in(given_fan_in, len(parameters))
-        )
-        if group["decoupled"] is None:
-            group["decoupled"] = self._base_is_decoupled(group)
-        if group["regularizer"] == "l2-init":
-            for parameter in parameters:
-                self._initial_weights[parameter] = parameter.detach().clone()
-        index = len(self.param_groups) - 1
-        group["anchor_position"] = sum(len(g["params"]) for g in self.param_groups[:index])
-        self._sync_base_decay(index, group)
-        needs_fan_in = group["regularizer"] == "syre" and group["sigma"] > 0
-        skips_some = needs_fan_in and NO_FAN_IN in group["fan_in"]
-        level = logging.WARNING if skips_some else logging.INFO
-        logger.log(level, "%s", describe_groups([group]))
-
-    def _base_is_decoupled(self, group: Mapping[str, Any]) -> bool:
-        return self.base_decay_is_decoupled or bool(group.get("decoupled_weight_decay", False))
-
-    def _sync_base_decay(self, index: int, group: dict[str, Any]) -> bool:
-        """Let the base decay what it can, as fast as torch can; return whether it does."""
-        settings = tuple([group[name] for name in SETTING_NAMES])
-        if self._checked.get(index) != settings:  # a user may edit a group
-            RegularizerSettings(*settings)
-            if self._kernels is not None:
-                self._kernels.check_group(group)
-            self._checked[index] = settings
-        if len(group["fan_in"]) != len(group["params"]):
-            raise ValueError(
-                f"Group {index} has {len(group['params'])} parameters, and had"
-                f" {len(group['fan_in'])} when it was added: add others with add_param_group."
-            )
-        by_base = self._base_decays(group)
-        wanted = group["strength"] if by_base else 0.0
-        found = group.get("weight_decay", wanted)
-        if found != wanted:
-            if found != self._written.get(index, found):
-                raise ValueError(_NO_BASE_DECAY.format(found))
-            group["weight_decay"] = wanted
-        self._written[index] = wanted
-        return by_base
-
-    def _base_decays(self, group: Mapping[str, Any]) -> bool:
-        """Whether the base's own weight decay does the part that draws toward zero.
-
-        With a zero anchor that is all, and equal to the base bit for bit. With another, strength *
-        theta is the base's and -strength * anchor joins the gradient, if the decay is coupled.
-        """
-        if (
-            group["regularizer"] == "none"
-            or "weight_decay" not in group
-            or group["decoupled"] != self._base_is_decoupled(group)
-        ):
-            return False
-        if has_zero_anchor(group):
-            return True
-        return (
-            not group["decoupled"]
-            and self._kernels is None  # which read all in one go
-            and self.base.__module__.startswith("torch.optim")  # whose decay we know
-            and group["anisotropy"] == 0
-            and not self._decay_commutes(group)
-            and getattr(self, "grad_scale", None) is None
-            and (group["regularizer"] != "syre" or NO_FAN_IN not in group["fan_in"])
-        )
+        self._require_some_active()
+        if anchor_seed is None:
+            self._agree_on_seed()
+        anchored = [group for group in self.param_groups if group["regularizer"] == "l2-init"]
+        if anchored:
+            require_agreeing_weights([p for group in anchored for p in group["params"]])
+        for index, group in enumerate(self.param_groups):
+            self._settle(index, group)
+        self._constructed = True
 
     # ---- the step -------------------------------------------------------------------------------
 
@@ -259,7 +151,7 @@ class RegularizedOptimizer(Optimizer):
         """
         if self._kernels is not None and self._kernels.whole_step:
             return self._step_in_kernels(self._kernels, closure)
-        base_step = _without_hooks(self.base.step)
+        base_step = step_without_hooks(self.base)
         by_base = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
         joined = JoinedGradients()
 
@@ -287,7 +179,7 @@ class RegularizedOptimizer(Optimizer):
                 loss = closure()
         for index, group in enumerate(self.param_groups):
             self._sync_base_decay(index, group)
-            targets = self._step_targets_of(index, group) if _is_active(group) else None
+            targets = self._step_targets_of(index, group) if is_active(group) else None
             kernels.adam_step(index, group, self.state, targets)
         return loss
 
@@ -295,7 +187,7 @@ class RegularizedOptimizer(Optimizer):
     def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
         """Let the base see gradients with the decay in them."""
         for index, group in enumerate(self.param_groups):
-            if _is_active(group) and not (by_base[index] and has_zero_anchor(group)):
+            if is_active(group) and not (by_base[index] and has_zero_anchor(group)):
                 self._join_group(index, group, by_base[index], joined)
         joined.apply()
         joined.moved = True  # and are not moved again by a closure that runs twice
@@ -308,8 +200,9 @@ class RegularizedOptimizer(Optimizer):
         if not chosen:
             return
         parameters = [group["params"][place] for place in chosen]
-        anchors = _pick(targets.anchors, chosen)
-        factors = None if targets.factors is None else [targets.factors[place] for place in chosen]
+        if self._awaited:
+            self._hold_awaited(parameters)
+        anchors, factors = targets.anchors(chosen), targets.factors(chosen)
         if group["decoupled"] or self._decay_commutes(group):
             if joined.moved:
                 return
@@ -374,36 +267,43 @@ class RegularizedOptimizer(Optimizer):
         Raises:
             ValueError: if the parameter is not in this optimizer.
         """
-        for index, group in enumerate(self.param_groups):
+        for group in self.param_groups:
             for place, candidate in enumerate(group["params"]):
                 if candidate is parameter:
                     if group["regularizer"] == "none" or not has_target(group, place):
                         return None
-                    if isinstance(self._step_targets_of(index, group), DrawnTargets):
-                        return make_anchor(group, place, self._initial_weights)
-                    found = self._targets_of(index, group).anchors[place]
+                    if parameter in self._awaited:  # frozen: it is where it began
+                        return parameter.detach().clone()
+                    found = make_anchor(group, place, self._initial_weights)
                     return torch.zeros_like(parameter) if found is None else found.clone()
         raise ValueError(
             f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
         )
 
+    def _hold_awaited(self, parameters: Sequence[Tensor]) -> None:
+        """Keep the weights of parameters that were frozen until now, before they first move."""
+        for parameter in self._awaited.intersection(parameters):
+            self._initial_weights[parameter] = parameter.detach().clone()
+            self._awaited.remove(parameter)
+
     def _step_targets_of(self, index: int, group: dict[str, Any]) -> Targets | DrawnTargets:
-        """What a step uses: kernels may draw syre's anchors, which then are not made."""
+        """Give what a step uses: kernels may draw syre's anchors, which then are not made."""
         drawn = None if self._kernels is None else self._kernels.drawn_targets(index, group)
         return self._targets_of(index, group) if drawn is None else drawn
 
     def _targets_of(self, index: int, group: dict[str, Any]) -> Targets:
-        recipe = target_recipe(group)
         cached = self._targets.get(index)
-        if cached is None or cached.recipe != recipe:
-            cached = make_targets(group, self._initial_weights)
-            self._targets[index] = cached
+        if cached is None or cached.recipe != target_recipe(group):
+            cached = self._targets[index] = Targets(group, self._initial_weights)
         return cached
 
     # ---- saving and loading ---------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's. Syre adds only numbers; L2-init adds its anchors under "anchors"."""
+        """Return the state as torch's. Syre adds only numbers to the groups.
+
+        L2-init adds the anchor of each parameter to the parameter's state, under "anchor".
+        """
         state = super().state_dict()
         if self._kernels is not None:
             state = self._kernels.ordinary_state(state)
@@ -411,108 +311,101 @@ class RegularizedOptimizer(Optimizer):
             # The base's part of a decay toward an anchor: half a decay, to the plain base.
             if "weight_decay" in group and not has_zero_anchor(group):
                 group["weight_decay"] = 0.0
-        every = [p for group in self.param_groups for p in group["params"]]
-        anchors = {
-            position: self._initial_weights[parameter]
-            for position, parameter in enumerate(every)
-            if parameter in self._initial_weights
-        }
-        if anchors:
-            state["anchors"] = anchors
-        return state
+        return with_anchors(state, self._every_parameter(), self._initial_weights)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's. A state of the plain base loads too; the regularizer settings then stay.
+    def load_state_dict(self, state_dict: dict[str, Any], *, keep_settings: bool = False) -> None:
+        """Load a state as torch's. One of the plain base loads too: the settings here then stay.
+
+        Args:
+            state_dict: As `state_dict` gives it, or as the base does.
+            keep_settings: Keep the regularizer settings of this optimizer (`regularizer`, `strength`,
+                `sigma`, `anisotropy`, `decoupled`) where the saved ones differ, to go on with others.
+                The seed of the anchors and l2-init's anchors are those of the saved state in any case.
 
         Raises:
             TypeError: if a saved setting has the wrong type.
-            ValueError: if the groups do not fit or a saved setting is out of range.
+            ValueError: if the groups do not fit, a saved setting is out of range, or a saved l2-init
+                lacks its anchors.
         """
+        state_dict, anchors = without_anchors(state_dict)
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) == len(self.param_groups):
-            kept = (*SETTING_NAMES, "fan_in", "anchor_position")
             saved_groups = [
-                {**{name: group[name] for name in kept}, **saved}
+                self._loadable(group, saved, keep_settings)
                 for group, saved in zip(self.param_groups, saved_groups, strict=True)
             ]
-            for saved in saved_groups:
-                RegularizerSettings(**{name: saved[name] for name in SETTING_NAMES})
-                if self._kernels is not None:
-                    # Which form of torch's step a run had is no part of what it computed.
-                    saved.update({name: None for name in ("foreach", "fused") if name in saved})
-                    self._kernels.check_group(saved)
+            if not keep_settings:
+                require_saved_anchors(state_dict["param_groups"], self.param_groups, anchors)
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
-        every = [p for group in self.param_groups for p in group["params"]]
-        for position, anchor in state_dict.get("anchors", {}).items():
-            parameter = every[int(position)]
+        every = self._every_parameter()
+        for place, anchor in anchors.items():
+            parameter = every[place]
             self._initial_weights[parameter] = torch.empty_like(parameter).copy_(anchor)
+            self._awaited.discard(parameter)
         self._forget()
         for index, group in enumerate(self.param_groups):
             self._sync_base_decay(index, group)
 
+    def _loadable(
+        self, group: Mapping[str, Any], saved: Mapping[str, Any], keep_settings: bool
+    ) -> dict[str, Any]:
+        """Complete a saved group with what this optimizer knows, and check it."""
+        own = {name: group[name] for name in (*SETTING_NAMES, "fan_in", "anchor_position")}
+        kept = [name for name in SETTING_NAMES if name != "anchor_seed"] if keep_settings else []
+        loaded = {**own, **saved, **{name: own[name] for name in kept}}
+        RegularizerSettings(**{name: loaded[name] for name in SETTING_NAMES})
+        if keep_settings and "weight_decay" in loaded:
+            loaded["weight_decay"] = 0.0  # the base's share of the saved decay; settled anew
+        if self._kernels is not None:
+            # Which form of torch's step a run had is no part of what it computed.
+            loaded.update({name: None for name in ("foreach", "fused") if name in loaded})
+            self._kernels.check_group(loaded)
+        return loaded
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._targets: dict[int, Targets] = {}
+
+    def _every_parameter(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
     def __getstate__(self) -> dict[str, Any]:
         # The drawn anchors stay behind: they are made again from the seed.
-        return {
-            **super().__getstate__(),
-            "_kernel": self._kernel,
-            "_setting_defaults": self._setting_defaults,
-            "_initial_weights": self._initial_weights,
-        }
+        kept = ("_own_defaults", "_initial_weights", "_awaited", "_given_fan_in")
+        own = {name: getattr(self, name) for name in kept}
+        return {**super().__getstate__(), **own, "_left_alone": False, "_constructed": True}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._kernel = state.get("_kernel", "eager")  # a pickle may be older than the kernels
-        self._kernels = make_kernels(self._kernel, self.base)
+        self._given_weights = {}
+        self._kernels = make_kernels(self.defaults["kernel"], self.base)
         self._forget()
-
-    def _forget(self) -> None:
-        """Forget what is made again when it is asked for."""
-        self._targets: dict[int, Targets] = {}
-        self._checked: dict[int, tuple[object, ...]] = {}
-        self._written: dict[int, float] = {}
+        for parameter in (*self._initial_weights, *self._awaited):
+            HOLDERS[parameter] = weakref.ref(self)
 
 
-_NO_BASE_DECAY = (
-    "weight_decay={!r} was given to a regularized optimizer, which has decays of its own:"
-    ' give regularizer="weight-decay" and strength instead.'
-)
+def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:
+    """Give the point that a regularized optimizer draws a parameter toward, through any wrapper.
 
+    Args:
+        optimizer: A regularized optimizer, or what a library made of it: Accelerate's
+            `AcceleratedOptimizer`, Lightning's `LightningOptimizer`, one that steps another (SAM).
+        parameter: One of its parameters. Shape: (...).
 
-def default_weight_decay(base: type[Optimizer]) -> float:
-    """The weight decay that an optimizer class has when none is given; 0 if it knows of none."""
-    parameter = inspect.signature(base.__init__).parameters.get("weight_decay")
-    return parameter.default if parameter and isinstance(parameter.default, (int, float)) else 0.0
+    Returns:
+        As `RegularizedOptimizer.anchor`.
 
-
-def _require_no_base_decay(
-    base: type[Optimizer], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
-    signature = inspect.signature(base.__init__)
-    try:
-        bound = signature.bind_partial(None, None, *args, **kwargs).arguments
-    except TypeError as error:
-        known = [name for name in signature.parameters if name not in ("self", "params")]
-        unknown = next((name for name in kwargs if name not in known), "")
+    Raises:
+        TypeError: if no regularized optimizer is inside.
+        ValueError: if the parameter is not in it.
+    """
+    inside = optimizer
+    while inside is not None and not isinstance(inside, RegularizedOptimizer):
+        names = ("optimizer", "_optimizer", "base_optimizer", "optim")
+        inside = next((each for n in names if (each := getattr(inside, n, None)) is not None), None)
+    if inside is None:
         raise TypeError(
-            f"{base.__name__}: {error}.{nearest(unknown, [*known, *SETTING_NAMES])}"
-        ) from error
-    given = kwargs.get("weight_decay", bound.get("weight_decay"))
-    if given:
-        raise ValueError(_NO_BASE_DECAY.format(given))
-
-
-def _is_active(group: Mapping[str, Any]) -> bool:
-    return bool(group["regularizer"] != "none" and group["strength"] != 0)
-
-
-def _pick(anchors: Sequence[Tensor | DrawnAnchor | None], chosen: Sequence[int]) -> Any:
-    """Anchors of the chosen parameters; None where they are zero (of a group, all are or none is)."""
-    picked = [anchor for place in chosen if (anchor := anchors[place]) is not None]
-    return picked or None
-
-
-def _without_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
-    # torch wraps the step of every class that has an instance, to run the step hooks. Ours is
-    # wrapped too: through the base's wrapper the hooks would run twice, the second time on
-    # gradients that the decay has joined.
-    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
+            f"anchor() takes an optimizer made by regularized(…), or a wrapper of one, not"
+            f" {type(optimizer).__name__}."
+        )
+    return inside.anchor(parameter)

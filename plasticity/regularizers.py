@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from plasticity.optimizer import RegularizedOptimizer, default_weight_decay
+from plasticity.optimizer import RegularizedOptimizer
 
 REFUSED_BASES = {
     "LBFGS": "its line search needs the loss that the decay changes",
@@ -22,9 +22,6 @@ REFUSED_BASES = {
     "SparseAdam": "its gradients are sparse, and a decay is dense",
 }
 """Optimizers of torch that a decay cannot join, and why."""
-
-# Their own decay is apart from the gradient. (Adam, NAdam and RAdam say so in each group.)
-_DECOUPLED_BASES = ("AdamW", "Muon", "Adafactor")
 
 _CLASSES: dict[type[Optimizer], type[RegularizedOptimizer]] = {}
 
@@ -63,11 +60,6 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
         name = _class_name(base)
         body = {
             "base": base,
-            "base_decay_is_decoupled": any(
-                each.__module__.startswith("torch.optim") and each.__name__ in _DECOUPLED_BASES
-                for each in base.__mro__
-            )
-            or default_weight_decay(base) != 0,
             "__module__": __name__,
             "__doc__": RegularizedOptimizer.__doc__,
         }

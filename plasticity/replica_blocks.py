@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticity.optimizer import RegularizedOptimizer
-from plasticity.targets import has_target, make_targets
+from plasticity.targets import has_target, make_factors
 
 
 class Numbers(NamedTuple):
@@ -156,10 +156,11 @@ def targets_of(optimizer: RegularizedOptimizer) -> list[Target]:
         regularizer = group["regularizer"]
         # L2-init's anchors are kept at strength 0 too: its state holds them.
         if regularizer == "l2-init" or (regularizer == "syre" and group["strength"]):
-            # Made, and not asked for: the ordinary optimizer would keep them.
-            targets = make_targets(group, optimizer._initial_weights)
-            factors: Sequence[Tensor | None] = targets.factors or [None] * len(group["params"])
-            found += [Target(a, f) for a, f in zip(targets.anchors, factors, strict=True)]
+            random = regularizer == "syre"
+            for place, parameter in enumerate(group["params"]):
+                anchor = None if random and not group["sigma"] else optimizer.anchor(parameter)
+                anisotropic = random and group["anisotropy"] > 0
+                found.append(Target(anchor, make_factors(group, place) if anisotropic else None))
         else:
             found += [Target(None, None)] * len(group["params"])
     return found

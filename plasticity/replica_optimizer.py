@@ -42,6 +42,7 @@ from plasticity.replica_requirements import (
     require_formula,
 )
 from plasticity.replicas import require_replica
+from plasticity.saved_anchors import ANCHOR, without_anchors
 from plasticity.settings import SETTING_NAMES, require_number
 
 
@@ -294,13 +295,14 @@ class ReplicaOptimizer:
                 if self._group_of(index, place)["regularizer"] == "l2-init":
                     assert block.anchors is not None
                     anchors[place] = self._unstacked(block.anchors, place, index, columns)
-        saved: dict[str, Any] = {
+        if anchors:  # as plasticity.saved_anchors puts them
+            state = {place: state.get(place, {}) for place in range(len(self._forms))}
+            for place, anchor in anchors.items():
+                state[place] = {**state[place], ANCHOR: anchor}
+        return {
             "state": dict(sorted(state.items())),
             "param_groups": copy.deepcopy(self._groups[index]),
         }
-        if anchors:
-            saved["anchors"] = dict(sorted(anchors.items()))
-        return saved
 
     def _saved(
         self, block: Block, place: int, index: int, columns: slice, step: Tensor
@@ -347,19 +349,17 @@ class ReplicaOptimizer:
 
     def _ordinary(self, index: int) -> RegularizedOptimizer:
         """A new ordinary optimizer with a replica's settings, over tensors of one network's shapes."""
-        found = self.state_dict(index).get("anchors", {})
+        _, anchors = without_anchors(self.state_dict(index))
         device = self._active.device
-        parameters = [
-            found.get(place, torch.zeros_like(form, device=device))
-            for place, form in enumerate(self._forms)
-        ]
-        known = (*self._base_options, *SETTING_NAMES, "fan_in")
+        parameters = [torch.zeros_like(form, device=device) for form in self._forms]
+        known = (*self._base_options, *SETTING_NAMES, "fan_in", "anchor_position")
         groups = [
             {key: group[key] for key in known if key in group and key != "weight_decay"}
             | {"params": [parameters[place] for place in group["params"]]}
             for group in self._groups[index]
         ]
-        return self._class(groups)
+        held = {parameters[place]: anchor for place, anchor in anchors.items()}
+        return self._class(groups, initial_weights=held)
 
     @torch.no_grad()
     def _take(self, index: int, optimizer: RegularizedOptimizer, rows: Sequence[Numbers]) -> None:

@@ -84,10 +84,14 @@ class PolicyOptimizer(RegularizedOptimizer):
         self._policy_places = [place[p] for group in groups for _, p in group["params"]]
         super().__init__(groups, *args, **kwargs)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's. A state of an optimizer with one group for the whole policy loads too.
+    def load_state_dict(self, state_dict: dict[str, Any], *, keep_settings: bool = False) -> None:
+        """Load a state; one of an optimizer with one group for the whole policy loads too.
 
-        Such as Stable-Baselines3's own saves: the settings given to this optimizer then stay.
+        Such are Stable-Baselines3's own saves: the settings given to this optimizer then stay.
+
+        Args:
+            state_dict: As `state_dict` gives it, or as the base does.
+            keep_settings: As in `RegularizedOptimizer.load_state_dict`.
 
         Raises:
             TypeError: if a saved setting has the wrong type.
@@ -97,7 +101,7 @@ class PolicyOptimizer(RegularizedOptimizer):
         names = [group["name"] for group in self.param_groups]
         if len(saved) == 1 and len(saved[0]["params"]) == len(self._policy_places):
             state_dict = self._split(state_dict)
-        super().load_state_dict(state_dict)
+        super().load_state_dict(state_dict, keep_settings=keep_settings)
         for group, name in zip(self.param_groups, names, strict=True):
             group.setdefault("name", name)
 
@@ -115,9 +119,7 @@ class PolicyOptimizer(RegularizedOptimizer):
             ids = [saved["params"][place] for place in self._policy_places[start:stop]]
             groups.append({**of_base, "params": ids})
             start = stop
-        anchors = state_dict.get("anchors", {})  # of l2-init, by their places in the one group
-        moved = {new: anchors[old] for new, old in enumerate(self._policy_places) if old in anchors}
-        return {**state_dict, "param_groups": groups} | ({"anchors": moved} if anchors else {})
+        return {**state_dict, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_policy_places": self._policy_places}

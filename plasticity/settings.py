@@ -112,3 +112,37 @@ class RegularizerSettings:
 
 SETTING_NAMES = tuple(field.name for field in fields(RegularizerSettings))
 """The keys that a regularized optimizer adds to every parameter group (and `fan_in`)."""
+
+
+_MISSPELT_FROM = 0.7
+"""Similarity (of difflib) from which a key is taken for a misspelt name."""
+
+
+def require_not_misspelt(key: str, foreign: Iterable[str], base_keys: Iterable[str]) -> None:
+    """Refuse a key of a parameter group that is nearly the name of a setting, and is none.
+
+    torch keeps any key of a group, and so users put keys of their own there (`lr_scale`, `use_muon`).
+
+    Args:
+        key: The group's.
+        foreign: Names that are known and to which nothing is compared.
+        base_keys: Names that the base optimizer reads. A longer name with one of them in it, such as
+            `max_momentum`, is another one.
+
+    Raises:
+        ValueError: names the setting that is meant.
+    """
+    own, base = (*SETTING_NAMES, "fan_in", "anchor_position"), tuple(base_keys)
+    if key in own or key in base or key in foreign:
+        return
+    written = key.lower().replace("-", "_")
+    longer = [n for n in base if written.startswith(f"{n}_") or written.endswith(f"_{n}")]
+    compared = [name for name in (*own, *base) if len(name) > 3 and name not in longer]
+    meant = difflib.get_close_matches(written, compared, n=1, cutoff=_MISSPELT_FROM)
+    if written in (*own, *base):
+        meant = [written]
+    if meant:
+        raise ValueError(
+            f"Unknown parameter group key {key!r}. Did you mean {meant[0]!r}? Known: "
+            f"{', '.join(map(repr, (*own, *base)))}. (A key of your own needs another name.)"
+        )

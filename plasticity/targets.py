@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,38 +13,75 @@ from plasticity.groups import NO_FAN_IN
 from plasticity.tensor_table import DrawnAnchor
 
 
-@dataclass(frozen=True)
 class Targets:
-    """What the parameters of one group are drawn toward."""
+    """Tensors that the parameters of one group are drawn toward, each made when it is first asked for.
+
+    Made so late that a frozen parameter costs nothing.
+
+    Args:
+        group: A parameter group of a regularized optimizer, complete.
+        initial_weights: For l2-init, the weights to hold on to, by parameter.
+    """
 
     recipe: tuple[object, ...]
-    """Everything that the tensors were made from: another recipe, other tensors."""
+    """Everything that the tensors are made from: another recipe, other tensors."""
 
     places: list[int]
     """Which of the group's parameters are decayed."""
 
-    anchors: list[Tensor | None]
-    """One tensor for each parameter; None where the anchor is zero."""
+    def __init__(self, group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tensor]) -> None:
+        self.recipe = target_recipe(group)
+        self.places = [place for place in range(len(group["params"])) if has_target(group, place)]
+        self._group = group
+        self._initial_weights = initial_weights
+        self._anchors: dict[int, Tensor] = {}
+        self._factors: dict[int, Tensor] = {}
 
-    factors: list[Tensor] | None
-    """The diagonal D of Eq. 7, one tensor for each parameter, or None for one."""
+    def anchors(self, places: Sequence[int]) -> list[Tensor] | None:
+        """Return the anchors of some of the group's parameters; None where they are zero.
+
+        Raises:
+            RuntimeError: if the group became l2-init when its initial weights were gone.
+        """
+        if has_zero_anchor(self._group) or _has_zero_mean(self._group):
+            return None
+        for place in places:
+            if place not in self._anchors:
+                anchor = make_anchor(self._group, place, self._initial_weights)
+                assert anchor is not None
+                self._anchors[place] = anchor
+        return [self._anchors[place] for place in places]
+
+    def factors(self, places: Sequence[int]) -> list[Tensor] | None:
+        """Return the diagonals D of Eq. 7 of some of the parameters; None where they are one."""
+        if self._group["regularizer"] != "syre" or self._group["anisotropy"] == 0:
+            return None
+        for place in places:
+            if place not in self._factors:
+                self._factors[place] = make_factors(self._group, place)
+        return [self._factors[place] for place in places]
 
 
-@dataclass(frozen=True)
 class DrawnTargets:
-    """What the parameters of one group are drawn toward, if kernels draw it anew at every step."""
+    """Anchors of one group that kernels draw anew at every step: `Targets` that take no memory."""
 
     recipe: tuple[object, ...]
-    """As of `Targets`."""
+    """As in `Targets`."""
 
     places: list[int]
-    """As of `Targets`."""
+    """As in `Targets`."""
 
-    anchors: list[DrawnAnchor | None]
-    """One for each parameter; None where it is not decayed."""
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        self.recipe = target_recipe(group)
+        self._drawn = [drawn_anchor(group, place) for place in range(len(group["params"]))]
+        self.places = [place for place, anchor in enumerate(self._drawn) if anchor is not None]
 
-    factors: None = None
-    """Kernels know none."""
+    def anchors(self, places: Sequence[int]) -> list[DrawnAnchor]:
+        """Return what a kernel draws for some of the group's parameters."""
+        return [anchor for place in places if (anchor := self._drawn[place]) is not None]
+
+    def factors(self, _places: Sequence[int]) -> None:
+        """Return None: kernels know no factors."""
 
 
 def has_target(group: Mapping[str, Any], place: int) -> bool:
@@ -84,44 +120,25 @@ def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
         group["anchor_seed"],
         group["sigma"],
         group["anisotropy"],
+        group["anchor_position"],
         *group["fan_in"],
         *[(id(p), p.shape, p.stride(), p.device, p.dtype) for p in group["params"]],
     )
 
 
-@torch.no_grad()
-def make_targets(group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tensor]) -> Targets:
-    """Make the anchors and factors of a group.
-
-    Args:
-        group: A parameter group of a regularized optimizer, complete.
-        initial_weights: For l2-init, the weights to hold on to, by parameter.
-
-    Raises:
-        RuntimeError: if the group became l2-init when its initial weights were gone.
-    """
-    first_position = group["anchor_position"]
-    anchors = [make_anchor(group, place, initial_weights) for place in range(len(group["params"]))]
-    factors = None
-    if group["regularizer"] == "syre" and group["anisotropy"] > 0:
-        factors = [
-            anisotropy_factors(
-                parameter,
-                seed=group["anchor_seed"],
-                position=first_position + place,
-                anisotropy=group["anisotropy"],
-            )
-            for place, parameter in enumerate(group["params"])
-        ]
-    places = [place for place in range(len(anchors)) if has_target(group, place)]
-    return Targets(target_recipe(group), places, anchors, factors)
+def _has_zero_mean(group: Mapping[str, Any]) -> bool:
+    """Whether an anisotropic syre draws toward zero."""
+    return bool(group["regularizer"] == "syre" and group["sigma"] == 0)
 
 
-def make_drawn_targets(group: Mapping[str, Any]) -> DrawnTargets:
-    """Say what a kernel draws for the parameters of a syre group with sigma > 0."""
-    every = [drawn_anchor(group, place) for place in range(len(group["params"]))]
-    places = [place for place, anchor in enumerate(every) if anchor is not None]
-    return DrawnTargets(target_recipe(group), places, every)
+def make_factors(group: Mapping[str, Any], place: int) -> Tensor:
+    """Make the diagonal D of Eq. 7 of one parameter of a syre group."""
+    return anisotropy_factors(
+        group["params"][place],
+        seed=group["anchor_seed"],
+        position=group["anchor_position"] + place,
+        anisotropy=group["anisotropy"],
+    )
 
 
 @torch.no_grad()
@@ -131,7 +148,7 @@ def make_anchor(
     """Make the anchor of one parameter of a group; None where it is zero, or none is.
 
     Raises:
-        RuntimeError: as `make_targets`.
+        RuntimeError: if the group became l2-init when its initial weights were gone.
     """
     parameter = group["params"][place]
     if group["regularizer"] == "l2-init":
@@ -140,7 +157,11 @@ def make_anchor(
                 "This group became l2-init after it was made, and its initial weights are not known:"
                 " set the regularizer when the group is added."
             )
-        return torch.empty_like(parameter).copy_(initial_weights[parameter])
+        held = initial_weights[parameter]
+        same = held.device == parameter.device and held.dtype == parameter.dtype
+        if same and held.stride() == parameter.stride():
+            return held
+        return torch.empty_like(parameter).copy_(held)
     if group["regularizer"] == "syre" and group["sigma"] > 0 and has_target(group, place):
         return syre_anchor(
             parameter,

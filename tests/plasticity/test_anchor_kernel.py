@@ -77,7 +77,7 @@ def test_blocks_beyond_32_bits(first_block):
         torch.tensor([value], device=DEVICE) for value in (first_block, seed - 2**64, position)
     ]
     store_normals[(1,)](out, *integers, count=count)
-    words = _words(seed, position, first_block, count // 4, 0, torch.device("cpu"))
+    words = _words(seed, position, torch.arange(first_block, first_block + count // 4), 0)
     u = [_unit_interval(word) for word in words]
     expected = torch.stack([*_box_muller(*u[:2]), *_box_muller(*u[2:])], dim=-1).flatten()
     torch.testing.assert_close(out.cpu(), expected, rtol=1e-6, atol=0)

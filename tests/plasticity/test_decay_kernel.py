@@ -157,7 +157,7 @@ def test_more_than_2_to_the_31_elements():
         pytest.skip("needs 6 GB of free memory on the CUDA device")
     parameter = torch.zeros(count, dtype=torch.bfloat16, device="cuda")
     decay_toward_([parameter], [DrawnAnchor(3, 1, 1.0)], 1.0)
-    words = _words(3, 1, 2**29, 2, 0, torch.device("cpu"))
+    words = _words(3, 1, torch.arange(2**29, 2**29 + 2), 0)
     u = [_unit_interval(word) for word in words]
     expected = torch.stack([*_box_muller(*u[:2]), *_box_muller(*u[2:])], dim=-1).flatten()[:6]
     torch.testing.assert_close(parameter[2**31 :].cpu().float(), expected, rtol=2**-7, atol=0)

@@ -131,12 +131,15 @@ def test_default_decay_of_adamw_is_off_unless_asked_for():
 def test_formula_of_syre(name, decoupled, anisotropy):
     """One step equals the base on gradients with the decay written out, or moved before by hand."""
     lr = BASES[name]["lr"]
+    if name == "Adafactor" and decoupled:  # scaled by the norm before its own decay: refused
+        pytest.skip("test_base_decay.py")
     settings = {**SYRE, "anisotropy": anisotropy, "decoupled": decoupled}
     model, twin = network(torch.float64), network(torch.float64)
     optimizer = maker(name, **settings)(model.parameters())
     base = plain(name, weight_decay=0.0)(twin.parameters())
     anchors = [optimizer.anchor(p) for p in model.parameters()]
-    factors = optimizer._targets_of(0, optimizer.param_groups[0]).factors or [1.0] * 4
+    targets = optimizer._targets_of(0, optimizer.param_groups[0])
+    factors = targets.factors(targets.places) or [1.0] * 4
     for inputs, targets in batches(5, torch.float64):
         for each in (model, twin):
             each.zero_grad()
@@ -716,10 +719,6 @@ class Sign(torch.optim.Optimizer):
                 p.sub_(group["lr"] * p.grad)
 
 
-class MyAdafactor(torch.optim.Adafactor):
-    """A subclass: its decay is its parent's."""
-
-
 def test_decay_of_a_base_from_elsewhere_is_not_split():
     parameter = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
     optimizer = regularized(Sign)([parameter], lr=0.1, **SYRE)
@@ -728,8 +727,6 @@ def test_decay_of_a_base_from_elsewhere_is_not_split():
     optimizer.step()
     expected = 1 - 0.1 * 0.1 * (1 - anchor)  # the coupled form, all of it through the gradient
     torch.testing.assert_close(parameter.detach(), expected)
-    (group,) = regularized(MyAdafactor)([nn.Parameter(torch.ones(3, 3))], **SYRE).param_groups
-    assert group["decoupled"] is True
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

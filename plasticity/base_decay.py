@@ -1,0 +1,177 @@
+"""The weight decay that an optimizer class has of its own, and how it acts.
+
+For the classes of torch.optim that is known. Any other class is measured: a few steps on a copy with a
+tensor of its own, once with the base's decay and once with a decay that was joined to the gradient, or
+applied apart from it. So nothing is guessed from a class's name or from the default of an argument.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from plasticity.settings import SETTING_NAMES, nearest
+
+BaseDecay = Literal["none", "coupled", "decoupled", "other"]
+"""How a base decays: not at all, by strength * theta in the gradient, by theta <- theta * (1 - lr *
+strength) before a step that is otherwise the same, or in a way of its own."""
+
+_IN_TORCH: dict[str, BaseDecay] = {
+    "AdamW": "decoupled",
+    "Muon": "decoupled",
+    # Its step is scaled by the norm that the weights had before the decay.
+    "Adafactor": "other",
+}
+"""Classes whose decay is not coupled. (Adam, NAdam and RAdam say so in each group.)"""
+
+_LEARNING_RATE, _STRENGTH, _STEPS = 0.1, 0.1, 4
+
+
+def base_decay_of(
+    optimizer: Optimizer, base: type[Optimizer], group: Mapping[str, Any]
+) -> BaseDecay:
+    """Say how the base of a regularized optimizer decays the parameters of one group.
+
+    Args:
+        optimizer: The regularized optimizer, constructed. Only its attributes are read.
+        base: The class that it extends.
+        group: One of its groups, complete.
+    """
+    if "weight_decay" not in group:
+        return "none"
+    if getattr(torch.optim, base.__name__, None) is base:
+        if group.get("decoupled_weight_decay"):
+            return "decoupled"
+        return _IN_TORCH.get(base.__name__, "coupled")
+    return _measured(optimizer, base, group)
+
+
+def default_weight_decay(base: type[Optimizer]) -> float:
+    """Return the weight decay that an optimizer class has when none is given; 0 without one."""
+    parameter = inspect.signature(base.__init__).parameters.get("weight_decay")
+    return parameter.default if parameter and isinstance(parameter.default, (int, float)) else 0.0
+
+
+NO_BASE_DECAY = (
+    "weight_decay={!r} was given to a regularized optimizer, which has decays of its own:"
+    ' give regularizer="weight-decay" and strength instead.'
+)
+
+
+def require_no_base_decay(
+    base: type[Optimizer], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that the base does not know, and a decay of its own.
+
+    Raises:
+        TypeError: if the arguments do not fit the base's constructor; names the nearest that would.
+        ValueError: if they give a weight decay other than 0.
+    """
+    signature = inspect.signature(base.__init__)
+    try:
+        bound = signature.bind_partial(None, None, *args, **kwargs).arguments
+    except TypeError as error:
+        known = [name for name in signature.parameters if name not in ("self", "params")]
+        unknown = next((name for name in kwargs if name not in known), "")
+        raise TypeError(
+            f"{base.__name__}: {error}.{nearest(unknown, [*known, *SETTING_NAMES])}"
+        ) from error
+    given = kwargs.get("weight_decay", bound.get("weight_decay"))
+    if given:
+        raise ValueError(NO_BASE_DECAY.format(given))
+
+
+def step_without_hooks(base: type[Optimizer]) -> Callable[..., Any]:
+    """Return the base's own `step`.
+
+    torch wraps the step of every class that has an instance, to run the step hooks. A regularized
+    class is wrapped too: through the base's wrapper the hooks would run twice, the second time on
+    gradients that the decay has joined.
+    """
+    step: Any = base.step
+    own: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step
+    return own
+
+
+# ---- measuring --------------------------------------------------------------------------------------
+
+
+def _measured(optimizer: Optimizer, base: type[Optimizer], group: Mapping[str, Any]) -> BaseDecay:
+    """Compare the path of a small tensor under the base's decay with those of the known forms."""
+    joined = -_STRENGTH if group.get("maximize", False) else _STRENGTH
+    apart = 1 - _LEARNING_RATE * _STRENGTH
+    for with_closure in (False, True):
+        path = partial(_path, optimizer, base, group, with_closure)
+        try:
+            own = path(weight_decay=_STRENGTH)
+            paths: dict[BaseDecay, Tensor] = {
+                "none": path(),
+                "coupled": path(joined=joined),
+                "decoupled": path(apart=apart),
+            }
+        except Exception:  # anything: it needs a closure, other shapes, what only its user can give
+            continue
+        for kind, found in paths.items():
+            if torch.allclose(own, found, rtol=1e-5, atol=1e-6):
+                return kind
+    return "other"
+
+
+@torch.no_grad()
+def _path(
+    optimizer: Optimizer,
+    base: type[Optimizer],
+    group: Mapping[str, Any],
+    with_closure: bool,
+    *,
+    weight_decay: float = 0.0,
+    joined: float = 0.0,
+    apart: float = 1.0,
+) -> Tensor:
+    """Weights after each of a few steps with a decay of the base's own, in the gradient, or apart.
+
+    Returns:
+        Shape: (steps, 3, 4).
+    """
+    device = next((p.device for p in group["params"]), torch.device("cpu"))
+    # Weights and gradients of like size, so that a decay may change a gradient's sign.
+    weight = torch.nn.Parameter(torch.linspace(-2.0, 2.5, 12).view(3, 4).to(device))
+    options = {
+        name: value for name, value in group.items() if name not in ("params", "param_names")
+    }
+    options |= {"params": [weight], "weight_decay": weight_decay}
+    if isinstance(options.get("lr"), (int, float, Tensor)):
+        options["lr"] = _LEARNING_RATE
+    copy = base.__new__(base)
+    copy.__dict__.update(optimizer.__dict__)
+    copy.__dict__.update(state=defaultdict(dict), param_groups=[options])
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        train = getattr(copy, "train", None)  # schedule-free optimizers are to be told
+        if callable(train):
+            train()
+        weights = []
+        for number in range(_STEPS):
+            weight.mul_(apart)
+
+            def closure(number: int = number) -> float:
+                wave = torch.arange(12, dtype=torch.float32, device=device).view(3, 4)
+                weight.grad = 0.2 * torch.sin(wave * (number + 1) + 0.5) + joined * weight.detach()
+                return 0.0
+
+            closure()
+            step_without_hooks(base)(copy, closure) if with_closure else step_without_hooks(base)(
+                copy
+            )
+            weights.append(weight.detach().clone())
+    path = torch.stack(weights)
+    if not path.isfinite().all():
+        raise RuntimeError("the steps diverged")
+    return path

@@ -1,0 +1,358 @@
+"""The parameter groups of a regularized optimizer: what each one's settings are, and who decays it."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
+
+from plasticity.agreement import agreed_seed
+from plasticity.base_decay import NO_BASE_DECAY, BaseDecay, base_decay_of
+from plasticity.fan_in_replacement import replaced_fan_in
+from plasticity.groups import (
+    NO_FAN_IN,
+    checked_fan_in,
+    describe_groups,
+    flat_fan_in,
+    require_real,
+)
+from plasticity.kernels import KernelSteps
+from plasticity.settings import (
+    REGULARIZERS,
+    SETTING_NAMES,
+    RegularizerSettings,
+    require_integer,
+    require_not_misspelt,
+)
+from plasticity.targets import has_zero_anchor
+
+logger = logging.getLogger("plasticity")
+
+# Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
+FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
+
+# Keys of `defaults` that are the optimizer's own and no group's.
+OPTIMIZER_KEYS = ("kernel", "initial_weights")
+
+HOLDERS: Any = WeakIdKeyDictionary()
+"""Weak references to the optimizers that hold the initial weights of parameters. A group that is handed on
+to another optimizer has only plain values in it, and its anchors are found here."""
+
+
+class RegularizedGroups(Optimizer):
+    """Part of `RegularizedOptimizer`: its groups and their settings. Not used by itself."""
+
+    base: ClassVar[type[Optimizer]]
+    """The optimizer class that this one extends."""
+
+    _own_defaults: dict[str, Any]
+    """Settings and options that `defaults` has beside the base's."""
+
+    _initial_weights: dict[Tensor, Tensor]
+    """L2-init's anchors, by parameter."""
+
+    _given_weights: Mapping[Tensor, Tensor]
+    """Those that the constructor was given."""
+
+    _awaited: set[Tensor]
+    """Parameters of l2-init that are frozen: their weights are kept when they first get a gradient."""
+
+    _given_fan_in: set[int]
+    """Indices of the groups whose fan-ins were given, by the user or by `parameter_groups`."""
+
+    _left_alone: bool
+    """Whether a group was left alone because it said weight_decay=0."""
+
+    _constructed: bool
+    _kernels: KernelSteps | None
+
+    def _forget(self) -> None:
+        """Forget what is made again when it is asked for."""
+        self._checked: dict[int, tuple[object, ...]] = {}
+        self._measured: dict[int, BaseDecay] = {}
+        self._seen: dict[int, list[Tensor]] = {}
+        self._written: dict[int, float] = {}
+
+    def _require_some_active(self) -> None:
+        """Refuse settings that no group heeds."""
+        regularizer, strength = self.defaults["regularizer"], self.defaults["strength"]
+        if any(map(is_active, self.param_groups)):
+            return
+        if strength and regularizer is None:
+            raise ValueError(
+                f"strength={strength!r} does nothing without a regularizer: give"
+                ' regularizer="syre", "weight-decay" or "l2-init", here or in a group.'
+            )
+        if strength != 0 and regularizer not in (None, "none") and self._left_alone:
+            raise ValueError(
+                f"regularizer={regularizer!r} does nothing: each group says weight_decay=0, and is left"
+                " alone. In the groups that are to be regularized leave weight_decay out, or give them"
+                " a strength."
+            )
+
+    def _agree_on_seed(self) -> None:
+        """Take the seed of rank 0 where the groups did not give their own."""
+        own = self.defaults["anchor_seed"]
+        if any(group["regularizer"] == "syre" for group in self.param_groups):
+            every = [p for group in self.param_groups for p in group["params"]]
+            self.defaults["anchor_seed"] = agreed_seed(own, every)
+            for group in self.param_groups:
+                if group["anchor_seed"] == own:
+                    group["anchor_seed"] = self.defaults["anchor_seed"]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; as torch's, but a misspelt key is an error that names the one that is meant.
+
+        Keys that neither the base nor this class knows are kept, as torch keeps them.
+
+        Raises:
+            TypeError: if a setting has the wrong type.
+            ValueError: if a setting is out of range or a key is misspelt.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"A parameter group must be a dict, not {type(param_group).__name__}.")
+        for name, value in self._own_defaults.items():
+            self.defaults.setdefault(name, value)
+        # The caller's dict stays as it is; torch would write the defaults into it.
+        group = dict(param_group)
+        base_keys = [key for key in self.defaults if key not in self._own_defaults]
+        for key in group:
+            require_not_misspelt(str(key), FOREIGN_GROUP_KEYS, base_keys)
+        if group.get("differentiable", self.defaults.get("differentiable")):
+            raise ValueError(
+                "differentiable=True cannot be regularized: the decay is joined in place. Add"
+                " strength / 2 * |theta - anchor|^2 to the loss instead."
+            )
+        self._read_weight_decay(group)
+        settings = self._settings_of(group)
+        group.update({name: getattr(settings, name) for name in SETTING_NAMES})
+        fan_in, position = group.pop("fan_in", None), group.pop("anchor_position", None)
+        super().add_param_group(group)
+        added = self.param_groups[-1]
+        for key in OPTIMIZER_KEYS:
+            added.pop(key, None)
+        self._finish_group(added, fan_in, position)
+        if self._constructed:
+            self._settle(len(self.param_groups) - 1, added)
+
+    def _read_weight_decay(self, group: dict[str, Any]) -> None:
+        """Take a group's own `weight_decay` for what it means, and out of the group."""
+        given = group.pop("weight_decay", None)
+        if given is None:
+            return
+        if "anchor_position" in group:  # of a regularized optimizer, which lets its base decay
+            if given not in (0, group.get("strength")):
+                raise ValueError(NO_BASE_DECAY.format(given))
+        elif given == 0:
+            if "regularizer" not in group and "strength" not in group:
+                group.update(regularizer="none", strength=0.0)
+                self._left_alone = True
+        elif (
+            "strength" in group
+            or group.get("regularizer", self.defaults["regularizer"]) in (None, "none")
+            or self.defaults["strength"] not in (None, given)
+        ):
+            raise ValueError(NO_BASE_DECAY.format(given))
+        else:
+            group["strength"] = given
+
+    def _settings_of(self, group: Mapping[str, Any]) -> RegularizerSettings:
+        given = {name: group.get(name, self.defaults[name]) for name in SETTING_NAMES}
+        if given["regularizer"] is None:
+            if group.get("strength"):
+                raise ValueError(
+                    f"A group's strength={group['strength']!r} does nothing without a regularizer:"
+                    ' give "regularizer": "syre", "weight-decay" or "l2-init".'
+                )
+            given["regularizer"] = "none"
+        if given["strength"] is None:
+            if given["regularizer"] in REGULARIZERS and given["regularizer"] != "none":
+                raise ValueError(
+                    f"regularizer={given['regularizer']!r} needs a strength (of torch's weight_decay),"
+                    " for example strength=1e-3; 0 switches it off."
+                )
+            given["strength"] = 0.0
+        if given["anchor_seed"] is None:
+            given["anchor_seed"] = self.defaults["anchor_seed"]
+        return RegularizerSettings(**given)
+
+    def _finish_group(self, group: dict[str, Any], fan_in: object, position: object) -> None:
+        """Complete a group that torch has taken in: fan-ins, place of the anchors, initial weights."""
+        parameters, index = group["params"], len(self.param_groups) - 1
+        if group["regularizer"] != "none":
+            for parameter in parameters:
+                require_real(parameter)
+        if fan_in is None:
+            group["fan_in"] = flat_fan_in(parameters)
+        else:
+            group["fan_in"] = checked_fan_in(fan_in, len(parameters))
+            self._given_fan_in.add(index)
+        if position is None:
+            earlier = self.param_groups[:index]
+            ends = [each["anchor_position"] + len(each["params"]) for each in earlier]
+            group["anchor_position"] = max(ends, default=0)
+        else:
+            group["anchor_position"] = require_integer("anchor_position", position, minimum=0)
+        if group["regularizer"] == "l2-init":
+            self._hold_initial_weights(parameters, handed_on=position is not None)
+
+    def _hold_initial_weights(self, parameters: Sequence[Tensor], *, handed_on: bool) -> None:
+        """Keep what l2-init holds parameters to; given ones first, then those of now."""
+        for parameter in parameters:
+            given = self._given_weights.get(parameter)
+            holder = HOLDERS[parameter]() if handed_on and parameter in HOLDERS else None
+            if given is None and holder is not None:
+                given = holder._initial_weights.get(parameter)
+            if given is not None:
+                self._initial_weights[parameter] = _of_shape(given, parameter)
+            elif parameter.is_meta:
+                raise ValueError(
+                    f"A parameter of shape {tuple(parameter.shape)} is on the meta device and has no"
+                    " weights that l2-init could hold on to: make the optimizer after the model's"
+                    " weights (model.to_empty(device=…), then initialise them)."
+                )
+            elif handed_on and parameter.requires_grad:
+                raise ValueError(
+                    "This group is held to initial weights (l2-init) that went with the optimizer that"
+                    " it comes from: keep that optimizer until the new one is made, or give"
+                    " initial_weights={parameter: weights}."
+                )
+            elif parameter.requires_grad:
+                self._initial_weights[parameter] = parameter.detach().clone()
+            else:
+                self._awaited.add(parameter)  # it stays where it is until it has a gradient
+            HOLDERS[parameter] = weakref.ref(self)
+
+    def _settle(self, index: int, group: dict[str, Any]) -> None:
+        """Decide how the decay of a complete group acts, and tell what the group got."""
+        if group["decoupled"] is None:
+            kind = self._base_decay(index, group)
+            group["decoupled"] = None if kind == "other" else kind == "decoupled"
+        self._sync_base_decay(index, group)
+        self._describe(group)
+
+    def _describe(self, group: dict[str, Any]) -> None:
+        needs_fan_in = group["regularizer"] == "syre" and group["sigma"] > 0
+        skips_some = needs_fan_in and NO_FAN_IN in group["fan_in"]
+        level = logging.WARNING if skips_some else logging.INFO
+        logger.log(level, "%s", describe_groups([group]))
+
+    def _base_decay(self, index: int, group: Mapping[str, Any]) -> BaseDecay:
+        """Say how the base decays this group; what was measured is measured once."""
+        if index not in self._measured:
+            kind = base_decay_of(self, self.base, group)
+            if self.base.__module__.startswith("torch.optim"):
+                return kind  # cheap, and a user may edit the group
+            self._measured[index] = kind
+        return self._measured[index]
+
+    def _sync_base_decay(self, index: int, group: dict[str, Any]) -> bool:
+        """Let the base decay what it can, as fast as torch can; return whether it does."""
+        settings = tuple([group[name] for name in SETTING_NAMES])
+        if self._checked.get(index) != settings:  # a user may edit a group
+            RegularizerSettings(*settings)
+            if self._kernels is not None:
+                self._kernels.check_group(group)
+            self._require_known_decay(index, group)
+            self._checked[index] = settings
+        self._follow_parameters(index, group)
+        by_base = self._base_decays(index, group)
+        wanted = group["strength"] if by_base else 0.0
+        found = group.get("weight_decay", wanted)
+        if found != wanted:
+            if found != self._written.get(index, found):
+                raise ValueError(NO_BASE_DECAY.format(found))
+            group["weight_decay"] = wanted
+        self._written[index] = wanted
+        return by_base
+
+    def _require_known_decay(self, index: int, group: Mapping[str, Any]) -> None:
+        """Refuse a decay of which it is not known how it should act beside the base."""
+        if not is_active(group):
+            return
+        by_base_alone = group["decoupled"] is None and has_zero_anchor(group)
+        if group["decoupled"] is not False and not by_base_alone:
+            if self._base_decay(index, group) == "other":
+                raise ValueError(
+                    f"{self.base.__name__}'s own weight decay is neither joined to the gradient nor a"
+                    " factor (1 - lr * weight_decay) before the step, as far as a few steps of it show:"
+                    f" regularizer={group['regularizer']!r} with decoupled={group['decoupled']!r} would"
+                    " be another kind of decay. Give decoupled=False, which joins it to the gradient"
+                    ' (for "weight-decay" too, if you compare the two).'
+                )
+            if group["decoupled"] and not isinstance(group.get("lr"), (int, float, Tensor)):
+                raise ValueError(
+                    f"decoupled=True scales the decay by the learning rate, and {self.base.__name__} has"
+                    f" lr={group.get('lr')!r}: give decoupled=False."
+                )
+
+    def _follow_parameters(self, index: int, group: dict[str, Any]) -> None:
+        """Notice parameters that took the place of others (a head that grew)."""
+        parameters = group["params"]
+        seen = self._seen.setdefault(index, list(parameters))
+        if len(group["fan_in"]) != len(parameters):
+            raise ValueError(
+                f"Group {index} has {len(parameters)} parameters, and had"
+                f" {len(group['fan_in'])} when it was added: add others with add_param_group."
+            )
+        if all(map(operator.is_, seen, parameters)):
+            return
+        if index in self._given_fan_in:
+            group["fan_in"] = replaced_fan_in(group["fan_in"], seen, parameters)
+        else:
+            group["fan_in"] = flat_fan_in(parameters)
+        new = [p for old, p in zip(seen, parameters, strict=True) if p is not old]
+        if group["regularizer"] == "l2-init":
+            self._hold_initial_weights(new, handed_on=False)
+        for old in set(seen).difference(parameters):
+            self._initial_weights.pop(old, None)
+        self._seen[index] = list(parameters)
+        self._describe(group)
+
+    def _base_decays(self, index: int, group: Mapping[str, Any]) -> bool:
+        """Whether the base's own weight decay does the part that draws toward zero.
+
+        With a zero anchor that is all, and equal to the base bit for bit. With another, strength *
+        theta is the base's and -strength * anchor joins the gradient, if the decay is coupled.
+        """
+        if group["regularizer"] == "none" or "weight_decay" not in group:
+            return False
+        kind = self._base_decay(index, group)
+        if kind == "none":
+            return False
+        if group["decoupled"] is not None and group["decoupled"] != (kind == "decoupled"):
+            return False
+        if kind == "other" and group["decoupled"] is not None:
+            return False
+        if has_zero_anchor(group):
+            return True
+        return (
+            not group["decoupled"]
+            and self._kernels is None  # which read all in one go
+            and self.base.__module__.startswith("torch.optim")  # whose decay we know
+            and group["anisotropy"] == 0
+            and not self._decay_commutes(group)
+            and getattr(self, "grad_scale", None) is None
+            and (group["regularizer"] != "syre" or NO_FAN_IN not in group["fan_in"])
+        )
+
+
+def is_active(group: Mapping[str, Any]) -> bool:
+    """Whether a group is regularized at all."""
+    return bool(group["regularizer"] != "none" and group["strength"] != 0)
+
+
+def _of_shape(weights: Tensor, parameter: Tensor) -> Tensor:
+    if weights.shape != parameter.shape:
+        raise ValueError(
+            f"initial_weights gives a parameter of shape {tuple(parameter.shape)} weights of shape"
+            f" {tuple(weights.shape)}: give its own."
+        )
+    return torch.empty_like(parameter).copy_(weights)
