@@ -72,7 +72,7 @@ def assert_same(found, expected, **tolerance):
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(
-            found[name], expected[name], msg=lambda text: name + text, **tolerance
+            found[name], expected[name], **tolerance
         )
 
 
