@@ -18,7 +18,7 @@ from plasticity.norms import (
     update_norm,
     weight_norm,
 )
-from plasticity.optimizer import RegularizedOptimizer
+from plasticity.optimizer import RegularizedOptimizer, anchor
 from plasticity.projectors import (
     broken_projector,
     expected_group_escape,
@@ -70,6 +70,7 @@ __all__ = [
     "ShiftedModel",
     "Tracker",
     "Trainability",
+    "anchor",
     "anchor_distance",
     "approximate_rank",
     "attention_heads",

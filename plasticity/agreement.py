@@ -91,8 +91,9 @@ def require_whole_optimizer() -> None:
         return
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
-            raise ValueError(
+        dealer = frame.f_locals.get("self")
+        if isinstance(dealer, module.ZeroRedundancyOptimizer):
+            raise ValueError(  # noqa: TRY004 - the type of nothing that was given
                 "ZeroRedundancyOptimizer deals the parameters out to optimizers that do not know each"
                 " other, and an anchor is drawn from the place of its parameter among all: use FSDP2"
                 " (torch.distributed.fsdp.fully_shard), which spreads the optimizer's state as well."

@@ -177,6 +177,7 @@ class RegularizedOptimizer(RegularizedGroups):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._hold_awaited()
         for index, group in enumerate(self.param_groups):
             self._sync_base_decay(index, group)
             targets = self._step_targets_of(index, group) if is_active(group) else None
@@ -186,6 +187,7 @@ class RegularizedOptimizer(RegularizedGroups):
     @torch.no_grad()
     def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
         """Let the base see gradients with the decay in them."""
+        self._hold_awaited()
         for index, group in enumerate(self.param_groups):
             if is_active(group) and not (by_base[index] and has_zero_anchor(group)):
                 self._join_group(index, group, by_base[index], joined)
@@ -200,9 +202,8 @@ class RegularizedOptimizer(RegularizedGroups):
         if not chosen:
             return
         parameters = [group["params"][place] for place in chosen]
-        if self._awaited:
-            self._hold_awaited(parameters)
-        anchors, factors = targets.anchors(chosen), targets.factors(chosen)
+        anchors: Any = targets.anchors(chosen)
+        factors = targets.factors(chosen)
         if group["decoupled"] or self._decay_commutes(group):
             if joined.moved:
                 return
@@ -243,16 +244,6 @@ class RegularizedOptimizer(RegularizedGroups):
             amount = amount * (1 - found_inf.to(parameter.device))
         return amount
 
-    def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
-        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
-        # and the same, and the decoupled one needs no second look at the gradients. But a small
-        # move of the weights alone is lost to rounding, where gradient and decay together are not.
-        if self.base is not torch.optim.SGD or group["momentum"] != 0:
-            return False
-        amount = group["lr"] * group["strength"]
-        coarsest = max(torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]})
-        return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
-
     # ---- anchors --------------------------------------------------------------------------------
 
     def anchor(self, parameter: Tensor) -> Tensor | None:
@@ -275,14 +266,14 @@ class RegularizedOptimizer(RegularizedGroups):
                     if parameter in self._awaited:  # frozen: it is where it began
                         return parameter.detach().clone()
                     found = make_anchor(group, place, self._initial_weights)
-                    return torch.zeros_like(parameter) if found is None else found.clone()
+                    return torch.zeros_like(parameter) if found is None else found.detach().clone()
         raise ValueError(
             f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
         )
 
-    def _hold_awaited(self, parameters: Sequence[Tensor]) -> None:
+    def _hold_awaited(self) -> None:
         """Keep the weights of parameters that were frozen until now, before they first move."""
-        for parameter in self._awaited.intersection(parameters):
+        for parameter in [p for p in self._awaited if p.grad is not None]:
             self._initial_weights[parameter] = parameter.detach().clone()
             self._awaited.remove(parameter)
 
@@ -408,4 +399,5 @@ def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:
             f"anchor() takes an optimizer made by regularized(…), or a wrapper of one, not"
             f" {type(optimizer).__name__}."
         )
-    return inside.anchor(parameter)
+    point: Tensor | None = inside.anchor(parameter)
+    return point

@@ -343,6 +343,16 @@ class RegularizedGroups(Optimizer):
             and (group["regularizer"] != "syre" or NO_FAN_IN not in group["fan_in"])
         )
 
+    def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
+        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
+        # and the same, and the decoupled one needs no second look at the gradients. But a small
+        # move of the weights alone is lost to rounding, where gradient and decay together are not.
+        if self.base is not torch.optim.SGD or group["momentum"] != 0:
+            return False
+        amount = group["lr"] * group["strength"]
+        coarsest = max(torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]})
+        return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
+
 
 def is_active(group: Mapping[str, Any]) -> bool:
     """Whether a group is regularized at all."""

@@ -51,8 +51,9 @@ def without_anchors(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int,
     for name, entry in state["state"].items():
         if isinstance(entry, Mapping) and ANCHOR in entry and name in places:
             anchors[places[name]] = entry[ANCHOR]
-            entry = {key: value for key, value in entry.items() if key != ANCHOR}
-        own[name] = entry
+            own[name] = {key: value for key, value in entry.items() if key != ANCHOR}
+        else:
+            own[name] = entry
     return {**state, "state": own}, anchors
 
 

@@ -124,6 +124,7 @@ COVERED_ELSEWHERE = {
     "bench_trainer": "test_bench",
     "hardware": "test_bench",
     "joining": "test_regularizers",
+    "saved_anchors": "test_regularized_groups",
     "optimizer": "test_regularizers",
     "table_kernel": "test_decay_kernel",
     "targets": "test_regularizers",

@@ -12,7 +12,7 @@ from torch import distributed, nn
 from plasticity import regularized
 
 sys.path.insert(0, str(Path(__file__).parent))
-import two_processes  # noqa: E402
+import two_processes
 
 sys.path.pop(0)
 
