@@ -94,9 +94,7 @@ def test_a_trained_agent_goes_on_with_its_anchors(tmp_path):
     more, _ = trained(tmp_path, "CartPole-v1", config, trained_agent=zip_file)
     assert more.num_timesteps == 512 or more._n_updates == 2 * model._n_updates
     for one, other in zip(model.policy.parameters(), more.policy.parameters(), strict=True):
-        assert torch.equal(
-            model.policy.optimizer.anchor(one), more.policy.optimizer.anchor(other)
-        )
+        assert torch.equal(model.policy.optimizer.anchor(one), more.policy.optimizer.anchor(other))
         assert not torch.equal(one, other)
 
 

@@ -62,9 +62,7 @@ def test_layer_decay_and_a_scheduler_of_timm():
         (theirs, lambda groups: torch.optim.AdamW(groups, lr=LR)),
         (ours, lambda groups: regularized(torch.optim.AdamW)(groups, **SYRE | {"sigma": 0.0})),
     ):
-        groups = timm_optim.param_groups_layer_decay(
-            model, weight_decay=STRENGTH, layer_decay=0.5
-        )
+        groups = timm_optim.param_groups_layer_decay(model, weight_decay=STRENGTH, layer_decay=0.5)
         optimizer = make(groups)
         schedule = timm_scheduler.CosineLRScheduler(optimizer, t_initial=4)
         take_steps(model, optimizer, lambda number, s=schedule: s.step(number + 1))

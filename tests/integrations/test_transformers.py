@@ -71,9 +71,7 @@ def weights(model):
 def assert_same(found, expected, **tolerance):
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(
-            found[name], expected[name], **tolerance
-        )
+        torch.testing.assert_close(found[name], expected[name], **tolerance)
 
 
 def by_hand(model, anchors, steps):
