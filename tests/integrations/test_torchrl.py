@@ -132,7 +132,7 @@ def test_target_networks_are_left_alone():
 
 
 def test_measuring_on_a_tensordict():
-    loss, actor, _ = loss_module()
+    _, actor, _ = loss_module()
     probe = batch().select("observation")
     kept = probe.clone()
     state = torch.get_rng_state()
