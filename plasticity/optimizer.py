@@ -264,9 +264,10 @@ class RegularizedOptimizer(RegularizedGroups):
                     if group["regularizer"] == "none" or not has_target(group, place):
                         return None
                     if parameter in self._awaited:  # frozen: it is where it began
-                        return parameter.detach().clone()
-                    found = make_anchor(group, place, self._initial_weights)
-                    return torch.zeros_like(parameter) if found is None else found.detach().clone()
+                        found: Tensor | None = parameter.detach()
+                    else:
+                        found = make_anchor(group, place, self._initial_weights)
+                    return torch.zeros_like(parameter) if found is None else found.clone()
         raise ValueError(
             f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
         )
