@@ -19,12 +19,15 @@ STRENGTH = 0.1
 SETTINGS = {"strength": STRENGTH, "sigma": 0.3}
 BASES = {"SGD": {"lr": 0.05}, "Adam": {"lr": 0.01}}
 REGULARIZERS = ("weight-decay", "syre", "l2-init")
+CASES = [(base, regularizer) for base in BASES for regularizer in REGULARIZERS]
 
 
 def network(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    # Widths that two ranks cannot halve: 7 rows are 4 and 3, 3 rows are 2 and 1.
-    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 3)).double()
+    # Rows that two ranks cannot halve: 7 are 4 and 3, and of 1 the second rank has none.
+    model = nn.Sequential(
+        nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 1), nn.Linear(1, 3)
+    ).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -160,8 +163,6 @@ def test_partitioned_optimizers_are_right_or_refused(two_ranks):
 
 # ---- FSDP2: each rank has some rows of every parameter -----------------------------------------------
 
-CASES = [(base, regularizer) for base in BASES for regularizer in REGULARIZERS]
-
 
 def shard(model):
     from torch.distributed.device_mesh import init_device_mesh
@@ -227,6 +228,40 @@ def test_fully_sharded_training_resumes_exactly(two_ranks):
         for regularizer in REGULARIZERS:
             whole, resumed = results[regularizer]
             assert_same(resumed, whole, rtol=0, atol=0)
+
+
+# ---- tensor parallelism: some rows of one weight, some columns of the next ---------------------------
+
+
+def tensor_parallel(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    mesh = init_device_mesh("cpu", (2,))
+    results = {}
+    for base, regularizer in CASES:
+        torch.manual_seed(5)
+        alone = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+        model = copy.deepcopy(alone)
+        parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        found = []
+        for each in (model, alone):
+            optimizer = make(each, base, regularizer, anchor_seed=3, anisotropy=0.3)
+            train(each, optimizer)
+            found.append(weights(each))
+        results[base, regularizer] = [gathered(found[0]), found[1]]
+    return results
+
+
+def test_tensor_parallel_ranks_are_one_process(two_ranks):
+    for results in two_ranks(tensor_parallel):
+        for base, regularizer in CASES:
+            found, expected = results[base, regularizer]
+            assert_same(found, expected, rtol=0, atol=1e-12)
 
 
 # ---- torch.distributed.checkpoint, in one process ---------------------------------------------------
