@@ -10,6 +10,7 @@ from plasticity.gradients import (
 from plasticity.groups import describe_groups, parameter_groups
 from plasticity.literal import ShiftedModel
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.muon_groups import muon_parameter_groups
 from plasticity.norms import (
     anchor_distance,
     feature_norm,
@@ -92,6 +93,7 @@ __all__ = [
     "gradient_norm",
     "group_escape_gradient",
     "group_projector",
+    "muon_parameter_groups",
     "neural_tangent_kernel",
     "neuron_swap_projector",
     "neuron_vectors",

@@ -8,6 +8,7 @@ applied apart from it. So nothing is guessed from a class's name or from the def
 from __future__ import annotations
 
 import inspect
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -137,41 +138,59 @@ def _path(
 ) -> Tensor:
     """Weights after each of a few steps with a decay of the base's own, in the gradient, or apart.
 
+    There is a parameter for each number of axes that those of the group have: some bases decay matrices
+    and vectors in different ways. In every other step the gradients are at right angles to the weights,
+    where some bases decay less.
+
     Returns:
-        Shape: (steps, 3, 4).
+        Shape: (steps, elements of all parameters).
     """
     device = next((p.device for p in group["params"]), torch.device("cpu"))
-    # Weights and gradients of like size, so that a decay may change a gradient's sign.
-    weight = torch.nn.Parameter(torch.linspace(-2.0, 2.5, 12).view(3, 4).to(device))
+    weights = [_weight(axes, device) for axes in sorted({p.dim() for p in group["params"]})]
     options = {
         name: value for name, value in group.items() if name not in ("params", "param_names")
     }
-    options |= {"params": [weight], "weight_decay": weight_decay}
+    options |= {"params": weights, "weight_decay": weight_decay}
     if isinstance(options.get("lr"), (int, float, Tensor)):
         options["lr"] = _LEARNING_RATE
     copy = base.__new__(base)
     copy.__dict__.update(optimizer.__dict__)
     copy.__dict__.update(state=defaultdict(dict), param_groups=[options])
+    visited = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         train = getattr(copy, "train", None)  # schedule-free optimizers are to be told
         if callable(train):
             train()
-        weights = []
         for number in range(_STEPS):
-            weight.mul_(apart)
+            torch._foreach_mul_(weights, apart)
 
             def closure(number: int = number) -> float:
-                wave = torch.arange(12, dtype=torch.float32, device=device).view(3, 4)
-                weight.grad = 0.2 * torch.sin(wave * (number + 1) + 0.5) + joined * weight.detach()
+                for weight in weights:
+                    weight.grad = _gradient(weight.detach(), number) + joined * weight.detach()
                 return 0.0
 
             closure()
             step_without_hooks(base)(copy, closure) if with_closure else step_without_hooks(base)(
                 copy
             )
-            weights.append(weight.detach().clone())
-    path = torch.stack(weights)
+            visited.append(torch.cat([weight.detach().flatten() for weight in weights]))
+    path = torch.stack(visited)
     if not path.isfinite().all():
         raise RuntimeError("the steps diverged")
     return path
+
+
+def _weight(axes: int, device: torch.device) -> torch.nn.Parameter:
+    """A parameter of that many axes, with weights of the gradients' size: a decay may turn a sign."""
+    shape = (3, 4, 2, 2, 2, 2, 2, 2)[:axes]
+    values = torch.linspace(-2.0, 2.5, math.prod(shape)).view(shape)
+    return torch.nn.Parameter(values.to(device))
+
+
+def _gradient(weight: Tensor, number: int) -> Tensor:
+    wave = torch.arange(weight.numel(), dtype=torch.float32, device=weight.device)
+    gradient = 0.2 * torch.sin(wave * (number + 1) + 0.5).view_as(weight)
+    if number % 2:
+        gradient -= weight * (gradient * weight).sum() / weight.square().sum()
+    return gradient

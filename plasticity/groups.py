@@ -1,57 +1,33 @@
-"""Which parameters are decayed, and the fan-in that scales each one's anchor."""
+"""Which parameters of a model are regularized, and what each group says of itself."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plasticity.fan_in import NO_FAN_IN, Layout, flat_fan_in, model_layouts
+from plasticity.parameter_names import matching_parameters, parameter_names, pattern_list
 from plasticity.settings import RegularizerSettings, require_integer
+
+__all__ = [
+    "NO_FAN_IN",
+    "checked_fan_in",
+    "describe_groups",
+    "flat_fan_in",
+    "parameter_groups",
+    "require_real",
+]
 
 logger = logging.getLogger("plasticity")
 
-NORMALIZATION_LAYERS: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,  # every batch and instance normalisation
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
-"""Layers whose affine parameters `parameter_groups` leaves alone unless asked."""
-
-NO_FAN_IN = 0
-"""Stands in a group's `fan_in` for a parameter that has none, so that syre leaves it alone."""
-
-
-def weight_fan_in(weight: Tensor) -> int | None:
-    """Inputs of one unit, by torch's convention: `size(1)` times the receptive field.
-
-    Args:
-        weight: Shape: (units, inputs, ...); a vector or scalar has no fan-in of its own.
-
-    Returns:
-        The fan-in, at least 1; None for a tensor of fewer than two dimensions.
-    """
-    return max(1, math.prod(weight.shape[1:])) if weight.dim() >= 2 else None
-
-
-def flat_fan_in(parameters: Iterable[Tensor]) -> list[int]:
-    """Fan-in of each parameter in a flat list: a vector takes that of the weight before it.
-
-    Returns:
-        One number for each parameter; `NO_FAN_IN` for a vector before any weight (a Stable-Baselines3
-        policy's `log_std`, say).
-    """
-    found: list[int] = []
-    latest = NO_FAN_IN
-    for parameter in parameters:
-        latest = weight_fan_in(parameter) or latest
-        found.append(latest)
-    return found
+MAX_NAMES = 6
+"""Names that a message lists before it counts the rest."""
 
 
 def checked_fan_in(given: object, count: int) -> list[int]:
@@ -80,17 +56,27 @@ def parameter_groups(
     decoupled: bool | None = None,
     anchor_seed: int | None = None,
     include_normalization: bool = False,
+    exclude: str | Iterable[str] = (),
+    exclude_biases: bool = False,
+    fan_in: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Split a model's parameters into a regularized group and one that is left alone.
 
-    Left alone are the affine parameters of normalisation layers, and vectors and scalars that
-    belong to no layer with a weight (a policy's `log_std`, a learnt temperature). What each group
-    got is logged at level INFO under the logger "plasticity" and told by `describe_groups`. All rows
-    of an embedding are regularized, that of its `padding_idx` too: put such a layer into a group of
-    its own if that row must stay zero.
+    Left alone are the affine parameters of normalisation layers, vectors and scalars that belong to
+    no layer with a weight (a policy's `log_std`, a layer scale), and what is excluded. What each
+    group got is logged at level INFO under the logger "plasticity" and told by `describe_groups`. All
+    rows of an embedding are regularized, that of its `padding_idx` too: exclude such a layer if that
+    row must stay zero.
+
+    The fan-in of each parameter is that of its layer: see `plasticity.fan_in.model_layouts`, which
+    knows torch's layers, transformers' transposed `Conv1D`, embeddings, and tokens by their names. A
+    parameter of two or more dimensions that is in none of these gets the fan-in of torch's
+    convention, `size(1)` times the receptive field, or the last size if the first of three or more
+    is 1. The group then lists it under "unknown_layouts", `describe_groups` says so, and under
+    syre with sigma > 0 a warning names it: give `fan_in`.
 
     Args:
-        model: Any module. Shared parameters are taken once, under their first name.
+        model: Any module. Shared parameters are taken once.
         regularizer: "none", "weight-decay", "syre" or "l2-init".
         strength: Of torch's `weight_decay`.
         sigma: Spread of syre's anchor, relative to the usual initialisation.
@@ -98,6 +84,12 @@ def parameter_groups(
         decoupled: As in `regularized`.
         anchor_seed: As in `regularized`.
         include_normalization: Regularize normalisation layers too; their fan-in counts as 1.
+        exclude: Patterns of names as `model.named_parameters()` gives them, in the form of `fnmatch`:
+            `["head.*", "*.bias"]`. A tied parameter is excluded by any of its names. A wrapped model's
+            (compiled, data-parallel) names count without the wrapper too.
+        exclude_biases: Leave alone the biases of all layers, normalisation layers included.
+        fan_in: Fan-ins, at least 1, by pattern: `{"*.w_in": 256}`. A bias follows its weight's, and
+            a vector that would be left alone for want of a fan-in is regularized with it.
 
     Returns:
         Parameter groups for a regularized optimizer; an empty group is left out. Several models go
@@ -105,67 +97,167 @@ def parameter_groups(
 
     Raises:
         TypeError: if a setting has the wrong type.
-        ValueError: if a setting is out of range, or the model has no parameters.
+        ValueError: if a setting is out of range, the model has no parameters, a pattern matches none
+            (the message names the nearest), two patterns give one parameter different fan-ins, or a
+            lazy layer has no shape yet.
     """
     settings = RegularizerSettings(regularizer, strength, sigma, anisotropy, decoupled, anchor_seed)
-    fan_in = model_fan_in(model, include_normalization=include_normalization)
-    if not fan_in:
-        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to optimize.")
-    decayed = [parameter for parameter, inputs in fan_in.items() if inputs != NO_FAN_IN]
-    alone = [parameter for parameter, inputs in fan_in.items() if inputs == NO_FAN_IN]
-    common = {
-        name: getattr(settings, name)
-        for name in ("sigma", "anisotropy", "decoupled", "anchor_seed")
-    }
-    groups: list[dict[str, Any]] = []
-    if decayed:
-        groups.append(
-            {"params": decayed, "regularizer": regularizer, "strength": strength}
-            | common
-            | {"fan_in": [fan_in[parameter] for parameter in decayed]}
-        )
-    if alone:
-        groups.append({"params": alone, "regularizer": "none", "strength": 0.0})
-    logger.info("%s", describe_groups(groups))
+    members = choose_members(
+        model,
+        include_normalization=include_normalization,
+        exclude=exclude,
+        exclude_biases=exclude_biases,
+        fan_in=fan_in,
+    )
+    groups = make_groups(members, settings)
+    report_groups(groups, members, settings)
     return groups
 
 
-def model_fan_in(
-    model: nn.Module, *, include_normalization: bool = False
-) -> dict[nn.Parameter, int]:
-    """Fan-in of every parameter of a model, by the layer that it belongs to.
+@dataclass(frozen=True)
+class Member:
+    """One parameter of a model on its way into a group."""
+
+    name: str
+    """Its first name, without wrappers."""
+
+    parameter: nn.Parameter
+    """The parameter."""
+
+    layout: Layout
+    """What it is."""
+
+    is_regularized: bool
+    """Whether it is decayed at all."""
+
+
+def choose_members(
+    model: nn.Module,
+    *,
+    include_normalization: bool,
+    exclude: str | Iterable[str],
+    exclude_biases: bool,
+    fan_in: Mapping[str, int] | None,
+) -> list[Member]:
+    """Say of every parameter of a model what it is and whether it is regularized.
 
     Args:
-        model: Any module. A shared parameter counts as its first owner's.
-        include_normalization: Count the fan-in of a normalisation layer's parameters as 1.
+        model: As in `parameter_groups`, as are the others.
+        include_normalization: Regularize normalisation layers.
+        exclude: Patterns of names.
+        exclude_biases: Leave biases alone.
+        fan_in: By pattern.
 
     Returns:
-        In the order of `model.parameters()`; `NO_FAN_IN` for what is to be left alone: parameters
-        of normalisation layers, and vectors that belong to no layer with a weight.
+        In the order of `model.parameters()`.
+
+    Raises:
+        TypeError: as `parameter_groups`.
+        ValueError: as `parameter_groups`.
     """
+    names = parameter_names(model)
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to optimize.")
+    layouts = model_layouts(model, _given_fan_in(fan_in, names))
+    excluded = {
+        parameter
+        for pattern in pattern_list("exclude", exclude)
+        for parameter in matching_parameters("exclude", pattern, names)
+    }
+    members = []
+    for parameter, layout in layouts.items():
+        is_alone = (
+            parameter in excluded
+            or layout.fan_in == NO_FAN_IN
+            or (layout.kind == "normalization" and not include_normalization)
+            or (layout.is_bias and exclude_biases)
+        )
+        members.append(Member(names[parameter][0], parameter, layout, not is_alone))
+    return members
+
+
+def _given_fan_in(
+    fan_in: Mapping[str, int] | None, names: dict[nn.Parameter, list[str]]
+) -> dict[nn.Parameter, int]:
+    if fan_in is None:
+        return {}
+    if not isinstance(fan_in, Mapping):
+        raise TypeError(
+            'fan_in must map patterns of parameter names to integers, such as {"*.w_in": 256},'
+            f" not {fan_in!r}."
+        )
     found: dict[nn.Parameter, int] = {}
-    for module in model.modules():
-        parameters = [p for p in module.parameters(recurse=False) if p not in found]
-        if isinstance(module, NORMALIZATION_LAYERS):
-            fan_in = [1 if include_normalization else NO_FAN_IN] * len(parameters)
-        else:
-            fan_in = _module_fan_in(module, parameters)
-        found.update(zip(parameters, fan_in, strict=True))
+    for pattern in pattern_list("fan_in", fan_in):
+        value = require_integer(f"fan_in[{pattern!r}]", fan_in[pattern], minimum=1)
+        for parameter in matching_parameters("fan_in", pattern, names):
+            if found.setdefault(parameter, value) != value:
+                raise ValueError(
+                    f"fan_in gives {names[parameter][0]!r} both {found[parameter]} and {value}: let"
+                    " its patterns match different parameters."
+                )
     return found
 
 
-def _module_fan_in(module: nn.Module, parameters: Sequence[Tensor]) -> list[int]:
-    """Fan-in within one module: a vector takes that of the module's weight."""
-    # The weight need not be among `parameters`: a tied layer's bias belongs to it all the same.
-    own = list(module.parameters(recurse=False))
-    for parametrized in getattr(module, "parametrizations", {}).values():
-        own += parametrized.parameters()  # where torch keeps the weight of such a layer
-    # The largest: a weight norm's length beside its direction has one input only.
-    first = max((weight_fan_in(p) or NO_FAN_IN for p in own), default=NO_FAN_IN)
-    return [
-        inputs or first if p.dim() >= 2 else first
-        for p, inputs in zip(parameters, flat_fan_in(parameters), strict=True)
+def make_groups(members: Sequence[Member], settings: RegularizerSettings) -> list[dict[str, Any]]:
+    """Make the group that is regularized and the one that is left alone; an empty one is left out."""
+    decayed = [member for member in members if member.is_regularized]
+    alone = [member for member in members if not member.is_regularized]
+    groups: list[dict[str, Any]] = []
+    if decayed:
+        group = {"params": [member.parameter for member in decayed], **asdict(settings)}
+        group["fan_in"] = [member.layout.fan_in for member in decayed]
+        unknown = [member.name for member in decayed if member.layout.kind == "unknown"]
+        groups.append(group | ({"unknown_layouts": unknown} if unknown else {}))
+    if alone:
+        parameters = [member.parameter for member in alone]
+        groups.append({"params": parameters, "regularizer": "none", "strength": 0.0})
+    return groups
+
+
+def report_groups(
+    groups: Sequence[dict[str, Any]], members: Sequence[Member], settings: RegularizerSettings
+) -> None:
+    """Log what the groups hold, and warn of layouts that are not known where anchors need them."""
+    logger.info("%s", describe_groups(groups))
+    warn_of_unknown_layouts(
+        {
+            member.name: (member.parameter, member.layout)
+            for member in members
+            if member.is_regularized
+        },
+        settings,
+    )
+
+
+def warn_of_unknown_layouts(
+    members: Mapping[str, tuple[nn.Parameter, Layout]], settings: RegularizerSettings
+) -> None:
+    """Log a warning that names the parameters whose anchors are scaled by a guess, if there are any.
+
+    Args:
+        members: The regularized parameters of one group and their layouts, by name.
+        settings: Of the group: anchors are scaled under syre with sigma > 0.
+    """
+    unknown = [
+        f"{name} {tuple(parameter.shape)} gets {layout.fan_in}"
+        for name, (parameter, layout) in members.items()
+        if layout.kind == "unknown"
     ]
+    if unknown and settings.regularizer == "syre" and settings.sigma > 0:
+        logger.warning(
+            "The layout of %d parameter%s is not known, and syre's anchors are scaled by a guess of"
+            ' the fan-in: %s. Give parameter_groups fan_in={"pattern": inputs of one unit}, or give'
+            " the module of a matrix attributes in_features and out_features.",
+            len(unknown),
+            "s" * (len(unknown) != 1),
+            listed(unknown),
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are; "none" of an empty one."""
+    more = len(names) - MAX_NAMES
+    return (", ".join(names[:MAX_NAMES]) or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def describe_groups(groups: Sequence[dict[str, Any]] | Optimizer) -> str:
@@ -200,6 +292,8 @@ def _describe(group: dict[str, Any]) -> str:
     borrowed = [p for p, inputs in zip(parameters, fan_in, strict=True) if inputs and p.dim() < 2]
     if borrowed:
         text += f"; {_amount(borrowed)} in vectors take the fan-in of their layer's weight"
+    if group.get("unknown_layouts"):
+        text += f"; of unknown layout, with a guessed fan-in: {listed(group['unknown_layouts'])}"
     if undecayed and group["sigma"] > 0:
         text += f"; not decayed: {_amount(undecayed)} in vectors before any weight"
     return text

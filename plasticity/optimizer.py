@@ -125,6 +125,7 @@ class RegularizedOptimizer(RegularizedGroups):
         self._constructed = False
         self._forget()
         super().__init__(params, *args, **kwargs)
+        self._require_own_groups()
         self._require_some_active()
         if anchor_seed is None:
             self._agree_on_seed()

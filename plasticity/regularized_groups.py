@@ -80,6 +80,15 @@ class RegularizedGroups(Optimizer):
         self._seen: dict[int, list[Tensor]] = {}
         self._written: dict[int, float] = {}
 
+    def _require_own_groups(self) -> None:
+        """Refuse a base that puts others in the place of the groups that it was given."""
+        if any("anchor_position" not in group for group in self.param_groups):
+            raise ValueError(
+                f"{self.base.__name__} has groups that it did not add by add_param_group: it steps another"
+                " optimizer inside, or makes its groups by itself. Regularize the optimizer inside, if it"
+                f" takes one: {self.base.__name__}(regularized(torch.optim.Adam)(…), …)."
+            )
+
     def _require_some_active(self) -> None:
         """Refuse settings that no group heeds."""
         regularizer, strength = self.defaults["regularizer"], self.defaults["strength"]

@@ -80,7 +80,7 @@ def require_saved_anchors(
                 raise ValueError(
                     f"The saved state says that group {index} is held to its initial weights (l2-init),"
                     f" and lacks those of parameter {place}: save the whole state_dict() of the"
-                    " optimizer. To hold on to the weights of now, take the regularizer out of the saved"
-                    " groups."
+                    " optimizer (torch.distributed.checkpoint's flattened form drops them). To hold on"
+                    " to the weights of now, take the regularizer out of the saved groups."
                 )
             place += 1

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity import regularizers
-from plasticity.groups import NO_FAN_IN, model_fan_in
+from plasticity.fan_in import NO_FAN_IN, model_layouts
+from plasticity.groups import warn_of_unknown_layouts
 from plasticity.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
 from plasticity.settings import SETTING_NAMES, RegularizerSettings
@@ -145,14 +146,16 @@ def _policy_groups(
 ) -> list[dict[str, Any]]:
     """Divide the parameters into the three groups; an empty one is left out."""
     wanted = set(parameters)
-    fan_in = model_fan_in(policy)
+    layouts = model_layouts(policy)
     taken = _parameters_of_parts(policy)
     members: dict[str, list[tuple[str, nn.Parameter]]] = {ACTOR: [], CRITIC: [], LEFT_ALONE: []}
     for name, parameter in policy.named_parameters():
         if parameter not in wanted:
             continue
         is_log_std = name.split(".")[-1] == "log_std"  # SAC's layer of that name has a ".weight"
-        if is_log_std or fan_in[parameter] == NO_FAN_IN or parameter in taken:
+        layout = layouts[parameter]
+        is_alone = layout.kind == "normalization" or layout.fan_in == NO_FAN_IN
+        if is_log_std or is_alone or parameter in taken:
             members[LEFT_ALONE].append((name, parameter))
         else:
             members[role_of(name) or _undecided(name, settings)].append((name, parameter))
@@ -163,7 +166,8 @@ def _policy_groups(
             seed = settings[role].anchor_seed
             seed = torch.initial_seed() if seed is None else seed
             group |= asdict(settings[role]) | {"anchor_seed": child_seed(seed, role)}
-            group["fan_in"] = [fan_in[parameter] for _, parameter in named]
+            group["fan_in"] = [layouts[parameter].fan_in for _, parameter in named]
+            warn_of_unknown_layouts({n: (p, layouts[p]) for n, p in named}, settings[role])
         if named:
             groups.append(group)
     return groups

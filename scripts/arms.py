@@ -257,7 +257,7 @@ def summary(
     confidence: float,
     positions: Sequence[int] | None = None,
 ) -> dict[str, Estimate | None]:
-    """Mean over seeds with its interval, at each of `MOMENTS`.
+    """Mean over seeds with its intervals, at each of `MOMENTS`.
 
     Args:
         arm: Whose runs.

@@ -18,7 +18,6 @@ from plasticity.scripts.arms import (
 )
 from plasticity.scripts.metric_names import compared_at, headlines, in_words, place_text
 from plasticity.scripts.run_folders import Run
-from plasticity.scripts.statistics import MAX_EXACT_COUNT
 from plasticity.settings import nearest
 
 PREFERRED_BASELINES = ("weight-decay", "none")
@@ -181,18 +180,17 @@ def _run_notes(arms: Sequence[Arm]) -> list[str]:
 
 
 def _interval_notes(arms: Sequence[Arm], confidence: float) -> list[str]:
-    fewest = min(len(arm.started) for arm in arms)
-    text = f"In brackets: {100 * confidence:g} % percentile bootstrap intervals over seeds"
-    if fewest == 1:
+    share = f"{100 * confidence:g} %"
+    text = f"In brackets: {share} t intervals of the mean over seeds (Student's, paired for differences)"
+    if max(len(arm.started) for arm in arms) == 1:
         return [f"{text}; one seed gives none."]
-    if fewest <= MAX_EXACT_COUNT:
-        # All n values lie on one side of the median with probability 2 * (1/2)^n.
-        holds = 100 * (1 - 2.0 ** (1 - fewest))
-        return [
-            f"{text}. They are rough: with {fewest} seeds even the whole range of the seeds holds"
-            f" the median of all possible seeds in {holds:.0f} of 100 cases only."
-        ]
-    return [f"{text}."]
+    return [
+        f"{text}, which hold it as often as they say if seeds scatter as a normal distribution does;"
+        " a few seeds cannot show whether they do. Those of shares end at 0 and 100 %.",
+        f"In parentheses: {share} percentile bootstrap intervals. They assume no distribution, but are"
+        " too narrow with few seeds: those of 95 % hold the mean of a normal distribution in 74, 84"
+        " and 90 of 100 cases at 3, 5 and 10 seeds.",
+    ]
 
 
 def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:

@@ -54,7 +54,7 @@ class ReportConfig:
     The page has all of them."""
 
     confidence: float = 0.95
-    """Of the bootstrap intervals over seeds, 0.5 to below 1."""
+    """Of the intervals over seeds, 0.5 to below 1."""
 
     out: Path | None = None
     """Folder to write to, made if missing. None: the folder of runs."""

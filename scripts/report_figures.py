@@ -102,7 +102,7 @@ def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
 def _note(comparison: Comparison, *, has_marks: bool) -> str:
     parts = ["thin lines: single seeds"]
     if any(len(arm.started) > 1 for arm in comparison.chosen):
-        parts.insert(0, f"band: {100 * comparison.confidence:g} % bootstrap interval of the mean")
+        parts.insert(0, f"band: {100 * comparison.confidence:g} % t interval of the mean")
     if any(arm.diverged for arm in comparison.chosen):
         parts.append("cross: diverged")
     if has_marks:
@@ -151,7 +151,7 @@ def _panel(comparison: Comparison, metric: str) -> Panel:
         ),
         from_zero=bool(layer),
         top=100.0 if is_percent(metric) else TOPS.get(family),
-        bottom=BOTTOMS.get(family),
+        bottom=0.0 if is_percent(metric) else BOTTOMS.get(family),
         marks=change_marks(comparison),
     )
 

@@ -123,6 +123,9 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
     against = comparison.baseline
     lead = f"{_count(arms, 'arm')}, {_count(len(seeds), 'seed')}"
     lead += f"; differences to {against.label}, paired by seed" if against is not None else ""
+    if len(seeds) > 1:
+        share = f"{100 * comparison.confidence:g} %"
+        lead += f". Figures are means over seeds, with [{share} t interval] and ({share} bootstrap interval)"
     parts = [f"<h2>{escape(comparison.benchmark)}</h2>", f'<p class="lead">{escape(lead)}.</p>']
     if comparison.is_sweep:
         parts.append(_table(best_table(comparison)))

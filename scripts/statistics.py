@@ -1,4 +1,4 @@
-"""Means over seeds with bootstrap intervals, and differences paired by seed: pure functions."""
+"""Means over seeds with their intervals, and differences paired by seed: pure functions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ NUM_DRAWS = 10_000
 Array = NDArray[np.float64]
 
 
+Interval = tuple[float, float]
+"""Lower and upper end."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds, and how far it can be trusted."""
@@ -29,14 +33,14 @@ class Estimate:
     mean: float
     """Of the values."""
 
-    low: float | None
-    """Lower end of the interval; None with one seed."""
-
-    high: float | None
-    """Upper end of the interval; None with one seed."""
-
     count: int
     """Number of seeds, at least 1."""
+
+    t: Interval | None
+    """Student's t interval of the mean; None with one seed."""
+
+    bootstrap: Interval | None
+    """Percentile bootstrap interval of the mean; None with one seed. With few seeds it is too narrow."""
 
 
 def require_confidence(confidence: object) -> float:
@@ -50,11 +54,17 @@ def require_confidence(confidence: object) -> float:
 
 
 def estimate(values: Iterable[float | None], confidence: float = 0.95) -> Estimate | None:
-    """Mean of one value per seed, with its percentile bootstrap interval (Efron, 1979).
+    """Mean of one value per seed, with both of its intervals.
+
+    - Student's t: mean ± t * s / sqrt(n), exact at any number of seeds if the values are normal.
+    - Percentile bootstrap (Efron, 1979): no assumption on the values, but it holds the mean too
+      rarely with few seeds. Of normal values, a 95 % one does so in 74, 84 and 90 of 100 cases
+      at 3, 5 and 10 seeds.
 
     Args:
         values: One per seed; None is a seed without a value, and is left out.
-        confidence: Share of the resampled means that the interval holds, 0.5 to below 1.
+        confidence: Share of cases in which the t interval holds the mean, and of the resampled
+            means that the bootstrap's holds, 0.5 to below 1.
 
     Returns:
         None without any value.
@@ -62,16 +72,16 @@ def estimate(values: Iterable[float | None], confidence: float = 0.95) -> Estima
     Raises:
         ValueError: if a value is not finite, or the confidence is out of range.
     """
+    require_confidence(confidence)
     present = np.array([value for value in values if value is not None], dtype=np.float64)
     if not np.isfinite(present).all():
         raise ValueError(f"Values must be finite or None, not {present.tolist()}.")
     if present.size == 0:
-        require_confidence(confidence)
         return None
     mean, low, high = (float(end[0]) for end in bands(present[:, None], confidence))
-    if math.isnan(low):
-        return Estimate(mean, None, None, 1)
-    return Estimate(mean, low, high, present.size)
+    if present.size == 1:
+        return Estimate(mean, 1, None, None)
+    return Estimate(mean, present.size, (low, high), _percentile_interval(present, confidence))
 
 
 def paired_estimate(
@@ -79,7 +89,7 @@ def paired_estimate(
     baseline: Mapping[int, float | None],
     confidence: float = 0.95,
 ) -> Estimate | None:
-    """Mean of the differences `values - baseline`, seed by seed, with its interval.
+    """Mean of the differences `values - baseline`, seed by seed, with its intervals.
 
     What a seed does to both methods (the stream, the weights, the data order) cancels out.
 
@@ -100,7 +110,7 @@ def paired_estimate(
 
 
 def bands(values: Array, confidence: float = 0.95) -> tuple[Array, Array, Array]:
-    """Means over seeds and both ends of their intervals, column by column.
+    """Means over seeds and both ends of their t intervals, column by column.
 
     Args:
         values: NaN where a seed has no value. Shape: (seeds, columns).
@@ -115,29 +125,39 @@ def bands(values: Array, confidence: float = 0.95) -> tuple[Array, Array, Array]
     counts = np.isfinite(values).sum(axis=0)
     for count in np.unique(counts[counts > 0]):
         columns = counts == count
-        # NaN sorts last. In sorted order the interval does not depend on the order of the seeds.
+        # NaN sorts last. In sorted order the sums do not depend on the order of the seeds.
         present = np.sort(values[:, columns], axis=0)[:count]
         # Rounding may carry a mean of equal values past them.
-        mean[columns] = np.clip(present.mean(axis=0), present[0], present[-1])
+        middle = np.clip(present.mean(axis=0), present[0], present[-1])
+        mean[columns] = middle
         if count > 1:
-            ends = _percentile_interval(present, confidence)
-            low[columns], high[columns] = np.clip(ends, present[0], present[-1])
+            deviation = np.sqrt(((present - middle) ** 2).sum(axis=0) / (count - 1))
+            reach = _t_quantile(int(count) - 1, confidence) * deviation / math.sqrt(count)
+            low[columns], high[columns] = middle - reach, middle + reach
     return mean, low, high
 
 
-def _percentile_interval(values: Array, confidence: float) -> tuple[Array, Array]:
-    """Ends of the interval of each column's resampled means; values (seeds, columns), finite."""
-    weights, probabilities = _resamples(values.shape[0])
+@cache
+def _t_quantile(degrees: int, confidence: float) -> float:
+    """Value that a t variable stays below, in size, with the chance of the confidence."""
+    from scipy.special import stdtrit  # noqa: PLC0415  (a tenth of a second, for reports only)
+
+    return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
+
+
+def _percentile_interval(values: Array, confidence: float) -> Interval:
+    """Ends of the interval of the resampled means; values (seeds,), finite."""
+    values = np.sort(values)  # then the interval does not depend on the order of the seeds
+    weights, probabilities = _resamples(values.size)
     means = weights @ values
-    order = np.argsort(means, axis=0, kind="stable")
-    ordered = np.take_along_axis(means, order, axis=0)
-    chances = probabilities[order]
+    order = np.argsort(means, kind="stable")
+    ordered, chances = means[order], probabilities[order]
     tail = (1.0 - confidence) / 2.0 - 1e-12  # below it only by rounding
     # Each end is the first mean, counted from outside, with a tail's worth of chance at or beyond it.
-    first = np.argmax(np.cumsum(chances, axis=0) >= tail, axis=0)
-    last = -1 - np.argmax(np.cumsum(chances[::-1], axis=0) >= tail, axis=0)
-    columns = np.arange(values.shape[1])
-    return ordered[first, columns], ordered[last, columns]
+    first = np.argmax(np.cumsum(chances) >= tail)
+    last = -1 - np.argmax(np.cumsum(chances[::-1]) >= tail)
+    low, high = np.clip([ordered[first], ordered[last]], values[0], values[-1])
+    return float(low), float(high)
 
 
 @cache

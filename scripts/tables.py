@@ -56,7 +56,7 @@ def format_values(values: Sequence[float], metric: str, *, signed: bool = False)
 
 
 def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: bool = False) -> Cell:
-    """A mean over seeds with its interval.
+    """A mean over seeds with its t interval in brackets and its bootstrap interval in parentheses.
 
     Args:
         found: None where no seed has a value.
@@ -66,9 +66,15 @@ def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: boo
     """
     if found is None:
         return Cell(NO_VALUE)
-    ends = [end for end in (found.low, found.high) if end is not None]
-    text, *interval = format_values([found.mean, *ends], metric, signed=signed)
-    details = [f"[{', '.join(interval)}]" if interval else "one seed"]
+    intervals = [ends for ends in (found.t, found.bootstrap) if ends is not None]
+    every = [found.mean, *(end for ends in intervals for end in ends)]
+    if is_percent(metric) and not signed:  # a share: no mean lies beyond 0 and 1
+        every = [min(max(value, 0.0), 1.0) for value in every]
+    text, *ends = format_values(every, metric, signed=signed)
+    details = ["one seed"]
+    if ends:
+        # Which is which is said in the notes of a comparison, and on top of a page.
+        details = [f"[{ends[0]}, {ends[1]}]", f"({ends[2]}, {ends[3]})"]
     if found.count != runs:
         details.append(f"{found.count} of {runs} seeds")
     return Cell(text, tuple(details))

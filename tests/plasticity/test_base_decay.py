@@ -51,6 +51,11 @@ class Foreign(torch.optim.Optimizer):
                     p.mul_(1 - lr * decay)
                 elif group["form"] == "fixed":  # by the strength alone, whatever the rate
                     p.mul_(1 - decay)
+                elif group["form"] == "matrices":  # as in Kron, vectors are left alone
+                    p.mul_(1 - lr * decay * (p.dim() > 1))
+                elif group["form"] == "projected":  # as in AdamP, less at right angles
+                    cosine = (gradient * p).sum() / (gradient.norm() * p.norm() + 1e-12)
+                    p.mul_(1 - lr * decay * (0.1 if cosine.abs() < 1e-3 else 1.0))
                 update = gradient.sign()
                 if group["form"] == "late":
                     update = update + decay * p.sign()
@@ -112,15 +117,34 @@ def test_lion_moves_a_weight_by_its_own_decay():
         torch.testing.assert_close(parameter.detach(), torch.full((2, 2), 1 - 1e-3))
 
 
-@pytest.mark.parametrize("form", ["fixed", "late"])
+@pytest.mark.parametrize("form", ["fixed", "late", "matrices", "projected"])
 @pytest.mark.parametrize("decoupled", [None, True])
 def test_a_decay_of_another_kind_is_refused_by_name(form, decoupled):
-    parameter = nn.Parameter(torch.ones(2, 2))
+    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
     with pytest.raises(ValueError, match=r"Foreign's own weight decay.*Give decoupled=False"):
-        regularized(Foreign)([parameter], form=form, decoupled=decoupled, **SYRE)
+        regularized(Foreign)(parameters, form=form, decoupled=decoupled, **SYRE)
     # Where nothing is drawn to an anchor, the base's own decay is what is asked for.
-    ours = regularized(Foreign)([parameter], form=form, regularizer="weight-decay", strength=0.1)
+    ours = regularized(Foreign)(parameters, form=form, regularizer="weight-decay", strength=0.1)
     assert ours.param_groups[0]["weight_decay"] == 0.1
+
+
+def test_only_the_shapes_of_the_group_are_measured():
+    """Matrices alone are decayed in the ordinary way (and Muon takes no others)."""
+    optimizer = regularized(Foreign)([nn.Parameter(torch.ones(2, 2))], form="matrices", **SYRE)
+    assert optimizer.param_groups[0]["decoupled"] is True
+
+
+class Wrapping(torch.optim.Optimizer):
+    """A base that steps another optimizer, whose groups it shows as its own."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+        self.param_groups = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=lr).param_groups
+
+
+def test_a_base_with_groups_of_another_is_refused():
+    with pytest.raises(ValueError, match=r"Wrapping has groups.*Regularize the optimizer inside"):
+        regularized(Wrapping)([nn.Parameter(torch.ones(2, 2))], **SYRE)
 
 
 def test_a_group_that_turns_to_an_unknown_decay_is_refused():

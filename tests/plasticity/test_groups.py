@@ -1,4 +1,4 @@
-"""Fan-in by hand, and which parameters are left alone."""
+"""Which parameters are regularized, with which fan-in, and what is said of them."""
 
 import logging
 
@@ -6,19 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.groups import describe_groups, flat_fan_in, parameter_groups, weight_fan_in
-
-
-def test_fan_in_by_hand():
-    assert weight_fan_in(torch.empty(7, 5)) == 5
-    assert weight_fan_in(torch.empty(8, 3, 5, 5)) == 75  # 3 channels x 5 x 5
-    assert weight_fan_in(torch.empty(4)) is None
-    assert weight_fan_in(torch.empty(())) is None
-
-
-def test_flat_list_passes_the_fan_in_of_the_weight_before():
-    shapes = [(2,), (7, 5), (7,), (8, 3, 5, 5), (8,), (8,), ()]
-    assert flat_fan_in(map(torch.empty, shapes)) == [0, 5, 5, 75, 75, 75, 75]
+from plasticity import describe_groups, parameter_groups, regularized
 
 
 class Policy(nn.Module):
@@ -80,11 +68,175 @@ def test_description_of_a_single_element():
     assert text == "group 0: none, 1 tensor with 1 parameter"
 
 
-@pytest.mark.parametrize("make", ["weight_norm", "spectral_norm", "orthogonal"])
-def test_parametrized_layers_keep_their_bias(make):
-    layer = getattr(nn.utils.parametrizations, make)(nn.Linear(20, 8))
-    groups = parameter_groups(layer, regularizer="syre", strength=0.1)
-    fan_in = {
-        id(p): inputs for p, inputs in zip(groups[0]["params"], groups[0]["fan_in"], strict=True)
+# ---- what is excluded -------------------------------------------------------------------------------
+
+
+def regularized_names(model, **settings):
+    groups = parameter_groups(model, regularizer="syre", strength=0.1, **settings)
+    names = {p: n for n, p in model.named_parameters()}
+    every = [p for group in groups for p in group["params"]]
+    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))  # each one, once
+    chosen = [group for group in groups if group["regularizer"] == "syre"]
+    return {names[p] for group in chosen for p in group["params"]}
+
+
+def test_exclude_by_pattern():
+    policy = Policy()
+    assert regularized_names(policy, exclude=["head.*", "*.bias"]) == {"trunk.0.weight"}
+    assert regularized_names(policy, exclude="head.bias") == {
+        "trunk.0.weight",
+        "trunk.0.bias",
+        "head.weight",
     }
-    assert fan_in[id(layer.bias)] == 20
+    assert regularized_names(policy, exclude="*") == set()
+
+
+def test_what_is_excluded_is_left_alone():
+    policy = Policy()
+    decayed, alone = parameter_groups(
+        policy, regularizer="syre", strength=0.1, exclude="head.weight"
+    )
+    assert len(decayed["fan_in"]) == len(decayed["params"]) == 3
+    assert any(p is policy.head.weight for p in alone["params"])
+    assert (alone["regularizer"], alone["strength"]) == ("none", 0.0)
+
+
+def test_a_tied_parameter_is_excluded_by_any_of_its_names():
+    model = nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 4, bias=False)})
+    model["head"].weight = model["body"].weight
+    assert regularized_names(model, exclude="head.*") == {"body.bias"}
+
+
+def test_patterns_know_wrapped_models_by_their_own_names():
+    model = nn.DataParallel(Policy())
+    found = regularized_names(model, exclude=["head.*", "module.trunk.0.bias"])
+    assert found == {"module.trunk.0.weight"}
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"exclude: 'haed\.\*' matches no parameter.*'head\."):
+        regularized_names(Policy(), exclude=["trunk.*", "haed.*"])
+
+
+def test_exclude_biases():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.LSTM(3, 3), nn.Linear(3, 2, False))
+    weights = {"0.weight", "2.weight_ih_l0", "2.weight_hh_l0", "3.weight"}
+    assert regularized_names(model, exclude_biases=True) == weights
+    with_norms = regularized_names(model, exclude_biases=True, include_normalization=True)
+    assert with_norms == weights | {"1.weight"}
+
+
+def test_biases_of_parametrized_layers_are_biases():
+    layer = nn.Linear(3, 3)
+    nn.utils.parametrize.register_parametrization(layer, "bias", nn.Tanh(), unsafe=True)
+    assert regularized_names(layer, exclude_biases=True) == {"weight"}
+
+
+# ---- fan-ins ----------------------------------------------------------------------------------------
+
+
+class Mixer(nn.Module):
+    """Nothing says which axis holds the units."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(256, 16))
+        self.bias = nn.Parameter(torch.zeros(16))
+        self.activation = nn.PReLU()
+
+
+def fan_in_of(model, **settings):
+    groups = parameter_groups(model, regularizer="syre", strength=0.1, **settings)
+    names = {p: n for n, p in model.named_parameters()}
+    pairs = zip(groups[0]["params"], groups[0]["fan_in"], strict=True)
+    return {names[p]: inputs for p, inputs in pairs}
+
+
+def test_an_unknown_layout_is_reported(caplog):
+    with caplog.at_level(logging.INFO, logger="plasticity"):
+        groups = parameter_groups(Mixer(), regularizer="syre", strength=0.1)
+    assert groups[0]["fan_in"] == [16, 16]
+    text = describe_groups(groups)
+    assert "of unknown layout, with a guessed fan-in: mix" in text.splitlines()[0]
+    assert text in caplog.text
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "mix (256, 16) gets 16" in warning
+    assert 'fan_in={"pattern"' in warning
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"regularizer": "weight-decay", "strength": 0.1},
+        {"regularizer": "syre", "strength": 0.1, "sigma": 0.0},
+        {"regularizer": "syre", "strength": 0.1, "exclude": "mix"},
+        {"regularizer": "syre", "strength": 0.1, "fan_in": {"mix": 256}},
+    ],
+)
+def test_nobody_is_warned_where_no_anchor_is_scaled_by_a_guess(settings, caplog):
+    with caplog.at_level(logging.WARNING, logger="plasticity"):
+        parameter_groups(Mixer(), **settings)
+    assert caplog.text == ""
+
+
+def test_many_unknown_layouts_are_counted():
+    model = nn.ParameterList([torch.zeros(2, 2) for _ in range(9)])
+    text = describe_groups(parameter_groups(model, regularizer="syre", strength=0.1))
+    assert text.endswith("guessed fan-in: 0, 1, 2, 3, 4, 5 and 3 more")
+
+
+def test_a_known_model_has_nothing_to_report():
+    groups = parameter_groups(Policy(), regularizer="syre", strength=0.1)
+    assert "unknown_layouts" not in groups[0]
+    assert "unknown" not in describe_groups(groups)
+
+
+def test_fan_in_by_pattern():
+    assert fan_in_of(Mixer(), fan_in={"m?x": 256}) == {"mix": 256, "bias": 256}
+    assert fan_in_of(Mixer(), fan_in={"mix": 256, "*.weight": 1}) == {
+        "mix": 256,
+        "bias": 256,
+        "activation.weight": 1,
+    }
+    assert fan_in_of(nn.Embedding(9, 4), fan_in={"weight": 1}) == {"weight": 1}
+
+
+def test_a_given_fan_in_does_not_bring_normalization_in():
+    assert fan_in_of(Policy(), fan_in={"norm.*": 4}, exclude="log_std").keys() == {
+        "trunk.0.weight",
+        "trunk.0.bias",
+        "head.weight",
+        "head.bias",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "error", "message"),
+    [
+        ({"mux": 4}, ValueError, r"fan_in: 'mux' matches no parameter.*'mix'"),
+        ({"mix": 0}, ValueError, r"fan_in\['mix'\] must be at least 1: 0"),
+        ({"mix": 1.5}, TypeError, r"fan_in\['mix'\] must be an integer, not 1\.5"),
+        ({"mix": True}, TypeError, r"fan_in\['mix'\] must be an integer, not True"),
+        ({"m*": 4, "*x": 5}, ValueError, r"fan_in gives 'mix' both 4 and 5"),
+        (256, TypeError, r"fan_in must map patterns.*not 256"),
+        ({3: 4}, TypeError, r"fan_in takes patterns of parameter names.*not 3"),
+    ],
+)
+def test_bad_fan_ins_are_refused(fan_in, error, message):
+    with pytest.raises(error, match=message):
+        parameter_groups(Mixer(), regularizer="syre", strength=0.1, fan_in=fan_in)
+
+
+def test_the_anchor_of_a_transposed_layer_has_the_spread_of_its_inputs():
+    class Conv1D(nn.Module):
+        __module__ = "transformers.pytorch_utils"
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(16, 4096))
+
+    layer = Conv1D()
+    groups = parameter_groups(layer, regularizer="syre", strength=0.1, sigma=0.4, anchor_seed=0)
+    anchor = regularized(torch.optim.SGD)(groups, lr=0.1).anchor(layer.weight)
+    # 0.4 / sqrt(16) = 0.1; by torch's convention it was 0.4 / 64
+    assert anchor.std().item() == pytest.approx(0.1, rel=0.02)

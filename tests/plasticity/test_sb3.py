@@ -165,10 +165,8 @@ def fan_in_by_layer(policy):
                 ("weight", "bias"), layer.in_channels * layer.kernel_size[0] ** 2
             )
         elif isinstance(layer, nn.LSTM):
-            # A vector of a layer with several weights takes the largest fan-in.
-            largest = max(layer.input_size, layer.hidden_size)
-            inputs = dict.fromkeys(("bias_ih_l0", "bias_hh_l0"), largest)
-            inputs |= {"weight_ih_l0": layer.input_size, "weight_hh_l0": layer.hidden_size}
+            inputs = dict.fromkeys(("weight_ih_l0", "bias_ih_l0"), layer.input_size)
+            inputs |= dict.fromkeys(("weight_hh_l0", "bias_hh_l0"), layer.hidden_size)
         else:
             continue
         found.update({f"{name}.{key}": value for key, value in inputs.items()})

@@ -87,6 +87,22 @@ def test_name_that_does_not_say_whose_it_is():
         Policy(SYRE, NONE, trunk=nn.Linear(3, 3))
 
 
+def test_a_guessed_fan_in_is_told(caplog):
+    class Extractor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.zeros(256, 16))
+            self.log_std = nn.Parameter(torch.zeros(3, 3))  # left alone: nothing to guess
+
+    Policy(SYRE, SYRE, features_extractor=Extractor())
+    (warning,) = [r.getMessage() for r in caplog.records if "layout" in r.getMessage()]
+    assert "features_extractor.mix (256, 16) gets 16" in warning
+    assert "log_std" not in warning
+    caplog.clear()
+    Policy(NONE, SYRE, features_extractor=Extractor())  # its actor has no anchors
+    assert "layout" not in caplog.text
+
+
 def test_outside_of_a_policy_is_an_error():
     with pytest.raises(ValueError, match=r"no module.*use regularized\(…\) and parameter_groups"):
         policy_optimizer(torch.optim.Adam)(nn.Linear(2, 2).parameters(), actor=SYRE, critic=SYRE)

@@ -83,15 +83,21 @@ def write_three_seeds(root):
     write_run(root, "syre", 2, [0.82, 0.80, 0.60])
 
 
+# The reach of a t interval over seeds a - d, a, a + d is 4.3027 * d / sqrt(3) = 2.484 d; over two
+# seeds a - d, a + d it is 12.706 d. In parentheses: the bootstrap, with up to three seeds their range.
+
+
 def test_the_table_by_hand(tmp_path):
     write_three_seeds(tmp_path)
     rows = rows_of(compared(tmp_path))
     assert rows["syre"] == (
-        Cell("81.0", ("[80.0, 82.0]",)),  # 80, 81, 82: with three seeds the interval is the range
-        Cell("80.0", ("[80.0, 80.0]",)),  # no spread
-        Cell("65.0", ("[60.0, 70.0]",)),
-        Cell("75.3", ("[74.0, 76.7]",)),  # seeds: 230/3 = 76.67, 226/3 = 75.33, 222/3 = 74
-        Cell("+15.0", ("[+10.0, +20.0]",)),  # 70 - 60, 65 - 50, 60 - 40
+        Cell("81.0", ("[78.5, 83.5]", "(80.0, 82.0)")),  # 80, 81, 82
+        Cell("80.0", ("[80.0, 80.0]", "(80.0, 80.0)")),  # no spread
+        Cell("65.0", ("[52.6, 77.4]", "(60.0, 70.0)")),
+        # seeds: 230/3 = 76.67, 226/3 = 75.33, 222/3 = 74
+        Cell("75.3", ("[72.0, 78.6]", "(74.0, 76.7)")),
+        # 70 - 60, 65 - 50, 60 - 40
+        Cell("+15.0", ("[+2.6, +27.4]", "(+10.0, +20.0)")),
     )
     assert rows["weight-decay"][-1] == Cell("baseline")
 
@@ -99,17 +105,18 @@ def test_the_table_by_hand(tmp_path):
 def test_all_differences_by_hand(tmp_path):
     write_three_seeds(tmp_path)
     first, middle, last, average = rows_of(compared(tmp_path), full=True)["syre"][-4:]
-    assert first == Cell("-1.0", ("[-2.0, +0.0]",))  # 80 - 80, 81 - 82, 82 - 84
-    assert middle == Cell("+8.0", ("[+6.0, +10.0]",))  # 10, 8, 6
+    # 80 - 80, 81 - 82, 82 - 84
+    assert first == Cell("-1.0", ("[-3.5, +1.5]", "(-2.0, +0.0)"))
+    assert middle == Cell("+8.0", ("[+3.0, +13.0]", "(+6.0, +10.0)"))  # 10, 8, 6
     assert last.text == "+15.0"
     # (0 + 10 + 10)/3 = 6.67, (-1 + 8 + 15)/3 = 7.33, (-2 + 6 + 20)/3 = 8
-    assert average == Cell("+7.3", ("[+6.7, +8.0]",))
+    assert average == Cell("+7.3", ("[+5.7, +9.0]", "(+6.7, +8.0)"))
 
 
 def test_another_baseline_turns_the_difference(tmp_path):
     write_three_seeds(tmp_path)
     rows = rows_of(compared(tmp_path, "syre"))
-    assert rows["weight-decay"][-1] == Cell("-15.0", ("[-20.0, -10.0]",))
+    assert rows["weight-decay"][-1] == Cell("-15.0", ("[-27.4, -2.6]", "(-20.0, -10.0)"))
     assert rows["syre"][-1] == Cell("baseline")
 
 
@@ -135,10 +142,13 @@ def test_one_seed_has_no_interval(tmp_path):
     assert any("one seed gives none" in note for note in comparison.notes)
 
 
-def test_few_seeds_are_said_to_be_rough(tmp_path):
+def test_notes_say_which_interval_is_which(tmp_path):
     write_three_seeds(tmp_path)
-    # All of three seeds on one side of the median: 2 * (1/2)^3 = 1/4.
-    assert any("with 3 seeds" in n and "75 of 100" in n for n in compared(tmp_path).notes)
+    brackets, parentheses = (n for n in compared(tmp_path, confidence=0.9).notes if "seeds" in n)
+    assert brackets.startswith("In brackets: 90 % t intervals")
+    assert parentheses.startswith("In parentheses: 90 % percentile bootstrap intervals")
+    assert "too narrow with few seeds" in parentheses
+    assert "74, 84 and 90 of 100 cases at 3, 5 and 10 seeds" in parentheses
 
 
 def test_the_baseline_is_weight_decay_or_else_none_or_else_nothing(tmp_path):
@@ -164,10 +174,12 @@ def test_a_diverged_run_is_counted_and_left_out_from_there_on(tmp_path):
         comparison, "test_accuracy", comparison.arms, full=False
     ).rows
     assert name == Cell("none", ("3 seeds", "1 of 3 diverged"))
-    assert first == Cell("50.0", ("[10.0, 80.0]",))  # (80 + 60 + 10)/3
-    assert middle == Cell("50.0", ("[40.0, 60.0]", "2 of 3 seeds"))
-    assert last == Cell("30.0", ("[20.0, 40.0]", "2 of 3 seeds"))
-    assert average == Cell("50.0", ("[40.0, 60.0]", "2 of 3 seeds"))
+    # (80 + 60 + 10)/3; their deviation is sqrt(1300), the reach 4.3027 * 36.06 / sqrt(3) = 89.6,
+    # and no share lies beyond 0 and 100 %
+    assert first == Cell("50.0", ("[0.0, 100.0]", "(10.0, 80.0)"))
+    assert middle == Cell("50.0", ("[0.0, 100.0]", "(40.0, 60.0)", "2 of 3 seeds"))
+    assert last == Cell("30.0", ("[0.0, 100.0]", "(20.0, 40.0)", "2 of 3 seeds"))
+    assert average == Cell("50.0", ("[0.0, 100.0]", "(40.0, 60.0)", "2 of 3 seeds"))
     assert any("none, seed 2, diverged at task 1: it is left out" in n for n in comparison.notes)
 
 
@@ -190,7 +202,7 @@ def test_an_unfinished_run_shortens_its_arm(tmp_path):
     assert names["weight-decay"] == ("1 seed", "tasks 0, 2, 4")
     assert names["syre"] == ("2 seeds", "tasks 0, 1, 2", "1 of 2 unfinished")
     # Task 2: 0.9 and 0.7; the difference there, of seed 0 alone: 0.9 - 0.7.
-    assert rows_of(comparison)["syre"][2] == Cell("80.0", ("[70.0, 90.0]",))
+    assert rows_of(comparison)["syre"][2] == Cell("80.0", ("[0.0, 100.0]", "(70.0, 90.0)"))
     assert rows_of(comparison)["syre"][-1] == Cell("+20.0", ("one seed", "1 of 2 seeds"))
     assert any("its last task is 2, of 5 planned" in note for note in comparison.notes)
     assert any("where both have rows: 2 is the last" in note for note in comparison.notes)
@@ -357,7 +369,8 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
     ]
     page = read_page(written[0])
     # Nothing is loaded from anywhere: every figure is inside, byte for byte the file beside it.
-    assert "http" not in written[0].read_text(encoding="utf-8")
+    text = re.sub(r'src="data:[^"]*"', "", written[0].read_text(encoding="utf-8"))
+    assert "http" not in text  # four letters of a picture's may well be
     inside = [
         base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.sources
     ]

@@ -133,8 +133,9 @@ def test_settings_are_compared_by_the_average_return(tmp_path):
     assert table.columns[-1] == "average minus\nnone"
     # Seeds: (60 + 20)/2 = 40 and (62 + 22)/2 = 42, less (10 + 10)/2 = 10 and (12 + 10)/2 = 11.
     assert table.rows[1][-2:] == (
-        Cell("41.0", ("[40.0, 42.0]",)),
-        Cell("+30.5", ("[+30.0, +31.0]",)),
+        # two seeds a - d, a + d: the t interval is a +- 12.706 d
+        Cell("41.0", ("[28.3, 53.7]", "(40.0, 42.0)")),
+        Cell("+30.5", ("[+24.1, +36.9]", "(+30.0, +31.0)")),
     )
     (note,) = [note for note in comparison.notes if "stands for it" in note]
     assert "by episode return averaged over all steps" in note
@@ -242,14 +243,15 @@ def test_the_return_of_each_task_by_hand(tmp_path):
     assert columns == ("task", "none", "syre", "syre\nminus none")
     assert rows == {
         "0": (
-            Cell("17.5", ("[15.0, 20.0]",)),  # seeds: (10 + 20)/2 = 15, 20
-            Cell("22.5", ("[20.0, 25.0]",)),
-            Cell("+5.0", ("[+0.0, +10.0]",)),  # 25 - 15, 20 - 20
+            # seeds: (10 + 20)/2 = 15, 20; t: 12.706 * 2.5 = 31.8 to either side
+            Cell("17.5", ("[-14.3, 49.3]", "(15.0, 20.0)")),
+            Cell("22.5", ("[-9.3, 54.3]", "(20.0, 25.0)")),
+            Cell("+5.0", ("[-58.5, +68.5]", "(+0.0, +10.0)")),  # 25 - 15, 20 - 20
         ),
         "1": (
-            Cell("45.0", ("[30.0, 60.0]",)),  # 30, (50 + 70)/2 = 60
-            Cell("60.0", ("[40.0, 80.0]",)),
-            Cell("+15.0", ("[+10.0, +20.0]",)),  # 40 - 30, 80 - 60
+            Cell("45.0", ("[-145.6, 235.6]", "(30.0, 60.0)")),  # 30, (50 + 70)/2 = 60
+            Cell("60.0", ("[-194.1, 314.1]", "(40.0, 80.0)")),
+            Cell("+15.0", ("[-48.5, +78.5]", "(+10.0, +20.0)")),  # 40 - 30, 80 - 60
         ),
     }  # task 2 was cut short
 
@@ -291,7 +293,7 @@ def test_tasks_that_one_seed_lacks_are_left_out(tmp_path):
     write_run(tmp_path, "none", 0, {300: 1.0, 600: 1.0}, episodes=[(0, 1.0), (1, 2.0)])
     write_run(tmp_path, "none", 1, {300: 1.0}, episodes=[(0, 3.0)], planned=600)
     _, rows = task_rows(tmp_path)
-    assert rows == {"0": (Cell("2.00", ("[1.00, 3.00]",)),)}
+    assert rows == {"0": (Cell("2.0", ("[-10.7, 14.7]", "(1.0, 3.0)")),)}
 
 
 def test_image_runs_have_no_tasks_within(tmp_path):
