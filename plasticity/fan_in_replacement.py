@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from plasticity.groups import weight_fan_in
+from plasticity.fan_in import weight_fan_in
 
 
 def replaced_fan_in(

@@ -15,15 +15,6 @@ from plasticity.fan_in import NO_FAN_IN, Layout, flat_fan_in, model_layouts
 from plasticity.parameter_names import matching_parameters, parameter_names, pattern_list
 from plasticity.settings import RegularizerSettings, require_integer
 
-__all__ = [
-    "NO_FAN_IN",
-    "checked_fan_in",
-    "describe_groups",
-    "flat_fan_in",
-    "parameter_groups",
-    "require_real",
-]
-
 logger = logging.getLogger("plasticity")
 
 MAX_NAMES = 6

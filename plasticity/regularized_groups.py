@@ -15,14 +15,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from plasticity.agreement import agreed_seed
 from plasticity.base_decay import NO_BASE_DECAY, BaseDecay, base_decay_of
+from plasticity.fan_in import NO_FAN_IN, flat_fan_in
 from plasticity.fan_in_replacement import replaced_fan_in
-from plasticity.groups import (
-    NO_FAN_IN,
-    checked_fan_in,
-    describe_groups,
-    flat_fan_in,
-    require_real,
-)
+from plasticity.groups import checked_fan_in, describe_groups, require_real
 from plasticity.kernels import KernelSteps
 from plasticity.settings import (
     REGULARIZERS,

@@ -111,7 +111,11 @@ class RegularizerSettings:
 
 
 SETTING_NAMES = tuple(field.name for field in fields(RegularizerSettings))
-"""The keys that a regularized optimizer adds to every parameter group (and `fan_in`)."""
+"""The keys that a regularized optimizer adds to every parameter group."""
+
+DERIVED_KEYS = ("fan_in", "anchor_position", "unknown_layouts")
+"""More keys of its groups: what the anchors are scaled by and drawn from, and the names of parameters
+whose fan-in is a guess."""
 
 
 _MISSPELT_FROM = 0.7
@@ -132,7 +136,7 @@ def require_not_misspelt(key: str, foreign: Iterable[str], base_keys: Iterable[s
     Raises:
         ValueError: names the setting that is meant.
     """
-    own, base = (*SETTING_NAMES, "fan_in", "anchor_position"), tuple(base_keys)
+    own, base = (*SETTING_NAMES, *DERIVED_KEYS), tuple(base_keys)
     if key in own or key in base or key in foreign:
         return
     written = key.lower().replace("-", "_")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticity.anchors import anisotropy_factors, syre_anchor
-from plasticity.groups import NO_FAN_IN
+from plasticity.fan_in import NO_FAN_IN
 from plasticity.tensor_table import DrawnAnchor
 
 

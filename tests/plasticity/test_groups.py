@@ -240,3 +240,9 @@ def test_the_anchor_of_a_transposed_layer_has_the_spread_of_its_inputs():
     anchor = regularized(torch.optim.SGD)(groups, lr=0.1).anchor(layer.weight)
     # 0.4 / sqrt(16) = 0.1; by torch's convention it was 0.4 / 64
     assert anchor.std().item() == pytest.approx(0.1, rel=0.02)
+
+
+def test_groups_with_an_unknown_layout_go_into_an_optimizer():
+    groups = parameter_groups(Mixer(), regularizer="syre", strength=0.1)
+    optimizer = regularized(torch.optim.SGD)(groups, lr=0.1)
+    assert "guessed fan-in: mix" in describe_groups(optimizer)

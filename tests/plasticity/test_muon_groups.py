@@ -133,3 +133,17 @@ def test_nothing_for_muon_is_an_error():
         muon_parameter_groups(nn.Linear(4, 4), **SYRE)
     with pytest.raises(ValueError, match=r"adamw: 'heads\.\*' matches no parameter"):
         muon_parameter_groups(Network(), **SYRE, adamw="heads.*")
+
+
+def test_the_two_optimizers_draw_no_anchor_twice():
+    """As one optimizer over the four layers in this order."""
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(4)))
+    matrices, others = muon_parameter_groups(model, **SYRE, anchor_seed=3, adamw=["2.*", "3.*"])
+    muon = regularized(torch.optim.Muon)(matrices, lr=0.02)
+    adamw = regularized(torch.optim.AdamW)(others, lr=1e-3)
+    anchors = [muon.anchor(model[k].weight) for k in (0, 1)]
+    anchors += [adamw.anchor(model[k].weight) for k in (2, 3)]
+    whole = regularized(torch.optim.SGD)(model.parameters(), lr=0.1, anchor_seed=3, **SYRE)
+    for layer, anchor in zip(model, anchors, strict=True):
+        torch.testing.assert_close(anchor, whole.anchor(layer.weight))
+    assert len({anchor.sum().item() for anchor in anchors}) == 4
