@@ -14,6 +14,7 @@ from plasticity import regularized
 PACKAGES = ("lion_pytorch", "schedulefree", "pytorch_optimizer", "timm.optim")
 
 LR, STRENGTH, STEPS = 1e-2, 0.1, 5
+ARGUMENTS = {"Ranger21": {"num_iterations": 10}}  # beside lr
 SHAPES = ((6, 5), (6,), (3, 6))  # matrices and a vector: some bases decay the two otherwise
 
 
@@ -87,11 +88,15 @@ def train(make, closure=False, stretch=1.0):
     return nn.utils.parameters_to_vector(weights).detach(), optimizer
 
 
+def plain(base, **settings):
+    return lambda weights: base(weights, lr=LR, **ARGUMENTS.get(base.__name__, {}), **settings)
+
+
 def takes_closure(base):
     """Whether the base's step needs a closure; skips the base if it cannot step here at all."""
     for closure in (False, True):
         try:
-            train(lambda weights: base(weights, lr=LR), closure)
+            train(plain(base), closure)
         except Exception as error:  # each says in its own way that it needs a model, shapes, …
             reason = f"{base.__name__} does not step with lr alone: {type(error).__name__}"
         else:
@@ -101,7 +106,8 @@ def takes_closure(base):
 
 def make(base, regularizer, **settings):
     chosen = {"regularizer": regularizer, "strength": STRENGTH} | settings
-    return lambda weights: regularized(base)(weights, lr=LR, **chosen)
+    arguments = ARGUMENTS.get(base.__name__, {})
+    return lambda weights: regularized(base)(weights, lr=LR, **arguments, **chosen)
 
 
 def assert_same_decay(base, closure, **settings):
@@ -142,7 +148,7 @@ def test_syre_near_zero_is_weight_decay(base):
 
 def steps_another(base):
     """Whether the base makes an optimizer of its own inside, which knows nothing of ours."""
-    return isinstance(getattr(base(parameters(), lr=LR), "optimizer", None), torch.optim.Optimizer)
+    return isinstance(getattr(plain(base)(parameters()), "optimizer", None), torch.optim.Optimizer)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -153,11 +159,10 @@ def test_nothing_to_regularize_is_the_base_without_decay(base):
     if steps_another(base):
         pytest.skip("refused, as above")
     without = "weight_decay" in inspect.signature(base).parameters
-    plain = {"weight_decay": 0.0} if without else {}
-    expected, _ = train(lambda weights: base(weights, lr=LR, **plain), closure)
-    for settings in ({}, {"regularizer": "weight-decay", "strength": 0.0}):
+    expected, _ = train(plain(base, **({"weight_decay": 0.0} if without else {})), closure)
+    for settings in ({"regularizer": "none"}, {"strength": 0.0}):
         found, _ = train(
-            lambda weights, given=settings: regularized(base)(weights, lr=LR, **given), closure
+            make(base, **{"regularizer": "weight-decay", "strength": 0.0} | settings), closure
         )
         assert torch.equal(found, expected)
 
@@ -187,6 +192,68 @@ def test_a_schedule_free_decay_is_not_guessed(regularizer):
         lambda weights: schedulefree.AdamWScheduleFree(weights, lr=LR, weight_decay=STRENGTH)
     )
     assert torch.equal(found, expected)
+
+
+# ---- what some bases need beside a learning rate -----------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["Muon", "AdaMuon", "AdaGO", "NorMuon"])
+def test_groups_that_say_whether_to_use_muon(name):
+    """The key goes through, and what the base writes into a group is not taken for its user's."""
+    base = getattr(pytest.importorskip("pytorch_optimizer"), name)
+
+    def split(make):
+        return lambda weights: make(
+            [{"params": [weight], "use_muon": weight.dim() == 2} for weight in weights]
+        )
+
+    expected, _ = train(split(plain(base, weight_decay=STRENGTH)))
+    decayed, optimizer = train(split(make(base, "weight-decay")))
+    assert torch.equal(decayed, expected)
+    assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, True]
+    said = refusal(split(make(base, "syre", sigma=1e-12)))
+    if said is None:
+        found, _ = train(split(make(base, "syre", sigma=1e-12)))
+    else:
+        assert name in said
+        assert "decoupled=False" in said
+        decayed, _ = train(split(make(base, "weight-decay", decoupled=False)))
+        found, _ = train(split(make(base, "syre", sigma=1e-12, decoupled=False)))
+    # The orthogonalisation runs in bfloat16 (8 bits), and a step is 1e-2 at most.
+    torch.testing.assert_close(found, decayed, rtol=0, atol=STEPS * LR / 256)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("pytorch_optimizer", "AdaHessian"),
+        ("pytorch_optimizer", "SophiaH"),
+        ("timm.optim", "Adahessian"),
+    ],
+)
+def test_bases_that_differentiate_the_gradient(package, name):
+    """A gradient with a decay joined to it has no graph: only the base's own decay can be had."""
+    pytest.importorskip(package)
+    base = getattr(load(package), name)
+
+    def curved(make):
+        weights = parameters()
+        optimizer = make(weights)
+        torch.manual_seed(2)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss = sum((weight**4).sum() for weight in weights)
+            loss.backward(create_graph=True)
+            optimizer.step()
+        return nn.utils.parameters_to_vector(weights).detach()
+
+    expected = curved(plain(base, weight_decay=STRENGTH))
+    assert torch.equal(curved(make(base, "weight-decay")), expected)
+    for decoupled in (None, False):
+        with pytest.raises((RuntimeError, ValueError), match=name):
+            curved(make(base, "syre", sigma=0.3, decoupled=decoupled))
 
 
 # ---- optimizers that step another one ---------------------------------------------------------------
