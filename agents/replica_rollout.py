@@ -83,8 +83,8 @@ class ReplicaActing:
         """
         self.means.copy_(self._actor(self.observations))
         torch.add(self.means, self.noise, out=self.actions)
-        # A policy that diverged gives nan, which a simulator need not take.
-        moving = torch.where(self.moving, self.actions, 0.0)
+        # A policy that diverged gives nan, which a simulator need not take: Warp's ants refuse it.
+        moving = torch.where(self.moving & ~self.actions.isnan(), self.actions, 0.0)
         torch.clamp(moving, self._low, self._high, out=self.given)
 
 

@@ -18,10 +18,12 @@ from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from torch import nn
 
-import plasticity.tasks  # noqa: F401  (registers the environment)
 from plasticity.sb3 import PlasticityCallback, policy_kwargs
 
 Rows = list[dict[str, Any]]
+
+ENVIRONMENT = "plasticity.tasks:plasticity/SlipperyAntBullet-v0"
+"""Gymnasium imports what stands before the colon, which registers the environment, in workers too."""
 
 COLORS = {"none": "#666666", "weight-decay": "#D55E00", "syre": "#0072B2"}
 
@@ -32,9 +34,7 @@ def train(
     """Train for `steps` on four frictions in turn; the callback's rows."""
     torch.set_num_threads(1)  # networks this small are slower on more
     every = max(steps // measurements, 1)
-    env = gymnasium.make(
-        "plasticity/SlipperyAntBullet-v0", task_seed=seed, change_every=max(steps // 4, 1)
-    )
+    env = gymnasium.make(ENVIRONMENT, task_seed=seed, change_every=max(steps // 4, 1))
     model = PPO(
         "MlpPolicy",
         env,

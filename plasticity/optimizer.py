@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,13 @@ from torch import Tensor
 from plasticity.agreement import require_agreeing_weights, require_whole_optimizer
 from plasticity.base_decay import default_weight_decay, require_no_base_decay, step_without_hooks
 from plasticity.decay import decay_toward_, decayed_gradients
+from plasticity.initial_weights import InitialWeights
 from plasticity.joining import JoinedGradients
 from plasticity.kernels import KernelSteps, make_kernels
-from plasticity.regularized_groups import HOLDERS, RegularizedGroups, is_active
-from plasticity.saved_anchors import require_saved_anchors, with_anchors, without_anchors
+from plasticity.regularized_groups import is_active
+from plasticity.regularized_state import RegularizedState
 from plasticity.seeds import child_seed
-from plasticity.settings import SETTING_NAMES, RegularizerSettings
+from plasticity.settings import RegularizerSettings
 from plasticity.targets import (
     DrawnTargets,
     Targets,
@@ -28,7 +28,7 @@ from plasticity.targets import (
 )
 
 
-class RegularizedOptimizer(RegularizedGroups):
+class RegularizedOptimizer(RegularizedState):
     """Arguments and methods that every class made by `regularized` has beside those of its base.
 
     Not used by itself.
@@ -108,7 +108,7 @@ class RegularizedOptimizer(RegularizedGroups):
         if default_weight_decay(self.base) != 0:
             kwargs["weight_decay"] = 0.0
         seed = torch.initial_seed() if anchor_seed is None else anchor_seed
-        self._initial_weights = {}
+        self._initial_weights = InitialWeights()
         self._given_weights = initial_weights or {}
         self._awaited, self._given_fan_in, self._left_alone = set(), set(), False
         # `defaults` of the base, with these, makes the same optimizer again.
@@ -124,7 +124,8 @@ class RegularizedOptimizer(RegularizedGroups):
         }
         self._constructed = False
         self._forget()
-        super().__init__(params, *args, **kwargs)
+        super().__init__(self._with_read_decays(params), *args, **kwargs)
+        self._own_defaults = {}
         self._require_own_groups()
         self._require_some_active()
         if anchor_seed is None:
@@ -148,7 +149,7 @@ class RegularizedOptimizer(RegularizedGroups):
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: if a coupled decay meets a sparse gradient.
+            RuntimeError: if a coupled decay meets a sparse gradient, or one that the base may differentiate.
         """
         if self._kernels is not None and self._kernels.whole_step:
             return self._step_in_kernels(self._kernels, closure)
@@ -220,6 +221,13 @@ class RegularizedOptimizer(RegularizedGroups):
                 "A coupled decay cannot join a sparse gradient: give decoupled=True, or make the"
                 " gradient dense (nn.Embedding(sparse=False))."
             )
+        foreign = not self.base.__module__.startswith("torch.optim")
+        if foreign and any(gradient.requires_grad for gradient in gradients):
+            raise RuntimeError(
+                f"The gradients have a graph (backward(create_graph=True)), which {self.base.__name__} may"
+                " differentiate, and a decay that joins them has none: give decoupled=True, or"
+                ' regularizer="weight-decay", which is the base\'s own.'
+            )
         # torch negates the gradient before it decays
         strength = -group["strength"] if group.get("maximize", False) else group["strength"]
         if by_base and anchors is not None:
@@ -284,97 +292,15 @@ class RegularizedOptimizer(RegularizedGroups):
         drawn = None if self._kernels is None else self._kernels.drawn_targets(index, group)
         return self._targets_of(index, group) if drawn is None else drawn
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._targets: dict[int, Targets] = {}
+
     def _targets_of(self, index: int, group: dict[str, Any]) -> Targets:
         cached = self._targets.get(index)
         if cached is None or cached.recipe != target_recipe(group):
             cached = self._targets[index] = Targets(group, self._initial_weights)
         return cached
-
-    # ---- saving and loading ---------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as torch's. Syre adds only numbers to the groups.
-
-        L2-init adds the anchor of each parameter to the parameter's state, under "anchor".
-        """
-        state = super().state_dict()
-        if self._kernels is not None:
-            state = self._kernels.ordinary_state(state)
-        for group in state["param_groups"]:
-            # The base's part of a decay toward an anchor: half a decay, to the plain base.
-            if "weight_decay" in group and not has_zero_anchor(group):
-                group["weight_decay"] = 0.0
-        return with_anchors(state, self._every_parameter(), self._initial_weights)
-
-    def load_state_dict(self, state_dict: dict[str, Any], *, keep_settings: bool = False) -> None:
-        """Load a state as torch's. One of the plain base loads too: the settings here then stay.
-
-        Args:
-            state_dict: As `state_dict` gives it, or as the base does.
-            keep_settings: Keep the regularizer settings of this optimizer (`regularizer`, `strength`,
-                `sigma`, `anisotropy`, `decoupled`) where the saved ones differ, to go on with others.
-                The seed of the anchors and l2-init's anchors are those of the saved state in any case.
-
-        Raises:
-            TypeError: if a saved setting has the wrong type.
-            ValueError: if the groups do not fit, a saved setting is out of range, or a saved l2-init
-                lacks its anchors.
-        """
-        state_dict, anchors = without_anchors(state_dict)
-        saved_groups = state_dict["param_groups"]
-        if len(saved_groups) == len(self.param_groups):
-            saved_groups = [
-                self._loadable(group, saved, keep_settings)
-                for group, saved in zip(self.param_groups, saved_groups, strict=True)
-            ]
-            if not keep_settings:
-                require_saved_anchors(state_dict["param_groups"], self.param_groups, anchors)
-        super().load_state_dict({**state_dict, "param_groups": saved_groups})
-        every = self._every_parameter()
-        for place, anchor in anchors.items():
-            parameter = every[place]
-            self._initial_weights[parameter] = torch.empty_like(parameter).copy_(anchor)
-            self._awaited.discard(parameter)
-        self._forget()
-        for index, group in enumerate(self.param_groups):
-            self._sync_base_decay(index, group)
-
-    def _loadable(
-        self, group: Mapping[str, Any], saved: Mapping[str, Any], keep_settings: bool
-    ) -> dict[str, Any]:
-        """Complete a saved group with what this optimizer knows, and check it."""
-        own = {name: group[name] for name in (*SETTING_NAMES, "fan_in", "anchor_position")}
-        kept = [name for name in SETTING_NAMES if name != "anchor_seed"] if keep_settings else []
-        loaded = {**own, **saved, **{name: own[name] for name in kept}}
-        RegularizerSettings(**{name: loaded[name] for name in SETTING_NAMES})
-        if keep_settings and "weight_decay" in loaded:
-            loaded["weight_decay"] = 0.0  # the base's share of the saved decay; settled anew
-        if self._kernels is not None:
-            # Which form of torch's step a run had is no part of what it computed.
-            loaded.update({name: None for name in ("foreach", "fused") if name in loaded})
-            self._kernels.check_group(loaded)
-        return loaded
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._targets: dict[int, Targets] = {}
-
-    def _every_parameter(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The drawn anchors stay behind: they are made again from the seed.
-        kept = ("_own_defaults", "_initial_weights", "_awaited", "_given_fan_in")
-        own = {name: getattr(self, name) for name in kept}
-        return {**super().__getstate__(), **own, "_left_alone": False, "_constructed": True}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._given_weights = {}
-        self._kernels = make_kernels(self.defaults["kernel"], self.base)
-        self._forget()
-        for parameter in (*self._initial_weights, *self._awaited):
-            HOLDERS[parameter] = weakref.ref(self)
 
 
 def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.weak import WeakIdKeyDictionary
 
 from plasticity.agreement import agreed_seed
 from plasticity.base_decay import NO_BASE_DECAY, BaseDecay, base_decay_of
 from plasticity.fan_in import NO_FAN_IN, flat_fan_in
 from plasticity.fan_in_replacement import replaced_fan_in
 from plasticity.groups import checked_fan_in, describe_groups, require_real
+from plasticity.initial_weights import HOLDERS, InitialWeights, of_shape
 from plasticity.kernels import KernelSteps
 from plasticity.settings import (
     REGULARIZERS,
@@ -36,10 +36,6 @@ FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
 # Keys of `defaults` that are the optimizer's own and no group's.
 OPTIMIZER_KEYS = ("kernel", "initial_weights")
 
-HOLDERS: Any = WeakIdKeyDictionary()
-"""Weak references to the optimizers that hold the initial weights of parameters. A group that is handed on
-to another optimizer has only plain values in it, and its anchors are found here."""
-
 
 class RegularizedGroups(Optimizer):
     """Part of `RegularizedOptimizer`: its groups and their settings. Not used by itself."""
@@ -50,7 +46,7 @@ class RegularizedGroups(Optimizer):
     _own_defaults: dict[str, Any]
     """Settings and options that `defaults` has beside the base's."""
 
-    _initial_weights: dict[Tensor, Tensor]
+    _initial_weights: InitialWeights
     """L2-init's anchors, by parameter."""
 
     _given_weights: Mapping[Tensor, Tensor]
@@ -126,7 +122,8 @@ class RegularizedGroups(Optimizer):
             self.defaults.setdefault(name, value)
         # The caller's dict stays as it is; torch would write the defaults into it.
         group = dict(param_group)
-        base_keys = [key for key in self.defaults if key not in self._own_defaults]
+        own_keys = (*SETTING_NAMES, *OPTIMIZER_KEYS)
+        base_keys = [key for key in self.defaults if key not in own_keys]
         for key in group:
             require_not_misspelt(str(key), FOREIGN_GROUP_KEYS, base_keys)
         if group.get("differentiable", self.defaults.get("differentiable")):
@@ -134,7 +131,10 @@ class RegularizedGroups(Optimizer):
                 "differentiable=True cannot be regularized: the decay is joined in place. Add"
                 " strength / 2 * |theta - anchor|^2 to the loss instead."
             )
-        self._read_weight_decay(group)
+        if self._constructed:
+            self._read_weight_decay(group)
+        else:  # read before: a base's constructor may have put its own argument there
+            group.pop("weight_decay", None)
         settings = self._settings_of(group)
         group.update({name: getattr(settings, name) for name in SETTING_NAMES})
         fan_in, position = group.pop("fan_in", None), group.pop("anchor_position", None)
@@ -145,6 +145,21 @@ class RegularizedGroups(Optimizer):
         self._finish_group(added, fan_in, position)
         if self._constructed:
             self._settle(len(self.param_groups) - 1, added)
+
+    def _own(self, name: str) -> Any:
+        """Return a setting for groups that do not give it; while the base is constructed, too."""
+        return self._own_defaults[name] if name in self._own_defaults else self.defaults[name]
+
+    def _with_read_decays(self, params: Any) -> Any:
+        """Return the constructor's parameters or groups, with each group's own `weight_decay` read."""
+        if isinstance(params, Tensor):
+            return params
+        given = list(params)
+        copies = [dict(entry) if isinstance(entry, dict) else entry for entry in given]
+        for entry in copies:
+            if isinstance(entry, dict):
+                self._read_weight_decay(entry)
+        return copies
 
     def _read_weight_decay(self, group: dict[str, Any]) -> None:
         """Take a group's own `weight_decay` for what it means, and out of the group."""
@@ -160,8 +175,8 @@ class RegularizedGroups(Optimizer):
                 self._left_alone = True
         elif (
             "strength" in group
-            or group.get("regularizer", self.defaults["regularizer"]) in (None, "none")
-            or self.defaults["strength"] not in (None, given)
+            or group.get("regularizer", self._own("regularizer")) in (None, "none")
+            or self._own("strength") not in (None, given)
         ):
             raise ValueError(NO_BASE_DECAY.format(given))
         else:
@@ -215,7 +230,7 @@ class RegularizedGroups(Optimizer):
             if given is None and holder is not None:
                 given = holder._initial_weights.get(parameter)
             if given is not None:
-                self._initial_weights[parameter] = _of_shape(given, parameter)
+                self._initial_weights[parameter] = of_shape(given, parameter)
             elif parameter.is_meta:
                 raise ValueError(
                     f"A parameter of shape {tuple(parameter.shape)} is on the meta device and has no"
@@ -361,12 +376,3 @@ class RegularizedGroups(Optimizer):
 def is_active(group: Mapping[str, Any]) -> bool:
     """Whether a group is regularized at all."""
     return bool(group["regularizer"] != "none" and group["strength"] != 0)
-
-
-def _of_shape(weights: Tensor, parameter: Tensor) -> Tensor:
-    if weights.shape != parameter.shape:
-        raise ValueError(
-            f"initial_weights gives a parameter of shape {tuple(parameter.shape)} weights of shape"
-            f" {tuple(weights.shape)}: give its own."
-        )
-    return torch.empty_like(parameter).copy_(weights)

@@ -4,20 +4,30 @@
 >>> kwargs = policy_kwargs(PPO, regularizer="syre", strength=1e-3, sigma=0.3)
 >>> model = PPO("MlpPolicy", env, policy_kwargs=kwargs)
 >>> model.learn(1_000_000, callback=PlasticityCallback(every=10_000))
+
+A model that was saved without any of this goes on with it:
+
+>>> model = load(PPO, "plain.zip", env=env, regularizer="syre", strength=1e-3, sigma=0.3)
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import json_to_data, open_path
 from torch.optim import Optimizer
 
 from plasticity.optimizer import RegularizedOptimizer
@@ -25,7 +35,9 @@ from plasticity.sb3_callback import PlasticityCallback
 from plasticity.sb3_optimizer import policy_optimizer
 from plasticity.settings import SETTING_NAMES, RegularizerSettings, nearest
 
-__all__ = ["PlasticityCallback", "policy_kwargs"]
+__all__ = ["PlasticityCallback", "load", "policy_kwargs"]
+
+AlgorithmT = TypeVar("AlgorithmT", bound=BaseAlgorithm)
 
 
 def policy_kwargs(
@@ -65,8 +77,7 @@ def policy_kwargs(
     - Saved settings win over those given at a load. To change one afterwards:
       ``for group in model.policy.optimizer.param_groups: group["strength"] = 1e-4`` (each has its
       ``name``, "actor", "critic" or "left alone").
-    - To go on from a model saved without any of this:
-      `PPO.load(path, custom_objects={"policy_kwargs": policy_kwargs(PPO, …)})`.
+    - To go on from a model saved without any of this: `load(PPO, path, …)`.
 
     The bare form works as well,
     `dict(optimizer_class=regularized(torch.optim.Adam), optimizer_kwargs=dict(regularizer="syre", …))`,
@@ -129,6 +140,119 @@ def policy_kwargs(
             **{role: asdict(chosen) for role, chosen in settings.items()},
         },
     }
+
+
+def load(
+    algorithm: type[AlgorithmT],
+    path: str | Path | BufferedIOBase,
+    *,
+    regularizer: str | None = None,
+    strength: float | None = None,
+    sigma: float = RegularizerSettings.sigma,
+    anisotropy: float = RegularizerSettings.anisotropy,
+    decoupled: bool | None = None,
+    anchor_seed: int | None = None,
+    actor: Mapping[str, Any] | None = None,
+    critic: Mapping[str, Any] | None = None,
+    optimizer_kwargs: Mapping[str, Any] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> AlgorithmT:
+    """Load a model that was saved without this package, and regularize it from here on.
+
+    >>> model = load(PPO, "plain.zip", env=env, regularizer="syre", strength=1e-3, sigma=0.3)
+
+    The policy is the one that was saved, with all of its `policy_kwargs`, and so is the optimizer, with
+    its settings, learning rate and moments. When it is saved again, `PPO.load(path)` alone restores it.
+    `plasticity strip` is the way back. As with `PPO.load`, pickles in the file are loaded.
+
+    Args:
+        algorithm: The class that saved the file, as for `policy_kwargs`.
+        path: The file, as for `algorithm.load`.
+        regularizer: As for `policy_kwargs`, and so the next seven. "l2-init" is refused: the initial
+            weights are not in the file.
+        strength: Of torch's `weight_decay`.
+        sigma: Spread of syre's anchor.
+        anisotropy: Of syre's Eq. 7.
+        decoupled: Decay apart from the gradient.
+        anchor_seed: Actor and critic take child seeds of it. None: the seed of the saved model.
+        actor: Settings that differ for the actor.
+        critic: Likewise for the critic.
+        optimizer_kwargs: Settings of the optimizer in place of saved ones.
+        custom_objects: As for `algorithm.load`. Its "policy_kwargs" stand in for the saved ones.
+        **arguments: Of `algorithm.load`: `env`, `device`, …
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: as `policy_kwargs`, or if an argument is a misspelt setting.
+        ValueError: as `policy_kwargs`; or if the model is regularized already, has a weight decay, or is
+            to be regularized toward its initial weights.
+        OSError: if the file cannot be read.
+    """
+    _require_algorithm(algorithm)
+    _require_no_misspelt_setting(algorithm, arguments)
+    objects = dict(custom_objects or {})
+    saved = dict(objects["policy_kwargs"] if "policy_kwargs" in objects else _saved_kwargs(path))
+    base: type[Optimizer] | None = saved.pop("optimizer_class", None)
+    if base is not None and issubclass(base, RegularizedOptimizer):
+        raise ValueError(
+            f"{path} is regularized already: {algorithm.__name__}.load(path) restores that. To change a"
+            ' setting: for group in model.policy.optimizer.param_groups: group["strength"] = ….'
+        )
+    base_kwargs = {**(saved.pop("optimizer_kwargs", None) or {}), **(optimizer_kwargs or {})}
+    if base_kwargs.get("weight_decay"):
+        raise ValueError(
+            f"{path} was trained with weight_decay={base_kwargs['weight_decay']!r}, in whose place the"
+            ' regularizer comes: say so with optimizer_kwargs={"weight_decay": 0}, and give a strength.'
+        )
+    made = policy_kwargs(
+        algorithm,
+        regularizer=regularizer,
+        strength=strength,
+        sigma=sigma,
+        anisotropy=anisotropy,
+        decoupled=decoupled,
+        anchor_seed=anchor_seed,
+        actor=actor,
+        critic=critic,
+        optimizer_class=base,
+        optimizer_kwargs=base_kwargs,
+    )
+    for role in ("actor", "critic"):
+        if made["optimizer_kwargs"][role]["regularizer"] == "l2-init":
+            raise ValueError(
+                f"The {role}'s regularizer 'l2-init' needs its initial weights, which {path} does not"
+                ' hold: give "syre" or "weight-decay".'
+            )
+    objects["policy_kwargs"] = {**saved, **made}
+    return algorithm.load(path, custom_objects=objects, **arguments)
+
+
+def _saved_kwargs(path: str | Path | BufferedIOBase) -> dict[str, Any]:
+    """The `policy_kwargs` in a saved model."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = json.loads(archive.read("data")).get("policy_kwargs")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} is no model of Stable-Baselines3: {error}.") from error
+    finally:
+        if isinstance(path, (str, Path)):
+            file.close()
+    return json_to_data(json.dumps({"policy_kwargs": entry}))["policy_kwargs"] or {}
+
+
+def _require_no_misspelt_setting(
+    algorithm: type[BaseAlgorithm], arguments: Mapping[str, Any]
+) -> None:
+    # `load` of Stable-Baselines3 takes any name in silence, for an attribute of the model.
+    known = inspect.signature(algorithm).parameters
+    for name in arguments:
+        close = difflib.get_close_matches(name, _OWN_NAMES, n=1)
+        if name not in known and close:
+            raise TypeError(f"Unknown argument {name!r}. Did you mean {close[0]!r}?")
 
 
 def _require_algorithm(algorithm: object) -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "list": "benchmarks, methods and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",
+    "strip": "a Stable-Baselines3 model that loads where this package is not installed",
 }
 """What the program does, by the word that follows its name."""
 
@@ -83,8 +84,8 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(rest)
-    if command in ("report", "watch", "probe"):
-        _show(command, rest)
+    if command in ("report", "watch", "probe", "strip"):
+        _file_command(command, rest)
         return 0
     if command == "bench":
         from plasticity.scripts.bench import BenchOptions, bench  # noqa: PLC0415  (not needed else)
@@ -97,8 +98,8 @@ def _dispatch(given: list[str]) -> int:
     return run(name, options, again)
 
 
-def _show(command: str, rest: list[str]) -> None:
-    """The commands that only look at what is there."""
+def _file_command(command: str, rest: list[str]) -> None:
+    """The commands on files that are there."""
     if command == "report":
         from plasticity.scripts.report import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
@@ -107,6 +108,10 @@ def _show(command: str, rest: list[str]) -> None:
         from plasticity.scripts.watch import WatchConfig, watch  # noqa: PLC0415  (gymnasium)
 
         watch(tyro.cli(WatchConfig, prog="plasticity watch", args=rest))
+    elif command == "strip":
+        from plasticity.scripts.strip import StripOptions, strip  # noqa: PLC0415  (Stable-Baselines3)
+
+        strip(tyro.cli(StripOptions, prog="plasticity strip", args=rest))
     else:
         from plasticity.scripts.probe import ProbeOptions, probe  # noqa: PLC0415  (Stable-Baselines3)
 

@@ -28,10 +28,11 @@ from plasticity.scripts.probe_batch import (
     read_observations,
     wrapped,
 )
+from plasticity.scripts.probe_checkpoint import load_module
 from plasticity.scripts.probe_loading import (
     ProbeError,
-    load_module,
     module_factory,
+    require_file,
     require_finite,
 )
 from plasticity.scripts.probe_policy import SavedPolicy, is_policy_file
@@ -53,7 +54,13 @@ NORMALIZED = (
     "The model was trained in a VecNormalize, and here it met observations as the environment gives them:"
     " give the statistics by --vec-normalize, unless rewards alone were normalised."
 )
-"""Note on models whose inputs were normalised."""
+"""Note on models that were trained in a VecNormalize."""
+
+PERHAPS_NORMALIZED = (
+    "Its file does not tell whether the model was trained in a VecNormalize. If it was, give the statistics"
+    " by --vec-normalize: here it met observations as the environment gives them."
+)
+"""Note on models that may have been."""
 
 WIDTH_ELSEWHERE = 100
 """Columns of the table where the output is no terminal."""
@@ -63,7 +70,8 @@ WIDTH_ELSEWHERE = 100
 class ProbeOptions:
     """Print the plasticity sheet of a saved model: ranks, dead units, norms, symmetry of each layer.
 
-    The model is a zip file of Stable-Baselines3 or sb3-contrib, or a torch checkpoint with --module.
+    The model is a zip file of Stable-Baselines3 or sb3-contrib; or, with --module, a torch checkpoint,
+    Lightning's .ckpt included, or a .safetensors file.
     It is measured on observations of --env or --data, and judged against a freshly initialised network
     of the same shape on the same observations.
 
@@ -112,6 +120,10 @@ class ProbeOptions:
     """Keys, with dots between, under which the checkpoint has the network's weights. None: they are
     looked for."""
 
+    prefix: str | None = None
+    """What the names of the network's weights begin with in the checkpoint: "model." where a Lightning
+    module has the network as self.model. Other names are left out. None: it is looked for."""
+
     trust_pickle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Load pickles in the files too. They run their authors' code: only for files that you trust."""
 
@@ -159,12 +171,7 @@ def probe(options: ProbeOptions) -> Sheet:
 def _measured(options: ProbeOptions) -> tuple[Sheet, str]:
     """The sheet, and what it is of."""
     file = options.model
-    if not file.exists():
-        zipped = file.with_name(f"{file.name}.zip")
-        hint = f" There is {zipped}." if zipped.exists() else ""
-        raise ProbeError(f"There is no file {file}.{hint}")
-    if file.is_dir():
-        raise ProbeError(f"{file} is a folder: give the file of a model.")
+    require_file(file)
     if is_policy_file(file):
         return _measured_policy(options)
     return _measured_module(options)
@@ -202,8 +209,9 @@ def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
     sheet = measure_sheet(networks, arguments, policy_networks(fresh), layers)
     if len(arguments) > 2:
         sheet = replace(sheet, notes=(*sheet.notes, RECURRENT))
-    if saved.was_normalized and options.env is not None and options.vec_normalize is None:
-        sheet = replace(sheet, notes=(*sheet.notes, NORMALIZED))
+    if options.env is not None and options.vec_normalize is None:
+        note = {True: (NORMALIZED,), False: (), None: (PERHAPS_NORMALIZED,)}[saved.was_normalized]
+        sheet = replace(sheet, notes=(*sheet.notes, *note))
     return sheet, f"{type(policy).__name__} in {options.model}, {_source(options)}"
 
 
@@ -215,7 +223,11 @@ def _measured_module(options: ProbeOptions) -> tuple[Sheet, str]:
         keywords = _keywords("module_kwargs", options.module_kwargs)
         factory = module_factory(options.module, keywords)
     model, fresh = load_module(
-        options.model, factory, state_key=options.state_key, trust=options.trust_pickle
+        options.model,
+        factory,
+        state_key=options.state_key,
+        prefix=options.prefix,
+        trust=options.trust_pickle,
     )
     require_finite(model, options.model)
     if options.env is not None:

@@ -1,4 +1,4 @@
-"""Networks from torch checkpoints and from the user's code, and what is done about pickles.
+"""Weights from files and networks from the user's code, and what is done about pickles.
 
 A pickle runs whatever its author wrote into it, and a checkpoint may be one. Without the user's say-so only
 torch's restricted reader is used, which gives tensors and plain values.
@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,55 +33,21 @@ UNPACKED_RATIO = 50
 
 
 class ProbeError(ValueError):
-    """What the user gave cannot be probed; the message says why, and the remedy."""
+    """What the user gave cannot be probed or stripped; the message says why, and the remedy."""
 
 
-def load_module(
-    file: Path,
-    factory: Callable[[], nn.Module] | None,
-    *,
-    state_key: str | None = None,
-    trust: bool = False,
-) -> tuple[nn.Module, nn.Module | None]:
-    """Load a checkpoint made by `torch.save`.
-
-    Args:
-        file: A state dictionary, a dictionary with one in it, or a whole module (which is a pickle).
-        factory: Makes the network, freshly initialised. None: the file holds a whole module.
-        state_key: Where the state dictionary is: keys with dots between. None: it is looked for.
-        trust: Whether pickles in it may be loaded.
-
-    Returns:
-        The network as saved, and a freshly initialised one (None without a factory).
+def require_file(file: Path) -> None:
+    """Refuse a path that is no file.
 
     Raises:
-        ProbeError: if the file is no checkpoint, is truncated, holds pickles and is not trusted, needs a
-            class that is not there, or does not fit the network.
-        OSError: if the file cannot be read.
+        ProbeError: if there is nothing, or a folder; with the file that may be meant.
     """
-    with file.open("rb") as stream:
-        content = read_weights(stream, str(file), trust=trust)
-    if isinstance(content, torch.jit.ScriptModule):
-        raise ProbeError(_torchscript(str(file)))
-    if factory is None:
-        if isinstance(content, nn.Module):
-            return content, None
-        if not any(_has_tensors(each) for _, each in _mappings(content)):
-            raise ProbeError(_without_weights(file, content))
-        raise ProbeError(
-            f"{file} holds weights and no network: give --module PACKAGE.MODULE:FUNCTION, whose"
-            " result has these weights."
-        )
-    model, fresh = seeded(factory), seeded(factory)
-    state = _state_dict(content, state_key, set(model.state_dict()), file)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ProbeError(
-            f"The weights in {file} do not fit the {type(model).__name__} that --module makes: give the"
-            f" --module and --module-kwargs of the training. {in_short(error)}"
-        ) from error
-    return model, fresh
+    if not file.exists():
+        zipped = file.with_name(f"{file.name}.zip")
+        hint = f" There is {zipped}." if zipped.exists() else ""
+        raise ProbeError(f"There is no file {file}.{hint}")
+    if file.is_dir():
+        raise ProbeError(f"{file} is a folder: give the file of a model.")
 
 
 def require_modest(stream: IO[bytes], what: str) -> None:
@@ -135,7 +101,7 @@ def read_weights(
             return torch.load(stream, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises errors of many kinds for a broken file
         if "TorchScript" in str(error):
-            raise ProbeError(_torchscript(what)) from error
+            raise ProbeError(torchscript(what)) from error
         called = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if called and not trust:
             raise ProbeError(
@@ -152,83 +118,35 @@ def read_weights(
         ) from error
 
 
-def _state_dict(
-    content: object, key: str | None, wanted: set[str], file: Path
-) -> Mapping[str, Tensor]:
-    """The state dictionary in a checkpoint, under the names of the network."""
-    for part in key.split(".") if key else ():
-        entries = dict(_entries(content))
-        if part not in entries:
-            raise ProbeError(
-                f"--state-key {key}: {file} has no {part!r} there.{nearest(part, list(entries))}"
-            )
-        content = entries[part]
-    mappings = dict(_mappings(content))
-    fitting = {
-        where: state
-        for where, each in mappings.items()
-        for state in _without_prefixes(each)
-        if set(state) == wanted
-    }
-    if len(fitting) == 1:
-        return next(iter(fitting.values()))
-    if fitting:
+def is_safetensors(file: Path) -> bool:
+    """Whether a file has the form of safetensors: by its name, or by how it begins."""
+    if file.suffix == ".safetensors":
+        return True
+    with file.open("rb") as stream:
+        begun = stream.read(9)
+    # The length of a header, and the header: JSON.
+    length = int.from_bytes(begun[:8], "little")
+    return begun[8:] == b"{" and length < file.stat().st_size
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Read a file of safetensors, which holds tensors and nothing else, onto the CPU.
+
+    Raises:
+        ProbeError: if the file is broken, or the package is not there.
+        OSError: if it cannot be read.
+    """
+    try:
+        from safetensors import SafetensorError  # noqa: PLC0415  (optional)
+        from safetensors.torch import load_file  # noqa: PLC0415
+    except ImportError as error:
         raise ProbeError(
-            f"{file} holds {len(fitting)} sets of weights with the names of the network: name one with"
-            f" --state-key. Keys: {_listed(fitting)}."
-        )
-    # Other entries may stand beside the tensors of a network, and do so seldom.
-    sets = {where: each for where, each in mappings.items() if _has_tensors(each, alone=True)}
-    sets = sets or {where: each for where, each in mappings.items() if _has_tensors(each)}
-    if not sets:
-        raise ProbeError(_without_weights(file, content))
-    if len(sets) > 1:
-        raise ProbeError(
-            f"{file} holds {len(sets)} sets of weights and none with the names of the network: name one"
-            f" with --state-key. Keys: {_listed(sets)}."
-        )
-    # Loading the only one tells which of its names do not fit.
-    return max(
-        _without_prefixes(next(iter(sets.values()))), key=lambda state: len(wanted & set(state))
-    )
-
-
-def _entries(content: object) -> Iterator[tuple[str, Any]]:
-    """What is in a dictionary or a list, by names that can be typed."""
-    if isinstance(content, Mapping):
-        yield from ((str(name), each) for name, each in content.items())
-    elif isinstance(content, (list, tuple)):
-        yield from ((str(index), each) for index, each in enumerate(content))
-
-
-def _mappings(content: object, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All dictionaries with anything in them, nested ones too, by their keys with dots between."""
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    if isinstance(content, Mapping) and content:
-        yield where, {str(name): each for name, each in content.items()}
-    for name, each in _entries(content):
-        yield from _mappings(each, f"{where}.{name}" if where else name)
-
-
-def _has_tensors(mapping: Mapping[str, Any], *, alone: bool = False) -> bool:
-    return (all if alone else any)(isinstance(each, Tensor) for each in mapping.values())
-
-
-def _without_prefixes(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """The same, as it is and as before `torch.compile` and data parallelism put themselves around it."""
-    # As it is first, then one prefix at a time: a network may have a child of the prefix's name.
-    yield state
-    for prefix in ("_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in state):
-            yield from _without_prefixes(
-                {name.removeprefix(prefix): each for name, each in state.items()}
-            )
-
-
-def _listed(keys: Iterable[str]) -> str:
-    names = [key or "(the file itself)" for key in keys]
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+            f"{file} is read by the package safetensors, which is not there: pip install safetensors."
+        ) from error
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ProbeError(f"{file} is no whole file of safetensors: {error}.") from error
 
 
 def require_finite(model: nn.Module, file: Path) -> None:
@@ -327,15 +245,8 @@ def not_there(what: str, error: Exception) -> str:
     )
 
 
-def _without_weights(file: Path, content: object) -> str:
-    keys = f" with the keys {_listed(content)}" if isinstance(content, Mapping) and content else ""
-    return (
-        f"{file} holds no weights: it is a {type(content).__name__}{keys}, without a dictionary of tensors"
-        " in it. Save model.state_dict()."
-    )
-
-
-def _torchscript(what: str) -> str:
+def torchscript(what: str) -> str:
+    """Message on an archive of TorchScript."""
     return (
         f"{what} is a TorchScript archive, whose activations cannot be seen: save model.state_dict() of"
         " the Python module that it was made from, and give that module's --module."

@@ -14,11 +14,10 @@ import inspect
 import io
 import json
 import pickle
-import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from plasticity.scripts.pickled import SERIALIZED, number_kinds, pickle_in, sole_class
 from plasticity.scripts.probe_loading import (
     TRUST,
     ProbeError,
@@ -38,9 +38,11 @@ from plasticity.scripts.probe_loading import (
     seeded,
 )
 
-_PICKLED = ":serialized:"  # as Stable-Baselines3 marks it
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.")
 _NOT_NEEDED = ("optimizer_class", "optimizer_kwargs")  # of a policy that is not trained
+
+_KEEP_ORIGINAL_IF_NORMALIZED = ("gae_lambda", "n_delta")
+"""Entries of on-policy algorithms and ARS, which keep an original observation only in a VecNormalize."""
 
 
 def is_policy_file(file: Path) -> bool:
@@ -50,6 +52,45 @@ def is_policy_file(file: Path) -> bool:
             return "policy.pth" in archive.namelist()
     except zipfile.BadZipFile:
         return False
+
+
+def read_archive(
+    file: Path, names: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a file of Stable-Baselines3; nothing in it is unpickled.
+
+    Args:
+        file: Made by `model.save`.
+        names: Members to read beside the data. None: all.
+
+    Returns:
+        The data, with pickles as text; and the members by their names.
+
+    Raises:
+        ProbeError: if the file is broken.
+        OSError: if it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            require_modest(stream, str(file))
+            with zipfile.ZipFile(stream) as archive:
+                data = json.loads(archive.read("data"))
+                chosen = archive.namelist() if names is None else names
+                members = {name: archive.read(name) for name in chosen if name != "data"}
+    except ProbeError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
+    if not isinstance(data, dict):
+        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: its data is no object.")
+    return data, members
 
 
 class SavedPolicy:
@@ -67,44 +108,43 @@ class SavedPolicy:
     def __init__(self, file: Path, *, trust: bool = False) -> None:
         self.file = file
         self._trust = trust
-        try:
-            with file.open("rb") as stream:
-                require_modest(stream, str(file))
-                with zipfile.ZipFile(stream) as archive:
-                    data = json.loads(archive.read("data"))
-                    weights = archive.read("policy.pth")
-        except ProbeError:
-            raise
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            KeyError,
-            ValueError,
-            RuntimeError,
-        ) as error:
-            raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
-        if not isinstance(data, dict):
-            raise ProbeError(
-                f"{file} is no whole model of Stable-Baselines3: its data is no object."
-            )
-        self._data: dict[str, Any] = data
+        data, members = read_archive(file, ("policy.pth",))
+        self._data = data
         self._weights = read_weights(
-            io.BytesIO(weights),
+            io.BytesIO(members["policy.pth"]),
             f"policy.pth in {file}",
             remedy="Stable-Baselines3 writes none there: someone else did.",
         )
 
     @property
-    def was_normalized(self) -> bool:
-        """Whether the model was trained in a `VecNormalize`, of observations, rewards or both."""
-        return self._data.get("_last_original_obs") is not None
+    def was_normalized(self) -> bool | None:
+        """Whether the model was trained in a `VecNormalize`, as far as its file tells.
+
+        True: in one of observations, rewards or both. False: its observations were not normalised.
+        None: the file does not tell.
+        """
+        if "_last_original_obs" not in self._data:
+            return None
+        if self._data["_last_original_obs"] is None:
+            return False
+        if any(name in self._data for name in _KEEP_ORIGINAL_IF_NORMALIZED):
+            return True
+        # Off-policy algorithms keep it always. Without a VecNormalize it is the observation before the
+        # last one; with one it is the last, and the very same where observations are left alone.
+        last, original = self._pickle("_last_obs"), self._pickle("_last_original_obs")
+        if last is None or original is None:
+            return None
+        try:
+            was_float32 = "f4" in number_kinds(last)  # as all that a VecNormalize normalises
+        except ValueError:
+            return None
+        return None if was_float32 and last != original else False
 
     @property
     def policy_class(self) -> type[BasePolicy]:
         """Class of the policy: one of Stable-Baselines3's, or of a file that is trusted."""
-        entry = self._data.get("policy_class")
-        named = _named_class(entry)
+        pickled = self._pickle("policy_class")
+        named = None if pickled is None else sole_class(pickled)
         if named is not None and named[0].startswith(_KNOWN_PACKAGES):
             found = _known(*named)
         else:
@@ -189,9 +229,9 @@ class SavedPolicy:
         kept = {
             name: value
             for name, value in entry.items()
-            if name not in (":type:", _PICKLED, *_NOT_NEEDED)
+            if name not in (":type:", SERIALIZED, *_NOT_NEEDED)
         }
-        if _PICKLED not in entry:
+        if SERIALIZED not in entry:
             return kept
         plain = {name: _plain_value(value) for name, value in kept.items()}
         unknown = [name for name, value in plain.items() if value is _UNKNOWN]
@@ -202,9 +242,16 @@ class SavedPolicy:
         )
         return {name: value for name, value in whole.items() if name not in _NOT_NEEDED}
 
+    def _pickle(self, name: str) -> bytes | None:
+        """The pickle of an entry, if it has one; it is only looked at."""
+        try:
+            return pickle_in(self._data.get(name))
+        except ValueError:  # no base64
+            return None
+
     def _unpickled(self, name: str, reason: str) -> Any:
         entry = self._data.get(name)
-        if not (isinstance(entry, dict) and isinstance(entry.get(_PICKLED), str)):
+        if not (isinstance(entry, dict) and isinstance(entry.get(SERIALIZED), str)):
             raise ProbeError(f"{self.file} is broken: it has no {name}.")
         if not self._trust:
             raise ProbeError(
@@ -212,7 +259,7 @@ class SavedPolicy:
                 f" code: give {TRUST} if you trust the file."
             )
         try:
-            return pickle.loads(base64.b64decode(entry[_PICKLED]))
+            return pickle.loads(base64.b64decode(entry[SERIALIZED]))
         except Exception as error:
             raise ProbeError(not_there(f"{name} in {self.file}", error)) from error
 
@@ -220,29 +267,6 @@ class SavedPolicy:
 def _no_learning(_progress: float) -> float:
     """Learning rate of an optimizer that never steps."""
     return 0.0
-
-
-def _named_class(entry: object) -> tuple[str, str] | None:
-    """Module and name of a pickle that refers to one class and nothing else; it is only looked at."""
-    if not (isinstance(entry, dict) and isinstance(entry.get(_PICKLED), str)):
-        return None
-    try:
-        steps = [
-            (code.name, value)
-            for code, value, _ in pickletools.genops(base64.b64decode(entry[_PICKLED]))
-        ]
-    except (ValueError, IndexError):  # no base64, or no pickle
-        return None
-    steps = [
-        step for step in steps if step[0] not in ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP")
-    ]
-    codes, values = [code for code, _ in steps], [value for _, value in steps]
-    if codes == ["GLOBAL"] and isinstance(values[0], str) and values[0].count(" ") == 1:
-        module, name = values[0].split()
-        return module, name
-    if codes[2:] == ["STACK_GLOBAL"] and all(isinstance(value, str) for value in values[:2]):
-        return str(values[0]), str(values[1])
-    return None
 
 
 class _Unknown:

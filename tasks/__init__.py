@@ -31,6 +31,8 @@ __all__ = [
     "task_friction",
 ]
 
+# Gymnasium loads no plugins: whoever has only the id, as a worker process does, has to be told the module
+# that registers it, "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
 gymnasium.register(
     "plasticity/SlipperyAntBullet-v0",
     entry_point="plasticity.tasks.ant_bullet:SlipperyAntBulletEnv",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticity.tasks.ant_actions import checked_action
 from plasticity.tasks.ant_simulation import NUM_JOINTS, STEP_SECONDS, AntSimulation
+from plasticity.tasks.display import RENDER_MODES, render_modes_here
 from plasticity.tasks.friction import FrictionSchedule
 
 BULLET_FRICTION = 0.8
@@ -23,7 +25,6 @@ _OBSERVATION_SIZE = 28
 _JOINT_VELOCITIES = slice(9, 24, 2)
 _CLIP = 5.0
 _TORQUE = 250.0
-_LARGEST_ACTION = 1e15
 _START_ANGLE = 0.1
 _TARGET_X, _TARGET_Y = 1e3, 0.0
 _MIN_HEIGHT = 0.26
@@ -37,6 +38,8 @@ Observation = NDArray[np.float32]
 
 class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """An ant with four legs learns to run toward a far target, and the friction of its floor changes.
+
+    `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
 
     Physics, observation, action and reward are those of PyBullet's `AntBulletEnv-v0`; at its
     friction, 0.8, the same seed and actions give the same observations, rewards and endings, step by
@@ -75,8 +78,8 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         RuntimeError: if there is no display for "human".
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["human", "rgb_array"],
+    metadata: dict[str, Any] = {  # noqa: RUF012  (declared so by Gymnasium)
+        "render_modes": [*RENDER_MODES],
         "render_fps": 60,
     }
 
@@ -93,11 +96,11 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         if (friction, task_seed, num_tasks, change_every) == (None,) * 4:
             friction = BULLET_FRICTION
         self._schedule = FrictionSchedule(friction, task_seed, num_tasks, change_every)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"render_mode must be None or one of {self.metadata['render_modes']}: {render_mode!r}."
-            )
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
         self.render_mode = render_mode
+        # Checkers make an environment of each of these.
+        self.metadata = {**self.metadata, "render_modes": render_modes_here()}
         self.observation_space = gymnasium.spaces.Box(
             -_CLIP, _CLIP, (_OBSERVATION_SIZE,), np.float32
         )
@@ -151,36 +154,33 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Let the ant move for 16.5 ms.
 
         Args:
-            action: Shape (8,), finite.
+            action: Finite real numbers, whose sizes add up to at most 1e15. Shape: (8,).
 
         Returns:
             The observation, shape (28,), the reward, whether the ant fell, whether this was the 1000th
             step, and `info`.
 
         Raises:
-            ValueError: if the action has another shape, an entry that is not finite, or more than 1e15 in
-                sum.
+            TypeError: if the action has no real numbers.
+            ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum.
             gymnasium.error.ResetNeeded: if no episode is running.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
             FloatingPointError: if Bullet's numbers are no longer finite.
         """
-        action = np.asarray(action)
-        torques = _torques(action)
+        action = checked_action(action)
         if not self._running:
             self._require_open()
             raise gymnasium.error.ResetNeeded("The episode has ended, or none began: call reset().")
-        observation, reward, fell = self._advance(action, torques)
+        observation, reward, fell = self._advance(action)
         if self.render_mode == "human":
             self._show()
         truncated = self._episode_steps == MAX_EPISODE_STEPS
         self._running = not (fell or truncated)
         return observation, reward, fell, truncated, self._info()
 
-    def _advance(
-        self, action: NDArray[Any], torques: Sequence[float]
-    ) -> tuple[Observation, float, bool]:
+    def _advance(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
         self._actions[self._episode_steps] = action
-        self._ant.step(torques)
+        self._ant.step(_torques(action))
         self._steps += 1
         self._episode_steps += 1
         potential = self._potential
@@ -319,7 +319,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
             self.np_random.bit_generator.state = state["generator_at_start"]
             self._begin()
             for action in actions:
-                self._advance(action, _torques(action))
+                self._advance(checked_action(action))
         self._running = state["running"]
         self.np_random.bit_generator.state = state["generator"]
 
@@ -341,16 +341,9 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
 
 def _torques(action: NDArray[Any]) -> list[float]:
-    values = action.tolist()
-    if action.shape != (NUM_JOINTS,) or not all(map(math.isfinite, values)):
-        raise ValueError(f"The action must be {NUM_JOINTS} finite numbers: {values}.")
-    if sum(map(abs, values)) > _LARGEST_ACTION:
-        raise ValueError(
-            f"The action is so large that the cost of electricity, which is that of the action before it is "
-            f"clipped to [-1, 1], would not be finite: {values}."
-        )
     return [
-        _TORQUE * (value if -1.0 <= value <= 1.0 else math.copysign(1.0, value)) for value in values
+        _TORQUE * (value if -1.0 <= value <= 1.0 else math.copysign(1.0, value))
+        for value in action.tolist()
     ]
 
 

@@ -7,13 +7,16 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticity.tasks.ant_actions import checked_action
 from plasticity.tasks.ant_bullet import MAX_EPISODE_STEPS
+from plasticity.tasks.ant_simulation import NUM_JOINTS
+from plasticity.tasks.display import RENDER_MODES, render_modes_here
 from plasticity.tasks.friction import FrictionSchedule
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ CONTROL_COST, CONTACT_COST = 0.5, 5e-4
 CONTACT_FORCE_LIMIT = 1.0
 """Contact forces and torques are clipped to this, either way, before they are paid for or observed."""
 
-_NUM_JOINTS = 8
 _TORSO = 1
 _WIDTH, _HEIGHT = 320, 240
 
@@ -49,6 +51,8 @@ Observation = NDArray[np.float64]
 
 class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """An ant with four legs learns to run along x, and the friction of its floor changes.
+
+    `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntMujoco-v0")` makes it in any process.
 
     Physics, observation, action, reward and start are those of Gymnasium's `Ant-v5`, without its contact
     forces among the observations unless they are asked for; at its friction, 1, the same seed and actions
@@ -94,8 +98,8 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         RuntimeError: if there is no OpenGL for a render mode, or no display for "human".
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["human", "rgb_array"],
+    metadata: dict[str, Any] = {  # noqa: RUF012  (declared so by Gymnasium)
+        "render_modes": [*RENDER_MODES],
         "render_fps": 20,
     }
 
@@ -124,11 +128,11 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
             raise TypeError(
                 f"include_contact_forces must be True or False: {include_contact_forces!r}."
             )
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"render_mode must be None or one of {self.metadata['render_modes']}: {render_mode!r}."
-            )
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
         self.render_mode = render_mode
+        # Checkers make an environment of each of these.
+        self.metadata = {**self.metadata, "render_modes": render_modes_here()}
         self._include_contact_forces = include_contact_forces
         self._load()
         self._pictures = self._made_pictures()
@@ -159,7 +163,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
             size += self._contact_forces[1:].size
         self._observation_size = size
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (_NUM_JOINTS,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (NUM_JOINTS,), np.float32)
 
     def _made_pictures(self) -> Pictures | Window | None:
         if self.render_mode is None:
@@ -211,24 +215,25 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Let the ant move for 50 ms.
 
         Args:
-            action: Shape (8,), finite.
+            action: Finite real numbers, whose sizes add up to at most 1e15. Shape: (8,).
 
         Returns:
             The observation, shape (27,), or (105,) with contact forces, the reward, whether the torso was
             too low or too high, whether this was the 1000th step, and `info`.
 
         Raises:
-            ValueError: if the action has another shape, an entry that is not finite, or squares whose sum
-                is not.
+            TypeError: if the action has no real numbers.
+            ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum.
             gymnasium.error.ResetNeeded: if no episode is running.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
             RuntimeError: if MuJoCo had no room for all contacts.
         """
-        action = np.asarray(action)
-        costs = _control_cost(action)
+        action = checked_action(action)
         if not self._running:
             self._require_open()
             raise gymnasium.error.ResetNeeded("The episode has ended, or none began: call reset().")
+        # In the action's own precision, as in the reference.
+        costs = CONTROL_COST * np.add.reduce(np.square(action))
         self._controls[:] = action
         self._mujoco.mj_step(self._model, self._data, FRAME_SKIP)
         # MuJoCo computes the contact forces on bodies only when it is asked to.
@@ -383,20 +388,6 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         SlipperyAntMujocoEnv.__init__(self, **pickled["arguments"])
         self.load_state_dict(pickled["state"])
-
-
-def _control_cost(action: NDArray[Any]) -> Any:
-    """Return the cost of an action, in the action's own precision."""
-    if action.shape != (_NUM_JOINTS,) or not np.isfinite(action).all():
-        raise ValueError(f"The action must be {_NUM_JOINTS} finite numbers: {action.tolist()}.")
-    with np.errstate(over="ignore"):
-        cost = CONTROL_COST * np.add.reduce(np.square(action))
-    if not math.isfinite(cost):
-        raise ValueError(
-            "The action is so large that its cost, which is that of the action before it is clipped to "
-            f"[-1, 1], would not be finite: {action.tolist()}."
-        )
-    return cost
 
 
 def import_mujoco() -> Any:

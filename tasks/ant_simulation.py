@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import importlib
 import os
 import sys
@@ -15,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plasticity.tasks.display import require_display
 
 STEP_SECONDS = 0.0165
 """Simulated time of one step; Bullet divides it into four."""
@@ -53,7 +53,7 @@ class AntSimulation:
     def __init__(self, *, window: bool = False) -> None:
         self._bullet = bullet = _bullet()
         if window:
-            _require_display()
+            require_display()
         self._client = _connect(bullet, bullet.GUI if window else bullet.DIRECT)
         # Bullet keeps a world until it is told: an environment that nobody closed ends with its object.
         self._disconnect = weakref.finalize(self, bullet.disconnect, self._client)
@@ -238,27 +238,3 @@ def _connect(bullet: Any, mode: int) -> int:
             "needed (a process has at most one window, and 1024 worlds)."
         ) from reason
     return client
-
-
-def _require_display() -> None:
-    """Make sure that there is a display: without one, Bullet would end the process."""
-    if not sys.platform.startswith("linux"):
-        return  # macOS has its display without a name
-    display = os.environ.get("DISPLAY")
-    if not display:
-        raise RuntimeError(
-            'render_mode "human" needs a display, and DISPLAY is not set: use render_mode '
-            '"rgb_array", or run where there is a display.'
-        )
-    library = ctypes.util.find_library("X11")
-    if library is not None:  # Bullet itself asks the same library
-        x11 = ctypes.CDLL(library)
-        x11.XOpenDisplay.restype = ctypes.c_void_p
-        opened = x11.XOpenDisplay(None)
-        if opened:
-            x11.XCloseDisplay(ctypes.c_void_p(opened))
-            return
-    raise RuntimeError(
-        f'render_mode "human" needs a display, and DISPLAY={display!r} cannot be opened: use '
-        'render_mode "rgb_array", or run where there is a display.'
-    )

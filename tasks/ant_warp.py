@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity.tasks.ant_actions import not_finite, too_large
+from plasticity.tasks.ant_simulation import NUM_JOINTS
 from plasticity.tasks.ant_warp_frictions import ComingTasks
 from plasticity.tasks.ant_warp_physics import (
     LEAST_FRICTION,
@@ -22,7 +25,6 @@ from plasticity.tasks.friction import FrictionSchedule
 
 _STATE_SIZE = 27
 _CONTACT_SIZE = 78
-_NUM_ACTIONS = 8
 _MOST_SEED = 2**63 - 1
 
 
@@ -130,8 +132,8 @@ class SlipperyAntWarp:
             raise ValueError(f"An ant has at most {MOST_CONTACTS} contacts: {max_contacts}.")
         self.device = numbered_device(device)
         self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
-        self.action_size = _NUM_ACTIONS
-        self.action_low = torch.full((_NUM_ACTIONS,), -1.0, dtype=torch.float32, device=self.device)
+        self.action_size = NUM_JOINTS
+        self.action_low = torch.full((NUM_JOINTS,), -1.0, dtype=torch.float32, device=self.device)
         self.action_high = -self.action_low
         self._physics = AntWarpPhysics(
             self.num_envs,
@@ -170,6 +172,8 @@ class SlipperyAntWarp:
             zeros(envs, self.observation_size),
         )
         self._unstable = zeros(envs, dtype=torch.bool)
+        self._refused = zeros(envs, dtype=torch.bool)
+        self._refused_actions = zeros(envs, NUM_JOINTS)
         self._reset_seeds = torch.tensor(self._seeds, device=device)
         # Everything that the next steps depend on, and the observations, which no one should have to guess.
         self._state = {
@@ -207,7 +211,7 @@ class SlipperyAntWarp:
         Returns:
             Observations, (num_envs, observation_size).
         """
-        self._physics.forget()
+        self._forget()
         self._coming.restart(np.zeros(self.num_envs, np.int64))
         self._state["episodes"].fill_(-1)
         self._state["unstable_episodes"].zero_()
@@ -217,20 +221,34 @@ class SlipperyAntWarp:
         self._result.terminated.fill_(False)
         return self._result.observations
 
+    def _forget(self) -> None:
+        """Let what `check` would raise be forgotten, as the state is another now."""
+        self._physics.forget()
+        self._refused.zero_()
+
     def step(self, actions: Tensor) -> WarpStep:
         """Let every ant move for 0.05 s; one whose episode ends is reset. Nothing waits for the device.
 
+        What MuJoCo's ant refuses, an action that is not finite or adds up to more than 1e15 in size, only the
+        device sees: `check` raises for it what MuJoCo's ant does at once. Until then its reward is that of
+        the action before it is clipped, which is not finite where the action is not; and with nan in it, the
+        episode ends as with a state that is not finite.
+
         Args:
-            actions: Copied at once. The cost is that of the action before it is clipped: one that is not
-                finite has a reward that is not, either. Shape: (num_envs, 8).
+            actions: Real numbers, copied at once. Shape: (num_envs, 8).
 
         Returns:
             What the step gave; the next one writes over it.
 
         Raises:
-            ValueError: if the actions have another shape.
+            TypeError: if the actions are no tensor of real numbers.
+            ValueError: if they have another shape.
             RuntimeError: if the environments were closed.
         """
+        if not isinstance(actions, Tensor):
+            raise TypeError(f"The actions must be a torch tensor: {type(actions).__name__}.")
+        if actions.dtype.is_complex or actions.dtype == torch.bool:
+            raise TypeError(f"The actions must be real numbers, not of type {actions.dtype}.")
         if actions.shape != self._actions.shape:
             raise ValueError(
                 f"The actions must have the shape {tuple(self._actions.shape)}: {tuple(actions.shape)}."
@@ -259,6 +277,8 @@ class SlipperyAntWarp:
             own["torso_x"],
             own["episode_steps"],
             own["unstable_episodes"],
+            physics.array(self._refused),
+            physics.array(self._refused_actions),
             physics.array(result.final_observations),
             physics.array(result.rewards),
             physics.array(result.terminated),
@@ -348,17 +368,26 @@ class SlipperyAntWarp:
             )
         for name, tensor in self._state.items():
             tensor.copy_(state[name])
-        self._physics.forget()
+        self._forget()
         self._coming.restart(steps)
         self._restore_frictions()
 
     def check(self) -> None:
-        """Read what went wrong on the device so far; this waits for it.
+        """Read what went wrong on the device since the last `reset` or `load_state_dict`; this waits for it.
 
         Raises:
             RuntimeError: if contacts did not fit and were left out.
+            ValueError: if an action was not finite, or added up to more than 1e15 in size.
         """
         self._physics.check()
+        if bool(self._refused.any()):
+            env = int(self._refused.nonzero()[0])
+            values = self._refused_actions[env].tolist()
+            finite = all(map(math.isfinite, values))
+            raise ValueError(
+                f"Environment {env}: {too_large(values) if finite else not_finite(values)} Its rewards are "
+                "not to be used: begin again, or from the last checkpoint."
+            )
 
     def close(self) -> None:
         """Wait for the device and let go of the simulator; closing twice is fine.

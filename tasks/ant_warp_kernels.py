@@ -8,7 +8,7 @@ One thread is one environment; no thread reads what belongs to another.
 
 import warp as wp
 
-from plasticity.tasks import ant_bullet, ant_mujoco
+from plasticity.tasks import ant_actions, ant_bullet, ant_mujoco
 
 # No gradients; and loops stay loops, which compile in a fraction of the time.
 wp.set_module_options({"enable_backward": False, "max_unroll": 1})
@@ -21,6 +21,7 @@ RESET_NOISE = wp.constant(ant_mujoco.RESET_NOISE)
 MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
 MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
 EPISODE_STEPS = wp.constant(ant_bullet.MAX_EPISODE_STEPS)
+LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
 # Beyond it MuJoCo calls a state unstable (mjMAXVAL).
 LARGEST = wp.constant(1e10)
 NUM_POSITIONS = wp.constant(15)
@@ -139,6 +140,24 @@ def note_needs(
     wp.atomic_max(needs, 1, nefc[env])
 
 
+@wp.func
+def _note_refused(
+    env: int,
+    actions: wp.array2d[float],
+    refused: wp.array[bool],
+    refused_actions: wp.array2d[float],
+) -> None:
+    """Keep an environment's first action that MuJoCo's ant refuses."""
+    size = wp.float32(0.0)
+    for i in range(NUM_ACTIONS):
+        size += wp.abs(actions[env, i])
+    # False for nan, too.
+    if not size <= LARGEST_ACTION and not refused[env]:
+        refused[env] = True
+        for i in range(NUM_ACTIONS):
+            refused_actions[env, i] = actions[env, i]
+
+
 @wp.kernel
 def finish_step(
     qpos: wp.array2d[float],
@@ -150,6 +169,8 @@ def finish_step(
     torso_x: wp.array[float],
     episode_steps: wp.array[wp.int64],
     unstable_episodes: wp.array[wp.int64],
+    refused: wp.array[bool],
+    refused_actions: wp.array2d[float],
     final_observations: wp.array2d[float],
     rewards: wp.array[float],
     terminated: wp.array[bool],
@@ -169,6 +190,7 @@ def finish_step(
     effort = wp.float32(0.0)
     for i in range(NUM_ACTIONS):
         effort += actions[env, i] * actions[env, i]
+    _note_refused(env, actions, refused, refused_actions)
     reward = -CONTROL_COST * effort
     if stable:
         for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import torch
 from torch import Tensor
 
 from plasticity.tasks.downloads import FILE_NAMES, SOURCES, cache_folder, fetch
+from plasticity.tasks.file_kinds import recognized
 from plasticity.tasks.idx import read_idx_images, read_idx_labels
 
 DATASETS = ("digits", *sorted(SOURCES), "images")
 """The names that `load_dataset` knows."""
 
+_TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DIGITS_MAX_VALUE = 16
 _DIGITS_TEST_EVERY = 5
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +116,17 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     "digits" is bundled with scikit-learn (1797 images of 8 x 8, values 0 to 16). The others are four
     IDX files, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
     t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed; the ".gz" is taken where
-    both are there). They are looked for in
+    both are there; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are looked for in
 
     1. the folder `data_dir`, if it is given,
     2. the folder `$PLASTICITY_DATA/<name>/`, if it exists,
     3. the user's cache, to which they are downloaded from their public home if they are not there.
+
+    In 1 and 2, torchvision's folders are found, too: `MNIST/raw/` (`FashionMNIST`, `KMNIST`) below its
+    `root`, which `data_dir` or `$PLASTICITY_DATA` may be, and so is the dataset's own below `data_dir`. A
+    "~" at the beginning is the user's home.
+
+    Pixels are uint8, labels integers of any type, numbered from 0 without a gap.
 
     A folder of the user's (1, 2) is held to the form of the files: magic number, sizes, counts,
     labels. The cache is held to the published checksums.
@@ -123,7 +134,8 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     Args:
         name: "mnist", "fashion-mnist", "kmnist", "digits", or "images" for any folder with four
             files of those names.
-        data_dir: The folder that holds the files; "images" needs it, "digits" takes none.
+        data_dir: The folder that holds the files, or the dataset's folder; "images" needs it, "digits" takes
+            none.
 
     Returns:
         The dataset, with the labels 0 to `num_classes` - 1, each of them among the training labels.
@@ -154,10 +166,8 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
 def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
     """The folder that the user names for this dataset; None if there is none."""
     if data_dir is not None:
-        folder = Path(data_dir)
-        if not folder.is_dir():
-            raise ValueError(f"--data-dir (data_dir) must be an existing folder: {str(folder)!r}.")
-        return folder
+        folder = _existing(data_dir, "--data-dir (data_dir) must be an existing folder")
+        return _first_with_files([*_places(folder, name), folder / name]) or folder
     if name == "images":
         raise ValueError(
             "The dataset 'images' is any folder with the four files "
@@ -167,10 +177,54 @@ def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
     if not root:
         return None
     # A folder without this dataset is no mistake, it may hold others; a misspelt one is.
-    if not Path(root).is_dir():
-        raise ValueError(f"$PLASTICITY_DATA must be an existing folder, or unset: {root!r}.")
-    folder = Path(root) / name
-    return folder if folder.is_dir() else None
+    folder = _existing(root, "$PLASTICITY_DATA must be an existing folder, or unset")
+    own = folder / name
+    found = _first_with_files([*_places(own, name), *_places(folder, name)[1:]])
+    return found or (own if own.is_dir() else None)
+
+
+def _existing(name: str | Path, expected: str) -> Path:
+    """The folder of this name, in which "~" is the user's home."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # "~somebody" who is not known
+        raise ValueError(f"{expected}: {str(name)!r} ({error}).") from error
+    if folder.is_file():
+        with folder.open("rb") as stream:
+            kind = recognized(stream.read(1024))
+        raise ValueError(
+            f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Name the folder that "
+            "holds the four files, unpacked if they are in an archive."
+        )
+    if not folder.is_dir():
+        raise ValueError(f"{expected}: {str(folder)!r}.")
+    return folder
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """Where the files of a dataset may be in its folder: there, or where torchvision puts them."""
+    places = [folder, folder / "raw"]
+    if name in _TORCHVISION_NAMES:
+        places.append(folder / _TORCHVISION_NAMES[name] / "raw")
+    return places
+
+
+def _first_with_files(places: list[Path]) -> Path | None:
+    """The first place that has any of the files: one that is incomplete is not passed over in silence."""
+    for place in places:
+        if any(_found(place, file_name) is not None for file_name in FILE_NAMES):
+            return place
+    return None
+
+
+def _found(folder: Path, file_name: str) -> Path | None:
+    """One of the four files under the names that it goes by."""
+    plain = file_name.removesuffix(".gz")
+    dotted = plain.replace("-idx", ".idx")
+    for candidate in (file_name, plain, f"{dotted}.gz", dotted):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    return None
 
 
 def _read_folder(name: str, folder: Path) -> ImageDataset:
@@ -196,17 +250,16 @@ def _find_files(folder: Path) -> list[Path]:
     """The four files, in the order of FILE_NAMES, compressed or not."""
     found, missing = [], []
     for file_name in FILE_NAMES:
-        candidates = (folder / file_name, folder / file_name.removesuffix(".gz"))
-        present = [candidate for candidate in candidates if candidate.is_file()]
-        if present:
-            found.append(present[0])
-        else:
+        file = _found(folder, file_name)
+        if file is None:
             missing.append(file_name)
+        else:
+            found.append(file)
     if missing:
         raise ValueError(
             f"{folder}: expected the four files {', '.join(FILE_NAMES)} (or the same without .gz), "
             f"did not find {', '.join(missing)}. Put them there, or name the folder that holds them "
-            "by --data-dir (data_dir)."
+            f"by --data-dir (data_dir). The folder holds {_listed(sorted(p.name for p in folder.iterdir()))}."
         )
     return found
 
@@ -222,14 +275,28 @@ def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
 
 
 def _count_classes(labels_file: Path, labels: Tensor) -> int:
-    counts = torch.bincount(labels)
-    unused = [label for label, count in enumerate(counts.tolist()) if count == 0]
-    if unused:
-        raise ValueError(
-            f"{labels_file}: expected every label from 0 to the largest, {len(counts) - 1}, found "
-            f"none of {', '.join(map(str, unused))}. Number the classes from 0, without a gap."
+    used = set(labels.tolist())
+    lowest, highest = min(used), max(used)
+    if len(used) == highest + 1:
+        return len(used)
+    # One more than is shown. The largest may be 2^31 - 1: not all can be counted.
+    unused = list(itertools.islice((n for n in range(highest) if n not in used), _MOST_LISTED + 1))
+    remedy = (
+        "Number the classes from 0, without a gap: numpy.unique(labels, return_inverse=True)[1]."
+    )
+    if len(used) == highest + 1 - lowest:
+        remedy = (
+            f"They begin at {lowest}: subtract {lowest} from every label, and from the test labels."
         )
-    return len(counts)
+    raise ValueError(
+        f"{labels_file}: expected every label from 0 to the largest, {highest}, found none of "
+        f"{_listed(unused)}. {remedy}"
+    )
+
+
+def _listed(names: Sequence[object]) -> str:
+    shown = ", ".join(map(str, names[:_MOST_LISTED]))
+    return f"{shown}, …" if len(names) > _MOST_LISTED else shown or "nothing"
 
 
 def _size(images: Tensor) -> str:

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticity.tasks.display import require_display
+
 mujoco: Any = importlib.import_module("mujoco")  # its classes are not typed
 
 Model: TypeAlias = Any
@@ -117,7 +119,7 @@ class Window:
     """
 
     def __init__(self, model: Model, body: int) -> None:
-        _require_display()
+        require_display()
         viewer = importlib.import_module("mujoco.viewer")
         self._placed = _Scene(model, body)
         self._viewer = viewer.launch_passive(
@@ -153,12 +155,3 @@ def _open_gl(width: int, height: int) -> Any:
             "the environment variable MUJOCO_GL to one that is installed, egl, osmesa or glfw (which needs "
             "a display), before Python starts."
         ) from error
-
-
-def _require_display() -> None:
-    """Make sure that there is a display: without one, the window would end the process."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        raise RuntimeError(
-            'render_mode "human" needs a display, and DISPLAY is not set: use render_mode '
-            '"rgb_array", or run where there is a display.'
-        )

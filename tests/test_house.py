@@ -125,6 +125,8 @@ COVERED_ELSEWHERE = {
     "hardware": "test_bench",
     "joining": "test_regularizers",
     "saved_anchors": "test_regularized_groups",
+    "initial_weights": "test_regularized_groups",
+    "regularized_state": "test_regularized_groups",
     "optimizer": "test_regularizers",
     "table_kernel": "test_decay_kernel",
     "targets": "test_regularizers",

@@ -179,3 +179,29 @@ def test_measuring_draws_nothing_and_leaves_no_state():
     assert not optimizer.state
     assert torch.equal(parameter, torch.ones(2, 2))
     assert parameter.grad is None
+
+
+class WritesArguments(Foreign):
+    """A base whose constructor writes its own arguments into the groups that it was given."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.1):
+        super().__init__([{**group, "weight_decay": weight_decay} for group in params], lr=lr)
+
+
+def test_what_a_base_writes_into_the_groups_is_not_the_users():
+    weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
+    optimizer = regularized(WritesArguments)(groups, **SYRE)
+    assert [group["regularizer"] for group in optimizer.param_groups] == ["syre", "none"]
+
+
+def test_gradients_that_are_differentiated_are_refused_by_name():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    foreign = regularized(Foreign)([parameter], **SYRE)
+    ours = regularized(torch.optim.Adam)([parameter], **SYRE)
+    # As backward(create_graph=True) leaves it, which warns of the cycle that it makes.
+    (parameter.grad,) = torch.autograd.grad(parameter.pow(3).sum(), [parameter], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"create_graph=True.*Foreign may.*decoupled=True"):
+        foreign.step()
+    ours.step()  # torch's own do not differentiate
+    parameter.grad = None

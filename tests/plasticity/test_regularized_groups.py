@@ -48,7 +48,7 @@ def anchors_of(optimizer):
 
 @every_base
 @every_setting
-@pytest.mark.parametrize("form", ["defaults", "groups", "copied groups"])
+@pytest.mark.parametrize("form", ["defaults", "copied defaults", "groups", "copied groups"])
 def test_made_again_it_is_the_same_optimizer(name, settings, form):
     """Resetting the optimizer at a boundary: against one that only forgets its state."""
     model, twin = network(), network()
@@ -59,8 +59,9 @@ def test_made_again_it_is_the_same_optimizer(name, settings, form):
     train(model, optimizer)
     train(twin, expected)
     torch.manual_seed(99)  # the seed was read once
-    if form == "defaults":
-        again = type(optimizer)(model.parameters(), **optimizer.defaults)
+    if "defaults" in form:
+        defaults = optimizer.defaults if form == "defaults" else copy.deepcopy(optimizer.defaults)
+        again = type(optimizer)(model.parameters(), **defaults)
     else:
         groups = optimizer.param_groups
         if form == "copied groups":
@@ -363,6 +364,14 @@ def test_a_saved_l2_init_without_its_anchors_is_refused():
     saved = {**optimizer.state_dict(), "state": {}}
     with pytest.raises(ValueError, match=r"group 0 is held to its initial weights.*parameter 0"):
         optimizer.load_state_dict(saved)
+
+
+def test_a_decay_in_a_state_of_the_plain_base_is_told(caplog):
+    model = network()
+    plain = torch.optim.AdamW(model.parameters(), weight_decay=0.3)
+    optimizer = regularized(torch.optim.AdamW)(model.parameters(), lr=0.1, **SYRE)
+    optimizer.load_state_dict(plain.state_dict())
+    assert "weight_decay=0.3 of its own: regularizer='syre'" in caplog.text
 
 
 def test_new_settings_on_resume():

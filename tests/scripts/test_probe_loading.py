@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from plasticity.scripts import probe_loading
+from plasticity.scripts.probe_checkpoint import load_module
 from plasticity.scripts.probe_loading import (
     ProbeError,
     import_module,
     in_short,
-    load_module,
     module_factory,
     require_finite,
 )

@@ -19,7 +19,7 @@ pytest.importorskip("pybullet")
 
 from plasticity.tasks import SlipperyAntBulletEnv, task_friction
 
-ID = "plasticity/SlipperyAntBullet-v0"
+ID = "plasticity.tasks:plasticity/SlipperyAntBullet-v0"
 
 
 @pytest.fixture
@@ -209,35 +209,6 @@ def test_a_step_needs_a_reset(make):
         make().step(np.zeros(8, np.float32))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_actions_that_are_not_finite_are_named(make, bad):
-    env = make()
-    env.reset(seed=0)
-    action = np.zeros(8, np.float32)
-    action[3] = bad
-    with pytest.raises(ValueError, match=f"finite.*{bad}"):
-        env.step(action)
-    env.step(np.zeros(8))  # nothing was done
-
-
-@pytest.mark.parametrize("action", [np.zeros(7), np.zeros((1, 8)), 0.0])
-def test_actions_of_another_shape_are_refused(make, action):
-    env = make()
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match="8 finite numbers"):
-        env.step(action)
-
-
-@pytest.mark.parametrize(("size", "dtype"), [(1e20, np.float32), (1e308, np.float64)])
-def test_actions_too_large_to_pay_for_are_named(make, size, dtype):
-    env = make()
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"so large .* electricity"):
-        env.step(np.full(8, size, dtype))
-    # What is large only is paid as it is given, as in the reference: -0.1 * (1e6)^2 for the current alone.
-    assert env.step(np.full(8, 1e6, np.float32))[1] < -1e11
-
-
 def test_numbers_that_bullet_lost_are_an_error(make):
     env = make()
     env.reset(seed=0)
@@ -309,14 +280,15 @@ def test_a_friction_and_a_schedule_are_refused_together():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"task_seed": 1, "num_tasks": 5, "change_every": 1000}])
-def test_the_checkers_have_nothing_to_say(arguments):
+def test_the_checkers_have_nothing_to_say(monkeypatch, arguments):
+    monkeypatch.delenv("DISPLAY", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for env in (gymnasium.make(ID, **arguments), gymnasium.make(ID, **arguments).unwrapped):
             check_env_for_sb3(env)
             env.close()
         env = gymnasium.make(ID, render_mode="rgb_array", **arguments).unwrapped
-        check_env(env, skip_render_check=True)  # one of the modes needs a display
+        check_env(env)
         frame = env.render()
         assert frame.shape == (240, 320, 3)
         assert frame.dtype == np.uint8

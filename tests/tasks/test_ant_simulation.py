@@ -147,17 +147,6 @@ def test_a_picture_follows_the_ant(ant):
     assert moved.sum() == pytest.approx(sand.sum(), rel=0.2)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux names its display")
-@pytest.mark.parametrize("display", [None, "", ":987"])
-def test_no_display_is_an_error_before_bullet_is_asked(monkeypatch, display):
-    monkeypatch.delenv("DISPLAY", raising=False)
-    if display is not None:
-        monkeypatch.setenv("DISPLAY", display)
-    monkeypatch.setattr(bullet, "connect", lambda _: pytest.fail("Bullet was asked"))
-    with pytest.raises(RuntimeError, match=f"display.*{display or 'DISPLAY'}.*rgb_array"):
-        AntSimulation(window=True)
-
-
 def test_without_pybullet_the_error_says_how_to_get_it():
     """As on Python 3.12, where it has no wheels; all else still works."""
     program = """

@@ -1,6 +1,7 @@
 """The Warp ants: against Gymnasium's `Ant-v5`, alone and together, their frictions, their continuation."""
 
 import gc
+import math
 import sys
 import types
 import weakref
@@ -309,6 +310,58 @@ def test_too_little_room_is_an_error(six):
         small.check()
     small.reset()
     small.check()
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "reward"),
+    [
+        (math.nan, r"must be 8 finite numbers: \[0\.0, nan,", math.nan),
+        (-math.inf, r"must be 8 finite numbers: \[0\.0, -inf,", -math.inf),
+        (1e30, r"so large that its cost.*\[0\.0, 1\.0000000150474662e\+30,", -math.inf),
+        (-2e15, r"so large that its cost.*\[0\.0, -1999999973982208\.0,", -2e30),  # -0.5 * (2e15)^2
+    ],
+)
+def test_actions_that_mujocos_ant_refuses_are_told_by_check(six, value, words, reward):
+    """The step itself does not wait for the device, and leaves the other ants alone."""
+    six.reset()
+    state, still = six.state_dict(), torch.zeros(6, 8)
+    expected = copied(six.step(still))
+    six.check()
+    six.load_state_dict(state)
+    bad = still.clone()
+    bad[4, 1] = value
+    found = copied(six.step(bad))
+    others = [0, 1, 2, 3, 5]
+    assert same([each[others] for each in found], [each[others] for each in expected])
+    assert found[1][4].item() == pytest.approx(reward, nan_ok=True)
+    six.step(still)  # what is wrong stays known
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"^Environment 4: The action .*{words}"):
+            six.check()
+    six.load_state_dict(state)
+    six.check()
+    six.step(bad)
+    six.reset()
+    six.check()
+
+
+def test_the_largest_action_that_mujocos_ant_takes_is_taken(six):
+    six.reset()
+    six.step(torch.full((6, 8), 1e14))
+    six.check()
+
+
+@pytest.mark.parametrize(
+    ("actions", "words"),
+    [
+        (np.zeros((6, 8)), "must be a torch tensor: ndarray"),
+        (torch.zeros(6, 8, dtype=torch.complex64), "real numbers, not of type torch.complex64"),
+        (torch.zeros(6, 8, dtype=torch.bool), "real numbers, not of type torch.bool"),
+    ],
+)
+def test_actions_that_are_no_real_numbers_are_refused(six, actions, words):
+    with pytest.raises(TypeError, match=words):
+        six.step(actions)
 
 
 def test_closed_ones_go_and_say_so():

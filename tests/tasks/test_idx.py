@@ -70,10 +70,13 @@ def test_any_array_is_read_back(shape, seed, suffix):
         (b"", "images", ["0x00000803", "an empty file"]),
         (b"\x00\x00", "images", ["0x00000803", "0x0000"]),
         (b"<html>", "images", ["0x00000803", "0x3c68746d"]),
-        (LABELS, "images", ["0x00000803", "0x00000801"]),
-        (IMAGES, "labels", ["0x00000801", "0x00000803"]),
-        # 0x0d: an IDX file of floats, a valid one that is not what we read.
-        (b"\x00\x00\x0d" + IMAGES[3:], "images", ["0x00000803", "0x00000d03"]),
+        # A header of floats, which would take 4 bytes each; and one of an integer type, 2 bytes each.
+        (
+            b"\x00\x00\x0d" + IMAGES[3:],
+            "images",
+            ["0x00000803", "0x00000d03", "12 bytes", "take 48"],
+        ),
+        (b"\x00\x00\x0b" + LABELS[3:], "labels", ["expected 6 bytes", "found 3", "truncated"]),
         (IMAGES[:11], "images", ["header of 16 bytes", "11 bytes", "truncated"]),
         (IMAGES[:-1], "images", ["expected 12 bytes", "(2, 2, 3)", "found 11", "truncated"]),
         (IMAGES + b"\x00", "images", ["expected 12 bytes", "found 13", "too long"]),
@@ -92,6 +95,111 @@ def test_damage_is_named(tmp_path, content, reader, words, suffix):
         READERS[reader](path)
     for word in [str(path), "expected", *words]:
         assert word in str(caught.value)
+
+
+def _idx(array):
+    """An array as an IDX file, whose numbers are big-endian."""
+    types = {"u1": 8, "i1": 9, "i2": 0xB, "i4": 0xC, "f4": 0xD, "f8": 0xE}
+    header = struct.pack(">BBBB", 0, 0, types[array.dtype.str[1:]], array.ndim)
+    return (
+        header
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32])
+def test_labels_of_any_integer_type_are_read(tmp_path, dtype, suffix):
+    values = [7, 0, 100, np.iinfo(dtype).max]
+    labels = read_idx_labels(_write(tmp_path / f"labels{suffix}", _idx(np.array(values, dtype))))
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == values
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_negative_labels_are_refused(tmp_path, dtype):
+    path = _write(tmp_path / "labels", _idx(np.array([3, -2, 0], dtype)))
+    with pytest.raises(ValueError, match=r"labels: expected labels from 0, found -2\. Number the"):
+        read_idx_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "reader", "words"),
+    [
+        (
+            np.zeros((5, 784), np.float32),
+            "images",
+            ["float32, 2 dimensions (5, 784)", "0x00000d02", "(n, height, width)"],
+        ),
+        (
+            np.zeros((5, 784), np.uint8),
+            "images",
+            ["uint8, 2 dimensions (5, 784)", "rows and columns"],
+        ),
+        (
+            np.zeros((5, 2, 3), np.float32),
+            "images",
+            ["float32, 3 dim", "Scale the pixels", "0 to 255"],
+        ),
+        (
+            np.zeros((5, 2, 3), np.float64),
+            "images",
+            ["float64, 3 dimensions (5, 2, 3)", "0x00000e03"],
+        ),
+        (np.zeros((5, 2, 3), np.int32), "images", ["int32, 3 dimensions", "0 to 255"]),
+        (np.zeros((5, 2, 3), np.int16), "images", ["int16, 3 dimensions", "0x00000b03"]),
+        (
+            np.zeros((5, 2, 3), np.int8),
+            "images",
+            ["an IDX file of int8, 3 dimensions", "0x00000903"],
+        ),
+        (np.zeros((5, 2, 3, 3), np.uint8), "images", ["4 dimensions (5, 2, 3, 3)", "grey-scale"]),
+        (np.zeros((5, 3, 2, 3), np.float32), "images", ["float32, 4 dimensions", "grey-scale"]),
+        (np.zeros(5, np.uint8), "images", ["uint8, 1 dimension (5,)", "the file of the images"]),
+        (np.zeros((5, 2, 3), np.uint8), "labels", ["3 dimensions", "the file of the labels here"]),
+        (np.zeros((5, 10), np.uint8), "labels", ["2 dimensions (5, 10)", "one-hot row"]),
+        (
+            np.zeros((5, 1), np.int32),
+            "labels",
+            ["int32, 2 dimensions (5, 1)", "one number for each"],
+        ),
+        (
+            np.zeros(5, np.float32),
+            "labels",
+            ["float32, 1 dimension (5,)", "Write them as integers"],
+        ),
+        (
+            np.zeros(5, np.float64),
+            "labels",
+            ["float64, 1 dimension (5,)", "Write them as integers"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_file_of_another_form_is_no_broken_copy(tmp_path, array, reader, words, suffix):
+    path = _write(tmp_path / f"train-{reader}{suffix}", _idx(array))
+    with pytest.raises(ValueError, match=f"expected an IDX file of {reader} of ") as caught:
+        READERS[reader](path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: expected")
+    for word in ["found an IDX file of ", *words]:
+        assert word in message
+    for word in ("intact", "truncated", "Replace"):
+        assert word not in message
+
+
+def test_what_the_remedy_writes_is_read(tmp_path):
+    """The lines that the errors name, as they stand there."""
+    names = {"struct": struct}
+    for reader, values in (("images", np.ones((2, 2, 3))), ("labels", np.array([1.0, 0.0]))):
+        path = _write(tmp_path / reader, _idx(values))
+        with pytest.raises(ValueError, match="is such a file") as caught:
+            READERS[reader](path)
+        line = str(caught.value).partition("; ")[2].partition(" of a NumPy array of uint8")[0]
+        names["pixels" if reader == "images" else "labels"] = values.astype(np.uint8)
+        path.write_bytes(eval(line, names))
+        assert READERS[reader](path).tolist() == values.tolist()
 
 
 def test_a_name_that_does_not_tell_the_compression(tmp_path):
@@ -145,7 +253,7 @@ def test_every_changed_byte_is_refused_or_changes_only_pixels(data, reader):
 @settings(deadline=None)
 @given(content=st.binary(max_size=64), reader=st.sampled_from(["images", "labels"]))
 def test_arbitrary_bytes_are_refused(content, reader):
-    if content[:4] in (IMAGES[:4], LABELS[:4]):
+    if content[:4] in (IMAGES[:4], *(bytes((0, 0, integer, 1)) for integer in (8, 9, 11, 12))):
         return
     _refused_or_of_shape(reader, "", content, shapes=[])
     _refused_or_of_shape(reader, ".gz", content, shapes=[])

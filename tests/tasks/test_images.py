@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,83 @@ def test_folders_that_are_not_there(home, monkeypatch):
         load_dataset("mnist")
 
 
+KAGGLE_NAMES = {name: name.replace("-idx", ".idx").removesuffix(".gz") for name in FILE_NAMES}
+TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_names_with_a_dot_are_found(home, suffix):
+    folder = home / "archive"
+    folder.mkdir()
+    for name, dotted in KAGGLE_NAMES.items():
+        content = gzip.compress(CONTENT[name]) if suffix else CONTENT[name]
+        (folder / f"{dotted}{suffix}").write_bytes(content)
+        # Kaggle's archive has folders of the other names.
+        (folder / name.removesuffix(".gz")).mkdir()
+    _check_is_content(load_dataset("mnist", data_dir=folder), "mnist")
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_torchvisions_folders_are_found(home, monkeypatch, name):
+    """Below its root, which is given, in the variable, or the dataset's own folder in the variable's."""
+    root = home / "root"
+    raw = _fill(root / TORCHVISION_NAMES[name] / "raw", **{TRAIN_LABELS: None})
+    (raw / TRAIN_LABELS.removesuffix(".gz")).write_bytes(CONTENT[TRAIN_LABELS])
+    for given in (root, raw.parent, raw):
+        _check_is_content(load_dataset(name, data_dir=given), name)
+    monkeypatch.setenv("PLASTICITY_DATA", str(root))
+    _check_is_content(load_dataset(name), name)
+    other = "kmnist" if name == "mnist" else "mnist"
+    with pytest.raises(DownloadError):  # which is not there, and cannot be downloaded here
+        load_dataset(other)
+    (home / "data").mkdir()
+    root.rename(home / "data" / name)
+    monkeypatch.setenv("PLASTICITY_DATA", str(home / "data"))
+    _check_is_content(load_dataset(name), name)
+    # The folder that PLASTICITY_DATA would name may be given, too.
+    _check_is_content(load_dataset(name, data_dir=home / "data" / name), name)
+
+
+def test_the_folder_of_all_datasets_may_be_given(home):
+    _fill(home / "data" / "mnist")
+    _fill(home / "data" / "kmnist", **{TRAIN_IMAGES: _images_file(4, first=7)})
+    _check_is_content(load_dataset("mnist", data_dir=home / "data"), "mnist")
+    assert load_dataset("kmnist", data_dir=home / "data").train_images[0, 0, 0] == 7
+    with pytest.raises(ValueError, match=r"did not find .* The folder holds kmnist, mnist\."):
+        load_dataset("fashion-mnist", data_dir=home / "data")
+
+
+def test_a_tilde_is_the_users_home(home, monkeypatch):
+    monkeypatch.setenv("HOME", str(home))
+    _fill(home / "data" / "mnist")
+    _check_is_content(load_dataset("mnist", data_dir="~/data/mnist"), "mnist")
+    _check_is_content(load_dataset("mnist", data_dir=Path("~/data/mnist")), "mnist")
+    monkeypatch.setenv("PLASTICITY_DATA", "~/data")
+    _check_is_content(load_dataset("mnist"), "mnist")
+    with pytest.raises(ValueError, match="existing folder: '~nobody-of-this-name/data'"):
+        load_dataset("mnist", data_dir="~nobody-of-this-name/data")
+
+
+def test_a_file_given_for_the_folder_is_named(home):
+    archive = home / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("train-images.idx3-ubyte", CONTENT[TRAIN_IMAGES])
+    with pytest.raises(
+        ValueError, match=r"--data-dir .*archive\.zip' is a zip archive\. Name the fold"
+    ):
+        load_dataset("mnist", data_dir=archive)
+    file = _fill(home / "mine") / TRAIN_IMAGES
+    with pytest.raises(ValueError, match=r"existing folder: .*ubyte\.gz' is gzip-compressed data"):
+        load_dataset("mnist", data_dir=file)
+
+
+def test_integer_labels_of_other_widths_are_labels(home):
+    labels = struct.pack(">II4i", 0xC01, 4, 0, 2, 1, 2)
+    test_labels = struct.pack(">II2h", 0xB01, 2, 1, 0)
+    folder = _fill(home / "mine", **{TRAIN_LABELS: labels, TEST_LABELS: test_labels})
+    _check_is_content(load_dataset("images", data_dir=folder), "images")
+
+
 def test_missing_files_are_listed(home, monkeypatch):
     folder = _fill(home / "mine", **{TRAIN_LABELS: None, TEST_IMAGES: None})
     with pytest.raises(ValueError, match="did not find") as caught:
@@ -158,7 +236,25 @@ def test_missing_files_are_listed(home, monkeypatch):
             ["expected images of 2 x 3", TRAIN_IMAGES, "found 3 x 2"],
         ),
         ({TRAIN_LABELS: _labels_file(0, 5, 1, 2)}, TRAIN_LABELS, ["found none of 3, 4"]),
-        ({TRAIN_LABELS: _labels_file(1, 1, 2, 2)}, TRAIN_LABELS, ["found none of 0"]),
+        (
+            {TRAIN_LABELS: _labels_file(1, 1, 2, 2)},
+            TRAIN_LABELS,
+            ["found none of 0", "begin at 1: subtract 1", "test labels"],
+        ),
+        ({TRAIN_LABELS: _labels_file(3, 4, 5, 3)}, TRAIN_LABELS, ["none of 0, 1, 2", "subtract 3"]),
+        # A gap as well: not to be mended by a shift.
+        ({TRAIN_LABELS: _labels_file(1, 1, 3, 3)}, TRAIN_LABELS, ["none of 0, 2.", "numpy.unique"]),
+        (
+            {TRAIN_LABELS: _labels_file(0, 255, 1, 2)},
+            TRAIN_LABELS,
+            ["none of 3, 4, 5, 6, 7, 8, 9, 10, …"],
+        ),
+        (
+            {TRAIN_LABELS: struct.pack(">II4i", 0xC01, 4, 0, 1, 2, 2**31 - 1)},
+            TRAIN_LABELS,
+            ["largest, 2147483647", "none of 3, 4,"],
+        ),
+        ({TRAIN_LABELS: struct.pack(">II4b", 0x901, 4, 0, 1, 2, -1)}, TRAIN_LABELS, ["found -1"]),
         ({TEST_LABELS: _labels_file(3, 0)}, TEST_LABELS, ["labels from 0 to 2", "found 3"]),
         ({TEST_LABELS: CONTENT[TEST_IMAGES]}, TEST_LABELS, ["0x00000801", "0x00000803"]),
         ({TRAIN_IMAGES: CONTENT[TRAIN_IMAGES][:-1]}, TRAIN_IMAGES, ["truncated"]),
