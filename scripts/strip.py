@@ -25,13 +25,13 @@ from plasticity.scripts.durable import explained, write_whole
 from plasticity.scripts.pickled import SERIALIZED, Reference, edited, pickle_in, references
 from plasticity.scripts.probe_loading import ProbeError, read_weights, require_file
 from plasticity.scripts.probe_policy import is_policy_file, read_archive
-from plasticity.settings import SETTING_NAMES
+from plasticity.settings import DERIVED_KEYS, SETTING_NAMES
 
 _PREFIXES = {"plasticity.sb3_optimizer": "Policy", "plasticity.regularizers": "Regularized"}
 """How the classes of each module are named: this, and the name of their base."""
 
 _OWN_KEYWORDS = (*SETTING_NAMES, "actor", "critic", "kernel")
-_OWN_GROUP_KEYS = (*SETTING_NAMES, "fan_in", "anchor_position", "name", "param_names")
+_OWN_GROUP_KEYS = (*SETTING_NAMES, *DERIVED_KEYS, "name", "param_names")
 _NO_OPTIMIZERS = ("policy.pth", "pytorch_variables.pth")
 
 
