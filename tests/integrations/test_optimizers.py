@@ -204,11 +204,13 @@ def test_groups_that_say_whether_to_use_muon(name):
     base = getattr(pytest.importorskip("pytorch_optimizer"), name)
 
     def split(make):
+        # A vector in a group of its own has no fan-in that syre could take over.
+        groups = [{"use_muon": True}, {"use_muon": False, "fan_in": 5}, {"use_muon": True}]
         return lambda weights: make(
-            [{"params": [weight], "use_muon": weight.dim() == 2} for weight in weights]
+            [{"params": [w]} | group for w, group in zip(weights, groups, strict=True)]
         )
 
-    expected, _ = train(split(plain(base, weight_decay=STRENGTH)))
+    expected, _ = train(split(plain(base, weight_decay=STRENGTH, adamw_wd=STRENGTH)))
     decayed, optimizer = train(split(make(base, "weight-decay")))
     assert torch.equal(decayed, expected)
     assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, True]
