@@ -6,10 +6,9 @@ hook) by a `TorchFunctionMode`. Both exist only inside the block.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from plasticity.settings import nearest
+from plasticity.wrappers import bypassed, named_modules, raw_module
 
-__all__ = ["Activations", "capture", "raw_module", "unit_matrix"]
+__all__ = ["Activations", "capture", "unit_matrix"]
 
 ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU,
@@ -107,31 +107,6 @@ def unit_matrix(activation: Tensor, channels_last: bool | None = None) -> Tensor
     return activation.reshape(-1, activation.shape[-1])
 
 
-def raw_module(model: nn.Module) -> nn.Module:
-    """The module inside a `torch.compile` wrapper, or the module itself.
-
-    Raises:
-        TypeError: if the model is no module, or one whose parts cannot be seen: scripted or traced, or
-            spread over devices by `nn.DataParallel`.
-    """
-    while isinstance(model, nn.Module) and "_orig_mod" in model._modules:
-        model = model.get_submodule("_orig_mod")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, module in model.named_modules():
-        if isinstance(module, (torch.jit.ScriptModule, nn.DataParallel)):
-            remedy = (
-                "give its .module"
-                if isinstance(module, nn.DataParallel)
-                else "give the eager module"
-            )
-            raise TypeError(
-                f"{f'submodule {name!r}' if name else 'the model'} is a {type(module).__name__}, "
-                f"whose activations cannot be seen from outside; {remedy}"
-            )
-    return model
-
-
 @contextmanager
 def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[Activations]:
     """Fill a dictionary with the activations of the forward passes inside the block.
@@ -142,10 +117,10 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[A
             model(probe)
         print(effective_rank(activations.units("relu")))
 
-    Names: a module has its name in the model (``trunk.0``, without a compiler's ``_orig_mod``), a
-    functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``, ``x.relu()`` …),
-    wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU`` calls
-    ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
+    Names: a module has its name in the model (``trunk.0``, without a wrapper's ``_orig_mod`` or
+    ``module``), a functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``,
+    ``x.relu()`` …), wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU``
+    calls ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
     ``relu#2``: a module called twice, a shared one, a repeated function, a function named like a module.
 
     Each forward pass of the model (a call of the model itself, not of a submodule) starts the counting and
@@ -171,32 +146,19 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[A
         TypeError: at entry, as `raw_module`, or if `layers` is one string; in the forward pass, if a named
             module gives something other than a tensor.
     """
-    model = raw_module(model)
+    given, model = model, raw_module(model)
     recorder = _Recorder(model, _require_known(model, layers))
     with ExitStack() as block:
         recorder.attach(block)
-        block.enter_context(_eager())
+        block.enter_context(bypassed(given))
         block.enter_context(_FunctionalCalls(recorder))
         yield recorder.activations
     recorder.require_all_seen()
 
 
-def _eager() -> AbstractContextManager[object]:
-    # Hooks added after the first call of a compiled function never fire. Nothing can have been compiled
-    # before dynamo was imported, which takes a second: do not import it for that.
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
 def _module_names(model: nn.Module) -> dict[nn.Module, str]:
-    """Submodules by their first name, the compiler's wrappers left out."""
-    names: dict[nn.Module, str] = {}
-    for name, module in model.named_modules():
-        if module is not model and "_orig_mod" not in module._modules:
-            names[module] = ".".join(part for part in name.split(".") if part != "_orig_mod")
-    return names
+    """Submodules by their first name, wrappers left out."""
+    return {module: name for name, module in named_modules(model) if module is not model}
 
 
 def _require_known(model: nn.Module, layers: Iterable[str] | None) -> frozenset[str] | None:
@@ -222,7 +184,7 @@ def _require_known(model: nn.Module, layers: Iterable[str] | None) -> frozenset[
 def _raise_unknown(model: nn.Module, name: str) -> None:
     base = name.partition("#")[0]
     names = _module_names(model)
-    aliases = dict(model.named_modules(remove_duplicate=False))
+    aliases = dict(named_modules(model, remove_duplicate=False))
     if base in aliases and aliases[base] in names:
         first = names[aliases[base]]
         raise ValueError(

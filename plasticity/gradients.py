@@ -4,7 +4,9 @@ Row i of ``J`` is the gradient of sample i's loss (or of one of its outputs) ove
 The ranks are those of ``J Jᵀ``, a matrix of samples by samples, whatever the number of parameters.
 
 The network runs in evaluation mode, so that samples do not mix in BatchNorm and nothing is drawn for
-dropout; modes, buffers, gradients and random state are as before afterwards.
+dropout; modes, buffers, gradients and random state are as before afterwards. A wrapped network
+(`torch.compile`, `DistributedDataParallel` …) is measured as the module inside; one on the meta device is a
+ValueError.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional
 
 from plasticity.ranks import effective_rank, numerical_rank
+from plasticity.wrappers import bypassed, unwrapped
 
 __all__ = [
     "gradient_covariance_rank",
@@ -58,8 +61,8 @@ def per_sample_gradients(
             have no gradients apart).
     """
     _require_samples(inputs, targets)
-    with _evaluating(model):
-        return _loss_gradients(model, inputs, targets, loss)
+    with _evaluating(model) as network:
+        return _loss_gradients(network, inputs, targets, loss)
 
 
 def gradient_covariance_rank(
@@ -98,11 +101,12 @@ def gradient_covariance_rank(
     _require_measure(measure)
     _require_samples(inputs, targets)
 
-    def rows(chunk: slice) -> Tensor:
-        return _loss_gradients(model, inputs[chunk], targets[chunk], loss)
-
-    with _evaluating(model):
-        gram = _gram(rows, len(inputs), chunk_size)
+    with _evaluating(model) as network:
+        gram = _gram(
+            lambda chunk: _loss_gradients(network, inputs[chunk], targets[chunk], loss),
+            len(inputs),
+            chunk_size,
+        )
     return _rank_of_gram(gram, _dtype_of(model), measure).to(inputs.device)
 
 
@@ -128,8 +132,10 @@ def neural_tangent_kernel(
             statistics, or for a chunk_size below 1.
     """
     _require_samples(inputs)
-    with _evaluating(model):
-        return _gram(lambda chunk: _output_gradients(model, inputs[chunk]), len(inputs), chunk_size)
+    with _evaluating(model) as network:
+        return _gram(
+            lambda chunk: _output_gradients(network, inputs[chunk]), len(inputs), chunk_size
+        )
 
 
 def ntk_rank(
@@ -259,8 +265,9 @@ def _require_measure(measure: str) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Check that samples have gradients apart; hold every module in evaluation mode inside the block."""
+def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Check that samples have gradients apart; give the network without wrappers, in evaluation mode."""
+    model = unwrapped(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "no parameter of the model requires a gradient; unfreeze those to be measured"
@@ -274,7 +281,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with bypassed(model):
+            yield model
     finally:
         for module, training in modes:
             module.training = training

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from plasticity import norms, ranks, units
+from plasticity.settings import nearest
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "RANK_METRICS", "Metric"]
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "RANK_METRICS",
+    "Metric",
+    "add_values",
+    "is_rank",
+    "metric_key",
+    "resolved_metrics",
+]
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,7 @@ class Metric:
     """A number, or a few, to track."""
 
     name: str
-    """First part of the keys in a row: ``name/layer``."""
+    """First part of the keys in a row: ``name/layer``, as `metric_key` writes it."""
 
     function: Callable[..., Any]
     """By kind: ``function(features)`` with features of shape (rows, units), giving one number as a tensor;
@@ -87,3 +98,75 @@ DEFAULT_METRICS: tuple[str, ...] = (
     "weight_norm",
 )
 """All that one forward pass and one decomposition per layer give, and the weights' norm."""
+
+
+def metric_key(metric: str, layer: str = "") -> str:
+    """Name a number in a row, a file and a logger, as all of them take it.
+
+    MLflow has the strictest rule: letters, digits, ``_``, ``-``, ``.``, space and ``/``. So the second
+    output of a layer, ``relu#2`` in `capture`, is ``relu-2`` here, ``lstm[0]`` is ``lstm.0``, and any other
+    character is ``_``.
+
+    Args:
+        metric: Name of a metric.
+        layer: Name of a layer; "" for a number of the whole model.
+
+    Returns:
+        ``metric/layer``, or ``metric``.
+    """
+    key = f"{metric}/{layer}" if layer else metric
+    key = re.sub(r"\[([^\[\]]*)\]", r".\1", key).replace("#", "-")
+    return re.sub(r"[^\w\-. /]", "_", key)
+
+
+def add_values(values: dict[str, Any], metric: str, by_layer: Mapping[str, Any]) -> None:
+    """Add the numbers of one metric to those of a row.
+
+    Args:
+        values: By key; added to.
+        metric: Name of the metric.
+        by_layer: By the layer's name; "" for the whole model.
+
+    Raises:
+        ValueError: if two names have one key.
+    """
+    names: dict[str, str] = {}
+    for layer, value in by_layer.items():
+        key = metric_key(metric, layer)
+        if key in values:
+            other = names.get(key, key)
+            raise ValueError(
+                f"{layer!r} and {other!r} would both be {key!r} in the row; rename one of them, or leave one "
+                "out by layers=[…]"
+            )
+        names[key] = layer
+        values[key] = value
+
+
+def is_rank(metric: Metric) -> bool:
+    """Whether `rank_summary` gives the metric; not if it only borrows the name."""
+    return metric.name in RANK_METRICS and metric is METRICS[metric.name]
+
+
+def resolved_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """Look metrics up by name.
+
+    Raises:
+        TypeError: if `metrics` is one name or metric, or an entry is neither.
+        ValueError: if a name is unknown (naming the nearest) or given twice, or there is none.
+    """
+    if isinstance(metrics, (str, Metric)):
+        raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")
+    found: dict[str, Metric] = {}
+    for entry in metrics:
+        if isinstance(entry, str) and entry not in METRICS:
+            raise ValueError(f"there is no metric {entry!r}.{nearest(entry, METRICS)}")
+        if not isinstance(entry, (str, Metric)):
+            raise TypeError(f"a metric is a name or a Metric, got {type(entry).__name__}")
+        metric = METRICS[entry] if isinstance(entry, str) else entry
+        if metric.name in found:
+            raise ValueError(f"metric {metric.name!r} is given twice; give each its own name")
+        found[metric.name] = metric
+    if not found:
+        raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
+    return tuple(found.values())

@@ -1,9 +1,11 @@
 """L2 norms of weights, gradients, updates and features, and the distance to an anchor.
 
 A layer is a module that directly owns parameters; a parameter owned by the root module is a layer of its
-own, named as the parameter is. A parameter shared by several modules counts once, for the first. Sums of
-squares are accumulated in float64 (float32 on ``mps``, which has no float64), so that neither tiny
-gradients nor diverged weights leave the range. No function here waits for the device or records a graph.
+own, named as the parameter is. A parameter shared by several modules counts once, for the first. Names are
+those of the network inside its wrappers (`torch.compile`, `DistributedDataParallel` …); a network on the
+meta device, which has no values, is a ValueError. Sums of squares are accumulated in float64 (float32 on
+``mps``, which has no float64), so that neither tiny gradients nor diverged weights leave the range. No
+function here waits for the device or records a graph.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.ranks import require_feature_matrices
+from plasticity.wrappers import named_parameters, unwrapped
 
 __all__ = [
     "anchor_distance",
@@ -43,7 +46,7 @@ def weight_norm(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: if a layer is itself named "total".
     """
-    return _norms(model.named_parameters())
+    return _norms(_parameters(model).items())
 
 
 def gradient_norm(model: nn.Module) -> dict[str, Tensor]:
@@ -71,7 +74,7 @@ def parameter_snapshot(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Detached copies on the parameters' devices; one more copy of the network in memory.
     """
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in _parameters(model).items()}
 
 
 def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,7 +92,7 @@ def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, T
         ValueError: if a parameter is missing in `previous`, or `previous` names or shapes one that the
             model lacks, or if a layer is itself named "total".
     """
-    missing = [name for name, _ in model.named_parameters() if name not in previous]
+    missing = [name for name in _parameters(model) if name not in previous]
     if missing:
         raise ValueError(
             f"previous has no value for {missing[0]!r} ({len(missing)} missing); "
@@ -164,8 +167,12 @@ def _joined(norms: list[Tensor]) -> Tensor:
     return joined
 
 
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(named_parameters(unwrapped(model)))
+
+
 def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
+    for name, parameter in _parameters(model).items():
         gradient = parameter.grad
         if gradient is not None:
             yield name, gradient.coalesce().values() if gradient.is_sparse else gradient
@@ -174,7 +181,7 @@ def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _differences(
     model: nn.Module, others: Mapping[str, Tensor], argument: str
 ) -> Iterator[tuple[str, Tensor]]:
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model)
     for name, other in others.items():
         if name not in parameters:
             nearest = difflib.get_close_matches(name, parameters, n=1)

@@ -15,9 +15,9 @@ from torch.func import functional_call, vmap
 
 from plasticity import ranks
 from plasticity.capture import capture
-from plasticity.metrics import METRICS, Metric
+from plasticity.measuring import require_scalar
+from plasticity.metrics import METRICS, Metric, add_values, is_rank, resolved_metrics
 from plasticity.replicas import Replicas, require_replica
-from plasticity.tracker import _is_rank, _require_scalar, _resolved
 from plasticity.undisturbed import undisturbed
 
 
@@ -103,18 +103,17 @@ def replica_metrics(
     if not chosen:
         return []
     taken = {layer: each[chosen] for layer, each in features.items()}
-    resolved = _resolved(metrics)
-    summaries = _rank_summaries(taken) if any(map(_is_rank, resolved)) else {}
+    resolved = resolved_metrics(metrics)
+    summaries = _rank_summaries(taken) if any(map(is_rank, resolved)) else {}
     values: dict[str, Tensor] = {}
     for metric in resolved:
-        if _is_rank(metric):
+        if is_rank(metric):
             found = {layer: summaries[layer][metric.name] for layer in taken}
         elif metric.kind == "features":
             found = {layer: _of_features(metric, layer, each) for layer, each in taken.items()}
         else:
             found = _of_networks(metric, replicas, chosen, previous)
-        for layer, value in found.items():
-            values[f"{metric.name}/{layer}" if layer else metric.name] = value
+        add_values(values, metric.name, found)
     return _read(values, len(chosen))
 
 
@@ -139,8 +138,9 @@ def _of_features(metric: Metric, layer: str, features: Tensor) -> Tensor:
     if METRICS.get(metric.name) is metric:
         at_once: Tensor = metric.function(features)
         return at_once
-    key = f"{metric.name}/{layer}"
-    return torch.stack([_require_scalar(key, metric.function(each)) for each in features])
+    return torch.stack(
+        [require_scalar(metric.name, layer, metric.function(each)) for each in features]
+    )
 
 
 def _of_networks(
@@ -160,8 +160,7 @@ def _of_networks(
                 assert previous is not None
                 value = metric.function(network, {n: each[index] for n, each in previous.items()})
         for layer, number in (value if isinstance(value, Mapping) else {"": value}).items():
-            key = f"{metric.name}/{layer}" if layer else metric.name
-            found.setdefault(layer, []).append(_require_scalar(key, number))
+            found.setdefault(layer, []).append(require_scalar(metric.name, layer, number))
     return {layer: torch.stack(numbers) for layer, numbers in found.items()}
 
 

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric, metric_key, resolved_metrics
+from plasticity.row_file import RowFile
 from plasticity.sb3_gradients import StepGradients
+from plasticity.sb3_logging import PROBE, log_row
 from plasticity.sb3_networks import PolicyNetworks, policy_networks
 from plasticity.sb3_observations import RecentInputs
 from plasticity.sb3_tasks import TaskFollower
-from plasticity.settings import nearest, require_integer
+from plasticity.settings import require_integer
 from plasticity.tracker import Tracker
 from plasticity.units import dead_fraction
+from plasticity.wrappers import unwrapped
 
 __all__ = ["PlasticityCallback"]
 
 Row = dict[str, Any]
 
-PROBE = "probe/"
-"""What the key of a number measured on the fixed probe batch begins with."""
-
 _SATURATED = "dead_fraction of saturating layers"
-LONGEST_CONSOLE_KEY = 33  # what SB3's table prints whole: its 36 characters less the indentation
-FILE_FORMATS = ("csv", "json", "tensorboard")
 
 
 class PlasticityCallback(BaseCallback):
@@ -52,7 +48,8 @@ class PlasticityCallback(BaseCallback):
     **Training is not changed**: with and without the callback, the same weights bit for bit. No random number
     is drawn, from torch, NumPy, Python or a space; training flags, buffers and gradients are as before.
 
-    **When**: at each multiple of `every` environment steps (of all environments together); at each task
+    **When**: at each multiple of `every` environment steps (of all environments together; where they pass
+    one within a step, at that step), counted from the model's first step, also after a load; at each task
     boundary, which is where ``info["task"]`` changes (an integer or a name; of several environments, the
     first to change counts); and, for on-policy algorithms, once before the first update. A row at a
     boundary is about the task that ended. A new task shows in the ``info`` of its first step, so an
@@ -64,7 +61,8 @@ class PlasticityCallback(BaseCallback):
     back where that is fewer than `probe_size`. The probe batch is the set of the first row, unless one is
     given. Critics of SAC and its kind see the actions that were taken (on a given batch, what the actor
     did at first). LSTMs start from the states that they had (on a given batch, from zero). Until there
-    are `probe_size` observations, rows are made at boundaries only, without measurements.
+    are `probe_size` observations, rows are made at boundaries only, without measurements; training that ends
+    without any measurement ends with a warning that says why.
 
     **Where to**: `rows`; the file `path`; and the outputs of SB3's logger, under ``plasticity/`` (latest)
     and ``plasticity_probe/`` (fixed), each row at once, at its own step and apart from what SB3 writes. The
@@ -76,12 +74,15 @@ class PlasticityCallback(BaseCallback):
     default tanh. ``gradient_norm`` is that of the last minibatch, as the optimizer's step met it: after
     clipping (``max_grad_norm``, 0.5 in PPO), of the critic without the actor's loss, and without what no
     optimizer moves (TRPO's actor); it costs a copy of the gradients in every update. ``update_norm`` is the
-    way since the previous row. If the network diverges, the row says so, and lacks what cannot be measured;
-    training goes on.
+    way since the previous row. If the network diverges, the row says so, with NaN for what cannot be
+    measured; training goes on.
 
     A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe. The callback can be
     pickled (with metrics that can be), without the model: after loading both in a fresh process, pass it
-    to ``learn`` again. Use one callback per model.
+    to ``learn`` again. Where a model goes on from an earlier step, the rows after that step, in `rows` and
+    in the file, are taken out first, as they are made again (an untrained model empties the file);
+    ``update_norm`` then starts over. Counting that starts at 0 again with a trained model adds rows. Use one
+    callback per model, and one file.
 
     Args:
         every: Environment steps between measurements.
@@ -89,7 +90,8 @@ class PlasticityCallback(BaseCallback):
         layers: As in `capture`: names in `PolicyNetworks`. None takes every hidden layer.
         probe_size: Observations to measure on. More than the widest layer has units: no rank can be larger.
         probe_batch: The fixed batch, as ``model.predict`` takes it, instead of the first observations.
-        path: File of JSON lines to append the rows to; made if missing, with its folder.
+        path: File of JSON lines to append the rows to; made if missing, with its folder. Numbers that are not
+            finite are null there.
         task_key: The entry of ``info`` that tells the task; None for no task boundaries.
         info_keys: More entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
         verbose: As in every callback of SB3; nothing is printed.
@@ -100,13 +102,17 @@ class PlasticityCallback(BaseCallback):
         ValueError: if a number is out of range or a metric unknown (naming the nearest); when training
             starts, if a layer is unknown or never runs, or `probe_batch` does not fit.
         OSError: if `path` cannot be written.
+
+    Warns:
+        UserWarning: when training ends, if nothing was measured.
     """
 
     rows: list[Row]
     """One row per measurement: ``step``, ``task`` (None without one), entries of `info_keys`,
     ``boundary``; ``episodes`` that ended since the previous row and had begun under its task, with their
     mean ``episode_return`` and ``episode_length`` (None without any, or without SB3's Monitor);
-    ``metric/layer`` on the latest observations, ``probe/metric/layer`` on the fixed ones; ``diverged``."""
+    ``metric/layer`` on the latest observations, ``probe/metric/layer`` on the fixed ones, as `metric_key`
+    writes them; ``diverged``: whether a parameter or a feature is NaN or infinite."""
 
     def __init__(
         self,
@@ -125,16 +131,19 @@ class PlasticityCallback(BaseCallback):
         self.rows = []
         self.every = require_integer("every", every, minimum=1)
         self.probe_size = require_integer("probe_size", probe_size, minimum=2)
-        self._metrics = _with_saturation(_resolved(metrics))
+        self._metrics = _with_saturation(resolved_metrics(metrics))
         self._layers = layers
         self._given_probe = probe_batch
-        self._path = _appendable(path)
+        self._path = None if path is None else Path(path).absolute()
+        self._file: RowFile | None = None
+        self._open_file()  # which fails now, rather than after the first steps of training
         self._follower = TaskFollower(task_key, info_keys)
         self._probe: tuple[Any, ...] | None = None
         self._recent: RecentInputs | None = None
         self._gradients = StepGradients()
         self._observations: tuple[Any, ...] = ()
-        self._measured_step = 0
+        self._last_step = 0
+        self._has_measured = False
         self._tracker_state: dict[str, Any] | None = None
         self._networks: PolicyNetworks | None = None
         self._trackers: tuple[Tracker, Tracker | None]
@@ -155,14 +164,14 @@ class PlasticityCallback(BaseCallback):
             )
         if self._probe is None:
             self._probe = self._recent.batch()
-        return self._joined(self._trackers[0].measure(self._recent.batch()))
+        fixed = self._trackers[1].measure(self._probe) if self._trackers[1] is not None else {}
+        return self._joined(self._trackers[0].measure(self._recent.batch()), fixed)
 
     def _on_training_start(self) -> None:
         self._attach(self.model.policy)
         if METRICS["gradient_norm"] in self._metrics:
             self._gradients.attach(self.model.policy)
-        if self.num_timesteps < self._measured_step:  # counted from 0 again
-            self._measured_step = 0
+        self._cut_back()
         num_envs = self.training_env.num_envs
         # SB3 resets the environments to count from 0, and after a load or set_env. Then its latest
         # observation is none that was seen here.
@@ -174,8 +183,28 @@ class PlasticityCallback(BaseCallback):
                 window = self.model.n_steps * num_envs
             self._recent = RecentInputs(self.probe_size, window, num_envs)
 
+    def _cut_back(self) -> None:
+        """Take out the rows that are made again, where the model goes on from before them."""
+        step, self._last_step = self.num_timesteps, self.num_timesteps
+        self._open_file()  # others may have written rows in the meantime
+        if step == 0 and (self.rows or self.model._n_updates > 0):  # counted from 0 again
+            return
+        if self._file is not None:
+            self._file.remove(_made_again(self._file.counts, step))
+        gone = _made_again([row["step"] for row in self.rows], step)
+        if gone:
+            del self.rows[gone[0] :]
+            self._tracker_state = None
+            if self._networks is not None:
+                self._trackers[0].load_state_dict({"previous": None})
+
+    def _open_file(self) -> None:
+        if self._path is not None:
+            self._file = RowFile(self._path, "step")
+
     def _attach(self, policy: BasePolicy) -> None:
         """Look into the policy, unless that is done: its modules stay when weights are loaded."""
+        policy = cast("BasePolicy", unwrapped(policy))
         if self._networks is None or self._networks.policy is not policy:
             networks = policy_networks(policy)
             example = networks.inputs(networks.observations_to_tensor(_twice(self.model._last_obs)))
@@ -201,22 +230,39 @@ class PlasticityCallback(BaseCallback):
         # Of these two the second is next; where a callback ends training here, the first stays.
         self._observations = (self.model._last_obs, self.locals.get("new_obs"))
         new_task = self._follower.new_task(infos, self.locals["dones"])
+        measured = False
         if new_task is not None:
             # Before the new task's first observation is among the latest.
-            self._record(boundary=True)
+            measured = self._record(boundary=True)
             self._follower.change(new_task)
         self._follower.follow_values(infos)
         assert self._recent is not None
         assert self._networks is not None
         if self._recent.wants_next():
             self._recent.keep(self._networks.latest_inputs(self.model, self.locals))
-        due = self.num_timesteps // self.every > self._measured_step // self.every
-        if due and self._recent.complete():
+        due = self.num_timesteps // self.every > self._last_step // self.every
+        self._last_step = self.num_timesteps
+        if due and self._recent.complete() and not measured:
             self._record(boundary=False)
         return True
 
     def _on_training_end(self) -> None:
         self._gradients.detach()
+        if not self._has_measured:
+            warnings.warn(self._why_nothing(), UserWarning, stacklevel=2)
+
+    def _why_nothing(self) -> str:
+        assert self._recent is not None
+        begin = f"PlasticityCallback measured nothing in training up to step {self.num_timesteps}"
+        if not self._recent.complete():
+            return (
+                f"{begin}: it saw fewer than probe_size={self.probe_size} observations. Train for longer, or "
+                "give a smaller probe_size=."
+            )
+        return (
+            f"{begin}: it measures at multiples of every={self.every} steps, and reached none with "
+            f"probe_size={self.probe_size} observations seen. Give a smaller every=."
+        )
 
     def _on_rollout_end(self) -> None:
         # An off-policy algorithm has a rollout for every few steps: too few to choose a probe from.
@@ -225,7 +271,8 @@ class PlasticityCallback(BaseCallback):
         if untrained and not self.rows and self._recent.complete():
             self._record(boundary=False)
 
-    def _record(self, *, boundary: bool) -> None:
+    def _record(self, *, boundary: bool) -> bool:
+        """Make a row; whether it has measurements."""
         row: Row = {
             "step": self.num_timesteps,
             "task": self._follower.task,
@@ -233,66 +280,47 @@ class PlasticityCallback(BaseCallback):
             "boundary": boundary,
             **self._follower.take_episodes(),
         }
-        measured = self._measured()
-        row.update(measured or {})
-        row["diverged"] = measured is None or not all(map(math.isfinite, measured.values()))
-        if measured != {}:  # else it is still to be done
-            self._measured_step = self.num_timesteps
+        measured, diverged = self._measured()
+        row.update(measured)
+        row["diverged"] = diverged
+        self._has_measured |= bool(measured)
         self.rows.append(row)
-        self._log(row, measured or {})
-        if self._path is not None:
-            finite = {key: _finite(value) for key, value in row.items()}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite, allow_nan=False) + "\n")
+        log_row(self.logger, row, measured)
+        if self._file is not None:
+            self._file.append(row)
+        return bool(measured)
 
-    def _measured(self) -> dict[str, float] | None:
-        """The numbers of a row; none of them without observations, None if the network has diverged."""
+    def _measured(self) -> tuple[dict[str, float], bool]:
+        """The numbers of a row, none without observations, and whether the network has diverged."""
         assert self._recent is not None
         assert self._networks is not None
         if not self._recent.complete():
-            return {}
+            return {}, False
         batch = self._recent.batch()
         if self._probe is None:
             self._probe = batch
-        try:
-            values = self._trackers[0].boundary(task=0, probe_batch=batch)
-            self._trackers[0].rows.clear()  # the rows are here
-            del values["task"]
-            return self._joined(values)
-        except ValueError:
-            if self._networks.finite(batch) and self._networks.finite(self._probe):
-                raise
-            return None
-
-    def _joined(self, latest: Mapping[str, float]) -> dict[str, float]:
-        assert self._networks is not None
-        values = _dead_by_activation(latest, self._networks)
+        values, diverged = self._trackers[0].take(batch)
+        fixed: dict[str, float] = {}
         if self._trackers[1] is not None:
-            fixed = self._trackers[1].measure(self._probe)
-            for key, value in _dead_by_activation(fixed, self._networks).items():
-                values[PROBE + key] = value
+            fixed, diverged_there = self._trackers[1].take(self._probe)
+            diverged = diverged or diverged_there
+        return self._joined(values, fixed), diverged
+
+    def _joined(self, latest: Mapping[str, float], fixed: Mapping[str, float]) -> dict[str, float]:
+        values = self._dead_by_activation(latest)
+        for key, value in self._dead_by_activation(fixed).items():
+            values[PROBE + key] = value
         return values
 
-    def _log(self, row: Row, measured: Mapping[str, float]) -> None:
-        # What SB3 has recorded so far waits for its own row: it is averaged until then.
-        logger = Logger(None, self.logger.output_formats)
-        logger.set_level(self.logger.level)
-        logger.record("time/total_timesteps", row["step"], exclude="tensorboard")
-        # SB3's table cuts long keys, and fails where two are then alike: it gets a summary.
-        for key, value in measured.items():
-            name = key.replace("#", "-")  # which TensorBoard does not allow
-            fixed = name.startswith(PROBE)
-            name = f"plasticity_probe/{name[len(PROBE) :]}" if fixed else f"plasticity/{name}"
-            logger.record(name, value, exclude=("stdout", "log"))
-        for name, value in _summary(measured).items():
-            if len(name) <= LONGEST_CONSOLE_KEY:
-                # Under a key of its own, as SB3 keeps one value, and one list of formats, for each.
-                logger.record(f"plasticity_mean/{name}", value, exclude=FILE_FORMATS)
-        if isinstance(row["task"], int):
-            logger.record("plasticity/task", row["task"])
-        if row["diverged"]:
-            logger.record("plasticity/diverged", 1)
-        logger.dump(row["step"])
+    def _dead_by_activation(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Of both forms of `dead_fraction`, the one that suits each layer."""
+        assert self._networks is not None
+        chosen = dict(values)
+        for layer in self._trackers[0].layers:
+            saturated = chosen.pop(metric_key(_SATURATED, layer), None)
+            if saturated is not None and self._networks.saturates(layer):
+                chosen[metric_key("dead_fraction", layer)] = saturated
+        return chosen
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the model and what belongs to it; `learn` gives it back."""
@@ -301,7 +329,8 @@ class PlasticityCallback(BaseCallback):
             state["_tracker_state"] = self._trackers[0].state_dict()
         for name in ("model", "_trackers"):
             state.pop(name, None)
-        state.update(locals={}, globals={}, parent=None, _networks=None, _observations=())
+        state.update(locals={}, globals={}, parent=None)
+        state.update(_networks=None, _observations=(), _file=None)
         state["_gradients"] = StepGradients()
         return state
 
@@ -320,52 +349,27 @@ def _trackers(
     )
 
 
-def _resolved(metrics: Iterable[str | Metric]) -> list[Metric]:
-    """Metrics by name, checked here as the `Tracker` comes only with the model."""
-    if isinstance(metrics, (str, Metric)):
-        raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")
-    found = []
-    for entry in metrics:
-        if not isinstance(entry, (str, Metric)):
-            raise TypeError(f"a metric is a name or a Metric, got {type(entry).__name__}")
-        if isinstance(entry, str) and entry not in METRICS:
-            raise ValueError(f"there is no metric {entry!r}.{nearest(entry, METRICS)}")
-        found.append(METRICS[entry] if isinstance(entry, str) else entry)
-    if not found:
-        raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
-    return found
-
-
-def _with_saturation(metrics: list[Metric]) -> list[Metric]:
+def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
     """With the other form of `dead_fraction`, from which each layer then takes its own."""
     if METRICS["dead_fraction"] in metrics:
         function = partial(dead_fraction, saturating=True)
         return [*metrics, Metric(_SATURATED, function, "features")]
-    return metrics
+    return list(metrics)
 
 
-def _dead_by_activation(values: Mapping[str, float], networks: PolicyNetworks) -> dict[str, float]:
-    chosen = dict(values)
-    for key in values:
-        metric, _, layer = key.partition("/")
-        if metric == _SATURATED:
-            saturated = chosen.pop(key)
-            if networks.saturates(layer):
-                chosen[f"dead_fraction/{layer}"] = saturated
-    return chosen
+def _made_again(steps: Sequence[int], step: int) -> list[int]:
+    """Places of the rows after a step; before a first step of all, of all rows.
 
-
-def _summary(measured: Mapping[str, float]) -> dict[str, float]:
-    """One number for each metric on the latest observations: the total, or the mean over the layers."""
-    by_metric: dict[str, dict[str, float]] = {}
-    for key, value in measured.items():
-        if not key.startswith(PROBE):
-            metric, _, layer = key.partition("/")
-            by_metric.setdefault(metric, {})[layer] = value
-    return {
-        metric: values.get("total", float(np.mean(list(values.values()))))
-        for metric, values in by_metric.items()
-    }
+    Rows from before the counting last started at 0 again are none of them.
+    """
+    if step == 0:
+        return list(range(len(steps)))
+    first = len(steps)
+    while first > 0 and steps[first - 1] > step:
+        first -= 1
+        if first > 0 and steps[first - 1] > steps[first]:
+            break
+    return list(range(first, len(steps)))
 
 
 def _twice(observations: Any) -> Any:
@@ -373,17 +377,3 @@ def _twice(observations: Any) -> Any:
     if isinstance(observations, Mapping):
         return {key: _twice(value) for key, value in observations.items()}
     return np.concatenate([observations, observations])
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _appendable(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Fails now, rather than after the first steps of training.
-    path.open("a", encoding="utf-8").close()
-    return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from plasticity.capture import ACTIVATION_MODULES, capture
 from plasticity.undisturbed import undisturbed
 from plasticity.units import ZERO_WHEN_DEAD
+from plasticity.wrappers import bypassed, named_modules, unwrapped
 
 __all__ = ["PolicyNetworks", "policy_networks"]
 
@@ -34,7 +35,8 @@ def policy_networks(policy: BasePolicy) -> PolicyNetworks:
 
     Args:
         policy: Of PPO, A2C, DQN, SAC, TD3 or DDPG, or of sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO,
-            QRDQN or CrossQ; a subclass whose parts have the same names.
+            QRDQN or CrossQ; a subclass whose parts have the same names. It may be compiled or otherwise
+            wrapped, and so may its parts: names are those of what is inside.
 
     Returns:
         A module that shares the policy's parameters. Its target networks are left out.
@@ -42,6 +44,7 @@ def policy_networks(policy: BasePolicy) -> PolicyNetworks:
     Raises:
         TypeError: if the policy is none of these.
     """
+    policy = cast("BasePolicy", unwrapped(policy))
     if hasattr(policy, "lstm_actor"):
         return RecurrentActorCritic(policy)
     if hasattr(policy, "mlp_extractor"):
@@ -79,6 +82,11 @@ class PolicyNetworks(nn.Module):
         super().__init__()
         # Past nn.Module's own setter, which would make the whole policy a child.
         object.__setattr__(self, "policy", policy)
+
+    def __call__(self, *inputs: Any) -> None:
+        """Run every trained network once, as `forward`, past the wrappers of the policy's parts."""
+        with bypassed(self.policy):
+            super().__call__(*inputs)
 
     @abstractmethod
     def forward(self, observations: Observations, *further: Tensor) -> None:
@@ -141,20 +149,13 @@ class PolicyNetworks(nn.Module):
             )
         return tuple(layers)
 
-    def finite(self, inputs: tuple[Any, ...]) -> bool:
-        """Whether the parameters, and every activation on these inputs, are finite numbers."""
-        here = [_moved(value, self.policy.device) for value in inputs]
-        with undisturbed(self, self.devices()), capture(self) as activations:
-            self(*here)
-        return all(bool(t.isfinite().all()) for t in (*self.parameters(), *activations.values()))
-
     def saturates(self, layer: str) -> bool:
         """Whether a dead unit of this layer is one that gives a constant, rather than zero.
 
         False for the family of ReLU, true for everything else: tanh, sigmoid, GELU, an LSTM.
         """
         name = layer.partition("#")[0]
-        modules = dict(self.named_modules())
+        modules = dict(named_modules(self))
         if name in modules:
             return not isinstance(modules[name], _RELU_FAMILY)
         return name not in ZERO_WHEN_DEAD
@@ -204,7 +205,7 @@ class PolicyNetworks(nn.Module):
     def _adopt(self, modules: Mapping[str, nn.Module | None]) -> None:
         for name, module in modules.items():
             if module is not None:
-                self.add_module(name, module)
+                self.add_module(name, unwrapped(module))
 
 
 class ActorCritic(PolicyNetworks):
@@ -212,7 +213,11 @@ class ActorCritic(PolicyNetworks):
 
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        children = {name: module for name, module in policy._modules.items() if module is not None}
+        children = {
+            name: unwrapped(module)
+            for name, module in policy._modules.items()
+            if module is not None
+        }
         extractor: Any = children.pop("mlp_extractor")
         # SB3 names one extractor three times where it is shared, the actor's twice where it is not.
         own = ("pi_features_extractor", "vf_features_extractor")
@@ -223,7 +228,7 @@ class ActorCritic(PolicyNetworks):
         if hasattr(extractor, "policy_net") and hasattr(extractor, "value_net"):
             self._adopt({"actor": extractor.policy_net, "critic": extractor.value_net})
         else:
-            self.add_module("mlp_extractor", extractor)
+            self._adopt({"mlp_extractor": extractor})
         self._adopt(heads)
         for name, parameter in policy.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
@@ -314,7 +319,7 @@ class ActionValue(PolicyNetworks):
 
     def __init__(self, policy: BasePolicy, name: str) -> None:
         super().__init__(policy)
-        network = policy.get_submodule(name)
+        network = unwrapped(policy.get_submodule(name))
         self._adopt(dict(network.named_children()))
 
     def forward(self, observations: Observations, *further: Tensor) -> None:
@@ -358,7 +363,7 @@ class ActorAndCritics(PolicyNetworks):
         return (_tensors(model._last_obs), torch.tensor(actions.reshape(len(actions), -1)))
 
     def _output_activations(self) -> Sequence[str]:
-        mean = self.get_submodule("actor.mu")
+        mean = dict(named_modules(self))["actor.mu"]
         if isinstance(mean, nn.Sequential) and isinstance(mean[-1], ACTIVATION_MODULES):
             return (f"actor.mu.{len(mean) - 1}",)
         return ()
@@ -369,12 +374,6 @@ def _tensors(observations: Any) -> Observations:
     if isinstance(observations, Mapping):
         return {key: torch.tensor(value) for key, value in observations.items()}
     return torch.tensor(observations)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {key: entry.to(device) for key, entry in value.items()}
-    return value.to(device)
 
 
 def _array(observations: object) -> np.ndarray:

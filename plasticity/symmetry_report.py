@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from plasticity.capture import raw_module
 from plasticity.settings import nearest
 from plasticity.symmetry import (
     attention_heads,
@@ -26,6 +25,7 @@ from plasticity.symmetry import (
     rotation_eigenvalues,
     sign_flip_distance,
 )
+from plasticity.wrappers import raw_module
 
 __all__ = ["symmetry_distances", "symmetry_report"]
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from plasticity import norms, ranks
-from plasticity.capture import Activations, capture, raw_module
-from plasticity.metrics import DEFAULT_METRICS, METRICS, RANK_METRICS, Metric
-from plasticity.settings import nearest, require_integer
+from plasticity import norms
+from plasticity.capture import capture
+from plasticity.event_files import EventFiles
+from plasticity.measuring import Measurement, host_numbers, is_finite
+from plasticity.metrics import DEFAULT_METRICS, Metric, add_values, resolved_metrics
+from plasticity.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
+from plasticity.row_file import RowFile
+from plasticity.settings import require_integer
 from plasticity.undisturbed import undisturbed
+from plasticity.wrappers import named_parameters, raw_module
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Tracker"]
-
-
-ProbeBatch = Tensor | Mapping[str, Tensor] | tuple[Any, ...]
 
 
 class Tracker:
@@ -40,67 +42,102 @@ class Tracker:
 
     Measuring never disturbs: a run trains the same weights, bit for bit, with and without it. The probe
     runs in evaluation mode (dropout off, running statistics of normalisation layers in use and untouched),
-    without gradients and without autocast. Each module's own training flag, the buffers, torch's random
-    state (of the CPU and of the model's devices) and ``.grad`` are afterwards as before, also after an
-    error. A compiled model is measured as the module inside.
+    without gradients and without autocast. Each module's own training flag, the parameters and buffers, the
+    random state (of torch on the CPU and on the model's devices, of NumPy and Python) and ``.grad`` are
+    afterwards as before, also after an error. A wrapped model (`torch.compile`, `DistributedDataParallel`,
+    `DataParallel`), or one with wrapped parts, is measured as the modules inside, by their own names.
 
     The rank metrics share one decomposition, batched over layers of one shape. Numbers stay on the device
-    until the host reads them all at once; before that, it waits only where a rank function checks that its
-    features are finite.
+    until the host reads them all at once; before that, it waits where a rank function checks that its
+    features are finite, where buffers are compared with what they were, and, at a boundary, for ``diverged``.
 
     Deeper measures need data or arguments of their own: wrap them in a `Metric`, as in
     ``Metric("ntk_rank", lambda model: ntk_rank(model, inputs), "model")``. Dead units of tanh or sigmoid
     layers: ``Metric("saturated_fraction", partial(dead_fraction, saturating=True), "features")``.
 
+    **How the model is called**: ``model(probe_batch)``; with a tuple, as with its arguments; with a mapping
+    (a dictionary, Hugging Face's ``BatchEncoding``) whose keys are parameters of the model's ``forward``, as
+    with keywords: all of them, or one of them where ``forward`` takes ``**kwargs``, or any where it takes
+    nothing else. Where that is not what you mean (a ``forward(batch)`` with a key named "batch"), say it:
+    ``forward=lambda model, batch: model(batch)``.
+
+    **A run that is resumed** at task k, by a new tracker or after `load_state_dict`, goes on exactly: at its
+    first boundary, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a
+    log message says how many). A line that was being written when the run was killed goes, too. So a file
+    and a folder are for the rows of one run. From then on rows are only added, also of tasks that come again.
+
     Args:
         model: Any module that `capture` can see into; its lazy parameters initialised.
-        probe_batch: Input of the model: a tensor, a dictionary of tensors, or a tuple of several arguments,
-            with the batch as their first axis. A copy is kept on the model's device, and moves with it.
+        probe_batch: Input of the model, with the batch as the first axis: a tensor; an array, whose
+            floating-point numbers get the dtype of the model's; a mapping; a tuple of several arguments; or
+            any batch object (PackedSequence, TensorDict, PyG's Data), moved to the device by its ``.to``, if
+            it has one. A copy is kept on the model's device, and moves with it.
         metrics: Names in `METRICS`, and `Metric` objects. The order is that of the rows.
         layers: As in `capture`: names of modules or functional activations; None takes every activation.
-        log_dir: Folder for TensorBoard events; made if missing.
-        writer: A SummaryWriter of your own, instead of `log_dir`. It is flushed, but not closed.
+        forward: ``forward(model, batch)`` runs the model, for batches of any kind. It gets the module inside
+            wrappers, and calls it as a module: what a method of the model does by itself is not seen.
+        mask: Positions that hold data, for batches with padding: true, or 1, for data. Their rows, a sample's
+            position each, are all that is measured; layers without an axis of positions keep all rows. A
+            tensor or an array of shape (batch, positions), or the name of an entry of the batch, such as
+            "attention_mask".
+        log_dir: Folder for TensorBoard events; made if missing. "diverged" is there only once it is true.
+        writer: A SummaryWriter of your own, instead of `log_dir`. It is flushed, but not closed, and nothing
+            that it wrote is taken out: after a restart, open it with ``purge_step``.
         path: File of JSON lines to append rows to; made if missing, with its folder.
 
     Raises:
         ValueError: if a metric is unknown (naming the nearest) or given twice; if a layer is unknown or
-            does not run; if no activation is found; if parameters are lazy; if both `log_dir` and `writer`
-            are given. The probe runs once here, so that these do not wait for the first boundary.
+            does not run, or two have one key in a row; if no activation is found; if parameters are lazy or
+            on the meta device; if a mask does not fit; if both `log_dir` and `writer` are given; if the file
+            holds something other than JSON lines. The probe runs once here, so that these do not wait for
+            the first boundary.
         TypeError: if an argument has the wrong type.
         OSError: if `log_dir` or `path` cannot be written.
     """
 
     rows: list[dict[str, int | float]]
-    """One row per boundary: the task, the extra numbers, then ``metric/layer`` in the network's order."""
+    """One row per boundary: the task, the extra numbers, ``metric/layer`` in the network's order, as
+    `metric_key` writes it, and ``diverged``."""
+
+    layers: tuple[str, ...]
+    """Names of the layers that "features" metrics measure, as in `capture`."""
 
     def __init__(
         self,
         model: nn.Module,
-        probe_batch: ProbeBatch,
+        probe_batch: Any,
         metrics: Iterable[str | Metric] = DEFAULT_METRICS,
         layers: Sequence[str] | None = None,
         *,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        mask: Tensor | np.ndarray[Any, Any] | str | None = None,
         log_dir: str | Path | None = None,
         writer: SummaryWriter | None = None,
         path: str | Path | None = None,
     ) -> None:
         self.rows = []
+        self.layers = ()
         self._model = raw_module(model)
-        self._metrics = _resolved(metrics)
-        self._layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
+        self._metrics = resolved_metrics(metrics)
+        self._chosen = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self._previous: dict[str, Tensor] | None = None
+        self._is_resumed = True
+        self._layers_of_metric: dict[str, tuple[str, ...]] = {}
+        self._warned = False
         _require_initialised(self._model)
-        self._arguments = _probe_arguments(probe_batch)
+        self._forward = forward
+        self._mask = mask if mask is None or isinstance(mask, str) else mask_tensor(mask)
+        self._probe = ProbeBatch(probe_batch, self._model, forward)
         self._check_probe()
         if writer is not None and log_dir is not None:
             raise ValueError(
                 f"give writer or log_dir={str(log_dir)!r}, not both: they log the same rows"
             )
-        self._path = _appendable(path)
-        self._closes_writer = log_dir is not None
-        self._writer = writer if log_dir is None else _summary_writer(log_dir)
+        self._file = None if path is None else RowFile(path, "task")
+        self._events = None if log_dir is None else EventFiles(log_dir)
+        self._writer = writer
 
-    def measure(self, probe_batch: ProbeBatch | None = None) -> dict[str, float]:
+    def measure(self, probe_batch: Any = None) -> dict[str, float]:
         """Measure now, and record nothing.
 
         Args:
@@ -116,20 +153,15 @@ class Tracker:
             ValueError: if the features of a layer are not finite and a rank is measured (the message names
                 the layer); if a metric gives no single number.
         """
-        kept = self._arguments
-        if probe_batch is not None:
-            self._arguments = _probe_arguments(probe_batch)
-        try:
-            with undisturbed(self._model, _devices(self._model)):
-                return _read(self._values())
-        except BaseException:
-            self._arguments = kept
-            raise
+        return self._measured(probe_batch, tolerant=False)[0]
 
     def boundary(
-        self, task: int, probe_batch: ProbeBatch | None = None, **extra: float
+        self, task: int, probe_batch: Any = None, **extra: float
     ) -> dict[str, int | float]:
         """Measure at the end of a task; keep the row, write it to TensorBoard and to the file.
+
+        A network that has diverged is a row as well, with NaN for each number that it does not have, and a
+        warning the first time.
 
         Args:
             task: Number of the task that ended, from 0; the step in TensorBoard.
@@ -137,28 +169,52 @@ class Tracker:
             **extra: More numbers for the row, such as ``test_accuracy=0.9``.
 
         Returns:
-            The row: "task", the extra numbers, then `measure`'s. In the file, numbers that are not finite
-            are null.
+            The row: "task", the extra numbers, `measure`'s, and "diverged": whether a parameter or a feature
+            is NaN or infinite. In the file, numbers that are not finite are null.
 
         Raises:
-            ValueError: as in `measure`, or if the task is negative, or an extra name is that of a metric.
-                Nothing is recorded then.
+            ValueError: if a metric gives no single number, if the task is negative, or an extra name is that
+                of another entry. Nothing is recorded then.
             TypeError: if the task is no integer or an extra value no number.
         """
         row: dict[str, int | float] = {"task": require_integer("task", task, minimum=0)}
         row.update({name: _number(name, value) for name, value in extra.items()})
-        measured = self.measure(probe_batch)
+        measured, diverged = self._measured(probe_batch, tolerant=True)
+        measured["diverged"] = diverged
         for name in extra:
             if name in measured:
                 raise ValueError(
                     f"{name!r} is measured by the tracker; give the extra number another name"
                 )
         row.update(measured)
-        if any(metric.kind == "update" for metric in self._metrics):
-            self._previous = norms.parameter_snapshot(self._model)
+        self._mark()
+        if self._is_resumed:
+            self._cut(int(row["task"]))
         self.rows.append(row)
-        self._log(row)
+        self._write(row)
+        if diverged and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the network has diverged by task {row['task']}: a parameter or a feature is NaN or "
+                "infinite. Its rows say diverged, with NaN where there is no number; no warning follows.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return row
+
+    def take(self, probe_batch: Any = None) -> tuple[dict[str, float], bool]:
+        """Measure as for a row, and keep none: for those who keep rows of their own.
+
+        Args:
+            probe_batch: As in `measure`.
+
+        Returns:
+            The numbers, NaN where a diverged network has none, and whether it has diverged. The next "update"
+            metrics are against this moment.
+        """
+        taken = self._measured(probe_batch, tolerant=True)
+        self._mark()
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
         """What the next measurement depends on, beside the model: for a checkpoint of a resumable run."""
@@ -168,15 +224,15 @@ class Tracker:
         """Continue from a `state_dict`, saved on any device."""
         previous = state["previous"]
         if previous is not None:
-            devices = {name: p.device for name, p in self._model.named_parameters()}
+            devices = {name: p.device for name, p in named_parameters(self._model)}
             previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
         self._previous = previous
+        self._is_resumed = True
 
     def close(self) -> None:
         """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""
-        if self._closes_writer and self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            self._events.close()
 
     def __enter__(self) -> Tracker:
         return self
@@ -184,174 +240,82 @@ class Tracker:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _mark(self) -> None:
+        """Let "update" metrics be against the parameters as they are."""
+        if any(metric.kind == "update" for metric in self._metrics):
+            self._previous = norms.parameter_snapshot(self._model)
+
+    def _cut(self, task: int) -> None:
+        """Take out rows of this task and of later ones: the run is here again."""
+        self.rows = [kept for kept in self.rows if kept["task"] < task]
+        if self._events is not None:
+            self._events.cut(task)
+        if self._file is not None:
+            counts = self._file.counts
+            self._file.remove([place for place, count in enumerate(counts) if count >= task])
+        self._is_resumed = False
+
     def _check_probe(self) -> None:
         if not any(metric.kind == "features" for metric in self._metrics):
             return
         with undisturbed(self._model, _devices(self._model)):
-            activations = self._activations()
-            if not activations:
-                raise ValueError(
-                    f"no activation was seen in {type(self._model).__name__}, so there are no features to "
-                    "measure; name layers, as in layers=['fc1']"
-                )
-            for name in activations:
-                activations.units(name)
-
-    def _activations(self) -> Activations:
-        device = next(iter(_devices(self._model)), None)
-        if device is not None:
-            self._arguments = tuple(
-                _mapped(lambda tensor: tensor.to(device), argument) for argument in self._arguments
+            features = self._features()
+        if not features:
+            raise ValueError(
+                f"no activation was seen in {type(self._model).__name__}, so there are no features to "
+                "measure; name layers, as in layers=['fc1']"
             )
-        # Copies, as a model may work in place on its input.
-        arguments = [_mapped(Tensor.clone, argument) for argument in self._arguments]
-        with capture(self._model, self._layers) as activations:
-            self._model(*arguments)
-        return activations
+        self.layers = tuple(features)
+        add_values({}, "layer", dict.fromkeys(self.layers))
 
-    def _values(self) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = {}
-        if any(metric.kind == "features" for metric in self._metrics):
-            activations = self._activations()
-            features = {name: activations.units(name) for name in activations}
-        shared: dict[str, dict[str, Tensor]] = {}
-        if any(_is_rank(metric) for metric in self._metrics):
-            shared = _rank_summaries(features)
-        values: dict[str, Tensor] = {}
-        for metric in self._metrics:
-            if _is_rank(metric):
-                found = {layer: shared[layer][metric.name] for layer in features}
-            elif metric.kind == "features":
-                found = {
-                    layer: _of_layer(metric.function, layer, features[layer]) for layer in features
-                }
-            else:
-                found = self._of_model(metric)
-            for layer, value in found.items():
-                key = f"{metric.name}/{layer}" if layer else metric.name
-                values[key] = _require_scalar(key, value)
-        return values
-
-    def _of_model(self, metric: Metric) -> dict[str, Tensor]:
-        if metric.kind == "update" and self._previous is None:
-            return {}
-        arguments = (self._model,) if metric.kind == "model" else (self._model, self._previous)
-        # Measures of the model may need gradients of their own (a neural tangent kernel).
-        with torch.enable_grad():
-            value = metric.function(*arguments)
-        return dict(value) if isinstance(value, Mapping) else {"": value}
-
-    def _log(self, row: Mapping[str, int | float]) -> None:
-        if self._writer is not None:
-            for key, value in row.items():
-                if key != "task":
-                    # TensorBoard allows no "#" in a tag.
-                    tag = key.replace("#", "-")
-                    self._writer.add_scalar(tag, value, global_step=row["task"])
-            self._writer.flush()
-        if self._path is not None:
-            finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite, allow_nan=False) + "\n")
-
-
-def _is_rank(metric: Metric) -> bool:
-    """Whether `rank_summary` gives it; not if it only borrows the name."""
-    return metric.name in RANK_METRICS and metric is METRICS[metric.name]
-
-
-def _rank_summaries(features: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """`rank_summary` of each layer, from one batched decomposition for all layers of a shape."""
-    groups: dict[Any, list[str]] = {}
-    for layer, matrix in features.items():
-        groups.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append(layer)
-    summaries: dict[str, dict[str, Tensor]] = {}
-    for layers in groups.values():
+    def _measured(self, probe_batch: Any, *, tolerant: bool) -> tuple[dict[str, float], bool]:
+        """The numbers, and whether the network has diverged, which is found out only if tolerant."""
+        kept = self._probe
+        if probe_batch is not None:
+            self._probe = ProbeBatch(probe_batch, self._model, self._forward)
         try:
-            stacked = ranks.rank_summary(torch.stack([features[layer] for layer in layers]))
-        except (TypeError, ValueError):
-            # Which layer it was, and where in it, is told by measuring them one by one.
-            for layer in layers:
-                _of_layer(ranks.rank_summary, layer, features[layer])
+            with undisturbed(self._model, _devices(self._model)):
+                found = self._measurement(tolerant=tolerant)
+                values = found.values(self._metrics, self._layers_of_metric)
+                return host_numbers(values), tolerant and not found.finite()
+        except BaseException:
+            self._probe = kept
             raise
-        for position, layer in enumerate(layers):
-            summaries[layer] = {name: values[position] for name, values in stacked.items()}
-    return summaries
 
+    def _measurement(self, *, tolerant: bool) -> Measurement:
+        features: dict[str, Tensor | None] = {}
+        if any(metric.kind == "features" for metric in self._metrics):
+            try:
+                features.update(self._features())
+            except Exception:
+                # A model may check its own numbers, as torch.distributions do.
+                if not tolerant or (is_finite(self._model, ()) and not _has_nan(self._model)):
+                    raise
+            if tolerant and not features:
+                features.update(dict.fromkeys(self.layers))
+        return Measurement(self._model, features, self._previous, tolerant=tolerant)
 
-def _of_layer(function: Callable[[Tensor], Any], layer: str, features: Tensor) -> Any:
-    try:
-        return function(features)
-    except ValueError as error:
-        raise ValueError(f"layer {layer!r}: {error}") from error
-    except TypeError as error:
-        raise TypeError(f"layer {layer!r}: {error}") from error
+    def _features(self) -> dict[str, Tensor]:
+        with capture(self._model, self._chosen) as activations:
+            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+        mask = self._mask
+        if isinstance(mask, str):
+            mask = required_mask(self._probe.entry(mask))
+        return {name: masked_features(activations, name, mask) for name in activations}
 
-
-def _require_scalar(key: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor) or value.ndim > 0:
-        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-        raise ValueError(
-            f"metric {key!r} gave a {type(value).__name__}{shape}; expected one number, a tensor of shape ()"
-        )
-    return value
-
-
-def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """All numbers in one transfer to the host."""
-    if not values:
-        return {}
-    device = next(iter(values.values())).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    stacked = torch.stack([value.detach().to(device, dtype) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def _resolved(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
-    if isinstance(metrics, (str, Metric)):
-        raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")
-    found: dict[str, Metric] = {}
-    for entry in metrics:
-        if isinstance(entry, str) and entry not in METRICS:
-            raise ValueError(f"there is no metric {entry!r}.{nearest(entry, METRICS)}")
-        if not isinstance(entry, (str, Metric)):
-            raise TypeError(f"a metric is a name or a Metric, got {type(entry).__name__}")
-        metric = METRICS[entry] if isinstance(entry, str) else entry
-        if metric.name in found:
-            raise ValueError(f"metric {metric.name!r} is given twice; give each its own name")
-        found[metric.name] = metric
-    if not found:
-        raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
-    return tuple(found.values())
-
-
-def _probe_arguments(probe_batch: object) -> tuple[Any, ...]:
-    arguments = probe_batch if isinstance(probe_batch, tuple) else (probe_batch,)
-    tensors: list[Tensor] = []
-
-    def kept(tensor: Tensor) -> Tensor:
-        tensors.append(tensor)
-        return tensor.detach().clone()
-
-    arguments = tuple(_mapped(kept, argument) for argument in arguments)
-    if not tensors:
-        raise TypeError(
-            "probe_batch must be a tensor, a dictionary of tensors or a tuple of arguments, got "
-            f"{type(probe_batch).__name__}"
-        )
-    return arguments
-
-
-def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to each tensor in a value of tensors, dictionaries, lists and tuples."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(function, entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        entries = [_mapped(function, entry) for entry in value]
-        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
-    return value
+    def _write(self, row: Mapping[str, int | float]) -> None:
+        task = int(row["task"])
+        scalars = {key: float(value) for key, value in row.items() if key != "task"}
+        if not row["diverged"]:
+            del scalars["diverged"]
+        if self._events is not None:
+            self._events.write(scalars, task)
+        if self._writer is not None:
+            for tag, value in scalars.items():
+                self._writer.add_scalar(tag, value, global_step=task)
+            self._writer.flush()
+        if self._file is not None:
+            self._file.append(row)
 
 
 def _require_initialised(model: nn.Module) -> None:
@@ -367,6 +331,12 @@ def _devices(model: nn.Module) -> dict[torch.device, None]:
     return {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
 
 
+def _has_nan(model: nn.Module) -> bool:
+    """Whether a running statistic has become NaN."""
+    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return any(bool(buffer.isnan().any()) for buffer in floating)
+
+
 def _number(name: str, value: object) -> int | float:
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
@@ -375,20 +345,3 @@ def _number(name: str, value: object) -> int | float:
     if isinstance(value, Real):
         return float(value)
     raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-
-
-def _appendable(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Fails now, rather than after the first task, where rows cannot be written.
-    path.open("a", encoding="utf-8").close()
-    return path
-
-
-def _summary_writer(log_dir: str | Path) -> SummaryWriter:
-    # Imported here as it takes a second, and tensorboard to be installed.
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
-
-    return SummaryWriter(str(log_dir))

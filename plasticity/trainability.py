@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plasticity.wrappers import unwrapped
+
 __all__ = ["Trainability", "trainability"]
 
 Task = Literal["classification", "regression"]
@@ -60,7 +62,8 @@ def trainability(
     The model itself, its gradients and buffers, and the global random state are left as they were.
 
     Args:
-        model: Network that takes a batch and gives one tensor.
+        model: Network that takes a batch and gives one tensor; inside a wrapper (`torch.compile`,
+            `DistributedDataParallel` …), the module in it.
         inputs: Samples, moved to the model's device. Shape: (batch, ...).
         task: "classification" gives each sample a random class, for outputs of shape (batch, classes);
             "regression" gives each output a standard normal target, for outputs of any shape (batch, ...).
@@ -76,10 +79,11 @@ def trainability(
 
     Raises:
         ValueError: if inputs are empty; if steps, learning_rate or task is out of range; if the outputs do
-            not suit the task; if no parameter requires a gradient; or if a module with parameters has no
-            ``reset_parameters`` and `fresh` is None.
+            not suit the task; if no parameter requires a gradient; if the model is on the meta device; or if
+            a module with parameters has no ``reset_parameters`` and `fresh` is None.
     """
     _require_budget(inputs, task, steps, learning_rate)
+    model = unwrapped(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(
@@ -90,7 +94,9 @@ def trainability(
     with torch.inference_mode(False), torch.enable_grad(), _own_randomness(device):
         samples = inputs.detach().to(device, copy=True)
         _seed(device, seed)
-        newcomer = _reinitialised(model) if fresh is None else copy.deepcopy(fresh).to(device)
+        newcomer = (
+            _reinitialised(model) if fresh is None else copy.deepcopy(unwrapped(fresh)).to(device)
+        )
         losses = []
         for learner in (copy.deepcopy(model), newcomer):
             _seed(device, seed)

@@ -85,8 +85,7 @@ class AntExperiment:
             row = self._rows.take(iteration, self._agent.num_steps)
             if row is not None:
                 if self._tracker is not None and not self.diverged:
-                    measured = self._tracker.boundary(row["task"], self._agent.observations)
-                    row.update({name: value for name, value in measured.items() if name != "task"})
+                    row.update(self._tracker.take(self._agent.observations)[0])
                 return row
         return None
 

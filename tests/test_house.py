@@ -136,6 +136,8 @@ COVERED_ELSEWHERE = {
     "replica_rollout": "test_replica_ppo",
     "replica_requirements": "test_replica_optimizer",
     "replica_orders": "test_replica_classifier",
+    "event_files": "test_tracker",
+    "measuring": "test_tracker",
     "metrics": "test_tracker",
-    "undisturbed": "test_tracker",
+    "sb3_logging": "test_sb3_callback",
 }

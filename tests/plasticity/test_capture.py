@@ -16,7 +16,6 @@ from plasticity.capture import (
     ACTIVATION_MODULES,
     FUNCTIONAL_ACTIVATIONS,
     capture,
-    raw_module,
     unit_matrix,
 )
 
@@ -467,22 +466,6 @@ def test_compiled_model_is_not_compiled_again(x):
     assert len(activations) == 4
     assert counter.frame_count == before
     torch._dynamo.reset()
-
-
-def test_raw_module_unwraps_only_the_compiler():
-    model = Mixed()
-    assert raw_module(model) is model
-    assert raw_module(torch.compile(model, backend="eager")) is model
-    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
-        raw_module(F.relu)
-    with pytest.raises(TypeError, match=r"submodule '0' is a DataParallel.* give its \.module"):
-        raw_module(nn.Sequential(nn.DataParallel(model)))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_scripted_model_is_refused():
-    with pytest.raises(TypeError, match="whose activations cannot be seen"):
-        raw_module(torch.jit.trace(nn.ReLU(), torch.zeros(1)))
 
 
 def test_model_copies_as_before(x):

@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import random
+from contextlib import nullcontext
 
 import gymnasium
 import numpy as np
@@ -297,7 +298,7 @@ def test_nothing_is_measured_on_too_few_observations():
     early = [row for row in callback.rows if row["step"] < 32]
     assert [(row["step"], row["boundary"]) for row in early] == [(11, True), (21, True), (31, True)]
     assert not any(key_of(row, "effective_rank") for row in early)
-    assert [row["step"] for row in callback.rows[3:]] == [32, 35, 40]
+    assert [row["step"] for row in callback.rows[3:]] == [35, 40]
     assert all(key_of(row, "effective_rank") for row in callback.rows[3:])
     assert not any(row["diverged"] for row in callback.rows)
 
@@ -437,7 +438,7 @@ def test_repeated_functional_layers_get_tags_that_tensorboard_takes(tmp_path):
     callback = short(every=64, metrics=["effective_rank"])
     model.learn(64, callback=callback)
     model.logger.close()
-    assert "effective_rank/relu#2" in callback.rows[0]
+    assert "effective_rank/relu-2" in callback.rows[0]
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert "plasticity/effective_rank/relu-2" in events.Tags()["scalars"]
@@ -533,7 +534,8 @@ def test_an_episode_goes_on_where_a_callback_ended_training_within_it():
     model = make(PPO, Monitor(Tasks(change_every=7)), n_steps=64)
     # Ended at step 7: the second episode, which has made 2 of its 5 steps, began under task 0.
     stop = ConvertCallback(lambda _locals, _globals: model.num_timesteps < 7)
-    model.learn(64, callback=[callback, stop])
+    with pytest.warns(UserWarning, match="measured nothing"):
+        model.learn(64, callback=[callback, stop])
     model.learn(4, callback=callback, reset_num_timesteps=False)
     (row, *_) = callback.rows
     # At its end, step 10, the task changes: until then it ended one episode, and this one.
@@ -587,7 +589,7 @@ def test_gradient_norms_are_those_that_the_optimizers_met(algorithm):
 def test_gradient_norms_are_those_before_the_decay_joins():
     kwargs = policy_kwargs(DQN, regularizer="weight-decay", strength=1e6, decoupled=False)
     model = make(DQN, Tasks(discrete=True), policy_kwargs=kwargs, max_grad_norm=0.1)
-    callback = short(every=10**9, metrics=["gradient_norm"])
+    callback = short(every=64, metrics=["gradient_norm"])
     model.learn(64, callback=callback)
     assert callback.measure()["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)
 
@@ -602,19 +604,152 @@ def test_deep_copies_are_apart():
     assert len(callback.rows) == 3
 
 
-@pytest.mark.parametrize("metrics", [["effective_rank"], ["dead_fraction"]])
-def test_a_network_that_diverges_is_a_row_and_no_error(metrics, tmp_path):
+def steps_in(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_a_model_loaded_between_two_multiples_is_measured_at_multiples():
+    model = make(DQN, Tasks(discrete=True))
+    model.learn(250)
+    archive = io.BytesIO()
+    model.save(archive)
+    loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
+    callback = short(every=100, probe_size=20)
+    loaded.learn(300, callback=callback, reset_num_timesteps=False)
+    # 20 observations are there at step 270.
+    assert [row["step"] for row in callback.rows] == [300, 400, 500]
+    # of several environments together: the first step at or after a multiple
+    model = make(PPO, vector(4), n_steps=25, batch_size=50)
+    model.learn(100)
+    callback = short(every=90, probe_size=20)
+    model.learn(200, callback=callback, reset_num_timesteps=False)
+    assert [row["step"] for row in callback.rows] == [180, 272]
+
+
+def test_training_from_an_earlier_step_writes_rows_once(tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    model = make(DQN, Tasks(discrete=True))
+    callback = short(every=40, path=path)
+    model.learn(100, callback=callback)
+    archive, pickled = io.BytesIO(), pickle.dumps(callback)
+    model.save(archive)
+    model.learn(150, callback=callback, reset_num_timesteps=False)
+    assert steps_in(path) == [40, 80, 120, 160, 200, 240]
+    with path.open("a") as file:
+        file.write('{"step": 280, "ta')  # killed while writing
+    # A fresh process, with the callback as it was, or with a new one, which has no 32 observations at 120.
+    for again, expected in (
+        (pickle.loads(pickled), [40, 80, 120, 160, 200]),
+        (short(every=40, path=path), [40, 80, 160, 200]),
+    ):
+        loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
+        loaded.learn(100, callback=again, reset_num_timesteps=False)
+        assert steps_in(path) == expected
+    assert "rows, of step 120 to 240" in caplog.text
+    # The callback at hand, on the loaded model.
+    loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
+    loaded.learn(100, callback=callback, reset_num_timesteps=False)
+    assert [row["step"] for row in callback.rows] == [40, 80, 120, 160, 200]
+    # A new model starts the file anew.
+    make(DQN, Tasks(discrete=True)).learn(50, callback=short(every=40, path=path))
+    assert steps_in(path) == [40]
+
+
+def test_counting_from_zero_again_keeps_the_rows_before(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    model = make(DQN, Tasks(discrete=True))
+    model.learn(100, callback=short(every=40, path=path))
+    model.learn(60, callback=short(every=40, path=path))
+    archive = io.BytesIO()
+    model.save(archive)
+    model.learn(60, callback=short(every=40, path=path), reset_num_timesteps=False)
+    assert steps_in(path) == [40, 80, 40, 120]
+    # Resumed within the second count: the rows of the first are no later ones.
+    loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
+    loaded.learn(60, callback=short(every=30, path=path, probe_size=8), reset_num_timesteps=False)
+    assert steps_in(path) == [40, 80, 40, 90, 120]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"step 100: it saw fewer than probe_size=512 observations.*smaller probe_size="),
+        ({"probe_size": 20, "every": 101}, r"multiples of every=101 steps.*Give a smaller every="),
+    ],
+)
+def test_a_callback_that_measured_nothing_says_why(settings, message):
+    model = make(DQN, Tasks(discrete=True))
+    with pytest.warns(UserWarning, match=message):
+        model.learn(100, callback=PlasticityCallback(**settings))
+
+
+def test_a_callback_that_measured_says_nothing():
+    callback = short(every=60)
+    model = make(DQN, Tasks(discrete=True))
+    model.learn(70, callback=callback)
+    model.learn(
+        20, callback=callback, reset_num_timesteps=False
+    )  # no row in these steps, and one before
+    assert len(callback.rows) == 1
+
+
+def whole_compiled(model):
+    model.policy = torch.compile(model.policy, backend="eager")
+
+
+def compiled_in_place(model):
+    model.policy.compile(backend="eager")
+
+
+def parts_compiled(model):
+    policy = model.policy
+    name = "mlp_extractor" if hasattr(policy, "mlp_extractor") else "q_net"
+    setattr(policy, name, torch.compile(getattr(policy, name), backend="eager"))
+
+
+@pytest.mark.parametrize("wrap", [whole_compiled, compiled_in_place, parts_compiled])
+@pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.__name__)
+def test_compiled_policies_have_the_rows_of_plain_ones(algorithm, wrap):
+    rows, weights = [], []
+    for compiled, tracked in ((False, True), (True, True), (True, False)):
+        model = make(algorithm)
+        if compiled:
+            wrap(model)
+        callback = short(metrics=list(METRICS))
+        model.learn(128, callback=callback if tracked else None)
+        if tracked:
+            rows.append(callback.rows)
+        weights.append([parameter.detach().clone() for parameter in model.policy.parameters()])
+    assert len(rows[0]) >= 3
+    for plain, of_compiled in zip(*rows, strict=True):
+        assert list(of_compiled) == list(plain)
+        assert of_compiled == pytest.approx(plain, rel=1e-4, abs=1e-6, nan_ok=True)
+    for first, second in zip(weights[1], weights[2], strict=True):
+        assert torch.equal(first, second)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("metrics", [["effective_rank"], ["dead_fraction"], list(METRICS)])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_network_that_diverges_is_a_row_and_no_error(metrics, number, tmp_path):
     # In DQN, as it goes on with what it has: PPO's distributions refuse NaN.
     model = make(DQN, Tasks(discrete=True))
     callback = short(every=40, metrics=metrics, path=tmp_path / "rows.jsonl")
-    model.learn(48, callback=callback)
-    assert not callback.rows[-1]["diverged"]
+    model.learn(88, callback=callback)
+    healthy = callback.rows[-1]
+    assert not healthy["diverged"]
     with torch.no_grad():
-        model.policy.q_net.q_net[0].weight[0, 0] = float("nan")
-    model.learn(48, callback=callback, reset_num_timesteps=False)
-    assert callback.rows[-1]["diverged"]
-    assert callback.rows[-1]["step"] == 80
+        model.policy.q_net.q_net[0].weight[0, 0] = number
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    row = callback.rows[-1]
+    assert row["diverged"] is True
+    assert row["step"] == 120
+    assert list(row) == list(healthy)
+    for key in key_of(row, "effective_rank"):
+        assert math.isnan(row[key]), key
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[-1])["diverged"] is True
+    with pytest.raises(ValueError, match="layer") if "effective_rank" in metrics else nullcontext():
+        callback.measure()
 
 
 def test_an_error_of_a_metric_is_no_divergence():

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from plasticity import ranks
 from plasticity.gradients import ntk_rank
-from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric, metric_key
 from plasticity.norms import feature_norm, weight_norm
 from plasticity.ranks import rank_summary
 from plasticity.tracker import Tracker
@@ -226,7 +227,7 @@ def test_functional_names_carry_their_count():
             return F.relu(F.relu(x) - 0.5)
 
     measured = Tracker(Twice(), torch.rand(6, 3), ["dead_fraction"]).measure()
-    assert list(measured) == ["dead_fraction/relu", "dead_fraction/relu#2"]
+    assert list(measured) == ["dead_fraction/relu", "dead_fraction/relu-2"]
 
 
 def test_ranks_share_one_decomposition_per_shape(monkeypatch):
@@ -316,7 +317,7 @@ def test_update_norm_is_since_the_previous_boundary():
     model = sequential()
     tracker = Tracker(model, torch.randn(6, 5), ["update_norm"])
     assert tracker.measure() == {}
-    assert tracker.boundary(task=0) == {"task": 0}
+    assert tracker.boundary(task=0) == {"task": 0, "diverged": False}
     with torch.no_grad():
         model[0].bias += 0.5  # 8 entries: 0.5 √8
         model[4].weight -= 2  # 2 × 8 entries: 2 √16 = 8
@@ -327,7 +328,8 @@ def test_update_norm_is_since_the_previous_boundary():
         "update_norm/total": math.sqrt(2 + 64),
     }
     assert tracker.measure() == pytest.approx(expected, rel=1e-6)
-    assert tracker.boundary(task=1) == pytest.approx({"task": 1, **expected}, rel=1e-6)
+    row = tracker.boundary(task=1)
+    assert row == pytest.approx({"task": 1, **expected, "diverged": False}, rel=1e-6)
     assert tracker.boundary(task=2)["update_norm/total"] == 0
 
 
@@ -346,21 +348,11 @@ def diverged() -> nn.Sequential:
     return model
 
 
-def test_diverged_layer_is_named_and_nothing_recorded(tmp_path):
-    model = sequential()
-    tracker = Tracker(model, torch.randn(6, 5), path=tmp_path / "rows.jsonl")
-    model.load_state_dict(diverged().state_dict())
-    # Layers 1 and 3 are decomposed as one stack; the entry is that of the layer's own matrix.
-    with pytest.raises(ValueError, match=r"layer '3': features\[0, 3\] is nan"):
-        tracker.boundary(task=0)
-    assert tracker.rows == []
-    assert (tmp_path / "rows.jsonl").read_text() == ""
-
-
 def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     tracker = Tracker(diverged(), torch.randn(6, 5), ["dead_fraction"], path=path)
-    row = tracker.boundary(task=0, loss=math.inf)
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        row = tracker.boundary(task=0, loss=math.inf)
     assert row["loss"] == math.inf
     assert math.isnan(row["dead_fraction/3"])
     (line,) = path.read_text().splitlines()
@@ -377,8 +369,9 @@ def test_rows_are_kept_and_appended(tmp_path):
     first = tracker.boundary(
         np.int64(0), accuracy=np.float32(0.5), steps=7, loss=torch.tensor(0.25, requires_grad=True)
     )
-    assert first == {"task": 0, "accuracy": 0.5, "steps": 7, "loss": 0.25, **tracker.measure()}
-    assert list(first) == ["task", "accuracy", "steps", "loss", "srank/1", "srank/3"]
+    extra = {"accuracy": 0.5, "steps": 7, "loss": 0.25}
+    assert first == {"task": 0, **extra, **tracker.measure(), "diverged": False}
+    assert list(first) == ["task", *extra, "srank/1", "srank/3", "diverged"]
     again = Tracker(model, probe, ["srank"], path=str(path))
     second = again.boundary(task=1)
     assert tracker.rows == [first]
@@ -419,8 +412,7 @@ def test_tensorboard_holds_the_rows(tmp_path):
         "accuracy", "dead_fraction/relu", "dead_fraction/relu-2",
         "effective_rank/relu", "effective_rank/relu-2",
     }  # fmt: skip
-    for tag, values in read.items():
-        key = tag.replace("-", "#")
+    for key, values in read.items():
         assert values == [
             (0, pytest.approx(first[key], rel=1e-6)),
             (3, pytest.approx(second[key], rel=1e-6)),
@@ -587,8 +579,8 @@ def test_lazy_parameters_are_refused():
         Tracker(model, torch.randn(6, 5))
 
 
-@pytest.mark.parametrize("probe", [None, np.zeros((6, 5)), ((), 3)])
-def test_probe_without_a_tensor_is_refused(probe):
+@pytest.mark.parametrize("probe", [None, 3.0, "text", ["a", "b"], ((), 3)])
+def test_probe_without_data_is_refused(probe):
     with pytest.raises(TypeError, match="probe_batch must be a tensor"):
         Tracker(sequential(), probe)
 
@@ -646,3 +638,276 @@ def test_state_carries_the_previous_boundary(model):
     row = resumed.boundary(task=1)
     assert row == tracker.boundary(task=1)
     assert row["update_norm/total"] == pytest.approx(5.0, rel=1e-6)
+
+
+# ---- a run that goes on from an earlier task -------------------------------------------------------
+
+
+def tracked_run(model, directory, tasks):
+    metrics = ["weight_norm", "update_norm"]
+    with Tracker(
+        model, torch.randn(6, 5), metrics, log_dir=directory, path=directory / "rows.jsonl"
+    ) as tracker:
+        for task in tasks:
+            with torch.no_grad():
+                model[0].bias.fill_(task)
+            tracker.boundary(task=task)
+    return tracker
+
+
+def tasks_in(path):
+    return [json.loads(line)["task"] for line in path.read_text().splitlines()]
+
+
+def test_a_restart_from_an_earlier_task_writes_rows_and_events_once(tmp_path, caplog):
+    whole = tracked_run(sequential(), tmp_path / "whole", range(5))
+    model = sequential()
+    first = tracked_run(model, tmp_path / "parts", range(3))
+    state = copy.deepcopy(first.state_dict())  # a checkpoint after task 2 …
+    tracked_run(model, tmp_path / "parts", range(3, 4))
+    # … is where a fresh process goes on: task 3 is made again.
+    path, metrics = tmp_path / "parts" / "rows.jsonl", ["weight_norm", "update_norm"]
+    with path.open("a") as file:
+        file.write('{"task": 4, "weight_no')  # killed while writing
+    caplog.clear()
+    with Tracker(model, torch.randn(6, 5), metrics, log_dir=path.parent, path=path) as again:
+        again.load_state_dict(state)
+        for task in (3, 4):
+            with torch.no_grad():
+                model[0].bias.fill_(task)
+            again.boundary(task=task)
+    assert path.read_text() == (tmp_path / "whole" / "rows.jsonl").read_text()
+    assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
+    assert "cut back by 1 rows, of task 3 to 3" in caplog.text
+    assert len(whole.rows) == 5
+
+
+def test_a_tracker_that_goes_back_in_its_own_process(tmp_path):
+    model, path = sequential(), tmp_path / "rows.jsonl"
+    tracker = Tracker(model, torch.randn(6, 5), ["update_norm"], path=path, log_dir=tmp_path)
+    tracker.boundary(task=0)
+    state = tracker.state_dict()
+    for task in (1, 2, 3):
+        tracker.boundary(task=task)
+    tracker.load_state_dict(state)
+    assert "update_norm/total" in tracker.boundary(task=1)
+    assert [row["task"] for row in tracker.rows] == [0, 1]
+    assert tasks_in(path) == [0, 1]
+    tracker.boundary(task=5)
+    assert tasks_in(path) == [0, 1, 5]
+    tracker.close()
+    steps = [step for step, _ in scalars(tmp_path)["update_norm/total"]]
+    assert steps == [1, 5]
+
+
+def test_tasks_that_come_again_lose_no_row(tmp_path):
+    """A stream in a circle: nothing was resumed, and so nothing is taken out."""
+    path = tmp_path / "rows.jsonl"
+    tracker = Tracker(sequential(), torch.randn(6, 5), ["weight_norm"], path=path)
+    for task in (0, 1, 0, 1):
+        tracker.boundary(task=task)
+    assert [row["task"] for row in tracker.rows] == [0, 1, 0, 1]
+    assert tasks_in(path) == [0, 1, 0, 1]
+
+
+def test_events_of_others_in_the_folder_stay(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(0, 1000, 100):
+            writer.add_scalar("loss", 0.5, step)
+    for _ in range(2):
+        tracked_run(sequential(), tmp_path, range(3))
+    found = scalars(tmp_path)
+    assert [step for step, _ in found["loss"]] == list(range(0, 1000, 100))
+    assert [step for step, _ in found["weight_norm/total"]] == [0, 1, 2]
+
+
+def test_two_trackers_of_one_file_do_not_cut_each_other(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    first, second = (Tracker(sequential(), torch.randn(6, 5), ["srank"], path=path) for _ in "ab")
+    for task in range(2):
+        first.boundary(task=task)
+        second.boundary(task=task)
+    assert tasks_in(path) == [0, 0, 1, 1]
+
+
+def test_a_file_of_another_kind_is_refused_at_once(tmp_path):
+    (tmp_path / "notes.txt").write_text("a diary\n")
+    with pytest.raises(ValueError, match=r"line 1 of .*is no row"):
+        Tracker(sequential(), torch.randn(6, 5), path=tmp_path / "notes.txt")
+
+
+# ---- a network that has diverged -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", ["weight of the first layer", "bias of the last layer"])
+def test_a_diverged_network_is_a_row_with_all_keys(place, number, tmp_path, recwarn):
+    model, probe = sequential(), torch.randn(16, 5)
+    metrics = [*METRICS, Metric("ntk_rank", lambda model: ntk_rank(model, probe[:3]), "model")]
+    path = tmp_path / "rows.jsonl"
+    tracker = Tracker(model, probe, metrics, path=path)
+    tracker.boundary(task=0)
+    healthy = tracker.boundary(task=1, loss=0.5)
+    with torch.no_grad():
+        if place.startswith("weight"):
+            model[0].weight[0, 0] = number
+        else:
+            model[4].bias[0] = number  # seen in no activation
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match="diverged by task 2"):
+        row = tracker.boundary(task=2, loss=math.nan)
+    again = tracker.boundary(task=3, loss=math.nan)  # with no second warning
+    assert not recwarn.list
+    assert list(row) == list(again) == list(healthy)
+    assert (healthy["diverged"], row["diverged"], again["diverged"]) == (False, True, True)
+    assert len(tracker.rows) == 4
+    assert not math.isfinite(row["weight_norm/total"])
+    assert math.isfinite(row["weight_norm/2"])
+    if place.startswith("weight"):
+        for name in RANKS:
+            assert math.isnan(row[f"{name}/1"]), name
+        assert math.isnan(row["ntk_rank"]) or not math.isnan(number)
+    else:
+        assert row["effective_rank/3"] == healthy["effective_rank/3"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["diverged"] for line in lines] == [False, False, True, True]
+    assert lines[2]["weight_norm/total"] is None
+    # It may recover.
+    model.load_state_dict(sequential().state_dict())
+    row = tracker.boundary(task=4, loss=0.5)
+    assert row["effective_rank/3"] == healthy["effective_rank/3"]
+    assert not row["diverged"]
+
+
+def test_measure_names_the_layer_that_diverged():
+    tracker = Tracker(diverged(), torch.randn(6, 5))
+    # Layers 1 and 3 are decomposed as one stack; the entry is that of the layer's own matrix.
+    with pytest.raises(ValueError, match=r"layer '3': features\[0, 3\] is nan"):
+        tracker.measure()
+
+
+def test_layers_before_the_one_that_diverged_keep_their_numbers():
+    probe = torch.randn(16, 5)
+    expected = Tracker(sequential(), probe).measure()
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        row = Tracker(diverged(), probe).boundary(task=0)
+    for name in RANKS:
+        assert row[f"{name}/1"] == pytest.approx(expected[f"{name}/1"], rel=1e-5)
+        assert math.isnan(row[f"{name}/3"])
+
+
+def test_features_that_overflow_have_diverged():
+    model = sequential()
+    tracker = Tracker(model, torch.randn(6, 5))
+    with torch.no_grad():
+        model[0].weight.fill_(1e38)  # finite, and its products are not
+        model[0].bias.fill_(3e38)
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        row = tracker.boundary(task=0)
+    assert row["diverged"]
+    assert math.isnan(row["effective_rank/1"])
+
+
+class Strict(nn.Module):
+    """Refuses NaN by itself, as torch.distributions do."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 4)
+        self.bug = False
+
+    def forward(self, x):
+        hidden = F.relu(self.fc(x))
+        if self.bug:
+            raise KeyError("a bug")
+        return torch.distributions.Categorical(logits=hidden, validate_args=True).probs
+
+
+def test_a_forward_pass_that_fails_on_nan_is_a_row():
+    model = Strict()
+    tracker = Tracker(model, torch.randn(6, 5))
+    healthy = tracker.boundary(task=0)
+    with torch.no_grad():
+        model.fc.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="Expected parameter"):
+        tracker.measure()
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        row = tracker.boundary(task=1)
+    assert list(row) == list(healthy)
+    assert row["diverged"]
+    assert math.isnan(row["dead_fraction/relu"])
+
+
+def test_an_error_in_a_healthy_network_is_an_error():
+    model = Strict()
+
+    def wrong(_features):
+        raise ZeroDivisionError("of my own making")
+
+    tracker = Tracker(model, torch.randn(6, 5), ["srank"])
+    model.bug = True
+    with pytest.raises(KeyError, match="a bug"):
+        tracker.boundary(task=0)
+    model.bug = False
+    for kind in ("features", "model"):
+        tracker = Tracker(model, torch.randn(6, 5), [Metric("wrong", wrong, kind)])
+        with pytest.raises(ZeroDivisionError, match="of my own making"):
+            tracker.boundary(task=0)
+        assert tracker.rows == []
+
+
+def test_infinity_in_a_frozen_mask_is_no_divergence():
+    model = sequential()
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    model.mask = nn.Parameter(mask, requires_grad=False)
+    model[1].register_buffer("mask", mask)
+    assert not Tracker(model, torch.randn(6, 5), ["srank"]).boundary(task=0)["diverged"]
+
+
+def test_the_row_s_own_names_are_refused_as_extra_numbers():
+    tracker = Tracker(sequential(), torch.randn(6, 5), ["srank"])
+    with pytest.raises(ValueError, match="'diverged' is measured by the tracker"):
+        tracker.boundary(task=0, diverged=True)
+    assert tracker.rows == []
+
+
+# ---- keys ------------------------------------------------------------------------------------------
+
+MLFLOW = r"[/\w.\- ]+"  # mlflow.utils.validation._VALID_PARAM_AND_METRIC_NAMES
+
+
+@pytest.mark.parametrize(
+    ("metric", "layer", "key"),
+    [
+        ("srank", "", "srank"),
+        ("srank", "trunk.0", "srank/trunk.0"),
+        ("srank", "relu#2", "srank/relu-2"),
+        ("srank", "lstm[0]", "srank/lstm.0"),
+        ("srank", "lstm[1][0]#3", "srank/lstm.1.0-3"),
+        ("srank", "encoder.last_hidden_state", "srank/encoder.last_hidden_state"),
+        ("top@1 (%)", "a:b", "top_1 ___/a_b"),
+    ],
+)
+def test_metric_keys_are_those_that_mlflow_takes(metric, layer, key):
+    assert metric_key(metric, layer) == key
+    assert re.fullmatch(MLFLOW, key)
+
+
+def test_keys_of_rows_and_files_are_those_that_mlflow_takes(tmp_path):
+    model = nn.ModuleDict({"a b": nn.Linear(4, 4), "x:y": nn.ReLU()})
+    model.forward = lambda x: model["x:y"](F.relu(F.relu(model["a b"](x)) - 0.1))
+    path = tmp_path / "rows.jsonl"
+    row = Tracker(model, torch.randn(6, 4), path=path).boundary(task=0)
+    assert {"srank/relu", "srank/relu-2", "srank/x_y", "weight_norm/a b"} <= set(row)
+    assert list(json.loads(path.read_text())) == list(row)
+    for key in row:
+        assert re.fullmatch(MLFLOW, key), key
+
+
+def test_two_layers_of_one_key_are_an_error():
+    model = nn.ModuleDict({"x:y": nn.ReLU(), "x_y": nn.ReLU()})
+    model.forward = lambda x: model["x_y"](model["x:y"](x) - 0.1)
+    with pytest.raises(ValueError, match="'x_y' and 'x:y' would both be 'layer/x_y'"):
+        Tracker(model, torch.randn(6, 4))
+    row = Tracker(model, torch.randn(6, 4), ["srank"], ["x:y"]).boundary(task=0)
+    assert "srank/x_y" in row

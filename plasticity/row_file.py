@@ -1,0 +1,138 @@
+"""A file of rows as JSON lines, which a run that is resumed from an earlier point cuts back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RowFile"]
+
+_log = logging.getLogger(__name__)
+
+
+class RowFile:
+    """Rows of one run, a line of JSON each.
+
+    Lines of other writers that come into the file meanwhile stay as they are.
+
+    Args:
+        path: Made if missing, with its folder.
+        counter: The entry of a row that says how far the run was: "task" or "step".
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if it holds something other than JSON lines.
+    """
+
+    def __init__(self, path: str | Path, counter: str) -> None:
+        self.path = Path(path).absolute()
+        self._counter = counter
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Fails now, rather than after the first task, where rows cannot be written.
+        self.path.open("ab").close()
+        self._lines: list[bytes] = []
+        self._counts: list[int] = []
+        for line in self._read():
+            self._remember(line, json.loads(line))
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """How far the run was at each of its rows, in the order of the file."""
+        return tuple(self._counts)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write a row; numbers that are not finite are null.
+
+        A last line that a killed process left unfinished is taken out before.
+        """
+        finite = {key: _finite(value) for key, value in row.items()}
+        line = json.dumps(finite, allow_nan=False).encode()
+        if not self._ends_with_newline():
+            self._write(self._read())
+        with self.path.open("ab") as file:
+            file.write(line + b"\n")
+        self._remember(line, row)
+
+    def remove(self, positions: Sequence[int]) -> None:
+        """Take out the rows at these positions in `counts`, all or none, with a log message."""
+        if not positions:
+            return
+        doomed = Counter(self._lines[position] for position in positions)
+        kept = []
+        for line in self._read():
+            if doomed[line]:
+                doomed[line] -= 1
+            else:
+                kept.append(line)
+        self._write(kept)
+        counts = [self._counts[position] for position in positions]
+        _log.warning(
+            "%s: cut back by %d rows, of %s %d to %d, which are made again",
+            self.path, len(counts), self._counter, min(counts), max(counts),
+        )  # fmt: skip
+        for position in sorted(positions, reverse=True):
+            del self._lines[position], self._counts[position]
+
+    def _remember(self, line: bytes, row: object) -> None:
+        count = row.get(self._counter) if isinstance(row, Mapping) else None
+        if isinstance(count, int):
+            self._lines.append(line)
+            self._counts.append(count)
+
+    def _read(self) -> list[bytes]:
+        """The lines without their ends, and without one that was never finished."""
+        if not self.path.is_file():
+            return []  # a pipe
+        *lines, last = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if line.strip() and not _is_json(line):
+                raise ValueError(
+                    f"line {number} of {self.path} is no row in JSON: {line[:60]!r}; give path= a file of "
+                    "its own, or take that line out"
+                )
+        unfinished = last and not _is_json(last)
+        if unfinished and not last.startswith((b"{", b"\0")):
+            raise ValueError(
+                f"{self.path} does not hold rows in JSON: it ends with {last[:60]!r}; give path= a file "
+                "of its own"
+            )
+        return [line for line in (*lines, b"" if unfinished else last) if line.strip()]
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        target = self.path.resolve()  # a link stays one
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(b"".join(line + b"\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copymode(target, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _ends_with_newline(self) -> bool:
+        if not self.path.is_file() or self.path.stat().st_size == 0:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:  # not UTF-8 is one, too
+        return False
+    return True
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
