@@ -133,8 +133,8 @@ class RegularizedGroups(Optimizer):
             )
         if self._constructed:
             self._read_weight_decay(group)
-        else:  # read before: a base's constructor may have put its own argument there
-            group.pop("weight_decay", None)
+        elif "weight_decay" in group:  # read before: this is the base's constructor's own argument
+            group["weight_decay"] = 0.0
         settings = self._settings_of(group)
         group.update({name: getattr(settings, name) for name in SETTING_NAMES})
         fan_in, position = group.pop("fan_in", None), group.pop("anchor_position", None)
