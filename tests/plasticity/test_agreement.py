@@ -1,9 +1,4 @@
-"""Two processes: the same anchors, the weights of one process, or an error that says what to do."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""What two processes agree on, or are told. (Whole trainings: tests/integrations/test_distributed.py)"""
 
 import pytest
 import torch
@@ -11,104 +6,73 @@ from torch import distributed, nn
 
 from plasticity import regularized
 
-sys.path.insert(0, str(Path(__file__).parent))
-import two_processes
-
-sys.path.pop(0)
-
-pytestmark = pytest.mark.skipif(
+needs_gloo = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="needs gloo"
 )
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What each of the two processes found, case by case."""
-    script = Path(__file__).with_name("two_processes.py")
-    rendezvous = tmp_path_factory.mktemp("two") / "rendezvous"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(rendezvous)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    found = []
-    for process in processes:
-        output, errors = process.communicate(timeout=280)
-        assert process.returncode == 0, errors
-        found.append(json.loads(output.splitlines()[-1]))
-    return found
+def make(parameters, **settings):
+    return regularized(torch.optim.SGD)(parameters, lr=0.1, strength=0.1, **settings)
 
 
-def alone(base, name, times=1, **settings):
-    """The weights after the same training in one process; several times with the optimizer kept."""
-    model = two_processes.network()
-    optimizer = two_processes.make(
-        base, model.parameters(), **two_processes.REGULARIZERS[name], **settings
-    )
-    for _ in range(times):
-        two_processes.train(model, optimizer)
-    return two_processes.flat(model)
+def error_of(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
-def test_data_parallel_processes_with_seeds_of_their_own_have_rank_zeros_anchors(ranks):
-    first, second = (rank["data_parallel"] for rank in ranks)
-    for name in two_processes.REGULARIZERS:
-        expected = torch.tensor(alone("Adam", name, anchor_seed=100), dtype=torch.float64)
-        assert first[name] == second[name]
-        torch.testing.assert_close(
-            torch.tensor(first[name], dtype=torch.float64), expected, rtol=1e-9, atol=1e-12
-        )
+def one_seed(_rank):
+    """The processes have seeds of their own, as in CleanRL's recipe."""
+    optimizer = make([nn.Parameter(torch.ones(3, 2))], regularizer="syre", sigma=0.5)
+    (group,) = optimizer.param_groups
+    return group["anchor_seed"], optimizer.defaults["anchor_seed"], torch.initial_seed()
 
 
-def test_l2_init_refuses_weights_that_differ(ranks):
-    for message in (rank["made_before_wrapping"] for rank in ranks):
+@needs_gloo
+def test_the_seed_is_that_of_rank_zero(two_ranks):
+    first, second = two_ranks(one_seed)
+    assert first == (100, 100, 100)
+    assert second == (100, 100, 101)
+
+
+def other_weights(rank):
+    parameters = [nn.Parameter(torch.full((3, 2), 1.0 + rank))]
+    return error_of(lambda: make(parameters, regularizer="l2-init"))
+
+
+@needs_gloo
+def test_l2_init_refuses_weights_that_differ(two_ranks):
+    for message in two_ranks(other_weights):
         assert "Rank 1 starts from other weights than rank 0" in message
         assert "make the optimizer after DistributedDataParallel(model)" in message
 
 
-def test_parameters_that_are_dealt_out_are_refused(ranks):
-    for message in (rank["other_parameters"] for rank in ranks):
+def other_parameters(rank):
+    own = [nn.Parameter(torch.ones(3 + rank, 2))]
+    return error_of(lambda: make(own, regularizer="syre", sigma=0.5))
+
+
+@needs_gloo
+def test_parameters_that_are_dealt_out_are_refused(two_ranks):
+    for message in two_ranks(other_parameters):
         assert "Rank 1 gives this optimizer 1 parameters" in message
         assert "anchor_seed" in message
 
 
-def test_a_given_seed_waits_for_nobody(ranks):
-    assert [rank["apart"] for rank in ranks] == [0, 1]
+def apart(rank):
+    if rank == 1:
+        make([nn.Parameter(torch.ones(3, 2))], regularizer="syre", anchor_seed=7)
+    return rank
 
 
-def test_zero_redundancy_optimizer_is_refused_by_name(ranks):
-    for message in (rank["zero_redundancy"] for rank in ranks):
-        assert message.startswith("ZeroRedundancyOptimizer deals the parameters out")
-        assert "fully_shard" in message
-
-
-def test_sharded_parameters_train_as_in_one_process(ranks):
-    first, second = (rank["sharded"] for rank in ranks)
-    for key, weights in first.items():
-        expected = torch.tensor(alone(*key.split(), anchor_seed=3), dtype=torch.float64)
-        assert weights == second[key]
-        torch.testing.assert_close(
-            torch.tensor(weights, dtype=torch.float64), expected, rtol=1e-9, atol=1e-12
-        )
-
-
-def test_distributed_checkpoints_keep_the_anchors_of_l2_init(ranks):
-    first, second = (rank["checkpointed"] for rank in ranks)
-    for base, weights in first.items():
-        expected = torch.tensor(alone(base, "l2-init", times=2), dtype=torch.float64)
-        assert weights == second[base]
-        torch.testing.assert_close(
-            torch.tensor(weights, dtype=torch.float64), expected, rtol=1e-9, atol=1e-12
-        )
+@needs_gloo
+def test_a_given_seed_waits_for_nobody(two_ranks):
+    assert two_ranks(apart) == [0, 1]
 
 
 def test_without_other_processes_the_seed_is_this_ones():
     torch.manual_seed(5)
-    optimizer = regularized(torch.optim.SGD)(
-        [nn.Parameter(torch.ones(2, 2))], lr=0.1, regularizer="syre", strength=0.1
-    )
+    optimizer = make([nn.Parameter(torch.ones(2, 2))], regularizer="syre")
     assert optimizer.defaults["anchor_seed"] == 5

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from plasticity.capture import capture
+from plasticity.metrics import Metric
 from plasticity.norms import feature_norm
 from plasticity.probe_batches import takes_keywords
 from plasticity.ranks import effective_rank
