@@ -1,4 +1,4 @@
-"""Shards in one process: each draws the part of the anchor that it holds. (Two: tests/integrations/test_distributed.py)"""
+"""Shards in one process: each draws the part of the anchor that it holds (two: test_distributed.py)."""
 
 import pytest
 import torch
