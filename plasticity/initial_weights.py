@@ -6,11 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
-
-HOLDERS: Any = WeakIdKeyDictionary()
-"""Weak references to the optimizers that hold the initial weights of parameters. A group that is handed on
-to another optimizer has only plain values in it, and its anchors are found here."""
 
 
 class InitialWeights(dict[Tensor, Tensor]):

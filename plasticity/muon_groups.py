@@ -44,7 +44,7 @@ def muon_parameter_groups(
         muon = regularized(torch.optim.Muon)(matrices, lr=0.02)
         adamw = regularized(torch.optim.AdamW)(others, lr=3e-4)
 
-    The groups for AdamW say at which position their anchors begin ("anchor_position"), behind those of
+    Syre's groups for AdamW say at which position their anchors begin ("anchor_position"), behind those of
     Muon's: with one `anchor_seed`, no parameter has another's anchor.
 
     Args:
@@ -91,7 +91,7 @@ def muon_parameter_groups(
     for_adamw = [member for member in members if member.parameter not in muon]
     groups = make_groups(for_muon, settings), make_groups(for_adamw, settings)
     position = len(for_muon)
-    for group in groups[1]:
+    for group in groups[1] if settings.regularizer == "syre" else ():  # which alone draws anchors
         group["anchor_position"] = position
         position += len(group["params"])
     outputs = [member.name for member in matrices if member.parameter in apart]

@@ -11,6 +11,7 @@ from torch import Tensor
 from plasticity.agreement import require_agreeing_weights, require_whole_optimizer
 from plasticity.base_decay import default_weight_decay, require_no_base_decay, step_without_hooks
 from plasticity.decay import decay_toward_, decayed_gradients
+from plasticity.handed_on import LIVING
 from plasticity.initial_weights import InitialWeights
 from plasticity.joining import JoinedGradients
 from plasticity.kernels import KernelSteps, make_kernels
@@ -122,7 +123,7 @@ class RegularizedOptimizer(RegularizedState):
             "kernel": kernel,
             "initial_weights": self._initial_weights,
         }
-        self._constructed = False
+        self._constructed, self._seen = False, {}
         self._forget()
         super().__init__(self._with_read_decays(params), *args, **kwargs)
         self._own_defaults = {}
@@ -136,6 +137,7 @@ class RegularizedOptimizer(RegularizedState):
         for index, group in enumerate(self.param_groups):
             self._settle(index, group)
         self._constructed = True
+        LIVING.add(self)
 
     # ---- the step -------------------------------------------------------------------------------
 
@@ -267,6 +269,7 @@ class RegularizedOptimizer(RegularizedState):
         Raises:
             ValueError: if the parameter is not in this optimizer.
         """
+        self._follow_every_parameter()
         for group in self.param_groups:
             for place, candidate in enumerate(group["params"]):
                 if candidate is parameter:

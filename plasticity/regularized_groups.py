@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import operator
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +16,8 @@ from plasticity.base_decay import NO_BASE_DECAY, BaseDecay, base_decay_of
 from plasticity.fan_in import NO_FAN_IN, flat_fan_in
 from plasticity.fan_in_replacement import replaced_fan_in
 from plasticity.groups import checked_fan_in, describe_groups, require_real
-from plasticity.initial_weights import HOLDERS, InitialWeights, of_shape
+from plasticity.handed_on import held_weights, sources_of
+from plasticity.initial_weights import InitialWeights, of_shape
 from plasticity.kernels import KernelSteps
 from plasticity.settings import (
     REGULARIZERS,
@@ -61,6 +61,9 @@ class RegularizedGroups(Optimizer):
     _left_alone: bool
     """Whether a group was left alone because it said weight_decay=0."""
 
+    _seen: dict[int, list[Tensor]]
+    """The parameters of each group as they were last looked at: others may take their places."""
+
     _constructed: bool
     _kernels: KernelSteps | None
 
@@ -68,7 +71,6 @@ class RegularizedGroups(Optimizer):
         """Forget what is made again when it is asked for."""
         self._checked: dict[int, tuple[object, ...]] = {}
         self._measured: dict[int, BaseDecay] = {}
-        self._seen: dict[int, list[Tensor]] = {}
         self._written: dict[int, float] = {}
 
     def _require_own_groups(self) -> None:
@@ -138,11 +140,20 @@ class RegularizedGroups(Optimizer):
         settings = self._settings_of(group)
         group.update({name: getattr(settings, name) for name in SETTING_NAMES})
         fan_in, position = group.pop("fan_in", None), group.pop("anchor_position", None)
+        sources = [] if position is None else sources_of(group)
+        for source, index in sources:
+            earlier, own = fan_in, source.param_groups[index]
+            is_own = own["fan_in"] == earlier
+            source._follow_parameters(index, own)
+            fan_in = own["fan_in"] if is_own else fan_in
         super().add_param_group(group)
         added = self.param_groups[-1]
         for key in OPTIMIZER_KEYS:
             added.pop(key, None)
         self._finish_group(added, fan_in, position)
+        if added["regularizer"] == "l2-init":
+            holders = None if position is None else [source for source, _ in sources]
+            self._hold_initial_weights(added["params"], holders)
         if self._constructed:
             self._settle(len(self.param_groups) - 1, added)
 
@@ -203,7 +214,7 @@ class RegularizedGroups(Optimizer):
         return RegularizerSettings(**given)
 
     def _finish_group(self, group: dict[str, Any], fan_in: object, position: object) -> None:
-        """Complete a group that torch has taken in: fan-ins, place of the anchors, initial weights."""
+        """Complete a group that torch has taken in: fan-ins, and the place of the anchors."""
         parameters, index = group["params"], len(self.param_groups) - 1
         if group["regularizer"] != "none":
             for parameter in parameters:
@@ -219,16 +230,20 @@ class RegularizedGroups(Optimizer):
             group["anchor_position"] = max(ends, default=0)
         else:
             group["anchor_position"] = require_integer("anchor_position", position, minimum=0)
-        if group["regularizer"] == "l2-init":
-            self._hold_initial_weights(parameters, handed_on=position is not None)
 
-    def _hold_initial_weights(self, parameters: Sequence[Tensor], *, handed_on: bool) -> None:
-        """Keep what l2-init holds parameters to; given ones first, then those of now."""
+    def _hold_initial_weights(
+        self, parameters: Sequence[Tensor], holders: Sequence[Any] | None = None
+    ) -> None:
+        """Keep what l2-init holds parameters to; given ones first, then those of now.
+
+        Args:
+            parameters: Of one group.
+            holders: The optimizers that the group may come from; None for a new group.
+        """
         for parameter in parameters:
             given = self._given_weights.get(parameter)
-            holder = HOLDERS[parameter]() if handed_on and parameter in HOLDERS else None
-            if given is None and holder is not None:
-                given = holder._initial_weights.get(parameter)
+            if given is None and holders:
+                given = held_weights(parameter, holders)
             if given is not None:
                 self._initial_weights[parameter] = of_shape(given, parameter)
             elif parameter.is_meta:
@@ -237,7 +252,7 @@ class RegularizedGroups(Optimizer):
                     " weights that l2-init could hold on to: make the optimizer after the model's"
                     " weights (model.to_empty(device=…), then initialise them)."
                 )
-            elif handed_on and parameter.requires_grad:
+            elif holders == [] and parameter.requires_grad:
                 raise ValueError(
                     "This group is held to initial weights (l2-init) that went with the optimizer that"
                     " it comes from: keep that optimizer until the new one is made, or give"
@@ -247,7 +262,6 @@ class RegularizedGroups(Optimizer):
                 self._initial_weights[parameter] = parameter.detach().clone()
             else:
                 self._awaited.add(parameter)  # it stays where it is until it has a gradient
-            HOLDERS[parameter] = weakref.ref(self)
 
     def _settle(self, index: int, group: dict[str, Any]) -> None:
         """Decide how the decay of a complete group acts, and tell what the group got."""
@@ -312,6 +326,10 @@ class RegularizedGroups(Optimizer):
                     f" lr={group.get('lr')!r}: give decoupled=False."
                 )
 
+    def _follow_every_parameter(self) -> None:
+        for index, group in enumerate(self.param_groups):
+            self._follow_parameters(index, group)
+
     def _follow_parameters(self, index: int, group: dict[str, Any]) -> None:
         """Notice parameters that took the place of others (a head that grew)."""
         parameters = group["params"]
@@ -329,9 +347,10 @@ class RegularizedGroups(Optimizer):
             group["fan_in"] = flat_fan_in(parameters)
         new = [p for old, p in zip(seen, parameters, strict=True) if p is not old]
         if group["regularizer"] == "l2-init":
-            self._hold_initial_weights(new, handed_on=False)
+            self._hold_initial_weights(new)
         for old in set(seen).difference(parameters):
             self._initial_weights.pop(old, None)
+            self._awaited.discard(old)
         self._seen[index] = list(parameters)
         self._describe(group)
 

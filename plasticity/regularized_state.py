@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticity.initial_weights import HOLDERS, InitialWeights
+from plasticity.handed_on import LIVING
+from plasticity.initial_weights import InitialWeights
 from plasticity.kernels import make_kernels
 from plasticity.regularized_groups import RegularizedGroups
 from plasticity.saved_anchors import require_saved_anchors, with_anchors, without_anchors
@@ -30,6 +30,7 @@ class RegularizedState(RegularizedGroups):
 
         L2-init adds the anchor of each parameter to the parameter's state, under "anchor".
         """
+        self._follow_every_parameter()
         state = super().state_dict()
         if self._kernels is not None:
             state = self._kernels.ordinary_state(state)
@@ -53,6 +54,7 @@ class RegularizedState(RegularizedGroups):
             ValueError: if the groups do not fit, a saved setting is out of range, or a saved l2-init
                 lacks its anchors.
         """
+        self._follow_every_parameter()
         state_dict, anchors = without_anchors(state_dict)
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) == len(self.param_groups):
@@ -61,16 +63,28 @@ class RegularizedState(RegularizedGroups):
                 for group, saved in zip(self.param_groups, saved_groups, strict=True)
             ]
             if not keep_settings:
-                require_saved_anchors(state_dict["param_groups"], self.param_groups, anchors)
+                require_saved_anchors(state_dict, self.param_groups, anchors)
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         every = self._every_parameter()
         for place, anchor in anchors.items():
             parameter = every[place]
             self._initial_weights[parameter] = torch.empty_like(parameter).copy_(anchor)
             self._awaited.discard(parameter)
+        if anchors and not keep_settings:
+            self._await_the_others(anchors)
         self._forget()
         for index, group in enumerate(self.param_groups):
             self._sync_base_decay(index, group)
+
+    def _await_the_others(self, anchors: Mapping[int, Tensor]) -> None:
+        """Let l2-init hold parameters that were frozen when the state was saved to what is loaded there."""
+        place = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if group["regularizer"] == "l2-init" and place not in anchors:
+                    self._initial_weights.pop(parameter, None)
+                    self._awaited.add(parameter)
+                place += 1
 
     def _loadable(
         self, group: Mapping[str, Any], saved: Mapping[str, Any], keep_settings: bool
@@ -101,6 +115,7 @@ class RegularizedState(RegularizedGroups):
 
     def __getstate__(self) -> dict[str, Any]:
         # The drawn anchors stay behind: they are made again from the seed.
+        self._follow_every_parameter()
         state = super().__getstate__()
         defaults = {key: value for key, value in state["defaults"].items() if key != HELD}
         held = {HELD: dict(self._initial_weights), "awaited": list(self._awaited)}
@@ -119,6 +134,8 @@ class RegularizedState(RegularizedGroups):
             self._own_defaults, self._given_weights = {}, {}
             self._left_alone, self._constructed = False, True
             self._kernels = make_kernels(self.defaults["kernel"], self.base)
-            for parameter in (*self._initial_weights, *self._awaited):
-                HOLDERS[parameter] = weakref.ref(self)
+            self._seen = {
+                index: list(group["params"]) for index, group in enumerate(self.param_groups)
+            }
+            LIVING.add(self)
         self._forget()

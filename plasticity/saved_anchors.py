@@ -58,14 +58,14 @@ def without_anchors(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int,
 
 
 def require_saved_anchors(
-    saved_groups: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]],
-    anchors: Mapping[int, Tensor],
+    state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], anchors: Mapping[int, Tensor]
 ) -> None:
     """Refuse a saved state of l2-init that lacks an anchor.
 
+    One that was saved when the parameter was frozen has none for it, but those of others.
+
     Args:
-        saved_groups: Of the saved state.
+        state: The saved state, as `without_anchors` returns it.
         groups: Of the optimizer that it is to be loaded into.
         anchors: By place, as `without_anchors` found them.
 
@@ -73,9 +73,10 @@ def require_saved_anchors(
         ValueError: if there is none for a parameter that is trained.
     """
     place = 0
-    for index, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
-        for parameter in group["params"]:
-            lacks = place not in anchors and parameter.requires_grad
+    for index, (saved, group) in enumerate(zip(state["param_groups"], groups, strict=True)):
+        for name, parameter in zip(saved["params"], group["params"], strict=False):
+            was_trained = not anchors or state["state"].get(name)
+            lacks = place not in anchors and parameter.requires_grad and was_trained
             if lacks and saved.get("regularizer") == "l2-init":
                 raise ValueError(
                     f"The saved state says that group {index} is held to its initial weights (l2-init),"

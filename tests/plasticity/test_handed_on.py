@@ -1,0 +1,184 @@
+"""Groups handed on to another optimizer, and what copies and saved states know of their parameters."""
+
+import copy
+import gc
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from plasticity import muon_parameter_groups, parameter_groups, regularized
+
+L2_INIT = {"regularizer": "l2-init", "strength": 0.1}
+SYRE = {"regularizer": "syre", "strength": 0.1, "sigma": 0.5, "anchor_seed": 3}
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def make(model, base="SGD", **settings):
+    return regularized(getattr(torch.optim, base))(model.parameters(), lr=0.1, **settings)
+
+
+def train(model, optimizer):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(16, 6, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+
+def set_trainable(layer, trainable):
+    for parameter in layer.parameters():
+        parameter.requires_grad_(trainable)
+
+
+# ---- whose initial weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_group_keeps_the_anchors_of_its_own_optimizer(copied):
+    """Not those of another over the same parameters that was made later."""
+    model = network()
+    first = make(model, **L2_INIT)
+    expected = first.anchor(model[0].weight)
+    train(model, first)
+    second = make(model, **L2_INIT)
+    groups = [{**group} for group in first.param_groups] if copied else first.param_groups
+    again = type(first)(groups, lr=0.1)
+    assert torch.equal(again.anchor(model[0].weight), expected)
+    assert not torch.equal(second.anchor(model[0].weight), expected)
+
+
+def test_a_copy_that_may_come_from_two_optimizers_is_refused():
+    model = network()
+    first = make(model, **L2_INIT)
+    train(model, first)
+    second = make(model, **L2_INIT)
+    groups = [{**group, "params": list(group["params"])} for group in first.param_groups]
+    with pytest.raises(ValueError, match=r"2 optimizers hold .*\(8, 6\).*initial_weights="):
+        type(first)(groups, lr=0.1)
+    del second
+    gc.collect()
+    again = type(first)(groups, lr=0.1)
+    assert torch.equal(again.anchor(model[0].weight), first.anchor(model[0].weight))
+
+
+def test_anchors_outlive_an_optimizer_that_took_them_over():
+    model = network()
+    first = make(model, **L2_INIT)
+    type(first)(first.param_groups, lr=0.1)
+    gc.collect()
+    again = type(first)(first.param_groups, lr=0.1)
+    assert torch.equal(again.anchor(model[0].weight), model[0].weight)
+
+
+def test_a_parameter_freed_before_its_group_is_handed_on_is_held_to_where_it_is():
+    model = network()
+    set_trainable(model[0], False)
+    first = make(model, "Adam", **L2_INIT)
+    train(model, first)
+    expected = model[0].weight.detach().clone()
+    set_trainable(model[0], True)
+    again = type(first)(first.param_groups, lr=0.1)
+    train(model, again)
+    assert torch.equal(again.anchor(model[0].weight), expected)
+
+
+def test_groups_for_muon_and_adamw_may_be_held_to_initial_weights():
+    model = network()
+    matrices, others = muon_parameter_groups(model, **L2_INIT)
+    muon = regularized(torch.optim.Muon)(matrices, lr=0.1)
+    adamw = regularized(torch.optim.AdamW)(others, lr=0.1)
+    assert torch.equal(muon.anchor(model[0].weight), model[0].weight)
+    assert torch.equal(adamw.anchor(model[2].weight), model[2].weight)
+
+
+# ---- a state that was saved when some parameters were frozen -----------------------------------------
+
+
+def test_parameters_frozen_in_a_saved_state_may_be_free_when_it_is_loaded():
+    model = network()
+    set_trainable(model[0], False)
+    optimizer = make(model, "Adam", **L2_INIT)
+    train(model, optimizer)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    other = network(seed=5)
+    resumed = make(other, "Adam", **L2_INIT)
+    other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    train(other, resumed)
+    assert torch.equal(resumed.anchor(other[0].weight), weights["0.weight"])
+    assert torch.equal(resumed.anchor(other[2].weight), optimizer.anchor(model[2].weight))
+
+
+def test_a_saved_state_that_lost_one_anchor_is_refused():
+    model = network()
+    optimizer = make(model, "Adam", **L2_INIT)
+    train(model, optimizer)
+    state = optimizer.state_dict()
+    state["state"][1] = {k: v for k, v in state["state"][1].items() if k != "anchor"}
+    with pytest.raises(ValueError, match=r"lacks those of parameter 1"):
+        optimizer.load_state_dict(state)
+
+
+# ---- a parameter that took another's place, before the next step -------------------------------------
+
+
+def copied(optimizer):
+    return copy.deepcopy(optimizer)
+
+
+def pickled(optimizer):
+    return pickle.loads(pickle.dumps(optimizer))
+
+
+def loaded(optimizer):
+    optimizer.load_state_dict(optimizer.state_dict())
+    return optimizer
+
+
+def handed_on(optimizer):
+    return type(optimizer)(optimizer.param_groups, lr=0.1)
+
+
+def itself(optimizer):
+    return optimizer
+
+
+@pytest.mark.parametrize("form", [itself, copied, pickled, loaded, handed_on])
+@pytest.mark.parametrize("settings", [SYRE, L2_INIT], ids=str)
+def test_a_head_that_grew_has_its_own_anchor_at_once(form, settings):
+    model = network()
+    optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **settings), lr=0.1)
+    train(model, optimizer)
+    grown = nn.Parameter(torch.randn(3, 500))
+    optimizer.param_groups[0]["params"][2] = grown
+    found = form(optimizer)
+    head = found.param_groups[0]["params"][2]
+    anchor = found.anchor(head)
+    assert found.param_groups[0]["fan_in"] == [6, 6, 500, 500]
+    if settings is SYRE:
+        assert anchor.std().item() == pytest.approx(0.5 / 500**0.5, rel=0.1)
+    else:
+        assert torch.equal(anchor, grown)
+
+
+@pytest.mark.parametrize("form", [copied, pickled])
+def test_a_copy_notices_a_head_that_grows(form):
+    model = network()
+    optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **SYRE), lr=0.1)
+    found = form(optimizer)
+    found.param_groups[0]["params"][2] = nn.Parameter(torch.randn(3, 500))
+    found.step()
+    assert found.param_groups[0]["fan_in"] == [6, 6, 500, 500]
+
+
+def test_a_saved_state_tells_the_fan_in_of_a_head_that_grew():
+    model = network()
+    optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **SYRE), lr=0.1)
+    optimizer.param_groups[0]["params"][2] = nn.Parameter(torch.randn(3, 500))
+    assert optimizer.state_dict()["param_groups"][0]["fan_in"] == [6, 6, 500, 500]
