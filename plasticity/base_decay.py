@@ -7,10 +7,12 @@ applied apart from it. So nothing is guessed from a class's name or from the def
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -33,6 +35,12 @@ _IN_TORCH: dict[str, BaseDecay] = {
 """Classes whose decay is not coupled. (Adam, NAdam and RAdam say so in each group.)"""
 
 _LEARNING_RATE, _STRENGTH, _STEPS = 0.1, 0.1, 4
+
+_UNTOUCHED = (
+    *vars(Optimizer([torch.zeros(1)], {})),
+    *("_given_weights", "_initial_weights", "_own_defaults", "_targets"),
+)
+"""Attributes that no step of a base writes to, or that the copy has of its own."""
 
 
 def base_decay_of(
@@ -149,19 +157,19 @@ def _path(
     """
     device = next((p.device for p in group["params"]), torch.device("cpu"))
     weights = [_weight(axes, device) for axes in sorted({p.dim() for p in group["params"]})]
-    options = {
-        name: value for name, value in group.items() if name not in ("params", "param_names")
-    }
+    ours = ("params", "param_names")
+    shared = [optimizer, *(p for each in optimizer.param_groups for p in each["params"])]
+    options = _copies({name: group[name] for name in group if name not in ours}, shared)
     options |= {"params": weights, "weight_decay": weight_decay}
     if isinstance(options.get("lr"), (int, float, Tensor)):
         options["lr"] = _LEARNING_RATE
-    copy = base.__new__(base)
-    copy.__dict__.update(optimizer.__dict__)
-    copy.__dict__.update(state=defaultdict(dict), param_groups=[options])
+    twin = base.__new__(base)
+    twin.__dict__.update(_copies(vars(optimizer), shared))
+    twin.__dict__.update(state=defaultdict(dict), param_groups=[options])
     visited = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        train = getattr(copy, "train", None)  # schedule-free optimizers are to be told
+        train = getattr(twin, "train", None)  # schedule-free optimizers are to be told
         if callable(train):
             train()
         for number in range(_STEPS):
@@ -173,9 +181,7 @@ def _path(
                 return 0.0
 
             closure()
-            step_without_hooks(base)(copy, closure) if with_closure else step_without_hooks(base)(
-                copy
-            )
+            step_without_hooks(base)(twin, *([closure] if with_closure else []))
             visited.append(torch.cat([weight.detach().flatten() for weight in weights]))
     path = torch.stack(visited)
     if not path.isfinite().all():
@@ -183,11 +189,28 @@ def _path(
     return path
 
 
+def _copies(values: Mapping[str, Any], shared: Sequence[Any]) -> dict[str, Any]:
+    """Copy what a step may write to: the containers, and the tensors that are not the optimizer's own.
+
+    Args:
+        values: Attributes of an optimizer, or options of a group.
+        shared: What is not copied in them.
+    """
+    found = dict(values)
+    for name, value in values.items():
+        if name not in _UNTOUCHED and isinstance(value, (Tensor, MutableMapping, list, set)):
+            memo = {id(each): each for each in shared}
+            with suppress(Exception):  # anything: what cannot be copied is shared
+                found[name] = copy.deepcopy(value, memo)
+    return found
+
+
 def _weight(axes: int, device: torch.device) -> torch.nn.Parameter:
     """A parameter of that many axes, with weights of the gradients' size: a decay may turn a sign."""
     shape = (3, 4, 2, 2, 2, 2, 2, 2)[:axes]
-    values = torch.linspace(-2.0, 2.5, math.prod(shape)).view(shape)
-    return torch.nn.Parameter(values.to(device))
+    # In float32 whatever the parameters are: in a half precision no decay would be seen.
+    values = torch.linspace(-2.0, 2.5, math.prod(shape), dtype=torch.float32, device=device)
+    return torch.nn.Parameter(values.view(shape))
 
 
 def _gradient(weight: Tensor, number: int) -> Tensor:

@@ -54,7 +54,8 @@ def parameter_groups(
     """Split a model's parameters into a regularized group and one that is left alone.
 
     Left alone are the affine parameters of normalisation layers, vectors and scalars that belong to
-    no layer with a weight (a policy's `log_std`, a layer scale), and what is excluded. What each
+    no layer with a weight (a policy's `log_std`, a layer scale), frozen integers (of a quantised
+    layer), and what is excluded. What each
     group got is logged at level INFO under the logger "plasticity" and told by `describe_groups`. All
     rows of an embedding are regularized, that of its `padding_idx` too: exclude such a layer if that
     row must stay zero.
@@ -160,11 +161,17 @@ def choose_members(
         is_alone = (
             parameter in excluded
             or layout.fan_in == NO_FAN_IN
+            or _is_quantized(parameter)
             or (layout.kind == "normalization" and not include_normalization)
             or (layout.is_bias and exclude_biases)
         )
         members.append(Member(names[parameter][0], parameter, layout, not is_alone))
     return members
+
+
+def _is_quantized(parameter: Tensor) -> bool:
+    """Whether a parameter is frozen and of integers, as 8-bit layers keep their weights."""
+    return not (parameter.requires_grad or parameter.is_floating_point() or parameter.is_complex())
 
 
 def _given_fan_in(

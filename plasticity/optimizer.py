@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticity.agreement import require_agreeing_weights, require_whole_optimizer
+from plasticity.agreement import require_whole_optimizer
 from plasticity.base_decay import default_weight_decay, require_no_base_decay, step_without_hooks
 from plasticity.decay import decay_toward_, decayed_gradients
 from plasticity.handed_on import LIVING
@@ -19,6 +19,7 @@ from plasticity.regularized_groups import is_active
 from plasticity.regularized_state import RegularizedState
 from plasticity.seeds import child_seed
 from plasticity.settings import RegularizerSettings
+from plasticity.sharded import of_one_kind
 from plasticity.targets import (
     DrawnTargets,
     Targets,
@@ -123,17 +124,13 @@ class RegularizedOptimizer(RegularizedState):
             "kernel": kernel,
             "initial_weights": self._initial_weights,
         }
-        self._constructed, self._seen = False, {}
+        self._constructed, self._seen, self._seed_is_own = False, {}, anchor_seed is None
         self._forget()
         super().__init__(self._with_read_decays(params), *args, **kwargs)
         self._own_defaults = {}
         self._require_own_groups()
         self._require_some_active()
-        if anchor_seed is None:
-            self._agree_on_seed()
-        anchored = [group for group in self.param_groups if group["regularizer"] == "l2-init"]
-        if anchored:
-            require_agreeing_weights([p for group in anchored for p in group["params"]])
+        self._agree(self.param_groups)
         for index, group in enumerate(self.param_groups):
             self._settle(index, group)
         self._constructed = True
@@ -203,8 +200,18 @@ class RegularizedOptimizer(RegularizedState):
     ) -> None:
         targets = self._step_targets_of(index, group)
         chosen = [p for p in targets.places if group["params"][p].grad is not None]
-        if not chosen:
-            return
+        for part in of_one_kind(chosen, group["params"]):
+            self._join_part(index, group, by_base, joined, targets, part)
+
+    def _join_part(
+        self,
+        index: int,
+        group: dict[str, Any],
+        by_base: bool,
+        joined: JoinedGradients,
+        targets: Targets | DrawnTargets,
+        chosen: Sequence[int],
+    ) -> None:
         parameters = [group["params"][place] for place in chosen]
         anchors: Any = targets.anchors(chosen)
         factors = targets.factors(chosen)

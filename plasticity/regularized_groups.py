@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from plasticity.agreement import agreed_seed
+from plasticity.agreement import agreed_seed, require_agreeing_weights
 from plasticity.base_decay import NO_BASE_DECAY, BaseDecay, base_decay_of
 from plasticity.fan_in import NO_FAN_IN, flat_fan_in
 from plasticity.fan_in_replacement import replaced_fan_in
@@ -25,7 +25,9 @@ from plasticity.settings import (
     RegularizerSettings,
     require_integer,
     require_not_misspelt,
+    require_number,
 )
+from plasticity.sharded import require_known_elements
 from plasticity.targets import has_zero_anchor
 
 logger = logging.getLogger("plasticity")
@@ -64,6 +66,9 @@ class RegularizedGroups(Optimizer):
     _seen: dict[int, list[Tensor]]
     """The parameters of each group as they were last looked at: others may take their places."""
 
+    _seed_is_own: bool
+    """Whether the seed is this process's, and others may have theirs."""
+
     _constructed: bool
     _kernels: KernelSteps | None
 
@@ -99,20 +104,28 @@ class RegularizedGroups(Optimizer):
                 " a strength."
             )
 
-    def _agree_on_seed(self) -> None:
-        """Take the seed of rank 0 where the groups did not give their own."""
+    def _agree(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Agree with the other processes on what new groups are drawn toward.
+
+        Rank 0's seed is taken where neither the groups nor the constructor was given one.
+        """
         own = self.defaults["anchor_seed"]
-        if any(group["regularizer"] == "syre" for group in self.param_groups):
+        if self._seed_is_own and any(group["regularizer"] == "syre" for group in groups):
+            self._seed_is_own = False
             every = [p for group in self.param_groups for p in group["params"]]
             self.defaults["anchor_seed"] = agreed_seed(own, every)
             for group in self.param_groups:
                 if group["anchor_seed"] == own:
                     group["anchor_seed"] = self.defaults["anchor_seed"]
+        anchored = [group for group in groups if group["regularizer"] == "l2-init"]
+        if anchored:
+            require_agreeing_weights([p for group in anchored for p in group["params"]])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; as torch's, but a misspelt key is an error that names the one that is meant.
 
-        Keys that neither the base nor this class knows are kept, as torch keeps them.
+        Keys that neither the base nor this class knows are kept, as torch keeps them. In a distributed
+        run every process has to make the call, as with the constructor.
 
         Raises:
             TypeError: if a setting has the wrong type.
@@ -126,7 +139,10 @@ class RegularizedGroups(Optimizer):
         group = dict(param_group)
         own_keys = (*SETTING_NAMES, *OPTIMIZER_KEYS)
         base_keys = [key for key in self.defaults if key not in own_keys]
-        for key in group:
+        sources = sources_of(group) if "anchor_position" in group else []
+        # What a group has from another base, or from a user, was looked at there.
+        known = {key for source, index in sources for key in source.param_groups[index]}
+        for key in group.keys() - known:
             require_not_misspelt(str(key), FOREIGN_GROUP_KEYS, base_keys)
         if group.get("differentiable", self.defaults.get("differentiable")):
             raise ValueError(
@@ -140,7 +156,6 @@ class RegularizedGroups(Optimizer):
         settings = self._settings_of(group)
         group.update({name: getattr(settings, name) for name in SETTING_NAMES})
         fan_in, position = group.pop("fan_in", None), group.pop("anchor_position", None)
-        sources = [] if position is None else sources_of(group)
         for source, index in sources:
             earlier, own = fan_in, source.param_groups[index]
             is_own = own["fan_in"] == earlier
@@ -155,6 +170,7 @@ class RegularizedGroups(Optimizer):
             holders = None if position is None else [source for source, _ in sources]
             self._hold_initial_weights(added["params"], holders)
         if self._constructed:
+            self._agree([added])
             self._settle(len(self.param_groups) - 1, added)
 
     def _own(self, name: str) -> Any:
@@ -191,7 +207,7 @@ class RegularizedGroups(Optimizer):
         ):
             raise ValueError(NO_BASE_DECAY.format(given))
         else:
-            group["strength"] = given
+            group["strength"] = require_number("A group's weight_decay", given, minimum=0.0)
 
     def _settings_of(self, group: Mapping[str, Any]) -> RegularizerSettings:
         given = {name: group.get(name, self.defaults[name]) for name in SETTING_NAMES}
@@ -219,6 +235,8 @@ class RegularizedGroups(Optimizer):
         if group["regularizer"] != "none":
             for parameter in parameters:
                 require_real(parameter)
+                if not has_zero_anchor(group):
+                    require_known_elements(parameter)
         if fan_in is None:
             group["fan_in"] = flat_fan_in(parameters)
         else:
@@ -388,7 +406,8 @@ class RegularizedGroups(Optimizer):
         if self.base is not torch.optim.SGD or group["momentum"] != 0:
             return False
         amount = group["lr"] * group["strength"]
-        coarsest = max(torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]})
+        epsilons = [torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]}]
+        coarsest = max(epsilons, default=0.0)  # a group may be empty
         return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
 
 

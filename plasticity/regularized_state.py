@@ -119,20 +119,20 @@ class RegularizedState(RegularizedGroups):
         state = super().__getstate__()
         defaults = {key: value for key, value in state["defaults"].items() if key != HELD}
         held = {HELD: dict(self._initial_weights), "awaited": list(self._awaited)}
-        given = list(self._given_fan_in)
-        return {**state, "defaults": defaults, "held": held, "given_fan_in": given}
+        own = {"given_fan_in": list(self._given_fan_in), "seed_is_own": self._seed_is_own}
+        return {**state, "defaults": defaults, "held": held, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         held = state.pop("held", None)  # not in the state that torch's load_state_dict hands over
-        given = state.pop("given_fan_in", ())
+        given, seed_is_own = state.pop("given_fan_in", ()), state.pop("seed_is_own", False)
         super().__setstate__(state)
         if held is not None:
             self._initial_weights = InitialWeights(held[HELD])
             self.defaults[HELD] = self._initial_weights
             self._awaited, self._given_fan_in = set(held["awaited"]), set(given)
             self._own_defaults, self._given_weights = {}, {}
-            self._left_alone, self._constructed = False, True
+            self._left_alone, self._constructed, self._seed_is_own = False, True, seed_is_own
             self._kernels = make_kernels(self.defaults["kernel"], self.base)
             self._seen = {
                 index: list(group["params"]) for index, group in enumerate(self.param_groups)

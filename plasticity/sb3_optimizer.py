@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity import regularizers
+from plasticity.agreement import agreed_seed
 from plasticity.fan_in import NO_FAN_IN, model_layouts
 from plasticity.groups import warn_of_unknown_layouts
+from plasticity.handed_on import sources_of
 from plasticity.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
 from plasticity.settings import SETTING_NAMES, RegularizerSettings
@@ -52,7 +54,8 @@ class PolicyOptimizer(RegularizedOptimizer):
     """What every class made by `policy_optimizer` has beside its base. Not used by itself.
 
     Args:
-        params: Parameters of a policy, from inside one of its methods.
+        params: Parameters of a policy, from inside one of its methods; or the groups of another such
+            optimizer (`optimizer.param_groups`), which keep their settings and anchors.
         *args: Positional arguments of the base.
         actor: `RegularizerSettings` of the actor, as a mapping: a saved model can hold nothing else.
         critic: Likewise.
@@ -64,20 +67,31 @@ class PolicyOptimizer(RegularizedOptimizer):
     `anchor_seed`, position in the optimizer, element): no two networks of a policy share one.
 
     Raises:
-        TypeError: if a setting has the wrong type.
+        TypeError: if a setting has the wrong type, or those of actor or critic are missing.
         ValueError: if a setting is out of range, if no policy is found around the call, or if actor
             and critic differ and a parameter's name does not say whose it is.
     """
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         *args: Any,
-        actor: Mapping[str, Any],
-        critic: Mapping[str, Any],
+        actor: Mapping[str, Any] | None = None,
+        critic: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        parameters = list(params)
+        parameters: list[Any] = list(params)
+        if parameters and all(isinstance(each, dict) for each in parameters):
+            sources = [source for group in parameters for source, _ in sources_of(group)]
+            places = [getattr(source, "_policy_places", []) for source in sources]
+            self._policy_places: list[int] = places[0] if places else []
+            super().__init__(parameters, *args, **kwargs)
+            return
+        if actor is None or critic is None:
+            raise TypeError(
+                "This optimizer needs actor={…} and critic={…}, the settings of each. To make it again,"
+                " hand on its groups: type(optimizer)(optimizer.param_groups, lr=…)."
+            )
         settings = {ACTOR: RegularizerSettings(**actor), CRITIC: RegularizerSettings(**critic)}
         groups = _policy_groups(_building_module(parameters), parameters, settings)
         place = {parameter: index for index, parameter in enumerate(parameters)}
@@ -145,7 +159,9 @@ def _policy_groups(
     policy: nn.Module, parameters: Sequence[nn.Parameter], settings: dict[str, RegularizerSettings]
 ) -> list[dict[str, Any]]:
     """Divide the parameters into the three groups; an empty one is left out."""
-    wanted = set(parameters)
+    wanted, own_seed = set(parameters), torch.initial_seed()
+    if any(each.regularizer == "syre" and each.anchor_seed is None for each in settings.values()):
+        own_seed = agreed_seed(own_seed, parameters)
     layouts = model_layouts(policy)
     taken = _parameters_of_parts(policy)
     members: dict[str, list[tuple[str, nn.Parameter]]] = {ACTOR: [], CRITIC: [], LEFT_ALONE: []}
@@ -164,7 +180,7 @@ def _policy_groups(
         group: dict[str, Any] = {"name": role, "params": named}
         if role in settings:
             seed = settings[role].anchor_seed
-            seed = torch.initial_seed() if seed is None else seed
+            seed = own_seed if seed is None else seed
             group |= asdict(settings[role]) | {"anchor_seed": child_seed(seed, role)}
             group["fan_in"] = [layouts[parameter].fan_in for _, parameter in named]
             warn_of_unknown_layouts({n: (p, layouts[p]) for n, p in named}, settings[role])

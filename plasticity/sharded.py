@@ -8,6 +8,7 @@ process would have.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,34 @@ def local_part(tensor: Tensor) -> Tensor:
     sharded: Any = tensor
     part: Tensor = sharded.to_local()
     return part
+
+
+def of_one_kind(places: Sequence[int], parameters: Sequence[Tensor]) -> list[list[int]]:
+    """Divide places of parameters so that each part can go into one operation over a list.
+
+    No operation takes whole tensors and sharded ones together, or those of two device meshes: a model
+    of which `fully_shard` got a part has both.
+    """
+    parts: dict[Any, list[int]] = {}
+    for place in places:
+        parameter: Any = parameters[place]
+        mesh = parameter.device_mesh if is_sharded(parameter) else None
+        parts.setdefault(mesh, []).append(place)
+    return list(parts.values())
+
+
+def require_known_elements(parameter: Tensor) -> None:
+    """Refuse what FSDP's first version makes of parameters: flat pieces of which nobody knows the place.
+
+    Raises:
+        ValueError: if the parameter is one; says what to use.
+    """
+    if getattr(parameter, "_fsdp_flattened", False):
+        raise ValueError(
+            "FullyShardedDataParallel flattens the parameters, and which elements of a weight this"
+            " process has is not known, so that no anchor can be drawn or kept for them: use FSDP2"
+            " (torch.distributed.fsdp.fully_shard)."
+        )
 
 
 def local_elements(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from plasticity import parameter_groups, regularized
+from plasticity.sb3_optimizer import policy_optimizer
 
 checkpoint = pytest.importorskip("torch.distributed.checkpoint")
 state_dicts = pytest.importorskip("torch.distributed.checkpoint.state_dict")
@@ -340,3 +341,94 @@ def test_a_state_without_the_anchors_is_refused():
         saved.pop("anchor", None)
     with pytest.raises(ValueError, match="lacks those of parameter 0"):
         make(network(), regularizer="l2-init").load_state_dict(state)
+
+
+# ---- groups that come later, policies, models of which a part is sharded -----------------------------
+
+
+def later(rank):
+    """The seed is first needed by a group that is added; a policy's own roles have child seeds."""
+    model, head = network(), nn.Linear(4, 4)
+    optimizer = make(model, regularizer="weight-decay")
+    group = {"params": list(head.parameters()), "regularizer": "syre", **SETTINGS}
+    optimizer.add_param_group(group)
+    other = nn.Linear(4, 4)  # of the rank's own weights
+    try:
+        optimizer.add_param_group(
+            {"params": list(other.parameters()), "regularizer": "l2-init", **SETTINGS}
+        )
+    except ValueError as error:
+        refusal = str(error)
+    policy = Policy()
+    return optimizer.anchor(head.weight), refusal, policy.optimizer.anchor(policy.policy_net.weight)
+
+
+class Policy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.policy_net, self.value_net = nn.Linear(4, 4), nn.Linear(4, 1)
+        settings = {"regularizer": "syre", **SETTINGS}
+        self.optimizer = policy_optimizer(torch.optim.Adam)(
+            self.parameters(), lr=0.1, actor=settings, critic=settings
+        )
+
+
+def test_groups_that_are_added_and_policies_agree_on_the_seed(two_ranks):
+    first, second = two_ranks(later)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[2], second[2])
+    assert "Rank 1 starts from other weights" in first[1]
+    assert first[1] == second[1]
+
+
+def partly_sharded(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    results = []
+    for regularizer in REGULARIZERS:
+        for base in BASES:
+            model = network()
+            fully_shard(model[0], mesh=init_device_mesh("cpu", (2,)))
+            optimizer = make(model, base, regularizer, anchor_seed=3)
+            for parameter in model.parameters():
+                parameter.grad = parameter.detach().clone()
+            optimizer.step()
+            found = [p.detach() for p in model.parameters()]
+            results.append([p.full_tensor() if hasattr(p, "full_tensor") else p for p in found])
+    return results
+
+
+def test_a_model_of_which_a_part_is_sharded_steps_as_one_process(two_ranks):
+    cases = [(regularizer, base) for regularizer in REGULARIZERS for base in BASES]
+    for found, (regularizer, base) in zip(two_ranks(partly_sharded)[0], cases, strict=True):
+        alone = network()
+        optimizer = make(alone, base, regularizer, anchor_seed=3)
+        for parameter in alone.parameters():
+            parameter.grad = parameter.detach().clone()
+        optimizer.step()
+        assert_same(found, weights(alone), rtol=0, atol=1e-12)
+
+
+def flattened(rank):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    found = []
+    for original in (True, False):
+        model = FullyShardedDataParallel(
+            nn.Linear(4, 4), use_orig_params=original, device_id=torch.device("cpu")
+        )
+        for regularizer in ("syre", "l2-init"):
+            try:
+                regularized(torch.optim.SGD)(
+                    model.parameters(), lr=0.1, anchor_seed=3, regularizer=regularizer, strength=0.1
+                )
+            except ValueError as error:
+                found.append(str(error))
+    return found
+
+
+def test_flattened_parameters_are_refused(two_ranks):
+    found = two_ranks(flattened)[0]
+    assert len(found) == 4
+    assert all("use FSDP2" in text for text in found)

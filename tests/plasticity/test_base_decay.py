@@ -205,3 +205,44 @@ def test_gradients_that_are_differentiated_are_refused_by_name():
         foreign.step()
     ours.step()  # torch's own do not differentiate
     parameter.grad = None
+
+
+# ---- what measuring leaves behind --------------------------------------------------------------------
+
+
+class Counting(torch.optim.SGD):
+    """Keeps count in containers and tensors of its own and of its groups."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        self.counts, self.total = {"steps": 0}, torch.zeros(())
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group["visited"] = []
+
+    def step(self, closure=None):
+        self.counts["steps"] += 1
+        self.total += 1
+        for group in self.param_groups:
+            group["visited"].append(len(group["visited"]))
+        return super().step(closure)
+
+
+def test_measuring_leaves_no_trace_in_the_optimizer():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = regularized(Counting)([parameter], regularizer="syre", strength=0.1, sigma=0.3)
+    parameter.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert (optimizer.counts["steps"], optimizer.total.item()) == (1, 1)
+    assert optimizer.param_groups[0]["visited"] == [0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_base_is_measured_alike_whatever_the_default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        parameter = nn.Parameter(torch.ones(2, 2))
+        optimizer = regularized(Counting)([parameter], regularizer="syre", strength=0.1, sigma=0.3)
+    finally:
+        torch.set_default_dtype(before)
+    assert optimizer.param_groups[0]["decoupled"] is False

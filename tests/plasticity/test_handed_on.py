@@ -182,3 +182,17 @@ def test_a_saved_state_tells_the_fan_in_of_a_head_that_grew():
     optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **SYRE), lr=0.1)
     optimizer.param_groups[0]["params"][2] = nn.Parameter(torch.randn(3, 500))
     assert optimizer.state_dict()["param_groups"][0]["fan_in"] == [6, 6, 500, 500]
+
+
+# ---- groups of other bases ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["SGD", "RMSprop"])
+def test_groups_may_go_to_a_base_with_options_of_other_names(base):
+    """NAdam has a momentum_decay, which the momentum of a handed-on group is no misspelling of."""
+    model = network()
+    first = make(model, base, **SYRE)
+    again = regularized(torch.optim.NAdam)(first.param_groups, lr=0.1)
+    assert torch.equal(again.anchor(model[0].weight), first.anchor(model[0].weight))
+    with pytest.raises(ValueError, match="Did you mean 'strength'"):
+        regularized(torch.optim.NAdam)([{**first.param_groups[0], "strenght": 0.2}], lr=0.1)

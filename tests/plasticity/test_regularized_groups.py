@@ -416,3 +416,26 @@ def test_anchor_through_wrappers():
 def test_what_the_groups_got_is_told_of_the_whole_optimizer():
     optimizer = regularized(torch.optim.SGD)(network().parameters(), lr=0.1, **SYRE)
     assert describe_groups(optimizer).startswith("group 0: syre, 4 tensors with 83 parameters")
+
+
+def test_a_group_may_be_empty():
+    model = network()
+    groups = [{"params": list(model.parameters())}, {"params": []}]
+    optimizer = regularized(torch.optim.SGD)(groups, lr=0.1, **SYRE)
+    train(model, optimizer)
+    assert optimizer.param_groups[1]["fan_in"] == []
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.1), -0.1, "0.1"], ids=repr)
+def test_a_wrong_weight_decay_of_a_group_is_named(value):
+    groups = [{"params": list(network().parameters()), "weight_decay": value}]
+    with pytest.raises((TypeError, ValueError), match=r"A group's weight_decay must be"):
+        regularized(torch.optim.SGD)(groups, lr=0.1, regularizer="syre")
+
+
+def test_integers_of_a_quantised_layer_are_left_alone():
+    model = network()
+    model.codes = nn.Parameter(torch.zeros(3, 3, dtype=torch.uint8), requires_grad=False)
+    optimizer = regularized(torch.optim.Adam)(parameter_groups(model, **SYRE), lr=0.1)
+    train(model, optimizer)
+    assert optimizer.anchor(model.codes) is None

@@ -200,3 +200,15 @@ def test_state_dict_is_numbers_strings_and_tensors(tmp_path):
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)  # as Stable-Baselines3 reads it
     policy.optimizer.load_state_dict(loaded)
     assert [group["name"] for group in loaded["param_groups"]] == ["actor", "critic", "left alone"]
+
+
+def test_it_is_made_again_from_its_groups():
+    policy = Policy(SYRE, {"regularizer": "l2-init", "strength": 0.1})
+    again = type(policy.optimizer)(policy.optimizer.param_groups, lr=0.5)
+    for parameter in (policy.action_net.weight, policy.value_net.weight):
+        assert torch.equal(again.anchor(parameter), policy.optimizer.anchor(parameter))
+    whole = torch.optim.Adam(policy.parameters(), lr=0.5).state_dict()  # Stable-Baselines3's own
+    again.load_state_dict(whole)
+    assert [group["name"] for group in again.param_groups] == ["actor", "critic", "left alone"]
+    with pytest.raises(TypeError, match=r"actor=.*param_groups, lr="):
+        type(again)(policy.parameters(), **again.defaults)
