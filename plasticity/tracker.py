@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from plasticity import norms
-from plasticity.capture import Axes, capture
+from plasticity.activations import Axes
+from plasticity.capture import capture
 from plasticity.event_files import EventFiles
 from plasticity.measuring import Measurement, host_numbers, is_finite
 from plasticity.metrics import DEFAULT_METRICS, Metric, add_values, resolved_metrics

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from plasticity.settings import nearest
 from plasticity.undisturbed import undisturbed
-from plasticity.unit_tracer import Read, Source, UnitTracer
+from plasticity.unit_record import Read, Source, UnitRecord
+from plasticity.unit_tracer import UnitTracer
 from plasticity.wrappers import bypassed, raw_module
 
 __all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
@@ -139,29 +140,29 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
 
 def flow_of(tracer: UnitTracer) -> UnitFlow:
     """Return what a tracer saw in the model's last call."""
-    return _Resolver(tracer).flow()
+    return _Resolver(tracer.record).flow()
 
 
 class _Resolver:
     """Turns the numbers of a pass into layers: unit ``i`` of ``fc1`` has one number for each call of it."""
 
-    def __init__(self, tracer: UnitTracer) -> None:
-        self.tracer = tracer
-        self.not_followed = dict(tracer.not_followed)
-        self.unequal = dict(tracer.unequal)
-        self.order = list(dict.fromkeys(tracer.executed))
+    def __init__(self, record: UnitRecord) -> None:
+        self.record = record
+        self.not_followed = dict(record.not_followed)
+        self.unequal = dict(record.unequal)
+        self.order = list(dict.fromkeys(record.executed))
         own: dict[str, list[Source]] = defaultdict(list)
-        for source in tracer.sources:
+        for source in record.sources:
             if source.members is None and source.layers:
                 own[next(iter(source.layers))].append(source)
         self.own = own
-        total = tracer._next
+        total = record.next_number
         self.layer = torch.full((total,), -1)
         self.unit = torch.arange(total)
-        ends = [source.first for source in tracer.sources[1:]] + [total]
+        ends = [source.first for source in record.sources[1:]] + [total]
         self.count = {
             source.first: end - source.first
-            for source, end in zip(tracer.sources, ends, strict=bool(tracer.sources))
+            for source, end in zip(record.sources, ends, strict=bool(record.sources))
         }
         self.size = {}
         for index, name in enumerate(self.order):
@@ -194,14 +195,14 @@ class _Resolver:
                     joined=joined.get(name, {}),
                     not_followed=self.not_followed.get(name),
                     unequal=self.unequal.get(name),
-                    is_output=name in self.tracer.outputs,
+                    is_output=name in self.record.outputs,
                 )
             )
         return UnitFlow(tuple(layers))
 
     def _readers(self) -> dict[str, list[Reader]]:
         pairs: dict[tuple[str, str, str, int, int], list[Tensor]] = {}
-        for read in self.tracer.reads:
+        for read in self.record.reads:
             for name, found in self._pairs(read):
                 key = (name, read.layer, read.path, read.axis, read.groups)
                 pairs.setdefault(key, []).append(found)
@@ -215,7 +216,7 @@ class _Resolver:
 
     def _pairs(self, read: Read) -> Iterable[tuple[str, Tensor]]:
         """Units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""
-        base = self.tracer.members_of(read.units)
+        base = self.record.members_of(read.units)
         positions = torch.arange(read.start, read.start + len(base))[:, None].expand(base.shape)
         units, positions = base[base >= 0], positions[base >= 0]
         layers = self.layer[units]
@@ -246,12 +247,12 @@ class _Resolver:
                     group = frozenset({name, *joined.get(name, ())})
                     uses[source.weight.identity, source.axis].add(group)
                     axes[group, source.weight.identity].add(source.axis)
-        for read in self.tracer.reads:
+        for read in self.record.reads:
             for name, _ in self._pairs(read):
                 group = frozenset({name, *joined.get(name, ())})
                 uses[read.weight.identity, read.axis].add(group)
                 axes[group, read.weight.identity].add(read.axis)
-        for use in self.tracer.input_reads & set(uses):
+        for use in self.record.input_reads & set(uses):
             uses[use].add(frozenset())
         for groups in uses.values():
             for group in groups if len(groups) > 1 else ():
@@ -265,7 +266,7 @@ class _Resolver:
 
     def _joined(self) -> dict[str, dict[str, Tensor]]:
         """For each layer the layers that it is joined with, unit by unit."""
-        parent = list(range(self.tracer._next))
+        parent = list(range(self.record.next_number))
 
         def root(number: int) -> int:
             while parent[number] != number:
@@ -273,7 +274,7 @@ class _Resolver:
                 number = parent[number]
             return number
 
-        joints = [source for source in self.tracer.sources if source.members is not None]
+        joints = [source for source in self.record.sources if source.members is not None]
         for source in joints:
             for shift, members in enumerate(
                 source.members.tolist() if source.members is not None else ()
@@ -286,11 +287,11 @@ class _Resolver:
         return self._grouped(torch.tensor([root(number) for number in range(len(parent))]))
 
     def _grouped(self, roots: Tensor) -> dict[str, dict[str, Tensor]]:
-        own = torch.tensor([source.members is None for source in self.tracer.sources])
+        own = torch.tensor([source.members is None for source in self.record.sources])
         which = torch.cat(
             [
                 torch.full((self.count[source.first],), bool(is_own))
-                for source, is_own in zip(self.tracer.sources, own.tolist(), strict=True)
+                for source, is_own in zip(self.record.sources, own.tolist(), strict=True)
             ]
         )
         unit_of: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))

@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from plasticity.capture import (
-    ACTIVATION_MODULES,
-    FUNCTIONAL_ACTIVATIONS,
-    capture,
-    unit_matrix,
-)
+from plasticity.activations import unit_matrix
+from plasticity.capture import ACTIVATION_MODULES, capture
+from plasticity.layer_names import FUNCTIONAL_ACTIVATIONS
 
 
 class Mixed(nn.Module):
