@@ -71,6 +71,9 @@ def capture(
     activation inside it (a tanh approximation of GELU) shows that one. Calls of ``model.forward`` that
     bypass ``model(...)`` are not seen.
 
+    Inside `torch.vmap` an activation is the whole one, with the axis that is mapped over where torch
+    keeps it.
+
     A module that gives several tensors is named with the part that is meant: ``lstm[0]`` (the outputs of an
     LSTM) or ``lstm[1][0]`` of a tuple or list, ``encoder.last_hidden_state`` of a dictionary, a dataclass,
     a named tuple or a Hugging Face output, ``lstm#2[0]`` of the second call.
@@ -221,6 +224,7 @@ class _Recorder:
                 self._keep(each.name, part_of(output, each, known), function)
 
     def _keep(self, name: str, output: Tensor, function: str | None) -> None:
+        output = _outside_transforms(output)
         layout = self.tracer.layout(output)
         if name in self._axes:
             self._given.add(name)
@@ -238,6 +242,13 @@ class _Recorder:
         self.activations.origins[name] = Origin(function, layers, place)
         # A copy, as a later layer may work in place on the same memory.
         self.activations[name] = output.detach().clone()
+
+
+def _outside_transforms(tensor: Tensor) -> Tensor:
+    """What a tensor is outside `torch.func`: within `torch.vmap`, the one with all samples."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 class _FunctionalCalls(TorchFunctionMode):

@@ -93,7 +93,7 @@ def symmetry_distances(
 
     A neuron's vector holds its incoming weights, its bias, and its outgoing weights to all the layers that
     read it, at all positions behind a flattened convolution map. The parameters of a normalisation in between
-    are not counted among them.
+    are not counted among them, nor others with an entry for each neuron: a scale, a table of positions.
 
     Where the outputs of several layers are added before they are read, as in ``c(relu(a(x)) + relu(b(x)))``,
     each of them is measured with its readers, "a" with ``c`` and "b" with ``c``, and all together as "a+b",
@@ -237,7 +237,9 @@ def _traced(
     ran = {layer.name for layer in flow.layers}
     for name, module in modules.items():
         if isinstance(module, WEIGHT_LAYERS) and name not in ran:
-            report.left_out[name] = "it did not run in the probe pass"
+            report.left_out[name] = (
+                "it did not run in the probe pass, or its weight was not multiplied with data there"
+            )
     vectors: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
     done: set[str] = set()
     for layer in flow.layers:

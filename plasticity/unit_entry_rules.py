@@ -22,6 +22,8 @@ from plasticity.unit_weight_rules import adopt_bias
 
 NORMALISATION = re.compile(r"(batch|layer|group|instance|rms)_norm")
 
+SOFTMAX = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
+
 
 def normalisation(operation: Operation, result: Any) -> bool:
     """Follow a normalisation."""
@@ -41,7 +43,26 @@ def normalisation(operation: Operation, result: Any) -> bool:
     if operation.numbers[0] is not None and groups > 1:
         reason = f"its units are equal within a group only: a normalisation has {groups}"
         operation.record.make_unequal(operation.numbers[0], reason)
+    if operation.numbers[0] is not None and re.search("layer_norm|rms_norm", operation.name):
+        _compare_along(operation, operation.numbers[0], len(operation.args[1]))
     return True
+
+
+def softmax(operation: Operation, result: Any) -> bool:
+    """Follow a softmax, which treats all entries along its axis alike."""
+    for numbers in operation.carried():
+        axis = operation.args[1] % numbers.ndim
+        _compare_along(operation, numbers.movedim(axis, -1), 1)
+    return pointwise(operation, result)
+
+
+def _compare_along(operation: Operation, numbers: Tensor, count: int) -> None:
+    """Look for units that meet some of the others only: along the last axes, and along others too."""
+    sizes = collapsed_everywhere(numbers).shape
+    inside, outside = sizes[len(sizes) - count :], sizes[: len(sizes) - count]
+    if any(size != 1 for size in inside) and any(size != 1 for size in outside):
+        reason = f"its units are equal within a group only, by {operation.name}"
+        operation.record.make_unequal(numbers, reason)
 
 
 def pointwise(operation: Operation, result: Any) -> bool:

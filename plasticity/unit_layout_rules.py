@@ -22,6 +22,12 @@ LAYOUT = frozenset(
 )  # fmt: skip
 """Operations that move entries about, made once more on the numbers. Reshaping is apart."""
 
+SHIFTING = frozenset(
+    {"roll", "flip", "rot90", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d"}
+    | {"replication_pad1d", "replication_pad2d", "replication_pad3d"}
+)  # fmt: skip
+"""Those of them that put an entry at another position, or another beside it."""
+
 RESHAPING = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
 
 REDUCTIONS = frozenset(
@@ -31,6 +37,13 @@ REDUCTIONS = frozenset(
 """Functions that give the same whatever the order of the entries."""
 
 CUMULATIVE = frozenset({"cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"})
+
+
+FACTORIES = frozenset(
+    {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like"}
+    | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+)  # fmt: skip
+"""Functions that take no more than the shape of a tensor."""
 
 
 def reshaped(operation: Operation, result: Tensor) -> bool:

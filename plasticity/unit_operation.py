@@ -18,6 +18,8 @@ UNCHANGED = frozenset(
 )  # fmt: skip
 """Operations on each entry by itself that torch does not tag as such, and softmax, which treats all alike."""
 
+COPIES = frozenset({"clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "copy"})
+
 
 class Operation:
     """One call of an operation: what it read, and then what its result is."""
@@ -53,7 +55,8 @@ class Operation:
     def is_derived_weight(self, result: Any) -> bool:
         """Tell whether the result is a weight too: a copy, or a function of weights entry by entry."""
         record = self.record
-        entrywise = self.pointwise or self.name in UNCHANGED or "weight_norm" in self.name
+        # Weights are normalised too, by torch's own functions (weight standardisation).
+        entrywise = self.pointwise or self.name in UNCHANGED or "_norm" in self.name
         if not entrywise or any(n is not None for n in self.of_data()):
             return False
         first = next(iter(tensors_in(result)), None)
@@ -66,6 +69,16 @@ class Operation:
                 record.weights.add(first, weight)
                 return True
         return False
+
+    def is_of_weights(self) -> bool:
+        """Tell whether all inputs are weights, or computed from weights alone: a mean of them, say."""
+        products = self.record.products
+        known = [
+            weight is not None or geometry(tensor) in products
+            for tensor, weight in zip(self.inputs, self.weights, strict=True)
+            if tensor.ndim or products
+        ]
+        return bool(known) and all(known) and not self.carried()
 
     def of_data(self) -> list[Tensor | None]:
         """Return the numbers of the inputs that are no products of weights."""

@@ -115,6 +115,11 @@ class UnitRecord:
                 tensor.untyped_storage()
             )
 
+    def add_product(self, tensor: Tensor) -> None:
+        """Note that a tensor is computed from weights alone."""
+        self.products.add(geometry(tensor))
+        self.keep_address(tensor)
+
     def add_source(self, source: Source, count: int) -> int:
         """Note what made the next units, and return the number of the first."""
         self.sources.append(source)
@@ -134,6 +139,17 @@ class UnitRecord:
         """Return the source of each number, as a position in the list of them."""
         firsts = torch.tensor(self.firsts or [0])
         return torch.bucketize(numbers.long(), firsts, right=True) - 1
+
+    def partial_layers(self, numbers: Tensor) -> frozenset[str]:
+        """Return the layers of which some units are among these, and some are not."""
+        units = torch.unique(self.members_of(torch.unique(compact(numbers))))
+        present = torch.unique(self.which(units[units >= 0]), return_counts=True)
+        ends = [*self.firsts[1:], self.next_number]
+        found: frozenset[str] = frozenset()
+        for index, count in zip(*(each.tolist() for each in present), strict=True):
+            if count < ends[index] - self.firsts[index]:
+                found |= self.sources[index].layers
+        return found
 
     def members_of(self, numbers: Tensor) -> Tensor:
         """Return the layers' own units in each number; -1 fills up. Shape: (numbers, members)."""
@@ -180,4 +196,9 @@ class UnitRecord:
     def make_unequal(self, numbers: Tensor, reason: str) -> None:
         """Note why units of layers cannot be exchanged."""
         for layer in self.layers(numbers):
+            self.unequal.setdefault(layer, reason)
+
+    def make_partial_unequal(self, numbers: Tensor, reason: str) -> None:
+        """Note why units of layers cannot be exchanged, of which only some are among these."""
+        for layer in self.partial_layers(numbers):
             self.unequal.setdefault(layer, reason)

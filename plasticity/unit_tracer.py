@@ -19,12 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plasticity.unit_entry_rules import NORMALISATION, gated, normalisation, pointwise
+from plasticity.unit_entry_rules import (
+    NORMALISATION,
+    SOFTMAX,
+    gated,
+    normalisation,
+    pointwise,
+    softmax,
+)
 from plasticity.unit_layout_rules import (
     CUMULATIVE,
+    FACTORIES,
     LAYOUT,
     REDUCTIONS,
     RESHAPING,
+    SHIFTING,
     moved,
     pooled,
     reduced,
@@ -32,7 +41,7 @@ from plasticity.unit_layout_rules import (
     summary_moved,
 )
 from plasticity.unit_numbers import UnitLayout, layout_of, tensors_in
-from plasticity.unit_operation import UNCHANGED, Operation
+from plasticity.unit_operation import COPIES, UNCHANGED, Operation
 from plasticity.unit_record import UnitRecord
 from plasticity.unit_weight_rules import (
     CONTRACTIONS,
@@ -178,6 +187,9 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _note(operation: Operation, result: Any) -> None:
+    if operation.is_of_weights() and operation.name not in CONTRACTIONS:
+        for tensor in tensors_in(result):
+            operation.record.add_product(tensor)
     if not (
         any(n is not None for n in operation.numbers)
         or any(operation.weights)
@@ -198,10 +210,22 @@ def _note(operation: Operation, result: Any) -> None:
 
 def _known(operation: Operation, result: Any) -> bool:
     """Number the result; tell whether the operation is known."""
+    if operation.record.check_equality and not _only_selects(operation):
+        for numbers in operation.carried():
+            operation.record.make_partial_unequal(
+                numbers, f"a part of its units goes through {operation.name} by itself"
+            )
     for applies, follow in _RULES:
         if applies(operation):
             return follow(operation, result)
     return not operation.carried()
+
+
+def _only_selects(operation: Operation) -> bool:
+    """Whether the operation does nothing to the entries that it takes, or reads them, as readers tell."""
+    if operation.name in CONTRACTIONS or operation.name == "convolution":
+        return any(operation.weights)
+    return operation.name in COPIES | FACTORIES | RESHAPING | (LAYOUT - SHIFTING)
 
 
 # In this order: the first that applies is taken.
@@ -215,9 +239,11 @@ _RULES: tuple[tuple[Callable[[Operation], bool], Callable[[Operation, Any], bool
         lambda each: bool(each.summaries) and not (each.pointwise or each.name in UNCHANGED),
         summary_moved,
     ),
+    (lambda each: each.name in FACTORIES, lambda *_: True),
     (lambda each: each.name in RESHAPING, reshaped),
     (lambda each: each.name in LAYOUT, moved),
     (lambda each: NORMALISATION.search(each.name) is not None, normalisation),
+    (lambda each: each.name in SOFTMAX, softmax),
     (lambda each: each.pointwise or each.name in UNCHANGED, pointwise),
     (lambda each: each.name == "glu", gated),
     (lambda each: each.name in REDUCTIONS or each.name in CUMULATIVE, reduced),

@@ -9,7 +9,7 @@ from torch import Tensor
 from plasticity.unit_numbers import collapsed, collapsed_everywhere, numbered, tensors_in
 from plasticity.unit_operation import Operation
 from plasticity.unit_record import Read, Source
-from plasticity.unit_weights import Weight, geometry
+from plasticity.unit_weights import Weight
 
 CONTRACTIONS = {
     "mm": (0, 1),
@@ -32,8 +32,7 @@ def contraction(operation: Operation, result: Tensor) -> bool:
         operation.place(right),
     )
     if left_weight is not None and right_weight is not None:
-        operation.record.products.add(geometry(result))
-        operation.record.keep_address(result)
+        operation.record.add_product(result)
     if left_weight is not None and right_weight is not None and left_weight.is_buffer:
         left_weight = None
     elif left_weight is not None and right_weight is not None and right_weight.is_buffer:

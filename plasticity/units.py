@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -239,27 +240,32 @@ class _Resolver:
 
     def _find_shared(self, joined: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Weights that other layers use as well: exchanging units would change those too."""
-        uses: dict[tuple[Any, int | None], set[frozenset[str]]] = defaultdict(set)
+        # For each weight and axis the groups of layers that use each position along it.
+        uses: dict[tuple[Any, int | None], dict[int, set[frozenset[str]]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
         axes: dict[tuple[frozenset[str], Any], set[int | None]] = defaultdict(set)
         for name in self.order:
             for source in self.own[name]:
                 if source.weight is not None:
                     group = frozenset({name, *joined.get(name, ())})
-                    uses[source.weight.identity, source.axis].add(group)
+                    end = source.start + self.count[source.first]
+                    for position in range(source.start, end):
+                        uses[source.weight.identity, source.axis][position].add(group)
                     axes[group, source.weight.identity].add(source.axis)
         for read in self.record.reads:
-            for name, _ in self._pairs(read):
+            for name, pairs in self._pairs(read):
                 group = frozenset({name, *joined.get(name, ())})
-                uses[read.weight.identity, read.axis].add(group)
+                for position in pairs[:, 1].tolist():
+                    uses[read.weight.identity, read.axis][position].add(group)
                 axes[group, read.weight.identity].add(read.axis)
         for use in self.record.input_reads & set(uses):
-            uses[use].add(frozenset())
-        for groups in uses.values():
-            for group in groups if len(groups) > 1 else ():
-                for name in group:
-                    self.unequal.setdefault(
-                        name, "other layers use its weight, or one that reads it, too"
-                    )
+            for groups in uses[use].values():
+                groups.add(frozenset())
+        used_alike = chain.from_iterable(each.values() for each in uses.values())
+        several = (groups for groups in used_alike if len(groups) > 1)
+        for name in chain.from_iterable(chain.from_iterable(several)):
+            self.unequal.setdefault(name, "other layers use its weight, or one that reads it, too")
         for (group, _), used in axes.items():
             for name in group if len(used) > 1 else ():
                 self.unequal.setdefault(name, "one matrix is its weight and that of its reader")

@@ -781,3 +781,23 @@ def test_no_entries_are_no_error(x):
     with capture(model) as activations:
         model(x[:0])
     assert activations["relu"].shape == (0, 6)
+
+
+@pytest.mark.parametrize("in_dims", [0, 1])
+def test_activations_inside_vmap_are_those_of_all_samples(in_dims, x):
+    torch.manual_seed(0)
+    layer = nn.Linear(x.shape[1], 6)
+
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, inputs):
+            one = lambda sample: F.relu(self.layer(sample))  # noqa: E731
+            return torch.vmap(one, in_dims=in_dims)(inputs.movedim(0, in_dims))
+
+    with capture(model := Mapped()) as activations:
+        output = model(x)
+    assert torch.equal(activations["relu"], output)
+    assert torch.equal(activations.units("relu"), output)
