@@ -123,6 +123,8 @@ def part_of(value: Any, wanted: Wanted, known: Iterable[str]) -> Tensor:
     found = value
     for step in wanted.part:
         try:
+            # A tensor has none: its rows and attributes are no parts of an output.
+            found = None if isinstance(found, Tensor) else found
             # A dictionary's own key first, as Hugging Face's outputs are dictionaries with attributes.
             by_key = isinstance(step, int) or (isinstance(found, Mapping) and step in found)
             found = found[step] if by_key else getattr(found, str(step))

@@ -801,3 +801,10 @@ def test_activations_inside_vmap_are_those_of_all_samples(in_dims, x):
         output = model(x)
     assert torch.equal(activations["relu"], output)
     assert torch.equal(activations.units("relu"), output)
+
+
+@pytest.mark.parametrize("part", ["0[0]", "0.T", "0[0].T"])
+def test_rows_and_attributes_of_a_tensor_are_no_parts(part):
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="a Tensor, which has no parts"), capture(model, [part]):
+        model(torch.randn(2, 3))
