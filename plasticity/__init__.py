@@ -1,6 +1,7 @@
 """Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
 
-from plasticity.capture import Activations, capture, unit_matrix
+from plasticity.activations import Activations, unit_matrix
+from plasticity.capture import capture
 from plasticity.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 from plasticity.gradients import (
     gradient_covariance_rank,

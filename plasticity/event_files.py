@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from plasticity.row_file import made_again
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -42,8 +44,8 @@ class EventFiles:
         with tempfile.TemporaryFile(dir=self._folder):
             pass
         self._writer: SummaryWriter | None = None
-        self._files = self._present()
-        self._latest = max((step for file in self._files for step in _steps(file)), default=-1)
+        self._files = sorted(self._present(), key=_begin)  # names tell no more than the second
+        self._latest = max(self._steps(), default=-1)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         """Write numbers by tag, at once."""
@@ -56,20 +58,33 @@ class EventFiles:
         self._writer.flush()
         self._latest = max(self._latest, step)
 
-    def cut(self, step: int) -> None:
-        """Take out what an earlier tracker and this one wrote at this step and later."""
+    def cut(self, step: int, *, anew: bool = False) -> None:
+        """Take out what an earlier tracker and this one wrote at this step and later, as in `made_again`.
+
+        Args:
+            step: Of the run, which goes on there.
+            anew: Whether it starts over: everything goes.
+        """
         if step > self._latest:
             return
         self.close()
+        steps = self._steps()
+        doomed = range(len(steps)) if anew else made_again(steps, step)
+        place = 0
         for file in self._files:
-            _rewrite(file, before=step)
-        self._latest = step - 1
+            count = len(_steps(file))
+            _rewrite(file, [each - place for each in doomed if place <= each < place + count])
+            place += count
+        self._latest = max(self._steps(), default=-1)
 
     def close(self) -> None:
         """Close the file; a later `write` opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _steps(self) -> list[int]:
+        return [step for file in self._files for step in _steps(file)]
 
     def _present(self) -> list[Path]:
         return sorted(self._folder.glob(f"*tfevents*{_SUFFIX}"))
@@ -85,22 +100,31 @@ def _records(file: Path) -> list[tuple[bytes, Any]]:
     return [(record, Event.FromString(record)) for record in RawEventFileLoader(str(file)).Load()]
 
 
+def _begin(file: Path) -> float:
+    """Time of the first event."""
+    return next((float(event.wall_time) for _, event in _records(file)), 0.0)
+
+
 def _steps(file: Path) -> list[int]:
     return [event.step for _, event in _records(file) if event.HasField("summary")]
 
 
-def _rewrite(file: Path, *, before: int) -> None:
+def _rewrite(file: Path, doomed: Sequence[int]) -> None:
+    """Take out the summaries at these places among all of a file."""
     from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-    records = _records(file)
-    kept = [
-        record for record, event in records if not event.HasField("summary") or event.step < before
-    ]
-    if len(kept) < len(records):
-        temporary = file.with_name(".unfinished")  # which TensorBoard does not read
-        with temporary.open("wb") as opened:
-            writer = RecordWriter(opened)
-            for record in kept:
-                writer.write(record)
-            writer.flush()
-        temporary.replace(file)
+    if not doomed:
+        return
+    kept, place = [], 0
+    for record, event in _records(file):
+        is_summary = event.HasField("summary")
+        if not (is_summary and place in doomed):
+            kept.append(record)
+        place += is_summary
+    temporary = file.with_name(".unfinished")  # which TensorBoard does not read
+    with temporary.open("wb") as opened:
+        writer = RecordWriter(opened)
+        for record in kept:
+            writer.write(record)
+        writer.flush()
+    temporary.replace(file)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plasticity.capture import Activations
+from plasticity.activations import Activations
 
 __all__ = ["ProbeBatch", "takes_keywords"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RowFile"]
+__all__ = ["RowFile", "made_again"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +66,12 @@ class RowFile:
             return
         doomed = Counter(self._lines[position] for position in positions)
         kept = []
-        for line in self._read():
+        for line in reversed(self._read()):  # of equal rows the last ones
             if doomed[line]:
                 doomed[line] -= 1
             else:
                 kept.append(line)
-        self._write(kept)
+        self._write(kept[::-1])
         counts = [self._counts[position] for position in positions]
         _log.warning(
             "%s: cut back by %d rows, of %s %d to %d, which are made again",
@@ -82,7 +82,7 @@ class RowFile:
 
     def _remember(self, line: bytes, row: object) -> None:
         count = row.get(self._counter) if isinstance(row, Mapping) else None
-        if isinstance(count, int):
+        if isinstance(count, int) and not isinstance(count, bool):
             self._lines.append(line)
             self._counts.append(count)
 
@@ -124,6 +124,24 @@ class RowFile:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+def made_again(counts: Sequence[int], first: int) -> list[int]:
+    """Return the places of rows that a run makes again, which goes on at a count.
+
+    Those are the rows at this count and later, at the end of the file: rows from before the counting last
+    started anew (a stream in a circle) are none of them.
+
+    Args:
+        counts: How far the run was at each of its rows.
+        first: How far it is at the next one.
+    """
+    start = len(counts)
+    while start > 0 and counts[start - 1] >= first:
+        start -= 1
+        if start > 0 and counts[start - 1] > counts[start]:
+            break
+    return list(range(start, len(counts)))
 
 
 def _is_json(line: bytes) -> bool:

@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from plasticity.dormancy import dead_fraction
 from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric, metric_key, resolved_metrics
-from plasticity.row_file import RowFile
+from plasticity.row_file import RowFile, made_again
 from plasticity.sb3_gradients import StepGradients
 from plasticity.sb3_logging import PROBE, log_row
 from plasticity.sb3_networks import PolicyNetworks, policy_networks
@@ -190,8 +190,8 @@ class PlasticityCallback(BaseCallback):
         if step == 0 and (self.rows or self.model._n_updates > 0):  # counted from 0 again
             return
         if self._file is not None:
-            self._file.remove(_made_again(self._file.counts, step))
-        gone = _made_again([row["step"] for row in self.rows], step)
+            self._file.remove(_after(self._file.counts, step))
+        gone = _after([row["step"] for row in self.rows], step)
         if gone:
             del self.rows[gone[0] :]
             self._tracker_state = None
@@ -357,19 +357,9 @@ def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
     return list(metrics)
 
 
-def _made_again(steps: Sequence[int], step: int) -> list[int]:
-    """Places of the rows after a step; before a first step of all, of all rows.
-
-    Rows from before the counting last started at 0 again are none of them.
-    """
-    if step == 0:
-        return list(range(len(steps)))
-    first = len(steps)
-    while first > 0 and steps[first - 1] > step:
-        first -= 1
-        if first > 0 and steps[first - 1] > steps[first]:
-            break
-    return list(range(first, len(steps)))
+def _after(steps: Sequence[int], step: int) -> list[int]:
+    """Places of the rows that are made again after a step; before a first step of all, of all rows."""
+    return list(range(len(steps))) if step == 0 else made_again(steps, step + 1)
 
 
 def _twice(observations: Any) -> Any:

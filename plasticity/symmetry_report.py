@@ -7,7 +7,6 @@ plain `nn.Sequential` tells it too. What is left out is named, with the reason; 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from plasticity.capture import ACTIVATION_MODULES
+from plasticity.probe_batches import takes_keywords
 from plasticity.settings import nearest
 from plasticity.symmetry import (
     attention_heads,
@@ -93,7 +93,7 @@ def symmetry_distances(
 
     A neuron's vector holds its incoming weights, its bias, and its outgoing weights to all the layers that
     read it, at all positions behind a flattened convolution map. The parameters of a normalisation in between
-    are not counted among them.
+    are not counted among them, nor others with an entry for each neuron: a scale, a table of positions.
 
     Where the outputs of several layers are added before they are read, as in ``c(relu(a(x)) + relu(b(x)))``,
     each of them is measured with its readers, "a" with ``c`` and "b" with ``c``, and all together as "a+b",
@@ -107,7 +107,7 @@ def symmetry_distances(
         model: Any network for which a probe pass shows who reads whom; its `nn.MultiheadAttention` modules
             are measured in any case.
         inputs: A small probe batch, for one forward pass that disturbs nothing: a tensor, a tuple of several
-            arguments, or a dictionary, which is passed as keywords if the model's forward has these names.
+            arguments, or a dictionary, which is passed as keywords where `Tracker` does so.
             None: the model must be a plain `nn.Sequential`, whose order tells who reads whom, or `pairs`
             be given.
         symmetry: Which distance of the neurons: "permutation" suits every activation, "sign-flip" odd ones
@@ -237,7 +237,9 @@ def _traced(
     ran = {layer.name for layer in flow.layers}
     for name, module in modules.items():
         if isinstance(module, WEIGHT_LAYERS) and name not in ran:
-            report.left_out[name] = "it did not run in the probe pass"
+            report.left_out[name] = (
+                "it did not run in the probe pass, or its weight was not multiplied with data there"
+            )
     vectors: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
     done: set[str] = set()
     for layer in flow.layers:
@@ -265,10 +267,8 @@ def _traced(
 def _flow(model: nn.Module, inputs: ModelInputs) -> UnitFlow:
     if isinstance(inputs, tuple):
         return trace_units(model, *inputs)
-    if isinstance(inputs, Mapping):
-        named = inspect.signature(model.forward).parameters
-        if all(key in named for key in inputs):
-            return trace_units(model, **inputs)
+    if isinstance(inputs, Mapping) and takes_keywords(model, inputs):
+        return trace_units(model, **inputs)
     return trace_units(model, inputs)
 
 

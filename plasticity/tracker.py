@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from plasticity import norms
-from plasticity.capture import Axes, capture
+from plasticity.activations import Axes
+from plasticity.capture import capture
 from plasticity.event_files import EventFiles
 from plasticity.measuring import Measurement, host_numbers, is_finite
 from plasticity.metrics import DEFAULT_METRICS, Metric, add_values, resolved_metrics
 from plasticity.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
-from plasticity.row_file import RowFile
+from plasticity.row_file import RowFile, made_again
 from plasticity.settings import require_integer
 from plasticity.undisturbed import undisturbed
 from plasticity.wrappers import named_parameters, raw_module
@@ -65,6 +66,8 @@ class Tracker:
     first boundary, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a
     log message says how many). A line that was being written when the run was killed goes, too. So a file
     and a folder are for the rows of one run. From then on rows are only added, also of tasks that come again.
+    Of tasks that come in a circle (0, 1, 2, 0, …), earlier rounds stay: only rows since the numbers last went
+    down are taken out. At task 0 all rows are, by a tracker that was given no state: the run starts over.
 
     Args:
         model: Any module that `capture` can see into; its lazy parameters initialised.
@@ -124,6 +127,7 @@ class Tracker:
         self._chosen = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self._previous: dict[str, Tensor] | None = None
         self._is_resumed = True
+        self._is_new = True
         self._layers_of_metric: dict[str, tuple[str, ...]] = {}
         self._warned = False
         _require_initialised(self._model)
@@ -230,7 +234,7 @@ class Tracker:
             devices = {name: p.device for name, p in named_parameters(self._model)}
             previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
         self._previous = previous
-        self._is_resumed = True
+        self._is_resumed, self._is_new = True, False
 
     def close(self) -> None:
         """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""
@@ -250,12 +254,17 @@ class Tracker:
 
     def _cut(self, task: int) -> None:
         """Take out rows of this task and of later ones: the run is here again."""
-        self.rows = [kept for kept in self.rows if kept["task"] < task]
+        anew = self._is_new and task == 0
+
+        def again(tasks: Sequence[int]) -> list[int]:
+            return list(range(len(tasks))) if anew else made_again(tasks, task)
+
+        gone = again([int(row["task"]) for row in self.rows])
+        self.rows = self.rows[: len(self.rows) - len(gone)]
         if self._events is not None:
-            self._events.cut(task)
+            self._events.cut(task, anew=anew)
         if self._file is not None:
-            counts = self._file.counts
-            self._file.remove([place for place, count in enumerate(counts) if count >= task])
+            self._file.remove(again(self._file.counts))
         self._is_resumed = False
 
     def _check_probe(self) -> None:

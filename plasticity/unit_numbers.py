@@ -8,8 +8,9 @@ they take hardly any memory; `compact` undoes that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,15 @@ def collapsed(numbers: Tensor, axes: Iterable[int]) -> Tensor | None:
     largest = found.amax(wanted, keepdim=True)
     same = (found == largest) | (found == NO_UNIT)
     return largest if bool(same.all()) else None
+
+
+def collapsed_everywhere(numbers: Tensor) -> Tensor:
+    """Return the numbers with size 1 along every axis on which they are constant."""
+    found = compact(numbers)
+    for axis in range(found.ndim):
+        along = collapsed(found, [axis])
+        found = found if along is None else along
+    return found
 
 
 def same_shape(numbers: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
@@ -85,10 +95,7 @@ class UnitLayout:
 
 def layout_of(numbers: Tensor) -> UnitLayout | None:
     """Find the axes of the units, or None where the numbers do not tell."""
-    found = compact(numbers)
-    for axis in range(found.ndim):
-        along = collapsed(found, [axis])
-        found = found if along is None else along
+    found = collapsed_everywhere(numbers)
     axes = tuple(axis for axis, size in enumerate(found.shape) if size != 1)
     units = found.flatten()
     if bool((units == NO_UNIT).all()):
@@ -104,3 +111,15 @@ def layout_of(numbers: Tensor) -> UnitLayout | None:
     if bool((counts != repeats).any()):
         return None
     return UnitLayout(axes, units.argsort(stable=True), repeats)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested dictionaries and sequences."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from tensors_in(entry)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for entry in value:
+            yield from tensors_in(entry)

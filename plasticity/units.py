@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 
 from plasticity.settings import nearest
 from plasticity.undisturbed import undisturbed
-from plasticity.unit_tracer import Read, Source, UnitTracer
+from plasticity.unit_record import Read, Source, UnitRecord
+from plasticity.unit_tracer import UnitTracer
 from plasticity.wrappers import bypassed, raw_module
 
 __all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
@@ -139,29 +141,29 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
 
 def flow_of(tracer: UnitTracer) -> UnitFlow:
     """Return what a tracer saw in the model's last call."""
-    return _Resolver(tracer).flow()
+    return _Resolver(tracer.record).flow()
 
 
 class _Resolver:
     """Turns the numbers of a pass into layers: unit ``i`` of ``fc1`` has one number for each call of it."""
 
-    def __init__(self, tracer: UnitTracer) -> None:
-        self.tracer = tracer
-        self.not_followed = dict(tracer.not_followed)
-        self.unequal = dict(tracer.unequal)
-        self.order = list(dict.fromkeys(tracer.executed))
+    def __init__(self, record: UnitRecord) -> None:
+        self.record = record
+        self.not_followed = dict(record.not_followed)
+        self.unequal = dict(record.unequal)
+        self.order = list(dict.fromkeys(record.executed))
         own: dict[str, list[Source]] = defaultdict(list)
-        for source in tracer.sources:
+        for source in record.sources:
             if source.members is None and source.layers:
                 own[next(iter(source.layers))].append(source)
         self.own = own
-        total = tracer._next
+        total = record.next_number
         self.layer = torch.full((total,), -1)
         self.unit = torch.arange(total)
-        ends = [source.first for source in tracer.sources[1:]] + [total]
+        ends = [source.first for source in record.sources[1:]] + [total]
         self.count = {
             source.first: end - source.first
-            for source, end in zip(tracer.sources, ends, strict=bool(tracer.sources))
+            for source, end in zip(record.sources, ends, strict=bool(record.sources))
         }
         self.size = {}
         for index, name in enumerate(self.order):
@@ -194,14 +196,14 @@ class _Resolver:
                     joined=joined.get(name, {}),
                     not_followed=self.not_followed.get(name),
                     unequal=self.unequal.get(name),
-                    is_output=name in self.tracer.outputs,
+                    is_output=name in self.record.outputs,
                 )
             )
         return UnitFlow(tuple(layers))
 
     def _readers(self) -> dict[str, list[Reader]]:
         pairs: dict[tuple[str, str, str, int, int], list[Tensor]] = {}
-        for read in self.tracer.reads:
+        for read in self.record.reads:
             for name, found in self._pairs(read):
                 key = (name, read.layer, read.path, read.axis, read.groups)
                 pairs.setdefault(key, []).append(found)
@@ -215,7 +217,7 @@ class _Resolver:
 
     def _pairs(self, read: Read) -> Iterable[tuple[str, Tensor]]:
         """Units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""
-        base = self.tracer.members_of(read.units)
+        base = self.record.members_of(read.units)
         positions = torch.arange(read.start, read.start + len(base))[:, None].expand(base.shape)
         units, positions = base[base >= 0], positions[base >= 0]
         layers = self.layer[units]
@@ -238,34 +240,39 @@ class _Resolver:
 
     def _find_shared(self, joined: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Weights that other layers use as well: exchanging units would change those too."""
-        uses: dict[tuple[Any, int | None], set[frozenset[str]]] = defaultdict(set)
+        # For each weight and axis the groups of layers that use each position along it.
+        uses: dict[tuple[Any, int | None], dict[int, set[frozenset[str]]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
         axes: dict[tuple[frozenset[str], Any], set[int | None]] = defaultdict(set)
         for name in self.order:
             for source in self.own[name]:
                 if source.weight is not None:
                     group = frozenset({name, *joined.get(name, ())})
-                    uses[source.weight.identity, source.axis].add(group)
+                    end = source.start + self.count[source.first]
+                    for position in range(source.start, end):
+                        uses[source.weight.identity, source.axis][position].add(group)
                     axes[group, source.weight.identity].add(source.axis)
-        for read in self.tracer.reads:
-            for name, _ in self._pairs(read):
+        for read in self.record.reads:
+            for name, pairs in self._pairs(read):
                 group = frozenset({name, *joined.get(name, ())})
-                uses[read.weight.identity, read.axis].add(group)
+                for position in pairs[:, 1].tolist():
+                    uses[read.weight.identity, read.axis][position].add(group)
                 axes[group, read.weight.identity].add(read.axis)
-        for use in self.tracer.input_reads & set(uses):
-            uses[use].add(frozenset())
-        for groups in uses.values():
-            for group in groups if len(groups) > 1 else ():
-                for name in group:
-                    self.unequal.setdefault(
-                        name, "other layers use its weight, or one that reads it, too"
-                    )
+        for use in self.record.input_reads & set(uses):
+            for groups in uses[use].values():
+                groups.add(frozenset())
+        used_alike = chain.from_iterable(each.values() for each in uses.values())
+        several = (groups for groups in used_alike if len(groups) > 1)
+        for name in chain.from_iterable(chain.from_iterable(several)):
+            self.unequal.setdefault(name, "other layers use its weight, or one that reads it, too")
         for (group, _), used in axes.items():
             for name in group if len(used) > 1 else ():
                 self.unequal.setdefault(name, "one matrix is its weight and that of its reader")
 
     def _joined(self) -> dict[str, dict[str, Tensor]]:
         """For each layer the layers that it is joined with, unit by unit."""
-        parent = list(range(self.tracer._next))
+        parent = list(range(self.record.next_number))
 
         def root(number: int) -> int:
             while parent[number] != number:
@@ -273,7 +280,7 @@ class _Resolver:
                 number = parent[number]
             return number
 
-        joints = [source for source in self.tracer.sources if source.members is not None]
+        joints = [source for source in self.record.sources if source.members is not None]
         for source in joints:
             for shift, members in enumerate(
                 source.members.tolist() if source.members is not None else ()
@@ -286,11 +293,11 @@ class _Resolver:
         return self._grouped(torch.tensor([root(number) for number in range(len(parent))]))
 
     def _grouped(self, roots: Tensor) -> dict[str, dict[str, Tensor]]:
-        own = torch.tensor([source.members is None for source in self.tracer.sources])
+        own = torch.tensor([source.members is None for source in self.record.sources])
         which = torch.cat(
             [
                 torch.full((self.count[source.first],), bool(is_own))
-                for source, is_own in zip(self.tracer.sources, own.tolist(), strict=True)
+                for source, is_own in zip(self.record.sources, own.tolist(), strict=True)
             ]
         )
         unit_of: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity.capture import Activations, capture
+from plasticity.activations import Activations
+from plasticity.capture import capture
 from plasticity.wrappers import named_modules
 
 

@@ -140,6 +140,13 @@ COVERED_ELSEWHERE = {
     "measuring": "test_tracker",
     "metrics": "test_tracker",
     "sb3_logging": "test_sb3_callback",
+    "activations": "test_capture",
+    "layer_names": "test_capture",
+    "unit_entry_rules": "test_unit_tracer",
+    "unit_layout_rules": "test_unit_tracer",
     "unit_numbers": "test_unit_tracer",
+    "unit_operation": "test_unit_tracer",
+    "unit_record": "test_unit_tracer",
+    "unit_weight_rules": "test_unit_tracer",
     "unit_weights": "test_units",
 }

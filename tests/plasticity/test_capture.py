@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from plasticity.capture import (
-    ACTIVATION_MODULES,
-    FUNCTIONAL_ACTIVATIONS,
-    capture,
-    unit_matrix,
-)
+from plasticity.activations import unit_matrix
+from plasticity.capture import ACTIVATION_MODULES, capture
+from plasticity.layer_names import FUNCTIONAL_ACTIVATIONS
 
 
 class Mixed(nn.Module):
@@ -784,3 +781,30 @@ def test_no_entries_are_no_error(x):
     with capture(model) as activations:
         model(x[:0])
     assert activations["relu"].shape == (0, 6)
+
+
+@pytest.mark.parametrize("in_dims", [0, 1])
+def test_activations_inside_vmap_are_those_of_all_samples(in_dims, x):
+    torch.manual_seed(0)
+    layer = nn.Linear(x.shape[1], 6)
+
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, inputs):
+            one = lambda sample: F.relu(self.layer(sample))  # noqa: E731
+            return torch.vmap(one, in_dims=in_dims)(inputs.movedim(0, in_dims))
+
+    with capture(model := Mapped()) as activations:
+        output = model(x)
+    assert torch.equal(activations["relu"], output)
+    assert torch.equal(activations.units("relu"), output)
+
+
+@pytest.mark.parametrize("part", ["0[0]", "0.T", "0[0].T"])
+def test_rows_and_attributes_of_a_tensor_are_no_parts(part):
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="a Tensor, which has no parts"), capture(model, [part]):
+        model(torch.randn(2, 3))

@@ -516,3 +516,12 @@ def test_residual_stream_is_one_layer():
     torch.testing.assert_close(model(IMAGES), before)
     rows = torch.cat([each.reshape(4, -1) for each in stream], 1)
     torch.testing.assert_close(report[joint], permutation_distance(rows, torch.zeros(1, 4)))
+
+
+def test_inputs_go_as_keywords_to_a_forward_that_takes_any():
+    class Any(nn.Sequential):
+        def forward(self, **inputs):
+            return super().forward(inputs["pixels"])
+
+    model = Any(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert list(symmetry_report(model, 0.1, inputs={"pixels": torch.randn(5, 3)})) == ["0"]

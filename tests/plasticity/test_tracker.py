@@ -710,6 +710,33 @@ def test_tasks_that_come_again_lose_no_row(tmp_path):
     assert tasks_in(path) == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("has_state", [True, False])
+@pytest.mark.parametrize(
+    ("before", "task", "kept"),
+    [
+        ([0, 1, 2, 0, 1, 2], 1, [0, 1, 2, 0]),
+        ([0, 1, 2, 0], 1, [0, 1, 2, 0]),
+        ([0, 1, 2, 0, 1], 0, [0, 1, 2]),
+        ([3, 1, 2], 5, [3, 1, 2]),
+    ],
+)
+def test_a_resumed_stream_in_a_circle_keeps_its_earlier_rounds(
+    before, task, kept, has_state, tmp_path
+):
+    tracker = tracked_run(sequential(), tmp_path, before)
+    path = tmp_path / "rows.jsonl"
+    with Tracker(sequential(), torch.randn(6, 5), path=path, log_dir=tmp_path) as again:
+        if has_state:
+            again.load_state_dict(tracker.state_dict())
+        elif task == 0:
+            kept = []  # it starts over
+        again.boundary(task=task)
+    assert tasks_in(path) == [*kept, task]
+    # TensorBoard reads files by their names, which do not order those of one second.
+    steps = [step for step, _ in scalars(tmp_path)["weight_norm/total"]]
+    assert sorted(steps) == sorted([*kept, task])
+
+
 def test_events_of_others_in_the_folder_stay(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(0, 1000, 100):

@@ -166,6 +166,9 @@ class Mixing(nn.Sequential):
         lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
         lambda x: F.normalize(x, dim=1),
         lambda x: torch.where(x > 0, x, 0.1 * x),
+        lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+        lambda x: torch.cat([x, x.new_zeros(4, 2)], 1)[:, :5],
+        lambda x: torch.cat([x.relu(), (-x).relu()], 1)[:, :5],
     ],
 )
 def test_what_treats_all_neurons_alike_is_followed(function):
@@ -181,6 +184,10 @@ def test_what_treats_all_neurons_alike_is_followed(function):
         lambda x: x.sum(1, keepdim=True).expand(-1, 5),
         lambda x: x * torch.arange(5),
         lambda x: x.roll(1, 1) + x,
+        lambda x: torch.cat([x[:, :2].relu(), x[:, 2:].tanh()], 1),
+        lambda x: (x[:, :2].relu_(), x)[1],
+        lambda x: torch.cat([F.layer_norm(x[:, :2], (2,)), x[:, 2:]], 1),
+        lambda x: torch.cat([x[:, :2].roll(1, 0), x[:, 2:]], 1),
         lambda x: x.mT.reshape(4, 5),
     ],
 )
@@ -290,3 +297,68 @@ def test_nothing_is_left_behind():
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert torch._C._len_torch_dispatch_stack() == 0
+
+
+@pytest.mark.parametrize("function", [lambda x: F.layer_norm(x, (3,)), lambda x: x.softmax(-1)])
+def test_what_treats_the_neurons_of_a_head_alike_is_told(function):
+    model = nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (2, 3)), nn.Linear(6, 2))
+    model[1].register_forward_hook(lambda _module, _args, output: function(output).flatten(1))
+    flow = trace_units(model, torch.randn(4, 3))
+    assert "equal within a group only" in flow["0"].unequal
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_layers_that_one_matrix_reads_beside_each_other_keep_their_own_units(name):
+    torch.manual_seed(0)
+    model, inputs = Beside(), torch.randn(4, 3)
+    layer = trace_units(model, inputs)[name]
+    assert layer.unequal is None
+    before = model(inputs)
+    with torch.no_grad():
+        swap(getattr(model, name).weight, 0)
+        swap(getattr(model, name).bias, 0)
+        start = int(layer.readers[0].columns[0])
+        swap(model.c.weight[:, start : start + 2], 1)
+    torch.testing.assert_close(model(inputs), before)
+
+
+class Beside(nn.Module):
+    """Two layers and the inputs, in one concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(7, 2)
+
+    def forward(self, x):
+        return self.c(torch.cat([F.relu(self.a(x)), x, F.relu(self.b(x))], 1))
+
+
+def swap(tensor, axis):
+    tensor.copy_(tensor.flip(axis))
+
+
+def standardised(weight):
+    mean, std = weight.mean(1, keepdim=True), weight.std(1, keepdim=True)
+    return (weight - mean) / std
+
+
+def normalised_as_timm_does(weight):
+    flat = weight.reshape(1, len(weight), -1)
+    return F.batch_norm(flat, None, None, training=True).reshape_as(weight)
+
+
+@pytest.mark.parametrize("function", [standardised, normalised_as_timm_does, F.normalize])
+def test_a_weight_that_is_computed_from_a_weight_is_that_weight(function):
+    class Standardised(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, function(self.weight), self.bias)
+
+    model = nn.Sequential(
+        Standardised(3, 5), nn.ReLU(), Standardised(5, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
+    flow = trace_units(model, torch.randn(4, 3))
+    assert [layer.name for layer in flow.layers] == ["0", "2", "4"]
+    for name, reader in (("0", "2"), ("2", "4")):
+        assert [each.weight for each in flow[name].readers] == [f"{reader}.weight"]
+        assert flow[name].not_followed is None
+        assert flow[name].unequal is None
