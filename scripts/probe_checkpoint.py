@@ -126,6 +126,11 @@ class _Names:
         }
         return {**{name: each for name, each in held.items() if each is not None}, **state}
 
+    def exactly(self, state: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | None:
+        """The part of a state whose names begin so, if it has all names of the network and no other."""
+        cut = self.completed(_cut(state, prefix))
+        return cut if set(cut) == self.all else None
+
     def beginnings(self, state: Mapping[str, Any]) -> Counter[str]:
         """What stands before names of the network in those of a state, and before how many."""
         return Counter(before for key in state for before, name in _splits(key) if name in self.all)
@@ -146,9 +151,14 @@ def _state_dict(
         prefix += "."
     found = list(_mappings(content))
     fitting = [
-        (where, beginning, state)
+        (where, prefix, cut)
         for where, each in found
-        for beginning, state in _fitting(each, names, prefix)
+        if prefix is not None and (cut := names.exactly(each, prefix)) is not None
+    ]
+    fitting = fitting or [
+        (where, (prefix or "") + beginning, state)
+        for where, each in found
+        for beginning, state in _fitting(_cut(each, prefix or ""), names)
     ]
     if len(fitting) == 1:
         return fitting[0][2]
@@ -181,18 +191,16 @@ def _state_dict(
     return _cut(state, nearest_beginning[0][0]) if nearest_beginning else state
 
 
-def _fitting(
-    state: Mapping[str, Any], names: _Names, prefix: str | None
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _fitting(state: Mapping[str, Any], names: _Names) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parts of a state that have the names of the network, each with what its names begin with."""
     is_found = False
-    for beginning in names.beginnings(state) if prefix is None else (prefix,):
-        cut = names.completed(_cut(state, beginning))
-        if set(cut) == names.all:
+    for beginning in names.beginnings(state):
+        cut = names.exactly(state, beginning)
+        if cut is not None:
             is_found = True
             yield beginning, cut
     plain = _by_plain_names(names.all)
-    if is_found or prefix is not None or plain is None:
+    if is_found or plain is None:
         return
     # Parts were wrapped, in the network or when it was saved, by what names tell and nothing else does.
     unwrapped = _by_plain_names(state)

@@ -192,6 +192,8 @@ def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
     # Where no episode ended in any run there is no return: the line goes on to the next that has one.
     known = np.isfinite(values).any(axis=0) | (comparison.axis == "task")
     mean, low, high = bands(values[:, known], comparison.confidence)
+    if is_percent(metric):  # a share: no mean lies beyond 0 and 100 %, as in the tables
+        low, high = np.clip(low, 0.0, 100.0), np.clip(high, 0.0, 100.0)
     return Line(
         label=arm.label,
         style=_style(comparison, arm),

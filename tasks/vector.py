@@ -153,16 +153,21 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """Step all environments.
 
         Args:
-            actions: Cast to the type of the action space. Shape: (num_envs, *action).
+            actions: Numbers, cast to the type of the action space. Shape: (num_envs, *action).
 
         Returns:
             Observations (num_envs, *observation), rewards, terminated and truncated (num_envs,), infos.
 
         Raises:
+            TypeError: if the actions are no real numbers.
             ValueError: if the actions have another shape.
             RuntimeError: if a worker has died or failed; all are ended then.
         """
         actions = np.asarray(actions)
+        if (
+            actions.dtype.kind not in "biuf"
+        ):  # the cast would drop imaginary parts, and make None NaN
+            raise TypeError(f"The actions must be real numbers, not of type {actions.dtype}.")
         if actions.shape != self._arrays.actions.shape:
             raise ValueError(
                 f"The actions must have the shape {self._arrays.actions.shape}: {actions.shape}."

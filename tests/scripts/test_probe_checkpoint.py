@@ -135,6 +135,41 @@ def test_several_networks_are_told_apart_by_their_prefix(trained, tmp_path):
             assert torch.equal(each, trained_state[f"ema_model.{name}"])
 
 
+@pytest.mark.parametrize(
+    ("before", "prefix", "several"),
+    [
+        ("", "", r"'student\.' in the file itself"),
+        ("run.", "run", r"'run\.student\.' in the file itself"),
+    ],
+)
+def test_prefix_before_several_networks_takes_none_of_them(
+    before, prefix, several, trained, tmp_path
+):
+    state = {
+        f"{before}{name}.{key}": each
+        for name in ("student", "teacher")
+        for key, each in trained.state_dict().items()
+    }
+    file = tmp_path / "model.pt"
+    torch.save(state, file)
+
+    with pytest.raises(ProbeError, match=several):
+        load_module(file, make, prefix=prefix)
+
+
+def test_wrapped_parts_below_a_prefix_are_found(trained, tmp_path):
+    state = {
+        **{f"student._orig_mod.{key}": each for key, each in trained.state_dict().items()},
+        **{f"teacher.{key}": each for key, each in make().state_dict().items()},
+    }
+    file = tmp_path / "model.pt"
+    torch.save(state, file)
+
+    model, _ = load_module(file, make, prefix="student")
+
+    assert same(model, trained)
+
+
 def test_prefix_that_is_not_there_is_told_with_the_nearest(trained, tmp_path):
     lightning(Lit(model=trained), tmp_path / "model.ckpt")
     with pytest.raises(ProbeError, match=r"--prefix modle\.: .*Did you mean 'model\.'"):

@@ -13,7 +13,7 @@ import pytest
 from plasticity.scripts.arms import gather
 from plasticity.scripts.comparison import compare, continue_commands
 from plasticity.scripts.report import ReportConfig, report
-from plasticity.scripts.report_figures import settings_map
+from plasticity.scripts.report_figures import _panel, settings_map
 from plasticity.scripts.run_folders import find_runs
 from plasticity.scripts.tables import Cell, best_table, metric_table
 
@@ -140,6 +140,14 @@ def test_one_seed_has_no_interval(tmp_path):
     comparison = compared(tmp_path)
     assert rows_of(comparison)["none"][0] == Cell("50.0", ("one seed",))
     assert any("one seed gives none" in note for note in comparison.notes)
+
+
+def test_the_band_of_a_share_ends_where_shares_do(tmp_path):
+    write_run(tmp_path, "none", 0, [0.5, 0.99])
+    write_run(tmp_path, "none", 1, [0.1, 0.80])
+    (line,) = _panel(compared(tmp_path), "test_accuracy").lines
+    assert line.low.min() == 0.0
+    assert line.high.max() == 100.0
 
 
 def test_notes_say_which_interval_is_which(tmp_path):

@@ -194,6 +194,16 @@ def test_actions_are_cast_and_their_shape_is_checked():
     envs.close()
 
 
+@pytest.mark.parametrize("actions", [np.ones(5) * 1j, [None] * 5, ["1"] * 5])
+def test_actions_that_are_no_real_numbers_are_refused(actions):
+    envs = VectorEnvironments(countdowns())
+    envs.reset(seed=0)
+    with pytest.raises(TypeError, match="must be real numbers, not of type"):
+        envs.step(actions)
+    envs.step(np.ones(5))  # they are still open
+    envs.close()
+
+
 def test_seeds_must_be_as_many():
     envs = VectorEnvironments(countdowns())
     with pytest.raises(ValueError, match="5 environments need as many seeds: 2"):
