@@ -156,7 +156,9 @@ def _path(
         Shape: (steps, elements of all parameters).
     """
     device = next((p.device for p in group["params"]), torch.device("cpu"))
-    weights = [_weight(axes, device) for axes in sorted({p.dim() for p in group["params"]})]
+    weights: list[Tensor] = [
+        _weight(axes, device) for axes in sorted({p.dim() for p in group["params"]})
+    ]
     ours = ("params", "param_names")
     shared = [optimizer, *(p for each in optimizer.param_groups for p in each["params"])]
     options = _copies({name: group[name] for name in group if name not in ours}, shared)

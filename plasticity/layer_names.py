@@ -120,7 +120,7 @@ def _raise_unknown(model: nn.Module, name: str) -> NoReturn:
 
 def part_of(value: Any, wanted: Wanted, known: Iterable[str]) -> Tensor:
     """Return the part of an output that is wanted, or raise ValueError (TypeError) naming the parts."""
-    found = value
+    found: Any = value
     for step in wanted.part:
         try:
             # A tensor has none: its rows and attributes are no parts of an output.

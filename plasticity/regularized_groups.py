@@ -264,12 +264,6 @@ class RegularizedGroups(Optimizer):
                 given = held_weights(parameter, holders)
             if given is not None:
                 self._initial_weights[parameter] = of_shape(given, parameter)
-            elif parameter.is_meta:
-                raise ValueError(
-                    f"A parameter of shape {tuple(parameter.shape)} is on the meta device and has no"
-                    " weights that l2-init could hold on to: make the optimizer after the model's"
-                    " weights (model.to_empty(device=…), then initialise them)."
-                )
             elif holders == [] and parameter.requires_grad:
                 raise ValueError(
                     "This group is held to initial weights (l2-init) that went with the optimizer that"

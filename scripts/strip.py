@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from plasticity.optimizer import default_weight_decay
+from plasticity.base_decay import default_weight_decay
 from plasticity.scripts.durable import explained, write_whole
 from plasticity.scripts.pickled import SERIALIZED, Reference, edited, pickle_in, references
 from plasticity.scripts.probe_loading import ProbeError, read_weights, require_file

@@ -316,15 +316,6 @@ def test_a_head_that_grew(with_modules, settings, caplog):
         assert torch.equal(optimizer.anchor(head.weight), before)
 
 
-def test_initial_weights_need_weights():
-    with torch.device("meta"):
-        model = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match=r"\(2, 3\) is on the meta device.*to_empty"):
-        regularized(torch.optim.SGD)(
-            model.parameters(), lr=0.1, regularizer="l2-init", strength=0.1
-        )
-
-
 # ---- saving and loading ------------------------------------------------------------------------------
 
 
