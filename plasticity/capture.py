@@ -27,6 +27,7 @@ from plasticity.layer_names import (
     require_axes,
     require_known,
 )
+from plasticity.unit_numbers import UnitLayout
 from plasticity.unit_tracer import UnitTracer
 from plasticity.unit_weights import geometry
 from plasticity.wrappers import bypassed, raw_module
@@ -47,6 +48,7 @@ def capture(
     layers: Iterable[str] | None = None,
     *,
     units: Mapping[str, Axes] | None = None,
+    layouts: Mapping[str, UnitLayout] | None = None,
 ) -> Iterator[Activations]:
     """Fill a dictionary with the activations of the forward passes inside the block.
 
@@ -84,6 +86,9 @@ def capture(
             activations. None keeps every elementwise activation, module or functional.
         units: The axis along which a layer's units lie, by name, where `Activations.units` has to guess:
             ``{"relu": 1, "relu#2": -1}``; a tuple, ``(1, 3)``, where they lie along several jointly.
+        layouts: Those that an earlier capture of the same calls found (`Activations.layouts`). Nothing is
+            followed then, which saves most of a capture's time; a layer that is not in it has none, and
+            nothing is known of what made the outputs (`Activations.origins`, `Activations.ran`).
 
     Yields:
         The dictionary, filled by each forward pass, in the order of execution. Detached; no gradient.
@@ -96,9 +101,11 @@ def capture(
             the forward pass, if what is named is not one tensor (the message names its parts).
     """
     given, model = model, raw_module(model)
-    recorder = _Recorder(model, require_known(model, layers), require_axes(model, layers, units))
+    axes = require_axes(model, layers, units)
+    recorder = _Recorder(model, require_known(model, layers), axes, layouts)
     with ExitStack() as block:
-        recorder.tracer.attach(block)
+        if recorder.tracer is not None:
+            recorder.tracer.attach(block)
         recorder.attach(block)
         block.enter_context(bypassed(given))
         block.enter_context(_FunctionalCalls(recorder))
@@ -110,9 +117,14 @@ class _Recorder:
     """What the hooks and the mode of one `capture` share."""
 
     def __init__(
-        self, model: nn.Module, wanted: tuple[Wanted, ...] | None, axes: Mapping[str, Axes]
+        self,
+        model: nn.Module,
+        wanted: tuple[Wanted, ...] | None,
+        axes: Mapping[str, Axes],
+        layouts: Mapping[str, UnitLayout] | None,
     ) -> None:
-        self.tracer = UnitTracer(model)
+        self.tracer = UnitTracer(model) if layouts is None else None
+        self._layouts = layouts or {}
         self.activations = Activations(model)
         self._model = model
         self._wanted = wanted
@@ -186,6 +198,8 @@ class _Recorder:
     def _stop(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._running -= 1
         if not self._running:
+            if self.tracer is None:
+                return
             self.activations.ran = tuple(self.tracer.record.executed)
             outputs = {geometry(tensor) for _, tensor in named_tensors(output)}
             for name, origin in self.activations.origins.items():
@@ -225,7 +239,7 @@ class _Recorder:
 
     def _keep(self, name: str, output: Tensor, function: str | None) -> None:
         output = _outside_transforms(output)
-        layout = self.tracer.layout(output)
+        layout = self._layouts.get(name) if self.tracer is None else self.tracer.layout(output)
         if name in self._axes:
             self._given.add(name)
             try:
@@ -237,9 +251,10 @@ class _Recorder:
                 ) from error
         if layout is not None:
             self.activations.layouts[name] = layout
-        self._places[name] = geometry(output)
-        layers, place = self.tracer.layers_of(output), len(self.tracer.record.executed)
-        self.activations.origins[name] = Origin(function, layers, place)
+        if self.tracer is not None:
+            self._places[name] = geometry(output)
+            layers, place = self.tracer.layers_of(output), len(self.tracer.record.executed)
+            self.activations.origins[name] = Origin(function, layers, place)
         # A copy, as a later layer may work in place on the same memory.
         self.activations[name] = output.detach().clone()
 

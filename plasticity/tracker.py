@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from plasticity import norms
-from plasticity.activations import Axes
+from plasticity.activations import Activations, Axes
 from plasticity.capture import capture
 from plasticity.event_files import EventFiles
 from plasticity.measuring import Measurement, host_numbers, is_finite
@@ -23,6 +23,7 @@ from plasticity.probe_batches import ProbeBatch, mask_tensor, masked_features, r
 from plasticity.row_file import RowFile, made_again
 from plasticity.settings import require_integer
 from plasticity.undisturbed import undisturbed
+from plasticity.unit_numbers import UnitLayout
 from plasticity.wrappers import named_parameters, raw_module
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class Tracker:
         self._warned = False
         _require_initialised(self._model)
         self._units = units
+        self._layouts: dict[str, UnitLayout] | None = None
+        self._shapes: dict[str, torch.Size] = {}
         self._forward = forward
         self._mask = mask if mask is None or isinstance(mask, str) else mask_tensor(mask)
         self._probe = ProbeBatch(probe_batch, self._model, forward)
@@ -308,12 +311,23 @@ class Tracker:
         return Measurement(self._model, features, self._previous, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:
-        with capture(self._model, self._chosen, units=self._units) as activations:
-            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+        activations = self._activations(self._layouts)
+        shapes = {name: activation.shape for name, activation in activations.items()}
+        if self._layouts is not None and shapes != self._shapes:
+            activations = self._activations(
+                None
+            )  # another path through the model, or another model
+        self._layouts, self._shapes = dict(activations.layouts), shapes
         mask = self._mask
         if isinstance(mask, str):
             mask = required_mask(self._probe.entry(mask))
         return {name: masked_features(activations, name, mask) for name in activations}
+
+    def _activations(self, layouts: Mapping[str, UnitLayout] | None) -> Activations:
+        """Capture the probe; where the units lie is found once, as long as all shapes stay."""
+        with capture(self._model, self._chosen, units=self._units, layouts=layouts) as activations:
+            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+        return activations
 
     def _write(self, row: Mapping[str, int | float]) -> None:
         task = int(row["task"])

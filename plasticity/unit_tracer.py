@@ -11,8 +11,8 @@ numbers, and the layers that it read are told why their readers are not known.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -251,10 +251,11 @@ _RULES: tuple[tuple[Callable[[Operation], bool], Callable[[Operation, Any], bool
 )
 
 
-def _unseen() -> AbstractContextManager[None]:
-    """Hide what is done to the numbers from other modes, such as a second tracer's."""
-    guard: AbstractContextManager[None] = torch._C._DisableTorchDispatch()
-    return guard
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Hide what is done to the numbers from other modes: a second tracer's, a capture's."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        yield
 
 
 def _without_autograd(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -808,3 +808,24 @@ def test_rows_and_attributes_of_a_tensor_are_no_parts(part):
     model = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(ValueError, match="a Tensor, which has no parts"), capture(model, [part]):
         model(torch.randn(2, 3))
+
+
+def test_layouts_of_an_earlier_capture_are_used_again():
+    """Heads: 32 units along two axes, which the shape alone does not tell."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q = nn.Linear(6, 32)
+
+        def forward(self, x):
+            return F.relu(self.q(x).view(2, 5, 4, 8).transpose(1, 2))
+
+    model, inputs = Heads(), torch.randn(2, 5, 6)
+    with capture(model) as first:
+        model(inputs)
+    with capture(model, layouts=first.layouts) as again:
+        model(inputs)
+    assert again.units("relu").shape == (10, 32)
+    assert torch.equal(again.units("relu"), first.units("relu"))
+    assert again.origins == {}

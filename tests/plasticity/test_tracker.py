@@ -938,3 +938,21 @@ def test_two_layers_of_one_key_are_an_error():
         Tracker(model, torch.randn(6, 4))
     row = Tracker(model, torch.randn(6, 4), ["srank"], ["x:y"]).boundary(task=0)
     assert "srank/x_y" in row
+
+
+def test_where_units_lie_is_found_anew_for_other_shapes():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q = nn.Linear(6, 32)
+
+        def forward(self, x):
+            q = self.q(x).unflatten(-1, (4, 8))
+            return torch.relu(q.transpose(1, 2) if x.shape[1] > 2 else q.movedim(-1, 1))
+
+    units = Metric("units", lambda features: torch.tensor(features.shape[1]), "features")
+    rows = Metric("rows", lambda features: torch.tensor(features.shape[0]), "features")
+    tracker = Tracker(Heads(), torch.randn(3, 5, 6), [units, rows])
+    for positions in (5, 5, 2, 2, 7):
+        found = tracker.measure(torch.randn(3, positions, 6))
+        assert found == {"units/relu": 32, "rows/relu": 3 * positions}
