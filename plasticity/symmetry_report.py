@@ -29,7 +29,7 @@ from plasticity.symmetry import (
     sign_flip_distance,
 )
 from plasticity.units import UnitFlow, UnitLayer, trace_units
-from plasticity.wrappers import named_modules, raw_module
+from plasticity.wrappers import named_modules, named_parameters, raw_module
 
 __all__ = ["SymmetryReport", "symmetry_distances", "symmetry_report"]
 
@@ -121,8 +121,8 @@ def symmetry_distances(
         `rotation_eigenvalues`, of shape (num_heads, head_dim). In the order of the network.
 
     Raises:
-        ValueError: if neither `inputs` nor `pairs` tell who reads whom (or both are given), a weight that is
-            measured is not finite (naming its layer), two layers that are named do not fit together or have
+        ValueError: if neither `inputs` nor `pairs` tell who reads whom (or both are given), a weight of the
+            model is not finite (naming its layer), two layers that are named do not fit together or have
             groups, a name is unknown (the nearest is suggested), or there is nothing to measure (naming
             what was left out, and why).
         TypeError: if the model is no module or one that cannot be looked into.
@@ -132,6 +132,8 @@ def symmetry_distances(
     if inputs is not None and pairs is not None:
         raise ValueError("give inputs or pairs, not both: each tells who reads whom")
     model = raw_module(model)
+    for name, parameter in named_parameters(model):
+        _require_finite(name.rpartition(".")[0] or name, parameter.detach())
     report = SymmetryReport()
     vectors: Mapping[str, tuple[Tensor, Tensor, Tensor | None]]
     if inputs is not None:
@@ -150,10 +152,7 @@ def symmetry_distances(
     }
     found = {name: DISTANCES[symmetry](*weights) for name, weights in vectors.items()}
     for name, module in attention.items():
-        queries, keys = attention_heads(module)
-        _require_finite(name, queries)
-        _require_finite(name, keys)
-        found[name] = rotation_eigenvalues(queries, keys)
+        found[name] = rotation_eigenvalues(*attention_heads(module))
     if not found:
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.left_out.items())
         raise NothingToMeasureError(
@@ -328,7 +327,7 @@ def _parameter(modules: Mapping[str, nn.Module], layer: str, path: str) -> Tenso
     # Torch's older weight normalisation keeps its product beside its factors.
     name = "weight" if name in ("weight_v", "weight_orig") else name
     weight: Tensor = getattr(modules[module], name).detach()
-    _require_finite(layer, weight)
+    _require_finite(layer, weight)  # made anew by a parametrization, it may overflow
     return weight
 
 
@@ -392,11 +391,9 @@ def _joined_weights(
     layer = _layer(model, first)
     neurons = layer.weight.shape[0]
     incoming = layer.weight.detach()
-    _require_finite(first, incoming)
     columns = []
     for second in seconds:
         weight = _layer(model, second).weight.detach()
-        _require_finite(second, weight)
         try:
             vectors = neuron_vectors(incoming, weight)
         except ValueError as error:
@@ -406,8 +403,6 @@ def _joined_weights(
         columns.append(vectors[:, incoming[0].numel() :])
     outgoing = torch.cat(columns, dim=1).T
     bias = None if layer.bias is None else layer.bias.detach()
-    if bias is not None:
-        _require_finite(first, bias)
     return incoming.reshape(neurons, -1), outgoing, bias
 
 

@@ -525,3 +525,12 @@ def test_inputs_go_as_keywords_to_a_forward_that_takes_any():
 
     model = Any(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert list(symmetry_report(model, 0.1, inputs={"pixels": torch.randn(5, 3)})) == ["0"]
+
+
+@pytest.mark.parametrize("name", ["1.weight", "3.bias"])
+def test_weights_that_are_not_measured_may_not_be_nan_either(name):
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model.get_parameter(name)[0] = math.nan
+    with pytest.raises(ValueError, match=f"layer '{name[0]}' has weights that are NaN"):
+        symmetry_report(model, 1e-3, inputs=INPUTS)
