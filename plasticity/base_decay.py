@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -36,11 +36,14 @@ _IN_TORCH: dict[str, BaseDecay] = {
 
 _LEARNING_RATE, _STRENGTH, _STEPS = 0.1, 0.1, 4
 
-_UNTOUCHED = (
-    *vars(Optimizer([torch.zeros(1)], {})),
-    *("_given_weights", "_initial_weights", "_own_defaults", "_targets"),
-)
-"""Attributes that no step of a base writes to, or that the copy has of its own."""
+_OURS = ("_given_weights", "_initial_weights", "_own_defaults", "_targets")
+
+
+@cache
+def _untouched() -> frozenset[str]:
+    """Attributes that no step of a base writes to, or that the copy has of its own."""
+    # Not when this file is imported: making an optimizer imports the compiler, which takes seconds.
+    return frozenset((*vars(Optimizer([torch.zeros(1)], {})), *_OURS))
 
 
 def base_decay_of(
@@ -200,7 +203,7 @@ def _copies(values: Mapping[str, Any], shared: Sequence[Any]) -> dict[str, Any]:
     """
     found = dict(values)
     for name, value in values.items():
-        if name not in _UNTOUCHED and isinstance(value, (Tensor, MutableMapping, list, set)):
+        if name not in _untouched() and isinstance(value, (Tensor, MutableMapping, list, set)):
             memo = {id(each): each for each in shared}
             with suppress(Exception):  # anything: what cannot be copied is shared
                 found[name] = copy.deepcopy(value, memo)

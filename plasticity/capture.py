@@ -125,6 +125,7 @@ class _Recorder:
     ) -> None:
         self.tracer = UnitTracer(model) if layouts is None else None
         self._layouts = layouts or {}
+        self._level = _transform_level()
         self.activations = Activations(model)
         self._model = model
         self._wanted = wanted
@@ -237,8 +238,18 @@ class _Recorder:
                 known = module_names(self._model).values()
                 self._keep(each.name, part_of(output, each, known), function)
 
+    def _within_block(self, tensor: Tensor) -> Tensor:
+        """What a tensor is outside the transforms that began in the block: with all samples of a vmap."""
+        functorch = torch._C._functorch
+        while (
+            functorch.is_functorch_wrapped_tensor(tensor)
+            and functorch.maybe_get_level(tensor) > self._level
+        ):
+            tensor = functorch.get_unwrapped(tensor)
+        return tensor
+
     def _keep(self, name: str, output: Tensor, function: str | None) -> None:
-        output = _outside_transforms(output)
+        output = self._within_block(output)
         layout = self._layouts.get(name) if self.tracer is None else self.tracer.layout(output)
         if name in self._axes:
             self._given.add(name)
@@ -259,11 +270,10 @@ class _Recorder:
         self.activations[name] = output.detach().clone()
 
 
-def _outside_transforms(tensor: Tensor) -> Tensor:
-    """What a tensor is outside `torch.func`: within `torch.vmap`, the one with all samples."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
+def _transform_level() -> int:
+    """Depth of `torch.func` transforms, such as `torch.vmap`, that are running; 0 outside."""
+    level: int | None = torch._C._functorch.maybe_current_level()
+    return 0 if level is None else level
 
 
 class _FunctionalCalls(TorchFunctionMode):

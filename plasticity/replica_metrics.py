@@ -49,12 +49,9 @@ def replica_features(
     def of_one(
         parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
     ) -> dict[str, Tensor]:
-        with capture(template, layers) as activations:
+        with capture(template, layers, layouts=layouts) as activations:
             functional_call(template, (parameters, buffers), (inputs,))
-        return {
-            name: layouts[name].matrix(activation) if name in layouts else activations.units(name)
-            for name, activation in activations.items()
-        }
+        return {name: activations.units(name) for name in activations}
 
     with undisturbed(template, {probe.device: None}):
         # Under vmap nothing tells where the units lie, so the first replica runs alone, on two samples.
