@@ -36,6 +36,8 @@ def of_one_kind(places: Sequence[int], parameters: Sequence[Tensor]) -> list[lis
     No operation takes whole tensors and sharded ones together, or those of two device meshes: a model
     of which `fully_shard` got a part has both.
     """
+    if len({*map(type, parameters)}) < 2 and not (places and is_sharded(parameters[places[0]])):
+        return [list(places)] if places else []  # the ordinary case, asked at every step
     parts: dict[Any, list[int]] = {}
     for place in places:
         parameter: Any = parameters[place]
