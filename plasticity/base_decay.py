@@ -10,17 +10,20 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from plasticity.settings import SETTING_NAMES, nearest
+from plasticity.undisturbed import random_state, restore_random
 
 BaseDecay = Literal["none", "coupled", "decoupled", "other"]
 """How a base decays: not at all, by strength * theta in the gradient, by theta <- theta * (1 - lr *
@@ -172,8 +175,7 @@ def _path(
     twin.__dict__.update(_copies(vars(optimizer), shared))
     twin.__dict__.update(state=defaultdict(dict), param_groups=[options])
     visited = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with _same_draws(device):
         train = getattr(twin, "train", None)  # schedule-free optimizers are to be told
         if callable(train):
             train()
@@ -208,6 +210,19 @@ def _copies(values: Mapping[str, Any], shared: Sequence[Any]) -> dict[str, Any]:
             with suppress(Exception):  # anything: what cannot be copied is shared
                 found[name] = copy.deepcopy(value, memo)
     return found
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    """Let each path draw the same numbers, from torch, NumPy or Python, and nobody after it miss them."""
+    states = random_state([device])
+    try:
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002 - from which optimizers draw
+        random.seed(0)
+        yield
+    finally:
+        restore_random(states)
 
 
 def _weight(axes: int, device: torch.device) -> torch.nn.Parameter:

@@ -26,7 +26,7 @@ def undisturbed(model: nn.Module, devices: Mapping[torch.device, None]) -> Itera
     not change.
     """
     with ExitStack() as block:
-        block.callback(_restore_random, _random_state(devices))
+        block.callback(restore_random, random_state(devices))
         block.callback(_restore_values, _saved_values(model))
         for module in model.modules():
             block.callback(_restore_buffers, module, dict(module._buffers))
@@ -48,7 +48,8 @@ def undisturbed(model: nn.Module, devices: Mapping[torch.device, None]) -> Itera
         yield
 
 
-def _random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, object]:
+def random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, object]:
+    """Return the state of every generator: torch's (the CPU's and those of devices), NumPy's, Python's."""
     states: dict[torch.device | str, object] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002  (which modules draw from)
@@ -62,7 +63,8 @@ def _random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, o
     return states
 
 
-def _restore_random(states: Mapping[torch.device | str, object]) -> None:
+def restore_random(states: Mapping[torch.device | str, object]) -> None:
+    """Put the state of every generator back, as `random_state` gave it."""
     for place, state in states.items():
         if place == "python":
             random.setstate(state)  # type: ignore[arg-type]

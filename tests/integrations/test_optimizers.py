@@ -4,6 +4,7 @@ import importlib
 import inspect
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,6 +63,7 @@ def train(make, closure=False, stretch=1.0):
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():  # some draw
         torch.manual_seed(2)
+        np.random.seed(2)  # noqa: NPY002
         for step in range(STEPS):
             draws = [
                 stretch * torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -1,5 +1,8 @@
 """How bases decay by themselves: torch's as documented and as measured, others as measured."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -170,12 +173,25 @@ def test_adafactor_scales_by_the_norm_before_its_decay():
     regularized(torch.optim.Adafactor)([parameter], decoupled=False, **SYRE)
 
 
+class Drawing(Foreign):
+    """Draws at every step, as Kron does from NumPy to see whether it is to balance."""
+
+    def step(self, closure=None):
+        self.drawn = (torch.rand(1), np.random.random(), random.random())  # noqa: NPY002
+        super().step(closure)
+
+
 def test_measuring_draws_nothing_and_leaves_no_state():
     torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
     state = torch.get_rng_state()
+    numbers = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     parameter = nn.Parameter(torch.ones(2, 2))
-    optimizer = regularized(Foreign)([parameter], form="lion", **SYRE)
+    optimizer = regularized(Drawing)([parameter], form="lion", **SYRE)
     assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numbers[0])  # noqa: NPY002
+    assert random.getstate() == numbers[1]
     assert not optimizer.state
     assert torch.equal(parameter, torch.ones(2, 2))
     assert parameter.grad is None
