@@ -1,6 +1,9 @@
 """The house: who imports whom, what an import costs, and that nothing is named in vain."""
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -11,6 +14,7 @@ import pytest
 import plasticity
 
 ROOT = Path(__file__).parents[1]
+PROJECT = (ROOT / "pyproject.toml").read_text()
 
 # room: what it may import of ours
 ALLOWED = {
@@ -38,7 +42,7 @@ def imports_of(file):
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_no_import_runs_upward(room):
-    files = list((ROOT / room).glob("*.py"))
+    files = list((ROOT / room).rglob("*.py"))
     assert files
     for file in files:
         for module in imports_of(file):
@@ -80,9 +84,72 @@ def test_all_public_names_are_there_and_documented():
             assert found.__doc__, name
 
 
+def listed_packages():
+    (listing,) = re.findall(r"^packages = \[(.*?)\]", PROJECT, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r'"([^"]+)"', listing)
+
+
+def packages_of_the_tree():
+    """Every folder with modules in it, by the name that it is installed under."""
+    folders = {file.parent for room in ALLOWED for file in (ROOT / room).rglob("*.py")}
+    names = (".".join(folder.relative_to(ROOT).parts) for folder in folders)
+    return {name if name.split(".")[0] == "plasticity" else f"plasticity.{name}" for name in names}
+
+
+# setuptools leaves a package that is not listed out of the wheel, and says nothing.
+def test_pyproject_lists_every_package():
+    assert sorted(listed_packages()) == sorted(packages_of_the_tree())
+
+
+def test_every_package_says_what_it_holds():
+    for room in ALLOWED:
+        for folder in {file.parent for file in (ROOT / room).rglob("*.py")}:
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+import plasticity
+
+assert plasticity.__file__.startswith(sys.argv[1]), plasticity.__file__
+found = ["plasticity"]
+for module in pkgutil.walk_packages(plasticity.__path__, "plasticity."):
+    found.append(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:  # an extra's package, on a Python that has none
+        if error.name.startswith("plasticity"):
+            raise
+print(*found)
+"""
+
+
+def test_the_wheel_holds_every_module(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    for room in ALLOWED:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / room, source / room, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "install", *options, "--target", target, source], check=True)
+
+    environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", IMPORT_EVERYTHING, str(target)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    files = (file for room in ALLOWED for file in (ROOT / room).rglob("*.py"))
+    paths = (file.relative_to(ROOT).with_suffix("").parts for file in files)
+    names = (".".join(path[:-1] if path[-1] == "__init__" else path) for path in paths)
+    expected = {n if n.split(".")[0] == "plasticity" else f"plasticity.{n}" for n in names}
+    assert set(done.stdout.split()) == expected
+
+
 def test_every_dependency_is_explained_in_the_readme():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(PROJECT)["project"]
     readme = (ROOT / "README.md").read_text()
     named = chain(project["dependencies"], *project["optional-dependencies"].values())
     for requirement in named:
@@ -91,62 +158,87 @@ def test_every_dependency_is_explained_in_the_readme():
 
 
 def test_every_source_file_has_its_tests():
-    """tests/ mirrors the rooms: test_x.py for x.py."""
-    tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
-    files = [file for room in ALLOWED for file in (ROOT / room).glob("*.py")]
-    own = [file for file in files if file.stem not in ("__init__", *COVERED_ELSEWHERE)]
-    assert [file for file in own if f"test_{file.stem}" not in tests] == []
-    assert set(COVERED_ELSEWHERE) <= {file.stem for file in files}
-    assert set(COVERED_ELSEWHERE.values()) <= tests
+    """tests/ mirrors the rooms, path by path: tests/room/kind/test_x.py for room/kind/x.py."""
+    for room in ALLOWED:
+        for file in (ROOT / room).rglob("*.py"):
+            path = str(file.relative_to(ROOT))
+            mirrored = ROOT / "tests" / file.relative_to(ROOT).with_name(f"test_{file.name}")
+            if path in COVERED_ELSEWHERE:
+                assert not mirrored.exists(), f"{path} has its own tests: take it off the list"
+                mirrored = ROOT / "tests" / COVERED_ELSEWHERE[path]
+            if file.stem != "__init__":
+                assert mirrored.exists(), f"{path} has no {mirrored.relative_to(ROOT)}"
+    assert [path for path in COVERED_ELSEWHERE if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_every_test_file_tests_a_file(room):
+    for test in (ROOT / "tests" / room).rglob("test_*.py"):
+        tested = test.relative_to(ROOT / "tests")
+        own = ROOT / tested.with_name(tested.name.removeprefix("test_"))
+        assert own.exists() or str(tested) in {*COVERED_ELSEWHERE.values(), *OF_SEVERAL}, tested
 
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
-    "durable": "test_runs",
-    "events": "test_runs",
-    "progress": "test_run",
-    "arms": "test_report",
-    "comparison": "test_report",
-    "metric_names": "test_report",
-    "report_figures": "test_report",
-    "report_page": "test_report",
-    "benchmarks": "test_run",
-    "options": "test_run",
-    "experiments": "test_pool",
-    "jobs": "test_grouping",
-    "ant_rows": "test_ant_experiment",
-    "random_state": "test_runs",
-    "bench_compiled": "test_bench",
-    "bench_memory": "test_bench",
-    "bench_parallel": "test_bench",
-    "bench_rows": "test_bench",
-    "bench_steps": "test_bench",
-    "bench_trainer": "test_bench",
-    "hardware": "test_bench",
-    "joining": "test_regularizers",
-    "saved_anchors": "test_regularized_groups",
-    "initial_weights": "test_regularized_groups",
-    "regularized_state": "test_regularized_groups",
-    "optimizer": "test_regularizers",
-    "table_kernel": "test_decay_kernel",
-    "targets": "test_regularizers",
-    "settings": "test_regularizers",
-    "replica_blocks": "test_replica_optimizer",
-    "replica_evaluation": "test_replica_ppo",
-    "replica_rollout": "test_replica_ppo",
-    "replica_requirements": "test_replica_optimizer",
-    "replica_orders": "test_replica_classifier",
-    "event_files": "test_tracker",
-    "measuring": "test_tracker",
-    "metrics": "test_tracker",
-    "sb3_logging": "test_sb3_callback",
-    "activations": "test_capture",
-    "layer_names": "test_capture",
-    "unit_entry_rules": "test_unit_tracer",
-    "unit_layout_rules": "test_unit_tracer",
-    "unit_numbers": "test_unit_tracer",
-    "unit_operation": "test_unit_tracer",
-    "unit_record": "test_unit_tracer",
-    "unit_weight_rules": "test_unit_tracer",
-    "unit_weights": "test_units",
+    "scripts/durable.py": "scripts/test_runs.py",
+    "scripts/events.py": "scripts/test_runs.py",
+    "scripts/progress.py": "scripts/test_run.py",
+    "scripts/arms.py": "scripts/test_report.py",
+    "scripts/comparison.py": "scripts/test_report.py",
+    "scripts/metric_names.py": "scripts/test_report.py",
+    "scripts/report_figures.py": "scripts/test_report.py",
+    "scripts/report_page.py": "scripts/test_report.py",
+    "scripts/benchmarks.py": "scripts/test_run.py",
+    "scripts/options.py": "scripts/test_run.py",
+    "scripts/experiments.py": "scripts/test_pool.py",
+    "scripts/jobs.py": "scripts/test_grouping.py",
+    "scripts/ant_rows.py": "scripts/test_ant_experiment.py",
+    "scripts/random_state.py": "scripts/test_runs.py",
+    "scripts/bench_compiled.py": "scripts/test_bench.py",
+    "scripts/bench_memory.py": "scripts/test_bench.py",
+    "scripts/bench_parallel.py": "scripts/test_bench.py",
+    "scripts/bench_rows.py": "scripts/test_bench.py",
+    "scripts/bench_steps.py": "scripts/test_bench.py",
+    "scripts/bench_trainer.py": "scripts/test_bench.py",
+    "scripts/hardware.py": "scripts/test_bench.py",
+    "plasticity/joining.py": "plasticity/test_regularizers.py",
+    "plasticity/saved_anchors.py": "plasticity/test_regularized_groups.py",
+    "plasticity/initial_weights.py": "plasticity/test_regularized_groups.py",
+    "plasticity/regularized_state.py": "plasticity/test_regularized_groups.py",
+    "plasticity/optimizer.py": "plasticity/test_regularizers.py",
+    "plasticity/table_kernel.py": "plasticity/test_decay_kernel.py",
+    "plasticity/targets.py": "plasticity/test_regularizers.py",
+    "plasticity/settings.py": "plasticity/test_regularizers.py",
+    "plasticity/replica_blocks.py": "plasticity/test_replica_optimizer.py",
+    "agents/replica_evaluation.py": "agents/test_replica_ppo.py",
+    "agents/replica_rollout.py": "agents/test_replica_ppo.py",
+    "plasticity/replica_requirements.py": "plasticity/test_replica_optimizer.py",
+    "agents/replica_orders.py": "agents/test_replica_classifier.py",
+    "plasticity/event_files.py": "plasticity/test_tracker.py",
+    "plasticity/measuring.py": "plasticity/test_tracker.py",
+    "plasticity/metrics.py": "plasticity/test_tracker.py",
+    "plasticity/sb3_logging.py": "plasticity/test_sb3_callback.py",
+    "plasticity/activations.py": "plasticity/test_capture.py",
+    "plasticity/layer_names.py": "plasticity/test_capture.py",
+    "plasticity/unit_entry_rules.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_layout_rules.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_numbers.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_operation.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_record.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_weight_rules.py": "plasticity/test_unit_tracer.py",
+    "plasticity/unit_weights.py": "plasticity/test_units.py",
+}
+
+# Tests of what several files do as one.
+OF_SEVERAL = {
+    "agents/test_never_waits.py",
+    "agents/test_two_forms.py",
+    "agents/test_ppo_against_sb3.py",
+    "plasticity/test_sb3_load.py",
+    "plasticity/test_sb3_own.py",
+    "scripts/test_kills.py",
+    "scripts/test_probe_normalization.py",
+    "scripts/test_report_ant.py",
+    "tasks/test_registration.py",
 }
