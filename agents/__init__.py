@@ -1,14 +1,14 @@
 """Learners: networks, the continual classifier, and PPO."""
 
-from plasticity.agents.actor_critic import ActorCritic
-from plasticity.agents.classifier import Classifier, ClassifierConfig
-from plasticity.agents.device_environments import DeviceEnvironments, HostEnvironments
-from plasticity.agents.networks import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo import PPO, Iteration
-from plasticity.agents.ppo_config import PRESETS, PPOConfig
-from plasticity.agents.replica_classifier import ReplicaClassifier
-from plasticity.agents.replica_ppo import ReplicaPPO
-from plasticity.agents.running_episodes import Episode
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.ppo.agent import PPO, Iteration
+from plasticity.agents.ppo.config import PRESETS, PPOConfig
+from plasticity.agents.ppo.device_environments import DeviceEnvironments, HostEnvironments
+from plasticity.agents.ppo.episodes import Episode
+from plasticity.agents.ppo.stacked_agent import ReplicaPPO
+from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
+from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
 
 __all__ = [
     "PPO",

@@ -1,19 +1,15 @@
 """Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
 
-from plasticity.activations import Activations, unit_matrix
-from plasticity.capture import capture
-from plasticity.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
-from plasticity.gradients import (
+from plasticity.metrics.activations import Activations, unit_matrix
+from plasticity.metrics.capture import capture
+from plasticity.metrics.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
+from plasticity.metrics.gradients import (
     gradient_covariance_rank,
     neural_tangent_kernel,
     ntk_rank,
     per_sample_gradients,
 )
-from plasticity.groups import describe_groups, parameter_groups
-from plasticity.literal import ShiftedModel
-from plasticity.metrics import DEFAULT_METRICS, METRICS, Metric
-from plasticity.muon_groups import muon_parameter_groups
-from plasticity.norms import (
+from plasticity.metrics.norms import (
     anchor_distance,
     feature_norm,
     gradient_norm,
@@ -21,19 +17,7 @@ from plasticity.norms import (
     update_norm,
     weight_norm,
 )
-from plasticity.optimizer import RegularizedOptimizer, anchor
-from plasticity.projectors import (
-    broken_projector,
-    expected_group_escape,
-    group_escape_gradient,
-    group_projector,
-    reflection_matrix,
-    reflection_projector,
-    reflection_removal,
-    swap_projector,
-    symmetry_distance,
-)
-from plasticity.ranks import (
+from plasticity.metrics.ranks import (
     approximate_rank,
     effective_rank,
     feature_rank,
@@ -42,10 +26,17 @@ from plasticity.ranks import (
     srank,
     stable_rank,
 )
-from plasticity.regularizers import regularized
-from plasticity.replica_optimizer import ReplicaOptimizer
-from plasticity.replicas import Replicas, clip_replica_gradients_, replica_gradient_norms
-from plasticity.symmetry import (
+from plasticity.metrics.registry import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics.tracker import Tracker
+from plasticity.metrics.trainability import Trainability, trainability
+from plasticity.optim.muon_groups import muon_parameter_groups
+from plasticity.optim.optimizer import RegularizedOptimizer, anchor
+from plasticity.optim.parameter_groups import describe_groups, parameter_groups
+from plasticity.optim.regularizers import regularized
+from plasticity.optim.shifted_model import ShiftedModel
+from plasticity.optim.stacked_optimizer import ReplicaOptimizer
+from plasticity.stacking.networks import Replicas, clip_replica_gradients_, replica_gradient_norms
+from plasticity.symmetry.distances import (
     attention_heads,
     degree_of_symmetry,
     double_rotation_degree,
@@ -57,10 +48,19 @@ from plasticity.symmetry import (
     sign_flip_distance,
     split_heads,
 )
-from plasticity.symmetry_report import SymmetryReport, symmetry_distances, symmetry_report
-from plasticity.tracker import Tracker
-from plasticity.trainability import Trainability, trainability
-from plasticity.units import Reader, UnitFlow, UnitLayer, trace_units
+from plasticity.symmetry.projectors import (
+    broken_projector,
+    expected_group_escape,
+    group_escape_gradient,
+    group_projector,
+    reflection_matrix,
+    reflection_projector,
+    reflection_removal,
+    swap_projector,
+    symmetry_distance,
+)
+from plasticity.symmetry.report import SymmetryReport, symmetry_distances, symmetry_report
+from plasticity.units.flow import Reader, UnitFlow, UnitLayer, trace_units
 
 __all__ = [
     "DEFAULT_METRICS",

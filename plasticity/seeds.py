@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from plasticity.settings import MAX_SEED, require_integer
+from plasticity.checks import MAX_SEED, require_integer
 
 
 def child_seed(seed: int, name: str) -> int:

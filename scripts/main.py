@@ -14,20 +14,19 @@ from pathlib import Path
 
 import tyro
 
-from plasticity.metrics import METRICS
-from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
-from plasticity.scripts.configuration import require_known
-from plasticity.scripts.options import (
+from plasticity.checks import nearest, require_known
+from plasticity.metrics.registry import METRICS
+from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.config.options import (
     RunOptions,
     SweepGrid,
     default_options,
     options_from_config,
     sweep_options,
 )
-from plasticity.scripts.progress import Messages
-from plasticity.scripts.run import run, sweep
-from plasticity.scripts.runs import RunError
-from plasticity.settings import nearest
+from plasticity.scripts.run.command import run, sweep
+from plasticity.scripts.run.folder import RunError
+from plasticity.scripts.run.progress import Messages
 
 COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
@@ -88,7 +87,7 @@ def _dispatch(given: list[str]) -> int:
         _file_command(command, rest)
         return 0
     if command == "bench":
-        from plasticity.scripts.bench import BenchOptions, bench  # noqa: PLC0415  (not needed else)
+        from plasticity.scripts.bench.command import BenchOptions, bench  # noqa: PLC0415  (not needed else)
 
         return bench(tyro.cli(BenchOptions, prog="plasticity bench", args=rest))
     name, options = _run_options(command, rest)
@@ -101,19 +100,19 @@ def _dispatch(given: list[str]) -> int:
 def _file_command(command: str, rest: list[str]) -> None:
     """The commands on files that are there."""
     if command == "report":
-        from plasticity.scripts.report import ReportConfig, report  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
         report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
     elif command == "watch":
-        from plasticity.scripts.watch import WatchConfig, watch  # noqa: PLC0415  (gymnasium)
+        from plasticity.scripts.video.command import WatchConfig, watch  # noqa: PLC0415  (gymnasium)
 
         watch(tyro.cli(WatchConfig, prog="plasticity watch", args=rest))
     elif command == "strip":
-        from plasticity.scripts.strip import StripOptions, strip  # noqa: PLC0415  (Stable-Baselines3)
+        from plasticity.scripts.probe.strip import StripOptions, strip  # noqa: PLC0415  (Stable-Baselines3)
 
         strip(tyro.cli(StripOptions, prog="plasticity strip", args=rest))
     else:
-        from plasticity.scripts.probe import ProbeOptions, probe  # noqa: PLC0415  (Stable-Baselines3)
+        from plasticity.scripts.probe.command import ProbeOptions, probe  # noqa: PLC0415  (Stable-Baselines3)
 
         probe(tyro.cli(ProbeOptions, prog="plasticity probe", args=rest))
 

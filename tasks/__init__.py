@@ -2,14 +2,14 @@
 
 import gymnasium
 
-from plasticity.tasks.ant_bullet import MAX_EPISODE_STEPS, SlipperyAntBulletEnv
-from plasticity.tasks.ant_mujoco import SlipperyAntMujocoEnv
-from plasticity.tasks.downloads import DownloadError
-from plasticity.tasks.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
-from plasticity.tasks.images import DATASETS, ImageDataset, load_dataset
-from plasticity.tasks.permuted import ImageTask, PermutedImages
-from plasticity.tasks.permuted_group import ImageTaskGroup, PermutedImagesGroup
-from plasticity.tasks.vector import ENGINES, VectorEnvironments, slippery_ant_vector
+from plasticity.tasks.control.ant.bullet import MAX_EPISODE_STEPS, SlipperyAntBulletEnv
+from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
+from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
+from plasticity.tasks.datasets.downloads import DownloadError
+from plasticity.tasks.datasets.images import DATASETS, ImageDataset, load_dataset
+from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
+from plasticity.tasks.streams.stacked_permuted_images import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.vector.environments import ENGINES, VectorEnvironments, slippery_ant_vector
 
 __all__ = [
     "DATASETS",
@@ -35,12 +35,12 @@ __all__ = [
 # that registers it, "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
 gymnasium.register(
     "plasticity/SlipperyAntBullet-v0",
-    entry_point="plasticity.tasks.ant_bullet:SlipperyAntBulletEnv",
+    entry_point="plasticity.tasks.control.ant.bullet:SlipperyAntBulletEnv",
     max_episode_steps=MAX_EPISODE_STEPS,
 )
 
 gymnasium.register(
     "plasticity/SlipperyAntMujoco-v0",
-    entry_point="plasticity.tasks.ant_mujoco:SlipperyAntMujocoEnv",
+    entry_point="plasticity.tasks.control.ant.mujoco:SlipperyAntMujocoEnv",
     max_episode_steps=MAX_EPISODE_STEPS,
 )

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from plasticity.agents import compiled
+from plasticity.agents.execution import compiled
 
 
 class Crossings(TorchDispatchMode):
@@ -141,7 +141,7 @@ class _Stream:
 
 @pytest.fixture
 def cuda_graphs_on_cpu(monkeypatch):
-    """CUDA graphs of `plasticity.agents.compiled` on a CPU; gives the list of graphs made.
+    """CUDA graphs of `plasticity.agents.execution.compiled` on a CPU; gives the list of graphs made.
 
     As on a GPU, a captured call is done by its operations alone, without Python, on fixed memory.
     """

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.actor_critic import ActorCritic
-from plasticity.agents.classifier import Classifier, ClassifierConfig
-from plasticity.agents.networks import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo_config import PPOConfig
-from plasticity.agents.ppo_updates import (
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.ppo.updates import (
     ActorBatch,
     ActorUpdate,
     CriticBatch,
@@ -22,9 +21,10 @@ from plasticity.agents.ppo_updates import (
     run_coupled,
     run_half,
 )
-from plasticity.agents.replica_classifier import ReplicaClassifier
-from plasticity.regularizers import regularized
-from plasticity.settings import RegularizerSettings
+from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
+from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
+from plasticity.optim.regularizers import regularized
+from plasticity.optim.settings import RegularizerSettings
 
 SETTINGS = [
     RegularizerSettings(),

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from plasticity import parameter_groups, regularized
-from plasticity.sb3_optimizer import policy_optimizer
+from plasticity.sb3.optimizer import policy_optimizer
 
 checkpoint = pytest.importorskip("torch.distributed.checkpoint")
 state_dicts = pytest.importorskip("torch.distributed.checkpoint.state_dict")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plasticity import RegularizedOptimizer
-from plasticity.sb3 import PlasticityCallback
+from plasticity.sb3.policies import PlasticityCallback
 
 # Its import changes gymnasium, for environments of older versions of Gym.
 exp_manager = pytest.importorskip("rl_zoo3.exp_manager")

@@ -11,18 +11,18 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from plasticity.capture import capture
-from plasticity.gradients import gradient_covariance_rank, neural_tangent_kernel, ntk_rank
-from plasticity.metrics import METRICS
-from plasticity.norms import (
+from plasticity.metrics.capture import capture
+from plasticity.metrics.gradients import gradient_covariance_rank, neural_tangent_kernel, ntk_rank
+from plasticity.metrics.norms import (
     anchor_distance,
     gradient_norm,
     parameter_snapshot,
     update_norm,
     weight_norm,
 )
-from plasticity.tracker import Tracker
-from plasticity.trainability import trainability
+from plasticity.metrics.registry import METRICS
+from plasticity.metrics.tracker import Tracker
+from plasticity.metrics.trainability import trainability
 from plasticity.wrappers import bypassed, named_modules, named_parameters, raw_module, unwrapped
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from plasticity.metrics import METRICS
-from plasticity.scripts import durable
+from plasticity.metrics.registry import METRICS
 from plasticity.scripts import main as main_module
-from plasticity.scripts import run as run_module
-from plasticity.scripts.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS
+from plasticity.scripts.config.options import SweepGrid, default_options
 from plasticity.scripts.main import COMMANDS, main
-from plasticity.scripts.options import SweepGrid, default_options
+from plasticity.scripts.run import atomic_files as durable
+from plasticity.scripts.run import command as run_module
 
 TINY = shlex.split(
     "--tasks 2 --seeds 0 --channels 4 --hidden 8 --epochs-per-task 1 --batch-size 100"

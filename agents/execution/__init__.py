@@ -1,0 +1,1 @@
+"""How prepared steps are executed: CUDA graphs and torch.compile."""

@@ -1,0 +1,138 @@
+"""What R replicas of PPO keep of a rollout, on the device, and what they do within it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plasticity.agents.ppo.device_environments import DeviceEnvironments
+from plasticity.agents.ppo.stacked_gradients import ReplicaDense
+
+Array = NDArray[Any]
+
+
+class ReplicaRollout:
+    """Preallocated storage. Environments are those of all replicas, each replica's side by side.
+
+    Args:
+        num_steps: Steps of each environment.
+        envs: The environments.
+    """
+
+    def __init__(self, num_steps: int, envs: DeviceEnvironments) -> None:
+        device, num_envs = envs.device, envs.num_envs
+
+        def zeros(*shape: int, steps: int = num_steps, dtype: torch.dtype | None = None) -> Tensor:
+            return torch.zeros(steps, num_envs, *shape, dtype=dtype, device=device)
+
+        self.observations = zeros(envs.observation_size, steps=num_steps + 1)
+        """Normalised if that is on. The last one is where the next rollout begins. Shape:
+        (steps + 1, envs, observation_size)."""
+        self.final_observations = zeros(envs.observation_size)
+        """After each step and before any reset, likewise. Shape: (steps, envs, observation_size)."""
+        self.means = zeros(envs.action_size)
+        """Of the actor. Shape: (steps, envs, action_size)."""
+        self.actions = zeros(envs.action_size)
+        """As sampled. Shape: (steps, envs, action_size)."""
+        self.rewards = zeros(dtype=torch.float64)
+        """As the environments gave them. Shape: (steps, envs)."""
+        self.learnt_rewards = zeros(dtype=torch.float32)
+        """Normalised if that is on. Shape: (steps, envs)."""
+        self.terminated = zeros(dtype=torch.bool)
+        """Deaths. Shape: (steps, envs)."""
+        self.truncated = zeros(dtype=torch.bool)
+        """Time limits. Shape: (steps, envs)."""
+        self.tasks = zeros(steps=num_steps + 1, dtype=torch.int64)
+        """Before each step, and after the last one. Shape: (steps + 1, envs)."""
+        self.frictions = zeros(steps=num_steps + 1, dtype=torch.float64)
+        """Before each step, and after the last one. Shape: (steps + 1, envs)."""
+
+
+class ReplicaActing:
+    """From observations to actions, over memory that stays where it is, so that it can be captured.
+
+    Args:
+        actor: The actors.
+        envs: The environments.
+        replicas: How many share them.
+    """
+
+    def __init__(self, actor: ReplicaDense, envs: DeviceEnvironments, replicas: int) -> None:
+        device, each = envs.device, envs.num_envs // replicas
+        self._actor = actor
+        self._low, self._high = envs.action_low, envs.action_high
+        self.observations = torch.zeros(replicas, each, envs.observation_size, device=device)
+        """To be filled. Shape: (replicas, envs of each, observation_size)."""
+        self.noise = torch.zeros(replicas, each, envs.action_size, device=device)
+        """To be filled: what is added to the means. Shape: (replicas, envs of each, action_size)."""
+        self.moving = torch.ones(replicas, 1, 1, dtype=torch.bool, device=device)
+        """Whose environments move; the others' get the action that is nearest to 0."""
+        self.means, self.actions, self.given = (torch.zeros_like(self.noise) for _ in range(3))
+        self.run: Callable[[], None] = self.act
+        """Does `act`; may be replaced by a captured form of it."""
+
+    @torch.no_grad()
+    def act(self) -> None:
+        """Fill `means`, `actions` (as sampled) and `given` (as the environments get them).
+
+        Shapes: (replicas, envs of each, action_size).
+        """
+        self.means.copy_(self._actor(self.observations))
+        torch.add(self.means, self.noise, out=self.actions)
+        # A policy that diverged gives nan, which a simulator need not take: Warp's ants refuse it.
+        moving = torch.where(self.moving & ~self.actions.isnan(), self.actions, 0.0)
+        torch.clamp(moving, self._low, self._high, out=self.given)
+
+
+class HostFacts:
+    """What the host wants to know of a rollout, brought there while the device goes on.
+
+    Args:
+        rollout: Of which.
+    """
+
+    def __init__(self, rollout: ReplicaRollout) -> None:
+        self._rollout = rollout
+        device = rollout.rewards.device
+        is_cuda = device.type == "cuda"
+        self._crosses = device.type != "cpu"
+        self._here = [
+            torch.empty_like(there, device="cpu", pin_memory=is_cuda) if self._crosses else there
+            for there in self._there()
+        ]
+        self._arrived: torch.cuda.Event | None = None
+        if is_cuda:
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def _there(self) -> Sequence[Tensor]:
+        rollout = self._rollout
+        return (
+            rollout.rewards,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.tasks,
+            rollout.frictions,
+        )
+
+    def send(self) -> None:
+        """Have them copied as soon as the rollout is done."""
+        if self._crosses:
+            for here, there in zip(self._here, self._there(), strict=True):
+                here.copy_(there, non_blocking=self._arrived is not None)
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> tuple[Array, Array, Array, Array]:
+        """Wait until they are there; good until the next rollout.
+
+        Returns:
+            Rewards and ends, (steps, envs); tasks and frictions, (steps + 1, envs).
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        rewards, terminated, truncated, tasks, frictions = (here.numpy() for here in self._here)
+        return rewards, terminated | truncated, tasks, frictions

@@ -1,0 +1,228 @@
+"""The minibatch updates of R replicas of PPO at once: as `ppo_updates`, with a replica axis.
+
+An epoch is one function over memory that stays where it is: it can be captured as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.ppo.stacked_gradients import ReplicaDense, ReplicaDenseGradients
+from plasticity.agents.ppo.updates import flushed_denormals, normalized
+from plasticity.optim.stacked_optimizer import ReplicaOptimizer
+from plasticity.stacking.networks import clip_replica_gradients_
+
+
+class ReplicaBatch:
+    """What all replicas learn from: a rollout, flat, in its own order. To be filled before each update.
+
+    Args:
+        observations: Of the rollout's storage. Shape: (steps * envs, observation_size).
+        actions: As sampled, likewise. Shape: (steps * envs, action_size).
+    """
+
+    def __init__(self, observations: Tensor, actions: Tensor) -> None:
+        self.observations, self.actions = observations, actions
+        numbers = observations.new_zeros(4, len(observations))
+        self.log_probabilities = numbers[0]
+        """Of the actions, under the policies that took them. Shape: (steps * envs,)."""
+        self.advantages = numbers[1]
+        """Shape: (steps * envs,)."""
+        self.values = numbers[2]
+        """Before the update. Shape: (steps * envs,)."""
+        self.returns = numbers[3]
+        """What the values should have been. Shape: (steps * envs,)."""
+
+
+class ReplicaUpdate:
+    """Steps of R actors and critics on one rollout, minibatch by minibatch.
+
+    Args:
+        actor: Changed.
+        log_std: Changed. Shape: (replicas, action_size).
+        critic: Changed.
+        config: Clipping, entropy, sizes; of one replica.
+        actor_optimizer: Over the actors' parameters and `log_std`.
+        critic_optimizer: Over the critics'.
+        batch: What is learnt from.
+        num_envs: Environments of each replica.
+    """
+
+    def __init__(
+        self,
+        actor: ReplicaDense,
+        log_std: Tensor,
+        critic: ReplicaDense,
+        config: PPOConfig,
+        actor_optimizer: ReplicaOptimizer,
+        critic_optimizer: ReplicaOptimizer,
+        batch: ReplicaBatch,
+        num_envs: int,
+    ) -> None:
+        self._config, self._log_std, self._batch = config, log_std, batch
+        self._num_envs = num_envs
+        self._optimizers = actor_optimizer, critic_optimizer
+        self._parameters = [*actor.parameters, log_std, *critic.parameters]
+        self._actor = ReplicaDenseGradients(actor, config.minibatch_size)
+        self._critic = ReplicaDenseGradients(critic, config.minibatch_size)
+        replicas, new = len(log_std), log_std.new_zeros
+        self._shape = (config.num_minibatches, replicas, config.minibatch_size)
+        self._rows = new(self._shape, dtype=torch.int64)
+        self._log_ratios, self._advantages, self._errors = (new(self._shape) for _ in range(3))
+        self._going = new(replicas, dtype=torch.bool)
+        self._done = new(replicas, dtype=torch.int64)
+        every = (config.epochs, *self._shape)
+        self._every_log_ratio, self._every_advantage, self._every_error = (
+            new(every) for _ in range(3)
+        )
+        self.run_epoch: Callable[[], None] = self._epoch
+        """Does an epoch; may be replaced by a captured form of itself."""
+
+    @flushed_denormals()
+    def run(self, orders: Tensor) -> None:
+        """Do all epochs.
+
+        Args:
+            orders: Places in a replica's own rollout, step * envs + environment. Shape:
+                (replicas, epochs, rollout_steps).
+        """
+        self._going.fill_(True)
+        self._done.zero_()
+        for epoch, rows in enumerate(self._places(orders)):
+            self._rows.copy_(rows)
+            self.run_epoch()
+            self._every_log_ratio[epoch].copy_(self._log_ratios)
+            self._every_advantage[epoch].copy_(self._advantages)
+            self._every_error[epoch].copy_(self._errors)
+
+    def _places(self, orders: Tensor) -> Tensor:
+        """Places in the batch that all share, (epochs, minibatches, replicas, minibatch_size)."""
+        each = self._num_envs
+        minibatches, replicas, size = self._shape
+        first = torch.arange(replicas, device=orders.device).view(-1, 1, 1) * each
+        shared = orders // each * (replicas * each) + first + orders % each
+        return shared.view(replicas, -1, minibatches, size).permute(1, 2, 0, 3)
+
+    # ---- an epoch -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _epoch(self) -> None:
+        """Go once through the rollout, in the order of `_rows`."""
+        rows, batch = self._rows.flatten(), self._batch
+
+        def ordered(numbers: Tensor) -> Tensor:
+            return numbers.index_select(0, rows).view(*self._shape, *numbers.shape[1:])
+
+        observations, actions = ordered(batch.observations), ordered(batch.actions)
+        old, values = ordered(batch.log_probabilities), ordered(batch.values)
+        returns = ordered(batch.returns)
+        self._advantages.copy_(ordered(batch.advantages))
+        if self._config.normalize_advantages == "minibatch":
+            self._advantages.copy_(normalized(self._advantages, dim=-1))
+        for index in range(self._shape[0]):
+            self._actor_gradients(index, observations[index], actions[index], old[index])
+            self._critic_gradients(index, observations[index], values[index], returns[index])
+            self._step(index)
+
+    def _actor_gradients(
+        self, index: int, observations: Tensor, actions: Tensor, old: Tensor
+    ) -> None:
+        """As `ActorUpdate`: with z = (a - mean) / std, d log p / d mean = z / std; by log_std z^2 - 1."""
+        log_std, config = self._log_std, self._config
+        inverse_std = torch.exp(-log_std).unsqueeze(1)
+        means = self._actor.forward(observations)
+        deviations = (actions - means).mul_(inverse_std)
+        squares = deviations.square()
+        rest = old + log_std.sum(1, keepdim=True) + _half_log_tau(log_std)
+        log_ratios, advantages = self._log_ratios[index], self._advantages[index]
+        torch.sub(squares.sum(-1).mul_(-0.5), rest, out=log_ratios)
+        ratios, signs = log_ratios.exp(), advantages.sign()
+        # (r - 1) sign(A) <= range: the clipping is not active
+        unclipped = ratios * signs <= signs + config.clip_range
+        weights = ratios.mul_(advantages).mul_(unclipped).mul_(-1 / config.minibatch_size)
+        log_std.grad = torch.bmm(weights.unsqueeze(1), squares.sub_(1)).squeeze(1)
+        log_std.grad.sub_(config.entropy_coefficient)  # d entropy / d log_std = 1
+        self._actor.backward(deviations.mul_(weights.unsqueeze(-1)).mul_(inverse_std))
+
+    def _critic_gradients(
+        self, index: int, observations: Tensor, old: Tensor, returns: Tensor
+    ) -> None:
+        """As `CriticUpdate`."""
+        config, errors = self._config, self._errors[index]
+        values = self._critic.forward(observations).squeeze(-1)
+        scale = 2 * config.value_coefficient / config.minibatch_size
+        clip_range = config.value_clip_range
+        if clip_range is None:
+            torch.sub(values, returns, out=errors)
+            gradient = errors * scale
+        else:
+            change = values - old
+            torch.sub(old + change.clamp(-clip_range, clip_range), returns, out=errors)
+            gradient = (errors * scale).mul_(change.abs() <= clip_range)
+        self._critic.backward(gradient.unsqueeze(-1))
+
+    def _step(self, index: int) -> None:
+        """Step the replicas that go on; one that reached its target KL is left as it was before."""
+        config = self._config
+        self._done += self._going
+        if config.target_kl is not None:
+            self._going &= ~(_k3(self._log_ratios[index]).mean(-1) > 1.5 * config.target_kl)
+        if config.max_gradient_norm is not None:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            clip_replica_gradients_(gradients, config.max_gradient_norm)
+        for optimizer in self._optimizers:
+            optimizer.step(None if config.target_kl is None else self._going)
+
+    # ---- what it told ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """As the two halves' in `ppo_updates`, over each replica's minibatches, (replicas,)."""
+        log_ratios, advantages, errors = (
+            each.flatten(0, 1)
+            for each in (self._every_log_ratio, self._every_advantage, self._every_error)
+        )
+        ratios, clip_range = log_ratios.exp(), self._config.clip_range
+        clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
+        number = torch.arange(len(log_ratios), device=log_ratios.device).unsqueeze(1)
+        minibatches = self._shape[0]
+        counted = number < self._done
+        last = counted & (number >= (self._done - 1) // minibatches * minibatches)
+        gain = torch.minimum(advantages * ratios, advantages * clipped)
+        return {
+            "value_loss": _mean(errors.square(), counted),
+            "policy_loss": -_mean(gain, counted),
+            "clip_fraction": _mean(((ratios - 1).abs() > clip_range).to(ratios.dtype), counted),
+            "approximate_kl": _mean(_k3(log_ratios), last),
+        }
+
+
+def replica_log_probabilities(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+    """Log-density of actions, (..., replicas, envs, action_size) to (..., replicas, envs)."""
+    deviations = (actions - means) * torch.exp(-log_std).unsqueeze(1)
+    summed = log_std.sum(1, keepdim=True)
+    return -0.5 * deviations.square().sum(-1) - summed - _half_log_tau(log_std)
+
+
+def replica_entropies(log_std: Tensor) -> Tensor:
+    """In nats. Shape: (replicas, action_size) to (replicas,)."""
+    return log_std.sum(1) + 0.5 * log_std.shape[1] + _half_log_tau(log_std)
+
+
+def _half_log_tau(log_std: Tensor) -> float:
+    return 0.5 * log_std.shape[1] * math.log(2 * math.pi)
+
+
+def _k3(log_ratios: Tensor) -> Tensor:
+    return log_ratios.exp() - 1 - log_ratios
+
+
+def _mean(numbers: Tensor, counted: Tensor) -> Tensor:
+    """Over the counted minibatches, (minibatches, replicas, size) and (minibatches, replicas)."""
+    kept = torch.where(counted, numbers.mean(-1), 0.0)
+    return kept.sum(0) / counted.sum(0)

@@ -1,0 +1,1 @@
+"""Classifiers that learn one task after another."""

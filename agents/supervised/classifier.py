@@ -1,0 +1,369 @@
+"""A classifier that is trained on one task after another.
+
+One optimizer and one network go through the whole stream; nothing is reset at a boundary. The inner
+loop never waits for the device: sums stay on it, and are read once per task.
+
+Whatever the precision of the training steps, weights, optimizer and decay are float32, and what is
+measured after a task is measured in float32: figures of both precisions compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.agents.execution.compiled import CompiledStep, load_optimizer, optimizer_constants
+from plasticity.checks import nearest, require_integer, require_number
+from plasticity.optim.optimizer import RegularizedOptimizer
+from plasticity.optim.parameter_groups import parameter_groups
+from plasticity.optim.regularizers import regularized
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.seeds import child_seed
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+"""Optimizer classes by the name that a configuration gives."""
+
+STEPS_COUNTED_AT_ONCE = 32
+"""Steps whose logits are held until they are counted into the online accuracy."""
+
+LOSSES = ("cross-entropy", "squared-error")
+"""Losses by the name that a configuration gives."""
+
+PRECISIONS = ("float32", "bf16")
+"""Precisions by the name that a configuration gives."""
+
+
+class Task(Protocol):
+    """What a classifier needs of a task: batches of images and labels."""
+
+    @property
+    def index(self) -> int:
+        """Place in the stream, from 0."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, channels, height, width) and labels (batch,) at these indices."""
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set, in order."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How a classifier is trained.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range or a name is unknown.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The optimizer, which goes through all tasks without a reset."""
+
+    learning_rate: float = 0.01
+    """Step size, above 0."""
+
+    momentum: float = 0.0
+    """Of SGD, 0 to below 1; Adam and AdamW keep their own betas."""
+
+    batch_size: int = 64
+    """Examples per step; the last batch of an epoch may be smaller."""
+
+    epochs_per_task: int = 1
+    """Passes over a task's training examples."""
+
+    loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
+    """squared-error: the mean square of logits minus one-hot labels."""
+
+    train_evaluation_size: int = 10_000
+    """Training examples (the first ones) that the training accuracy is measured on after a task."""
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: the products of a training step in bfloat16 (autocast); weights, loss and what is measured
+    after a task stay float32."""
+
+    compile: bool = False
+    """Run the training step as one CUDA graph; on a CPU, its forward through torch.compile, which is no
+    faster there. The numbers are the same to rounding only."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"Unknown optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}"
+            )
+        if self.loss not in LOSSES:
+            raise ValueError(f"Unknown loss {self.loss!r}.{nearest(self.loss, LOSSES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"Unknown precision {self.precision!r}.{nearest(str(self.precision), PRECISIONS)}"
+            )
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile must be True or False, not {self.compile!r}.")
+        if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:
+            raise ValueError("learning_rate must be above 0, not 0: nothing would be learnt.")
+        require_number("momentum", self.momentum, minimum=0.0, below=1.0)
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum={self.momentum} belongs to sgd: {self.optimizer} has its own."
+            )
+        for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
+            require_integer(name, getattr(self, name), minimum=1)
+
+
+class Classifier:
+    """A network, its optimizer, and where they are in the stream.
+
+    Args:
+        network: Maps images (batch, channels, height, width) to logits (batch, classes). Moved to
+            the device.
+        config: How it is trained.
+        regularizer: How every layer is regularized (normalisation layers are left alone).
+        order_seed: Of the data order: the order of (task, epoch) depends on nothing else.
+        device: "cpu", "cuda", "mps", …
+
+    Raises:
+        ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: ClassifierConfig,
+        regularizer: RegularizerSettings,
+        *,
+        order_seed: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.network = network.to(device)
+        self.config = config
+        self.device = torch.device(device)
+        self.optimizer = make_optimizer(self.network, config, regularizer)
+        self._compiled = self._compile() if config.compile else None
+        self._order_seed = order_seed
+        self._step = 0
+        self._task_steps = 1
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._online_correct = torch.zeros((), dtype=torch.int64, device=device)
+        # float32 sums of a long task lose digits; mps has nothing wider
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        self._loss_sum = torch.zeros((), dtype=wide, device=device)
+
+    def train(self, task: Task, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train on one task, or go on where a stop left it.
+
+        Args:
+            task: To be given again after a stop.
+            should_stop: Asked before every step; True leaves the task unfinished.
+
+        Returns:
+            Whether the task is finished.
+
+        Raises:
+            ValueError: if a batch is larger than the task's data.
+        """
+        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        if batch_size > task.num_train:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the task's {task.num_train} training"
+                " examples: give a smaller one."
+            )
+        self.network.train()
+        steps_per_epoch = -(-task.num_train // batch_size)
+        self._task_steps = epochs * steps_per_epoch
+        while self._step < self._task_steps:
+            epoch, first = divmod(self._step, steps_per_epoch)
+            batches = torch.split(self._epoch_order(task, epoch), batch_size)
+            for indices in batches[first:]:
+                if should_stop():
+                    return False
+                self._train_step(*task.train_batch(indices))
+                self._step += 1
+        return True
+
+    @property
+    def task_progress(self) -> float:
+        """Share of the current task's steps that are done, 0 to 1."""
+        return self._step / self._task_steps
+
+    def _epoch_order(self, task: Task, epoch: int) -> Tensor:
+        # Drawn on the CPU: the order is then the same on every device.
+        generator = torch.Generator()
+        generator.manual_seed(child_seed(self._order_seed, f"{task.index}/{epoch}"))
+        return torch.randperm(task.num_train, generator=generator).to(self.device)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        # Not chosen once for all: an object that holds its own method is freed late, and its memory.
+        learn = self._compiled or self._learn_eagerly
+        loss, logits = learn(images, labels)
+        # The logits are those before the update: online accuracy. Counted many steps at a time,
+        # because one step's handful of tiny operations costs as much as a layer.
+        self._pending.append((logits, labels, loss * labels.shape[0]))
+        if len(self._pending) == STEPS_COUNTED_AT_ONCE:
+            self._count_pending()
+
+    def _learn_eagerly(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        loss, logits = self._forward(images, labels)
+        self._update(loss)
+        return loss.detach(), logits.detach()
+
+    def _compile(self) -> CompiledStep:
+        # Images and labels are inputs: how a task makes them is its own, and changes with the task.
+        return CompiledStep(
+            self._forward,
+            self._update,
+            device=self.device,
+            constants=lambda: optimizer_constants(self.optimizer),
+        )
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        in_bf16 = self.config.precision == "bf16"
+        logits = self._logits_in_bf16(images) if in_bf16 else self.network(images)
+        return self._loss(logits, labels), logits
+
+    def _logits_in_bf16(self, images: Tensor) -> Tensor:
+        # Every weight is used once, so that keeping its bfloat16 copy would gain nothing.
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+    def _count_pending(self) -> None:
+        if not self._pending:
+            return
+        logits, labels, losses = zip(*self._pending, strict=True)
+        self._online_correct += (torch.cat(logits).argmax(dim=-1) == torch.cat(labels)).sum()
+        self._loss_sum += torch.stack(losses).to(self._loss_sum.dtype).sum()
+        self._pending.clear()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.loss == "cross-entropy":
+            return functional.cross_entropy(logits, labels)
+        # Not functional.one_hot, which reads the labels on the host.
+        one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
+        return functional.mse_loss(logits, one_hot)
+
+    def finish(self, task: Task) -> dict[str, float | bool]:
+        """Measure a task that `train` has finished, and make ready for the next one.
+
+        Args:
+            task: The finished one.
+
+        Returns:
+            `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each example before
+            the update that uses it) and `train_loss` over the task, all means per example, and
+            `diverged`: whether a loss was not finite.
+        """
+        self._count_pending()
+        examples = task.num_train * self.config.epochs_per_task
+        first = torch.arange(
+            min(self.config.train_evaluation_size, task.num_train), device=self.device
+        )
+        train_batches = (task.train_batch(indices) for indices in torch.split(first, 1000))
+        train_accuracy, _ = self._evaluate(train_batches)
+        test_accuracy, test_loss = self._evaluate(task.test_batches(1000))
+        online_accuracy = self._online_correct.to(self._loss_sum.dtype) / examples
+        train_loss = self._loss_sum / examples
+        host = torch.stack(
+            [
+                number.to(train_loss.dtype)
+                for number in (
+                    test_accuracy,
+                    train_accuracy,
+                    online_accuracy,
+                    train_loss,
+                    test_loss,
+                )
+            ]
+        ).cpu()
+        test, train, online, loss, _ = host.tolist()
+        self._step = 0
+        self._online_correct.zero_()
+        self._loss_sum.zero_()
+        return {
+            "test_accuracy": test,
+            "train_accuracy": train,
+            "online_accuracy": online,
+            "train_loss": loss,
+            "diverged": not bool(host.isfinite().all()),
+        }
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Accuracy and mean loss, as tensors on the device."""
+        self.network.eval()
+        correct = torch.zeros_like(self._online_correct)
+        loss = torch.zeros_like(self._loss_sum)
+        examples = 0
+        for images, labels in batches:
+            logits = self.network(images)
+            correct += (logits.argmax(dim=-1) == labels).sum()
+            loss += self._loss(logits, labels) * labels.shape[0]
+            examples += labels.shape[0]
+        return correct.to(loss.dtype) / examples, loss / examples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the task itself."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self._step,
+            "task_steps": self._task_steps,
+            # Kept apart, not counted early: a sum rounds by the order of its parts.
+            "pending": list(self._pending),
+            "online_correct": self._online_correct,
+            "loss_sum": self._loss_sum,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, saved on any device."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self._compiled is not None:
+            self._compiled.forget()  # the loaded state is in other tensors
+        self._step = state["step"]
+        self._task_steps = state["task_steps"]
+        self._pending = [
+            (logits.to(self.device), labels.to(self.device), loss.to(self.device))
+            for logits, labels, loss in state["pending"]
+        ]
+        self._online_correct.copy_(state["online_correct"])
+        self._loss_sum.copy_(state["loss_sum"])
+
+
+def make_optimizer(
+    network: nn.Module, config: ClassifierConfig, regularizer: RegularizerSettings
+) -> RegularizedOptimizer:
+    """Make the configured optimizer over all of a network's parameters."""
+    groups = parameter_groups(
+        network,
+        regularizer=regularizer.regularizer,
+        strength=regularizer.strength,
+        sigma=regularizer.sigma,
+        anisotropy=regularizer.anisotropy,
+        decoupled=regularizer.decoupled,
+        anchor_seed=regularizer.anchor_seed,
+    )
+    extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    device = next(network.parameters()).device.type
+    # One kernel instead of a few for each tensor, where torch has it.
+    extra["fused"] = device in ("cpu", "cuda", "mps")
+    if config.compile and device == "cuda" and config.optimizer != "sgd":
+        extra["capturable"] = True
+    optimizer_class = regularized(OPTIMIZERS[config.optimizer])
+    return optimizer_class(groups, lr=config.learning_rate, **extra)

@@ -1,0 +1,326 @@
+"""R classifiers that are trained at once, each as if it were alone: the replica axis of `Classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.agents.execution.compiled import CompiledStep, GraphedFunction
+from plasticity.agents.supervised.classifier import ClassifierConfig, make_optimizer
+from plasticity.agents.supervised.stacked_data_orders import ReplicaOrders
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.optim.stacked_optimizer import ReplicaOptimizer
+from plasticity.stacking.networks import Replicas, require_replica
+
+EVALUATION_BATCH = 250
+"""Examples of each replica that are evaluated at once: R times as many activations are in memory."""
+
+
+class TaskGroup(Protocol):
+    """What R classifiers need of R tasks of one place in their streams."""
+
+    @property
+    def index(self) -> int:
+        """Place in the streams, from 0."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples of each task."""
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (R, batch, channels, height, width) and labels (R, batch) at indices (R, batch)."""
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test sets, in order, side by side."""
+
+
+class ReplicaClassifier:
+    """R networks, their optimizers, and where they are in their streams: all at one place.
+
+    Replica i gives the numbers of a `Classifier` with `networks[i]`, `regularizers[i]` and
+    `order_seeds[i]` to rounding, and its states go both ways. A whole step, from images to counted
+    figures, is one function that waits for nothing.
+
+    Args:
+        networks: Of one architecture; moved to the device. Each maps images (batch, channels, height,
+            width) to logits (batch, classes).
+        config: How all are trained, or one for each that differ in `learning_rate` and `momentum` only.
+        regularizers: How each is regularized.
+        order_seeds: Of each one's data order.
+        device: "cpu", "cuda", "mps", …
+        convolution: As in `Replicas`; None is "products" under bf16 too.
+
+    Raises:
+        ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the
+            networks cannot be stacked, the configurations differ otherwise, or they compile and the
+            device is neither CPU nor CUDA.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        config: ClassifierConfig | Sequence[ClassifierConfig],
+        regularizers: Sequence[RegularizerSettings],
+        *,
+        order_seeds: Sequence[int],
+        device: str | torch.device = "cpu",
+        convolution: Literal["grouped", "products"] | None = None,
+    ) -> None:
+        configs = _one_each(config, len(networks))
+        for name, given in (("regularizers", regularizers), ("order_seeds", order_seeds)):
+            if len(given) != len(networks):
+                raise ValueError(
+                    f"{len(given)} {name} were given for {len(networks)} networks: give one for each."
+                )
+        self.config = configs[0]
+        self.device = torch.device(device)
+        moved = [network.to(device) for network in networks]
+        if convolution is None and self.config.precision == "bf16":
+            # On a CPU, autocast knows no convolution inside vmap: grouped ones would stay float32.
+            convolution = "products"
+        self.replicas = Replicas(moved, convolution=convolution)
+        optimizers = [
+            make_optimizer(*each) for each in zip(moved, configs, regularizers, strict=True)
+        ]
+        self.num_replicas = len(moved)
+        self.optimizer = ReplicaOptimizer(
+            optimizers, self.replicas.in_order_of(optimizers[0], moved[0])
+        )
+        self._orders = ReplicaOrders(order_seeds, self.device)
+        self._frozen: set[int] = set()
+        self._steps = [0] * self.num_replicas
+        self._task_steps = 1
+        self._online_correct = torch.zeros(self.num_replicas, dtype=torch.int64, device=device)
+        # float32 sums of a long task lose digits; mps has nothing wider
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        self._loss_sum = torch.zeros(self.num_replicas, dtype=wide, device=device)
+        self._learn: Callable[..., tuple[Tensor, ...]] = self._learn_eagerly
+        self._run_step: Callable[[Tensor, Tensor], Any] = self._train_step
+        if self.config.compile and self.device.type == "cuda":
+            self._run_step = GraphedFunction(self._train_step, device=self.device)
+        elif self.config.compile:
+            self._learn = CompiledStep(self._forward, self._update, device=self.device)
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def train(self, tasks: TaskGroup, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train every replica on its task, or go on where a stop left them.
+
+        Args:
+            tasks: To be given again after a stop.
+            should_stop: Asked before every step; True leaves the tasks unfinished.
+
+        Returns:
+            Whether the tasks are finished.
+
+        Raises:
+            ValueError: if a batch is larger than a task's data, or the replicas are not equally far.
+        """
+        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        if batch_size > tasks.num_train:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the task's {tasks.num_train} training"
+                " examples: give a smaller one."
+            )
+        self.replicas.train()
+        steps_per_epoch = -(-tasks.num_train // batch_size)
+        self._task_steps = epochs * steps_per_epoch
+        step = self._common_step()
+        while step < self._task_steps:
+            epoch, first = divmod(step, steps_per_epoch)
+            orders = self._orders.get(tasks.index, epoch, tasks.num_train)
+            is_last = epoch + 1 == epochs
+            following = (tasks.index + 1, 0) if is_last else (tasks.index, epoch + 1)
+            self._orders.draw_ahead(*following, tasks.num_train)
+            for indices in torch.split(orders, batch_size, dim=1)[first:]:
+                if should_stop():
+                    return False
+                self._run_step(*tasks.train_batch(indices))
+                step += 1
+                self._steps = [step] * self.num_replicas
+        return True
+
+    def _common_step(self) -> int:
+        live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
+        if len(set(live.values())) > 1:
+            raise ValueError(
+                f"The replicas are at different steps of their tasks: {live} (replica: step). Only"
+                " replicas that are equally far can be trained together; load states of one step."
+            )
+        return next(iter(live.values()), self._task_steps)
+
+    @property
+    def task_progress(self) -> float:
+        """Share of the current tasks' steps that are done, 0 to 1, of the replicas not frozen."""
+        return self._common_step() / self._task_steps
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step of every replica, and its figures: all of it is on the device."""
+        _, logits, losses = self._learn(images, labels)
+        # The logits are those before the update: online accuracy.
+        self._online_correct += (logits.argmax(dim=-1) == labels).sum(1)
+        self._loss_sum += losses * labels.shape[1]
+
+    def _learn_eagerly(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        loss, logits, losses = self._forward(images, labels)
+        self._update(loss)
+        return loss.detach(), logits.detach(), losses.detach()
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = self._logits(images)
+        losses = self._losses(logits, labels)
+        # The gradient of the sum is that of each loss: no replica is in another's.
+        return losses.sum(), logits, losses
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if self.config.precision == "float32":
+            return self.replicas(images)
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            logits = self.replicas(images)
+        return logits.float()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of each replica. Shape: (R, batch, classes) and (R, batch) to (R,)."""
+        if self.config.loss == "cross-entropy":
+            each = functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), reduction="none"
+            )
+            return each.view(labels.shape).mean(1)
+        # Not functional.one_hot, which reads the labels on the host.
+        one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
+        return (logits - one_hot).square().mean((1, 2))
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+    def freeze(self, index: int) -> None:
+        """Leave a replica's weights and optimizer as they are from now on; it is no longer measured.
+
+        It is still computed with the others, to no effect: only a new stack without it saves that.
+
+        Raises:
+            IndexError: if there is no such replica.
+        """
+        self.optimizer.freeze(index)
+        self._frozen.add(index)
+
+    # ---- figures --------------------------------------------------------------------------------
+
+    def finish(self, tasks: TaskGroup) -> list[dict[str, float | bool]]:
+        """Measure tasks that `train` has finished, and make ready for the next ones.
+
+        Args:
+            tasks: The finished ones.
+
+        Returns:
+            For each replica what `Classifier.finish` gives; of a frozen one the numbers mean nothing.
+        """
+        examples = tasks.num_train * self.config.epochs_per_task
+        count = min(self.config.train_evaluation_size, tasks.num_train)
+        first = torch.arange(count, device=self.device).expand(self.num_replicas, -1)
+        train_batches = (
+            tasks.train_batch(indices) for indices in torch.split(first, EVALUATION_BATCH, dim=1)
+        )
+        train_accuracy, _ = self._evaluate(train_batches)
+        test_accuracy, test_loss = self._evaluate(tasks.test_batches(EVALUATION_BATCH))
+        online_accuracy = self._online_correct.to(self._loss_sum.dtype) / examples
+        train_loss = self._loss_sum / examples
+        figures = (test_accuracy, train_accuracy, online_accuracy, train_loss, test_loss)
+        host = torch.stack(figures, dim=1).cpu()
+        self._steps = [0] * self.num_replicas
+        self._online_correct.zero_()
+        self._loss_sum.zero_()
+        return [
+            {
+                "test_accuracy": test,
+                "train_accuracy": train,
+                "online_accuracy": online,
+                "train_loss": loss,
+                "diverged": not finite,
+            }
+            for (test, train, online, loss, _), finite in zip(
+                host.tolist(), host.isfinite().all(1).tolist(), strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Accuracy and mean loss of each replica, as tensors on the device. Shape: (R,)."""
+        self.replicas.train(False)
+        correct = torch.zeros_like(self._online_correct)
+        loss = torch.zeros_like(self._loss_sum)
+        examples = 0
+        for images, labels in batches:
+            logits = self.replicas(images)
+            correct += (logits.argmax(dim=-1) == labels).sum(1)
+            loss += self._losses(logits, labels) * labels.shape[1]
+            examples += labels.shape[1]
+        return correct.to(loss.dtype) / examples, loss / examples
+
+    # ---- saving and loading ---------------------------------------------------------------------
+
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """What `Classifier.state_dict` gives of one replica, which a `Classifier` continues from.
+
+        Steps are counted at once here, so that none is pending.
+
+        Raises:
+            IndexError: if there is no such replica.
+        """
+        return {
+            "network": self.replicas.state_dict(index),
+            "optimizer": self.optimizer.state_dict(index),
+            "step": self._steps[index],
+            "task_steps": self._task_steps,
+            "pending": [],
+            "online_correct": self._online_correct[index].clone(),
+            "loss_sum": self._loss_sum[index].clone(),
+        }
+
+    def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
+        """Continue one replica from a `state_dict`, of its own kind or of a `Classifier`, on any device.
+
+        Before the next `train`, all that are not frozen must have been loaded from one step. A frozen
+        one gets the state and stays frozen.
+
+        Raises:
+            IndexError: if there is no such replica.
+            RuntimeError: if the state is of another network (torch's message).
+            ValueError: if it is of another optimizer.
+        """
+        require_replica(index, self.num_replicas)
+        self.replicas.load_state_dict(index, state["network"])
+        self.optimizer.load_state_dict(index, state["optimizer"])
+        self._steps[index] = state["step"]
+        self._task_steps = state["task_steps"]
+        self._online_correct[index].copy_(state["online_correct"])
+        self._loss_sum[index].copy_(state["loss_sum"])
+        for logits, labels, loss in state["pending"]:
+            self._online_correct[index] += (logits.argmax(dim=-1) == labels).sum().to(self.device)
+            self._loss_sum[index] += loss.to(self._loss_sum)
+        if isinstance(self._run_step, GraphedFunction):
+            self._run_step.forget()
+
+
+def _one_each(
+    config: ClassifierConfig | Sequence[ClassifierConfig], count: int
+) -> Sequence[ClassifierConfig]:
+    if isinstance(config, ClassifierConfig):
+        return [config] * max(count, 1)
+    if len(config) != count:
+        raise ValueError(f"{len(config)} configurations were given for {count} networks.")
+    for place, each in enumerate(config):
+        alike = replace(each, learning_rate=config[0].learning_rate, momentum=config[0].momentum)
+        if alike != config[0]:
+            raise ValueError(
+                f"config[{place}] is {each}, config[0] {config[0]}: trained together, they may differ"
+                " in learning_rate and momentum only."
+            )
+    return config

@@ -1,0 +1,65 @@
+"""Checks of arguments: errors that name the value, what was expected, and the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+MAX_SEED = 2**64 - 1
+"""Largest seed that torch's generators take."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, if one is near, and all names."""
+    known = list(known)
+    match = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {match[0]!r}?" if match else ""
+    return f"{hint} Known: {', '.join(repr(entry) for entry in known)}."
+
+
+def require_number(name: str, value: object, *, minimum: float, below: float = math.inf) -> float:
+    """Return `value` as a float, or say which number was expected.
+
+    Raises:
+        TypeError: if the value is no real number (a bool is none).
+        ValueError: if it is not finite, under `minimum`, or not under `below`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or number >= below:
+        upper = "" if below == math.inf else f" and below {below:.4g}"
+        raise ValueError(
+            f"{name} must be a finite number of at least {minimum:g}{upper}: {value!r}."
+        )
+    return number
+
+
+def require_integer(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int, or say which integer was expected.
+
+    Raises:
+        TypeError: if the value is no integer (a bool is none).
+        ValueError: if it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name} must be at least {minimum}{upper}: {value!r}.")
+    return number
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise a ValueError that suggests the nearest known name, if this one is not known."""
+    if name not in (names := list(known)):
+        raise ValueError(f"Unknown {kind} {name!r}.{nearest(name, names)}")
+
+
+def require_name(setting: str, value: object) -> None:
+    """Raise a TypeError if a value is not text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{setting} must be a name, not {value!r}.")

@@ -1,0 +1,64 @@
+"""Measures of plasticity: of features, weights and gradients, and the tracker that takes them."""
+
+from plasticity.metrics.activations import Activations, unit_matrix
+from plasticity.metrics.capture import capture
+from plasticity.metrics.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
+from plasticity.metrics.gradients import (
+    gradient_covariance_rank,
+    neural_tangent_kernel,
+    ntk_rank,
+    per_sample_gradients,
+)
+from plasticity.metrics.norms import (
+    anchor_distance,
+    feature_norm,
+    gradient_norm,
+    parameter_snapshot,
+    update_norm,
+    weight_norm,
+)
+from plasticity.metrics.ranks import (
+    approximate_rank,
+    effective_rank,
+    feature_rank,
+    numerical_rank,
+    rank_summary,
+    srank,
+    stable_rank,
+)
+from plasticity.metrics.registry import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics.tracker import Tracker
+from plasticity.metrics.trainability import Trainability, trainability
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Activations",
+    "Metric",
+    "Tracker",
+    "Trainability",
+    "anchor_distance",
+    "approximate_rank",
+    "capture",
+    "dead_fraction",
+    "dead_units",
+    "dormant_fraction",
+    "dormant_units",
+    "effective_rank",
+    "feature_norm",
+    "feature_rank",
+    "gradient_covariance_rank",
+    "gradient_norm",
+    "neural_tangent_kernel",
+    "ntk_rank",
+    "numerical_rank",
+    "parameter_snapshot",
+    "per_sample_gradients",
+    "rank_summary",
+    "srank",
+    "stable_rank",
+    "trainability",
+    "unit_matrix",
+    "update_norm",
+    "weight_norm",
+]

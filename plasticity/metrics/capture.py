@@ -1,0 +1,300 @@
+"""Activations of a network, seen from outside, inside a `with` block that leaves nothing behind.
+
+Modules are seen by forward hooks, functional activations (``F.relu`` in a ``forward``, which nothing can
+hook) by a `TorchFunctionMode`. Both exist only inside the block.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from plasticity.metrics.activations import Activations, Axes, Origin, given_layout
+from plasticity.metrics.layer_names import (
+    FUNCTIONAL_ACTIVATIONS,
+    OTHER_SPELLINGS,
+    Wanted,
+    module_names,
+    named_tensors,
+    part_of,
+    require_axes,
+    require_known,
+)
+from plasticity.units.numbers import UnitLayout
+from plasticity.units.tracer import UnitTracer
+from plasticity.units.weights import geometry
+from plasticity.wrappers import bypassed, raw_module
+
+__all__ = ["capture"]
+
+ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU,
+    nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid,
+    nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
+)  # fmt: skip
+"""The elementwise activations of torch, subclasses included; softmax, GLU and attention are none."""
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    layers: Iterable[str] | None = None,
+    *,
+    units: Mapping[str, Axes] | None = None,
+    layouts: Mapping[str, UnitLayout] | None = None,
+) -> Iterator[Activations]:
+    """Fill a dictionary with the activations of the forward passes inside the block.
+
+    ::
+
+        with capture(model) as activations:
+            model(probe)
+        print(effective_rank(activations.units("relu")))
+
+    Names: a module has its name in the model (``trunk.0``, without a wrapper's ``_orig_mod`` or
+    ``module``), a functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``,
+    ``x.relu()`` …), wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU``
+    calls ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
+    ``relu#2``: a module called twice, a shared one, a repeated function, a function named like a module.
+
+    Each forward pass of the model (a call of the model itself, not of a submodule) starts the counting and
+    the dictionary over: what stays is the last one. It stays as it was when made, whatever is done in place
+    later: it is copied at once, which takes the time of about one more activation. Blocks can be nested.
+
+    A compiled model, or one with compiled parts, runs eagerly inside the block, and compiled again after
+    it. An activation that is written out by hand (``x.clamp(min=0)``) is not seen, and one with an
+    activation inside it (a tanh approximation of GELU) shows that one. Calls of ``model.forward`` that
+    bypass ``model(...)`` are not seen.
+
+    Inside `torch.vmap` an activation is the whole one, with the axis that is mapped over where torch
+    keeps it.
+
+    A module that gives several tensors is named with the part that is meant: ``lstm[0]`` (the outputs of an
+    LSTM) or ``lstm[1][0]`` of a tuple or list, ``encoder.last_hidden_state`` of a dictionary, a dataclass,
+    a named tuple or a Hugging Face output, ``lstm#2[0]`` of the second call.
+
+    Args:
+        model: Any module. Calls of it from other threads are not supported inside the block.
+        layers: Names of the outputs to keep: of modules, of parts of their outputs, or of functional
+            activations. None keeps every elementwise activation, module or functional.
+        units: The axis along which a layer's units lie, by name, where `Activations.units` has to guess:
+            ``{"relu": 1, "relu#2": -1}``; a tuple, ``(1, 3)``, where they lie along several jointly.
+        layouts: Those that an earlier capture of the same calls found (`Activations.layouts`). Nothing is
+            followed then, which saves most of a capture's time; a layer that is not in it has none, and
+            nothing is known of what made the outputs (`Activations.origins`, `Activations.ran`).
+
+    Yields:
+        The dictionary, filled by each forward pass, in the order of execution. Detached; no gradient.
+
+    Raises:
+        ValueError: at entry, if a name can be neither a module nor a functional activation; in the forward
+            pass, if a module's output has no such part, or a layer has no such axis; at exit, if the model
+            was never called, or a named layer never ran (not after another exception).
+        TypeError: at entry, as `raw_module`, if `layers` is one string or `units` no mapping to integers; in
+            the forward pass, if what is named is not one tensor (the message names its parts).
+    """
+    given, model = model, raw_module(model)
+    axes = require_axes(model, layers, units)
+    recorder = _Recorder(model, require_known(model, layers), axes, layouts)
+    with ExitStack() as block:
+        if recorder.tracer is not None:
+            recorder.tracer.attach(block)
+        recorder.attach(block)
+        block.enter_context(bypassed(given))
+        block.enter_context(_FunctionalCalls(recorder))
+        yield recorder.activations
+    recorder.require_all_seen()
+
+
+class _Recorder:
+    """What the hooks and the mode of one `capture` share."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: tuple[Wanted, ...] | None,
+        axes: Mapping[str, Axes],
+        layouts: Mapping[str, UnitLayout] | None,
+    ) -> None:
+        self.tracer = UnitTracer(model) if layouts is None else None
+        self._layouts = layouts or {}
+        self._level = _transform_level()
+        self.activations = Activations(model)
+        self._model = model
+        self._wanted = wanted
+        self._axes = axes
+        self._given: set[str] = set()  # those of them that were used
+        self._called = False
+        self._seen: dict[str, None] = {}  # a set that keeps the order
+        self._counts: Counter[str] = Counter()
+        self._running = (
+            0  # depth of calls of the model: functions elsewhere in the block are not its own
+        )
+        self._inside = (
+            0  # depth of calls of activation modules, whose functions are already counted
+        )
+        self._functions: list[str] = []  # activation functions that an activation module called
+        self._places: dict[str, object] = {}  # where in memory each output lies
+
+    def attach(self, block: ExitStack) -> None:
+        def add(handle: torch.utils.hooks.RemovableHandle) -> None:
+            block.callback(handle.remove)
+
+        add(self._model.register_forward_pre_hook(self._start, prepend=True))
+        add(self._model.register_forward_hook(self._stop, always_call=True))
+        for module, name in module_names(self._model).items():
+            activation = isinstance(module, ACTIVATION_MODULES)
+            if activation:
+                add(module.register_forward_pre_hook(self._enter, prepend=True))
+                add(module.register_forward_hook(self._leave, always_call=True))
+            if activation or self._names(name):
+                add(module.register_forward_hook(self._module_hook(name)))
+
+    def require_all_seen(self) -> None:
+        if not self._called:
+            raise ValueError(
+                f"{type(self._model).__name__} was not called in the block, so nothing was captured. Only "
+                "calls of the model itself are seen, model(...): not of a part of it, nor of a method such "
+                "as .forward or .predict; give capture the module that is called"
+            )
+        for wanted in self._wanted or ():
+            self._require_seen(wanted.name, wanted.output)
+        for name in self._axes:
+            if name not in self._given:
+                ran = ", ".join(map(repr, self.activations)) or "none"
+                raise ValueError(f"units names {name!r}, which was not captured. Captured: {ran}.")
+
+    def _require_seen(self, name: str, output: str) -> None:
+        if output not in self._seen:
+            ran = ", ".join(map(repr, self._seen)) or "none"
+            raise ValueError(f"layer {name!r} did not run inside the block. Ran: {ran}.")
+
+    def after_function(self, name: str, result: object) -> None:
+        if not self._running or not isinstance(result, Tensor):
+            return
+        name = OTHER_SPELLINGS.get(name, name)
+        if name in FUNCTIONAL_ACTIVATIONS:
+            if self._inside:
+                self._functions.append(name)
+            else:
+                self._record(name, result, name)
+
+    def _start(self, _module: nn.Module, _args: Any) -> None:
+        self._called = True
+        if self._running == 0:
+            self._counts.clear()
+            self.activations.clear()
+            self.activations.layouts.clear()
+            self.activations.origins.clear()
+            self._places.clear()
+        self._running += 1
+
+    def _stop(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._running -= 1
+        if not self._running:
+            if self.tracer is None:
+                return
+            self.activations.ran = tuple(self.tracer.record.executed)
+            outputs = {geometry(tensor) for _, tensor in named_tensors(output)}
+            for name, origin in self.activations.origins.items():
+                is_output = self._places[name] in outputs
+                self.activations.origins[name] = replace(origin, is_output=is_output)
+
+    def _enter(self, _module: nn.Module, _args: Any) -> None:
+        if not self._inside:
+            self._functions.clear()
+        self._inside += 1
+
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._inside -= 1
+
+    def _module_hook(self, name: str) -> Any:
+        def hook(module: nn.Module, _args: Any, output: object) -> None:
+            if self._running:
+                activation = isinstance(module, ACTIVATION_MODULES)
+                one = activation and len(self._functions) == 1
+                self._record(name, output, self._functions[0] if one else None)
+
+        return hook
+
+    def _names(self, base: str) -> bool:
+        return any(wanted.base == base for wanted in self._wanted or ())
+
+    def _record(self, base: str, output: object, function: str | None) -> None:
+        self._counts[base] += 1
+        count = self._counts[base]
+        name = base if count == 1 else f"{base}#{count}"
+        self._seen[name] = None
+        wanted = self._wanted if self._wanted is not None else (Wanted(name, name),)
+        for each in wanted:
+            if each.output == name:
+                known = module_names(self._model).values()
+                self._keep(each.name, part_of(output, each, known), function)
+
+    def _within_block(self, tensor: Tensor) -> Tensor:
+        """What a tensor is outside the transforms that began in the block: with all samples of a vmap."""
+        functorch = torch._C._functorch
+        while (
+            functorch.is_functorch_wrapped_tensor(tensor)
+            and functorch.maybe_get_level(tensor) > self._level
+        ):
+            tensor = functorch.get_unwrapped(tensor)
+        return tensor
+
+    def _keep(self, name: str, output: Tensor, function: str | None) -> None:
+        output = self._within_block(output)
+        layout = self._layouts.get(name) if self.tracer is None else self.tracer.layout(output)
+        if name in self._axes:
+            self._given.add(name)
+            try:
+                layout = given_layout(self._axes[name], output.ndim)
+            except ValueError as error:
+                raise ValueError(
+                    f"units={{{name!r}: {self._axes[name]!r}}}, for an output of shape "
+                    f"{tuple(output.shape)}: {error}"
+                ) from error
+        if layout is not None:
+            self.activations.layouts[name] = layout
+        if self.tracer is not None:
+            self._places[name] = geometry(output)
+            layers, place = self.tracer.layers_of(output), len(self.tracer.record.executed)
+            self.activations.origins[name] = Origin(function, layers, place)
+        # A copy, as a later layer may work in place on the same memory.
+        self.activations[name] = output.detach().clone()
+
+
+def _transform_level() -> int:
+    """Depth of `torch.func` transforms, such as `torch.vmap`, that are running; 0 outside."""
+    level: int | None = torch._C._functorch.maybe_current_level()
+    return 0 if level is None else level
+
+
+class _FunctionalCalls(TorchFunctionMode):
+    """Shows each call of a torch function to a recorder, after it."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        # By name, as one function has many objects: F.relu, torch.relu, torch.relu_, Tensor.relu, aten.relu.
+        name = getattr(func, "__name__", "").partition(".")[0]
+        if not name.startswith("__"):
+            name = name.strip("_")
+        self._recorder.after_function(name, result)
+        return result

@@ -1,0 +1,130 @@
+"""TensorBoard events of a tracker, which a run that is resumed from an earlier task cuts back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plasticity.metrics.row_file import made_again
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["EventFiles"]
+
+_SUFFIX = ".plasticity"
+"""What the names of our files end with: those of others in the folder stay as they are.
+
+TensorBoard's own `purge_step` hides everything that the folder's other writers logged at later steps,
+in whatever unit their steps are.
+"""
+
+
+class EventFiles:
+    """Scalars of one run in a folder.
+
+    Args:
+        log_dir: Made if missing.
+
+    Raises:
+        ImportError: if tensorboard is not installed.
+        OSError: if the folder cannot be written.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        # Imported here as it takes a second, and tensorboard to be installed.
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        self._open_writer = SummaryWriter
+        self._folder = Path(log_dir).absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Fails now, rather than after the first task.
+        with tempfile.TemporaryFile(dir=self._folder):
+            pass
+        self._writer: SummaryWriter | None = None
+        self._files = sorted(self._present(), key=_begin)  # names tell no more than the second
+        self._latest = max(self._steps(), default=-1)
+
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        """Write numbers by tag, at once."""
+        if self._writer is None:
+            before = self._present()
+            self._writer = self._open_writer(str(self._folder), filename_suffix=_SUFFIX)
+            self._files += [file for file in self._present() if file not in before]
+        for tag, value in scalars.items():
+            self._writer.add_scalar(tag, value, global_step=step)
+        self._writer.flush()
+        self._latest = max(self._latest, step)
+
+    def cut(self, step: int, *, anew: bool = False) -> None:
+        """Take out what an earlier tracker and this one wrote at this step and later, as in `made_again`.
+
+        Args:
+            step: Of the run, which goes on there.
+            anew: Whether it starts over: everything goes.
+        """
+        if step > self._latest:
+            return
+        self.close()
+        steps = self._steps()
+        doomed = range(len(steps)) if anew else made_again(steps, step)
+        place = 0
+        for file in self._files:
+            count = len(_steps(file))
+            _rewrite(file, [each - place for each in doomed if place <= each < place + count])
+            place += count
+        self._latest = max(self._steps(), default=-1)
+
+    def close(self) -> None:
+        """Close the file; a later `write` opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _steps(self) -> list[int]:
+        return [step for file in self._files for step in _steps(file)]
+
+    def _present(self) -> list[Path]:
+        return sorted(self._folder.glob(f"*tfevents*{_SUFFIX}"))
+
+
+def _records(file: Path) -> list[tuple[bytes, Any]]:
+    """Each whole record, and the event in it."""
+    from tensorboard.backend.event_processing.event_file_loader import (  # noqa: PLC0415
+        RawEventFileLoader,
+    )
+    from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+
+    return [(record, Event.FromString(record)) for record in RawEventFileLoader(str(file)).Load()]
+
+
+def _begin(file: Path) -> float:
+    """Time of the first event."""
+    return next((float(event.wall_time) for _, event in _records(file)), 0.0)
+
+
+def _steps(file: Path) -> list[int]:
+    return [event.step for _, event in _records(file) if event.HasField("summary")]
+
+
+def _rewrite(file: Path, doomed: Sequence[int]) -> None:
+    """Take out the summaries at these places among all of a file."""
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+    if not doomed:
+        return
+    kept, place = [], 0
+    for record, event in _records(file):
+        is_summary = event.HasField("summary")
+        if not (is_summary and place in doomed):
+            kept.append(record)
+        place += is_summary
+    temporary = file.with_name(".unfinished")  # which TensorBoard does not read
+    with temporary.open("wb") as opened:
+        writer = RecordWriter(opened)
+        for record in kept:
+            writer.write(record)
+        writer.flush()
+    temporary.replace(file)

@@ -1,0 +1,288 @@
+"""Per-sample gradients, and the ranks of their Gram matrices (syre, App. C).
+
+Row i of ``J`` is the gradient of sample i's loss (or of one of its outputs) over all trainable parameters.
+The ranks are those of ``J Jᵀ``, a matrix of samples by samples, whatever the number of parameters.
+
+The network runs in evaluation mode, so that samples do not mix in BatchNorm and nothing is drawn for
+dropout; modes, buffers, gradients and random state are as before afterwards. A wrapped network
+(`torch.compile`, `DistributedDataParallel` …) is measured as the module inside; one on the meta device is a
+ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
+from torch.nn import functional
+
+from plasticity.metrics.ranks import effective_rank, numerical_rank
+from plasticity.wrappers import bypassed, unwrapped
+
+__all__ = [
+    "gradient_covariance_rank",
+    "neural_tangent_kernel",
+    "ntk_rank",
+    "per_sample_gradients",
+]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs and targets of a batch of one sample → a scalar."""
+
+Measure = Literal["numerical", "effective"]
+"""Which rank of the Gram matrix: `numerical_rank` or `effective_rank`."""
+
+
+def per_sample_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss = functional.cross_entropy,
+) -> Tensor:
+    """Gradient of each sample's own loss over the trainable parameters.
+
+    Args:
+        model: Network that takes a batch and gives one tensor. Frozen parameters are left out.
+        inputs: Samples on the model's device. Shape: (batch, ...).
+        targets: What `loss` compares with. Shape: (batch, ...).
+        loss: Called with the outputs and targets of a batch of one; gives a scalar.
+
+    Returns:
+        One row a sample, parameters flattened in the order of ``model.named_parameters()``; detached.
+        Shape: (batch, parameters).
+
+    Raises:
+        ValueError: if inputs are empty, if inputs and targets differ in number, if the loss is not a
+            scalar, if no parameter is trainable, or if a BatchNorm keeps no running statistics (its samples
+            have no gradients apart).
+    """
+    _require_samples(inputs, targets)
+    with _evaluating(model) as network:
+        return _loss_gradients(network, inputs, targets, loss)
+
+
+def gradient_covariance_rank(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss = functional.cross_entropy,
+    *,
+    measure: Measure = "numerical",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Rank of the Gram matrix of the per-sample gradients.
+
+    It has the non-zero spectrum of ``Σ_i g_i g_iᵀ``. The gradients are not centred: this is their second
+    moment, as in syre's App. C. Centring would lower the rank by at most one, and would call a network of
+    one shared gradient direction rank 0 where it can still learn.
+
+    Args:
+        model: As in `per_sample_gradients`.
+        inputs: Shape: (batch, ...).
+        targets: Shape: (batch, ...).
+        loss: As in `per_sample_gradients`.
+        measure: "numerical" counts eigenvalues above ``batch · eps`` of the largest, eps that of the
+            gradients' dtype; "effective" is `effective_rank` of the Gram matrix, whose singular values are
+            the *squares* of those of J.
+        chunk_size: Samples whose gradients are held at once, twice over; None holds all. With k chunks the
+            gradients are computed (k + 1) / 2 times.
+
+    Returns:
+        A scalar: int64 for "numerical", a floating-point number for "effective". 0 if every gradient is 0.
+
+    Raises:
+        ValueError: as in `per_sample_gradients`, for a gradient that is not finite, for an unknown measure,
+            or for a chunk_size below 1.
+    """
+    _require_measure(measure)
+    _require_samples(inputs, targets)
+
+    with _evaluating(model) as network:
+        gram = _gram(
+            lambda chunk: _loss_gradients(network, inputs[chunk], targets[chunk], loss),
+            len(inputs),
+            chunk_size,
+        )
+    return _rank_of_gram(gram, _dtype_of(model), measure).to(inputs.device)
+
+
+def neural_tangent_kernel(
+    model: nn.Module, inputs: Tensor, *, chunk_size: int | None = None
+) -> Tensor:
+    """Empirical neural tangent kernel over samples and outputs: ``J Jᵀ``, ``J = ∂ outputs / ∂ parameters``.
+
+    For a linear network ``f(x) = W x`` it is ``(X Xᵀ) ⊗ I``.
+
+    Args:
+        model: Network that takes a batch and gives one tensor. Frozen parameters are left out.
+        inputs: Samples on the model's device. Shape: (batch, ...).
+        chunk_size: As in `gradient_covariance_rank`; the gradients held are those of all outputs of each
+            sample.
+
+    Returns:
+        The kernel in float64, row ``i · outputs + a`` for output a of sample i, on the model's device (on
+        the CPU for ``mps``, which has no float64). Shape: (batch · outputs, batch · outputs).
+
+    Raises:
+        ValueError: if inputs are empty, if no parameter is trainable, if a BatchNorm keeps no running
+            statistics, or for a chunk_size below 1.
+    """
+    _require_samples(inputs)
+    with _evaluating(model) as network:
+        return _gram(
+            lambda chunk: _output_gradients(network, inputs[chunk]), len(inputs), chunk_size
+        )
+
+
+def ntk_rank(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    measure: Measure = "numerical",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Rank of the empirical neural tangent kernel over samples and outputs (syre, App. C).
+
+    Args:
+        model: As in `neural_tangent_kernel`.
+        inputs: Shape: (batch, ...).
+        measure: As in `gradient_covariance_rank`, of the kernel.
+        chunk_size: As in `neural_tangent_kernel`.
+
+    Returns:
+        A scalar from 0 to batch · outputs: int64 for "numerical", a floating-point number for "effective".
+
+    Raises:
+        ValueError: as in `neural_tangent_kernel`, for a gradient that is not finite, or for an unknown
+            measure.
+    """
+    _require_measure(measure)
+    kernel = neural_tangent_kernel(model, inputs, chunk_size=chunk_size)
+    return _rank_of_gram(kernel, _dtype_of(model), measure).to(inputs.device)
+
+
+def _loss_gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    def sample_loss(values: dict[str, Tensor], sample: Tensor, target: Tensor) -> Tensor:
+        value = loss(_batch_of_one(model, values, sample), target[None])
+        if value.ndim:
+            raise ValueError(
+                f"loss must give a scalar for a batch of one, got shape {tuple(value.shape)}; "
+                "use reduction='mean'"
+            )
+        return value
+
+    parameters = _trainable(model)
+    gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))(parameters, inputs, targets)
+    return torch.cat([gradients[name].flatten(1) for name in parameters], dim=1)
+
+
+def _output_gradients(model: nn.Module, inputs: Tensor) -> Tensor:
+    def outputs(values: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return _batch_of_one(model, values, sample).flatten()
+
+    parameters = _trainable(model)
+    jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(parameters, inputs)
+    # (samples, outputs, *parameter) → (samples · outputs, parameters)
+    return torch.cat([jacobian[name].flatten(2) for name in parameters], dim=2).flatten(0, 1)
+
+
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _batch_of_one(model: nn.Module, parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+    # A forward may write its buffers, also in evaluation mode: it gets copies, made inside the transform,
+    # which refuses writing to a tensor from outside.
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    output: Tensor = functional_call(model, {**buffers, **parameters}, (sample[None],))
+    return output
+
+
+def _gram(rows: Callable[[slice], Tensor], samples: int, chunk_size: int | None) -> Tensor:
+    """``J Jᵀ`` in float64, holding the rows of two chunks of samples at a time."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, or None for one chunk, got {chunk_size}")
+    step = chunk_size or samples
+    chunks = [slice(start, start + step) for start in range(0, samples, step)]
+    blocks: dict[tuple[int, int], Tensor] = {}
+    for i, chunk in enumerate(chunks):
+        left = _float64(rows(chunk))
+        blocks[i, i] = left @ left.T
+        for j in range(i):
+            blocks[i, j] = left @ _float64(rows(chunks[j])).T
+            blocks[j, i] = blocks[i, j].T
+    order = range(len(chunks))
+    return torch.cat([torch.cat([blocks[i, j] for j in order], dim=1) for i in order])
+
+
+def _float64(rows: Tensor) -> Tensor:
+    return (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
+
+
+def _rank_of_gram(gram: Tensor, dtype: torch.dtype, measure: Measure) -> Tensor:
+    # The gradients carry the rounding of their own dtype: in that dtype `numerical_rank` bounds it. A rank
+    # has no scale, so the largest entry becomes 1 and small gradients survive the cast.
+    largest = gram.abs().amax()
+    if not bool(largest.isfinite()):
+        row = int((~gram.diagonal().isfinite()).nonzero()[0])
+        raise ValueError(
+            f"the gradient in row {row} of the Gram matrix is not finite, so it has no rank; "
+            "has the network diverged? Look at its loss and its weight norm."
+        )
+    scaled = (gram / torch.where(largest > 0, largest, 1.0)).to(
+        torch.promote_types(dtype, torch.float32)
+    )
+    return effective_rank(scaled) if measure == "effective" else numerical_rank(scaled)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, (batch, ...)"
+        )
+    if targets is not None and (targets.ndim == 0 or len(targets) != len(inputs)):
+        raise ValueError(
+            f"inputs hold {len(inputs)} samples, targets have shape {tuple(targets.shape)}; "
+            "give one target a sample"
+        )
+
+
+def _require_measure(measure: str) -> None:
+    if measure not in ("numerical", "effective"):
+        raise ValueError(f"measure must be 'numerical' or 'effective', got {measure!r}")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Check that samples have gradients apart; give the network without wrappers, in evaluation mode."""
+    model = unwrapped(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "no parameter of the model requires a gradient; unfreeze those to be measured"
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(module).__name__} without running statistics: it "
+                "mixes the samples of a batch, so they have no gradients apart; set track_running_stats=True"
+            )
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with bypassed(model):
+            yield model
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,207 @@
+"""L2 norms of weights, gradients, updates and features, and the distance to an anchor.
+
+A layer is a module that directly owns parameters; a parameter owned by the root module is a layer of its
+own, named as the parameter is. A parameter shared by several modules counts once, for the first. Names are
+those of the network inside its wrappers (`torch.compile`, `DistributedDataParallel` …); a network on the
+meta device, which has no values, is a ValueError. Sums of squares are accumulated in float64 (float32 on
+``mps``, which has no float64), so that neither tiny gradients nor diverged weights leave the range. No
+function here waits for the device or records a graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.metrics.ranks import require_feature_matrices
+from plasticity.wrappers import named_parameters, unwrapped
+
+__all__ = [
+    "anchor_distance",
+    "feature_norm",
+    "gradient_norm",
+    "parameter_snapshot",
+    "update_norm",
+    "weight_norm",
+]
+
+TOTAL = "total"
+"""The key of the norm over all layers."""
+
+
+def weight_norm(model: nn.Module) -> dict[str, Tensor]:
+    """L2 norm of the parameters, per layer and in total.
+
+    Args:
+        model: Any module with initialised parameters, biases and normalisation layers included.
+
+    Returns:
+        Scalars by layer name in the order of the network, then ``"total"``, the norm over all of them (0
+        for a model without parameters). Each is on its layer's device, in its layer's dtype (at least
+        float32).
+
+    Raises:
+        ValueError: if a layer is itself named "total".
+    """
+    return _norms(_parameters(model).items())
+
+
+def gradient_norm(model: nn.Module) -> dict[str, Tensor]:
+    """L2 norm of the gradients in ``.grad``, per layer and in total.
+
+    Args:
+        model: Any module, after a backward pass.
+
+    Returns:
+        As `weight_norm`. Parameters without a gradient are left out, and so are layers that have none; the
+        total over no gradient at all is 0.
+
+    Raises:
+        ValueError: if a layer is itself named "total".
+    """
+    return _norms(_gradients(model))
+
+
+def parameter_snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters by name, for `update_norm` or `anchor_distance` later.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Detached copies on the parameters' devices; one more copy of the network in memory.
+    """
+    return {name: parameter.detach().clone() for name, parameter in _parameters(model).items()}
+
+
+def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """L2 norm of the parameters' change since a snapshot, per layer and in total.
+
+    Args:
+        model: Any module.
+        previous: Earlier values by parameter name, of `parameter_snapshot`: all of them, with unchanged
+            shapes.
+
+    Returns:
+        As `weight_norm`.
+
+    Raises:
+        ValueError: if a parameter is missing in `previous`, or `previous` names or shapes one that the
+            model lacks, or if a layer is itself named "total".
+    """
+    missing = [name for name in _parameters(model) if name not in previous]
+    if missing:
+        raise ValueError(
+            f"previous has no value for {missing[0]!r} ({len(missing)} missing); "
+            "take it from parameter_snapshot(model)"
+        )
+    return _norms(_differences(model, previous, "previous"))
+
+
+def anchor_distance(model: nn.Module, anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """L2 norm of parameter minus anchor, per layer and in total.
+
+    Args:
+        model: Any module.
+        anchors: The point toward which each parameter decays, by parameter name; moved to the parameter's
+            device where needed. Parameters without an anchor are left out.
+
+    Returns:
+        As `weight_norm`, for the layers with an anchor; the total over no anchor at all is 0.
+
+    Raises:
+        ValueError: if an anchor names no parameter of the model or has another shape, or if a layer is
+            itself named "total".
+    """
+    return _norms(_differences(model, anchors, "anchors"))
+
+
+def feature_norm(features: Tensor) -> Tensor:
+    """Mean over the samples of the L2 norm of a sample's features, a row (not the norm of the matrix).
+
+    Args:
+        features: Activations of one layer; convolution maps as (samples × positions, channels).
+            Shape: (..., batch, width).
+
+    Returns:
+        Zero or more, in the unit and dtype of the features (at least float32). Shape: (...).
+
+    Raises:
+        ValueError: if batch or width is empty, or if there are fewer than two dimensions.
+        TypeError: if the features are not real floating-point numbers.
+    """
+    require_feature_matrices(features)
+    rows: Tensor = torch.linalg.vector_norm(features.detach(), dim=-1, dtype=_accumulator(features))
+    return rows.mean(-1).to(_result_dtype(features))
+
+
+def _norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Norms of named tensors per owning layer, in the order given, and in total."""
+    parts: dict[str, list[Tensor]] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    for name, tensor in named:
+        layer = name.rpartition(".")[0] or name
+        if layer == TOTAL:
+            raise ValueError(
+                "a layer named 'total' would hide the total norm; rename that module or parameter"
+            )
+        norm = torch.linalg.vector_norm(tensor.detach(), dtype=_accumulator(tensor))
+        parts.setdefault(layer, []).append(norm)
+        dtypes[layer] = torch.promote_types(dtypes.get(layer, torch.float32), tensor.dtype)
+    if not parts:
+        return {TOTAL: torch.zeros(())}
+    layers = {layer: _joined(norms) for layer, norms in parts.items()}
+    total = _joined(list(layers.values()))
+    norms = {layer: norm.to(dtypes[layer]) for layer, norm in layers.items()}
+    result = torch.float64 if torch.float64 in dtypes.values() else torch.float32
+    norms[TOTAL] = total.to(result)
+    return norms
+
+
+def _joined(norms: list[Tensor]) -> Tensor:
+    device = norms[0].device
+    joined: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
+    return joined
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(named_parameters(unwrapped(model)))
+
+
+def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in _parameters(model).items():
+        gradient = parameter.grad
+        if gradient is not None:
+            yield name, gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _differences(
+    model: nn.Module, others: Mapping[str, Tensor], argument: str
+) -> Iterator[tuple[str, Tensor]]:
+    parameters = _parameters(model)
+    for name, other in others.items():
+        if name not in parameters:
+            nearest = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {list(parameters)}"
+            raise ValueError(f"{argument} names {name!r}, which the model does not have; {hint}")
+        if other.shape != parameters[name].shape:
+            raise ValueError(
+                f"{argument}[{name!r}] has shape {tuple(other.shape)}, the parameter "
+                f"{tuple(parameters[name].shape)}; was it taken from another network?"
+            )
+    # In the network's order, whatever the mapping's.
+    for name, parameter in parameters.items():
+        if name in others:
+            exact = parameter.detach().to(_accumulator(parameter))
+            yield name, (exact - others[name].detach().to(exact)).to(_result_dtype(parameter))
+
+
+def _accumulator(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _result_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,239 @@
+"""A probe batch of any kind: kept as a copy, moved to the model, and given to it as it wants to be called."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plasticity.metrics.activations import Activations
+
+__all__ = ["ProbeBatch", "takes_keywords"]
+
+
+class ProbeBatch:
+    """What a model is measured on.
+
+    Args:
+        batch: As `Tracker` takes it.
+        model: The module inside the wrappers.
+        forward: ``forward(model, batch)`` calls the model; None calls it as `Tracker` says.
+
+    Raises:
+        TypeError: if there is nothing in the batch that a model could compute with, and no `forward`.
+    """
+
+    def __init__(
+        self, batch: Any, model: nn.Module, forward: Callable[[nn.Module, Any], Any] | None = None
+    ) -> None:
+        self._forward = forward
+        # With a forward function the batch is what that function takes, arrays and all.
+        dtype = None if forward is not None else _floating_dtype(model)
+        self._converts = forward is None
+        self._dtype = dtype
+        self._batch = self._copy(batch)
+        if forward is None and not any(map(_is_data, _leaves(self._batch))):
+            raise TypeError(
+                "probe_batch must be a tensor, an array, a dictionary of them, a tuple of arguments or a "
+                f"batch object, got {type(batch).__name__}; anything else needs "
+                "forward=lambda model, batch: …"
+            )
+
+    def run(self, model: nn.Module, device: torch.device | None) -> None:
+        """Call the model once on a copy of the batch, as a model may work in place on its input.
+
+        Args:
+            model: The module inside the wrappers.
+            device: Where the batch goes, and stays; None leaves it where it is.
+        """
+        if device is not None:
+            self._batch = _mapped(lambda leaf: _moved(leaf, device), self._batch)
+        batch = self._copy(self._batch)
+        if self._forward is not None:
+            self._forward(model, batch)
+        elif isinstance(batch, tuple) and not hasattr(batch, "to"):
+            model(*batch)
+        elif isinstance(batch, Mapping) and takes_keywords(model, batch):
+            model(**batch)
+        else:
+            model(batch)
+
+    def entry(self, name: str) -> Tensor:
+        """Return the entry of this name, a key or an attribute, as a tensor.
+
+        Raises:
+            ValueError: if there is none.
+            TypeError: if it is neither a tensor nor an array.
+        """
+        if isinstance(self._batch, Mapping):
+            found = self._batch.get(name)
+            names = list(self._batch)
+        else:
+            found, names = getattr(self._batch, name, None), []
+        if found is None:
+            known = f" Known: {', '.join(map(repr, names))}." if names else ""
+            raise ValueError(f"mask={name!r} is no entry of the probe batch.{known}")
+        return _as_tensor(f"the probe's {name!r}", found)
+
+    def _copy(self, batch: Any) -> Any:
+        with torch.no_grad():
+            return _mapped(self._copied, batch)
+
+    def _copied(self, leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray) and self._converts and leaf.dtype != object:
+            tensor = torch.tensor(leaf)
+            # NumPy's numbers are double unless told otherwise, a network's hardly ever.
+            return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        if isinstance(leaf, Tensor):
+            return leaf.detach().clone()
+        clone = getattr(leaf, "clone", None)
+        return clone() if callable(clone) else copy.deepcopy(leaf)
+
+
+def takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether a mapping is passed to a model as keywords, rather than as one argument.
+
+    It is if all its keys are parameters of the model's ``forward``; with ``**kwargs`` in there, if one is,
+    or if there are no named parameters at all.
+    """
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except ValueError:  # written in C
+        return False
+    kinds = inspect.Parameter
+    named = {
+        p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+    }
+    keys = list(batch)
+    if not keys or not all(isinstance(key, str) for key in keys):
+        return False
+    if any(p.kind is kinds.VAR_KEYWORD for p in parameters):
+        return not named or any(key in named for key in keys)
+    return all(key in named for key in keys)
+
+
+def masked_features(activations: Activations, name: str, mask: Tensor | None) -> Tensor:
+    """Return the feature matrix of a layer, without the rows of padding.
+
+    Args:
+        activations: Of the forward pass.
+        name: The layer.
+        mask: True where a position holds data. Shape: (batch, positions).
+
+    Returns:
+        Shape: (rows, units). A layer that has no axis of positions keeps all its rows.
+
+    Raises:
+        ValueError: if it cannot be told which of the layer's rows are padding, or all are.
+    """
+    features = activations.units(name)
+    if mask is None:
+        return features
+    rows = _rows_to_keep(activations, name, mask.to(features.device))
+    if rows is None:
+        return features
+    kept = features[rows]
+    if len(kept) == 0:
+        raise ValueError(f"layer {name!r}: mask marks every row as padding; True is for data")
+    return kept
+
+
+def _rows_to_keep(activations: Activations, name: str, mask: Tensor) -> Tensor | None:
+    activation = activations[name]
+    batch, positions = mask.shape
+    if activation.ndim == 2:
+        if activation.shape[0] == mask.numel() != batch:
+            return mask.flatten()  # positions in the batch's axis
+        if activation.shape[0] == batch:
+            return None
+    found = []
+    if activation.shape[0] == batch:
+        for axis in range(1, activation.ndim):
+            if activation.shape[axis] != positions:
+                continue
+            shape = [1] * activation.ndim
+            shape[0], shape[axis] = batch, positions
+            # The mask goes the way of the numbers, whichever axis holds the units: along that one it is
+            # no mask of rows.
+            marked = activations.matrix(name, mask.view(shape).expand(activation.shape))
+            if bool((marked == marked[:, :1]).all()):
+                found.append(marked[:, 0])
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(
+        f"layer {name!r}: mask of shape {tuple(mask.shape)} does not tell which rows of an activation of "
+        f"shape {tuple(activation.shape)} are padding; it takes one axis of {positions} positions. Name the "
+        "layers to measure by layers=[…], or take a probe without padding."
+    )
+
+
+def required_mask(mask: Tensor) -> Tensor:
+    """Return a mask of shape (batch, positions) as bool.
+
+    Raises:
+        ValueError: if it has another number of axes, or holds anything but true and false, or 1 and 0.
+    """
+    if mask.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            "mask must be of shape (batch, positions), True (or 1) where there is data and False (or 0) "
+            f"where there is padding; got shape {tuple(mask.shape)} of {mask.dtype}"
+        )
+    return mask != 0
+
+
+def mask_tensor(mask: object) -> Tensor:
+    """Return a copy of a mask that is given as a tensor or an array, as `required_mask`."""
+    return required_mask(_as_tensor("mask", mask)).clone()
+
+
+def _as_tensor(name: str, value: object) -> Tensor:
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
+    return value.detach()
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to what is in dictionaries, lists and tuples; batch objects are one thing."""
+    if isinstance(value, Tensor) or hasattr(value, "to"):
+        return function(value)
+    if isinstance(value, MutableMapping) and type(value) is not dict:
+        copied = copy.copy(value)
+        for key, entry in value.items():
+            copied[key] = _mapped(function, entry)
+        return copied
+    if isinstance(value, Mapping):
+        return {key: _mapped(function, entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        entries = [_mapped(function, entry) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
+    return function(value)
+
+
+def _leaves(value: Any) -> list[Any]:
+    leaves: list[Any] = []
+    _mapped(leaves.append, value)
+    return leaves
+
+
+def _is_data(leaf: object) -> bool:
+    """Whether it may hold what a model computes with: not a number, a string or None."""
+    return (
+        isinstance(leaf, (Tensor, np.ndarray)) or hasattr(leaf, "__dict__") or hasattr(leaf, "to")
+    )
+
+
+def _moved(leaf: Any, device: torch.device) -> Any:
+    move = getattr(leaf, "to", None)
+    return move(device) if callable(move) else leaf
+
+
+def _floating_dtype(model: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())

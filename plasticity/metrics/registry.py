@@ -1,0 +1,172 @@
+"""The metrics that a tracker knows by name, and the form of a user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from plasticity.checks import nearest
+from plasticity.metrics import dormancy, norms, ranks
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "RANK_METRICS",
+    "Metric",
+    "add_values",
+    "is_rank",
+    "metric_key",
+    "resolved_metrics",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number, or a few, to track."""
+
+    name: str
+    """First part of the keys in a row: ``name/layer``, as `metric_key` writes it."""
+
+    function: Callable[..., Any]
+    """By kind: ``function(features)`` with features of shape (rows, units), giving one number as a tensor;
+    ``function(model)`` or ``function(model, previous)``, giving one such tensor or a dictionary of them by
+    layer."""
+
+    kind: Literal["features", "model", "update"]
+    """What it is a function of: the features of one layer, the model, or the model and its parameters at
+    the previous boundary (`parameter_snapshot`; left out of the row while there is none)."""
+
+    description: str = ""
+    """One line for a list of metrics."""
+
+
+def _registry(
+    kind: Literal["features", "model", "update"], descriptions: Mapping[Callable[..., Any], str]
+) -> dict[str, Metric]:
+    return {
+        function.__name__: Metric(function.__name__, function, kind, description)
+        for function, description in descriptions.items()
+    }
+
+
+METRICS: dict[str, Metric] = {
+    **_registry(
+        "features",
+        {
+            ranks.effective_rank: "exponential of the entropy of the singular values",
+            ranks.srank: "number of singular values that hold 99 % of their sum",
+            ranks.approximate_rank: "number of directions that hold 99 % of the squared norm",
+            ranks.stable_rank: "squared Frobenius norm over the largest squared singular value",
+            ranks.numerical_rank: "number of singular values above the rounding error",
+            ranks.feature_rank: "number of singular values above 0.01 times the root of the batch",
+            dormancy.dead_fraction: "share of the units that are 0 on every sample (ReLU family)",
+            dormancy.dormant_fraction: "share of the units below 2.5 % of their layer's mean magnitude",
+            norms.feature_norm: "mean L2 norm of a sample's features",
+        },
+    ),
+    **_registry(
+        "model",
+        {
+            norms.weight_norm: "L2 norm of the parameters, per layer and in total",
+            norms.gradient_norm: "L2 norm of the gradients that the last backward pass left",
+        },
+    ),
+    **_registry(
+        "update",
+        {norms.update_norm: "L2 norm of the parameters' change since the previous boundary"},
+    ),
+}
+"""The metrics that a `Tracker` knows by name."""
+
+RANK_METRICS: tuple[str, ...] = (
+    "effective_rank",
+    "srank",
+    "approximate_rank",
+    "stable_rank",
+    "numerical_rank",
+    "feature_rank",
+)
+"""The metrics that come from one decomposition of a layer's features."""
+
+DEFAULT_METRICS: tuple[str, ...] = (
+    *RANK_METRICS,
+    "dead_fraction",
+    "dormant_fraction",
+    "feature_norm",
+    "weight_norm",
+)
+"""All that one forward pass and one decomposition per layer give, and the weights' norm."""
+
+
+def metric_key(metric: str, layer: str = "") -> str:
+    """Name a number in a row, a file and a logger, as all of them take it.
+
+    MLflow has the strictest rule: letters, digits, ``_``, ``-``, ``.``, space and ``/``. So the second
+    output of a layer, ``relu#2`` in `capture`, is ``relu-2`` here, ``lstm[0]`` is ``lstm.0``, and any other
+    character is ``_``.
+
+    Args:
+        metric: Name of a metric.
+        layer: Name of a layer; "" for a number of the whole model.
+
+    Returns:
+        ``metric/layer``, or ``metric``.
+    """
+    key = f"{metric}/{layer}" if layer else metric
+    key = re.sub(r"\[([^\[\]]*)\]", r".\1", key).replace("#", "-")
+    return re.sub(r"[^\w\-. /]", "_", key)
+
+
+def add_values(values: dict[str, Any], metric: str, by_layer: Mapping[str, Any]) -> None:
+    """Add the numbers of one metric to those of a row.
+
+    Args:
+        values: By key; added to.
+        metric: Name of the metric.
+        by_layer: By the layer's name; "" for the whole model.
+
+    Raises:
+        ValueError: if two names have one key.
+    """
+    names: dict[str, str] = {}
+    for layer, value in by_layer.items():
+        key = metric_key(metric, layer)
+        if key in values:
+            other = names.get(key, key)
+            raise ValueError(
+                f"{layer!r} and {other!r} would both be {key!r} in the row; rename one of them, or leave one "
+                "out by layers=[…]"
+            )
+        names[key] = layer
+        values[key] = value
+
+
+def is_rank(metric: Metric) -> bool:
+    """Whether `rank_summary` gives the metric; not if it only borrows the name."""
+    return metric.name in RANK_METRICS and metric is METRICS[metric.name]
+
+
+def resolved_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """Look metrics up by name.
+
+    Raises:
+        TypeError: if `metrics` is one name or metric, or an entry is neither.
+        ValueError: if a name is unknown (naming the nearest) or given twice, or there is none.
+    """
+    if isinstance(metrics, (str, Metric)):
+        raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")
+    found: dict[str, Metric] = {}
+    for entry in metrics:
+        if isinstance(entry, str) and entry not in METRICS:
+            raise ValueError(f"there is no metric {entry!r}.{nearest(entry, METRICS)}")
+        if not isinstance(entry, (str, Metric)):
+            raise TypeError(f"a metric is a name or a Metric, got {type(entry).__name__}")
+        metric = METRICS[entry] if isinstance(entry, str) else entry
+        if metric.name in found:
+            raise ValueError(f"metric {metric.name!r} is given twice; give each its own name")
+        found[metric.name] = metric
+    if not found:
+        raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
+    return tuple(found.values())

@@ -1,0 +1,373 @@
+"""Measure a network's plasticity at task boundaries, without disturbing its training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from plasticity.checks import require_integer
+from plasticity.metrics import norms
+from plasticity.metrics.activations import Activations, Axes
+from plasticity.metrics.capture import capture
+from plasticity.metrics.event_files import EventFiles
+from plasticity.metrics.measuring import Measurement, host_numbers, is_finite
+from plasticity.metrics.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
+from plasticity.metrics.registry import DEFAULT_METRICS, Metric, add_values, resolved_metrics
+from plasticity.metrics.row_file import RowFile, made_again
+from plasticity.preserve_state import undisturbed
+from plasticity.units.numbers import UnitLayout
+from plasticity.wrappers import named_parameters, raw_module
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["Tracker"]
+
+
+class Tracker:
+    """Measures a model on a fixed probe batch, and keeps a row of numbers per task.
+
+    ::
+
+        with Tracker(model, probe, log_dir="runs/mine", path="runs/mine/metrics.jsonl") as tracker:
+            for k, task in enumerate(stream):
+                train(model, task)
+                tracker.boundary(task=k, test_accuracy=accuracy(model, task))
+
+    Measuring never disturbs: a run trains the same weights, bit for bit, with and without it. The probe
+    runs in evaluation mode (dropout off, running statistics of normalisation layers in use and untouched),
+    without gradients and without autocast. Each module's own training flag, the parameters and buffers, the
+    random state (of torch on the CPU and on the model's devices, of NumPy and Python) and ``.grad`` are
+    afterwards as before, also after an error. A wrapped model (`torch.compile`, `DistributedDataParallel`,
+    `DataParallel`), or one with wrapped parts, is measured as the modules inside, by their own names.
+
+    The rank metrics share one decomposition, batched over layers of one shape. Numbers stay on the device
+    until the host reads them all at once; before that, it waits where a rank function checks that its
+    features are finite, where buffers are compared with what they were, and, at a boundary, for ``diverged``.
+
+    Deeper measures need data or arguments of their own: wrap them in a `Metric`, as in
+    ``Metric("ntk_rank", lambda model: ntk_rank(model, inputs), "model")``. Dead units of tanh or sigmoid
+    layers: ``Metric("saturated_fraction", partial(dead_fraction, saturating=True), "features")``.
+
+    **How the model is called**: ``model(probe_batch)``; with a tuple, as with its arguments; with a mapping
+    (a dictionary, Hugging Face's ``BatchEncoding``) whose keys are parameters of the model's ``forward``, as
+    with keywords: all of them, or one of them where ``forward`` takes ``**kwargs``, or any where it takes
+    nothing else. Where that is not what you mean (a ``forward(batch)`` with a key named "batch"), say it:
+    ``forward=lambda model, batch: model(batch)``.
+
+    **A run that is resumed** at task k, by a new tracker or after `load_state_dict`, goes on exactly: at its
+    first boundary, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a
+    log message says how many). A line that was being written when the run was killed goes, too. So a file
+    and a folder are for the rows of one run. From then on rows are only added, also of tasks that come again.
+    Of tasks that come in a circle (0, 1, 2, 0, …), earlier rounds stay: only rows since the numbers last went
+    down are taken out. At task 0 all rows are, by a tracker that was given no state: the run starts over.
+
+    Args:
+        model: Any module that `capture` can see into; its lazy parameters initialised.
+        probe_batch: Input of the model, with the batch as the first axis: a tensor; an array, whose
+            floating-point numbers get the dtype of the model's; a mapping; a tuple of several arguments; or
+            any batch object (PackedSequence, TensorDict, PyG's Data), moved to the device by its ``.to``, if
+            it has one. A copy is kept on the model's device, and moves with it.
+        metrics: Names in `METRICS`, and `Metric` objects. The order is that of the rows.
+        layers: As in `capture`: names of modules or functional activations; None takes every activation.
+        units: As in `capture`: the axis of a layer's units, where the operations that made it do not tell.
+        forward: ``forward(model, batch)`` runs the model, for batches of any kind. It gets the module inside
+            wrappers, and calls it as a module: what a method of the model does by itself is not seen.
+        mask: Positions that hold data, for batches with padding: true, or 1, for data. Their rows, a sample's
+            position each, are all that is measured; layers without an axis of positions keep all rows. A
+            tensor or an array of shape (batch, positions), or the name of an entry of the batch, such as
+            "attention_mask".
+        log_dir: Folder for TensorBoard events; made if missing. "diverged" is there only once it is true.
+        writer: A SummaryWriter of your own, instead of `log_dir`. It is flushed, but not closed, and nothing
+            that it wrote is taken out: after a restart, open it with ``purge_step``.
+        path: File of JSON lines to append rows to; made if missing, with its folder.
+
+    Raises:
+        ValueError: if a metric is unknown (naming the nearest) or given twice; if a layer is unknown or
+            does not run, or two have one key in a row; if no activation is found; if parameters are lazy or
+            on the meta device; if a mask does not fit; if both `log_dir` and `writer` are given; if the file
+            holds something other than JSON lines. The probe runs once here, so that these do not wait for
+            the first boundary.
+        TypeError: if an argument has the wrong type.
+        OSError: if `log_dir` or `path` cannot be written.
+    """
+
+    rows: list[dict[str, int | float]]
+    """One row per boundary: the task, the extra numbers, ``metric/layer`` in the network's order, as
+    `metric_key` writes it, and ``diverged``."""
+
+    layers: tuple[str, ...]
+    """Names of the layers that "features" metrics measure, as in `capture`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe_batch: Any,
+        metrics: Iterable[str | Metric] = DEFAULT_METRICS,
+        layers: Sequence[str] | None = None,
+        *,
+        units: Mapping[str, Axes] | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        mask: Tensor | np.ndarray[Any, Any] | str | None = None,
+        log_dir: str | Path | None = None,
+        writer: SummaryWriter | None = None,
+        path: str | Path | None = None,
+    ) -> None:
+        self.rows = []
+        self.layers = ()
+        self._model = raw_module(model)
+        self._metrics = resolved_metrics(metrics)
+        self._chosen = layers if layers is None or isinstance(layers, str) else tuple(layers)
+        self._previous: dict[str, Tensor] | None = None
+        self._is_resumed = True
+        self._is_new = True
+        self._layers_of_metric: dict[str, tuple[str, ...]] = {}
+        self._warned = False
+        _require_initialised(self._model)
+        self._units = units
+        self._layouts: dict[str, UnitLayout] | None = None
+        self._shapes: dict[str, torch.Size] = {}
+        self._forward = forward
+        self._mask = mask if mask is None or isinstance(mask, str) else mask_tensor(mask)
+        self._probe = ProbeBatch(probe_batch, self._model, forward)
+        self._check_probe()
+        if writer is not None and log_dir is not None:
+            raise ValueError(
+                f"give writer or log_dir={str(log_dir)!r}, not both: they log the same rows"
+            )
+        self._file = None if path is None else RowFile(path, "task")
+        self._events = None if log_dir is None else EventFiles(log_dir)
+        self._writer = writer
+
+    def measure(self, probe_batch: Any = None) -> dict[str, float]:
+        """Measure now, and record nothing.
+
+        Args:
+            probe_batch: Used from now on instead of the earlier one: a stream whose inputs change with
+                the task (permuted pixels) has a probe of its own for each. None keeps the earlier one.
+
+        Returns:
+            The numbers by ``metric/layer`` (a model's single number by ``metric``): metric by metric, in
+            the order of the network. "update" metrics are against the previous boundary; without one, they
+            are left out.
+
+        Raises:
+            ValueError: if the features of a layer are not finite and a rank is measured (the message names
+                the layer); if a metric gives no single number.
+        """
+        return self._measured(probe_batch, tolerant=False)[0]
+
+    def boundary(
+        self, task: int, probe_batch: Any = None, **extra: float
+    ) -> dict[str, int | float]:
+        """Measure at the end of a task; keep the row, write it to TensorBoard and to the file.
+
+        A network that has diverged is a row as well, with NaN for each number that it does not have, and a
+        warning the first time.
+
+        Args:
+            task: Number of the task that ended, from 0; the step in TensorBoard.
+            probe_batch: As in `measure`.
+            **extra: More numbers for the row, such as ``test_accuracy=0.9``.
+
+        Returns:
+            The row: "task", the extra numbers, `measure`'s, and "diverged": whether a parameter or a feature
+            is NaN or infinite. In the file, numbers that are not finite are null.
+
+        Raises:
+            ValueError: if a metric gives no single number, if the task is negative, or an extra name is that
+                of another entry. Nothing is recorded then.
+            TypeError: if the task is no integer or an extra value no number.
+        """
+        row: dict[str, int | float] = {"task": require_integer("task", task, minimum=0)}
+        row.update({name: _number(name, value) for name, value in extra.items()})
+        measured, diverged = self._measured(probe_batch, tolerant=True)
+        measured["diverged"] = diverged
+        for name in extra:
+            if name in measured:
+                raise ValueError(
+                    f"{name!r} is measured by the tracker; give the extra number another name"
+                )
+        row.update(measured)
+        self._mark()
+        if self._is_resumed:
+            self._cut(int(row["task"]))
+        self.rows.append(row)
+        self._write(row)
+        if diverged and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the network has diverged by task {row['task']}: a parameter or a feature is NaN or "
+                "infinite. Its rows say diverged, with NaN where there is no number; no warning follows.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return row
+
+    def take(self, probe_batch: Any = None) -> tuple[dict[str, float], bool]:
+        """Measure as for a row, and keep none: for those who keep rows of their own.
+
+        Args:
+            probe_batch: As in `measure`.
+
+        Returns:
+            The numbers, NaN where a diverged network has none, and whether it has diverged. The next "update"
+            metrics are against this moment.
+        """
+        taken = self._measured(probe_batch, tolerant=True)
+        self._mark()
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next measurement depends on, beside the model: for a checkpoint of a resumable run."""
+        return {"previous": self._previous}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`, saved on any device."""
+        previous = state["previous"]
+        if previous is not None:
+            devices = {name: p.device for name, p in named_parameters(self._model)}
+            previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
+        self._previous = previous
+        self._is_resumed, self._is_new = True, False
+
+    def close(self) -> None:
+        """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _mark(self) -> None:
+        """Let "update" metrics be against the parameters as they are."""
+        if any(metric.kind == "update" for metric in self._metrics):
+            self._previous = norms.parameter_snapshot(self._model)
+
+    def _cut(self, task: int) -> None:
+        """Take out rows of this task and of later ones: the run is here again."""
+        anew = self._is_new and task == 0
+
+        def again(tasks: Sequence[int]) -> list[int]:
+            return list(range(len(tasks))) if anew else made_again(tasks, task)
+
+        gone = again([int(row["task"]) for row in self.rows])
+        self.rows = self.rows[: len(self.rows) - len(gone)]
+        if self._events is not None:
+            self._events.cut(task, anew=anew)
+        if self._file is not None:
+            self._file.remove(again(self._file.counts))
+        self._is_resumed = False
+
+    def _check_probe(self) -> None:
+        if not any(metric.kind == "features" for metric in self._metrics):
+            return
+        with undisturbed(self._model, _devices(self._model)):
+            features = self._features()
+        if not features:
+            raise ValueError(
+                f"no activation was seen in {type(self._model).__name__}, so there are no features to "
+                "measure; name layers, as in layers=['fc1']"
+            )
+        self.layers = tuple(features)
+        add_values({}, "layer", dict.fromkeys(self.layers))
+
+    def _measured(self, probe_batch: Any, *, tolerant: bool) -> tuple[dict[str, float], bool]:
+        """The numbers, and whether the network has diverged, which is found out only if tolerant."""
+        kept = self._probe
+        if probe_batch is not None:
+            self._probe = ProbeBatch(probe_batch, self._model, self._forward)
+        try:
+            with undisturbed(self._model, _devices(self._model)):
+                found = self._measurement(tolerant=tolerant)
+                values = found.values(self._metrics, self._layers_of_metric)
+                return host_numbers(values), tolerant and not found.finite()
+        except BaseException:
+            self._probe = kept
+            raise
+
+    def _measurement(self, *, tolerant: bool) -> Measurement:
+        features: dict[str, Tensor | None] = {}
+        if any(metric.kind == "features" for metric in self._metrics):
+            try:
+                features.update(self._features())
+            except Exception:
+                # A model may check its own numbers, as torch.distributions do.
+                if not tolerant or (is_finite(self._model, ()) and not _has_nan(self._model)):
+                    raise
+            if tolerant and not features:
+                features.update(dict.fromkeys(self.layers))
+        return Measurement(self._model, features, self._previous, tolerant=tolerant)
+
+    def _features(self) -> dict[str, Tensor]:
+        activations = self._activations(self._layouts)
+        shapes = {name: activation.shape for name, activation in activations.items()}
+        if self._layouts is not None and shapes != self._shapes:
+            activations = self._activations(
+                None
+            )  # another path through the model, or another model
+        self._layouts, self._shapes = dict(activations.layouts), shapes
+        mask = self._mask
+        if isinstance(mask, str):
+            mask = required_mask(self._probe.entry(mask))
+        return {name: masked_features(activations, name, mask) for name in activations}
+
+    def _activations(self, layouts: Mapping[str, UnitLayout] | None) -> Activations:
+        """Capture the probe; where the units lie is found once, as long as all shapes stay."""
+        with capture(self._model, self._chosen, units=self._units, layouts=layouts) as activations:
+            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+        return activations
+
+    def _write(self, row: Mapping[str, int | float]) -> None:
+        task = int(row["task"])
+        scalars = {key: float(value) for key, value in row.items() if key != "task"}
+        if not row["diverged"]:
+            del scalars["diverged"]
+        if self._events is not None:
+            self._events.write(scalars, task)
+        if self._writer is not None:
+            for tag, value in scalars.items():
+                self._writer.add_scalar(tag, value, global_step=task)
+            self._writer.flush()
+        if self._file is not None:
+            self._file.append(row)
+
+
+def _require_initialised(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} is lazy: measuring would initialise it; call the model on a batch first"
+            )
+
+
+def _devices(model: nn.Module) -> dict[torch.device, None]:
+    """The devices of the parameters and buffers, in their order (a dictionary as an ordered set)."""
+    return {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
+
+
+def _has_nan(model: nn.Module) -> bool:
+    """Whether a running statistic has become NaN."""
+    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return any(bool(buffer.isnan().any()) for buffer in floating)
+
+
+def _number(name: str, value: object) -> int | float:
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")

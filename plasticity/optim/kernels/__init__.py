@@ -1,0 +1,1 @@
+"""Triton kernels of a regularized optimizer's step."""

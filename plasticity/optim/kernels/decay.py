@@ -1,0 +1,170 @@
+"""The decay of `plasticity/optim/decay.py` as one Triton kernel over many tensors.
+
+Bytes per float32 parameter, each of which is read or written once:
+
+    coupled    read parameter, gradient, anchor; write the new gradient    16, drawn 12
+    decoupled  read parameter, anchor; write parameter                     12, drawn  8
+
+The eager form does the coupled decay in 24 (the first foreach operation reads two and writes one,
+the second likewise), and the decoupled one, a single lerp, in 12 too: there the kernel can only save the
+anchor's memory. Computed as in `adam_kernel.py`, not measured: with a drawn anchor an element takes 59
+(decoupled) or 62 (coupled) instructions, on an H200 2.0 and 2.1 ps if no issue slot is lost, where 8
+and 12 bytes take 1.7 and 2.5, and with the stored anchor's 12 and 16 they take 2.5 and 3.3. So drawing
+for the decay alone saves a fifth or a quarter at best, and arithmetic, not memory, may bind.
+
+Nothing here waits for the device.
+"""
+
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from plasticity.optim.kernels.table import (
+    COLUMNS,
+    ELEMENTS,
+    FIRST_PROGRAM,
+    GRADIENT,
+    NUMBERS,
+    OUTPUT,
+    PARAMETER,
+    distance_to_anchor,
+    launches,
+    scalar_argument,
+    tensor_at,
+)
+from plasticity.optim.kernels.tensor_table import Anchors, Column, TableCache
+
+
+@triton.jit
+def _decay_chunk(
+    fields: tl.tensor,
+    deviation: tl.tensor,
+    amount: tl.tensor,
+    start: tl.tensor,
+    offsets: tl.tensor,
+    mask: tl.tensor,
+    coupled: tl.constexpr,
+    anchor: tl.constexpr,
+    dtype: tl.constexpr,
+    aligned: tl.constexpr,
+    chunk: tl.constexpr,
+) -> None:
+    to_parameter = tensor_at(fields, PARAMETER, dtype, aligned) + offsets
+    parameter = tl.load(to_parameter, mask=mask).to(tl.float32)
+    distance = distance_to_anchor(
+        parameter, fields, deviation, start, offsets, mask, anchor, dtype, aligned, chunk
+    )
+    if coupled:
+        to_gradient = tensor_at(fields, GRADIENT, dtype, aligned) + offsets
+        gradient = tl.load(to_gradient, mask=mask).to(tl.float32) + amount * distance
+        to_output = tensor_at(fields, OUTPUT, dtype, aligned) + offsets
+        tl.store(to_output, gradient.to(dtype), mask=mask)
+    else:
+        tl.store(to_parameter, (parameter - amount * distance).to(dtype), mask=mask)
+
+
+@triton.jit
+def decay_kernel(
+    table: tl.tensor,
+    program_rows: tl.tensor,
+    numbers: tl.tensor,
+    amount: tl.tensor,
+    amount_on_device: tl.constexpr,
+    coupled: tl.constexpr,
+    anchor: tl.constexpr,
+    dtype: tl.constexpr,
+    aligned: tl.constexpr,
+    chunk: tl.constexpr,
+) -> None:
+    """Decay one chunk of one tensor. `amount` is a number, or a pointer to one float32."""
+    program = tl.program_id(0)
+    row = tl.load(program_rows + program).to(tl.int64)
+    fields = table + row * COLUMNS
+    deviation = tl.load(numbers + row * NUMBERS)
+    if amount_on_device:
+        amount = tl.load(amount)
+    start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
+    elements = tl.load(fields + ELEMENTS)
+    offsets = start + tl.arange(0, chunk)
+    # A whole chunk goes without a mask, which would break the 16-byte reads.
+    if start + chunk <= elements:
+        _decay_chunk(
+            *(fields, deviation, amount, start, offsets, None),
+            *(coupled, anchor, dtype, aligned, chunk),
+        )
+    else:
+        _decay_chunk(
+            *(fields, deviation, amount, start, offsets, offsets < elements),
+            *(coupled, anchor, dtype, aligned, chunk),
+        )
+
+
+def decay_toward_(
+    parameters: Sequence[Tensor],
+    anchors: Anchors,
+    amount: float | Tensor,
+    cache: TableCache | None = None,
+) -> None:
+    """The decoupled form, in place: theta <- theta - amount * (theta - anchor).
+
+    Args:
+        parameters: theta, float32 or bfloat16 (the arithmetic is in float32); changed. Dense, in
+            any memory format.
+        anchors: One tensor for each parameter, of its layout; or a `DrawnAnchor` for each, the
+            parameters then contiguous; or None for zero.
+        amount: learning rate * strength; a tensor of one element stays on the device.
+        cache: Keeps the tables of addresses from call to call.
+    """
+    _decay({Column.PARAMETER: parameters}, anchors, amount, cache, coupled=False)
+
+
+def decayed_gradients(
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    anchors: Anchors,
+    strength: float | Tensor,
+    cache: TableCache | None = None,
+) -> list[Tensor]:
+    """The coupled form: new tensors gradient + strength * (theta - anchor).
+
+    Args:
+        gradients: One tensor for each parameter, of its layout; left as they are.
+        parameters: theta, as in `decay_toward_`; left as they are.
+        anchors: As in `decay_toward_`.
+        strength: Of torch's `weight_decay`; a tensor of one element stays on the device.
+        cache: Keeps the tables of addresses from call to call.
+    """
+    decayed = [torch.empty_like(parameter) for parameter in parameters]
+    columns = {
+        Column.PARAMETER: parameters,
+        Column.GRADIENT: gradients,
+        Column.OUTPUT: decayed,
+    }
+    _decay(columns, anchors, strength, cache, coupled=True)
+    return decayed
+
+
+@torch.compiler.disable  # it reads addresses, which a compiled step does not have
+def _decay(
+    columns: dict[Column, Sequence[Tensor]],
+    anchors: Anchors,
+    amount: float | Tensor,
+    cache: TableCache | None,
+    *,
+    coupled: bool,
+) -> None:
+    for table, constants in launches(columns, anchors, cache):
+        given, on_device = scalar_argument(amount, table.key.device)
+        decay_kernel[(table.programs,)](
+            *(table.fields, table.program_rows, table.numbers, given),
+            amount_on_device=on_device,
+            coupled=coupled,
+            **constants,
+        )

@@ -1,0 +1,230 @@
+"""What a regularized optimizer does with `kernel="triton"`: its decay, or its whole step, in kernels.
+
+Triton is imported when a kernel is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from plasticity.checks import nearest
+from plasticity.optim.kernels.tensor_table import Anchors, TableCache
+from plasticity.optim.targets import DrawnTargets, Targets, target_recipe
+
+KERNELS = ("eager", "triton", "triton-drawn")
+"""How a step is computed: torch's own operations, kernels that read the anchors, and kernels that
+draw syre's anchors anew at every step."""
+
+_WHOLE_STEP = (torch.optim.Adam, torch.optim.AdamW)
+"""Bases whose step is one kernel with the decay. With another base the decay alone is one."""
+
+
+def make_kernels(kernel: object, base: type[Optimizer]) -> KernelSteps | None:
+    """Return what runs the kernels, or None for "eager".
+
+    Raises:
+        TypeError: if `kernel` is no string.
+        ValueError: if it is unknown.
+        RuntimeError: if Triton or a CUDA device is missing.
+    """
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel must be a string, not {kernel!r}. Known: {KERNELS}.")
+    if kernel not in KERNELS:
+        raise ValueError(f"Unknown kernel {kernel!r}.{nearest(kernel, KERNELS)}")
+    return None if kernel == "eager" else KernelSteps(kernel, base)
+
+
+class KernelSteps:
+    """The kernels of one optimizer, and their tables.
+
+    Raises:
+        RuntimeError: if Triton or a CUDA device is missing.
+    """
+
+    def __init__(self, kernel: str, base: type[Optimizer]) -> None:
+        _require_triton(kernel)
+        self.draws = kernel == "triton-drawn"
+        self.whole_step = base in _WHOLE_STEP
+        self._caches: dict[object, TableCache] = {}
+        self._drawn: dict[int, DrawnTargets] = {}
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the kernels cannot do.
+
+        Raises:
+            ValueError: names the setting and the way out.
+        """
+        refused = []
+        if group["anisotropy"] > 0 and group["regularizer"] == "syre":
+            refused.append(f"anisotropy={group['anisotropy']!r}")
+        if self.whole_step:
+            refused += [f"{name}=True" for name in ("amsgrad", "fused", "foreach") if group[name]]
+            refused += ["betas of tensors"] * any(isinstance(b, Tensor) for b in group["betas"])
+        if refused:
+            raise ValueError(
+                f"The kernels do not know {' and '.join(refused)}: leave it out, or give"
+                ' kernel="eager".'
+            )
+
+    def drawn_targets(self, index: int, group: Mapping[str, Any]) -> DrawnTargets | None:
+        """What is drawn for the group of this index; None if its anchors are stored, or zero."""
+        if not self.draws or group["regularizer"] != "syre" or group["sigma"] == 0:
+            return None
+        found = self._drawn.get(index)
+        if found is None or found.recipe != target_recipe(group):
+            found = self._drawn[index] = DrawnTargets(group)
+        return found
+
+    def ordinary_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state dict as the base writes it: steps are counted on the host, unless capturable."""
+        if not self.whole_step:
+            return state
+        on_host = [
+            place
+            for group in state["param_groups"]
+            for place in group["params"]
+            # Whoever looks for the state of a parameter that has none makes an empty one.
+            if not group["capturable"] and state["state"].get(place)
+        ]
+        own = dict(state["state"])
+        for place in on_host:
+            own[place] = {**own[place], "step": own[place]["step"].cpu()}
+        return {**state, "state": own}
+
+    # ---- the decay alone ------------------------------------------------------------------------
+
+    def decay_toward_(
+        self, index: int, parameters: Sequence[Tensor], anchors: Anchors, amount: float | Tensor
+    ) -> None:
+        """As `plasticity.optim.decay.decay_toward_`, for the group of this index."""
+        _module("decay_kernel").decay_toward_(parameters, anchors, amount, self._cache(index))
+
+    def decayed_gradients(
+        self,
+        index: int,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        anchors: Anchors,
+        strength: float | Tensor,
+    ) -> list[Tensor]:
+        """As `plasticity.optim.decay.decayed_gradients`, for the group of this index."""
+        alike = [_laid_out_like(p, g) for p, g in zip(parameters, gradients, strict=True)]
+        cache = self._cache(index)
+        return list(
+            _module("decay_kernel").decayed_gradients(alike, parameters, anchors, strength, cache)
+        )
+
+    # ---- the whole step -------------------------------------------------------------------------
+
+    def adam_step(
+        self,
+        index: int,
+        group: Mapping[str, Any],
+        state: MutableMapping[Tensor, dict[str, Any]],
+        targets: Targets | DrawnTargets | None,
+    ) -> None:
+        """One step of Adam over the parameters of a group that have a gradient.
+
+        Args:
+            index: The group's.
+            group: Of the optimizer, complete.
+            state: The optimizer's, in the format of `torch.optim.Adam`; made where it is missing.
+            targets: What the group is drawn toward; None for no decay.
+        """
+        present = [i for i, parameter in enumerate(group["params"]) if parameter.grad is not None]
+        with_target = set() if targets is None else set(targets.places)
+        decayed = [i for i in present if i in with_target]
+        if targets is not None and decayed:
+            anchors = targets.anchors(decayed)
+            self._adam_step(index, group, state, decayed, anchors, group["strength"])
+        alone = [i for i in present if i not in with_target]
+        if alone:
+            self._adam_step(index, group, state, alone, None, 0.0)
+
+    def _adam_step(
+        self,
+        index: int,
+        group: Mapping[str, Any],
+        state: MutableMapping[Tensor, dict[str, Any]],
+        places: Sequence[int],
+        anchors: Anchors,
+        strength: float,
+    ) -> None:
+        parameters = [group["params"][place] for place in places]
+        states = [_adam_state(parameter, state) for parameter in parameters]
+        _module("adam_kernel").adam_step_(
+            parameters,
+            [_laid_out_like(parameter, parameter.grad) for parameter in parameters],
+            [each["exp_avg"] for each in states],
+            [each["exp_avg_sq"] for each in states],
+            [each["step"] for each in states],
+            anchors,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            strength=strength,
+            decoupled=group["decoupled"],
+            maximize=group["maximize"],
+            cache=self._cache((index, bool(strength))),
+        )
+
+    def _cache(self, key: object) -> TableCache:
+        return self._caches.setdefault(key, TableCache())
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret kernels on the CPU, before it was imported."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"plasticity.{name}")  # which imports triton
+
+
+def _require_triton(kernel: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError(
+            f"kernel={kernel!r} needs triton, which is not installed: it comes with torch's CUDA"
+            ' wheels on Linux (or: pip install triton). kernel="eager" needs neither.'
+        )
+    if not interpreted() and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"kernel={kernel!r} needs a CUDA device, and torch finds none here: give"
+            ' kernel="eager". (With TRITON_INTERPRET=1 in the environment the kernels are'
+            " interpreted on the CPU, for tests: thousands of times slower.)"
+        )
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor with a parameter's dtype and order in memory: itself, if it has them."""
+    if tensor.layout is not torch.strided:
+        raise RuntimeError(
+            "The kernels take no sparse gradient: make it dense (nn.Embedding(sparse=False)), or give"
+            ' kernel="eager".'
+        )
+    if tensor.stride() == parameter.stride() and tensor.dtype == parameter.dtype:
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
+
+
+def _adam_state(parameter: Tensor, state: MutableMapping[Tensor, dict[str, Any]]) -> dict[str, Any]:
+    """Adam's state of a parameter in torch's format, the count on the parameter's device."""
+    own = state[parameter]
+    if not own:
+        own["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        for name in ("exp_avg", "exp_avg_sq"):
+            own[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    # A state that torch's own Adam made may have it elsewhere; both read it where it is.
+    if own["step"].device != parameter.device or own["step"].dtype != torch.float32:
+        own["step"] = own["step"].to(parameter.device, torch.float32)
+    for name in ("exp_avg", "exp_avg_sq"):
+        own[name] = _laid_out_like(parameter, own[name])
+    return own

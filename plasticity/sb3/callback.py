@@ -1,0 +1,375 @@
+"""Measure the plasticity of a Stable-Baselines3 model while it trains, without disturbing it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from plasticity.checks import require_integer
+from plasticity.metrics.dormancy import dead_fraction
+from plasticity.metrics.registry import (
+    DEFAULT_METRICS,
+    METRICS,
+    Metric,
+    metric_key,
+    resolved_metrics,
+)
+from plasticity.metrics.row_file import RowFile, made_again
+from plasticity.metrics.tracker import Tracker
+from plasticity.sb3.gradients import StepGradients
+from plasticity.sb3.logging import PROBE, log_row
+from plasticity.sb3.networks import PolicyNetworks, policy_networks
+from plasticity.sb3.observations import RecentInputs
+from plasticity.sb3.tasks import TaskFollower
+from plasticity.wrappers import unwrapped
+
+__all__ = ["PlasticityCallback"]
+
+Row = dict[str, Any]
+
+_SATURATED = "dead_fraction of saturating layers"
+
+
+class PlasticityCallback(BaseCallback):
+    """Tracks ranks, dead and dormant units and norms of every hidden layer of actor and critic.
+
+    ::
+
+        callback = PlasticityCallback(every=10_000, path="plasticity.jsonl")
+        model.learn(1_000_000, callback=callback)
+        print(callback.rows[-1]["effective_rank/actor.1"])
+
+    For PPO, A2C, DQN, SAC, TD3 and DDPG, and sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN and
+    CrossQ, in any vector environment and wrapper. The layers' names are those of `PolicyNetworks`.
+
+    **Training is not changed**: with and without the callback, the same weights bit for bit. No random number
+    is drawn, from torch, NumPy, Python or a space; training flags, buffers and gradients are as before.
+
+    **When**: at each multiple of `every` environment steps (of all environments together; where they pass
+    one within a step, at that step), counted from the model's first step, also after a load; at each task
+    boundary, which is where ``info["task"]`` changes (an integer or a name; of several environments, the
+    first to change counts); and, for on-policy algorithms, once before the first update. A row at a
+    boundary is about the task that ended. A new task shows in the ``info`` of its first step, so an
+    off-policy algorithm may have made one more update by then.
+
+    **On which observations**: the latest, and a probe batch that stays the same, both as the policy sees
+    them (normalised, stacked). The latest ones are `probe_size`, spread evenly over as many steps as a
+    rollout of an on-policy algorithm has, and over the `every` newest steps of an off-policy one, further
+    back where that is fewer than `probe_size`. The probe batch is the set of the first row, unless one is
+    given. Critics of SAC and its kind see the actions that were taken (on a given batch, what the actor
+    did at first). LSTMs start from the states that they had (on a given batch, from zero). Until there
+    are `probe_size` observations, rows are made at boundaries only, without measurements; training that ends
+    without any measurement ends with a warning that says why.
+
+    **Where to**: `rows`; the file `path`; and the outputs of SB3's logger, under ``plasticity/`` (latest)
+    and ``plasticity_probe/`` (fixed), each row at once, at its own step and apart from what SB3 writes. The
+    console's table, which is narrow, shows one number for each metric on the latest observations, under
+    ``plasticity_mean/``: the mean over the layers, for norms of parameters the total.
+
+    ``dead_fraction`` is that of a layer's activation: units that are 0 on every observation in the family
+    of ReLU, units that hardly deviate (`dead_units` with ``saturating=True``) in any other, such as SB3's
+    default tanh. ``gradient_norm`` is that of the last minibatch, as the optimizer's step met it: after
+    clipping (``max_grad_norm``, 0.5 in PPO), of the critic without the actor's loss, and without what no
+    optimizer moves (TRPO's actor); it costs a copy of the gradients in every update. ``update_norm`` is the
+    way since the previous row. If the network diverges, the row says so, with NaN for what cannot be
+    measured; training goes on.
+
+    A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe. The callback can be
+    pickled (with metrics that can be), without the model: after loading both in a fresh process, pass it
+    to ``learn`` again. Where a model goes on from an earlier step, the rows after that step, in `rows` and
+    in the file, are taken out first, as they are made again (an untrained model empties the file);
+    ``update_norm`` then starts over. Counting that starts at 0 again with a trained model adds rows. Use one
+    callback per model, and one file.
+
+    Args:
+        every: Environment steps between measurements.
+        metrics: As in `Tracker`: names in `METRICS`, and `Metric` objects (whose model is `PolicyNetworks`).
+        layers: As in `capture`: names in `PolicyNetworks`. None takes every hidden layer.
+        probe_size: Observations to measure on. More than the widest layer has units: no rank can be larger.
+        probe_batch: The fixed batch, as ``model.predict`` takes it, instead of the first observations.
+        path: File of JSON lines to append the rows to; made if missing, with its folder. Numbers that are not
+            finite are null there.
+        task_key: The entry of ``info`` that tells the task; None for no task boundaries.
+        info_keys: More entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
+        verbose: As in every callback of SB3; nothing is printed.
+
+    Raises:
+        TypeError: if an argument has the wrong type; when training starts, if the policy is of no known kind;
+            in training, if a task is neither an integer nor a string.
+        ValueError: if a number is out of range or a metric unknown (naming the nearest); when training
+            starts, if a layer is unknown or never runs, or `probe_batch` does not fit.
+        OSError: if `path` cannot be written.
+
+    Warns:
+        UserWarning: when training ends, if nothing was measured.
+    """
+
+    rows: list[Row]
+    """One row per measurement: ``step``, ``task`` (None without one), entries of `info_keys`,
+    ``boundary``; ``episodes`` that ended since the previous row and had begun under its task, with their
+    mean ``episode_return`` and ``episode_length`` (None without any, or without SB3's Monitor);
+    ``metric/layer`` on the latest observations, ``probe/metric/layer`` on the fixed ones, as `metric_key`
+    writes them; ``diverged``: whether a parameter or a feature is NaN or infinite."""
+
+    def __init__(
+        self,
+        every: int = 10_000,
+        metrics: Iterable[str | Metric] = DEFAULT_METRICS,
+        layers: Sequence[str] | None = None,
+        *,
+        probe_size: int = 512,
+        probe_batch: object = None,
+        path: str | Path | None = None,
+        task_key: str | None = "task",
+        info_keys: Sequence[str] = (),
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.rows = []
+        self.every = require_integer("every", every, minimum=1)
+        self.probe_size = require_integer("probe_size", probe_size, minimum=2)
+        self._metrics = _with_saturation(resolved_metrics(metrics))
+        self._layers = layers
+        self._given_probe = probe_batch
+        self._path = None if path is None else Path(path).absolute()
+        self._file: RowFile | None = None
+        self._open_file()  # which fails now, rather than after the first steps of training
+        self._follower = TaskFollower(task_key, info_keys)
+        self._probe: tuple[Any, ...] | None = None
+        self._recent: RecentInputs | None = None
+        self._gradients = StepGradients()
+        self._observations: tuple[Any, ...] = ()
+        self._last_step = 0
+        self._has_measured = False
+        self._tracker_state: dict[str, Any] | None = None
+        self._networks: PolicyNetworks | None = None
+        self._trackers: tuple[Tracker, Tracker | None]
+
+    def measure(self) -> dict[str, float]:
+        """Measure now, as for a row, and record nothing: after training, say.
+
+        Returns:
+            The numbers by ``metric/layer`` on the latest observations, and by ``probe/metric/layer``.
+
+        Raises:
+            RuntimeError: if there are not yet `probe_size` observations, or training never started.
+            ValueError: if the network has diverged.
+        """
+        if self._networks is None or self._recent is None or not self._recent.complete():
+            raise RuntimeError(
+                f"there are not yet probe_size={self.probe_size} observations to measure on: train first"
+            )
+        if self._probe is None:
+            self._probe = self._recent.batch()
+        fixed = self._trackers[1].measure(self._probe) if self._trackers[1] is not None else {}
+        return self._joined(self._trackers[0].measure(self._recent.batch()), fixed)
+
+    def _on_training_start(self) -> None:
+        self._attach(self.model.policy)
+        if METRICS["gradient_norm"] in self._metrics:
+            self._gradients.attach(self.model.policy)
+        self._cut_back()
+        num_envs = self.training_env.num_envs
+        # SB3 resets the environments to count from 0, and after a load or set_env. Then its latest
+        # observation is none that was seen here.
+        goes_on = any(self.model._last_obs is seen for seen in self._observations)
+        self._follower.begin(num_envs, reset=not goes_on)
+        if self._recent is None or self._recent.num_envs != num_envs:
+            window = self.every
+            if isinstance(self.model, OnPolicyAlgorithm):
+                window = self.model.n_steps * num_envs
+            self._recent = RecentInputs(self.probe_size, window, num_envs)
+
+    def _cut_back(self) -> None:
+        """Take out the rows that are made again, where the model goes on from before them."""
+        step, self._last_step = self.num_timesteps, self.num_timesteps
+        self._open_file()  # others may have written rows in the meantime
+        if step == 0 and (self.rows or self.model._n_updates > 0):  # counted from 0 again
+            return
+        if self._file is not None:
+            self._file.remove(_after(self._file.counts, step))
+        gone = _after([row["step"] for row in self.rows], step)
+        if gone:
+            del self.rows[gone[0] :]
+            self._tracker_state = None
+            if self._networks is not None:
+                self._trackers[0].load_state_dict({"previous": None})
+
+    def _open_file(self) -> None:
+        if self._path is not None:
+            self._file = RowFile(self._path, "step")
+
+    def _attach(self, policy: BasePolicy) -> None:
+        """Look into the policy, unless that is done: its modules stay when weights are loaded."""
+        policy = cast("BasePolicy", unwrapped(policy))
+        if self._networks is None or self._networks.policy is not policy:
+            networks = policy_networks(policy)
+            example = networks.inputs(networks.observations_to_tensor(_twice(self.model._last_obs)))
+            layers = networks.hidden_layers(example) if self._layers is None else self._layers
+            self._gradients.detach()
+            self._gradients = StepGradients()
+            metrics = [self._of_steps(metric) for metric in self._metrics]
+            self._trackers = _trackers(networks, example, metrics, layers)
+            self._networks = networks
+            if self._tracker_state is not None:
+                self._trackers[0].load_state_dict(self._tracker_state)
+        if self._given_probe is not None and self._probe is None:
+            batch = self._networks.observations_to_tensor(self._given_probe)
+            self._probe = self._networks.inputs(batch)
+
+    def _of_steps(self, metric: Metric) -> Metric:
+        if metric == METRICS["gradient_norm"]:
+            return replace(metric, function=self._gradients.norm)
+        return metric
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        # Of these two the second is next; where a callback ends training here, the first stays.
+        self._observations = (self.model._last_obs, self.locals.get("new_obs"))
+        new_task = self._follower.new_task(infos, self.locals["dones"])
+        measured = False
+        if new_task is not None:
+            # Before the new task's first observation is among the latest.
+            measured = self._record(boundary=True)
+            self._follower.change(new_task)
+        self._follower.follow_values(infos)
+        assert self._recent is not None
+        assert self._networks is not None
+        if self._recent.wants_next():
+            self._recent.keep(self._networks.latest_inputs(self.model, self.locals))
+        due = self.num_timesteps // self.every > self._last_step // self.every
+        self._last_step = self.num_timesteps
+        if due and self._recent.complete() and not measured:
+            self._record(boundary=False)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._gradients.detach()
+        if not self._has_measured:
+            warnings.warn(self._why_nothing(), UserWarning, stacklevel=2)
+
+    def _why_nothing(self) -> str:
+        assert self._recent is not None
+        begin = f"PlasticityCallback measured nothing in training up to step {self.num_timesteps}"
+        if not self._recent.complete():
+            return (
+                f"{begin}: it saw fewer than probe_size={self.probe_size} observations. Train for longer, or "
+                "give a smaller probe_size=."
+            )
+        return (
+            f"{begin}: it measures at multiples of every={self.every} steps, and reached none with "
+            f"probe_size={self.probe_size} observations seen. Give a smaller every=."
+        )
+
+    def _on_rollout_end(self) -> None:
+        # An off-policy algorithm has a rollout for every few steps: too few to choose a probe from.
+        untrained = self.model._n_updates == 0 and isinstance(self.model, OnPolicyAlgorithm)
+        assert self._recent is not None
+        if untrained and not self.rows and self._recent.complete():
+            self._record(boundary=False)
+
+    def _record(self, *, boundary: bool) -> bool:
+        """Make a row; whether it has measurements."""
+        row: Row = {
+            "step": self.num_timesteps,
+            "task": self._follower.task,
+            **self._follower.info_values,
+            "boundary": boundary,
+            **self._follower.take_episodes(),
+        }
+        measured, diverged = self._measured()
+        row.update(measured)
+        row["diverged"] = diverged
+        self._has_measured |= bool(measured)
+        self.rows.append(row)
+        log_row(self.logger, row, measured)
+        if self._file is not None:
+            self._file.append(row)
+        return bool(measured)
+
+    def _measured(self) -> tuple[dict[str, float], bool]:
+        """The numbers of a row, none without observations, and whether the network has diverged."""
+        assert self._recent is not None
+        assert self._networks is not None
+        if not self._recent.complete():
+            return {}, False
+        batch = self._recent.batch()
+        if self._probe is None:
+            self._probe = batch
+        values, diverged = self._trackers[0].take(batch)
+        fixed: dict[str, float] = {}
+        if self._trackers[1] is not None:
+            fixed, diverged_there = self._trackers[1].take(self._probe)
+            diverged = diverged or diverged_there
+        return self._joined(values, fixed), diverged
+
+    def _joined(self, latest: Mapping[str, float], fixed: Mapping[str, float]) -> dict[str, float]:
+        values = self._dead_by_activation(latest)
+        for key, value in self._dead_by_activation(fixed).items():
+            values[PROBE + key] = value
+        return values
+
+    def _dead_by_activation(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Of both forms of `dead_fraction`, the one that suits each layer."""
+        assert self._networks is not None
+        chosen = dict(values)
+        for layer in self._trackers[0].layers:
+            saturated = chosen.pop(metric_key(_SATURATED, layer), None)
+            if saturated is not None and self._networks.saturates(layer):
+                chosen[metric_key("dead_fraction", layer)] = saturated
+        return chosen
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model and what belongs to it; `learn` gives it back."""
+        state = self.__dict__.copy()
+        if self._networks is not None:
+            state["_tracker_state"] = self._trackers[0].state_dict()
+        for name in ("model", "_trackers"):
+            state.pop(name, None)
+        state.update(locals={}, globals={}, parent=None)
+        state.update(_networks=None, _observations=(), _file=None)
+        state["_gradients"] = StepGradients()
+        return state
+
+
+def _trackers(
+    networks: PolicyNetworks,
+    example: tuple[Any, ...],
+    metrics: Sequence[Metric],
+    layers: Sequence[str],
+) -> tuple[Tracker, Tracker | None]:
+    """For the latest observations, and for the fixed ones: what does not depend on them is measured once."""
+    features = [metric for metric in metrics if metric.kind == "features"]
+    return (
+        Tracker(networks, example, metrics, layers),
+        Tracker(networks, example, features, layers) if features else None,
+    )
+
+
+def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
+    """With the other form of `dead_fraction`, from which each layer then takes its own."""
+    if METRICS["dead_fraction"] in metrics:
+        function = partial(dead_fraction, saturating=True)
+        return [*metrics, Metric(_SATURATED, function, "features")]
+    return list(metrics)
+
+
+def _after(steps: Sequence[int], step: int) -> list[int]:
+    """Places of the rows that are made again after a step; before a first step of all, of all rows."""
+    return list(range(len(steps))) if step == 0 else made_again(steps, step + 1)
+
+
+def _twice(observations: Any) -> Any:
+    """A batch of at least two, to try the networks on before there are any steps."""
+    if isinstance(observations, Mapping):
+        return {key: _twice(value) for key, value in observations.items()}
+    return np.concatenate([observations, observations])

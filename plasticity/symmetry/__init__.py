@@ -1,0 +1,51 @@
+"""Symmetries of networks: distances from symmetric states, degrees, projectors."""
+
+from plasticity.symmetry.distances import (
+    attention_heads,
+    degree_of_symmetry,
+    double_rotation_degree,
+    neuron_swap_projector,
+    neuron_vectors,
+    permutation_distance,
+    rescaling_distance,
+    rotation_eigenvalues,
+    sign_flip_distance,
+    split_heads,
+)
+from plasticity.symmetry.projectors import (
+    broken_projector,
+    expected_group_escape,
+    group_escape_gradient,
+    group_projector,
+    reflection_matrix,
+    reflection_projector,
+    reflection_removal,
+    swap_projector,
+    symmetry_distance,
+)
+from plasticity.symmetry.report import SymmetryReport, symmetry_distances, symmetry_report
+
+__all__ = [
+    "SymmetryReport",
+    "attention_heads",
+    "broken_projector",
+    "degree_of_symmetry",
+    "double_rotation_degree",
+    "expected_group_escape",
+    "group_escape_gradient",
+    "group_projector",
+    "neuron_swap_projector",
+    "neuron_vectors",
+    "permutation_distance",
+    "reflection_matrix",
+    "reflection_projector",
+    "reflection_removal",
+    "rescaling_distance",
+    "rotation_eigenvalues",
+    "sign_flip_distance",
+    "split_heads",
+    "swap_projector",
+    "symmetry_distance",
+    "symmetry_distances",
+    "symmetry_report",
+]

@@ -1,0 +1,365 @@
+"""How far the layers of a network are from their symmetric, low-capacity states (Ziyin et al., ICLR 2025).
+
+A hidden neuron has a vector: its incoming weights, its incoming bias, its outgoing weights. Exchanging two
+neurons leaves the network's function alone, and so does turning a tanh neuron's vector round, or rescaling
+a ReLU neuron's incoming against its outgoing weights. Each such symmetry has states that training does not
+leave by itself: identical neurons, and neurons at zero. In attention, a head's queries and keys may rotate
+together, and directions that both have left do not come back. The functions here measure the distance from
+these states, and count the symmetries that a network is near to: its degree of symmetry.
+
+Weights are as torch lays them out: (out, in) for dense layers, (out, in, *kernel) for convolutions.
+Measuring records no graph and does not wait for the device, but for the eigenvalues: their decomposition
+waits inside torch on ``cuda``, and is made on the CPU for ``mps``, which has none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.checks import require_integer, require_number
+from plasticity.symmetry.projectors import swap_projector
+
+__all__ = [
+    "attention_heads",
+    "degree_of_symmetry",
+    "double_rotation_degree",
+    "neuron_swap_projector",
+    "neuron_vectors",
+    "permutation_distance",
+    "rescaling_distance",
+    "rotation_eigenvalues",
+    "sign_flip_distance",
+    "split_heads",
+]
+
+
+def permutation_distance(
+    incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
+) -> Tensor:
+    """Distances of neighbouring neurons, sorted by the norm of their vectors.
+
+    Of the h (h - 1) / 2 pairs only these h - 1 are measured. Identical neurons have the same norm, so they
+    are neighbours, unless other neurons have just that norm too. Neurons that are near but not identical are
+    missed where a third one's norm falls between theirs, which a wide layer makes likely: the distances
+    are those of the neighbours, not of each neuron's nearest other.
+
+    Args:
+        incoming: Weights of the layer whose neurons (channels) are meant. Shape: (h, in) or
+            (h, in, *kernel).
+        outgoing: Weights of the next layer, with the neurons as its inputs. Shape: (out, h) or
+            (out, h, *kernel); a dense layer behind a flattened convolution has (out, h · positions), and
+            a channel's outgoing weights are those at all of its positions.
+        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+
+    Returns:
+        Euclidean distances in the order of the norms, smallest norm first, in the unit and dtype of the
+        weights (at least float32). NaN for a neuron with a weight that is not finite. Shape: (h - 1,).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+        TypeError: if the weights are not real floating-point numbers.
+    """
+    vectors = _detached_vectors(incoming, outgoing, incoming_bias)
+    # In float32, the norms of a wide layer collide by chance, and tear identical neurons apart.
+    order = _norms(vectors).argsort(stable=True)
+    ordered = vectors[order]
+    distances: Tensor = torch.linalg.vector_norm(ordered[1:] - ordered[:-1], dim=1)
+    return distances
+
+
+def sign_flip_distance(
+    incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
+) -> Tensor:
+    """Norm of each neuron's vector: its distance from the symmetric state of an odd activation (tanh).
+
+    Turning the vector round leaves the network's function alone; the state that this leaves alone is 0.
+
+    Args:
+        incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
+        outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
+        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+
+    Returns:
+        Norms in the order of the neurons, in the unit and dtype of the weights (at least float32).
+        Shape: (h,).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+        TypeError: if the weights are not real floating-point numbers.
+    """
+    vectors = _detached_vectors(incoming, outgoing, incoming_bias)
+    return _norms(vectors).to(vectors.dtype)
+
+
+def rescaling_distance(
+    incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
+) -> Tensor:
+    """Norm of each neuron's vector: its distance from the symmetric state of a ReLU.
+
+    Multiplying the incoming weights by a positive number and dividing the outgoing ones by it leaves the
+    network's function alone. The state that this leaves alone has both at 0, as for a sign flip, so the
+    number is that of `sign_flip_distance`; a neuron with only its incoming weights at 0 is not there.
+
+    Args:
+        incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
+        outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
+        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+
+    Returns:
+        As `sign_flip_distance`. Shape: (h,).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+        TypeError: if the weights are not real floating-point numbers.
+    """
+    return sign_flip_distance(incoming, outgoing, incoming_bias)
+
+
+def degree_of_symmetry(
+    distances: Tensor, threshold: float, *, reference: Tensor | None = None
+) -> Tensor:
+    """Number of distances below a threshold: of pairs of neurons, or of neurons.
+
+    Beware:
+        With the initial distances of `permutation_distance` as the reference, the k-th pair is held to the
+        initial distance of the k-th pair in the order of norms, which may be other neurons by now. Their
+        mean, ``reference=initial.mean()``, holds all pairs to one bound.
+
+    Args:
+        distances: Of `permutation_distance`, `sign_flip_distance` or `rescaling_distance`.
+            Shape: (..., count).
+        threshold: In the unit of the weights, usually 1e-3 to 1e-1; with a reference, a share of it,
+            usually 0.1. At least 0. A distance of 0 counts under every threshold and reference.
+        reference: The unit of the threshold, e.g. the initial distances; None: 1. Thresholds that differ
+            by pair are a reference with threshold 1. Shape: (..., count), or one that broadcasts to it.
+
+    Returns:
+        An integer (int64) from 0 to count; a NaN is not counted. Shape: (...).
+
+    Raises:
+        ValueError: if the threshold is negative or not finite, or the reference does not fit.
+        TypeError: if the threshold is not a number.
+    """
+    bound = _bound(distances, threshold, reference)
+    return ((distances < bound) | (distances == 0)).sum(-1)
+
+
+def neuron_vectors(
+    incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
+) -> Tensor:
+    """The vectors of a layer's neurons as rows: incoming weights, incoming bias, outgoing weights.
+
+    Works on tensors of any dtype, so that numbered entries show where a neuron's parameters lie.
+
+    Args:
+        incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
+        outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
+        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+
+    Returns:
+        A copy of the weights, one row a neuron. Shape: (h, incoming + bias + outgoing weights of a neuron).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    for name, weight in (("incoming", incoming), ("outgoing", outgoing)):
+        if weight.dim() < 2 or weight.numel() == 0:
+            raise ValueError(
+                f"{name} weights have shape {tuple(weight.shape)}, expected (out, in) of a dense layer or "
+                "(out, in, *kernel) of a convolution, none of them 0"
+            )
+    neurons, inputs = incoming.shape[0], outgoing.shape[1]
+    flattened = incoming.dim() > 2 and outgoing.dim() == 2
+    if inputs != neurons and not (flattened and inputs % neurons == 0):
+        multiple = " or a multiple, its positions" if flattened else ""
+        raise ValueError(
+            f"outgoing weights of shape {tuple(outgoing.shape)} have {inputs} inputs, expected {neurons}"
+            f"{multiple}: the neurons of the incoming weights {tuple(incoming.shape)}; "
+            "give a layer and the one that reads it"
+        )
+    parts = [incoming.flatten(1)]
+    if incoming_bias is not None:
+        if incoming_bias.shape != (neurons,):
+            raise ValueError(
+                f"incoming_bias has shape {tuple(incoming_bias.shape)}, expected ({neurons},), one a neuron"
+            )
+        parts.append(incoming_bias[:, None])
+    # A flattened map has its channel first, so a channel's positions stand together.
+    parts.append(outgoing.reshape(outgoing.shape[0], neurons, -1).transpose(0, 1).flatten(1))
+    return torch.cat(parts, dim=1)
+
+
+def neuron_swap_projector(
+    first: int,
+    second: int,
+    incoming: Tensor,
+    outgoing: Tensor,
+    incoming_bias: Tensor | None = None,
+) -> Tensor:
+    """Projector P whose reflection ``I - 2 P`` exchanges two neurons of a layer.
+
+    It acts on ``torch.cat([incoming.flatten(), incoming_bias, outgoing.flatten()])``, the bias left out if
+    there is none. ``|P theta|`` is the distance of the two neurons' vectors over √2.
+
+    Args:
+        first: Index of one neuron, 0 to h - 1.
+        second: Index of another neuron.
+        incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
+        outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
+        incoming_bias: Of the neurons. Shape: (h,).
+
+    Returns:
+        A dense matrix in the dtype of the weights (at least float32), on their device.
+        Shape: (parameters, parameters).
+
+    Raises:
+        ValueError: if the shapes do not fit together, the neurons are the same or there is none such.
+        TypeError: if an index is not an integer or the weights are not real floating-point numbers.
+    """
+    _require_real(incoming)
+    tensors = [incoming, outgoing] if incoming_bias is None else [incoming, incoming_bias, outgoing]
+    size = sum(tensor.numel() for tensor in tensors)
+    numbers = torch.split(torch.arange(size), [tensor.numel() for tensor in tensors])
+    entries = [part.view(tensor.shape) for part, tensor in zip(numbers, tensors, strict=True)]
+    places = neuron_vectors(entries[0], entries[-1], *entries[1:-1])
+    for name, neuron in (("first", first), ("second", second)):
+        require_integer(name, neuron, minimum=0, maximum=len(places) - 1)
+    if first == second:
+        raise ValueError(f"first and second are both neuron {first}; an exchange needs two neurons")
+    dtype = torch.promote_types(incoming.dtype, torch.float32)
+    return swap_projector(places[first], places[second], size, dtype=dtype, device=incoming.device)
+
+
+def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
+    """Eigenvalues of ``W_Q W_Qᵀ + W_K W_Kᵀ``, head by head, smallest first.
+
+    Rotating the rows of both alike leaves the attention alone. An eigenvalue of 0 is a direction of the head
+    that neither the queries nor the keys use. Biases are not part of it; to have them, append each to its
+    weights as one more column.
+
+    Args:
+        query: W_Q; the heads along leading dimensions. Shape: (..., head_dim, width).
+        key: W_K; its width may be another. Shape: (..., head_dim, key_width).
+
+    Returns:
+        Zero or more, in squared units and the dtype of the weights (at least float32); NaN for a head
+        with a weight that is not finite. Shape: (..., head_dim).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+        TypeError: if the weights are not real floating-point numbers.
+    """
+    for weight in (query, key):
+        _require_real(weight)
+    if min(query.dim(), key.dim()) < 2 or query.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            f"query has shape {tuple(query.shape)} and key {tuple(key.shape)}, expected "
+            "(..., head_dim, width) with the same heads and head_dim; attention_heads(module) gives both"
+        )
+    # In float64, as squares cost half of the digits.
+    queries, keys = (
+        (weight.cpu() if weight.device.type == "mps" else weight).detach().double()
+        for weight in (query, key)
+    )
+    gram = queries @ queries.mT + keys @ keys.mT
+    finite = gram.isfinite().all(-1).all(-1)[..., None]
+    values = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0)).clamp(min=0)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return torch.where(finite, values, torch.nan).to(dtype).to(query.device)
+
+
+def double_rotation_degree(
+    eigenvalues: Tensor, threshold: float, *, reference: Tensor | None = None
+) -> Tensor:
+    """Number of a head's directions that queries and keys have both left.
+
+    Args:
+        eigenvalues: Of `rotation_eigenvalues`. Shape: (..., head_dim).
+        threshold: Largest eigenvalue that counts, in squared units of the weights; with a reference, a
+            share of it. At least 0.
+        reference: The unit of the threshold, e.g. the initial eigenvalues; None: 1. Shape: (..., head_dim),
+            or one that broadcasts to it.
+
+    Returns:
+        An integer (int64) from 0 to head_dim; a NaN is not counted. Shape: (...).
+
+    Raises:
+        ValueError: if the threshold is negative or not finite, or the reference does not fit.
+        TypeError: if the threshold is not a number.
+    """
+    return (eigenvalues <= _bound(eigenvalues, threshold, reference)).sum(-1)
+
+
+def split_heads(weight: Tensor, num_heads: int) -> Tensor:
+    """View a query or key projection head by head, as torch's attention does: rows in equal blocks.
+
+    Args:
+        weight: Shape: (num_heads · head_dim, width).
+        num_heads: Number of heads, at least 1.
+
+    Returns:
+        A view. Shape: (num_heads, head_dim, width).
+
+    Raises:
+        ValueError: if the weight is no matrix or its rows cannot be split.
+        TypeError: if num_heads is not an integer.
+    """
+    num_heads = require_integer("num_heads", num_heads, minimum=1)
+    if weight.dim() != 2 or weight.shape[0] == 0 or weight.shape[0] % num_heads:
+        raise ValueError(
+            f"a projection of shape {tuple(weight.shape)} cannot be split into {num_heads} heads, "
+            "expected (num_heads · head_dim, width); split in_proj_weight into its three blocks first"
+        )
+    return weight.view(num_heads, -1, weight.shape[1])
+
+
+def attention_heads(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
+    """The query and key weights of an attention module, head by head.
+
+    Args:
+        attention: With one `in_proj_weight`, or with separate projections (`kdim` or `vdim` given).
+
+    Returns:
+        W_Q, of shape (num_heads, head_dim, embed_dim), and W_K, of shape (num_heads, head_dim, kdim): views
+        of the parameters.
+    """
+    if attention._qkv_same_embed_dim:
+        query, key, _ = attention.in_proj_weight.chunk(3)
+    else:
+        query, key = attention.q_proj_weight, attention.k_proj_weight
+    return split_heads(query, attention.num_heads), split_heads(key, attention.num_heads)
+
+
+def _detached_vectors(incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None) -> Tensor:
+    for weight in (incoming, outgoing):
+        _require_real(weight)
+    vectors = neuron_vectors(incoming, outgoing, incoming_bias).detach()
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    precise = torch.float32 if vectors.device.type == "mps" else torch.float64
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=precise)
+    return norms
+
+
+def _bound(values: Tensor, threshold: float, reference: Tensor | None) -> Tensor | float:
+    threshold = require_number("threshold", threshold, minimum=0.0)
+    if reference is None:
+        return threshold
+    # Compared from the last dimension on, as broadcasting does.
+    sizes = list(zip(reversed(reference.shape), reversed(values.shape), strict=False))
+    if reference.dim() > values.dim() or any(given not in (1, size) for given, size in sizes):
+        raise ValueError(
+            f"reference has shape {tuple(reference.shape)}, expected {tuple(values.shape)} or one that "
+            "broadcasts to it; take it from the same layers"
+        )
+    return threshold * reference.detach()
+
+
+def _require_real(weight: Tensor) -> None:
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"weights must be real floating-point numbers, got {weight.dtype}; use .float() or .double()"
+        )

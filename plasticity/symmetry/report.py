@@ -1,0 +1,419 @@
+"""The degree of symmetry of a whole network, layer by layer.
+
+Which layer reads which cannot be seen from a module's weights. One probe pass tells (`plasticity.units`),
+and only what it shows to be connected is measured: a layer with all the weights that read it. The order of a
+plain `nn.Sequential` tells it too. What is left out is named, with the reason; pairs can always be named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from plasticity.checks import nearest
+from plasticity.metrics.capture import ACTIVATION_MODULES
+from plasticity.metrics.probe_batches import takes_keywords
+from plasticity.symmetry.distances import (
+    attention_heads,
+    degree_of_symmetry,
+    double_rotation_degree,
+    neuron_vectors,
+    permutation_distance,
+    rescaling_distance,
+    rotation_eigenvalues,
+    sign_flip_distance,
+)
+from plasticity.units.flow import UnitFlow, UnitLayer, trace_units
+from plasticity.wrappers import named_modules, named_parameters, raw_module
+
+__all__ = ["SymmetryReport", "symmetry_distances", "symmetry_report"]
+
+DISTANCES = {
+    "permutation": permutation_distance,
+    "sign-flip": sign_flip_distance,
+    "rescaling": rescaling_distance,
+}
+"""The distance of a layer's neurons from their symmetric states, by the symmetry's name."""
+
+Symmetry = Literal["permutation", "sign-flip", "rescaling"]
+
+WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+# In a plain Sequential they act on each neuron by itself, or on all alike: a neuron stays the same neuron.
+TRANSPARENT = frozenset(
+    {*ACTIVATION_MODULES, nn.Identity, nn.Flatten, nn.LayerNorm, nn.RMSNorm}
+    | {nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout}
+    | {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+    | {nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}
+    | {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d}
+    | {nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d}
+    | {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d}
+)  # fmt: skip
+
+EXPLICITLY = 'name the pairs explicitly: pairs=[("fc1", "fc2")]'
+
+ModelInputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
+
+
+class NothingToMeasureError(ValueError):
+    """A model has no hidden neurons that can be measured, and no attention."""
+
+
+class SymmetryReport(dict[str, Tensor]):
+    """Numbers by the name of a layer or attention module, and what they do not tell."""
+
+    left_out: dict[str, str]
+    """Layers that ran or have weights and were not measured, each with the reason. An output layer has no
+    hidden neurons and is none of them."""
+
+    joined: dict[str, tuple[str, ...]]
+    """Layers that are measured as one besides, by the name of their numbers ("a+b"): their outputs are added
+    (or multiplied) neuron by neuron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out = {}
+        self.joined = {}
+
+
+def symmetry_distances(
+    model: nn.Module,
+    *,
+    inputs: ModelInputs | None = None,
+    symmetry: Symmetry = "permutation",
+    pairs: Iterable[tuple[str, str]] | None = None,
+) -> SymmetryReport:
+    """Distances of every hidden layer, and of every attention module, from their symmetric states.
+
+    A neuron's vector holds its incoming weights, its bias, and its outgoing weights to all the layers that
+    read it, at all positions behind a flattened convolution map. The parameters of a normalisation in between
+    are not counted among them, nor others with an entry for each neuron: a scale, a table of positions.
+
+    Where the outputs of several layers are added before they are read, as in ``c(relu(a(x)) + relu(b(x)))``,
+    each of them is measured with its readers, "a" with ``c`` and "b" with ``c``, and all together as "a+b",
+    where a neuron's vector is (row of ``a``, row of ``b``, column of ``c``). Only the last is a symmetry of
+    the loss: exchanging rows i and j of ``a`` alone changes the network's function, as ``a`` and ``b`` share
+    the i-th column of ``c``; and identical neurons of ``a`` drift apart in training while ``b``'s differ
+    (Ziyin et al., 2025: gradients keep the states that a symmetry leaves alone). `joined` says which layers
+    such a name stands for.
+
+    Args:
+        model: Any network for which a probe pass shows who reads whom; its `nn.MultiheadAttention` modules
+            are measured in any case.
+        inputs: A small probe batch, for one forward pass that disturbs nothing: a tensor, a tuple of several
+            arguments, or a dictionary, which is passed as keywords where `Tracker` does so.
+            None: the model must be a plain `nn.Sequential`, whose order tells who reads whom, or `pairs`
+            be given.
+        symmetry: Which distance of the neurons: "permutation" suits every activation, "sign-flip" odd ones
+            (tanh), "rescaling" homogeneous ones (ReLU). Attention has its rotations in any case.
+        pairs: Names of layers and of those that read them, instead of `inputs`; a layer that several read is
+            named with each. An empty list measures attention modules alone.
+
+    Returns:
+        By the name of the layer whose neurons are meant, the distances, of shape (h - 1,) for the permutation
+        of h neurons and (h,) otherwise; by the name of an attention module, the eigenvalues of
+        `rotation_eigenvalues`, of shape (num_heads, head_dim). In the order of the network.
+
+    Raises:
+        ValueError: if neither `inputs` nor `pairs` tell who reads whom (or both are given), a weight of the
+            model is not finite (naming its layer), two layers that are named do not fit together or have
+            groups, a name is unknown (the nearest is suggested), or there is nothing to measure (naming
+            what was left out, and why).
+        TypeError: if the model is no module or one that cannot be looked into.
+    """
+    if symmetry not in DISTANCES:
+        raise ValueError(f"Unknown symmetry {symmetry!r}.{nearest(str(symmetry), DISTANCES)}")
+    if inputs is not None and pairs is not None:
+        raise ValueError("give inputs or pairs, not both: each tells who reads whom")
+    model = raw_module(model)
+    for name, parameter in named_parameters(model):
+        _require_finite(name.rpartition(".")[0] or name, parameter.detach())
+    report = SymmetryReport()
+    vectors: Mapping[str, tuple[Tensor, Tensor, Tensor | None]]
+    if inputs is not None:
+        vectors = _traced(model, inputs, report)
+    else:
+        readers = _chain(model) if pairs is None else _named(model, pairs)
+        vectors = {
+            name: _joined_weights(model, name, readers[name])
+            for name in _modules(model)
+            if name in readers
+        }
+    attention = {
+        name: module
+        for name, module in _modules(model).items()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    found = {name: DISTANCES[symmetry](*weights) for name, weights in vectors.items()}
+    for name, module in attention.items():
+        found[name] = rotation_eigenvalues(*attention_heads(module))
+    if not found:
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.left_out.items())
+        raise NothingToMeasureError(
+            "the model has no weight layer that another one reads and no nn.MultiheadAttention: there are "
+            f"no hidden neurons to measure{f' ({reasons})' if reasons else ''}; {EXPLICITLY}"
+        )
+    report.update((name, found[name]) for name in _in_order(model, found))
+    return report
+
+
+def symmetry_report(
+    model: nn.Module,
+    threshold: float,
+    *,
+    inputs: ModelInputs | None = None,
+    reference: Mapping[str, Tensor] | None = None,
+    symmetry: Symmetry = "permutation",
+    pairs: Iterable[tuple[str, str]] | None = None,
+) -> SymmetryReport:
+    """Degree of symmetry of every hidden layer, and of every attention head.
+
+    Args:
+        model: As in `symmetry_distances`.
+        threshold: Of `degree_of_symmetry` in the unit of the weights, and of `double_rotation_degree` in
+            squared units. With a reference, a share of it (0.1 is usual), which suits both.
+        inputs: As in `symmetry_distances`.
+        reference: `symmetry_distances` of the initial network, with the same settings. None: the threshold
+            is absolute.
+        symmetry: As in `symmetry_distances`.
+        pairs: As in `symmetry_distances`.
+
+    Returns:
+        Integers (int64) by layer: of shape () for the pairs of neurons (or the neurons) of a layer, of shape
+        (num_heads,) for the directions of an attention module's heads. `left_out` names the layers that were
+        not measured, and why.
+
+    Raises:
+        ValueError: as `symmetry_distances`, if the threshold is negative or not finite, or if the reference
+            lacks a layer or has another shape.
+        TypeError: if the threshold is not a number, or as in `symmetry_distances`.
+    """
+    modules = _modules(raw_module(model))
+    report = symmetry_distances(model, inputs=inputs, symmetry=symmetry, pairs=pairs)
+    for name, distances in report.items():
+        if reference is not None and name not in reference:
+            raise ValueError(
+                f"reference has no distances of {name!r}; "
+                f"take it from symmetry_distances(model) with the same settings.{nearest(name, reference)}"
+            )
+        attention = isinstance(modules.get(name), nn.MultiheadAttention)
+        degree = double_rotation_degree if attention else degree_of_symmetry
+        initial = None if reference is None else reference[name]
+        report[name] = degree(distances, threshold, reference=initial)
+    return report
+
+
+def _in_order(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Names of modules and of their parameters, as the modules stand in the model; joined ones last."""
+    places = {name: place for place, name in enumerate(_modules(model))}
+
+    def place(name: str) -> int:
+        if "+" in name:
+            return len(places)
+        return places.get(name, places.get(name.rpartition(".")[0], 0))
+
+    return sorted(names, key=place)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(named_modules(model, remove_duplicate=False))
+
+
+# ---- by a probe pass --------------------------------------------------------------------------------
+
+
+def _traced(
+    model: nn.Module, inputs: ModelInputs, report: SymmetryReport
+) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    flow = _flow(model, inputs)
+    modules = _modules(model)
+    ran = {layer.name for layer in flow.layers}
+    for name, module in modules.items():
+        if isinstance(module, WEIGHT_LAYERS) and name not in ran:
+            report.left_out[name] = (
+                "it did not run in the probe pass, or its weight was not multiplied with data there"
+            )
+    vectors: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+    done: set[str] = set()
+    for layer in flow.layers:
+        owner = modules.get(layer.name.rpartition(".")[0])
+        in_attention = isinstance(owner, nn.MultiheadAttention) and layer.name not in modules
+        if layer.name in done or in_attention:
+            continue
+        group = [layer, *(flow[name] for name in layer.joined)]
+        done.update(each.name for each in group)
+        reason = _why_not(group)
+        if reason is None:
+            for each in group:
+                if each.readers and each.axis is not None:
+                    vectors[each.name] = _vectors(modules, [each])
+            if len(group) > 1:
+                names = tuple(each.name for each in group)
+                joint = "+".join(names) if len(names) < 4 else f"{names[0]}+{len(names) - 1} more"
+                vectors[joint] = _vectors(modules, group)
+                report.joined[joint] = names
+        elif reason:
+            report.left_out.update((each.name, reason) for each in group)
+    return vectors
+
+
+def _flow(model: nn.Module, inputs: ModelInputs) -> UnitFlow:
+    if isinstance(inputs, tuple):
+        return trace_units(model, *inputs)
+    if isinstance(inputs, Mapping) and takes_keywords(model, inputs):
+        return trace_units(model, **inputs)
+    return trace_units(model, inputs)
+
+
+def _why_not(group: list[UnitLayer]) -> str | None:
+    """Why layers are left out; "" for an output layer, None if they are measured."""
+    others = f" (its units are joined with those of {group[1].name!r})" if len(group) > 1 else ""
+    is_read = any(each.readers for each in group)
+    if any(each.is_output for each in group) and not is_read:
+        return ""
+    reasons = [each.not_followed or each.unequal for each in group]
+    for each, reason in zip(group, reasons, strict=True):
+        if reason is not None:
+            return f"{reason}{f' ({each.name!r})' if each is not group[0] else ''}; {EXPLICITLY}"
+    if any(each.is_output for each in group):
+        return f"its units are part of the model's output{others}"
+    if any(each.axis is None for each in group):
+        return f"its units lie along no one axis of its weight{others}; {EXPLICITLY}"
+    if not is_read:
+        return f"no weight reads it{others}"
+    return None
+
+
+def _vectors(
+    modules: Mapping[str, nn.Module], group: list[UnitLayer]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Incoming weights and biases of all layers of a group, and outgoing weights to all readers."""
+    first, incoming, outgoing = group[0], [], []
+    seen: set[tuple[str, int, tuple[int, ...]]] = set()
+    for layer in group:
+        units = first.joined.get(layer.name, torch.arange(layer.units))
+        if layer.weight is not None and layer.axis is not None:
+            seen.add((layer.weight, layer.axis, tuple(units.tolist())))
+            weight = _parameter(modules, layer.name, layer.weight)
+            incoming.append(_entries(weight, layer.axis, units[:, None]))
+        if layer.bias is not None:
+            incoming.append(_parameter(modules, layer.name, layer.bias)[units, None])
+        for reader in layer.readers:
+            columns = reader.columns[units]
+            # Once, if joined layers share a reader, or if it reads with the layer's own weight (tied).
+            key = (reader.weight, reader.axis, tuple(columns.flatten().tolist()))
+            if key not in seen:
+                seen.add(key)
+                weight = _parameter(modules, reader.layer, reader.weight)
+                outgoing.append(_entries(weight, reader.axis, columns))
+    rows = torch.cat(incoming, 1)
+    # A tied decoder's weights are the incoming ones: nothing but zero is left to add.
+    return rows, torch.cat(outgoing or [torch.zeros_like(rows[:, :1])], 1).T, None
+
+
+def _entries(weight: Tensor, axis: int, places: Tensor) -> Tensor:
+    """What stands at places along an axis, a row per unit. Shape: (units, entries)."""
+    return weight.movedim(axis, 0)[places.to(weight.device)].flatten(1)
+
+
+def _parameter(modules: Mapping[str, nn.Module], layer: str, path: str) -> Tensor:
+    module, _, name = path.rpartition(".")
+    # Torch's older weight normalisation keeps its product beside its factors.
+    name = "weight" if name in ("weight_v", "weight_orig") else name
+    weight: Tensor = getattr(modules[module], name).detach()
+    _require_finite(layer, weight)  # made anew by a parametrization, it may overflow
+    return weight
+
+
+def _require_finite(layer: str, weight: Tensor) -> None:
+    if not bool(weight.isfinite().all()):
+        raise ValueError(
+            f"layer {layer!r} has weights that are NaN or infinite: it has diverged, and has no distances"
+        )
+
+
+# ---- by the order of a Sequential, or by names ------------------------------------------------------
+
+
+def _chain(model: nn.Module) -> dict[str, list[str]]:
+    names: dict[nn.Module, str] = {}
+    for name, module in _walk(model, ""):
+        if names.setdefault(module, name) != name:
+            raise ValueError(
+                f"layers {names[module]!r} and {name!r} are the same module, used twice; {EXPLICITLY}"
+            )
+    return {first: [second] for first, second in pairwise(names.values())}
+
+
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """Weight layers of a plain Sequential, in order."""
+    kind = type_before_parametrizations(module)
+    if kind in WEIGHT_LAYERS:
+        yield name, module
+    elif kind is nn.Sequential:
+        # Not named_children(), which tells a module that is used twice only once.
+        for key, child in module._modules.items():
+            if child is not None:
+                yield from _walk(raw_module(child), f"{name}.{key}" if name else key)
+    elif kind not in TRANSPARENT:
+        what = f"layer {name!r}, {kind.__name__}," if name else f"{kind.__name__}"
+        raise ValueError(
+            f"who reads whom in {what} is not known from its modules; give inputs=, a small batch for one "
+            f"forward pass, or {EXPLICITLY}"
+        )
+
+
+def _named(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    known = [n for n, module in _modules(model).items() if isinstance(module, WEIGHT_LAYERS)]
+    readers: dict[str, list[str]] = {}
+    for pair in pairs:
+        for name in pair:
+            if name not in known:
+                raise ValueError(
+                    f"pairs names {name!r}, which is no weight layer; give a list of (layer, its reader)."
+                    f"{nearest(name, known)}"
+                )
+        first, second = pair
+        readers.setdefault(first, []).append(second)
+    return readers
+
+
+def _joined_weights(
+    model: nn.Module, first: str, seconds: list[str]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Incoming weights, outgoing weights to all readers side by side, and the incoming bias."""
+    layer = _layer(model, first)
+    neurons = layer.weight.shape[0]
+    incoming = layer.weight.detach()
+    columns = []
+    for second in seconds:
+        weight = _layer(model, second).weight.detach()
+        try:
+            vectors = neuron_vectors(incoming, weight)
+        except ValueError as error:
+            raise ValueError(
+                f"the neurons of {first!r} are not what {second!r} reads: {error}; {EXPLICITLY}"
+            ) from error
+        columns.append(vectors[:, incoming[0].numel() :])
+    outgoing = torch.cat(columns, dim=1).T
+    bias = None if layer.bias is None else layer.bias.detach()
+    return incoming.reshape(neurons, -1), outgoing, bias
+
+
+def _layer(model: nn.Module, name: str) -> WeightLayer:
+    layer = _modules(model)[name]
+    if not isinstance(layer, WEIGHT_LAYERS):
+        raise TypeError(f"{name!r} is a {type(layer).__name__}, expected one of {WEIGHT_LAYERS}")
+    if isinstance(layer, nn.Linear):
+        return layer
+    if layer.groups > 1:
+        raise ValueError(
+            f"convolution {name!r} has {layer.groups} groups: its channels cannot be exchanged; {EXPLICITLY}"
+        )
+    return layer

@@ -1,0 +1,335 @@
+"""Who feeds whom: the units of each layer, what makes them and what reads them, found by one probe pass.
+
+The weights of a module do not tell who reads its output. So the model runs once on a probe, and unit numbers
+follow its tensors through every operation (`plasticity.units.tracer`): through activations, normalisation,
+pooling, reshaping and transposing, flattening, padding, concatenation. A weight that meets the numbers is a
+reader, and the numbers tell which of its columns each unit feeds. Where two layers' outputs meet in one sum
+or product, each pair of units that meet is one unit for whoever reads it, and the layers are joined.
+
+What one pass shows holds for the branches that it took. A layer whose output goes through an operation that
+is not known is not guessed about: its readers are not known, and it says why.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.checks import nearest
+from plasticity.preserve_state import undisturbed
+from plasticity.units.record import Read, Source, UnitRecord
+from plasticity.units.tracer import UnitTracer
+from plasticity.wrappers import bypassed, raw_module
+
+__all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A weight that reads the units of a layer."""
+
+    layer: str
+    """Name of the layer that it belongs to."""
+
+    weight: str
+    """Name of the weight in the model, ``fc2.weight``."""
+
+    axis: int
+    """Axis of the weight along which it reads: 1 of a linear layer or a convolution."""
+
+    columns: Tensor
+    """Positions along this axis that each unit feeds; several behind a flattened convolution map. -1 fills up
+    where another unit has more. In a grouped convolution, among the channels of all groups. int64, on the
+    CPU. Shape: (units, positions)."""
+
+    groups: int = 1
+    """Number of groups, of a convolution."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnitLayer:
+    """A layer that ran in the probe pass: a weight whose outputs are units."""
+
+    name: str
+    """Name of its module; of its parameter where a module owns several (``W1``, ``block.W1``)."""
+
+    units: int
+    """Number of units: output features or channels."""
+
+    weight: str | None
+    """Name of the weight in the model. None: the units have no weight of their own (an LSTM)."""
+
+    axis: int | None
+    """Axis of the weight along which the units lie: 0 of a linear layer or a convolution, 1 of ``x @ W``.
+    None: they lie along no one axis."""
+
+    bias: str | None
+    """Name of the bias in the model, if there is one."""
+
+    readers: tuple[Reader, ...]
+    """The weights that read its units, in the order of the pass."""
+
+    joined: Mapping[str, Tensor]
+    """Layers whose units meet this one's in a sum or product, and which of their units each one meets: units
+    that a reader cannot tell apart. Shape of each: (units,)."""
+
+    not_followed: str | None
+    """Why `readers` may not be all that read it; None if they are."""
+
+    unequal: str | None
+    """Why its units cannot be exchanged although their readers are known; None if they can."""
+
+    is_output: bool
+    """Whether its units are part of the model's output."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnitFlow:
+    """What one probe pass showed."""
+
+    layers: tuple[UnitLayer, ...]
+    """In the order in which they ran first."""
+
+    def __getitem__(self, name: str) -> UnitLayer:
+        """Return a layer by its name.
+
+        Raises:
+            KeyError: if no layer of that name ran, naming the nearest.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = [layer.name for layer in self.layers]
+        raise KeyError(f"no layer {name!r} ran in the probe pass.{nearest(name, known)}")
+
+
+def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
+    """Run the model once, without disturbing it, and find the units of its layers and who reads them.
+
+    ::
+
+        flow = trace_units(model, images)
+        for reader in flow["conv2"].readers:
+            print(reader.weight, reader.columns)  # fc.weight, (channels, positions)
+
+    Args:
+        model: Any module that runs eagerly. It runs in evaluation mode, without gradients; training flags,
+            buffers and random state are afterwards as before.
+        *inputs: What the model is called with.
+        **keywords: The same, by name.
+
+    Returns:
+        The layers that ran, with their readers.
+    """
+    given, model = model, raw_module(model)
+    tracer = UnitTracer(model, check_equality=True)
+    devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
+    with ExitStack() as block:
+        block.enter_context(undisturbed(model, devices))
+        block.enter_context(bypassed(given))
+        tracer.attach(block)
+        model(*inputs, **keywords)
+    return flow_of(tracer)
+
+
+def flow_of(tracer: UnitTracer) -> UnitFlow:
+    """Return what a tracer saw in the model's last call."""
+    return _Resolver(tracer.record).flow()
+
+
+class _Resolver:
+    """Turns the numbers of a pass into layers: unit ``i`` of ``fc1`` has one number for each call of it."""
+
+    def __init__(self, record: UnitRecord) -> None:
+        self.record = record
+        self.not_followed = dict(record.not_followed)
+        self.unequal = dict(record.unequal)
+        self.order = list(dict.fromkeys(record.executed))
+        own: dict[str, list[Source]] = defaultdict(list)
+        for source in record.sources:
+            if source.members is None and source.layers:
+                own[next(iter(source.layers))].append(source)
+        self.own = own
+        total = record.next_number
+        self.layer = torch.full((total,), -1)
+        self.unit = torch.arange(total)
+        ends = [source.first for source in record.sources[1:]] + [total]
+        self.count = {
+            source.first: end - source.first
+            for source, end in zip(record.sources, ends, strict=bool(record.sources))
+        }
+        self.size = {}
+        for index, name in enumerate(self.order):
+            largest = 0
+            for source in own[name]:
+                count = self.count[source.first]
+                span = slice(source.first, source.first + count)
+                self.layer[span] = index
+                self.unit[span] = torch.arange(source.start, source.start + count)
+                largest = max(largest, source.start + count)
+                if source.weight is not None and source.axis is not None:
+                    largest = max(largest, source.weight.shape[source.axis])
+            self.size[name] = largest
+
+    def flow(self) -> UnitFlow:
+        readers = self._readers()
+        joined = self._joined()
+        self._find_shared(joined)
+        layers = []
+        for name in self.order:
+            first = self.own[name][0]
+            layers.append(
+                UnitLayer(
+                    name=name,
+                    units=self.size[name],
+                    weight=first.path,
+                    axis=first.axis,
+                    bias=next((each.bias for each in self.own[name] if each.bias), None),
+                    readers=tuple(readers.get(name, ())),
+                    joined=joined.get(name, {}),
+                    not_followed=self.not_followed.get(name),
+                    unequal=self.unequal.get(name),
+                    is_output=name in self.record.outputs,
+                )
+            )
+        return UnitFlow(tuple(layers))
+
+    def _readers(self) -> dict[str, list[Reader]]:
+        pairs: dict[tuple[str, str, str, int, int], list[Tensor]] = {}
+        for read in self.record.reads:
+            for name, found in self._pairs(read):
+                key = (name, read.layer, read.path, read.axis, read.groups)
+                pairs.setdefault(key, []).append(found)
+        readers: dict[str, list[Reader]] = defaultdict(list)
+        for (name, layer, path, axis, groups), pairs_found in pairs.items():
+            columns = self._columns(name, torch.unique(torch.cat(pairs_found), dim=0))
+            if name == layer:
+                self.not_followed.setdefault(name, "it reads itself")
+            readers[name].append(Reader(layer, path, axis, columns, groups))
+        return readers
+
+    def _pairs(self, read: Read) -> Iterable[tuple[str, Tensor]]:
+        """Units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""
+        base = self.record.members_of(read.units)
+        positions = torch.arange(read.start, read.start + len(base))[:, None].expand(base.shape)
+        units, positions = base[base >= 0], positions[base >= 0]
+        layers = self.layer[units]
+        for index in torch.unique(layers[layers >= 0]).tolist():
+            of_layer = layers == index
+            pair = torch.stack([self.unit[units[of_layer]], positions[of_layer]], 1)
+            yield self.order[index], pair
+
+    def _columns(self, name: str, pairs: Tensor) -> Tensor:
+        units, counts = pairs[:, 0], pairs[:, 0].bincount(minlength=self.size[name])
+        columns = torch.full((self.size[name], int(counts.max())), -1)
+        # The pairs are sorted by unit: the place of each within its unit.
+        place = torch.arange(len(units)) - (counts.cumsum(0) - counts)[units]
+        columns[units, place] = pairs[:, 1]
+        if bool((counts != counts[0]).any()):
+            self.unequal.setdefault(
+                name, "its units are not read alike: some feed more than others"
+            )
+        return columns
+
+    def _find_shared(self, joined: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Weights that other layers use as well: exchanging units would change those too."""
+        # For each weight and axis the groups of layers that use each position along it.
+        uses: dict[tuple[Any, int | None], dict[int, set[frozenset[str]]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
+        axes: dict[tuple[frozenset[str], Any], set[int | None]] = defaultdict(set)
+        for name in self.order:
+            for source in self.own[name]:
+                if source.weight is not None:
+                    group = frozenset({name, *joined.get(name, ())})
+                    end = source.start + self.count[source.first]
+                    for position in range(source.start, end):
+                        uses[source.weight.identity, source.axis][position].add(group)
+                    axes[group, source.weight.identity].add(source.axis)
+        for read in self.record.reads:
+            for name, pairs in self._pairs(read):
+                group = frozenset({name, *joined.get(name, ())})
+                for position in pairs[:, 1].tolist():
+                    uses[read.weight.identity, read.axis][position].add(group)
+                axes[group, read.weight.identity].add(read.axis)
+        for use in self.record.input_reads & set(uses):
+            for groups in uses[use].values():
+                groups.add(frozenset())
+        used_alike = chain.from_iterable(each.values() for each in uses.values())
+        several = (groups for groups in used_alike if len(groups) > 1)
+        for name in chain.from_iterable(chain.from_iterable(several)):
+            self.unequal.setdefault(name, "other layers use its weight, or one that reads it, too")
+        for (group, _), used in axes.items():
+            for name in group if len(used) > 1 else ():
+                self.unequal.setdefault(name, "one matrix is its weight and that of its reader")
+
+    def _joined(self) -> dict[str, dict[str, Tensor]]:
+        """For each layer the layers that it is joined with, unit by unit."""
+        parent = list(range(self.record.next_number))
+
+        def root(number: int) -> int:
+            while parent[number] != number:
+                parent[number] = parent[parent[number]]
+                number = parent[number]
+            return number
+
+        joints = [source for source in self.record.sources if source.members is not None]
+        for source in joints:
+            for shift, members in enumerate(
+                source.members.tolist() if source.members is not None else ()
+            ):
+                for member in members:
+                    if member >= 0:
+                        parent[root(source.first + shift)] = root(member)
+        if not joints:
+            return {}
+        return self._grouped(torch.tensor([root(number) for number in range(len(parent))]))
+
+    def _grouped(self, roots: Tensor) -> dict[str, dict[str, Tensor]]:
+        own = torch.tensor([source.members is None for source in self.record.sources])
+        which = torch.cat(
+            [
+                torch.full((self.count[source.first],), bool(is_own))
+                for source, is_own in zip(self.record.sources, own.tolist(), strict=True)
+            ]
+        )
+        unit_of: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+        for number in which.nonzero().flatten().tolist():
+            unit_of[int(roots[number])][int(self.layer[number])].add(int(self.unit[number]))
+        partners: dict[int, set[int]] = defaultdict(set)
+        for members in unit_of.values():
+            for layer in members:
+                partners[layer] |= set(members)
+        joined: dict[str, dict[str, Tensor]] = {}
+        for index, name in enumerate(self.order):
+            group = partners[index]
+            if group <= {index} and all(len(each.get(index, ())) <= 1 for each in unit_of.values()):
+                continue
+            if -1 in group:
+                self.unequal.setdefault(name, "its units meet the model's inputs, one each")
+                continue
+            classes = [each for each in unit_of.values() if index in each]
+            exact = all(
+                set(each) == group and all(len(u) == 1 for u in each.values()) for each in classes
+            )
+            if not exact or len(classes) != self.size[name]:
+                self.unequal.setdefault(
+                    name, "its units meet each other, or other layers' not one by one"
+                )
+                continue
+            found = {
+                other: torch.zeros(self.size[name], dtype=torch.int64) for other in group - {index}
+            }
+            for each in classes:
+                (unit,) = each[index]
+                for other, met in found.items():
+                    (met[unit],) = torch.tensor(list(each[other]))
+            joined[name] = {self.order[other]: units for other, units in sorted(found.items())}
+        return joined

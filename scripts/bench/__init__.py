@@ -1,0 +1,1 @@
+"""`plasticity bench`: measurements of speed and memory, against alternatives."""

@@ -1,0 +1,150 @@
+"""`plasticity bench`: ours against the alternatives in one run, interleaved, as ratios."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from plasticity.checks import require_integer, require_known
+from plasticity.scripts.bench.ant import ant_environment, ant_vector
+from plasticity.scripts.bench.compiled import compiled
+from plasticity.scripts.bench.hardware import describe_hardware
+from plasticity.scripts.bench.kernels import kernels
+from plasticity.scripts.bench.limits import limits
+from plasticity.scripts.bench.memory import memory
+from plasticity.scripts.bench.parallel import parallel
+from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
+from plasticity.scripts.bench.rows import Effort, Row, table_of
+from plasticity.scripts.bench.stacked import together_ants, together_images
+from plasticity.scripts.bench.steps import optimizer_step, step_cnn, step_mlp
+from plasticity.scripts.bench.trainer import tracking, trainer
+from plasticity.scripts.bench.turns import torch_threads
+from plasticity.scripts.run.folder import versions
+
+MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
+    each.__name__: each
+    for each in (
+        *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
+        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
+        *(limits, compiled, together_images, together_ants, kernels),
+    )
+}
+"""The measurements, by the name that `--only` takes, in their order."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure ours against the alternatives, in turns on one machine, and print the ratios.
+
+    What else runs on the machine disturbs both sides alike, but spreads the ratios: look at the
+    quartiles. A full run takes a quarter of an hour.
+
+    Raises:
+        TypeError: if a number is no integer.
+        ValueError: if a name is unknown, a number is out of range, or there is no such device.
+    """
+
+    only: tuple[str, ...] = ()
+    """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
+    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
+    together_images, together_ants, kernels. None named: all."""
+
+    rounds: int | None = None
+    """Pairs of turns in each comparison. None: as many as each measurement needs."""
+
+    threads: int = 1
+    """Threads of torch on a CPU. ("parallel", the ant's and PPO's choose their own.)"""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to measure. ("parallel", the ant's and PPO's are on the CPU, always.)"""
+
+    quick: bool = False
+    """Small sizes, few rounds: shows in half a minute that everything runs, and measures nothing."""
+
+    out: Path = Path("bench.json")
+    """File for the rows, the machine and the versions, as JSON."""
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            require_known("measurement", name, MEASUREMENTS)
+        if self.rounds is not None:
+            require_integer("rounds", self.rounds, minimum=1)
+        require_integer("threads", self.threads, minimum=1)
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda': {self.device!r}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("There is no CUDA device that torch can use here: give --device cpu.")
+
+
+def bench(options: BenchOptions, console: Console | None = None) -> int:
+    """Do what `plasticity bench` does.
+
+    Args:
+        options: Of the command.
+        console: For the table; None prints to the standard output.
+
+    Returns:
+        The exit code: 0, also where a goal is missed, which the table and the file tell.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    console = console or Console(highlight=False)
+    begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    started = time.perf_counter()
+    _write(options.out, "")  # fails now, rather than after some minutes
+    effort = Effort(options.device, options.quick, options.rounds)
+    rows: list[Row] = []
+    with torch_threads(options.threads):
+        for name, measurement in MEASUREMENTS.items():
+            if not options.only or name in options.only:
+                with console.status(f"{name} …"):
+                    rows += measurement(effort)
+    report = {
+        "date": begun,
+        "seconds": round(time.perf_counter() - started, 1),
+        "hardware": describe_hardware(options.device),
+        "versions": versions(),
+        "threads": options.threads,
+        "quick": options.quick,
+        "rounds": options.rounds,
+        "rows": [row.to_json() for row in rows],
+    }
+    _write(options.out, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    _print(console, rows, report, options)
+    return 0
+
+
+def _print(
+    console: Console, rows: Sequence[Row], report: dict[str, Any], options: BenchOptions
+) -> None:
+    hardware = report["hardware"]
+    console.print(table_of(rows))
+    console.print(
+        f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores, threads: "
+        f"{options.threads}; torch {report['versions'].get('torch')}; {report['seconds']:.0f} s.",
+        markup=False,
+    )
+    if options.quick:
+        console.print("--quick measures nothing: run without it for figures.")
+    missed = sum(row.met is False for row in rows)
+    bounded = sum(row.met is not None for row in rows)
+    console.print(f"{bounded - missed} of {bounded} goals kept. Written to {options.out}.")
+
+
+def _write(file: Path, content: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"--out {file} cannot be written: {error.strerror}. Give a file that you may write."
+        ) from error

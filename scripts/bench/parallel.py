@@ -1,0 +1,68 @@
+"""What running side by side brings: four runs in two processes, against one after another."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from plasticity.scripts.bench.hardware import available_cores
+from plasticity.scripts.bench.rows import Effort, Row, speed_row
+from plasticity.scripts.bench.timing import interleaved
+from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.run.pool import Job, run_jobs
+
+_BENCHMARK = "permuted-digits"
+_PROCESSES = 2
+
+
+def parallel(effort: Effort) -> list[Row]:
+    """Four runs of permuted-digits by two processes, against the same by one; one thread each."""
+    runs, tasks = effort.size(4, 2), effort.size(10, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = count()
+
+        def run_all(processes: int) -> None:
+            run_side_by_side(Path(folder) / str(next(fresh)), runs, processes, tasks)
+
+        # The first use starts the server that the runs are forked from, which imports torch.
+        run_side_by_side(Path(folder) / "start", runs=1, processes=1, tasks=1)
+        comparison = interleaved(
+            lambda: run_all(_PROCESSES),
+            lambda: run_all(1),
+            rounds=effort.rounds or effort.size(2, 1),
+            warmup=0,
+        )
+    cores = available_cores()
+    case = f"{runs} runs of {_BENCHMARK}: {_PROCESSES} processes vs one"
+    note = "" if cores >= _PROCESSES else f"no goal: this process may use {cores} core"
+    return [speed_row("parallel", case, comparison, 1.7 if not note else None, note=note)]
+
+
+def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:
+    """Do some runs of so many tasks, on the CPU, as `plasticity run` does.
+
+    Raises:
+        RuntimeError: if one did not finish; the message is the run's.
+    """
+    benchmark = IMAGE_BENCHMARKS[_BENCHMARK]
+    config = ImageRunConfig(
+        benchmark=_BENCHMARK,
+        method="syre",
+        seed=0,
+        dataset=benchmark.dataset,
+        num_tasks=tasks,
+        strength=benchmark.strengths["syre"],
+        sigma=benchmark.sigma,
+        probe_size=benchmark.probe_size,
+        network=benchmark.network,
+        classifier=benchmark.classifier,
+    )
+    jobs = [Job(out / f"seed_{seed}", replace(config, seed=seed)) for seed in range(runs)]
+    outcome = run_jobs(jobs, processes, lambda _job, _value: None)
+    if outcome.interrupted_by is not None:
+        raise KeyboardInterrupt
+    if len(outcome.finished) < len(jobs):
+        raise RuntimeError(f"A run of the benchmark did not finish: {outcome.failed}.")

@@ -1,0 +1,175 @@
+"""What a measurement of `plasticity bench` is told, and what it gives back."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from plasticity.scripts.bench.timing import Comparison, Quartiles, interleaved, synchronizer
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Where to measure, and how thoroughly."""
+
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    quick: bool = False
+    """Small sizes and few rounds: shows that everything runs, and measures nothing."""
+
+    rounds: int | None = None
+    """Pairs of turns in each comparison; None: each measurement's own number."""
+
+    def size(self, full: int, quick: int) -> int:
+        """Choose one of two sizes."""
+        return quick if self.quick else full
+
+    def compare(
+        self,
+        ours: Callable[[], object],
+        theirs: Callable[[], object],
+        *,
+        rounds: int,
+        calls: int = 1,
+    ) -> Comparison:
+        """Time two functions in turns; `rounds` and `calls` are those of a thorough measurement."""
+        return interleaved(
+            ours,
+            theirs,
+            rounds=self.rounds or self.size(rounds, 2),
+            calls=self.size(calls, 1),
+            synchronize=synchronizer(self.device),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a number, the goal beside it, and what it was made from."""
+
+    measurement: str
+    """Name, as `--only` takes it."""
+
+    case: str
+    """What was measured, and against what."""
+
+    value: float | None
+    """The number: of a ratio, the median over the pairs. None: not measured, and the note says why."""
+
+    unit: Literal["time", "speed", "share", "copies", "bytes"]
+    """time, speed: ours over theirs; share: of a part in the whole; copies: of the parameters, and
+    bytes: ours less theirs."""
+
+    goal: float | None = None
+    """The bound to keep; None: shown beside the others, without a bound."""
+
+    bound: Literal["at most", "at least"] = "at most"
+    """Which side of the goal is good."""
+
+    lower: float | None = None
+    """Lower quartile over the pairs; None for what does not vary."""
+
+    upper: float | None = None
+    """Upper quartile."""
+
+    ours: float | None = None
+    """Our side of it: median seconds per call, or bytes."""
+
+    theirs: float | None = None
+    """The other side."""
+
+    note: str = ""
+    """What the reader must know beside it."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is kept; None without one, or if nothing was measured."""
+        if self.goal is None or self.value is None:
+            return None
+        return self.value <= self.goal if self.bound == "at most" else self.value >= self.goal
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and `met`."""
+        return {**asdict(self), "met": self.met}
+
+
+def time_row(
+    measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
+) -> Row:
+    """Our time over theirs, with a goal that it stay below."""
+    ratio = comparison.time_ratio
+    return _ratio_row(measurement, case, comparison, ratio, "time", goal, "at most", note)
+
+
+def speed_row(
+    measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
+) -> Row:
+    """Our speed over theirs, with a goal that it stay above."""
+    ratio = comparison.speed_ratio
+    return _ratio_row(measurement, case, comparison, ratio, "speed", goal, "at least", note)
+
+
+def _ratio_row(
+    measurement: str,
+    case: str,
+    comparison: Comparison,
+    ratio: Quartiles,
+    unit: Literal["time", "speed"],
+    goal: float | None,
+    bound: Literal["at most", "at least"],
+    note: str,
+) -> Row:
+    return Row(
+        measurement,
+        case,
+        ratio.median,
+        unit,
+        goal=goal,
+        bound=bound,
+        lower=ratio.lower,
+        upper=ratio.upper,
+        ours=statistics.median(comparison.ours),
+        theirs=statistics.median(comparison.theirs),
+        note=note,
+    )
+
+
+_TITLES = {
+    "time": "our time / theirs",
+    "speed": "our speed / theirs",
+    "share": "share of the time",
+    "copies": "copies of the parameters",
+    "bytes": "bytes",
+}
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """The rows for a terminal, under the names of their measurements."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("", min_width=26)
+    for heading in ("result", "quartiles", "goal", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (name, unit), group in groupby(rows, key=lambda row: (row.measurement, row.unit)):
+        table.add_row(f"[bold]{name}[/]: {_TITLES[unit]}")
+        for row in group:
+            table.add_row(*_cells(row))
+        table.add_section()
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    case = f"  {row.case}" + (f" ({row.note})" if row.note else "")
+    quartiles = "" if row.lower is None else f"{row.lower:.3f} … {row.upper:.3f}"
+    digits = 0 if row.unit == "bytes" else 3
+    value = "" if row.value is None else f"{row.value:.{digits}f}"
+    sign = "≤" if row.bound == "at most" else "≥"
+    goal = "" if row.goal is None else f"{sign} {row.goal:g}"
+    verdict = {True: "[green]kept[/]", False: "[bold red]missed[/]", None: ""}[row.met]
+    return escape(case), value, quartiles, goal, verdict

@@ -1,0 +1,1 @@
+"""`plasticity report`: finished and unfinished runs as tables, figures and one page."""

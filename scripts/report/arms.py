@@ -1,0 +1,320 @@
+"""Runs gathered into arms (a method at one setting), and what an arm's seeds amount to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.scripts.report.metric_names import compared_at
+from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
+
+MOMENTS = ("first", "middle", "last", "average")
+"""Where the seeds are summed up: at three tasks (or steps), and as the average of a seed's run."""
+
+NO_VALUE = "—"
+"""Stands in a table where there is nothing to say."""
+
+# They may differ between the seeds of one arm: the seed itself, how far and where a run goes, what
+# it measures, and what the folder records of its making.
+NOT_SETTINGS = (
+    "benchmark",
+    "method",
+    "seed",
+    "num_tasks",
+    "num_steps",
+    "device",
+    "cores",
+    "compile",
+    "data_dir",
+    "metrics",
+    "versions",
+    "git_commit",
+)
+
+# The critic's own may differ from the actor's.
+_STRENGTHS = ("strength", "critic_strength")
+_SIGMAS = ("sigma", "critic_sigma")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method at one setting, over its seeds."""
+
+    method: str
+    """Name of the method."""
+
+    settings: Mapping[str, Any]
+    """All that its runs have in common and that the method makes use of."""
+
+    apart: str
+    """What sets this arm apart from the method's others, in words; empty if there are none."""
+
+    runs: tuple[Run, ...]
+    """By seed."""
+
+    @property
+    def label(self) -> str:
+        """The method, with what sets this arm apart."""
+        return f"{self.method} ({self.apart})" if self.apart else self.method
+
+    @property
+    def started(self) -> tuple[Run, ...]:
+        """Runs with a row."""
+        return tuple(run for run in self.runs if run.rows)
+
+    @property
+    def diverged(self) -> tuple[Run, ...]:
+        """Runs whose loss became NaN or infinite."""
+        return tuple(run for run in self.runs if run.diverged_at is not None)
+
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        """Runs that lack rows."""
+        return tuple(run for run in self.runs if not run.finished)
+
+    @cached_property
+    def positions(self) -> tuple[int, ...]:
+        """Tasks (or steps) that all runs share, but for those that diverged.
+
+        Where all diverged: all tasks that they were to have, most of them without a value.
+        """
+        sound = [run for run in self.started if run.diverged_at is None]
+        if sound:
+            return tuple(sorted(frozenset.intersection(*(run.regular_positions for run in sound))))
+        reached = {position for run in self.started for position in run.by_position}
+        if self.started and self.started[0].axis == "task":
+            reached |= set(range(max(run.planned for run in self.started)))
+        return tuple(sorted(reached))
+
+    @cached_property
+    def tasks(self) -> tuple[int, ...]:
+        """Tasks that all runs, but for those that diverged, have played to their ends.
+
+        Nothing where nothing is played.
+        """
+        sound = [run for run in self.started if run.diverged_at is None] or self.started
+        return tuple(sorted(set.intersection(*(set(run.task_returns) for run in sound))))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what its runs measured, in the order of their rows."""
+        return tuple({name: None for run in self.started for name in run.metrics})
+
+
+def gather(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
+    """Sort the runs of one benchmark into arms: methods in their usual order, settings ascending.
+
+    A setting that a method makes no use of (`none` has no strength) sets nothing apart: a sweep
+    repeats such a run, and one is kept.
+
+    Args:
+        runs: Of one benchmark.
+
+    Returns:
+        The arms, and notes on runs that were left out.
+
+    Raises:
+        ValueError: if two folders hold the same arm and seed, and differ.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        key = (run.method, json.dumps(settings_of(run), sort_keys=True))
+        groups.setdefault(key, []).append(run)
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for members in groups.values():
+        by_method.setdefault(members[0].method, []).append(settings_of(members[0]))
+    arms, notes = [], []
+    for (method, _), members in groups.items():
+        kept, repeated = _without_repeats(members)
+        if repeated:
+            notes.append(f"{method}: {repeated} folders repeat a run that is counted already.")
+        settings = settings_of(kept[0])
+        keys = differing_keys(by_method[method])
+        apart = ", ".join(f"{key} {plain(settings.get(key))}" for key in keys)
+        arms.append(Arm(method, settings, apart, tuple(kept)))
+    return sorted(arms, key=_usual_order), notes
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """What of a run's configuration belongs to its arm."""
+    settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
+    method = METHODS.get(run.method)
+    if method is not None and not method.uses_strength:
+        settings = {key: settings[key] for key in settings if key not in _STRENGTHS}
+    if method is not None and not method.uses_sigma:
+        settings = {key: settings[key] for key in settings if key not in _SIGMAS}
+    return settings
+
+
+def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values are not all the same, in the order of the first that has them."""
+    keys = {key: None for one in settings for key in one}
+    return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+
+
+def plain(value: object) -> str:
+    """A setting to read."""
+    return NO_VALUE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _usual_order(arm: Arm) -> tuple[Any, ...]:
+    known = list(METHODS)
+    place = known.index(arm.method) if arm.method in known else len(known)
+    numbers = [
+        arm.settings.get(key) for pair in zip(_STRENGTHS, _SIGMAS, strict=True) for key in pair
+    ]
+    ranked = [float(n) if isinstance(n, (int, float)) else -1.0 for n in numbers]
+    return (place, arm.method, ranked, arm.label)
+
+
+def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    kept: dict[int, Run] = {}
+    repeated = 0
+    for run in runs:
+        other = kept.get(run.seed)
+        if other is None:
+            kept[run.seed] = run
+            continue
+        shared = min(len(run.rows), len(other.rows))
+        if run.rows[:shared] != other.rows[:shared]:
+            raise ValueError(
+                f"{other.path} and {run.path} hold the same method, settings and seed, but not the"
+                " same rows: report on a folder that holds only one of them."
+            )
+        repeated += 1
+        if len(run.rows) > len(other.rows):
+            kept[run.seed] = run
+    return [kept[seed] for seed in sorted(kept)], repeated
+
+
+# ---- summing up -------------------------------------------------------------------------------------
+
+
+def moments(positions: Sequence[int]) -> dict[str, int]:
+    """First, middle and last of the positions; nothing if there are none."""
+    if not positions:
+        return {}
+    middle = positions[(len(positions) - 1) // 2]
+    return {"first": positions[0], "middle": middle, "last": positions[-1]}
+
+
+def values_at(
+    arm: Arm, metric: str, moment: str, positions: Sequence[int]
+) -> dict[int, float | None]:
+    """A figure per seed; None where a run has none there.
+
+    Args:
+        arm: Whose runs.
+        metric: Name in the rows.
+        moment: One of `MOMENTS`.
+        positions: Tasks (or steps) that the moment refers to. An average is over all tasks, or over
+            all steps up to the last position, so a run that diverged on the way has none.
+    """
+    if moment != "average":
+        position = moments(positions).get(moment)
+        return {r.seed: None if position is None else r.value(metric, position) for r in arm.runs}
+    return {run.seed: _average(run, metric, positions) for run in arm.runs}
+
+
+def _average(run: Run, metric: str, positions: Sequence[int]) -> float | None:
+    if run.axis == "step":
+        return _average_over_steps(run, metric, positions)
+    values = [run.value(metric, position) for position in positions]
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present and len(present) == len(values) else None
+
+
+def _average_over_steps(run: Run, metric: str, positions: Sequence[int]) -> float | None:
+    """Mean over the steps up to the last position: a row stands for those since the row before.
+
+    All of the run's rows count, also those that other seeds do not share. A row in which no episode
+    ended has no return, which says nothing of the run: the others are averaged.
+    """
+    if not positions or not run.by_position or max(run.by_position) < positions[-1]:
+        return None
+    if run.diverged_at is not None and run.diverged_at <= positions[-1]:
+        return None
+    total, steps, before = 0.0, 0, 0
+    for position in sorted(run.by_position):
+        value = run.value(metric, position)
+        if position <= positions[-1] and value is not None:
+            total += (position - before) * value
+            steps += position - before
+        before = position
+    return total / steps if steps else None
+
+
+def summary(
+    arm: Arm,
+    metric: str,
+    confidence: float,
+    positions: Sequence[int] | None = None,
+) -> dict[str, Estimate | None]:
+    """Mean over seeds with its intervals, at each of `MOMENTS`.
+
+    Args:
+        arm: Whose runs.
+        metric: Name in the rows.
+        confidence: Of the intervals.
+        positions: Tasks (or steps) to look at. None: those that all its runs share.
+    """
+    where = arm.positions if positions is None else positions
+    return {m: estimate(values_at(arm, metric, m, where).values(), confidence) for m in MOMENTS}
+
+
+def shared_positions(arms: Sequence[Arm]) -> tuple[int, ...]:
+    """Tasks (or steps) that all of the arms have."""
+    return tuple(sorted(set.intersection(*(set(arm.positions) for arm in arms))))
+
+
+def paired_summary(
+    arm: Arm, baseline: Arm, metric: str, confidence: float
+) -> dict[str, Estimate | None]:
+    """Mean of the differences to the baseline, seed by seed, at the tasks that both have."""
+    where = shared_positions([arm, baseline])
+    return {
+        moment: paired_estimate(
+            values_at(arm, metric, moment, where),
+            values_at(baseline, metric, moment, where),
+            confidence,
+        )
+        for moment in MOMENTS
+    }
+
+
+def matrix(arm: Arm, metric: str, positions: Sequence[int]) -> Array:
+    """Values of all started runs, NaN where there is none. Shape: (runs, positions)."""
+    values = [[run.value(metric, position) for position in positions] for run in arm.started]
+    return np.array(values, dtype=np.float64).reshape(len(values), len(positions))
+
+
+def best(arms: Sequence[Arm], metric: str) -> Arm:
+    """The arm with the highest mean, at the moment that goes with the metric.
+
+    That is the last task that the arms share, or for a return the average over the steps that they
+    share (`metric_names.compared_at`).
+
+    Arms that lack rows, and then those with a diverged run, are passed over while there are others:
+    an early task is no measure of a late one, and the survivors of a divergence none of a method.
+
+    Args:
+        arms: Of one method, at least one.
+        metric: Higher is better.
+    """
+    complete = [arm for arm in arms if not arm.unfinished]
+    sound = [arm for arm in complete if not arm.diverged]
+    candidates = sound or complete or [arm for arm in arms if arm.started] or list(arms)
+    where = shared_positions(candidates)
+
+    def height(arm: Arm) -> float:
+        found = estimate(values_at(arm, metric, compared_at(metric), where).values())
+        return -np.inf if found is None else found.mean
+
+    return max(candidates, key=height)

@@ -1,0 +1,349 @@
+"""Which figures a report has, and what is drawn in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.scripts.report.arms import Arm, matrix, shared_positions, summary
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.figures import Line, Panel, SettingsMap, map_figure, panels_figure
+from plasticity.scripts.report.metric_names import (
+    DIAGNOSTICS,
+    EPISODES,
+    NORMS,
+    RANKS,
+    TOTAL,
+    UNITS,
+    compared_at,
+    family_of,
+    headlines,
+    in_words,
+    is_percent,
+    layer_of,
+    short_count,
+)
+from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.statistics import Array, bands
+from plasticity.scripts.report.tables import task_returns
+
+MAX_COLUMNS = 4
+
+MAX_MARKS = 45
+"""Vertical lines that a panel has room for."""
+
+UNITS_OF = {
+    "episode_return": "return",
+    "episode_length": "steps",
+    "policy_entropy": "nats",
+    "approximate_kl": "nats",
+    "clip_fraction": "share of actions (%)",
+    "explained_variance": "share of the variance",
+    "policy_loss": "loss",
+    "value_loss": "loss",
+}
+"""What stands at the vertical axis of a panel whose title names the quantity."""
+
+TOPS = {"explained_variance": 1.0}
+BOTTOMS = {"explained_variance": -1.0}  # a critic that has learnt nothing can be at any depth below
+
+
+def draw_figures(comparison: Comparison) -> dict[str, Figure]:
+    """Draw all that the runs give something for.
+
+    Returns:
+        By name: accuracy or return (progress, where there is neither), tasks, ranks, units, norms,
+        ppo, map.
+    """
+    leading, leading_rows = _leading(comparison)
+    grids = {
+        leading: [_panels(comparison, row) for row in leading_rows],
+        "tasks": task_panels(comparison),
+        "ranks": _family_rows(comparison, RANKS),
+        "units": _family_rows(comparison, UNITS),
+        "norms": _family_rows(comparison, NORMS),
+        "ppo": _diagnostics(comparison),
+    }
+    figures = {
+        name: panels_figure(
+            _wrapped(rows),
+            "task" if name == "tasks" else comparison.axis,
+            _note(comparison, has_marks=any(panel.marks for row in rows for panel in row)),
+        )
+        for name, rows in grids.items()
+        if rows
+    }
+    settings = settings_map(comparison)
+    if settings is not None:
+        figures["map"] = map_figure(settings)
+    return figures
+
+
+def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
+    """Name of the first figure, and the metrics in each of its rows."""
+    played = [[name] for name in EPISODES if name in comparison.metrics]
+    if played:
+        return "return", played  # one below the other: many changes of friction need the width
+    layerless = [name for name in headlines(comparison.metrics) if not layer_of(name)]
+    has_accuracy = any(name.endswith("_accuracy") for name in layerless)
+    return "accuracy" if has_accuracy else "progress", [layerless] if layerless else []
+
+
+def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
+    """What PPO says of its updates, three to a row."""
+    known = [name for name in DIAGNOSTICS if name in comparison.metrics]
+    return [_panels(comparison, known[start : start + 3]) for start in range(0, len(known), 3)]
+
+
+def _note(comparison: Comparison, *, has_marks: bool) -> str:
+    parts = ["thin lines: single seeds"]
+    if any(len(arm.started) > 1 for arm in comparison.chosen):
+        parts.insert(0, f"band: {100 * comparison.confidence:g} % t interval of the mean")
+    if any(arm.diverged for arm in comparison.chosen):
+        parts.append("cross: diverged")
+    if has_marks:
+        parts.append("dashed: the friction changes")
+    return "; ".join(parts)
+
+
+def _family_rows(comparison: Comparison, families: Sequence[str]) -> list[list[Panel]]:
+    """A row of panels for each family, its layers in the order of the rows."""
+    rows = []
+    for family in families:
+        members = [name for name in comparison.metrics if family_of(name) == family]
+        if f"{family}/{TOTAL}" in members:
+            members = [f"{family}/{TOTAL}"]  # a panel for every parameter would bury it
+        if members:
+            rows.append(_panels(comparison, members))
+    packed: list[list[Panel]] = []
+    for row in rows:  # a row of one panel joins another's
+        alone = bool(packed) and min(len(row), len(packed[-1])) == 1
+        if alone and len(row) + len(packed[-1]) <= MAX_COLUMNS:
+            packed[-1] += row
+        else:
+            packed.append(row)
+    return packed
+
+
+def _wrapped(rows: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
+    return [
+        list(row[start : start + MAX_COLUMNS])
+        for row in rows
+        for start in range(0, len(row), MAX_COLUMNS)
+    ]
+
+
+def _panels(comparison: Comparison, metrics: Sequence[str]) -> list[Panel]:
+    return [_panel(comparison, metric) for metric in metrics]
+
+
+def _panel(comparison: Comparison, metric: str) -> Panel:
+    family, layer = family_of(metric), layer_of(metric)
+    return Panel(
+        title="all parameters" if layer == TOTAL else layer or in_words(family),
+        label=_label(family),
+        lines=tuple(
+            _line(comparison, arm, metric) for arm in comparison.chosen if metric in arm.metrics
+        ),
+        from_zero=bool(layer),
+        top=100.0 if is_percent(metric) else TOPS.get(family),
+        bottom=0.0 if is_percent(metric) else BOTTOMS.get(family),
+        marks=change_marks(comparison),
+    )
+
+
+def _label(family: str) -> str:
+    """Of a vertical axis: the quantity, and its unit."""
+    words = in_words(family)
+    if family.endswith("_accuracy"):
+        return "accuracy (%)"
+    if family in UNITS:
+        return f"{words.removesuffix(' fraction')} units (%)"
+    if family in RANKS:
+        return f"{words} (dimensions)"
+    if family in NORMS:
+        return f"{words} (L2)"
+    return UNITS_OF.get(family, words)
+
+
+def change_marks(comparison: Comparison) -> tuple[float, ...]:
+    """Steps at which the task changed in all runs, without the environment's wait for an episode's end.
+
+    Returns:
+        Nothing where tasks are what rows are placed by, where arms differ in their schedules, and
+        where the lines would stand too close to tell them apart.
+    """
+    schedules = {arm.settings.get("change_every") for arm in comparison.arms}
+    (every, *others) = schedules
+    if comparison.axis != "step" or others or not isinstance(every, int) or every < 1:
+        return ()
+    last = max((arm.positions[-1] for arm in comparison.chosen if arm.positions), default=0)
+    marks = range(every, last, every)
+    return tuple(map(float, marks)) if len(marks) <= MAX_MARKS else ()
+
+
+def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
+    factor = 100.0 if is_percent(metric) else 1.0
+    values = factor * matrix(arm, metric, arm.positions)
+    # Where no episode ended in any run there is no return: the line goes on to the next that has one.
+    known = np.isfinite(values).any(axis=0) | (comparison.axis == "task")
+    mean, low, high = bands(values[:, known], comparison.confidence)
+    if is_percent(metric):  # a share: no mean lies beyond 0 and 100 %, as in the tables
+        low, high = np.clip(low, 0.0, 100.0), np.clip(high, 0.0, 100.0)
+    return Line(
+        label=arm.label,
+        style=_style(comparison, arm),
+        positions=np.array(arm.positions, dtype=float)[known],
+        mean=mean,
+        low=low,
+        high=high,
+        seeds=tuple(_seed_line(run, metric, factor) for run in arm.started),
+        diverged=tuple(run.diverged_at is not None for run in arm.started),
+    )
+
+
+def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
+    points = [
+        (position, run.value(metric, position))
+        for position, row in sorted(run.by_position.items())
+        # As above; but where a run diverged, its line ends.
+        if run.axis == "task" or row.get(metric) is not None or position == run.diverged_at
+    ]
+    positions = np.array([position for position, _ in points], dtype=float)
+    return positions, factor * np.array([value for _, value in points], dtype=float)
+
+
+def _style(comparison: Comparison, arm: Arm) -> int:
+    """A known method looks the same in every report; others take what is left."""
+    known = list(METHODS)
+    if arm.method in known:
+        return known.index(arm.method)
+    unknown = [each.method for each in comparison.chosen if each.method not in known]
+    return len(known) + unknown.index(arm.method)
+
+
+# ---- tasks within a run that is placed by steps ------------------------------------------------------
+
+
+def task_panels(comparison: Comparison) -> list[list[Panel]]:
+    """The return per task, and beside it the differences to the baseline, paired by seed.
+
+    Returns:
+        Nothing where no run has played a task to its end.
+    """
+    arms = [arm for arm in comparison.chosen if arm.tasks]
+    if not arms:
+        return []
+    lines = [_task_line(comparison, arm, None) for arm in arms]
+    panels = [Panel("episode return per task", "return", tuple(lines))]
+    baseline = comparison.baseline
+    others = [arm for arm in arms if arm is not baseline]
+    if baseline is not None and baseline.tasks and others:
+        compared = [_task_line(comparison, arm, baseline) for arm in [baseline, *others]]
+        title, label = f"the same minus {baseline.label}", "difference of returns"
+        panels.append(Panel(title, label, tuple(compared)))
+    return [panels]
+
+
+def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
+    """Means over seeds; with a baseline, of the differences to it, which are 0 for itself."""
+    tasks = [task for task in arm.tasks if baseline is None or task in baseline.tasks]
+    values = _task_matrix(arm, arm.started, tasks)
+    if baseline is not None:
+        values = values - _task_matrix(baseline, arm.started, tasks)
+    mean, low, high = bands(values, comparison.confidence)
+    positions = np.array(tasks, dtype=float)
+    return Line(
+        label=arm.label,
+        style=_style(comparison, arm),
+        positions=positions,
+        mean=mean,
+        low=low,
+        high=high,
+        seeds=() if arm is baseline else tuple((positions, row) for row in values),
+        diverged=() if arm is baseline else tuple(run in arm.diverged for run in arm.started),
+    )
+
+
+def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
+    """The arm's returns with the seeds of some runs, NaN where it has none. Shape: (runs, tasks)."""
+    by_task = [task_returns(arm, task) for task in tasks]
+    values = [[returns.get(run.seed) for returns in by_task] for run in runs]
+    return np.array(values, dtype=np.float64).reshape(len(runs), len(tasks))
+
+
+# ---- the map ----------------------------------------------------------------------------------------
+
+
+def settings_map(comparison: Comparison) -> SettingsMap | None:
+    """The headline metric over strength × sigma, of the first method that was run over both.
+
+    Returns:
+        None if no method was, or if its arms differ in other settings too.
+    """
+    for chosen in comparison.chosen:
+        arms = [arm for arm in comparison.arms if arm.method == chosen.method]
+        cells = {_place(arm): arm for arm in arms}
+        lengths = [len({place[axis] for place in cells}) for axis in (0, 1)]
+        uses_both = chosen.method not in METHODS or (
+            METHODS[chosen.method].uses_strength and METHODS[chosen.method].uses_sigma
+        )
+        if uses_both and min(lengths) > 1 and len(cells) == len(arms):
+            return _map_of(comparison, chosen, cells)
+    return None
+
+
+def _place(arm: Arm) -> tuple[float, float]:
+    return float(arm.settings.get("strength", math.nan)), float(arm.settings.get("sigma", math.nan))
+
+
+def _map_of(
+    comparison: Comparison, chosen: Arm, cells: dict[tuple[float, float], Arm]
+) -> SettingsMap | None:
+    metric = comparison.headline
+    complete = [arm for arm in comparison.arms if not arm.unfinished]
+    where = shared_positions(complete or comparison.arms)
+    factor = 100.0 if is_percent(metric) else 1.0
+
+    moment = compared_at(metric)
+
+    def value(arm: Arm) -> float:
+        found = summary(arm, metric, comparison.confidence, where)[moment]
+        return math.nan if found is None or (complete and arm.unfinished) else factor * found.mean
+
+    strengths = tuple(sorted({strength for strength, _ in cells}))
+    sigmas = tuple(sorted({sigma for _, sigma in cells}))
+    grid = [[cells.get((strength, sigma)) for sigma in sigmas] for strength in strengths]
+    values = np.array([[math.nan if arm is None else value(arm) for arm in row] for row in grid])
+    if not np.isfinite(values).any():
+        return None
+    others = [arm for arm in comparison.chosen if arm is not chosen]
+    references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
+    unit = " (%)" if is_percent(metric) else ""
+    place = f"{comparison.axis} {where[-1]}"
+    if moment == "average":
+        place = f"average over {short_count(where[-1])} {comparison.axis}s"
+    return SettingsMap(
+        title=f"{chosen.method}, {place}",
+        label=f"{in_words(metric)}{unit}",
+        rows=strengths,
+        columns=sigmas,
+        row_label="strength",
+        column_label="sigma (anchor's spread, relative to the initialisation)",
+        values=values,
+        notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
+        best=(strengths.index(_place(chosen)[0]), sigmas.index(_place(chosen)[1])),
+        references=tuple(each for each in references if math.isfinite(each[1])),
+    )
+
+
+def _remark(arm: Arm | None) -> str:
+    if arm is None:
+        return "not run"
+    if arm.unfinished:
+        return "unfinished"
+    return f"{len(arm.diverged)} of {len(arm.runs)} div." if arm.diverged else ""

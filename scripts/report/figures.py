@@ -1,0 +1,380 @@
+"""Figures of a report: lines over tasks with bands, and a map of settings.
+
+Colours are those of Okabe and Ito, told apart by the colour-blind; each has its own dash and marker,
+told apart in grey. Nothing here touches pyplot's global state.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from plasticity.scripts.report.metric_names import short_count
+from plasticity.scripts.report.statistics import Array
+
+STYLES: tuple[tuple[str, Any, str], ...] = (
+    ("#000000", (0, (1, 1.2)), "o"),
+    ("#E69F00", (0, (5, 1.5)), "s"),
+    ("#0072B2", "-", "^"),
+    ("#009E73", (0, (6, 1.5, 1, 1.5)), "D"),
+    ("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "v"),
+    ("#D55E00", (0, (8, 2)), "P"),
+    ("#56B4E9", (0, (2, 1)), "X"),
+)
+"""Colour, dash and marker of the first, second, … line; they come round again after the last."""
+
+DOTS_PER_INCH = 160
+MARKERS_PER_LINE = 7
+FAINT = 0.3
+THOUSANDS = 10_000  # from here on, the horizontal axis is marked in thousands
+
+_SETTINGS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in one panel."""
+
+    label: str
+    """For the legend; lines of the same label share it."""
+
+    style: int
+    """Place in `STYLES`."""
+
+    positions: Array
+    """Where the mean is known. Shape: (positions,)."""
+
+    mean: Array
+    """Shape: (positions,)."""
+
+    low: Array
+    """Lower end of the interval; NaN where there is none. Shape: (positions,)."""
+
+    high: Array
+    """Upper end of the interval; NaN where there is none. Shape: (positions,)."""
+
+    seeds: tuple[tuple[Array, Array], ...]
+    """Positions and values of each seed, as far as it goes; values are NaN once it diverged."""
+
+    diverged: tuple[bool, ...]
+    """Whether each seed diverged: its line then ends in a cross."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    """Above it."""
+
+    label: str
+    """Of the vertical axis, with the unit."""
+
+    lines: tuple[Line, ...]
+    """The arms."""
+
+    from_zero: bool = False
+    """Whether the vertical axis starts at 0."""
+
+    top: float | None = None
+    """Largest value that is possible, if there is one: the axis ends a little above it."""
+
+    bottom: float | None = None
+    """The axis does not go below it, whatever the values."""
+
+    marks: tuple[float, ...] = ()
+    """Positions of vertical lines: where the task changed."""
+
+
+@dataclass(frozen=True)
+class SettingsMap:
+    """A figure over two settings, and other methods' figures beside it."""
+
+    title: str
+    """Above the map."""
+
+    label: str
+    """Of the colours, with the unit."""
+
+    rows: tuple[float, ...]
+    """Values of the vertical setting, ascending."""
+
+    columns: tuple[float, ...]
+    """Values of the horizontal setting, ascending."""
+
+    row_label: str
+    """Name of the vertical setting."""
+
+    column_label: str
+    """Name of the horizontal setting."""
+
+    values: Array
+    """NaN where there is none. Shape: (rows, columns)."""
+
+    notes: tuple[tuple[str, ...], ...]
+    """A second line in a cell, or "". Shape: (rows, columns)."""
+
+    best: tuple[int, int]
+    """Row and column of the cell to be outlined."""
+
+    references: tuple[tuple[str, float], ...]
+    """Name and value of what it is to be compared with."""
+
+
+def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "") -> Figure:
+    """Draw panels in a grid, one legend above them all.
+
+    Args:
+        rows: Of the grid; they may differ in length.
+        x_label: Of the horizontal axes.
+        note: Below the grid.
+
+    Raises:
+        ValueError: without a panel.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("A figure needs at least one panel.")
+    with mpl.rc_context(_SETTINGS):
+        width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
+        height = 3.9 if columns < 3 else 2.9
+        handles = _legend_handles([panel for row in rows for panel in row])
+        legend_rows = _legend_rows(handles, width)
+        head, foot = 0.15 + 0.24 * legend_rows, 0.28 if note else 0.05
+        total = head + foot + height * len(rows)
+        figure = _figure(width, total)
+        figure.get_layout_engine().set(rect=(0, foot / total, 1, 1 - (head + foot) / total))  # type: ignore[union-attr, call-arg]
+        grid = figure.add_gridspec(len(rows), columns)
+        for i, row in enumerate(rows):
+            for j, panel in enumerate(row):
+                axes = figure.add_subplot(grid[i, j])
+                _draw_panel(axes, panel)
+                below = rows[i + 1] if i + 1 < len(rows) else ()
+                if j >= len(below):
+                    axes.set_xlabel(x_label)
+        figure.legend(
+            handles=handles,
+            loc="upper center",
+            ncol=math.ceil(len(handles) / legend_rows),
+            frameon=False,
+            handlelength=4.4,
+            borderaxespad=0.2,
+        )
+        if note:
+            figure.text(0.5, 0.06 / total, note, ha="center", va="bottom", fontsize=9, color="#444")
+        return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # type: ignore[union-attr, call-arg]
+    return figure
+
+
+def _legend_handles(panels: Sequence[Panel]) -> list[Line2D]:
+    styles = {line.label: line.style for panel in panels for line in panel.lines}
+    handles = []
+    for label, style in styles.items():
+        colour, dash, marker = STYLES[style % len(STYLES)]
+        handles.append(
+            Line2D([], [], color=colour, linestyle=dash, marker=marker, lw=2, ms=6, label=label)
+        )
+    return handles
+
+
+def _legend_rows(handles: Sequence[Line2D], width: float) -> int:
+    inches = sum(0.95 + 0.085 * len(str(handle.get_label())) for handle in handles)
+    return max(1, math.ceil(inches / (width - 0.4)))
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, loc="left")
+    axes.set_ylabel(panel.label)
+    furthest = max((line.positions.max(initial=0.0) for line in panel.lines), default=0.0)
+    rounded = {"steps": [1, 2, 2.5, 5, 10]} if furthest >= THOUSANDS else {}
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, **rounded))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(round(position))))
+    if panel.marks:
+        axes.grid(visible=False, axis="x")  # other vertical lines would be taken for changes
+    for mark in panel.marks:
+        axes.axvline(mark, color="#B4B4B4", linestyle=(0, (2, 2)), lw=0.8, zorder=1)
+    for place, line in enumerate(panel.lines):
+        _draw_seeds(axes, line)
+        _draw_mean(axes, line, place, len(panel.lines))
+    axes.margins(x=0.02)
+    if panel.top is not None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, panel.top * 1.03))
+    if panel.bottom is not None:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], panel.bottom))
+    if panel.from_zero:
+        # Axes that end at 0 too would have no height.
+        top = axes.get_ylim()[1]
+        axes.set_ylim(0.0, top if top > 0 else 1.0)
+
+
+def _draw_seeds(axes: Axes, line: Line) -> None:
+    colour = STYLES[line.style % len(STYLES)][0]
+    for (positions, values), diverged in zip(line.seeds, line.diverged, strict=True):
+        axes.plot(positions, values, color=colour, alpha=FAINT, lw=0.8, zorder=2)
+        finite = np.flatnonzero(np.isfinite(values))
+        if not diverged or not len(positions):
+            continue
+        cross: dict[str, Any] = {"color": colour, "ms": 9, "mew": 2, "zorder": 6, "clip_on": False}
+        if finite.size:
+            axes.plot(positions[finite[-1]], values[finite[-1]], "x", **cross)
+        else:  # from its first row on: the cross stands on the axis
+            axes.plot(positions[0], 0.0, "x", transform=axes.get_xaxis_transform(), **cross)
+
+
+def _draw_mean(axes: Axes, line: Line, place: int, count: int) -> None:
+    colour, dash, marker = STYLES[line.style % len(STYLES)]
+    has_interval = np.isfinite(line.low)
+    axes.fill_between(
+        line.positions, line.low, line.high, where=has_interval, color=colour, alpha=0.16, lw=0
+    )
+    # Markers of different lines stand at different tasks, so that none hides another.
+    every = max(1, len(line.positions) // MARKERS_PER_LINE)
+    start = (place * every) // max(count, 1)
+    axes.plot(
+        line.positions,
+        line.mean,
+        color=colour,
+        linestyle=dash,
+        lw=1.9,
+        marker=marker,
+        ms=5,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        markevery=(min(start, max(len(line.positions) - 1, 0)), every),
+        zorder=4,
+    )
+
+
+# ---- the map ----------------------------------------------------------------------------------------
+
+
+def map_figure(settings: SettingsMap) -> Figure:
+    """Draw a heat map of two settings, with the references beside it on the same scale.
+
+    Args:
+        settings: What to draw.
+
+    Raises:
+        ValueError: if no cell has a value.
+    """
+    finite = settings.values[np.isfinite(settings.values)]
+    if finite.size == 0:
+        raise ValueError("A map needs at least one cell with a value.")
+    every = [*finite, *(value for _, value in settings.references)]
+    scale = Normalize(min(every), max(every) if max(every) > min(every) else min(every) + 1)
+    num_rows, num_columns = settings.values.shape
+    with mpl.rc_context({**_SETTINGS, "axes.grid": False}):
+        side = 1.9 if settings.references else 0.0
+        longest = max(num_rows, len(settings.references))
+        figure = _figure(2.4 + 0.95 * num_columns + side, 1.5 + 0.62 * longest)
+        ratios = [0.95 * num_columns, side] if settings.references else [1.0]
+        grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
+        axes = figure.add_subplot(grid[0, 0])
+        image = _draw_cells(axes, settings.values, settings.notes, scale)
+        axes.set_xticks(range(num_columns), [f"{value:g}" for value in settings.columns])
+        axes.set_yticks(range(num_rows), [f"{value:g}" for value in settings.rows])
+        axes.set_xlabel(settings.column_label)
+        axes.set_ylabel(settings.row_label)
+        axes.set_title(settings.title, loc="left")
+        row, column = settings.best
+        corner = (column - 0.46, row - 0.46)
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec="#D55E00", lw=3, zorder=5))
+        beside = [axes]
+        if settings.references:
+            beside.append(figure.add_subplot(grid[0, 1]))
+            _draw_references(beside[1], settings.references, scale, longest)
+        bar = figure.colorbar(image, ax=beside, pad=0.02, aspect=28)
+        bar.set_label(settings.label)
+        bar.outline.set_visible(False)
+        return figure
+
+
+def _draw_cells(axes: Axes, values: Array, notes: Sequence[Sequence[str]], scale: Normalize) -> Any:
+    image = axes.imshow(values, cmap="cividis", norm=scale, aspect="auto", origin="lower")
+    axes.set_facecolor("#F2F2F2")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    rows, columns = values.shape
+    for edge in range(1, columns):
+        axes.axvline(edge - 0.5, color="white", lw=2)
+    for edge in range(1, rows):
+        axes.axhline(edge - 0.5, color="white", lw=2)
+    for (row, column), value in np.ndenumerate(values):
+        note = notes[row][column]
+        text = "—" if math.isnan(value) else f"{value:.1f}"
+        colour = "black" if math.isnan(value) else _readable(image.cmap(scale(value)))
+        axes.text(column, row + (0.14 if note else 0), text, ha="center", va="center", color=colour)
+        if note:
+            axes.text(column, row - 0.24, note, ha="center", va="center", color=colour, fontsize=9)
+    return image
+
+
+def _readable(background: Sequence[float]) -> str:
+    """Black or white, whichever stands out more (WCAG's relative luminance)."""
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]
+    )
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
+
+
+def _draw_references(
+    axes: Axes, references: Sequence[tuple[str, float]], scale: Normalize, num_rows: int
+) -> None:
+    values = np.array([[value] for _, value in references][::-1])
+    names = [[name] for name, _ in references][::-1]
+    _draw_cells(axes, values, names, scale)
+    axes.set_ylim(
+        len(references) - 0.5 - num_rows, len(references) - 0.5
+    )  # cells as high as the map's
+    axes.set_facecolor("white")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title("the others, at their best", loc="left")
+
+
+def to_png(figure: Figure) -> bytes:
+    """Render a figure; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,222 @@
+"""The report as one page of HTML that needs nothing else: figures inside, no link to anywhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from plasticity.scripts.report.comparison import (
+    Comparison,
+    common_settings,
+    continue_commands,
+    recorded,
+)
+from plasticity.scripts.report.metric_names import headlines, in_words
+from plasticity.scripts.report.tables import (
+    Cell,
+    Table,
+    best_table,
+    friction_table,
+    metric_table,
+    settings_table,
+    task_table,
+)
+
+CAPTIONS = {
+    "accuracy": "after each task (test, train) and while it was learnt (online), mean over seeds.",
+    "return": "of the episodes that ended since the row before (without discount), and their length,"
+    " mean over seeds.",
+    "tasks": "mean over all episodes of each task that was played to its end, then over seeds.",
+    "progress": "over the run, mean over seeds.",
+    "ranks": "of the hidden layers' activations on {probe}, one panel per layer.",
+    "units": "that are dead or dormant on {probe}, as a share of their layer.",
+    "norms": "of the whole network's parameters, and of each layer's activations.",
+    "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
+    " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
+    " (not drawn below -1), and both losses.",
+    "map": "over strength and sigma, the best setting outlined. On the right, the other methods.",
+}
+"""What a figure shows, by its name."""
+
+PROBES = {"task": "the probe batch", "step": "the latest rollout"}
+"""What is measured on, by what rows are placed by."""
+
+TITLES = {
+    "accuracy": "Accuracy",
+    "return": "Return",
+    "tasks": "Return per task",
+    "progress": "Progress",
+    "ranks": "Ranks",
+    "units": "Units",
+    "norms": "Norms",
+    "ppo": "PPO's diagnostics",
+    "map": "Map of settings",
+}
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1b1b1b;
+  background: #fff; max-width: 1120px; margin: 2rem auto 4rem; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; }
+h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; border-bottom: 2px solid #0072B2;
+  padding-bottom: .2rem; }
+h3 { font-size: 1.08rem; margin: 2rem 0 .5rem; }
+.lead { color: #555; margin: 0 0 1rem; }
+.scroll { overflow-x: auto; margin: .4rem 0 1.4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #e2e2e2;
+  vertical-align: top; white-space: nowrap; }
+thead th { border-bottom: 1.5px solid #444; font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tbody th { font-weight: 600; }
+small { display: block; color: #5c5c5c; font-weight: 400; font-size: .84em; }
+.settings th, .settings td { text-align: left; white-space: normal; }
+.settings td { overflow-wrap: anywhere; }
+figure { margin: 1.2rem 0 2rem; }
+figure img { max-width: 100%; height: auto; display: block; }
+figcaption { color: #444; font-size: .92rem; margin-top: .3rem; }
+ul.notes { background: #FFF7E0; border-left: 4px solid #E69F00; margin: 1rem 0;
+  padding: .6rem 1rem .6rem 2rem; font-size: .93rem; }
+pre { background: #f4f4f4; padding: .7rem 1rem; overflow-x: auto; font-size: .87rem; }
+details { margin: 1rem 0; }
+summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
+@media print { body { max-width: none; margin: 0; font-size: 11px; } figure, tr { break-inside: avoid; }
+  .scroll { overflow: visible; } }
+"""
+
+
+def page(comparisons: Sequence[Comparison], figures: Sequence[Mapping[str, bytes]]) -> str:
+    """Write the page.
+
+    Args:
+        comparisons: One per benchmark.
+        figures: PNG files by name, for each of them.
+
+    Returns:
+        A whole HTML document, in UTF-8 text.
+    """
+    benchmarks = ", ".join(comparison.benchmark for comparison in comparisons)
+    sections = "\n".join(
+        _section(comparison, images)
+        for comparison, images in zip(comparisons, figures, strict=True)
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>plasticity: {escape(benchmarks)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>Plasticity report</h1>
+{sections}
+</body>
+</html>
+"""
+
+
+def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
+    arms, seeds = len(comparison.arms), {r.seed for a in comparison.arms for r in a.runs}
+    against = comparison.baseline
+    lead = f"{_count(arms, 'arm')}, {_count(len(seeds), 'seed')}"
+    lead += f"; differences to {against.label}, paired by seed" if against is not None else ""
+    if len(seeds) > 1:
+        share = f"{100 * comparison.confidence:g} %"
+        lead += f". Figures are means over seeds, with [{share} t interval] and ({share} bootstrap interval)"
+    parts = [f"<h2>{escape(comparison.benchmark)}</h2>", f'<p class="lead">{escape(lead)}.</p>']
+    if comparison.is_sweep:
+        parts.append(_table(best_table(comparison)))
+    parts += [
+        _table(metric_table(comparison, metric, comparison.chosen, full=False))
+        for metric in headlines(comparison.metrics)
+    ]
+    parts.append(_notes(comparison.notes))
+    for name, png in images.items():
+        parts.append(_figure(comparison, name, png))
+        if name == "tasks":
+            parts.append(_tasks(comparison))
+    parts.append(_all_metrics(comparison))
+    parts += _making(comparison)
+    return "\n".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(table: Table) -> str:
+    names = [escape(name).replace("\n", "<br>") for name in table.columns]
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = []
+    for name, *cells in table.rows:
+        row = f'<th scope="row">{_text(name)}</th>'
+        row += "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        rows.append(f"<tr>{row}</tr>")
+    return (
+        f'<div class="scroll"><table><caption>{escape(table.title)}</caption>'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _text(cell: Cell) -> str:
+    return escape(cell.text) + "".join(f"<small>{escape(line)}</small>" for line in cell.details)
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
+
+
+def _figure(comparison: Comparison, name: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    title = TITLES[name]
+    subject = in_words(comparison.headline).capitalize() if name == "map" else title
+    caption = f"{subject} {CAPTIONS[name].format(probe=PROBES[comparison.axis])}"
+    described = escape(f"{comparison.benchmark}: {caption}", quote=True)
+    return (
+        f"<h3>{escape(title)}</h3>\n<figure>"
+        f'<img alt="{described}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _tasks(comparison: Comparison) -> str:
+    tables = [task_table(comparison), friction_table(comparison)]
+    inside = "\n".join(_table(table) for table in tables if table is not None)
+    summary = "Return of each task, and its friction by seed"
+    return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
+
+
+def _all_metrics(comparison: Comparison) -> str:
+    tables = "\n".join(
+        _table(metric_table(comparison, metric, comparison.arms, full=True))
+        for metric in comparison.metrics
+    )
+    count = _count(len(comparison.metrics), "metric")
+    return (
+        f"<h3>All metrics</h3>\n<details><summary>{count}, every arm, with all differences"
+        f"</summary>\n{tables}\n</details>"
+    )
+
+
+def _making(comparison: Comparison) -> list[str]:
+    settings = {key: str(value) for key, value in common_settings(comparison).items()}
+    settings["versions"] = "; ".join(recorded(comparison, "versions"))
+    settings["git commit"] = "; ".join(recorded(comparison, "git_commit"))
+    rows = "".join(
+        f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>'
+        for key, value in settings.items()
+    )
+    parts = [
+        "<h3>Configuration</h3>",
+        _table(settings_table(comparison)),
+        '<details open><summary>What all arms have in common</summary><div class="scroll">'
+        f'<table class="settings"><tbody>{rows}</tbody></table></div></details>',
+    ]
+    commands = continue_commands(comparison.unfinished)
+    if commands:
+        lines = escape("\n".join(commands))
+        parts.append(f"<h3>To continue the unfinished runs</h3>\n<pre>{lines}</pre>")
+    return parts

@@ -1,0 +1,271 @@
+"""Reading run folders, finished or not: what a report needs of them. Nothing here writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from plasticity.scripts.config.run_config import LENGTHS, completed
+from plasticity.scripts.report.episodes import read_episodes, task_means
+
+NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
+"""Keys of a row that say where it stands and what it sums up, not what was measured."""
+
+REQUIRED_KEYS = ("benchmark", "method", "seed")
+"""Keys without which a `config.json` is none of a run."""
+
+Row = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, as it stands."""
+
+    path: Path
+    """The folder, `<out>/<benchmark>/<method>/seed_<n>`."""
+
+    config: Mapping[str, Any]
+    """Its `config.json`."""
+
+    rows: tuple[Row, ...]
+    """Of `metrics.jsonl`: numbers, and None for what was not finite. The flag `diverged` is 0 or 1."""
+
+    half_written: bool
+    """Whether a last line, broken off in the middle, was left out."""
+
+    @property
+    def benchmark(self) -> str:
+        """Name of the benchmark."""
+        return str(self.config["benchmark"])
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.config["method"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def axis(self) -> str:
+        """What rows are placed by: "step" where they count steps, else "task"."""
+        return "step" if self.rows and "step" in self.rows[0] else "task"
+
+    @cached_property
+    def by_position(self) -> Mapping[int, Row]:
+        """Rows by their task, or step."""
+        return {_position(row, self.axis): row for row in self.rows}
+
+    @cached_property
+    def regular_positions(self) -> frozenset[int]:
+        """Where rows stand that other seeds have too.
+
+        A change of friction adds a row wherever an episode happens to end, which differs from seed to
+        seed; every `measure_every` steps there is one anyway.
+        """
+        every = self.config.get("measure_every")
+        return frozenset(
+            position
+            for position, row in self.by_position.items()
+            if not row.get("boundary") or (_is_whole(every) and every and position % every == 0)
+        )
+
+    @property
+    def planned(self) -> int:
+        """Tasks (or steps) that the run is to have.
+
+        Raises:
+            ValueError: if the configuration does not say.
+        """
+        key = LENGTHS[self.axis]
+        total = self.config.get(key)
+        if not _is_whole(total):
+            raise ValueError(
+                f"{self.path / 'config.json'} has {key}={total!r}: expected the whole number of"
+                f" {self.axis}s that the run is to have."
+            )
+        return total
+
+    @cached_property
+    def diverged_at(self) -> int | None:
+        """The task (or step) whose row says that the loss is no longer finite; None if none does."""
+        for row in self.rows:
+            if row.get("diverged"):
+                return _position(row, self.axis)
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has all its rows; a diverged run gets no more."""
+        if not self.rows:
+            return False
+        # The row of a change of friction, wherever it stands, is never a run's last.
+        done = max(self.regular_positions, default=-1) + (self.axis == "task")
+        return self.diverged_at is not None or done >= self.planned
+
+    @cached_property
+    def task_returns(self) -> Mapping[int, float]:
+        """Mean return of the episodes of each task that was played to its end; most runs have none.
+
+        From `episodes.jsonl`; without it from the rows, each weighted by its number of episodes.
+
+        Raises:
+            ValueError: if `episodes.jsonl` is broken.
+        """
+        every = self.config.get("change_every")
+        if not self.rows or self.axis != "step" or not _is_whole(every):
+            return {}
+        reached = _position(self.rows[-1], "step")
+        if self.diverged_at is not None:
+            reached = self.diverged_at - 1
+        file = self.path / "episodes.jsonl"
+        means = task_means(read_episodes(file) if file.exists() else self.rows)
+        # A task that was cut short is no match for one that was learnt for all its time.
+        return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
+
+    @cached_property
+    def frictions(self) -> Mapping[int, float]:
+        """The friction of each task that the rows tell of."""
+        pairs = ((_position(row, "task"), row.get("friction")) for row in self.rows)
+        return {task: friction for task, friction in pairs if friction is not None}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what was measured, in the order of the rows."""
+        names = {name: None for row in self.rows for name in row if name not in NOT_METRICS}
+        return tuple(names)
+
+    def value(self, metric: str, position: int) -> float | None:
+        """One figure; None where there is no row or no finite value, and once the run diverged."""
+        if self.diverged_at is not None and position >= self.diverged_at:
+            return None
+        row = self.by_position.get(position)
+        return None if row is None else row.get(metric)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _position(row: Row, axis: str) -> int:
+    position = row[axis]
+    assert position is not None  # _parse_row has seen to it
+    return int(position)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Read every run below a folder, in the order of their paths.
+
+    Args:
+        root: Searched for files `config.json`, at any depth.
+
+    Raises:
+        ValueError: if it is no folder, holds no run, or holds a broken one; the message names the
+            file, and the line.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise ValueError(f"{root} {what}: expected a folder of runs. {_remedy(root)}")
+    paths = sorted(file.parent for file in root.rglob("config.json"))
+    if not paths:
+        raise ValueError(
+            f"No runs in {root}: looked for a config.json in it and in every folder below it"
+            f" (<benchmark>/<method>/seed_<n>/config.json). {_remedy(root)}"
+        )
+    return [read_run(path) for path in paths]
+
+
+def _remedy(root: Path) -> str:
+    return f"Runs are made with: plasticity run permuted-digits --out {root}"
+
+
+def read_run(path: Path) -> Run:
+    """Read one run folder.
+
+    Args:
+        path: Holds `config.json`, and `metrics.jsonl` once a task is done.
+
+    Raises:
+        ValueError: if a file is broken, but for a half-written last line of `metrics.jsonl`.
+    """
+    config = _read_config(path / "config.json")
+    file = path / "metrics.jsonl"
+    if not file.exists():
+        return Run(path, config, (), half_written=False)
+    lines = _read_text(file).splitlines()
+    rows: list[Row] = []
+    half_written = False
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # the run goes on, or was killed while it wrote
+                half_written = True
+                break
+            raise ValueError(
+                f"{file}, line {number}, is not JSON ({error}): remove {path} and run it again."
+            ) from error
+        rows.append(_parse_row(content, f"{file}, line {number}"))
+        _require_order(rows, f"{file}, line {number}")
+    return Run(path, config, tuple(rows), half_written)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        # A line that was cut within a character is still only a half-written line.
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ValueError(f"Cannot read {file}: {error.strerror}.") from error
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(_read_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file} is not JSON ({error}): remove its folder and run it again."
+        ) from error
+    missing = [key for key in REQUIRED_KEYS if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise ValueError(
+            f"{file} is no configuration of a run: it lacks {', '.join(missing)}. Give a folder"
+            " that holds runs only."
+        )
+    if not _is_whole(config["seed"]):
+        raise ValueError(f"{file}: seed must be a whole number, not {config['seed']!r}.")
+    return completed(config)
+
+
+def _parse_row(content: Any, where: str) -> Row:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected a JSON object, not {content!r}.")  # noqa: TRY004  (a broken file)
+    for axis in [name for name in LENGTHS if name == "task" or name in content]:
+        position = content.get(axis)
+        if not _is_whole(position) or position < 0:
+            raise ValueError(f"{where}: {axis!r} must be a whole number from 0, not {position!r}.")
+    row: dict[str, float | None] = {}
+    for name, value in content.items():
+        if value is not None and not isinstance(value, (int, float)):
+            raise ValueError(f"{where}: {name!r} must be a number or null, not {value!r}.")
+        row[name] = None if value is None or not math.isfinite(value) else float(value)
+    return row
+
+
+def _require_order(rows: list[Row], where: str) -> None:
+    if len(rows) < 2:
+        return
+    axis = "step" if "step" in rows[0] else "task"
+    if axis not in rows[-1]:
+        raise ValueError(f"{where}: {axis!r} is missing, the rows before have it.")
+    before, now = (_position(row, axis) for row in rows[-2:])
+    if now <= before:
+        raise ValueError(
+            f"{where}: {axis} {now} comes after {axis} {before}; expected a later one."
+        )

@@ -1,0 +1,248 @@
+"""The tables of a report: figures with their intervals, by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plasticity.scripts.report.arms import (
+    MOMENTS,
+    NO_VALUE,
+    Arm,
+    differing_keys,
+    moments,
+    paired_summary,
+    plain,
+    shared_positions,
+    summary,
+)
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.metric_names import compared_at, in_words, is_percent, place_text
+from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.statistics import Estimate, estimate, paired_estimate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a table: what is read first, and smaller lines below it."""
+
+    text: str
+    """The figure."""
+
+    details: tuple[str, ...] = ()
+    """Its interval, and what is to be known of it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, for the terminal and for the page."""
+
+    title: str
+    """Above it."""
+
+    columns: tuple[str, ...]
+    """Heads, in one line or two; the first column holds names, the others figures."""
+
+    rows: tuple[tuple[Cell, ...], ...]
+    """As long as the heads, each."""
+
+
+def format_values(values: Sequence[float], metric: str, *, signed: bool = False) -> list[str]:
+    """Figures to read: shares in per cent, the rest to three digits of the largest, or more."""
+    factor = 100.0 if is_percent(metric) else 1.0
+    size = max(abs(value) for value in values)
+    decimals = 1 if is_percent(metric) else sum(size < bound for bound in (1000, 10, 1))
+    return [f"{factor * value:{'+' if signed else ''}.{decimals}f}" for value in values]
+
+
+def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: bool = False) -> Cell:
+    """A mean over seeds with its t interval in brackets and its bootstrap interval in parentheses.
+
+    Args:
+        found: None where no seed has a value.
+        metric: Name in the rows: it says how figures are written.
+        runs: Seeds that there are: fewer values than that are pointed out.
+        signed: With a plus, for differences.
+    """
+    if found is None:
+        return Cell(NO_VALUE)
+    intervals = [ends for ends in (found.t, found.bootstrap) if ends is not None]
+    every = [found.mean, *(end for ends in intervals for end in ends)]
+    if is_percent(metric) and not signed:  # a share: no mean lies beyond 0 and 1
+        every = [min(max(value, 0.0), 1.0) for value in every]
+    text, *ends = format_values(every, metric, signed=signed)
+    details = ["one seed"]
+    if ends:
+        # Which is which is said in the notes of a comparison, and on top of a page.
+        details = [f"[{ends[0]}, {ends[1]}]", f"({ends[2]}, {ends[3]})"]
+    if found.count != runs:
+        details.append(f"{found.count} of {runs} seeds")
+    return Cell(text, tuple(details))
+
+
+def _name_cell(arm: Arm, *, with_places: bool = False) -> Cell:
+    runs = len(arm.runs)
+    details = [arm.apart] if arm.apart else []
+    details.append(f"{runs} seed{'s' if runs > 1 else ''}")
+    if with_places and arm.positions:
+        axis = arm.started[0].axis
+        places = ", ".join(map(str, moments(arm.positions).values()))
+        last = place_text(axis, arm.positions[-1])
+        details.append(f"tasks {places}" if axis == "task" else f"to {last}")
+    if arm.diverged:
+        details.append(f"{len(arm.diverged)} of {runs} diverged")
+    if arm.unfinished:
+        details.append(f"{len(arm.unfinished)} of {runs} unfinished")
+    return Cell(arm.method, tuple(details))
+
+
+def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, full: bool) -> Table:
+    """Means over seeds at the first, middle and last task (or step) and over all, and the difference.
+
+    Args:
+        comparison: Gives the baseline and the confidence.
+        metric: Name in the rows.
+        arms: A row for each.
+        full: The difference at every moment, in place of the one that counts: the last, or the
+            average for returns.
+    """
+    baseline, confidence = comparison.baseline, comparison.confidence
+    compared = MOMENTS if full else (compared_at(metric),)
+    places = _places(comparison, arms)
+    rows = []
+    for arm in arms:
+        found = summary(arm, metric, confidence)
+        name = _name_cell(arm, with_places=not places["last"])
+        cells = [name, *(estimate_cell(found[m], metric, len(arm.runs)) for m in MOMENTS)]
+        if baseline is not None:
+            paired = paired_summary(arm, baseline, metric, confidence)
+            cells += [
+                Cell("baseline")
+                if arm is baseline
+                else estimate_cell(paired[m], metric, len(arm.runs), signed=True)
+                for m in compared
+            ]
+        rows.append(tuple(cells))
+    heads = [f"{name}\n{place}".strip() for name, place in places.items()]
+    if baseline is not None:
+        heads += [f"{moment} minus\n{baseline.label}" for moment in compared]
+    unit = " (%)" if is_percent(metric) else ""
+    return Table(f"{in_words(metric)}{unit}", ("method", *heads), tuple(rows))
+
+
+def _places(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, str]:
+    """Which task each moment is, where all arms agree."""
+    found = [moments(arm.positions) for arm in arms]
+    axis = comparison.axis
+    places = {m: {each.get(m) for each in found} for m in MOMENTS if m != "average"}
+    return {
+        m: _place_head(axis, next(iter(places[m]))) if len(places.get(m, ())) == 1 else ""
+        for m in MOMENTS
+    }
+
+
+def _place_head(axis: str, position: int | None) -> str:
+    return f"({axis} {position if position is None else place_text(axis, position)})"
+
+
+def best_table(comparison: Comparison) -> Table:
+    """Each method at its own best setting: the fair comparison."""
+    metric, confidence = comparison.headline, comparison.confidence
+    common = shared_positions(comparison.chosen)
+    baseline = comparison.baseline
+    rows = []
+    for arm in comparison.chosen:
+        tried = sum(other.method == arm.method for other in comparison.arms)
+        at_last = summary(arm, metric, confidence, common)
+        cells = [
+            _name_cell(arm),
+            Cell(str(tried)),
+            estimate_cell(at_last["last"], metric, len(arm.runs)),
+            estimate_cell(at_last["average"], metric, len(arm.runs)),
+        ]
+        if baseline is not None:
+            paired = paired_summary(arm, baseline, metric, confidence)[comparison.moment]
+            difference = estimate_cell(paired, metric, len(arm.runs), signed=True)
+            cells.append(Cell("baseline") if arm is baseline else difference)
+        rows.append(tuple(cells))
+    last = f"\n{_place_head(comparison.axis, common[-1])}" if common else ""
+    heads = ["method", "settings\ntried", f"last{last}", "average"]
+    heads += [f"{comparison.moment} minus\n{baseline.label}"] if baseline is not None else []
+    unit = " (%)" if is_percent(metric) else ""
+    title = f"{in_words(metric)}{unit}, each method at its own best setting"
+    return Table(title, tuple(heads), tuple(rows))
+
+
+def settings_table(comparison: Comparison) -> Table:
+    """What differs from arm to arm, and how far each one's runs are."""
+    apart = differing_keys([arm.settings for arm in comparison.arms])
+    rows = []
+    for arm in comparison.arms:
+        values = [Cell(plain(arm.settings.get(key))) for key in apart]
+        seeds = Cell(", ".join(str(run.seed) for run in arm.runs))
+        done = Cell(", ".join(_done(run) for run in arm.started))
+        rows.append((Cell(arm.label), *values, seeds, done))
+    done_head = "rows of each" if comparison.axis == "task" else "steps of each"
+    return Table("Arms", ("method", *apart, "seeds", done_head), tuple(rows))
+
+
+def _done(run: Run) -> str:
+    done = len(run.rows) if run.axis == "task" else max(run.by_position)
+    return f"{place_text(run.axis, done)} of {place_text(run.axis, run.planned)}"
+
+
+# ---- tasks of runs that are placed by steps ---------------------------------------------------------
+
+
+def task_table(comparison: Comparison) -> Table | None:
+    """Mean return of the episodes of each task, by method, and the differences to the baseline.
+
+    Returns:
+        None where no run has played a task to its end.
+    """
+    arms = [arm for arm in comparison.chosen if arm.tasks]
+    baseline, confidence = comparison.baseline, comparison.confidence
+    others = [] if baseline is None else [arm for arm in arms if arm is not baseline]
+    rows = []
+    for task in sorted({task for arm in arms for task in arm.tasks}):
+        cells = [Cell(str(task))]
+        for arm in arms:
+            found = estimate(task_returns(arm, task).values(), confidence)
+            cells.append(estimate_cell(found, "episode_return", len(arm.runs)))
+        for arm in others:
+            assert baseline is not None
+            pair = task_returns(arm, task), task_returns(baseline, task)
+            difference = paired_estimate(*pair, confidence)
+            cells.append(estimate_cell(difference, "episode_return", len(arm.runs), signed=True))
+        rows.append(tuple(cells))
+    heads = ["task", *(arm.label for arm in arms)]
+    heads += [f"{arm.label}\nminus {baseline.label}" for arm in others if baseline is not None]
+    return Table("episode return per task", tuple(heads), tuple(rows)) if rows else None
+
+
+def task_returns(arm: Arm, task: int) -> dict[int, float | None]:
+    """Mean return in one task, by seed; None where the arm has not played it to its end."""
+    known = task in arm.tasks
+    return {run.seed: run.task_returns.get(task) if known else None for run in arm.runs}
+
+
+def friction_table(comparison: Comparison) -> Table | None:
+    """The friction of each task, by seed: every method meets the same.
+
+    Returns:
+        None where rows tell of none.
+    """
+    by_seed: dict[int, dict[int, float]] = {}
+    for run in (run for arm in comparison.arms for run in arm.started):
+        by_seed.setdefault(run.seed, {}).update(run.frictions)
+    found = {seed: frictions for seed, frictions in sorted(by_seed.items()) if frictions}
+    tasks = sorted({task for frictions in found.values() for task in frictions})
+    rows = tuple(
+        (
+            Cell(str(task)),
+            *(Cell(f"{each[task]:.3g}" if task in each else NO_VALUE) for each in found.values()),
+        )
+        for task in tasks
+    )
+    heads = ("task", *(f"seed {seed}" for seed in found))
+    return Table("friction of each task", heads, rows) if rows else None

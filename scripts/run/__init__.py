@@ -1,0 +1,1 @@
+"""`plasticity run` and `plasticity sweep`: runs, their folders and their processes."""

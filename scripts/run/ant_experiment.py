@@ -1,0 +1,120 @@
+"""One Slippery-Ant run: joins the ants, PPO and the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from plasticity.agents.ppo.agent import PPO
+from plasticity.metrics.tracker import Tracker
+from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers
+from plasticity.seeds import child_seed
+from plasticity.tasks.vector.environments import slippery_ant_vector
+
+
+class AntExperiment:
+    """What a run does between two rows of its `metrics.jsonl`: rollouts and their updates.
+
+    `AntRows` says when a row comes.
+
+    Args:
+        config: Of the run.
+
+    Raises:
+        ImportError: if the physics engine is not installed.
+    """
+
+    def __init__(self, config: AntRunConfig) -> None:
+        self.config = config
+        self._envs = slippery_ant_vector(
+            config.num_envs,
+            num_workers=config.cores if config.cores > 1 else 0,
+            engine=config.engine,
+            task_seed=child_seed(config.seed, "stream"),
+            change_every=config.change_every,
+        )
+        self._agent = PPO(
+            self._envs,
+            config.agent,
+            *ant_regularizers(config),
+            seed=config.seed,
+            device=config.device,
+            update_threads=min(config.cores, 2),
+        )
+        probe = torch.zeros(2, self._agent.observations.shape[-1])  # each row brings its own
+        self._tracker: Tracker | None = None
+        if config.metrics:
+            policy = self._agent.policy
+            self._tracker = Tracker(policy, probe, config.metrics, policy.hidden_layers)
+        self._rows = AntRows(config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._rows.finished
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss became NaN or infinite."""
+        return self._rows.diverged
+
+    @property
+    def progress(self) -> float:
+        """Steps of all environments together."""
+        return float(self._agent.num_steps)
+
+    def close(self) -> None:
+        """End the environments' processes."""
+        self._envs.close()
+
+    def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Play and learn until the next row.
+
+        Args:
+            should_stop: Asked before every rollout.
+
+        Returns:
+            The row; None if stopped before it.
+        """
+        while not should_stop():
+            iteration = self._agent.iterate()
+            row = self._rows.take(iteration, self._agent.num_steps)
+            if row is not None:
+                if self._tracker is not None and not self.diverged:
+                    row.update(self._tracker.take(self._agent.observations)[0])
+                return row
+        return None
+
+    def take_episodes(self) -> list[dict[str, Any]]:
+        """The episodes that ended since they were last taken, in the order of their ends."""
+        return self._rows.take_episodes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, but its configuration."""
+        return {
+            "agent": self._agent.state_dict(),
+            "environments": with_tensors(self._envs.state_dict()),
+            "tracker": None if self._tracker is None else self._tracker.state_dict(),
+            **self._rows.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self._agent.load_state_dict(state["agent"])
+        self._envs.load_state_dict(state["environments"])
+        if self._tracker is not None:
+            self._tracker.load_state_dict(state["tracker"])
+        self._rows.load_state_dict(state)
+
+
+def with_tensors(state: Any) -> Any:
+    """The same with tensors for arrays, which a checkpoint can hold without being trusted."""
+    if isinstance(state, Mapping):
+        return {name: with_tensors(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [with_tensors(value) for value in state]
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state

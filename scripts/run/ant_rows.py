@@ -1,0 +1,144 @@
+"""When a Slippery-Ant run has a row, and what it says of episodes and of learning."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from plasticity.agents.ppo.agent import Episode, Iteration
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.seeds import child_seed
+from plasticity.tasks.control.friction import task_friction
+
+
+class AntRows:
+    """The rows of one run, but for its metrics.
+
+    A row comes every `measure_every` steps, and one at each change of friction, at the end of the rollout
+    in which the first ant met its new ground. That one tells of the task that ended.
+
+    Args:
+        config: Of the run.
+    """
+
+    def __init__(self, config: AntRunConfig) -> None:
+        self._config = config
+        self._task = 0
+        self._row_steps = 0
+        self._since_row: list[Episode] = []
+        self._untaken: list[Episode] = []
+        self._diverged = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return has_all_rows(self.state_dict(), self._config)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss became NaN or infinite."""
+        return self._diverged
+
+    def take(self, iteration: Iteration, num_steps: int) -> dict[str, Any] | None:
+        """Take note of an iteration.
+
+        Args:
+            iteration: The latest one.
+            num_steps: Environment steps of the run up to its end.
+
+        Returns:
+            A row, if one is due.
+        """
+        self._since_row += iteration.episodes
+        self._untaken += iteration.episodes
+        newest = self._task if iteration.task is None else iteration.task
+        boundary = newest > self._task
+        is_due = num_steps % self._config.measure_every == 0
+        if not (boundary or iteration.diverged or is_due):
+            return None
+        if is_due:
+            self._row_steps = num_steps
+        self._diverged = iteration.diverged
+        row = self._row(iteration, num_steps, boundary=boundary)
+        self._task = newest
+        return row
+
+    def _row(self, iteration: Iteration, num_steps: int, *, boundary: bool) -> dict[str, Any]:
+        # All that ended since the row before: around a change, some of them on the ground before.
+        episodes, self._since_row = self._since_row, []
+        return {
+            "step": num_steps,
+            "task": self._task,
+            "friction": self._friction(self._task),
+            "boundary": boundary,
+            "episodes": len(episodes),
+            "episode_return": _mean([each.episode_return for each in episodes]),
+            "episode_length": _mean([float(each.episode_length) for each in episodes]),
+            **iteration.statistics,
+            "diverged": self._diverged,
+        }
+
+    def take_episodes(self) -> list[dict[str, Any]]:
+        """The episodes that ended since they were last taken, in the order of their ends."""
+        taken, self._untaken = self._untaken, []
+        return [asdict(self._on_its_ground(each)) for each in taken]
+
+    def _on_its_ground(self, episode: Episode) -> Episode:
+        # A simulator in float32 tells the friction in float32; rows and episodes shall agree to the digit.
+        return replace(episode, friction=self._friction(episode.task))
+
+    def _friction(self, task: int | None) -> float | None:
+        if task is None:
+            return None
+        return task_friction(child_seed(self._config.seed, "stream"), task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later rows depend on."""
+        return {
+            "task": self._task,
+            "row_steps": self._row_steps,
+            "since_row": [asdict(each) for each in self._since_row],
+            "untaken": [asdict(each) for each in self._untaken],
+            "diverged": self._diverged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, which may stand among other entries."""
+        self._task = state["task"]
+        self._row_steps = state["row_steps"]
+        self._since_row = [Episode(**each) for each in state["since_row"]]
+        self._untaken = [Episode(**each) for each in state["untaken"]]
+        self._diverged = state["diverged"]
+
+
+def has_all_rows(state: dict[str, Any], config: AntRunConfig) -> bool:
+    """Whether a run that saved this (`AntRows.state_dict`) has all its rows."""
+    # Only a row ends a run: an extended run is then the same as one that was longer from the start.
+    return bool(state["diverged"]) or int(state["row_steps"]) >= config.num_steps
+
+
+def ant_regularizers(config: AntRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
+    """How a run's method regularizes its actor, and its critic."""
+    method = METHODS[config.method]
+
+    def settings(network: str, strength: float, sigma: float) -> RegularizerSettings:
+        return RegularizerSettings(
+            regularizer=method.regularizer,
+            strength=strength if method.uses_strength else 0.0,
+            sigma=sigma,
+            anisotropy=config.anisotropy,
+            decoupled=config.decoupled,
+            anchor_seed=child_seed(config.seed, f"{network} anchor"),
+        )
+
+    return settings("actor", config.strength, config.sigma), settings(
+        "critic",
+        config.strength if config.critic_strength is None else config.critic_strength,
+        config.sigma if config.critic_sigma is None else config.critic_sigma,
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

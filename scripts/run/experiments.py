@@ -1,0 +1,61 @@
+"""Which experiment a configuration means; each is imported only when it is needed."""
+
+from __future__ import annotations
+
+from plasticity.scripts.config.run_config import AntRunConfig, ImageRunConfig, RunConfig
+from plasticity.scripts.run.folder import Experiment, RunError
+from plasticity.scripts.run.image_experiment import ImageExperiment, require_fitting
+from plasticity.scripts.run.stacked import TogetherExperiment
+from plasticity.tasks import ENGINES, load_dataset
+
+
+def make_experiment(config: RunConfig) -> Experiment:
+    """A run's experiment, at its beginning.
+
+    Raises:
+        ValueError: if a setting and the data do not go together.
+        ImportError: if the physics engine is not installed.
+    """
+    if isinstance(config, AntRunConfig):
+        from plasticity.scripts.run.ant_experiment import AntExperiment  # noqa: PLC0415  (gymnasium)
+
+        return AntExperiment(config)
+    assert isinstance(config, ImageRunConfig)
+    return ImageExperiment(config)
+
+
+def together_experiment(config: RunConfig) -> type[TogetherExperiment]:
+    """What trains several runs like this one at once.
+
+    Raises:
+        ImportError: if the physics engine is not installed.
+    """
+    if isinstance(config, AntRunConfig):
+        from plasticity.scripts.run.stacked_ants import TogetherAnts  # noqa: PLC0415  (as above)
+
+        return TogetherAnts
+    from plasticity.scripts.run.stacked_images import TogetherImages  # noqa: PLC0415  (most runs need it not)
+
+    return TogetherImages
+
+
+def require_runnable(config: RunConfig) -> None:
+    """Refuse what cannot be run here, without the cost of an experiment; download what it needs.
+
+    Raises:
+        ValueError: if a setting and the data do not go together.
+        DownloadError: if the data cannot be had.
+        RunError: if the physics engine is not installed.
+    """
+    if isinstance(config, ImageRunConfig):
+        require_fitting(config, load_dataset(config.dataset, data_dir=config.data_dir))
+        return
+    assert isinstance(config, AntRunConfig)
+    try:
+        ENGINES[config.engine]().close()
+        if config.engine == "warp":
+            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's)
+
+            load_modules()
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from error

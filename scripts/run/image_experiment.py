@@ -1,0 +1,204 @@
+"""One image run: joins the permuted stream, the classifier and the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from plasticity.agents.networks.image import ImageNetwork
+from plasticity.agents.supervised.classifier import Classifier
+from plasticity.metrics.norms import parameter_snapshot, update_norm
+from plasticity.metrics.registry import Metric
+from plasticity.metrics.tracker import Tracker
+from plasticity.optim.regularizers import regularized
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.optim.shifted_model import ShiftedModel
+from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.seeds import child_seed
+from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
+
+FINITE = Metric("finite", lambda features: features.isfinite().all().to(features.dtype), "features")
+"""Whether all features of a layer are finite."""
+
+
+class ImageExperiment:
+    """What a run does between two rows of its `metrics.jsonl`: it learns one task.
+
+    Args:
+        config: Of the run.
+        dataset: Of the run; None: it is loaded.
+
+    Raises:
+        ValueError: if a setting and the data do not go together.
+    """
+
+    def __init__(self, config: ImageRunConfig, dataset: ImageDataset | None = None) -> None:
+        self.config = config
+        if dataset is None:
+            dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+        require_fitting(config, dataset)
+        self._stream = image_stream(config, dataset)
+        regularizer = image_regularizer(config)
+        image_network = initial_network(config, dataset)
+        self._hidden_layers = image_network.hidden_layers
+        network: nn.Module = image_network
+        if METHODS[config.method].shifts:
+            assert regularizer.anchor_seed is not None
+            anchors = _syre_anchors(image_network, config.sigma, regularizer.anchor_seed)
+            network = ShiftedModel(image_network, anchors, keep_function=False)
+        self._classifier = Classifier(
+            network,
+            config.classifier,
+            regularizer,
+            order_seed=child_seed(config.seed, "order"),
+            device=config.device,
+        )
+        self._next_task = 0
+        self._diverged = False
+        self._before: dict[str, torch.Tensor] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._diverged or self._next_task >= self.config.num_tasks
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss or a feature became NaN or infinite."""
+        return self._diverged
+
+    @property
+    def progress(self) -> float:
+        """Tasks done, the one under way counted by its steps."""
+        return self._next_task + self._classifier.task_progress
+
+    def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Learn the next task, or what is left of it.
+
+        Args:
+            should_stop: Asked before every step.
+
+        Returns:
+            The task's row; None if stopped before its end.
+        """
+        if "update_norm" in self.config.metrics and self._before is None:
+            self._before = parameter_snapshot(self._classifier.network)
+        task = self._stream[self._next_task]
+        if not self._classifier.train(task, should_stop):
+            return None
+        row: dict[str, Any] = {"task": task.index, **self._classifier.finish(task)}
+        # Losses may be finite where features are not (a ReLU takes minus infinity for 0). Looked at
+        # whatever is measured: what a run does must not depend on that.
+        row["diverged"] = row["diverged"] or not all(self._measure(task, [FINITE]).values())
+        if not row["diverged"] and self.config.metrics:
+            row.update(self._measure(task, self._metrics()))
+        self._diverged = bool(row["diverged"])
+        self._before = None
+        self._next_task += 1
+        return row
+
+    def take_episodes(self) -> list[dict[str, Any]]:
+        """None: a classifier plays no episodes."""
+        return []
+
+    def close(self) -> None:
+        """It has no processes of its own."""
+
+    def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
+        """Numbers by metric and layer."""
+        images, _ = next(iter(task.test_batches(self.config.probe_size)))
+        network = self._classifier.network
+        prefix = "model." if isinstance(network, ShiftedModel) else ""
+        layers = [prefix + layer for layer in self._hidden_layers]
+        measured = Tracker(network, images, metrics, layers).measure()
+        return {name.replace(f"/{prefix}", "/"): value for name, value in measured.items()}
+
+    def _metrics(self) -> list[str | Metric]:
+        # A tracker is made anew for every task, whose images it measures on: it knows no earlier
+        # boundary, so the update is measured against the weights at the task's beginning.
+        updates = Metric("update_norm", partial(update_norm, previous=self._before or {}), "model")
+        return [updates if name == "update_norm" else name for name in self.config.metrics]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, but its configuration."""
+        state: dict[str, Any] = {
+            "classifier": self._classifier.state_dict(),
+            "next_task": self._next_task,
+            "diverged": self._diverged,
+        }
+        if self._before is not None:
+            state["before"] = self._before
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self._classifier.load_state_dict(state["classifier"])
+        self._next_task = state["next_task"]
+        self._diverged = state["diverged"]
+        self._before = state.get("before")  # absent between two tasks
+
+
+def image_stream(config: ImageRunConfig, dataset: ImageDataset) -> PermutedImages:
+    """The tasks of a run, on its device."""
+    return PermutedImages(
+        dataset,
+        num_tasks=config.num_tasks,
+        seed=child_seed(config.seed, "stream"),
+        device=config.device,
+    )
+
+
+def initial_network(config: ImageRunConfig, dataset: ImageDataset) -> ImageNetwork:
+    """A run's network as it begins, on the CPU."""
+    # Layers draw their initial weights from the global generator: seeded here, whatever came
+    # before, and used for nothing else.
+    torch.manual_seed(child_seed(config.seed, "weights"))
+    return ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
+
+
+def image_regularizer(config: ImageRunConfig) -> RegularizerSettings:
+    """How a run's method regularizes every layer."""
+    method = METHODS[config.method]
+    return RegularizerSettings(
+        regularizer=method.regularizer,
+        strength=config.strength if method.uses_strength else 0.0,
+        sigma=config.sigma,
+        anisotropy=config.anisotropy,
+        decoupled=config.decoupled,
+        anchor_seed=child_seed(config.seed, "anchor"),
+    )
+
+
+def require_fitting(config: ImageRunConfig, dataset: ImageDataset) -> None:
+    """Refuse what the data do not allow, without the cost of an experiment.
+
+    Raises:
+        ValueError: if a batch is larger than the training set, the probe larger than the test set,
+            or the images too small for the network.
+    """
+    for option, wanted, split, labels in (
+        ("--batch-size", config.classifier.batch_size, "training", dataset.train_labels),
+        ("--probe-size", config.probe_size, "test", dataset.test_labels),
+    ):
+        if wanted > len(labels):
+            raise ValueError(
+                f"{option} {wanted} is larger than the {len(labels)} {split} examples of"
+                f" {config.dataset}: give at most {len(labels)}."
+            )
+    with torch.device("meta"):  # shapes without memory
+        ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
+
+
+def _syre_anchors(
+    network: nn.Module, sigma: float, anchor_seed: int
+) -> dict[str, torch.Tensor | None]:
+    """The anchors that syre would decay this network toward, by parameter name."""
+    optimizer = regularized(torch.optim.SGD)(
+        network.parameters(), regularizer="syre", strength=0.0, sigma=sigma, anchor_seed=anchor_seed
+    )
+    return {name: optimizer.anchor(parameter) for name, parameter in network.named_parameters()}

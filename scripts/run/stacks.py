@@ -1,0 +1,122 @@
+"""Which runs train at once: those whose configurations are equal but for method, seed and decay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+from plasticity.checks import require_integer
+from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.scripts.config.run_config import AntRunConfig, RunConfig
+from plasticity.scripts.run.jobs import Job, JobGroup, Work
+from plasticity.tasks.vector.environments import DEVICE_ENGINES
+
+MAY_DIFFER = (
+    *("method", "seed", "strength", "sigma", "anisotropy"),
+    *("critic_strength", "critic_sigma"),
+)
+"""Settings that the runs of a group need not share: the optimizer's step is each run's own."""
+
+_Item = TypeVar("_Item")
+
+HowMany = int | Literal["auto"]
+"""How many runs train at once in one process; "auto": by the device."""
+
+
+def planned(jobs: Sequence[Job], together: HowMany) -> list[Work]:
+    """Put jobs together that can train at once; the others stay single.
+
+    Args:
+        jobs: In the order in which they are to be done.
+        together: Runs in one process. A number is taken as it is, on any device. "auto": one on a CPU,
+            where processes of one thread each are faster, and on CUDA as many as fit, which the group's
+            own process finds out.
+
+    Returns:
+        What each process does: each job is in it once.
+    """
+    work: list[Work] = []
+    for group in groups_of(jobs):
+        config = group[0].config
+        if not can_train_together(config):
+            work += group
+            continue
+        measured = together == "auto" and config.device.startswith("cuda")
+        size = len(group) if measured else 1 if together == "auto" else together
+        for part in even_parts(group, size):
+            alone = len(part) == 1 and has_ordinary_experiment(config)
+            work.append(part[0] if alone else JobGroup(tuple(part), is_measured=measured))
+    return work
+
+
+def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
+    """What is still to be done of a plan.
+
+    A group is planned before its finished runs are left out, so that the same command again continues its
+    runs as they were begun: to the byte, which they are not alone if they were begun in company.
+    """
+    paths = {job.path for job in unfinished}
+    left: list[Work] = []
+    for each in work:
+        jobs = tuple(job for job in each.jobs if job.path in paths)
+        if jobs and isinstance(each, JobGroup):
+            left.append(replace(each, jobs=jobs, had_more=len(jobs) < len(each.jobs)))
+        elif jobs:
+            left.append(each)
+    return left
+
+
+def can_train_together(config: RunConfig) -> bool:
+    """Whether a run can train at once with others of its kind, in one process.
+
+    The method "shift" wraps its network in another, and ants of a CPU's engine live on its cores.
+    """
+    if isinstance(config, AntRunConfig):
+        return config.engine in DEVICE_ENGINES
+    return not METHODS[config.method].shifts
+
+
+def has_ordinary_experiment(config: RunConfig) -> bool:
+    """Whether one run can be trained without the code for many: all can but the ants of a GPU."""
+    return not (isinstance(config, AntRunConfig) and config.engine in DEVICE_ENGINES)
+
+
+def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs whose configurations differ in nothing but `MAY_DIFFER`, in their order.
+
+    Runs that cannot train with others stand apart from those that can.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        flat = job.config.to_json()
+        shared = {name: value for name, value in flat.items() if name not in MAY_DIFFER}
+        key = json.dumps([can_train_together(job.config), shared], sort_keys=True)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
+
+
+def even_parts(items: Sequence[_Item], most: int) -> list[list[_Item]]:
+    """Cut a list into as few parts of at most `most` as there can be, as even as they can be."""
+    count = -(-len(items) // most)
+    ends = [-(-len(items) * part // max(count, 1)) for part in range(count + 1)]
+    return [list(items[a:b]) for a, b in pairwise(ends)]
+
+
+def require_use(jobs: Sequence[Job], together: HowMany) -> None:
+    """Refuse a number of runs at once that cannot be met.
+
+    Raises:
+        ValueError: if it is below 1, or above 1 where no job can be trained with others.
+        TypeError: if it is neither a number nor "auto".
+    """
+    if together == "auto":
+        return
+    most = require_integer("--together", together, minimum=1)
+    if most > 1 and not any(can_train_together(job.config) for job in jobs):
+        raise ValueError(
+            f"--together {most} means nothing to these runs of {jobs[0].config.benchmark}, which have a"
+            " process each: leave it out, and give --jobs for runs side by side."
+        )

@@ -1,0 +1,1 @@
+"""Control tasks whose physics changes: schedules and environments."""

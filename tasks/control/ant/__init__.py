@@ -1,0 +1,1 @@
+"""Slippery-Ant in three physics engines: Bullet, MuJoCo and MuJoCo Warp."""

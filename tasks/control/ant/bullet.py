@@ -1,0 +1,366 @@
+"""Slippery-Ant in PyBullet: the walking ant of `AntBulletEnv-v0` on a floor that changes its friction."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from plasticity.tasks.control.ant.actions import checked_action
+from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS, STEP_SECONDS, AntSimulation
+from plasticity.tasks.control.display import RENDER_MODES, render_modes_here
+from plasticity.tasks.control.friction import FrictionSchedule
+
+BULLET_FRICTION = 0.8
+"""The floor's own, in `AntBulletEnv-v0`."""
+
+MAX_EPISODE_STEPS = 1000
+
+_OBSERVATION_SIZE = 28
+_JOINT_VELOCITIES = slice(9, 24, 2)
+_CLIP = 5.0
+_TORQUE = 250.0
+_START_ANGLE = 0.1
+_TARGET_X, _TARGET_Y = 1e3, 0.0
+_MIN_HEIGHT = 0.26
+# Positions are compared to 0.99 in float32: this is where a float64 begins to be rounded to more than that.
+_AT_LIMIT = (float(np.float32(0.99)) + float(np.nextafter(np.float32(0.99), np.float32(1)))) / 2
+_ELECTRICITY_COST, _STALL_TORQUE_COST, _JOINT_AT_LIMIT_COST = -2.0, -0.1, -0.1
+_WIDTH, _HEIGHT = 320, 240
+
+Observation = NDArray[np.float32]
+
+
+class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
+    """An ant with four legs learns to run toward a far target, and the friction of its floor changes.
+
+    `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
+
+    Physics, observation, action and reward are those of PyBullet's `AntBulletEnv-v0`; at its
+    friction, 0.8, the same seed and actions give the same observations, rewards and endings, step by
+    step. (A reference just constructed takes the ant, at its first reset, to be elsewhere: its first
+    observation differs by 3e-7 in an angle, and its first reward by about 0.02.) Here, an episode depends on
+    its friction and on the state of `np_random` at its reset, and on nothing else.
+
+    The action is a torque for each of the 8 joints, in 250 N m, clipped to [-1, 1]; the cost of electricity
+    is, as in the reference, that of the action before it is clipped. The observation has
+    28 entries, clipped to [-5, 5]: height over the start; sine and cosine of the angle to the target; 0.3
+    times the velocity in m/s, in the frame of the torso's yaw; roll and pitch; position (from -1 to 1
+    between the limits) and 0.1 times the velocity in rad/s of each joint; whether each foot touched the
+    floor, one step ago. The reward is 1 for being upright (-1 and the end, once the torso is below 0.26 m),
+    plus the progress toward the target in m/s, minus costs of electricity and of joints at their limits.
+    An episode is truncated after 1000 steps of 16.5 ms, whatever larger `max_episode_steps` `gymnasium.make`
+    is given.
+
+    The friction is one for ever (`friction`; if nothing is given, 0.8), or follows the stream of
+    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation never
+    tells it; `info` has "task", the place in the stream, and "friction".
+
+    Args:
+        friction: The floor's lateral coefficient, at least 0; Bullet multiplies it with the link's, 1.5.
+        task_seed: Of the stream of frictions, 0 or more. It is apart from the seed of `reset`, which says
+            how an episode starts, so that environments side by side share one stream.
+        num_tasks: Length of the stream; its last task stays. None: the stream has no end.
+        change_every: Steps of this environment from one task to the next. The change comes at the first
+            reset after that: an episode has one friction. With fewer steps than an episode, which has up to
+            1000, tasks are skipped.
+        render_mode: "rgb_array" (needs no display), "human" (a window), or None.
+
+    Raises:
+        ModuleNotFoundError: if PyBullet is not installed (it has wheels for Python up to 3.11).
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range, or both a friction and a stream are given.
+        RuntimeError: if there is no display for "human".
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (declared so by Gymnasium)
+        "render_modes": [*RENDER_MODES],
+        "render_fps": 60,
+    }
+
+    def __init__(
+        self,
+        friction: float | None = None,
+        *,
+        task_seed: int | None = None,
+        num_tasks: int | None = None,
+        change_every: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self._arguments = (friction, task_seed, num_tasks, change_every, render_mode)
+        if (friction, task_seed, num_tasks, change_every) == (None,) * 4:
+            friction = BULLET_FRICTION
+        self._schedule = FrictionSchedule(friction, task_seed, num_tasks, change_every)
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
+        self.render_mode = render_mode
+        # Checkers make an environment of each of these.
+        self.metadata = {**self.metadata, "render_modes": render_modes_here()}
+        self.observation_space = gymnasium.spaces.Box(
+            -_CLIP, _CLIP, (_OBSERVATION_SIZE,), np.float32
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (NUM_JOINTS,), np.float32)
+        self._ant = AntSimulation(window=render_mode == "human")
+        # A position of a joint as a share of its range: 2 * (position - lower) / range - 1.
+        self._ranges = [(lower, upper - lower) for lower, upper in self._ant.joint_limits]
+        self._steps = 0
+        self._episode_steps = 0
+        self._shown = 0.0
+        self._running = False
+        self._closed = False
+        self._actions = np.zeros((MAX_EPISODE_STEPS, NUM_JOINTS))
+        self._generator_at_start: Mapping[str, Any] | None = None
+        self._task = self._schedule.task_at(0)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad.
+
+        Args:
+            seed: Of `np_random`; None: it goes on. The count of steps goes on in any case.
+            options: Not used.
+
+        Returns:
+            The observation, shape (28,), and `info`.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
+        """
+        self._require_open()
+        super().reset(seed=seed, options=options)
+        self._task = self._schedule.task_at(self._steps)
+        return self._begin(), self._info()
+
+    def _begin(self) -> Observation:
+        self._generator_at_start = dict(self.np_random.bit_generator.state)
+        self._ant.restart(self.np_random.uniform(-_START_ANGLE, _START_ANGLE, NUM_JOINTS).tolist())
+        self._ant.set_friction(self._task.friction)
+        self._episode_steps = 0
+        self._running = True
+        self._feet_on_floor = [0.0] * len(self._ant.feet)
+        self._start_height = self._ant.torso()[0][2]
+        observation = self._observe()
+        if self.render_mode == "human":
+            self._show()
+        return np.clip(observation, -_CLIP, _CLIP)
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Let the ant move for 16.5 ms.
+
+        Args:
+            action: Finite real numbers, whose sizes add up to at most 1e15. Shape: (8,).
+
+        Returns:
+            The observation, shape (28,), the reward, whether the ant fell, whether this was the 1000th
+            step, and `info`.
+
+        Raises:
+            TypeError: if the action has no real numbers.
+            ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum.
+            gymnasium.error.ResetNeeded: if no episode is running.
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
+            FloatingPointError: if Bullet's numbers are no longer finite.
+        """
+        action = checked_action(action)
+        if not self._running:
+            self._require_open()
+            raise gymnasium.error.ResetNeeded("The episode has ended, or none began: call reset().")
+        observation, reward, fell = self._advance(action)
+        if self.render_mode == "human":
+            self._show()
+        truncated = self._episode_steps == MAX_EPISODE_STEPS
+        self._running = not (fell or truncated)
+        return observation, reward, fell, truncated, self._info()
+
+    def _advance(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
+        self._actions[self._episode_steps] = action
+        self._ant.step(_torques(action))
+        self._steps += 1
+        self._episode_steps += 1
+        potential = self._potential
+        observation = self._observe()
+        # The height as the observation tells it: in float32, and clipped.
+        height = self._start_height + min(max(float(observation[0]), -_CLIP), _CLIP)
+        fell = not height > _MIN_HEIGHT
+        reward = (
+            (-1.0 if fell else 1.0)
+            + (self._potential - potential)
+            + _motor_cost(action, observation[_JOINT_VELOCITIES])
+            + _JOINT_AT_LIMIT_COST * self._joints_at_limit
+        )
+        if not math.isfinite(reward):
+            raise FloatingPointError(
+                f"Bullet's numbers are not finite after step {self._episode_steps} of an episode with "
+                f"friction {self._task.friction:g}: the reward is {reward}."
+            )
+        # As in the reference, the observation tells of the contacts before its step.
+        touching = self._ant.links_on_floor()
+        self._feet_on_floor = [float(foot in touching) for foot in self._ant.feet]
+        return observation.clip(-_CLIP, _CLIP, observation), reward, fell
+
+    def _observe(self) -> Observation:
+        """Read the ant: the observation, not yet clipped, the potential, and the joints at their limits."""
+        ant = self._ant
+        (x, y, z), (roll, pitch, yaw), (velocity_x, velocity_y, velocity_z) = ant.torso()
+        # The ant is where its parts are on average; to the reference, the floor is one of them.
+        links = ant.links()
+        to_x = _TARGET_X - _mean_of_parts([link[0][0] for link in links], x)
+        to_y = _TARGET_Y - _mean_of_parts([link[0][1] for link in links], y)
+        self._potential = -math.sqrt(to_y * to_y + to_x * to_x) / STEP_SECONDS
+        angle = math.atan2(to_y, to_x) - yaw
+        cosine, sine = math.cos(-yaw), math.sin(-yaw)
+        values = [
+            z - self._start_height,
+            math.sin(angle),
+            math.cos(angle),
+            0.3 * (cosine * velocity_x - sine * velocity_y),
+            0.3 * (sine * velocity_x + cosine * velocity_y),
+            0.3 * velocity_z,
+            roll,
+            pitch,
+        ]
+        at_limit = 0
+        for (position, velocity, _, _), (lower, span) in zip(
+            ant.joints(), self._ranges, strict=True
+        ):
+            share = 2 * (position - lower) / span - 1.0
+            at_limit += abs(share) > _AT_LIMIT
+            values.append(share)
+            values.append(0.1 * velocity)
+        self._joints_at_limit = at_limit
+        values += self._feet_on_floor
+        return np.array(values, dtype=np.float32)
+
+    def _info(self) -> dict[str, Any]:
+        return {"task": self._task.index, "friction": self._task.friction}
+
+    def _show(self) -> None:
+        """Show the window what is, in real time."""
+        self._ant.follow()
+        due = self._shown + STEP_SECONDS
+        time.sleep(max(due - time.monotonic(), 0.0))
+        self._shown = time.monotonic()
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return a picture from a camera that follows the ant, or nothing, as the window shows itself.
+
+        Returns:
+            uint8, shape (240, 320, 3), with render_mode "rgb_array"; else None.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
+        """
+        self._require_open()
+        if self.render_mode == "rgb_array":
+            return self._ant.picture(_WIDTH, _HEIGHT)
+        return None
+
+    def close(self) -> None:
+        """Free Bullet's world; closing twice is fine."""
+        self._running = False
+        self._closed = True
+        self._ant.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise gymnasium.error.ClosedEnvironmentError(
+                "The environment was closed: make a new one."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on: the episode's start and its actions since.
+
+        From it, `load_state_dict` continues bit for bit, in another process too: it plays the episode again.
+        (Bullet's own file of a state does not: with a foot on the floor, the very next step differs.)
+
+        Returns:
+            Plain numbers, strings, dictionaries of them, and an array: the actions, shape (steps since the
+            reset, 8).
+        """
+        return {
+            "steps": self._steps,
+            "running": self._running,
+            "task": self._task.index,
+            "friction": self._task.friction,
+            "generator": self.np_random.bit_generator.state,
+            "generator_at_start": self._generator_at_start,
+            "actions": self._actions[: self._episode_steps].copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            KeyError: if an entry is missing.
+            ValueError: if it was saved with another friction than this environment's at that step.
+            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
+        """
+        self._require_open()
+        actions = np.asarray(state["actions"])
+        steps_at_start = state["steps"] - len(actions)
+        task = self._schedule.task_at(steps_at_start)
+        if (task.index, task.friction) != (state["task"], state["friction"]):
+            raise ValueError(
+                f"The state was saved at task {state['task']} with friction {state['friction']:g}, where "
+                f"this environment has task {task.index} with friction {task.friction:g}: make it with "
+                "the arguments of the one that was saved."
+            )
+        self._steps, self._task = steps_at_start, task
+        if state["generator_at_start"] is None:  # of an environment that was never reset
+            self._generator_at_start = None
+            self._episode_steps = 0
+        else:
+            self.np_random.bit_generator.state = state["generator_at_start"]
+            self._begin()
+            for action in actions:
+                self._advance(checked_action(action))
+        self._running = state["running"]
+        self.np_random.bit_generator.state = state["generator"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Bullet's world cannot be copied: a copy, or a pickle, makes its own and plays the episode again.
+        return {"arguments": self._arguments, "state": self.state_dict()}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        friction, task_seed, num_tasks, change_every, render_mode = pickled["arguments"]
+        SlipperyAntBulletEnv.__init__(
+            self,
+            friction,
+            task_seed=task_seed,
+            num_tasks=num_tasks,
+            change_every=change_every,
+            render_mode=render_mode,
+        )
+        self.load_state_dict(pickled["state"])
+
+
+def _torques(action: NDArray[Any]) -> list[float]:
+    return [
+        _TORQUE * (value if -1.0 <= value <= 1.0 else math.copysign(1.0, value))
+        for value in action.tolist()
+    ]
+
+
+def _motor_cost(action: NDArray[Any], velocities: Observation) -> float:
+    """Return the cost of driving the motors: of their power, and of current through a joint at rest."""
+    power = np.add.reduce(np.abs(action * velocities)) / NUM_JOINTS
+    current = np.add.reduce(np.square(action)) / NUM_JOINTS
+    return _ELECTRICITY_COST * float(power) + _STALL_TORQUE_COST * float(current)
+
+
+def _mean_of_parts(links: list[float], torso: float) -> float:
+    """Return the mean of one coordinate over the reference's parts: the links, the torso second, and a 0.
+
+    Added up in the order of its numpy, with eight sums side by side, so that not even the last bit differs.
+    """
+    a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, *others = links
+    eight = ((a + h) + (torso + i) + ((b + j) + (c + k))) + (
+        ((d + m) + (e + n)) + ((f + o) + (g + p))
+    )
+    return sum(others, eight) / (len(links) + 2)

@@ -1,0 +1,240 @@
+"""The ant and its floor in a Bullet world of their own: what is asked of Bullet, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasticity.tasks.control.display import require_display
+
+STEP_SECONDS = 0.0165
+"""Simulated time of one step; Bullet divides it into four."""
+
+NUM_JOINTS = 8
+
+_SUBSTEPS = 4
+_SOLVER_ITERATIONS = 5
+_RESTITUTION = 0.5
+_CAMERA_DISTANCE, _CAMERA_YAW, _CAMERA_PITCH = 3.0, 0.0, -30.0
+_FIELD_OF_VIEW, _NEAR, _FAR = 60.0, 0.1, 100.0
+
+
+class AntSimulation:
+    """One ant of ant.xml on the plane of plane_stadium.sdf, set up as in PyBullet's `AntBulletEnv-v0`.
+
+    It has no history: `restart` brings back the state that Bullet saved just after loading, before
+    anything moved, so that the same joint positions and torques give the same motion, to the bit,
+    whatever went before.
+
+    Args:
+        window: Open Bullet's window instead of computing unseen.
+
+    Raises:
+        ModuleNotFoundError: if PyBullet is not installed; the message says how to get it.
+        RuntimeError: if there is no display for the window, or Bullet gives no world (it opens one
+            window, and 1024 worlds, in a process).
+    """
+
+    joint_limits: tuple[tuple[float, float], ...]
+    """Lower and upper end of each joint, in radians: hip and ankle of each leg, front left first."""
+
+    feet: tuple[int, ...]
+    """The links that are feet, in the order of the joints."""
+
+    def __init__(self, *, window: bool = False) -> None:
+        self._bullet = bullet = _bullet()
+        if window:
+            require_display()
+        self._client = _connect(bullet, bullet.GUI if window else bullet.DIRECT)
+        # Bullet keeps a world until it is told: an environment that nobody closed ends with its object.
+        self._disconnect = weakref.finalize(self, bullet.disconnect, self._client)
+        self._disconnect.atexit = False
+        if window:
+            bullet.configureDebugVisualizer(bullet.COV_ENABLE_GUI, 0, physicsClientId=self._client)
+        self._load()
+
+    def _load(self) -> None:
+        bullet, client = self._bullet, self._client
+        data = Path(importlib.import_module("pybullet_data").getDataPath())
+        bullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
+        bullet.setGravity(0, 0, -9.8, physicsClientId=client)
+        bullet.setDefaultContactERP(0.9, physicsClientId=client)
+        bullet.setPhysicsEngineParameter(
+            fixedTimeStep=STEP_SECONDS,
+            numSolverIterations=_SOLVER_ITERATIONS,
+            numSubSteps=_SUBSTEPS,
+            physicsClientId=client,
+        )
+        self._floors = bullet.loadSDF(str(data / "plane_stadium.sdf"), physicsClientId=client)
+        for floor in self._floors:
+            bullet.changeDynamics(floor, -1, restitution=_RESTITUTION, physicsClientId=client)
+            bullet.changeVisualShape(floor, -1, rgbaColor=[1, 1, 1, 0.8], physicsClientId=client)
+        flags = (
+            bullet.URDF_USE_SELF_COLLISION
+            | bullet.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
+            | bullet.URDF_GOOGLEY_UNDEFINED_COLORS
+        )
+        ant_file = str(data / "mjcf" / "ant.xml")
+        (self._ant,) = bullet.loadMJCF(ant_file, flags=flags, physicsClientId=client)
+        self._find_links()
+        # Bullet gives every joint a motor that holds it: none may, as torques are to move them.
+        bullet.setJointMotorControlArray(
+            self._ant,
+            self._links,
+            bullet.POSITION_CONTROL,
+            forces=[0.0] * len(self._links),
+            positionGains=[0.1] * len(self._links),
+            velocityGains=[0.1] * len(self._links),
+            physicsClientId=client,
+        )
+        self._loaded = bullet.saveState(physicsClientId=client)
+
+    def _find_links(self) -> None:
+        bullet = self._bullet
+        self._links = list(range(bullet.getNumJoints(self._ant, physicsClientId=self._client)))
+        found = [bullet.getJointInfo(self._ant, link, self._client) for link in self._links]
+        joints = [info for info in found if not info[1].startswith(b"jointfix")]
+        self._joints = [info[0] for info in joints]
+        assert len(self._joints) == NUM_JOINTS, self._joints
+        self.joint_limits = tuple((info[8], info[9]) for info in joints)
+        self.feet = tuple(info[0] for info in found if info[12].endswith(b"_foot"))
+
+    def set_friction(self, friction: float) -> None:
+        """Set the floor's coefficient of lateral friction; Bullet multiplies it with the link's (1.5)."""
+        for floor in self._floors:
+            self._bullet.changeDynamics(
+                floor, -1, lateralFriction=friction, physicsClientId=self._client
+            )
+
+    def restart(self, joint_positions: Sequence[float]) -> None:
+        """Put the ant, at rest, back to where it was loaded, with its joints at these angles in radians."""
+        bullet, client = self._bullet, self._client
+        bullet.restoreState(self._loaded, physicsClientId=client)
+        for joint, position in zip(self._joints, joint_positions, strict=True):
+            bullet.resetJointState(self._ant, joint, position, 0.0, client)
+
+    def step(self, torques: Sequence[float]) -> None:
+        """Let the joints' motors turn with these torques, in N m, for `STEP_SECONDS`."""
+        bullet, client = self._bullet, self._client
+        bullet.setJointMotorControlArray(
+            self._ant, self._joints, bullet.TORQUE_CONTROL, forces=torques, physicsClientId=client
+        )
+        bullet.stepSimulation(client)
+
+    def joints(self) -> Any:
+        """Return a tuple (position, velocity, …) for each joint, in radians and radians per second."""
+        return self._bullet.getJointStates(self._ant, self._joints, self._client)
+
+    def links(self) -> Any:
+        """Return a tuple for each link, whose first entry is its position (x, y, z), in metres."""
+        return self._bullet.getLinkStates(self._ant, self._links, 0, 0, self._client)
+
+    def torso(self) -> Any:
+        """Return the torso's position, in metres, its Euler angles, in radians, and its velocity, in m/s."""
+        bullet, ant, client = self._bullet, self._ant, self._client
+        position, orientation = bullet.getBasePositionAndOrientation(ant, client)
+        velocity, _ = bullet.getBaseVelocity(ant, client)
+        return position, bullet.getEulerFromQuaternion(orientation), velocity
+
+    def links_on_floor(self) -> set[int]:
+        """Return the links that touch the floor; -1 is the torso."""
+        return {
+            point[3]
+            for floor in self._floors
+            for point in self._bullet.getContactPoints(self._ant, floor, -2, -2, self._client)
+        }
+
+    def follow(self) -> None:
+        """Point the window's camera at the ant."""
+        bullet, client = self._bullet, self._client
+        position, _ = bullet.getBasePositionAndOrientation(self._ant, client)
+        bullet.resetDebugVisualizerCamera(
+            _CAMERA_DISTANCE, _CAMERA_YAW, _CAMERA_PITCH, position, physicsClientId=client
+        )
+
+    def picture(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Draw the ant from a camera that follows it, without a display.
+
+        Args:
+            width: In pixels.
+            height: In pixels.
+
+        Returns:
+            Red, green and blue, from 0 to 255. Shape: (height, width, 3).
+        """
+        bullet, client = self._bullet, self._client
+        position, _ = bullet.getBasePositionAndOrientation(self._ant, client)
+        view = bullet.computeViewMatrixFromYawPitchRoll(
+            position, _CAMERA_DISTANCE, _CAMERA_YAW, _CAMERA_PITCH, 0.0, 2
+        )
+        projection = bullet.computeProjectionMatrixFOV(_FIELD_OF_VIEW, width / height, _NEAR, _FAR)
+        pixels = bullet.getCameraImage(
+            width,
+            height,
+            viewMatrix=view,
+            projectionMatrix=projection,
+            renderer=bullet.ER_TINY_RENDERER,
+            physicsClientId=client,
+        )[2]
+        image = np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)
+        return np.ascontiguousarray(image[:, :, :3])
+
+    def close(self) -> None:
+        """Give the world back to Bullet; closing twice is fine."""
+        self._disconnect()
+
+
+def _bullet() -> Any:
+    loaded = sys.modules.get("pybullet") is not None
+    try:
+        with nullcontext() if loaded else standard_error_closed():
+            return importlib.import_module("pybullet")
+    except ModuleNotFoundError as error:
+        if error.name != "pybullet":
+            raise
+        python = ".".join(map(str, sys.version_info[:2]))
+        remedy = "pip install 'plasticity[bullet]'"
+        if sys.version_info >= (3, 12):
+            remedy = (
+                f"this is Python {python}: take 3.10 or 3.11, the last with wheels, and {remedy}; or take "
+                "the MuJoCo ant, with pip install 'plasticity[mujoco]'"
+            )
+        raise ModuleNotFoundError(
+            f"The Bullet ant needs PyBullet, which is not installed: {remedy}.", name="pybullet"
+        ) from error
+
+
+@contextmanager
+def standard_error_closed() -> Iterator[None]:
+    """Keep C code from printing: Bullet's says when it was built, Warp's that there is no GPU."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _connect(bullet: Any, mode: int) -> int:
+    reason: Exception | None = None
+    try:
+        client = int(bullet.connect(mode))
+    except bullet.error as error:
+        client, reason = -1, error
+    if client < 0:
+        raise RuntimeError(
+            "Bullet gives this process no further world: close the environments that are no longer "
+            "needed (a process has at most one window, and 1024 worlds)."
+        ) from reason
+    return client

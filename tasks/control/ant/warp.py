@@ -1,0 +1,409 @@
+"""Slippery-Ant on the GPU: thousands of MuJoCo ants that step at once, each on its own floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity.checks import require_integer, require_number
+from plasticity.tasks.control.ant.actions import not_finite, too_large
+from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS
+from plasticity.tasks.control.ant.warp_frictions import ComingTasks
+from plasticity.tasks.control.ant.warp_physics import (
+    LEAST_FRICTION,
+    MOST_CONTACTS,
+    AntWarpPhysics,
+    Replay,
+    numbered_device,
+)
+from plasticity.tasks.control.friction import FrictionSchedule
+
+_STATE_SIZE = 27
+_CONTACT_SIZE = 78
+_MOST_SEED = 2**63 - 1
+
+
+class WarpStep(NamedTuple):
+    """What a step gave, on the device. The next step writes over it: copy what you keep."""
+
+    observations: Tensor
+    """Of the step, or of the reset after it. Shape: (num_envs, observation_size)."""
+
+    rewards: Tensor
+    """Shape: (num_envs,)."""
+
+    terminated: Tensor
+    """Whether the ant fell or jumped too high; bool. Shape: (num_envs,)."""
+
+    truncated: Tensor
+    """Whether it was the episode's 1000th step; bool. Shape: (num_envs,)."""
+
+    final_observations: Tensor
+    """What each environment last said before any reset. Shape: (num_envs, observation_size)."""
+
+
+class SlipperyAntWarp:
+    """Gymnasium's `Ant-v5`, many at once in float32, on floors that change their friction.
+
+    Observation, reward, end and reset are those of `Ant-v5`: the position without x and y (13 numbers), the
+    velocity (14) and, if wanted, the contact forces on 13 bodies (78, clipped to [-1, 1]); 1 for each step
+    within 0.2 m and 1 m of height, plus the torso's velocity along x in m/s, minus 0.5 times the squared
+    action and 5e-4 times the squared contact forces (whether they are observed or not). The episode ends
+    outside these heights, and is truncated after 1000 steps of 0.05 s. The action is a torque for each of
+    8 joints, in 150 N m; MuJoCo clips it to [-1, 1].
+
+    The friction is that of every contact, as floor and ant both have it. It is one for ever (`friction`), or
+    follows the stream of `plasticity.tasks.control.friction`, and changes where an episode ends.
+
+    An episode's start is a pure function of the environment's seed and of the episode's number; so
+    environments are the same whichever stand beside them, to the last bit on a CPU. (On a GPU the order of an
+    ant's contacts, and with it that of float32's sums, may differ from run to run: MuJoCo Warp 4.0.0 has a
+    switch for that, but does not sort yet.)
+
+    A velocity along x is a difference of float32 positions, so that a reward is off by their rounding: by up
+    to 2e-5 near the start, 6e-4 where an ant is 250 m away. Within an episode, these cancel out.
+
+    A state that is not finite, or over 1e10, ends its episode as a fall: its reward has the cost of the
+    action only, its final observation is the one before, and `unstable_episodes` counts it.
+
+    Args:
+        num_envs: How many ants.
+        reset_seeds: Of the episodes' starts, one for each environment, 0 to 2^63 - 1.
+        friction: One for ever, at least 0.01: with less, float32 is too coarse for the contact forces, and
+            the ants do what MuJoCo's do not.
+        task_seeds: Of the streams of frictions: one for all, or one for each environment.
+        num_tasks: Length of the streams, whose last task stays. None: they have no end.
+        change_every: Steps of each environment from one task to the next.
+        include_contact_forces: Whether they are observed.
+        device: "cuda", "cuda:1", "cpu" …
+        max_contacts: Room for contacts, per ant. The default is enough for anything that an ant can do; with
+            less, `check` tells whether it was enough.
+        refine: Whether contact forces are solved for a second time, from the first solution: without it, a
+            step on the most slippery floor is off by up to 0.02 m/s (1e-4 m/s in the median), with it by at
+            most 1e-4 m/s. It is a second run of the solver in each of the 20 evaluations of a step, which
+            then takes some 30 % longer on a CPU (on a GPU: not measured).
+        record: Whether the work of a step is recorded once and played from then on (on a GPU as a CUDA
+            graph), which spares the launching of some thousand kernels one by one. Without it, a step on a
+            GPU waits for it: the solver asks after each iteration whether to go on.
+
+    Raises:
+        ModuleNotFoundError: if MuJoCo, Warp or MuJoCo Warp is not installed.
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range, seeds are not one for each environment, or both a
+            friction and a stream are given.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        reset_seeds: Sequence[int],
+        friction: float | None = None,
+        task_seeds: int | Sequence[int] | None = None,
+        num_tasks: int | None = None,
+        change_every: int | None = None,
+        include_contact_forces: bool = False,
+        device: str | torch.device = "cuda",
+        max_contacts: int = MOST_CONTACTS,
+        refine: bool = True,
+        record: bool = True,
+    ) -> None:
+        self.num_envs = require_integer("num_envs", num_envs, minimum=1)
+        self._seeds = _one_each("reset_seeds", reset_seeds, self.num_envs)
+        if max(self._seeds) > _MOST_SEED:
+            raise ValueError(f"reset_seeds must be under 2^63: {max(self._seeds)}.")
+        streams: Sequence[int | None]
+        if task_seeds is None or hasattr(task_seeds, "__index__"):
+            streams = [task_seeds] * self.num_envs  # type: ignore[list-item]
+        else:
+            streams = _one_each("task_seeds", task_seeds, self.num_envs)
+        kinds = {
+            seed: FrictionSchedule(friction, seed, num_tasks, change_every) for seed in streams
+        }
+        if friction is not None:
+            require_number("The friction of Warp's ants", friction, minimum=LEAST_FRICTION)
+        max_contacts = require_integer("max_contacts", max_contacts, minimum=1)
+        if max_contacts > MOST_CONTACTS:
+            raise ValueError(f"An ant has at most {MOST_CONTACTS} contacts: {max_contacts}.")
+        self.device = numbered_device(device)
+        self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
+        self.action_size = NUM_JOINTS
+        self.action_low = torch.full((NUM_JOINTS,), -1.0, dtype=torch.float32, device=self.device)
+        self.action_high = -self.action_low
+        self._physics = AntWarpPhysics(
+            self.num_envs,
+            self.device,
+            max_contacts=max_contacts,
+            refine=refine,
+        )
+        self._coming = ComingTasks([kinds[seed] for seed in streams], self.device)
+        self._allocate()
+        self._begin_all: Callable[[], None] = Replay(
+            self._physics, self._begin_episodes, record=False
+        )
+        self._restore_frictions: Callable[[], None] = Replay(
+            self._physics, self._set_frictions, record=False
+        )
+        # The first step compiles and loads the kernels, which cannot be recorded.
+        self.reset()
+        Replay(self._physics, self._work, record=False)()
+        self._physics.require_callbacks()
+        self._step: Callable[[], None] = Replay(self._physics, self._work, record=record)
+        self.reset()
+
+    def _allocate(self) -> None:
+        """Make what a step reads and writes, at addresses that stay."""
+        physics, device, envs = self._physics, self.device, self.num_envs
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        self._actions = physics.tensor(physics.data.ctrl)
+        self._result = WarpStep(
+            zeros(envs, self.observation_size),
+            zeros(envs),
+            zeros(envs, dtype=torch.bool),
+            zeros(envs, dtype=torch.bool),
+            zeros(envs, self.observation_size),
+        )
+        self._unstable = zeros(envs, dtype=torch.bool)
+        self._refused = zeros(envs, dtype=torch.bool)
+        self._refused_actions = zeros(envs, NUM_JOINTS)
+        self._reset_seeds = torch.tensor(self._seeds, device=device)
+        # Everything that the next steps depend on, and the observations, which no one should have to guess.
+        self._state = {
+            "qpos": physics.tensor(physics.data.qpos),
+            "qvel": physics.tensor(physics.data.qvel),
+            "qacc_warmstart": physics.tensor(physics.data.qacc_warmstart),
+            "observations": self._result.observations,
+            "torso_x": zeros(envs),
+            "episodes": zeros(envs, dtype=torch.int64),
+            "episode_steps": zeros(envs, dtype=torch.int64),
+            "tasks": zeros(envs, dtype=torch.int64),
+            "frictions": zeros(envs),
+            "unstable_episodes": zeros(envs, dtype=torch.int64),
+        }
+        self._arrays = {name: physics.array(tensor) for name, tensor in self._state.items()}
+
+    @property
+    def tasks(self) -> Tensor:
+        """Tasks of the episodes now under way; int64. Shape: (num_envs,)."""
+        return self._state["tasks"]
+
+    @property
+    def frictions(self) -> Tensor:
+        """Frictions of the episodes now under way. Shape: (num_envs,)."""
+        return self._state["frictions"]
+
+    @property
+    def unstable_episodes(self) -> Tensor:
+        """Episodes of each environment that ended as its state was not finite; int64. Shape: (num_envs,)."""
+        return self._state["unstable_episodes"]
+
+    def reset(self) -> Tensor:
+        """Begin anew, from the seeds that the constructor got: all counts are 0 again.
+
+        Returns:
+            Observations, (num_envs, observation_size).
+        """
+        self._forget()
+        self._coming.restart(np.zeros(self.num_envs, np.int64))
+        self._state["episodes"].fill_(-1)
+        self._state["unstable_episodes"].zero_()
+        self._result.terminated.fill_(True)
+        self._unstable.fill_(True)
+        self._begin_all()
+        self._result.terminated.fill_(False)
+        return self._result.observations
+
+    def _forget(self) -> None:
+        """Let what `check` would raise be forgotten, as the state is another now."""
+        self._physics.forget()
+        self._refused.zero_()
+
+    def step(self, actions: Tensor) -> WarpStep:
+        """Let every ant move for 0.05 s; one whose episode ends is reset. Nothing waits for the device.
+
+        What MuJoCo's ant refuses, an action that is not finite or adds up to more than 1e15 in size, only the
+        device sees: `check` raises for it what MuJoCo's ant does at once. Until then its reward is that of
+        the action before it is clipped, which is not finite where the action is not; and with nan in it, the
+        episode ends as with a state that is not finite.
+
+        Args:
+            actions: Real numbers, copied at once. Shape: (num_envs, 8).
+
+        Returns:
+            What the step gave; the next one writes over it.
+
+        Raises:
+            TypeError: if the actions are no tensor of real numbers.
+            ValueError: if they have another shape.
+            RuntimeError: if the environments were closed.
+        """
+        if not isinstance(actions, Tensor):
+            raise TypeError(f"The actions must be a torch tensor: {type(actions).__name__}.")
+        if actions.dtype.is_complex or actions.dtype == torch.bool:
+            raise TypeError(f"The actions must be real numbers, not of type {actions.dtype}.")
+        if actions.shape != self._actions.shape:
+            raise ValueError(
+                f"The actions must have the shape {tuple(self._actions.shape)}: {tuple(actions.shape)}."
+            )
+        self._actions.copy_(actions.detach())
+        self._coming.advance()
+        self._step()
+        return self._result
+
+    def _work(self) -> None:
+        self._physics.step()
+        self._finish_step()
+        self._begin_episodes()
+
+    def _finish_step(self) -> None:
+        physics, data, own = self._physics, self._physics.data, self._arrays
+        result = self._result
+        physics.launch(
+            physics.kernels.finish_step,
+            data.qpos,
+            data.qvel,
+            data.xpos,
+            data.cfrc_ext,
+            data.ctrl,
+            own["observations"],
+            own["torso_x"],
+            own["episode_steps"],
+            own["unstable_episodes"],
+            physics.array(self._refused),
+            physics.array(self._refused_actions),
+            physics.array(result.final_observations),
+            physics.array(result.rewards),
+            physics.array(result.terminated),
+            physics.array(result.truncated),
+            physics.array(self._unstable),
+        )
+
+    def _begin_episodes(self) -> None:
+        physics, data, own = self._physics, self._physics.data, self._arrays
+        result = self._result
+        physics.launch(
+            physics.kernels.begin_episodes,
+            physics.array(result.terminated),
+            physics.array(result.truncated),
+            physics.array(self._unstable),
+            physics.array(result.final_observations),
+            physics.array(self._reset_seeds, physics.warp.uint64),
+            physics.array(self._coming.tasks),
+            physics.array(self._coming.frictions),
+            physics.initial_qpos,
+            own["episodes"],
+            own["episode_steps"],
+            own["tasks"],
+            own["frictions"],
+            own["torso_x"],
+            own["observations"],
+            data.qpos,
+            data.qvel,
+            data.qacc_warmstart,
+            physics.model.geom_friction,
+            data.efc.J,
+            data.efc.D,
+        )
+
+    def _set_frictions(self) -> None:
+        physics = self._physics
+        physics.launch(
+            physics.kernels.restore_frictions,
+            self._arrays["frictions"],
+            physics.model.geom_friction,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that the next steps depend on. This waits for the device.
+
+        Returns:
+            Copies of tensors whose first dimension is num_envs: a slice is the state of those environments.
+        """
+        steps = torch.from_numpy(self._coming.steps).to(self.device)
+        return {name: tensor.clone() for name, tensor in self._state.items()} | {
+            "reset_seeds": self._reset_seeds.clone(),
+            "steps": steps,
+            "coming_tasks": self._coming.tasks.clone(),
+            "coming_frictions": self._coming.frictions.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a `state_dict`, or from one put together of slices. This waits for the device.
+
+        Raises:
+            ValueError: if an entry is missing, or of another shape; or if the reset seeds, or the task that
+                comes next, are others than those of the constructor: the episodes to come would be those
+                of neither.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise ValueError(f"The state must have {sorted(own)}: {sorted(state)}.")
+        for name, tensor in own.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{name} of the state must have the shape {tuple(tensor.shape)}, that of "
+                    f"{self.num_envs} environments: {tuple(state[name].shape)}."
+                )
+        if not torch.equal(state["reset_seeds"].to(self.device), self._reset_seeds):
+            raise ValueError(
+                "The state is of environments with other reset_seeds: give the constructor theirs."
+            )
+        steps = state["steps"].cpu().numpy()
+        tasks, frictions = self._coming.after(steps)
+        if not (
+            torch.equal(state["coming_tasks"].cpu(), tasks)
+            and torch.equal(state["coming_frictions"].cpu(), frictions)
+        ):
+            raise ValueError(
+                "The state is of environments with other frictions to come: give the constructor their "
+                "friction, or their task_seeds, num_tasks and change_every."
+            )
+        for name, tensor in self._state.items():
+            tensor.copy_(state[name])
+        self._forget()
+        self._coming.restart(steps)
+        self._restore_frictions()
+
+    def check(self) -> None:
+        """Read what went wrong on the device since the last `reset` or `load_state_dict`; this waits for it.
+
+        Raises:
+            RuntimeError: if contacts did not fit and were left out.
+            ValueError: if an action was not finite, or added up to more than 1e15 in size.
+        """
+        self._physics.check()
+        if bool(self._refused.any()):
+            env = int(self._refused.nonzero()[0])
+            values = self._refused_actions[env].tolist()
+            finite = all(map(math.isfinite, values))
+            raise ValueError(
+                f"Environment {env}: {too_large(values) if finite else not_finite(values)} Its rewards are "
+                "not to be used: begin again, or from the last checkpoint."
+            )
+
+    def close(self) -> None:
+        """Wait for the device and let go of the simulator; closing twice is fine.
+
+        Tensors that were given out stay.
+        """
+        self._step = self._begin_all = self._restore_frictions = _closed
+        self._physics.close()
+
+
+def _closed() -> None:
+    raise RuntimeError("The Warp ants were closed: make new ones.")
+
+
+def _one_each(name: str, seeds: Sequence[int], num_envs: int) -> list[int]:
+    checked = [require_integer(f"An entry of {name}", seed, minimum=0) for seed in seeds]
+    if len(checked) != num_envs:
+        raise ValueError(f"{num_envs} environments need as many {name}: {len(checked)}.")
+    return checked

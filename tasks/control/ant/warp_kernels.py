@@ -1,0 +1,307 @@
+"""Kernels of the Warp ant: what becomes of an environment step once the physics is done, and resets.
+
+This file imports Warp, so that only `warp.py` beside it may import it, when it makes environments.
+One thread is one environment; no thread reads what belongs to another.
+"""
+# mypy: ignore-errors
+# The bodies are Warp's language, whose types are not Python's.
+
+import warp as wp
+
+from plasticity.tasks.control.ant import actions as ant_actions
+from plasticity.tasks.control.ant import bullet as ant_bullet
+from plasticity.tasks.control.ant import mujoco as ant_mujoco
+
+# No gradients; and loops stay loops, which compile in a fraction of the time.
+wp.set_module_options({"enable_backward": False, "max_unroll": 1})
+
+STEP_SECONDS = wp.constant(ant_mujoco.STEP_SECONDS)
+CONTROL_COST = wp.constant(ant_mujoco.CONTROL_COST)
+CONTACT_COST = wp.constant(ant_mujoco.CONTACT_COST)
+CONTACT_FORCE_LIMIT = wp.constant(ant_mujoco.CONTACT_FORCE_LIMIT)
+RESET_NOISE = wp.constant(ant_mujoco.RESET_NOISE)
+MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
+MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
+EPISODE_STEPS = wp.constant(ant_bullet.MAX_EPISODE_STEPS)
+LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
+# Beyond it MuJoCo calls a state unstable (mjMAXVAL).
+LARGEST = wp.constant(1e10)
+NUM_POSITIONS = wp.constant(15)
+NUM_VELOCITIES = wp.constant(14)
+NUM_ACTIONS = wp.constant(8)
+NUM_BODIES = wp.constant(14)
+# The x and y of the torso are not observed.
+SKIPPED_POSITIONS = wp.constant(2)
+NUM_STATE = wp.constant(27)
+
+# Philox 4x32: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+PHILOX_MULTIPLIER_0 = wp.constant(wp.uint64(0xD2511F53))
+PHILOX_MULTIPLIER_1 = wp.constant(wp.uint64(0xCD9E8D57))
+PHILOX_WEYL_0 = wp.constant(wp.uint32(0x9E3779B9))
+PHILOX_WEYL_1 = wp.constant(wp.uint32(0xBB67AE85))
+PHILOX_ROUNDS = wp.constant(10)
+
+
+@wp.func
+def _low(number: wp.uint64) -> wp.uint32:
+    return wp.uint32(number & wp.uint64(0xFFFFFFFF))
+
+
+@wp.func
+def _high(number: wp.uint64) -> wp.uint32:
+    return wp.uint32(number >> wp.uint64(32))
+
+
+@wp.func
+def philox(counter: wp.vec4ui, key: wp.uint64) -> wp.vec4ui:
+    """Return 128 random bits, a pure function of counter and key."""
+    key_0 = _low(key)
+    key_1 = _high(key)
+    for _ in range(PHILOX_ROUNDS):
+        product_0 = PHILOX_MULTIPLIER_0 * wp.uint64(counter[0])
+        product_1 = PHILOX_MULTIPLIER_1 * wp.uint64(counter[2])
+        counter = wp.vec4ui(
+            _high(product_1) ^ counter[1] ^ key_0,
+            _low(product_1),
+            _high(product_0) ^ counter[3] ^ key_1,
+            _low(product_0),
+        )
+        key_0 += PHILOX_WEYL_0
+        key_1 += PHILOX_WEYL_1
+    return counter
+
+
+@wp.func
+def _bits(seed: wp.uint64, episode: wp.uint64, block: int) -> wp.vec4ui:
+    return philox(wp.vec4ui(wp.uint32(block), wp.uint32(0), _low(episode), _high(episode)), seed)
+
+
+@wp.func
+def _uniform(bits: wp.uint32) -> float:
+    """Return a float in (0, 1): the middle of one of 2^23 equal parts, which float32 has exactly."""
+    return (float(bits >> wp.uint32(9)) + 0.5) * 1.1920928955078125e-07
+
+
+@wp.func
+def _is_stable(number: float) -> bool:
+    # False for nan, too.
+    return wp.abs(number) <= LARGEST
+
+
+@wp.kernel
+def random_bits(
+    seeds: wp.array[wp.uint64], counters: wp.array[wp.vec4ui], bits: wp.array[wp.vec4ui]
+) -> None:
+    """Give Philox's own numbers, for its test."""
+    i = wp.tid()
+    bits[i] = philox(counters[i], seeds[i])
+
+
+@wp.kernel
+def align_contacts(
+    nacon: wp.array[int],
+    worlds: wp.array[int],
+    geoms: wp.array[wp.vec2i],
+    geom_type: wp.array[int],
+    geom_xmat: wp.array2d[wp.mat33],
+    capsule: int,
+    frames: wp.array[wp.mat33],
+) -> None:
+    """Let the first tangent of a capsule on the floor be along the capsule, however steep it stands.
+
+    That is what MuJoCo does. MuJoCo Warp 4.0.0 takes the y axis where capsule and floor are more than 60
+    degrees apart, so that the friction's pyramid is turned: up to 2 m/s of difference after one step.
+    """
+    contact = wp.tid()
+    if contact >= nacon[0]:
+        return
+    geom = geoms[contact][1]
+    if geom_type[geom] != capsule:
+        return
+    turn = geom_xmat[worlds[contact], geom]
+    axis = wp.vec3(turn[0, 2], turn[1, 2], turn[2, 2])
+    old = frames[contact]
+    normal = wp.vec3(old[0, 0], old[0, 1], old[0, 2])
+    along = axis - normal * wp.dot(normal, axis)
+    length = wp.length(along)
+    if length < 1e-15:
+        return
+    along = along / length
+    across = wp.cross(normal, along)
+    frames[contact] = wp.matrix_from_rows(normal, along, across)
+
+
+@wp.kernel
+def note_needs(
+    ncollision: wp.array[int], nacon: wp.array[int], nefc: wp.array[int], needs: wp.array[int]
+) -> None:
+    """Keep the most that any evaluation needed: contacts of all environments, rows of one."""
+    env = wp.tid()
+    if env == 0:
+        needs[0] = wp.max(needs[0], wp.max(ncollision[0], nacon[0]))
+    wp.atomic_max(needs, 1, nefc[env])
+
+
+@wp.func
+def _note_refused(
+    env: int,
+    actions: wp.array2d[float],
+    refused: wp.array[bool],
+    refused_actions: wp.array2d[float],
+) -> None:
+    """Keep an environment's first action that MuJoCo's ant refuses."""
+    size = wp.float32(0.0)
+    for i in range(NUM_ACTIONS):
+        size += wp.abs(actions[env, i])
+    # False for nan, too.
+    if not size <= LARGEST_ACTION and not refused[env]:
+        refused[env] = True
+        for i in range(NUM_ACTIONS):
+            refused_actions[env, i] = actions[env, i]
+
+
+@wp.kernel
+def finish_step(
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    xpos: wp.array2d[wp.vec3],
+    cfrc_ext: wp.array2d[wp.spatial_vector],
+    actions: wp.array2d[float],
+    observations: wp.array2d[float],
+    torso_x: wp.array[float],
+    episode_steps: wp.array[wp.int64],
+    unstable_episodes: wp.array[wp.int64],
+    refused: wp.array[bool],
+    refused_actions: wp.array2d[float],
+    final_observations: wp.array2d[float],
+    rewards: wp.array[float],
+    terminated: wp.array[bool],
+    truncated: wp.array[bool],
+    unstable: wp.array[bool],
+) -> None:
+    """Observation, reward and ending of `Ant-v5`."""
+    env = wp.tid()
+    stable = wp.bool(True)
+    for i in range(NUM_POSITIONS):
+        stable = stable and _is_stable(qpos[env, i])
+    for i in range(NUM_VELOCITIES):
+        stable = stable and _is_stable(qvel[env, i])
+    height = qpos[env, 2]
+    healthy = stable and height >= MIN_HEIGHT and height <= MAX_HEIGHT
+
+    effort = wp.float32(0.0)
+    for i in range(NUM_ACTIONS):
+        effort += actions[env, i] * actions[env, i]
+    _note_refused(env, actions, refused, refused_actions)
+    reward = -CONTROL_COST * effort
+    if stable:
+        for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):
+            final_observations[env, i] = qpos[env, i + SKIPPED_POSITIONS]
+        for i in range(NUM_VELOCITIES):
+            final_observations[env, NUM_POSITIONS - SKIPPED_POSITIONS + i] = qvel[env, i]
+        impact = wp.float32(0.0)
+        for body in range(1, NUM_BODIES):
+            for i in range(6):
+                force = wp.clamp(cfrc_ext[env, body][i], -CONTACT_FORCE_LIMIT, CONTACT_FORCE_LIMIT)
+                impact += force * force
+                if observations.shape[1] > NUM_STATE:
+                    final_observations[env, NUM_STATE + 6 * (body - 1) + i] = force
+        x = xpos[env, 1][0]
+        reward += (x - torso_x[env]) / STEP_SECONDS - CONTACT_COST * impact
+        torso_x[env] = x
+    else:
+        # Nothing of such a state may reach a learner: it gets what was observed last.
+        unstable_episodes[env] += wp.int64(1)
+        for i in range(observations.shape[1]):
+            final_observations[env, i] = observations[env, i]
+    if healthy:
+        reward += 1.0
+
+    episode_steps[env] += wp.int64(1)
+    rewards[env] = reward
+    unstable[env] = not stable
+    terminated[env] = not healthy
+    truncated[env] = episode_steps[env] >= wp.int64(EPISODE_STEPS)
+
+
+@wp.kernel
+def begin_episodes(
+    terminated: wp.array[bool],
+    truncated: wp.array[bool],
+    unstable: wp.array[bool],
+    final_observations: wp.array2d[float],
+    seeds: wp.array[wp.uint64],
+    coming_tasks: wp.array[wp.int64],
+    coming_frictions: wp.array[float],
+    initial_qpos: wp.array[float],
+    episodes: wp.array[wp.int64],
+    episode_steps: wp.array[wp.int64],
+    tasks: wp.array[wp.int64],
+    frictions: wp.array[float],
+    torso_x: wp.array[float],
+    observations: wp.array2d[float],
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    qacc_warmstart: wp.array2d[float],
+    geom_friction: wp.array2d[wp.vec3],
+    efc_J: wp.array3d[float],
+    efc_D: wp.array2d[float],
+) -> None:
+    """Reset, as `Ant-v5` does, the environments whose episode ended; the others keep what they observed."""
+    env = wp.tid()
+    if not (terminated[env] or truncated[env]):
+        for i in range(observations.shape[1]):
+            observations[env, i] = final_observations[env, i]
+        return
+
+    # An episode's number is that of the one that begins: the first has 0, and -1 stands before it.
+    episode = episodes[env] + wp.int64(1)
+    episodes[env] = episode
+    episode_steps[env] = wp.int64(0)
+    tasks[env] = coming_tasks[env]
+    frictions[env] = coming_frictions[env]
+    set_friction(env, coming_frictions[env], geom_friction)
+    for i in range(NUM_POSITIONS):
+        bits = _bits(seeds[env], wp.uint64(episode), i // 4)
+        noise = RESET_NOISE * (2.0 * _uniform(bits[i % 4]) - 1.0)
+        qpos[env, i] = initial_qpos[i] + noise
+    for i in range(NUM_VELOCITIES // 2):
+        # Box and Muller: two uniform numbers give two normal ones.
+        bits = _bits(seeds[env], wp.uint64(episode), 4 + i // 2)
+        radius = wp.sqrt(-2.0 * wp.log(_uniform(bits[2 * (i % 2)])))
+        angle = 2.0 * wp.pi * _uniform(bits[2 * (i % 2) + 1])
+        qvel[env, 2 * i] = RESET_NOISE * radius * wp.cos(angle)
+        qvel[env, 2 * i + 1] = RESET_NOISE * radius * wp.sin(angle)
+    for i in range(NUM_VELOCITIES):
+        qacc_warmstart[env, i] = 0.0
+    torso_x[env] = qpos[env, 0]
+
+    for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):
+        observations[env, i] = qpos[env, i + SKIPPED_POSITIONS]
+    for i in range(NUM_VELOCITIES):
+        observations[env, NUM_POSITIONS - SKIPPED_POSITIONS + i] = qvel[env, i]
+    for i in range(NUM_STATE, observations.shape[1]):
+        observations[env, i] = 0.0
+
+    if unstable[env]:
+        # The solver multiplies the rows that are not in use by 0, which leaves a nan what it is.
+        for i in range(efc_D.shape[1]):
+            efc_D[env, i] = 0.0
+        for i in range(efc_J.shape[1]):
+            for j in range(efc_J.shape[2]):
+                efc_J[env, i, j] = 0.0
+
+
+@wp.func
+def set_friction(env: int, friction: float, geom_friction: wp.array2d[wp.vec3]) -> None:
+    """Make it the coefficient of all contacts: MuJoCo takes the larger of floor and ant, so both get it."""
+    for geom in range(geom_friction.shape[1]):
+        old = geom_friction[env, geom]
+        geom_friction[env, geom] = wp.vec3(friction, old[1], old[2])
+
+
+@wp.kernel
+def restore_frictions(frictions: wp.array[float], geom_friction: wp.array2d[wp.vec3]) -> None:
+    """Give every environment's floor the friction of its episode."""
+    env = wp.tid()
+    set_friction(env, frictions[env], geom_friction)

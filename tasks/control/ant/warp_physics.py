@@ -1,0 +1,284 @@
+"""The physics of many MuJoCo ants at once, in MuJoCo Warp, on a GPU or a CPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity.tasks.control.ant.bullet_simulation import standard_error_closed
+from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, load_ant
+
+MOST_CONTACTS = 25
+"""That an ant can have at once: each of its 12 capsules touches the floor at two points, its torso at one."""
+
+LEAST_FRICTION = 0.01
+"""With which a step is still MuJoCo's: the solver's stiffness grows with 1 / friction^2, and float32 has too
+few digits for it at 0.003, where ants are off by m/s."""
+
+_ROWS_PER_CONTACT = 4
+_JOINT_LIMITS = 8
+_EVALUATIONS = 4
+_MODULES = ("mujoco", "warp", "mujoco_warp")
+
+
+def load_modules() -> tuple[Any, Any, Any]:
+    """Return the modules `mujoco`, `warp` and `mujoco_warp`.
+
+    Raises:
+        ModuleNotFoundError: if one is not installed.
+    """
+    try:
+        mujoco, warp, mujoco_warp = (importlib.import_module(name) for name in _MODULES)
+    except ModuleNotFoundError as error:
+        if error.name not in _MODULES:
+            raise
+        raise ModuleNotFoundError(
+            f"The Warp ant needs {error.name}, which is not installed: pip install 'plasticity[gpu]' "
+            "(Python 3.11 or newer).",
+            name=error.name,
+        ) from error
+    # Every module that is loaded would be a line on the terminal. Warnings and errors still are.
+    warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
+    return mujoco, warp, mujoco_warp
+
+
+def numbered_device(name: str | torch.device) -> torch.device:
+    """Return a device with its number, so that it stays the same when the current one changes.
+
+    Raises:
+        ValueError: if it is neither the CPU nor a CUDA device, or there is no CUDA.
+    """
+    device = torch.device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device must be "cpu" or a CUDA device: {str(device)!r}.')
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f'There is no {str(device)!r} here: take device = "cpu".')
+    number = torch.cuda.current_device() if str(device) == "cuda" else device.index
+    return torch.device("cuda", number)
+
+
+class AntWarpPhysics:
+    """Model and data of ants side by side, each with its own friction, and five steps of them at a time.
+
+    Args:
+        num_envs: How many ants.
+        device: "cpu" or a CUDA device.
+        max_contacts: Room for contacts, per ant on average, and for one ant's rows of constraints.
+        refine: Whether contact forces are solved for twice, the second time from the first solution.
+
+    Raises:
+        ModuleNotFoundError: if MuJoCo, Warp or MuJoCo Warp is not installed.
+        ValueError: if there is no such device.
+
+    Attributes:
+        model: `mujoco_warp.Model`; `geom_friction` has a row for each ant.
+        data: `mujoco_warp.Data`.
+        initial_qpos: The ant's position before the noise of a reset, a Warp array.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device,
+        *,
+        max_contacts: int = MOST_CONTACTS,
+        refine: bool = True,
+    ) -> None:
+        mujoco, self.warp, self._mujoco_warp = load_modules()
+        # Where there is no GPU, Warp's C code says so, which who asked for a CPU knows.
+        with nullcontext() if torch.cuda.is_available() else standard_error_closed():
+            self.warp.init()
+        self.kernels = importlib.import_module("plasticity.tasks.control.ant.warp_kernels")
+        self.device = device = numbered_device(device)
+        self.num_envs = num_envs
+        self.warp_device = self.warp.device_from_torch(device)
+        self._max_contacts = max_contacts
+        self.max_rows = _ROWS_PER_CONTACT * max_contacts + _JOINT_LIMITS
+        host_model = load_ant()
+        with self.warp.ScopedDevice(self.warp_device):
+            self.model = self._mujoco_warp.put_model(
+                host_model, batch_sizes={"geom_friction": num_envs}
+            )
+            self.data = self._mujoco_warp.make_data(
+                host_model, num_envs, nconmax=max_contacts, njmax=self.max_rows
+            )
+            self.initial_qpos = self.warp.array(host_model.qpos0, dtype=float)
+        options = self.model.opt
+        options.warn_overflow = 0  # check() tells
+        if self.warp_device.is_cuda:
+            options.graph_conditional = self.warp.is_conditional_graph_supported()
+        self._needs = torch.zeros(2, dtype=torch.int32, device=device)
+        self._capsule = int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+        self._refine = refine
+        self._can_overflow = max_contacts < MOST_CONTACTS
+        self._calls = {"contactfilter": 0, "control": 0}
+        # Called in each of the 20 evaluations of a step: when the contacts are known, and before the solver.
+        self.model.callback.contactfilter = self._align_contacts
+        self.model.callback.control = self._before_solver
+        if self.warp_device.is_cuda:
+            torch.cuda.synchronize(device)  # whichever stream comes next
+
+    def tensor(self, array: Any) -> Tensor:
+        """Return a Warp array as a tensor of the same memory."""
+        tensor: Tensor = self.warp.to_torch(array)
+        return tensor
+
+    def array(self, tensor: Tensor, dtype: Any = None) -> Any:
+        """Return a tensor as a Warp array of the same memory."""
+        return self.warp.from_torch(tensor, dtype=dtype)
+
+    def launch(self, kernel: Any, *arrays: Any) -> None:
+        """Run a kernel, with one thread for each ant."""
+        self.warp.launch(kernel, dim=self.num_envs, inputs=list(arrays), device=self.warp_device)
+
+    def step(self) -> None:
+        """Five steps of 0.01 s, and the forces of their last evaluation on the bodies, as Gymnasium does."""
+        for _ in range(FRAME_SKIP):
+            self._mujoco_warp.step(self.model, self.data)
+        self._mujoco_warp.rne_postconstraint(self.model, self.data)
+
+    def require_callbacks(self) -> None:
+        """Make sure, after the first step, that all that is mended of MuJoCo Warp's was called.
+
+        That what it mends may no longer need it does no harm: contacts that lie along their capsules, and a
+        solution that is one, stay what they are.
+
+        Raises:
+            RuntimeError: if MuJoCo Warp calls back at other times than version 4.0.0 does.
+        """
+        expected = FRAME_SKIP * _EVALUATIONS
+        if any(number != expected for number in self._calls.values()):
+            raise RuntimeError(
+                f"MuJoCo Warp {self._mujoco_warp.__version__} calls back {self._calls} times in a step, "
+                f"where {expected} each are needed for steps that are MuJoCo's: install mujoco-warp 4.0.0."
+            )
+
+    def _align_contacts(self, model: Any, data: Any) -> None:
+        self._calls["contactfilter"] += 1
+        contact = data.contact
+        self.warp.launch(
+            self.kernels.align_contacts,
+            dim=data.naconmax,
+            inputs=[
+                data.nacon,
+                contact.worldid,
+                contact.geom,
+                model.geom_type,
+                data.geom_xmat,
+                self._capsule,
+                contact.frame,
+            ],
+            device=self.warp_device,
+        )
+
+    def _before_solver(self, model: Any, data: Any) -> None:
+        self._calls["control"] += 1
+        if self._can_overflow:
+            self.launch(
+                self.kernels.note_needs,
+                data.ncollision,
+                data.nacon,
+                data.nefc,
+                self.array(self._needs),
+            )
+        if self._refine:
+            # Newton's method carries its residual along, with the rounding of all it passed on its way: on
+            # slippery ground an error of up to 0.9 in the acceleration, as the solver's stiffness grows
+            # with 1 / friction^2. Begun again at the solution, it ends after one iteration, within 4e-4.
+            self._mujoco_warp.fwd_actuation(model, data)
+            self._mujoco_warp.fwd_acceleration(model, data, factorize=True)
+            self._mujoco_warp.solve(model, data)
+            self.warp.copy(data.qacc_warmstart, data.qacc)
+
+    def forget(self) -> None:
+        """Let what did not fit so far be forgotten, as the state is another now."""
+        self._needs.zero_()
+        self.tensor(self.data.overflow).zero_()
+
+    def check(self) -> None:
+        """Read once what the device noted.
+
+        Raises:
+            RuntimeError: if contacts or rows of constraints did not fit and were left out.
+        """
+        contacts, rows = self._needs.tolist()
+        flags = self._mujoco_warp.OverflowType
+        kinds = flags.NEFC | flags.BROADPHASE | flags.NARROWPHASE
+        overflow = self.tensor(self.data.overflow) & int(kinds)
+        most = self.num_envs * self._max_contacts
+        if contacts <= most and rows <= self.max_rows and not bool(overflow.any()):
+            return
+        raise RuntimeError(
+            f"The Warp ants ran out of room, and contacts were left out: max_contacts = "
+            f"{self._max_contacts} gives {self.num_envs} ants {most} contacts together, of which {contacts} "
+            f"were needed at once, and each ant {self.max_rows} rows of constraints, of which one needed "
+            f"{rows}. Begin again with max_contacts = {MOST_CONTACTS}, the most that an ant can have, or "
+            "from the last checkpoint."
+        )
+
+    def close(self) -> None:
+        """Let go of what the model calls back, so that all goes with its last name.
+
+        What runs on the device must end first: Warp's memory is freed without regard to torch's streams.
+        """
+        if self.warp_device.is_cuda:
+            torch.cuda.synchronize(self.device)
+        self.model.callback.contactfilter = self.model.callback.control = None
+
+
+class Replay:
+    """Work on a device that is recorded once, and played from then on without Python in between.
+
+    On CUDA the recording is a CUDA graph. Warp's work goes onto torch's current stream, so that each sees
+    what the other did, and no one waits.
+
+    Args:
+        physics: Where the work is.
+        work: Launches kernels.
+        record: Whether to record; the work must have been done before, so that all kernels are loaded.
+    """
+
+    def __init__(self, physics: AntWarpPhysics, work: Callable[[], None], *, record: bool) -> None:
+        self._warp = physics.warp
+        self._work = work
+        self._device = physics.device
+        self._warp_device = physics.warp_device
+        self._streams: dict[int, Any] = {}
+        self._graph: Any = None
+        if record:
+            if self._warp_device.is_cuda:
+                torch.cuda.synchronize(self._device)
+            with (
+                self._warp.ScopedDevice(self._warp_device),
+                self._warp.ScopedCapture(self._warp_device) as capture,
+            ):
+                work()
+            self._graph = capture.graph
+
+    def __call__(self) -> None:
+        """Do the work."""
+        stream = self._stream() if self._warp_device.is_cuda else None
+        if self._graph is not None:
+            # torch's default stream has the same number on every device: which one is meant, the scope says.
+            with self._warp.ScopedDevice(self._warp_device):
+                self._warp.capture_launch(self._graph, stream=stream)
+            return
+        with (
+            self._warp.ScopedDevice(self._warp_device),
+            self._warp.ScopedStream(stream, sync_enter=False),
+        ):
+            self._work()
+
+    def _stream(self) -> Any:
+        """Return torch's current stream as Warp's."""
+        current = torch.cuda.current_stream(self._device)
+        if current.cuda_stream not in self._streams:
+            self._streams[current.cuda_stream] = self._warp.stream_from_torch(current)
+        return self._streams[current.cuda_stream]

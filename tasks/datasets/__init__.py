@@ -1,0 +1,1 @@
+"""Datasets of labelled images: found, downloaded, checked and read."""

@@ -1,0 +1,328 @@
+"""Datasets of labelled grey-scale images, found by name."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, cache_folder, fetch
+from plasticity.tasks.datasets.file_kinds import recognized
+from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
+
+DATASETS = ("digits", *sorted(SOURCES), "images")
+"""The names that `load_dataset` knows."""
+
+_TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_DIGITS_MAX_VALUE = 16
+_DIGITS_TEST_EVERY = 5
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Images and their labels, split into training and test examples, all on one device.
+
+    Raises:
+        TypeError: if the pixels are not uint8 or the labels not int64.
+        ValueError: if the shapes do not belong together, a split is empty, a pixel is above
+            `max_value` or a label is outside the classes.
+    """
+
+    name: str
+    """For messages and tables."""
+
+    train_images: Tensor
+    """uint8, 0 to `max_value`. Shape: (training examples, height, width)."""
+
+    train_labels: Tensor
+    """int64, 0 to `num_classes` - 1. Shape: (training examples,)."""
+
+    test_images: Tensor
+    """uint8, 0 to `max_value`. Shape: (test examples, height, width)."""
+
+    test_labels: Tensor
+    """int64, 0 to `num_classes` - 1. Shape: (test examples,)."""
+
+    num_classes: int
+    """How many classes there are."""
+
+    max_value: int = 255
+    """The pixel value of full brightness, 1 to 255: a pixel as a number in [0, 1] is value / this."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_value <= 255:
+            raise ValueError(
+                f"max_value must be from 1 to 255, the largest uint8: {self.max_value!r}."
+            )
+        for split in ("train", "test"):
+            self._check_split(
+                split, getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            )
+        if self.test_images.shape[1:] != self.train_images.shape[1:]:
+            raise ValueError(
+                f"test_images must have the height and width of train_images, "
+                f"{self.image_shape}: {tuple(self.test_images.shape[1:])}."
+            )
+
+    def _check_split(self, split: str, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+            raise TypeError(
+                f"{split}_images must be torch.uint8 and {split}_labels torch.int64: "
+                f"{images.dtype}, {labels.dtype}."
+            )
+        if images.ndim != 3 or images.numel() == 0 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{split}_images must have the shape (n, height, width) and {split}_labels (n,), not "
+                f"empty: {tuple(images.shape)}, {tuple(labels.shape)}."
+            )
+        if int(images.max()) > self.max_value:
+            raise ValueError(
+                f"{split}_images must be at most max_value = {self.max_value}: {int(images.max())}."
+            )
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise ValueError(
+                f"{split}_labels must be from 0 to num_classes - 1 = {self.num_classes - 1}: "
+                f"found {lowest} to {highest}."
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        height, width = self.train_images.shape[1:]
+        return height, width
+
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """Return the dataset on another device; what is there already is not copied."""
+        return replace(
+            self,
+            train_images=self.train_images.to(device),
+            train_labels=self.train_labels.to(device),
+            test_images=self.test_images.to(device),
+            test_labels=self.test_labels.to(device),
+        )
+
+
+def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
+    """Load a dataset by name, on the CPU.
+
+    "digits" is bundled with scikit-learn (1797 images of 8 x 8, values 0 to 16). The others are four
+    IDX files, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
+    t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed; the ".gz" is taken where
+    both are there; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are looked for in
+
+    1. the folder `data_dir`, if it is given,
+    2. the folder `$PLASTICITY_DATA/<name>/`, if it exists,
+    3. the user's cache, to which they are downloaded from their public home if they are not there.
+
+    In 1 and 2, torchvision's folders are found, too: `MNIST/raw/` (`FashionMNIST`, `KMNIST`) below its
+    `root`, which `data_dir` or `$PLASTICITY_DATA` may be, and so is the dataset's own below `data_dir`. A
+    "~" at the beginning is the user's home.
+
+    Pixels are uint8, labels integers of any type, numbered from 0 without a gap.
+
+    A folder of the user's (1, 2) is held to the form of the files: magic number, sizes, counts,
+    labels. The cache is held to the published checksums.
+
+    Args:
+        name: "mnist", "fashion-mnist", "kmnist", "digits", or "images" for any folder with four
+            files of those names.
+        data_dir: The folder that holds the files, or the dataset's folder; "images" needs it, "digits" takes
+            none.
+
+    Returns:
+        The dataset, with the labels 0 to `num_classes` - 1, each of them among the training labels.
+
+    Raises:
+        ValueError: if the name is unknown, a folder or a file is missing, or a file is not what it
+            should be; the message names it, what was expected, what was found and what to do.
+        DownloadError: if no mirror delivers.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(str(name), DATASETS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown dataset {name!r}.{hint} Known: {', '.join(DATASETS)}.")
+    if name == "digits":
+        if data_dir is not None:
+            raise ValueError(
+                f"The dataset 'digits' is bundled with scikit-learn and is read from no folder: leave "
+                f"out --data-dir (data_dir), which is {str(data_dir)!r}, or take 'images'."
+            )
+        return _load_digits()
+    folder = _users_folder(name, data_dir)
+    if folder is None:
+        folder = cache_folder(name)
+        fetch(SOURCES[name], folder)
+    return _read_folder(name, folder)
+
+
+def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
+    """The folder that the user names for this dataset; None if there is none."""
+    if data_dir is not None:
+        folder = _existing(data_dir, "--data-dir (data_dir) must be an existing folder")
+        return _first_with_files([*_places(folder, name), folder / name]) or folder
+    if name == "images":
+        raise ValueError(
+            "The dataset 'images' is any folder with the four files "
+            f"{', '.join(FILE_NAMES)}: name the folder by --data-dir (data_dir)."
+        )
+    root = os.environ.get("PLASTICITY_DATA")
+    if not root:
+        return None
+    # A folder without this dataset is no mistake, it may hold others; a misspelt one is.
+    folder = _existing(root, "$PLASTICITY_DATA must be an existing folder, or unset")
+    own = folder / name
+    found = _first_with_files([*_places(own, name), *_places(folder, name)[1:]])
+    return found or (own if own.is_dir() else None)
+
+
+def _existing(name: str | Path, expected: str) -> Path:
+    """The folder of this name, in which "~" is the user's home."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # "~somebody" who is not known
+        raise ValueError(f"{expected}: {str(name)!r} ({error}).") from error
+    if folder.is_file():
+        with folder.open("rb") as stream:
+            kind = recognized(stream.read(1024))
+        raise ValueError(
+            f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Name the folder that "
+            "holds the four files, unpacked if they are in an archive."
+        )
+    if not folder.is_dir():
+        raise ValueError(f"{expected}: {str(folder)!r}.")
+    return folder
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """Where the files of a dataset may be in its folder: there, or where torchvision puts them."""
+    places = [folder, folder / "raw"]
+    if name in _TORCHVISION_NAMES:
+        places.append(folder / _TORCHVISION_NAMES[name] / "raw")
+    return places
+
+
+def _first_with_files(places: list[Path]) -> Path | None:
+    """The first place that has any of the files: one that is incomplete is not passed over in silence."""
+    for place in places:
+        if any(_found(place, file_name) is not None for file_name in FILE_NAMES):
+            return place
+    return None
+
+
+def _found(folder: Path, file_name: str) -> Path | None:
+    """One of the four files under the names that it goes by."""
+    plain = file_name.removesuffix(".gz")
+    dotted = plain.replace("-idx", ".idx")
+    for candidate in (file_name, plain, f"{dotted}.gz", dotted):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    return None
+
+
+def _read_folder(name: str, folder: Path) -> ImageDataset:
+    files = _find_files(folder)
+    train_images, train_labels = _read_split(files[0], files[1])
+    test_images, test_labels = _read_split(files[2], files[3])
+    if test_images.shape[1:] != train_images.shape[1:]:
+        raise ValueError(
+            f"{files[2]}: expected images of {_size(train_images)} pixels, as in {files[0].name}, "
+            f"found {_size(test_images)}. Put the files of one dataset into the folder."
+        )
+    num_classes = _count_classes(files[1], train_labels)
+    highest = int(test_labels.max())
+    if highest >= num_classes:
+        raise ValueError(
+            f"{files[3]}: expected labels from 0 to {num_classes - 1}, the classes of "
+            f"{files[1].name}, found {highest}. Put the files of one dataset into the folder."
+        )
+    return ImageDataset(name, train_images, train_labels, test_images, test_labels, num_classes)
+
+
+def _find_files(folder: Path) -> list[Path]:
+    """The four files, in the order of FILE_NAMES, compressed or not."""
+    found, missing = [], []
+    for file_name in FILE_NAMES:
+        file = _found(folder, file_name)
+        if file is None:
+            missing.append(file_name)
+        else:
+            found.append(file)
+    if missing:
+        raise ValueError(
+            f"{folder}: expected the four files {', '.join(FILE_NAMES)} (or the same without .gz), "
+            f"did not find {', '.join(missing)}. Put them there, or name the folder that holds them "
+            f"by --data-dir (data_dir). The folder holds {_listed(sorted(p.name for p in folder.iterdir()))}."
+        )
+    return found
+
+
+def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
+    images, labels = read_idx_images(images_file), read_idx_labels(labels_file)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{labels_file}: expected {len(images)} labels, one for each image of "
+            f"{images_file.name}, found {len(labels)}. Put the files of one dataset into the folder."
+        )
+    return images, labels
+
+
+def _count_classes(labels_file: Path, labels: Tensor) -> int:
+    used = set(labels.tolist())
+    lowest, highest = min(used), max(used)
+    if len(used) == highest + 1:
+        return len(used)
+    # One more than is shown. The largest may be 2^31 - 1: not all can be counted.
+    unused = list(itertools.islice((n for n in range(highest) if n not in used), _MOST_LISTED + 1))
+    remedy = (
+        "Number the classes from 0, without a gap: numpy.unique(labels, return_inverse=True)[1]."
+    )
+    if len(used) == highest + 1 - lowest:
+        remedy = (
+            f"They begin at {lowest}: subtract {lowest} from every label, and from the test labels."
+        )
+    raise ValueError(
+        f"{labels_file}: expected every label from 0 to the largest, {highest}, found none of "
+        f"{_listed(unused)}. {remedy}"
+    )
+
+
+def _listed(names: Sequence[object]) -> str:
+    shown = ", ".join(map(str, names[:_MOST_LISTED]))
+    return f"{shown}, …" if len(names) > _MOST_LISTED else shown or "nothing"
+
+
+def _size(images: Tensor) -> str:
+    return f"{images.shape[1]} x {images.shape[2]}"
+
+
+def _load_digits() -> ImageDataset:
+    """The bundled digits; of each class, in their order, every fifth image is a test image.
+
+    So both splits have the classes in the same shares, and images of all writers.
+    """
+    # Here and not above: it takes a second, and only this dataset needs it.
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.uint8)
+    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    one_hot = torch.nn.functional.one_hot(labels)
+    place_in_class = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1)
+    is_test = place_in_class % _DIGITS_TEST_EVERY == 0
+    return ImageDataset(
+        "digits",
+        images[~is_test],
+        labels[~is_test],
+        images[is_test],
+        labels[is_test],
+        num_classes=one_hot.shape[1],
+        max_value=_DIGITS_MAX_VALUE,
+    )

@@ -1,0 +1,1 @@
+"""Vector environments: many environments on the cores, or on a device."""

@@ -1,0 +1,184 @@
+"""The critic in a process of its own: the same bits, no process left behind, a dead one is an error."""
+
+import gc
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.ppo.critic_process import CriticProcess
+from plasticity.agents.ppo.updates import CriticBatch, CriticUpdate, critic_optimizer, run_half
+from plasticity.optim.settings import RegularizerSettings
+
+CONFIG = PPOConfig(hidden=(16, 8), rollout_steps=64, minibatch_size=16, epochs=2)
+L2_INIT = RegularizerSettings("l2-init", 0.1, anchor_seed=1)
+
+
+def make_critic():
+    generator = torch.Generator().manual_seed(0)
+    return ActorCritic(5, 2, CONFIG, generator=generator).critic
+
+
+def make_batch(seed):
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randn(64, 5, generator=generator)
+    values, returns = torch.randn(2, 64, generator=generator)
+    orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
+    return CriticBatch(observations, values, returns), orders
+
+
+def is_running(process):
+    return process._process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def process():
+    made = CriticProcess(make_critic(), CONFIG, L2_INIT)
+    yield made
+    made.close()
+    assert not is_running(made)
+
+
+def test_same_bits_as_here(process):
+    twin = make_critic()
+    optimizer = critic_optimizer(twin, CONFIG, L2_INIT)
+    update = CriticUpdate(twin, CONFIG, optimizer)
+    critic = process._critic
+    for seed, rate in ((1, 1e-2), (2, 1e-3)):
+        batch, orders = make_batch(seed)
+        process.start(batch, orders, rate)
+        statistics = process.finish()
+        update.begin(batch, rate)
+        run_half(update, list(orders), CONFIG.num_minibatches)
+        for name, parameter in critic.named_parameters():
+            assert torch.equal(parameter, twin.get_parameter(name))
+            assert torch.equal(parameter.grad, twin.get_parameter(name).grad)
+        assert torch.equal(statistics["value_loss"], update.statistics()["value_loss"])
+        state, expected = process.optimizer_state_dict(), optimizer.state_dict()
+        assert state["param_groups"] == expected["param_groups"]
+        for key in ("exp_avg", "exp_avg_sq", "step", "anchor"):
+            for place in expected["state"]:
+                assert torch.equal(state["state"][place][key], expected["state"][place][key])
+
+
+def test_weights_and_optimizer_are_those_of_this_process(process):
+    """Weights changed here, and a loaded optimizer state, are what the next update starts from."""
+    critic = process._critic
+    state = process.optimizer_state_dict()
+    weights = {name: p.detach().clone() for name, p in critic.named_parameters()}
+    batch, orders = make_batch(3)
+    found = []
+    for _ in range(2):
+        critic.load_state_dict(weights)
+        process.load_optimizer_state_dict(state)
+        process.start(batch, orders, 1e-2)
+        process.finish()
+        found.append([p.detach().clone() for p in critic.parameters()])
+    for first, second, before in zip(*found, weights.values(), strict=True):
+        assert torch.equal(first, second)
+        assert not torch.equal(first, before)
+
+
+def test_an_update_that_nobody_waited_for_is_passed_over(process):
+    batch, orders = make_batch(4)
+    process.start(batch, orders, 1e-2)
+    steps = process.optimizer_state_dict()["state"][0]["step"]
+    process.start(batch, orders, 1e-2)
+    process.finish()
+    assert process.optimizer_state_dict()["state"][0]["step"] == steps + 8
+
+
+def test_a_killed_process_is_an_error_that_names_it():
+    process = CriticProcess(make_critic(), CONFIG, L2_INIT)
+    batch, orders = make_batch(0)
+    process.start(batch, orders, 1e-3)
+    number = process._process.pid
+    os.kill(number, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=f"process {number} ended with exit status -9"):
+        process.finish()
+    with pytest.raises(RuntimeError, match="Continue from the last checkpoint"):
+        process.start(batch, orders, 1e-3)
+
+
+def test_it_ends_with_its_owner():
+    process = CriticProcess(make_critic(), CONFIG, L2_INIT)
+    popen = process._process
+    assert os.getsid(popen.pid) != os.getsid(0)  # so that Ctrl-C does not reach it
+    process.optimizer_state_dict()
+    del process
+    gc.collect()
+    assert popen.poll() == 0
+
+
+def test_modules_are_found_where_they_are_found_here(tmp_path, monkeypatch):
+    """Not in the current directory, where a file may have the name of a standard module."""
+    for name in ("platform", "json", "statistics"):
+        message = f"{name} of the current directory"
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError({message!r})\n")
+    modules = tmp_path / "it's a folder"
+    modules.mkdir()
+    (modules / "critic_of_a_user.py").write_text(
+        "from plasticity.agents.networks.actor_critic import DenseNetwork\n\n\n"
+        "class UserNetwork(DenseNetwork):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(modules), modules, *sys.path])
+    critic = make_critic()
+    critic.__class__ = importlib.import_module("critic_of_a_user").UserNetwork
+    process = CriticProcess(critic, CONFIG, L2_INIT)
+    assert process.optimizer_state_dict()["param_groups"]
+    process.close()
+
+
+OWNER = """
+import os, signal, time
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.critic_process import CriticProcess
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.optim.settings import RegularizerSettings
+
+config = PPOConfig(hidden=(4,))
+process = CriticProcess(ActorCritic(2, 1, config).critic, config, RegularizerSettings())
+process.optimizer_state_dict()
+child = os.fork()
+if child == 0:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(process._process.pid, child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_it_ends_when_its_owner_is_killed():
+    """Also while a forked child of the owner keeps the socket open."""
+    owner = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWNER],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.returncode == -signal.SIGKILL
+    number, child = map(int, owner.stdout.split())
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and _exists(number):
+            time.sleep(0.1)
+        assert not _exists(number)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def _exists(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:  # noqa: PTH123
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,155 @@
+"""Metrics of stacked networks against a tracker of each alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from plasticity import Replicas, Tracker
+from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.metrics.registry import METRICS, Metric
+from plasticity.metrics.stacked import finite_replicas, replica_features, replica_metrics
+
+
+def image_network(seed, **settings):
+    torch.manual_seed(seed)
+    network = ImageNetwork((1, 8, 8), 3, NetworkConfig(hidden=(16, 16), **settings))
+    with torch.no_grad():  # some dead and dormant units
+        network.fc1.bias[: 2 + seed] = -10.0
+        network.fc2.weight[3] *= 1e-4
+    return network
+
+
+class Normalised(nn.Sequential):
+    def __init__(self, seed):
+        torch.manual_seed(seed)
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3)
+        )
+
+
+MAKERS = {
+    "cnn": (image_network, ["conv1", "conv2", "fc1", "fc2"]),
+    "mlp": (lambda seed: image_network(seed, architecture="mlp", activation="tanh"), None),
+    "normalised": (Normalised, None),
+}
+
+
+def prepared(kind):
+    """Three networks with gradients, stacked with theirs, a probe of each, and earlier weights."""
+    alone = [MAKERS[kind][0](seed) for seed in range(3)]
+    replicas = Replicas(alone)
+    probe = torch.rand(3, 40, 1, 8, 8)
+    gradients = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
+    previous = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
+    for name, parameter in replicas.parameters.items():
+        parameter.grad = gradients[name]
+        for i, network in enumerate(alone):
+            network.get_parameter(name).grad = gradients[name][i]
+    return alone, replicas, probe, previous
+
+
+def tracked(network, probe, metrics, layers, previous):
+    tracker = Tracker(network, probe, metrics, layers)
+    tracker.load_state_dict({"previous": previous})
+    return tracker.measure()
+
+
+MEAN = Metric("mean", lambda features: features.mean(), "features")
+BIAS = Metric("bias", lambda model: [*model.parameters()][-1].sum(), "model")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_metric_of_every_replica(kind):
+    alone, replicas, probe, previous = prepared(kind)
+    layers = MAKERS[kind][1]
+    metrics = [*METRICS, MEAN, BIAS]
+    features = replica_features(replicas, probe, layers)
+    rows = replica_metrics(replicas, features, metrics, previous=previous)
+    for i, network in enumerate(alone):
+        earlier = {name: each[i] for name, each in previous.items()}
+        expected = tracked(network, probe[i], metrics, layers, earlier)
+        assert list(rows[i]) == list(expected)
+        assert rows[i] == pytest.approx(expected, rel=1e-5)
+    if kind == "cnn":  # the biases made it so
+        assert all(row["dead_fraction/fc1"] >= (2 + i) / 16 for i, row in enumerate(rows))
+    assert replica_metrics(replicas, features, ["weight_norm"], indices=[2, 0]) == [
+        {key: rows[i][key] for key in rows[i] if key.startswith("weight_norm")} for i in (2, 0)
+    ]
+
+
+def test_measuring_changes_nothing():
+    _, replicas, probe, previous = prepared("normalised")
+    replicas.train()
+    before = {name: each.clone() for name, each in replicas.buffers.items()}
+    gradients = {name: each.grad for name, each in replicas.parameters.items()}
+    state, kept = torch.get_rng_state(), probe.clone()
+    features = replica_features(replicas, probe)
+    replica_metrics(replicas, features, list(METRICS), previous=previous)
+    assert all(torch.equal(before[name], each) for name, each in replicas.buffers.items())
+    assert all(each.grad is gradients[name] for name, each in replicas.parameters.items())
+    assert all(parameter.grad is None for parameter in replicas.template.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(probe, kept)
+    assert replicas.template.training
+    assert not any(each.requires_grad for each in features.values())
+
+
+class Careless(nn.Module):
+    """Writes to its input and to a buffer, in evaluation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 3), nn.ReLU()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.relu(self.linear(inputs.mul_(2)))
+
+
+def test_a_careless_network_changes_neither_probe_nor_buffers():
+    replicas = Replicas([Careless() for _ in range(2)])
+    probe = torch.rand(2, 5, 4)
+    before = probe.clone()
+    replica_features(replicas, probe)
+    assert torch.equal(probe, before)
+    assert replicas.buffers["calls"].tolist() == [0, 0]
+
+
+def test_replicas_that_are_not_finite():
+    alone, replicas, probe, _ = prepared("cnn")
+    with torch.no_grad():
+        replicas.parameters["fc1.bias"][1, 0] = float("nan")
+    features = replica_features(replicas, probe, ["conv1", "fc1"])
+    assert finite_replicas(features).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"layers \['fc1'\].*features\[0, 1, 0, 0\] is nan"):
+        replica_metrics(replicas, features, ["srank"])
+    rows = replica_metrics(replicas, features, ["srank", "feature_norm"], indices=[0, 2])
+    for row, i in zip(rows, (0, 2), strict=True):
+        expected = tracked(alone[i], probe[i], ["srank", "feature_norm"], ["conv1", "fc1"], None)
+        assert row == pytest.approx(expected, rel=1e-5)
+    assert replica_metrics(replicas, features, ["srank"], indices=[]) == []
+
+
+def test_updates_are_left_out_without_earlier_weights():
+    _, replicas, probe, _ = prepared("mlp")
+    features = replica_features(replicas, probe)
+    assert replica_metrics(replicas, features, ["update_norm"]) == [{}, {}, {}]
+
+
+def test_bad_arguments():
+    _, replicas, probe, _ = prepared("mlp")
+    features = replica_features(replicas, probe)
+    with pytest.raises(ValueError, match="2 batches for 3 replicas"):
+        replica_features(replicas, probe[:2])
+    with pytest.raises(ValueError, match="no layer 'fc9'"):
+        replica_features(replicas, probe, ["fc9"])
+    with pytest.raises(ValueError, match="no activation was seen in Linear"):
+        replica_features(Replicas([nn.Linear(2, 2)]), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="no metric 'srnk'"):
+        replica_metrics(replicas, features, ["srnk"])
+    with pytest.raises(IndexError, match="no replica 3"):
+        replica_metrics(replicas, features, ["srank"], indices=[3])
+    vector = Metric("vector", lambda features: features.mean(0), "features")
+    with pytest.raises(ValueError, match="expected one number"):
+        replica_metrics(replicas, features, [vector])

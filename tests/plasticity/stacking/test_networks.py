@@ -1,0 +1,243 @@
+"""Stacked networks against the same networks one by one."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from plasticity import Replicas, clip_replica_gradients_, replica_gradient_norms
+from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.optim.shifted_model import ShiftedModel
+
+
+class WithOddParts(nn.Module):
+    """A scalar parameter, a tied weight, a normalisation with running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(()))
+        self.first = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs):
+        return self.scale * self.second(torch.tanh(self.norm(self.first(inputs))))
+
+
+def image_network(**settings):
+    return ImageNetwork((1, 8, 8), 3, NetworkConfig(**settings))
+
+
+MAKERS = {
+    "cnn": (image_network, (1, 8, 8)),
+    "max-pool": (lambda: image_network(downsampling="max-pool", activation="tanh"), (1, 8, 8)),
+    "mlp": (lambda: image_network(architecture="mlp", activation="gelu"), (1, 8, 8)),
+    "odd": (WithOddParts, (3,)),
+}
+
+
+def networks(kind, count=3):
+    torch.manual_seed(0)
+    return [MAKERS[kind][0]().double() for _ in range(count)]
+
+
+@pytest.mark.parametrize("convolution", ["grouped", "products"])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_outputs_gradients_and_buffers_are_those_of_each_alone(kind, convolution):
+    alone = networks(kind)
+    replicas = Replicas(alone, convolution=convolution)
+    for _ in range(2):
+        inputs = torch.randn(3, 5, *MAKERS[kind][1], dtype=torch.float64)
+        outputs = replicas(inputs)
+        for stacked in replicas.parameters.values():
+            stacked.grad = None
+        outputs.square().sum().backward()
+        for i, network in enumerate(alone):
+            expected = network(inputs[i])
+            torch.testing.assert_close(outputs[i], expected, rtol=1e-12, atol=1e-12)
+            network.zero_grad()
+            expected.square().sum().backward()
+            for name, parameter in network.named_parameters():
+                found = replicas.parameters[name].grad[i]
+                torch.testing.assert_close(found, parameter.grad, rtol=1e-10, atol=1e-12)
+            for name, buffer in network.named_buffers():
+                torch.testing.assert_close(replicas.buffers[name][i], buffer)
+
+
+def test_evaluation_mode_is_that_of_each_alone():
+    alone = networks("odd")
+    replicas = Replicas(alone)
+    replicas.train(False)
+    inputs = torch.randn(3, 5, 3, dtype=torch.float64)
+    before = {name: buffer.clone() for name, buffer in replicas.buffers.items()}
+    outputs = replicas(inputs)
+    for i, network in enumerate(alone):
+        torch.testing.assert_close(outputs[i], network.eval()(inputs[i]))
+    for name, buffer in replicas.buffers.items():
+        assert torch.equal(buffer, before[name])
+
+
+def test_a_shifted_model_keeps_the_anchors_of_each():
+    anchors = [{"fc1.bias": torch.randn(64, dtype=torch.float64)} for _ in range(3)]
+    alone = [ShiftedModel(n, a) for n, a in zip(networks("mlp"), anchors, strict=True)]
+    inputs = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64)
+    outputs = Replicas(alone)(inputs)
+    for i, network in enumerate(alone):
+        torch.testing.assert_close(outputs[i], network(inputs[i]))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_network_goes_in_and_comes_out(kind):
+    alone = networks(kind)
+    replicas = Replicas(alone)
+    state, expected = replicas.state_dict(1), alone[1].state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in state)
+    assert all(state[name].stride() == expected[name].stride() for name in state)
+    other = networks(kind, count=5)[4]
+    replicas.load_state_dict(1, other.state_dict())
+    inputs = torch.randn(4, *MAKERS[kind][1], dtype=torch.float64)
+    made = replicas.network(1).eval()
+    assert torch.equal(made(inputs), other.eval()(inputs))
+    assert torch.equal(replicas.network(0).eval()(inputs), alone[0].eval()(inputs))
+    next(made.parameters()).data.add_(1)  # a copy: it does not reach the stack
+    assert torch.equal(replicas.network(1).eval()(inputs), other(inputs))
+
+
+def test_a_diverged_replica_does_not_reach_the_others():
+    alone = networks("cnn")
+    broken = copy.deepcopy(alone)
+    broken[1].conv1.weight.data.fill_(float("nan"))
+    inputs = torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)
+    gradients = []
+    for each in (alone, broken):
+        replicas = Replicas(each)
+        replicas(inputs).square().mean((1, 2)).sum().backward()
+        gradients.append({n: p.grad for n, p in replicas.parameters.items()})
+    for name, whole in gradients[0].items():
+        assert torch.equal(gradients[1][name][[0, 2]], whole[[0, 2]])
+    assert gradients[1]["conv1.weight"][1].isnan().all()
+
+
+def gradients_of(norms):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3), (4,), (2, 2, 2), ()]
+    found = [torch.randn(len(norms), *s, generator=generator, dtype=torch.float64) for s in shapes]
+    sizes = torch.stack([g.reshape(len(norms), -1).square().sum(1) for g in found]).sum(0).sqrt()
+    for gradient in found:
+        gradient.mul_((torch.tensor(norms) / sizes).view(-1, *[1] * (gradient.dim() - 1)))
+    return found
+
+
+def test_norms_and_clipping_are_torchs_of_each():
+    norms = [0.1, 0.5, 3.0, 0.0]
+    gradients = gradients_of(norms)
+    alone = [[nn.Parameter(g[i].clone()) for g in gradients] for i in range(4)]
+    for parameters in alone:
+        for parameter in parameters:
+            parameter.grad = parameter.detach().clone()
+    found = replica_gradient_norms(gradients)
+    torch.testing.assert_close(found, torch.tensor(norms, dtype=torch.float64))
+    assert torch.equal(clip_replica_gradients_(gradients, 0.5), found)
+    for i, parameters in enumerate(alone):
+        nn.utils.clip_grad_norm_(parameters, 0.5)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            torch.testing.assert_close(gradient[i], parameter.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_clipping_one_replicas_nan_leaves_the_others():
+    gradients = gradients_of([2.0, 2.0])
+    gradients[0][0, 0, 0] = float("nan")
+    before = [gradient[1].clone() for gradient in gradients]
+    norms = clip_replica_gradients_(gradients, 1.0)
+    assert norms[0].isnan()
+    for gradient, old in zip(gradients, before, strict=True):
+        torch.testing.assert_close(gradient[1], old / 2, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (list, "at least one network"),
+        (lambda: [nn.Linear(2, 3), nn.Linear(3, 3)], r"networks\[1\] .* 'weight' differs"),
+        (lambda: [nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)], "a layer's settings differs"),
+        (lambda: [nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))], "'1' is a dropout with p=0.5"),
+        (lambda: [nn.LazyLinear(2)], "'weight' is lazy"),
+        (
+            lambda: [nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())],
+            "stacked, they need one",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_cannot_be_stacked(make, message):
+    with pytest.raises(ValueError, match=message):
+        Replicas(make())
+
+
+def test_copied_and_pickled_replicas_are_their_own():
+    replicas = Replicas(networks("odd"))
+    inputs = torch.randn(3, 5, 3, dtype=torch.float64)
+    replicas(inputs)
+    for other in (copy.deepcopy(replicas), pickle.loads(pickle.dumps(replicas))):
+        replicas.train()
+        other.train(False)
+        assert replicas.template.training
+        statistics = {name: buffer.clone() for name, buffer in other.buffers.items()}
+        other(inputs)
+        for name, buffer in other.buffers.items():
+            assert torch.equal(buffer, statistics[name])
+
+
+def test_networks_may_come_one_by_one():
+    assert Replicas(iter(networks("mlp"))).num_replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(2, 2)),
+            "a list of networks, not one Sequential: make one for each",
+        ),
+        ([nn.Linear(2, 2), 3], r"networks\[1\] must be an nn.Module, not 3"),
+    ],
+)
+def test_no_networks(given, message):
+    with pytest.raises(TypeError, match=message):
+        Replicas(given)
+
+
+def test_parameters_in_the_order_of_an_optimizer():
+    alone = networks("odd")
+    replicas = Replicas(alone)
+    parameters = list(alone[1].parameters())[::-1]
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1)
+    found = replicas.in_order_of(optimizer, alone[1])
+    assert [id(each) for each in found] == [id(p) for p in replicas.parameters.values()][::-1]
+    with pytest.raises(ValueError, match=r"Parameter 0 .* shape \(3,\), is none of the network's"):
+        replicas.in_order_of(optimizer, alone[0])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"Unknown convolution 'group'. Did you mean 'grouped'"):
+        Replicas(networks("mlp"), convolution="group")
+    with pytest.raises(ValueError, match="Unknown convolution 3"):
+        Replicas(networks("mlp"), convolution=3)
+    replicas = Replicas(networks("mlp"))
+    for shape in ((), (5, 1, 8, 8)):
+        with pytest.raises(
+            ValueError, match=r"given to 3 replicas: give a batch for each, .*expand"
+        ):
+            replicas(torch.zeros(shape, dtype=torch.float64))
+    with pytest.raises(IndexError, match="no replica 3: there are 0 to 2"):
+        replicas.network(3)
+    with pytest.raises(IndexError, match="no replica -1"):
+        replicas.state_dict(-1)
+    with pytest.raises(ValueError, match="max_norm must be above 0"):
+        clip_replica_gradients_([torch.ones(2, 2)], 0.0)
+    with pytest.raises(ValueError, match="no gradient"):
+        replica_gradient_norms([])

@@ -1,0 +1,38 @@
+"""Arguments that are right pass through; others are named."""
+
+import numpy as np
+import pytest
+
+from plasticity.checks import require_integer, require_number
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_integers_pass_as_ints(value):
+    assert type(require_integer("n", value, minimum=3)) is int
+    assert require_integer("n", value, minimum=3) == 3
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.float32(3)])
+def test_numbers_pass_as_floats(value):
+    assert type(require_number("n", value, minimum=3)) is float
+    assert require_number("n", value, minimum=3) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("require", "value", "error"),
+    [
+        (require_integer, True, TypeError),
+        (require_integer, 3.0, TypeError),
+        (require_integer, "3", TypeError),
+        (require_integer, 2, ValueError),
+        (require_number, True, TypeError),
+        (require_number, "3", TypeError),
+        (require_number, 2.9, ValueError),
+        (require_number, float("nan"), ValueError),
+        (require_number, float("inf"), ValueError),
+    ],
+)
+def test_others_are_named(require, value, error):
+    with pytest.raises(error, match=r"my_number .*") as caught:
+        require("my_number", value, minimum=3)
+    assert repr(value) in str(caught.value)

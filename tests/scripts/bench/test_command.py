@@ -1,0 +1,491 @@
+import io
+import json
+from functools import partial
+
+import pytest
+import torch
+import tyro
+from rich.console import Console
+from torch import nn
+
+from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.scripts.bench import command as bench_module
+from plasticity.scripts.bench import compiled as bench_compiled
+from plasticity.scripts.bench import memory as bench_memory
+from plasticity.scripts.bench import parallel as bench_parallel
+from plasticity.scripts.bench import trainer as bench_trainer
+from plasticity.scripts.bench.command import MEASUREMENTS, BenchOptions, bench
+from plasticity.scripts.bench.hardware import available_cores, cpu_model, describe_hardware
+from plasticity.scripts.bench.memory import memory, memory_use, saved_bytes
+from plasticity.scripts.bench.parallel import parallel, run_side_by_side
+from plasticity.scripts.bench.rows import Effort, Row, speed_row, table_of, time_row
+from plasticity.scripts.bench.steps import STRENGTH, many_parameters, optimizer_pair, training_step
+from plasticity.scripts.bench.timing import Comparison
+from plasticity.scripts.bench.trainer import synthetic_task, train_task
+from plasticity.scripts.main import main
+from plasticity.scripts.run.pool import Outcome
+
+QUICK = Effort(quick=True)
+
+
+@pytest.fixture
+def fake_measurements(monkeypatch):
+    """Two measurements that are made at once: one goal kept, one missed."""
+    made = []
+
+    def measured(name, value, effort):
+        made.append((name, effort, torch.get_num_threads()))
+        return [
+            Row(
+                name,
+                "ours vs theirs",
+                value,
+                "time",
+                1.5,
+                lower=0.9,
+                upper=2.5,
+                ours=1.0,
+                theirs=2.0,
+            )
+        ]
+
+    fakes = {"alpha": partial(measured, "alpha", 1.0), "beta": partial(measured, "beta", 2.0)}
+    monkeypatch.setattr(bench_module, "MEASUREMENTS", fakes)
+    return made
+
+
+def printed(options):
+    output = io.StringIO()
+    code = bench(options, Console(file=output, width=80))
+    return code, output.getvalue()
+
+
+# ---- the command ------------------------------------------------------------------------------------
+
+
+def test_the_file_tells_rows_machine_versions_and_settings(fake_measurements, tmp_path):
+    out = tmp_path / "new" / "bench.json"
+    code, text = printed(BenchOptions(out=out, rounds=7))
+    assert code == 0
+    report = json.loads(out.read_text())
+    assert report["threads"] == 1
+    assert report["rounds"] == 7
+    assert report["quick"] is False
+    assert report["seconds"] >= 0
+    assert report["date"].endswith("+00:00")
+    assert report["hardware"]["cores"] == available_cores()
+    assert report["versions"]["torch"] == torch.__version__
+    assert [(row["measurement"], row["value"], row["met"]) for row in report["rows"]] == [
+        ("alpha", 1.0, True),
+        ("beta", 2.0, False),
+    ]
+    assert report["rows"][0] == {
+        "measurement": "alpha",
+        "case": "ours vs theirs",
+        "value": 1.0,
+        "unit": "time",
+        "goal": 1.5,
+        "bound": "at most",
+        "lower": 0.9,
+        "upper": 2.5,
+        "ours": 1.0,
+        "theirs": 2.0,
+        "note": "",
+        "met": True,
+    }
+    assert "1 of 2 goals kept" in text
+    assert "missed" in text
+
+
+def test_only_the_named_are_measured_in_their_own_order(fake_measurements, tmp_path):
+    printed(BenchOptions(out=tmp_path / "b.json", quick=True))
+    assert [name for name, _, _ in fake_measurements] == ["alpha", "beta"]
+    fake_measurements.clear()
+    printed(BenchOptions(only=("beta",), out=tmp_path / "b.json", quick=True, rounds=3))
+    assert fake_measurements == [("beta", Effort("cpu", quick=True, rounds=3), 1)]
+
+
+def test_threads_are_set_for_the_measurements_and_set_back(fake_measurements, tmp_path):
+    before = torch.get_num_threads()
+    printed(BenchOptions(out=tmp_path / "b.json", threads=before + 1))
+    assert [threads for _, _, threads in fake_measurements] == [before + 1] * 2
+    assert torch.get_num_threads() == before
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    fake_measurements, tmp_path
+):
+    with pytest.raises(ValueError, match=r"--out .* cannot be written: .*directory"):
+        printed(BenchOptions(out=tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        printed(BenchOptions(out=tmp_path / "file" / "bench.json"))
+    assert fake_measurements == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"only": ("step_cn",)}, "'step_cn'.*Did you mean 'step_cnn'"),
+        ({"only": ("memory", "memroy")}, "Did you mean 'memory'"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"device": "cdua"}, "'cpu' or 'cuda': 'cdua'"),
+    ],
+)
+def test_wrong_options_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        BenchOptions(**wrong)
+
+
+def test_a_missing_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cpu"):
+        BenchOptions(device="cuda")
+
+
+def test_the_help_names_every_measurement(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(BenchOptions, args=["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in MEASUREMENTS)
+
+
+def test_the_command_line_reaches_it(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    with pytest.raises(SystemExit) as exit_info:
+        main(["bench", "--only", "memory", "tracking", "--quick", "--out", str(out)])
+    assert exit_info.value.code == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["measurement"] for row in rows} == {"memory", "tracking"}
+    assert "--quick measures nothing" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_info:
+        main(["bench", "--only", "memroy"])
+    assert exit_info.value.code == 2
+    assert "Did you mean 'memory'?" in " ".join(capsys.readouterr().err.split())
+
+
+# ---- rows -------------------------------------------------------------------------------------------
+
+
+def test_a_goal_is_kept_on_its_own_side():
+    assert Row("m", "c", 1.0, "time", 1.0).met is True
+    assert Row("m", "c", 1.1, "time", 1.0).met is False
+    assert Row("m", "c", 1.1, "speed", 1.0, "at least").met is True
+    assert Row("m", "c", 0.9, "speed", 1.0, "at least").met is False
+    assert Row("m", "c", 0.9, "speed").met is None
+
+
+def test_rows_of_a_comparison():
+    comparison = Comparison(ours=(2.0, 3.0, 8.0), theirs=(1.0, 2.0, 2.0))
+    row = time_row("m", "c", comparison, 2.5)
+    # The pairs' ratios are 2, 1.5 and 4; the sides' own medians 3 and 2 have another ratio.
+    assert (row.value, row.lower, row.upper, row.ours, row.theirs) == (2.0, 1.75, 3.0, 3.0, 2.0)
+    assert (row.unit, row.bound, row.met) == ("time", "at most", True)
+    row = speed_row("m", "c", comparison, 0.6)
+    assert (row.value, row.unit, row.bound, row.met) == (0.5, "speed", "at least", False)
+
+
+def test_the_table_fits_a_terminal_and_shows_goals_and_verdicts():
+    rows = [
+        Row("step", "SGD: syre vs weight_decay", 1.01234, "time", 1.02, lower=0.99, upper=1.03),
+        Row("memory", "peak", 0.9, "copies", 1.0, note="[first] step"),
+        Row("memory", "checkpoint", 2000.0, "bytes", 1024.0),
+        Row("trainer", "loop", 1.2, "speed", 1.1, "at least"),
+        Row("trainer", "no goal", 1.2, "speed"),
+    ]
+    output = io.StringIO()
+    Console(file=output, width=80).print(table_of(rows))
+    lines = output.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    text = " ".join(output.getvalue().split())
+    assert "step: our time / theirs" in text
+    assert "1.012 0.990 … 1.030 ≤ 1.02 kept" in text
+    assert "peak ([first] step) 0.900 ≤ 1 kept" in text
+    assert "checkpoint 2000 ≤ 1024 missed" in text
+    assert "loop 1.200 ≥ 1.1 kept" in text
+    assert text.endswith("no goal 1.200")
+
+
+def test_what_was_not_measured_is_neither_kept_nor_missed():
+    rows = [
+        Row("ant", "ours", None, "speed", 2.0, "at least", note="it needs a package"),
+        Row("parts", "physics", 0.25, "share", lower=0.2, upper=0.3),
+    ]
+    assert [row.met for row in rows] == [None, None]
+    output = io.StringIO()
+    Console(file=output, width=80).print(table_of(rows))
+    text = " ".join(output.getvalue().split())
+    assert "ours (it needs a package) ≥ 2 parts:" in text
+    assert "parts: share of the time" in text
+    assert text.endswith("physics 0.250 0.200 … 0.300")
+
+
+def test_effort_chooses_sizes_and_rounds():
+    calls = []
+    ours, theirs = partial(calls.append, "a"), partial(calls.append, "b")
+    assert Effort().size(10, 3) == 10
+    assert QUICK.size(10, 3) == 3
+    QUICK.compare(ours, theirs, rounds=9, calls=5)  # 1 pair untimed, then 2 pairs of single calls
+    assert calls == ["a", "b"] * 3
+    calls.clear()
+    Effort(rounds=4).compare(ours, theirs, rounds=9, calls=2)
+    assert calls == ["a", "a", "b", "b"] * 5
+
+
+# ---- the measurements, quickly ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "goals"),
+    [
+        ("step_cnn", [1.02, 1.02]),
+        ("step_mlp", [1.05, 1.05, 1.05]),
+        ("optimizer_step", [1.5, None, None, 2.5, None, None]),
+        ("trainer", [0.95, 1.1, 0.95, 1.3]),
+        ("tracking", [0.02]),
+    ],
+)
+def test_a_measurement_gives_its_rows(name, goals):
+    rows = MEASUREMENTS[name](QUICK)
+    assert [row.goal for row in rows] == goals
+    assert len({row.case for row in rows}) == len(rows)
+    for row in rows:
+        assert row.measurement == name
+        assert 0 < row.lower <= row.value <= row.upper
+        assert row.ours > 0
+        assert row.theirs > 0
+        assert row.bound == ("at least" if name == "trainer" else "at most")
+
+
+def test_compiled_measures_what_the_device_can():
+    rows = MEASUREMENTS["compiled"](QUICK)
+    assert len({row.case for row in rows}) == len(rows) == 7
+    for row in rows:
+        if "CUDA graph" in row.case:
+            assert (row.value, row.note) == (None, "not measured, it needs --device cuda")
+        else:
+            assert 0 < row.lower <= row.value <= row.upper
+    eager = bench_compiled._ppo_update(QUICK, compiles=False)
+    assert set(eager()) > {"policy_loss", "value_loss"}
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        bench_compiled._ppo_update(QUICK, compiles=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_compiled_measures_all_on_a_gpu():
+    rows = MEASUREMENTS["compiled"](Effort(device="cuda", quick=True))
+    assert all(row.value > 0 for row in rows)
+
+
+def test_both_optimizers_start_alike_and_decay_alike():
+    ours, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
+    our_group, their_group = ours.param_groups[0], theirs.param_groups[0]
+    assert (our_group["regularizer"], our_group["strength"]) == ("syre", STRENGTH)
+    assert their_group["weight_decay"] == STRENGTH
+    for key in ("lr", "momentum", "foreach", "fused"):
+        assert our_group[key] == their_group[key]
+    assert len(our_group["params"]) == 10
+    for mine, other in zip(our_group["params"], their_group["params"], strict=True):
+        assert torch.equal(mine, other)
+        assert torch.equal(mine.grad, other.grad)
+        assert ours.anchor(mine).abs().sum() > 0
+
+
+def test_the_default_size_is_ten_million_parameters():
+    assert sum(parameter.numel() for parameter in many_parameters(Effort())) == 10_000_000
+
+
+def test_a_training_step_updates_on_the_given_batch():
+    network = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        network.weight.zero_()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    batch = torch.tensor([[1.0, 3.0]]), torch.tensor([0])
+    training_step(network, optimizer, lambda: batch)()
+    # Both classes have probability 1/2, so the gradient is (1/2 - 1) x for class 0 and x/2 for class 1.
+    expected = torch.tensor([[0.05, 0.15], [-0.05, -0.15]])
+    torch.testing.assert_close(network.weight.detach(), expected)
+
+
+# ---- memory -----------------------------------------------------------------------------------------
+
+
+def test_memory_use_follows_every_tensor():
+    kept = []
+
+    def call():
+        first = torch.empty(1000)  # 4000 bytes
+        kept.append(torch.empty(500))  # 2000 more: 6000 at once
+        del first
+        kept.append(torch.empty(250))  # 2000 + 1000 stay
+
+    used = memory_use(call, "cpu")
+    assert (used.peak, used.held) == (6000, 3000)
+    assert memory_use(kept.clear, "cpu") == bench_memory.MemoryUse(peak=0, held=-3000)
+    assert memory_use(lambda: None, "cpu") == bench_memory.MemoryUse(peak=0, held=0)
+
+
+def test_the_memory_of_torchs_own_step_is_as_computed_by_hand():
+    _, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
+    used = memory_use(theirs.step, "cpu")
+    # Ten tensors of 20 x 20 float32 are 16 000 bytes; the momentum stays, the decayed gradients
+    # stand beside it during the step.
+    assert used.held == 16_000
+    assert used.peak == 32_000
+
+
+def test_rows_of_memory():
+    rows = memory(QUICK)
+    assert [row.unit for row in rows] == ["copies"] * 6 + ["bytes"] * 3
+    assert len({row.case for row in rows}) == 9
+    # Syre holds at least its anchors, one copy, beside torch's one tensor at a time (a tenth).
+    assert all(row.value >= 0.9 for row in rows[:6])
+    for row in rows[6:]:
+        # The settings and their names; an anchor would be 16 000 bytes.
+        assert 0 < row.value < 1024
+        assert row.value == row.ours - row.theirs
+        assert row.goal == 1024
+
+
+def test_saved_bytes_are_those_of_the_file(tmp_path):
+    state = {"weights": torch.zeros(1000)}
+    torch.save(state, tmp_path / "state.pt")
+    # The archive's inner names are those of the file: some bytes of difference.
+    assert abs(saved_bytes(state) - (tmp_path / "state.pt").stat().st_size) < 200
+    grown = saved_bytes({"weights": torch.zeros(2000)}) - saved_bytes(state)
+    assert abs(grown - 4000) < 100
+
+
+# ---- the trainer and its alternatives ---------------------------------------------------------------
+
+
+def test_the_synthetic_task_is_permuted_and_of_mnists_size_by_default():
+    task = synthetic_task(QUICK)
+    assert task.index == 1
+    assert not torch.equal(task.permutation, torch.arange(784))
+    assert (task.num_train, task.dataset.image_shape) == (256, (28, 28))
+    assert torch.equal(task.dataset.train_images, synthetic_task(QUICK).dataset.train_images)
+
+
+def test_training_on_the_same_task_again_goes_through_all_of_it_again():
+    task = synthetic_task(QUICK)
+    seen = []
+
+    class Recording:
+        index, num_train = task.index, task.num_train
+
+        def train_batch(self, indices):
+            seen.append(indices)
+            return task.train_batch(indices)
+
+    network = bench_trainer._network(bench_trainer._NETWORKS[1][1])
+    classifier = bench_trainer._classifier(network, RegularizerSettings(), QUICK)
+    for _ in range(2):
+        train_task(classifier, Recording())
+    for half in (seen[:4], seen[4:]):  # 256 examples in batches of 64
+        assert torch.equal(torch.cat(half).sort().values, torch.arange(256))
+    assert classifier.network.fc1.weight.ne(network.fc1.weight).any()
+
+
+@pytest.mark.parametrize("loop", [bench_trainer._best_loop, bench_trainer._loader_loop])
+def test_the_alternatives_train_on_every_example_once(loop, monkeypatch):
+    task = synthetic_task(QUICK)
+    batches = []
+    monkeypatch.setattr(
+        bench_trainer, "_update", lambda *_, **__: lambda *batch: batches.append(batch)
+    )
+    train = loop(nn.Identity(), task, ClassifierConfig(batch_size=100))
+    train()
+    assert [len(labels) for _, labels in batches] == [100, 100, 56]
+    images, labels = task.train_batch(torch.arange(256))
+    seen = torch.cat([each for each, _ in batches]).flatten(1)
+    place = {tuple(row): index for index, row in enumerate(images.flatten(1).tolist())}
+    order = torch.tensor([place[tuple(row)] for row in seen.tolist()])
+    assert torch.equal(order.sort().values, torch.arange(256))
+    assert not torch.equal(order, torch.arange(256))
+    assert torch.equal(torch.cat([each for _, each in batches]), labels[order])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_alternatives_update_is_torchs_sgd(fused):
+    network = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        network.weight.zero_()
+    config = ClassifierConfig(learning_rate=0.1, momentum=0.9)
+    update = bench_trainer._update(network, config, fused=fused)
+    update(torch.tensor([[1.0, 3.0]]), torch.tensor([0]))
+    expected = torch.tensor(
+        [[0.05, 0.15], [-0.05, -0.15]]
+    )  # as above: the first step has no momentum
+    torch.testing.assert_close(network.weight.detach(), expected)
+
+
+# ---- runs side by side ------------------------------------------------------------------------------
+
+
+def test_runs_side_by_side_take_turns_and_leave_nothing(monkeypatch):
+    calls = []
+
+    def fake(out, runs, processes, tasks):
+        calls.append((out, runs, processes, tasks))
+
+    monkeypatch.setattr(bench_parallel, "run_side_by_side", fake)
+    monkeypatch.setattr(bench_parallel, "available_cores", lambda: 2)
+    (row,) = parallel(Effort(rounds=2))
+    assert [call[1:3] for call in calls] == [(1, 1), (4, 2), (4, 1), (4, 2), (4, 1)]
+    assert len({call[0] for call in calls}) == 5
+    assert not calls[0][0].parent.exists()
+    assert (row.goal, row.bound, row.note) == (1.7, "at least", "")
+    monkeypatch.setattr(bench_parallel, "available_cores", lambda: 1)
+    (row,) = parallel(Effort(rounds=1))
+    assert (row.goal, row.note) == (None, "no goal: this process may use 1 core")
+
+
+def test_real_runs_are_finished(tmp_path):
+    run_side_by_side(tmp_path, runs=2, processes=2, tasks=1)
+    for seed in (0, 1):
+        row = json.loads((tmp_path / f"seed_{seed}" / "metrics.jsonl").read_text())
+        assert row["task"] == 0
+        config = json.loads((tmp_path / f"seed_{seed}" / "config.json").read_text())
+        assert (config["benchmark"], config["device"], config["seed"]) == (
+            "permuted-digits",
+            "cpu",
+            seed,
+        )
+
+
+def test_a_run_that_fails_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        bench_parallel, "run_jobs", lambda *_: Outcome(failed={tmp_path: "no disk"})
+    )
+    with pytest.raises(RuntimeError, match="no disk"):
+        run_side_by_side(tmp_path, runs=1, processes=1, tasks=1)
+
+
+def test_an_interruption_ends_the_benchmark(monkeypatch, tmp_path):
+    import signal
+
+    monkeypatch.setattr(
+        bench_parallel, "run_jobs", lambda *_: Outcome(interrupted_by=signal.SIGINT)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side(tmp_path, runs=1, processes=1, tasks=1)
+
+
+# ---- the machine ------------------------------------------------------------------------------------
+
+
+def test_the_cpu_model_is_read_from_the_system(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: Other\n")
+    assert cpu_model(cpuinfo) == "Some CPU: 3 GHz"
+    cpuinfo.write_text("processor\t: 0\n")
+    assert cpu_model(cpuinfo)  # the platform's word, or "unknown"
+
+
+def test_the_hardware_is_told_in_general_terms():
+    found = describe_hardware("cpu")
+    assert set(found) == {"cpu", "architecture", "cores", "system", "device"}
+    assert found["cores"] >= 1

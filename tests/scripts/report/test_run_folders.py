@@ -1,0 +1,173 @@
+"""Reading run folders, whole, cut off and broken."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from plasticity.scripts.report.run_folders import find_runs, read_run
+
+CONFIG = {"benchmark": "permuted-digits", "method": "syre", "seed": 1, "num_tasks": 3}
+
+
+def row(task, **values):
+    return json.dumps({"task": task, "test_accuracy": 0.5, "diverged": False, **values})
+
+
+def write(path, lines, **changes):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_a_finished_run(tmp_path):
+    rows = [row(0), row(1, **{"effective_rank/fc1": 7.5}), row(2)]
+    run = read_run(write(tmp_path / "seed_1", rows))
+    assert (run.benchmark, run.method, run.seed) == ("permuted-digits", "syre", 1)
+    assert run.metrics == ("test_accuracy", "effective_rank/fc1")
+    assert run.value("effective_rank/fc1", 1) == 7.5
+    assert run.value("effective_rank/fc1", 0) is None
+    assert run.value("test_accuracy", 3) is None
+    assert (run.finished, run.diverged_at, run.half_written) == (True, None, False)
+
+
+def test_layers_keep_the_order_of_the_rows(tmp_path):
+    values = {"dead_fraction/conv2": 0, "dead_fraction/conv1": 0, "dead_fraction/a": 0}
+    run = read_run(write(tmp_path, [row(0, **values)]))
+    assert run.metrics == ("test_accuracy", *values)
+
+
+def test_a_run_that_lacks_tasks_is_unfinished(tmp_path):
+    assert not read_run(write(tmp_path, [row(0), row(1)])).finished
+
+
+def test_a_run_without_a_row_is_unfinished(tmp_path):
+    run = read_run(write(tmp_path, []))
+    assert (run.rows, run.finished) == ((), False)
+    (tmp_path / "metrics.jsonl").unlink()
+    run = read_run(tmp_path)
+    assert (run.rows, run.finished) == ((), False)
+
+
+def test_a_diverged_run_is_finished_and_has_no_values_from_there_on(tmp_path):
+    run = read_run(write(tmp_path, [row(0), row(1, train_loss=None, diverged=True)], num_tasks=9))
+    assert (run.diverged_at, run.finished) == (1, True)
+    assert run.value("test_accuracy", 0) == 0.5
+    assert run.value("test_accuracy", 1) is None
+
+
+@pytest.mark.parametrize("number", ["null", "NaN", "Infinity"])
+def test_what_is_not_finite_is_no_value(tmp_path, number):
+    run = read_run(write(tmp_path, [f'{{"task": 0, "train_loss": {number}}}']))
+    assert run.value("train_loss", 0) is None
+
+
+@pytest.mark.parametrize("keep", range(1, len(row(2)) - 1))
+def test_a_half_written_last_line_is_left_out(tmp_path, keep):
+    path = write(tmp_path, [row(0), row(1)])
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(row(2)[:keep])
+    run = read_run(path)
+    assert len(run.rows) == 2
+    assert run.half_written
+
+
+def test_a_line_cut_within_a_character_is_half_written(tmp_path):
+    path = write(tmp_path, [row(0)])
+    with (path / "metrics.jsonl").open("ab") as file:
+        file.write('{"task": 1, "naïve'.encode()[:-3])
+    assert read_run(path).half_written
+
+
+def test_a_whole_last_line_without_its_newline_counts(tmp_path):
+    path = write(tmp_path, [row(0)])
+    file = path / "metrics.jsonl"
+    file.write_text(file.read_text().rstrip("\n"))
+    assert len(read_run(path).rows) == 1
+
+
+def test_rows_with_steps_are_placed_by_them(tmp_path):
+    rows = [row(0, step=100), row(0, step=200), row(1, step=300)]
+    run = read_run(write(tmp_path, rows, num_steps=300))
+    assert run.axis == "step"
+    assert list(run.by_position) == [100, 200, 300]
+    assert run.metrics == ("test_accuracy",)
+    assert run.finished
+    assert not read_run(write(tmp_path, rows, num_steps=400)).finished
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ('{"task": 1, "test', "line 2, is not JSON"),
+        ("[1, 2]", "line 2: expected a JSON object, not [1, 2]"),
+        ('{"test_accuracy": 1}', "line 2: 'task' must be a whole number from 0, not None"),
+        ('{"task": true}', "line 2: 'task' must be a whole number from 0, not True"),
+        ('{"task": -1}', "line 2: 'task' must be a whole number from 0, not -1"),
+        ('{"task": 1, "note": "x"}', "line 2: 'note' must be a number or null, not 'x'"),
+        ('{"task": 0}', "line 2: task 0 comes after task 0"),
+    ],
+)
+def test_a_broken_line_in_the_middle_is_named(tmp_path, broken, message):
+    path = write(tmp_path, [row(0), broken, row(2)])
+    with pytest.raises(ValueError, match=re.escape(f"{path / 'metrics.jsonl'}, {message}")):
+        read_run(path)
+
+
+def test_a_row_without_the_others_step_is_named(tmp_path):
+    path = write(tmp_path, [row(0, step=1), row(1)], num_steps=2)
+    with pytest.raises(ValueError, match="line 2: 'step' is missing"):
+        read_run(path)
+
+
+def test_a_configuration_without_its_length_is_named(tmp_path):
+    run = read_run(write(tmp_path, [row(0)], num_tasks=None))
+    with pytest.raises(ValueError, match=r"config\.json has num_tasks=None: expected the whole"):
+        _ = run.finished
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "lacks benchmark, method, seed"),
+        ('{"benchmark": "b", "method": "m"}', "lacks seed"),
+        ('{"benchmark": "b", "method": "m", "seed": "1"}', "seed must be a whole number"),
+    ],
+)
+def test_a_broken_configuration_is_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.json"))) as caught:
+        find_runs(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_runs_are_found_at_any_depth(tmp_path):
+    deep = tmp_path / "strength_0.1_sigma_1" / "permuted-digits" / "syre"
+    write(deep / "seed_2", [row(0)], seed=2)
+    write(deep / "seed_1", [row(0)])
+    assert [run.seed for run in find_runs(tmp_path)] == [1, 2]
+    assert [run.seed for run in find_runs(deep / "seed_2")] == [2]
+
+
+def test_an_empty_folder_says_what_was_looked_for_and_how_runs_are_made(tmp_path):
+    with pytest.raises(ValueError, match=r"No runs in .*looked for a config\.json") as caught:
+        find_runs(tmp_path)
+    assert f"plasticity run permuted-digits --out {tmp_path}" in str(caught.value)
+
+
+def test_no_folder_is_said_so(tmp_path):
+    with pytest.raises(ValueError, match="does not exist: expected a folder of runs"):
+        find_runs(tmp_path / "missing")
+    Path(tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: expected a folder of runs"):
+        find_runs(tmp_path / "file")
+
+
+def test_a_change_of_friction_past_the_end_finishes_no_run(tmp_path):
+    rows = [row(0, step=200), row(0, step=310, boundary=True)]
+    assert not read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished
+    rows.append(row(1, step=400))
+    assert read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished

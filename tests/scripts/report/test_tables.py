@@ -1,0 +1,55 @@
+"""How figures of a table are written."""
+
+import pytest
+
+from plasticity.scripts.report.statistics import Estimate
+from plasticity.scripts.report.tables import Cell, estimate_cell, format_values
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "signed", "texts"),
+    [
+        ([0.1234], "test_accuracy", False, ["12.3"]),
+        ([0.1234, -0.001], "dead_fraction/fc1", True, ["+12.3", "-0.1"]),
+        ([1234.6], "weight_norm/total", False, ["1235"]),
+        ([12.345], "effective_rank/fc1", False, ["12.3"]),
+        ([0.5, -0.1, 1.1], "effective_rank/fc1", True, ["+0.50", "-0.10", "+1.10"]),
+        ([-0.12345], "train_loss", True, ["-0.123"]),
+    ],
+)
+def test_figures_are_written_to_be_read(values, metric, signed, texts):
+    assert format_values(values, metric, signed=signed) == texts
+
+
+@pytest.mark.parametrize(
+    ("found", "cell"),
+    [
+        (None, Cell("—")),
+        (Estimate(10.0, 1, None, None), Cell("10.0", ("one seed", "1 of 3 seeds"))),
+        (
+            Estimate(10.0, 2, (-2.7, 22.7), (9.0, 11.0)),
+            Cell("10.0", ("[-2.7, 22.7]", "(9.0, 11.0)", "2 of 3 seeds")),
+        ),
+        (
+            Estimate(10.0, 3, (7.5, 12.5), (9.0, 11.0)),
+            Cell("10.0", ("[7.5, 12.5]", "(9.0, 11.0)")),
+        ),
+    ],
+)
+def test_a_mean_says_how_far_it_can_be_trusted(found, cell):
+    assert estimate_cell(found, "episode_return", 3) == cell
+
+
+def test_the_interval_of_a_share_ends_where_shares_do():
+    found = Estimate(0.9, 3, (0.7, 1.1), (0.8, 1.0))
+    assert estimate_cell(found, "test_accuracy", 3) == Cell(
+        "90.0", ("[70.0, 100.0]", "(80.0, 100.0)")
+    )
+    difference = estimate_cell(found, "test_accuracy", 3, signed=True)
+    assert difference.details == ("[+70.0, +110.0]", "(+80.0, +100.0)")
+
+
+def test_a_difference_has_its_sign():
+    found = Estimate(0.5, 3, (-1.0, 2.0), (-0.25, 1.5))
+    cell = estimate_cell(found, "episode_return", 3, signed=True)
+    assert cell == Cell("+0.50", ("[-1.00, +2.00]", "(-0.25, +1.50)"))

@@ -1,0 +1,231 @@
+"""Runs side by side, in processes of their own."""
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.run import pool
+from plasticity.scripts.run import process as run_process
+from plasticity.scripts.run.folder import RunFolder, execute, is_finished
+from plasticity.scripts.run.image_experiment import ImageExperiment
+from plasticity.scripts.run.pool import Job, run_jobs
+
+TINY = ImageRunConfig(
+    benchmark="permuted-digits",
+    method="none",
+    seed=0,
+    dataset="digits",
+    num_tasks=2,
+    metrics=("effective_rank",),
+    probe_size=32,
+    network=NetworkConfig(channels=(4,), hidden=(8,)),
+    classifier=ClassifierConfig(learning_rate=0.05, batch_size=64),
+)
+LONG = replace(TINY, num_tasks=10_000)
+
+
+def job(path, config=TINY, **changes):
+    return Job(path, replace(config, **changes))
+
+
+def silent(job, value):
+    pass
+
+
+def content(path):
+    return (path / "metrics.jsonl").read_bytes()
+
+
+def processes():
+    return multiprocessing.active_children()
+
+
+def is_running(pid):
+    shown = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True
+    ).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
+
+
+@contextmanager
+def in_another_session(path):
+    """Hold a run's lock, as another invocation does."""
+    path.mkdir(parents=True)
+    with (path / "lock").open("ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def test_alone_or_beside_others_a_run_is_the_same_to_the_byte(tmp_path):
+    methods = ("none", "weight-decay", "syre")
+    progress = []
+    for jobs in (1, 2):
+        outcome = run_jobs(
+            [
+                job(tmp_path / str(jobs) / m, method=m, strength=0.01 * (m != "none"), sigma=0.3)
+                for m in methods
+            ],
+            jobs,
+            lambda job, value: progress.append((job.path.name, value)),
+        )
+        assert sorted(path.name for path in outcome.finished) == sorted(methods)
+        assert not outcome.failed
+        assert not outcome.stopped
+        assert outcome.interrupted_by is None
+    for method in methods:
+        path = tmp_path / "here" / method
+        alone = job(path, method=method, strength=0.01 * (method != "none"), sigma=0.3)
+        with RunFolder(path, alone.config.to_json()) as folder:
+            assert execute(folder, ImageExperiment(alone.config), lambda: False)
+        assert content(path) == content(tmp_path / "1" / method) == content(tmp_path / "2" / method)
+        assert (method, 2.0) in progress
+    assert not processes()
+
+
+def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_path):
+    def kill(other, value):
+        if other.path.name == "killed" and value > 0:
+            for process in processes():
+                if process.name.endswith("killed"):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    file = tmp_path / "file"
+    file.write_text("")
+    diverging = ClassifierConfig(learning_rate=1e20, batch_size=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "PROGRESS_INTERVAL_SECONDS", 0.05)
+        outcome = run_jobs(
+            [
+                job(tmp_path / "killed", LONG),
+                job(file / "unwritable"),
+                job(tmp_path / "diverges", LONG, classifier=diverging),
+                job(tmp_path / "missing", dataset="images", data_dir=str(tmp_path / "nothing")),
+                job(tmp_path / "sound"),
+            ],
+            2,
+            kill,
+        )
+    assert {path.name for path in outcome.finished} == {"diverges", "sound"}
+    assert [path.name for path in outcome.diverged] == ["diverges"]
+    messages = {path.name: message for path, message in outcome.failed.items()}
+    assert messages.keys() == {"killed", "unwritable", "missing"}
+    assert messages["killed"] == "its process was ended by SIGKILL"
+    assert messages["unwritable"].startswith(f"Cannot write to {file / 'unwritable'}")
+    assert "--data-dir" in messages["missing"]
+    assert not any("Traceback" in message for message in messages.values())
+    assert b'"diverged": true' in content(tmp_path / "diverges")
+    assert is_finished(tmp_path / "diverges", LONG.num_tasks)
+
+
+def test_a_folder_in_use_is_a_failure_of_its_run(tmp_path):
+    with in_another_session(tmp_path / "used"):
+        outcome = run_jobs([job(tmp_path / "used"), job(tmp_path / "free")], 2, silent)
+    assert [path.name for path in outcome.finished] == ["free"]
+    assert "in use by another process" in outcome.failed[tmp_path / "used"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_every_run_write_a_checkpoint(tmp_path, number):
+    begun = set()
+
+    def interrupt(job, value):
+        begun.add(job.path)
+        if len(begun) == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    paths = [tmp_path / name for name in ("one", "two", "waiting")]
+    outcome = run_jobs([job(path, LONG) for path in paths], 2, interrupt)
+    assert outcome.interrupted_by == number
+    assert sorted(outcome.stopped) == sorted(paths)
+    assert not outcome.failed
+    for path in paths[:2]:
+        saved = torch.load(path / "checkpoint.pt", weights_only=True)
+        metrics = path / "metrics.jsonl"
+        assert saved["lengths"]["metrics"] == (metrics.stat().st_size if metrics.exists() else 0)
+    assert not paths[2].exists()
+    assert signal.getsignal(number) == before
+    assert not processes()
+
+
+def test_an_error_of_the_caller_stops_the_runs_in_order(tmp_path):
+    def fail(job, value):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_jobs([job(tmp_path, LONG)], 1, fail)
+    assert not processes()
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_runs_end_with_the_server_that_forked_them(tmp_path):
+    """Nobody would know of them otherwise, and they would keep their locks."""
+    from multiprocessing import forkserver
+
+    begun = []
+
+    def kill(job, value):
+        if not begun:
+            begun.append([process.pid for process in processes()])
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+
+    outcome = run_jobs([job(tmp_path / "a", LONG), job(tmp_path / "b")], 1, kill)
+    assert "its process ended with exit code" in outcome.failed[tmp_path / "a"]
+    assert outcome.finished == [tmp_path / "b"], outcome  # in a new server
+    deadline = time.monotonic() + 20
+    while is_running(begun[0][0]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(begun[0][0])
+
+
+def test_the_server_is_deaf_to_signals(tmp_path):
+    """They reach it whenever they are sent to the whole group; with it, all knowledge would end."""
+    from multiprocessing import forkserver
+
+    sent = []
+
+    def signal_it(job, value):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(forkserver._forkserver._forkserver_pid, number)
+            sent.append(number)
+
+    outcome = run_jobs([job(tmp_path, num_tasks=10)], 1, signal_it)
+    assert outcome.finished == [tmp_path]
+    assert len(sent) >= 4  # at the beginning and at the end
+
+
+def test_a_run_has_one_thread_and_tells_what_became_of_it(tmp_path, monkeypatch):
+    found = []
+    failures = iter([ValueError("a sentence"), ZeroDivisionError("a bug")])
+
+    class Events:
+        def send(self, message):
+            found.append(message)
+
+    def execute(*_):
+        found.append(torch.get_num_threads())
+        raise next(failures)
+
+    monkeypatch.setattr(run_process, "_execute", execute)
+    before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    try:
+        for _ in range(2):
+            torch.set_num_threads(2)
+            run_process.do_work(job(tmp_path), Events())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        torch.set_num_threads(threads)
+    assert found[:3] == [1, ("failed", "a sentence"), 1]
+    assert found[3][1].startswith("Traceback")
+    assert found[3][1].rstrip().endswith("ZeroDivisionError: a bug")

@@ -1,0 +1,260 @@
+"""A group of runs in one process: what becomes of it, and of each run."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.run import memory
+from plasticity.scripts.run import process as run_process
+from plasticity.scripts.run.folder import RunError, is_finished
+from plasticity.scripts.run.jobs import Job, JobGroup
+from plasticity.scripts.run.memory import Memory
+from plasticity.scripts.run.pool import run_jobs
+
+TINY = ImageRunConfig(
+    benchmark="permuted-digits",
+    method="none",
+    seed=0,
+    dataset="digits",
+    num_tasks=2,
+    metrics=("effective_rank",),
+    probe_size=32,
+    network=NetworkConfig(channels=(4,), hidden=(8,)),
+    classifier=ClassifierConfig(learning_rate=0.05, batch_size=128),
+)
+EXPLODING = replace(TINY, method="weight-decay", strength=1e20)
+LONG = 32  # tasks: of fewer, a fast machine has done all before it hears that it is to stop
+
+
+def group(out, *configs, **settings):
+    return JobGroup(
+        tuple(Job(out / str(place), config) for place, config in enumerate(configs)), **settings
+    )
+
+
+def seeds(count, **changes):
+    return [replace(TINY, seed=seed, **changes) for seed in range(count)]
+
+
+def silent(job, value):
+    pass
+
+
+def content(path):
+    return (path / "metrics.jsonl").read_bytes()
+
+
+def rows(path):
+    return [json.loads(line) for line in content(path).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three runs at once, without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert len(run_jobs([group(out, *seeds(3, num_tasks=LONG))], 1, silent).finished) == 3
+    return out
+
+
+def test_a_group_beside_a_single_run(tmp_path):
+    progress = []
+    single = Job(tmp_path / "single", TINY)
+    outcome = run_jobs(
+        [group(tmp_path, TINY, EXPLODING, replace(TINY, seed=1)), single],
+        2,
+        lambda job, value: progress.append((job.path.name, value)),
+    )
+    assert sorted(path.name for path in outcome.finished) == ["0", "1", "2", "single"]
+    assert [path.name for path in outcome.diverged] == ["1"]
+    assert not outcome.failed
+    assert not outcome.stopped
+    assert {name for name, value in progress if value == 2} == {"0", "1", "2", "single"}
+    assert rows(tmp_path / "0")[1]["train_loss"] == pytest.approx(
+        rows(tmp_path / "single")[1]["train_loss"], rel=1e-4
+    )
+    assert all(is_finished(tmp_path / name, 2) for name in "012")
+    assert not multiprocessing.active_children()
+
+
+def test_the_last_one_left_of_a_group_is_continued_to_the_byte(tmp_path, whole):
+    jobs = group(tmp_path, *seeds(3, num_tasks=LONG)).jobs
+    run_jobs([group(tmp_path, *seeds(3, num_tasks=1))], 1, silent)
+    outcome = run_jobs([JobGroup(jobs[2:], had_more=True)], 1, silent)
+    assert outcome.finished == [tmp_path / "2"]
+    assert content(tmp_path / "2") == content(whole / "2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_or_killed_and_continued_to_the_byte(tmp_path, whole, number):
+    jobs = group(tmp_path, *seeds(3, num_tasks=LONG))
+    sent = []
+
+    def end(job, value):
+        if value >= 1 and not sent:
+            sent.append(number)
+            if number == signal.SIGTERM:
+                os.kill(os.getpid(), number)
+            else:
+                (process,) = multiprocessing.active_children()
+                os.kill(process.pid, number)
+
+    outcome = run_jobs([jobs], 1, end)
+    paths = [job.path for job in jobs.jobs]
+    if number == signal.SIGTERM:
+        assert sorted(outcome.stopped) == paths
+        assert outcome.interrupted_by == number
+    else:
+        assert outcome.failed == dict.fromkeys(paths, "its process was ended by SIGKILL")
+    outcome = run_jobs([jobs], 1, silent)
+    assert sorted(outcome.finished) == paths
+    for path in paths:
+        assert content(path) == content(whole / path.name)
+
+
+def test_a_folder_that_cannot_be_written_fails_its_group_by_name(tmp_path):
+    (tmp_path / "1").write_text("a file")
+    outcome = run_jobs(
+        [group(tmp_path, *seeds(2)), group(tmp_path / "other", *seeds(2))], 1, silent
+    )
+    assert outcome.failed.keys() == {tmp_path / "0", tmp_path / "1"}
+    for message in outcome.failed.values():
+        assert message.startswith(f"Cannot write to {tmp_path / '1'}")
+    assert sorted(outcome.finished) == [tmp_path / "other" / name for name in "01"]
+
+
+# ---- parts, in this process ---------------------------------------------------------------------
+
+
+class Events:
+    """What the process says, kept."""
+
+    def __init__(self):
+        self.words, self.notes = {}, []
+
+    def send(self, message):
+        kind, value = message
+        if kind == "runs":
+            self.words.update(value)
+        elif kind == "note":
+            self.notes.append(value)
+
+
+@pytest.fixture
+def events():
+    return Events()
+
+
+@pytest.fixture
+def stop():
+    return threading.Event()
+
+
+def fitting(runs):
+    """Memory that holds so many."""
+    return lambda configs: Memory(shared=0, per_run=9 * 10**9, free=runs * 10 * 10**9)
+
+
+def test_what_does_not_fit_is_trained_in_parts(tmp_path, events, stop, monkeypatch):
+    monkeypatch.setattr(run_process, "_memory_of", fitting(2))
+    jobs = group(tmp_path, *seeds(3, num_tasks=1), is_measured=True)
+    run_process._execute(jobs, events, stop)
+    assert events.notes == [
+        "3 runs need about 27 GB, 20 GB are free: trained in 2 groups of up to 2."
+    ]
+    assert events.words == dict.fromkeys(range(3), ("finished", ""))
+    together = [
+        json.loads((tmp_path / name / "timings.jsonl").read_text()).get("together")
+        for name in "012"
+    ]
+    assert together == [2, 2, 1]  # the last one with a copy of itself, and not as an ordinary run
+
+
+def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
+    made = []
+
+    class Rehearsing:
+        def __init__(self, configs):
+            made.append([each.seed for each in configs])
+
+        def rehearse(self):
+            made[-1].append("rehearsed")
+
+        def close(self):
+            made[-1].append("closed")
+
+    monkeypatch.setattr(run_process, "together_experiment", lambda config: Rehearsing)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(memory, "_free_bytes", lambda: 1)
+    assert run_process._memory_of(seeds(16)).free == 1
+    assert made == [[0, 8, "rehearsed", "closed"], [0, 4, 8, 12, "rehearsed", "closed"]]
+
+
+def test_what_fits_is_trained_at_once_without_a_word(tmp_path, events, stop, monkeypatch):
+    monkeypatch.setattr(run_process, "_memory_of", fitting(3))
+    run_process._execute(group(tmp_path, *seeds(3, num_tasks=1), is_measured=True), events, stop)
+    assert events.notes == []
+    assert events.words == dict.fromkeys(range(3), ("finished", ""))
+
+
+def test_a_part_that_fails_leaves_the_next_one_its_turn(tmp_path, events, stop, monkeypatch):
+    monkeypatch.setattr(run_process, "_memory_of", fitting(2))
+    (tmp_path / "1").write_text("a file")
+    jobs = group(tmp_path, *seeds(4, num_tasks=1), is_measured=True)
+    run_process._execute(jobs, events, stop)
+    assert [events.words[place][0] for place in range(4)] == ["failed"] * 2 + ["finished"] * 2
+    assert str(tmp_path / "1") in events.words[0][1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RunError("a sentence"), "a sentence"),
+        (torch.cuda.OutOfMemoryError("much"), "2 runs at once are too many for the memory of cpu"),
+    ],
+)
+def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
+    tmp_path, events, stop, monkeypatch, error, message
+):
+    def execute(self, should_stop):
+        self.end(1, diverged=True)
+        raise error
+
+    monkeypatch.setattr(run_process.Together, "execute", execute)
+    run_process._execute(group(tmp_path, *seeds(2)), events, stop)
+    assert events.words[1] == ("diverged", "")
+    assert events.words[0][0] == "failed"
+    assert message in events.words[0][1]
+
+
+@pytest.mark.parametrize(("most", "together"), [(2, 1), (1, None)])
+def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, most, together):
+    monkeypatch.setattr(run_process, "_memory_of", fitting(most))
+    jobs = group(tmp_path, *seeds(1, num_tasks=1), is_measured=True, had_more=True)
+    run_process._execute(jobs, events, stop)
+    assert events.words == {0: ("finished", "")}
+    assert events.notes == []
+    timing = json.loads((tmp_path / "0" / "timings.jsonl").read_text())
+    assert timing.get("together") == together  # without room for company: alone
+
+
+def test_a_stop_before_a_part_leaves_it_unbegun(tmp_path, events, stop):
+    stop.set()
+    assert run_process._execute(group(tmp_path, *seeds(2)), events, stop) == ("stopped", "")
+    assert events.words == {}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_cuda_runs_are_measured():
+    found = run_process._memory_of(seeds(4, device="cuda"))
+    assert 0 < found.per_run < found.free

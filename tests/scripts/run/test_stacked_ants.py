@@ -1,0 +1,353 @@
+"""Slippery-Ant runs that train at once, against the same runs one by one: Bullet's ants, on the host."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+pytest.importorskip(
+    "pybullet", reason="the Bullet ant needs pybullet: pip install 'plasticity[bullet]'"
+)
+
+from plasticity.agents.ppo.agent import Episode, Iteration
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.ppo.device_environments import HostEnvironments
+from plasticity.agents.ppo.rollout import environment_seeds
+from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.run import stacked_ants as together_ants
+from plasticity.scripts.run.ant_experiment import AntExperiment
+from plasticity.scripts.run.ant_rows import AntRows
+from plasticity.scripts.run.folder import RunError, RunFolder, is_finished
+from plasticity.scripts.run.stacked import Together
+from plasticity.scripts.run.stacked_ants import TogetherAnts, warp_ants
+from plasticity.seeds import child_seed
+from plasticity.tasks import SlipperyAntBulletEnv, task_friction
+from plasticity.tasks.vector.environments import VectorEnvironments
+
+# Two ants for each run, which change their ground at the first end of an episode after 100 steps.
+TINY = AntRunConfig(
+    benchmark="slippery-ant",
+    method="syre",
+    seed=3,
+    strength=0.01,
+    sigma=0.3,
+    num_steps=768,
+    change_every=200,
+    num_envs=2,
+    measure_every=128,
+    metrics=("effective_rank", "dead_fraction", "weight_norm", "gradient_norm", "update_norm"),
+    agent=PPOConfig(rollout_steps=64, epochs=2, minibatch_size=16, hidden=(16, 16)),
+)
+RUNS = (
+    TINY,
+    replace(TINY, method="none", strength=0.0, sigma=0.0),
+    replace(TINY, seed=4, method="weight-decay", critic_strength=0.1),
+)
+
+
+def bullet_ants(configs):
+    makers, seeds = [], []
+    for config in configs:
+        make = partial(
+            SlipperyAntBulletEnv,
+            task_seed=child_seed(config.seed, "stream"),
+            change_every=config.change_every // config.num_envs,
+        )
+        makers += [make] * config.num_envs
+        seeds += environment_seeds(config.seed, config.num_envs)
+    return HostEnvironments(VectorEnvironments(makers), seeds)
+
+
+class BulletAnts(TogetherAnts):
+    def __init__(self, configs):
+        super().__init__(configs, bullet_ants)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def never():
+    return False
+
+
+def after(calls):
+    count = iter(range(calls))
+    return lambda: next(count, None) is None
+
+
+def train(out, configs=RUNS, should_stop=never, kind=BulletAnts):
+    with ExitStack() as opened:
+        folders = [
+            opened.enter_context(RunFolder(out / str(place), config.to_json()))
+            for place, config in enumerate(configs)
+        ]
+        return Together(folders, configs, kind).execute(should_stop)
+
+
+def rows(path, name="metrics"):
+    return [json.loads(line) for line in (path / f"{name}.jsonl").read_text().splitlines()]
+
+
+def contents(out):
+    return [
+        (out / str(place) / f"{name}.jsonl").read_bytes()
+        for place in range(len(RUNS))
+        for name in ("metrics", "episodes")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The runs without interruption."""
+    path = tmp_path_factory.mktemp("whole")
+    assert train(path)
+    return path
+
+
+def played(experiment):
+    """All rows and episodes of some runs, from `next_rows`."""
+    count = len(experiment._configs)
+    found, episodes = [[] for _ in range(count)], [[] for _ in range(count)]
+    while not all(map(experiment.is_finished, range(count))):
+        for place, row in experiment.next_rows(never).items():
+            found[place].append(row)
+            episodes[place] += experiment.take_episodes(place)
+    experiment.close()
+    return found, episodes
+
+
+def played_alone(config):
+    experiment = AntExperiment(config)
+    found, episodes = [], []
+    while not experiment.finished:
+        found.append(experiment.next_row(never))
+        episodes += experiment.take_episodes()
+    experiment.close()
+    return found, episodes
+
+
+def assert_near(found, expected, rel):
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        assert list(row) == list(other)
+        for name, value in other.items():
+            if value is None:
+                assert row[name] is None
+            else:
+                assert row[name] == pytest.approx(value, rel=rel, abs=1e-6), name
+
+
+@pytest.fixture
+def wide():
+    """What is rounded otherwise grows where an ant touches the ground, and float32 has much of it."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_rows_and_episodes_are_those_of_each_run_alone(wide):
+    found, episodes = played(BulletAnts(RUNS))
+    assert all("update_norm/total" not in own[0] for own in found)
+    boundaries = 0
+    for place, config in enumerate(RUNS):
+        expected = played_alone(config)
+        boundaries += sum(row["boundary"] for row in expected[0])
+        assert_near(found[place], expected[0], rel=1e-6)
+        assert_near(episodes[place], expected[1], rel=1e-6)
+    assert boundaries
+
+
+def test_rows_of_runs_come_each_at_its_own_time(whole):
+    steps = [[row["step"] for row in rows(whole / str(place))] for place in range(len(RUNS))]
+    assert all(set(range(128, 769, 128)) <= set(each) for each in steps)
+    assert steps[0] != steps[2]  # another ant's episodes end elsewhere, and with them its ground
+    for place in range(len(RUNS)):
+        for timing, row in zip(
+            rows(whole / str(place), "timings"), rows(whole / str(place)), strict=True
+        ):
+            assert timing["together"] == len(RUNS)
+            assert timing["step"] == row["step"]
+            assert timing["steps_per_second"] > 0
+
+
+@pytest.mark.parametrize("calls", [0, 5])
+def test_stopped_runs_go_on_to_the_byte(tmp_path, whole, calls):
+    assert not train(tmp_path, should_stop=after(calls))
+    assert train(tmp_path)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_killed_when_one_run_alone_had_a_row(tmp_path, whole, monkeypatch):
+    """Its checkpoint is ahead of the others', which are brought to its place first."""
+    steps = [[row["step"] for row in rows(whole / str(place))] for place in range(len(RUNS))]
+    # a row that one run has by itself, off the cadence
+    place, step = next(
+        (place, step)
+        for place, own in enumerate(steps)
+        for step in own
+        if sum(step in each for each in steps) < len(RUNS)
+    )
+    append = RunFolder.append
+
+    def killed(folder, row, *rest):
+        if row["step"] > step:
+            raise ZeroDivisionError  # the next row is never written
+        append(folder, row, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", killed)
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path)
+    saved = [
+        torch.load(tmp_path / str(each) / "checkpoint.pt", weights_only=True)["experiment"]
+        for each in range(len(RUNS))
+    ]
+    made = [TogetherAnts.progress_of(each) for each in saved]
+    assert made[place] == step > min(made)
+    assert train(tmp_path)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_a_longer_run_extends_a_finished_one(tmp_path, whole):
+    short = [replace(config, num_steps=200) for config in RUNS]
+    assert train(tmp_path, short)
+    assert all(is_finished(tmp_path / str(place), 256) for place in range(len(RUNS)))
+    assert train(tmp_path)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_begun_alone_continued_together_and_finished_alone(wide):
+    expected = [played_alone(config)[0] for config in RUNS[:2]]
+    found, states = [], []
+    for config in RUNS[:2]:
+        experiment = AntExperiment(config)
+        found.append([experiment.next_row(never)])  # at step 128
+        states.append(experiment.state_dict())
+        experiment.close()
+    group = BulletAnts(RUNS[:2])
+    for place, state in enumerate(states):
+        group.load_state_dict(place, state)
+    while group.progress < 256:
+        for place, row in group.next_rows(never).items():
+            found[place].append(row)
+    states = group.state_dicts((0, 1))
+    group.close()
+    for place, config in enumerate(RUNS[:2]):
+        experiment = AntExperiment(config)
+        experiment.load_state_dict(states[place])
+        while not experiment.finished:
+            found[place].append(experiment.next_row(never))
+        experiment.close()
+        assert_near(found[place], expected[place], rel=1e-6)
+
+
+def test_what_is_measured_changes_nothing(tmp_path, whole):
+    assert train(tmp_path, [replace(config, metrics=()) for config in RUNS])
+    for place in range(len(RUNS)):
+        bare, full = rows(tmp_path / str(place)), rows(whole / str(place))
+        assert bare == [{key: row[key] for key in bare[0]} for row in full]
+
+
+def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, whole):
+    exploding = replace(TINY, method="weight-decay", strength=1e30)
+    configs = (RUNS[0], exploding, RUNS[2])
+    assert train(tmp_path, configs)
+    last = rows(tmp_path / "1")[-1]
+    assert last["diverged"] is True
+    assert last["step"] < TINY.num_steps
+    assert not any("/" in name for name in last)
+    for place in (0, 2):
+        own, expected = (
+            (out / str(place) / "metrics.jsonl").read_bytes() for out in (tmp_path, whole)
+        )
+        assert own == expected
+
+
+def test_a_rehearsal_plays_and_measures():
+    experiment = BulletAnts(RUNS[:2])
+    experiment.rehearse()
+    assert experiment.progress == 64
+    experiment.close()
+
+
+# ---- the ants of a GPU, on a CPU ----------------------------------------------------------------
+
+WARP = replace(TINY, benchmark="slippery-ant-warp", engine="warp", num_steps=128)
+
+
+@pytest.fixture
+def warp():
+    pytest.importorskip("mujoco_warp", reason="needs mujoco-warp: pip install 'plasticity[gpu]'")
+
+
+def test_the_ants_of_a_gpu_go_on_to_the_byte(tmp_path, warp):
+    configs = [WARP, replace(WARP, seed=4)]
+    assert train(tmp_path / "whole", configs, kind=TogetherAnts)
+    assert not train(tmp_path / "stopped", configs, after(1), kind=TogetherAnts)
+    assert train(tmp_path / "stopped", configs, kind=TogetherAnts)
+    for place in ("0", "1"):
+        assert rows(tmp_path / "whole" / place) == rows(tmp_path / "stopped" / place)
+        assert rows(tmp_path / "whole" / place)[0]["friction"] > 0
+
+
+def test_an_episode_has_the_friction_of_its_task_to_the_digit():
+    exact = task_friction(child_seed(WARP.seed, "stream"), 2)
+    in_float32 = torch.tensor(exact).item()
+    assert in_float32 != exact
+    own = AntRows(WARP)
+    episodes = (
+        Episode(8, 0, -1.0, 8, 2, in_float32),
+        Episode(9, 1, -1.0, 9, None, None),
+    )
+    own.take(Iteration({}, episodes, 2, in_float32, False), 16)
+    assert [each["friction"] for each in own.take_episodes()] == [exact, None]
+
+
+def test_a_simulator_without_room_is_an_error_of_the_run(warp, monkeypatch):
+    envs = warp_ants([WARP])
+    assert envs.num_envs == 2
+    physics = type(envs._physics)
+
+    def full(self):
+        raise RuntimeError("3 contacts did not fit.")
+
+    monkeypatch.setattr(physics, "check", full)
+    with pytest.raises(RunError, match=r"^3 contacts did not fit\. What the last checkpoint holds"):
+        envs.check()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Failed to allocate 64 bytes on device 'cuda:0'", torch.cuda.OutOfMemoryError),
+        ("another", RuntimeError),
+    ],
+)
+def test_a_simulator_that_does_not_fit_is_told_from_other_errors(monkeypatch, message, kind):
+    def begin(*_arguments, **_settings):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(together_ants, "_WarpAnts", begin)
+    with pytest.raises(RuntimeError, match=message) as caught:
+        warp_ants([WARP])
+    assert type(caught.value) is kind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_cuda_runs_stop_and_go_on(tmp_path, warp, compile):
+    configs = [
+        replace(each, device="cuda", agent=replace(each.agent, compile=compile))
+        for each in (WARP, replace(WARP, seed=4))
+    ]
+    assert not train(tmp_path, configs, after(1), kind=TogetherAnts)
+    assert train(tmp_path, configs, kind=TogetherAnts)
+    assert [row["step"] for row in rows(tmp_path / "1") if not row["boundary"]] == [128]

@@ -1,0 +1,403 @@
+"""Watching a run: which policy plays where, what is written, and what is refused."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from PIL import Image
+
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.agent import PPOConfig
+from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.main import main
+from plasticity.scripts.video import command as module
+from plasticity.scripts.video.command import (
+    VIEWS,
+    TrainedPolicy,
+    View,
+    WatchConfig,
+    bullet_speed,
+    mujoco_speed,
+    play,
+    watch,
+)
+from plasticity.seeds import child_seed
+from plasticity.tasks import (
+    ENGINES,
+    SlipperyAntBulletEnv,
+    SlipperyAntMujocoEnv,
+    task_friction,
+)
+
+ENV = SimpleNamespace(
+    observation_space=Box(-5, 5, (28,), np.float32), action_space=Box(-1, 1, (8,), np.float32)
+)
+
+
+def make_settings(**agent):
+    return AntRunConfig(
+        benchmark="slippery-ant",
+        method="syre",
+        seed=3,
+        num_steps=4096,
+        change_every=1024,
+        measure_every=2048,
+        agent=PPOConfig(hidden=(6, 5), **agent),
+    )
+
+
+def make_state(settings, **changes):
+    policy = ActorCritic(28, 8, settings.agent, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        policy.actor.head.bias.add_(torch.linspace(-2, 2, 8))  # some actions are out of bounds
+        policy.log_std.fill_(-1.0)
+    return {
+        "policy": policy.state_dict(),
+        "num_steps": 2048,
+        "observation_statistics": None,
+        **changes,
+    }
+
+
+def write_run(path, settings=None, state=None, task=1):
+    settings = make_settings() if settings is None else settings
+    state = make_state(settings) if state is None else state
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({**settings.to_json(), "git_commit": "abc"}))
+    torch.save({"experiment": {"agent": state, "task": task}}, path / "checkpoint.pt")
+    return path
+
+
+# ---- the policy --------------------------------------------------------------
+
+
+def layer(policy, name, inputs):
+    weight, bias = (policy[f"actor.{name}.{part}"].double().numpy() for part in ("weight", "bias"))
+    return weight @ inputs + bias
+
+
+def test_the_mean_action_by_hand():
+    settings = make_settings()
+    state = make_state(settings)
+    act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)
+    observation = np.random.default_rng(0).normal(size=28).astype(np.float32)
+    hidden = np.maximum(layer(state["policy"], "fc1", observation), 0)
+    hidden = np.maximum(layer(state["policy"], "fc2", hidden), 0)
+    expected = layer(state["policy"], "head", hidden)
+    assert np.abs(expected).max() > 1  # the clipping shows
+    np.testing.assert_allclose(act(observation), np.clip(expected, -1, 1), atol=1e-6)
+
+
+def test_drawn_actions_spread_around_the_mean_by_log_std():
+    settings = make_settings()
+    state = make_state(settings)
+    observation = np.zeros(28, np.float32)
+    mean = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)(observation)
+    act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=False)
+    drawn = np.array([act(observation) for _ in range(4000)])
+    inside = np.abs(mean) < 0.35  # the clipping is two deviations away, at least
+    assert inside.any()
+    # Of 4000 draws, the mean's standard error is 0.37 / sqrt(4000) = 0.006.
+    np.testing.assert_allclose(drawn.mean(axis=0)[inside], mean[inside], atol=0.04)
+    np.testing.assert_allclose(drawn.std(axis=0)[inside], np.exp(-1), atol=0.04)
+    assert np.abs(drawn).max() == 1
+
+
+def test_one_seed_draws_the_same_actions_and_another_others():
+    settings = make_settings()
+    state = make_state(settings)
+    observation = np.zeros(28, np.float32)
+    first, again, other = (
+        TrainedPolicy(state, settings, ENV, seed=seed, deterministic=False)(observation)
+        for seed in (5, 5, 6)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_observations_are_normalised_as_in_training():
+    settings = make_settings(normalize_observations=True)
+    mean = torch.linspace(-1, 1, 28, dtype=torch.float64)
+    statistics = {"mean": mean, "variance": torch.full((28,), 4.0).double(), "count": 9.0}
+    state = make_state(settings, observation_statistics=statistics)
+    act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)
+    plain = TrainedPolicy(state, make_settings(), ENV, seed=0, deterministic=True)
+    observation = np.linspace(-3, 2, 28).astype(np.float32)
+    expected = plain(((observation - mean.numpy()) / 2).astype(np.float32))  # sqrt(4) = 2
+    np.testing.assert_allclose(act(observation), expected, atol=1e-6)
+    np.testing.assert_array_equal(act(observation), act(observation))  # it learns nothing
+
+
+# ---- playing -----------------------------------------------------------------
+
+
+class FakeAnt:
+    """Moves at 2 m/s toward the target, which it looks past by 60 degrees, for some steps."""
+
+    def __init__(self, steps, falls):
+        self.steps, self.falls, self.seeds = steps, falls, []
+
+    def observe(self):
+        observation = np.zeros(28, np.float32)
+        observation[1], observation[2] = np.sin(np.pi / 3), np.cos(np.pi / 3)
+        # The target is 60 degrees to the left: so is the velocity, in the ant's own frame.
+        observation[3], observation[4] = 0.3 * 2 * np.cos(np.pi / 3), 0.3 * 2 * np.sin(np.pi / 3)
+        return observation
+
+    def reset(self, *, seed=None):
+        self.seeds.append(seed)
+        self.done = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.done += 1
+        over = self.done == self.steps
+        return self.observe(), 1.5, over and self.falls, over and not self.falls, {}
+
+    def render(self):
+        return np.full((4, 6, 3), self.done, np.uint8)
+
+
+@pytest.mark.parametrize("falls", [True, False])
+def test_an_episode_by_hand(falls):
+    env = FakeAnt(7, falls)
+    clip, fell = play(env, lambda observation: np.zeros(8), VIEWS["bullet"], "title", seed=4)
+    assert (fell, clip.title, env.seeds) == (falls, "title", [4])
+    # A picture at the start, after every 3 steps, and at the end.
+    assert [frame.picture[0, 0, 0] for frame in clip.frames] == [0, 3, 6, 7]
+    np.testing.assert_allclose([f.seconds for f in clip.frames], [0, 0.0495, 0.099, 0.1155])
+    np.testing.assert_allclose([f.episode_return for f in clip.frames], [0, 4.5, 9, 10.5])
+    # 2 m/s, for 16.5 ms each.
+    np.testing.assert_allclose(
+        [f.distance for f in clip.frames], [0, 0.099, 0.198, 0.231], rtol=1e-6
+    )
+
+
+def make_real_env(friction=0.8):
+    pytest.importorskip("pybullet")
+    return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
+
+
+def test_the_distance_is_that_of_the_torso():
+    env = make_real_env()
+    random = np.random.default_rng(0)
+    observation, _ = env.reset(seed=1)
+    start, distance = env._ant.torso()[0][0], 0.0  # the target is far along x
+    for action in np.repeat(random.uniform(-1, 1, (10, 8)), 20, axis=0):
+        observation, _, fell, _, _ = env.step(action)
+        distance += bullet_speed(observation) * 0.0165
+        if fell:
+            break
+    moved = env._ant.torso()[0][0] - start
+    env.close()
+    assert abs(moved) > 0.03
+    assert distance == pytest.approx(moved, abs=0.01)
+
+
+def test_the_distance_is_that_of_the_mujoco_torso():
+    pytest.importorskip("mujoco")
+    env = SlipperyAntMujocoEnv()
+    env.reset(seed=1)
+    start, distance = env._data.qpos[0], 0.0
+    for action in np.repeat(np.random.default_rng(0).uniform(-0.3, 0.3, (10, 8)), 10, axis=0):
+        observation, *_ = env.step(action)
+        distance += mujoco_speed(observation) * 0.05
+    moved = env._data.qpos[0] - start
+    assert abs(moved) > 0.15
+    # The speed at the end of each 50 ms stands for that of all: steps up and down lose some of it.
+    assert distance == pytest.approx(moved, rel=0.2)
+
+
+def test_every_engine_can_be_watched():
+    assert set(VIEWS) == set(ENGINES)
+    for view in VIEWS.values():
+        assert view.steps_per_frame * view.step_seconds == pytest.approx(0.05, rel=0.02)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Few pictures: drawing them takes longer than the episode."""
+    pytest.importorskip("pybullet")
+    monkeypatch.setitem(module.VIEWS, "bullet", View(0.0165, 100, bullet_speed))
+
+
+def test_a_run_is_watched_at_its_latest_task(brief, tmp_path, capsys):
+    path = write_run(tmp_path / "seed_3", task=2)
+    assert watch(WatchConfig(path, seed=1)) == path / "watch.gif"
+    printed = capsys.readouterr().out
+    friction = task_friction(child_seed(3, "stream"), 2)
+    assert f"syre, seed 3, after 2.048 k steps, friction {friction:.3g} (task 2)" in printed
+    assert "episode 1: " in printed
+    with Image.open(path / "watch.gif") as film:
+        assert film.size == (320, 240)
+        assert film.n_frames >= 2
+
+
+def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch):
+    path = write_run(tmp_path / "seed_3")
+    frictions = []
+
+    def make_env(engine, friction):
+        assert engine == "bullet"
+        frictions.append(friction)
+        return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
+
+    monkeypatch.setattr(module, "_make_env", make_env)
+    monkeypatch.setattr(module, "play", lambda *_, **__: (SimpleNamespace(frames=["end"]), False))
+    monkeypatch.setattr(module, "write_footage", lambda *_: None)
+    for given in ({"friction": 1.25}, {"task": 5}, {}):
+        watch(WatchConfig(path, **given))
+    stream = child_seed(3, "stream")
+    assert frictions == [1.25, task_friction(stream, 5), task_friction(stream, 1)]
+
+
+def test_the_same_command_writes_the_same_file(brief, tmp_path):
+    path = write_run(tmp_path / "seed_3")
+    for name in ("one.gif", "two.gif"):
+        watch(WatchConfig(path, out=tmp_path / name, friction=0.5, seed=2))
+    assert (tmp_path / "one.gif").read_bytes() == (tmp_path / "two.gif").read_bytes()
+
+
+def test_episodes_follow_each_other_and_differ(brief, tmp_path, capsys):
+    path = write_run(tmp_path / "seed_3")
+    main_exits(["watch", str(path), "--episodes", "2", "--out", str(tmp_path / "strip.png")], 0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("episode")]
+    assert [line[:9] for line in lines] == ["episode 1", "episode 2"]
+    assert lines[0][9:] != lines[1][9:]
+    assert (tmp_path / "strip.png").is_file()
+
+
+@pytest.mark.parametrize("engine", ["bullet", "mujoco"])
+def test_a_real_checkpoint_can_be_watched(brief, tmp_path, monkeypatch, engine):
+    """What a run saves is what is read here."""
+    from plasticity.scripts.run.ant_experiment import AntExperiment
+
+    if engine == "mujoco":
+        pytest.importorskip("mujoco")
+        monkeypatch.setitem(VIEWS, engine, View(0.05, 100, mujoco_speed))
+        try:
+            SlipperyAntMujocoEnv(render_mode="rgb_array").close()
+        except RuntimeError as error:
+            pytest.skip(f"no OpenGL here: {error}")
+    settings = AntRunConfig(
+        benchmark="slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}",
+        engine=engine,
+        method="none",
+        seed=0,
+        num_steps=64,
+        change_every=64,
+        num_envs=2,
+        measure_every=64,
+        metrics=(),
+        agent=PPOConfig(
+            hidden=(8,), rollout_steps=64, minibatch_size=32, epochs=1, normalize_observations=True
+        ),
+    )
+    experiment = AntExperiment(settings)
+    assert experiment.next_row(lambda: False) is not None
+    state = experiment.state_dict()
+    experiment.close()
+    path = write_run(tmp_path / "seed_0", settings)
+    torch.save({"experiment": state}, path / "checkpoint.pt")
+    assert watch(WatchConfig(path)).is_file()
+
+
+# ---- what is refused ----------------------------------------------------------
+
+
+def main_exits(arguments, code):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == code
+
+
+def test_the_command_says_what_it_takes_and_what_went_wrong(tmp_path, capsys):
+    main_exits(["watch", "--help"], 0)
+    assert "--deterministic" in capsys.readouterr().out
+    main_exits(["watch", str(tmp_path)], 2)
+    assert "is no folder of a run" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_names_one_of_them(tmp_path):
+    path = write_run(tmp_path / "slippery-ant" / "syre" / "seed_3")
+    with pytest.raises(ValueError, match=f"give one of the runs below it, as {path}"):
+        watch(WatchConfig(tmp_path))
+
+
+def test_a_run_of_images_names_its_benchmark(tmp_path):
+    config = {"benchmark": "permuted-digits", "method": "none", "seed": 0, "num_tasks": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"is a run of permuted-digits, .* a run of slippery-ant"):
+        watch(WatchConfig(tmp_path))
+
+
+def test_a_run_without_a_checkpoint_is_to_be_waited_for(tmp_path):
+    path = write_run(tmp_path)
+    (path / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match=r"has no checkpoint\.pt yet.*Wait for it"):
+        watch(WatchConfig(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x80\x02csome.module\nname\n."])
+def test_a_broken_checkpoint_is_named(tmp_path, content):
+    path = write_run(tmp_path)
+    (path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt holds no ant's policy"):
+        watch(WatchConfig(path))
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+    path = write_run(tmp_path)
+    torch.save({"experiment": {"classifier": {}}}, path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt holds no ant's policy"):
+        watch(WatchConfig(path))
+
+
+def test_weights_that_do_not_fit_the_configuration_are_said_so(tmp_path):
+    settings = make_settings()
+    state = make_state(settings)
+    del state["policy"]["actor.fc2.bias"]
+    with pytest.raises(ValueError, match=r"does not fit the run's config\.json .*actor\.fc2\.bias"):
+        TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
+    path = write_run(tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "gamma": 2.0}))
+    with pytest.raises(ValueError, match=r"config\.json: gamma must be at most 1"):
+        watch(WatchConfig(path))
+
+
+def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("install PyBullet", name="pybullet")
+
+    monkeypatch.setitem(ENGINES, "bullet", missing)
+    main_exits(["watch", str(write_run(tmp_path))], 2)
+    assert "plasticity: install PyBullet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"friction": 0.5, "task": 1}, "Give --friction 0.5 or --task 1, not both"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"friction": -1.0}, "friction must be a finite number of at least 0"),
+        ({"task": -1}, "task must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        WatchConfig(tmp_path, **options)
+
+
+def test_an_ending_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+    path = write_run(tmp_path)
+    (path / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="has no known ending"):
+        watch(WatchConfig(path, out=tmp_path / "ant.avi"))

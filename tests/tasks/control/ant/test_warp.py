@@ -1,0 +1,562 @@
+"""The Warp ants: against Gymnasium's `Ant-v5`, alone and together, their frictions, their continuation."""
+
+import gc
+import math
+import sys
+import types
+import weakref
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from plasticity.tasks import task_friction
+from plasticity.tasks.control.ant import warp_physics as ant_warp_physics
+from plasticity.tasks.control.ant.warp import SlipperyAntWarp
+from plasticity.tasks.control.friction import FrictionSchedule
+
+pytest.importorskip("mujoco_warp", reason="needs plasticity[gpu]")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def actions_of(number, num_envs, seed=0, device="cpu"):
+    generator = torch.Generator().manual_seed(seed)
+    actions = 2 * torch.rand(number, num_envs, 8, generator=generator) - 1
+    return actions.to(device)
+
+
+def thrown(number, num_envs, seed=0):
+    """To and fro, every four steps or so: the ants jump over 1 m after 8 steps or some more."""
+    generator = torch.Generator().manual_seed(seed)
+    phases = torch.randint(0, 4, (num_envs,), generator=generator)
+    signs = torch.tensor([-1.0, 1, -1, 1, -1, -1, -1, 1])
+    forth = (torch.arange(number)[:, None] + phases) // 4 % 2 * 2 - 1
+    strength = 1 - 0.2 * torch.rand(number, num_envs, 8, generator=generator)
+    return forth[:, :, None] * signs * strength
+
+
+def copied(step):
+    return [tensor.clone() for tensor in step]
+
+
+def same(some, others):
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+# ---- against Gymnasium's -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Gymnasium's own, without its wrappers."""
+    import gymnasium
+
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            import imageio  # noqa: F401
+        except ModuleNotFoundError:  # of what Gymnasium draws with: nothing is drawn here
+            patch.setitem(sys.modules, "imageio", types.ModuleType("imageio"))
+        env = gymnasium.make("Ant-v5").unwrapped
+        yield env
+        env.close()
+
+
+def in_float32(array):
+    return np.asarray(array, np.float32).astype(np.float64)
+
+
+def restart(env, state):
+    qpos, qvel, warmstart, friction = state
+    env.model.geom_friction[:, 0] = friction
+    env.set_state(qpos, qvel)
+    env.data.qacc_warmstart[:] = warmstart
+
+
+def visited_states(env, num_states, seed):
+    """States that random actions come through, on floors of all frictions, and what is done next."""
+    rng = np.random.default_rng(seed)
+    states, actions = [], []
+    while len(states) < num_states:
+        friction = np.float32(0.02 * 100 ** rng.random())
+        env.reset(seed=int(rng.integers(2**31)))
+        env.model.geom_friction[:, 0] = friction
+        for _ in range(60):
+            action = in_float32(rng.uniform(-1, 1, 8))
+            if rng.random() < 0.5:
+                data = env.data
+                arrays = (data.qpos, data.qvel, data.qacc_warmstart)
+                states.append((*map(in_float32, arrays), friction))
+                actions.append(action)
+            if env.step(action)[2]:
+                break
+    return states[:num_states], np.stack(actions[:num_states])
+
+
+def placed(envs, states):
+    """Put each environment into a state."""
+    qpos, qvel, warmstart, frictions = (
+        torch.from_numpy(np.stack(column)).float() for column in zip(*states, strict=True)
+    )
+    changed = {
+        "qpos": qpos,
+        "qvel": qvel,
+        "qacc_warmstart": warmstart,
+        "torso_x": qpos[:, 0],
+        "frictions": frictions,
+    }
+    envs.load_state_dict(envs.state_dict() | changed)
+
+
+def require_parity(envs, env, states, actions):
+    """A step is MuJoCo's own: to some float32 roundings, for every state."""
+    placed(envs, states)
+    result = [
+        t.cpu().double().numpy() for t in envs.step(torch.from_numpy(actions).to(envs.device))
+    ]
+    _, rewards, terminated, truncated, observations = result
+    assert not truncated.any()
+    touched = 0
+    for i, (state, action) in enumerate(zip(states, actions, strict=True)):
+        restart(env, state)
+        observation, reward, fell, _, _ = env.step(action)
+        touched += np.abs(observation[27:]).max() > 0
+        np.testing.assert_allclose(observations[i, :13], observation[:13], atol=3e-6, rtol=0)
+        np.testing.assert_allclose(observations[i, 13:27], observation[13:27], atol=3e-4, rtol=0)
+        np.testing.assert_allclose(observations[i, 27:], observation[27:], atol=0.05, rtol=0)
+        np.testing.assert_allclose(rewards[i], reward, atol=2e-4, rtol=0)
+        at_the_limit = np.abs(observation[0] - [0.2, 1.0]).min() < 3e-6
+        assert terminated[i] == fell or at_the_limit
+    # Otherwise nothing of what is difficult was seen.
+    assert touched > len(states) / 3
+    assert 0 < terminated.sum() < len(states)
+
+
+def test_a_step_is_mujocos_own(reference):
+    num = 1000
+    envs = SlipperyAntWarp(
+        num,
+        reset_seeds=range(num),
+        friction=1.0,
+        include_contact_forces=True,
+        device="cpu",
+        record=False,
+    )
+    require_parity(envs, reference, *visited_states(reference, num, seed=1))
+    envs.check()
+
+
+def test_a_reset_is_that_of_ant_v5(reference):
+    """Shapes and noise as drawn by another generator: uniform positions, normal velocities."""
+    num = 1000
+    envs = SlipperyAntWarp(
+        num,
+        reset_seeds=range(num),
+        friction=1.0,
+        include_contact_forces=True,
+        device="cpu",
+        record=False,
+    )
+    observations = envs.reset().double().numpy()
+    assert observations.shape == (num, reference.observation_space.shape[0])
+    state = envs.state_dict()
+    noise = (state["qpos"].double().numpy() - reference.init_qpos) / 0.1
+    velocities = state["qvel"].double().numpy() / 0.1
+    for column in noise.T:
+        assert scipy.stats.kstest(column, "uniform", (-1, 2)).pvalue > 1e-4
+    for column in velocities.T:
+        assert scipy.stats.kstest(column, "norm").pvalue > 1e-4
+    together = np.corrcoef(np.concatenate([noise, velocities], axis=1).T)
+    assert np.abs(together - np.eye(29)).max() < 5 / np.sqrt(num)
+    np.testing.assert_array_equal(observations[:, :13], state["qpos"][:, 2:])
+    np.testing.assert_array_equal(observations[:, 13:27], state["qvel"])
+    assert not observations[:, 27:].any()  # as Gymnasium's: forces are computed in a step
+    assert not reference.reset(seed=0)[0][27:].any()
+    assert not state["qacc_warmstart"].any()
+
+
+# ---- many of them ------------------------------------------------------------------------------------
+
+
+STREAMS = {"task_seeds": [3, 4, 3, 5, 3, 4], "change_every": 7, "device": "cpu"}
+SEEDS = [11, 12, 13, 11, 15, 2**62]
+
+
+@pytest.fixture(scope="module")
+def six():
+    return SlipperyAntWarp(6, reset_seeds=SEEDS, **STREAMS)
+
+
+def history(envs, actions):
+    """All that steps give, and the tasks."""
+    seen = []
+    for action in actions:
+        seen.append([*copied(envs.step(action)), envs.tasks.clone(), envs.frictions.clone()])
+    return seen
+
+
+def test_each_is_what_it_is_alone(six):
+    """Bit for bit, and whatever stands beside it; and from a slice of their state."""
+    actions = thrown(90, 6)
+    first = six.reset().clone()
+    together = history(six, actions[:50])
+    saved = six.state_dict()
+    together += history(six, actions[50:])
+    assert sum(int((step[2] | step[3]).sum()) for step in together) > 10  # episodes ended
+
+    part = slice(2, 4)
+    seeds, tasks = SEEDS[part], STREAMS["task_seeds"][part]
+    alone = SlipperyAntWarp(2, reset_seeds=seeds, **{**STREAMS, "task_seeds": tasks})
+    assert torch.equal(alone.reset(), first[part])
+    for one, all_of_them in zip(history(alone, actions[:, part]), together, strict=True):
+        assert same(one, [tensor[part] for tensor in all_of_them])
+
+    alone.load_state_dict({name: tensor[part] for name, tensor in saved.items()})
+    again = history(alone, actions[50:, part])
+    for one, all_of_them in zip(again, together[50:], strict=True):
+        assert same(one, [tensor[part] for tensor in all_of_them])
+    # Equal seeds make equal starts, in whatever task.
+    assert torch.equal(first[0], first[3])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_continues_exactly(six):
+    actions = thrown(60, 6, seed=1)
+    six.reset()
+    history(six, actions[:30])
+    state = six.state_dict()
+    assert all(len(tensor) == 6 for tensor in state.values())
+    expected = history(six, actions[30:])
+    six.reset()
+    six.load_state_dict(state)
+    assert all(map(same, history(six, actions[30:]), expected))
+    assert torch.equal(state["observations"], expected[0][0]) is False  # the state is a copy
+
+
+def test_recorded_steps_are_those_step_by_step(six):
+    plain = SlipperyAntWarp(6, reset_seeds=SEEDS, **STREAMS, record=False)
+    actions = thrown(14, 6, seed=2)
+    six.reset()
+    assert all(map(same, history(six, actions), history(plain, actions)))
+
+
+def test_the_friction_changes_where_an_episode_ends(six):
+    six.reset()
+    schedules = [FrictionSchedule(task_seed=seed, change_every=7) for seed in STREAMS["task_seeds"]]
+    tasks = [schedule.task_at(0) for schedule in schedules]
+    changes = 0
+    for number, action in enumerate(thrown(120, 6, seed=3), start=1):
+        step = six.step(action)
+        for i in torch.nonzero(step.terminated | step.truncated).flatten().tolist():
+            changes += tasks[i].index != number // 7
+            tasks[i] = schedules[i].task_at(number)
+        assert six.tasks.tolist() == [task.index for task in tasks]
+        assert six.frictions.tolist() == pytest.approx([task.friction for task in tasks])
+    assert changes > 10
+    assert tasks[0].friction == task_friction(3, tasks[0].index)
+
+
+def test_an_episode_has_at_most_1000_steps(six):
+    six.reset()
+    state = six.state_dict()
+    state["episode_steps"] = torch.tensor([998, 0, 0, 999, 0, 0])
+    six.load_state_dict(state)
+    still = torch.zeros(6, 8)
+    one = copied(six.step(still))
+    assert one[3].tolist() == [False, False, False, True, False, False]
+    assert not one[2].any()
+    assert not torch.equal(one[4][3], one[0][3])
+    assert torch.equal(one[4][0], one[0][0])
+    assert six.step(still).truncated.tolist() == [True, *[False] * 5]
+    assert six.state_dict()["episodes"].tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_what_is_not_finite_ends_with_its_episode(six):
+    """A broken state leaves nothing behind: what comes next is what comes after any other end."""
+    actions = actions_of(70, 6, seed=4)
+    actions[:25] = 0
+    six.reset()
+    history(six, actions[:25])  # all stand on the floor
+    state = six.state_dict()
+    high, broken = ({name: t.clone() for name, t in state.items()} for _ in range(2))
+    high["qpos"][:3, 2] = 5.0
+    broken["qpos"][0, 9] = torch.nan  # a joint: the contacts of the other legs get rows of nan
+    broken["qvel"][1, 3] = torch.inf
+    broken["qpos"][2, 0] = 1e20
+    six.load_state_dict(high)
+    expected = history(six, actions[25:])
+    six.load_state_dict(broken)
+    found = history(six, actions[25:])
+    assert found[0][2].tolist()[:3] == [True] * 3
+    assert torch.equal(found[0][4][:3], state["observations"][:3])  # the last that was finite
+    effort = 0.5 * actions[25, :3].square().sum(1)
+    assert torch.allclose(found[0][1][:3], -effort)
+    assert torch.equal(found[0][0], expected[0][0])
+    assert all(map(same, found[1:], expected[1:]))
+    assert (six.unstable_episodes - state["unstable_episodes"]).tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_too_little_room_is_an_error(six):
+    six.reset()
+    for action in actions_of(20, 6):
+        six.step(action)
+    six.check()
+    small = SlipperyAntWarp(
+        6, reset_seeds=SEEDS, friction=1.0, device="cpu", max_contacts=1, record=False
+    )
+    small.check()
+    for action in actions_of(20, 6):
+        small.step(action)
+    with pytest.raises(RuntimeError, match=r"max_contacts = 1 gives 6 ants 6 contacts.* max_conta"):
+        small.check()
+    small.reset()
+    small.check()
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "reward"),
+    [
+        (math.nan, r"must be 8 finite numbers: \[0\.0, nan,", math.nan),
+        (-math.inf, r"must be 8 finite numbers: \[0\.0, -inf,", -math.inf),
+        (1e30, r"so large that its cost.*\[0\.0, 1\.0000000150474662e\+30,", -math.inf),
+        (-2e15, r"so large that its cost.*\[0\.0, -1999999973982208\.0,", -2e30),  # -0.5 * (2e15)^2
+    ],
+)
+def test_actions_that_mujocos_ant_refuses_are_told_by_check(six, value, words, reward):
+    """The step itself does not wait for the device, and leaves the other ants alone."""
+    six.reset()
+    state, still = six.state_dict(), torch.zeros(6, 8)
+    expected = copied(six.step(still))
+    six.check()
+    six.load_state_dict(state)
+    bad = still.clone()
+    bad[4, 1] = value
+    found = copied(six.step(bad))
+    others = [0, 1, 2, 3, 5]
+    assert same([each[others] for each in found], [each[others] for each in expected])
+    assert found[1][4].item() == pytest.approx(reward, nan_ok=True)
+    six.step(still)  # what is wrong stays known
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"^Environment 4: The action .*{words}"):
+            six.check()
+    six.load_state_dict(state)
+    six.check()
+    six.step(bad)
+    six.reset()
+    six.check()
+
+
+def test_the_largest_action_that_mujocos_ant_takes_is_taken(six):
+    six.reset()
+    six.step(torch.full((6, 8), 1e14))
+    six.check()
+
+
+@pytest.mark.parametrize(
+    ("actions", "words"),
+    [
+        (np.zeros((6, 8)), "must be a torch tensor: ndarray"),
+        (torch.zeros(6, 8, dtype=torch.complex64), "real numbers, not of type torch.complex64"),
+        (torch.zeros(6, 8, dtype=torch.bool), "real numbers, not of type torch.bool"),
+    ],
+)
+def test_actions_that_are_no_real_numbers_are_refused(six, actions, words):
+    with pytest.raises(TypeError, match=words):
+        six.step(actions)
+
+
+def test_closed_ones_go_and_say_so():
+    envs = SlipperyAntWarp(2, reset_seeds=[0, 1], friction=1.0, device="cpu")
+    gone = weakref.ref(envs._physics)
+    observations = envs.reset()
+    envs.close()
+    envs.close()
+    with pytest.raises(RuntimeError, match="were closed: make new ones"):
+        envs.reset()
+    with pytest.raises(RuntimeError, match="were closed: make new ones"):
+        envs.step(torch.zeros(2, 8))
+    gc.collect()
+    gc.disable()
+    try:
+        del envs
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert torch.isfinite(observations).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_envs": 0}, ValueError, "num_envs must be at least 1"),
+        ({"reset_seeds": [1]}, ValueError, "2 environments need as many reset_seeds: 1"),
+        ({"reset_seeds": [1, -1]}, ValueError, "An entry of reset_seeds must be at least 0"),
+        ({"task_seeds": [1], "change_every": 5}, ValueError, "as many task_seeds: 1"),
+        ({"friction": 1.0, "change_every": 5}, ValueError, "give one or the other"),
+        ({}, ValueError, "needs task_seed and change_every"),
+        ({"reset_seeds": [1, 2**63], "friction": 1.0}, ValueError, r"must be under 2\^63: 9223"),
+        (
+            {"friction": 0.003},
+            ValueError,
+            "friction of Warp's ants must be .* at least 0.01: 0.003",
+        ),
+        ({"friction": 1.0, "max_contacts": 26}, ValueError, "at most 25 contacts: 26"),
+        ({"friction": 1.0, "device": "meta"}, ValueError, 'device must be "cpu" or a CUDA device'),
+    ],
+)
+def test_bad_arguments_are_errors(arguments, error, message):
+    arguments = {"num_envs": 2, "reset_seeds": [1, 2], "device": "cpu"} | arguments
+    with pytest.raises(error, match=message):
+        SlipperyAntWarp(**arguments)
+
+
+def test_bad_actions_and_states_are_errors(six):
+    with pytest.raises(ValueError, match=r"The actions must have the shape \(6, 8\): \(8,\)"):
+        six.step(torch.zeros(8))
+    state = six.state_dict()
+    with pytest.raises(ValueError, match="other reset_seeds"):
+        six.load_state_dict(state | {"reset_seeds": state["reset_seeds"] + 1})
+    with pytest.raises(ValueError, match=r"qpos of the state must have the shape \(6, 15\)"):
+        six.load_state_dict(state | {"qpos": torch.zeros(5, 15)})
+    for change in ({"num_tasks": 1}, {"task_seeds": [3, 4, 3, 5, 3, 5]}, {"change_every": 6}):
+        other = SlipperyAntWarp(6, reset_seeds=SEEDS, **{**STREAMS, **change, "record": False})
+        for action in torch.zeros(13, 6, 8):
+            other.step(action)
+        with pytest.raises(
+            ValueError, match=r"other frictions to come.*num_tasks and change_every"
+        ):
+            six.load_state_dict(other.state_dict())
+        assert same(six.state_dict().values(), state.values())  # nothing of it was taken
+    with pytest.raises(ValueError, match="The state must have"):
+        six.load_state_dict({"qpos": torch.zeros(6, 15)})
+
+
+def test_actions_with_gradients_leave_none(six):
+    """A graph through all steps would grow for ever."""
+    six.reset()
+    expected = copied(six.step(torch.ones(6, 8) / 2))
+    six.reset()
+    actions = torch.full((6, 8), 0.5, requires_grad=True)
+    found = six.step(2 * actions / 2)
+    assert same(found, expected)
+    assert not any(tensor.requires_grad for tensor in (*found, six._actions))
+
+
+def test_torchs_default_type_changes_nothing(six):
+    actions = thrown(14, 6, seed=5)
+    six.reset()
+    expected = history(six, actions)
+    torch.set_default_dtype(torch.float64)
+    try:
+        doubled = SlipperyAntWarp(6, reset_seeds=SEEDS, **STREAMS, record=False)
+        assert all(map(same, history(doubled, actions), expected))
+        assert doubled.action_low.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_least_friction_is_mujocos_too(reference):
+    """With less, steps are not."""
+    num = 200
+    envs = SlipperyAntWarp(
+        num,
+        reset_seeds=range(num),
+        friction=0.01,
+        include_contact_forces=True,
+        device="cpu",
+        record=False,
+    )
+    states, actions = visited_states(reference, num, seed=2)
+    states = [(*state[:3], np.float32(0.01)) for state in states]
+    require_parity(envs, reference, states, actions)
+
+
+def test_another_mujoco_warp_is_an_error(monkeypatch):
+    """One that no longer calls back where its contacts are mended."""
+    monkeypatch.setattr(ant_warp_physics.AntWarpPhysics, "_align_contacts", lambda *arguments: None)
+    with pytest.raises(
+        RuntimeError, match=r"calls back .*'contactfilter': 0.* mujoco-warp 4\.0\.0"
+    ):
+        SlipperyAntWarp(1, reset_seeds=[0], friction=1.0, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_an_error():
+    with pytest.raises(ValueError, match=r"There is no 'cuda' here: take device = \"cpu\""):
+        SlipperyAntWarp(1, reset_seeds=[0], friction=1.0)
+
+
+@pytest.mark.parametrize("name", ["mujoco", "warp", "mujoco_warp"])
+def test_what_is_missing_is_named(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {name}, .* 'plasticity\[gpu\]'"):
+        ant_warp_physics.load_modules()
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------------
+
+
+@needs_cuda
+def test_a_step_on_a_gpu_is_mujocos_own(reference):
+    num = 1500
+    envs = SlipperyAntWarp(
+        num, reset_seeds=range(num), friction=1.0, include_contact_forces=True, device="cuda"
+    )
+    require_parity(envs, reference, *visited_states(reference, num, seed=1))
+    envs.check()
+
+
+@needs_cuda
+@pytest.mark.parametrize("other_stream", [False, True])
+def test_a_gpu_is_never_waited_for(other_stream):
+    """Steps and changes of the friction, on torch's own stream and on another."""
+    num = 64
+    stream = torch.cuda.Stream() if other_stream else torch.cuda.current_stream()
+    with torch.cuda.stream(stream):
+        envs = SlipperyAntWarp(num, reset_seeds=range(num), task_seeds=0, change_every=3)
+        envs.reset()
+        actions = actions_of(20, num, device="cuda")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            results = [copied(envs.step(action)) for action in actions]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.isfinite(result[0]).all() for result in results)
+        assert int(envs.tasks.max()) > 0
+        envs.check()
+
+
+@needs_cuda
+def test_a_graph_gives_what_its_launches_give():
+    """To a rounding, which grows with the steps: rows of constraints are summed in any order."""
+    num = 64
+    settings = {"reset_seeds": range(num), "friction": 1.0, "device": "cuda"}
+    recorded, plain = (SlipperyAntWarp(num, record=record, **settings) for record in (True, False))
+    for action in actions_of(3, num, device="cuda"):
+        for one, other in zip(recorded.step(action), plain.step(action), strict=True):
+            torch.testing.assert_close(one, other, atol=2e-4, rtol=0)
+
+
+@needs_cuda
+def test_closing_waits_for_what_runs():
+    """On a stream of torch's own, which Warp does not wait for when it frees its memory."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        envs = SlipperyAntWarp(64, reset_seeds=range(64), friction=1.0)
+        for action in actions_of(50, 64, device="cuda"):
+            envs.step(action)
+        envs.close()
+        assert stream.query()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_device_need_not_be_the_current_one():
+    """A graph is launched where it belongs, on a default stream too."""
+    first, second = (
+        SlipperyAntWarp(8, reset_seeds=range(8), friction=1.0, device=f"cuda:{number}")
+        for number in range(2)
+    )
+    for action in actions_of(3, 8):
+        for one, other in zip(first.step(action), second.step(action), strict=True):
+            torch.testing.assert_close(one.cpu(), other.cpu(), atol=2e-4, rtol=0)
+    assert torch.cuda.current_device() == 0

@@ -1,0 +1,248 @@
+"""The permuted stream against numpy's indexing, and its promise to be a pure function."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plasticity.tasks.datasets.images import ImageDataset, load_dataset
+from plasticity.tasks.streams.permuted_images import PermutedImages
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+needs_mnist = pytest.mark.skipif(
+    not (
+        os.environ.get("PLASTICITY_DATA")
+        and (Path(os.environ["PLASTICITY_DATA"]) / "mnist").is_dir()
+    ),
+    reason="needs the real MNIST files in $PLASTICITY_DATA/mnist/",
+)
+
+
+def _dataset(train=20, test=7, height=4, width=5, max_value=255):
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count):
+        shape = (count, height, width)
+        return torch.randint(max_value + 1, shape, generator=generator, dtype=torch.uint8)
+
+    return ImageDataset(
+        "small",
+        images(train),
+        torch.arange(train) % 3,
+        images(test),
+        torch.arange(test) % 3,
+        num_classes=3,
+        max_value=max_value,
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("max_value", [255, 16])
+@pytest.mark.parametrize("index", [0, 1, 4])
+def test_batches_are_what_numpy_indexes(device, max_value, index):
+    dataset = _dataset(max_value=max_value)
+    task = PermutedImages(dataset, num_tasks=5, seed=3, device=device)[index]
+    permutation = task.permutation.cpu().numpy()
+
+    def expected(images):
+        flat = images.numpy().reshape(len(images), 20)[:, permutation].astype(np.float64)
+        return (flat / max_value).reshape(len(images), 1, 4, 5)
+
+    indices = torch.tensor([19, 0, 7, 7])
+    images, labels = task.train_batch(indices.to(device))
+    assert images.dtype == torch.float32
+    assert images.device.type == device
+    np.testing.assert_allclose(
+        images.cpu(), expected(dataset.train_images[indices]), rtol=1.2e-7, atol=0
+    )
+    assert labels.dtype == torch.int64
+    # The labels are the index modulo 3: 19, 0, 7, 7 have 1, 0, 1, 1.
+    assert labels.tolist() == [1, 0, 1, 1]
+
+    batches = list(task.test_batches(3))
+    assert [len(labels) for _, labels in batches] == [3, 3, 1]
+    np.testing.assert_allclose(
+        torch.cat([images for images, _ in batches]).cpu(),
+        expected(dataset.test_images),
+        rtol=1.2e-7,
+        atol=0,
+    )
+    assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert (task.num_train, task.num_test, task.index) == (20, 7, index)
+
+
+def test_pixels_fill_zero_to_one_exactly():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    dataset = ImageDataset("ramp", images, torch.tensor([0]), images, torch.tensor([0]), 1)
+    pixels = PermutedImages(dataset, 1, seed=0)[0].train_batch(torch.tensor([0]))[0].flatten()
+    assert pixels[0] == 0
+    assert pixels[255] == 1
+    assert bool((pixels.diff() > 0).all())
+
+
+def test_task_zero_is_the_unpermuted_data():
+    for seed in (0, 1, 2**63):
+        task = PermutedImages(_dataset(), 2, seed)[0]
+        assert task.permutation.tolist() == list(range(20))
+
+
+def test_permutations_are_pinned():
+    """Streams of earlier versions, and of other machines, stay what they are."""
+    pinned = {
+        (0, 1): [1, 3, 8, 6, 2, 11, 0, 7, 5, 4, 10, 9],
+        (7, 3): [2, 1, 4, 8, 10, 9, 3, 5, 7, 6, 11, 0],
+        (2**64 - 1, 1000): [11, 4, 2, 10, 8, 6, 9, 3, 7, 5, 0, 1],
+    }
+    dataset = _dataset(height=4, width=3)
+    for (seed, task), expected in pinned.items():
+        assert PermutedImages(dataset, 1001, seed)[task].permutation.tolist() == expected
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**80),
+    index=st.integers(0, 500),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    longer=st.integers(0, 1000),
+)
+def test_a_task_is_a_pure_function_of_seed_and_index(seed, index, height, width, longer):
+    dataset = _dataset(train=3, test=1, height=height, width=width)
+    state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    stream = PermutedImages(dataset, num_tasks=index + 1, seed=seed)
+    first = stream[index].permutation
+    # A permutation: each pixel once.
+    assert sorted(first.tolist()) == list(range(height * width))
+    # After other tasks, and in a longer stream, it is the same.
+    _ = [stream[k] for k in range(min(index, 3))]
+    assert torch.equal(stream[index].permutation, first)
+    other = PermutedImages(dataset, num_tasks=index + 1 + longer, seed=seed)
+    assert torch.equal(other[index].permutation, first)
+    # No global generator was read.
+    assert torch.equal(torch.random.get_rng_state(), state[0])
+    assert (np.random.get_state()[1] == state[1]).all()  # noqa: NPY002
+
+
+def test_tasks_and_seeds_differ():
+    dataset = _dataset()
+    seen = set()
+    # Seeds that agree in their low 32 bits, and seeds that are each other's tasks.
+    for seed in (0, 1, 2, 2**32, 2**32 + 1, 2**64 + 1):
+        seen |= {tuple(task.permutation.tolist()) for task in PermutedImages(dataset, 30, seed)}
+    # 6 seeds, 29 permuted tasks each, and the identity once.
+    assert len(seen) == 6 * 29 + 1
+
+
+def test_permutations_are_uniform():
+    """Of 3 pixels there are 6 orders: chi-squared with 5 degrees of freedom, 20.5 at p = 0.001."""
+    dataset = _dataset(height=1, width=3)
+    stream = PermutedImages(dataset, 6001, seed=11)
+    counts = {}
+    for index in range(1, 6001):
+        order = tuple(stream[index].permutation.tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 6
+    assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 20.5
+
+
+def test_train_and_test_images_share_the_permutation():
+    dataset = _dataset(train=7, test=7)
+    dataset = dataclasses.replace(dataset, test_images=dataset.train_images)
+    task = PermutedImages(dataset, 3, seed=5)[2]
+    ((test_images, _),) = task.test_batches(7)
+    assert torch.equal(test_images, task.train_batch(torch.arange(7))[0])
+
+
+def test_a_stream_is_a_sequence():
+    stream = PermutedImages(_dataset(), num_tasks=4, seed=0)
+    assert len(stream) == 4
+    assert [task.index for task in stream] == [0, 1, 2, 3]
+    assert stream[np.int64(2)].index == 2
+    for index in (4, -1, 10**30):
+        with pytest.raises(IndexError, match=rf"tasks 0 to 3: {index}\."):
+            stream[index]
+    for index in (1.0, "1", None, slice(0, 2), True):
+        with pytest.raises(TypeError, match="index of a task must be an integer"):
+            stream[index]
+
+
+def test_tasks_share_pixels_and_give_new_tensors():
+    dataset = _dataset()
+    stream = PermutedImages(dataset, num_tasks=2, seed=0)
+    assert stream[0].dataset is stream[1].dataset
+    assert stream.dataset.train_images.data_ptr() == dataset.train_images.data_ptr()
+    before = [tensor.clone() for tensor in (dataset.train_images, dataset.test_images)]
+    labels_before = [tensor.clone() for tensor in (dataset.train_labels, dataset.test_labels)]
+    for task in stream:
+        for images, labels in (task.train_batch(torch.arange(20)), *task.test_batches(100)):
+            images.fill_(9)
+            labels.fill_(9)
+    assert torch.equal(dataset.train_images, before[0])
+    assert torch.equal(dataset.test_images, before[1])
+    assert torch.equal(dataset.train_labels, labels_before[0])
+    assert torch.equal(dataset.test_labels, labels_before[1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stream[1].index = 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"num_tasks": 0}, ValueError, "num_tasks must be at least 1: 0"),
+        ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, not 2.0"),
+        ({"num_tasks": True}, TypeError, "num_tasks must be an integer, not True"),
+        ({"seed": -1}, ValueError, "seed must be at least 0: -1"),
+        ({"seed": None}, TypeError, "seed must be an integer, not None"),
+        ({"dataset": "mnist"}, TypeError, "dataset must be an ImageDataset.*: str"),
+    ],
+)
+def test_wrong_arguments(changed, error, message):
+    with pytest.raises(error, match=message):
+        PermutedImages(**{"dataset": _dataset(), "num_tasks": 3, "seed": 0, **changed})
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError)])
+def test_wrong_batch_sizes_are_told_at_the_call(size, error):
+    with pytest.raises(error, match="batch_size must be"):
+        PermutedImages(_dataset(), 1, seed=0)[0].test_batches(size)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_bits_and_is_not_waited_for():
+    dataset = _dataset()
+    on_cpu = PermutedImages(dataset, 3, seed=1)[2]
+    on_gpu = PermutedImages(dataset, 3, seed=1, device="cuda")[2]
+    indices = torch.arange(20)
+    indices_gpu = indices.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        images, labels = on_gpu.train_batch(indices_gpu)
+        test_batches = list(on_gpu.test_batches(3))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected, expected_labels = on_cpu.train_batch(indices)
+    assert torch.equal(images.cpu(), expected)
+    assert torch.equal(labels.cpu(), expected_labels)
+    for (images, _), (expected, _) in zip(test_batches, on_cpu.test_batches(3), strict=True):
+        assert torch.equal(images.cpu(), expected)
+
+
+@needs_mnist
+def test_real_mnist():
+    dataset = load_dataset("mnist")
+    stream = PermutedImages(dataset, num_tasks=3, seed=0)
+    images, labels = stream[0].train_batch(torch.tensor([0]))
+    assert torch.equal((images * 255).round().byte()[0, 0], dataset.train_images[0])
+    assert labels.tolist() == [5]
+    permuted, _ = stream[2].train_batch(torch.tensor([0]))
+    # The same pixels at other places, and back through the inverse permutation.
+    assert not torch.equal(permuted, images)
+    assert torch.equal(permuted.flatten().sort().values, images.flatten().sort().values)
+    back = permuted.flatten()[stream[2].permutation.argsort()]
+    assert torch.equal(back, images.flatten())

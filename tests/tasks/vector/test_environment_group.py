@@ -1,0 +1,231 @@
+"""A group of environments: what goes through the arrays, and what is told apart from them."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plasticity.tasks.vector.environment_group import (
+    Description,
+    EnvironmentGroup,
+    Layout,
+    Report,
+    require_same,
+)
+
+
+class Told(gymnasium.Env):
+    """Says as info what the action is, and ends when it is negative; keeps its actions."""
+
+    observation_space = spaces.Box(-9, 9, (2,), np.float32)
+    action_space = spaces.Box(-9, 9, (1,), np.float32)
+
+    def __init__(self, as_array=False):
+        self.actions = []
+        self.as_array = as_array
+
+    def _info(self, value):
+        return {"said": np.full(2, value) if self.as_array else value}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2), self._info(0.0)
+
+    def step(self, action):
+        self.actions.append(action)
+        value = float(action[0])
+        return np.full(2, value), value, value < -1, value < 0, self._info(abs(value))
+
+
+def group_of(*envs):
+    group = EnvironmentGroup([lambda env=env: env for env in envs])
+    layout = Layout.of(group.description, len(envs))
+    arrays = layout.arrays(bytearray(layout.num_bytes))
+    group.attach(arrays)
+    return group, arrays
+
+
+def stepped(group, arrays, *actions):
+    arrays.actions[:, 0] = actions
+    return group.step()
+
+
+def test_numbers_go_through_the_arrays():
+    group, arrays = group_of(Told(), Told())
+    assert group.reset([1, 2], None) == [
+        Report(0, {"said": 0.0}, None),
+        Report(1, {"said": 0.0}, None),
+    ]
+    stepped(group, arrays, 3, 4)
+    assert arrays.observations.tolist() == [[3, 3], [4, 4]]
+    assert arrays.rewards.tolist() == [3, 4]
+    assert arrays.terminated.tolist() == arrays.truncated.tolist() == [False, False]
+
+
+def test_an_info_is_told_when_it_changes():
+    group, arrays = group_of(Told(), Told())
+    group.reset([None, None], None)
+    assert stepped(group, arrays, 0, 5) == [Report(1, {"said": 5.0}, None)]
+    assert stepped(group, arrays, 0, 5) == []
+    assert stepped(group, arrays, 6, 0) == [
+        Report(0, {"said": 6.0}, None),
+        Report(1, {"said": 0.0}, None),
+    ]
+
+
+def test_an_array_in_an_info_is_always_told():
+    group, arrays = group_of(Told(as_array=True))
+    group.reset([None], None)
+    for _ in range(2):
+        ((number, info, final),) = stepped(group, arrays, 5)
+        assert (number, info["said"].tolist(), final) == (0, [5, 5], None)
+
+
+def test_the_end_of_an_episode_is_told_and_the_next_one_begins():
+    group, arrays = group_of(Told(), Told())
+    group.reset([None, None], None)
+    ((number, info, (observation, final_info)),) = stepped(group, arrays, 0, -3)
+    assert (number, info) == (1, None)  # that of the reset: 0, as before
+    assert observation.tolist() == [-3, -3]
+    assert final_info == {"said": 3.0}
+    assert arrays.observations.tolist() == [[0, 0], [0, 0]]
+    assert arrays.rewards.tolist() == [0, -3]
+    assert arrays.terminated.tolist() == [False, True]
+    stepped(group, arrays, -0.5, 1)
+    assert arrays.terminated.tolist() == [False, False]
+    assert arrays.truncated.tolist() == [True, False]
+
+
+def test_what_an_episode_last_said_stays_though_the_environment_writes_there():
+    class Buffered(Told):
+        def __init__(self):
+            super().__init__()
+            self.buffer, self.kept = np.zeros(2, np.float32), {}
+
+        def _write(self, value):
+            self.buffer[:] = value
+            self.kept["said"] = value
+            return self.buffer, self.kept
+
+        def reset(self, *, seed=None, options=None):
+            return self._write(0.0)
+
+        def step(self, action):
+            observation, info = self._write(float(action[0]))
+            return observation, 0.0, False, True, info
+
+    group, arrays = group_of(Buffered())
+    group.reset([None], None)
+    ((_, _, (observation, info)),) = stepped(group, arrays, 5)
+    assert (observation.tolist(), info) == ([5, 5], {"said": 5.0})
+
+
+def test_an_environment_may_keep_its_action():
+    env = Told()
+    group, arrays = group_of(env)
+    group.reset([None], None)
+    stepped(group, arrays, 1)
+    stepped(group, arrays, 2)
+    assert [action.tolist() for action in env.actions] == [[1], [2]]
+
+
+def test_an_environment_may_keep_its_info():
+    class Mutating(Told):
+        kept = {}  # noqa: RUF012
+
+        def _info(self, value):
+            self.kept["said"] = value
+            return self.kept
+
+    group, arrays = group_of(Mutating())
+    group.reset([None], None)
+    assert stepped(group, arrays, 5)[0].info == {"said": 5.0}
+    assert stepped(group, arrays, 5) == []
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 5), max_size=3), st.booleans())
+def test_arrays_do_not_overlap(num_envs, shape, discrete):
+    action = spaces.Discrete(3) if discrete else spaces.Box(0, 1, (2,), np.float32)
+    observation = spaces.Box(0, 255, tuple(shape), np.uint8)
+    layout = Layout.of(Description(observation, action, None), num_envs)
+    arrays = layout.arrays(bytearray(layout.num_bytes))
+    assert arrays.actions.shape == (num_envs, *action.shape)
+    assert arrays.actions.dtype == action.dtype
+    assert arrays.observations.shape == (num_envs, *shape)
+    for value, array in enumerate(arrays):
+        array[...] = bool(value % 2)
+    for value, array in enumerate(arrays):
+        assert (array == bool(value % 2)).all()
+
+
+def test_a_part_is_a_view():
+    layout = Layout.of(Description(Told.observation_space, Told.action_space, None), 4)
+    arrays = layout.arrays(bytearray(layout.num_bytes))
+    part = arrays.part(range(1, 3))
+    for array in part:
+        assert len(array) == 2
+        array[...] = 1
+    assert arrays.rewards.tolist() == [0, 1, 1, 0]
+    assert arrays.terminated.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["observation", "action"])
+def test_spaces_without_a_fixed_shape_are_refused(name):
+    fixed, other = spaces.Discrete(2), spaces.Dict({"a": spaces.Discrete(2)})
+    pair = (other, fixed) if name == "observation" else (fixed, other)
+    with pytest.raises(TypeError, match=f"The {name} must be an array .*AsyncVectorEnv"):
+        Layout.of(Description(*pair, None), 2)
+
+
+def test_environments_that_differ_are_refused():
+    one = Description(spaces.Discrete(2), spaces.Discrete(2), None)
+    assert require_same([one, one], [0, 1]) == one
+    with pytest.raises(
+        ValueError, match=r"same action_space: number 4.*Discrete\(2\).*number 7.*Discrete\(3\)"
+    ):
+        require_same([one, one._replace(action_space=spaces.Discrete(3))], [4, 7])
+
+
+def test_environments_that_differ_are_named_by_their_number_in_the_whole():
+    class Other(Told):
+        action_space = spaces.Discrete(3)
+
+    with pytest.raises(ValueError, match=r"number 5 has .*, number 6 has Discrete"):
+        EnvironmentGroup([Told, Other], first=5)
+
+
+def test_every_environment_is_closed_though_one_cannot_be():
+    closed = []
+
+    class Closing(Told):
+        def close(self):
+            closed.append(self)
+            raise ValueError(f"number {len(closed)}")
+
+    group, _ = group_of(Closing(), Closing())
+    with pytest.raises(ValueError, match="number 1"):
+        group.close()
+    assert closed == group.envs
+
+
+def test_a_method_is_not_a_wrappers_own():
+    class Saving(Told):
+        def state_dict(self):
+            return {}
+
+    class SavingWrapper(gymnasium.Wrapper):
+        state_dict = Saving.state_dict
+
+    wrapped = gymnasium.wrappers.TimeLimit(Saving(), 5)
+    group, _ = group_of(Saving(), wrapped, Told(), SavingWrapper(Told()))
+    assert group.without("state_dict") == [str(wrapped), str(group.envs[2])]
+
+
+def test_methods_and_attributes_of_each_environment():
+    group, _ = group_of(Told(), Told(as_array=True))
+    assert group.call("as_array", [(), ()]) == [False, True]
+    infos = group.call("_info", [(1.0,), (2.0,)])
+    assert infos[0] == {"said": 1.0}
+    assert infos[1]["said"].tolist() == [2, 2]
