@@ -6,9 +6,9 @@ from plasticity.agents.ppo.agent import PPO, Iteration
 from plasticity.agents.ppo.config import PRESETS, PPOConfig
 from plasticity.agents.ppo.device_environments import DeviceEnvironments, HostEnvironments
 from plasticity.agents.ppo.episodes import Episode
-from plasticity.agents.ppo.stacked_agent import ReplicaPPO
+from plasticity.agents.ppo.stacked_agent import StackedPPO
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
+from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 
 __all__ = [
     "PPO",
@@ -23,6 +23,6 @@ __all__ = [
     "Iteration",
     "NetworkConfig",
     "PPOConfig",
-    "ReplicaClassifier",
-    "ReplicaPPO",
+    "StackedClassifier",
+    "StackedPPO",
 ]

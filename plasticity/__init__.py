@@ -34,8 +34,12 @@ from plasticity.optim.optimizer import RegularizedOptimizer, anchor
 from plasticity.optim.parameter_groups import describe_groups, parameter_groups
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.shifted_model import ShiftedModel
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
-from plasticity.stacking.networks import Replicas, clip_replica_gradients_, replica_gradient_norms
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import (
+    StackedNetworks,
+    clip_stacked_gradients_,
+    stacked_gradient_norms,
+)
 from plasticity.symmetry.distances import (
     attention_heads,
     degree_of_symmetry,
@@ -69,9 +73,9 @@ __all__ = [
     "Metric",
     "Reader",
     "RegularizedOptimizer",
-    "ReplicaOptimizer",
-    "Replicas",
     "ShiftedModel",
+    "StackedNetworks",
+    "StackedOptimizer",
     "SymmetryReport",
     "Tracker",
     "Trainability",
@@ -83,7 +87,7 @@ __all__ = [
     "attention_heads",
     "broken_projector",
     "capture",
-    "clip_replica_gradients_",
+    "clip_stacked_gradients_",
     "dead_fraction",
     "dead_units",
     "degree_of_symmetry",
@@ -114,13 +118,13 @@ __all__ = [
     "reflection_projector",
     "reflection_removal",
     "regularized",
-    "replica_gradient_norms",
     "rescaling_distance",
     "rotation_eigenvalues",
     "sign_flip_distance",
     "split_heads",
     "srank",
     "stable_rank",
+    "stacked_gradient_norms",
     "swap_projector",
     "symmetry_distance",
     "symmetry_distances",

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 
 @contextmanager
-def undisturbed(model: nn.Module, devices: Mapping[torch.device, None]) -> Iterator[None]:
+def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> Iterator[None]:
     """Evaluation mode, no gradients, full precision; afterwards the model is as before, also after an error.
 
     What is put back: each module's training flag; the set of buffers, each the same object with the same

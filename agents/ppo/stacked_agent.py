@@ -21,26 +21,26 @@ from plasticity.agents.ppo.agent import Iteration, seeded_generator, with_anchor
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.device_environments import DeviceEnvironments, DeviceStep
 from plasticity.agents.ppo.episodes import Episode, RunningEpisodes
-from plasticity.agents.ppo.stacked_draws import ReplicaDraws
-from plasticity.agents.ppo.stacked_episodes import ReplicaEpisodes
+from plasticity.agents.ppo.stacked_draws import StackedDraws
+from plasticity.agents.ppo.stacked_episodes import StackedEpisodes
 from plasticity.agents.ppo.stacked_evaluation import evaluate
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense
+from plasticity.agents.ppo.stacked_gradients import StackedDense
 from plasticity.agents.ppo.stacked_normalization import (
-    ReplicaObservationNormalizer,
-    ReplicaRewardNormalizer,
+    StackedObservationNormalizer,
+    StackedRewardNormalizer,
 )
-from plasticity.agents.ppo.stacked_rollout import HostFacts, ReplicaActing, ReplicaRollout
-from plasticity.agents.ppo.stacked_updates import ReplicaBatch, ReplicaUpdate
+from plasticity.agents.ppo.stacked_rollout import HostFacts, StackedActing, StackedRollout
+from plasticity.agents.ppo.stacked_updates import StackedBatch, StackedUpdate
 from plasticity.agents.ppo.state import require_complete, require_fitting
 from plasticity.agents.ppo.updates import actor_optimizer, critic_optimizer
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
-from plasticity.stacking.networks import Replicas, require_replica
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks, require_index
 
-__all__ = ["ReplicaPPO"]
+__all__ = ["StackedPPO"]
 
 
-class ReplicaPPO:
+class StackedPPO:
     """R policies, each of which learns in its own part of the environments.
 
     Args:
@@ -68,42 +68,42 @@ class ReplicaPPO:
         device: str | torch.device | None = None,
     ) -> None:
         self.envs, self.config, self.device = envs, config, envs.device
-        self.num_replicas = len(seeds)
+        self.num_stacked = len(seeds)
         """R."""
         _check(envs, config, actors, critics, seeds, device)
-        self._num_envs = envs.num_envs // self.num_replicas
+        self._num_envs = envs.num_envs // self.num_stacked
         steps = config.rollout_steps // self._num_envs
-        self._rollout = ReplicaRollout(steps, envs)
+        self._rollout = StackedRollout(steps, envs)
         self._facts = HostFacts(self._rollout)
-        self._episodes = ReplicaEpisodes(self.num_replicas, self._num_envs)
-        self._draws = ReplicaDraws(
+        self._episodes = StackedEpisodes(self.num_stacked, self._num_envs)
+        self._draws = StackedDraws(
             seeds,
             (steps, self._num_envs, envs.action_size),
             (config.epochs, config.rollout_steps),
             self.device,
         )
-        self.num_steps = [0] * self.num_replicas
+        self.num_steps = [0] * self.num_stacked
         """Environment steps of each replica so far, those of its environments together."""
         self._make_normalizers()
         self._make_networks(actors, critics, seeds)
         self._graphs: list[GraphedFunction] = []
         if config.compile:
             self._capture()
-        self._started = [False] * self.num_replicas
-        self._diverged = [False] * self.num_replicas
+        self._started = [False] * self.num_stacked
+        self._diverged = [False] * self.num_stacked
         self._frozen: dict[int, dict[str, Any]] = {}
         self._collected = False
         self._interrupted = False
 
     def _make_normalizers(self) -> None:
-        config, replicas = self.config, self.num_replicas
+        config, replicas = self.config, self.num_stacked
         self._observation_normalizer = (
-            ReplicaObservationNormalizer(replicas, self.envs.observation_size, self.device)
+            StackedObservationNormalizer(replicas, self.envs.observation_size, self.device)
             if config.normalize_observations
             else None
         )
         self._reward_normalizer = (
-            ReplicaRewardNormalizer(replicas, self._num_envs, config.gamma, self.device)
+            StackedRewardNormalizer(replicas, self._num_envs, config.gamma, self.device)
             if config.normalize_rewards
             else None
         )
@@ -124,12 +124,12 @@ class ReplicaPPO:
             ).to(self.device)
             for seed in seeds
         ]
-        self.policies = Replicas(networks)
+        self.policies = StackedNetworks(networks)
         """Actors and critics, stacked."""
         parameters = self.policies.parameters
         self._log_std = parameters["log_std"]
-        self._actor = ReplicaDense(parameters, "actor.", config.activation)
-        self._critic = ReplicaDense(parameters, "critic.", config.activation)
+        self._actor = StackedDense(parameters, "actor.", config.activation)
+        self._critic = StackedDense(parameters, "critic.", config.activation)
         regularized = [
             (
                 with_anchor_seed(actor, s, "actor anchor"),
@@ -137,26 +137,26 @@ class ReplicaPPO:
             )
             for actor, critic, s in zip(actors, critics, seeds, strict=True)
         ]
-        self._actor_optimizer = ReplicaOptimizer(
+        self._actor_optimizer = StackedOptimizer(
             [
                 actor_optimizer(n, config, a)
                 for n, (a, _) in zip(networks, regularized, strict=True)
             ],
             [*self._actor.parameters, self._log_std],
         )
-        self._critic_optimizer = ReplicaOptimizer(
+        self._critic_optimizer = StackedOptimizer(
             [
                 critic_optimizer(n.critic, config, c)
                 for n, (_, c) in zip(networks, regularized, strict=True)
             ],
             self._critic.parameters,
         )
-        self._acting = ReplicaActing(self._actor, envs, self.num_replicas)
+        self._acting = StackedActing(self._actor, envs, self.num_stacked)
         rollout = self._rollout
-        self._batch = ReplicaBatch(
+        self._batch = StackedBatch(
             rollout.observations[:-1].flatten(0, 1), rollout.actions.flatten(0, 1)
         )
-        self._update = ReplicaUpdate(
+        self._update = StackedUpdate(
             self._actor,
             self._log_std,
             self._critic,
@@ -192,7 +192,7 @@ class ReplicaPPO:
         return self._rollout.observations[:-1, self._own(index)].flatten(0, 1)
 
     def _own(self, index: int) -> slice:
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         return slice(index * self._num_envs, (index + 1) * self._num_envs)
 
     def iterate(self) -> list[Iteration]:
@@ -219,16 +219,16 @@ class ReplicaPPO:
             RuntimeError: if all replicas are frozen, or an earlier update was interrupted.
         """
         self._require_whole()
-        if len(self._frozen) == self.num_replicas:
+        if len(self._frozen) == self.num_stacked:
             raise RuntimeError(
-                f"All {self.num_replicas} replicas diverged or were frozen: there is nothing to go on with."
+                f"All {self.num_stacked} replicas diverged or were frozen: there is nothing to go on with."
             )
         self._collected = False
         rollout = self._rollout
         self._begin()
         noise = self._draws.noise()
-        noise *= self._log_std.exp().view(self.num_replicas, 1, 1, -1)
-        acting, replicas = self._acting, self.num_replicas
+        noise *= self._log_std.exp().view(self.num_stacked, 1, 1, -1)
+        acting, replicas = self._acting, self.num_stacked
         for step in range(len(rollout.rewards)):
             acting.observations.copy_(rollout.observations[step].view_as(acting.observations))
             acting.noise.copy_(noise[:, step])
@@ -253,7 +253,7 @@ class ReplicaPPO:
             )
         else:
             rollout.observations[0].copy_(self._seen(self.envs.reset()))
-            self._started = [True] * self.num_replicas
+            self._started = [True] * self.num_stacked
         rollout.tasks[0].copy_(self.envs.tasks)
         rollout.frictions[0].copy_(self.envs.frictions)
 
@@ -317,7 +317,7 @@ class ReplicaPPO:
     def _require_whole(self) -> None:
         if self._interrupted:
             raise RuntimeError(
-                "ReplicaPPO was interrupted within an update, or the environments failed in it: make a new"
+                "StackedPPO was interrupted within an update, or the environments failed in it: make a new"
                 " one, and load the last state of every replica with load_state_dict()."
             )
 
@@ -362,7 +362,7 @@ class ReplicaPPO:
             IndexError: if there is no such replica.
             RuntimeError: if an update was interrupted.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         if index in self._frozen:
             return
         self._frozen[index] = copy.deepcopy(self.state_dict(index))
@@ -379,7 +379,7 @@ class ReplicaPPO:
             IndexError: if there is no such replica.
             RuntimeError: if an update was interrupted.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         self._require_whole()
         if index in self._frozen:
             return copy.deepcopy(self._frozen[index])
@@ -413,7 +413,7 @@ class ReplicaPPO:
                 or settings of the optimizers (their learning rate aside); nothing is loaded then.
         """
         if index in self._frozen:
-            raise RuntimeError(f"Replica {index} is frozen: make a new ReplicaPPO to load a state.")
+            raise RuntimeError(f"Replica {index} is frozen: make a new StackedPPO to load a state.")
         own = self.state_dict(index)
         require_complete(state, own)
         RunningEpisodes(self._num_envs).require_fitting(state["episodes"])

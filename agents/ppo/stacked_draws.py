@@ -13,7 +13,7 @@ from torch import Tensor
 from plasticity.agents.ppo.agent import seeded_generator
 
 
-class ReplicaDraws:
+class StackedDraws:
     """The random numbers of R replicas of PPO: numbers and generators are those of PPO with that seed.
 
     Args:

@@ -15,7 +15,7 @@ from plasticity.agents.ppo.episodes import Episode
 Array = NDArray[Any]
 
 
-class ReplicaEpisodes:
+class StackedEpisodes:
     """Each environment's episode across rollouts; what `RunningEpisodes` counts step by step.
 
     Args:

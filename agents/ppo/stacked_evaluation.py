@@ -7,23 +7,23 @@ from torch import Tensor
 
 from plasticity.agents.ppo.advantages import generalized_advantages
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense
-from plasticity.agents.ppo.stacked_rollout import ReplicaRollout
+from plasticity.agents.ppo.stacked_gradients import StackedDense
+from plasticity.agents.ppo.stacked_rollout import StackedRollout
 from plasticity.agents.ppo.stacked_updates import (
-    ReplicaBatch,
-    replica_entropies,
-    replica_log_probabilities,
+    StackedBatch,
+    stacked_entropies,
+    stacked_log_probabilities,
 )
 from plasticity.agents.ppo.updates import normalized
 
 
 @torch.no_grad()
 def evaluate(
-    rollout: ReplicaRollout,
-    critic: ReplicaDense,
+    rollout: StackedRollout,
+    critic: StackedDense,
     log_std: Tensor,
     config: PPOConfig,
-    batch: ReplicaBatch,
+    batch: StackedBatch,
 ) -> dict[str, Tensor]:
     """Fill the batch that an update learns from. Does not wait for the device.
 
@@ -59,10 +59,10 @@ def evaluate(
         advantages = normalized(_apart(advantages, replicas), dim=(0, 2))
     batch.advantages.copy_(advantages.flatten())
     means, actions = (_apart(each, replicas) for each in (rollout.means, rollout.actions))
-    found = replica_log_probabilities(means, log_std, actions)
+    found = stacked_log_probabilities(means, log_std, actions)
     batch.log_probabilities.copy_(found.flatten())
     return {
-        "policy_entropy": replica_entropies(log_std),
+        "policy_entropy": stacked_entropies(log_std),
         "explained_variance": _explained(_apart(returns, replicas), _apart(values, replicas)),
     }
 
@@ -72,7 +72,7 @@ def _apart(numbers: Tensor, replicas: int) -> Tensor:
     return numbers.view(len(numbers), replicas, -1, *numbers.shape[2:])
 
 
-def _values(critic: ReplicaDense, observations: Tensor, replicas: int) -> Tensor:
+def _values(critic: StackedDense, observations: Tensor, replicas: int) -> Tensor:
     """Shape: (steps, envs, observation_size) to (steps, envs)."""
     steps = len(observations)
     of_each = _apart(observations, replicas).transpose(0, 1).flatten(1, 2)

@@ -14,7 +14,7 @@ from plasticity.agents.networks.image import ACTIVATIONS
 from plasticity.agents.ppo.dense_gradients import ACTIVATION_GRADIENTS
 
 
-class ReplicaDense:
+class StackedDense:
     """The layers of R dense networks that differ in their weights alone.
 
     Args:
@@ -58,7 +58,7 @@ class ReplicaDense:
         return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
 
 
-class ReplicaDenseGradients:
+class StackedDenseGradients:
     """Forward and backward of R networks, for batches of one size.
 
     Args:
@@ -66,7 +66,7 @@ class ReplicaDenseGradients:
         batch_size: Rows of each replica's input.
     """
 
-    def __init__(self, network: ReplicaDense, batch_size: int) -> None:
+    def __init__(self, network: StackedDense, batch_size: int) -> None:
         self._network = network
         self._activation = ACTIVATIONS[network.activation]
         self._activation_gradient = ACTIVATION_GRADIENTS[network.activation]

@@ -13,7 +13,7 @@ from torch import Tensor
 from plasticity.agents.ppo.normalization import CLIP, EPSILON
 
 
-class ReplicaStatistics:
+class StackedStatistics:
     """Mean and variance of all samples of each replica so far, started as 1e-4 samples of (0, 1).
 
     Args:
@@ -56,7 +56,7 @@ class ReplicaStatistics:
         self.count[index] = state["count"]
 
 
-class ReplicaObservationNormalizer:
+class StackedObservationNormalizer:
     """Shifts and scales observations by the statistics of those that their replica has seen so far.
 
     Args:
@@ -66,7 +66,7 @@ class ReplicaObservationNormalizer:
     """
 
     def __init__(self, replicas: int, size: int, device: torch.device) -> None:
-        self.statistics = ReplicaStatistics(replicas, (size,), device)
+        self.statistics = StackedStatistics(replicas, (size,), device)
 
     @torch.no_grad()
     def __call__(self, observations: Tensor, *, learn: bool = True) -> Tensor:
@@ -85,7 +85,7 @@ class ReplicaObservationNormalizer:
         return normalised.clamp_(-CLIP, CLIP).view(observations.shape)
 
 
-class ReplicaRewardNormalizer:
+class StackedRewardNormalizer:
     """Scales rewards by the running standard deviation of their replica's discounted return.
 
     Args:
@@ -96,7 +96,7 @@ class ReplicaRewardNormalizer:
     """
 
     def __init__(self, replicas: int, num_envs: int, gamma: float, device: torch.device) -> None:
-        self.statistics = ReplicaStatistics(replicas, (), device)
+        self.statistics = StackedStatistics(replicas, (), device)
         self.gamma = gamma
         self.returns = torch.zeros(replicas, num_envs, dtype=torch.float64, device=device)
 

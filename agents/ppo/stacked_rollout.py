@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plasticity.agents.ppo.device_environments import DeviceEnvironments
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense
+from plasticity.agents.ppo.stacked_gradients import StackedDense
 
 Array = NDArray[Any]
 
 
-class ReplicaRollout:
+class StackedRollout:
     """Preallocated storage. Environments are those of all replicas, each replica's side by side.
 
     Args:
@@ -52,7 +52,7 @@ class ReplicaRollout:
         """Before each step, and after the last one. Shape: (steps + 1, envs)."""
 
 
-class ReplicaActing:
+class StackedActing:
     """From observations to actions, over memory that stays where it is, so that it can be captured.
 
     Args:
@@ -61,7 +61,7 @@ class ReplicaActing:
         replicas: How many share them.
     """
 
-    def __init__(self, actor: ReplicaDense, envs: DeviceEnvironments, replicas: int) -> None:
+    def __init__(self, actor: StackedDense, envs: DeviceEnvironments, replicas: int) -> None:
         device, each = envs.device, envs.num_envs // replicas
         self._actor = actor
         self._low, self._high = envs.action_low, envs.action_high
@@ -95,7 +95,7 @@ class HostFacts:
         rollout: Of which.
     """
 
-    def __init__(self, rollout: ReplicaRollout) -> None:
+    def __init__(self, rollout: StackedRollout) -> None:
         self._rollout = rollout
         device = rollout.rewards.device
         is_cuda = device.type == "cuda"

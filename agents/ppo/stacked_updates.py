@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense, ReplicaDenseGradients
+from plasticity.agents.ppo.stacked_gradients import StackedDense, StackedDenseGradients
 from plasticity.agents.ppo.updates import flushed_denormals, normalized
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
-from plasticity.stacking.networks import clip_replica_gradients_
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import clip_stacked_gradients_
 
 
-class ReplicaBatch:
+class StackedBatch:
     """What all replicas learn from: a rollout, flat, in its own order. To be filled before each update.
 
     Args:
@@ -39,7 +39,7 @@ class ReplicaBatch:
         """What the values should have been. Shape: (steps * envs,)."""
 
 
-class ReplicaUpdate:
+class StackedUpdate:
     """Steps of R actors and critics on one rollout, minibatch by minibatch.
 
     Args:
@@ -55,21 +55,21 @@ class ReplicaUpdate:
 
     def __init__(
         self,
-        actor: ReplicaDense,
+        actor: StackedDense,
         log_std: Tensor,
-        critic: ReplicaDense,
+        critic: StackedDense,
         config: PPOConfig,
-        actor_optimizer: ReplicaOptimizer,
-        critic_optimizer: ReplicaOptimizer,
-        batch: ReplicaBatch,
+        actor_optimizer: StackedOptimizer,
+        critic_optimizer: StackedOptimizer,
+        batch: StackedBatch,
         num_envs: int,
     ) -> None:
         self._config, self._log_std, self._batch = config, log_std, batch
         self._num_envs = num_envs
         self._optimizers = actor_optimizer, critic_optimizer
         self._parameters = [*actor.parameters, log_std, *critic.parameters]
-        self._actor = ReplicaDenseGradients(actor, config.minibatch_size)
-        self._critic = ReplicaDenseGradients(critic, config.minibatch_size)
+        self._actor = StackedDenseGradients(actor, config.minibatch_size)
+        self._critic = StackedDenseGradients(critic, config.minibatch_size)
         replicas, new = len(log_std), log_std.new_zeros
         self._shape = (config.num_minibatches, replicas, config.minibatch_size)
         self._rows = new(self._shape, dtype=torch.int64)
@@ -174,7 +174,7 @@ class ReplicaUpdate:
             self._going &= ~(_k3(self._log_ratios[index]).mean(-1) > 1.5 * config.target_kl)
         if config.max_gradient_norm is not None:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            clip_replica_gradients_(gradients, config.max_gradient_norm)
+            clip_stacked_gradients_(gradients, config.max_gradient_norm)
         for optimizer in self._optimizers:
             optimizer.step(None if config.target_kl is None else self._going)
 
@@ -202,14 +202,14 @@ class ReplicaUpdate:
         }
 
 
-def replica_log_probabilities(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+def stacked_log_probabilities(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
     """Log-density of actions, (..., replicas, envs, action_size) to (..., replicas, envs)."""
     deviations = (actions - means) * torch.exp(-log_std).unsqueeze(1)
     summed = log_std.sum(1, keepdim=True)
     return -0.5 * deviations.square().sum(-1) - summed - _half_log_tau(log_std)
 
 
-def replica_entropies(log_std: Tensor) -> Tensor:
+def stacked_entropies(log_std: Tensor) -> Tensor:
     """In nats. Shape: (replicas, action_size) to (replicas,)."""
     return log_std.sum(1) + 0.5 * log_std.shape[1] + _half_log_tau(log_std)
 

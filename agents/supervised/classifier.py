@@ -130,7 +130,7 @@ class Classifier:
             the device.
         config: How it is trained.
         regularizer: How every layer is regularized (normalisation layers are left alone).
-        order_seed: Of the data order: the order of (task, epoch) depends on nothing else.
+        data_order_seed: Of the data order: the order of (task, epoch) depends on nothing else.
         device: "cpu", "cuda", "mps", …
 
     Raises:
@@ -143,7 +143,7 @@ class Classifier:
         config: ClassifierConfig,
         regularizer: RegularizerSettings,
         *,
-        order_seed: int,
+        data_order_seed: int,
         device: str | torch.device = "cpu",
     ) -> None:
         self.network = network.to(device)
@@ -151,7 +151,7 @@ class Classifier:
         self.device = torch.device(device)
         self.optimizer = make_optimizer(self.network, config, regularizer)
         self._compiled = self._compile() if config.compile else None
-        self._order_seed = order_seed
+        self._order_seed = data_order_seed
         self._step = 0
         self._task_steps = 1
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from plasticity.agents.execution.compiled import CompiledStep, GraphedFunction
 from plasticity.agents.supervised.classifier import ClassifierConfig, make_optimizer
-from plasticity.agents.supervised.stacked_data_orders import ReplicaOrders
+from plasticity.agents.supervised.stacked_data_orders import StackedDataOrders
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
-from plasticity.stacking.networks import Replicas, require_replica
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks, require_index
 
 EVALUATION_BATCH = 250
 """Examples of each replica that are evaluated at once: R times as many activations are in memory."""
@@ -39,11 +39,11 @@ class TaskGroup(Protocol):
         """The test sets, in order, side by side."""
 
 
-class ReplicaClassifier:
+class StackedClassifier:
     """R networks, their optimizers, and where they are in their streams: all at one place.
 
     Replica i gives the numbers of a `Classifier` with `networks[i]`, `regularizers[i]` and
-    `order_seeds[i]` to rounding, and its states go both ways. A whole step, from images to counted
+    `data_order_seeds[i]` to rounding, and its states go both ways. A whole step, from images to counted
     figures, is one function that waits for nothing.
 
     Args:
@@ -51,9 +51,9 @@ class ReplicaClassifier:
             width) to logits (batch, classes).
         config: How all are trained, or one for each that differ in `learning_rate` and `momentum` only.
         regularizers: How each is regularized.
-        order_seeds: Of each one's data order.
+        data_order_seeds: Of each one's data order.
         device: "cpu", "cuda", "mps", …
-        convolution: As in `Replicas`; None is "products" under bf16 too.
+        convolution: As in `StackedNetworks`; None is "products" under bf16 too.
 
     Raises:
         ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the
@@ -67,12 +67,12 @@ class ReplicaClassifier:
         config: ClassifierConfig | Sequence[ClassifierConfig],
         regularizers: Sequence[RegularizerSettings],
         *,
-        order_seeds: Sequence[int],
+        data_order_seeds: Sequence[int],
         device: str | torch.device = "cpu",
         convolution: Literal["grouped", "products"] | None = None,
     ) -> None:
         configs = _one_each(config, len(networks))
-        for name, given in (("regularizers", regularizers), ("order_seeds", order_seeds)):
+        for name, given in (("regularizers", regularizers), ("data_order_seeds", data_order_seeds)):
             if len(given) != len(networks):
                 raise ValueError(
                     f"{len(given)} {name} were given for {len(networks)} networks: give one for each."
@@ -83,22 +83,22 @@ class ReplicaClassifier:
         if convolution is None and self.config.precision == "bf16":
             # On a CPU, autocast knows no convolution inside vmap: grouped ones would stay float32.
             convolution = "products"
-        self.replicas = Replicas(moved, convolution=convolution)
+        self.networks = StackedNetworks(moved, convolution=convolution)
         optimizers = [
             make_optimizer(*each) for each in zip(moved, configs, regularizers, strict=True)
         ]
-        self.num_replicas = len(moved)
-        self.optimizer = ReplicaOptimizer(
-            optimizers, self.replicas.in_order_of(optimizers[0], moved[0])
+        self.num_stacked = len(moved)
+        self.optimizer = StackedOptimizer(
+            optimizers, self.networks.in_order_of(optimizers[0], moved[0])
         )
-        self._orders = ReplicaOrders(order_seeds, self.device)
+        self._orders = StackedDataOrders(data_order_seeds, self.device)
         self._frozen: set[int] = set()
-        self._steps = [0] * self.num_replicas
+        self._steps = [0] * self.num_stacked
         self._task_steps = 1
-        self._online_correct = torch.zeros(self.num_replicas, dtype=torch.int64, device=device)
+        self._online_correct = torch.zeros(self.num_stacked, dtype=torch.int64, device=device)
         # float32 sums of a long task lose digits; mps has nothing wider
         wide = torch.float32 if self.device.type == "mps" else torch.float64
-        self._loss_sum = torch.zeros(self.num_replicas, dtype=wide, device=device)
+        self._loss_sum = torch.zeros(self.num_stacked, dtype=wide, device=device)
         self._learn: Callable[..., tuple[Tensor, ...]] = self._learn_eagerly
         self._run_step: Callable[[Tensor, Tensor], Any] = self._train_step
         if self.config.compile and self.device.type == "cuda":
@@ -127,7 +127,7 @@ class ReplicaClassifier:
                 f"batch_size={batch_size} is larger than the task's {tasks.num_train} training"
                 " examples: give a smaller one."
             )
-        self.replicas.train()
+        self.networks.train()
         steps_per_epoch = -(-tasks.num_train // batch_size)
         self._task_steps = epochs * steps_per_epoch
         step = self._common_step()
@@ -142,7 +142,7 @@ class ReplicaClassifier:
                     return False
                 self._run_step(*tasks.train_batch(indices))
                 step += 1
-                self._steps = [step] * self.num_replicas
+                self._steps = [step] * self.num_stacked
         return True
 
     def _common_step(self) -> int:
@@ -179,9 +179,9 @@ class ReplicaClassifier:
 
     def _logits(self, images: Tensor) -> Tensor:
         if self.config.precision == "float32":
-            return self.replicas(images)
+            return self.networks(images)
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
-            logits = self.replicas(images)
+            logits = self.networks(images)
         return logits.float()
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class ReplicaClassifier:
         """
         examples = tasks.num_train * self.config.epochs_per_task
         count = min(self.config.train_evaluation_size, tasks.num_train)
-        first = torch.arange(count, device=self.device).expand(self.num_replicas, -1)
+        first = torch.arange(count, device=self.device).expand(self.num_stacked, -1)
         train_batches = (
             tasks.train_batch(indices) for indices in torch.split(first, EVALUATION_BATCH, dim=1)
         )
@@ -234,7 +234,7 @@ class ReplicaClassifier:
         train_loss = self._loss_sum / examples
         figures = (test_accuracy, train_accuracy, online_accuracy, train_loss, test_loss)
         host = torch.stack(figures, dim=1).cpu()
-        self._steps = [0] * self.num_replicas
+        self._steps = [0] * self.num_stacked
         self._online_correct.zero_()
         self._loss_sum.zero_()
         return [
@@ -253,12 +253,12 @@ class ReplicaClassifier:
     @torch.no_grad()
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Accuracy and mean loss of each replica, as tensors on the device. Shape: (R,)."""
-        self.replicas.train(False)
+        self.networks.train(False)
         correct = torch.zeros_like(self._online_correct)
         loss = torch.zeros_like(self._loss_sum)
         examples = 0
         for images, labels in batches:
-            logits = self.replicas(images)
+            logits = self.networks(images)
             correct += (logits.argmax(dim=-1) == labels).sum(1)
             loss += self._losses(logits, labels) * labels.shape[1]
             examples += labels.shape[1]
@@ -275,7 +275,7 @@ class ReplicaClassifier:
             IndexError: if there is no such replica.
         """
         return {
-            "network": self.replicas.state_dict(index),
+            "network": self.networks.state_dict(index),
             "optimizer": self.optimizer.state_dict(index),
             "step": self._steps[index],
             "task_steps": self._task_steps,
@@ -295,8 +295,8 @@ class ReplicaClassifier:
             RuntimeError: if the state is of another network (torch's message).
             ValueError: if it is of another optimizer.
         """
-        require_replica(index, self.num_replicas)
-        self.replicas.load_state_dict(index, state["network"])
+        require_index(index, self.num_stacked)
+        self.networks.load_state_dict(index, state["network"])
         self.optimizer.load_state_dict(index, state["optimizer"])
         self._steps[index] = state["step"]
         self._task_steps = state["task_steps"]

@@ -13,14 +13,14 @@ from plasticity.seeds import child_seed
 _Key = tuple[int, int, int]
 
 
-class ReplicaOrders:
+class StackedDataOrders:
     """Orders of the training examples, replica for replica those that `Classifier` draws alone.
 
     A permutation is drawn on the CPU, so that it is the same on every device. The next one is drawn by
     a thread meanwhile, as torch lets others run while it draws.
 
     Args:
-        seeds: The `order_seed` of each replica.
+        seeds: The `data_order_seed` of each replica.
         device: Of the orders.
     """
 

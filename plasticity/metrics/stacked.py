@@ -17,12 +17,12 @@ from plasticity.metrics import ranks
 from plasticity.metrics.capture import capture
 from plasticity.metrics.measuring import require_scalar
 from plasticity.metrics.registry import METRICS, Metric, add_values, is_rank, resolved_metrics
-from plasticity.preserve_state import undisturbed
-from plasticity.stacking.networks import Replicas, require_replica
+from plasticity.preserve_state import preserve_state
+from plasticity.stacking.networks import StackedNetworks, require_index
 
 
-def replica_features(
-    replicas: Replicas, probe: Tensor, layers: Sequence[str] | None = None
+def stacked_features(
+    replicas: StackedNetworks, probe: Tensor, layers: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """Features of all replicas on a probe batch of each, in evaluation mode; disturbs nothing.
 
@@ -39,10 +39,10 @@ def replica_features(
         ValueError: if the probe has another number of replicas, a layer is unknown or does not run, or
             no activation is found.
     """
-    if probe.shape[0] != replicas.num_replicas:
+    if probe.shape[0] != replicas.num_stacked:
         raise ValueError(
             f"The probe of shape {tuple(probe.shape)} has {probe.shape[0]} batches for"
-            f" {replicas.num_replicas} replicas: give one for each, first axis."
+            f" {replicas.num_stacked} replicas: give one for each, first axis."
         )
     template = replicas.template
 
@@ -53,7 +53,7 @@ def replica_features(
             functional_call(template, (parameters, buffers), (inputs,))
         return {name: activations.units(name) for name in activations}
 
-    with undisturbed(template, {probe.device: None}):
+    with preserve_state(template, {probe.device: None}):
         # Under vmap nothing tells where the units lie, so the first replica runs alone, on two samples.
         first = [
             {name: each[0].clone() for name, each in tensors.items()}
@@ -73,13 +73,13 @@ def replica_features(
     return features
 
 
-def finite_replicas(features: Mapping[str, Tensor]) -> Tensor:
+def finite_networks(features: Mapping[str, Tensor]) -> Tensor:
     """Which replicas have finite features in every layer, bool, on the device. Shape: (R,)."""
     return torch.stack([each.isfinite().flatten(1).all(1) for each in features.values()]).all(0)
 
 
-def replica_metrics(
-    replicas: Replicas,
+def stacked_metrics(
+    replicas: StackedNetworks,
     features: Mapping[str, Tensor],
     metrics: Iterable[str | Metric],
     *,
@@ -90,7 +90,7 @@ def replica_metrics(
 
     Args:
         replicas: The networks, with the gradients of their last backward pass.
-        features: Of `replica_features`.
+        features: Of `stacked_features`.
         metrics: As in `Tracker`.
         indices: Which replicas to measure; None: all. Those with features that are not finite must be
             left out where a rank is measured.
@@ -105,9 +105,9 @@ def replica_metrics(
             message names the layer, and the place among the replicas asked for first).
         IndexError: if there is no such replica.
     """
-    chosen = list(range(replicas.num_replicas)) if indices is None else list(indices)
+    chosen = list(range(replicas.num_stacked)) if indices is None else list(indices)
     for index in chosen:
-        require_replica(index, replicas.num_replicas)
+        require_index(index, replicas.num_stacked)
     if not chosen:
         return []
     taken = {layer: each[chosen] for layer, each in features.items()}
@@ -153,7 +153,7 @@ def _of_features(metric: Metric, layer: str, features: Tensor) -> Tensor:
 
 def _of_networks(
     metric: Metric,
-    replicas: Replicas,
+    replicas: StackedNetworks,
     indices: Sequence[int],
     previous: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
@@ -173,12 +173,12 @@ def _of_networks(
 
 
 @contextmanager
-def _measured(replicas: Replicas, index: int) -> Iterator[nn.Module]:
+def _measured(replicas: StackedNetworks, index: int) -> Iterator[nn.Module]:
     """One network as a tracker shows it to a metric, which may need gradients of its own."""
     device = next(iter(replicas.parameters.values())).device
     with (
         replicas.loaded(index) as network,
-        undisturbed(network, {device: None}),
+        preserve_state(network, {device: None}),
         torch.enable_grad(),
     ):
         yield network

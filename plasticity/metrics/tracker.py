@@ -22,7 +22,7 @@ from plasticity.metrics.measuring import Measurement, host_numbers, is_finite
 from plasticity.metrics.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
 from plasticity.metrics.registry import DEFAULT_METRICS, Metric, add_values, resolved_metrics
 from plasticity.metrics.row_file import RowFile, made_again
-from plasticity.preserve_state import undisturbed
+from plasticity.preserve_state import preserve_state
 from plasticity.units.numbers import UnitLayout
 from plasticity.wrappers import named_parameters, raw_module
 
@@ -273,7 +273,7 @@ class Tracker:
     def _check_probe(self) -> None:
         if not any(metric.kind == "features" for metric in self._metrics):
             return
-        with undisturbed(self._model, _devices(self._model)):
+        with preserve_state(self._model, _devices(self._model)):
             features = self._features()
         if not features:
             raise ValueError(
@@ -289,7 +289,7 @@ class Tracker:
         if probe_batch is not None:
             self._probe = ProbeBatch(probe_batch, self._model, self._forward)
         try:
-            with undisturbed(self._model, _devices(self._model)):
+            with preserve_state(self._model, _devices(self._model)):
                 found = self._measurement(tolerant=tolerant)
                 values = found.values(self._metrics, self._layers_of_metric)
                 return host_numbers(values), tolerant and not found.finite()

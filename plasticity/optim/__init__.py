@@ -6,13 +6,13 @@ from plasticity.optim.parameter_groups import describe_groups, parameter_groups
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.shifted_model import ShiftedModel
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
+from plasticity.optim.stacked_optimizer import StackedOptimizer
 
 __all__ = [
     "RegularizedOptimizer",
     "RegularizerSettings",
-    "ReplicaOptimizer",
     "ShiftedModel",
+    "StackedOptimizer",
     "anchor",
     "describe_groups",
     "muon_parameter_groups",

@@ -1,4 +1,4 @@
-"""What `ReplicaOptimizer` steps at once: blocks of stacked parameters, and the numbers of each replica."""
+"""What `StackedOptimizer` steps at once: blocks of stacked parameters, and the numbers of each replica."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R ordinary optimizers as one: `ReplicaOptimizer`.
+"""R ordinary optimizers as one: `StackedOptimizer`.
 
 The formulas are those of torch's SGD, Adam and AdamW with the decay of `regularized` in them; what
 differs between replicas (rates, betas, strengths) is a number of its own for each, kept on the device.
@@ -44,17 +44,17 @@ from plasticity.optim.stacked_requirements import (
     require_fitting,
     require_formula,
 )
-from plasticity.stacking.networks import require_replica
+from plasticity.stacking.networks import require_index
 
 
-class ReplicaOptimizer:
+class StackedOptimizer:
     """R ordinary regularized optimizers as one, over parameters stacked along a first axis.
 
     ::
 
         networks = [make_network(seed) for seed in range(32)]
-        replicas = Replicas(networks)
-        optimizer = ReplicaOptimizer(
+        replicas = StackedNetworks(networks)
+        optimizer = StackedOptimizer(
             [regularized(Adam)(n.parameters(), regularizer="syre", ...) for n in networks],
             replicas.parameters.values(),
         )
@@ -70,8 +70,8 @@ class ReplicaOptimizer:
             They may differ in lr, betas, eps, momentum and all settings of the regularizer. Their
             anchors and states are copied; they can be dropped afterwards.
         parameters: The stacked tensors, float32 or float64, in the order of the optimizers' flattened
-            groups (`Replicas.in_order_of` puts them into it). Those of one `Replicas` are stepped
-            together, others apart. Shape: (R, *shape).
+            groups (`StackedNetworks.in_order_of` puts them into it). Those of one `StackedNetworks` are
+            stepped together, others apart. Shape: (R, *shape).
 
     Raises:
         TypeError: if an optimizer is none of those classes, a rate or beta is a tensor, or a parameter
@@ -86,7 +86,7 @@ class ReplicaOptimizer:
         optimizers, parameters = list(optimizers), list(parameters)
         require_alike(optimizers)
         require_fitting(optimizers, parameters)
-        self.num_replicas = len(optimizers)
+        self.num_stacked = len(optimizers)
         self._class = type(optimizers[0])
         self._is_adam = self._class.base is not torch.optim.SGD
         self._base_options = tuple(optimizers[0].defaults)
@@ -95,7 +95,7 @@ class ReplicaOptimizer:
         self._forms = [torch.empty_like(p, device="meta") for p in flat_parameters(optimizers[0])]
         device, dtype = parameters[0].device, parameters[0].dtype
         wide = torch.float32 if device.type == "mps" else torch.float64
-        self._active = torch.ones(self.num_replicas, 1, dtype=torch.bool, device=device)
+        self._active = torch.ones(self.num_stacked, 1, dtype=torch.bool, device=device)
         self._frozen: set[int] = set()
         self._masked = False
         self._moving = self._active
@@ -124,7 +124,7 @@ class ReplicaOptimizer:
             ValueError: if it has another shape.
         """
         if active is not None:
-            require_active(active, self.num_replicas)
+            require_active(active, self.num_stacked)
         self._moving = self._active if active is None else self._active & active.unsqueeze(1)
         # A captured step is replayed after replicas were frozen that were not when it was captured.
         self._masked = bool(self._frozen) or active is not None or _is_captured(self._active)
@@ -223,11 +223,11 @@ class ReplicaOptimizer:
             TypeError: if a rate is no number.
             ValueError: if a rate is negative or not finite, or their number is not R.
         """
-        each = list(rates) if isinstance(rates, Sequence) else [rates] * self.num_replicas
+        each = list(rates) if isinstance(rates, Sequence) else [rates] * self.num_stacked
         each = [require_number("A learning rate", rate, minimum=0.0) for rate in each]
-        if len(each) != self.num_replicas:
+        if len(each) != self.num_stacked:
             raise ValueError(
-                f"{len(each)} learning rates were given for {self.num_replicas} replicas."
+                f"{len(each)} learning rates were given for {self.num_stacked} replicas."
             )
         if len(set(each)) == 1:
             self._table[RATE].fill_(each[0])
@@ -247,7 +247,7 @@ class ReplicaOptimizer:
         Raises:
             IndexError: if there is no such replica.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         self._frozen.add(index)
         self._active[index].fill_(False)
 
@@ -285,7 +285,7 @@ class ReplicaOptimizer:
         Raises:
             IndexError: if there is no such replica.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         state: dict[int, dict[str, Tensor]] = {}
         anchors: dict[int, Tensor] = {}
         for row, block in enumerate(self._blocks):
@@ -340,7 +340,7 @@ class ReplicaOptimizer:
             TypeError: if a saved setting has the wrong type.
             ValueError: if the groups do not fit, or a saved setting cannot be stacked.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         optimizer = self._ordinary(index)
         optimizer.load_state_dict(dict(state))
         require_formula(optimizer, index)

@@ -25,7 +25,7 @@ def require_alike(optimizers: Sequence[RegularizedOptimizer]) -> None:
         ValueError: if there is none, their classes or groups differ, or an option changes the formula.
     """
     if not optimizers:
-        raise ValueError("ReplicaOptimizer needs at least one optimizer: an empty list was given.")
+        raise ValueError("StackedOptimizer needs at least one optimizer: an empty list was given.")
     first = optimizers[0]
     names = ", ".join(f"regularized({base.__name__})" for base in BASES)
     for index, optimizer in enumerate(optimizers):
@@ -103,7 +103,7 @@ def require_fitting(
     for place, stacked in enumerate(parameters):
         if not isinstance(stacked, Tensor):
             raise TypeError(
-                f"parameters[{place}] must be a stacked tensor, not {stacked!r}: of a Replicas, give"
+                f"parameters[{place}] must be a stacked tensor, not {stacked!r}: of a StackedNetworks, give"
                 " replicas.parameters.values()."
             )
     for index, optimizer in enumerate(optimizers):
@@ -123,7 +123,7 @@ def require_fitting(
             if not stacked[0].is_contiguous():
                 raise ValueError(
                     f"parameters[{place}] has the strides {stacked.stride()}: each replica's part must be"
-                    " contiguous, as in Replicas, or after .contiguous()."
+                    " contiguous, as in StackedNetworks, or after .contiguous()."
                 )
             if (
                 stacked.dtype not in (torch.float32, torch.float64)

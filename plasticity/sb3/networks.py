@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plasticity.metrics.capture import ACTIVATION_MODULES, capture
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD
-from plasticity.preserve_state import undisturbed
+from plasticity.preserve_state import preserve_state
 from plasticity.wrappers import bypassed, named_modules, unwrapped
 
 __all__ = ["PolicyNetworks", "policy_networks"]
@@ -136,7 +136,7 @@ class PolicyNetworks(nn.Module):
         Raises:
             ValueError: if there is none.
         """
-        with undisturbed(self, self.devices()), capture(self) as activations:
+        with preserve_state(self, self.devices()), capture(self) as activations:
             self(*inputs)
         layers = [
             *self._memories(),
@@ -354,7 +354,7 @@ class ActorAndCritics(PolicyNetworks):
 
     def inputs(self, observations: Observations) -> tuple[Any, ...]:
         """The observations, with what the actor would do now."""
-        with undisturbed(self, self.devices()):
+        with preserve_state(self, self.devices()):
             return (observations, self.policy._predict(observations, deterministic=True))
 
     def latest_inputs(self, model: Any, step_locals: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,5 +1,9 @@
 """Networks of one architecture as one: parameters stacked along a leading axis."""
 
-from plasticity.stacking.networks import Replicas, clip_replica_gradients_, replica_gradient_norms
+from plasticity.stacking.networks import (
+    StackedNetworks,
+    clip_stacked_gradients_,
+    stacked_gradient_norms,
+)
 
-__all__ = ["Replicas", "clip_replica_gradients_", "replica_gradient_norms"]
+__all__ = ["StackedNetworks", "clip_stacked_gradients_", "stacked_gradient_norms"]

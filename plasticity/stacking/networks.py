@@ -25,16 +25,16 @@ _ROW_MULTIPLE = 32
 """Elements that a replica's row of parameters is rounded up to, so that every row begins aligned."""
 
 
-class Replicas:
+class StackedNetworks:
     """R networks of one architecture as one.
 
     ::
 
-        replicas = Replicas([make_network(seed) for seed in range(32)])
+        replicas = StackedNetworks([make_network(seed) for seed in range(32)])
         logits = replicas(images)  # (32, batch, 1, 28, 28) to (32, batch, 10)
 
     Buffers (running statistics) are stacked as the parameters are. All parameters lie in one block of
-    memory, a row a replica, which `ReplicaOptimizer` steps with one kernel per operation.
+    memory, a row a replica, which `StackedOptimizer` steps with one kernel per operation.
 
     Args:
         networks: R of them, on one device, of one architecture: equal modules with equal settings,
@@ -50,7 +50,7 @@ class Replicas:
             numbers (dropout).
     """
 
-    num_replicas: int
+    num_stacked: int
     """R."""
 
     parameters: dict[str, Tensor]
@@ -74,7 +74,7 @@ class Replicas:
             raise ValueError(
                 f"Unknown convolution {convolution!r}.{nearest(str(convolution), ('grouped', 'products'))}"
             )
-        self.num_replicas = len(networks)
+        self.num_stacked = len(networks)
         self.template = copy.deepcopy(networks[0])
         self.template.zero_grad()
         on_cuda = any(parameter.is_cuda for parameter in self.template.parameters())
@@ -98,11 +98,11 @@ class Replicas:
         Raises:
             ValueError: if the inputs are of another number of replicas.
         """
-        if inputs.dim() == 0 or len(inputs) != self.num_replicas:
+        if inputs.dim() == 0 or len(inputs) != self.num_stacked:
             raise ValueError(
-                f"Inputs of shape {tuple(inputs.shape)} were given to {self.num_replicas} replicas: give"
+                f"Inputs of shape {tuple(inputs.shape)} were given to {self.num_stacked} replicas: give"
                 " a batch for each, first axis. One that all see:"
-                " batch.expand(replicas.num_replicas, *batch.shape)."
+                " batch.expand(replicas.num_stacked, *batch.shape)."
             )
         # Made here, not kept: a copy of these replicas would otherwise call this one's template.
         outputs: Tensor = vmap(self._one)(self.parameters, self.buffers, inputs)
@@ -113,7 +113,7 @@ class Replicas:
         self.template.train(mode)
 
     def in_order_of(self, optimizer: Optimizer, network: nn.Module) -> list[Tensor]:
-        """The stacked parameters as `ReplicaOptimizer` takes them: in the order of an optimizer's groups.
+        """The stacked parameters as `StackedOptimizer` takes them: in the order of an optimizer's groups.
 
         Args:
             optimizer: Over `network`'s parameters, in any groups (`parameter_groups` reorders them).
@@ -142,7 +142,7 @@ class Replicas:
         Raises:
             IndexError: if there is no such replica.
         """
-        require_replica(index, self.num_replicas)
+        require_index(index, self.num_stacked)
         with torch.no_grad():
             for own, stacked in self._pairs():
                 own.copy_(stacked[index])
@@ -195,17 +195,17 @@ class Replicas:
             yield buffer, self.buffers[name]
 
 
-def require_replica(index: int, num_replicas: int) -> None:
+def require_index(index: int, num_stacked: int) -> None:
     """Refuse an index that no replica has; there is no counting from the end.
 
     Raises:
         IndexError: if it is out of range.
     """
-    if not 0 <= index < num_replicas:
-        raise IndexError(f"There is no replica {index}: there are 0 to {num_replicas - 1}.")
+    if not 0 <= index < num_stacked:
+        raise IndexError(f"There is no replica {index}: there are 0 to {num_stacked - 1}.")
 
 
-def replica_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
+def stacked_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     """L2 norm of each replica's gradient over all parameters. Does not wait for the device.
 
     Args:
@@ -227,7 +227,7 @@ def replica_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     return norms
 
 
-def clip_replica_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:
+def clip_stacked_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:
     """Scale each replica's gradient down to a norm, in place, as `nn.utils.clip_grad_norm_` does one.
 
     Args:
@@ -242,7 +242,7 @@ def clip_replica_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Ten
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, not {max_norm!r}.")
-    norms = replica_gradient_norms(gradients)
+    norms = stacked_gradient_norms(gradients)
     # The same small number as torch's, so that the two agree.
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
@@ -273,7 +273,7 @@ def _listed(networks: Iterable[nn.Module]) -> list[nn.Module]:
     # A Sequential is iterable too, and its layers are modules.
     if isinstance(networks, nn.Module):
         raise TypeError(
-            f"Replicas needs a list of networks, not one {type(networks).__name__}: make one for each."
+            f"StackedNetworks needs a list of networks, not one {type(networks).__name__}: make one for each."
         )
     listed = list(networks)
     for index, network in enumerate(listed):
@@ -284,7 +284,7 @@ def _listed(networks: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _require_one_architecture(networks: Sequence[nn.Module]) -> None:
     if not networks:
-        raise ValueError("Replicas needs at least one network: an empty list was given.")
+        raise ValueError("StackedNetworks needs at least one network: an empty list was given.")
     first = networks[0]
     expected = _form(first)
     for index, network in enumerate(networks):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.checks import nearest
-from plasticity.preserve_state import undisturbed
+from plasticity.preserve_state import preserve_state
 from plasticity.units.record import Read, Source, UnitRecord
 from plasticity.units.tracer import UnitTracer
 from plasticity.wrappers import bypassed, raw_module
@@ -132,7 +132,7 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
     tracer = UnitTracer(model, check_equality=True)
     devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as block:
-        block.enter_context(undisturbed(model, devices))
+        block.enter_context(preserve_state(model, devices))
         block.enter_context(bypassed(given))
         tracer.attach(block)
         model(*inputs, **keywords)

@@ -23,7 +23,7 @@ from plasticity.scripts.bench.memory import memory
 from plasticity.scripts.bench.parallel import parallel
 from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
 from plasticity.scripts.bench.rows import Effort, Row, table_of
-from plasticity.scripts.bench.stacked import together_ants, together_images
+from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.steps import optimizer_step, step_cnn, step_mlp
 from plasticity.scripts.bench.trainer import tracking, trainer
 from plasticity.scripts.bench.turns import torch_threads
@@ -34,7 +34,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
         *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
-        *(limits, compiled, together_images, together_ants, kernels),
+        *(limits, compiled, stacked_images, stacked_ants, kernels),
     )
 }
 """The measurements, by the name that `--only` takes, in their order."""
@@ -55,7 +55,7 @@ class BenchOptions:
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
     ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
-    together_images, together_ants, kernels. None named: all."""
+    stacked_images, stacked_ants, kernels. None named: all."""
 
     rounds: int | None = None
     """Pairs of turns in each comparison. None: as many as each measurement needs."""

@@ -75,7 +75,11 @@ def _classifier_step(
         network = replace(network, hidden=(8,))
     config = replace(_MNIST.classifier, **options)
     classifier = Classifier(
-        ImageNetwork((1, 28, 28), 10, network), config, _SYRE, order_seed=0, device=effort.device
+        ImageNetwork((1, 28, 28), 10, network),
+        config,
+        _SYRE,
+        data_order_seed=0,
+        device=effort.device,
     )
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((BATCH_SIZE, 1, 28, 28), generator=generator).to(effort.device)

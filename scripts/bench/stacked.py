@@ -12,9 +12,9 @@ import torch
 
 from plasticity.agents.networks.image import ImageNetwork
 from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import ReplicaPPO
+from plasticity.agents.ppo.stacked_agent import StackedPPO
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
+from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.ppo import SYRE, config_of
 from plasticity.scripts.bench.rows import Effort, Row, speed_row
@@ -34,13 +34,13 @@ _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 # ---- classifiers ------------------------------------------------------------------------------------
 
 
-def together_images(effort: Effort) -> list[Row]:
+def stacked_images(effort: Effort) -> list[Row]:
     """The CNN of permuted-mnist: R runs at once against one after another, which is one run R times.
 
     The goal is for 32 on a GPU. There each side is measured with CUDA graphs as well, and a run at once
     with 31 others against a run alone on the CPU.
     """
-    name, steps = "together_images", effort.size(100, 2)
+    name, steps = "stacked_images", effort.size(100, 2)
     on_gpu = effort.device == "cuda"
     replicas = _GOAL_REPLICAS if on_gpu else effort.size(8, 2)
     ours = _at_once(effort, replicas, steps, compile=on_gpu)
@@ -101,7 +101,7 @@ def _config(*, compile: bool) -> ClassifierConfig:
 def _alone(effort: Effort, device: str, steps: int, *, compile: bool) -> Callable[[], None]:
     task = synthetic_task(replace(effort, device=device))
     classifier = Classifier(
-        _network(0), _config(compile=compile), _settings(0), order_seed=0, device=device
+        _network(0), _config(compile=compile), _settings(0), data_order_seed=0, device=device
     )
     return partial(_train, classifier, task, steps)
 
@@ -112,17 +112,17 @@ def _at_once(effort: Effort, replicas: int, steps: int, *, compile: bool) -> Cal
         PermutedImages(dataset, num_tasks=2, seed=seed, device=effort.device)
         for seed in range(replicas)
     ]
-    classifier = ReplicaClassifier(
+    classifier = StackedClassifier(
         [_network(seed) for seed in range(replicas)],
         _config(compile=compile),
         [_settings(seed) for seed in range(replicas)],
-        order_seeds=range(replicas),
+        data_order_seeds=range(replicas),
         device=effort.device,
     )
     return partial(_train, classifier, PermutedImagesGroup(streams)[1], steps)
 
 
-def _train(trainer: Classifier | ReplicaClassifier, task: object, steps: int) -> None:
+def _train(trainer: Classifier | StackedClassifier, task: object, steps: int) -> None:
     """So many steps; the task goes on in the next turn, and begins again after its end."""
     left = steps
 
@@ -138,13 +138,13 @@ def _train(trainer: Classifier | ReplicaClassifier, task: object, steps: int) ->
 # ---- ants -------------------------------------------------------------------------------------------
 
 
-def together_ants(effort: Effort) -> list[Row]:
+def stacked_ants(effort: Effort) -> list[Row]:
     """Warp's ants: training against simulation alone, and how both grow with replicas and ants.
 
     The number is the share of the simulation's own speed that training reaches. Published settings:
     2048 steps of each replica, 10 epochs of 16 minibatches.
     """
-    name = "together_ants"
+    name = "stacked_ants"
     goal_case = "training vs simulation alone"
     if unmeasured := missing("mujoco_warp"):
         return [unmeasured_row(name, goal_case, _GOAL_SHARE, unmeasured)]
@@ -160,7 +160,7 @@ def together_ants(effort: Effort) -> list[Row]:
 
 
 _GPU_SIZES = ((64, 64), (1, 64), (4, 64), (16, 64), (16, 256), (64, 256))
-"""Replicas, and ants of each: first what the goal is for; 64 to 16384 ants in all."""
+"""StackedNetworks, and ants of each: first what the goal is for; 64 to 16384 ants in all."""
 
 
 def _ants_row(
@@ -184,7 +184,7 @@ def _ants_row(
         )
 
     with closing(ants()) as alone, closing(ants()) as trained:
-        agent = ReplicaPPO(
+        agent = StackedPPO(
             trained,
             config,
             [SYRE] * replicas,

@@ -96,7 +96,7 @@ def _network(config: NetworkConfig) -> ImageNetwork:
 
 def _classifier(network: nn.Module, settings: RegularizerSettings, effort: Effort) -> Classifier:
     own = copy.deepcopy(network)
-    return Classifier(own, _CONFIG, settings, order_seed=0, device=effort.device)
+    return Classifier(own, _CONFIG, settings, data_order_seed=0, device=effort.device)
 
 
 # ---- the alternatives -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plasticity.scripts.config.run_config import AntRunConfig, ImageRunConfig, RunConfig
 from plasticity.scripts.run.folder import Experiment, RunError
 from plasticity.scripts.run.image_experiment import ImageExperiment, require_fitting
-from plasticity.scripts.run.stacked import TogetherExperiment
+from plasticity.scripts.run.stacked import StackedExperiment
 from plasticity.tasks import ENGINES, load_dataset
 
 
@@ -24,19 +24,19 @@ def make_experiment(config: RunConfig) -> Experiment:
     return ImageExperiment(config)
 
 
-def together_experiment(config: RunConfig) -> type[TogetherExperiment]:
+def stacked_experiment(config: RunConfig) -> type[StackedExperiment]:
     """What trains several runs like this one at once.
 
     Raises:
         ImportError: if the physics engine is not installed.
     """
     if isinstance(config, AntRunConfig):
-        from plasticity.scripts.run.stacked_ants import TogetherAnts  # noqa: PLC0415  (as above)
+        from plasticity.scripts.run.stacked_ants import StackedAnts  # noqa: PLC0415  (as above)
 
-        return TogetherAnts
-    from plasticity.scripts.run.stacked_images import TogetherImages  # noqa: PLC0415  (most runs need it not)
+        return StackedAnts
+    from plasticity.scripts.run.stacked_images import StackedImages  # noqa: PLC0415  (most runs need it not)
 
-    return TogetherImages
+    return StackedImages
 
 
 def require_runnable(config: RunConfig) -> None:

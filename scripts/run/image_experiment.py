@@ -55,7 +55,7 @@ class ImageExperiment:
             network,
             config.classifier,
             regularizer,
-            order_seed=child_seed(config.seed, "order"),
+            data_order_seed=child_seed(config.seed, "order"),
             device=config.device,
         )
         self._next_task = 0

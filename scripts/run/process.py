@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from plasticity.scripts.config.run_config import RunConfig
-from plasticity.scripts.run.experiments import make_experiment, together_experiment
+from plasticity.scripts.run.experiments import make_experiment, stacked_experiment
 from plasticity.scripts.run.folder import RunError, RunFolder, execute
 from plasticity.scripts.run.jobs import Job, JobGroup, Work
 from plasticity.scripts.run.memory import Memory, measured_memory, told
-from plasticity.scripts.run.stacked import Together, TogetherExperiment
+from plasticity.scripts.run.stacked import StackedExperiment, StackedRuns
 from plasticity.scripts.run.stacks import even_parts, has_ordinary_experiment
 
 PROGRESS_INTERVAL_SECONDS = 0.5
@@ -143,9 +143,9 @@ def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -
 
 def _memory_of(configs: Sequence[RunConfig]) -> Memory:
     """Measure what runs like these need on their CUDA device."""
-    kind = together_experiment(configs[0])
+    kind = stacked_experiment(configs[0])
 
-    def begin(runs: int) -> TogetherExperiment:
+    def begin(runs: int) -> StackedExperiment:
         # From all over the group: a method with anchors needs more than one without.
         experiment = kind([configs[place * len(configs) // runs] for place in range(runs)])
         experiment.rehearse()
@@ -184,10 +184,10 @@ def _execute_part(
         folders = [
             open_folders.enter_context(RunFolder(job.path, job.config.to_json())) for job in mine
         ]
-        Together(
+        StackedRuns(
             folders,
             [job.config for job in mine],
-            together_experiment(mine[0].config),
+            stacked_experiment(mine[0].config),
             has_company=has_company,
             on_progress=lambda made: teller(
                 lambda: {places[index]: value for index, value in made().items()}

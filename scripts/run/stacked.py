@@ -24,7 +24,7 @@ FOLDERS_AT_ONCE = 8
 """Folders that are written at once: each write waits for the disk."""
 
 
-class TogetherExperiment(Protocol):
+class StackedExperiment(Protocol):
     """Several runs that are trained as one. Each is told by its place in the list, from 0.
 
     Args:
@@ -85,7 +85,7 @@ class _Saved:
         self.state = state
 
 
-class Together:
+class StackedRuns:
     """Runs in open folders, to be trained at once to their ends.
 
     Args:
@@ -102,7 +102,7 @@ class Together:
         self,
         folders: Sequence[RunFolder],
         configs: Sequence[RunConfig],
-        kind: type[TogetherExperiment],
+        kind: type[StackedExperiment],
         *,
         has_company: bool = False,
         on_progress: Callable[[Callable[[], dict[int, float]]], None] = lambda progress: None,
@@ -188,8 +188,8 @@ class _Level:
 
     def __init__(
         self,
-        together: Together,
-        experiment: TogetherExperiment,
+        together: StackedRuns,
+        experiment: StackedExperiment,
         members: Sequence[int],
         target: float,
     ) -> None:

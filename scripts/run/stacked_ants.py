@@ -10,8 +10,8 @@ from torch import Tensor
 
 from plasticity.agents.ppo.device_environments import DeviceEnvironments
 from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import ReplicaPPO
-from plasticity.metrics.stacked import replica_features, replica_metrics
+from plasticity.agents.ppo.stacked_agent import StackedPPO
+from plasticity.metrics.stacked import stacked_features, stacked_metrics
 from plasticity.scripts.config.run_config import AntRunConfig
 from plasticity.scripts.run.ant_experiment import with_tensors
 from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers, has_all_rows
@@ -20,8 +20,8 @@ from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.warp import SlipperyAntWarp
 
 
-class TogetherAnts:
-    """Runs of Slippery-Ant with one `ReplicaPPO`. `AntRows` says when each has a row.
+class StackedAnts:
+    """Runs of Slippery-Ant with one `StackedPPO`. `AntRows` says when each has a row.
 
     Args:
         configs: Of the runs; equal but for method, seed and decay.
@@ -41,7 +41,7 @@ class TogetherAnts:
         make = warp_ants if make_environments is None else make_environments
         self._envs = make(configs)
         regularizers = [ant_regularizers(each) for each in configs]
-        self._agent = ReplicaPPO(
+        self._agent = StackedPPO(
             self._envs,
             config.agent,
             [actor for actor, _ in regularizers],
@@ -106,14 +106,14 @@ class TogetherAnts:
         if not metrics or not sound:
             return
         observed = [self._agent.observations(place) for place in range(len(self._rows))]
-        features = replica_features(policies, torch.stack(observed), self._hidden_layers)
+        features = stacked_features(policies, torch.stack(observed), self._hidden_layers)
         # A run's first row has no update to measure.
         for places in (
             [place for place in sound if place in self._has_previous],
             [place for place in sound if place not in self._has_previous],
         ):
             previous = self._previous if places and places[0] in self._has_previous else None
-            measured = replica_metrics(
+            measured = stacked_metrics(
                 policies, features, metrics, indices=places, previous=previous
             )
             for place, numbers in zip(places, measured, strict=True):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
-from plasticity.metrics.stacked import finite_replicas, replica_features, replica_metrics
+from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
 from plasticity.scripts.config.run_config import ImageRunConfig
 from plasticity.scripts.run.image_experiment import (
     image_regularizer,
@@ -25,8 +25,8 @@ REHEARSED_STEPS = 8
 """Steps after which a compiled step has been captured, and all of its memory taken."""
 
 
-class TogetherImages:
-    """Runs of an image benchmark with one `ReplicaClassifier`: each has a row for each task.
+class StackedImages:
+    """Runs of an image benchmark with one `StackedClassifier`: each has a row for each task.
 
     Args:
         configs: Of the runs; equal but for method, seed and decay.
@@ -48,11 +48,11 @@ class TogetherImages:
         self._streams = PermutedImagesGroup([image_stream(each, dataset) for each in configs])
         networks = [initial_network(each, dataset) for each in configs]
         self._hidden_layers = networks[0].hidden_layers
-        self._classifier = ReplicaClassifier(
+        self._classifier = StackedClassifier(
             networks,
             config.classifier,
             [image_regularizer(each) for each in configs],
-            order_seeds=[child_seed(each.seed, "order") for each in configs],
+            data_order_seeds=[child_seed(each.seed, "order") for each in configs],
             device=config.device,
         )
         self._next_tasks = [0] * len(configs)
@@ -98,7 +98,7 @@ class TogetherImages:
         if "update_norm" in self.configs[0].metrics and self._before is None:
             self._before = {
                 name: parameter.detach().clone()
-                for name, parameter in self._classifier.replicas.parameters.items()
+                for name, parameter in self._classifier.networks.parameters.items()
             }
         tasks = self._streams[self._next_task]
         if not self._classifier.train(tasks, should_stop):
@@ -116,15 +116,15 @@ class TogetherImages:
 
     def _complete(self, rows: dict[int, dict[str, Any]], tasks: ImageTaskGroup) -> None:
         """Add what is measured of the networks, all of them at once."""
-        config, replicas = self.configs[0], self._classifier.replicas
+        config, replicas = self.configs[0], self._classifier.networks
         probe, _ = next(iter(tasks.test_batches(config.probe_size)))
-        features = replica_features(replicas, probe, self._hidden_layers)
-        finite = finite_replicas(features).tolist()
+        features = stacked_features(replicas, probe, self._hidden_layers)
+        finite = finite_networks(features).tolist()
         for place, row in rows.items():  # as in `ImageExperiment.next_row`
             row["diverged"] = row["diverged"] or not finite[place]
         sound = [place for place, row in rows.items() if not row["diverged"]]
         if config.metrics:
-            measured = replica_metrics(
+            measured = stacked_metrics(
                 replicas, features, config.metrics, indices=sound, previous=self._before
             )
             for place, numbers in zip(sound, measured, strict=True):
@@ -157,7 +157,7 @@ class TogetherImages:
             self._classifier.freeze(place)
         if "before" in state:  # absent between two tasks
             if self._before is None:
-                stacked = self._classifier.replicas.parameters
+                stacked = self._classifier.networks.parameters
                 self._before = {name: torch.empty_like(p) for name, p in stacked.items()}
             for name, tensor in state["before"].items():
                 self._before[name][place].copy_(tensor)

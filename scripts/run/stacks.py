@@ -41,7 +41,7 @@ def planned(jobs: Sequence[Job], together: HowMany) -> list[Work]:
     work: list[Work] = []
     for group in groups_of(jobs):
         config = group[0].config
-        if not can_train_together(config):
+        if not can_be_stacked(config):
             work += group
             continue
         measured = together == "auto" and config.device.startswith("cuda")
@@ -69,7 +69,7 @@ def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
     return left
 
 
-def can_train_together(config: RunConfig) -> bool:
+def can_be_stacked(config: RunConfig) -> bool:
     """Whether a run can train at once with others of its kind, in one process.
 
     The method "shift" wraps its network in another, and ants of a CPU's engine live on its cores.
@@ -93,7 +93,7 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     for job in jobs:
         flat = job.config.to_json()
         shared = {name: value for name, value in flat.items() if name not in MAY_DIFFER}
-        key = json.dumps([can_train_together(job.config), shared], sort_keys=True)
+        key = json.dumps([can_be_stacked(job.config), shared], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
@@ -115,7 +115,7 @@ def require_use(jobs: Sequence[Job], together: HowMany) -> None:
     if together == "auto":
         return
     most = require_integer("--together", together, minimum=1)
-    if most > 1 and not any(can_train_together(job.config) for job in jobs):
+    if most > 1 and not any(can_be_stacked(job.config) for job in jobs):
         raise ValueError(
             f"--together {most} means nothing to these runs of {jobs[0].config.benchmark}, which have a"
             " process each: leave it out, and give --jobs for runs side by side."

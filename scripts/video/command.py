@@ -21,7 +21,7 @@ from plasticity.scripts.config.run_config import AntRunConfig
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.run_folders import Run, read_run
 from plasticity.scripts.run.folder import RunError
-from plasticity.scripts.video.files import Clip, Frame, require_writer, write_footage
+from plasticity.scripts.video.files import Clip, Frame, require_writer, write_video
 from plasticity.seeds import child_seed
 from plasticity.tasks import ENGINES, SlipperyAntBulletEnv, SlipperyAntMujocoEnv
 from plasticity.tasks.control.ant import bullet_simulation as bullet_ant
@@ -167,7 +167,7 @@ def watch(config: WatchConfig) -> Path:
             print(f"episode {episode + 1}: {clip.frames[-1]}{ending}")
     finally:
         env.close()
-    write_footage(out, clips)
+    write_video(out, clips)
     print(f"Written: {out}")
     return out
 

@@ -80,7 +80,7 @@ def require_writer(file: Path) -> None:
         raise ValueError(f"{file.parent} is no folder: give --out a file in one that is there.")
 
 
-def write_footage(file: Path, clips: Sequence[Clip]) -> None:
+def write_video(file: Path, clips: Sequence[Clip]) -> None:
     """Write episodes, one after another, in the format of the file's ending.
 
     Args:

@@ -48,7 +48,7 @@ class ImageTaskGroup:
         return self.tasks[0].index
 
     @property
-    def num_replicas(self) -> int:
+    def num_stacked(self) -> int:
         """R."""
         return len(self.tasks)
 
@@ -97,7 +97,7 @@ class ImageTaskGroup:
     def _test_batch(self, place: slice) -> tuple[Tensor, Tensor]:
         images = self._dataset.test_images[place].flatten(1)
         labels = self._dataset.test_labels[place]
-        shape = (self.num_replicas, *labels.shape)
+        shape = (self.num_stacked, *labels.shape)
         return self._permuted(images.expand(*shape, -1)), labels.expand(shape).clone()
 
     def _permuted(self, pixels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from plasticity.agents.ppo.updates import (
     run_half,
 )
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
+from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 
@@ -63,7 +63,7 @@ def test_the_classifiers_step(never_waits, settings, optimizer, precision, loss)
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
     network = ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,)))
-    classifier = Classifier(network, config, settings, order_seed=1)
+    classifier = Classifier(network, config, settings, data_order_seed=1)
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
     classifier._train_step(images, labels)  # makes the optimizer's state and the anchors
     with never_waits():
@@ -83,7 +83,7 @@ def test_the_replica_classifiers_step(never_waits, optimizer, precision, loss):
         ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in SETTINGS
     ]
     seeds = range(len(SETTINGS))
-    classifier = ReplicaClassifier(networks, config, SETTINGS, order_seeds=seeds)
+    classifier = StackedClassifier(networks, config, SETTINGS, data_order_seeds=seeds)
     images = torch.rand(len(SETTINGS), 8, 1, 8, 8)
     labels = torch.arange(8).expand(len(SETTINGS), -1)
     classifier._train_step(images, labels)

@@ -1,4 +1,4 @@
-"""undisturbed: whatever a forward pass does to its module, the module is as before."""
+"""preserve_state: whatever a forward pass does to its module, the module is as before."""
 
 import copy
 import random
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from plasticity.metrics.tracker import Tracker
-from plasticity.preserve_state import undisturbed
+from plasticity.preserve_state import preserve_state
 
 CPU = {torch.device("cpu"): None}
 
@@ -119,7 +119,7 @@ def test_buffers_are_as_before(write, buffer):
     kept = model.n
     bits_before, layout = bits(kept), (kept.shape, kept.stride(), kept.dtype, kept.data_ptr())
     names = list(model.state_dict())
-    with undisturbed(model, CPU):
+    with preserve_state(model, CPU):
         model()
     assert model.n is kept
     assert bits(kept) == bits_before
@@ -193,7 +193,7 @@ def test_buffers_that_two_modules_share_and_that_share_memory():
     first = Writing(memory[:2], in_data)
     second = Writing(memory[1:], in_data)
     second.shared = first
-    with undisturbed(second, CPU):
+    with preserve_state(second, CPU):
         second()
         first()
         assert memory.tolist() == [1, 2, 1, 1]
@@ -205,7 +205,7 @@ def test_an_untouched_buffer_is_not_written_to():
     model = Writing(torch.full((3,), torch.nan), lambda module: None)
     model.register_buffer("expanded", torch.ones(1, 3).expand(2, 3))  # cannot be written to at all
     versions = {name: buffer._version for name, buffer in model.named_buffers()}
-    with undisturbed(model, CPU):
+    with preserve_state(model, CPU):
         model()
     assert {name: buffer._version for name, buffer in model.named_buffers()} == versions
 
@@ -214,7 +214,7 @@ def test_a_backward_pass_still_to_come_survives_writes_through_data():
     model = Writing(torch.tensor([2.0]), in_data)
     weight = torch.tensor([3.0], requires_grad=True)
     loss = weight * model.n
-    with undisturbed(model, CPU):
+    with preserve_state(model, CPU):
         model()
     loss.backward()
     assert weight.grad.tolist() == [2.0]
@@ -234,7 +234,7 @@ def test_random_numbers_of_every_library():
     expected = drawn()
     for seed in seeds:
         seed()
-    with undisturbed(model, CPU):
+    with preserve_state(model, CPU):
         model()
     assert drawn() == expected
 
@@ -247,7 +247,7 @@ def test_all_is_put_back_after_an_error():
 
     model = Writing(torch.zeros(3), write).train()
     kept = model.n
-    with pytest.raises(RuntimeError, match="on purpose"), undisturbed(model, CPU):
+    with pytest.raises(RuntimeError, match="on purpose"), preserve_state(model, CPU):
         model()
     assert model.n is kept
     assert kept.tolist() == [0, 0, 0]

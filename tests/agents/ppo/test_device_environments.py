@@ -215,7 +215,7 @@ def test_continues_in_other_places():
             lambda: VectorEnvironments([lambda: gym.make("CartPole-v1")]),
             [1],
             TypeError,
-            "Replicas need continuous actions, not Discrete",
+            "StackedNetworks need continuous actions, not Discrete",
         ),
         (lambda: gym.make_vec("Pendulum-v1", 1), [1], ValueError, "autoreset_mode="),
     ],

@@ -15,7 +15,7 @@ from plasticity.agents.ppo.agent import PPO
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.device_environments import HostEnvironments, HostStep
 from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import ReplicaPPO
+from plasticity.agents.ppo.stacked_agent import StackedPPO
 from plasticity.agents.ppo.stacked_evaluation import evaluate
 from plasticity.optim.settings import RegularizerSettings
 
@@ -141,7 +141,7 @@ def together(config=SMALL, replicas=(0, 1, 2), *, host=False, device="cpu", **se
     seeds = [SEEDS[r] for r in replicas]
     every = seeds_of_all(seeds)
     envs = HostEnvironments(ToyVector(len(every)), every, device) if host else Toy(every, device)
-    return ReplicaPPO(
+    return StackedPPO(
         envs,
         config,
         [ACTORS[r] for r in replicas],
@@ -271,7 +271,7 @@ def test_ants_do_what_they_do_alone():
     config = replace(SMALL, rollout_steps=96, minibatch_size=32)
     every = VectorEnvironments([*ants(1), *ants(2)])
     envs = HostEnvironments(every, seeds_of_all((1, 2)))
-    ours = ReplicaPPO(envs, config, ACTORS[:2], CRITICS[:2], seeds=(1, 2))
+    ours = StackedPPO(envs, config, ACTORS[:2], CRITICS[:2], seeds=(1, 2))
     found = ours.iterate()
     for replica, seed in enumerate((1, 2)):
         single = VectorEnvironments(ants(seed))
@@ -298,30 +298,30 @@ def spoil(ours, replica, network="critic"):
 def test_a_replica_that_diverges_leaves_the_others_as_they_are(options, network):
     """With an actor whose means are nan, too: the environments, which refuse such actions, get none."""
     config = replace(SMALL, **OPTIONS[options])
-    ours, undisturbed = together(config), together(config)
-    assert ours.iterate() == undisturbed.iterate()
+    ours, untouched = together(config), together(config)
+    assert ours.iterate() == untouched.iterate()
     spoil(ours, 1, network)
     for diverged_now in (True, False):
-        found, expected = ours.iterate(), undisturbed.iterate()
+        found, expected = ours.iterate(), untouched.iterate()
         assert [iteration.diverged for iteration in found] == [False, True, False]
         assert [found[0], found[2]] == [expected[0], expected[2]]
         assert bool(found[1].episodes) == diverged_now
     assert all(math.isnan(number) for number in found[1].statistics.values())
     for replica in (0, 2):
-        assert_close(ours.state_dict(replica), undisturbed.state_dict(replica), rtol=0.0, atol=0.0)
+        assert_close(ours.state_dict(replica), untouched.state_dict(replica), rtol=0.0, atol=0.0)
     assert ours.num_steps == [144, 96, 144]
     state = ours.state_dict(1)
     assert (state["diverged"], state["num_steps"]) == (True, 96)
 
 
 def test_a_frozen_replica_stays_as_it_is():
-    ours, undisturbed = together(), together()
+    ours, untouched = together(), together()
     ours.iterate()
-    undisturbed.iterate()
+    untouched.iterate()
     ours.freeze(0)
     state = ours.state_dict(0)
     weights = ours.policies.state_dict(0)
-    expected = undisturbed.iterate()
+    expected = untouched.iterate()
     found = ours.iterate()
     assert found[1:] == expected[1:]
     assert (found[0].diverged, found[0].episodes) == (False, ())
@@ -527,7 +527,7 @@ def test_wrong_arguments(settings, message):
     given = {"envs": Toy(range(12)), "config": SMALL, "seeds": SEEDS} | settings
     envs, config = given.pop("envs"), given.pop("config")
     with pytest.raises(ValueError, match=message):
-        ReplicaPPO(envs, config, ACTORS, CRITICS, **given)
+        StackedPPO(envs, config, ACTORS, CRITICS, **given)
 
 
 def test_there_is_no_update_without_a_rollout_nor_after_an_interruption(monkeypatch):

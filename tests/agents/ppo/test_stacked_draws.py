@@ -2,7 +2,7 @@
 
 import torch
 
-from plasticity.agents.ppo.stacked_draws import ReplicaDraws
+from plasticity.agents.ppo.stacked_draws import StackedDraws
 from plasticity.seeds import child_seed
 
 SEEDS = (4, 7)
@@ -10,7 +10,7 @@ NOISE, ORDERS = (5, 3, 2), (2, 15)
 
 
 def make():
-    return ReplicaDraws(SEEDS, NOISE, ORDERS, torch.device("cpu"))
+    return StackedDraws(SEEDS, NOISE, ORDERS, torch.device("cpu"))
 
 
 def generators(name):

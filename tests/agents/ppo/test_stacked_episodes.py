@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity.agents.ppo.episodes import RunningEpisodes
-from plasticity.agents.ppo.stacked_episodes import ReplicaEpisodes
+from plasticity.agents.ppo.stacked_episodes import StackedEpisodes
 
 
 def by_steps(running, rewards, ended, tasks, frictions, num_steps):
@@ -42,7 +42,7 @@ def draw_rollout(generator, steps, environments, known):
 )
 def test_equals_running_episodes(seed, replicas, num_envs, steps, known):
     generator = np.random.default_rng(seed)
-    ours = ReplicaEpisodes(replicas, num_envs)
+    ours = StackedEpisodes(replicas, num_envs)
     theirs = [RunningEpisodes(num_envs) for _ in range(replicas)]
     done = [100 * index for index in range(replicas)]
     for rollout in range(3):

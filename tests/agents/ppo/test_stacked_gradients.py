@@ -6,8 +6,8 @@ import torch
 from plasticity.agents.networks.actor_critic import DenseNetwork, initialise
 from plasticity.agents.networks.image import ACTIVATIONS
 from plasticity.agents.ppo.dense_gradients import DenseGradients
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense, ReplicaDenseGradients
-from plasticity.stacking.networks import Replicas
+from plasticity.agents.ppo.stacked_gradients import StackedDense, StackedDenseGradients
+from plasticity.stacking.networks import StackedNetworks
 
 
 def make(activation="tanh", hidden=(5, 4), replicas=3):
@@ -19,7 +19,7 @@ def make(activation="tanh", hidden=(5, 4), replicas=3):
         for layer in network.layers():
             torch.nn.init.normal_(layer.bias, generator=generator)
         networks.append(network)
-    return networks, ReplicaDense(Replicas(networks).parameters, "", activation)
+    return networks, StackedDense(StackedNetworks(networks).parameters, "", activation)
 
 
 def draw(seed, size, replicas=3):
@@ -31,7 +31,7 @@ def draw(seed, size, replicas=3):
 @pytest.mark.parametrize("hidden", [(5,), (5, 4), (4, 6, 3)])
 def test_each_replica_has_the_gradients_of_its_network(activation, hidden):
     networks, dense = make(activation, hidden)
-    gradients = ReplicaDenseGradients(dense, batch_size=7)
+    gradients = StackedDenseGradients(dense, batch_size=7)
     for seed in (0, 1):  # the second pass overwrites the first
         inputs, gradient = draw(seed, 3), draw(seed + 2, 2)
         outputs = gradients.forward(inputs)
@@ -49,7 +49,7 @@ def test_each_replica_has_the_gradients_of_its_network(activation, hidden):
 
 def test_a_minibatch_may_be_a_view():
     _, dense = make()
-    gradients = ReplicaDenseGradients(dense, batch_size=7)
+    gradients = StackedDenseGradients(dense, batch_size=7)
     wide = draw(0, 6)
     expected = gradients.forward(wide[..., :3].contiguous()).clone()
     assert torch.equal(gradients.forward(wide[..., :3]), expected)
@@ -57,7 +57,7 @@ def test_a_minibatch_may_be_a_view():
 
 def test_nan_stays_with_its_replica():
     _, dense = make("relu")
-    gradients = ReplicaDenseGradients(dense, batch_size=7)
+    gradients = StackedDenseGradients(dense, batch_size=7)
     with torch.no_grad():
         dense.weights[0][1, 0, 0] = torch.nan
     outputs = gradients.forward(draw(0, 3))
@@ -72,9 +72,9 @@ def test_layers_are_found_by_their_names():
     again = dict(zip("abcdef", dense.parameters, strict=True))
     named = {f"{name}.weight": again[name] for name in "ace"}
     named |= {f"{a}.bias": again[b] for a, b in ("ab", "cd", "ef")}
-    found = ReplicaDense(
+    found = StackedDense(
         {f"actor.{name}": tensor for name, tensor in named.items()}, "actor.", "tanh"
     )
     for one, other in zip(found.parameters, dense.parameters, strict=True):
         assert one is other
-    assert not ReplicaDense(named, "critic.", "tanh").weights
+    assert not StackedDense(named, "critic.", "tanh").weights

@@ -5,8 +5,8 @@ import torch
 
 from plasticity.agents.ppo.normalization import ObservationNormalizer, RewardNormalizer
 from plasticity.agents.ppo.stacked_normalization import (
-    ReplicaObservationNormalizer,
-    ReplicaRewardNormalizer,
+    StackedObservationNormalizer,
+    StackedRewardNormalizer,
 )
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-13}
 
 def test_observations():
     generator = np.random.default_rng(0)
-    ours = ReplicaObservationNormalizer(3, 2, CPU)
+    ours = StackedObservationNormalizer(3, 2, CPU)
     theirs = [ObservationNormalizer(2) for _ in range(3)]
     for step in range(6):
         shift = np.array([0.0, 5.0, -9.0])[:, None, None]
@@ -39,7 +39,7 @@ def test_observations():
 
 def test_rewards():
     generator = np.random.default_rng(0)
-    ours = ReplicaRewardNormalizer(2, 3, 0.9, CPU)
+    ours = StackedRewardNormalizer(2, 3, 0.9, CPU)
     theirs = [RewardNormalizer(3, 0.9) for _ in range(2)]
     for step in range(12):
         rewards = generator.normal(1, 3, (2, 3))
@@ -56,7 +56,7 @@ def test_rewards():
 
 
 def test_nan_stays_with_its_replica():
-    ours = ReplicaObservationNormalizer(2, 1, CPU)
+    ours = StackedObservationNormalizer(2, 1, CPU)
     found = ours(torch.tensor([[torch.nan], [1.0], [2.0], [3.0]]))
     assert found[:2].isnan().all()
     assert found[2:].isfinite().all()
@@ -64,7 +64,7 @@ def test_nan_stays_with_its_replica():
 
 def test_a_large_mean_keeps_its_variance():
     """As the ordinary one does: in float32 it would be gone."""
-    ours = ReplicaObservationNormalizer(1, 1, CPU)
+    ours = StackedObservationNormalizer(1, 1, CPU)
     samples = torch.tensor([[1e4 - 1e-2], [1e4 + 1e-2]], dtype=torch.float64)
     for _ in range(5):
         ours.statistics.update(samples.view(1, 2, 1))

@@ -6,12 +6,12 @@ from torch import distributions
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.stacked_gradients import ReplicaDense
+from plasticity.agents.ppo.stacked_gradients import StackedDense
 from plasticity.agents.ppo.stacked_updates import (
-    ReplicaBatch,
-    ReplicaUpdate,
-    replica_entropies,
-    replica_log_probabilities,
+    StackedBatch,
+    StackedUpdate,
+    stacked_entropies,
+    stacked_log_probabilities,
 )
 from plasticity.agents.ppo.updates import (
     ActorBatch,
@@ -23,8 +23,8 @@ from plasticity.agents.ppo.updates import (
     run_coupled,
 )
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.optim.stacked_optimizer import ReplicaOptimizer
-from plasticity.stacking.networks import Replicas
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks
 
 REPLICAS, ENVS, STEPS = 3, 4, 16
 SYRE = RegularizerSettings("syre", 1e-2, 0.3, anchor_seed=1)
@@ -72,21 +72,21 @@ def of_one(rollout, replica):
 
 def stacked(config, policies, optimizers, rollout):
     observations, actions, log_probabilities, advantages, values, returns = rollout
-    replicas = Replicas(policies)
+    replicas = StackedNetworks(policies)
     parameters = replicas.parameters
-    actor, critic = (ReplicaDense(parameters, name, "tanh") for name in ("actor.", "critic."))
-    batch = ReplicaBatch(observations.flatten(0, 1), actions.flatten(0, 1))
+    actor, critic = (StackedDense(parameters, name, "tanh") for name in ("actor.", "critic."))
+    batch = StackedBatch(observations.flatten(0, 1), actions.flatten(0, 1))
     batch.log_probabilities.copy_(log_probabilities.flatten())
     batch.advantages.copy_(advantages.flatten())
     batch.values.copy_(values.flatten())
     batch.returns.copy_(returns.flatten())
-    update = ReplicaUpdate(
+    update = StackedUpdate(
         actor,
         parameters["log_std"],
         critic,
         config,
-        ReplicaOptimizer([a for a, _ in optimizers], [*actor.parameters, parameters["log_std"]]),
-        ReplicaOptimizer([c for _, c in optimizers], critic.parameters),
+        StackedOptimizer([a for a, _ in optimizers], [*actor.parameters, parameters["log_std"]]),
+        StackedOptimizer([c for _, c in optimizers], critic.parameters),
         batch,
         ENVS,
     )
@@ -156,6 +156,6 @@ def test_log_probabilities_and_entropies():
     actions = actions.unflatten(1, (REPLICAS, ENVS))
     log_std = torch.stack([policy.log_std.detach() for policy in policies])
     normal = distributions.Normal(means, log_std.exp().unsqueeze(1))
-    found = replica_log_probabilities(means, log_std, actions)
+    found = stacked_log_probabilities(means, log_std, actions)
     torch.testing.assert_close(found, normal.log_prob(actions).sum(-1))
-    torch.testing.assert_close(replica_entropies(log_std), normal.entropy().sum(-1)[0, :, 0])
+    torch.testing.assert_close(stacked_entropies(log_std), normal.entropy().sum(-1)[0, :, 0])

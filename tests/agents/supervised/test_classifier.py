@@ -45,7 +45,7 @@ def make(config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu"):
     torch.manual_seed(seed)
     network = ImageNetwork((1, 8, 8), 2, network)
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
-    return Classifier(network, config, regularizer, order_seed=9, device=device)
+    return Classifier(network, config, regularizer, data_order_seed=9, device=device)
 
 
 def weights(classifier):

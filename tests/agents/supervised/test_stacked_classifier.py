@@ -10,8 +10,8 @@ from torch import nn
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import ReplicaClassifier
-from plasticity.agents.supervised.stacked_data_orders import ReplicaOrders
+from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.stacked_data_orders import StackedDataOrders
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 from plasticity.tasks.datasets.images import ImageDataset
@@ -70,11 +70,11 @@ def config(**settings):
 
 
 def together(configuration=None, count=4, dtype=torch.float64, device="cpu", **settings):
-    return ReplicaClassifier(
+    return StackedClassifier(
         [network(seed, dtype, **settings) for seed in range(count)],
         configuration or config(),
         REGULARIZERS[:count],
-        order_seeds=SEEDS[:count],
+        data_order_seeds=SEEDS[:count],
         device=device,
     )
 
@@ -84,12 +84,12 @@ def alone(index, configuration=None, dtype=torch.float64, **settings):
         network(index, dtype, **settings),
         configuration or config(),
         REGULARIZERS[index],
-        order_seed=SEEDS[index],
+        data_order_seed=SEEDS[index],
     )
 
 
 def require_equal_weights(replicas, index, classifier, rtol=1e-9, atol=1e-9):
-    found = replicas.replicas.state_dict(index)
+    found = replicas.networks.state_dict(index)
     for name, expected in classifier.network.state_dict().items():
         torch.testing.assert_close(found[name], expected, rtol=rtol, atol=atol)
 
@@ -142,13 +142,13 @@ def test_running_statistics_are_learnt_and_then_used():
 
     each = streams(2)
     group = InDouble(PermutedImagesGroup(each)[1])
-    many = ReplicaClassifier(
-        [normalised(i) for i in range(2)], config(), REGULARIZERS[:2], order_seeds=SEEDS[:2]
+    many = StackedClassifier(
+        [normalised(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
     )
     many.train(group)
     rows = many.finish(group)
     for i in range(2):
-        single = Classifier(normalised(i), config(), REGULARIZERS[i], order_seed=SEEDS[i])
+        single = Classifier(normalised(i), config(), REGULARIZERS[i], data_order_seed=SEEDS[i])
         own = InDouble(each[i][1])
         single.train(own)
         assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
@@ -242,8 +242,8 @@ def test_a_diverging_replica_is_marked_and_leaves_the_others():
     assert [row["diverged"] for row in rows] == [False, True, False]
     assert (rows[0], rows[2]) == (expected[0], expected[2])
     for i in (0, 2):
-        state = without.replicas.state_dict(i)
-        assert all(torch.equal(w, state[n]) for n, w in with_it.replicas.state_dict(i).items())
+        state = without.networks.state_dict(i)
+        assert all(torch.equal(w, state[n]) for n, w in with_it.networks.state_dict(i).items())
 
     with_it.freeze(1)
     frozen = saved(with_it.state_dict(1))
@@ -253,8 +253,8 @@ def test_a_diverging_replica_is_marked_and_leaves_the_others():
     after = with_it.state_dict(1)["network"]
     for name, weights in frozen["network"].items():
         torch.testing.assert_close(after[name], weights, rtol=0, atol=0, equal_nan=True)
-    state = without.replicas.state_dict(2)
-    assert all(torch.equal(w, state[n]) for n, w in with_it.replicas.state_dict(2).items())
+    state = without.networks.state_dict(2)
+    assert all(torch.equal(w, state[n]) for n, w in with_it.networks.state_dict(2).items())
 
 
 def test_stop_is_asked_for_before_every_step():
@@ -291,8 +291,8 @@ def test_switches_of_the_configuration(settings):
     for many in (plain, switched):
         many.train(group)
     tolerance = 1e-5 if "compile" in settings else 0.05
-    for name, expected in plain.replicas.parameters.items():
-        found = switched.replicas.parameters[name]
+    for name, expected in plain.networks.parameters.items():
+        found = switched.networks.parameters[name]
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     if "precision" in settings:
@@ -303,13 +303,13 @@ def test_convolutions_under_bf16_are_bf16():
     given = torch.full((2, 1, 1, 8, 8), 1 + 2**-10)  # bfloat16 has 1, and nothing as near to it
     many = together(config(precision="bf16"), count=2, dtype=torch.float32, channels=(2, 3))
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        found, rounded = many.replicas(given), many.replicas(given.bfloat16().float())
+        found, rounded = many.networks(given), many.networks(given.bfloat16().float())
     assert torch.equal(found, rounded)
 
 
 def test_a_thread_that_draws_takes_no_memory(monkeypatch):
     """A GPU's pinned memory, taken while another thread captures a graph, would break the capture."""
-    orders = ReplicaOrders([3, 4], torch.device("cpu"))
+    orders = StackedDataOrders([3, 4], torch.device("cpu"))
     monkeypatch.setattr(orders, "_memory", lambda count, take=orders._memory: taken(take(count)))
     threads = []
 
@@ -324,7 +324,7 @@ def test_a_thread_that_draws_takes_no_memory(monkeypatch):
 
 
 def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
-    orders = ReplicaOrders([3, 4], torch.device("cpu"))
+    orders = StackedDataOrders([3, 4], torch.device("cpu"))
 
     def expected(task, epoch):
         rows = []
@@ -344,17 +344,17 @@ def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="at least one network"):
-        ReplicaClassifier([], config(), [], order_seeds=[])
+        StackedClassifier([], config(), [], data_order_seeds=[])
     networks = [network(seed) for seed in range(2)]
     with pytest.raises(ValueError, match="1 regularizers were given for 2 networks"):
-        ReplicaClassifier(networks, config(), REGULARIZERS[:1], order_seeds=[1, 2])
-    with pytest.raises(ValueError, match="3 order_seeds were given for 2"):
-        ReplicaClassifier(networks, config(), REGULARIZERS[:2], order_seeds=[1, 2, 3])
+        StackedClassifier(networks, config(), REGULARIZERS[:1], data_order_seeds=[1, 2])
+    with pytest.raises(ValueError, match="3 data_order_seeds were given for 2"):
+        StackedClassifier(networks, config(), REGULARIZERS[:2], data_order_seeds=[1, 2, 3])
     with pytest.raises(ValueError, match="1 configurations were given for 2"):
-        ReplicaClassifier(networks, [config()], REGULARIZERS[:2], order_seeds=[1, 2])
+        StackedClassifier(networks, [config()], REGULARIZERS[:2], data_order_seeds=[1, 2])
     with pytest.raises(ValueError, match=r"config\[1\] .* learning_rate and momentum only"):
-        ReplicaClassifier(
-            networks, [config(), config(batch_size=5)], REGULARIZERS[:2], order_seeds=[1, 2]
+        StackedClassifier(
+            networks, [config(), config(batch_size=5)], REGULARIZERS[:2], data_order_seeds=[1, 2]
         )
     many = together(count=2)
     with pytest.raises(ValueError, match="batch_size=16 is larger than the task's 9"):
@@ -383,8 +383,8 @@ def test_on_cuda_as_on_the_cpu(name, compiled):
         if task == 0:
             reference.freeze(1)
             many.freeze(1)
-    for layer, expected in reference.replicas.parameters.items():
-        found = many.replicas.parameters[layer].cpu()
+    for layer, expected in reference.networks.parameters.items():
+        found = many.networks.parameters[layer].cpu()
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import Replicas, Tracker
+from plasticity import StackedNetworks, Tracker
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.metrics.registry import METRICS, Metric
-from plasticity.metrics.stacked import finite_replicas, replica_features, replica_metrics
+from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
 
 
 def image_network(seed, **settings):
@@ -37,7 +37,7 @@ MAKERS = {
 def prepared(kind):
     """Three networks with gradients, stacked with theirs, a probe of each, and earlier weights."""
     alone = [MAKERS[kind][0](seed) for seed in range(3)]
-    replicas = Replicas(alone)
+    replicas = StackedNetworks(alone)
     probe = torch.rand(3, 40, 1, 8, 8)
     gradients = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
     previous = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
@@ -63,8 +63,8 @@ def test_every_metric_of_every_replica(kind):
     alone, replicas, probe, previous = prepared(kind)
     layers = MAKERS[kind][1]
     metrics = [*METRICS, MEAN, BIAS]
-    features = replica_features(replicas, probe, layers)
-    rows = replica_metrics(replicas, features, metrics, previous=previous)
+    features = stacked_features(replicas, probe, layers)
+    rows = stacked_metrics(replicas, features, metrics, previous=previous)
     for i, network in enumerate(alone):
         earlier = {name: each[i] for name, each in previous.items()}
         expected = tracked(network, probe[i], metrics, layers, earlier)
@@ -72,7 +72,7 @@ def test_every_metric_of_every_replica(kind):
         assert rows[i] == pytest.approx(expected, rel=1e-5)
     if kind == "cnn":  # the biases made it so
         assert all(row["dead_fraction/fc1"] >= (2 + i) / 16 for i, row in enumerate(rows))
-    assert replica_metrics(replicas, features, ["weight_norm"], indices=[2, 0]) == [
+    assert stacked_metrics(replicas, features, ["weight_norm"], indices=[2, 0]) == [
         {key: rows[i][key] for key in rows[i] if key.startswith("weight_norm")} for i in (2, 0)
     ]
 
@@ -83,8 +83,8 @@ def test_measuring_changes_nothing():
     before = {name: each.clone() for name, each in replicas.buffers.items()}
     gradients = {name: each.grad for name, each in replicas.parameters.items()}
     state, kept = torch.get_rng_state(), probe.clone()
-    features = replica_features(replicas, probe)
-    replica_metrics(replicas, features, list(METRICS), previous=previous)
+    features = stacked_features(replicas, probe)
+    stacked_metrics(replicas, features, list(METRICS), previous=previous)
     assert all(torch.equal(before[name], each) for name, each in replicas.buffers.items())
     assert all(each.grad is gradients[name] for name, each in replicas.parameters.items())
     assert all(parameter.grad is None for parameter in replicas.template.parameters())
@@ -108,10 +108,10 @@ class Careless(nn.Module):
 
 
 def test_a_careless_network_changes_neither_probe_nor_buffers():
-    replicas = Replicas([Careless() for _ in range(2)])
+    replicas = StackedNetworks([Careless() for _ in range(2)])
     probe = torch.rand(2, 5, 4)
     before = probe.clone()
-    replica_features(replicas, probe)
+    stacked_features(replicas, probe)
     assert torch.equal(probe, before)
     assert replicas.buffers["calls"].tolist() == [0, 0]
 
@@ -120,36 +120,36 @@ def test_replicas_that_are_not_finite():
     alone, replicas, probe, _ = prepared("cnn")
     with torch.no_grad():
         replicas.parameters["fc1.bias"][1, 0] = float("nan")
-    features = replica_features(replicas, probe, ["conv1", "fc1"])
-    assert finite_replicas(features).tolist() == [True, False, True]
+    features = stacked_features(replicas, probe, ["conv1", "fc1"])
+    assert finite_networks(features).tolist() == [True, False, True]
     with pytest.raises(ValueError, match=r"layers \['fc1'\].*features\[0, 1, 0, 0\] is nan"):
-        replica_metrics(replicas, features, ["srank"])
-    rows = replica_metrics(replicas, features, ["srank", "feature_norm"], indices=[0, 2])
+        stacked_metrics(replicas, features, ["srank"])
+    rows = stacked_metrics(replicas, features, ["srank", "feature_norm"], indices=[0, 2])
     for row, i in zip(rows, (0, 2), strict=True):
         expected = tracked(alone[i], probe[i], ["srank", "feature_norm"], ["conv1", "fc1"], None)
         assert row == pytest.approx(expected, rel=1e-5)
-    assert replica_metrics(replicas, features, ["srank"], indices=[]) == []
+    assert stacked_metrics(replicas, features, ["srank"], indices=[]) == []
 
 
 def test_updates_are_left_out_without_earlier_weights():
     _, replicas, probe, _ = prepared("mlp")
-    features = replica_features(replicas, probe)
-    assert replica_metrics(replicas, features, ["update_norm"]) == [{}, {}, {}]
+    features = stacked_features(replicas, probe)
+    assert stacked_metrics(replicas, features, ["update_norm"]) == [{}, {}, {}]
 
 
 def test_bad_arguments():
     _, replicas, probe, _ = prepared("mlp")
-    features = replica_features(replicas, probe)
+    features = stacked_features(replicas, probe)
     with pytest.raises(ValueError, match="2 batches for 3 replicas"):
-        replica_features(replicas, probe[:2])
+        stacked_features(replicas, probe[:2])
     with pytest.raises(ValueError, match="no layer 'fc9'"):
-        replica_features(replicas, probe, ["fc9"])
+        stacked_features(replicas, probe, ["fc9"])
     with pytest.raises(ValueError, match="no activation was seen in Linear"):
-        replica_features(Replicas([nn.Linear(2, 2)]), torch.zeros(1, 2, 2))
+        stacked_features(StackedNetworks([nn.Linear(2, 2)]), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="no metric 'srnk'"):
-        replica_metrics(replicas, features, ["srnk"])
+        stacked_metrics(replicas, features, ["srnk"])
     with pytest.raises(IndexError, match="no replica 3"):
-        replica_metrics(replicas, features, ["srank"], indices=[3])
+        stacked_metrics(replicas, features, ["srank"], indices=[3])
     vector = Metric("vector", lambda features: features.mean(0), "features")
     with pytest.raises(ValueError, match="expected one number"):
-        replica_metrics(replicas, features, [vector])
+        stacked_metrics(replicas, features, [vector])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plasticity import ReplicaOptimizer, Replicas, parameter_groups, regularized
+from plasticity import StackedNetworks, StackedOptimizer, parameter_groups, regularized
 from plasticity.optim import stacked_optimizer as replica_optimizer
 
 BASES = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
@@ -66,15 +66,15 @@ class Pair:
             regularized(BASES[base])(parameter_groups(n, **m), **r)
             for n, r, m in zip(self.alone, rates, methods, strict=True)
         ]
-        self.replicas = Replicas(self.alone)
-        self.stacked = ReplicaOptimizer(
-            self.optimizers, self.replicas.in_order_of(self.optimizers[0], self.alone[0])
+        self.networks = StackedNetworks(self.alone)
+        self.stacked = StackedOptimizer(
+            self.optimizers, self.networks.in_order_of(self.optimizers[0], self.alone[0])
         )
         self.generator = torch.Generator().manual_seed(7)
 
     def step(self, without=(), skip=()):
         """A step with random gradients: none for the parameters `without`; `skip` rests, alone."""
-        for name, stacked in self.replicas.parameters.items():
+        for name, stacked in self.networks.parameters.items():
             shape, dtype = stacked.shape, stacked.dtype
             gradient = torch.randn(shape, generator=self.generator, dtype=torch.float64).to(dtype)
             stacked.grad = None if name in without else gradient
@@ -91,7 +91,7 @@ class Pair:
     def require_equal(self, rtol=1e-9, atol=1e-9):
         for i, each in enumerate(self.alone):
             for name, expected in each.named_parameters():
-                found = self.replicas.parameters[name][i]
+                found = self.networks.parameters[name][i]
                 torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
@@ -166,11 +166,11 @@ def test_a_state_goes_on_alone_and_back_in_a_stack(base):
         file = io.BytesIO()
         torch.save(pair.stacked.state_dict(i), file)
         file.seek(0)
-        others.alone[i].load_state_dict(pair.replicas.state_dict(i))
+        others.alone[i].load_state_dict(pair.networks.state_dict(i))
         others.optimizers[i].load_state_dict(torch.load(file, weights_only=True))
     # And the ordinary ones' into the other stack.
     for i in range(6):
-        others.replicas.load_state_dict(i, pair.alone[i].state_dict())
+        others.networks.load_state_dict(i, pair.alone[i].state_dict())
         others.stacked.load_state_dict(i, pair.optimizers[i].state_dict())
     others.generator.set_state(pair.generator.get_state())
     for _ in range(3):
@@ -189,9 +189,9 @@ def test_the_state_of_a_fused_optimizer():
     pair.require_equal(rtol=1e-6, atol=1e-7)
     other = Pair("Adam", rates, METHODS, torch.float32)
     for i in range(6):
-        other.replicas.load_state_dict(i, pair.alone[i].state_dict())
+        other.networks.load_state_dict(i, pair.alone[i].state_dict())
         other.stacked.load_state_dict(i, pair.optimizers[i].state_dict())
-        other.alone[i].load_state_dict(pair.replicas.state_dict(i))
+        other.alone[i].load_state_dict(pair.networks.state_dict(i))
         other.optimizers[i].load_state_dict(pair.stacked.state_dict(i))
     other.step()
     other.require_equal(rtol=1e-6, atol=1e-6)
@@ -206,7 +206,7 @@ def test_states_of_different_ages_in_one_stack():
     pair.step(without=("4.weight",))
     other.stacked.load_state_dict(1, pair.optimizers[1].state_dict())
     other.optimizers[1].load_state_dict(pair.optimizers[1].state_dict())
-    other.replicas.load_state_dict(1, pair.alone[1].state_dict())
+    other.networks.load_state_dict(1, pair.alone[1].state_dict())
     other.alone[1].load_state_dict(pair.alone[1].state_dict())
     for _ in range(3):
         other.step()
@@ -223,7 +223,7 @@ def test_parameters_that_lie_apart():
         torch.stack([p.detach() for p in each]).contiguous().requires_grad_()
         for each in zip(*[n.parameters() for n in alone], strict=True)
     ]
-    together = ReplicaOptimizer(optimizers, stacked)
+    together = StackedOptimizer(optimizers, stacked)
     for _ in range(3):
         for place, parameter in enumerate(stacked):
             parameter.grad = torch.randn_like(parameter)
@@ -247,7 +247,7 @@ def test_a_vector_before_any_weight_is_left_alone_by_syre_only(base):
         for each, method in zip(alone, methods, strict=True)
     ]
     stacked = [torch.stack(each) for each in zip(*alone, strict=True)]
-    together = ReplicaOptimizer(optimizers, stacked)
+    together = StackedOptimizer(optimizers, stacked)
     for step in range(3):
         for place, parameter in enumerate(stacked):
             parameter.grad = torch.full_like(parameter, 0.1 * (step + place))
@@ -271,13 +271,13 @@ def test_a_frozen_replica_stays_whatever_comes(base):
     for _ in range(2):
         pair.step(skip=(2, 5))
     pair.require_equal()
-    weights = {name: p.detach().clone() for name, p in pair.replicas.parameters.items()}
-    for parameter in pair.replicas.parameters.values():
+    weights = {name: p.detach().clone() for name, p in pair.networks.parameters.items()}
+    for parameter in pair.networks.parameters.values():
         parameter.grad = torch.randn_like(parameter)
         parameter.grad[2] = float("nan")
         parameter.grad[5] = float("inf")
     pair.stacked.step()
-    for name, parameter in pair.replicas.parameters.items():
+    for name, parameter in pair.networks.parameters.items():
         assert torch.equal(parameter[[2, 5]], weights[name][[2, 5]])
         assert parameter.isfinite().all()
         assert not torch.equal(parameter[3], weights[name][3])
@@ -298,7 +298,7 @@ def test_some_replicas_rest_for_a_step(base):
 def test_neighbours_in_memory_with_settings_of_their_own(base):
     """What lies side by side is stepped as one only if every replica's settings are equal."""
     alone = [nn.Linear(3, 2).double() for _ in range(2)]
-    replicas = Replicas(alone)
+    replicas = StackedNetworks(alone)
 
     def groups(network, index):
         weight, bias = network.parameters()
@@ -309,7 +309,7 @@ def test_neighbours_in_memory_with_settings_of_their_own(base):
         regularized(BASES[base])(list(groups(n, i)), lr=0.1, regularizer="none")
         for i, n in enumerate(alone)
     ]
-    stacked = ReplicaOptimizer(optimizers, replicas.parameters.values())
+    stacked = StackedOptimizer(optimizers, replicas.parameters.values())
     for name, parameter in replicas.parameters.items():
         parameter.grad = torch.randn_like(parameter)
         for gradient, each in zip(parameter.grad, alone, strict=True):
@@ -342,9 +342,9 @@ def test_zero_grad_and_a_step_without_any_gradient():
     pair = Pair("Adam", ADAM_RATES, METHODS)
     pair.step()
     pair.stacked.zero_grad()
-    before = {name: p.detach().clone() for name, p in pair.replicas.parameters.items()}
+    before = {name: p.detach().clone() for name, p in pair.networks.parameters.items()}
     pair.stacked.step()
-    for name, parameter in pair.replicas.parameters.items():
+    for name, parameter in pair.networks.parameters.items():
         assert parameter.grad is None
         assert torch.equal(parameter, before[name])
 
@@ -391,7 +391,7 @@ def optimizer_of(base=torch.optim.SGD, **options):
 )
 def test_what_cannot_be_stacked(optimizers, error, message):
     with pytest.raises(error, match=message):
-        ReplicaOptimizer(optimizers, [torch.zeros(len(optimizers), 2)])
+        StackedOptimizer(optimizers, [torch.zeros(len(optimizers), 2)])
 
 
 @pytest.mark.parametrize(
@@ -405,15 +405,17 @@ def test_what_cannot_be_stacked(optimizers, error, message):
 )
 def test_parameters_that_do_not_fit(parameters, message):
     with pytest.raises(ValueError, match=message):
-        ReplicaOptimizer([optimizer_of()], parameters)
+        StackedOptimizer([optimizer_of()], parameters)
 
 
 def test_the_names_of_parameters_are_no_parameters():
-    replicas = Replicas([nn.Linear(2, 2)])
+    replicas = StackedNetworks([nn.Linear(2, 2)])
     optimizer = regularized(torch.optim.SGD)(replicas.network(0).parameters(), lr=1)
-    with pytest.raises(TypeError, match=r"not 'weight': of a Replicas, give .*parameters.values"):
-        ReplicaOptimizer([optimizer], replicas.parameters)
-    ReplicaOptimizer(iter([optimizer]), replicas.parameters.values())
+    with pytest.raises(
+        TypeError, match=r"not 'weight': of a StackedNetworks, give .*parameters.values"
+    ):
+        StackedOptimizer([optimizer], replicas.parameters)
+    StackedOptimizer(iter([optimizer]), replicas.parameters.values())
 
 
 @pytest.mark.parametrize(
@@ -475,15 +477,15 @@ def test_a_replayed_step_follows_gradients_rates_and_freezing(base, monkeypatch)
     monkeypatch.undo()
     other.stacked.step()
     for rate in (0.01, [0.02, 0.0, 0.01, 0.03, 0.1, 0.2], 0.03):
-        for name, parameter in pair.replicas.parameters.items():
+        for name, parameter in pair.networks.parameters.items():
             parameter.grad.normal_(generator=pair.generator)
-            other.replicas.parameters[name].grad.copy_(parameter.grad)
+            other.networks.parameters[name].grad.copy_(parameter.grad)
         for each in (pair, other):
             each.stacked.set_learning_rate(rate)
         recorded.replay()
         other.stacked.step()
-        for name, parameter in pair.replicas.parameters.items():
-            torch.testing.assert_close(parameter, other.replicas.parameters[name])
+        for name, parameter in pair.networks.parameters.items():
+            torch.testing.assert_close(parameter, other.networks.parameters[name])
         for each in (pair, other):
             each.stacked.freeze(3 if isinstance(rate, float) else 1)
 
@@ -494,11 +496,11 @@ def test_a_captured_step_on_cuda(base):
     """No wait for the device; a replayed graph follows rates and freezing; the CPU gives the same."""
     pair = Pair(base, RATES[base], METHODS)
     parameters = {
-        n: p.detach().cuda().requires_grad_() for n, p in pair.replicas.parameters.items()
+        n: p.detach().cuda().requires_grad_() for n, p in pair.networks.parameters.items()
     }
     by_id = {id(p): name for name, p in pair.alone[0].named_parameters()}
     names = [by_id[id(p)] for g in pair.optimizers[0].param_groups for p in g["params"]]
-    on_cuda = ReplicaOptimizer(pair.optimizers, [parameters[name] for name in names])
+    on_cuda = StackedOptimizer(pair.optimizers, [parameters[name] for name in names])
     gradients = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for name, parameter in parameters.items():
         parameter.grad = gradients[name]
@@ -506,7 +508,7 @@ def test_a_captured_step_on_cuda(base):
     def step():
         pair.step()
         for name, gradient in gradients.items():
-            gradient.copy_(pair.replicas.parameters[name].grad)
+            gradient.copy_(pair.networks.parameters[name].grad)
 
     step()
     torch.cuda.set_sync_debug_mode("error")
@@ -529,5 +531,5 @@ def test_a_captured_step_on_cuda(base):
         torch.cuda.set_sync_debug_mode("default")
     for name, parameter in parameters.items():
         torch.testing.assert_close(
-            parameter.cpu(), pair.replicas.parameters[name], rtol=1e-9, atol=1e-12
+            parameter.cpu(), pair.networks.parameters[name], rtol=1e-9, atol=1e-12
         )

@@ -15,7 +15,7 @@ from torch.nn import functional
 from plasticity.metrics.capture import capture
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD
 from plasticity.metrics.norms import weight_norm
-from plasticity.preserve_state import undisturbed
+from plasticity.preserve_state import preserve_state
 from plasticity.sb3.networks import _RELU_FAMILY, policy_networks
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -344,13 +344,13 @@ def test_wrapped_policies_have_the_names_and_features_of_plain_ones(algorithm, w
     inputs = inputs_of(plain, model)
     layers = plain.hidden_layers(inputs)
     names = list(weight_norm(plain))
-    with undisturbed(plain, {}), capture(plain, layers) as expected:
+    with preserve_state(plain, {}), capture(plain, layers) as expected:
         plain(*inputs)
     wrapped = policy_networks(wrap(model.policy))
     assert wrapped.hidden_layers(inputs) == layers
     assert list(weight_norm(wrapped)) == names
     assert [wrapped.saturates(layer) for layer in layers] == [plain.saturates(n) for n in layers]
-    with undisturbed(wrapped, {}), capture(wrapped, layers) as activations:
+    with preserve_state(wrapped, {}), capture(wrapped, layers) as activations:
         wrapped(*inputs)
     for layer in layers:
         assert torch.equal(activations[layer], expected[layer]), layer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import Replicas
+from plasticity import StackedNetworks
 from plasticity.stacking.convolution import use_convolutions, use_products
 
 LAYERS = {
@@ -65,7 +65,7 @@ def test_an_own_convolution_is_left_alone():
 
 def test_a_network_out_of_the_stack_is_an_ordinary_one():
     alone = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()) for _ in range(2)]
-    replicas = Replicas(alone, convolution="products")
+    replicas = StackedNetworks(alone, convolution="products")
     assert "_conv_forward" in replicas.template[0].__dict__
     assert "_conv_forward" not in replicas.network(1)[0].__dict__
     inputs = torch.randn(3, 1, 5, 5)

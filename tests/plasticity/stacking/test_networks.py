@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import Replicas, clip_replica_gradients_, replica_gradient_norms
+from plasticity import StackedNetworks, clip_stacked_gradients_, stacked_gradient_norms
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.optim.shifted_model import ShiftedModel
 
@@ -48,7 +48,7 @@ def networks(kind, count=3):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_outputs_gradients_and_buffers_are_those_of_each_alone(kind, convolution):
     alone = networks(kind)
-    replicas = Replicas(alone, convolution=convolution)
+    replicas = StackedNetworks(alone, convolution=convolution)
     for _ in range(2):
         inputs = torch.randn(3, 5, *MAKERS[kind][1], dtype=torch.float64)
         outputs = replicas(inputs)
@@ -69,7 +69,7 @@ def test_outputs_gradients_and_buffers_are_those_of_each_alone(kind, convolution
 
 def test_evaluation_mode_is_that_of_each_alone():
     alone = networks("odd")
-    replicas = Replicas(alone)
+    replicas = StackedNetworks(alone)
     replicas.train(False)
     inputs = torch.randn(3, 5, 3, dtype=torch.float64)
     before = {name: buffer.clone() for name, buffer in replicas.buffers.items()}
@@ -84,7 +84,7 @@ def test_a_shifted_model_keeps_the_anchors_of_each():
     anchors = [{"fc1.bias": torch.randn(64, dtype=torch.float64)} for _ in range(3)]
     alone = [ShiftedModel(n, a) for n, a in zip(networks("mlp"), anchors, strict=True)]
     inputs = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64)
-    outputs = Replicas(alone)(inputs)
+    outputs = StackedNetworks(alone)(inputs)
     for i, network in enumerate(alone):
         torch.testing.assert_close(outputs[i], network(inputs[i]))
 
@@ -92,7 +92,7 @@ def test_a_shifted_model_keeps_the_anchors_of_each():
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_network_goes_in_and_comes_out(kind):
     alone = networks(kind)
-    replicas = Replicas(alone)
+    replicas = StackedNetworks(alone)
     state, expected = replicas.state_dict(1), alone[1].state_dict()
     assert list(state) == list(expected)
     assert all(torch.equal(state[name], expected[name]) for name in state)
@@ -114,7 +114,7 @@ def test_a_diverged_replica_does_not_reach_the_others():
     inputs = torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)
     gradients = []
     for each in (alone, broken):
-        replicas = Replicas(each)
+        replicas = StackedNetworks(each)
         replicas(inputs).square().mean((1, 2)).sum().backward()
         gradients.append({n: p.grad for n, p in replicas.parameters.items()})
     for name, whole in gradients[0].items():
@@ -139,9 +139,9 @@ def test_norms_and_clipping_are_torchs_of_each():
     for parameters in alone:
         for parameter in parameters:
             parameter.grad = parameter.detach().clone()
-    found = replica_gradient_norms(gradients)
+    found = stacked_gradient_norms(gradients)
     torch.testing.assert_close(found, torch.tensor(norms, dtype=torch.float64))
-    assert torch.equal(clip_replica_gradients_(gradients, 0.5), found)
+    assert torch.equal(clip_stacked_gradients_(gradients, 0.5), found)
     for i, parameters in enumerate(alone):
         nn.utils.clip_grad_norm_(parameters, 0.5)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -152,7 +152,7 @@ def test_clipping_one_replicas_nan_leaves_the_others():
     gradients = gradients_of([2.0, 2.0])
     gradients[0][0, 0, 0] = float("nan")
     before = [gradient[1].clone() for gradient in gradients]
-    norms = clip_replica_gradients_(gradients, 1.0)
+    norms = clip_stacked_gradients_(gradients, 1.0)
     assert norms[0].isnan()
     for gradient, old in zip(gradients, before, strict=True):
         torch.testing.assert_close(gradient[1], old / 2, rtol=1e-5, atol=0)
@@ -175,11 +175,11 @@ def test_clipping_one_replicas_nan_leaves_the_others():
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_what_cannot_be_stacked(make, message):
     with pytest.raises(ValueError, match=message):
-        Replicas(make())
+        StackedNetworks(make())
 
 
 def test_copied_and_pickled_replicas_are_their_own():
-    replicas = Replicas(networks("odd"))
+    replicas = StackedNetworks(networks("odd"))
     inputs = torch.randn(3, 5, 3, dtype=torch.float64)
     replicas(inputs)
     for other in (copy.deepcopy(replicas), pickle.loads(pickle.dumps(replicas))):
@@ -193,7 +193,7 @@ def test_copied_and_pickled_replicas_are_their_own():
 
 
 def test_networks_may_come_one_by_one():
-    assert Replicas(iter(networks("mlp"))).num_replicas == 3
+    assert StackedNetworks(iter(networks("mlp"))).num_stacked == 3
 
 
 @pytest.mark.parametrize(
@@ -208,12 +208,12 @@ def test_networks_may_come_one_by_one():
 )
 def test_no_networks(given, message):
     with pytest.raises(TypeError, match=message):
-        Replicas(given)
+        StackedNetworks(given)
 
 
 def test_parameters_in_the_order_of_an_optimizer():
     alone = networks("odd")
-    replicas = Replicas(alone)
+    replicas = StackedNetworks(alone)
     parameters = list(alone[1].parameters())[::-1]
     optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1)
     found = replicas.in_order_of(optimizer, alone[1])
@@ -224,10 +224,10 @@ def test_parameters_in_the_order_of_an_optimizer():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"Unknown convolution 'group'. Did you mean 'grouped'"):
-        Replicas(networks("mlp"), convolution="group")
+        StackedNetworks(networks("mlp"), convolution="group")
     with pytest.raises(ValueError, match="Unknown convolution 3"):
-        Replicas(networks("mlp"), convolution=3)
-    replicas = Replicas(networks("mlp"))
+        StackedNetworks(networks("mlp"), convolution=3)
+    replicas = StackedNetworks(networks("mlp"))
     for shape in ((), (5, 1, 8, 8)):
         with pytest.raises(
             ValueError, match=r"given to 3 replicas: give a batch for each, .*expand"
@@ -238,6 +238,6 @@ def test_bad_arguments():
     with pytest.raises(IndexError, match="no replica -1"):
         replicas.state_dict(-1)
     with pytest.raises(ValueError, match="max_norm must be above 0"):
-        clip_replica_gradients_([torch.ones(2, 2)], 0.0)
+        clip_stacked_gradients_([torch.ones(2, 2)], 0.0)
     with pytest.raises(ValueError, match="no gradient"):
-        replica_gradient_norms([])
+        stacked_gradient_norms([])

@@ -5,7 +5,7 @@ import torch
 
 from plasticity.scripts.bench import stacked as bench_together
 from plasticity.scripts.bench.rows import Effort
-from plasticity.scripts.bench.stacked import together_ants, together_images
+from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.timing import Comparison
 
 QUICK = Effort(quick=True)
@@ -17,7 +17,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def test_classifiers_at_once_are_measured():
-    (row,) = together_images(QUICK)
+    (row,) = stacked_images(QUICK)
     assert row.value > 0
     assert row.goal is None
     assert "no goal" in row.note
@@ -55,14 +55,14 @@ def test_a_turn_has_its_steps_and_the_next_one_goes_on():
 
 @needs_warp
 def test_ants_at_once_are_measured():
-    (row,) = together_ants(QUICK)
+    (row,) = stacked_ants(QUICK)
     assert row.value > 0
     assert "steps/s" in row.note
 
 
 def test_without_warp_the_row_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (row,) = together_ants(QUICK)
+    (row,) = stacked_ants(QUICK)
     assert row.value is None
     assert "plasticity[gpu]" in row.note
 
@@ -70,5 +70,5 @@ def test_without_warp_the_row_says_what_is_missing(monkeypatch):
 @needs_cuda
 def test_on_a_gpu_every_comparison_is_made():
     effort = Effort(device="cuda", quick=True)
-    assert len(together_images(effort)) == 4
-    assert together_images(effort)[0].goal == 15
+    assert len(stacked_images(effort)) == 4
+    assert stacked_images(effort)[0].goal == 15

@@ -192,7 +192,7 @@ def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
         def close(self):
             made[-1].append("closed")
 
-    monkeypatch.setattr(run_process, "together_experiment", lambda config: Rehearsing)
+    monkeypatch.setattr(run_process, "stacked_experiment", lambda config: Rehearsing)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(memory, "_free_bytes", lambda: 1)
     assert run_process._memory_of(seeds(16)).free == 1
@@ -229,7 +229,7 @@ def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
         self.end(1, diverged=True)
         raise error
 
-    monkeypatch.setattr(run_process.Together, "execute", execute)
+    monkeypatch.setattr(run_process.StackedRuns, "execute", execute)
     run_process._execute(group(tmp_path, *seeds(2)), events, stop)
     assert events.words[1] == ("diverged", "")
     assert events.words[0][0] == "failed"

@@ -11,7 +11,7 @@ import pytest
 from plasticity.scripts.config.run_config import ImageRunConfig
 from plasticity.scripts.run import atomic_files as durable
 from plasticity.scripts.run.folder import RunError, RunFolder, is_finished
-from plasticity.scripts.run.stacked import Together
+from plasticity.scripts.run.stacked import StackedRuns
 
 CONFIG = ImageRunConfig(
     benchmark="permuted-digits", method="none", seed=0, dataset="digits", num_tasks=4
@@ -112,7 +112,7 @@ def train(paths, configs, should_stop=never, ends=None):
             for path, config in zip(paths, configs, strict=True)
         ]
         ends = {} if ends is None else ends
-        return Together(folders, configs, Counting, on_end=ends.__setitem__).execute(should_stop)
+        return StackedRuns(folders, configs, Counting, on_end=ends.__setitem__).execute(should_stop)
 
 
 def runs(out, seeds, **changes):
@@ -269,9 +269,9 @@ def test_progress_is_told_of_those_that_train(tmp_path):
             opened.enter_context(RunFolder(path, config.to_json()))
             for path, config in zip(paths, configs, strict=True)
         ]
-        Together(folders, configs, Counting, on_progress=lambda made: told.append(made())).execute(
-            never
-        )
+        StackedRuns(
+            folders, configs, Counting, on_progress=lambda made: told.append(made())
+        ).execute(never)
     assert told[0] == {0: 0.0}
     assert {0: 1.5, 1: 1.5} in told
     assert all(each.keys() == {0, 1} for each in told if each[0] > 1.5)

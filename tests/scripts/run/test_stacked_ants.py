@@ -17,12 +17,12 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.device_environments import HostEnvironments
 from plasticity.agents.ppo.rollout import environment_seeds
 from plasticity.scripts.config.run_config import AntRunConfig
-from plasticity.scripts.run import stacked_ants as together_ants
+from plasticity.scripts.run import stacked_ants
 from plasticity.scripts.run.ant_experiment import AntExperiment
 from plasticity.scripts.run.ant_rows import AntRows
 from plasticity.scripts.run.folder import RunError, RunFolder, is_finished
-from plasticity.scripts.run.stacked import Together
-from plasticity.scripts.run.stacked_ants import TogetherAnts, warp_ants
+from plasticity.scripts.run.stacked import StackedRuns
+from plasticity.scripts.run.stacked_ants import StackedAnts, warp_ants
 from plasticity.seeds import child_seed
 from plasticity.tasks import SlipperyAntBulletEnv, task_friction
 from plasticity.tasks.vector.environments import VectorEnvironments
@@ -61,7 +61,7 @@ def bullet_ants(configs):
     return HostEnvironments(VectorEnvironments(makers), seeds)
 
 
-class BulletAnts(TogetherAnts):
+class BulletAnts(StackedAnts):
     def __init__(self, configs):
         super().__init__(configs, bullet_ants)
 
@@ -89,7 +89,7 @@ def train(out, configs=RUNS, should_stop=never, kind=BulletAnts):
             opened.enter_context(RunFolder(out / str(place), config.to_json()))
             for place, config in enumerate(configs)
         ]
-        return Together(folders, configs, kind).execute(should_stop)
+        return StackedRuns(folders, configs, kind).execute(should_stop)
 
 
 def rows(path, name="metrics"):
@@ -210,7 +210,7 @@ def test_killed_when_one_run_alone_had_a_row(tmp_path, whole, monkeypatch):
         torch.load(tmp_path / str(each) / "checkpoint.pt", weights_only=True)["experiment"]
         for each in range(len(RUNS))
     ]
-    made = [TogetherAnts.progress_of(each) for each in saved]
+    made = [StackedAnts.progress_of(each) for each in saved]
     assert made[place] == step > min(made)
     assert train(tmp_path)
     assert contents(tmp_path) == contents(whole)
@@ -290,9 +290,9 @@ def warp():
 
 def test_the_ants_of_a_gpu_go_on_to_the_byte(tmp_path, warp):
     configs = [WARP, replace(WARP, seed=4)]
-    assert train(tmp_path / "whole", configs, kind=TogetherAnts)
-    assert not train(tmp_path / "stopped", configs, after(1), kind=TogetherAnts)
-    assert train(tmp_path / "stopped", configs, kind=TogetherAnts)
+    assert train(tmp_path / "whole", configs, kind=StackedAnts)
+    assert not train(tmp_path / "stopped", configs, after(1), kind=StackedAnts)
+    assert train(tmp_path / "stopped", configs, kind=StackedAnts)
     for place in ("0", "1"):
         assert rows(tmp_path / "whole" / place) == rows(tmp_path / "stopped" / place)
         assert rows(tmp_path / "whole" / place)[0]["friction"] > 0
@@ -335,7 +335,7 @@ def test_a_simulator_that_does_not_fit_is_told_from_other_errors(monkeypatch, me
     def begin(*_arguments, **_settings):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(together_ants, "_WarpAnts", begin)
+    monkeypatch.setattr(stacked_ants, "_WarpAnts", begin)
     with pytest.raises(RuntimeError, match=message) as caught:
         warp_ants([WARP])
     assert type(caught.value) is kind
@@ -348,6 +348,6 @@ def test_on_cuda_runs_stop_and_go_on(tmp_path, warp, compile):
         replace(each, device="cuda", agent=replace(each.agent, compile=compile))
         for each in (WARP, replace(WARP, seed=4))
     ]
-    assert not train(tmp_path, configs, after(1), kind=TogetherAnts)
-    assert train(tmp_path, configs, kind=TogetherAnts)
+    assert not train(tmp_path, configs, after(1), kind=StackedAnts)
+    assert train(tmp_path, configs, kind=StackedAnts)
     assert [row["step"] for row in rows(tmp_path / "1") if not row["boundary"]] == [128]

@@ -13,7 +13,7 @@ from plasticity.agents.supervised.classifier import ClassifierConfig
 from plasticity.metrics.registry import METRICS
 from plasticity.scripts.config.run_config import ImageRunConfig
 from plasticity.scripts.run.image_experiment import ImageExperiment
-from plasticity.scripts.run.stacked_images import TogetherImages
+from plasticity.scripts.run.stacked_images import StackedImages
 from plasticity.tasks import load_dataset
 
 TINY = ImageRunConfig(
@@ -73,7 +73,7 @@ def alone(config, should_stop=never, state=None):
 
 def together(configs, should_stop=never, states=None):
     """The rows of each run, and their states."""
-    experiment = TogetherImages(configs, digits())
+    experiment = StackedImages(configs, digits())
     for place, state in enumerate(states or []):
         experiment.load_state_dict(place, state)
     rows = [[] for _ in configs]
@@ -133,10 +133,10 @@ def test_continued_together_to_the_byte(steps, tmp_path):
     assert [text(a + b) for a, b in zip(begun, rest, strict=True)] == list(
         map(text, rows_together())
     )
-    made = [TogetherImages.progress_of(state) for state in states]
+    made = [StackedImages.progress_of(state) for state in states]
     assert made == [steps / STEPS] * len(RUNS)
     assert not any(
-        TogetherImages.is_finished_at(state, config)
+        StackedImages.is_finished_at(state, config)
         for state, config in zip(states, RUNS, strict=True)
     )
 
@@ -159,7 +159,7 @@ def test_begun_together_and_continued_alone_and_the_reverse():
     rest, last = together(RUNS, states=states)
     for place, config in enumerate(RUNS):
         assert_near(begun[place] + rest[place], rows_alone()[place])
-        assert TogetherImages.is_finished_at(last[place], config)
+        assert StackedImages.is_finished_at(last[place], config)
         assert alone(config, state=last[place])[0] == []
 
 
@@ -172,12 +172,12 @@ def test_one_that_diverges_ends_and_disturbs_no_other():
     assert [text(rows[place]) for place in (0, 2)] == [
         text(rows_together()[place]) for place in (0, 2)
     ]
-    assert TogetherImages.is_finished_at(states[1], EXPLODING)
+    assert StackedImages.is_finished_at(states[1], EXPLODING)
     assert alone(EXPLODING, state=states[1])[0] == []
 
 
 def test_all_that_diverge_end():
-    experiment = TogetherImages([EXPLODING, replace(EXPLODING, seed=1)], digits())
+    experiment = StackedImages([EXPLODING, replace(EXPLODING, seed=1)], digits())
     assert experiment.next_rows(never).keys() == {0, 1}
     assert [experiment.is_finished(place) for place in (0, 1)] == [True, True]
     assert [experiment.has_diverged(place) for place in (0, 1)] == [True, True]
@@ -187,14 +187,14 @@ def test_all_that_diverge_end():
 def test_features_that_overflow_under_a_finite_loss_end_a_run(metrics):
     mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
     configs = [replace(TINY, network=mlp, metrics=metrics, seed=seed) for seed in (0, 1)]
-    experiment = TogetherImages(configs, digits())
+    experiment = StackedImages(configs, digits())
     classifier = experiment._classifier
 
     def train(tasks, should_stop):
         with torch.no_grad():
             # an image's pixels add up to more than 2: infinity, and of its negative ReLU makes 0
-            classifier.replicas.parameters["fc1.weight"][1].fill_(3e38)
-            classifier.replicas.parameters["fc2.weight"][1].fill_(-1)
+            classifier.networks.parameters["fc1.weight"][1].fill_(3e38)
+            classifier.networks.parameters["fc2.weight"][1].fill_(-1)
         return True
 
     classifier.train = train
@@ -205,7 +205,7 @@ def test_features_that_overflow_under_a_finite_loss_end_a_run(metrics):
 
 
 def test_progress_counts_the_steps():
-    experiment = TogetherImages(RUNS[:2], digits())
+    experiment = StackedImages(RUNS[:2], digits())
     made = []
     experiment.next_rows(lambda: made.append(experiment.progress) or len(made) == 8)
     assert made[1:] == [step / STEPS for step in range(1, 8)]
@@ -215,24 +215,24 @@ def test_progress_counts_the_steps():
 
 def test_runs_of_different_places_are_refused():
     _, states = together(RUNS[:2], after(STEPS + 1))
-    experiment = TogetherImages(RUNS[:2], digits())
+    experiment = StackedImages(RUNS[:2], digits())
     experiment.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
         experiment.next_rows(never)
 
 
 def test_a_rehearsal_measures():
-    experiment = TogetherImages(RUNS[:2], digits())
+    experiment = StackedImages(RUNS[:2], digits())
     experiment.rehearse()
     assert experiment.progress == 0
 
 
 def test_the_data_are_loaded_by_name():
     config = replace(TINY, num_tasks=1, metrics=())
-    experiment = TogetherImages([config, replace(config, seed=1)])
+    experiment = StackedImages([config, replace(config, seed=1)])
     assert experiment.next_rows(never)[0]["task"] == 0
     with pytest.raises(ValueError, match="--probe-size 400 is larger"):
-        TogetherImages([replace(config, probe_size=400)])
+        StackedImages([replace(config, probe_size=400)])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

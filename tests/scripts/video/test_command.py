@@ -247,7 +247,7 @@ def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch
 
     monkeypatch.setattr(module, "_make_env", make_env)
     monkeypatch.setattr(module, "play", lambda *_, **__: (SimpleNamespace(frames=["end"]), False))
-    monkeypatch.setattr(module, "write_footage", lambda *_: None)
+    monkeypatch.setattr(module, "write_video", lambda *_: None)
     for given in ({"friction": 1.25}, {"task": 5}, {}):
         watch(WatchConfig(path, **given))
     stream = child_seed(3, "stream")

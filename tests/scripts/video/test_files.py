@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from plasticity.scripts.video import files as footage
-from plasticity.scripts.video.files import Clip, Frame, require_writer, write_footage
+from plasticity.scripts.video.files import Clip, Frame, require_writer, write_video
 
 
 def make_clip(count=4, shade=0, size=(48, 64)):
@@ -24,7 +24,7 @@ def make_clip(count=4, shade=0, size=(48, 64)):
 
 
 def test_a_gif_has_all_pictures_at_their_times(tmp_path):
-    write_footage(tmp_path / "ant.gif", [make_clip(4), make_clip(3, shade=200)])
+    write_video(tmp_path / "ant.gif", [make_clip(4), make_clip(3, shade=200)])
     with Image.open(tmp_path / "ant.gif") as film:
         assert film.size == (64, 48)
         times, corners = [], []
@@ -72,7 +72,7 @@ def test_a_strip_shows_the_first_the_last_and_those_between():
 def test_a_strip_is_one_picture_with_a_row_for_each_episode(tmp_path):
     heights = []
     for count in (1, 3):
-        write_footage(tmp_path / "strip.png", [make_clip()] * count)
+        write_video(tmp_path / "strip.png", [make_clip()] * count)
         with Image.open(tmp_path / "strip.png") as strip:
             assert strip.format == "PNG"
             heights.append(strip.size[1])
@@ -82,7 +82,7 @@ def test_a_strip_is_one_picture_with_a_row_for_each_episode(tmp_path):
 def test_the_same_episodes_give_the_same_bytes(tmp_path):
     for ending in (".gif", ".png"):
         for name in ("one", "two"):
-            write_footage(tmp_path / f"{name}{ending}", [make_clip()])
+            write_video(tmp_path / f"{name}{ending}", [make_clip()])
         one, two = ((tmp_path / f"{name}{ending}").read_bytes() for name in ("one", "two"))
         assert one == two
 
@@ -100,7 +100,7 @@ def test_a_video_gets_every_picture_and_its_size(tmp_path, monkeypatch):
     script = 'for last; do :; done; echo "$@" > "$last"; wc -c >> "$last"'
     path = fake_ffmpeg(tmp_path / "bin", script)
     monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
-    write_footage(tmp_path / "ant.mp4", [make_clip(4), make_clip(3)])
+    write_video(tmp_path / "ant.mp4", [make_clip(4), make_clip(3)])
     words, count = (tmp_path / "ant.mp4").read_text().splitlines()
     assert int(count) == 7 * 48 * 64 * 3
     assert "-s 64x48 -r 20.2020" in words  # 1 / 0.0495
@@ -112,14 +112,14 @@ def test_a_video_that_fails_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     path = fake_ffmpeg(tmp_path / "bin", script)
     monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(ValueError, match=r"could not make .*ant\.mp4 \(no codec\).*\.gif or \.png"):
-        write_footage(tmp_path / "ant.mp4", [make_clip()])
+        write_video(tmp_path / "ant.mp4", [make_clip()])
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
 def test_a_real_video_can_be_read_back(tmp_path, size):
-    write_footage(tmp_path / "ant.mp4", [make_clip(7, size=size)])
+    write_video(tmp_path / "ant.mp4", [make_clip(7, size=size)])
     command = ["ffmpeg", "-loglevel", "error", "-i", str(tmp_path / "ant.mp4"), "-f", "rawvideo"]
     done = subprocess.run([*command, "-pix_fmt", "gray", "-"], capture_output=True, check=True)
     assert len(done.stdout) == 7 * 48 * 64  # odd sides are padded
@@ -143,4 +143,4 @@ def test_unknown_endings_and_folders_are_refused(tmp_path):
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "ant.gif").mkdir()
     with pytest.raises(ValueError, match=r"Cannot write .*ant\.gif .*give another --out"):
-        write_footage(tmp_path / "ant.gif", [make_clip()])
+        write_video(tmp_path / "ant.gif", [make_clip()])

@@ -33,10 +33,10 @@ def streams(seeds, data=None):
     st.sampled_from([16, 255, 7]),
 )
 @settings(max_examples=25, deadline=None)
-def test_batches_are_those_of_each_task(seeds, index, batch, order_seed, max_value):
+def test_batches_are_those_of_each_task(seeds, index, batch, data_order_seed, max_value):
     each = streams(seeds, dataset(max_value))
     group = PermutedImagesGroup(each)[index]
-    generator = torch.Generator().manual_seed(order_seed)
+    generator = torch.Generator().manual_seed(data_order_seed)
     indices = torch.randint(0, 11, (len(seeds), batch), generator=generator)
     images, labels = group.train_batch(indices)
     tests = list(group.test_batches(batch))
@@ -66,7 +66,7 @@ def test_what_a_group_says_of_itself():
     group = PermutedImagesGroup(streams([1, 2, 2]))
     assert len(group) == 5
     tasks = group[3]
-    assert (tasks.index, tasks.num_replicas, tasks.num_train, tasks.num_test) == (3, 3, 11, 7)
+    assert (tasks.index, tasks.num_stacked, tasks.num_train, tasks.num_test) == (3, 3, 11, 7)
     assert [each.index for each in group] == [0, 1, 2, 3, 4]
     with pytest.raises(IndexError, match="tasks 0 to 4: 5"):
         group[5]
