@@ -161,7 +161,7 @@ class HostEnvironments:
         self._spaces = Spaces.of(envs)
         if self._spaces.discrete:
             raise TypeError(
-                f"Stacked agents need continuous actions, not {envs.single_action_space}: train each run by itself"
+                f"Stacked agents need continuous actions, not {envs.single_action_space}: train each run alone"
                 " with PPO."
             )
         if len(seeds) != envs.num_envs:

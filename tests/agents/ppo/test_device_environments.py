@@ -215,7 +215,7 @@ def test_continues_in_other_places():
             lambda: VectorEnvironments([lambda: gym.make("CartPole-v1")]),
             [1],
             TypeError,
-            "StackedNetworks need continuous actions, not Discrete",
+            "Stacked agents need continuous actions, not Discrete",
         ),
         (lambda: gym.make_vec("Pendulum-v1", 1), [1], ValueError, "autoreset_mode="),
     ],
