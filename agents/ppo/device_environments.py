@@ -161,8 +161,8 @@ class HostEnvironments:
         self._spaces = Spaces.of(envs)
         if self._spaces.discrete:
             raise TypeError(
-                f"Stacked agents need continuous actions, not {envs.single_action_space}: train each run alone"
-                " with PPO."
+                f"Stacked agents need continuous actions, not {envs.single_action_space}: train each run"
+                " alone with PPO."
             )
         if len(seeds) != envs.num_envs:
             raise ValueError(f"{envs.num_envs} environments need as many seeds: {len(seeds)}.")
