@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import json
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
-from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS
+from plasticity.mitigations import MITIGATIONS, PLAIN
+from plasticity.scripts.config.benchmarks import BENCHMARKS, Benchmark, require_benchmark
+from plasticity.scripts.config.files import read_config_file
+from plasticity.scripts.config.grid import Axis, parse_grid
 from plasticity.scripts.config.options import (
     RunOptions,
-    SweepGrid,
     default_options,
+    first_line,
     options_from_config,
-    sweep_options,
+    parse_options,
+    require_meaning,
 )
 from plasticity.scripts.run.command import run, sweep
 from plasticity.scripts.run.folder import RunError
@@ -30,7 +34,7 @@ from plasticity.scripts.run.progress import Messages
 
 COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
-    "sweep": "the same over a grid of strength x sigma",
+    "sweep": "the same for every combination of a grid of settings",
     "report": "tables and figures of finished or unfinished runs",
     "watch": "pictures of a run's trained ant at play",
     "list": "benchmarks, methods and metrics, a line each",
@@ -90,11 +94,9 @@ def _dispatch(given: list[str]) -> int:
         from plasticity.scripts.bench.command import BenchOptions, bench  # noqa: PLC0415  (not needed else)
 
         return bench(tyro.cli(BenchOptions, prog="plasticity bench", args=rest))
-    name, options = _run_options(command, rest)
     again = shlex.join([*_program(), *given])
-    if isinstance(options, SweepGrid):
-        return sweep(name, options, again)
-    return run(name, options, again)
+    options, axes = _run_options(command, rest)
+    return run(options, again) if axes is None else sweep(options, axes, again)
 
 
 def _file_command(command: str, rest: list[str]) -> None:
@@ -127,16 +129,15 @@ def _program() -> list[str]:
     return ["plasticity" if is_found else str(script)]
 
 
-def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
-    """Read what gives the other options their defaults first: the benchmark, --config, --agent."""
+def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] | None]:
+    """Read what gives the other options their defaults first: the benchmark, its presets, --config."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    first.add_argument("--agent")
     known, rest = first.parse_known_args(rest)
-    saved = _read_config(known.config) if known.config else None
+    saved = None if known.config is None else read_config_file(known.config)
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    if name is None and saved is not None:
-        name = str(saved.get("benchmark"))
+    if name is None and saved is not None and "benchmark" in saved:
+        name = str(saved["benchmark"])
     program = f"plasticity {command} {name or 'BENCHMARK'}"
     if name is None:
         if not {"-h", "--help"} & set(rest):
@@ -144,52 +145,57 @@ def _run_options(command: str, rest: list[str]) -> tuple[str, RunOptions]:
                 f"Name a benchmark first: plasticity {command} NAME …{nearest('', BENCHMARKS)}"
             )
         name = next(iter(BENCHMARKS))
-    require_known("benchmark", name, BENCHMARKS)
-    defaults = _default_options(command, name, known, saved)
-    told = SweepGrid if isinstance(defaults, SweepGrid) else type(defaults)
-    description = (
-        f"{inspect.getdoc(told)}\n\nDefaults of {name}: {BENCHMARKS[name].description}."
-        f" Other benchmarks: {', '.join(other for other in BENCHMARKS if other != name)}."
-        "\n\nThe defaults may be those of an earlier run: --config FILE takes its config.json."
+    defaults = _default_options(name, known.config, saved, rest)
+    if command == "sweep":
+        defaults = replace(defaults, out=Path("runs") / f"{name}-sweep")
+    options, grid = parse_options(
+        defaults, rest, program=program, description=_description(command, name)
     )
-    options = tyro.cli(
-        type(defaults),
-        prog=program,
-        description=description,
-        default=defaults,
-        args=rest,
-        config=(tyro.conf.FlagConversionOff,),
+    require_meaning(options, defaults)
+    if command == "run":
+        return options, None
+    return options, parse_grid(grid, options, defaults)
+
+
+_PURPOSES = {
+    "run": "Train every method with every seed over the benchmark's stream of tasks.",
+    "sweep": "Train every method with every seed, for every combination of the settings of a grid.",
+}
+
+
+def _description(command: str, name: str) -> str:
+    others = ", ".join(other for other in BENCHMARKS if other != name)
+    return (
+        f"{_PURPOSES[command]}\n\nThe same command again continues unfinished runs exactly and skips finished"
+        " ones; more tasks or steps extend them."
+        f"\n\nDefaults of {name}: {require_benchmark(name).description}. Other benchmarks: {others}."
+        "\n\nThe defaults may come from a file: --config FILE takes a run's config.json, or a JSON or YAML"
+        " file with some of its keys."
     )
-    return name, options
 
 
 def _default_options(
-    command: str, name: str, known: argparse.Namespace, saved: dict[str, object] | None
+    name: str, file: Path | None, saved: Mapping[str, Any] | None, rest: Sequence[str]
 ) -> RunOptions:
+    chosen = _chosen_presets(require_benchmark(name), rest)
     if saved is None:
-        options = default_options(name, known.agent)
-    elif known.agent is not None:
-        raise ValueError(f"Give --agent {known.agent} or --config {known.config}, not both.")
-    else:
-        try:
-            options = options_from_config(name, saved)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"--config {known.config}: {error}") from error
-    if command != "sweep":
-        return options
-    return sweep_options(options, Path("runs") / f"{name}-sweep")
-
-
-def _read_config(file: Path) -> dict[str, object]:
+        return default_options(name, chosen)
+    if chosen:
+        option = next(iter(chosen))
+        raise ValueError(f"Give --{option} {chosen[option]} or --config {file}, not both.")
     try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise ValueError(f"--config {file} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ValueError(f"--config {file} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise TypeError(f"--config {file} holds no JSON object: give a run's config.json.")
-    return content
+        return options_from_config(name, saved)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--config {file}: {error}") from error
+
+
+def _chosen_presets(benchmark: Benchmark, rest: Sequence[str]) -> dict[str, str]:
+    """Read the options that change the defaults of others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in benchmark.presets:
+        parser.add_argument(f"--{option}")
+    given = vars(parser.parse_known_args(rest)[0])
+    return {option: name for option, name in given.items() if name is not None}
 
 
 def _list(rest: list[str]) -> int:
@@ -200,13 +206,18 @@ def _list(rest: list[str]) -> int:
         raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
     for title, entries in (
         ("benchmarks", {name: each.description for name, each in BENCHMARKS.items()}),
-        ("methods", {name: each.description for name, each in METHODS.items()}),
+        ("methods", _methods()),
         ("metrics", {name: each.description for name, each in METRICS.items()}),
     ):
         print(f"{title}:")
         for name, description in entries.items():
             print(f"  {name:24s} {description}")
     return 0
+
+
+def _methods() -> dict[str, str]:
+    found = {name: first_line(kind) for name, kind in MITIGATIONS.items()}
+    return {PLAIN: "The plain optimizer.", **found}
 
 
 if __name__ == "__main__":

@@ -1,50 +1,42 @@
-"""Which stream meets which agent, with which defaults; and the methods that are compared."""
+"""Benchmarks: which stream meets which agent, with which settings by default."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.checks import require_known
+from plasticity.mitigations import MITIGATIONS, Mitigation
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import (
+    ControlRunConfig,
+    RunConfig,
+    SupervisedRunConfig,
+    SupervisedTracking,
+)
+from plasticity.tasks import SCHEDULES
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 
-@dataclass(frozen=True)
-class Method:
-    """One way to keep a network plastic."""
+@dataclass(frozen=True, kw_only=True)
+class Presets:
+    """Named groups of values that an option chooses between."""
 
-    regularizer: str
-    """Of the optimizer: "none", "weight-decay", "syre", "l2-init"."""
+    help: str
+    """Description of the option."""
 
-    description: str
-    """One line for `plasticity list`."""
+    default: str
+    """Name that is chosen by default."""
 
-    uses_strength: bool = True
-    """Whether a strength means anything to it."""
-
-    uses_sigma: bool = False
-    """Whether an anchor is drawn."""
-
-    shifts: bool = False
-    """Start from weights moved by the anchor, without a decay: a control, of the image benchmarks."""
-
-
-METHODS: dict[str, Method] = {
-    "none": Method("none", "the plain optimizer", uses_strength=False),
-    "weight-decay": Method("weight-decay", "decay toward zero, torch's weight_decay"),
-    "syre": Method(
-        "syre", "decay toward a random anchor: removes symmetries (Ziyin 2025)", uses_sigma=True
-    ),
-    "l2-init": Method("l2-init", "decay toward the initial weights (Kumar 2023)"),
-    "shift": Method(
-        "none",
-        "syre's shift without its decay: a control that removes no symmetry (Prop. 1)",
-        uses_strength=False,
-        uses_sigma=True,
-        shifts=True,
-    ),
-}
-"""The methods, by the name that `--methods` takes."""
+    values: Mapping[str, Mapping[str, Any]]
+    """Values by path, for each name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,133 +46,211 @@ class Benchmark:
     description: str
     """One line for `plasticity list`."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of a run, by default."""
+    config: RunConfig
+    """Configuration of its runs; the method and the seed are filled in later."""
 
     methods: tuple[str, ...]
     """Methods of a run, by default."""
 
-    strengths: Mapping[str, float]
-    """Each method's own best strength, of the recorded search."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of a run, by default."""
 
-    sigma: float
-    """Syre's best sigma, of the same search."""
+    tuned_as: str
+    """Benchmark whose search gave the settings of the mitigations, in `tuned_settings.json`."""
 
+    presets: Mapping[str, Presets] = field(default_factory=dict)
+    """Options that choose between named groups of values, by name."""
 
-@dataclass(frozen=True, kw_only=True)
-class ImageBenchmark(Benchmark):
-    """Permuted images, and a classifier."""
+    def mitigation(self, name: str) -> Mitigation:
+        """Return a mitigation with its tuned settings; with its own defaults where none were searched.
 
-    dataset: str
-    """Which images the stream permutes."""
-
-    num_tasks: int
-    """Tasks of a run, by default."""
-
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Shape of the network."""
-
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """How it is trained."""
-
-    probe_size: int = 512
-    """Test images that the metrics are measured on."""
+        Raises:
+            ValueError: if the name is unknown.
+        """
+        require_known("method", name, MITIGATIONS)
+        return MITIGATIONS[name](**tuned_settings().get(self.tuned_as, {}).get(name, {}))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AntBenchmark(Benchmark):
-    """An ant on changing ground, and PPO."""
-
-    num_steps: int
-    """Steps of a run, by default."""
-
-    preset: str
-    """Schedule of the friction, by default: a key of `plasticity.tasks.SCHEDULES`."""
-
-    engine: str = "bullet"
-    """The physics: a key of `plasticity.tasks.ENGINES`."""
-
-    num_envs: int = 8
-    """Environments that are stepped together."""
-
-    agent: str = "standard"
-    """Settings of the agent: a key of `plasticity.agents.PPO_PRESETS`."""
+@cache
+def tuned_settings() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Return the best settings of the recorded searches, by benchmark and mitigation."""
+    file = resources.files("plasticity.scripts.config") / "tuned_settings.json"
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(file.read_text())
+    return found
 
 
-_MNIST = ImageBenchmark(
-    description="MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
-    dataset="mnist",
-    num_tasks=50,
-    methods=("none", "weight-decay", "syre", "l2-init"),
-    strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 3e-3},
-    sigma=1.0,
-    classifier=ClassifierConfig(learning_rate=0.01, momentum=0.9),
-)
-
-
-def _like_mnist(description: str, dataset: str) -> ImageBenchmark:
-    return ImageBenchmark(
+def _permuted(
+    name: str,
+    description: str,
+    dataset: str,
+    *,
+    num_tasks: int = 50,
+    methods: tuple[str, ...] = ("none", "weight-decay", "syre", "l2-init"),
+    tuned_as: str = "permuted-mnist",
+    probe_size: int = 512,
+    **training: Any,
+) -> Benchmark:
+    return Benchmark(
         description=description,
-        dataset=dataset,
-        num_tasks=_MNIST.num_tasks,
-        methods=_MNIST.methods,
-        strengths=_MNIST.strengths,
-        sigma=_MNIST.sigma,
-        network=_MNIST.network,
-        classifier=_MNIST.classifier,
+        config=SupervisedRunConfig(
+            benchmark=name,
+            stream=PermutedImagesConfig(dataset=dataset, num_tasks=num_tasks),
+            agent=ClassifierConfig(learning_rate=0.01, momentum=0.9, **training),
+            tracking=SupervisedTracking(probe_size=probe_size),
+        ),
+        methods=methods,
+        tuned_as=tuned_as,
     )
 
 
-IMAGE_BENCHMARKS: dict[str, ImageBenchmark] = {
-    "permuted-mnist": _MNIST,
-    "permuted-fashion": _like_mnist(
-        "Fashion-MNIST, permuted; the settings of permuted-mnist", "fashion-mnist"
+_ANT_PRESETS = {
+    "preset": Presets(
+        help="How often the friction changes: small (every 100,000 steps), nature (2 M), syre (5 M). It sets"
+        " --change-every and nothing else.",
+        default="small",
+        values={name: {"stream.change_every": steps} for name, steps in SCHEDULES.items()},
     ),
-    "permuted-digits": ImageBenchmark(
-        description="scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
-        dataset="digits",
-        num_tasks=30,
-        methods=("none", "weight-decay", "syre"),
-        strengths={"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
-        sigma=0.5,
-        classifier=ClassifierConfig(
-            learning_rate=0.01, momentum=0.9, batch_size=32, epochs_per_task=10
+    "agent": Presets(
+        help="Published settings of PPO, as the defaults of the options below: standard, or non-stationary"
+        " (Adam's betas 0.99 and 0.99).",
+        default="standard",
+        values={name: {"agent": agent} for name, agent in PRESETS.items()},
+    ),
+}
+
+
+def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -> Benchmark:
+    return Benchmark(
+        description=description,
+        config=ControlRunConfig(
+            benchmark=name,
+            stream=SlipperyAntConfig(
+                engine=engine,
+                num_steps=2_000_000,
+                change_every=SCHEDULES[_ANT_PRESETS["preset"].default],
+                num_envs=num_envs,
+            ),
+            agent=PRESETS[_ANT_PRESETS["agent"].default],
         ),
-        probe_size=256,
-    ),
-    "permuted-images": _like_mnist(
-        "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
-        "images",
-    ),
+        methods=("none", "weight-decay", "syre"),
+        # Bullet's ant was searched with one seed, over 1e-4, 1e-3 and 1e-2; the other ants and l2-init were
+        # not.
+        tuned_as="slippery-ant",
+        presets=_ANT_PRESETS,
+    )
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    each.config.benchmark: each
+    for each in (
+        _permuted(
+            "permuted-mnist",
+            "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
+            "mnist",
+        ),
+        _permuted(
+            "permuted-fashion",
+            "Fashion-MNIST, permuted; the settings of permuted-mnist",
+            "fashion-mnist",
+        ),
+        _permuted(
+            "permuted-digits",
+            "scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
+            "digits",
+            num_tasks=30,
+            methods=("none", "weight-decay", "syre"),
+            tuned_as="permuted-digits",
+            probe_size=256,
+            batch_size=32,
+            epochs_per_task=10,
+        ),
+        _permuted(
+            "permuted-images",
+            "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
+            "images",
+        ),
+        _slippery_ant(
+            "slippery-ant",
+            "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+            "bullet",
+        ),
+        _slippery_ant(
+            "slippery-ant-mujoco",
+            "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
+            "mujoco",
+        ),
+        _slippery_ant(
+            "slippery-ant-warp",
+            "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
+            "warp",
+            num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+        ),
+    )
 }
-"""Those of permuted images, by name."""
-
-_BULLET_ANT = AntBenchmark(
-    description="PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
-    methods=("none", "weight-decay", "syre"),
-    # Of a search with one seed over 1e-4, 1e-3 and 1e-2; l2-init was not searched.
-    strengths={"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
-    sigma=0.3,
-    num_steps=2_000_000,
-    preset="small",
-)
-
-# With the strengths of Bullet's ant: they were not searched again.
-ANT_BENCHMARKS: dict[str, AntBenchmark] = {
-    "slippery-ant": _BULLET_ANT,
-    "slippery-ant-mujoco": replace(
-        _BULLET_ANT,
-        description="MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
-        engine="mujoco",
-    ),
-    "slippery-ant-warp": replace(
-        _BULLET_ANT,
-        description="MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
-        engine="warp",
-        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
-    ),
-}
-"""Those of ants, by name."""
-
-BENCHMARKS: dict[str, Benchmark] = {**IMAGE_BENCHMARKS, **ANT_BENCHMARKS}
 """All benchmarks, by name."""
+
+
+def require_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by name.
+
+    Raises:
+        ValueError: if there is none of this name; the message suggests the nearest.
+    """
+    require_known("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def read_config(saved: Mapping[str, Any]) -> RunConfig:
+    """Read a configuration as `config.json` holds it; a missing key has the default of its dataclass.
+
+    Raises:
+        ValueError: if a key or a name in it is unknown, a key without a default is missing, or a value is
+            out of range.
+        TypeError: if a value has the wrong type.
+    """
+    benchmark = require_benchmark(named_benchmark(saved))
+    return type(benchmark.config).from_json(saved)
+
+
+def named_benchmark(saved: Mapping[str, Any], default: str | None = None) -> str:
+    """Return the name of the benchmark that a configuration is of.
+
+    Raises:
+        TypeError: if it is not a name.
+    """
+    name = saved.get("benchmark", default)
+    if not isinstance(name, str):
+        raise TypeError(f"benchmark must be a name, not {name!r}.")
+    return name
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the keys that it lacks, at the defaults of their dataclasses.
+
+    Raises:
+        ValueError, TypeError: if a key or a value is wrong.
+    """
+    if saved.get("benchmark") not in BENCHMARKS:  # of a later version, or of somebody else's making
+        return dict(saved)
+    return {**saved, **read_config(saved).to_json()}
+
+
+def presets_of(benchmark: Benchmark, chosen: Mapping[str, str]) -> RunConfig:
+    """Return the configuration of a benchmark with the values of chosen presets.
+
+    Args:
+        benchmark: The benchmark.
+        chosen: Name of the chosen group, by option.
+
+    Raises:
+        ValueError: if the benchmark has no such option, or the option no such group.
+    """
+    config = benchmark.config
+    for option, name in chosen.items():
+        if option not in benchmark.presets:
+            raise ValueError(
+                f"--{option} {name} means nothing to {config.benchmark}: leave it out."
+            )
+        require_known(option, name, benchmark.presets[option].values)
+        config = with_values(config, benchmark.presets[option].values[name])
+    return config

@@ -1,424 +1,384 @@
-"""Options of `plasticity run` and `plasticity sweep`, one class for each kind of benchmark."""
+"""Options of `plasticity run` and `plasticity sweep`, made from the configuration of a benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 import tyro
 
-from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.ppo.config import PRESETS, PPOConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
-from plasticity.checks import nearest, require_known
-from plasticity.metrics.registry import DEFAULT_METRICS
+from plasticity.checks import nearest
+from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
 from plasticity.scripts.config.benchmarks import (
-    ANT_BENCHMARKS,
-    BENCHMARKS,
-    IMAGE_BENCHMARKS,
-    METHODS,
+    named_benchmark,
+    presets_of,
+    require_benchmark,
+)
+from plasticity.scripts.config.nested import (
+    Setting,
+    field_docstrings,
+    flattened,
+    setting_at,
+    settings_of,
+    with_values,
 )
 from plasticity.scripts.config.run_config import (
-    ANT_METRICS,
-    AntRunConfig,
-    ImageRunConfig,
+    METHOD_FIELDS,
+    ControlRunConfig,
     RunConfig,
+    method_from_plain,
 )
 from plasticity.scripts.config.seed_ranges import Seeds
-from plasticity.tasks import SCHEDULES
 
 DEVICES = ("cpu", "cuda", "mps")
 """Kinds of devices that a run can use."""
 
+CRITIC = "critic"
+"""Prefix of the options for the mitigations of a critic: --critic.syre.sigma."""
+
+NOT_OPTIONS = ("benchmark", "seed", "device", *METHOD_FIELDS)
+"""Fields of a run that the command's own options fill in."""
+
+StackSize = int | Literal["auto"]
+"""Number of runs that one process trains stacked; "auto": by the device."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Train every method with every seed over the benchmark's stream of tasks.
-
-    The same command again continues what is unfinished and skips what is finished; a longer run (--tasks,
-    --steps) extends. A killed run continues exactly.
-    """
+class CommandOptions:
+    """Options of the command itself: which runs there are, where they go, and how they share the machine."""
 
     methods: tuple[str, ...]
-    """Methods to compare: none, weight-decay, syre, l2-init, shift (see `plasticity list`)."""
+    """Methods to compare (see `plasticity list`); first+second combines two."""
 
     seeds: Seeds
-    """One run for each method and seed: numbers, and ranges with both ends counted (0..31)."""
+    """Seeds, one run for each method and seed: numbers, and ranges with both ends counted (0..31)."""
 
     out: Path
     """Folder of the runs: OUT/BENCHMARK/METHOD/seed_N."""
 
-    strength: float | None = None
-    """Of each method's decay, as torch's weight_decay. None: the method's own best, of a search."""
-
-    sigma: float | None = None
-    """Spread of syre's anchor, relative to the usual initialisation. None: the best, of a search."""
-
-    anisotropy: float = 0.0
-    """Standard deviation of syre's per-coordinate factors (Eq. 7), below 0.577."""
-
-    decoupled: bool | None = None
-    """Decay apart from the gradient. None: as the optimizer's own weight decay."""
-
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, mps."""
+    """Device to train on: auto (a GPU if there is one), cpu, cuda, mps."""
 
     jobs: int | None = None
     """Processes at once. None: the number of cores on a CPU, one on a GPU."""
 
-    together: int | Literal["auto"] = "auto"
-    """Runs that train at once in each process: of image benchmarks (but for the method shift) and of
+    stack: StackSize = "auto"
+    """Runs that each process trains stacked: of image benchmarks (but for the method shift) and of
     slippery-ant-warp. auto: one on a CPU; on CUDA as many as its memory holds."""
 
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    """What is measured (see `plasticity list`)."""
 
-    def config(self, benchmark_name: str, method_name: str, seed: int) -> RunConfig:
-        """The configuration of one run, every default filled in.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CommandOptions):
+    """Runs to be done: the command's options, and the configuration that the runs share."""
+
+    config: RunConfig
+    """Configuration of the runs, but for their method, seed and device."""
+
+    mitigations: Mapping[str, Mitigation]
+    """Settings of the mitigations, by name."""
+
+    critic: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings that the critic's mitigations have instead, by name."""
+
+    @property
+    def benchmark(self) -> str:
+        """Name of the benchmark."""
+        return self.config.benchmark
+
+    def run_config(self, method: str, seed: int) -> RunConfig:
+        """Return the configuration of one run.
 
         Raises:
-            ValueError: if the method is unknown or a value is out of range.
+            ValueError: if the method or the device is unknown, or a value is out of range.
         """
-        raise NotImplementedError
-
-    def _shared(self, benchmark_name: str, method_name: str, seed: int) -> dict[str, Any]:
-        """What the configurations of all benchmarks have in common."""
-        benchmark = BENCHMARKS[benchmark_name]
-        require_known("method", method_name, METHODS)
-        method = METHODS[method_name]
-        strength = self.strength
-        if strength is None and method.uses_strength and method_name not in benchmark.strengths:
-            raise ValueError(
-                f"{benchmark_name} knows no strength for {method_name}: give --strength."
+        names = mitigation_names(method)
+        changes: dict[str, Any] = {}
+        if isinstance(self.config, ControlRunConfig) and any(self.critic.get(n) for n in names):
+            changes["critic_method"] = tuple(
+                replace(self.mitigations[name], **self.critic.get(name, {})) for name in names
             )
-        if strength is None:
-            strength = benchmark.strengths.get(method_name, 0.0)
-        sigma = benchmark.sigma if self.sigma is None else self.sigma
-        return {
-            "benchmark": benchmark_name,
-            "method": method_name,
-            "seed": seed,
-            "strength": strength if method.uses_strength else 0.0,
-            "sigma": sigma if method.uses_sigma else 0.0,
-            "anisotropy": self.anisotropy if method.uses_sigma else 0.0,
-            "decoupled": self.decoupled,
-            "device": chosen_device(self.device),
-            "metrics": self.metrics,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRunOptions(RunOptions):
-    """Train every method with every seed over the benchmark's stream of tasks.
-
-    The same command again continues what is unfinished and skips what is finished; a larger --tasks
-    extends. A killed run continues exactly.
-    """
-
-    tasks: int
-    """Tasks in the stream."""
-
-    data_dir: Path | None = None
-    """Folder with the data's four files. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
-
-    probe_size: int = 512
-    """Test images that the metrics are measured on."""
-
-    network: Annotated[NetworkConfig, tyro.conf.arg(name="")] = field(default_factory=NetworkConfig)
-    """Shape of the network."""
-
-    classifier: Annotated[ClassifierConfig, tyro.conf.arg(name="")] = field(
-        default_factory=ClassifierConfig
-    )
-    """How it is trained."""
-
-    def config(self, benchmark_name: str, method_name: str, seed: int) -> ImageRunConfig:
-        """The configuration of one run, every default filled in; see `RunOptions.config`."""
-        shared = self._shared(benchmark_name, method_name, seed)
-        _require_compilable(self.classifier.compile, shared["device"], ("cpu", "cuda"))
-        return ImageRunConfig(
-            **shared,
-            dataset=IMAGE_BENCHMARKS[benchmark_name].dataset,
-            num_tasks=self.tasks,
-            data_dir=None if self.data_dir is None else str(self.data_dir),
-            probe_size=self.probe_size,
-            network=self.network,
-            classifier=self.classifier,
+        return replace(
+            self.config,
+            method=tuple(self.mitigations[name] for name in names),
+            seed=seed,
+            device=chosen_device(self.device),
+            **changes,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AntRunOptions(RunOptions):
-    """Train every method with every seed on the ant, whose ground friction changes.
-
-    The same command again continues what is unfinished and skips what is finished; a larger --steps
-    extends. A killed run continues exactly. --agent NAME takes published settings of PPO as the defaults:
-    standard, or non-stationary (Adam's betas 0.99 and 0.99).
-    """
-
-    methods: tuple[str, ...]
-    """Methods to compare: none, weight-decay, syre, l2-init (see `plasticity list`)."""
-
-    metrics: tuple[str, ...] = ANT_METRICS
-    """What is measured (see `plasticity list`)."""
-
-    steps: int
-    """Steps of all environments together. A run ends with the first row of metrics at or past it."""
-
-    preset: str = "small"
-    """How often the friction changes: small, nature (2 M steps), syre (5 M). Of nothing else."""
-
-    change_every: int | None = None
-    """Steps of all environments together between two changes. None: the preset's."""
-
-    num_envs: int = 8
-    """Environments that are stepped together; they share one schedule of frictions."""
-
-    measure_every: int = 20_480
-    """Steps between two rows of metrics: a multiple of --rollout-steps."""
-
-    critic_strength: float | None = None
-    """Of the critic's decay. None: as the actor's, which is --strength."""
-
-    critic_sigma: float | None = None
-    """Of the critic's anchor. None: as the actor's, which is --sigma."""
-
-    cores: int | None = None
-    """Cores for each run. None: the machine's, shared by the runs that go on at once."""
-
-    agent: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
-    """How the agent learns."""
-
-    def config(self, benchmark_name: str, method_name: str, seed: int) -> AntRunConfig:
-        """The configuration of one run, every default filled in; see `RunOptions.config`."""
-        shared = self._shared(benchmark_name, method_name, seed)
-        _require_compilable(self.agent.compile, shared["device"], ("cuda",))
-        method = METHODS[method_name]
-        if method.shifts:
-            raise ValueError(f"{method_name} is a control of the image benchmarks: leave it out.")
-        require_known("preset", self.preset, SCHEDULES)
-        interval = SCHEDULES[self.preset] if self.change_every is None else self.change_every
-        return AntRunConfig(
-            **shared,
-            num_steps=self.steps,
-            change_every=interval,
-            engine=ANT_BENCHMARKS[benchmark_name].engine,
-            num_envs=self.num_envs,
-            measure_every=self.measure_every,
-            critic_strength=self.critic_strength if method.uses_strength else None,
-            critic_sigma=self.critic_sigma if method.uses_sigma else None,
-            cores=1 if self.cores is None else self.cores,
-            agent=self.agent,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepGrid:
-    """Run a grid of strength x sigma: a folder OUT/strength_S_sigma_G/… for each setting.
-
-    Methods without an anchor run once for each strength, methods without a decay once. Otherwise as
-    `plasticity run`: the same command again continues, a longer run extends.
-    """
-
-    strength: float | None = None
-    """Not of a sweep: give --strengths."""
-
-    sigma: float | None = None
-    """Not of a sweep: give --sigmas."""
-
-    out: Path = Path("runs/sweep")
-    """Folder of the runs: OUT/strength_S_sigma_G/BENCHMARK/METHOD/seed_N."""
-
-    strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    """The grid's strengths."""
-
-    sigmas: tuple[float, ...] = (0.01, 0.1, 0.3, 0.5, 1.0)
-    """The grid's sigmas, for methods with an anchor."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSweepOptions(SweepGrid, ImageRunOptions):
-    """A grid over an image benchmark."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AntSweepOptions(SweepGrid, AntRunOptions):
-    """A grid over a Slippery-Ant benchmark."""
-
-
-_SWEEPS: dict[type[RunOptions], type[RunOptions]] = {
-    ImageRunOptions: ImageSweepOptions,
-    AntRunOptions: AntSweepOptions,
-}
-
-
-def default_options(benchmark_name: str, agent: str | None = None) -> RunOptions:
-    """Options of a benchmark before the user changes any.
+def default_options(benchmark_name: str, presets: Mapping[str, str] | None = None) -> RunOptions:
+    """Return the options of a benchmark before the user changes any.
 
     Args:
         benchmark_name: One of `BENCHMARKS`.
-        agent: Published settings of the agent, by name. None: the benchmark's.
+        presets: Name of the chosen group of values, by option. None: the benchmark's defaults.
 
     Raises:
-        ValueError: if the benchmark's agent knows no such settings.
+        ValueError: if the benchmark is unknown or has no such presets.
     """
-    if benchmark_name in ANT_BENCHMARKS:
-        return _ant_defaults(benchmark_name, agent)
-    if agent is not None:
-        raise ValueError(f"--agent {agent} means nothing to {benchmark_name}: leave it out.")
-    return _image_defaults(benchmark_name)
-
-
-def _ant_defaults(benchmark_name: str, agent: str | None = None) -> AntRunOptions:
-    benchmark = ANT_BENCHMARKS[benchmark_name]
-    name = benchmark.agent if agent is None else agent
-    require_known("agent", name, PRESETS)
-    return AntRunOptions(
+    benchmark = require_benchmark(benchmark_name)
+    return RunOptions(
         methods=benchmark.methods,
         seeds=benchmark.seeds,
         out=Path("runs") / benchmark_name,
-        steps=benchmark.num_steps,
-        preset=benchmark.preset,
-        num_envs=benchmark.num_envs,
-        agent=PRESETS[name],
-    )
-
-
-def _image_defaults(benchmark_name: str) -> ImageRunOptions:
-    benchmark = IMAGE_BENCHMARKS[benchmark_name]
-    return ImageRunOptions(
-        methods=benchmark.methods,
-        seeds=benchmark.seeds,
-        out=Path("runs") / benchmark_name,
-        tasks=benchmark.num_tasks,
-        probe_size=benchmark.probe_size,
-        network=benchmark.network,
-        classifier=benchmark.classifier,
+        config=presets_of(benchmark, presets or {}),
+        mitigations={name: benchmark.mitigation(name) for name in MITIGATIONS},
     )
 
 
 def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOptions:
-    """Options that repeat a saved run: of its one method and seed.
+    """Return the options that a configuration file asks for, on top of the defaults of a benchmark.
+
+    Missing keys have the values of the benchmark, as options that are not given. (In the `config.json` of a run
+    folder, which says what a run was, they have the defaults of their dataclasses.)
 
     Args:
-        benchmark_name: Of the run to come, which may be another than the saved one.
-        saved: As `config.json` holds it.
+        benchmark_name: Benchmark of the runs to come, which may be another than the saved one.
+        saved: Content of a `config.json`, or a part of it.
 
     Raises:
-        ValueError, TypeError: if it is no configuration, or one of another kind of benchmark.
+        ValueError, TypeError: if it is not a configuration, or one of another kind of benchmark.
     """
-    require_known("benchmark", str(saved.get("benchmark")), BENCHMARKS)
-    kinds = [name in ANT_BENCHMARKS for name in (saved["benchmark"], benchmark_name)]
-    if kinds[0] != kinds[1]:
+    named = require_benchmark(named_benchmark(saved, benchmark_name)).config
+    options = default_options(benchmark_name)
+    if type(named) is not type(options.config):
         raise ValueError(
-            f"it is of {saved['benchmark']}, whose settings mean nothing to {benchmark_name}."
+            f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
-    if benchmark_name in ANT_BENCHMARKS:
-        ant = AntRunConfig.from_json(saved)
-        engine = ANT_BENCHMARKS[ant.benchmark].engine
-        if ant.engine != engine:
+    _require_fixed(saved, named)
+    config = type(named).from_json({**saved, "benchmark": benchmark_name}, options.config)
+    fixed = {path: setting_at(options.config, path) for path in config.fixed}
+    methods = {
+        field_name: method_from_plain(saved[field_name], field_name, options.mitigations)
+        for field_name in METHOD_FIELDS
+        if saved.get(field_name) is not None
+    }
+    method = methods.get("method", ())
+    return replace(
+        options,
+        methods=(method_name(method),) if "method" in methods else options.methods,
+        seeds=(config.seed,) if "seed" in saved else options.seeds,
+        device=config.device if "device" in saved else options.device,
+        config=with_values(replace(config, method=()), fixed),
+        mitigations={**options.mitigations, **{each.name: each for each in method}},
+        critic={each.name: vars(each) for each in methods.get("critic_method", ())},
+    )
+
+
+def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:
+    """Refuse a setting that the name of the benchmark stands for, and that is another."""
+    given = flattened(saved)
+    for path in named.fixed:
+        expected = setting_at(named, path)
+        if given.get(path, expected) != expected:
             raise ValueError(
-                f"engine must be {engine!r}, that of {ant.benchmark}, not {ant.engine!r}."
+                f"{path} must be {expected!r}, that of {named.benchmark}, not {given[path]!r}."
             )
-        return _ant_options_from(benchmark_name, ant)
-    config = ImageRunConfig.from_json(saved)
-    dataset = IMAGE_BENCHMARKS[config.benchmark].dataset
-    if config.dataset != dataset:
-        raise ValueError(
-            f"dataset must be {dataset!r}, that of {config.benchmark}, not {config.dataset!r}."
-        )
-    return _image_options_from(benchmark_name, config)
 
 
-def _ant_options_from(benchmark_name: str, config: AntRunConfig) -> AntRunOptions:
-    return replace(
-        _ant_defaults(benchmark_name),
-        **_shared_options(config),
-        steps=config.num_steps,
-        change_every=config.change_every,
-        num_envs=config.num_envs,
-        measure_every=config.measure_every,
-        critic_strength=config.critic_strength,
-        critic_sigma=config.critic_sigma,
-        cores=config.cores,
-        agent=config.agent,
-    )
+# ---- the command line -------------------------------------------------------------------------------
 
 
-def _image_options_from(benchmark_name: str, config: ImageRunConfig) -> ImageRunOptions:
-    return replace(
-        _image_defaults(benchmark_name),
-        **_shared_options(config),
-        tasks=config.num_tasks,
-        data_dir=None if config.data_dir is None else Path(config.data_dir),
-        probe_size=config.probe_size,
-        network=config.network,
-        classifier=config.classifier,
-    )
-
-
-def _shared_options(config: RunConfig) -> dict[str, Any]:
-    """Options of `RunOptions` that repeat a saved run."""
-    same = ("strength", "sigma", "anisotropy", "decoupled", "device", "metrics")
-    kept = {name: getattr(config, name) for name in same}
-    return {"methods": (config.method,), "seeds": (config.seed,), **kept}
-
-
-def sweep_options(options: RunOptions, out: Path) -> RunOptions:
-    """The same options for a grid; its strengths and sigmas are its own."""
-    made = type(options)
-    kept = {each.name: getattr(options, each.name) for each in fields(made)}
-    return _SWEEPS[made](**{**kept, "strength": None, "sigma": None, "out": out})
-
-
-def grid_of(options: RunOptions) -> SweepGrid:
-    """The grid of a sweep's options.
+def run_settings(config: RunConfig) -> dict[str, Setting]:
+    """Return the settings of a run that the command line changes, by option name.
 
     Raises:
-        ValueError: if a single strength or sigma was given, or a list is empty.
+        ValueError: if two settings have the same option.
     """
-    assert isinstance(options, SweepGrid)
-    for name in ("strength", "sigma"):
-        if (value := getattr(options, name)) is not None:
-            raise ValueError(f"--{name} {value:g} is not of a sweep: give --{name}s {value:g}.")
-        if not getattr(options, f"{name}s"):
-            raise ValueError(f"Give at least one value: --{name}s 0.001 0.01.")
-    return options
+    found: dict[str, Setting] = {}
+    taken = {each.name.replace("_", "-") for each in fields(CommandOptions)}
+    for each in settings_of(config):
+        if each.path in (*NOT_OPTIONS, *config.fixed):
+            continue
+        if each.option in taken | set(found):
+            raise ValueError(
+                f"Two settings of {config.benchmark} have the option --{each.option}"
+                f" ({each.path} is one): give one of them another name."
+            )
+        found[each.option] = each
+    return found
 
 
-def require_meaning(options: RunOptions) -> None:
-    """Refuse a strength or a sigma that no method of these makes use of.
+def parse_options(
+    defaults: RunOptions, arguments: Sequence[str], *, program: str, description: str
+) -> tuple[RunOptions, tuple[str, ...]]:
+    """Read the command line.
+
+    Args:
+        defaults: Options before the user changes any.
+        arguments: What follows the name of the benchmark.
+        program: Name of the command, for help and messages.
+        description: Text of the help before the options.
+
+    Returns:
+        The options, and the words of --grid, which only a sweep has.
+
+    Raises:
+        SystemExit: after a help text, or an error of the user, which is printed.
+    """
+    kind = _parsed_type(defaults, with_grid=" sweep" in program)
+    parsed = _parse(kind, arguments, prog=program, description=description)
+    return _with_parsed(defaults, parsed), getattr(parsed, "grid", ())
+
+
+def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
+    """Read one value of an option, as its field has it.
+
+    Args:
+        defaults: Options that have a setting of this name.
+        option: Name of the option, such as "syre.sigma".
+        text: The value as it is typed; several numbers are separated by blanks.
+
+    Raises:
+        SystemExit: if it has the wrong type; the message is printed.
+    """
+    kind = _parsed_type(defaults, with_grid=False)
+    found = _parse(kind, [f"--{option}", *text.split()], prog="plasticity sweep NAME --grid")
+    for name in option.split("."):
+        found = getattr(found, _identifier(name))
+    return found
+
+
+def _parse(kind: type, arguments: Sequence[str], **texts: str) -> Any:
+    return tyro.cli(kind, args=arguments, config=(tyro.conf.FlagConversionOff,), **texts)
+
+
+def _with_parsed(defaults: RunOptions, parsed: Any) -> RunOptions:
+    settings = run_settings(defaults.config)
+    values = {each.path: getattr(parsed, _identifier(name)) for name, each in settings.items()}
+    mitigations = {
+        name: replace(each, **vars(getattr(parsed, _identifier(name))))
+        for name, each in defaults.mitigations.items()
+    }
+    given = getattr(parsed, CRITIC, None)
+    critic = {
+        name: {k: v for k, v in vars(getattr(given, _identifier(name))).items() if v is not None}
+        for name in (defaults.mitigations if given is not None else ())
+    }
+    own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
+    config = with_values(defaults.config, values)
+    return replace(defaults, **own, config=config, mitigations=mitigations, critic=critic)
+
+
+def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
+    """Make the dataclass that tyro reads the command line into."""
+    entries = list(_command_entries(defaults))
+    if with_grid:
+        entries.append(_entry("grid", tuple[str, ...], (), GRID_HELP))
+    for option, presets in require_benchmark(defaults.benchmark).presets.items():
+        names = Literal[tuple(presets.values)]  # type: ignore[valid-type]
+        entries.append(_entry(option, names, presets.default, presets.help))
+    for option, each in run_settings(defaults.config).items():
+        entries.append(_entry(option, each.type, each.value, each.help))
+    entries += [_mitigation_entry(each) for each in defaults.mitigations.values()]
+    if isinstance(defaults.config, ControlRunConfig):
+        overrides = [
+            _override_entry(each, defaults.critic.get(name, {}))
+            for name, each in defaults.mitigations.items()
+        ]
+        entries.append(_group(CRITIC, overrides, "Mitigations of the critic."))
+    return _dataclass("Options", entries)
+
+
+GRID_HELP = (
+    "Values to try, by option: learning-rate=0.001,0.01 syre.sigma=0.1,1. Every combination has runs of its"
+    " own, in OUT/learning-rate=0.001,syre.sigma=0.1/…; a mitigation's options concern the methods that use"
+    " it. Nothing: each mitigation's own search."
+)
+
+_Entry = tuple[str, Any, Any]
+
+
+def _command_entries(defaults: RunOptions) -> Iterator[_Entry]:
+    types = get_type_hints(CommandOptions, include_extras=True)
+    docs = field_docstrings(CommandOptions)
+    for each in fields(CommandOptions):
+        yield _entry(each.name, types[each.name], getattr(defaults, each.name), docs[each.name])
+
+
+def _entry(option: str, kind: Any, default: Any, text: str) -> _Entry:
+    # A blank at a line's end would be a paragraph to tyro.
+    argument = tyro.conf.arg(name=option, help=" ".join(text.split()))
+    return (_identifier(option), Annotated[kind, argument], field(default=default))
+
+
+def _mitigation_entry(each: Mitigation) -> _Entry:
+    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
+    entries = [
+        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs[f.name])
+        for f in fields(each)
+    ]
+    return _group(each.name, entries, first_line(type(each)))
+
+
+def _override_entry(each: Mitigation, given: Mapping[str, Any]) -> _Entry:
+    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
+    entries = [
+        _entry(
+            f.name.replace("_", "-"),
+            types[f.name] | None,
+            given.get(f.name),
+            f"{docs[f.name]} None: the actor's.",
+        )
+        for f in fields(each)
+    ]
+    return _group(each.name, entries, f"Settings of the critic's {each.name}.")
+
+
+def _group(name: str, entries: list[_Entry], text: str) -> _Entry:
+    kind = _dataclass(name, entries)
+    argument = tyro.conf.arg(name=name, help=text)
+    return (_identifier(name), Annotated[kind, argument], field(default_factory=kind))
+
+
+def _dataclass(name: str, entries: list[_Entry]) -> type:
+    made = dataclasses.make_dataclass(_identifier(name), entries, frozen=True, kw_only=True)
+    made.__doc__ = ""  # else a signature, which help texts would show
+    return made
+
+
+def _identifier(option: str) -> str:
+    return option.replace("-", "_")
+
+
+def first_line(kind: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (kind.__doc__ or "").strip().split("\n")[0]
+
+
+# ---- checks -----------------------------------------------------------------------------------------
+
+
+def require_meaning(options: RunOptions, defaults: RunOptions) -> None:
+    """Refuse a setting of a mitigation that none of the methods uses.
 
     Raises:
         ValueError: naming the option and its value.
     """
-    chosen = [METHODS[method] for method in options.methods if method in METHODS]
-    used: dict[str, Sequence[str]] = {
-        "strength": ("strength", "critic_strength"),
-        "sigma": ("sigma", "critic_sigma"),
-    }
-    for setting, names in used.items():
-        for name in names:
-            value = getattr(options, name, None)
-            if value and not any(getattr(method, f"uses_{setting}") for method in chosen):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} {value:g} means nothing to"
-                    f" {', '.join(options.methods)}: leave it out, or name a method that uses it."
-                )
-
-
-def _require_compilable(wanted: bool, device: str, kinds: Sequence[str]) -> None:
-    if wanted and device.split(":", maxsplit=1)[0] not in kinds:
-        raise ValueError(
-            f"--compile works on {' and '.join(kinds)}, and --device is {device}: leave it out."
-        )
+    used = {name for method in options.methods for name in mitigation_names(method)}
+    for name, each in options.mitigations.items():
+        if name in used:
+            continue
+        changed = {
+            f"{name}.{key}": value
+            for key, value in vars(each).items()
+            if value != getattr(defaults.mitigations[name], key)
+        }
+        for key, value in options.critic.get(name, {}).items():
+            changed[f"{CRITIC}.{name}.{key}"] = value
+        for option, value in changed.items():
+            raise ValueError(
+                f"--{option.replace('_', '-')} {value} means nothing to {', '.join(options.methods)}:"
+                f" leave it out, or add {name} to --methods."
+            )
 
 
 def chosen_device(name: str) -> str:
-    """The device that an option names; "auto" takes a GPU if there is one.
+    """Return the device that an option names; "auto" takes a GPU if there is one.
 
     Raises:
         ValueError: if it is unknown or cannot be used here.

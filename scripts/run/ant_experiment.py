@@ -10,7 +10,7 @@ import torch
 
 from plasticity.agents.ppo.agent import PPO
 from plasticity.metrics.tracker import Tracker
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers
 from plasticity.seeds import child_seed
 from plasticity.tasks.vector.environments import slippery_ant_vector
@@ -28,14 +28,14 @@ class AntExperiment:
         ImportError: if the physics engine is not installed.
     """
 
-    def __init__(self, config: AntRunConfig) -> None:
+    def __init__(self, config: ControlRunConfig) -> None:
         self.config = config
         self._envs = slippery_ant_vector(
-            config.num_envs,
-            num_workers=config.cores if config.cores > 1 else 0,
-            engine=config.engine,
+            config.stream.num_envs,
+            num_workers=config.stream.num_cores if config.stream.num_cores > 1 else 0,
+            engine=config.stream.engine,
             task_seed=child_seed(config.seed, "stream"),
-            change_every=config.change_every,
+            change_every=config.stream.change_every,
         )
         self._agent = PPO(
             self._envs,
@@ -43,13 +43,13 @@ class AntExperiment:
             *ant_regularizers(config),
             seed=config.seed,
             device=config.device,
-            update_threads=min(config.cores, 2),
+            update_threads=min(config.stream.num_cores, 2),
         )
         probe = torch.zeros(2, self._agent.observations.shape[-1])  # each row brings its own
         self._tracker: Tracker | None = None
-        if config.metrics:
+        if config.tracking.metrics:
             policy = self._agent.policy
-            self._tracker = Tracker(policy, probe, config.metrics, policy.hidden_layers)
+            self._tracker = Tracker(policy, probe, config.tracking.metrics, policy.hidden_layers)
         self._rows = AntRows(config)
 
     @property

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from plasticity.agents.ppo.agent import Episode, Iteration
+from plasticity.mitigations import regularizer_settings
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.scripts.config.benchmarks import METHODS
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.friction import task_friction
 
@@ -23,7 +23,7 @@ class AntRows:
         config: Of the run.
     """
 
-    def __init__(self, config: AntRunConfig) -> None:
+    def __init__(self, config: ControlRunConfig) -> None:
         self._config = config
         self._task = 0
         self._row_steps = 0
@@ -55,7 +55,7 @@ class AntRows:
         self._untaken += iteration.episodes
         newest = self._task if iteration.task is None else iteration.task
         boundary = newest > self._task
-        is_due = num_steps % self._config.measure_every == 0
+        is_due = num_steps % self._config.tracking.measure_every == 0
         if not (boundary or iteration.diverged or is_due):
             return None
         if is_due:
@@ -113,30 +113,17 @@ class AntRows:
         self._diverged = state["diverged"]
 
 
-def has_all_rows(state: dict[str, Any], config: AntRunConfig) -> bool:
+def has_all_rows(state: dict[str, Any], config: ControlRunConfig) -> bool:
     """Whether a run that saved this (`AntRows.state_dict`) has all its rows."""
     # Only a row ends a run: an extended run is then the same as one that was longer from the start.
-    return bool(state["diverged"]) or int(state["row_steps"]) >= config.num_steps
+    return bool(state["diverged"]) or int(state["row_steps"]) >= config.stream.num_steps
 
 
-def ant_regularizers(config: AntRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
+def ant_regularizers(config: ControlRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
     """How a run's method regularizes its actor, and its critic."""
-    method = METHODS[config.method]
-
-    def settings(network: str, strength: float, sigma: float) -> RegularizerSettings:
-        return RegularizerSettings(
-            regularizer=method.regularizer,
-            strength=strength if method.uses_strength else 0.0,
-            sigma=sigma,
-            anisotropy=config.anisotropy,
-            decoupled=config.decoupled,
-            anchor_seed=child_seed(config.seed, f"{network} anchor"),
-        )
-
-    return settings("actor", config.strength, config.sigma), settings(
-        "critic",
-        config.strength if config.critic_strength is None else config.critic_strength,
-        config.sigma if config.critic_sigma is None else config.critic_sigma,
+    return (
+        regularizer_settings(config.method, child_seed(config.seed, "actor anchor")),
+        regularizer_settings(config.method_of_critic, child_seed(config.seed, "critic anchor")),
     )
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plasticity.checks import require_integer, require_known
-from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS
-from plasticity.scripts.config.options import AntRunOptions, RunOptions, grid_of, require_meaning
-from plasticity.scripts.config.run_config import AntRunConfig, RunConfig
+from plasticity.checks import require_integer
+from plasticity.scripts.config.grid import Axis, points
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.options import RunOptions
+from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
 from plasticity.scripts.run import folder as runs
 from plasticity.scripts.run.experiments import require_runnable
 from plasticity.scripts.run.jobs import Job
@@ -23,13 +24,12 @@ NAMED_AT_ONCE = 3
 """Runs that a message names which is about many."""
 
 
-def run(benchmark_name: str, options: RunOptions, command: str = "the same command") -> int:
-    """Do what `plasticity run` does.
+def run(options: RunOptions, command: str = "the same command") -> int:
+    """Do the runs that the options ask for.
 
     Args:
-        benchmark_name: One of `BENCHMARKS`.
-        options: As the command line gives them.
-        command: What to type to continue, for the message of a stopped run.
+        options: Runs, as the command line gives them.
+        command: Words to type to continue, for the message of a stopped run.
 
     Returns:
         The exit code: 0 if all runs are finished, 1 if one is not, 128 + signal if stopped.
@@ -37,43 +37,37 @@ def run(benchmark_name: str, options: RunOptions, command: str = "the same comma
     Raises:
         RunError, ValueError, TypeError: before anything runs, if the options cannot be met.
     """
-    require_known("benchmark", benchmark_name, BENCHMARKS)
-    require_meaning(options)
-    return _run_all(_jobs(benchmark_name, options, options.out), options, command)
+    return _run_all(_jobs(options, options.methods, options.out), options, command)
 
 
-def sweep(benchmark_name: str, options: RunOptions, command: str = "the same command") -> int:
-    """Do what `plasticity sweep` does; as `run`, for every setting of the grid."""
-    require_known("benchmark", benchmark_name, BENCHMARKS)
-    grid = grid_of(options)
+def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same command") -> int:
+    """Do the runs of a grid: as `run`, for every combination of its settings.
+
+    Each combination has a folder of its own, named by the settings that the method uses.
+    """
     jobs: list[Job] = []
-    for name in options.methods:
-        require_known("method", name, METHODS)
-        method = METHODS[name]
-        for strength in grid.strengths if method.uses_strength else (0.0,):
-            for sigma in grid.sigmas if method.uses_sigma else (0.0,):
-                setting = replace(options, methods=(name,), strength=strength, sigma=sigma)
-                folder = options.out / f"strength_{strength:g}_sigma_{sigma:g}"
-                jobs += _jobs(benchmark_name, setting, folder)
+    for method in options.methods:
+        for name, chosen in points(axes, method, options):
+            jobs += _jobs(chosen, (method,), options.out / name)
     return _run_all(jobs, options, command)
 
 
-def _jobs(benchmark_name: str, options: RunOptions, out: Path) -> list[Job]:
+def _jobs(options: RunOptions, methods: Sequence[str], out: Path) -> list[Job]:
     return [
         Job(
-            out / benchmark_name / method / f"seed_{seed}",
-            options.config(benchmark_name, method, seed),
+            out / options.benchmark / method / f"seed_{seed}",
+            options.run_config(method, seed),
         )
         for seed in options.seeds
-        for method in options.methods
+        for method in methods
     ]
 
 
 def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     messages = Messages()
     processes = _processes(options, jobs)
-    require_use(jobs, options.together)
-    jobs = _with_cores(jobs, options, processes)
+    require_use(jobs, options.stack)
+    jobs = _with_cores(jobs, processes)
     unfinished = _unfinished(jobs)
     if len(unfinished) < len(jobs):
         messages.print(f"{len(jobs) - len(unfinished)} of {len(jobs)} runs are already finished.")
@@ -82,7 +76,7 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     totals = {job.path: job.config.length for job in unfinished}
     done = {path: float(runs.progress_made(path)) for path in totals}
     unit = unfinished[0].config.axis
-    work = left_of(planned(jobs, options.together), unfinished)
+    work = left_of(planned(jobs, options.stack), unfinished)
     with live_progress(messages, totals, done, unit) as on_progress:
         outcome = run_jobs(
             work, processes, lambda job, value: on_progress(job.path, value), messages.print
@@ -97,7 +91,8 @@ def _processes(options: RunOptions, jobs: Sequence[Job]) -> int:
         return require_integer("--jobs", options.jobs, minimum=1)
     if jobs[0].config.device != "cpu":
         return 1
-    cores = getattr(jobs[0].config, "cores", 1)
+    config = jobs[0].config
+    cores = config.stream.num_cores if isinstance(config, ControlRunConfig) else 1
     return max(1, _available_cores() // cores)
 
 
@@ -106,16 +101,16 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _with_cores(jobs: Sequence[Job], options: RunOptions, processes: int) -> list[Job]:
-    """Share the machine's cores among runs that can use several, if the user did not."""
-    if not isinstance(options, AntRunOptions) or options.cores is not None:
-        return list(jobs)
+def _with_cores(jobs: Sequence[Job], processes: int) -> list[Job]:
+    """Share the machine's cores among runs that can use several, unless the user did."""
     shared = max(1, _available_cores() // min(processes, len(jobs)))
     return [replace(job, config=_on_cores(job.config, shared)) for job in jobs]
 
 
 def _on_cores(config: RunConfig, cores: int) -> RunConfig:
-    return replace(config, cores=cores) if isinstance(config, AntRunConfig) else config
+    if not isinstance(config, ControlRunConfig) or config.stream.cores is not None:
+        return config
+    return with_values(config, {"stream.cores": cores})
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plasticity.scripts.config.run_config import AntRunConfig, ImageRunConfig, RunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig, SupervisedRunConfig
 from plasticity.scripts.run.folder import Experiment, RunError
 from plasticity.scripts.run.image_experiment import ImageExperiment, require_fitting
 from plasticity.scripts.run.stacked import StackedExperiment
@@ -16,11 +16,11 @@ def make_experiment(config: RunConfig) -> Experiment:
         ValueError: if a setting and the data do not go together.
         ImportError: if the physics engine is not installed.
     """
-    if isinstance(config, AntRunConfig):
+    if isinstance(config, ControlRunConfig):
         from plasticity.scripts.run.ant_experiment import AntExperiment  # noqa: PLC0415  (gymnasium)
 
         return AntExperiment(config)
-    assert isinstance(config, ImageRunConfig)
+    assert isinstance(config, SupervisedRunConfig)
     return ImageExperiment(config)
 
 
@@ -30,7 +30,7 @@ def stacked_experiment(config: RunConfig) -> type[StackedExperiment]:
     Raises:
         ImportError: if the physics engine is not installed.
     """
-    if isinstance(config, AntRunConfig):
+    if isinstance(config, ControlRunConfig):
         from plasticity.scripts.run.stacked_ants import StackedAnts  # noqa: PLC0415  (as above)
 
         return StackedAnts
@@ -47,13 +47,15 @@ def require_runnable(config: RunConfig) -> None:
         DownloadError: if the data cannot be had.
         RunError: if the physics engine is not installed.
     """
-    if isinstance(config, ImageRunConfig):
-        require_fitting(config, load_dataset(config.dataset, data_dir=config.data_dir))
+    if isinstance(config, SupervisedRunConfig):
+        require_fitting(
+            config, load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
+        )
         return
-    assert isinstance(config, AntRunConfig)
+    assert isinstance(config, ControlRunConfig)
     try:
-        ENGINES[config.engine]().close()
-        if config.engine == "warp":
+        ENGINES[config.stream.engine]().close()
+        if config.stream.engine == "warp":
             from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's)
 
             load_modules()

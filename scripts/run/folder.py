@@ -19,6 +19,8 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from plasticity.scripts.config.benchmarks import completed
+from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import LENGTHS, differences
 from plasticity.scripts.run import atomic_files as durable
 from plasticity.scripts.run import events
@@ -106,7 +108,7 @@ class RunFolder:
 
     Args:
         path: `<out>/<benchmark>/<method>/seed_<n>`; made if it is not there.
-        config: The flat configuration.
+        config: The configuration, as `RunConfig.to_json` gives it.
 
     Raises:
         RunError: if the folder cannot be written, is in use, or holds another configuration.
@@ -287,15 +289,17 @@ def saved_config(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{file} is not JSON ({error}): {remedy}.") from error
     if not isinstance(content, dict):
         raise RunError(f"{file} holds no JSON object: {remedy}.")
+    flat = flattened(content)
     for key in LENGTHS.values():
-        length = content.get(key, 0)
+        length = flat.get(key, 0)
         if isinstance(length, bool) or not isinstance(length, int):
             raise RunError(f"{file}: {key} must be a whole number, not {length!r}: {remedy}.")
     return content
 
 
 def _length(config: Mapping[str, Any]) -> int:
-    return max(int(config.get(key, 0)) for key in LENGTHS.values())
+    flat = flattened(config)
+    return max(int(flat.get(key, 0)) for key in LENGTHS.values())
 
 
 def require_same_config(
@@ -306,7 +310,14 @@ def require_same_config(
     Raises:
         RunError: if any key differs that a continued run may not change; all of them are named.
     """
-    changed = differences(saved, wanted) if saved is not None else []
+    if saved is None:
+        return
+    try:
+        changed = differences(completed(saved), wanted)
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"{path / 'config.json'}: {error} Restore the file, or give another --out."
+        ) from error
     if changed:
         raise RunError(
             f"{path} holds a run of another configuration: {'; '.join(changed)}. Give another --out,"
@@ -369,7 +380,7 @@ def _reached(path: Path, row: Mapping[str, Any]) -> int:
     """How far a run is by its last row. One at a change of friction, between two others, ends no run."""
     if "step" not in row:
         return int(row["task"]) + 1
-    every = int((saved_config(path) or {}).get("measure_every", 1))
+    every = int(flattened(saved_config(path) or {}).get("tracking.measure_every", 1))
     return int(row["step"]) // every * every
 
 

@@ -14,11 +14,11 @@ from plasticity.agents.supervised.classifier import Classifier
 from plasticity.metrics.norms import parameter_snapshot, update_norm
 from plasticity.metrics.registry import Metric
 from plasticity.metrics.tracker import Tracker
+from plasticity.mitigations import Shift, regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.shifted_model import ShiftedModel
-from plasticity.scripts.config.benchmarks import METHODS
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.seeds import child_seed
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
 
@@ -37,23 +37,24 @@ class ImageExperiment:
         ValueError: if a setting and the data do not go together.
     """
 
-    def __init__(self, config: ImageRunConfig, dataset: ImageDataset | None = None) -> None:
+    def __init__(self, config: SupervisedRunConfig, dataset: ImageDataset | None = None) -> None:
         self.config = config
         if dataset is None:
-            dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+            dataset = load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
         require_fitting(config, dataset)
         self._stream = image_stream(config, dataset)
         regularizer = image_regularizer(config)
         image_network = initial_network(config, dataset)
         self._hidden_layers = image_network.hidden_layers
         network: nn.Module = image_network
-        if METHODS[config.method].shifts:
+        shift = next((each for each in config.method if isinstance(each, Shift)), None)
+        if shift is not None:
             assert regularizer.anchor_seed is not None
-            anchors = _syre_anchors(image_network, config.sigma, regularizer.anchor_seed)
+            anchors = _syre_anchors(image_network, shift.sigma, regularizer.anchor_seed)
             network = ShiftedModel(image_network, anchors, keep_function=False)
         self._classifier = Classifier(
             network,
-            config.classifier,
+            config.agent,
             regularizer,
             data_order_seed=child_seed(config.seed, "order"),
             device=config.device,
@@ -65,7 +66,7 @@ class ImageExperiment:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self._diverged or self._next_task >= self.config.num_tasks
+        return self._diverged or self._next_task >= self.config.stream.num_tasks
 
     @property
     def diverged(self) -> bool:
@@ -86,7 +87,7 @@ class ImageExperiment:
         Returns:
             The task's row; None if stopped before its end.
         """
-        if "update_norm" in self.config.metrics and self._before is None:
+        if "update_norm" in self.config.tracking.metrics and self._before is None:
             self._before = parameter_snapshot(self._classifier.network)
         task = self._stream[self._next_task]
         if not self._classifier.train(task, should_stop):
@@ -95,7 +96,7 @@ class ImageExperiment:
         # Losses may be finite where features are not (a ReLU takes minus infinity for 0). Looked at
         # whatever is measured: what a run does must not depend on that.
         row["diverged"] = row["diverged"] or not all(self._measure(task, [FINITE]).values())
-        if not row["diverged"] and self.config.metrics:
+        if not row["diverged"] and self.config.tracking.metrics:
             row.update(self._measure(task, self._metrics()))
         self._diverged = bool(row["diverged"])
         self._before = None
@@ -111,7 +112,7 @@ class ImageExperiment:
 
     def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
         """Numbers by metric and layer."""
-        images, _ = next(iter(task.test_batches(self.config.probe_size)))
+        images, _ = next(iter(task.test_batches(self.config.tracking.probe_size)))
         network = self._classifier.network
         prefix = "model." if isinstance(network, ShiftedModel) else ""
         layers = [prefix + layer for layer in self._hidden_layers]
@@ -122,7 +123,7 @@ class ImageExperiment:
         # A tracker is made anew for every task, whose images it measures on: it knows no earlier
         # boundary, so the update is measured against the weights at the task's beginning.
         updates = Metric("update_norm", partial(update_norm, previous=self._before or {}), "model")
-        return [updates if name == "update_norm" else name for name in self.config.metrics]
+        return [updates if name == "update_norm" else name for name in self.config.tracking.metrics]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, but its configuration."""
@@ -143,17 +144,17 @@ class ImageExperiment:
         self._before = state.get("before")  # absent between two tasks
 
 
-def image_stream(config: ImageRunConfig, dataset: ImageDataset) -> PermutedImages:
+def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> PermutedImages:
     """The tasks of a run, on its device."""
     return PermutedImages(
         dataset,
-        num_tasks=config.num_tasks,
+        num_tasks=config.stream.num_tasks,
         seed=child_seed(config.seed, "stream"),
         device=config.device,
     )
 
 
-def initial_network(config: ImageRunConfig, dataset: ImageDataset) -> ImageNetwork:
+def initial_network(config: SupervisedRunConfig, dataset: ImageDataset) -> ImageNetwork:
     """A run's network as it begins, on the CPU."""
     # Layers draw their initial weights from the global generator: seeded here, whatever came
     # before, and used for nothing else.
@@ -161,20 +162,12 @@ def initial_network(config: ImageRunConfig, dataset: ImageDataset) -> ImageNetwo
     return ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
 
 
-def image_regularizer(config: ImageRunConfig) -> RegularizerSettings:
+def image_regularizer(config: SupervisedRunConfig) -> RegularizerSettings:
     """How a run's method regularizes every layer."""
-    method = METHODS[config.method]
-    return RegularizerSettings(
-        regularizer=method.regularizer,
-        strength=config.strength if method.uses_strength else 0.0,
-        sigma=config.sigma,
-        anisotropy=config.anisotropy,
-        decoupled=config.decoupled,
-        anchor_seed=child_seed(config.seed, "anchor"),
-    )
+    return regularizer_settings(config.method, child_seed(config.seed, "anchor"))
 
 
-def require_fitting(config: ImageRunConfig, dataset: ImageDataset) -> None:
+def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
     """Refuse what the data do not allow, without the cost of an experiment.
 
     Raises:
@@ -182,13 +175,13 @@ def require_fitting(config: ImageRunConfig, dataset: ImageDataset) -> None:
             or the images too small for the network.
     """
     for option, wanted, split, labels in (
-        ("--batch-size", config.classifier.batch_size, "training", dataset.train_labels),
-        ("--probe-size", config.probe_size, "test", dataset.test_labels),
+        ("--batch-size", config.agent.batch_size, "training", dataset.train_labels),
+        ("--probe-size", config.tracking.probe_size, "test", dataset.test_labels),
     ):
         if wanted > len(labels):
             raise ValueError(
                 f"{option} {wanted} is larger than the {len(labels)} {split} examples of"
-                f" {config.dataset}: give at most {len(labels)}."
+                f" {config.stream.dataset}: give at most {len(labels)}."
             )
     with torch.device("meta"):  # shapes without memory
         ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)

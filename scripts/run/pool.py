@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.events import MODULES as TENSORBOARD
 from plasticity.scripts.run.jobs import Job, JobGroup, Work
 from plasticity.scripts.run.process import PROGRESS_INTERVAL_SECONDS, do_work
@@ -104,11 +104,14 @@ def _preloaded(work: Sequence[Work]) -> list[str]:
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run.command", "torch._dynamo", *TENSORBOARD]
     configs = [job.config for each in work for job in each.jobs]
-    if any(isinstance(each, ImageRunConfig) and each.dataset == "digits" for each in configs):
+    if any(
+        isinstance(each, SupervisedRunConfig) and each.stream.dataset == "digits"
+        for each in configs
+    ):
         modules.append("sklearn.datasets")
     for group in (each for each in work if isinstance(each, JobGroup)):
-        is_image = isinstance(group.jobs[0].config, ImageRunConfig)
-        modules.append(f"plasticity.scripts.together_{'images' if is_image else 'ants'}")
+        is_image = isinstance(group.jobs[0].config, SupervisedRunConfig)
+        modules.append(f"plasticity.scripts.run.stacked_{'images' if is_image else 'ants'}")
     return modules
 
 

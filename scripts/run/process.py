@@ -135,7 +135,7 @@ def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -
             _fail(
                 words,
                 f"{len(part)} runs at once are too many for the memory of {group.jobs[0].config.device}:"
-                " give a smaller --together.",
+                " give a smaller --stack.",
             )
         _tell(events, ("runs", words))
     return ("stopped", "")

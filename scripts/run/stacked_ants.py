@@ -12,7 +12,7 @@ from plasticity.agents.ppo.device_environments import DeviceEnvironments
 from plasticity.agents.ppo.rollout import environment_seeds
 from plasticity.agents.ppo.stacked_agent import StackedPPO
 from plasticity.metrics.stacked import stacked_features, stacked_metrics
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_experiment import with_tensors
 from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers, has_all_rows
 from plasticity.scripts.run.atomic_files import RunError
@@ -33,8 +33,8 @@ class StackedAnts:
 
     def __init__(
         self,
-        configs: Sequence[AntRunConfig],
-        make_environments: Callable[[Sequence[AntRunConfig]], DeviceEnvironments] | None = None,
+        configs: Sequence[ControlRunConfig],
+        make_environments: Callable[[Sequence[ControlRunConfig]], DeviceEnvironments] | None = None,
     ) -> None:
         config = configs[0]
         self._configs = configs
@@ -102,7 +102,7 @@ class StackedAnts:
     def _complete(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Add what is measured of the policies that have a row now, all of them at once."""
         sound = [place for place in rows if not self.has_diverged(place)]
-        metrics, policies = self._configs[0].metrics, self._agent.policies
+        metrics, policies = self._configs[0].tracking.metrics, self._agent.policies
         if not metrics or not sound:
             return
         observed = [self._agent.observations(place) for place in range(len(self._rows))]
@@ -133,7 +133,7 @@ class StackedAnts:
 
     def _tracker_state(self, place: int) -> dict[str, Any] | None:
         """What the `Tracker` of this run alone would save."""
-        if not self._configs[0].metrics:
+        if not self._configs[0].tracking.metrics:
             return None
         if place not in self._has_previous:
             return {"previous": None}
@@ -192,7 +192,7 @@ class StackedAnts:
         return float(state["agent"]["num_steps"])
 
     @staticmethod
-    def is_finished_at(state: dict[str, Any], config: AntRunConfig) -> bool:
+    def is_finished_at(state: dict[str, Any], config: ControlRunConfig) -> bool:
         """Whether a run that was saved so has all its rows."""
         return has_all_rows(state, config)
 
@@ -207,7 +207,7 @@ class _WarpAnts(SlipperyAntWarp):
             raise RunError(f"{error} What the last checkpoint holds is safe.") from error
 
 
-def warp_ants(configs: Sequence[AntRunConfig]) -> DeviceEnvironments:
+def warp_ants(configs: Sequence[ControlRunConfig]) -> DeviceEnvironments:
     """The ants of some runs in one simulator on their device; each run's draw what they draw alone.
 
     Raises:
@@ -217,12 +217,14 @@ def warp_ants(configs: Sequence[AntRunConfig]) -> DeviceEnvironments:
     streams = [child_seed(each.seed, "stream") for each in configs]
     try:
         return _WarpAnts(
-            len(configs) * config.num_envs,
+            len(configs) * config.stream.num_envs,
             reset_seeds=[
-                seed for each in configs for seed in environment_seeds(each.seed, config.num_envs)
+                seed
+                for each in configs
+                for seed in environment_seeds(each.seed, config.stream.num_envs)
             ],
-            task_seeds=[seed for seed in streams for _ in range(config.num_envs)],
-            change_every=config.change_every // config.num_envs,
+            task_seeds=[seed for seed in streams for _ in range(config.stream.num_envs)],
+            change_every=config.stream.change_every // config.stream.num_envs,
             device=config.device,
         )
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.image_experiment import (
     image_regularizer,
     image_stream,
@@ -37,12 +37,12 @@ class StackedImages:
     """
 
     def __init__(
-        self, configs: Sequence[ImageRunConfig], dataset: ImageDataset | None = None
+        self, configs: Sequence[SupervisedRunConfig], dataset: ImageDataset | None = None
     ) -> None:
         config = configs[0]
         self.configs = configs
         if dataset is None:
-            dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+            dataset = load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
         require_fitting(config, dataset)
         dataset = dataset.to(config.device)  # once: the streams share it
         self._streams = PermutedImagesGroup([image_stream(each, dataset) for each in configs])
@@ -50,7 +50,7 @@ class StackedImages:
         self._hidden_layers = networks[0].hidden_layers
         self._classifier = StackedClassifier(
             networks,
-            config.classifier,
+            config.agent,
             [image_regularizer(each) for each in configs],
             data_order_seeds=[child_seed(each.seed, "order") for each in configs],
             device=config.device,
@@ -76,11 +76,11 @@ class StackedImages:
             raise ValueError(
                 f"The runs are at the tasks {sorted(places)}: only runs of one place train together."
             )
-        return next(iter(places), self.configs[0].num_tasks)
+        return next(iter(places), self.configs[0].stream.num_tasks)
 
     def is_finished(self, place: int) -> bool:
         """Whether there is nothing left to do for a run."""
-        return self._diverged[place] or self._next_tasks[place] >= self.configs[0].num_tasks
+        return self._diverged[place] or self._next_tasks[place] >= self.configs[0].stream.num_tasks
 
     def has_diverged(self, place: int) -> bool:
         """Whether a run ended because a loss or a feature became NaN or infinite."""
@@ -95,7 +95,7 @@ class StackedImages:
         Returns:
             The tasks' rows by place; none if stopped before their end.
         """
-        if "update_norm" in self.configs[0].metrics and self._before is None:
+        if "update_norm" in self.configs[0].tracking.metrics and self._before is None:
             self._before = {
                 name: parameter.detach().clone()
                 for name, parameter in self._classifier.networks.parameters.items()
@@ -117,15 +117,15 @@ class StackedImages:
     def _complete(self, rows: dict[int, dict[str, Any]], tasks: ImageTaskGroup) -> None:
         """Add what is measured of the networks, all of them at once."""
         config, replicas = self.configs[0], self._classifier.networks
-        probe, _ = next(iter(tasks.test_batches(config.probe_size)))
+        probe, _ = next(iter(tasks.test_batches(config.tracking.probe_size)))
         features = stacked_features(replicas, probe, self._hidden_layers)
         finite = finite_networks(features).tolist()
         for place, row in rows.items():  # as in `ImageExperiment.next_row`
             row["diverged"] = row["diverged"] or not finite[place]
         sound = [place for place, row in rows.items() if not row["diverged"]]
-        if config.metrics:
+        if config.tracking.metrics:
             measured = stacked_metrics(
-                replicas, features, config.metrics, indices=sound, previous=self._before
+                replicas, features, config.tracking.metrics, indices=sound, previous=self._before
             )
             for place, numbers in zip(sound, measured, strict=True):
                 rows[place].update(numbers)
@@ -180,6 +180,6 @@ class StackedImages:
         return float(state["next_task"] + classifier["step"] / classifier["task_steps"])
 
     @staticmethod
-    def is_finished_at(state: dict[str, Any], config: ImageRunConfig) -> bool:
+    def is_finished_at(state: dict[str, Any], config: SupervisedRunConfig) -> bool:
         """Whether a run that was saved so has all its tasks."""
-        return bool(state["diverged"]) or int(state["next_task"]) >= config.num_tasks
+        return bool(state["diverged"]) or int(state["next_task"]) >= config.stream.num_tasks

@@ -6,32 +6,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from plasticity.checks import require_integer
-from plasticity.scripts.config.benchmarks import METHODS
-from plasticity.scripts.config.run_config import AntRunConfig, RunConfig
+from plasticity.mitigations import Shift
+from plasticity.scripts.config.options import StackSize
+from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
 from plasticity.scripts.run.jobs import Job, JobGroup, Work
 from plasticity.tasks.vector.environments import DEVICE_ENGINES
 
-MAY_DIFFER = (
-    *("method", "seed", "strength", "sigma", "anisotropy"),
-    *("critic_strength", "critic_sigma"),
-)
+MAY_DIFFER = ("method", "critic_method", "seed")
 """Settings that the runs of a group need not share: the optimizer's step is each run's own."""
 
 _Item = TypeVar("_Item")
 
-HowMany = int | Literal["auto"]
-"""How many runs train at once in one process; "auto": by the device."""
 
-
-def planned(jobs: Sequence[Job], together: HowMany) -> list[Work]:
+def planned(jobs: Sequence[Job], stack: StackSize) -> list[Work]:
     """Put jobs together that can train at once; the others stay single.
 
     Args:
         jobs: In the order in which they are to be done.
-        together: Runs in one process. A number is taken as it is, on any device. "auto": one on a CPU,
+        stack: Runs in one process. A number is taken as it is, on any device. "auto": one on a CPU,
             where processes of one thread each are faster, and on CUDA as many as fit, which the group's
             own process finds out.
 
@@ -44,8 +39,8 @@ def planned(jobs: Sequence[Job], together: HowMany) -> list[Work]:
         if not can_be_stacked(config):
             work += group
             continue
-        measured = together == "auto" and config.device.startswith("cuda")
-        size = len(group) if measured else 1 if together == "auto" else together
+        measured = stack == "auto" and config.device.startswith("cuda")
+        size = len(group) if measured else 1 if stack == "auto" else stack
         for part in even_parts(group, size):
             alone = len(part) == 1 and has_ordinary_experiment(config)
             work.append(part[0] if alone else JobGroup(tuple(part), is_measured=measured))
@@ -74,14 +69,14 @@ def can_be_stacked(config: RunConfig) -> bool:
 
     The method "shift" wraps its network in another, and ants of a CPU's engine live on its cores.
     """
-    if isinstance(config, AntRunConfig):
-        return config.engine in DEVICE_ENGINES
-    return not METHODS[config.method].shifts
+    if isinstance(config, ControlRunConfig):
+        return config.stream.engine in DEVICE_ENGINES
+    return not any(isinstance(each, Shift) for each in config.method)
 
 
 def has_ordinary_experiment(config: RunConfig) -> bool:
     """Whether one run can be trained without the code for many: all can but the ants of a GPU."""
-    return not (isinstance(config, AntRunConfig) and config.engine in DEVICE_ENGINES)
+    return not (isinstance(config, ControlRunConfig) and config.stream.engine in DEVICE_ENGINES)
 
 
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -105,18 +100,18 @@ def even_parts(items: Sequence[_Item], most: int) -> list[list[_Item]]:
     return [list(items[a:b]) for a, b in pairwise(ends)]
 
 
-def require_use(jobs: Sequence[Job], together: HowMany) -> None:
+def require_use(jobs: Sequence[Job], stack: StackSize) -> None:
     """Refuse a number of runs at once that cannot be met.
 
     Raises:
         ValueError: if it is below 1, or above 1 where no job can be trained with others.
         TypeError: if it is neither a number nor "auto".
     """
-    if together == "auto":
+    if stack == "auto":
         return
-    most = require_integer("--together", together, minimum=1)
+    most = require_integer("--stack", stack, minimum=1)
     if most > 1 and not any(can_be_stacked(job.config) for job in jobs):
         raise ValueError(
-            f"--together {most} means nothing to these runs of {jobs[0].config.benchmark}, which have a"
+            f"--stack {most} means nothing to these runs of {jobs[0].config.benchmark}, which have a"
             " process each: leave it out, and give --jobs for runs side by side."
         )

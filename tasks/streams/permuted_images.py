@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity.checks import require_integer, require_name
 from plasticity.tasks.datasets.images import ImageDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermutedImagesConfig:
+    """Settings of a stream of permuted images.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    dataset: str
+    """Images that are permuted: mnist, fashion-mnist, kmnist, digits, or images (any folder of such
+    files)."""
+
+    num_tasks: int = field(metadata={"option": "tasks"})
+    """Number of tasks in the stream; a larger number extends a finished run."""
+
+    data_dir: str | None = None
+    """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
+
+    def __post_init__(self) -> None:
+        require_name("dataset", self.dataset)
+        require_integer("num_tasks", self.num_tasks, minimum=1)
+        if self.data_dir is not None and not isinstance(self.data_dir, str):
+            raise TypeError(
+                f"data_dir must be the name of a folder or None, not {self.data_dir!r}."
+            )
 
 
 @dataclass(frozen=True, eq=False)

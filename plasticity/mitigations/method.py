@@ -1,0 +1,78 @@
+"""Methods: no, one or several mitigations that a run trains with, written `first+second`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plasticity.checks import require_known
+from plasticity.mitigations.base import MITIGATIONS, Mitigation
+from plasticity.optim.settings import RegularizerSettings
+
+PLAIN = "none"
+"""Name of the method without a mitigation: the plain optimizer."""
+
+METHOD_SEPARATOR = "+"
+
+
+def method_name(mitigations: Sequence[Mitigation]) -> str:
+    """Return the name of a method: those of its mitigations, joined by `+`; "none" if there are none."""
+    return METHOD_SEPARATOR.join(each.name for each in mitigations) or PLAIN
+
+
+def mitigation_names(method: str) -> tuple[str, ...]:
+    """Return the names of a method's mitigations, in the order written; none for "none".
+
+    Raises:
+        TypeError: if the method is not text.
+        ValueError: if a mitigation is unknown (the message suggests the nearest), or if two claim the
+            same part of the training.
+    """
+    if not isinstance(method, str):
+        raise TypeError(f"A method must be a name, not {method!r}.")
+    if method == PLAIN:
+        return ()
+    names = tuple(method.split(METHOD_SEPARATOR))
+    for name in names:
+        require_known("method", name, (PLAIN, *MITIGATIONS))
+        if name == PLAIN:
+            raise ValueError(f"{PLAIN!r} stands alone: write {method!r} without it.")
+    _require_disjoint([MITIGATIONS[name] for name in names])
+    return names
+
+
+def require_compatible(mitigations: Sequence[Mitigation]) -> None:
+    """Raise an error unless these can be one method.
+
+    Raises:
+        TypeError: if one is not a mitigation.
+        ValueError: if two claim the same part of the training.
+    """
+    for each in mitigations:
+        if not isinstance(each, Mitigation):
+            raise TypeError(f"method must be a tuple of mitigations, not of {each!r}.")
+    _require_disjoint([type(each) for each in mitigations])
+
+
+def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
+    claimed: dict[str, str] = {}
+    for kind in kinds:
+        if kind.claims in claimed:
+            raise ValueError(
+                f"{claimed[kind.claims]} and {kind.name} both set {kind.claims}: leave one out."
+            )
+        claimed[kind.claims] = kind.name
+
+
+def regularizer_settings(
+    mitigations: Sequence[Mitigation], anchor_seed: int
+) -> RegularizerSettings:
+    """Return the settings with which a method's optimizer regularizes a network.
+
+    Args:
+        mitigations: Mitigations of the method, applied in this order.
+        anchor_seed: Seed of a random anchor, if one is drawn.
+    """
+    settings = RegularizerSettings(anchor_seed=anchor_seed)
+    for each in mitigations:
+        settings = each.optimizer(settings)
+    return settings

@@ -1,0 +1,31 @@
+"""Syre's shift without its decay: a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plasticity.checks import require_number
+from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.optim.settings import RegularizerSettings
+
+
+@mitigation("shift")
+@dataclass(frozen=True, kw_only=True)
+class Shift(Mitigation):
+    """Syre's shift without its decay: a control that removes no symmetry (Prop. 1).
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    claims: ClassVar[str] = "the initial shift"
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"sigma": (0.01, 0.1, 0.3, 0.5, 1.0)}
+
+    sigma: float = RegularizerSettings.sigma
+    """Spread of the shift, relative to the usual initialisation: sigma / sqrt(fan-in)."""
+
+    def __post_init__(self) -> None:
+        require_number("sigma", self.sigma, minimum=0.0)

@@ -1,0 +1,54 @@
+"""Settings of the Slippery-Ant stream, for all engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plasticity.checks import require_integer, require_known, require_name
+from plasticity.tasks.vector.environments import ENGINES
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlipperyAntConfig:
+    """Ants on ground whose friction changes.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range, or the environments cannot share the interval evenly.
+    """
+
+    engine: str
+    """Physics engine, a key of `plasticity.tasks.ENGINES`: bullet, mujoco or warp."""
+
+    num_steps: int = field(metadata={"option": "steps"})
+    """Steps of all environments together. A run ends with the first row of metrics at or past it; a
+    larger number extends a finished run."""
+
+    change_every: int
+    """Steps of all environments together between two changes of friction."""
+
+    num_envs: int = 8
+    """Environments that are stepped together; they share one schedule of frictions."""
+
+    cores: int | None = None
+    """Cores for each run: with more than one, the environments step in that many processes, and actor and
+    critic learn side by side; the results do not depend on it. None: the machine's, shared by the runs
+    that go on at once."""
+
+    def __post_init__(self) -> None:
+        require_name("engine", self.engine)
+        require_known("engine", self.engine, ENGINES)
+        for name in ("num_steps", "change_every", "num_envs"):
+            require_integer(name, getattr(self, name), minimum=1)
+        if self.cores is not None:
+            require_integer("cores", self.cores, minimum=1)
+        if self.change_every % self.num_envs:
+            raise ValueError(
+                f"change_every {self.change_every} cannot be shared by {self.num_envs} environments: give"
+                " a multiple of num_envs."
+            )
+
+    @property
+    def num_cores(self) -> int:
+        """Cores that one run by itself may use: one, unless a number is given."""
+        return 1 if self.cores is None else self.cores
