@@ -1,32 +1,40 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity import tasks
 from plasticity.agents.networks.image import ACTIVATIONS, NetworkConfig
+from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.classifier import ClassifierConfig
-from plasticity.checks import require_known
 from plasticity.metrics.registry import METRICS
+from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay
+from plasticity.scripts.config.nested import flattened, with_values
 from plasticity.scripts.config.run_config import (
-    ENGINES,
-    AntRunConfig,
-    ImageRunConfig,
-    completed,
+    ControlRunConfig,
+    ControlTracking,
+    SupervisedRunConfig,
+    SupervisedTracking,
     differences,
+    method_from_plain,
 )
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-CONFIG = ImageRunConfig(
+CONFIG = SupervisedRunConfig(
     benchmark="permuted-digits",
-    method="syre",
+    method=(Syre(strength=0.01, sigma=0.5),),
     seed=3,
-    dataset="digits",
-    num_tasks=5,
-    strength=0.01,
-    sigma=0.5,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=5),
+)
+ANT = ControlRunConfig(
+    benchmark="slippery-ant",
+    method=(Syre(),),
+    seed=3,
+    stream=SlipperyAntConfig(engine="bullet", num_steps=4096, change_every=1024),
 )
 
 widths = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
@@ -50,29 +58,65 @@ classifiers = st.one_of(
         loss=st.sampled_from(["cross-entropy", "squared-error"]),
         train_evaluation_size=st.integers(1, 10**6),
         precision=st.sampled_from(["float32", "bf16"]),
-        compile=st.booleans(),
     ),
     st.builds(
         ClassifierConfig, optimizer=st.sampled_from(["adam", "adamw"]), learning_rate=positive
     ),
 )
-configs = st.builds(
-    ImageRunConfig,
-    benchmark=st.text(max_size=20),
-    method=st.text(max_size=20),
-    seed=st.integers(0, 2**64 - 1),
-    dataset=st.text(max_size=20),
-    num_tasks=st.integers(1, 10**9),
-    strength=st.floats(0, 10),
-    sigma=st.floats(0, 10),
-    anisotropy=st.floats(0, 0.5),
-    decoupled=st.sampled_from([None, True, False]),
-    data_dir=st.none() | st.text(max_size=20),
-    device=st.sampled_from(["cpu", "cuda:1", "mps"]),
-    metrics=st.lists(st.sampled_from(sorted(METRICS)), unique=True).map(tuple),
-    probe_size=st.integers(2, 10**6),
-    network=networks,
-    classifier=classifiers,
+decoupled = st.sampled_from([None, True, False])
+decays = st.one_of(
+    st.builds(WeightDecay, strength=st.floats(0, 10), decoupled=decoupled),
+    st.builds(L2Init, strength=st.floats(0, 10), decoupled=decoupled),
+    st.builds(
+        Syre,
+        strength=st.floats(0, 10),
+        sigma=st.floats(0, 10),
+        anisotropy=st.floats(0, 0.5),
+        decoupled=decoupled,
+    ),
+)
+shifts = st.builds(Shift, sigma=st.floats(0, 10))
+methods = st.one_of(
+    st.just(()),
+    st.tuples(decays),
+    st.tuples(shifts),
+    st.tuples(decays, shifts),
+    st.tuples(shifts, decays),
+)
+metrics = st.lists(st.sampled_from(sorted(METRICS)), unique=True).map(tuple)
+configs = st.one_of(
+    st.builds(
+        SupervisedRunConfig,
+        benchmark=st.text(max_size=20),
+        method=methods,
+        seed=st.integers(0, 2**64 - 1),
+        device=st.sampled_from(["cpu", "cuda:1", "mps"]),
+        stream=st.builds(
+            PermutedImagesConfig,
+            dataset=st.text(max_size=20),
+            num_tasks=st.integers(1, 10**9),
+            data_dir=st.none() | st.text(max_size=20),
+        ),
+        tracking=st.builds(SupervisedTracking, metrics=metrics, probe_size=st.integers(2, 10**6)),
+        network=networks,
+        agent=classifiers,
+    ),
+    st.builds(
+        ControlRunConfig,
+        benchmark=st.text(max_size=20),
+        method=st.one_of(st.just(()), st.tuples(decays)),
+        critic_method=st.one_of(st.none(), st.just(()), st.tuples(decays)),
+        seed=st.integers(0, 2**64 - 1),
+        stream=st.builds(
+            SlipperyAntConfig,
+            engine=st.sampled_from(["bullet", "mujoco", "warp"]),
+            num_steps=st.integers(1, 10**9),
+            change_every=st.integers(1, 1000).map(lambda n: 8 * n),
+            cores=st.none() | st.integers(1, 64),
+        ),
+        tracking=st.builds(ControlTracking, metrics=metrics),
+        agent=st.builds(PPOConfig, learning_rate=positive, hidden=widths),
+    ),
 )
 
 
@@ -80,143 +124,201 @@ configs = st.builds(
 @settings(max_examples=150, deadline=None)
 def test_what_is_saved_is_read_back(config):
     saved = json.loads(json.dumps(config.to_json()))
-    assert ImageRunConfig.from_json(saved) == config
+    assert type(config).from_json(saved) == config
     assert differences(saved, config.to_json()) == []
 
 
-def test_saved_form_is_flat_and_has_every_option():
+def test_the_saved_form_is_nested():
     saved = CONFIG.to_json()
-    assert not any(isinstance(value, dict) for value in saved.values())
-    # 13 own fields besides network and classifier, 6 and 9 of these, none of the same name
-    assert len(saved) == 13 + 6 + 9
-    assert saved["learning_rate"] == 0.01
-    assert saved["hidden"] == [64]
+    assert saved["method"] == {
+        "syre": {"strength": 0.01, "decoupled": None, "sigma": 0.5, "anisotropy": 0.0}
+    }
+    assert saved["agent"]["learning_rate"] == 0.01
+    assert saved["network"]["hidden"] == [64]
+    assert saved["stream"] == {"dataset": "digits", "num_tasks": 5, "data_dir": None}
+    assert replace(CONFIG, method=()).to_json()["method"] == {}
+    assert ANT.to_json()["critic_method"] is None
 
 
 def test_what_a_run_folder_adds_is_no_setting():
     saved = {**CONFIG.to_json(), "versions": {"torch": "2"}, "git_commit": None}
-    assert ImageRunConfig.from_json(saved) == CONFIG
+    assert SupervisedRunConfig.from_json(saved) == CONFIG
+    assert differences(saved, CONFIG.to_json()) == []
 
 
-def test_misspelt_key_is_reported_with_the_nearest():
+def test_a_misspelt_key_is_reported_with_the_nearest():
     saved = CONFIG.to_json()
-    saved["learning_rat"] = saved.pop("learning_rate")
-    with pytest.raises(ValueError, match=r"'learning_rat'\. Did you mean 'learning_rate'"):
-        ImageRunConfig.from_json(saved)
+    saved["agent"]["learning_rat"] = saved["agent"].pop("learning_rate")
+    named = r"key of the configuration\.agent 'learning_rat'\. Did you mean 'learning_rate'"
+    with pytest.raises(ValueError, match=named):
+        SupervisedRunConfig.from_json(saved)
 
 
-@pytest.mark.parametrize("key", ["seed", "hidden", "batch_size", "strength"])
-def test_missing_key_is_reported(key):
-    saved = CONFIG.to_json()
-    del saved[key]
-    with pytest.raises(ValueError, match=f"lacks {key}"):
-        ImageRunConfig.from_json(saved)
+def test_a_missing_key_has_the_default_of_its_dataclass():
+    saved = json.loads(json.dumps(CONFIG.to_json()))
+    del (
+        saved["seed"],
+        saved["network"],
+        saved["agent"]["batch_size"],
+        saved["method"]["syre"]["sigma"],
+    )
+    expected = replace(CONFIG, seed=0, method=(Syre(strength=0.01),))
+    assert SupervisedRunConfig.from_json(saved) == expected
+    del saved["stream"]["num_tasks"]
+    with pytest.raises(ValueError, match=r"stream lacks num_tasks"):
+        SupervisedRunConfig.from_json(saved)
+
+
+def test_a_missing_key_is_taken_from_a_fallback():
+    fallback = with_values(CONFIG, {"agent.batch_size": 7, "stream.num_tasks": 9})
+    saved = {"agent": {"learning_rate": 0.5}, "stream": {"dataset": "mnist"}, "method": "none"}
+    found = SupervisedRunConfig.from_json(saved, fallback)
+    changes = {"agent.learning_rate": 0.5, "stream.dataset": "mnist", "method": ()}
+    assert found == with_values(fallback, changes)
+
+
+def test_a_method_by_its_name_or_with_its_settings():
+    assert method_from_plain("none") == ()
+    assert method_from_plain("shift+syre") == (Shift(), Syre())
+    assert method_from_plain({"syre": {"sigma": 3}}) == (Syre(sigma=3),)
+    assert method_from_plain({"syre": None, "shift": {}}) == (Syre(), Shift())
+    tuned = {"syre": Syre(strength=9.0, sigma=8.0)}
+    assert method_from_plain({"syre": {"sigma": 3}}, defaults=tuned) == (
+        Syre(strength=9.0, sigma=3),
+    )
+    assert method_from_plain("syre", defaults=tuned) == (tuned["syre"],)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "named"),
+    ("method", "error", "message"),
+    [
+        ("sire", ValueError, "Unknown method 'sire'. Did you mean 'syre'?"),
+        ({"sire": {}}, ValueError, "Unknown method 'sire'. Did you mean 'syre'?"),
+        ({"none": {}}, ValueError, "Unknown method 'none'."),
+        ({"syre": {"sigm": 1}}, ValueError, "key of method.syre 'sigm'. Did you mean 'sigma'?"),
+        ({"syre": 3}, TypeError, "method.syre must be an object of names and values, not 3."),
+        (["syre"], TypeError, "method must be an object of names and values, not ['syre']."),
+        (3, TypeError, "method must be an object of names and values, not 3."),
+        ({"syre": {}, "l2-init": {}}, ValueError, "syre and l2-init both set the decay"),
+    ],
+)
+def test_a_wrong_method_is_refused(method, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        SupervisedRunConfig.from_json({**CONFIG.to_json(), "method": method})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
     [
         ("seed", "1", "seed"),
         ("seed", -1, "seed"),
         ("seed", 2**64, "seed"),
-        ("num_tasks", 0, "tasks"),
-        ("num_tasks", 2.5, "tasks"),
-        ("strength", -0.1, "strength"),
-        ("strength", math.nan, "strength"),
-        ("strength", math.inf, "strength"),
-        ("sigma", -1, "sigma"),
-        ("sigma", math.nan, "sigma"),
-        ("anisotropy", 0.6, "anisotropy"),
-        ("learning_rate", 0, "learning_rate"),
-        ("learning_rate", -1.0, "learning_rate"),
-        ("learning_rate", math.nan, "learning_rate"),
-        ("learning_rate", "fast", "learning_rate"),
-        ("probe_size", 1, "probe_size"),
-        ("hidden", 64, "hidden"),
-        ("hidden", [6.5], "width"),
-        ("batch_size", [64], "batch_size"),
-        ("method", ["syre"], "method"),
-        ("method", 3, "method"),
-        ("data_dir", 3, "data_dir"),
-        ("metrics", "srank", "metrics"),
-        ("metrics", [3], "metrics"),
-        ("metrics", ["sranc"], "Did you mean 'srank'"),
-        ("metrics", ["srank", "srank"], "twice"),
-        ("decoupled", "yes", "decoupled"),
-        ("optimizer", "sdg", "Did you mean 'sgd'"),
-        ("precision", "bf61", "Did you mean 'bf16'"),
-        ("compile", "no", "compile"),
+        ("device", 3, "device"),
+        ("benchmark", None, "benchmark"),
+        ("stream.num_tasks", 0, "tasks"),
+        ("stream.num_tasks", 2.5, "tasks"),
+        ("stream.data_dir", 3, "data_dir"),
+        ("method.syre.strength", -0.1, "strength"),
+        ("method.syre.strength", math.nan, "strength"),
+        ("method.syre.strength", math.inf, "strength"),
+        ("method.syre.sigma", -1, "sigma"),
+        ("method.syre.sigma", math.nan, "sigma"),
+        ("method.syre.anisotropy", 0.6, "anisotropy"),
+        ("method.syre.decoupled", "yes", "decoupled"),
+        ("agent.learning_rate", 0, "learning_rate"),
+        ("agent.learning_rate", -1.0, "learning_rate"),
+        ("agent.learning_rate", math.nan, "learning_rate"),
+        ("agent.learning_rate", "fast", "learning_rate"),
+        ("agent.batch_size", [64], "batch_size"),
+        ("agent.optimizer", "sdg", "Did you mean 'sgd'"),
+        ("agent.precision", "bf61", "Did you mean 'bf16'"),
+        ("agent.compile", "no", "compile"),
+        ("network.hidden", 64, "hidden"),
+        ("network.hidden", [6.5], "width"),
+        ("tracking.probe_size", 1, "probe_size"),
+        ("tracking.metrics", "srank", "metrics"),
+        ("tracking.metrics", [3], "metrics"),
+        ("tracking.metrics", ["sranc"], "Did you mean 'srank'"),
+        ("tracking.metrics", ["srank", "srank"], "twice"),
     ],
 )
-def test_wrong_value_is_refused_by_name(key, value, named):
+def test_a_wrong_value_is_refused_by_name(path, value, named):
+    saved = json.loads(json.dumps(CONFIG.to_json()))
+    *sections, name = path.split(".")
+    part = saved
+    for section in sections:
+        part = part[section]
+    part[name] = value
     with pytest.raises((ValueError, TypeError), match=named):
-        ImageRunConfig.from_json({**CONFIG.to_json(), key: value})
+        SupervisedRunConfig.from_json(saved)
 
 
-def test_strength_zero_is_a_control():
-    assert replace(CONFIG, strength=0.0).strength == 0.0
-
-
-def test_differences_names_every_changed_key_with_both_values():
-    other = replace(
-        CONFIG, sigma=0.1, classifier=ClassifierConfig(batch_size=32), metrics=("srank",)
+def test_differences_names_every_changed_setting_with_both_values():
+    other = with_values(
+        replace(CONFIG, method=(Syre(strength=0.01, sigma=0.1),)),
+        {"agent.batch_size": 32, "tracking.metrics": ("srank",)},
     )
     named = differences(CONFIG.to_json(), other.to_json())
-    assert [entry.split(" ")[0] for entry in named] == ["sigma", "metrics", "batch_size"]
-    assert named[0] == "sigma (there 0.5, now 0.1)"
+    changed = ["method.syre.sigma", "agent.batch_size", "tracking.metrics"]
+    assert sorted(entry.split(" ")[0] for entry in named) == sorted(changed)
+    assert "method.syre.sigma (there 0.5, now 0.1)" in named
+    other = replace(CONFIG, method=(WeightDecay(strength=0.01),))
+    assert "method.syre.sigma (there 0.5, now None)" in differences(
+        CONFIG.to_json(), other.to_json()
+    )
 
 
-def test_length_device_and_place_of_the_data_may_change():
-    other = replace(CONFIG, num_tasks=9, device="cuda", data_dir="elsewhere")
+def test_length_device_compilation_and_the_folder_of_the_data_may_change():
+    values = {"stream.num_tasks": 9, "stream.data_dir": "elsewhere", "agent.compile": True}
+    other = replace(with_values(CONFIG, values), device="cuda")
     assert differences(CONFIG.to_json(), other.to_json()) == []
+    other = with_values(ANT, {"stream.num_steps": 9, "stream.cores": 2})
+    assert differences(ANT.to_json(), other.to_json()) == []
 
 
-ANT = AntRunConfig(
-    benchmark="slippery-ant", method="syre", seed=3, num_steps=4096, change_every=1024
+def test_lengths():
+    assert CONFIG.length == 5
+    assert ANT.length == 20_480  # up to the first row at or past 4096
+    assert with_values(ANT, {"stream.num_steps": 20_481}).length == 40_960
+
+
+def test_the_critics_method_is_the_actors_unless_given():
+    assert ANT.method_of_critic == ANT.method
+    assert replace(ANT, critic_method=()).method_of_critic == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": (Shift(),)}, "shift is a control of the image benchmarks: leave it out."),
+        ({"critic_method": (Shift(),)}, "shift is a control of the image benchmarks"),
+        ({"critic_method": (Syre(), L2Init())}, "syre and l2-init both set the decay"),
+        ({"agent.compile": True}, "--compile works on cuda, and --device is cpu: leave it out."),
+        ({"agent.rollout_steps": 2044}, "rollout_steps 2044 cannot be shared by 8 environments"),
+        (
+            {"tracking.measure_every": 3000},
+            "measure_every 3000 must be a multiple of rollout_steps 2048",
+        ),
+        ({"stream.change_every": 1023}, "change_every 1023 cannot be shared by 8 environments"),
+        ({"stream.engine": "mujocco"}, "Unknown engine 'mujocco'. Did you mean 'mujoco'?"),
+    ],
 )
+def test_what_does_not_go_together_is_refused(values, message):
+    values = {"agent.minibatch_size": 4, **values} if "agent.rollout_steps" in values else values
+    with pytest.raises(ValueError, match=re.escape(message)):
+        with_values(ANT, values)
 
 
-def test_ants_that_were_saved_before_there_was_a_choice_of_engine_are_bullets():
-    saved = ANT.to_json()
-    del saved["engine"]
-    assert AntRunConfig.from_json(saved) == ANT
-    assert differences(saved, ANT.to_json()) == []
-    other = replace(ANT, engine="mujoco")
-    assert differences(saved, other.to_json()) == ["engine (there 'bullet', now 'mujoco')"]
-    # Images have none.
-    assert "engine" not in completed(CONFIG.to_json())
+def test_compilation_is_refused_where_it_does_not_work():
+    with pytest.raises(ValueError, match="--compile works on cpu and cuda, and --device is mps"):
+        replace(with_values(CONFIG, {"agent.compile": True}), device="mps")
 
 
-def test_runs_that_were_saved_before_there_was_a_choice_of_precision_are_of_float32():
-    saved = {
-        name: value
-        for name, value in CONFIG.to_json().items()
-        if name not in ("precision", "compile")
+def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
+    assert set(flattened(ANT.to_json())) == {
+        *("benchmark", "seed", "device", "critic_method"),
+        *(f"method.syre.{name}" for name in vars(Syre())),
+        *(f"stream.{name}" for name in vars(ANT.stream)),
+        *(f"agent.{name}" for name in vars(ANT.agent)),
+        *(f"tracking.{name}" for name in vars(ANT.tracking)),
     }
-    assert ImageRunConfig.from_json(saved) == CONFIG
-    assert differences(saved, CONFIG.to_json()) == []
-    other = replace(CONFIG, classifier=ClassifierConfig(precision="bf16"))
-    named = "precision (there 'float32', now 'bf16')"
-    assert differences(saved, other.to_json()) == [named]
-    # Which is how a step is run: a run that began on a GPU goes on without one.
-    other = replace(CONFIG, classifier=ClassifierConfig(compile=True))
-    assert differences(saved, other.to_json()) == []
-    ants = ANT.to_json()
-    del ants["compile"]
-    assert AntRunConfig.from_json(ants) == ANT
-
-
-def test_an_engine_that_is_saved_is_read():
-    config = replace(ANT, engine="warp")
-    assert AntRunConfig.from_json(config.to_json()) == config
-    assert set(ENGINES) == set(tasks.ENGINES)
-    with pytest.raises(ValueError, match=r"Unknown engine 'mujocco'\. Did you mean 'mujoco'\?"):
-        replace(ANT, engine="mujocco")
-    with pytest.raises(TypeError, match="engine must be a name"):
-        replace(ANT, engine=3)
-
-
-def test_require_known_suggests_the_nearest():
-    require_known("method", "syre", {"syre": 1})
-    with pytest.raises(ValueError, match=r"Unknown method 'sire'\. Did you mean 'syre'\?"):
-        require_known("method", "sire", {"syre": 1, "none": 2})

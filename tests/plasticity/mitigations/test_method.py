@@ -1,0 +1,75 @@
+import re
+
+import pytest
+
+from plasticity.mitigations import (
+    L2Init,
+    Shift,
+    Syre,
+    WeightDecay,
+    method_name,
+    mitigation_names,
+    regularizer_settings,
+    require_compatible,
+)
+from plasticity.optim.settings import RegularizerSettings
+
+SETTINGS = {
+    "none": ((), {}),
+    "weight-decay": (
+        (WeightDecay(strength=0.1, decoupled=True),),
+        {"regularizer": "weight-decay", "strength": 0.1, "decoupled": True},
+    ),
+    "l2-init": ((L2Init(strength=0.2),), {"regularizer": "l2-init", "strength": 0.2}),
+    "syre": (
+        (Syre(strength=0.3, sigma=0.5, anisotropy=0.1),),
+        {"regularizer": "syre", "strength": 0.3, "sigma": 0.5, "anisotropy": 0.1},
+    ),
+    "shift": ((Shift(sigma=0.5),), {}),
+    "shift+weight-decay": (
+        (Shift(sigma=0.5), WeightDecay(strength=0.1)),
+        {"regularizer": "weight-decay", "strength": 0.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_optimizer_gets_the_settings_of_the_method(name):
+    method, expected = SETTINGS[name]
+    assert regularizer_settings(method, 7) == RegularizerSettings(anchor_seed=7, **expected)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_names_of_methods_and_back(name):
+    method, _ = SETTINGS[name]
+    assert method_name(method) == name
+    assert mitigation_names(name) == tuple(each.name for each in method)
+    require_compatible(method)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("sire", ValueError, "Unknown method 'sire'. Did you mean 'syre'?"),
+        ("syre+", ValueError, "Unknown method ''."),
+        ("", ValueError, "Unknown method ''."),
+        ("syre+none", ValueError, "'none' stands alone: write 'syre+none' without it."),
+        (
+            "syre+weight-decay",
+            ValueError,
+            "syre and weight-decay both set the decay: leave one out.",
+        ),
+        ("syre+syre", ValueError, "syre and syre both set the decay: leave one out."),
+        (3, TypeError, "A method must be a name, not 3."),
+    ],
+)
+def test_wrong_names_are_refused(name, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        mitigation_names(name)
+
+
+def test_wrong_mitigations_are_refused():
+    with pytest.raises(ValueError, match="syre and l2-init both set the decay"):
+        require_compatible((Syre(), L2Init()))
+    with pytest.raises(TypeError, match="must be a tuple of mitigations, not of 's'"):
+        require_compatible("syre")

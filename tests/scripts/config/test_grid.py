@@ -1,0 +1,116 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from plasticity.mitigations import Syre
+from plasticity.scripts.config.grid import Axis, option_value, parse_grid, points, with_options
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.options import default_options, parse_options
+
+DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant")
+
+
+def test_values_of_any_setting():
+    words = ["learning_rate=1e-3,1e-2", "syre.sigma=1", "hidden=64,64 32", "--metrics=srank"]
+    axes = parse_grid([*words, "optimizer=sgd,adam"], DIGITS, DIGITS)
+    assert axes == [
+        Axis("learning-rate", (1e-3, 1e-2)),
+        Axis("syre.sigma", (1.0,)),
+        Axis("hidden", ((64,), (64, 32))),
+        Axis("metrics", (("srank",),)),
+        Axis("optimizer", ("sgd", "adam")),
+    ]
+    (axis,) = parse_grid(["critic.syre.sigma=1,2"], ANT, ANT)
+    assert axis == Axis("critic.syre.sigma", (1.0, 2.0))
+    assert axis.mitigation == "syre"
+
+
+def test_without_words_the_mitigations_searches():
+    axes = parse_grid([], DIGITS, DIGITS)  # methods none, weight-decay, syre
+    names = ["weight-decay.strength", "syre.strength", "syre.sigma"]
+    assert [axis.option for axis in axes] == names
+    assert axes[-1].values == Syre.search["sigma"]
+    assert parse_grid([], replace(DIGITS, methods=("none",)), DIGITS) == []
+
+
+def test_every_combination_of_what_a_method_uses():
+    axes = parse_grid(["learning-rate=1,2", "syre.sigma=3,4", "hidden=5 6"], DIGITS, DIGITS)
+    plain = dict(points(axes, "none", DIGITS))
+    assert list(plain) == ["learning-rate=1,hidden=5-6", "learning-rate=2,hidden=5-6"]
+    values = {"agent.learning_rate": 2.0, "network.hidden": (5, 6)}
+    assert plain["learning-rate=2,hidden=5-6"].config == with_values(DIGITS.config, values)
+    syre = dict(points(axes, "syre+shift", DIGITS))
+    assert list(syre) == [
+        f"learning-rate={rate},syre.sigma={sigma},hidden=5-6" for rate in (1, 2) for sigma in (3, 4)
+    ]
+    last = syre["learning-rate=2,syre.sigma=4,hidden=5-6"]
+    assert last.mitigations["syre"].sigma == 4.0
+    assert last.config == with_values(DIGITS.config, values)
+
+
+def test_a_method_that_uses_nothing_of_the_grid_runs_once():
+    axes = parse_grid(["syre.sigma=3,4"], DIGITS, DIGITS)
+    assert list(points(axes, "none", DIGITS)) == [("", DIGITS)]
+
+
+def test_values_that_fit_only_together():
+    # A rollout of 8192 and its minibatches of 4096; neither fits without the other.
+    words = ["minibatch-size=4096", "rollout-steps=8192", "measure-every=8192"]
+    ((_, options),) = points(parse_grid(words, ANT, ANT), "none", ANT)
+    assert options.config.agent.minibatch_size == 4096
+    with pytest.raises(ValueError, match="minibatch_size"):
+        list(points(parse_grid(words[:1], ANT, ANT), "none", ANT))
+
+
+def test_values_by_option_and_back():
+    changed = with_options(ANT, {"critic.syre.sigma": 2.0, "syre.strength": 3.0, "gamma": 0.5})
+    assert changed.critic == {"syre": {"sigma": 2.0}}
+    assert option_value(changed, "critic.syre.sigma") == 2.0
+    assert option_value(changed, "critic.syre.strength") is None
+    assert option_value(changed, "syre.strength") == 3.0
+    assert option_value(changed, "gamma") == 0.5
+    assert ANT.critic == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["learning-rat=1"],
+            "Unknown setting of a grid 'learning-rat'. Did you mean 'learning-rate'?",
+        ),
+        (["syre.sigm=1"], "Unknown setting of a grid 'syre.sigm'. Did you mean 'syre.sigma'?"),
+        (["critic.syre.sigma=1"], "Unknown setting of a grid 'critic.syre.sigma'."),
+        (["seeds=1"], "Unknown setting of a grid 'seeds'."),
+        (["dataset=mnist"], "Unknown setting of a grid 'dataset'."),
+        (["syre.sigma"], "--grid 'syre.sigma': give an option and its values"),
+        (["syre.sigma="], "--grid 'syre.sigma=': give an option and its values"),
+        (["syre.sigma=1,"], "--grid 'syre.sigma=1,': give an option and its values"),
+        (["syre.sigma=1,1.0"], "--grid syre.sigma names 1.0 twice: once is enough."),
+        (["syre.sigma=1", "syre.sigma=2"], "--grid names syre.sigma twice: once is enough."),
+        (
+            ["l2-init.strength=1"],
+            "--grid l2-init.strength means nothing to none, weight-decay, syre: leave it out, or add l2-init",
+        ),
+    ],
+)
+def test_wrong_grids_are_refused(words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_grid(words, DIGITS, DIGITS)
+
+
+def test_a_setting_that_has_its_option_too_is_refused():
+    options, _ = parse_options(
+        DIGITS, ["--syre.sigma", "2"], program="plasticity sweep", description=""
+    )
+    with pytest.raises(
+        ValueError, match=re.escape("--syre.sigma is in the grid: leave out the option")
+    ):
+        parse_grid(["syre.sigma=1"], options, DIGITS)
+
+
+def test_a_value_of_the_wrong_type_ends_with_a_message(capsys):
+    with pytest.raises(SystemExit):
+        parse_grid(["learning-rate=fast"], DIGITS, DIGITS)
+    assert "--learning-rate" in capsys.readouterr().err
