@@ -1,1 +1,1 @@
-"""`plasticity bench`: measurements of speed and memory, against alternatives."""
+"""Implementation of `plasticity bench`: measurements of speed and memory against alternatives."""

@@ -1,4 +1,4 @@
-"""The ant's steps per second: beside the reference's and Bullet's own, and in vector environments."""
+"""Steps per second of the ant: against the reference and Bullet alone, and in vector environments."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from plasticity.tasks.control.ant.bullet import BULLET_FRICTION
 from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS, AntSimulation
 
 REFERENCE = "pybullet_envs_gymnasium:AntBulletEnv-v0"
-"""What ours is measured against, as `gymnasium.make` takes it."""
+"""Environment that ours is compared with, as passed to `gymnasium.make`."""
 
 OURS = "plasticity.tasks:plasticity/SlipperyAntBullet-v0"
-"""Our ant, likewise; its friction is then the reference's."""
+"""Environment of our ant, as passed to `gymnasium.make`; its friction is then the reference's."""
 
 _SEED = 0
-_START_ANGLE, _TORQUE = 0.1, 250.0  # the ant's: radians, and N m at an action of 1
+_START_ANGLE, _TORQUE = 0.1, 250.0  # the ant's, in rad, and in N m at an action of 1
 
 Array = NDArray[Any]
 
 
 def ant_environment(effort: Effort) -> list[Row]:
-    """One ant in one process against the reference, and against Bullet alone, which reads nothing back.
+    """Measure one ant in one process against the reference, and against Bullet alone.
 
-    All make the same motion.
+    Bullet alone reads nothing back. All contenders make the same motion.
     """
     name, goal = "ant_environment", 2.0
     case, limit = "ours vs AntBulletEnv-v0", "ours vs Bullet's own step: the limit"
@@ -71,9 +71,9 @@ def ant_environment(effort: Effort) -> list[Row]:
 
 
 def ant_vector(effort: Effort) -> list[Row]:
-    """Eight ants, ours in two processes, against the vector environments of Gymnasium and of SB3.
+    """Measure eight ants: ours in two processes against the vector environments of Gymnasium and SB3.
 
-    SB3 is Stable-Baselines3; all have our ant.
+    SB3 is Stable-Baselines3; all of them run our ant.
     """
     name, ours, alone = "ant_vector", f"ours, {CORES} processes", "ours, in one process"
     num_envs, steps = effort.size(8, 2), effort.size(100, 5)
@@ -87,7 +87,7 @@ def ant_vector(effort: Effort) -> list[Row]:
         ours: lambda: slippery_ant_vector(num_envs, CORES),
         alone: lambda: slippery_ant_vector(num_envs),
         "Gymnasium Sync": lambda: SyncVectorEnv(env_fns, autoreset_mode=same_step),
-        # Not forked: this process may have threads by now.
+        # Not fork: this process may already have threads.
         "Gymnasium Async": lambda: AsyncVectorEnv(
             env_fns, context="forkserver", autoreset_mode=same_step
         ),
@@ -111,7 +111,7 @@ def ant_vector(effort: Effort) -> list[Row]:
             times[label],
             steps * num_envs,
             goal if label == best else None,
-            note=(no_goal or "the best there is") if label == best else "",
+            note=(no_goal or "the fastest alternative") if label == best else "",
         )
         for label in makers
         if label != ours
@@ -122,20 +122,20 @@ def ant_vector(effort: Effort) -> list[Row]:
 
 
 def random_actions(*shape: int) -> Array:
-    """Actions of an untrained policy, standard normal and clipped. Shape: (*shape, 8), float32."""
+    """Draw the actions of an untrained policy, standard normal and clipped. Shape: (*shape, 8), float32."""
     drawn = np.random.default_rng(_SEED).standard_normal((*shape, NUM_JOINTS), np.float32)
     return np.clip(drawn, -1.0, 1.0)
 
 
 def play(env: gymnasium.Env[Any, Any], actions: Array) -> list[int]:
-    """Play from the same start, whatever was before.
+    """Play some actions, always from the same initial state.
 
     Args:
-        env: An ant.
-        actions: Shape: (steps, 8).
+        env: Environment of an ant.
+        actions: Actions to play. Shape: (steps, 8).
 
     Returns:
-        The steps that ended an episode, from 0; after each, the next episode begins.
+        The steps, counted from 0, that ended an episode; after each, the next episode begins.
     """
     ends = []
     env.reset(seed=_SEED)
@@ -148,11 +148,11 @@ def play(env: gymnasium.Env[Any, Any], actions: Array) -> list[int]:
 
 
 class BulletAlone:
-    """The motion of `play`, by Bullet alone: torques are set and the world stepped, and nothing is read.
+    """Bullet alone, making the motion of `play`: it sets torques and steps the world, but reads nothing back.
 
     Args:
-        actions: Shape: (steps, 8), from -1 to 1.
-        ends: What `play` returned for them.
+        actions: Actions from -1 to 1. Shape: (steps, 8).
+        ends: Steps that `play` returned for these actions.
     """
 
     def __init__(self, actions: Array, ends: Sequence[int]) -> None:
@@ -161,7 +161,7 @@ class BulletAlone:
         self._ends = frozenset(ends)
 
     def play(self) -> None:
-        """Play all actions, from the start."""
+        """Play all actions from the initial state."""
         generator, _ = np_random(_SEED)
         self._restart(generator)
         for step, torques in enumerate(self._torques):
@@ -180,6 +180,6 @@ class BulletAlone:
 
 
 def step_all(envs: Any, actions: Array) -> None:
-    """Step a vector environment, ours, Gymnasium's or Stable-Baselines3's. Shape: (steps, envs, 8)."""
+    """Step a vector environment (ours, Gymnasium's or SB3's) with actions of shape (steps, envs, 8)."""
     for each in actions:
         envs.step(each)

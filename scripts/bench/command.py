@@ -1,4 +1,4 @@
-"""`plasticity bench`: ours against the alternatives in one run, interleaved, as ratios."""
+"""Command `plasticity bench`: ours against the alternatives, interleaved in one run, as ratios."""
 
 from __future__ import annotations
 
@@ -37,37 +37,37 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
         *(limits, compiled, stacked_images, stacked_ants, kernels),
     )
 }
-"""The measurements, by the name that `--only` takes, in their order."""
+"""Measurements by the name that `--only` takes, in the order in which they run."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """Measure ours against the alternatives, in turns on one machine, and print the ratios.
 
-    What else runs on the machine disturbs both sides alike, but spreads the ratios: look at the
+    Other load on the machine disturbs both sides alike but spreads the ratios: look at the
     quartiles. A full run takes a quarter of an hour.
 
     Raises:
-        TypeError: if a number is no integer.
-        ValueError: if a name is unknown, a number is out of range, or there is no such device.
+        TypeError: if a number is not an integer.
+        ValueError: if a name is unknown, a number is out of range, or the device does not exist.
     """
 
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
     ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
-    stacked_images, stacked_ants, kernels. None named: all."""
+    stacked_images, stacked_ants, kernels. All of them by default."""
 
     rounds: int | None = None
-    """Pairs of turns in each comparison. None: as many as each measurement needs."""
+    """Pairs of turns in each comparison. None: each measurement's own default."""
 
     threads: int = 1
-    """Threads of torch on a CPU. ("parallel", the ant's and PPO's choose their own.)"""
+    """Threads of torch on a CPU. (parallel, ant_* and ppo_* choose their own number.)"""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to measure. ("parallel", the ant's and PPO's are on the CPU, always.)"""
+    """Device to measure on. (parallel, ant_* and ppo_* always run on the CPU.)"""
 
     quick: bool = False
-    """Small sizes, few rounds: shows in half a minute that everything runs, and measures nothing."""
+    """Small sizes and few rounds: checks in half a minute that everything runs, but measures nothing."""
 
     out: Path = Path("bench.json")
     """File for the rows, the machine and the versions, as JSON."""
@@ -81,18 +81,18 @@ class BenchOptions:
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device must be 'cpu' or 'cuda': {self.device!r}.")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("There is no CUDA device that torch can use here: give --device cpu.")
+            raise ValueError("device is 'cuda', but torch finds no CUDA device: pass --device cpu.")
 
 
 def bench(options: BenchOptions, console: Console | None = None) -> int:
-    """Do what `plasticity bench` does.
+    """Run `plasticity bench`.
 
     Args:
-        options: Of the command.
-        console: For the table; None prints to the standard output.
+        options: Options of the command.
+        console: Console for the table; None prints to the standard output.
 
     Returns:
-        The exit code: 0, also where a goal is missed, which the table and the file tell.
+        The exit code: 0 even if a goal is missed, which the table and the file show.
 
     Raises:
         ValueError: if the file cannot be written.
@@ -100,7 +100,7 @@ def bench(options: BenchOptions, console: Console | None = None) -> int:
     console = console or Console(highlight=False)
     begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
     started = time.perf_counter()
-    _write(options.out, "")  # fails now, rather than after some minutes
+    _write(options.out, "")  # fail now rather than after several minutes
     effort = Effort(options.device, options.quick, options.rounds)
     rows: list[Row] = []
     with torch_threads(options.threads):
@@ -137,7 +137,7 @@ def _print(
         console.print("--quick measures nothing: run without it for figures.")
     missed = sum(row.met is False for row in rows)
     bounded = sum(row.met is not None for row in rows)
-    console.print(f"{bounded - missed} of {bounded} goals kept. Written to {options.out}.")
+    console.print(f"{bounded - missed} of {bounded} goals met. Written to {options.out}.")
 
 
 def _write(file: Path, content: str) -> None:
@@ -146,5 +146,5 @@ def _write(file: Path, content: str) -> None:
         file.write_text(content, encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f"--out {file} cannot be written: {error.strerror}. Give a file that you may write."
+            f"--out {file} cannot be written: {error.strerror}. Pass a path that you can write to."
         ) from error

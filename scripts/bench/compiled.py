@@ -1,4 +1,4 @@
-"""What compiling and half precision buy: the classifier's step and PPO's update, against eager float32."""
+"""Gain from compiling and half precision: the classifier's step and PPO's update, against eager float32."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _MODES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16 in a CUDA graph": {"precision": "bf16", "compile": True},
 }
-_OBSERVATIONS, _ACTIONS = 28, 8  # of the ant
+_OBSERVATIONS, _ACTIONS = 28, 8  # of Bullet's ant
 
 
 def compiled(effort: Effort) -> list[Row]:
-    """Training steps with syre, in other modes against the plain one; CUDA graphs on a GPU alone."""
+    """Measure training steps with syre in other modes against eager float32; CUDA graphs only on a GPU."""
     rows = []
     for label, network in _NETWORKS.items():
         plain = _classifier_step(effort, network, {})
@@ -64,7 +64,7 @@ def compiled(effort: Effort) -> list[Row]:
 
 
 def _unmeasured(case: str) -> Row:
-    return Row("compiled", case, None, "time", note="not measured, it needs --device cuda")
+    return Row("compiled", case, None, "time", note="not measured: needs --device cuda")
 
 
 def _classifier_step(
@@ -88,7 +88,7 @@ def _classifier_step(
     def step() -> None:
         classifier._train_step(images, labels)
 
-    for _ in range(8):  # so that what is captured is captured
+    for _ in range(8):  # enough for a CUDA graph to be captured
         step()
     return step
 
@@ -114,14 +114,14 @@ def _ppo_update(effort: Effort, *, compiles: bool) -> Callable[[], object]:
         ActorBatch(observations, normal(steps, _ACTIONS), normal(steps) - 11, normal(steps)),
         CriticBatch(observations, normal(steps), normal(steps)),
     )
-    orders = torch.stack(
+    data_orders = torch.stack(
         [torch.randperm(steps, generator=generator) for _ in range(config.epochs)]
     ).to(effort.device)
     if not compiles:
         rate = config.learning_rate
-        return partial(update_both, actor, critic, batches, list(orders), rate, config)
+        return partial(update_both, actor, critic, batches, list(data_orders), rate, config)
     graphed = GraphedUpdate(actor, critic, config, torch.device(effort.device))
-    update = partial(graphed, batches, orders, config.learning_rate)
+    update = partial(graphed, batches, data_orders, config.learning_rate)
     for _ in range(4):
         update()
     return update

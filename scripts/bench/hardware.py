@@ -1,4 +1,4 @@
-"""What a machine is, in general terms: enough to read a timing by."""
+"""Description of a machine in general terms: enough to interpret a timing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 def available_cores() -> int:
-    """The cores that this process may use, which a container or a batch system may have limited."""
+    """Return the number of cores that this process may use, which a container or batch system may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_hardware(device: str) -> dict[str, str | int]:
-    """The processor's model and architecture, the usable cores, the system, and the GPU if used."""
+    """Return the processor's model and architecture, the usable cores, the system, and the GPU if used."""
     found: dict[str, str | int] = {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
@@ -29,7 +29,7 @@ def describe_hardware(device: str) -> dict[str, str | int]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's model, or "unknown" where the system does not tell."""
+    """Return the processor's model, or "unknown" if the system does not report it."""
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -1,6 +1,6 @@
-"""The decay and Adam kernels against what the device's memory allows, and against torch's fused Adam.
+"""Speed of the decay and Adam kernels against the device's memory bandwidth and torch's fused Adam.
 
-All of it takes about a minute on a data-centre GPU, compilation included:
+Everything takes about a minute on a data-centre GPU, including compilation:
 
     plasticity bench --only kernels --device cuda
 """
@@ -21,16 +21,16 @@ from plasticity.scripts.bench.rows import Effort, Row, speed_row, time_row
 from plasticity.scripts.bench.steps import SIGMA, STRENGTH
 
 COMMAND = "plasticity bench --only kernels --device cuda"
-"""What measures them."""
+"""Command that measures the kernels."""
 
 COPY_GOAL = 0.85
-"""Of the copy bandwidth, for the decay with a stored anchor."""
+"""Goal for the decay with a stored anchor, as a share of the copy bandwidth."""
 
 DRAWN_GOAL = 1.02
-"""Of the time of torch's fused Adam, for ours with syre inside: both move 28 bytes a parameter."""
+"""Goal for Adam with syre, drawn anchors, over torch's fused Adam: both move 28 bytes per parameter."""
 
 STORED_GOAL = 1.16
-"""Likewise with a stored anchor, 32 bytes: 1.143, and a little."""
+"""Goal for Adam with syre, stored anchors, over the same: 32 bytes over 28 are 1.143, plus a margin."""
 
 _ROUNDS = 40
 
@@ -40,7 +40,7 @@ ADAM_CASES: tuple[tuple[str, dict[str, Any], int, float | None], ...] = (
     ("weight decay in our kernel", {"kernel": "triton", "sigma": 0.0}, 28, None),
     ("eager syre around fused Adam", {"fused": True}, 52, None),
 )
-"""Label, settings, bytes a parameter, goal."""
+"""Label, settings, bytes per parameter and goal of each case of Adam."""
 
 DECAY_CASES: tuple[tuple[str, bool, bool, int, float | None], ...] = (
     ("decoupled decay, stored anchor", False, False, 12, COPY_GOAL),
@@ -48,11 +48,11 @@ DECAY_CASES: tuple[tuple[str, bool, bool, int, float | None], ...] = (
     ("decoupled decay, drawn anchor", False, True, 8, None),
     ("coupled decay, drawn anchor", True, True, 12, None),
 )
-"""Label, coupled, drawn, bytes a parameter, goal."""
+"""Label, coupled, drawn, bytes per parameter and goal of each case of the decay."""
 
 
 def kernels(effort: Effort) -> list[Row]:
-    """The kernels on 134 M float32 parameters, and Adam's on a small network."""
+    """Measure the kernels on 134 M float32 parameters, and Adam's on a small network as well."""
     if torch.device(effort.device).type != "cuda":
         return _unmeasured()
     return [
@@ -63,13 +63,13 @@ def kernels(effort: Effort) -> list[Row]:
 
 
 def large_shapes(effort: Effort) -> list[tuple[int, ...]]:
-    """Eight square weights, 0.5 GB in float32: far more than the largest cache."""
+    """Return the shapes of eight square weights: 0.5 GB in float32, far more than the largest cache."""
     side = effort.size(4096, 32)
     return [(side, side)] * 8
 
 
 def small_shapes() -> list[tuple[int, ...]]:
-    """An actor and a critic with two hidden layers of 256 on 27 inputs, as Slippery-Ant's."""
+    """Return the shapes of actor and critic, two hidden layers of 256 on 27 inputs, as for Slippery-Ant."""
     return [
         shape
         for outputs in (8, 1)
@@ -96,11 +96,11 @@ def _unmeasured() -> list[Row]:
 def decay_row(
     effort: Effort, label: str, coupled: bool, drawn: bool, bytes_each: int, goal: float | None
 ) -> Row:
-    """The kernel's speed over that of a copy that moves as many bytes."""
+    """Measure the kernel's speed over that of a copy that moves as many bytes."""
     parameters, gradients = (_normal(large_shapes(effort), seed, effort) for seed in (0, 1))
     anchors: Anchors = _normal(large_shapes(effort), 2, effort)
     if drawn:
-        anchors = [DrawnAnchor(0, place, 0.01) for place in range(len(parameters))]
+        anchors = [DrawnAnchor(0, index, 0.01) for index in range(len(parameters))]
     elements = sum(parameter.numel() for parameter in parameters)
     comparison = effort.compare(
         decay_call(parameters, gradients, anchors, coupled=coupled),
@@ -119,7 +119,7 @@ def decay_call(
     *,
     coupled: bool,
 ) -> Callable[[], object]:
-    """The decay kernel, called again and again on the same tensors."""
+    """Return a function that calls the decay kernel, always on the same tensors."""
     from plasticity.optim.kernels.decay import decay_toward_, decayed_gradients  # noqa: PLC0415  (triton)
 
     cache = TableCache()
@@ -129,7 +129,7 @@ def decay_call(
 
 
 def copy_call(moved: int, device: str) -> Callable[[], object]:
-    """A copy that reads half of so many bytes and writes the other half."""
+    """Return a function that copies memory: half of `moved` bytes are read, the other half written."""
     source = torch.zeros(moved // 8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
@@ -141,7 +141,7 @@ def copy_call(moved: int, device: str) -> Callable[[], object]:
 def large_adam_row(
     effort: Effort, label: str, settings: dict[str, Any], bytes_each: int, goal: float | None
 ) -> Row:
-    """Our step over torch's where the memory is the limit."""
+    """Measure our step's time over torch's where memory is the limit."""
     ours, theirs = adam_pair(effort, large_shapes(effort), settings)
     comparison = effort.compare(ours.step, theirs.step, rounds=_ROUNDS, calls=10)
     row = time_row("kernels", f"{label}, vs fused Adam", comparison, goal)
@@ -150,7 +150,7 @@ def large_adam_row(
 
 
 def small_adam_row(effort: Effort, label: str, settings: dict[str, Any]) -> Row:
-    """Our step over torch's where the host is the limit, which launches the kernels."""
+    """Measure our step's time over torch's where the host, which launches the kernels, is the limit."""
     ours, theirs = adam_pair(effort, small_shapes(), settings)
     comparison = effort.compare(ours.step, theirs.step, rounds=_ROUNDS, calls=100)
     row = time_row("kernels", f"{label}, vs fused Adam, small network", comparison, None)
@@ -162,7 +162,7 @@ def small_adam_row(effort: Effort, label: str, settings: dict[str, Any]) -> Row:
 def adam_pair(
     effort: Effort, shapes: Sequence[tuple[int, ...]], settings: dict[str, Any]
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Ours with syre, and torch's fused Adam with its own decay, over equal parameters."""
+    """Return our Adam with syre and torch's fused Adam with its own decay, over equal parameters."""
     ours = regularized(torch.optim.Adam)(
         _with_gradients(shapes, effort),
         lr=1e-4,

@@ -1,4 +1,4 @@
-"""How near a training step comes to what the device can do: arithmetic, memory, or launches."""
+"""Share of the device's limits (arithmetic, memory, launches) that a training step reaches."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ _OBSERVATION_SIZE, _ACTION_SIZE = 27, 8  # of MuJoCo's ant
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """What a device can do, as measured on it."""
+    """Limits of a device, as measured on it."""
 
     operations_per_second: float
-    """Of a large matrix product in float32, at torch's present precision (TF32 if that is allowed)."""
+    """Operations per second of a large matrix product in float32, at torch's current precision (TF32 if that
+    is allowed)."""
 
     bytes_per_second: float
-    """Read and written by a copy of what no cache can hold."""
+    """Bytes read and written per second by a copy that is too large for any cache."""
 
     seconds_per_kernel: float
-    """From one tiny operation to the next, many of them in a row: what torch needs to ask for one."""
+    """Seconds per tiny operation in a long series of them: torch's cost of launching one."""
 
     def seconds(self, work: Work) -> dict[str, float]:
-        """The least time that each limit allows for some work."""
+        """Return the shortest time, in seconds, that each limit allows for some work."""
         return {
             "arithmetic": work.operations / self.operations_per_second,
             "memory": work.bytes / self.bytes_per_second,
@@ -58,10 +59,10 @@ class DeviceLimits:
 
 
 def limits(effort: Effort) -> list[Row]:
-    """A PPO update and classifier steps: their time by each of the device's limits over their real one.
+    """Measure a PPO update and classifier steps: the time that the device's limits allow over the real one.
 
-    The number is the share of the nearest limit that is reached: 1 is as fast as torch's operations,
-    one by one, can be on this device. Numbers above 1 mean that the data stays in a cache.
+    The result is the share of the nearest limit that is reached: 1 is as fast as torch's operations,
+    one by one, can be on this device. A result above 1 means that the data stays in a cache.
     """
     device = measure_limits(effort)
     speeds = (
@@ -95,7 +96,7 @@ def _wide(effort: Effort) -> NetworkConfig:
 
 
 def _row(case: str, function: Callable[[], object], device: DeviceLimits, effort: Effort) -> Row:
-    function()  # makes what is made once
+    function()  # warm-up: creates what is created once
     work = count_work(function)
     least = device.seconds(work)
     nearest = max(least, key=lambda limit: least[limit])
@@ -104,7 +105,7 @@ def _row(case: str, function: Callable[[], object], device: DeviceLimits, effort
     median = statistics.median(seconds)
     allowed = ", ".join(f"{limit} {1e3 * time_:.3g} ms" for limit, time_ in least.items())
     note = (
-        f"{1e3 * median:.3g} ms; by {allowed}: {nearest} the nearest limit;"
+        f"{1e3 * median:.3g} ms; limits: {allowed}; nearest limit: {nearest};"
         f" {work.operations / 1e6:.3g} MFLOP, {work.bytes / 1e6:.3g} MB, {work.kernels} operations"
     )
     return Row(
@@ -133,7 +134,7 @@ def _times(function: Callable[[], object], effort: Effort, *, rounds: int) -> li
 
 
 def ppo_update(effort: Effort) -> Callable[[], None]:
-    """All epochs of actor and critic at the published settings, on a rollout of random numbers."""
+    """Return a PPO update: all epochs of actor and critic at the published settings, on a random rollout."""
     config = config_of(effort) if effort.quick else PRESETS["standard"]
     generator = torch.Generator().manual_seed(0)
     policy = ActorCritic(
@@ -145,20 +146,20 @@ def ppo_update(effort: Effort) -> Callable[[], None]:
 
     steps = config.rollout_steps
     observations, values = normal(steps, _OBSERVATION_SIZE), normal(steps)
-    # About a standard normal's log-density of 8 numbers, so that ratios stay near 1.
+    # Roughly the log-density of 8 standard normal numbers, so that ratios stay near 1.
     actions = normal(steps, _ACTION_SIZE)
     old = -0.5 * (actions.square().sum(-1) + _ACTION_SIZE * 1.837877)
     actor = ActorUpdate(policy, config, actor_optimizer(policy, config, SYRE))
     critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, SYRE))
-    orders = [
+    data_orders = [
         torch.randperm(steps, generator=generator).to(effort.device) for _ in range(config.epochs)
     ]
 
     def update() -> None:
         actor.begin(ActorBatch(observations, actions, old, values), config.learning_rate)
         critic.begin(CriticBatch(observations, values, values + 1), config.learning_rate)
-        run_half(actor, orders, config.num_minibatches)
-        run_half(critic, orders, config.num_minibatches)
+        run_half(actor, data_orders, config.num_minibatches)
+        run_half(critic, data_orders, config.num_minibatches)
 
     return update
 
@@ -166,7 +167,7 @@ def ppo_update(effort: Effort) -> Callable[[], None]:
 def classifier_step(
     network_config: NetworkConfig, config: ClassifierConfig, effort: Effort
 ) -> Callable[[], None]:
-    """Forward, backward and update with syre, always on one batch of random pixels."""
+    """Return a step (forward, backward, update with syre), always on the same batch of random pixels."""
     torch.manual_seed(0)
     network = copy.deepcopy(ImageNetwork((1, 28, 28), 10, network_config)).to(effort.device)
     settings = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
@@ -180,7 +181,7 @@ def classifier_step(
 
 
 def measure_limits(effort: Effort) -> DeviceLimits:
-    """Measure the device: the best of some tries, as a limit is what is reached undisturbed."""
+    """Measure the device: the best of several tries, as a limit is what is reached when undisturbed."""
     on_gpu = effort.device != "cpu"
     side = effort.size(8192 if on_gpu else 1024, 64)
     left = torch.rand(side, side, device=effort.device)

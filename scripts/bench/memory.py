@@ -1,4 +1,4 @@
-"""What syre holds: the peak of its memory over torch's own, and the size of its checkpoint."""
+"""Memory of syre: its peak over torch's own, and the size of its checkpoint."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 CHECKPOINT_GOAL_BYTES = 1024
-"""What the settings of a group may add to a checkpoint; an anchor would add 4 bytes a parameter."""
+"""Bytes that the settings of a group may add to a checkpoint; an anchor would add 4 per parameter."""
 
 
 def memory(effort: Effort) -> list[Row]:
-    """Peak memory of syre's steps over torch's own, and the size of the checkpoints."""
+    """Measure the peak memory of syre's steps over torch's own, and the size of the checkpoints."""
     copies: list[Row] = []
     checkpoints: list[Row] = []
     for label, name, extra in _CASES:
         ours, theirs = optimizer_pair(effort, OPTIMIZERS[name], extra)
-        # The first step draws the anchors, and makes the optimizer's own state on both sides.
+        # The first step draws the anchors, and creates the optimizer's own state on both sides.
         our_first, their_first = (memory_use(each.step, effort.device) for each in (ours, theirs))
         our_next, their_next = (memory_use(each.step, effort.device) for each in (ours, theirs))
         held = our_first.held - their_first.held
@@ -68,7 +68,7 @@ def _checkpoint_row(case: str, ours: torch.optim.Optimizer, theirs: torch.optim.
 
 
 def saved_bytes(state: Mapping[str, Any]) -> int:
-    """Size of the file that `torch.save` makes of a state."""
+    """Return the size in bytes of the file that `torch.save` writes for a state."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.tell()
@@ -76,21 +76,21 @@ def saved_bytes(state: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of tensors, beside those from before a call."""
+    """Memory of tensors during and after a call, in bytes beyond what was allocated before it."""
 
     peak: int
-    """Most that stood at once during the call."""
+    """Most bytes allocated at once during the call."""
 
     held: int
-    """What is left of them after it."""
+    """Bytes still allocated after the call; negative if it freed earlier tensors."""
 
 
 def memory_use(function: Callable[[], object], device: str) -> MemoryUse:
-    """Follow the allocations of tensors during a call.
+    """Track the allocations of tensors during a call.
 
     Args:
-        function: Called once.
-        device: Whose memory: cpu or cuda.
+        function: Function to call, once.
+        device: Device whose memory to track: cpu or cuda.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -111,7 +111,7 @@ def memory_use(function: Callable[[], object], device: str) -> MemoryUse:
 
 @contextmanager
 def _quiet_profiler() -> Iterator[None]:
-    # Its start and stop are otherwise told on standard error, by a library that reads this variable.
+    # The profiler's library otherwise logs its start and stop to standard error; it reads this variable.
     name = "KINETO_LOG_LEVEL"
     before = os.environ.get(name)
     os.environ.setdefault(name, "99")
@@ -123,7 +123,7 @@ def _quiet_profiler() -> Iterator[None]:
 
 
 def _allocations(profiler: Any) -> list[int]:
-    """Bytes of every allocation, in order; negative where they are given back."""
+    """Return the bytes of every allocation, in chronological order; negative for memory that is freed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))

@@ -1,4 +1,4 @@
-"""What running side by side brings: four runs in two processes, against one after another."""
+"""Gain from parallel processes: four runs in two processes, against one after another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROCESSES = 2
 
 
 def parallel(effort: Effort) -> list[Row]:
-    """Four runs of permuted-digits by two processes, against the same by one; one thread each."""
+    """Measure four runs of permuted-digits in two processes against the same in one; one thread each."""
     runs, tasks = effort.size(4, 2), effort.size(10, 1)
     with tempfile.TemporaryDirectory() as folder:
         fresh = count()
@@ -27,7 +27,7 @@ def parallel(effort: Effort) -> list[Row]:
         def run_all(processes: int) -> None:
             run_side_by_side(Path(folder) / str(next(fresh)), runs, processes, tasks)
 
-        # The first use starts the server that the runs are forked from, which imports torch.
+        # This first use starts the server that the runs are forked from, which imports torch.
         run_side_by_side(Path(folder) / "start", runs=1, processes=1, tasks=1)
         comparison = interleaved(
             lambda: run_all(_PROCESSES),
@@ -37,15 +37,21 @@ def parallel(effort: Effort) -> list[Row]:
         )
     cores = available_cores()
     case = f"{runs} runs of {_BENCHMARK}: {_PROCESSES} processes vs one"
-    note = "" if cores >= _PROCESSES else f"no goal: this process may use {cores} core"
+    note = "" if cores >= _PROCESSES else f"no goal: this process can use only {cores} core"
     return [speed_row("parallel", case, comparison, 1.7 if not note else None, note=note)]
 
 
 def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:
-    """Do some runs of so many tasks, on the CPU, as `plasticity run` does.
+    """Do `runs` runs of `tasks` tasks each on the CPU, as `plasticity run` does.
+
+    Args:
+        out: Folder for the runs.
+        runs: Number of runs.
+        processes: Number of processes to run them in.
+        tasks: Number of tasks in each run.
 
     Raises:
-        RuntimeError: if one did not finish; the message is the run's.
+        RuntimeError: if a run did not finish; the message is the run's.
     """
     benchmark = IMAGE_BENCHMARKS[_BENCHMARK]
     config = ImageRunConfig(

@@ -1,4 +1,4 @@
-"""The training loop on the ant: against Stable-Baselines3's, where its time goes, what syre adds."""
+"""Speed of the training loop on the ant: against Stable-Baselines3's, part by part, with and without syre."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from plasticity.scripts.config.benchmarks import ANT_BENCHMARKS
 from plasticity.tasks import SlipperyAntBulletEnv, VectorEnvironments, slippery_ant_vector
 
 ROLLOUTS_PER_ROW = 10
-"""A run measures its metrics every 20 480 steps by default, and a rollout has 2048."""
+"""Rollouts for each row of metrics: by default a run has one every 20 480 steps; a rollout has 2048."""
 
 _BENCHMARK = ANT_BENCHMARKS["slippery-ant"]
 SYRE = RegularizerSettings("syre", _BENCHMARK.strengths["syre"], _BENCHMARK.sigma)
-"""Of the benchmark, for actor and critic."""
+"""Settings of the benchmark, for actor and critic."""
 
 _SEED = 0
 _OURS, _ONE_CORE = f"ours, {CORES} cores", "ours, 1 core"
@@ -52,9 +52,9 @@ _THEIR_VECTORS: tuple[tuple[type[DummyVecEnv] | type[SubprocVecEnv], bool], ...]
 
 
 def ppo_training(effort: Effort) -> list[Row]:
-    """Our loop's speed against that of Stable-Baselines3's (SB3's) PPO, whose fastest setting counts.
+    """Measure our loop's speed against Stable-Baselines3's (SB3's) PPO, whose fastest setting counts.
 
-    A turn is a rollout of 2048 steps and the learning from it, at the published settings on both sides.
+    A turn is a rollout of 2048 steps and the update from it, at the published settings on both sides.
     """
     rows = []
     for env_id, ant, package, bound in (
@@ -71,7 +71,7 @@ def ppo_training(effort: Effort) -> list[Row]:
         best = fastest(times)
         row = partial(rate_row, name, steps=config_of(effort).rollout_steps)
         rows.append(
-            row(f"{against}, {best}", ours, times[best], goal=goal, note=no_goal or "its best")
+            row(f"{against}, {best}", ours, times[best], goal=goal, note=no_goal or "its fastest")
         )
         rows += [row(f"… {label}", ours, times[label]) for label in times if label != best]
         rows.append(row(f"{_ONE_CORE} vs SB3 on {ant}, {best}", one_core, times[best]))
@@ -79,7 +79,7 @@ def ppo_training(effort: Effort) -> list[Row]:
 
 
 def ppo_parts(effort: Effort) -> list[Row]:
-    """Where the time of our loop on two cores goes, and how near the whole comes to Bullet's own speed."""
+    """Measure each part's share of our loop's time on two cores, and the loop against Bullet's own speed."""
     name, limit = "ppo_parts", f"loop vs Bullet's own step on {CORES} cores: the limit"
     if unmeasured := missing("pybullet"):
         return [unmeasured_row(name, limit, None, unmeasured)]
@@ -103,7 +103,7 @@ def ppo_parts(effort: Effort) -> list[Row]:
 
 
 def ppo_tracking(effort: Effort) -> list[Row]:
-    """What syre and the metrics of a run cost together, against the loop without either."""
+    """Measure the combined cost of syre and of a run's metrics, against the loop without either."""
     name = "ppo_tracking"
     both, syre = "loop with syre and tracking vs neither", "loop with syre vs without"
     if unmeasured := missing("pybullet"):
@@ -120,16 +120,16 @@ def ppo_tracking(effort: Effort) -> list[Row]:
             effort.rounds or effort.size(15, 2),
         )
     tracking = [seconds / ROLLOUTS_PER_ROW for seconds in times["track"]]
-    together = tuple(a + b for a, b in zip(times["syre"], tracking, strict=True))
+    combined = tuple(a + b for a, b in zip(times["syre"], tracking, strict=True))
     return [
-        time_row(name, both, Comparison(together, times["without"]), 1.03),
+        time_row(name, both, Comparison(combined, times["without"]), 1.03),
         time_row(name, syre, Comparison(times["syre"], times["without"]), None),
         _share_row(name, "tracking, once in ten rollouts", tracking, times["without"]),
     ]
 
 
 def config_of(effort: Effort) -> PPOConfig:
-    """The published settings, or small ones to see that everything runs."""
+    """Return the published settings, or small ones for checking that everything runs."""
     if effort.quick:
         return PPOConfig(hidden=(8, 8), rollout_steps=32, epochs=1, minibatch_size=16)
     return PRESETS["standard"]
@@ -159,7 +159,7 @@ def _our_agent(
 
 
 def _tracker(agent: PPO) -> Tracker:
-    # The probe is a stand-in: each measurement brings the latest rollout.
+    # This probe is a placeholder: each measurement passes the latest rollout.
     return Tracker(agent.policy, agent.observations[:2], layers=agent.policy.hidden_layers)
 
 
@@ -171,7 +171,7 @@ def _track(tracker: Tracker, agent: PPO) -> None:
 
 
 def stable_baselines3_ppo(envs: VecEnv, config: PPOConfig) -> StableBaselines3PPO:
-    """Stable-Baselines3's PPO with the settings of ours."""
+    """Return Stable-Baselines3's PPO with the same settings as ours."""
     return StableBaselines3PPO(
         "MlpPolicy",
         envs,
@@ -184,7 +184,7 @@ def stable_baselines3_ppo(envs: VecEnv, config: PPOConfig) -> StableBaselines3PP
         clip_range=config.clip_range,
         ent_coef=config.entropy_coefficient,
         vf_coef=config.value_coefficient,
-        max_grad_norm=float("inf"),  # it computes the norm in any case
+        max_grad_norm=float("inf"),  # the norm is computed in any case
         policy_kwargs={
             "net_arch": list(config.hidden),
             "activation_fn": nn.ReLU,
@@ -196,7 +196,7 @@ def stable_baselines3_ppo(envs: VecEnv, config: PPOConfig) -> StableBaselines3PP
 
 
 def _training_times(env_id: str, effort: Effort) -> Times:
-    """Seconds of a rollout and its update: ours on two cores and on one, and theirs in all settings."""
+    """Return the seconds of a rollout and its update: ours on two cores and one, theirs in all settings."""
     config = config_of(effort)
     contenders: dict[str, Callable[[], object]] = {}
     with ExitStack() as stack, torch_threads(1):
@@ -217,9 +217,9 @@ def _training_times(env_id: str, effort: Effort) -> Times:
 
 
 def learn(model: StableBaselines3PPO, steps: int, threads: int) -> None:
-    """Go on for so many steps with so many threads of torch."""
+    """Continue training for `steps` steps with `threads` threads of torch."""
     with torch_threads(threads):
-        # An interval beyond the end: nothing is logged.
+        # A log interval beyond the end, so that nothing is logged.
         model.learn(steps, log_interval=steps, reset_num_timesteps=False)
 
 
@@ -227,7 +227,7 @@ def learn(model: StableBaselines3PPO, steps: int, threads: int) -> None:
 
 
 class Stopwatch:
-    """A function whose seconds are added up."""
+    """Function that adds up the seconds spent in its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -242,13 +242,13 @@ class Stopwatch:
             self._seconds += time.perf_counter() - started
 
     def take(self) -> float:
-        """Return the seconds since they were last taken."""
+        """Return the seconds added up since the last `take`."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
 
 class TimedAnt(SlipperyAntBulletEnv):
-    """Our ant, with a stopwatch on what Bullet does in a step, and one on the environment as a whole."""
+    """Ant of ours with one stopwatch on Bullet's part of a step and one on the environment as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,20 +257,20 @@ class TimedAnt(SlipperyAntBulletEnv):
         self.step, self.reset = self._whole  # type: ignore[method-assign]
 
     def take_seconds(self) -> tuple[float, float]:
-        """Seconds in Bullet's step and in the environment, that included, since they were last taken."""
+        """Return the seconds in Bullet's step, and in the environment as a whole, since the last call."""
         return self._physics.take(), sum(watch.take() for watch in self._whole)
 
 
 class TimedLoop:
-    """Our loop on two cores, taken apart.
+    """Training loop on two cores, timed part by part.
 
     Args:
-        effort: How large.
-        stack: Closes what is opened.
+        effort: Size of the measurement.
+        stack: Stack that closes what is opened.
     """
 
     parts: list[dict[str, float]]
-    """Seconds of each part, an entry for every iteration."""
+    """Seconds of each part, one entry per iteration."""
 
     def __init__(self, effort: Effort, stack: ExitStack) -> None:
         self._envs = stack.enter_context(
@@ -282,7 +282,7 @@ class TimedLoop:
         self.parts = []
 
     def iterate(self) -> None:
-        """Do a rollout and learn from it, and write down where the time went."""
+        """Do a rollout and its update, and record the seconds of each part."""
         started = time.perf_counter()
         self._agent.collect()
         collected = time.perf_counter()
@@ -290,7 +290,7 @@ class TimedLoop:
         updated = time.perf_counter()
         stepping = self._step.take()
         each = self._envs.call("take_seconds")
-        # The workers run side by side: a second of each is one second of the loop.
+        # The workers run in parallel: one second in each of them is one second of the loop.
         physics, environments = (sum(seconds) / CORES for seconds in zip(*each, strict=True))
         self.parts.append(
             {
@@ -303,7 +303,7 @@ class TimedLoop:
         )
 
     def track(self) -> None:
-        """Measure what a run measures, on the latest rollout."""
+        """Measure the metrics of a run on the latest rollout."""
         _track(self._tracker, self._agent)
 
 

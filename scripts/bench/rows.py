@@ -1,4 +1,4 @@
-"""What a measurement of `plasticity bench` is told, and what it gives back."""
+"""Input and output of the measurements of `plasticity bench`: an `Effort`, and rows of the table."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from plasticity.scripts.bench.timing import Comparison, Quartiles, interleaved, 
 
 @dataclass(frozen=True)
 class Effort:
-    """Where to measure, and how thoroughly."""
+    """Device and thoroughness of a measurement."""
 
     device: str = "cpu"
-    """cpu or cuda."""
+    """Device to measure on: cpu or cuda."""
 
     quick: bool = False
-    """Small sizes and few rounds: shows that everything runs, and measures nothing."""
+    """Small sizes and few rounds: checks that everything runs, but measures nothing."""
 
     rounds: int | None = None
-    """Pairs of turns in each comparison; None: each measurement's own number."""
+    """Pairs of turns in each comparison; None: each measurement's own default."""
 
     def size(self, full: int, quick: int) -> int:
-        """Choose one of two sizes."""
+        """Return the full size, or the quick one if `quick` is set."""
         return quick if self.quick else full
 
     def compare(
@@ -40,7 +40,7 @@ class Effort:
         rounds: int,
         calls: int = 1,
     ) -> Comparison:
-        """Time two functions in turns; `rounds` and `calls` are those of a thorough measurement."""
+        """Time two functions in turns; `rounds` and `calls` are the defaults of a full measurement."""
         return interleaved(
             ours,
             theirs,
@@ -52,58 +52,58 @@ class Effort:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a number, the goal beside it, and what it was made from."""
+    """Row of the table: a number, its goal, and the values that it was computed from."""
 
     measurement: str
-    """Name, as `--only` takes it."""
+    """Name of the measurement, as `--only` takes it."""
 
     case: str
-    """What was measured, and against what."""
+    """Description of what was measured, and against what."""
 
     value: float | None
-    """The number: of a ratio, the median over the pairs. None: not measured, and the note says why."""
+    """Result; for a ratio, the median over the pairs. None: not measured; the note says why."""
 
     unit: Literal["time", "speed", "share", "copies", "bytes"]
-    """time, speed: ours over theirs; share: of a part in the whole; copies: of the parameters, and
-    bytes: ours less theirs."""
+    """Unit of the value. time, speed: ours over theirs; share: a part over the whole; copies (of the
+    parameters) and bytes: ours minus theirs."""
 
     goal: float | None = None
-    """The bound to keep; None: shown beside the others, without a bound."""
+    """Bound that the value is to meet; None: shown without a goal."""
 
     bound: Literal["at most", "at least"] = "at most"
-    """Which side of the goal is good."""
+    """Side of the goal on which it is met."""
 
     lower: float | None = None
-    """Lower quartile over the pairs; None for what does not vary."""
+    """Lower quartile over the pairs; None for a value that does not vary."""
 
     upper: float | None = None
-    """Upper quartile."""
+    """Upper quartile, likewise."""
 
     ours: float | None = None
-    """Our side of it: median seconds per call, or bytes."""
+    """Our side of the comparison: median seconds per call, or bytes."""
 
     theirs: float | None = None
-    """The other side."""
+    """Other side of the comparison."""
 
     note: str = ""
-    """What the reader must know beside it."""
+    """Remark that the reader needs beside the value."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is kept; None without one, or if nothing was measured."""
+        """Whether the goal is met; None without a goal, or if nothing was measured."""
         if self.goal is None or self.value is None:
             return None
         return self.value <= self.goal if self.bound == "at most" else self.value >= self.goal
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and `met`."""
+        """Return all fields, and `met`."""
         return {**asdict(self), "met": self.met}
 
 
 def time_row(
     measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
 ) -> Row:
-    """Our time over theirs, with a goal that it stay below."""
+    """Return the row of our time over theirs; the goal is its upper bound."""
     ratio = comparison.time_ratio
     return _ratio_row(measurement, case, comparison, ratio, "time", goal, "at most", note)
 
@@ -111,7 +111,7 @@ def time_row(
 def speed_row(
     measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
 ) -> Row:
-    """Our speed over theirs, with a goal that it stay above."""
+    """Return the row of our speed over theirs; the goal is its lower bound."""
     ratio = comparison.speed_ratio
     return _ratio_row(measurement, case, comparison, ratio, "speed", goal, "at least", note)
 
@@ -151,7 +151,7 @@ _TITLES = {
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The rows for a terminal, under the names of their measurements."""
+    """Return a table of the rows for a terminal, grouped by measurement."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", min_width=26)
     for heading in ("result", "quartiles", "goal", ""):
@@ -171,5 +171,5 @@ def _cells(row: Row) -> tuple[str, ...]:
     value = "" if row.value is None else f"{row.value:.{digits}f}"
     sign = "≤" if row.bound == "at most" else "≥"
     goal = "" if row.goal is None else f"{sign} {row.goal:g}"
-    verdict = {True: "[green]kept[/]", False: "[bold red]missed[/]", None: ""}[row.met]
+    verdict = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[row.met]
     return escape(case), value, quartiles, goal, verdict

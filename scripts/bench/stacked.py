@@ -1,4 +1,4 @@
-"""What many runs at once bring: classifiers along a replica axis, and ants in one simulator."""
+"""Gain from training many runs at once: stacked classifiers, and stacked PPO agents in one simulator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from plasticity.tasks import PermutedImages
 from plasticity.tasks.streams.stacked_permuted_images import PermutedImagesGroup
 
 _MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
-_GOAL_REPLICAS, _GOAL_SPEED = 32, 15.0
+_GOAL_STACKED, _GOAL_SPEED = 32, 15.0
 _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 
 
@@ -35,29 +35,29 @@ _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 
 
 def stacked_images(effort: Effort) -> list[Row]:
-    """The CNN of permuted-mnist: R runs at once against one after another, which is one run R times.
+    """Measure the CNN of permuted-mnist: R stacked runs against R runs one after another.
 
-    The goal is for 32 on a GPU. There each side is measured with CUDA graphs as well, and a run at once
-    with 31 others against a run alone on the CPU.
+    The latter is timed as one run, times R. The goal is for 32 runs on a GPU, where each side is measured
+    with CUDA graphs as well, and the stacked runs also against runs on one thread of the CPU.
     """
     name, steps = "stacked_images", effort.size(100, 2)
     on_gpu = effort.device == "cuda"
-    replicas = _GOAL_REPLICAS if on_gpu else effort.size(8, 2)
-    ours = _at_once(effort, replicas, steps, compile=on_gpu)
+    num_stacked = _GOAL_STACKED if on_gpu else effort.size(8, 2)
+    ours = _stacked(effort, num_stacked, steps, compile=on_gpu)
     eager = _alone(effort, effort.device, steps, compile=False)
-    case = f"{replicas} runs at once vs one after another"
+    case = f"{num_stacked} runs at once vs one after another"
     if not on_gpu:
-        note = f"no goal: it is for {_GOAL_REPLICAS} on a GPU"
-        return [_run_row(name, case, effort, ours, eager, replicas, steps, note=note)]
+        note = f"no goal: it applies to {_GOAL_STACKED} runs on a GPU"
+        return [_run_row(name, case, effort, ours, eager, num_stacked, steps, note=note)]
     others = (
         ("these with CUDA graphs", ours, _alone(effort, effort.device, steps, compile=True)),
-        ("ours without CUDA graphs", _at_once(effort, replicas, steps, compile=False), eager),
+        ("ours without CUDA graphs", _stacked(effort, num_stacked, steps, compile=False), eager),
         ("these on one thread of the CPU", ours, _alone(effort, "cpu", steps, compile=False)),
     )
     return [
-        _run_row(name, case, effort, ours, eager, replicas, steps, _GOAL_SPEED),
+        _run_row(name, case, effort, ours, eager, num_stacked, steps, _GOAL_SPEED),
         *(
-            _run_row(name, f"… {label}", effort, mine, theirs, replicas, steps)
+            _run_row(name, f"… {label}", effort, mine, theirs, num_stacked, steps)
             for label, mine, theirs in others
         ),
     ]
@@ -69,16 +69,16 @@ def _run_row(
     effort: Effort,
     ours: Callable[[], None],
     alone: Callable[[], None],
-    replicas: int,
+    num_stacked: int,
     steps: int,
     goal: float | None = None,
     note: str = "",
 ) -> Row:
     pair = effort.compare(ours, alone, rounds=7)
-    one_after_another = tuple(seconds * replicas for seconds in pair.theirs)
+    one_after_another = tuple(seconds * num_stacked for seconds in pair.theirs)
     comparison = Comparison(pair.ours, one_after_another)
     rates = " / ".join(
-        f"{replicas * steps / statistics.median(side):.0f}"
+        f"{num_stacked * steps / statistics.median(side):.0f}"
         for side in (comparison.ours, comparison.theirs)
     )
     note = f"{note}; {rates} steps/s" if note else f"{rates} steps/s"
@@ -106,24 +106,24 @@ def _alone(effort: Effort, device: str, steps: int, *, compile: bool) -> Callabl
     return partial(_train, classifier, task, steps)
 
 
-def _at_once(effort: Effort, replicas: int, steps: int, *, compile: bool) -> Callable[[], None]:
+def _stacked(effort: Effort, num_stacked: int, steps: int, *, compile: bool) -> Callable[[], None]:
     dataset = synthetic_task(effort).dataset
     streams = [
         PermutedImages(dataset, num_tasks=2, seed=seed, device=effort.device)
-        for seed in range(replicas)
+        for seed in range(num_stacked)
     ]
     classifier = StackedClassifier(
-        [_network(seed) for seed in range(replicas)],
+        [_network(seed) for seed in range(num_stacked)],
         _config(compile=compile),
-        [_settings(seed) for seed in range(replicas)],
-        data_order_seeds=range(replicas),
+        [_settings(seed) for seed in range(num_stacked)],
+        data_order_seeds=range(num_stacked),
         device=effort.device,
     )
     return partial(_train, classifier, PermutedImagesGroup(streams)[1], steps)
 
 
 def _train(trainer: Classifier | StackedClassifier, task: object, steps: int) -> None:
-    """So many steps; the task goes on in the next turn, and begins again after its end."""
+    """Train for `steps` steps; the task continues in the next turn, and starts again after its end."""
     left = steps
 
     def enough() -> bool:
@@ -139,10 +139,10 @@ def _train(trainer: Classifier | StackedClassifier, task: object, steps: int) ->
 
 
 def stacked_ants(effort: Effort) -> list[Row]:
-    """Warp's ants: training against simulation alone, and how both grow with replicas and ants.
+    """Measure Warp's ants: training against simulation alone, for several numbers of agents and ants.
 
-    The number is the share of the simulation's own speed that training reaches. Published settings:
-    2048 steps of each replica, 10 epochs of 16 minibatches.
+    The result is the share of the simulation's own speed that training reaches. Published settings:
+    2048 steps of each stacked agent, 10 epochs of 16 minibatches.
     """
     name = "stacked_ants"
     goal_case = "training vs simulation alone"
@@ -151,48 +151,50 @@ def stacked_ants(effort: Effort) -> list[Row]:
     on_gpu = effort.device == "cuda"
     sizes = _GPU_SIZES if on_gpu else ((effort.size(2, 1), effort.size(8, 2)),)
     rows = []
-    for replicas, num_envs in sizes:
-        goal = _GOAL_SHARE if on_gpu and (replicas, num_envs) == _GPU_SIZES[0] else None
-        note = "" if on_gpu else "no goal: it is for a GPU"
-        case = f"{replicas} replicas x {num_envs} ants: {goal_case}"
-        rows.append(_ants_row(name, case, effort, replicas, num_envs, goal, note))
+    for num_stacked, num_envs in sizes:
+        goal = _GOAL_SHARE if on_gpu and (num_stacked, num_envs) == _GPU_SIZES[0] else None
+        note = "" if on_gpu else "no goal: it applies to a GPU"
+        case = f"{num_stacked} stacked agents x {num_envs} ants: {goal_case}"
+        rows.append(_ants_row(name, case, effort, num_stacked, num_envs, goal, note))
     return rows
 
 
 _GPU_SIZES = ((64, 64), (1, 64), (4, 64), (16, 64), (16, 256), (64, 256))
-"""StackedNetworks, and ants of each: first what the goal is for; 64 to 16384 ants in all."""
+"""Stacked agents, and ants of each: first the sizes that the goal applies to; 64 to 16384 ants in all."""
 
 
 def _ants_row(
     name: str,
     case: str,
     effort: Effort,
-    replicas: int,
+    num_stacked: int,
     num_envs: int,
     goal: float | None,
     note: str,
 ) -> Row:
-    # For whoever has neither MuJoCo nor Warp, whatever else is measured.
+    # Imported here, as the other measurements need neither MuJoCo nor Warp.
     from plasticity.tasks.control.ant.warp import SlipperyAntWarp  # noqa: PLC0415
 
     config = replace(config_of(effort), compile=effort.device == "cuda")
-    seeds = [seed for run in range(replicas) for seed in environment_seeds(run, num_envs)]
+    seeds = [seed for run in range(num_stacked) for seed in environment_seeds(run, num_envs)]
 
     def ants() -> SlipperyAntWarp:
         return SlipperyAntWarp(
-            replicas * num_envs, reset_seeds=seeds, friction=1.0, device=effort.device
+            num_stacked * num_envs, reset_seeds=seeds, friction=1.0, device=effort.device
         )
 
     with closing(ants()) as alone, closing(ants()) as trained:
         agent = StackedPPO(
             trained,
             config,
-            [SYRE] * replicas,
-            [SYRE] * replicas,
-            seeds=range(replicas),
+            [SYRE] * num_stacked,
+            [SYRE] * num_stacked,
+            seeds=range(num_stacked),
         )
         synchronize = synchronizer(effort.device)
-        actions = torch.rand(replicas * num_envs, alone.action_size, device=effort.device) * 2 - 1
+        actions = (
+            torch.rand(num_stacked * num_envs, alone.action_size, device=effort.device) * 2 - 1
+        )
         alone.reset()
 
         def simulate() -> None:
@@ -201,5 +203,5 @@ def _ants_row(
             synchronize()
 
         pair = effort.compare(agent.iterate, simulate, rounds=7)
-    steps = config.rollout_steps * replicas
+    steps = config.rollout_steps * num_stacked
     return rate_row(name, case, pair.ours, pair.theirs, steps, goal, note=note)

@@ -1,4 +1,4 @@
-"""What syre costs: a whole training step, and the optimizer's step alone."""
+"""Cost of syre: in a whole training step, and in the optimizer's step alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from plasticity.scripts.bench.rows import Effort, Row, time_row
 from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
 
 STRENGTH = IMAGE_BENCHMARKS["permuted-mnist"].strengths["syre"]
-"""Of both sides' decay: the benchmark's."""
+"""Strength of the decay on both sides: the benchmark's."""
 
 SIGMA = IMAGE_BENCHMARKS["permuted-mnist"].sigma
-"""Of syre's anchor: the benchmark's."""
+"""Standard deviation of syre's anchor: the benchmark's."""
 
 BATCH_SIZE = 64
-"""Examples in a step."""
+"""Examples per step."""
 
 OptimizerName = Literal["sgd", "adam"]
 
@@ -36,7 +36,7 @@ _CASES: tuple[tuple[str, OptimizerName, float], ...] = (
 
 
 def step_cnn(effort: Effort) -> list[Row]:
-    """A training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
+    """Measure a training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
     network = ImageNetwork((1, 28, 28), 10, IMAGE_BENCHMARKS["permuted-mnist"].network)
     return [
         _step_row("step_cnn", effort, network, case, goal=1.02, rounds=200, calls=5)
@@ -45,7 +45,7 @@ def step_cnn(effort: Effort) -> list[Row]:
 
 
 def step_mlp(effort: Effort) -> list[Row]:
-    """A training step of an MLP of 3 x 2000, with syre against torch's weight_decay."""
+    """Measure a training step of an MLP of 3 x 2000, with syre against torch's weight_decay."""
     width = effort.size(2000, 50)
     config = NetworkConfig(architecture="mlp", hidden=(width,) * 3)
     network = ImageNetwork((1, 28, 28), 10, config)
@@ -71,7 +71,7 @@ def _step_row(
     syre = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
     our_network = copy.deepcopy(network).to(effort.device)
     our_optimizer = make_optimizer(our_network, config, syre)
-    # Of the same form as the trainer's: a fused step is faster than a plain one, whatever decays.
+    # In the same form as the trainer's: a fused step is faster than a plain one, with any decay.
     form = {key: our_optimizer.param_groups[0][key] for key in ("foreach", "fused")}
     extra: dict[str, Any] = {"momentum": momentum} if name == "sgd" else {}
     their_network = copy.deepcopy(network).to(effort.device)
@@ -93,7 +93,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     batches: Callable[[], tuple[Tensor, Tensor]],
 ) -> Callable[[], None]:
-    """Forward, backward and update on the next batch."""
+    """Return a function that does forward, backward and update on the next batch."""
 
     def step() -> None:
         images, labels = batches()
@@ -106,17 +106,17 @@ def training_step(
 
 
 def _batches(effort: Effort) -> Callable[[], tuple[Tensor, Tensor]]:
-    # Many batches in turn: one alone would be learnt by heart, and its gradients vanish.
+    # Many batches in turn: a single one would be memorized, and its gradients would vanish.
     count = effort.size(100, 2)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((count, BATCH_SIZE, 1, 28, 28), generator=generator).to(effort.device)
     labels = torch.randint(0, 10, (count, BATCH_SIZE), generator=generator).to(effort.device)
-    place = -1
+    index = -1
 
     def next_batch() -> tuple[Tensor, Tensor]:
-        nonlocal place
-        place = (place + 1) % count
-        return images[place], labels[place]
+        nonlocal index
+        index = (index + 1) % count
+        return images[index], labels[index]
 
     return next_batch
 
@@ -125,7 +125,7 @@ def _batches(effort: Effort) -> Callable[[], tuple[Tensor, Tensor]]:
 
 
 def optimizer_step(effort: Effort) -> list[Row]:
-    """The optimizer's step alone on 10 M parameters, against torch's foreach and fused forms."""
+    """Measure the optimizer's step alone on 10 M parameters, against torch's foreach and fused forms."""
     rows: list[Row] = []
     for form, goal in (("foreach", 1.5), ("fused", 2.5)):
         for label, name, momentum in _CASES:
@@ -142,8 +142,8 @@ def optimizer_step(effort: Effort) -> list[Row]:
 def optimizer_pair(
     effort: Effort, base: type[torch.optim.Optimizer], extra: Mapping[str, Any]
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
-    # The benchmark's own: a decay under the rounding error would take another way.
+    """Return two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
+    # The benchmark's own rate: a decay below the rounding error would take another code path.
     common = {"lr": IMAGE_BENCHMARKS["permuted-mnist"].classifier.learning_rate, **extra}
     ours = regularized(base)(
         many_parameters(effort),
@@ -158,7 +158,7 @@ def optimizer_pair(
 
 
 def many_parameters(effort: Effort) -> list[nn.Parameter]:
-    """Ten weight matrices of 1000 x 1000 (10 M parameters), with gradients."""
+    """Return ten weight matrices of 1000 x 1000 (10 M parameters), with gradients."""
     side = effort.size(1000, 20)
     generator = torch.Generator().manual_seed(0)
 

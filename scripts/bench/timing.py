@@ -1,4 +1,4 @@
-"""Time two ways of doing one thing, interleaved: what disturbs the machine disturbs both alike."""
+"""Interleaved timing of two functions: a disturbance of the machine affects both alike."""
 
 from __future__ import annotations
 
@@ -16,57 +16,58 @@ from plasticity.checks import require_integer
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds of the two ways, pair by pair: entry i of one was taken right beside the other's.
+    """Seconds of two functions, pair by pair: entry i of one was timed right next to the other's.
 
     Raises:
-        ValueError: if there is no pair, or a number has no partner.
+        ValueError: if there are no pairs, or the two sides differ in length.
     """
 
     ours: tuple[float, ...]
-    """Seconds per call of the first way, one number for each round."""
+    """Seconds per call of the first function, one number per round."""
 
     theirs: tuple[float, ...]
-    """Seconds per call of the second way."""
+    """Seconds per call of the second function, likewise."""
 
     def __post_init__(self) -> None:
         if not self.ours or len(self.ours) != len(self.theirs):
             raise ValueError(
-                f"A comparison needs pairs of times: got {len(self.ours)} and {len(self.theirs)}."
+                f"A comparison needs pairs of times, at least one, but got {len(self.ours)} and"
+                f" {len(self.theirs)} times: time both sides equally often."
             )
 
     @property
     def time_ratio(self) -> Quartiles:
-        """Our time over theirs: below 1, ours is faster."""
+        """Ratio of our time to theirs, in quartiles: below 1, ours is faster."""
         return quartiles([a / b for a, b in zip(self.ours, self.theirs, strict=True)])
 
     @property
     def speed_ratio(self) -> Quartiles:
-        """Our speed over theirs: above 1, ours is faster."""
+        """Ratio of our speed to theirs, in quartiles: above 1, ours is faster."""
         return quartiles([b / a for a, b in zip(self.ours, self.theirs, strict=True)])
 
 
 @dataclass(frozen=True)
 class Quartiles:
-    """The middle of some numbers, and how far they spread."""
+    """Quartiles of some numbers: their middle and their spread."""
 
     lower: float
-    """A quarter of the numbers are below."""
+    """Number below which a quarter of them lie."""
 
     median: float
-    """Half of them are below."""
+    """Number below which half of them lie."""
 
     upper: float
-    """Three quarters are below."""
+    """Number below which three quarters of them lie."""
 
 
 def quartiles(numbers: Sequence[float]) -> Quartiles:
-    """Quartiles, interpolated linearly between the sorted numbers (numpy's default).
+    """Compute quartiles, interpolated linearly between the sorted numbers (NumPy's default).
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no numbers.
     """
     if not numbers:
-        raise ValueError("Quartiles of no numbers: give at least one.")
+        raise ValueError("Cannot compute quartiles of no numbers: pass at least one.")
     if len(numbers) == 1:
         return Quartiles(numbers[0], numbers[0], numbers[0])
     return Quartiles(*statistics.quantiles(numbers, n=4, method="inclusive"))
@@ -85,13 +86,13 @@ def interleaved(
     """Time two functions in turns: ours, theirs, ours, theirs, and so on.
 
     Args:
-        ours: The first.
-        theirs: The second.
-        rounds: How many pairs are timed, at least 1.
-        warmup: How many pairs go before them, untimed.
-        calls: Calls in one turn, at least 1: more for what is short against the clock.
-        synchronize: Waits for the device, before the clock is read.
-        clock: Seconds.
+        ours: First function.
+        theirs: Second function.
+        rounds: Number of timed pairs, at least 1.
+        warmup: Number of untimed pairs that precede them.
+        calls: Calls per turn, at least 1: more for functions too short for the clock.
+        synchronize: Function that waits for the device, called before the clock is read.
+        clock: Function that returns the time in seconds.
 
     Raises:
         ValueError: if a count is out of range.
@@ -117,14 +118,14 @@ def interleaved(
 
 
 def synchronizer(device: torch.device | str) -> Callable[[], object]:
-    """What waits for a device's queued work; nothing to wait for on a CPU."""
+    """Return a function that waits for a device's queued work; on a CPU it does nothing."""
     kind = torch.device(device).type
     return (lambda: None) if kind == "cpu" else torch.get_device_module(kind).synchronize
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    # A collection in one turn would be charged to it, whoever made the garbage.
+    # A collection during a turn would be charged to it, whichever side made the garbage.
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What the trainer costs: against loops written by hand, and with the tracking of a run."""
+"""Cost of the trainer: against loops written by hand, and with the tracking of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NONE = RegularizerSettings()
 
 
 def trainer(effort: Effort) -> list[Row]:
-    """The trainer's examples per second, against the best loop by hand and a DataLoader loop."""
+    """Measure the trainer's examples per second against the best hand-written loop and a DataLoader loop."""
     task = synthetic_task(effort)
     rows: list[Row] = []
     for label, network_config, loader_goal in _NETWORKS:
@@ -47,7 +47,7 @@ def trainer(effort: Effort) -> list[Row]:
 
 
 def tracking(effort: Effort) -> list[Row]:
-    """The measurements at a task's end, as a share of the training on the task."""
+    """Measure the time of the metrics at a task's end, as a share of the training on the task."""
     task = synthetic_task(effort)
     probe_size = effort.size(IMAGE_BENCHMARKS["permuted-mnist"].probe_size, 32)
     classifier = _classifier(
@@ -66,7 +66,7 @@ def tracking(effort: Effort) -> list[Row]:
 
 
 def synthetic_task(effort: Effort) -> ImageTask:
-    """A permuted task of MNIST's size, its pixels random: the time does not depend on them."""
+    """Return a permuted task of MNIST's size with random pixels: the time does not depend on them."""
     num_train, num_test = effort.size(60_000, 256), effort.size(10_000, 64)
     generator = torch.Generator().manual_seed(0)
 
@@ -83,9 +83,9 @@ def synthetic_task(effort: Effort) -> ImageTask:
 
 
 def train_task(classifier: Classifier, task: ImageTask) -> None:
-    """Train on a whole task; the classifier is ready for the same one again."""
+    """Train on a whole task, and leave the classifier ready for the same one again."""
     classifier.train(task)
-    # Its place in the task, which `finish` would set back too, after an evaluation.
+    # Reset the position in the task, which `finish` would do as well, but after an evaluation.
     classifier.load_state_dict({**classifier.state_dict(), "step": 0})
 
 
@@ -103,16 +103,16 @@ def _classifier(network: nn.Module, settings: RegularizerSettings, effort: Effor
 
 
 def _best_loop(network: nn.Module, task: ImageTask, config: ClassifierConfig) -> Callable[[], None]:
-    """A loop over a permuted float copy of the data, with torch's fused SGD and no statistics.
+    """Return a loop over a permuted float copy of the data, with torch's fused SGD and no statistics.
 
-    The copy is made beforehand, untimed; a run would have to make it for every task.
+    The copy is made in advance, untimed; a run would have to make one for every task.
     """
     images, labels = _copied(task)
     step = _update(network, config, fused=True)
 
     def train() -> None:
-        order = torch.randperm(len(labels), device=labels.device)
-        for indices in torch.split(order, config.batch_size):
+        data_order = torch.randperm(len(labels), device=labels.device)
+        for indices in torch.split(data_order, config.batch_size):
             step(images.index_select(0, indices), labels.index_select(0, indices))
 
     return train
@@ -121,9 +121,9 @@ def _best_loop(network: nn.Module, task: ImageTask, config: ClassifierConfig) ->
 def _loader_loop(
     network: nn.Module, task: ImageTask, config: ClassifierConfig
 ) -> Callable[[], None]:
-    """The loop of most tutorials: a shuffling loader over the same copy, on the CPU, torch's plain SGD.
+    """Return the loop of most tutorials: a shuffling loader over the same copy on the CPU, torch's plain SGD.
 
-    Without workers: they take another core, and for data in memory their queue costs more than it saves.
+    It has no workers: they take another core, and for data in memory their queue costs more than it saves.
     """
     images, labels = (tensor.cpu() for tensor in _copied(task))
     loader = DataLoader(TensorDataset(images, labels), config.batch_size, shuffle=True)

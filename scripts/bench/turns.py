@@ -1,4 +1,4 @@
-"""Several contenders in turns, and the rows of their rates: what the ant's and PPO's measurements share."""
+"""Timing of several contenders in turns, and rows of their rates, for the measurements of ant and PPO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plasticity.scripts.bench.rows import Row, speed_row
 from plasticity.scripts.bench.timing import Comparison
 
 CORES = 2
-"""What the goals of whatever runs in parallel are for."""
+"""Number of cores that the goals of parallel measurements apply to."""
 
 _REMEDIES = {
     "pybullet": "pip install 'plasticity[bullet]', on Python 3.10 or 3.11",
@@ -27,9 +27,9 @@ Times = dict[str, tuple[float, ...]]
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Let all take a turn in every round, and once untimed before.
+    """Let every contender take one turn in each round, after an untimed one.
 
-    Garbage is collected as it comes: turns are long against it, and a loop that makes more pays more.
+    Garbage is collected as usual: turns are long in comparison, and a loop that makes more of it pays more.
 
     Returns:
         The seconds of each contender, round by round.
@@ -46,7 +46,7 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Tim
 
 
 def fastest(times: Mapping[str, Sequence[float]]) -> str:
-    """Whose median is the smallest."""
+    """Return the label of the contender with the smallest median."""
     return min(times, key=lambda label: statistics.median(times[label]))
 
 
@@ -60,16 +60,16 @@ def rate_row(
     *,
     note: str = "",
 ) -> Row:
-    """Our speed over theirs, with both rates in the note.
+    """Return the row of our speed over theirs, with both rates in the note.
 
     Args:
-        measurement: As of the row.
-        case: As of the row.
-        ours: Seconds of a turn, round by round.
-        theirs: Likewise.
-        steps: Environment steps of a turn; the row has seconds per step.
-        goal: As of the row.
-        note: Goes before the rates.
+        measurement: Measurement of the row.
+        case: Case of the row.
+        ours: Seconds of each of our turns, round by round.
+        theirs: Seconds of each of their turns, likewise.
+        steps: Environment steps per turn; the row has seconds per step.
+        goal: Goal of the row.
+        note: Text that precedes the rates.
     """
     comparison = Comparison(*(tuple(each / steps for each in side) for side in (ours, theirs)))
     rates = " / ".join(
@@ -80,27 +80,27 @@ def rate_row(
 
 
 def goal_on_cores(goal: float) -> tuple[float | None, str]:
-    """A goal that is made for two cores, or why it does not count here."""
+    """Return the goal and "" if this process has the two cores it applies to, else None and the reason."""
     cores = available_cores()
     if cores == CORES:
         return goal, ""
-    return None, f"no goal: it is for {CORES} cores (taskset -c 0,1), and here are {cores}"
+    return None, f"no goal: it applies to {CORES} cores (taskset -c 0,1), not to {cores}"
 
 
 def missing(package: str) -> str:
-    """Return how to get a package that is not installed; "" if it is."""
+    """Return how to get a package that is not installed; "" if it is installed."""
     return "" if importlib.util.find_spec(package) else _REMEDIES[package]
 
 
 def unmeasured_row(measurement: str, case: str, goal: float | None, remedy: str) -> Row:
-    """A row that says what it would need."""
-    note = f"not measured, it needs {remedy}"
+    """Return a row without a value, whose note says what the measurement needs."""
+    note = f"not measured: needs {remedy}"
     return Row(measurement, case, None, "speed", goal=goal, bound="at least", note=note)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Give torch so many threads in this process, and set their number back."""
+    """Set the number of torch's threads in this process, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""What a function asks of a device: operations, bytes and kernels, counted while it runs."""
+"""Work that a function gives to a device: operations, bytes and kernels, counted while it runs."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-# They give memory, and touch none.
+# These allocate memory without touching it.
 _ALLOCATIONS = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"})
 
 
 @dataclass(frozen=True)
 class Work:
-    """What was asked."""
+    """Amount of work that a function gave to a device."""
 
     operations: int
-    """Additions and multiplications of matrix products and convolutions; what is done number by number
-    is bound by memory, and not among them."""
+    """Additions and multiplications of matrix products and convolutions; elementwise work, which is bound by
+    memory, is not included."""
 
     bytes: int
-    """Read and written, every kernel's own arguments and results counted anew. Reading one number many
-    times within a kernel counts once; whatever stays in a cache between two kernels counts twice."""
+    """Bytes read and written, each kernel's arguments and results counted anew. A number that one kernel
+    reads many times counts once; a number that stays in a cache between two kernels counts twice."""
 
     kernels: int
-    """Operations of torch that compute something: views and allocations are none. A device may need
+    """Operations of torch that compute something, which views and allocations do not. A device may need
     more than one launch for one of them."""
 
 
 def count_work(function: Callable[[], object]) -> Work:
-    """Run a function once, and count.
+    """Run a function once, and count its work.
 
     Args:
-        function: Of torch operations, in eager mode: what is compiled, or replayed from a graph, is not
-            seen operation by operation.
+        function: Function of torch operations in eager mode: code that is compiled, or replayed from a
+            graph, is not seen operation by operation.
     """
     traffic = _Traffic()
     counter = FlopCounterMode(display=False)
@@ -48,7 +48,7 @@ def count_work(function: Callable[[], object]) -> Work:
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of whatever goes into a kernel and comes out of it."""
+    """Dispatch mode that counts the kernels, and adds up the bytes that go into and come out of each."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -79,15 +79,15 @@ def _read_and_written(
 ) -> int:
     total = 0
     written: set[int] = set()
-    for place, argument in enumerate(function._schema.arguments):
-        given = args[place] if place < len(args) else kwargs.get(argument.name)
-        tensors = [each for each in tree_leaves(given) if isinstance(each, Tensor)]
+    for position, argument in enumerate(function._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        tensors = [each for each in tree_leaves(value) if isinstance(each, Tensor)]
         size = sum(map(_num_bytes, tensors))
         if argument.alias_info is not None and argument.alias_info.is_write:
             written.update(map(id, tensors))
-            # `out=` is written over; what is changed in place is read before. (torch's fused optimizers
-            # say that they write the gradients, which they do for a GradScaler alone: 32 bytes a
-            # parameter are counted for Adam, where 28 are moved.)
+            # `out=` is overwritten; an argument changed in place is read first. (torch's fused optimizers
+            # declare that they write the gradients, which they do only for a GradScaler: for Adam, 32
+            # bytes per parameter are counted where 28 are moved.)
             total += size if argument.is_out else 2 * size
         else:
             total += size
@@ -96,7 +96,7 @@ def _read_and_written(
 
 
 def _num_bytes(tensor: Tensor) -> int:
-    """Of the memory that is behind it: an expanded tensor repeats the same numbers."""
+    """Return the bytes of the memory behind a tensor: an expanded one repeats the same numbers."""
     if tensor.layout is not torch.strided:
         return 0
     repeated = (

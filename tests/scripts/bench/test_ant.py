@@ -46,7 +46,7 @@ def test_actions_are_those_of_a_standard_normal_policy_clipped():
     assert np.abs(actions).max() == 1.0
 
 
-def test_playing_begins_again_after_each_end():
+def test_playing_resets_after_each_end():
     log = []
 
     class Scripted:
@@ -120,7 +120,7 @@ def test_without_bullet_nothing_is_measured(measurement, monkeypatch):
 
 @needs_bullet
 def test_rows_of_the_vector_environments(monkeypatch):
-    """All of them step once; their times are made up."""
+    """All of them take a turn; their times are made up."""
     seconds = {
         "ours, 2 processes": 1.0,
         "ours, in one process": 0.5,
@@ -138,8 +138,8 @@ def test_rows_of_the_vector_environments(monkeypatch):
     monkeypatch.setattr(bench_ant, "goal_on_cores", lambda goal: (goal, ""))
     rows = ant_vector(QUICK)
     assert [row.value for row in rows] == pytest.approx([0.5, 2.0, 4.0, 1.25, 1.5])
-    # The best that there was before: neither ours nor the slower ones.
+    # Only the fastest alternative has a goal: neither ours nor the slower ones.
     assert [row.goal for row in rows] == [None, None, None, 1.1, None]
-    assert "the best there is" in rows[3].note
+    assert "the fastest alternative" in rows[3].note
     # 5 steps of 2 ants in 1 s, and in 1.25 s
     assert rows[3].note.endswith("10 / 8 steps/s")

@@ -31,11 +31,11 @@ QUICK = Effort(quick=True)
 
 @pytest.fixture
 def fake_measurements(monkeypatch):
-    """Two measurements that are made at once: one goal kept, one missed."""
-    made = []
+    """Two measurements that return immediately: one meets its goal, one misses it."""
+    calls = []
 
     def measured(name, value, effort):
-        made.append((name, effort, torch.get_num_threads()))
+        calls.append((name, effort, torch.get_num_threads()))
         return [
             Row(
                 name,
@@ -52,7 +52,7 @@ def fake_measurements(monkeypatch):
 
     fakes = {"alpha": partial(measured, "alpha", 1.0), "beta": partial(measured, "beta", 2.0)}
     monkeypatch.setattr(bench_module, "MEASUREMENTS", fakes)
-    return made
+    return calls
 
 
 def printed(options):
@@ -64,7 +64,7 @@ def printed(options):
 # ---- the command ------------------------------------------------------------------------------------
 
 
-def test_the_file_tells_rows_machine_versions_and_settings(fake_measurements, tmp_path):
+def test_the_file_holds_rows_machine_versions_and_settings(fake_measurements, tmp_path):
     out = tmp_path / "new" / "bench.json"
     code, text = printed(BenchOptions(out=out, rounds=7))
     assert code == 0
@@ -94,11 +94,11 @@ def test_the_file_tells_rows_machine_versions_and_settings(fake_measurements, tm
         "note": "",
         "met": True,
     }
-    assert "1 of 2 goals kept" in text
+    assert "1 of 2 goals met" in text
     assert "missed" in text
 
 
-def test_only_the_named_are_measured_in_their_own_order(fake_measurements, tmp_path):
+def test_only_named_measurements_run_in_the_default_order(fake_measurements, tmp_path):
     printed(BenchOptions(out=tmp_path / "b.json", quick=True))
     assert [name for name, _, _ in fake_measurements] == ["alpha", "beta"]
     fake_measurements.clear()
@@ -106,14 +106,14 @@ def test_only_the_named_are_measured_in_their_own_order(fake_measurements, tmp_p
     assert fake_measurements == [("beta", Effort("cpu", quick=True, rounds=3), 1)]
 
 
-def test_threads_are_set_for_the_measurements_and_set_back(fake_measurements, tmp_path):
+def test_threads_are_set_for_the_measurements_and_restored(fake_measurements, tmp_path):
     before = torch.get_num_threads()
     printed(BenchOptions(out=tmp_path / "b.json", threads=before + 1))
     assert [threads for _, _, threads in fake_measurements] == [before + 1] * 2
     assert torch.get_num_threads() == before
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     fake_measurements, tmp_path
 ):
     with pytest.raises(ValueError, match=r"--out .* cannot be written: .*directory"):
@@ -152,7 +152,7 @@ def test_the_help_names_every_measurement(capsys):
     assert all(name in text for name in MEASUREMENTS)
 
 
-def test_the_command_line_reaches_it(tmp_path, capsys):
+def test_bench_runs_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "bench.json"
     with pytest.raises(SystemExit) as exit_info:
         main(["bench", "--only", "memory", "tracking", "--quick", "--out", str(out)])
@@ -169,7 +169,7 @@ def test_the_command_line_reaches_it(tmp_path, capsys):
 # ---- rows -------------------------------------------------------------------------------------------
 
 
-def test_a_goal_is_kept_on_its_own_side():
+def test_a_goal_is_met_on_its_own_side():
     assert Row("m", "c", 1.0, "time", 1.0).met is True
     assert Row("m", "c", 1.1, "time", 1.0).met is False
     assert Row("m", "c", 1.1, "speed", 1.0, "at least").met is True
@@ -201,23 +201,23 @@ def test_the_table_fits_a_terminal_and_shows_goals_and_verdicts():
     assert all(len(line) <= 80 for line in lines)
     text = " ".join(output.getvalue().split())
     assert "step: our time / theirs" in text
-    assert "1.012 0.990 … 1.030 ≤ 1.02 kept" in text
-    assert "peak ([first] step) 0.900 ≤ 1 kept" in text
+    assert "1.012 0.990 … 1.030 ≤ 1.02 met" in text
+    assert "peak ([first] step) 0.900 ≤ 1 met" in text
     assert "checkpoint 2000 ≤ 1024 missed" in text
-    assert "loop 1.200 ≥ 1.1 kept" in text
+    assert "loop 1.200 ≥ 1.1 met" in text
     assert text.endswith("no goal 1.200")
 
 
-def test_what_was_not_measured_is_neither_kept_nor_missed():
+def test_a_goal_without_a_measurement_is_neither_met_nor_missed():
     rows = [
-        Row("ant", "ours", None, "speed", 2.0, "at least", note="it needs a package"),
+        Row("ant", "ours", None, "speed", 2.0, "at least", note="needs a package"),
         Row("parts", "physics", 0.25, "share", lower=0.2, upper=0.3),
     ]
     assert [row.met for row in rows] == [None, None]
     output = io.StringIO()
     Console(file=output, width=80).print(table_of(rows))
     text = " ".join(output.getvalue().split())
-    assert "ours (it needs a package) ≥ 2 parts:" in text
+    assert "ours (needs a package) ≥ 2 parts:" in text
     assert "parts: share of the time" in text
     assert text.endswith("physics 0.250 0.200 … 0.300")
 
@@ -247,7 +247,7 @@ def test_effort_chooses_sizes_and_rounds():
         ("tracking", [0.02]),
     ],
 )
-def test_a_measurement_gives_its_rows(name, goals):
+def test_a_measurement_returns_its_rows(name, goals):
     rows = MEASUREMENTS[name](QUICK)
     assert [row.goal for row in rows] == goals
     assert len({row.case for row in rows}) == len(rows)
@@ -259,12 +259,12 @@ def test_a_measurement_gives_its_rows(name, goals):
         assert row.bound == ("at least" if name == "trainer" else "at most")
 
 
-def test_compiled_measures_what_the_device_can():
+def test_compiled_measures_the_modes_that_the_device_supports():
     rows = MEASUREMENTS["compiled"](QUICK)
     assert len({row.case for row in rows}) == len(rows) == 7
     for row in rows:
         if "CUDA graph" in row.case:
-            assert (row.value, row.note) == (None, "not measured, it needs --device cuda")
+            assert (row.value, row.note) == (None, "not measured: needs --device cuda")
         else:
             assert 0 < row.lower <= row.value <= row.upper
     eager = bench_compiled._ppo_update(QUICK, compiles=False)
@@ -274,12 +274,12 @@ def test_compiled_measures_what_the_device_can():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_compiled_measures_all_on_a_gpu():
+def test_compiled_measures_every_mode_on_a_gpu():
     rows = MEASUREMENTS["compiled"](Effort(device="cuda", quick=True))
     assert all(row.value > 0 for row in rows)
 
 
-def test_both_optimizers_start_alike_and_decay_alike():
+def test_both_optimizers_have_equal_parameters_and_settings():
     ours, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
     our_group, their_group = ours.param_groups[0], theirs.param_groups[0]
     assert (our_group["regularizer"], our_group["strength"]) == ("syre", STRENGTH)
@@ -312,7 +312,7 @@ def test_a_training_step_updates_on_the_given_batch():
 # ---- memory -----------------------------------------------------------------------------------------
 
 
-def test_memory_use_follows_every_tensor():
+def test_memory_use_tracks_every_tensor():
     kept = []
 
     def call():
@@ -330,8 +330,8 @@ def test_memory_use_follows_every_tensor():
 def test_the_memory_of_torchs_own_step_is_as_computed_by_hand():
     _, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
     used = memory_use(theirs.step, "cpu")
-    # Ten tensors of 20 x 20 float32 are 16 000 bytes; the momentum stays, the decayed gradients
-    # stand beside it during the step.
+    # Ten tensors of 20 x 20 float32 are 16 000 bytes; the momentum stays, and the decayed gradients
+    # exist beside it during the step.
     assert used.held == 16_000
     assert used.peak == 32_000
 
@@ -349,10 +349,10 @@ def test_rows_of_memory():
         assert row.goal == 1024
 
 
-def test_saved_bytes_are_those_of_the_file(tmp_path):
+def test_saved_bytes_are_the_size_of_the_file(tmp_path):
     state = {"weights": torch.zeros(1000)}
     torch.save(state, tmp_path / "state.pt")
-    # The archive's inner names are those of the file: some bytes of difference.
+    # The names inside the archive contain the file's name: a difference of a few bytes.
     assert abs(saved_bytes(state) - (tmp_path / "state.pt").stat().st_size) < 200
     grown = saved_bytes({"weights": torch.zeros(2000)}) - saved_bytes(state)
     assert abs(grown - 4000) < 100
@@ -369,7 +369,7 @@ def test_the_synthetic_task_is_permuted_and_of_mnists_size_by_default():
     assert torch.equal(task.dataset.train_images, synthetic_task(QUICK).dataset.train_images)
 
 
-def test_training_on_the_same_task_again_goes_through_all_of_it_again():
+def test_training_on_the_same_task_again_uses_all_of_it_again():
     task = synthetic_task(QUICK)
     seen = []
 
@@ -401,15 +401,15 @@ def test_the_alternatives_train_on_every_example_once(loop, monkeypatch):
     assert [len(labels) for _, labels in batches] == [100, 100, 56]
     images, labels = task.train_batch(torch.arange(256))
     seen = torch.cat([each for each, _ in batches]).flatten(1)
-    place = {tuple(row): index for index, row in enumerate(images.flatten(1).tolist())}
-    order = torch.tensor([place[tuple(row)] for row in seen.tolist()])
-    assert torch.equal(order.sort().values, torch.arange(256))
-    assert not torch.equal(order, torch.arange(256))
-    assert torch.equal(torch.cat([each for _, each in batches]), labels[order])
+    index_of = {tuple(row): index for index, row in enumerate(images.flatten(1).tolist())}
+    data_order = torch.tensor([index_of[tuple(row)] for row in seen.tolist()])
+    assert torch.equal(data_order.sort().values, torch.arange(256))
+    assert not torch.equal(data_order, torch.arange(256))
+    assert torch.equal(torch.cat([each for _, each in batches]), labels[data_order])
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_alternatives_update_is_torchs_sgd(fused):
+def test_the_update_of_the_alternatives_is_torchs_sgd(fused):
     network = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         network.weight.zero_()
@@ -425,7 +425,7 @@ def test_the_alternatives_update_is_torchs_sgd(fused):
 # ---- runs side by side ------------------------------------------------------------------------------
 
 
-def test_runs_side_by_side_take_turns_and_leave_nothing(monkeypatch):
+def test_runs_side_by_side_take_turns_and_leave_no_files(monkeypatch):
     calls = []
 
     def fake(out, runs, processes, tasks):
@@ -440,7 +440,7 @@ def test_runs_side_by_side_take_turns_and_leave_nothing(monkeypatch):
     assert (row.goal, row.bound, row.note) == (1.7, "at least", "")
     monkeypatch.setattr(bench_parallel, "available_cores", lambda: 1)
     (row,) = parallel(Effort(rounds=1))
-    assert (row.goal, row.note) == (None, "no goal: this process may use 1 core")
+    assert (row.goal, row.note) == (None, "no goal: this process can use only 1 core")
 
 
 def test_real_runs_are_finished(tmp_path):
@@ -482,10 +482,10 @@ def test_the_cpu_model_is_read_from_the_system(tmp_path):
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: Other\n")
     assert cpu_model(cpuinfo) == "Some CPU: 3 GHz"
     cpuinfo.write_text("processor\t: 0\n")
-    assert cpu_model(cpuinfo)  # the platform's word, or "unknown"
+    assert cpu_model(cpuinfo)  # the platform's answer, or "unknown"
 
 
-def test_the_hardware_is_told_in_general_terms():
+def test_the_hardware_is_described_in_general_terms():
     found = describe_hardware("cpu")
     assert set(found) == {"cpu", "architecture", "cores", "system", "device"}
     assert found["cores"] >= 1

@@ -1,4 +1,4 @@
-"""The kernels' measurement: what it says without a GPU, and that all its parts run."""
+"""Measurement of the kernels: its rows without a GPU, and a run of each of its parts."""
 
 import os
 
@@ -29,7 +29,7 @@ with_kernels = pytest.mark.skipif(
 )
 
 
-def test_without_a_gpu_it_says_what_it_needs():
+def test_without_a_gpu_the_rows_say_what_they_need():
     rows = kernels(Effort("cpu", quick=True))
     assert [row.goal for row in rows] == [0.85, 0.85, None, None, 1.02, 1.16, None, None]
     assert [row.bound for row in rows] == ["at least"] * 4 + ["at most"] * 4
@@ -45,13 +45,13 @@ def test_sizes():
     assert sum(torch.Size(shape).numel() for shape in small_shapes()[:6]) == 75016
 
 
-def test_the_copy_moves_what_it_says(monkeypatch):
-    made = []
+def test_the_copy_moves_the_given_number_of_bytes(monkeypatch):
+    copies = []
     empty_like = torch.empty_like
-    monkeypatch.setattr(torch, "empty_like", lambda t: made.append(empty_like(t)) or made[-1])
+    monkeypatch.setattr(torch, "empty_like", lambda t: copies.append(empty_like(t)) or copies[-1])
     copy_call(64, "cpu")()
-    assert made[0].numel() * made[0].element_size() * 2 == 64
-    assert made[0].tolist() == [0.0] * 8
+    assert copies[0].numel() * copies[0].element_size() * 2 == 64
+    assert copies[0].tolist() == [0.0] * 8
 
 
 def test_the_two_sides_have_equal_parameters_and_gradients():
@@ -88,7 +88,7 @@ def test_all_rows_on_a_gpu():
     assert all(row.value > 0 for row in rows)
 
 
-def test_a_small_network_is_told_in_microseconds():
+def test_the_row_of_a_small_network_is_in_microseconds():
     row = small_adam_row(Effort("cpu", quick=True, rounds=1), "eager", {"fused": True})
     assert row.goal is None
     assert row.note.endswith("µs")

@@ -29,7 +29,7 @@ def test_the_operations_of_a_ppo_update_are_those_of_its_products():
     inputs, hidden, actions, steps = 27, 256, 8, 2048
     first, second = inputs * hidden, hidden * hidden
     # per sample and network: the forward pass, the gradients of the weights, and those of the features,
-    # which the first layer's inputs need not; two operations for each product
+    # which the first layer's inputs do not need; two operations for each product
     operations = sum(
         2 * (2 * (first + second + hidden * outputs) + second + hidden * outputs)
         for outputs in (actions, 1)
@@ -64,7 +64,7 @@ def test_every_row_names_the_nearest_limit():
     assert len(rows) == 3
     for row in rows:
         assert row.value > 0
-        assert "the nearest limit;" in row.note
+        assert "nearest limit: " in row.note
         assert 0 < row.lower <= row.value <= row.upper
 
 
@@ -74,10 +74,10 @@ def test_the_share_of_the_nearest_limit_by_hand(monkeypatch):
     # 2 * 10 * 100 * 20 = 40 000 operations take 1 ms; 4 (1000 + 2000 + 200) = 12 800 bytes take less
     device = DeviceLimits(4e7, 12.8e9, 1e-9)
     row = bench_limits._row("a product", lambda: left @ right, device, Effort(quick=True))
-    # of 1 / 2, 1 / 4 and 1 / 8, with quartiles half way between them
+    # of 1 / 2, 1 / 4 and 1 / 8, with quartiles halfway between them
     assert (row.value, row.lower, row.upper) == pytest.approx((0.25, 0.1875, 0.375))
     assert (row.ours, row.theirs) == pytest.approx((4e-3, 1e-3))
-    assert "arithmetic the nearest limit" in row.note
+    assert "nearest limit: arithmetic;" in row.note
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

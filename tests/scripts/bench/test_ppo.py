@@ -41,7 +41,7 @@ def in_one_process(monkeypatch):
     monkeypatch.setattr(bench_ppo, "_THEIR_VECTORS", ((DummyVecEnv, False), (DummyVecEnv, True)))
 
 
-# ---- both sides at one setting ----------------------------------------------------------------------
+# ---- the same settings on both sides ----------------------------------------------------------------------
 
 
 def test_the_settings_are_the_published_ones():
@@ -59,7 +59,7 @@ def test_the_settings_are_the_published_ones():
     assert config_of(QUICK).rollout_steps < 100
 
 
-def test_stable_baselines3_gets_the_same_settings_and_as_many_weights():
+def test_stable_baselines3_has_the_same_settings_and_shapes_of_weights():
     model = stable_baselines3_ppo(pendulums(8), PUBLISHED)
     assert (model.n_steps, model.n_envs, model.n_steps * model.n_envs) == (256, 8, 2048)
     assert (model.batch_size, model.n_epochs) == (128, 10)
@@ -81,7 +81,7 @@ def test_stable_baselines3_gets_the_same_settings_and_as_many_weights():
     assert torch.nn.Tanh not in activations
 
 
-def test_a_turn_of_theirs_is_one_rollout_and_its_update(monkeypatch):
+def test_a_turn_of_stable_baselines3_is_one_rollout_and_its_update(monkeypatch):
     config = config_of(QUICK)
     model = stable_baselines3_ppo(pendulums(2), config)
     threads, steps = [], []
@@ -106,15 +106,15 @@ def test_a_turn_of_theirs_is_one_rollout_and_its_update(monkeypatch):
     assert steps == [32, 32, 64, 64]
 
 
-# ---- the race ---------------------------------------------------------------------------------------
+# ---- the comparison ---------------------------------------------------------------------------------------
 
 
-def test_only_the_fastest_of_theirs_has_a_goal(monkeypatch):
-    asked = []
+def test_only_their_fastest_setting_has_a_goal(monkeypatch):
+    measured = []
 
     def fake(env_id, effort):
-        asked.append(env_id)
-        # "a" has the better median, "b" the better best.
+        measured.append(env_id)
+        # "a" has the better median, "b" the better minimum.
         return {
             "ours, 2 cores": (1.0, 1.0, 1.0),
             "ours, 1 core": (2.0, 2.0, 2.0),
@@ -126,13 +126,13 @@ def test_only_the_fastest_of_theirs_has_a_goal(monkeypatch):
     monkeypatch.setattr(bench_ppo, "missing", lambda _: "")
     monkeypatch.setattr(bench_ppo, "goal_on_cores", lambda goal: (goal, ""))
     rows = ppo_training(Effort())
-    assert asked == [bench_ppo.REFERENCE, bench_ppo.OURS]
+    assert measured == [bench_ppo.REFERENCE, bench_ppo.OURS]
     assert [row.value for row in rows] == [3.0, 4.0, 1.5] * 2
     assert [row.goal for row in rows] == [2.5, None, None, 1.5, None, None]
     assert rows[0].case.endswith("on AntBulletEnv-v0, a")
     assert rows[3].case.endswith("on our ant, a")
     # 2048 steps in 1 s, and in 3 s
-    assert rows[0].note == "its best; 2048 / 683 steps/s"
+    assert rows[0].note == "its fastest; 2048 / 683 steps/s"
     monkeypatch.setattr(bench_ppo, "goal_on_cores", lambda _: (None, "no goal: other cores"))
     row = ppo_training(Effort())[0]
     assert (row.goal, row.note) == (None, "no goal: other cores; 2048 / 683 steps/s")
@@ -162,7 +162,7 @@ def test_without_bullet_nothing_is_measured(measurement, num_rows, monkeypatch):
 
 
 @needs_bullet
-def test_all_take_part(in_one_process, monkeypatch):
+def test_every_contender_takes_a_turn(in_one_process, monkeypatch):
     seen = {}
 
     def fake(contenders, rounds):
@@ -204,7 +204,7 @@ def test_what_syre_and_tracking_add(in_one_process, monkeypatch):
 # ---- the parts --------------------------------------------------------------------------------------
 
 
-def test_a_stopwatch_adds_up_what_its_function_takes(monkeypatch):
+def test_a_stopwatch_adds_up_the_seconds_of_its_function(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(bench_ppo.time, "perf_counter", lambda: now[0])
 
@@ -224,7 +224,7 @@ def test_a_stopwatch_adds_up_what_its_function_takes(monkeypatch):
 
 
 @needs_bullet
-def test_a_timed_ant_is_the_ant():
+def test_a_timed_ant_moves_like_the_ant():
     with closing(TimedAnt()) as timed, closing(SlipperyAntBulletEnv()) as plain:
         actions = bench_ppo.random_actions(10)
         assert np.array_equal(timed.reset(seed=3)[0], plain.reset(seed=3)[0])
@@ -238,8 +238,8 @@ def test_a_timed_ant_is_the_ant():
 
 
 @needs_bullet
-def test_the_parts_of_the_loop_are_all_of_it():
-    """With a worker process, as it is measured."""
+def test_the_parts_of_the_loop_add_up_to_it():
+    """Run with a worker process, as in the measurement."""
     with ExitStack() as stack, bench_ppo.torch_threads(1):
         loop = TimedLoop(QUICK, stack)
         for _ in range(2):
@@ -249,13 +249,13 @@ def test_the_parts_of_the_loop_are_all_of_it():
         loop.track()
     parts = loop.parts[1]
     assert all(seconds > 0 for name, seconds in parts.items() if "communication" not in name)
-    # What an iteration does beside them is to write them down.
+    # Apart from them, an iteration only records them.
     assert sum(parts.values()) <= elapsed
     assert len(loop.parts) == 2
 
 
 @needs_bullet
-def test_the_timed_loop_learns_as_the_loop_does(in_one_process):
+def test_the_timed_loop_learns_like_the_untimed_one(in_one_process):
     with ExitStack() as stack:
         loop = TimedLoop(QUICK, stack)
         loop.iterate()
@@ -277,7 +277,7 @@ def test_rows_of_the_parts(in_one_process, monkeypatch):
             self.parts = []
 
         def iterate(self):
-            # The first is the untimed one.
+            # The first turn is the untimed one.
             self.parts.append({"physics": 3.0 if self.parts else 100.0, "update": 0.9})
 
         def track(self):

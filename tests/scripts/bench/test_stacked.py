@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 import torch
 
-from plasticity.scripts.bench import stacked as bench_together
+from plasticity.scripts.bench import stacked as bench_stacked
 from plasticity.scripts.bench.rows import Effort
 from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.timing import Comparison
@@ -16,23 +16,23 @@ needs_warp = pytest.mark.skipif(
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def test_classifiers_at_once_are_measured():
+def test_stacked_classifiers_are_measured():
     (row,) = stacked_images(QUICK)
     assert row.value > 0
     assert row.goal is None
     assert "no goal" in row.note
 
 
-def test_one_run_counts_as_often_as_there_are_runs(monkeypatch):
+def test_the_time_of_one_run_is_multiplied_by_the_number_of_runs(monkeypatch):
     # ours 4 s for all, one alone 3 s, five of them 15 s: 15 / 4
     monkeypatch.setattr(Effort, "compare", lambda *args, **kwargs: Comparison((4.0,), (3.0,)))
-    row = bench_together._run_row("name", "case", QUICK, None, None, replicas=5, steps=20)
+    row = bench_stacked._run_row("name", "case", QUICK, None, None, num_stacked=5, steps=20)
     assert row.value == pytest.approx(15 / 4)
     # 5 runs of 20 steps in 4 s and in 15 s
     assert row.note == "25 / 7 steps/s"
 
 
-def test_a_turn_has_its_steps_and_the_next_one_goes_on():
+def test_a_turn_has_its_steps_and_the_next_one_continues():
     class Trainer:
         done, tasks = 0, 0
 
@@ -47,14 +47,14 @@ def test_a_turn_has_its_steps_and_the_next_one_goes_on():
             self.done, self.tasks = 0, self.tasks + 1
 
     trainer = Trainer()
-    bench_together._train(trainer, None, 3)
+    bench_stacked._train(trainer, None, 3)
     assert (trainer.tasks, trainer.done) == (0, 3)
-    bench_together._train(trainer, None, 4)
+    bench_stacked._train(trainer, None, 4)
     assert (trainer.tasks, trainer.done) == (1, 2)
 
 
 @needs_warp
-def test_ants_at_once_are_measured():
+def test_stacked_ants_are_measured():
     (row,) = stacked_ants(QUICK)
     assert row.value > 0
     assert "steps/s" in row.note

@@ -15,7 +15,7 @@ from plasticity.scripts.bench.timing import (
 
 
 class FakeClock:
-    """Stands still but for what the functions under test take; keeps a log of all that happens."""
+    """Clock that only the functions under test advance; keeps a log of all calls."""
 
     def __init__(self):
         self.now = 100.0
@@ -38,7 +38,7 @@ class FakeClock:
         return call
 
 
-def test_turns_go_a_b_a_b_after_the_warmup():
+def test_turns_alternate_after_the_warmup():
     clock = FakeClock()
     interleaved(
         clock.function("a", *[1.0] * 3),
@@ -50,7 +50,7 @@ def test_turns_go_a_b_a_b_after_the_warmup():
     assert [entry for entry in clock.log if entry != "clock"] == ["a", "b", "a", "b", "a", "b"]
 
 
-def test_a_turn_is_several_calls_and_gives_the_time_of_one():
+def test_a_turn_is_several_calls_and_yields_the_time_of_one():
     clock = FakeClock()
     comparison = interleaved(
         clock.function("a", 1.0, 2.0, 3.0),
@@ -64,7 +64,7 @@ def test_a_turn_is_several_calls_and_gives_the_time_of_one():
     assert comparison == Comparison(ours=(2.0,), theirs=(3.0,))  # (1+2+3)/3 and (4+4+1)/3
 
 
-def test_the_device_is_waited_for_before_the_clock_is_read():
+def test_the_device_is_synchronized_before_the_clock_is_read():
     clock = FakeClock()
     interleaved(
         clock.function("a", 1.0),
@@ -80,7 +80,7 @@ def test_the_device_is_waited_for_before_the_clock_is_read():
     ]
 
 
-def test_ratios_are_of_pairs_and_not_of_sums():
+def test_ratios_are_of_pairs_not_of_sums():
     clock = FakeClock()
     comparison = interleaved(
         clock.function("a", 50.0, 2.0, 3.0, 8.0),  # the first is the warm-up
@@ -89,7 +89,7 @@ def test_ratios_are_of_pairs_and_not_of_sums():
         warmup=1,
         clock=clock.read,
     )
-    # 2/1 = 2, 3/2 = 1.5, 8/2 = 4; sorted 1.5, 2, 4: the quartiles lie halfway, 1.75 and 3.
+    # 2/1 = 2, 3/2 = 1.5, 8/2 = 4; sorted 1.5, 2, 4: the quartiles are halfway between, 1.75 and 3.
     assert comparison.time_ratio == Quartiles(1.75, 2.0, 3.0)
     # 1/2, 2/3, 1/4; sorted 1/4, 1/2, 2/3: (1/4 + 1/2) / 2 = 3/8 and (1/2 + 2/3) / 2 = 7/12.
     speed = comparison.speed_ratio
@@ -103,7 +103,7 @@ def test_quartiles_are_numpys(numbers):
     assert (found.lower, found.median, found.upper) == pytest.approx(tuple(expected))
 
 
-def test_garbage_is_not_collected_while_timing_and_is_afterwards():
+def test_garbage_collection_is_off_while_timing_and_on_afterwards():
     seen = []
     interleaved(
         lambda: seen.append(gc.isenabled()), lambda: seen.append(gc.isenabled()), rounds=2, warmup=1
@@ -112,7 +112,7 @@ def test_garbage_is_not_collected_while_timing_and_is_afterwards():
     assert gc.isenabled()
 
 
-def test_garbage_collection_is_as_before_after_an_error():
+def test_garbage_collection_is_restored_after_an_error():
     with pytest.raises(ZeroDivisionError):
         interleaved(lambda: 1 / 0, lambda: None, rounds=1)
     assert gc.isenabled()
@@ -137,7 +137,7 @@ def test_counts_out_of_range_are_refused_by_name(counts, name):
         interleaved(lambda: None, lambda: None, **counts)
 
 
-def test_times_without_a_partner_are_refused():
+def test_unpaired_times_are_refused():
     with pytest.raises(ValueError, match="2 and 1"):
         Comparison((1.0, 2.0), (1.0,))
     with pytest.raises(ValueError, match="0 and 0"):
@@ -146,7 +146,7 @@ def test_times_without_a_partner_are_refused():
         quartiles([])
 
 
-def test_nothing_is_waited_for_on_a_cpu_and_cuda_is():
+def test_cuda_is_synchronized_and_a_cpu_is_not():
     import torch
 
     assert synchronizer("cpu")() is None

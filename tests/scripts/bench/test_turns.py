@@ -15,7 +15,7 @@ from plasticity.scripts.bench.turns import (
 )
 
 
-def test_all_take_their_turn_in_every_round(monkeypatch):
+def test_every_contender_takes_a_turn_in_every_round(monkeypatch):
     now, log = [100.0], []
     monkeypatch.setattr(bench_turns.time, "perf_counter", lambda: now[0])
 
@@ -28,7 +28,7 @@ def test_all_take_their_turn_in_every_round(monkeypatch):
 
         return turn
 
-    # The first of each is the untimed one.
+    # The first turn of each is the untimed one.
     times = in_turns({"a": contender("a", 9, 1, 2), "b": contender("b", 9, 3, 4)}, rounds=2)
     assert times == {"a": (1.0, 2.0), "b": (3.0, 4.0)}
     assert log == ["a", "b"] * 3
@@ -54,29 +54,29 @@ def test_a_row_of_rates():
     assert (row.goal, row.note) == (None, "the best; 7 / 7 steps/s")
 
 
-def test_goals_are_for_two_cores(monkeypatch):
+def test_goals_apply_to_two_cores(monkeypatch):
     monkeypatch.setattr(bench_turns, "available_cores", lambda: 2)
     assert goal_on_cores(2.5) == (2.5, "")
     monkeypatch.setattr(bench_turns, "available_cores", lambda: 16)
     goal, note = goal_on_cores(2.5)
     assert goal is None
-    assert "for 2 cores" in note
-    assert "here are 16" in note
+    assert "applies to 2 cores" in note
+    assert "not to 16" in note
 
 
-def test_what_is_not_installed_is_named_with_its_remedy(monkeypatch):
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(bench_turns.importlib.util, "find_spec", lambda _: object())
     assert missing("pybullet") == ""
     monkeypatch.setattr(bench_turns.importlib.util, "find_spec", lambda _: None)
     assert "plasticity[bullet]" in missing("pybullet")
     assert missing("pybullet_envs_gymnasium") == "pip install pybullet_envs_gymnasium"
     row = unmeasured_row("m", "c", 2.0, missing("pybullet_envs_gymnasium"))
-    assert row.note == "not measured, it needs pip install pybullet_envs_gymnasium"
-    assert (row.value, row.met) == (None, None)  # neither kept nor missed
+    assert row.note == "not measured: needs pip install pybullet_envs_gymnasium"
+    assert (row.value, row.met) == (None, None)  # neither met nor missed
     assert json.loads(json.dumps(row.to_json(), allow_nan=False))["value"] is None
 
 
-def test_torchs_threads_are_set_back_also_after_an_error():
+def test_torchs_threads_are_restored_even_after_an_error():
     before, seen = torch.get_num_threads(), []
 
     def fail():

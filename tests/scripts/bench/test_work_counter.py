@@ -16,13 +16,13 @@ def test_a_matrix_product_reads_two_matrices_and_writes_one():
     assert work.kernels == 1
 
 
-def test_a_result_in_memory_that_is_there_is_written_once():
+def test_a_result_in_existing_memory_is_written_once():
     left, right, out = torch.ones(4, 8), torch.ones(8, 2), torch.empty(4, 2)
     work = count_work(lambda: torch.mm(left, right, out=out))
     assert work.bytes == FLOAT * (4 * 8 + 8 * 2 + 4 * 2)
 
 
-def test_what_is_changed_in_place_is_read_and_written():
+def test_a_tensor_changed_in_place_is_read_and_written():
     numbers, others = torch.ones(100), torch.ones(100)
     assert count_work(lambda: numbers.mul_(2)).bytes == FLOAT * 200
     assert count_work(lambda: numbers.add_(others)).bytes == FLOAT * 300
@@ -34,7 +34,7 @@ def test_views_and_allocations_cost_nothing():
     assert (work.operations, work.bytes, work.kernels) == (0, 0, 0)
 
 
-def test_an_expanded_tensor_is_as_small_as_its_memory():
+def test_an_expanded_tensor_counts_only_its_memory():
     row = torch.ones(1, 10)
     work = count_work(lambda: row.expand(50, 10).clone())
     assert work.bytes == FLOAT * (10 + 500)
