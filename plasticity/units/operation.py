@@ -53,7 +53,7 @@ class Operation:
         return None, None
 
     def is_derived_weight(self, result: Any) -> bool:
-        """Return whether the result is a copy or an entry-wise function of weights; record it as one if so."""
+        """Return whether the result is a copy or an entry-wise function of weights; if so, record it."""
         record = self.record
         # Weights are normalised too, by torch's own functions (weight standardisation).
         entrywise = self.pointwise or self.name in UNCHANGED or "_norm" in self.name
