@@ -153,5 +153,7 @@ def given_layout(axis: Axes, rank: int) -> UnitLayout:
         require_integer("axis", each, minimum=-rank, maximum=rank - 1)
     found = tuple(sorted({each % rank for each in axes}))
     if len(found) != len(axes) or not found:
-        raise ValueError(f"axis {axis!r} names an axis twice, or none, of {rank}; name each axis once")
+        raise ValueError(
+            f"axis {axis!r} names an axis twice, or none, of {rank}; name each axis once"
+        )
     return UnitLayout(found)

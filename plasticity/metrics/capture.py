@@ -135,9 +135,7 @@ class _Recorder:
         self._called = False
         self._seen: dict[str, None] = {}  # an ordered set
         self._counts: Counter[str] = Counter()
-        self._running = (
-            0  # depth of calls of the model: functions called outside it are ignored
-        )
+        self._running = 0  # depth of calls of the model: functions called outside it are ignored
         self._inside = (
             0  # depth of calls of activation modules, whose functions count as the module
         )
@@ -240,7 +238,7 @@ class _Recorder:
                 self._keep(each.name, part_of(output, each, known), function)
 
     def _within_block(self, tensor: Tensor) -> Tensor:
-        """Unwrap a tensor from the transforms that began in the block: it then holds all samples of a vmap."""
+        """Unwrap a tensor from transforms that began in the block: it then holds all samples of a vmap."""
         functorch = torch._C._functorch
         while (
             functorch.is_functorch_wrapped_tensor(tensor)
@@ -267,7 +265,7 @@ class _Recorder:
             self._memory[name] = geometry(output)
             layers, position = self.tracer.layers_of(output), len(self.tracer.record.executed)
             self.activations.origins[name] = Origin(function, layers, position)
-        # A copy, as a later layer may work in place on the same memory.
+        # A copy, as a later layer may modify the same memory in place.
         self.activations[name] = output.detach().clone()
 
 

@@ -266,9 +266,7 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the network without wrappers, in evaluation mode, if samples have separate gradients."""
     model = unwrapped(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            "no parameter of the model requires a gradient; unfreeze those to measure"
-        )
+        raise ValueError("no parameter of the model requires a gradient; unfreeze those to measure")
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ValueError(

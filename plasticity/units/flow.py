@@ -33,7 +33,7 @@ __all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
 
 @dataclass(frozen=True)
 class Reader:
-    """A weight that reads the units of a layer."""
+    """Weight that reads the units of a layer."""
 
     layer: str
     """Name of the layer that the weight belongs to."""
@@ -55,7 +55,7 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class UnitLayer:
-    """A layer that ran in the probe pass: a weight whose outputs are units."""
+    """Layer that ran in the probe pass: a weight whose outputs are units."""
 
     name: str
     """Name of its module, or of its parameter where a module owns several (``W1``, ``block.W1``)."""
@@ -67,7 +67,7 @@ class UnitLayer:
     """Name of the weight in the model. None: the units have no weight of their own (an LSTM)."""
 
     axis: int | None
-    """Axis of the weight along which the units lie: 0 of a linear layer or a convolution, 1 of ``x @ W``.
+    """Axis of the weight that holds the units: 0 of a linear layer or a convolution, 1 of ``x @ W``.
     None: no single axis holds them."""
 
     bias: str | None

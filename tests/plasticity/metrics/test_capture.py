@@ -433,7 +433,11 @@ def test_the_fields_of_a_packed_sequence():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("lstm", TypeError, r"'lstm' is of type tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'"),
+        (
+            "lstm",
+            TypeError,
+            r"'lstm' is of type tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'",
+        ),
         ("lstm[1]", TypeError, r"'lstm\[1\]' is of type tuple, not a tensor.*'lstm\[1\]\[1\]'"),
         ("lstm[2]", ValueError, r"no 'lstm\[2\]'.*'lstm\[0\]'"),
         ("lstm.hidden", ValueError, r"no 'lstm\.hidden'.*'lstm\[0\]'"),
@@ -727,9 +731,7 @@ class Sorted(nn.Module):
 
 def test_a_guessed_axis_is_warned_about_once_per_model_and_layer():
     model, sequences = Sorted(), torch.randn(2, 9, 4)
-    message = (
-        r"axis of layer 'relu', of shape \(2, 6, 9\), is a guess: axis 2.*units=\{'relu': 2\}"
-    )
+    message = r"axis of layer 'relu', of shape \(2, 6, 9\), is a guess: axis 2.*units=\{'relu': 2\}"
     for again in (False, True):
         with capture(model) as activations:
             model(sequences)
@@ -806,7 +808,10 @@ def test_activations_inside_vmap_cover_all_samples(in_dims, x):
 @pytest.mark.parametrize("part", ["0[0]", "0.T", "0[0].T"])
 def test_rows_and_attributes_of_a_tensor_are_not_parts(part):
     model = nn.Sequential(nn.Linear(3, 4))
-    with pytest.raises(ValueError, match="of type Tensor, which has no parts"), capture(model, [part]):
+    with (
+        pytest.raises(ValueError, match="of type Tensor, which has no parts"),
+        capture(model, [part]),
+    ):
         model(torch.randn(2, 3))
 
 
