@@ -442,7 +442,7 @@ def test_given_writer_is_flushed_and_left_open(tmp_path):
 def test_writer_and_folder_exclude_each_other(tmp_path):
     with (
         SummaryWriter(str(tmp_path)) as writer,
-        pytest.raises(ValueError, match="writer or log_dir="),
+        pytest.raises(ValueError, match="both writer and log_dir="),
     ):
         Tracker(sequential(), torch.randn(6, 5), writer=writer, log_dir=tmp_path)
 
