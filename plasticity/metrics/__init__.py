@@ -1,4 +1,4 @@
-"""Measures of plasticity: of features, weights and gradients, and the tracker that takes them."""
+"""Measures of plasticity from features, weights and gradients, and the tracker that records them."""
 
 from plasticity.metrics.activations import Activations, unit_matrix
 from plasticity.metrics.capture import capture

@@ -14,24 +14,24 @@ from plasticity.units.numbers import UnitLayout
 __all__ = ["Activations", "unit_matrix"]
 
 Axes = int | tuple[int, ...]
-"""The axis of an activation along which its units lie, or the axes along which they lie jointly."""
+"""Axis of an activation that holds its units, or the axes that hold them jointly."""
 
-# Models and the layers whose unit axis was guessed, so that each is told once.
-_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+# Layers whose unit axis was guessed, by model, so that each is warned about once.
+_warned: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made an activation."""
+    """Origin of an activation: its function, its layers and its position in the network."""
 
     function: str | None
-    """Name of the activation function, such as "relu". None: a module that is no activation, or one that
-    calls none or several."""
+    """Name of the activation function, such as "relu". None: a module that is not an activation, or one that
+    calls no function or several."""
 
     layers: frozenset[str]
-    """Names of the layers (as in `trace_units`) whose units these are; several behind a sum."""
+    """Names of the layers (as in `trace_units`) whose units these are; several after a sum."""
 
-    place: int
+    position: int
     """Number of layers that had run before it, repeated ones included."""
 
     is_output: bool = False
@@ -39,19 +39,19 @@ class Origin:
 
 
 class Activations(dict[str, Tensor]):
-    """Outputs by layer name, in the order in which the network made them.
+    """Outputs by layer name, in the order in which the network computed them.
 
     Each is a detached copy, on its device and in its dtype.
     """
 
     layouts: dict[str, UnitLayout]
-    """Where the units lie, for each name where the operations tell (or the user did)."""
+    """Layout of the units by name, where the operations determine it (or the user gave it)."""
 
     origins: dict[str, Origin]
-    """What made each."""
+    """Origin of each output, by name."""
 
     ran: tuple[str, ...]
-    """Names of the layers with weights that ran (as in `trace_units`), in order; repeated ones again."""
+    """Names of the layers with weights that ran (as in `trace_units`), in order; repeated once per run."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -61,28 +61,28 @@ class Activations(dict[str, Tensor]):
         self._model = model
 
     def units(self, name: str) -> Tensor:
-        """The output of one layer as a feature matrix: a row per sample and position, a column per unit.
+        """Return a layer's output as a feature matrix: a row per sample and position, a column per unit.
 
-        Which axes hold the units is known from the operations that made the output: ``(batch, heads,
-        positions, head_dim)`` of a linear layer of 32 units is a matrix of 32 columns, and a flattened
-        convolution map one of its channels. Where it is not known (an operation that cannot be followed,
-        an activation of the inputs), it is guessed by `unit_matrix`, and a warning says so, once for each
-        model and layer; `capture` takes the axis.
+        The axes that hold the units follow from the operations that made the output: ``(batch, heads,
+        positions, head_dim)`` of a linear layer of 32 units becomes a matrix of 32 columns, and a flattened
+        convolution map a matrix with one column per channel. Where they are unknown (after an operation that
+        cannot be followed, or for an activation of the inputs), `unit_matrix` guesses them, with a warning
+        once for each model and layer; pass the axis to `capture` instead.
 
         Raises:
-            ValueError: if the axis is not known and cannot be guessed, as in `unit_matrix`.
+            ValueError: if the axis is unknown and cannot be guessed, as in `unit_matrix`.
         """
         return self.matrix(name, self[name])
 
     def matrix(self, name: str, values: Tensor) -> Tensor:
-        """Arrange other numbers as `units` arranges an output: a mask of its entries, say.
+        """Arrange other values as `units` arranges an output, such as a mask of its entries.
 
         Args:
-            name: Of the layer.
-            values: Shape: that of the layer's output.
+            name: Name of the layer.
+            values: Values to arrange. Shape: that of the layer's output.
 
         Raises:
-            ValueError: as `units`.
+            ValueError: as in `units`.
         """
         layout = self.layouts.get(name)
         if layout is not None:
@@ -91,13 +91,13 @@ class Activations(dict[str, Tensor]):
             matrix = unit_matrix(values)
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
-        told = _told.setdefault(self._model, set())
-        if values.ndim > 2 and name not in told:
-            told.add(name)
+        warned = _warned.setdefault(self._model, set())
+        if values.ndim > 2 and name not in warned:
+            warned.add(name)
             axis = guessed_axis(values)
             warnings.warn(
-                f"which axis of layer {name!r}, of shape {tuple(values.shape)}, holds the units is a "
-                f"guess: axis {axis}, as the operations that made it could not be followed. Give it: "
+                f"the unit axis of layer {name!r}, of shape {tuple(values.shape)}, is a guess: axis {axis}, "
+                "as the operations that made the layer's output could not be followed. Pass the axis: "
                 f"units={{{name!r}: {axis}}}",
                 stacklevel=2,
             )
@@ -105,17 +105,17 @@ class Activations(dict[str, Tensor]):
 
 
 def unit_matrix(activation: Tensor, axis: Axes | None = None) -> Tensor:
-    """An activation as a feature matrix: a row per sample and position, a column per unit.
+    """Return an activation as a feature matrix: a row per sample and position, a column per unit.
 
     A convolution map counts one unit per channel, not one per pixel: its rows are samples × positions.
 
     Args:
         activation: Output of one layer for a batch. Shape: (batch, units), (batch, *positions, units),
             (batch, units, *positions), or any with `axis`.
-        axis: Along which the units lie; negative ones count from the end. Several, as in (1, 3) for
-            (batch, heads, positions, head_dim): each of their combinations is a unit. None takes the last
-            of two or three axes, as a linear layer makes of a sequence, and axis 1 of four or five, as
-            convolutions do. An output of a one-dimensional convolution needs 1.
+        axis: Axis that holds the units; negative values count from the end. With several, as in (1, 3) for
+            (batch, heads, positions, head_dim), each of their combinations is a unit. None takes the last
+            of two or three axes, as in a linear layer's output for a sequence, and axis 1 of four or five,
+            as in convolutions. The output of a one-dimensional convolution needs 1.
 
     Returns:
         A view where possible. Shape: (rows, units).
@@ -123,7 +123,7 @@ def unit_matrix(activation: Tensor, axis: Axes | None = None) -> Tensor:
     Raises:
         ValueError: if the activation has no such axis; without `axis`, if it has fewer than two or more
             than five axes.
-        TypeError: if the axis is no integer.
+        TypeError: if the axis is not an integer.
     """
     if axis is None:
         axis = guessed_axis(activation)
@@ -131,7 +131,7 @@ def unit_matrix(activation: Tensor, axis: Axes | None = None) -> Tensor:
 
 
 def guessed_axis(activation: Tensor) -> int:
-    """Return the axis that `unit_matrix` takes, from the number of axes."""
+    """Return the axis that `unit_matrix` uses by default, given the number of axes."""
     if not 2 <= activation.ndim <= 5:
         raise ValueError(
             f"an activation of shape {tuple(activation.shape)} cannot be split into samples and units; "
@@ -142,16 +142,18 @@ def guessed_axis(activation: Tensor) -> int:
 
 
 def given_layout(axis: Axes, rank: int) -> UnitLayout:
-    """Return the layout of units along given axes of an activation.
+    """Return the layout of units along the given axes of an activation.
 
     Raises:
         ValueError: if it has no such axis.
-        TypeError: if an axis is no integer.
+        TypeError: if an axis is not an integer.
     """
     axes = axis if isinstance(axis, tuple) else (axis,)
     for each in axes:
         require_integer("axis", each, minimum=-rank, maximum=rank - 1)
     found = tuple(sorted({each % rank for each in axes}))
     if len(found) != len(axes) or not found:
-        raise ValueError(f"axis {axis!r} names an axis twice, or none, of {rank}")
+        raise ValueError(
+            f"axis {axis!r} names an axis twice, or none, of {rank}; name each axis once"
+        )
     return UnitLayout(found)

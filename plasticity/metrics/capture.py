@@ -1,7 +1,7 @@
-"""Activations of a network, seen from outside, inside a `with` block that leaves nothing behind.
+"""Capture of a network's activations inside a `with` block, without changing the network.
 
-Modules are seen by forward hooks, functional activations (``F.relu`` in a ``forward``, which nothing can
-hook) by a `TorchFunctionMode`. Both exist only inside the block.
+Outputs of modules are captured by forward hooks, functional activations (``F.relu`` in a ``forward``, which
+has no hook) by a `TorchFunctionMode`. Both exist only inside the block.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
     nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid,
     nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
 )  # fmt: skip
-"""The elementwise activations of torch, subclasses included; softmax, GLU and attention are none."""
+"""Elementwise activations of torch, including their subclasses; not softmax, GLU or attention."""
 
 
 @contextmanager
@@ -60,35 +60,36 @@ def capture(
 
     Names: a module has its name in the model (``trunk.0``, without a wrapper's ``_orig_mod`` or
     ``module``), a functional activation that of its function (``relu`` for ``F.relu``, ``torch.relu_``,
-    ``x.relu()`` …), wherever in the model it is called; one that a module of torch calls inside (``nn.ReLU``
-    calls ``F.relu``) is the module's, and counts once. The second output of one name in a forward pass is
-    ``relu#2``: a module called twice, a shared one, a repeated function, a function named like a module.
+    ``x.relu()`` …), wherever in the model it is called; a function that a torch module calls internally
+    (``nn.ReLU`` calls ``F.relu``) belongs to the module, and counts once. The second output with the same
+    name in a forward pass is ``relu#2``: of a module called twice, a shared one, a repeated function, or a
+    function named like a module.
 
-    Each forward pass of the model (a call of the model itself, not of a submodule) starts the counting and
-    the dictionary over: what stays is the last one. It stays as it was when made, whatever is done in place
-    later: it is copied at once, which takes the time of about one more activation. Blocks can be nested.
+    Each forward pass of the model (a call of the model itself, not of a submodule) resets the counts and
+    the dictionary: only the last pass is kept. Its activations are not affected by later in-place
+    operations: each is copied at once, at the cost of about one additional activation. Blocks can be nested.
 
     A compiled model, or one with compiled parts, runs eagerly inside the block, and compiled again after
-    it. An activation that is written out by hand (``x.clamp(min=0)``) is not seen, and one with an
-    activation inside it (a tanh approximation of GELU) shows that one. Calls of ``model.forward`` that
-    bypass ``model(...)`` are not seen.
+    it. An activation that is written out by hand (``x.clamp(min=0)``) is not captured; if it contains an
+    activation (a tanh approximation of GELU), that one is. Calls of ``model.forward`` that bypass
+    ``model(...)`` are not captured.
 
-    Inside `torch.vmap` an activation is the whole one, with the axis that is mapped over where torch
-    keeps it.
+    Inside `torch.vmap` the whole activation is captured, with the mapped axis at torch's position for it.
 
-    A module that gives several tensors is named with the part that is meant: ``lstm[0]`` (the outputs of an
-    LSTM) or ``lstm[1][0]`` of a tuple or list, ``encoder.last_hidden_state`` of a dictionary, a dataclass,
-    a named tuple or a Hugging Face output, ``lstm#2[0]`` of the second call.
+    For a module that returns several tensors, name the part: ``lstm[0]`` (the outputs of an LSTM) or
+    ``lstm[1][0]`` of a tuple or list, ``encoder.last_hidden_state`` of a dictionary, a dataclass, a named
+    tuple or a Hugging Face output, ``lstm#2[0]`` of the second call.
 
     Args:
         model: Any module. Calls of it from other threads are not supported inside the block.
         layers: Names of the outputs to keep: of modules, of parts of their outputs, or of functional
             activations. None keeps every elementwise activation, module or functional.
-        units: The axis along which a layer's units lie, by name, where `Activations.units` has to guess:
-            ``{"relu": 1, "relu#2": -1}``; a tuple, ``(1, 3)``, where they lie along several jointly.
-        layouts: Those that an earlier capture of the same calls found (`Activations.layouts`). Nothing is
-            followed then, which saves most of a capture's time; a layer that is not in it has none, and
-            nothing is known of what made the outputs (`Activations.origins`, `Activations.ran`).
+        units: Axis that holds a layer's units, by name, where `Activations.units` would have to guess:
+            ``{"relu": 1, "relu#2": -1}``; a tuple, ``(1, 3)``, where several axes hold them jointly.
+        layouts: Layouts that an earlier capture of the same calls found (`Activations.layouts`). The
+            operations are then not followed, which saves most of a capture's time; a layer that is missing
+            here has no layout, and the origins of the outputs are unknown (`Activations.origins`,
+            `Activations.ran`).
 
     Yields:
         The dictionary, filled by each forward pass, in the order of execution. Detached; no gradient.
@@ -96,9 +97,9 @@ def capture(
     Raises:
         ValueError: at entry, if a name can be neither a module nor a functional activation; in the forward
             pass, if a module's output has no such part, or a layer has no such axis; at exit, if the model
-            was never called, or a named layer never ran (not after another exception).
-        TypeError: at entry, as `raw_module`, if `layers` is one string or `units` no mapping to integers; in
-            the forward pass, if what is named is not one tensor (the message names its parts).
+            was never called, or a named layer never ran (unless another exception was raised).
+        TypeError: at entry, as in `raw_module`, if `layers` is a single string or `units` is not a mapping to
+            integers; in the forward pass, if a named output is not a single tensor (naming its parts).
     """
     given, model = model, raw_module(model)
     axes = require_axes(model, layers, units)
@@ -114,7 +115,7 @@ def capture(
 
 
 class _Recorder:
-    """What the hooks and the mode of one `capture` share."""
+    """State that the hooks and the mode of one `capture` share."""
 
     def __init__(
         self,
@@ -130,18 +131,16 @@ class _Recorder:
         self._model = model
         self._wanted = wanted
         self._axes = axes
-        self._given: set[str] = set()  # those of them that were used
+        self._used_axes: set[str] = set()  # names in `_axes` that were captured
         self._called = False
-        self._seen: dict[str, None] = {}  # a set that keeps the order
+        self._seen: dict[str, None] = {}  # an ordered set
         self._counts: Counter[str] = Counter()
-        self._running = (
-            0  # depth of calls of the model: functions elsewhere in the block are not its own
-        )
+        self._running = 0  # depth of calls of the model: functions called outside it are ignored
         self._inside = (
-            0  # depth of calls of activation modules, whose functions are already counted
+            0  # depth of calls of activation modules, whose functions count as the module
         )
         self._functions: list[str] = []  # activation functions that an activation module called
-        self._places: dict[str, object] = {}  # where in memory each output lies
+        self._memory: dict[str, object] = {}  # location in memory of each output
 
     def attach(self, block: ExitStack) -> None:
         def add(handle: torch.utils.hooks.RemovableHandle) -> None:
@@ -161,13 +160,13 @@ class _Recorder:
         if not self._called:
             raise ValueError(
                 f"{type(self._model).__name__} was not called in the block, so nothing was captured. Only "
-                "calls of the model itself are seen, model(...): not of a part of it, nor of a method such "
-                "as .forward or .predict; give capture the module that is called"
+                "calls of the model itself, model(...), are captured: not those of a part of it, nor of a "
+                "method such as .forward or .predict; pass capture the module that is called"
             )
         for wanted in self._wanted or ():
             self._require_seen(wanted.name, wanted.output)
         for name in self._axes:
-            if name not in self._given:
+            if name not in self._used_axes:
                 ran = ", ".join(map(repr, self.activations)) or "none"
                 raise ValueError(f"units names {name!r}, which was not captured. Captured: {ran}.")
 
@@ -193,7 +192,7 @@ class _Recorder:
             self.activations.clear()
             self.activations.layouts.clear()
             self.activations.origins.clear()
-            self._places.clear()
+            self._memory.clear()
         self._running += 1
 
     def _stop(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -204,7 +203,7 @@ class _Recorder:
             self.activations.ran = tuple(self.tracer.record.executed)
             outputs = {geometry(tensor) for _, tensor in named_tensors(output)}
             for name, origin in self.activations.origins.items():
-                is_output = self._places[name] in outputs
+                is_output = self._memory[name] in outputs
                 self.activations.origins[name] = replace(origin, is_output=is_output)
 
     def _enter(self, _module: nn.Module, _args: Any) -> None:
@@ -239,7 +238,7 @@ class _Recorder:
                 self._keep(each.name, part_of(output, each, known), function)
 
     def _within_block(self, tensor: Tensor) -> Tensor:
-        """What a tensor is outside the transforms that began in the block: with all samples of a vmap."""
+        """Unwrap a tensor from transforms that began in the block: it then holds all samples of a vmap."""
         functorch = torch._C._functorch
         while (
             functorch.is_functorch_wrapped_tensor(tensor)
@@ -252,7 +251,7 @@ class _Recorder:
         output = self._within_block(output)
         layout = self._layouts.get(name) if self.tracer is None else self.tracer.layout(output)
         if name in self._axes:
-            self._given.add(name)
+            self._used_axes.add(name)
             try:
                 layout = given_layout(self._axes[name], output.ndim)
             except ValueError as error:
@@ -263,21 +262,21 @@ class _Recorder:
         if layout is not None:
             self.activations.layouts[name] = layout
         if self.tracer is not None:
-            self._places[name] = geometry(output)
-            layers, place = self.tracer.layers_of(output), len(self.tracer.record.executed)
-            self.activations.origins[name] = Origin(function, layers, place)
-        # A copy, as a later layer may work in place on the same memory.
+            self._memory[name] = geometry(output)
+            layers, position = self.tracer.layers_of(output), len(self.tracer.record.executed)
+            self.activations.origins[name] = Origin(function, layers, position)
+        # A copy, as a later layer may modify the same memory in place.
         self.activations[name] = output.detach().clone()
 
 
 def _transform_level() -> int:
-    """Depth of `torch.func` transforms, such as `torch.vmap`, that are running; 0 outside."""
+    """Return the depth of the running `torch.func` transforms, such as `torch.vmap`; 0 outside."""
     level: int | None = torch._C._functorch.maybe_current_level()
     return 0 if level is None else level
 
 
 class _FunctionalCalls(TorchFunctionMode):
-    """Shows each call of a torch function to a recorder, after it."""
+    """Function mode that passes the result of each torch function to a recorder."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -292,7 +291,7 @@ class _FunctionalCalls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        # By name, as one function has many objects: F.relu, torch.relu, torch.relu_, Tensor.relu, aten.relu.
+        # By name, as one function is many objects: F.relu, torch.relu, torch.relu_, Tensor.relu, aten.relu.
         name = getattr(func, "__name__", "").partition(".")[0]
         if not name.startswith("__"):
             name = name.strip("_")

@@ -14,17 +14,17 @@ from plasticity.metrics.ranks import require_feature_matrices
 __all__ = ["ZERO_WHEN_DEAD", "dead_fraction", "dead_units", "dormant_fraction", "dormant_units"]
 
 SATURATED_DEVIATION = 1e-3
-"""A unit whose output deviates less than this over the batch is saturated (Moalla et al., 2024)."""
+"""Standard deviation over the batch below which a unit is saturated (Moalla et al., 2024)."""
 
 ZERO_WHEN_DEAD = frozenset(
     {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardshrink", "softshrink"}
 )
-"""Functions of `torch.nn.functional` that form the family of ReLU: a dead unit gives exactly 0. All others
-saturate (tanh …): a dead unit gives a constant."""
+"""Functions of `torch.nn.functional` in the ReLU family, where a dead unit outputs exactly 0. All others
+(tanh …) saturate: a dead unit outputs a constant."""
 
 
 def dead_fraction(activations: Tensor, saturating: bool = False) -> Tensor:
-    """Share of the units that `dead_units` marks (Dohare et al., 2024; Moalla et al., 2024).
+    """Compute the share of units that `dead_units` marks (Dohare et al., 2024; Moalla et al., 2024).
 
     Args:
         activations: Outputs of one layer, after the activation function; convolution maps as
@@ -43,13 +43,14 @@ def dead_fraction(activations: Tensor, saturating: bool = False) -> Tensor:
 
 
 def dead_units(activations: Tensor, saturating: bool = False) -> Tensor:
-    """Mark the units that give the same output whatever the sample.
+    """Mark the units whose output is the same for every sample.
 
     Args:
         activations: As in `dead_fraction`. Shape: (..., batch, width).
-        saturating: False, for the ReLU family: a unit is dead if its output is exactly 0 on every sample.
-            True, for tanh, sigmoid and others: if its standard deviation over the batch (dividing by the
-            batch) is below 1e-3. A single sample has deviation 0, so use a batch.
+        saturating: Whether the activation saturates. False, for the ReLU family: a unit is dead if its output
+            is exactly 0 on every sample. True, for tanh, sigmoid and others: a unit is dead if its standard
+            deviation over the batch (dividing by the batch size) is below 1e-3. A single sample has
+            deviation 0, so use a batch.
 
     Returns:
         True for a dead unit. Shape: (..., width).
@@ -65,7 +66,7 @@ def dead_units(activations: Tensor, saturating: bool = False) -> Tensor:
 
 
 def dormant_fraction(activations: Tensor, tau: float = 0.025) -> Tensor:
-    """Share of the units that `dormant_units` marks (Sokar et al., 2023).
+    """Compute the share of units that `dormant_units` marks (Sokar et al., 2023).
 
     Args:
         activations: Outputs of one layer, after the activation function; convolution maps as
@@ -91,7 +92,7 @@ def dormant_units(activations: Tensor, tau: float = 0.025) -> Tensor:
 
     Args:
         activations: As in `dormant_fraction`. Shape: (..., batch, width).
-        tau: Bound on the score, zero or more. With 0, units that are always 0.
+        tau: Bound on the score, at least 0. With 0, only units that are always 0 are dormant.
 
     Returns:
         True for a dormant unit. Shape: (..., width).
@@ -101,7 +102,7 @@ def dormant_units(activations: Tensor, tau: float = 0.025) -> Tensor:
         TypeError: as in `dormant_fraction`.
     """
     if not tau >= 0:
-        raise ValueError(f"tau must be zero or more, got {tau}; the published value is 0.025")
+        raise ValueError(f"tau must be at least 0, got {tau}; the published value is 0.025")
     require_feature_matrices(activations)
     magnitudes = _at_least_float32(activations).abs()
     largest = magnitudes.amax(dim=(-2, -1), keepdim=True)
@@ -112,7 +113,7 @@ def dormant_units(activations: Tensor, tau: float = 0.025) -> Tensor:
 
 def _fraction(marked: Tensor, activations: Tensor) -> Tensor:
     values = _at_least_float32(activations)
-    # The comparisons above are False for NaN, which would report a diverged layer as a healthy one.
+    # The comparisons above are False for NaN, which would report a diverged layer as healthy.
     finite = values.isfinite().all(-1).all(-1)
     return torch.where(finite, marked.to(values.dtype).mean(-1), torch.nan)
 

@@ -1,4 +1,4 @@
-"""TensorBoard events of a tracker, which a run that is resumed from an earlier task cuts back."""
+"""TensorBoard events of a tracker, which a run that is resumed from an earlier task truncates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["EventFiles"]
 
 _SUFFIX = ".plasticity"
-"""What the names of our files end with: those of others in the folder stay as they are.
+"""Suffix of our files' names: files of other writers in the folder are left alone.
 
-TensorBoard's own `purge_step` hides everything that the folder's other writers logged at later steps,
-in whatever unit their steps are.
+TensorBoard's own `purge_step` would also hide everything that other writers in the folder logged at later
+steps, whatever the unit of their steps.
 """
 
 
@@ -26,7 +26,7 @@ class EventFiles:
     """Scalars of one run in a folder.
 
     Args:
-        log_dir: Made if missing.
+        log_dir: Folder of the event files; made if missing.
 
     Raises:
         ImportError: if tensorboard is not installed.
@@ -34,21 +34,21 @@ class EventFiles:
     """
 
     def __init__(self, log_dir: str | Path) -> None:
-        # Imported here as it takes a second, and tensorboard to be installed.
+        # Imported here, as it takes a second and requires tensorboard.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
         self._open_writer = SummaryWriter
         self._folder = Path(log_dir).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Fails now, rather than after the first task.
+        # Fail now rather than after the first task.
         with tempfile.TemporaryFile(dir=self._folder):
             pass
         self._writer: SummaryWriter | None = None
-        self._files = sorted(self._present(), key=_begin)  # names tell no more than the second
+        self._files = sorted(self._present(), key=_begin)  # names resolve seconds only
         self._latest = max(self._steps(), default=-1)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        """Write numbers by tag, at once."""
+        """Write scalars by tag, and flush them."""
         if self._writer is None:
             before = self._present()
             self._writer = self._open_writer(str(self._folder), filename_suffix=_SUFFIX)
@@ -59,22 +59,22 @@ class EventFiles:
         self._latest = max(self._latest, step)
 
     def cut(self, step: int, *, anew: bool = False) -> None:
-        """Take out what an earlier tracker and this one wrote at this step and later, as in `made_again`.
+        """Remove what this tracker and an earlier one wrote at this step or later, as in `made_again`.
 
         Args:
-            step: Of the run, which goes on there.
-            anew: Whether it starts over: everything goes.
+            step: Step at which the run continues.
+            anew: Whether the run starts over, so that all events are removed.
         """
         if step > self._latest:
             return
         self.close()
         steps = self._steps()
-        doomed = range(len(steps)) if anew else made_again(steps, step)
-        place = 0
+        removed = range(len(steps)) if anew else made_again(steps, step)
+        start = 0
         for file in self._files:
             count = len(_steps(file))
-            _rewrite(file, [each - place for each in doomed if place <= each < place + count])
-            place += count
+            _rewrite(file, [each - start for each in removed if start <= each < start + count])
+            start += count
         self._latest = max(self._steps(), default=-1)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class EventFiles:
 
 
 def _records(file: Path) -> list[tuple[bytes, Any]]:
-    """Each whole record, and the event in it."""
+    """Return each complete record and the event in it."""
     from tensorboard.backend.event_processing.event_file_loader import (  # noqa: PLC0415
         RawEventFileLoader,
     )
@@ -101,7 +101,7 @@ def _records(file: Path) -> list[tuple[bytes, Any]]:
 
 
 def _begin(file: Path) -> float:
-    """Time of the first event."""
+    """Return the time of the first event."""
     return next((float(event.wall_time) for _, event in _records(file)), 0.0)
 
 
@@ -109,19 +109,19 @@ def _steps(file: Path) -> list[int]:
     return [event.step for _, event in _records(file) if event.HasField("summary")]
 
 
-def _rewrite(file: Path, doomed: Sequence[int]) -> None:
-    """Take out the summaries at these places among all of a file."""
+def _rewrite(file: Path, removed: Sequence[int]) -> None:
+    """Remove the summaries at these positions among all summaries of a file."""
     from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-    if not doomed:
+    if not removed:
         return
-    kept, place = [], 0
+    kept, position = [], 0
     for record, event in _records(file):
         is_summary = event.HasField("summary")
-        if not (is_summary and place in doomed):
+        if not (is_summary and position in removed):
             kept.append(record)
-        place += is_summary
-    temporary = file.with_name(".unfinished")  # which TensorBoard does not read
+        position += is_summary
+    temporary = file.with_name(".unfinished")  # a name that TensorBoard does not read
     with temporary.open("wb") as opened:
         writer = RecordWriter(opened)
         for record in kept:

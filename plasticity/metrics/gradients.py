@@ -1,12 +1,11 @@
 """Per-sample gradients, and the ranks of their Gram matrices (syre, App. C).
 
 Row i of ``J`` is the gradient of sample i's loss (or of one of its outputs) over all trainable parameters.
-The ranks are those of ``J Jᵀ``, a matrix of samples by samples, whatever the number of parameters.
+The ranks are those of ``J Jᵀ``, a (samples, samples) matrix whatever the number of parameters.
 
-The network runs in evaluation mode, so that samples do not mix in BatchNorm and nothing is drawn for
-dropout; modes, buffers, gradients and random state are as before afterwards. A wrapped network
-(`torch.compile`, `DistributedDataParallel` …) is measured as the module inside; one on the meta device is a
-ValueError.
+The network runs in evaluation mode, so that samples do not mix in BatchNorm and dropout is off; modes,
+buffers, gradients and random state are restored afterwards. For a wrapped network (`torch.compile`,
+`DistributedDataParallel` …) the module inside is measured; a network on the meta device is a ValueError.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ __all__ = [
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs and targets of a batch of one sample → a scalar."""
+"""Function from the outputs and targets of a batch of one sample to a scalar."""
 
 Measure = Literal["numerical", "effective"]
-"""Which rank of the Gram matrix: `numerical_rank` or `effective_rank`."""
+"""Rank of the Gram matrix to compute: `numerical_rank` or `effective_rank`."""
 
 
 def per_sample_gradients(
@@ -43,22 +42,22 @@ def per_sample_gradients(
     targets: Tensor,
     loss: Loss = functional.cross_entropy,
 ) -> Tensor:
-    """Gradient of each sample's own loss over the trainable parameters.
+    """Compute the gradient of each sample's own loss over the trainable parameters.
 
     Args:
-        model: Network that takes a batch and gives one tensor. Frozen parameters are left out.
+        model: Network that maps a batch to one tensor. Frozen parameters are left out.
         inputs: Samples on the model's device. Shape: (batch, ...).
-        targets: What `loss` compares with. Shape: (batch, ...).
-        loss: Called with the outputs and targets of a batch of one; gives a scalar.
+        targets: Targets of the loss. Shape: (batch, ...).
+        loss: Function of the outputs and targets of a batch of one, returning a scalar.
 
     Returns:
-        One row a sample, parameters flattened in the order of ``model.named_parameters()``; detached.
+        One row per sample, parameters flattened in the order of ``model.named_parameters()``; detached.
         Shape: (batch, parameters).
 
     Raises:
         ValueError: if inputs are empty, if inputs and targets differ in number, if the loss is not a
             scalar, if no parameter is trainable, or if a BatchNorm keeps no running statistics (its samples
-            have no gradients apart).
+            have no separate gradients).
     """
     _require_samples(inputs, targets)
     with _evaluating(model) as network:
@@ -74,29 +73,29 @@ def gradient_covariance_rank(
     measure: Measure = "numerical",
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Rank of the Gram matrix of the per-sample gradients.
+    """Compute the rank of the Gram matrix of the per-sample gradients.
 
     It has the non-zero spectrum of ``Σ_i g_i g_iᵀ``. The gradients are not centred: this is their second
-    moment, as in syre's App. C. Centring would lower the rank by at most one, and would call a network of
-    one shared gradient direction rank 0 where it can still learn.
+    moment, as in syre's App. C. Centring would lower the rank by at most one, and would assign rank 0 to a
+    network whose samples share one gradient direction, although it can still learn.
 
     Args:
         model: As in `per_sample_gradients`.
-        inputs: Shape: (batch, ...).
-        targets: Shape: (batch, ...).
+        inputs: As in `per_sample_gradients`. Shape: (batch, ...).
+        targets: As in `per_sample_gradients`. Shape: (batch, ...).
         loss: As in `per_sample_gradients`.
-        measure: "numerical" counts eigenvalues above ``batch · eps`` of the largest, eps that of the
-            gradients' dtype; "effective" is `effective_rank` of the Gram matrix, whose singular values are
-            the *squares* of those of J.
-        chunk_size: Samples whose gradients are held at once, twice over; None holds all. With k chunks the
-            gradients are computed (k + 1) / 2 times.
+        measure: Rank to compute. "numerical" counts eigenvalues above ``batch · eps`` times the largest,
+            with the eps of the gradients' dtype; "effective" is `effective_rank` of the Gram matrix, whose
+            singular values are the *squares* of those of J.
+        chunk_size: Number of samples per chunk; the gradients of two chunks are in memory at a time. None:
+            one chunk of all samples. With k chunks the gradients are computed (k + 1) / 2 times.
 
     Returns:
         A scalar: int64 for "numerical", a floating-point number for "effective". 0 if every gradient is 0.
 
     Raises:
-        ValueError: as in `per_sample_gradients`, for a gradient that is not finite, for an unknown measure,
-            or for a chunk_size below 1.
+        ValueError: as in `per_sample_gradients`, or if a gradient is not finite, the measure is unknown, or
+            chunk_size is below 1.
     """
     _require_measure(measure)
     _require_samples(inputs, targets)
@@ -113,15 +112,14 @@ def gradient_covariance_rank(
 def neural_tangent_kernel(
     model: nn.Module, inputs: Tensor, *, chunk_size: int | None = None
 ) -> Tensor:
-    """Empirical neural tangent kernel over samples and outputs: ``J Jᵀ``, ``J = ∂ outputs / ∂ parameters``.
+    """Compute the empirical neural tangent kernel ``J Jᵀ`` with ``J = ∂ outputs / ∂ parameters``.
 
-    For a linear network ``f(x) = W x`` it is ``(X Xᵀ) ⊗ I``.
+    The kernel is over samples and outputs. For a linear network ``f(x) = W x`` it is ``(X Xᵀ) ⊗ I``.
 
     Args:
-        model: Network that takes a batch and gives one tensor. Frozen parameters are left out.
+        model: Network that maps a batch to one tensor. Frozen parameters are left out.
         inputs: Samples on the model's device. Shape: (batch, ...).
-        chunk_size: As in `gradient_covariance_rank`; the gradients held are those of all outputs of each
-            sample.
+        chunk_size: As in `gradient_covariance_rank`; each sample has the gradients of all of its outputs.
 
     Returns:
         The kernel in float64, row ``i · outputs + a`` for output a of sample i, on the model's device (on
@@ -129,7 +127,7 @@ def neural_tangent_kernel(
 
     Raises:
         ValueError: if inputs are empty, if no parameter is trainable, if a BatchNorm keeps no running
-            statistics, or for a chunk_size below 1.
+            statistics, or if chunk_size is below 1.
     """
     _require_samples(inputs)
     with _evaluating(model) as network:
@@ -145,20 +143,19 @@ def ntk_rank(
     measure: Measure = "numerical",
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Rank of the empirical neural tangent kernel over samples and outputs (syre, App. C).
+    """Compute the rank of the empirical neural tangent kernel over samples and outputs (syre, App. C).
 
     Args:
         model: As in `neural_tangent_kernel`.
-        inputs: Shape: (batch, ...).
-        measure: As in `gradient_covariance_rank`, of the kernel.
+        inputs: As in `neural_tangent_kernel`. Shape: (batch, ...).
+        measure: As in `gradient_covariance_rank`, for the kernel.
         chunk_size: As in `neural_tangent_kernel`.
 
     Returns:
         A scalar from 0 to batch · outputs: int64 for "numerical", a floating-point number for "effective".
 
     Raises:
-        ValueError: as in `neural_tangent_kernel`, for a gradient that is not finite, or for an unknown
-            measure.
+        ValueError: as in `neural_tangent_kernel`, or if a gradient is not finite or the measure is unknown.
     """
     _require_measure(measure)
     kernel = neural_tangent_kernel(model, inputs, chunk_size=chunk_size)
@@ -170,7 +167,7 @@ def _loss_gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Los
         value = loss(_batch_of_one(model, values, sample), target[None])
         if value.ndim:
             raise ValueError(
-                f"loss must give a scalar for a batch of one, got shape {tuple(value.shape)}; "
+                f"loss must return a scalar for a batch of one, got shape {tuple(value.shape)}; "
                 "use reduction='mean'"
             )
         return value
@@ -199,15 +196,15 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _batch_of_one(model: nn.Module, parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
-    # A forward may write its buffers, also in evaluation mode: it gets copies, made inside the transform,
-    # which refuses writing to a tensor from outside.
+    # A forward pass may write to its buffers, even in evaluation mode: it gets copies, made inside the
+    # transform, which rejects writes to tensors from outside.
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     output: Tensor = functional_call(model, {**buffers, **parameters}, (sample[None],))
     return output
 
 
 def _gram(rows: Callable[[slice], Tensor], samples: int, chunk_size: int | None) -> Tensor:
-    """``J Jᵀ`` in float64, holding the rows of two chunks of samples at a time."""
+    """Compute ``J Jᵀ`` in float64, with the rows of two chunks of samples in memory at a time."""
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or None for one chunk, got {chunk_size}")
     step = chunk_size or samples
@@ -228,14 +225,14 @@ def _float64(rows: Tensor) -> Tensor:
 
 
 def _rank_of_gram(gram: Tensor, dtype: torch.dtype, measure: Measure) -> Tensor:
-    # The gradients carry the rounding of their own dtype: in that dtype `numerical_rank` bounds it. A rank
-    # has no scale, so the largest entry becomes 1 and small gradients survive the cast.
+    # The gradients carry the rounding error of their dtype, which `numerical_rank` bounds in that dtype. A
+    # rank does not depend on scale, so the largest entry becomes 1 and small gradients survive the cast.
     largest = gram.abs().amax()
     if not bool(largest.isfinite()):
         row = int((~gram.diagonal().isfinite()).nonzero()[0])
         raise ValueError(
-            f"the gradient in row {row} of the Gram matrix is not finite, so it has no rank; "
-            "has the network diverged? Look at its loss and its weight norm."
+            f"the gradient in row {row} of the Gram matrix is not finite, so the matrix has no "
+            "rank; has the network diverged? Check its loss and its weight norm."
         )
     scaled = (gram / torch.where(largest > 0, largest, 1.0)).to(
         torch.promote_types(dtype, torch.float32)
@@ -250,12 +247,12 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
 def _require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(
-            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, (batch, ...)"
+            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
         )
     if targets is not None and (targets.ndim == 0 or len(targets) != len(inputs)):
         raise ValueError(
             f"inputs hold {len(inputs)} samples, targets have shape {tuple(targets.shape)}; "
-            "give one target a sample"
+            "give one target per sample"
         )
 
 
@@ -266,17 +263,16 @@ def _require_measure(measure: str) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Check that samples have gradients apart; give the network without wrappers, in evaluation mode."""
+    """Yield the network without wrappers, in evaluation mode, if samples have separate gradients."""
     model = unwrapped(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            "no parameter of the model requires a gradient; unfreeze those to be measured"
-        )
+        raise ValueError("no parameter of the model requires a gradient; unfreeze those to measure")
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ValueError(
                 f"{name or 'the model'} is a {type(module).__name__} without running statistics: it "
-                "mixes the samples of a batch, so they have no gradients apart; set track_running_stats=True"
+                "mixes the samples of a batch, which then have no separate gradients; set "
+                "track_running_stats=True"
             )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,4 +1,4 @@
-"""Names of outputs: of modules and activation functions, of their repeated calls, of parts of them."""
+"""Names of outputs: of modules and activation functions, their repeated calls and their parts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ FUNCTIONAL_ACTIVATIONS = (
     "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink",
     "softsign", "tanh", "tanhshrink", "threshold",
 )  # fmt: skip
-"""The elementwise activations of torch, as functions of `torch.nn.functional`, `torch` or `torch.Tensor`,
-in-place forms included."""
+"""Elementwise activations of torch, as functions of `torch.nn.functional`, `torch` or `torch.Tensor`,
+including in-place forms."""
 
 OTHER_SPELLINGS = {"log_sigmoid": "logsigmoid", "special_expit": "sigmoid"}
+"""Names in `FUNCTIONAL_ACTIVATIONS` by other names of the same functions."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One entry of `layers`: an output, and the part of it that is meant."""
+    """Entry of `layers`: an output, and the part of it to keep."""
 
     name: str
-    """As the user wrote it; the key in the dictionary."""
+    """Name as the user wrote it; the key in the dictionary."""
 
     output: str
     """Name of the module or function, with the number of its call: ``lstm#2``."""
@@ -44,7 +45,7 @@ class Wanted:
 
 
 def require_known(model: nn.Module, layers: Iterable[str] | None) -> tuple[Wanted, ...] | None:
-    """Return the entries of `layers`, or raise ValueError (TypeError) where there can be no such output."""
+    """Return the entries of `layers`; raise a ValueError or TypeError if an output cannot exist."""
     if layers is None:
         return None
     if isinstance(layers, str):
@@ -61,7 +62,7 @@ def require_known(model: nn.Module, layers: Iterable[str] | None) -> tuple[Wante
 def require_axes(
     model: nn.Module, layers: Iterable[str] | None, units: Mapping[str, Axes] | None
 ) -> dict[str, Axes]:
-    """Return the entries of `units`, or raise ValueError (TypeError) as in `capture`."""
+    """Return the entries of `units`; raise a ValueError or TypeError as in `capture`."""
     if units is None:
         return {}
     if not isinstance(units, Mapping):
@@ -80,7 +81,7 @@ def require_axes(
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, str]:
-    """Submodules by their first name, wrappers left out."""
+    """Return the submodules with their first names, without wrappers."""
     return {module: name for name, module in named_modules(model) if module is not model}
 
 
@@ -88,7 +89,7 @@ _LAST_PART = re.compile(r"(.+?)(?:\[(-?\d+)\]|\.([^\W\d]\w*))")
 
 
 def _parsed(model: nn.Module, name: str, modules: set[str]) -> Wanted:
-    """The longest beginning that names a module is the module; the rest is the part of its output."""
+    """Parse a name: its longest prefix that names a module or function, then the part of the output."""
     output, part = name, ()  # type: str, tuple[int | str, ...]
     while True:
         base, _, count = output.partition("#")
@@ -114,18 +115,18 @@ def _raise_unknown(model: nn.Module, name: str) -> NoReturn:
         )
     hint = nearest(name, [*names.values(), *FUNCTIONAL_ACTIVATIONS])
     raise ValueError(
-        f"the model has no layer {name!r}.{hint} A repeated one is 'relu#2', a part of an output 'lstm[0]'."
+        f"the model has no layer {name!r}.{hint} A second call is 'relu#2', a part of an output 'lstm[0]'."
     )
 
 
 def part_of(value: Any, wanted: Wanted, known: Iterable[str]) -> Tensor:
-    """Return the part of an output that is wanted, or raise ValueError (TypeError) naming the parts."""
+    """Return the wanted part of an output; raise a ValueError or TypeError that names the parts."""
     found: Any = value
     for step in wanted.part:
         try:
-            # A tensor has none: its rows and attributes are no parts of an output.
+            # A tensor has no parts: its rows and attributes do not count.
             found = None if isinstance(found, Tensor) else found
-            # A dictionary's own key first, as Hugging Face's outputs are dictionaries with attributes.
+            # Keys come before attributes, as Hugging Face's outputs are dictionaries with attributes.
             by_key = isinstance(step, int) or (isinstance(found, Mapping) and step in found)
             found = found[step] if by_key else getattr(found, str(step))
         except (AttributeError, IndexError, KeyError, TypeError):
@@ -135,7 +136,7 @@ def part_of(value: Any, wanted: Wanted, known: Iterable[str]) -> Tensor:
             ) from None
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"layer {wanted.name!r} gives a {type(found).__name__}, not a tensor: "
+            f"output {wanted.name!r} is of type {type(found).__name__}, not a tensor: "
             f"{_contents(value, wanted.output)}"
         )
     return found
@@ -143,7 +144,7 @@ def part_of(value: Any, wanted: Wanted, known: Iterable[str]) -> Tensor:
 
 def _contents(value: Any, name: str) -> str:
     parts = [repr(f"{name}{path}") for path, _ in named_tensors(value)]
-    what = f"{name!r} gives a {type(value).__name__}"
+    what = f"{name!r} is of type {type(value).__name__}"
     if isinstance(value, Tensor):
         return f"{what}, which has no parts; name {name!r}"
     if not parts:
@@ -154,7 +155,7 @@ def _contents(value: Any, name: str) -> str:
 def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in nested dictionaries, sequences and dataclasses, with their paths.
 
-    A path is as in `capture`: ``[0]`` in a list or tuple, ``.key`` in a dictionary, dataclass or named tuple.
+    Paths are as in `capture`: ``[0]`` in a list or tuple, ``.key`` in a dictionary, dataclass or named tuple.
     """
     if isinstance(value, Tensor):
         yield path, value

@@ -1,4 +1,4 @@
-"""The numbers of a network, from its features: all metrics of a row, also of a network that has diverged."""
+"""Measurement of all metrics of a network from its features, including a network that has diverged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Measurement", "host_numbers", "is_finite", "require_scalar"]
 
 
 class Measurement:
-    """Numbers of one network on one batch.
+    """Measurement of one network on one batch.
 
     Args:
         model: The network, in evaluation mode.
         features: Matrices of shape (rows, units) by layer, in the order of the network; None for a layer
-            whose features a diverged network does not give.
+            whose features cannot be computed in a diverged network.
         previous: Parameters at the previous boundary, by name.
-        tolerant: Whether a number that a diverged network does not give is NaN, rather than an error.
+        tolerant: Whether a number that cannot be computed in a diverged network is NaN, rather than an error.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class Measurement:
     def values(
         self, metrics: Sequence[Metric], known_layers: MutableMapping[str, tuple[str, ...]]
     ) -> dict[str, Tensor]:
-        """Measure.
+        """Compute the metrics.
 
         Args:
-            metrics: In the order of the row.
-            known_layers: By metric of the model, the layers that it had in earlier measurements; renewed
-                here. It has those when it cannot be computed.
+            metrics: Metrics in the order of the row.
+            known_layers: Layers that each metric of the model had in earlier measurements, by the metric's
+                name; updated here. A metric that cannot be computed gets NaN for these.
 
         Returns:
             Scalars by `metric_key`, on their devices.
 
         Raises:
-            ValueError: if a metric gives no single number, two layers have one key, or, unless tolerant,
-                features of a rank metric are not finite.
+            ValueError: if a metric does not return a single number, two layers have the same key, or, unless
+                tolerant, features of a rank metric are not finite.
         """
         summaries: dict[str, Mapping[str, Tensor]] = {}
         if any(map(is_rank, metrics)):
@@ -77,7 +77,7 @@ class Measurement:
         return values
 
     def finite(self) -> bool:
-        """Whether the parameters and the features are finite numbers; one wait for the device."""
+        """Return whether the parameters and the features are finite; synchronizes with the device once."""
         if self._finite is None:
             self._finite = None not in self._features.values() and is_finite(
                 self._model, [each for each in self._features.values() if each is not None]
@@ -85,7 +85,7 @@ class Measurement:
         return self._finite
 
     def _rank_summaries(self) -> dict[str, Mapping[str, Tensor]]:
-        """`rank_summary` of each layer, from one batched decomposition for all layers of a shape."""
+        """Compute `rank_summary` of each layer, with one batched decomposition for all layers of a shape."""
         summaries: dict[str, Mapping[str, Tensor]] = {}
         groups: dict[Any, list[str]] = {}
         for layer, matrix in self._features.items():
@@ -95,18 +95,18 @@ class Measurement:
                 groups.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append(layer)
         for layers in groups.values():
             try:
-                together = ranks.rank_summary(
+                stacked = ranks.rank_summary(
                     torch.stack([_present(self._features[layer]) for layer in layers])
                 )
             except (TypeError, ValueError):
-                # Which layer it was, and where in it, is told by measuring them one by one.
+                # Measuring them one by one raises an error that names the layer and the entry.
                 alone = {layer: self._ranks_of_layer(layer) for layer in layers}
                 if not self._tolerant:
                     raise
                 summaries.update(alone)
                 continue
             for position, layer in enumerate(layers):
-                summaries[layer] = {name: values[position] for name, values in together.items()}
+                summaries[layer] = {name: values[position] for name, values in stacked.items()}
         return summaries
 
     def _ranks_of_layer(self, layer: str) -> Mapping[str, Tensor]:
@@ -131,7 +131,7 @@ class Measurement:
             return {}
         arguments = (self._model,) if metric.kind == "model" else (self._model, self._previous)
         try:
-            # Measures of the model may need gradients of their own (a neural tangent kernel).
+            # Metrics of the model may compute gradients themselves (a neural tangent kernel).
             with torch.enable_grad():
                 value = metric.function(*arguments)
         except Exception:
@@ -142,24 +142,25 @@ class Measurement:
 
 
 def require_scalar(metric: str, layer: str, value: object) -> Tensor:
-    """Return what a metric gave, if it is one number.
+    """Return the result of a metric, if it is a single number.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not.
     """
     if not isinstance(value, Tensor) or value.ndim > 0:
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         name = f"{metric}/{layer}" if layer else metric
         raise ValueError(
-            f"metric {name!r} gave a {type(value).__name__}{shape}; expected one number, a tensor of shape ()"
+            f"metric {name!r} returned a {type(value).__name__}{shape}, expected one number; "
+            "return a tensor of shape ()"
         )
     return value
 
 
 def is_finite(model: nn.Module, features: Iterable[Tensor]) -> bool:
-    """Whether a network's parameters and features are finite numbers.
+    """Return whether a network's parameters and features are finite.
 
-    Infinity is allowed in a frozen parameter, where masks have it. The host reads once per device.
+    Infinity is allowed in frozen parameters, as masks contain it. The host reads once per device.
     """
     parameters = [
         each.isfinite() if each.requires_grad else ~each.isnan()
@@ -172,10 +173,10 @@ def is_finite(model: nn.Module, features: Iterable[Tensor]) -> bool:
 
 
 def host_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Read all numbers in one transfer to the host."""
+    """Return the values as numbers, read in one transfer to the host."""
     if not values:
         return {}
-    # NaN for what could not be computed is on the CPU: the others say where the transfer starts.
+    # NaN for values that could not be computed is on the CPU: the other values determine the device.
     devices = [value.device for value in values.values()]
     device = next((each for each in devices if each.type != "cpu"), devices[0])
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -200,7 +201,7 @@ def _all_finite(features: Tensor) -> bool:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In a dtype that knows comparisons: those of one byte do not."""
+    """Return the tensor in a dtype that supports comparisons, which one-byte floats do not."""
     tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     narrow = tensor.is_floating_point() and tensor.dtype.itemsize == 1
     return tensor.float() if narrow else tensor

@@ -1,11 +1,11 @@
 """L2 norms of weights, gradients, updates and features, and the distance to an anchor.
 
-A layer is a module that directly owns parameters; a parameter owned by the root module is a layer of its
-own, named as the parameter is. A parameter shared by several modules counts once, for the first. Names are
-those of the network inside its wrappers (`torch.compile`, `DistributedDataParallel` …); a network on the
-meta device, which has no values, is a ValueError. Sums of squares are accumulated in float64 (float32 on
-``mps``, which has no float64), so that neither tiny gradients nor diverged weights leave the range. No
-function here waits for the device or records a graph.
+A layer is a module that directly owns parameters; a parameter owned by the root module is a layer by itself,
+named like the parameter. A parameter shared by several modules counts once, for the first. Names are those
+of the network inside its wrappers (`torch.compile`, `DistributedDataParallel` …); a network on the meta
+device, which has no values, is a ValueError. Sums of squares are accumulated in float64 (float32 on ``mps``,
+which lacks float64), so that tiny gradients do not underflow and diverged weights do not overflow. No
+function here synchronizes with the device or records a graph.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 TOTAL = "total"
-"""The key of the norm over all layers."""
+"""Key of the norm over all layers."""
 
 
 def weight_norm(model: nn.Module) -> dict[str, Tensor]:
-    """L2 norm of the parameters, per layer and in total.
+    """Compute the L2 norm of the parameters, per layer and in total.
 
     Args:
-        model: Any module with initialised parameters, biases and normalisation layers included.
+        model: Any module with initialised parameters. Biases and normalisation layers are included.
 
     Returns:
         Scalars by layer name in the order of the network, then ``"total"``, the norm over all of them (0
@@ -44,53 +44,53 @@ def weight_norm(model: nn.Module) -> dict[str, Tensor]:
         float32).
 
     Raises:
-        ValueError: if a layer is itself named "total".
+        ValueError: if a layer is named "total".
     """
     return _norms(_parameters(model).items())
 
 
 def gradient_norm(model: nn.Module) -> dict[str, Tensor]:
-    """L2 norm of the gradients in ``.grad``, per layer and in total.
+    """Compute the L2 norm of the gradients in ``.grad``, per layer and in total.
 
     Args:
         model: Any module, after a backward pass.
 
     Returns:
-        As `weight_norm`. Parameters without a gradient are left out, and so are layers that have none; the
-        total over no gradient at all is 0.
+        As in `weight_norm`. Parameters without a gradient are left out, and so are layers without any; if
+        there is no gradient at all, the total is 0.
 
     Raises:
-        ValueError: if a layer is itself named "total".
+        ValueError: if a layer is named "total".
     """
     return _norms(_gradients(model))
 
 
 def parameter_snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters by name, for `update_norm` or `anchor_distance` later.
+    """Copy the parameters by name, for a later `update_norm` or `anchor_distance`.
 
     Args:
         model: Any module.
 
     Returns:
-        Detached copies on the parameters' devices; one more copy of the network in memory.
+        Detached copies on the parameters' devices, which take the memory of one more network.
     """
     return {name: parameter.detach().clone() for name, parameter in _parameters(model).items()}
 
 
 def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """L2 norm of the parameters' change since a snapshot, per layer and in total.
+    """Compute the L2 norm of the parameters' change since a snapshot, per layer and in total.
 
     Args:
         model: Any module.
-        previous: Earlier values by parameter name, of `parameter_snapshot`: all of them, with unchanged
+        previous: Earlier values of all parameters by name, from `parameter_snapshot`, with unchanged
             shapes.
 
     Returns:
-        As `weight_norm`.
+        As in `weight_norm`.
 
     Raises:
-        ValueError: if a parameter is missing in `previous`, or `previous` names or shapes one that the
-            model lacks, or if a layer is itself named "total".
+        ValueError: if a parameter is missing in `previous`, or `previous` has a name or a shape that
+            the model lacks, or if a layer is named "total".
     """
     missing = [name for name in _parameters(model) if name not in previous]
     if missing:
@@ -102,32 +102,32 @@ def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, T
 
 
 def anchor_distance(model: nn.Module, anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """L2 norm of parameter minus anchor, per layer and in total.
+    """Compute the L2 norm of parameter minus anchor, per layer and in total.
 
     Args:
         model: Any module.
-        anchors: The point toward which each parameter decays, by parameter name; moved to the parameter's
+        anchors: Point toward which each parameter decays, by parameter name; moved to the parameter's
             device where needed. Parameters without an anchor are left out.
 
     Returns:
-        As `weight_norm`, for the layers with an anchor; the total over no anchor at all is 0.
+        As in `weight_norm`, for the layers with an anchor; if there is no anchor at all, the total is 0.
 
     Raises:
         ValueError: if an anchor names no parameter of the model or has another shape, or if a layer is
-            itself named "total".
+            named "total".
     """
     return _norms(_differences(model, anchors, "anchors"))
 
 
 def feature_norm(features: Tensor) -> Tensor:
-    """Mean over the samples of the L2 norm of a sample's features, a row (not the norm of the matrix).
+    """Compute the mean over samples of the L2 norm of a sample's features, a row of the matrix.
 
     Args:
         features: Activations of one layer; convolution maps as (samples × positions, channels).
             Shape: (..., batch, width).
 
     Returns:
-        Zero or more, in the unit and dtype of the features (at least float32). Shape: (...).
+        A non-negative number, in the unit and dtype of the features (at least float32). Shape: (...).
 
     Raises:
         ValueError: if batch or width is empty, or if there are fewer than two dimensions.
@@ -139,7 +139,7 @@ def feature_norm(features: Tensor) -> Tensor:
 
 
 def _norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Norms of named tensors per owning layer, in the order given, and in total."""
+    """Compute the norms of named tensors per owning layer, in the given order, and in total."""
     parts: dict[str, list[Tensor]] = {}
     dtypes: dict[str, torch.dtype] = {}
     for name, tensor in named:
@@ -192,7 +192,7 @@ def _differences(
                 f"{argument}[{name!r}] has shape {tuple(other.shape)}, the parameter "
                 f"{tuple(parameters[name].shape)}; was it taken from another network?"
             )
-    # In the network's order, whatever the mapping's.
+    # In the order of the network, not of the mapping.
     for name, parameter in parameters.items():
         if name in others:
             exact = parameter.detach().to(_accumulator(parameter))

@@ -1,4 +1,4 @@
-"""A probe batch of any kind: kept as a copy, moved to the model, and given to it as it wants to be called."""
+"""Probe batches of any kind: kept as a copy, moved to the model, and passed to it as its call requires."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["ProbeBatch", "takes_keywords"]
 
 
 class ProbeBatch:
-    """What a model is measured on.
+    """Batch that a model is measured on.
 
     Args:
-        batch: As `Tracker` takes it.
-        model: The module inside the wrappers.
-        forward: ``forward(model, batch)`` calls the model; None calls it as `Tracker` says.
+        batch: Batch as in `Tracker`.
+        model: Module inside the wrappers.
+        forward: Function ``forward(model, batch)`` that calls the model; None calls it as described in
+            `Tracker`.
 
     Raises:
-        TypeError: if there is nothing in the batch that a model could compute with, and no `forward`.
+        TypeError: if nothing in the batch could be an input of a model, and there is no `forward`.
     """
 
     def __init__(
         self, batch: Any, model: nn.Module, forward: Callable[[nn.Module, Any], Any] | None = None
     ) -> None:
         self._forward = forward
-        # With a forward function the batch is what that function takes, arrays and all.
+        # With a forward function, the batch is passed to that function unchanged, including arrays.
         dtype = None if forward is not None else _floating_dtype(model)
         self._converts = forward is None
         self._dtype = dtype
@@ -45,11 +46,11 @@ class ProbeBatch:
             )
 
     def run(self, model: nn.Module, device: torch.device | None) -> None:
-        """Call the model once on a copy of the batch, as a model may work in place on its input.
+        """Call the model once on a copy of the batch, as a model may modify its input in place.
 
         Args:
-            model: The module inside the wrappers.
-            device: Where the batch goes, and stays; None leaves it where it is.
+            model: Module inside the wrappers.
+            device: Device that the batch is moved to, for good; None leaves it where it is.
         """
         if device is not None:
             self._batch = _mapped(lambda leaf: _moved(leaf, device), self._batch)
@@ -64,10 +65,10 @@ class ProbeBatch:
             model(batch)
 
     def entry(self, name: str) -> Tensor:
-        """Return the entry of this name, a key or an attribute, as a tensor.
+        """Return the entry with this name, a key or an attribute, as a tensor.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is no such entry.
             TypeError: if it is neither a tensor nor an array.
         """
         if isinstance(self._batch, Mapping):
@@ -77,7 +78,7 @@ class ProbeBatch:
             found, names = getattr(self._batch, name, None), []
         if found is None:
             known = f" Known: {', '.join(map(repr, names))}." if names else ""
-            raise ValueError(f"mask={name!r} is no entry of the probe batch.{known}")
+            raise ValueError(f"mask={name!r} is not an entry of the probe batch.{known}")
         return _as_tensor(f"the probe's {name!r}", found)
 
     def _copy(self, batch: Any) -> Any:
@@ -87,7 +88,7 @@ class ProbeBatch:
     def _copied(self, leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray) and self._converts and leaf.dtype != object:
             tensor = torch.tensor(leaf)
-            # NumPy's numbers are double unless told otherwise, a network's hardly ever.
+            # NumPy arrays are float64 by default, which networks hardly ever are.
             return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
         if isinstance(leaf, Tensor):
             return leaf.detach().clone()
@@ -96,10 +97,10 @@ class ProbeBatch:
 
 
 def takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether a mapping is passed to a model as keywords, rather than as one argument.
+    """Return whether a mapping is passed to a model as keywords, rather than as one argument.
 
-    It is if all its keys are parameters of the model's ``forward``; with ``**kwargs`` in there, if one is,
-    or if there are no named parameters at all.
+    It is if all its keys are parameters of the model's ``forward``; if that takes ``**kwargs``, one such key
+    is enough, and any mapping is passed as keywords if there are no named parameters.
     """
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -121,15 +122,15 @@ def masked_features(activations: Activations, name: str, mask: Tensor | None) ->
     """Return the feature matrix of a layer, without the rows of padding.
 
     Args:
-        activations: Of the forward pass.
-        name: The layer.
-        mask: True where a position holds data. Shape: (batch, positions).
+        activations: Activations of the forward pass.
+        name: Name of the layer.
+        mask: Mask that is True where a position holds data. Shape: (batch, positions).
 
     Returns:
-        Shape: (rows, units). A layer that has no axis of positions keeps all its rows.
+        The features. A layer without an axis of positions keeps all its rows. Shape: (rows, units).
 
     Raises:
-        ValueError: if it cannot be told which of the layer's rows are padding, or all are.
+        ValueError: if the layer's rows of padding cannot be determined, or all rows are padding.
     """
     features = activations.units(name)
     if mask is None:
@@ -139,7 +140,7 @@ def masked_features(activations: Activations, name: str, mask: Tensor | None) ->
         return features
     kept = features[rows]
     if len(kept) == 0:
-        raise ValueError(f"layer {name!r}: mask marks every row as padding; True is for data")
+        raise ValueError(f"layer {name!r}: mask marks every row as padding; True marks data")
     return kept
 
 
@@ -148,7 +149,7 @@ def _rows_to_keep(activations: Activations, name: str, mask: Tensor) -> Tensor |
     batch, positions = mask.shape
     if activation.ndim == 2:
         if activation.shape[0] == mask.numel() != batch:
-            return mask.flatten()  # positions in the batch's axis
+            return mask.flatten()  # positions merged into the batch axis
         if activation.shape[0] == batch:
             return None
     found = []
@@ -158,17 +159,17 @@ def _rows_to_keep(activations: Activations, name: str, mask: Tensor) -> Tensor |
                 continue
             shape = [1] * activation.ndim
             shape[0], shape[axis] = batch, positions
-            # The mask goes the way of the numbers, whichever axis holds the units: along that one it is
-            # no mask of rows.
+            # The mask is rearranged like the activation, whichever axis holds the units: along that axis it
+            # would not be a mask of rows.
             marked = activations.matrix(name, mask.view(shape).expand(activation.shape))
             if bool((marked == marked[:, :1]).all()):
                 found.append(marked[:, 0])
     if len(found) == 1:
         return found[0]
     raise ValueError(
-        f"layer {name!r}: mask of shape {tuple(mask.shape)} does not tell which rows of an activation of "
-        f"shape {tuple(activation.shape)} are padding; it takes one axis of {positions} positions. Name the "
-        "layers to measure by layers=[…], or take a probe without padding."
+        f"layer {name!r}: mask of shape {tuple(mask.shape)} does not determine which rows of an activation "
+        f"of shape {tuple(activation.shape)} are padding: expected one axis of {positions} positions. Name "
+        "the layers to measure, layers=[…], or use a probe without padding."
     )
 
 
@@ -176,7 +177,7 @@ def required_mask(mask: Tensor) -> Tensor:
     """Return a mask of shape (batch, positions) as bool.
 
     Raises:
-        ValueError: if it has another number of axes, or holds anything but true and false, or 1 and 0.
+        ValueError: if it has another number of axes, or values other than true and false, or 1 and 0.
     """
     if mask.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
@@ -187,7 +188,7 @@ def required_mask(mask: Tensor) -> Tensor:
 
 
 def mask_tensor(mask: object) -> Tensor:
-    """Return a copy of a mask that is given as a tensor or an array, as `required_mask`."""
+    """Return a copy of a mask, a tensor or an array, checked as in `required_mask`."""
     return required_mask(_as_tensor("mask", mask)).clone()
 
 
@@ -200,7 +201,7 @@ def _as_tensor(name: str, value: object) -> Tensor:
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to what is in dictionaries, lists and tuples; batch objects are one thing."""
+    """Apply a function to the leaves of nested dictionaries, lists and tuples; a batch object is one leaf."""
     if isinstance(value, Tensor) or hasattr(value, "to"):
         return function(value)
     if isinstance(value, MutableMapping) and type(value) is not dict:
@@ -223,7 +224,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _is_data(leaf: object) -> bool:
-    """Whether it may hold what a model computes with: not a number, a string or None."""
+    """Return whether a leaf may be an input of a model, unlike a number, a string or None."""
     return (
         isinstance(leaf, (Tensor, np.ndarray)) or hasattr(leaf, "__dict__") or hasattr(leaf, "to")
     )

@@ -1,14 +1,14 @@
 """Ranks of a feature matrix: six definitions, all functions of its singular values.
 
-One decomposition serves them all, and it is accurate enough for every threshold among them. For features of
+All of them share one decomposition, which is accurate enough for each of their thresholds. For features of
 at most 32 bits it is that of the *smaller* Gram matrix, accumulated in float64: squaring the singular
 values costs half of the digits, so those below about ``sqrt(max(batch, width)) * 4e-8`` of the largest are
 lost in rounding. That is always below ``max(batch, width) * 1.2e-7``, the finest threshold in use
-(`numerical_rank` in float32). A Gram matrix accumulated in float32 would not do, and neither would one of
-float64 features: those are decomposed directly.
+(`numerical_rank` in float32). A Gram matrix accumulated in float32 would not be accurate enough, nor would
+one of float64 features: those are decomposed directly.
 
-Decompositions on ``cuda`` wait for the device inside torch, whatever we do; ``mps`` has neither float64 nor
-a decomposition, so there the features are decomposed on the CPU and the ranks are sent back.
+Decompositions on ``cuda`` always synchronize inside torch; ``mps`` has neither float64 nor decompositions, so
+features there are decomposed on the CPU and the ranks are copied back.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values (Roy & Vetterli, 2007).
+    """Compute the exponential of the entropy of the normalised singular values (Roy & Vetterli, 2007).
 
-    ``exp(-Σ p_i ln p_i)`` with ``p = s / Σ s``. Does not depend on the scale of the features.
+    ``exp(-Σ p_i ln p_i)`` with ``p = s / Σ s``. It does not depend on the scale of the features.
 
     Args:
-        features: Activations of one layer, one row a sample. Convolution maps count one unit per channel:
-            give them as (samples × positions, channels). Float16 and bfloat16 are computed as float32.
+        features: Activations of one layer, one row per sample. Convolution maps count one unit per channel:
+            pass them as (samples × positions, channels). Float16 and bfloat16 are computed as float32.
             Shape: (..., batch, width).
 
     Returns:
@@ -45,22 +45,23 @@ def effective_rank(features: Tensor) -> Tensor:
         have rank 0. Shape: (...).
 
     Raises:
-        ValueError: if a feature is not finite (the message names the first such entry; finding out waits
-            for the device once), if batch or width is empty, or if there are fewer than two dimensions.
+        ValueError: if a feature is not finite (the message names the first such entry; the check
+            synchronizes with the device once), if batch or width is empty, or if there are fewer than two
+            dimensions.
         TypeError: if the features are not real floating-point numbers.
     """
     return _effective_rank_of(_spectrum(features))
 
 
 def srank(features: Tensor, delta: float = 0.01) -> Tensor:
-    """Number of singular values that hold a share ``1 - delta`` of their sum (Kumar et al., 2021).
+    """Count the singular values that hold a share ``1 - delta`` of their sum (Kumar et al., 2021).
 
-    The smallest k with ``Σ_{i≤k} s_i / Σ s_i ≥ 1 - delta``. A share that misses the bound by rounding alone
-    meets it, so that an orthogonal matrix has one value in every dtype.
+    The smallest k with ``Σ_{i≤k} s_i / Σ s_i ≥ 1 - delta``. A share that misses the bound only by
+    rounding meets it, so that an orthogonal matrix has the same rank in every dtype.
 
     Beware:
         Several papers and code bases (the reinforcement-learning logs of Dohare et al., Nature 2024;
-        Plasticine) print this number under the name "stable rank". `stable_rank` is another quantity,
+        Plasticine) report this number as "stable rank". `stable_rank` is another quantity,
         usually much smaller.
 
     Args:
@@ -79,7 +80,7 @@ def srank(features: Tensor, delta: float = 0.01) -> Tensor:
 
 
 def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
-    """Number of principal directions that hold a share ``1 - delta`` of ``‖F‖²`` (Yang et al., 2020).
+    """Count the principal directions that hold a share ``1 - delta`` of ``‖F‖²`` (Yang et al., 2020).
 
     The smallest k with ``Σ_{i≤k} s_i² / Σ s_i² ≥ 1 - delta``: `srank` with squared singular values.
 
@@ -99,11 +100,11 @@ def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
 
 
 def stable_rank(features: Tensor) -> Tensor:
-    """``‖F‖_F² / ‖F‖_2²``, the squared singular values' sum over their largest (Rudelson & Vershynin, 2007).
+    """Compute ``‖F‖_F² / ‖F‖_2²``, or ``Σ s_i² / s_1²`` (Rudelson & Vershynin, 2007).
 
     Beware:
         Several papers and code bases (the reinforcement-learning logs of Dohare et al., Nature 2024;
-        Plasticine) print `srank` under the name "stable rank". To compare with their figures, use `srank`.
+        Plasticine) report `srank` as "stable rank". To compare with their figures, use `srank`.
 
     Args:
         features: As in `effective_rank`. Shape: (..., batch, width).
@@ -120,12 +121,12 @@ def stable_rank(features: Tensor) -> Tensor:
 
 
 def numerical_rank(features: Tensor) -> Tensor:
-    """Number of singular values that stand out of the rounding error (Golub & Van Loan).
+    """Count the singular values above the rounding error (Golub & Van Loan).
 
     The number of ``s_i > max(batch, width) · eps · s_1``, as in `torch.linalg.matrix_rank`; ``eps`` is that
-    of the features' dtype, of float32 for float16 and bfloat16 (with their own, 1e-3 and 8e-3, the bound
-    would pass ``s_1`` from a batch of a thousand on and no matrix would have a rank). In float32 a batch of
-    100 000 puts the bound at 1 % of ``s_1``: give float64 features where that is too coarse.
+    of the features' dtype, or of float32 for float16 and bfloat16 (with their own, 1e-3 and 8e-3, the bound
+    would exceed ``s_1`` for a batch of a thousand or more, and every rank would be 0). In float32 a batch of
+    100 000 puts the bound at 1 % of ``s_1``: pass float64 features where that is too coarse.
 
     Args:
         features: As in `effective_rank`. Shape: (..., batch, width).
@@ -141,11 +142,11 @@ def numerical_rank(features: Tensor) -> Tensor:
 
 
 def feature_rank(features: Tensor, eps: float = 0.01) -> Tensor:
-    """Number of ``s_i / sqrt(batch) > eps`` (Lyle et al., 2022). Depends on the scale of the features.
+    """Count the ``s_i / sqrt(batch) > eps`` (Lyle et al., 2022), which depends on the scale of the features.
 
     Args:
         features: As in `effective_rank`. Shape: (..., batch, width).
-        eps: Bound in the unit of the features, zero or more. Float32 features resolve bounds down to about
+        eps: Bound in the unit of the features, at least 0. Float32 features resolve bounds down to about
             ``max(batch, width) · 1e-7 · s_1 / sqrt(batch)``; below, rounding decides.
 
     Returns:
@@ -160,7 +161,7 @@ def feature_rank(features: Tensor, eps: float = 0.01) -> Tensor:
 
 
 def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) -> dict[str, Tensor]:
-    """All six ranks from one decomposition, each bit for bit what its own function gives.
+    """Compute all six ranks from one decomposition, each bit for bit equal to its own function.
 
     Args:
         features: As in `effective_rank`. Shape: (..., batch, width).
@@ -168,7 +169,7 @@ def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) ->
         eps: As in `feature_rank`.
 
     Returns:
-        The ranks by the names of their functions. Shape of each: (...).
+        The ranks by function name. Shape of each: (...).
 
     Raises:
         ValueError: as in `effective_rank`, or if delta or eps is out of its range.
@@ -188,10 +189,10 @@ def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) ->
 
 
 def require_feature_matrices(features: Tensor) -> None:
-    """Check the form (not the values) of a stack of feature matrices. Does not wait for the device.
+    """Check the shape and dtype (not the values) of a stack of feature matrices, without synchronizing.
 
     Args:
-        features: Expected to be real floating-point. Shape: (..., batch, width).
+        features: Matrices to check, of real floating-point numbers. Shape: (..., batch, width).
 
     Raises:
         ValueError: if there are fewer than two dimensions, or batch or width is empty.
@@ -214,15 +215,15 @@ def require_feature_matrices(features: Tensor) -> None:
 
 class _Spectrum(NamedTuple):
     values: Tensor
-    """Singular values over `scale`, float64, largest first. Shape: (..., min(batch, width))."""
+    """Singular values divided by `scale`, float64, largest first. Shape: (..., min(batch, width))."""
     scale: Tensor
-    """Float64, above 0, so chosen that the squares of `values` stay in range. Shape: (...)."""
+    """Scale in float64, above 0, such that the squares of `values` stay in range. Shape: (...)."""
     batch: int
     width: int
     dtype: torch.dtype
-    """The features' dtype, at least float32."""
+    """Dtype of the features, at least float32."""
     device: torch.device
-    """Where the ranks belong."""
+    """Device that the ranks are returned on."""
 
 
 def _spectrum(features: Tensor) -> _Spectrum:
@@ -249,8 +250,8 @@ def _values_from_gram(matrix: Tensor) -> Tensor:
     batch, width = matrix.shape[-2:]
     gram = matrix.mT @ matrix if batch >= width else matrix @ matrix.mT
     squares = torch.linalg.eigvalsh(gram).flip(-1)
-    # Below this floor an eigenvalue is rounding; as zero it does not add to an entropy or to a count. Its
-    # root, sqrt(8 max(n, m) 2.2e-16), is under max(n, m) 1.2e-7 for every shape.
+    # Below this floor an eigenvalue is rounding error; set to zero, it adds to no entropy and no count. The
+    # root of the floor, sqrt(8 max(n, m) 2.2e-16), is below max(n, m) 1.2e-7 for every shape.
     floor = 8 * max(batch, width) * torch.finfo(torch.float64).eps * squares[..., :1]
     return torch.where(squares > floor, squares, 0.0).sqrt()
 
@@ -260,7 +261,7 @@ def _raise_not_finite(features: Tensor) -> None:
     value = features.detach()[tuple(position)].item()
     raise ValueError(
         f"features{position} is {value}; ranks are defined for finite features only. "
-        "Has the network diverged? Look at its loss and its weight norm."
+        "Has the network diverged? Check its loss and its weight norm."
     )
 
 
@@ -272,7 +273,7 @@ def _require_delta(delta: float) -> None:
 def _require_eps(eps: float) -> None:
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(
-            f"eps must be zero or more and finite, got {eps}; the published value is 0.01"
+            f"eps must be at least 0 and finite, got {eps}; the published value is 0.01"
         )
 
 
@@ -280,7 +281,7 @@ def _effective_rank_of(spectrum: _Spectrum) -> Tensor:
     total = spectrum.values.sum(-1)
     shares = spectrum.values / torch.where(total > 0, total, 1.0)[..., None]
     rank = torch.special.entr(shares).sum(-1).exp()
-    # Rounding may pass the ends of the range by an ulp.
+    # Rounding may exceed the range by an ulp.
     rank = rank.clamp(1, spectrum.values.shape[-1])
     return torch.where(total > 0, rank, 0.0).to(spectrum.device, spectrum.dtype)
 

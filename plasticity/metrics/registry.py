@@ -1,4 +1,4 @@
-"""The metrics that a tracker knows by name, and the form of a user's own."""
+"""Registry of the metrics that a tracker knows by name, and the class for custom metrics."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, or a few, to track."""
+    """Metric to track: one number, or several."""
 
     name: str
     """First part of the keys in a row: ``name/layer``, as `metric_key` writes it."""
 
     function: Callable[..., Any]
-    """By kind: ``function(features)`` with features of shape (rows, units), giving one number as a tensor;
-    ``function(model)`` or ``function(model, previous)``, giving one such tensor or a dictionary of them by
-    layer."""
+    """Function that computes the metric. By kind: ``function(features)``, with features of shape (rows,
+    units), returns one number as a tensor; ``function(model)`` and ``function(model, previous)`` return one
+    such tensor or a dictionary of them by layer."""
 
     kind: Literal["features", "model", "update"]
-    """What it is a function of: the features of one layer, the model, or the model and its parameters at
-    the previous boundary (`parameter_snapshot`; left out of the row while there is none)."""
+    """Arguments of the function: the features of one layer, the model, or the model and its parameters at the
+    previous boundary (`parameter_snapshot`; left out of the row if there is no previous boundary)."""
 
     description: str = ""
     """One line for a list of metrics."""
@@ -78,7 +78,7 @@ METRICS: dict[str, Metric] = {
         {norms.update_norm: "L2 norm of the parameters' change since the previous boundary"},
     ),
 }
-"""The metrics that a `Tracker` knows by name."""
+"""Metrics that a `Tracker` knows by name."""
 
 RANK_METRICS: tuple[str, ...] = (
     "effective_rank",
@@ -88,7 +88,7 @@ RANK_METRICS: tuple[str, ...] = (
     "numerical_rank",
     "feature_rank",
 )
-"""The metrics that come from one decomposition of a layer's features."""
+"""Metrics that share one decomposition of a layer's features."""
 
 DEFAULT_METRICS: tuple[str, ...] = (
     *RANK_METRICS,
@@ -97,19 +97,19 @@ DEFAULT_METRICS: tuple[str, ...] = (
     "feature_norm",
     "weight_norm",
 )
-"""All that one forward pass and one decomposition per layer give, and the weights' norm."""
+"""Metrics from one forward pass and one decomposition per layer, and the norm of the weights."""
 
 
 def metric_key(metric: str, layer: str = "") -> str:
-    """Name a number in a row, a file and a logger, as all of them take it.
+    """Return the name of a number in a row, a file and a logger, in characters that all of them accept.
 
     MLflow has the strictest rule: letters, digits, ``_``, ``-``, ``.``, space and ``/``. So the second
     output of a layer, ``relu#2`` in `capture`, is ``relu-2`` here, ``lstm[0]`` is ``lstm.0``, and any other
     character is ``_``.
 
     Args:
-        metric: Name of a metric.
-        layer: Name of a layer; "" for a number of the whole model.
+        metric: Name of the metric.
+        layer: Name of the layer; "" for a number of the whole model.
 
     Returns:
         ``metric/layer``, or ``metric``.
@@ -123,12 +123,12 @@ def add_values(values: dict[str, Any], metric: str, by_layer: Mapping[str, Any])
     """Add the numbers of one metric to those of a row.
 
     Args:
-        values: By key; added to.
+        values: Numbers of the row by key; modified in place.
         metric: Name of the metric.
-        by_layer: By the layer's name; "" for the whole model.
+        by_layer: Numbers of the metric by layer name; "" for the whole model.
 
     Raises:
-        ValueError: if two names have one key.
+        ValueError: if two names have the same key.
     """
     names: dict[str, str] = {}
     for layer, value in by_layer.items():
@@ -144,16 +144,16 @@ def add_values(values: dict[str, Any], metric: str, by_layer: Mapping[str, Any])
 
 
 def is_rank(metric: Metric) -> bool:
-    """Whether `rank_summary` gives the metric; not if it only borrows the name."""
+    """Return whether `rank_summary` computes the metric, and not just one of the same name."""
     return metric.name in RANK_METRICS and metric is METRICS[metric.name]
 
 
 def resolved_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
-    """Look metrics up by name.
+    """Return the metrics, looking up those given by name.
 
     Raises:
-        TypeError: if `metrics` is one name or metric, or an entry is neither.
-        ValueError: if a name is unknown (naming the nearest) or given twice, or there is none.
+        TypeError: if `metrics` is a single name or metric, or an entry is neither.
+        ValueError: if a name is unknown (suggesting the nearest) or given twice, or there are no metrics.
     """
     if isinstance(metrics, (str, Metric)):
         raise TypeError(f"metrics must be a list, got {metrics!r}; put it in brackets")

@@ -1,4 +1,4 @@
-"""A file of rows as JSON lines, which a run that is resumed from an earlier point cuts back."""
+"""File of rows as JSON lines, which a run that is resumed from an earlier point truncates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 class RowFile:
-    """Rows of one run, a line of JSON each.
+    """Rows of one run, one line of JSON each.
 
-    Lines of other writers that come into the file meanwhile stay as they are.
+    Lines that other writers add to the file in the meantime are left alone.
 
     Args:
-        path: Made if missing, with its folder.
-        counter: The entry of a row that says how far the run was: "task" or "step".
+        path: Path of the file; made if missing, with its folder.
+        counter: Entry of a row that counts the progress of the run: "task" or "step".
 
     Raises:
         OSError: if the file cannot be written.
@@ -35,7 +35,7 @@ class RowFile:
         self.path = Path(path).absolute()
         self._counter = counter
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Fails now, rather than after the first task, where rows cannot be written.
+        # Fail now rather than after the first task if rows cannot be written.
         self.path.open("ab").close()
         self._lines: list[bytes] = []
         self._counts: list[int] = []
@@ -44,13 +44,13 @@ class RowFile:
 
     @property
     def counts(self) -> Sequence[int]:
-        """How far the run was at each of its rows, in the order of the file."""
+        """Progress of the run at each of its rows, in the order of the file."""
         return tuple(self._counts)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row; numbers that are not finite are null.
+        """Append a row; numbers that are not finite are written as null.
 
-        A last line that a killed process left unfinished is taken out before.
+        A last line that a killed process left unfinished is removed first.
         """
         finite = {key: _finite(value) for key, value in row.items()}
         line = json.dumps(finite, allow_nan=False).encode()
@@ -61,20 +61,20 @@ class RowFile:
         self._remember(line, row)
 
     def remove(self, positions: Sequence[int]) -> None:
-        """Take out the rows at these positions in `counts`, all or none, with a log message."""
+        """Remove the rows at these positions in `counts`, all or none, with a log message."""
         if not positions:
             return
-        doomed = Counter(self._lines[position] for position in positions)
+        removed = Counter(self._lines[position] for position in positions)
         kept = []
-        for line in reversed(self._read()):  # of equal rows the last ones
-            if doomed[line]:
-                doomed[line] -= 1
+        for line in reversed(self._read()):  # the last ones of equal rows
+            if removed[line]:
+                removed[line] -= 1
             else:
                 kept.append(line)
         self._write(kept[::-1])
         counts = [self._counts[position] for position in positions]
         _log.warning(
-            "%s: cut back by %d rows, of %s %d to %d, which are made again",
+            "%s: removed %d rows, of %s %d to %d, which the run repeats",
             self.path, len(counts), self._counter, min(counts), max(counts),
         )  # fmt: skip
         for position in sorted(positions, reverse=True):
@@ -87,26 +87,26 @@ class RowFile:
             self._counts.append(count)
 
     def _read(self) -> list[bytes]:
-        """The lines without their ends, and without one that was never finished."""
+        """Return the lines without line ends, and without an unfinished last line."""
         if not self.path.is_file():
             return []  # a pipe
         *lines, last = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
             if line.strip() and not _is_json(line):
                 raise ValueError(
-                    f"line {number} of {self.path} is no row in JSON: {line[:60]!r}; give path= a file of "
-                    "its own, or take that line out"
+                    f"line {number} of {self.path} is not a row in JSON: {line[:60]!r}; pass another file as "
+                    "path=, or remove that line"
                 )
         unfinished = last and not _is_json(last)
         if unfinished and not last.startswith((b"{", b"\0")):
             raise ValueError(
-                f"{self.path} does not hold rows in JSON: it ends with {last[:60]!r}; give path= a file "
-                "of its own"
+                f"{self.path} does not hold rows in JSON: it ends with {last[:60]!r}; pass another file "
+                "as path="
             )
         return [line for line in (*lines, b"" if unfinished else last) if line.strip()]
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        target = self.path.resolve()  # a link stays one
+        target = self.path.resolve()  # keep a link a link
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -127,14 +127,14 @@ class RowFile:
 
 
 def made_again(counts: Sequence[int], first: int) -> list[int]:
-    """Return the places of rows that a run makes again, which goes on at a count.
+    """Return the positions of the rows that a run repeats if it continues at a count.
 
-    Those are the rows at this count and later, at the end of the file: rows from before the counting last
-    started anew (a stream in a circle) are none of them.
+    These are the rows at this count or later at the end of the file: rows from before the count last went
+    back (a cyclic stream) are not included.
 
     Args:
-        counts: How far the run was at each of its rows.
-        first: How far it is at the next one.
+        counts: Progress of the run at each of its rows.
+        first: Progress at the next row.
     """
     start = len(counts)
     while start > 0 and counts[start - 1] >= first:
@@ -147,7 +147,7 @@ def made_again(counts: Sequence[int], first: int) -> list[int]:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:  # not UTF-8 is one, too
+    except ValueError:  # includes text that is not UTF-8
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""Plasticity metrics of stacked networks: what `Tracker.measure` gives of each, all at once.
+"""Plasticity metrics of stacked networks: the numbers of `Tracker.measure` for each, computed at once.
 
-The probe is one forward pass of all replicas, the ranks come from one decomposition for all replicas
-and all layers of a shape, and the host reads all numbers at once.
+The probe is one forward pass of all networks, the ranks come from one decomposition for all networks and
+all layers of the same shape, and the host reads all numbers at once.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from plasticity.stacking.networks import StackedNetworks, require_index
 
 
 def stacked_features(
-    replicas: StackedNetworks, probe: Tensor, layers: Sequence[str] | None = None
+    networks: StackedNetworks, probe: Tensor, layers: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """Features of all replicas on a probe batch of each, in evaluation mode; disturbs nothing.
+    """Compute the features of all networks, each on its own probe batch, without disturbing them.
+
+    The networks run in evaluation mode.
 
     Args:
-        replicas: The networks.
-        probe: A batch for each replica. Shape: (R, batch, ...).
+        networks: Stacked networks, R of them.
+        probe: One batch per network. Shape: (R, batch, ...).
         layers: As in `capture`; None takes every activation.
 
     Returns:
-        By layer, in the order of the network. Shape of each: (R, rows, units), the rows as in
-        `unit_matrix`.
+        The features by layer, in the order of the network, with rows as in `unit_matrix`. Shape of each:
+        (R, rows, units).
 
     Raises:
-        ValueError: if the probe has another number of replicas, a layer is unknown or does not run, or
-            no activation is found.
+        ValueError: if the probe has another number of batches than there are networks, a layer is unknown
+            or does not run, or no activation is found.
     """
-    if probe.shape[0] != replicas.num_stacked:
+    if probe.shape[0] != networks.num_stacked:
         raise ValueError(
-            f"The probe of shape {tuple(probe.shape)} has {probe.shape[0]} batches for"
-            f" {replicas.num_stacked} replicas: give one for each, first axis."
+            f"the probe of shape {tuple(probe.shape)} has {probe.shape[0]} batches for"
+            f" {networks.num_stacked} stacked networks; give one for each, along the first axis"
         )
-    template = replicas.template
+    template = networks.template
 
     def of_one(
         parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
@@ -54,17 +56,17 @@ def stacked_features(
         return {name: activations.units(name) for name in activations}
 
     with preserve_state(template, {probe.device: None}):
-        # Under vmap nothing tells where the units lie, so the first replica runs alone, on two samples.
+        # Under vmap the axes of the units are unknown, so the first network runs alone, on two samples.
         first = [
             {name: each[0].clone() for name, each in tensors.items()}
-            for tensors in (replicas.parameters, replicas.buffers)
+            for tensors in (networks.parameters, networks.buffers)
         ]
         with capture(template, layers) as alone:
             functional_call(template, tuple(first), (probe[0, :2].clone(),))
         layouts = alone.layouts
-        # Copies, as a module may write to its buffers or work in place on its input.
-        buffers = {name: buffer.clone() for name, buffer in replicas.buffers.items()}
-        features: dict[str, Tensor] = vmap(of_one)(replicas.parameters, buffers, probe.clone())
+        # Copies, as a module may write to its buffers or modify its input in place.
+        buffers = {name: buffer.clone() for name, buffer in networks.buffers.items()}
+        features: dict[str, Tensor] = vmap(of_one)(networks.parameters, buffers, probe.clone())
     if not features:
         raise ValueError(
             f"no activation was seen in {type(template).__name__}, so there are no features to measure;"
@@ -74,40 +76,41 @@ def stacked_features(
 
 
 def finite_networks(features: Mapping[str, Tensor]) -> Tensor:
-    """Which replicas have finite features in every layer, bool, on the device. Shape: (R,)."""
+    """Return which networks have finite features in every layer, bool, on the device. Shape: (R,)."""
     return torch.stack([each.isfinite().flatten(1).all(1) for each in features.values()]).all(0)
 
 
 def stacked_metrics(
-    replicas: StackedNetworks,
+    networks: StackedNetworks,
     features: Mapping[str, Tensor],
     metrics: Iterable[str | Metric],
     *,
     indices: Sequence[int] | None = None,
     previous: Mapping[str, Tensor] | None = None,
 ) -> list[dict[str, float]]:
-    """Measure replicas, each as a `Tracker` measures its network alone, key by key.
+    """Measure stacked networks, each with the keys and numbers that a `Tracker` of it alone would give.
 
     Args:
-        replicas: The networks, with the gradients of their last backward pass.
-        features: Of `stacked_features`.
+        networks: Stacked networks, with the gradients of their last backward pass.
+        features: Result of `stacked_features`.
         metrics: As in `Tracker`.
-        indices: Which replicas to measure; None: all. Those with features that are not finite must be
-            left out where a rank is measured.
-        previous: The stacked parameters at an earlier time, by name, for "update" metrics, which are
-            left out without it. Shape of each: (R, *shape).
+        indices: Indices of the networks to measure; None: all. If a rank is measured, networks with features
+            that are not finite must be left out.
+        previous: Stacked parameters at an earlier time, by name, for "update" metrics, which are left out
+            without it. Shape of each: (R, *shape).
 
     Returns:
-        For each replica asked for, its numbers by ``metric/layer``.
+        The numbers by ``metric/layer``, for each network in `indices`.
 
     Raises:
-        ValueError: if a metric is unknown or gives no single number, or features are not finite (the
-            message names the layer, and the place among the replicas asked for first).
-        IndexError: if there is no such replica.
+        ValueError: if a metric is unknown or does not return a single number, or features are not finite
+            (the message names the layers of one shape, and the first such entry by the layer's position
+            among them, the position in `indices`, the row and the unit).
+        IndexError: if an index is out of range.
     """
-    chosen = list(range(replicas.num_stacked)) if indices is None else list(indices)
+    chosen = list(range(networks.num_stacked)) if indices is None else list(indices)
     for index in chosen:
-        require_index(index, replicas.num_stacked)
+        require_index(index, networks.num_stacked)
     if not chosen:
         return []
     taken = {layer: each[chosen] for layer, each in features.items()}
@@ -120,13 +123,13 @@ def stacked_metrics(
         elif metric.kind == "features":
             found = {layer: _of_features(metric, layer, each) for layer, each in taken.items()}
         else:
-            found = _of_networks(metric, replicas, chosen, previous)
+            found = _of_networks(metric, networks, chosen, previous)
         add_values(values, metric.name, found)
     return _read(values, len(chosen))
 
 
 def _rank_summaries(features: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """`rank_summary` of each layer, (R,), from one batched decomposition for all layers of a shape."""
+    """Compute `rank_summary` of each layer, (R,), with one batched decomposition per layer shape."""
     groups: dict[object, list[str]] = {}
     for layer, each in features.items():
         groups.setdefault((each.shape, each.dtype), []).append(layer)
@@ -135,14 +138,14 @@ def _rank_summaries(features: Mapping[str, Tensor]) -> dict[str, dict[str, Tenso
         try:
             stacked = ranks.rank_summary(torch.stack([features[layer] for layer in layers]))
         except ValueError as error:
-            raise ValueError(f"layers {layers}, replicas asked for: {error}") from error
+            raise ValueError(f"layers {layers} of the stacked networks: {error}") from error
         for position, layer in enumerate(layers):
             summaries[layer] = {name: values[position] for name, values in stacked.items()}
     return summaries
 
 
 def _of_features(metric: Metric, layer: str, features: Tensor) -> Tensor:
-    """A number for each replica: at once by our own functions, one by one by others."""
+    """Return one number per network, at once for built-in metrics, one by one for custom ones."""
     if METRICS.get(metric.name) is metric:
         at_once: Tensor = metric.function(features)
         return at_once
@@ -153,7 +156,7 @@ def _of_features(metric: Metric, layer: str, features: Tensor) -> Tensor:
 
 def _of_networks(
     metric: Metric,
-    replicas: StackedNetworks,
+    networks: StackedNetworks,
     indices: Sequence[int],
     previous: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
@@ -161,7 +164,7 @@ def _of_networks(
         return {}
     found: dict[str, list[Tensor]] = {}
     for index in indices:
-        with _measured(replicas, index) as network:
+        with _measured(networks, index) as network:
             if metric.kind == "model":
                 value = metric.function(network)
             else:
@@ -173,11 +176,11 @@ def _of_networks(
 
 
 @contextmanager
-def _measured(replicas: StackedNetworks, index: int) -> Iterator[nn.Module]:
-    """One network as a tracker shows it to a metric, which may need gradients of its own."""
-    device = next(iter(replicas.parameters.values())).device
+def _measured(networks: StackedNetworks, index: int) -> Iterator[nn.Module]:
+    """Yield one network as a tracker passes it to a metric, which may compute gradients itself."""
+    device = next(iter(networks.parameters.values())).device
     with (
-        replicas.loaded(index) as network,
+        networks.loaded(index) as network,
         preserve_state(network, {device: None}),
         torch.enable_grad(),
     ):
@@ -185,7 +188,7 @@ def _measured(replicas: StackedNetworks, index: int) -> Iterator[nn.Module]:
 
 
 def _read(values: Mapping[str, Tensor], count: int) -> list[dict[str, float]]:
-    """All numbers in one transfer to the host. Shape of each value: (count,)."""
+    """Read all numbers in one transfer to the host. Shape of each value: (count,)."""
     if not values:
         return [{} for _ in range(count)]
     device = next(iter(values.values())).device

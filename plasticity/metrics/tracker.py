@@ -1,4 +1,4 @@
-"""Measure a network's plasticity at task boundaries, without disturbing its training."""
+"""Tracking of a network's plasticity at task boundaries, without disturbing its training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Tracker"]
 
 
 class Tracker:
-    """Measures a model on a fixed probe batch, and keeps a row of numbers per task.
+    """Tracker that measures a model on a fixed probe batch, and keeps a row of numbers per task.
 
     ::
 
@@ -42,67 +42,71 @@ class Tracker:
                 train(model, task)
                 tracker.boundary(task=k, test_accuracy=accuracy(model, task))
 
-    Measuring never disturbs: a run trains the same weights, bit for bit, with and without it. The probe
-    runs in evaluation mode (dropout off, running statistics of normalisation layers in use and untouched),
-    without gradients and without autocast. Each module's own training flag, the parameters and buffers, the
-    random state (of torch on the CPU and on the model's devices, of NumPy and Python) and ``.grad`` are
-    afterwards as before, also after an error. A wrapped model (`torch.compile`, `DistributedDataParallel`,
-    `DataParallel`), or one with wrapped parts, is measured as the modules inside, by their own names.
+    Measuring never disturbs the run: it trains the same weights, bit for bit, with and without it. The probe
+    runs in evaluation mode (without dropout; normalisation layers use their running statistics and do not
+    update them), without gradients and without autocast. Each module's training flag, the parameters and
+    buffers, the random state (of torch on the CPU and on the model's devices, of NumPy and Python) and
+    ``.grad`` are restored afterwards, even after an error. For a wrapped model (`torch.compile`,
+    `DistributedDataParallel`, `DataParallel`), or one with wrapped parts, the modules inside are measured,
+    under their own names.
 
-    The rank metrics share one decomposition, batched over layers of one shape. Numbers stay on the device
-    until the host reads them all at once; before that, it waits where a rank function checks that its
-    features are finite, where buffers are compared with what they were, and, at a boundary, for ``diverged``.
+    The rank metrics share one decomposition, batched over layers of the same shape. Numbers stay on the
+    device until the host reads them all at once; before that, the host synchronizes only where a rank
+    function checks that its features are finite, where buffers are compared with their earlier values, and,
+    at a boundary, for ``diverged``.
 
-    Deeper measures need data or arguments of their own: wrap them in a `Metric`, as in
-    ``Metric("ntk_rank", lambda model: ntk_rank(model, inputs), "model")``. Dead units of tanh or sigmoid
+    Metrics that need data or arguments are wrapped in a `Metric`, as in
+    ``Metric("ntk_rank", lambda model: ntk_rank(model, inputs), "model")``. For dead units of tanh or sigmoid
     layers: ``Metric("saturated_fraction", partial(dead_fraction, saturating=True), "features")``.
 
-    **How the model is called**: ``model(probe_batch)``; with a tuple, as with its arguments; with a mapping
-    (a dictionary, Hugging Face's ``BatchEncoding``) whose keys are parameters of the model's ``forward``, as
-    with keywords: all of them, or one of them where ``forward`` takes ``**kwargs``, or any where it takes
-    nothing else. Where that is not what you mean (a ``forward(batch)`` with a key named "batch"), say it:
-    ``forward=lambda model, batch: model(batch)``.
+    **Calling convention**: the model is called as ``model(probe_batch)``; a tuple is passed as positional
+    arguments; a mapping (a dictionary, Hugging Face's ``BatchEncoding``) is passed as keywords if all its
+    keys are parameters of the model's ``forward``, if at least one is and ``forward`` takes ``**kwargs``, or
+    if ``forward`` takes nothing but ``**kwargs``. Where that is not what you want (a ``forward(batch)`` with
+    a key named "batch"), pass ``forward=lambda model, batch: model(batch)``.
 
-    **A run that is resumed** at task k, by a new tracker or after `load_state_dict`, goes on exactly: at its
-    first boundary, rows of task k and later, those in `rows`, in the file and in `log_dir`, are taken out (a
-    log message says how many). A line that was being written when the run was killed goes, too. So a file
-    and a folder are for the rows of one run. From then on rows are only added, also of tasks that come again.
-    Of tasks that come in a circle (0, 1, 2, 0, …), earlier rounds stay: only rows since the numbers last went
-    down are taken out. At task 0 all rows are, by a tracker that was given no state: the run starts over.
+    **Resuming**: a run that is resumed at task k, by a new tracker or after `load_state_dict`, continues
+    exactly: at its first boundary, rows of task k and later are removed from `rows`, from the file and from
+    `log_dir` (a log message gives their number), and so is a line that was unfinished when the run was
+    killed. Use a file and a folder for the rows of one run only. From then on rows are only added, even for
+    repeated tasks. In a cyclic stream (tasks 0, 1, 2, 0, …), earlier rounds are kept: only rows since the
+    task numbers last decreased are removed. At task 0, a tracker without a loaded state removes all rows: the
+    run starts over.
 
     Args:
-        model: Any module that `capture` can see into; its lazy parameters initialised.
+        model: Any module that `capture` supports, with lazy parameters initialised.
         probe_batch: Input of the model, with the batch as the first axis: a tensor; an array, whose
-            floating-point numbers get the dtype of the model's; a mapping; a tuple of several arguments; or
-            any batch object (PackedSequence, TensorDict, PyG's Data), moved to the device by its ``.to``, if
-            it has one. A copy is kept on the model's device, and moves with it.
-        metrics: Names in `METRICS`, and `Metric` objects. The order is that of the rows.
+            floating-point numbers are converted to the model's dtype; a mapping; a tuple of several
+            arguments; or any batch object (PackedSequence, TensorDict, PyG's Data), moved to the device by
+            its ``.to`` if it has one. A copy is kept on the model's device, and moves with the model.
+        metrics: Names in `METRICS`, and `Metric` objects, in the order of the rows.
         layers: As in `capture`: names of modules or functional activations; None takes every activation.
-        units: As in `capture`: the axis of a layer's units, where the operations that made it do not tell.
-        forward: ``forward(model, batch)`` runs the model, for batches of any kind. It gets the module inside
-            wrappers, and calls it as a module: what a method of the model does by itself is not seen.
-        mask: Positions that hold data, for batches with padding: true, or 1, for data. Their rows, a sample's
-            position each, are all that is measured; layers without an axis of positions keep all rows. A
-            tensor or an array of shape (batch, positions), or the name of an entry of the batch, such as
-            "attention_mask".
-        log_dir: Folder for TensorBoard events; made if missing. "diverged" is there only once it is true.
-        writer: A SummaryWriter of your own, instead of `log_dir`. It is flushed, but not closed, and nothing
-            that it wrote is taken out: after a restart, open it with ``purge_step``.
+        units: As in `capture`: axis of a layer's units, where the operations that made it do not determine
+            it.
+        forward: Function ``forward(model, batch)`` that runs the model, for batches of any kind. It gets the
+            module inside wrappers, and must call it as a module: computations in other methods of the model
+            are not captured.
+        mask: Mask of the positions that hold data, for batches with padding: true, or 1, for data. Only rows
+            of such positions are measured; layers without an axis of positions keep all rows. A tensor or an
+            array of shape (batch, positions), or the name of an entry of the batch, such as "attention_mask".
+        log_dir: Folder for TensorBoard events; made if missing. "diverged" is written only if it is true.
+        writer: SummaryWriter to use instead of `log_dir`. It is flushed, but not closed, and none of its
+            events are removed: after a restart, open it with ``purge_step``.
         path: File of JSON lines to append rows to; made if missing, with its folder.
 
     Raises:
-        ValueError: if a metric is unknown (naming the nearest) or given twice; if a layer is unknown or
-            does not run, or two have one key in a row; if no activation is found; if parameters are lazy or
-            on the meta device; if a mask does not fit; if both `log_dir` and `writer` are given; if the file
-            holds something other than JSON lines. The probe runs once here, so that these do not wait for
-            the first boundary.
+        ValueError: if a metric is unknown (suggesting the nearest) or given twice; if a layer is unknown or
+            does not run, or two have the same key in a row; if no activation is found; if parameters are lazy
+            or on the meta device; if a mask does not fit; if both `log_dir` and `writer` are given; if the
+            file holds something other than JSON lines. The probe runs once at construction, so that these
+            errors do not appear only at the first boundary.
         TypeError: if an argument has the wrong type.
         OSError: if `log_dir` or `path` cannot be written.
     """
 
     rows: list[dict[str, int | float]]
-    """One row per boundary: the task, the extra numbers, ``metric/layer`` in the network's order, as
-    `metric_key` writes it, and ``diverged``."""
+    """Rows, one per boundary: the task, the extra numbers, ``metric/layer`` in the network's order, in the
+    form of `metric_key`, and ``diverged``."""
 
     layers: tuple[str, ...]
     """Names of the layers that "features" metrics measure, as in `capture`."""
@@ -141,51 +145,51 @@ class Tracker:
         self._check_probe()
         if writer is not None and log_dir is not None:
             raise ValueError(
-                f"give writer or log_dir={str(log_dir)!r}, not both: they log the same rows"
+                f"got both writer and log_dir={str(log_dir)!r}, which log the same rows; give one of them"
             )
         self._file = None if path is None else RowFile(path, "task")
         self._events = None if log_dir is None else EventFiles(log_dir)
         self._writer = writer
 
     def measure(self, probe_batch: Any = None) -> dict[str, float]:
-        """Measure now, and record nothing.
+        """Measure now, without recording a row.
 
         Args:
-            probe_batch: Used from now on instead of the earlier one: a stream whose inputs change with
-                the task (permuted pixels) has a probe of its own for each. None keeps the earlier one.
+            probe_batch: Probe batch that replaces the earlier one from now on, for streams whose inputs
+                change with the task (permuted pixels). None keeps the earlier one.
 
         Returns:
             The numbers by ``metric/layer`` (a model's single number by ``metric``): metric by metric, in
-            the order of the network. "update" metrics are against the previous boundary; without one, they
-            are left out.
+            the order of the network. "update" metrics refer to the previous boundary; without one, they are
+            left out.
 
         Raises:
             ValueError: if the features of a layer are not finite and a rank is measured (the message names
-                the layer); if a metric gives no single number.
+                the layer); if a metric does not return a single number.
         """
         return self._measured(probe_batch, tolerant=False)[0]
 
     def boundary(
         self, task: int, probe_batch: Any = None, **extra: float
     ) -> dict[str, int | float]:
-        """Measure at the end of a task; keep the row, write it to TensorBoard and to the file.
+        """Measure at the end of a task, keep the row, and write it to TensorBoard and to the file.
 
-        A network that has diverged is a row as well, with NaN for each number that it does not have, and a
+        A network that has diverged also gives a row, with NaN for each number that cannot be computed, and a
         warning the first time.
 
         Args:
             task: Number of the task that ended, from 0; the step in TensorBoard.
             probe_batch: As in `measure`.
-            **extra: More numbers for the row, such as ``test_accuracy=0.9``.
+            **extra: Additional numbers for the row, such as ``test_accuracy=0.9``.
 
         Returns:
-            The row: "task", the extra numbers, `measure`'s, and "diverged": whether a parameter or a feature
-            is NaN or infinite. In the file, numbers that are not finite are null.
+            The row: "task", the extra numbers, those of `measure`, and "diverged": whether a parameter or a
+            feature is NaN or infinite. In the file, numbers that are not finite are null.
 
         Raises:
-            ValueError: if a metric gives no single number, if the task is negative, or an extra name is that
-                of another entry. Nothing is recorded then.
-            TypeError: if the task is no integer or an extra value no number.
+            ValueError: if a metric does not return a single number, if the task is negative, or if an extra
+                number has the name of another entry. Nothing is recorded then.
+            TypeError: if the task is not an integer or an extra value is not a number.
         """
         row: dict[str, int | float] = {"task": require_integer("task", task, minimum=0)}
         row.update({name: _number(name, value) for name, value in extra.items()})
@@ -206,32 +210,33 @@ class Tracker:
             self._warned = True
             warnings.warn(
                 f"the network has diverged by task {row['task']}: a parameter or a feature is NaN or "
-                "infinite. Its rows say diverged, with NaN where there is no number; no warning follows.",
+                "infinite. Its rows are marked as diverged, with NaN for numbers that cannot be computed; "
+                "this warning is not repeated.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return row
 
     def take(self, probe_batch: Any = None) -> tuple[dict[str, float], bool]:
-        """Measure as for a row, and keep none: for those who keep rows of their own.
+        """Measure as for a row, without keeping one, for callers that keep their own rows.
 
         Args:
             probe_batch: As in `measure`.
 
         Returns:
-            The numbers, NaN where a diverged network has none, and whether it has diverged. The next "update"
-            metrics are against this moment.
+            The numbers, NaN where they cannot be computed in a diverged network, and whether it has diverged.
+            The next "update" metrics refer to the parameters at this call.
         """
         taken = self._measured(probe_batch, tolerant=True)
         self._mark()
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next measurement depends on, beside the model: for a checkpoint of a resumable run."""
+        """Return the state that the next measurement depends on besides the model, for a checkpoint."""
         return {"previous": self._previous}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, saved on any device."""
+        """Load a `state_dict`, saved on any device, to continue from it."""
         previous = state["previous"]
         if previous is not None:
             devices = {name: p.device for name, p in named_parameters(self._model)}
@@ -240,7 +245,7 @@ class Tracker:
         self._is_resumed, self._is_new = True, False
 
     def close(self) -> None:
-        """Close the TensorBoard file of `log_dir`. Leaving a ``with`` block does it too."""
+        """Close the TensorBoard file of `log_dir`, as leaving a ``with`` block does."""
         if self._events is not None:
             self._events.close()
 
@@ -251,23 +256,23 @@ class Tracker:
         self.close()
 
     def _mark(self) -> None:
-        """Let "update" metrics be against the parameters as they are."""
+        """Make the current parameters the reference of the next "update" metrics."""
         if any(metric.kind == "update" for metric in self._metrics):
             self._previous = norms.parameter_snapshot(self._model)
 
     def _cut(self, task: int) -> None:
-        """Take out rows of this task and of later ones: the run is here again."""
+        """Remove rows of this task and later ones, which the run repeats."""
         anew = self._is_new and task == 0
 
-        def again(tasks: Sequence[int]) -> list[int]:
+        def repeated(tasks: Sequence[int]) -> list[int]:
             return list(range(len(tasks))) if anew else made_again(tasks, task)
 
-        gone = again([int(row["task"]) for row in self.rows])
-        self.rows = self.rows[: len(self.rows) - len(gone)]
+        removed = repeated([int(row["task"]) for row in self.rows])
+        self.rows = self.rows[: len(self.rows) - len(removed)]
         if self._events is not None:
             self._events.cut(task, anew=anew)
         if self._file is not None:
-            self._file.remove(again(self._file.counts))
+            self._file.remove(repeated(self._file.counts))
         self._is_resumed = False
 
     def _check_probe(self) -> None:
@@ -284,7 +289,7 @@ class Tracker:
         add_values({}, "layer", dict.fromkeys(self.layers))
 
     def _measured(self, probe_batch: Any, *, tolerant: bool) -> tuple[dict[str, float], bool]:
-        """The numbers, and whether the network has diverged, which is found out only if tolerant."""
+        """Return the numbers, and whether the network has diverged, which is checked only if tolerant."""
         kept = self._probe
         if probe_batch is not None:
             self._probe = ProbeBatch(probe_batch, self._model, self._forward)
@@ -303,7 +308,7 @@ class Tracker:
             try:
                 features.update(self._features())
             except Exception:
-                # A model may check its own numbers, as torch.distributions do.
+                # A model may validate its own values, as torch.distributions do.
                 if not tolerant or (is_finite(self._model, ()) and not _has_nan(self._model)):
                     raise
             if tolerant and not features:
@@ -324,7 +329,7 @@ class Tracker:
         return {name: masked_features(activations, name, mask) for name in activations}
 
     def _activations(self, layouts: Mapping[str, UnitLayout] | None) -> Activations:
-        """Capture the probe; where the units lie is found once, as long as all shapes stay."""
+        """Capture the probe; the layouts of the units are reused as long as all shapes stay the same."""
         with capture(self._model, self._chosen, units=self._units, layouts=layouts) as activations:
             self._probe.run(self._model, next(iter(_devices(self._model)), None))
         return activations
@@ -348,17 +353,17 @@ def _require_initialised(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(
-                f"{name!r} is lazy: measuring would initialise it; call the model on a batch first"
+                f"{name!r} is lazy, and measuring would initialise it; call the model on a batch first"
             )
 
 
 def _devices(model: nn.Module) -> dict[torch.device, None]:
-    """The devices of the parameters and buffers, in their order (a dictionary as an ordered set)."""
+    """Return the devices of the parameters and buffers, in their order (a dictionary as an ordered set)."""
     return {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
 
 
 def _has_nan(model: nn.Module) -> bool:
-    """Whether a running statistic has become NaN."""
+    """Return whether a buffer, such as a running statistic, has become NaN."""
     floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     return any(bool(buffer.isnan().any()) for buffer in floating)
 

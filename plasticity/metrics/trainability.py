@@ -1,4 +1,4 @@
-"""Trainability: can the network still learn something new? The most direct measure, and the dearest."""
+"""Trainability: the ability to learn something new, the most direct measure and the most expensive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plasticity.wrappers import unwrapped
 __all__ = ["Trainability", "trainability"]
 
 Task = Literal["classification", "regression"]
-"""Random class labels under cross-entropy, or standard normal targets under the mean squared error."""
+"""Random task: class labels under cross-entropy, or standard normal targets under the mean squared error."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Trainability:
 
     @property
     def ratio(self) -> float:
-        """``loss / fresh_loss``: about 1 if the network is as plastic as a new one, above 1 if less.
+        """Ratio ``loss / fresh_loss``: about 1 if the network is as plastic as a new one, above 1 if less.
 
-        1 if both are 0, infinite if only the fresh network reached 0.
+        It is 1 if both losses are 0, and infinite if only the fresh network reached 0.
         """
         if self.fresh_loss == 0:
             return 1.0 if self.loss == 0 else self.loss * math.inf
@@ -52,34 +52,35 @@ def trainability(
     seed: int = 0,
     fresh: nn.Module | None = None,
 ) -> Trainability:
-    """Loss that a copy of the network reaches on a random task, and a new network's (Lyle et al., 2023).
+    """Measure the loss that a network reaches on a random task, and a new network's (Lyle et al., 2023).
 
-    Each is trained in training mode with Adam on all `inputs` at once for `steps` steps; the loss is then
-    taken in evaluation mode, over the same inputs. Targets depend on `seed` and the shape of the output
-    alone, so networks at different times are held to the same task. The host waits for the two losses at
+    A copy of each is trained in training mode with Adam on all `inputs` at once for `steps` steps; the loss
+    is then computed in evaluation mode, over the same inputs. Targets depend only on `seed` and the shape of
+    the output, so networks at different times get the same task. The host synchronizes for the two losses at
     the end.
 
-    The model itself, its gradients and buffers, and the global random state are left as they were.
+    The model itself, its gradients and buffers, and the global random state are left unchanged.
 
     Args:
-        model: Network that takes a batch and gives one tensor; inside a wrapper (`torch.compile`,
-            `DistributedDataParallel` …), the module in it.
+        model: Network that maps a batch to one tensor; of a wrapped one (`torch.compile`,
+            `DistributedDataParallel` …), the module inside is measured.
         inputs: Samples, moved to the model's device. Shape: (batch, ...).
-        task: "classification" gives each sample a random class, for outputs of shape (batch, classes);
-            "regression" gives each output a standard normal target, for outputs of any shape (batch, ...).
-        steps: Optimizer steps of the budget, at least 1.
-        learning_rate: Adam's, above 0.
-        seed: Of the targets, the new network's weights, and what either draws in training (dropout).
-        fresh: The new network; it is copied, too. None re-initialises a copy of `model` by calling the
-            ``reset_parameters`` of every submodule, innermost first: give `fresh` if your network has an
-            initialisation of its own.
+        task: Random task. "classification" gives each sample a random class, for outputs of shape (batch,
+            classes); "regression" gives each output a standard normal target, for outputs of any shape
+            (batch, ...).
+        steps: Number of optimizer steps, at least 1.
+        learning_rate: Learning rate of Adam, above 0.
+        seed: Seed of the targets, of the new network's weights, and of draws in training (dropout).
+        fresh: New network; it is copied, too. None re-initialises a copy of `model` by calling the
+            ``reset_parameters`` of every submodule, innermost first: pass `fresh` if your network is
+            initialised in another way.
 
     Returns:
-        Both losses, as numbers of the host, and their ratio.
+        Both losses, as numbers on the host, and their ratio.
 
     Raises:
         ValueError: if inputs are empty; if steps, learning_rate or task is out of range; if the outputs do
-            not suit the task; if no parameter requires a gradient; if the model is on the meta device; or if
+            not fit the task; if no parameter requires a gradient; if the model is on the meta device; or if
             a module with parameters has no ``reset_parameters`` and `fresh` is None.
     """
     _require_budget(inputs, task, steps, learning_rate)
@@ -87,10 +88,11 @@ def trainability(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(
-            "no parameter of the model requires a gradient; a frozen network learns nothing"
+            "no parameter of the model requires a gradient, and a frozen network learns nothing; "
+            "unfreeze the parameters to train"
         )
     device = trainable[0].device
-    # A tracker may call this where gradients are off.
+    # A tracker may call this with gradients disabled.
     with torch.inference_mode(False), torch.enable_grad(), _own_randomness(device):
         samples = inputs.detach().to(device, copy=True)
         _seed(device, seed)
@@ -147,7 +149,7 @@ def _reinitialised(model: nn.Module) -> nn.Module:
     newcomer = copy.deepcopy(model)
 
     def reset(module: nn.Module) -> None:
-        # Innermost first: a module's own scheme has the last word over its children's defaults.
+        # Innermost first: a module's own scheme overrides its children's defaults.
         if callable(getattr(module, "reset_parameters", None)):
             module.reset_parameters()  # type: ignore[operator]
 
@@ -156,7 +158,7 @@ def _reinitialised(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Put the generators of the CPU and of the device back as they were at the end of the block."""
+    """Restore the generators of the CPU and of the device at the end of the block."""
     cpu_state = torch.get_rng_state()
     if device.type == "cuda":
         device_state = torch.cuda.get_rng_state(device)
@@ -173,7 +175,7 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Seed the CPU and this device alone; `torch.manual_seed` would touch every other device, too."""
+    """Seed the CPU and this device only; `torch.manual_seed` would seed every other device, too."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -185,11 +187,13 @@ def _seed(device: torch.device, seed: int) -> None:
 def _require_budget(inputs: Tensor, task: str, steps: int, learning_rate: float) -> None:
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(
-            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, (batch, ...)"
+            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
         )
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise ValueError(f"steps must be at least 1, got {steps}; 200 is the default")
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ValueError(f"learning_rate must be above 0 and finite, got {learning_rate}")
+        raise ValueError(
+            f"learning_rate must be above 0 and finite, got {learning_rate}; 1e-3 is the default"
+        )

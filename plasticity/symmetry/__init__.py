@@ -1,4 +1,4 @@
-"""Symmetries of networks: distances from symmetric states, degrees, projectors."""
+"""Symmetries of networks: distances from symmetric states, degrees of symmetry, projectors."""
 
 from plasticity.symmetry.distances import (
     attention_heads,

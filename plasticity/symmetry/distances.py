@@ -1,15 +1,15 @@
-"""How far the layers of a network are from their symmetric, low-capacity states (Ziyin et al., ICLR 2025).
+"""Distances of a network's layers from their symmetric, low-capacity states (Ziyin et al., ICLR 2025).
 
 A hidden neuron has a vector: its incoming weights, its incoming bias, its outgoing weights. Exchanging two
-neurons leaves the network's function alone, and so does turning a tanh neuron's vector round, or rescaling
-a ReLU neuron's incoming against its outgoing weights. Each such symmetry has states that training does not
-leave by itself: identical neurons, and neurons at zero. In attention, a head's queries and keys may rotate
-together, and directions that both have left do not come back. The functions here measure the distance from
-these states, and count the symmetries that a network is near to: its degree of symmetry.
+neurons leaves the network's function unchanged, and so does flipping the sign of a tanh neuron's vector, or
+rescaling a ReLU neuron's incoming against its outgoing weights. Each such symmetry has states that training
+does not leave by itself: identical neurons, and neurons at zero. In attention, a head's queries and keys may
+be rotated jointly, and directions that both have lost do not come back. The functions here measure the
+distance from these states, and count the symmetries that a network is close to: its degree of symmetry.
 
-Weights are as torch lays them out: (out, in) for dense layers, (out, in, *kernel) for convolutions.
-Measuring records no graph and does not wait for the device, but for the eigenvalues: their decomposition
-waits inside torch on ``cuda``, and is made on the CPU for ``mps``, which has none.
+Weights have torch's layout: (out, in) for dense layers, (out, in, *kernel) for convolutions. Measuring
+records no graph and does not synchronize with the device, except for the eigenvalues: their decomposition
+synchronizes inside torch on ``cuda``, and runs on the CPU for ``mps``, which lacks it.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = [
 def permutation_distance(
     incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
 ) -> Tensor:
-    """Distances of neighbouring neurons, sorted by the norm of their vectors.
+    """Return the distances of neighbouring neurons, sorted by the norm of their vectors.
 
     Of the h (h - 1) / 2 pairs only these h - 1 are measured. Identical neurons have the same norm, so they
-    are neighbours, unless other neurons have just that norm too. Neurons that are near but not identical are
-    missed where a third one's norm falls between theirs, which a wide layer makes likely: the distances
-    are those of the neighbours, not of each neuron's nearest other.
+    are neighbours, unless other neurons have exactly that norm too. Neurons that are close but not identical
+    are missed where a third one's norm falls between theirs, which is likely in a wide layer: the distances
+    are those between neighbours, not from each neuron to its nearest other.
 
     Args:
-        incoming: Weights of the layer whose neurons (channels) are meant. Shape: (h, in) or
+        incoming: Weights of the layer whose neurons (channels) are measured. Shape: (h, in) or
             (h, in, *kernel).
         outgoing: Weights of the next layer, with the neurons as its inputs. Shape: (out, h) or
-            (out, h, *kernel); a dense layer behind a flattened convolution has (out, h · positions), and
+            (out, h, *kernel); a dense layer after a flattened convolution has (out, h · positions), and
             a channel's outgoing weights are those at all of its positions.
-        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+        incoming_bias: Biases of the neurons; part of their vectors if given. Shape: (h,).
 
     Returns:
         Euclidean distances in the order of the norms, smallest norm first, in the unit and dtype of the
@@ -61,7 +61,7 @@ def permutation_distance(
         TypeError: if the weights are not real floating-point numbers.
     """
     vectors = _detached_vectors(incoming, outgoing, incoming_bias)
-    # In float32, the norms of a wide layer collide by chance, and tear identical neurons apart.
+    # In float32, the norms of a wide layer collide by chance and separate identical neurons.
     order = _norms(vectors).argsort(stable=True)
     ordered = vectors[order]
     distances: Tensor = torch.linalg.vector_norm(ordered[1:] - ordered[:-1], dim=1)
@@ -71,14 +71,15 @@ def permutation_distance(
 def sign_flip_distance(
     incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
 ) -> Tensor:
-    """Norm of each neuron's vector: its distance from the symmetric state of an odd activation (tanh).
+    """Return each neuron's norm: its distance from the symmetric state of an odd activation (tanh).
 
-    Turning the vector round leaves the network's function alone; the state that this leaves alone is 0.
+    The norm is that of the neuron's vector. Flipping its sign leaves the network's function unchanged; the
+    only vector that the flip leaves unchanged is 0.
 
     Args:
         incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
         outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
-        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+        incoming_bias: Biases of the neurons; part of their vectors if given. Shape: (h,).
 
     Returns:
         Norms in the order of the neurons, in the unit and dtype of the weights (at least float32).
@@ -95,16 +96,17 @@ def sign_flip_distance(
 def rescaling_distance(
     incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
 ) -> Tensor:
-    """Norm of each neuron's vector: its distance from the symmetric state of a ReLU.
+    """Return the norm of each neuron's vector: its distance from the symmetric state of a ReLU.
 
     Multiplying the incoming weights by a positive number and dividing the outgoing ones by it leaves the
-    network's function alone. The state that this leaves alone has both at 0, as for a sign flip, so the
-    number is that of `sign_flip_distance`; a neuron with only its incoming weights at 0 is not there.
+    network's function unchanged. The state that this leaves unchanged has both at 0, as for a sign flip, so
+    the result equals that of `sign_flip_distance`; a neuron with only its incoming weights at 0 is not in
+    that state.
 
     Args:
         incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
         outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
-        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+        incoming_bias: Biases of the neurons; part of their vectors if given. Shape: (h,).
 
     Returns:
         As `sign_flip_distance`. Shape: (h,).
@@ -119,20 +121,21 @@ def rescaling_distance(
 def degree_of_symmetry(
     distances: Tensor, threshold: float, *, reference: Tensor | None = None
 ) -> Tensor:
-    """Number of distances below a threshold: of pairs of neurons, or of neurons.
+    """Return the number of distances below a threshold: of pairs of neurons, or of neurons.
 
     Beware:
-        With the initial distances of `permutation_distance` as the reference, the k-th pair is held to the
-        initial distance of the k-th pair in the order of norms, which may be other neurons by now. Their
-        mean, ``reference=initial.mean()``, holds all pairs to one bound.
+        With the initial distances of `permutation_distance` as the reference, the k-th pair is compared with
+        the initial distance of the k-th pair in the order of norms, which may have been other neurons. Their
+        mean, ``reference=initial.mean()``, gives all pairs the same bound.
 
     Args:
-        distances: Of `permutation_distance`, `sign_flip_distance` or `rescaling_distance`.
+        distances: Result of `permutation_distance`, `sign_flip_distance` or `rescaling_distance`.
             Shape: (..., count).
-        threshold: In the unit of the weights, usually 1e-3 to 1e-1; with a reference, a share of it,
-            usually 0.1. At least 0. A distance of 0 counts under every threshold and reference.
-        reference: The unit of the threshold, e.g. the initial distances; None: 1. Thresholds that differ
-            by pair are a reference with threshold 1. Shape: (..., count), or one that broadcasts to it.
+        threshold: Bound in the unit of the weights, usually 1e-3 to 1e-1; with a reference, a fraction of
+            it, usually 0.1. At least 0. A distance of 0 counts under every threshold and reference.
+        reference: Unit of the threshold, e.g. the initial distances; None: 1. For thresholds that differ by
+            pair, give them as the reference, with threshold 1. Shape: (..., count), or one that broadcasts
+            to it.
 
     Returns:
         An integer (int64) from 0 to count; a NaN is not counted. Shape: (...).
@@ -148,17 +151,17 @@ def degree_of_symmetry(
 def neuron_vectors(
     incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
 ) -> Tensor:
-    """The vectors of a layer's neurons as rows: incoming weights, incoming bias, outgoing weights.
+    """Return the vectors of a layer's neurons as rows: incoming weights, incoming bias, outgoing weights.
 
-    Works on tensors of any dtype, so that numbered entries show where a neuron's parameters lie.
+    Tensors of any dtype are accepted, so that numbered entries show the positions of a neuron's parameters.
 
     Args:
         incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
         outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
-        incoming_bias: Of the neurons; part of their vectors if given. Shape: (h,).
+        incoming_bias: Biases of the neurons; part of their vectors if given. Shape: (h,).
 
     Returns:
-        A copy of the weights, one row a neuron. Shape: (h, incoming + bias + outgoing weights of a neuron).
+        A copy of the weights, one row per neuron. Shape: (h, incoming + bias + outgoing weights of a neuron).
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -167,7 +170,7 @@ def neuron_vectors(
         if weight.dim() < 2 or weight.numel() == 0:
             raise ValueError(
                 f"{name} weights have shape {tuple(weight.shape)}, expected (out, in) of a dense layer or "
-                "(out, in, *kernel) of a convolution, none of them 0"
+                "(out, in, *kernel) of a convolution, no dimension 0"
             )
     neurons, inputs = incoming.shape[0], outgoing.shape[1]
     flattened = incoming.dim() > 2 and outgoing.dim() == 2
@@ -176,16 +179,16 @@ def neuron_vectors(
         raise ValueError(
             f"outgoing weights of shape {tuple(outgoing.shape)} have {inputs} inputs, expected {neurons}"
             f"{multiple}: the neurons of the incoming weights {tuple(incoming.shape)}; "
-            "give a layer and the one that reads it"
+            "give the weights of a layer and of the one that reads it"
         )
     parts = [incoming.flatten(1)]
     if incoming_bias is not None:
         if incoming_bias.shape != (neurons,):
             raise ValueError(
-                f"incoming_bias has shape {tuple(incoming_bias.shape)}, expected ({neurons},), one a neuron"
+                f"incoming_bias has shape {tuple(incoming_bias.shape)}, expected ({neurons},), one per neuron"
             )
         parts.append(incoming_bias[:, None])
-    # A flattened map has its channel first, so a channel's positions stand together.
+    # In a flattened map the channel axis comes first, so the positions of a channel are contiguous.
     parts.append(outgoing.reshape(outgoing.shape[0], neurons, -1).transpose(0, 1).flatten(1))
     return torch.cat(parts, dim=1)
 
@@ -197,24 +200,25 @@ def neuron_swap_projector(
     outgoing: Tensor,
     incoming_bias: Tensor | None = None,
 ) -> Tensor:
-    """Projector P whose reflection ``I - 2 P`` exchanges two neurons of a layer.
+    """Return the projector P whose reflection ``I - 2 P`` exchanges two neurons of a layer.
 
-    It acts on ``torch.cat([incoming.flatten(), incoming_bias, outgoing.flatten()])``, the bias left out if
-    there is none. ``|P theta|`` is the distance of the two neurons' vectors over √2.
+    It acts on ``torch.cat([incoming.flatten(), incoming_bias, outgoing.flatten()])``, without the bias if
+    there is none. ``|P theta|`` is the distance between the two neurons' vectors, divided by √2.
 
     Args:
         first: Index of one neuron, 0 to h - 1.
         second: Index of another neuron.
         incoming: As in `permutation_distance`. Shape: (h, in) or (h, in, *kernel).
         outgoing: As in `permutation_distance`. Shape: (out, h · positions) or (out, h, *kernel).
-        incoming_bias: Of the neurons. Shape: (h,).
+        incoming_bias: Biases of the neurons. Shape: (h,).
 
     Returns:
         A dense matrix in the dtype of the weights (at least float32), on their device.
         Shape: (parameters, parameters).
 
     Raises:
-        ValueError: if the shapes do not fit together, the neurons are the same or there is none such.
+        ValueError: if the shapes do not fit together, the two neurons are the same or an index is out of
+            range.
         TypeError: if an index is not an integer or the weights are not real floating-point numbers.
     """
     _require_real(incoming)
@@ -222,28 +226,30 @@ def neuron_swap_projector(
     size = sum(tensor.numel() for tensor in tensors)
     numbers = torch.split(torch.arange(size), [tensor.numel() for tensor in tensors])
     entries = [part.view(tensor.shape) for part, tensor in zip(numbers, tensors, strict=True)]
-    places = neuron_vectors(entries[0], entries[-1], *entries[1:-1])
+    positions = neuron_vectors(entries[0], entries[-1], *entries[1:-1])
     for name, neuron in (("first", first), ("second", second)):
-        require_integer(name, neuron, minimum=0, maximum=len(places) - 1)
+        require_integer(name, neuron, minimum=0, maximum=len(positions) - 1)
     if first == second:
         raise ValueError(f"first and second are both neuron {first}; an exchange needs two neurons")
     dtype = torch.promote_types(incoming.dtype, torch.float32)
-    return swap_projector(places[first], places[second], size, dtype=dtype, device=incoming.device)
+    return swap_projector(
+        positions[first], positions[second], size, dtype=dtype, device=incoming.device
+    )
 
 
 def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
-    """Eigenvalues of ``W_Q W_Qᵀ + W_K W_Kᵀ``, head by head, smallest first.
+    """Return the eigenvalues of ``W_Q W_Qᵀ + W_K W_Kᵀ``, head by head, smallest first.
 
-    Rotating the rows of both alike leaves the attention alone. An eigenvalue of 0 is a direction of the head
-    that neither the queries nor the keys use. Biases are not part of it; to have them, append each to its
-    weights as one more column.
+    Applying the same rotation to the rows of both leaves the attention unchanged. An eigenvalue of 0 is a
+    direction of the head that neither the queries nor the keys use. Biases are not included; to include them,
+    append each to its weights as an additional column.
 
     Args:
         query: W_Q; the heads along leading dimensions. Shape: (..., head_dim, width).
-        key: W_K; its width may be another. Shape: (..., head_dim, key_width).
+        key: W_K; its width may differ. Shape: (..., head_dim, key_width).
 
     Returns:
-        Zero or more, in squared units and the dtype of the weights (at least float32); NaN for a head
+        Non-negative numbers, in squared units and the dtype of the weights (at least float32); NaN for a head
         with a weight that is not finite. Shape: (..., head_dim).
 
     Raises:
@@ -257,7 +263,7 @@ def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
             f"query has shape {tuple(query.shape)} and key {tuple(key.shape)}, expected "
             "(..., head_dim, width) with the same heads and head_dim; attention_heads(module) gives both"
         )
-    # In float64, as squares cost half of the digits.
+    # In float64, as squaring costs half of the digits.
     queries, keys = (
         (weight.cpu() if weight.device.type == "mps" else weight).detach().double()
         for weight in (query, key)
@@ -272,13 +278,13 @@ def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
 def double_rotation_degree(
     eigenvalues: Tensor, threshold: float, *, reference: Tensor | None = None
 ) -> Tensor:
-    """Number of a head's directions that queries and keys have both left.
+    """Return the number of a head's directions that neither queries nor keys use any more.
 
     Args:
-        eigenvalues: Of `rotation_eigenvalues`. Shape: (..., head_dim).
+        eigenvalues: Result of `rotation_eigenvalues`. Shape: (..., head_dim).
         threshold: Largest eigenvalue that counts, in squared units of the weights; with a reference, a
-            share of it. At least 0.
-        reference: The unit of the threshold, e.g. the initial eigenvalues; None: 1. Shape: (..., head_dim),
+            fraction of it. At least 0.
+        reference: Unit of the threshold, e.g. the initial eigenvalues; None: 1. Shape: (..., head_dim),
             or one that broadcasts to it.
 
     Returns:
@@ -302,7 +308,7 @@ def split_heads(weight: Tensor, num_heads: int) -> Tensor:
         A view. Shape: (num_heads, head_dim, width).
 
     Raises:
-        ValueError: if the weight is no matrix or its rows cannot be split.
+        ValueError: if the weight is not a matrix or its rows cannot be split.
         TypeError: if num_heads is not an integer.
     """
     num_heads = require_integer("num_heads", num_heads, minimum=1)
@@ -315,10 +321,10 @@ def split_heads(weight: Tensor, num_heads: int) -> Tensor:
 
 
 def attention_heads(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
-    """The query and key weights of an attention module, head by head.
+    """Return the query and key weights of an attention module, head by head.
 
     Args:
-        attention: With one `in_proj_weight`, or with separate projections (`kdim` or `vdim` given).
+        attention: Module with one `in_proj_weight`, or with separate projections (`kdim` or `vdim` given).
 
     Returns:
         W_Q, of shape (num_heads, head_dim, embed_dim), and W_K, of shape (num_heads, head_dim, kdim): views

@@ -1,14 +1,15 @@
-"""Symmetries of a loss as matrices on its flat parameters, and how strongly syre removes them.
+"""Symmetries of a loss as matrices on its flat parameters, and the strength with which syre removes them.
 
-A symmetric loss has ``loss(g theta) = loss(theta)`` for orthogonal matrices g. `P` projects on the
+A symmetric loss has ``loss(g theta) = loss(theta)`` for orthogonal matrices g. `P` projects onto the
 directions that the symmetry breaks; where ``P theta = 0`` the network is in a symmetric state of low
 capacity, which plain gradient descent and decay toward zero never leave. Decay toward a random point (the
 penalty ``strength / 2 * |theta - anchor|^2``) makes the loss differ between mirror images and gives it a
-gradient out of the symmetric state: the formulas here say how much (Ziyin et al., "Remove symmetries to
+gradient out of the symmetric state: the formulas here quantify both (Ziyin et al., "Remove symmetries to
 control model expressivity", ICLR 2025, Theorems 3 to 5; their gamma is ``strength / 2``).
 
-Matrices are dense, n × n for n parameters: meant for the parameters that a symmetry acts on, not for whole
-networks. Functions that make a projector check it, and wait for the device to do so; the others do not.
+Matrices are dense, n × n for n parameters: they are meant for the parameters that a symmetry acts on, not for
+whole networks. Functions that make a projector check it, which synchronizes with the device; the others do
+not.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
 
 
 def reflection_projector(vectors: Tensor) -> Tensor:
-    """Projector P on the span of the given vectors: the directions that a reflection turns round.
+    """Return the projector P onto the span of the given vectors: the directions that a reflection inverts.
 
     Args:
         vectors: Rows that span the directions; they need not be orthonormal, nor independent.
@@ -46,7 +47,7 @@ def reflection_projector(vectors: Tensor) -> Tensor:
         Shape: (parameters, parameters).
 
     Raises:
-        ValueError: if the vectors are no matrix, not finite, or all zero.
+        ValueError: if the vectors are not a matrix, not finite, or all zero.
         TypeError: if they are not real floating-point numbers.
     """
     _require_real("vectors", vectors)
@@ -57,23 +58,23 @@ def reflection_projector(vectors: Tensor) -> Tensor:
         )
     precise = _precise(vectors)
     if not bool(precise.isfinite().all()):
-        raise ValueError("vectors must be finite, got NaN or infinity among them")
+        raise ValueError("vectors must be finite, got NaN or infinity; remove those rows")
     _, values, basis = torch.linalg.svd(precise, full_matrices=False)
     if not bool(values[0] > 0):
         raise ValueError(
-            "vectors span nothing: all are zero; a reflection needs one direction to turn"
+            "vectors span nothing: all are zero; a reflection needs at least one direction to invert"
         )
-    # The usual bound of a numerical rank, for the precision in which the vectors were given.
+    # The usual bound of a numerical rank, at the precision of the given vectors.
     bound = max(vectors.shape) * torch.finfo(vectors.dtype).eps * values[0]
     basis = basis[values > bound]
     return _as_given(basis.T @ basis, vectors)
 
 
 def reflection_matrix(projector: Tensor) -> Tensor:
-    """The reflection ``I - 2 P``, which turns the directions of P round and leaves the others.
+    """Return the reflection ``I - 2 P``, which inverts the directions of P and leaves the others unchanged.
 
     Args:
-        projector: P, as of `reflection_projector` or `swap_projector`. Shape: (parameters, parameters).
+        projector: P, from `reflection_projector` or `swap_projector`. Shape: (parameters, parameters).
 
     Returns:
         An orthogonal matrix that is its own inverse. Shape: (parameters, parameters).
@@ -93,7 +94,7 @@ def swap_projector(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Projector P whose reflection ``I - 2 P`` exchanges two blocks of coordinates.
+    """Return the projector P whose reflection ``I - 2 P`` exchanges two blocks of coordinates.
 
     Its distance ``|P theta|`` is ``|theta[first] - theta[second]| / √2``. For two neurons of a network, see
     `plasticity.symmetry.distances.neuron_swap_projector`.
@@ -102,15 +103,15 @@ def swap_projector(
         first: Indices of one block; its k-th is exchanged with the k-th of the other. Shape: (block,).
         second: Indices of the other block. Shape: (block,).
         size: Number of parameters.
-        dtype: Of the projector; None: torch's default.
-        device: Of the projector; None: torch's default.
+        dtype: Dtype of the projector; None: torch's default.
+        device: Device of the projector; None: torch's default.
 
     Returns:
         Symmetric and idempotent, of rank block. Shape: (size, size).
 
     Raises:
-        ValueError: if the blocks are empty, differ in length, overlap, repeat an index, or leave
-            0 … size - 1.
+        ValueError: if the blocks are empty, differ in length, overlap, repeat an index, or contain
+            one outside 0 … size - 1.
         TypeError: if an index or the size is not an integer.
     """
     size = require_integer("size", size, minimum=1)
@@ -133,13 +134,14 @@ def swap_projector(
 
 
 def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
-    """Projector ``P_sym = mean_g g`` on the subspace that every element of a finite group leaves alone.
+    """Return the projector ``P_sym = mean_g g`` onto the subspace that a finite group leaves unchanged.
 
-    The mean of orthogonal matrices is idempotent exactly if it is the projector on what they all leave
-    alone, so a set that passes the check has the right projector, also if it is a whole group given twice.
+    The mean of orthogonal matrices is idempotent exactly if it is the projector onto the subspace that each
+    of them leaves unchanged, so a set that passes the check has the right projector, even if it is a whole
+    group given twice.
 
     Args:
-        matrices: All elements, the identity among them. Shape: (elements, parameters, parameters), or a
+        matrices: All elements, including the identity. Shape: (elements, parameters, parameters), or a
             sequence of matrices.
 
     Returns:
@@ -148,7 +150,8 @@ def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
 
     Raises:
         ValueError: if the matrices are not square, not orthogonal, or their mean P has ``P P ≠ P`` (beyond
-            1e-6 and the root of their dtype's precision): then elements are missing, or repeated unevenly.
+            1e-6 and the root of their dtype's precision): then elements are missing, or some are repeated
+            more often than others.
         TypeError: if they are not real floating-point numbers.
     """
     if not isinstance(matrices, Tensor):
@@ -162,33 +165,33 @@ def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
             f"got {tuple(matrices.shape)}; stack the elements along the first dimension"
         )
     elements = _precise(matrices)
-    # Matrices of float64 were often made in float32 on the way.
+    # Matrices in float64 have often passed through float32.
     tolerance = max(1e-6, torch.finfo(matrices.dtype).eps ** 0.5)
     off = (elements.mT @ elements - _identity_like(elements[0])).abs().amax(dim=(1, 2))
     if not bool((off <= tolerance).all()):
         worst = int(off.argmax())
         raise ValueError(
             f"matrices[{worst}] is not orthogonal: g^T g differs from the identity by "
-            f"{float(off[worst]):.2g}; change to coordinates in which the group keeps lengths"
+            f"{float(off[worst]):.2g}; change to coordinates in which the group preserves lengths"
         )
     projector = elements.mean(0)
     gap = float((projector @ projector - projector).abs().max())
     if not gap <= tolerance:
         raise ValueError(
-            f"The {len(elements)} matrices are not a full group: their mean P has P P - P up to {gap:.2g}, "
+            f"the {len(elements)} matrices are not a full group: their mean P has |P P - P| up to {gap:.2g}, "
             "expected 0; give every product of two elements, the identity included, each once"
         )
-    # A group holds each element's inverse, its transpose, so what differs from symmetry is rounding.
+    # A group holds the inverse of each element, its transpose, so any asymmetry is rounding.
     return _as_given((projector + projector.T) / 2, matrices)
 
 
 def broken_projector(symmetric: Tensor) -> Tensor:
-    """Projector ``I - P_sym`` on the directions that a group breaks.
+    """Return the projector ``I - P_sym`` onto the directions that a group breaks.
 
-    For a single reflection, the group {I, R}, it is the P of `reflection_projector`.
+    For the group {I, R} of a single reflection, this is the P of `reflection_projector`.
 
     Args:
-        symmetric: P_sym, of `group_projector`. Shape: (parameters, parameters).
+        symmetric: P_sym, from `group_projector`. Shape: (parameters, parameters).
 
     Returns:
         Symmetric and idempotent. Shape: (parameters, parameters).
@@ -201,15 +204,15 @@ def broken_projector(symmetric: Tensor) -> Tensor:
 
 
 def symmetry_distance(broken: Tensor, theta: Tensor) -> Tensor:
-    """Distance ``|P theta|`` of parameters from the symmetric states. Small: near a low-capacity state.
+    """Return the distance ``|P theta|`` of parameters from the symmetric states of low capacity.
 
     Args:
-        broken: P, the projector on the broken directions: of `reflection_projector`, `swap_projector` or
+        broken: P, the projector onto the broken directions, from `reflection_projector`, `swap_projector` or
             `broken_projector`. Shape: (parameters, parameters).
         theta: Parameters. Shape: (..., parameters).
 
     Returns:
-        Zero or more, in the unit of the parameters. Shape: (...).
+        A non-negative number, in the unit of the parameters. Shape: (...).
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -227,7 +230,7 @@ def reflection_removal(
     *,
     per_distance: bool = False,
 ) -> Tensor:
-    """How far syre parts the losses of a state and of its mirror image (Ziyin et al., 2025, Theorem 3).
+    """Return the loss difference between mirror images under syre (Ziyin et al., 2025, Theorem 3).
 
     ``|loss(theta) - loss(R theta)| = 2 · strength · |⟨P theta, anchor⟩|``, for a loss that was the same at
     both before the penalty ``strength / 2 * |theta - anchor|^2``.
@@ -236,16 +239,18 @@ def reflection_removal(
         projector: P of the reflection ``R = I - 2 P``. Shape: (parameters, parameters).
         theta: Parameters (the weights that the network computes with). Shape: (..., parameters).
         anchor: The random point theta_0. Shape: (..., parameters), broadcast against theta.
-        strength: Of the decay, as torch's `weight_decay`: twice the paper's gamma. At least 0.
-        per_distance: Divide by the distance ``|P theta|`` from the symmetric states. In a symmetric state
-            that is 0 / 0, NaN: the quotient then depends on the direction of approach.
+        strength: Decay strength, as torch's `weight_decay`: twice the paper's gamma. At least 0.
+        per_distance: Whether to divide by the distance ``|P theta|`` from the symmetric states. In a
+            symmetric state that is 0 / 0, NaN: the quotient then depends on the direction of approach.
 
     Returns:
-        Zero or more, in the unit of the loss (per unit of the parameters with `per_distance`). Shape: (...).
+        A non-negative number, in the unit of the loss (per unit of the parameters with `per_distance`).
+        Shape: (...).
 
     Raises:
         ValueError: if the shapes do not fit, or the strength is negative or not finite.
-        TypeError: if the projector does not hold real floating-point numbers, or the strength is no number.
+        TypeError: if the projector does not hold real floating-point numbers, or the strength is not a
+            number.
     """
     strength = require_number("strength", strength, minimum=0.0)
     broken = _projected(projector, "theta", theta)
@@ -255,44 +260,45 @@ def reflection_removal(
 
 
 def group_escape_gradient(symmetric: Tensor, anchor: Tensor, strength: float) -> Tensor:
-    """Norm of the gradient out of a symmetric state, the same in all of them (Ziyin et al., 2025).
+    """Return the norm of the gradient out of a symmetric state, the same in all of them (Ziyin et al., 2025).
 
     ``strength · |(I - P_sym) anchor|``: the broken part of the gradient of the loss with the penalty
     ``strength / 2 * |theta - anchor|^2``. A loss that is symmetric under the group adds nothing to it.
 
     Args:
-        symmetric: P_sym, of `group_projector`. Shape: (parameters, parameters).
+        symmetric: P_sym, from `group_projector`. Shape: (parameters, parameters).
         anchor: The random point theta_0. Shape: (..., parameters).
-        strength: Of the decay, as torch's `weight_decay`: twice the paper's gamma. At least 0.
+        strength: Decay strength, as torch's `weight_decay`: twice the paper's gamma. At least 0.
 
     Returns:
-        Zero or more, in units of the loss per unit of the parameters. Shape: (...).
+        A non-negative number, in units of the loss per unit of the parameters. Shape: (...).
 
     Raises:
         ValueError: if the shapes do not fit, or the strength is negative or not finite.
-        TypeError: if the projector does not hold real floating-point numbers, or the strength is no number.
+        TypeError: if the projector does not hold real floating-point numbers, or the strength is not a
+            number.
     """
     strength = require_number("strength", strength, minimum=0.0)
     return strength * symmetry_distance(broken_projector(symmetric), anchor)
 
 
 def expected_group_escape(symmetric: Tensor, strength: float, sigma_0: float) -> Tensor:
-    """Mean square of `group_escape_gradient` over anchors with entries from N(0, sigma_0²).
+    """Return the mean square of `group_escape_gradient` over anchors with entries from N(0, sigma_0²).
 
     ``strength² · sigma_0² · rank(I - P_sym)``: the more directions a symmetry breaks, the sooner it is left.
 
     Args:
-        symmetric: P_sym, of `group_projector`. Shape: (parameters, parameters).
-        strength: Of the decay, as torch's `weight_decay`: twice the paper's gamma. At least 0.
+        symmetric: P_sym, from `group_projector`. Shape: (parameters, parameters).
+        strength: Decay strength, as torch's `weight_decay`: twice the paper's gamma. At least 0.
         sigma_0: Standard deviation of an anchor's entry, in the unit of the parameters: the setting `sigma`
-            over √fan-in. At least 0.
+            divided by √fan-in. At least 0.
 
     Returns:
-        Zero or more, in squared units of the gradient. Shape: ().
+        A non-negative number, in squared units of the gradient. Shape: ().
 
     Raises:
         ValueError: if the projector is not square, or a number is negative or not finite.
-        TypeError: if the projector does not hold real floating-point numbers, or a number is none.
+        TypeError: if the projector does not hold real floating-point numbers, or an argument is not a number.
     """
     strength = require_number("strength", strength, minimum=0.0)
     sigma_0 = require_number("sigma_0", sigma_0, minimum=0.0)
@@ -331,7 +337,8 @@ def _require_square(projector: Tensor) -> None:
     _require_real("a projector", projector)
     if projector.dim() != 2 or projector.shape[0] != projector.shape[1]:
         raise ValueError(
-            f"a projector must have shape (parameters, parameters), got {tuple(projector.shape)}"
+            f"a projector must have shape (parameters, parameters), got {tuple(projector.shape)}; "
+            "make one with reflection_projector, swap_projector or group_projector"
         )
 
 
@@ -344,7 +351,7 @@ def _require_parameters(projector: Tensor, name: str, vectors: Tensor) -> None:
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """In float64, on a device that has it and its decompositions."""
+    """Return the tensor in float64, on a device that supports it and its decompositions."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 

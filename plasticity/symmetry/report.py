@@ -1,8 +1,9 @@
-"""The degree of symmetry of a whole network, layer by layer.
+"""Degree of symmetry of a whole network, layer by layer.
 
-Which layer reads which cannot be seen from a module's weights. One probe pass tells (`plasticity.units`),
-and only what it shows to be connected is measured: a layer with all the weights that read it. The order of a
-plain `nn.Sequential` tells it too. What is left out is named, with the reason; pairs can always be named.
+A module's weights do not show which layers read which. One probe pass finds out (`plasticity.units`), and
+only layers that it shows to be connected are measured: a layer with all the weights that read it. The order
+of a plain `nn.Sequential` shows the same. Layers that are left out are listed with the reason; pairs can
+always be named explicitly.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ DISTANCES = {
     "sign-flip": sign_flip_distance,
     "rescaling": rescaling_distance,
 }
-"""The distance of a layer's neurons from their symmetric states, by the symmetry's name."""
+"""Functions that measure the distance of a layer's neurons from their symmetric states, by symmetry."""
 
 Symmetry = Literal["permutation", "sign-flip", "rescaling"]
 
 WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# In a plain Sequential they act on each neuron by itself, or on all alike: a neuron stays the same neuron.
+# In a plain Sequential they act on each neuron separately, or on all alike: neurons keep their identity.
 TRANSPARENT = frozenset(
     {*ACTIVATION_MODULES, nn.Identity, nn.Flatten, nn.LayerNorm, nn.RMSNorm}
     | {nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout}
@@ -62,19 +63,19 @@ ModelInputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
 
 
 class NothingToMeasureError(ValueError):
-    """A model has no hidden neurons that can be measured, and no attention."""
+    """Error for a model without hidden neurons that can be measured, and without attention."""
 
 
 class SymmetryReport(dict[str, Tensor]):
-    """Numbers by the name of a layer or attention module, and what they do not tell."""
+    """Numbers by the name of a layer or attention module, with the layers that were left out or joined."""
 
     left_out: dict[str, str]
-    """Layers that ran or have weights and were not measured, each with the reason. An output layer has no
-    hidden neurons and is none of them."""
+    """Layers that ran or have weights but were not measured, each with the reason. Output layers, which have
+    no hidden neurons, are not listed."""
 
     joined: dict[str, tuple[str, ...]]
-    """Layers that are measured as one besides, by the name of their numbers ("a+b"): their outputs are added
-    (or multiplied) neuron by neuron."""
+    """Layers that are also measured as one, by the name of their entry ("a+b"): their outputs are added (or
+    multiplied) neuron by neuron."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,48 +90,51 @@ def symmetry_distances(
     symmetry: Symmetry = "permutation",
     pairs: Iterable[tuple[str, str]] | None = None,
 ) -> SymmetryReport:
-    """Distances of every hidden layer, and of every attention module, from their symmetric states.
+    """Measure the distances of every hidden layer and attention module from their symmetric states.
 
     A neuron's vector holds its incoming weights, its bias, and its outgoing weights to all the layers that
-    read it, at all positions behind a flattened convolution map. The parameters of a normalisation in between
-    are not counted among them, nor others with an entry for each neuron: a scale, a table of positions.
+    read it, at all positions after a flattened convolution map. The parameters of a normalisation in between
+    are not included, nor are others with an entry for each neuron, such as a scale or a table of positions.
 
     Where the outputs of several layers are added before they are read, as in ``c(relu(a(x)) + relu(b(x)))``,
-    each of them is measured with its readers, "a" with ``c`` and "b" with ``c``, and all together as "a+b",
+    each of them is measured with its readers, "a" with ``c`` and "b" with ``c``, and all jointly as "a+b",
     where a neuron's vector is (row of ``a``, row of ``b``, column of ``c``). Only the last is a symmetry of
     the loss: exchanging rows i and j of ``a`` alone changes the network's function, as ``a`` and ``b`` share
     the i-th column of ``c``; and identical neurons of ``a`` drift apart in training while ``b``'s differ
-    (Ziyin et al., 2025: gradients keep the states that a symmetry leaves alone). `joined` says which layers
-    such a name stands for.
+    (Ziyin et al., 2025: gradients preserve the states that a symmetry leaves unchanged). `joined` lists the
+    layers behind such a name.
 
     Args:
-        model: Any network for which a probe pass shows who reads whom; its `nn.MultiheadAttention` modules
-            are measured in any case.
+        model: Any network in which a probe pass can trace which layers read which; its
+            `nn.MultiheadAttention` modules are measured in any case.
         inputs: A small probe batch, for one forward pass that disturbs nothing: a tensor, a tuple of several
             arguments, or a dictionary, which is passed as keywords where `Tracker` does so.
-            None: the model must be a plain `nn.Sequential`, whose order tells who reads whom, or `pairs`
-            be given.
-        symmetry: Which distance of the neurons: "permutation" suits every activation, "sign-flip" odd ones
-            (tanh), "rescaling" homogeneous ones (ReLU). Attention has its rotations in any case.
-        pairs: Names of layers and of those that read them, instead of `inputs`; a layer that several read is
-            named with each. An empty list measures attention modules alone.
+            None: the model must be a plain `nn.Sequential`, whose order shows which layers read which, or
+            `pairs` must be given.
+        symmetry: Distance of the neurons to measure: "permutation" suits every activation, "sign-flip" odd
+            ones (tanh), "rescaling" homogeneous ones (ReLU). Attention is measured by its rotations in any
+            case.
+        pairs: Names of layers and of their readers, instead of `inputs`; a layer with several readers is
+            named once with each. An empty list measures attention modules only.
 
     Returns:
-        By the name of the layer whose neurons are meant, the distances, of shape (h - 1,) for the permutation
-        of h neurons and (h,) otherwise; by the name of an attention module, the eigenvalues of
-        `rotation_eigenvalues`, of shape (num_heads, head_dim). In the order of the network.
+        The distances by layer name, of shape (h - 1,) for the permutation of h neurons and (h,) otherwise;
+        and by the name of an attention module, the eigenvalues of `rotation_eigenvalues`, of shape
+        (num_heads, head_dim). In the order of the network.
 
     Raises:
-        ValueError: if neither `inputs` nor `pairs` tell who reads whom (or both are given), a weight of the
-            model is not finite (naming its layer), two layers that are named do not fit together or have
-            groups, a name is unknown (the nearest is suggested), or there is nothing to measure (naming
-            what was left out, and why).
-        TypeError: if the model is no module or one that cannot be looked into.
+        ValueError: if neither `inputs` nor `pairs` determine which layers read which (or both are given), a
+            weight of the model is not finite (naming its layer), two named layers do not fit together or
+            have groups, a name is unknown (suggesting the nearest), or there is nothing to measure (naming
+            the layers that were left out, and why).
+        TypeError: if the model is not a module, or is one whose parts cannot be seen.
     """
     if symmetry not in DISTANCES:
-        raise ValueError(f"Unknown symmetry {symmetry!r}.{nearest(str(symmetry), DISTANCES)}")
+        raise ValueError(f"unknown symmetry {symmetry!r}.{nearest(str(symmetry), DISTANCES)}")
     if inputs is not None and pairs is not None:
-        raise ValueError("give inputs or pairs, not both: each tells who reads whom")
+        raise ValueError(
+            "got both inputs and pairs; give one of them, as each determines the readers"
+        )
     model = raw_module(model)
     for name, parameter in named_parameters(model):
         _require_finite(name.rpartition(".")[0] or name, parameter.detach())
@@ -156,7 +160,7 @@ def symmetry_distances(
     if not found:
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in report.left_out.items())
         raise NothingToMeasureError(
-            "the model has no weight layer that another one reads and no nn.MultiheadAttention: there are "
+            "the model has no weight layer that another one reads, and no nn.MultiheadAttention: there are "
             f"no hidden neurons to measure{f' ({reasons})' if reasons else ''}; {EXPLICITLY}"
         )
     report.update((name, found[name]) for name in _in_order(model, found))
@@ -172,22 +176,23 @@ def symmetry_report(
     symmetry: Symmetry = "permutation",
     pairs: Iterable[tuple[str, str]] | None = None,
 ) -> SymmetryReport:
-    """Degree of symmetry of every hidden layer, and of every attention head.
+    """Count the symmetries that every hidden layer, and every attention head, is close to.
 
     Args:
         model: As in `symmetry_distances`.
-        threshold: Of `degree_of_symmetry` in the unit of the weights, and of `double_rotation_degree` in
-            squared units. With a reference, a share of it (0.1 is usual), which suits both.
+        threshold: Bound for `degree_of_symmetry` in the unit of the weights, and for
+            `double_rotation_degree` in squared units. With a reference, a fraction of it (usually 0.1),
+            which suits both.
         inputs: As in `symmetry_distances`.
-        reference: `symmetry_distances` of the initial network, with the same settings. None: the threshold
-            is absolute.
+        reference: Result of `symmetry_distances` for the initial network, with the same settings. None: the
+            threshold is absolute.
         symmetry: As in `symmetry_distances`.
         pairs: As in `symmetry_distances`.
 
     Returns:
-        Integers (int64) by layer: of shape () for the pairs of neurons (or the neurons) of a layer, of shape
-        (num_heads,) for the directions of an attention module's heads. `left_out` names the layers that were
-        not measured, and why.
+        The degrees of symmetry by layer, int64: of shape () for the pairs of neurons (or the neurons) of a
+        layer, of shape (num_heads,) for the directions of an attention module's heads. `left_out` names the
+        layers that were not measured, and why.
 
     Raises:
         ValueError: as `symmetry_distances`, if the threshold is negative or not finite, or if the reference
@@ -210,22 +215,22 @@ def symmetry_report(
 
 
 def _in_order(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Names of modules and of their parameters, as the modules stand in the model; joined ones last."""
-    places = {name: place for place, name in enumerate(_modules(model))}
+    """Return names of modules and of their parameters in the order of the model, joined ones last."""
+    ranks = {name: rank for rank, name in enumerate(_modules(model))}
 
-    def place(name: str) -> int:
+    def rank_of(name: str) -> int:
         if "+" in name:
-            return len(places)
-        return places.get(name, places.get(name.rpartition(".")[0], 0))
+            return len(ranks)
+        return ranks.get(name, ranks.get(name.rpartition(".")[0], 0))
 
-    return sorted(names, key=place)
+    return sorted(names, key=rank_of)
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     return dict(named_modules(model, remove_duplicate=False))
 
 
-# ---- by a probe pass --------------------------------------------------------------------------------
+# ---- from a probe pass --------------------------------------------------------------------------------
 
 
 def _traced(
@@ -237,7 +242,7 @@ def _traced(
     for name, module in modules.items():
         if isinstance(module, WEIGHT_LAYERS) and name not in ran:
             report.left_out[name] = (
-                "it did not run in the probe pass, or its weight was not multiplied with data there"
+                "it did not run in the probe pass, or its weight was not multiplied with data in it"
             )
     vectors: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
     done: set[str] = set()
@@ -272,7 +277,7 @@ def _flow(model: nn.Module, inputs: ModelInputs) -> UnitFlow:
 
 
 def _why_not(group: list[UnitLayer]) -> str | None:
-    """Why layers are left out; "" for an output layer, None if they are measured."""
+    """Return why layers are left out; "" for an output layer, None if they are measured."""
     others = f" (its units are joined with those of {group[1].name!r})" if len(group) > 1 else ""
     is_read = any(each.readers for each in group)
     if any(each.is_output for each in group) and not is_read:
@@ -284,7 +289,7 @@ def _why_not(group: list[UnitLayer]) -> str | None:
     if any(each.is_output for each in group):
         return f"its units are part of the model's output{others}"
     if any(each.axis is None for each in group):
-        return f"its units lie along no one axis of its weight{others}; {EXPLICITLY}"
+        return f"no single axis of its weight holds its units{others}; {EXPLICITLY}"
     if not is_read:
         return f"no weight reads it{others}"
     return None
@@ -293,7 +298,7 @@ def _why_not(group: list[UnitLayer]) -> str | None:
 def _vectors(
     modules: Mapping[str, nn.Module], group: list[UnitLayer]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Incoming weights and biases of all layers of a group, and outgoing weights to all readers."""
+    """Return incoming weights and biases of all layers of a group, and outgoing weights to all readers."""
     first, incoming, outgoing = group[0], [], []
     seen: set[tuple[str, int, tuple[int, ...]]] = set()
     for layer in group:
@@ -306,39 +311,40 @@ def _vectors(
             incoming.append(_parameter(modules, layer.name, layer.bias)[units, None])
         for reader in layer.readers:
             columns = reader.columns[units]
-            # Once, if joined layers share a reader, or if it reads with the layer's own weight (tied).
+            # Only once if joined layers share a reader, or if it reads with the layer's own weight (tied).
             key = (reader.weight, reader.axis, tuple(columns.flatten().tolist()))
             if key not in seen:
                 seen.add(key)
                 weight = _parameter(modules, reader.layer, reader.weight)
                 outgoing.append(_entries(weight, reader.axis, columns))
     rows = torch.cat(incoming, 1)
-    # A tied decoder's weights are the incoming ones: nothing but zero is left to add.
+    # The weights of a tied decoder are the incoming ones: only a zero remains to be added.
     return rows, torch.cat(outgoing or [torch.zeros_like(rows[:, :1])], 1).T, None
 
 
-def _entries(weight: Tensor, axis: int, places: Tensor) -> Tensor:
-    """What stands at places along an axis, a row per unit. Shape: (units, entries)."""
-    return weight.movedim(axis, 0)[places.to(weight.device)].flatten(1)
+def _entries(weight: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """Return the entries at positions along an axis, one row per unit. Shape: (units, entries)."""
+    return weight.movedim(axis, 0)[positions.to(weight.device)].flatten(1)
 
 
 def _parameter(modules: Mapping[str, nn.Module], layer: str, path: str) -> Tensor:
     module, _, name = path.rpartition(".")
-    # Torch's older weight normalisation keeps its product beside its factors.
+    # Torch's older weight normalisation keeps the product in another attribute than its factors.
     name = "weight" if name in ("weight_v", "weight_orig") else name
     weight: Tensor = getattr(modules[module], name).detach()
-    _require_finite(layer, weight)  # made anew by a parametrization, it may overflow
+    _require_finite(layer, weight)  # recomputed by a parametrization, it may overflow
     return weight
 
 
 def _require_finite(layer: str, weight: Tensor) -> None:
     if not bool(weight.isfinite().all()):
         raise ValueError(
-            f"layer {layer!r} has weights that are NaN or infinite: it has diverged, and has no distances"
+            f"layer {layer!r} has weights that are NaN or infinite: the network has diverged; "
+            "measure a checkpoint from before"
         )
 
 
-# ---- by the order of a Sequential, or by names ------------------------------------------------------
+# ---- from the order of a Sequential, or from names ------------------------------------------------------
 
 
 def _chain(model: nn.Module) -> dict[str, list[str]]:
@@ -352,20 +358,20 @@ def _chain(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Weight layers of a plain Sequential, in order."""
+    """Yield the weight layers of a plain Sequential, in order."""
     kind = type_before_parametrizations(module)
     if kind in WEIGHT_LAYERS:
         yield name, module
     elif kind is nn.Sequential:
-        # Not named_children(), which tells a module that is used twice only once.
+        # Not named_children(), which yields a module that is used twice only once.
         for key, child in module._modules.items():
             if child is not None:
                 yield from _walk(raw_module(child), f"{name}.{key}" if name else key)
     elif kind not in TRANSPARENT:
-        what = f"layer {name!r}, {kind.__name__}," if name else f"{kind.__name__}"
+        what = f"layer {name!r}, {kind.__name__}," if name else kind.__name__
         raise ValueError(
-            f"who reads whom in {what} is not known from its modules; give inputs=, a small batch for one "
-            f"forward pass, or {EXPLICITLY}"
+            f"the modules of {what} do not show which layers read which; give inputs=, a small batch for "
+            f"one forward pass, or {EXPLICITLY}"
         )
 
 
@@ -376,7 +382,7 @@ def _named(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, list
         for name in pair:
             if name not in known:
                 raise ValueError(
-                    f"pairs names {name!r}, which is no weight layer; give a list of (layer, its reader)."
+                    f"pairs names {name!r}, which is not a weight layer; give a list of (layer, reader)."
                     f"{nearest(name, known)}"
                 )
         first, second = pair
@@ -387,7 +393,7 @@ def _named(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, list
 def _joined_weights(
     model: nn.Module, first: str, seconds: list[str]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Incoming weights, outgoing weights to all readers side by side, and the incoming bias."""
+    """Return the incoming weights, outgoing weights to all readers side by side, and the incoming bias."""
     layer = _layer(model, first)
     neurons = layer.weight.shape[0]
     incoming = layer.weight.detach()
@@ -398,7 +404,7 @@ def _joined_weights(
             vectors = neuron_vectors(incoming, weight)
         except ValueError as error:
             raise ValueError(
-                f"the neurons of {first!r} are not what {second!r} reads: {error}; {EXPLICITLY}"
+                f"{second!r} does not read the neurons of {first!r}: {error}; {EXPLICITLY}"
             ) from error
         columns.append(vectors[:, incoming[0].numel() :])
     outgoing = torch.cat(columns, dim=1).T

@@ -1,4 +1,4 @@
-"""Units of a network: which layer makes them, which layers read them, along which axis they lie."""
+"""Units of a network: the layer that makes them, the layers that read them, and the axis that holds them."""
 
 from plasticity.units.flow import Reader, UnitFlow, UnitLayer, trace_units
 

@@ -1,4 +1,4 @@
-"""Rules for operations that treat entry by entry: activations, sums, gates, and normalisation."""
+"""Rules for entry-wise operations: activations, sums, gates, and normalisation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def normalisation(operation: Operation, result: Any) -> bool:
         return False
     numbers = operation.numbers[0]
     if operation.numbers[0] is None and first.ndim > 1:
-        # Raw inputs: their channels are units of the result, which no layer made.
+        # Raw inputs: their channels are units of the result that no layer made.
         axis = first.ndim - 1 if re.search("layer_norm|rms_norm", operation.name) else 1
         source = Source(operation.record.next_number, frozenset())
         numbers = numbered(first.shape, axis, source.first)
@@ -41,7 +41,7 @@ def normalisation(operation: Operation, result: Any) -> bool:
     operation.record.assign(first, numbers)
     groups = operation.args[6] if operation.name == "native_group_norm" else 1
     if operation.numbers[0] is not None and groups > 1:
-        reason = f"its units are equal within a group only: a normalisation has {groups}"
+        reason = f"its units are equal within a group only: a normalisation has {groups} groups"
         operation.record.make_unequal(operation.numbers[0], reason)
     if operation.numbers[0] is not None and re.search("layer_norm|rms_norm", operation.name):
         _compare_along(operation, operation.numbers[0], len(operation.args[1]))
@@ -57,7 +57,7 @@ def softmax(operation: Operation, result: Any) -> bool:
 
 
 def _compare_along(operation: Operation, numbers: Tensor, count: int) -> None:
-    """Look for units that meet some of the others only: along the last axes, and along others too."""
+    """Look for units that meet only some of the others: units along the last axes and along others too."""
     sizes = collapsed_everywhere(numbers).shape
     inside, outside = sizes[len(sizes) - count :], sizes[: len(sizes) - count]
     if any(size != 1 for size in inside) and any(size != 1 for size in outside):
@@ -66,7 +66,7 @@ def _compare_along(operation: Operation, numbers: Tensor, count: int) -> None:
 
 
 def pointwise(operation: Operation, result: Any) -> bool:
-    """Follow a function of each entry by itself, of one tensor or of several that meet."""
+    """Follow a function of each entry by itself, of one tensor or of several combined."""
     first = next(iter(tensors_in(result)), None)
     if first is None:
         return True
@@ -88,7 +88,7 @@ def pointwise(operation: Operation, result: Any) -> bool:
         _compare(operation, joined, first)
     before = record.find(first) if operation.in_place else None
     if operation.in_place and before is None and not _is_whole(first):
-        # Written into a part of a tensor, whose other views do not know of it.
+        # Written into part of a tensor: its other views keep their old numbers.
         operation.refuse_all(joined, "its output is written into a part of another tensor")
         return True
     record.assign(first, joined)
@@ -96,7 +96,7 @@ def pointwise(operation: Operation, result: Any) -> bool:
 
 
 def _met(operation: Operation, one: Tensor, other: Tensor, shape: torch.Size) -> Tensor:
-    """Numbers of pairs of units that meet in an entry; what meets itself stays what it is."""
+    """Return numbers for the pairs of units that meet; a unit that meets itself keeps its number."""
     first, second = same_shape([one, other], shape)
     if bool((first == second).all() or (second == NO_UNIT).all()):
         return one.expand(shape)
@@ -116,7 +116,7 @@ def _note_bias(operation: Operation, numbers: Tensor) -> None:
 
 
 def _compare(operation: Operation, numbers: Tensor, result: Tensor) -> None:
-    """Look for data that are not the same for all units: they tell the units apart."""
+    """Look for data that differ between units, and so make the units unequal."""
     shape = collapsed_everywhere(numbers).shape
     axes = [axis for axis, size in enumerate(shape) if size != 1]
     for tensor, own, weight in zip(
@@ -128,7 +128,7 @@ def _compare(operation: Operation, numbers: Tensor, result: Tensor) -> None:
         values = tensor.detach().expand(result.shape)
         for axis in axes:
             if not bool((values == values.narrow(axis, 0, 1)).all()):
-                reason = f"its units meet data that are not the same for all, in {operation.name}"
+                reason = f"its units are combined with data that differ between units, in {operation.name}"
                 operation.record.make_unequal(numbers, reason)
                 return
 

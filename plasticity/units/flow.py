@@ -1,13 +1,13 @@
-"""Who feeds whom: the units of each layer, what makes them and what reads them, found by one probe pass.
+"""Connections between layers: the units of each layer and the weights that read them, from one probe pass.
 
-The weights of a module do not tell who reads its output. So the model runs once on a probe, and unit numbers
-follow its tensors through every operation (`plasticity.units.tracer`): through activations, normalisation,
+A module's weights do not show which layers read its output. So the model runs once on a probe, and unit
+numbers follow its tensors through every operation (`plasticity.units.tracer`): activations, normalisation,
 pooling, reshaping and transposing, flattening, padding, concatenation. A weight that meets the numbers is a
-reader, and the numbers tell which of its columns each unit feeds. Where two layers' outputs meet in one sum
-or product, each pair of units that meet is one unit for whoever reads it, and the layers are joined.
+reader, and the numbers show which of its columns each unit feeds. Where the outputs of two layers meet in a
+sum or product, a reader sees each pair of units that meet as one unit, and the layers are joined.
 
-What one pass shows holds for the branches that it took. A layer whose output goes through an operation that
-is not known is not guessed about: its readers are not known, and it says why.
+The result of one pass holds for the branches that it took. Nothing is guessed about a layer whose output
+goes through an unknown operation: its readers are marked as unknown, with the reason.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
 
 @dataclass(frozen=True)
 class Reader:
-    """A weight that reads the units of a layer."""
+    """Weight that reads the units of a layer."""
 
     layer: str
-    """Name of the layer that it belongs to."""
+    """Name of the layer that the weight belongs to."""
 
     weight: str
     """Name of the weight in the model, ``fc2.weight``."""
@@ -45,20 +45,20 @@ class Reader:
     """Axis of the weight along which it reads: 1 of a linear layer or a convolution."""
 
     columns: Tensor
-    """Positions along this axis that each unit feeds; several behind a flattened convolution map. -1 fills up
-    where another unit has more. In a grouped convolution, among the channels of all groups. int64, on the
-    CPU. Shape: (units, positions)."""
+    """Positions along this axis that each unit feeds; several after a flattened convolution map. Units with
+    fewer positions are padded with -1. In a grouped convolution, positions count over the channels of all
+    groups. int64, on the CPU. Shape: (units, positions)."""
 
     groups: int = 1
-    """Number of groups, of a convolution."""
+    """Number of groups of a convolution; 1 otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnitLayer:
-    """A layer that ran in the probe pass: a weight whose outputs are units."""
+    """Layer that ran in the probe pass: a weight whose outputs are units."""
 
     name: str
-    """Name of its module; of its parameter where a module owns several (``W1``, ``block.W1``)."""
+    """Name of its module, or of its parameter where a module owns several (``W1``, ``block.W1``)."""
 
     units: int
     """Number of units: output features or channels."""
@@ -67,24 +67,24 @@ class UnitLayer:
     """Name of the weight in the model. None: the units have no weight of their own (an LSTM)."""
 
     axis: int | None
-    """Axis of the weight along which the units lie: 0 of a linear layer or a convolution, 1 of ``x @ W``.
-    None: they lie along no one axis."""
+    """Axis of the weight that holds the units: 0 of a linear layer or a convolution, 1 of ``x @ W``.
+    None: no single axis holds them."""
 
     bias: str | None
     """Name of the bias in the model, if there is one."""
 
     readers: tuple[Reader, ...]
-    """The weights that read its units, in the order of the pass."""
+    """Weights that read its units, in the order of the pass."""
 
     joined: Mapping[str, Tensor]
-    """Layers whose units meet this one's in a sum or product, and which of their units each one meets: units
-    that a reader cannot tell apart. Shape of each: (units,)."""
+    """Layers whose units meet this layer's in a sum or product, with the index of the unit that each of this
+    layer's units meets: units that a reader cannot tell apart. Shape of each: (units,)."""
 
     not_followed: str | None
-    """Why `readers` may not be all that read it; None if they are."""
+    """Reason why `readers` may be incomplete; None if they are complete."""
 
     unequal: str | None
-    """Why its units cannot be exchanged although their readers are known; None if they can."""
+    """Reason why its units cannot be exchanged although their readers are known; None if they can."""
 
     is_output: bool
     """Whether its units are part of the model's output."""
@@ -92,10 +92,10 @@ class UnitLayer:
 
 @dataclass(frozen=True, eq=False)
 class UnitFlow:
-    """What one probe pass showed."""
+    """Layers and connections that one probe pass found."""
 
     layers: tuple[UnitLayer, ...]
-    """In the order in which they ran first."""
+    """Layers in the order in which they first ran."""
 
     def __getitem__(self, name: str) -> UnitLayer:
         """Return a layer by its name.
@@ -111,7 +111,7 @@ class UnitFlow:
 
 
 def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
-    """Run the model once, without disturbing it, and find the units of its layers and who reads them.
+    """Run the model once, without disturbing it, and find its layers' units and the weights that read them.
 
     ::
 
@@ -121,9 +121,9 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
 
     Args:
         model: Any module that runs eagerly. It runs in evaluation mode, without gradients; training flags,
-            buffers and random state are afterwards as before.
-        *inputs: What the model is called with.
-        **keywords: The same, by name.
+            buffers and random state are restored afterwards.
+        *inputs: Positional arguments for the model.
+        **keywords: Keyword arguments for the model.
 
     Returns:
         The layers that ran, with their readers.
@@ -140,12 +140,12 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
 
 
 def flow_of(tracer: UnitTracer) -> UnitFlow:
-    """Return what a tracer saw in the model's last call."""
+    """Return the layers and connections that a tracer saw in the model's last call."""
     return _Resolver(tracer.record).flow()
 
 
 class _Resolver:
-    """Turns the numbers of a pass into layers: unit ``i`` of ``fc1`` has one number for each call of it."""
+    """Resolver of the numbers of a pass into layers: unit ``i`` of ``fc1`` has one number per call of it."""
 
     def __init__(self, record: UnitRecord) -> None:
         self.record = record
@@ -216,7 +216,7 @@ class _Resolver:
         return readers
 
     def _pairs(self, read: Read) -> Iterable[tuple[str, Tensor]]:
-        """Units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""
+        """Yield the units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""
         base = self.record.members_of(read.units)
         positions = torch.arange(read.start, read.start + len(base))[:, None].expand(base.shape)
         units, positions = base[base >= 0], positions[base >= 0]
@@ -229,18 +229,18 @@ class _Resolver:
     def _columns(self, name: str, pairs: Tensor) -> Tensor:
         units, counts = pairs[:, 0], pairs[:, 0].bincount(minlength=self.size[name])
         columns = torch.full((self.size[name], int(counts.max())), -1)
-        # The pairs are sorted by unit: the place of each within its unit.
-        place = torch.arange(len(units)) - (counts.cumsum(0) - counts)[units]
-        columns[units, place] = pairs[:, 1]
+        # The pairs are sorted by unit: the rank of each within its unit.
+        rank = torch.arange(len(units)) - (counts.cumsum(0) - counts)[units]
+        columns[units, rank] = pairs[:, 1]
         if bool((counts != counts[0]).any()):
             self.unequal.setdefault(
-                name, "its units are not read alike: some feed more than others"
+                name, "its units are not read alike: some feed more positions than others"
             )
         return columns
 
     def _find_shared(self, joined: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Weights that other layers use as well: exchanging units would change those too."""
-        # For each weight and axis the groups of layers that use each position along it.
+        """Mark layers whose weights other layers use too: exchanging units would change those as well."""
+        # For each weight and axis, the groups of layers that use each position along it.
         uses: dict[tuple[Any, int | None], dict[int, set[frozenset[str]]]] = defaultdict(
             lambda: defaultdict(set)
         )
@@ -265,13 +265,13 @@ class _Resolver:
         used_alike = chain.from_iterable(each.values() for each in uses.values())
         several = (groups for groups in used_alike if len(groups) > 1)
         for name in chain.from_iterable(chain.from_iterable(several)):
-            self.unequal.setdefault(name, "other layers use its weight, or one that reads it, too")
+            self.unequal.setdefault(name, "other layers also use its weight, or one that reads it")
         for (group, _), used in axes.items():
             for name in group if len(used) > 1 else ():
-                self.unequal.setdefault(name, "one matrix is its weight and that of its reader")
+                self.unequal.setdefault(name, "one matrix is both its weight and its reader's")
 
     def _joined(self) -> dict[str, dict[str, Tensor]]:
-        """For each layer the layers that it is joined with, unit by unit."""
+        """Return, for each layer, the layers that it is joined with, unit by unit."""
         parent = list(range(self.record.next_number))
 
         def root(number: int) -> int:
@@ -313,7 +313,7 @@ class _Resolver:
             if group <= {index} and all(len(each.get(index, ())) <= 1 for each in unit_of.values()):
                 continue
             if -1 in group:
-                self.unequal.setdefault(name, "its units meet the model's inputs, one each")
+                self.unequal.setdefault(name, "each of its units meets one of the model's inputs")
                 continue
             classes = [each for each in unit_of.values() if index in each]
             exact = all(
@@ -321,7 +321,7 @@ class _Resolver:
             )
             if not exact or len(classes) != self.size[name]:
                 self.unequal.setdefault(
-                    name, "its units meet each other, or other layers' not one by one"
+                    name, "its units meet each other, or do not meet another layer's one by one"
                 )
                 continue
             found = {

@@ -1,4 +1,4 @@
-"""Rules for operations that move entries about, and for those that leave axes out: reductions and pooling."""
+"""Rules for operations that move entries, and for those that remove axes: reductions and pooling."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LAYOUT = frozenset(
     | {"reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "im2col", "replication_pad1d"}
     | {"replication_pad2d", "replication_pad3d", "constant_pad_nd", "_unsafe_index", "masked_select"}
 )  # fmt: skip
-"""Operations that move entries about, made once more on the numbers. Reshaping is apart."""
+"""Operations that move entries, repeated on the numbers. Reshaping is handled separately."""
 
 SHIFTING = frozenset(
     {"roll", "flip", "rot90", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d"}
     | {"replication_pad1d", "replication_pad2d", "replication_pad3d"}
 )  # fmt: skip
-"""Those of them that put an entry at another position, or another beside it."""
+"""Operations among `LAYOUT` that put an entry at another position, or put others beside it."""
 
 RESHAPING = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
 
@@ -34,7 +34,7 @@ REDUCTIONS = frozenset(
     {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "logsumexp", "prod"}
     | {"linalg_vector_norm", "norm", "nansum", "median", "all", "any"}
 )  # fmt: skip
-"""Functions that give the same whatever the order of the entries."""
+"""Functions whose result does not depend on the order of the entries."""
 
 CUMULATIVE = frozenset({"cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"})
 
@@ -43,7 +43,7 @@ FACTORIES = frozenset(
     {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like"}
     | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 )  # fmt: skip
-"""Functions that take no more than the shape of a tensor."""
+"""Functions that use nothing of a tensor but its shape."""
 
 
 def reshaped(operation: Operation, result: Tensor) -> bool:
@@ -51,7 +51,7 @@ def reshaped(operation: Operation, result: Tensor) -> bool:
     carried = operation.carried()
     if carried:
         numbers, shape = carried[0], list(result.shape)
-        # The samples, which have no say in the numbers, need not be written out.
+        # The numbers do not depend on the sample, so the batch axis stays expanded.
         if numbers.ndim and numbers.stride(0) == 0 and shape and shape[0] == numbers.shape[0]:
             operation.set_expanded(result, numbers[:1].reshape(1, *shape[1:]))
         else:
@@ -60,14 +60,14 @@ def reshaped(operation: Operation, result: Tensor) -> bool:
 
 
 def moved(operation: Operation, result: Any) -> bool:
-    """Follow a moving about of entries, by making it once more on the numbers."""
+    """Follow an operation that moves entries, by repeating it on the numbers."""
     if not operation.carried():
         return True
-    exact = operation.name.startswith(("reflection", "replication", "im2col"))  # not for integers
+    exact = operation.name.startswith(("reflection", "replication", "im2col"))  # reject integers
 
     def on_numbers(value: Any) -> Any:
         if isinstance(value, Tensor):
-            numbers, _ = operation.place(value)
+            numbers, _ = operation.lookup(value)
             if numbers is None and value.dtype in (
                 torch.int64,
                 torch.int32,
@@ -95,13 +95,13 @@ def moved(operation: Operation, result: Any) -> bool:
 
 
 def _dims(operation: Operation) -> list[int]:
-    """The axes that a reduction goes over."""
+    """Return the axes that a reduction runs over."""
     rank = operation.inputs[0].ndim
-    for place, argument in enumerate(operation.func._schema.arguments):
+    for index, argument in enumerate(operation.func._schema.arguments):
         if argument.name == "dim":
             given = (
-                operation.args[place]
-                if place < len(operation.args)
+                operation.args[index]
+                if index < len(operation.args)
                 else operation.kwargs.get("dim")
             )
             given = [given] if isinstance(given, int) else given
@@ -145,7 +145,7 @@ def pooled(operation: Operation, result: Any) -> bool:
 
 
 def summary_moved(operation: Operation, result: Any) -> bool:
-    """Follow what moves about or reduces a tensor that holds sums of units."""
+    """Follow an operation that moves or reduces a tensor of sums of units."""
     if any(numbers is not None for numbers in operation.numbers):
         return False
     if operation.name in (LAYOUT | RESHAPING | REDUCTIONS):

@@ -1,9 +1,9 @@
-"""Unit numbers: an integer for each entry of an activation, the unit that the entry is an output of.
+"""Unit numbers: an integer for each entry of an activation, the unit that produced the entry.
 
-They tell along which axes of an activation its units lie, whatever was done to its axes: two entries with
-one number are outputs of one unit, for two samples or at two positions. -1 is an entry of no unit: padding,
-or data that no layer made. Numbers are expanded views (stride 0) wherever an axis has no say in them, so that
-they take hardly any memory; `compact` undoes that.
+They show which axes of an activation hold its units, however its axes were rearranged: two entries with the
+same number are outputs of one unit, for two samples or at two positions. -1 marks an entry of no unit:
+padding, or data that no layer made. Numbers are expanded views (stride 0) along every axis that they do not
+depend on, so that they take hardly any memory; `compact` undoes that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 NO_UNIT = -1
+"""Number of an entry that belongs to no unit."""
 
 
 def numbered(shape: Sequence[int], axis: int, first: int) -> Tensor:
@@ -66,11 +67,11 @@ def same_shape(numbers: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """Where the units of an activation lie."""
+    """Position of the units in an activation."""
 
     axes: tuple[int, ...]
-    """The axes along which its entries are outputs of different units; several where units lie along them
-    jointly, as (heads, head_dim) do. Empty for a layer of a single unit."""
+    """Axes along which the entries are outputs of different units; several where they hold the units jointly,
+    as (heads, head_dim) do. Empty for a layer of a single unit."""
 
     order: Tensor | None = None
     """Positions along these axes, flattened, sorted by unit, where a unit has several (a flattened
@@ -94,7 +95,7 @@ class UnitLayout:
 
 
 def layout_of(numbers: Tensor) -> UnitLayout | None:
-    """Find the axes of the units, or None where the numbers do not tell."""
+    """Return the axes that hold the units, or None where the numbers do not determine them."""
     found = collapsed_everywhere(numbers)
     axes = tuple(axis for axis, size in enumerate(found.shape) if size != 1)
     units = found.flatten()

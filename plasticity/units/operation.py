@@ -1,4 +1,4 @@
-"""One operation of a forward pass: what its inputs are, and ways to say what its result is."""
+"""One operation of a forward pass: the numbers of its inputs, and methods that number its result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ UNCHANGED = frozenset(
     | {"hardswish", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise", "bernoulli", "nan_to_num"}
     | {"_softmax", "_log_softmax", "_safe_softmax", "_fused_dropout", "fill", "zero", "copy"}
 )  # fmt: skip
-"""Operations on each entry by itself that torch does not tag as such, and softmax, which treats all alike."""
+"""Entry-wise operations that torch does not tag as such, and softmax, which treats all entries alike."""
 
 COPIES = frozenset({"clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "copy"})
 
 
 class Operation:
-    """One call of an operation: what it read, and then what its result is."""
+    """Call of an operation: the inputs that it read, and then the numbers of its result."""
 
     def __init__(
         self, record: UnitRecord, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -34,7 +34,7 @@ class Operation:
         self.record, self.func, self.args, self.kwargs = record, func, args, kwargs
         self.pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
         self.inputs = list(tensors_in((args, kwargs)))
-        # Before the operation, as it may write over its inputs.
+        # Looked up before the operation, which may overwrite its inputs.
         self.numbers = [record.find(tensor) for tensor in self.inputs]
         self.weights = [record.weights.find(tensor) for tensor in self.inputs]
         self.summaries: frozenset[str] = frozenset()
@@ -45,15 +45,15 @@ class Operation:
         """Return the numbers of the inputs that have some."""
         return [numbers for numbers in self.numbers if numbers is not None]
 
-    def place(self, tensor: Tensor) -> tuple[Tensor | None, Weight | None]:
-        """Return an input's numbers, and the weight that it is."""
+    def lookup(self, tensor: Tensor) -> tuple[Tensor | None, Weight | None]:
+        """Return an input's numbers and the weight that it is a view of; None for each that it lacks."""
         for each, numbers, weight in zip(self.inputs, self.numbers, self.weights, strict=True):
             if each is tensor:
                 return numbers, weight
         return None, None
 
     def is_derived_weight(self, result: Any) -> bool:
-        """Tell whether the result is a weight too: a copy, or a function of weights entry by entry."""
+        """Return whether the result is a copy or an entry-wise function of weights; if so, record it."""
         record = self.record
         # Weights are normalised too, by torch's own functions (weight standardisation).
         entrywise = self.pointwise or self.name in UNCHANGED or "_norm" in self.name
@@ -71,7 +71,7 @@ class Operation:
         return False
 
     def is_of_weights(self) -> bool:
-        """Tell whether all inputs are weights, or computed from weights alone: a mean of them, say."""
+        """Return whether all inputs are weights, or computed from weights alone, such as their mean."""
         products = self.record.products
         known = [
             weight is not None or geometry(tensor) in products
@@ -81,7 +81,7 @@ class Operation:
         return bool(known) and all(known) and not self.carried()
 
     def of_data(self) -> list[Tensor | None]:
-        """Return the numbers of the inputs that are no products of weights."""
+        """Return the numbers of the inputs that are not computed from weights alone."""
         products = self.record.products
         return [
             numbers
@@ -90,21 +90,21 @@ class Operation:
         ]
 
     def set_expanded(self, result: Tensor, numbers: Tensor) -> None:
-        """Give a result numbers that are the same along its other axes."""
+        """Assign numbers to a result, expanded along the axes that they do not depend on."""
         self.record.assign(result, numbers.expand(*result.shape))
 
     def summarise(self, result: Any, layers: frozenset[str]) -> None:
-        """Note that a result holds the units of layers summed up."""
+        """Record that a result holds sums over the units of layers."""
         for each in tensors_in(result):
             self.record.keep_address(each)
             self.record.summaries[geometry(each)] = layers
 
     def refuse_all(self, numbers: Tensor, reason: str) -> None:
-        """Note why the readers of all layers in these numbers are not known."""
+        """Record why the readers of all layers in these numbers are unknown."""
         self.record.refuse(self.record.layers(numbers), reason)
 
     def not_followed(self, result: Any, reason: str | None = None) -> None:
-        """Note that numbers end here, and why."""
+        """Record that the numbers end at this operation, and why."""
         if not any(isinstance(each, Tensor) for each in tensors_in(result)):
             return  # a shape or a comparison's outcome
         reason = reason or f"its output goes through {self.name}, which is not followed"

@@ -1,4 +1,4 @@
-"""The record of one forward pass: the numbers of its tensors, what made the units, and what read them."""
+"""Record of one forward pass: the numbers of its tensors, the sources of its units, and their readers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from plasticity.units.weights import Weight, WeightViews, geometry, storage_key
 
 @dataclass
 class Source:
-    """The units that one operation made."""
+    """Units that one operation made."""
 
     first: int
-    """Their first number."""
+    """First of their numbers, which are consecutive."""
 
     layers: frozenset[str]
-    """The layers whose units these are; several for units that are joined; none for raw inputs."""
+    """Layers whose units these are; several for joined units, none for raw inputs."""
 
     weight: Weight | None = None
     axis: int | None = None
-    """Axis of the weight along which the units lie. None: they do not lie along one."""
+    """Axis of the weight that holds the units; None if no single axis does."""
 
     start: int = 0
-    """Position along it of the first."""
+    """Position of the first unit along this axis."""
 
     path: str | None = None
     """Name of the weight in the model."""
@@ -38,15 +38,15 @@ class Source:
     """Name of the bias in the model."""
 
     members: Tensor | None = None
-    """The numbers of the units that are joined in each, sorted, -1 for none. Shape: (units, members)."""
+    """Numbers of the units joined in each unit, sorted, padded with -1. Shape: (units, members)."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """One layer's weight that met the units."""
+    """Read of units by one layer's weight."""
 
     units: Tensor
-    """The number of the unit at each position of the weight's axis. Shape: (positions,)."""
+    """Number of the unit at each position along the weight's axis. Shape: (positions,)."""
 
     layer: str
     path: str
@@ -59,7 +59,7 @@ class Read:
 
 
 class UnitRecord:
-    """The numbers of the tensors of one forward pass, what made each, and what read it."""
+    """Numbers of the tensors of one forward pass, with the source and the readers of each."""
 
     def __init__(self, model: nn.Module, *, check_equality: bool) -> None:
         self.check_equality = check_equality
@@ -83,7 +83,7 @@ class UnitRecord:
         self.outputs: set[str] = set()
 
     def source(self, number: int) -> Source:
-        """Return what made a unit."""
+        """Return the source of a unit."""
         return self.sources[bisect_right(self.firsts, number) - 1]
 
     def find(self, tensor: Tensor) -> Tensor | None:
@@ -91,11 +91,11 @@ class UnitRecord:
         return self.numbers.get(geometry(tensor))
 
     def summary(self, tensor: Tensor) -> frozenset[str]:
-        """Return the layers whose units a tensor holds summed up."""
+        """Return the layers whose units are summed up in a tensor."""
         return self.summaries.get(geometry(tensor), frozenset())
 
     def assign(self, result: Any, numbers: Tensor | None) -> None:
-        """Give a tensor its numbers; None takes them from it."""
+        """Assign numbers to a tensor; None removes them."""
         if not isinstance(result, Tensor):
             return
         key = geometry(result)
@@ -108,7 +108,7 @@ class UnitRecord:
             self.numbers[key] = numbers
 
     def keep_address(self, tensor: Tensor) -> None:
-        """Keep the address of a tensor's memory, not the memory itself, from being used again."""
+        """Keep the address of a tensor's memory from being reused, without keeping the memory itself."""
         key = storage_key(tensor)
         if key is not None and key not in self.alive:
             self.alive[key] = StorageWeakRef(  # type: ignore[no-untyped-call]
@@ -116,19 +116,19 @@ class UnitRecord:
             )
 
     def add_product(self, tensor: Tensor) -> None:
-        """Note that a tensor is computed from weights alone."""
+        """Record that a tensor is computed from weights alone."""
         self.products.add(geometry(tensor))
         self.keep_address(tensor)
 
     def add_source(self, source: Source, count: int) -> int:
-        """Note what made the next units, and return the number of the first."""
+        """Record the source of the next units, and return the number of the first."""
         self.sources.append(source)
         self.firsts.append(source.first)
         self.next_number += count
         return source.first
 
     def layers(self, numbers: Tensor) -> frozenset[str]:
-        """Return the layers whose units these are."""
+        """Return the layers that these units belong to."""
         found: frozenset[str] = frozenset()
         units = torch.unique(compact(numbers))
         for index in torch.unique(self.which(units[units >= 0])).tolist():
@@ -136,12 +136,12 @@ class UnitRecord:
         return found
 
     def which(self, numbers: Tensor) -> Tensor:
-        """Return the source of each number, as a position in the list of them."""
+        """Return the source of each number, as an index into `sources`."""
         firsts = torch.tensor(self.firsts or [0])
         return torch.bucketize(numbers.long(), firsts, right=True) - 1
 
     def partial_layers(self, numbers: Tensor) -> frozenset[str]:
-        """Return the layers of which some units are among these, and some are not."""
+        """Return the layers that have some, but not all, of their units among these."""
         units = torch.unique(self.members_of(torch.unique(compact(numbers))))
         present = torch.unique(self.which(units[units >= 0]), return_counts=True)
         ends = [*self.firsts[1:], self.next_number]
@@ -152,7 +152,7 @@ class UnitRecord:
         return found
 
     def members_of(self, numbers: Tensor) -> Tensor:
-        """Return the layers' own units in each number; -1 fills up. Shape: (numbers, members)."""
+        """Return the layers' own units in each number, padded with -1. Shape: (numbers, members)."""
         numbers = numbers.long()
         which = torch.where(numbers >= 0, self.which(numbers), -1)
         found = numbers[:, None]
@@ -183,22 +183,22 @@ class UnitRecord:
             width = max(map(len, new))
             table = torch.tensor([[*row, *[NO_UNIT] * (width - len(row))] for row in new])
             source = Source(self.next_number, self.layers(table), members=table)
-            self.joints.update((row, self.next_number + place) for place, row in enumerate(new))
+            self.joints.update((row, self.next_number + index) for index, row in enumerate(new))
             self.add_source(source, len(new))
         numbers = [self.joints.get(row, row[0] if row else NO_UNIT) for row in rows]
         return torch.tensor(numbers, dtype=torch.int32)[which]
 
     def refuse(self, layers: frozenset[str], reason: str) -> None:
-        """Note why the readers of layers are not known."""
+        """Record why the readers of layers are unknown."""
         for layer in layers:
             self.not_followed.setdefault(layer, reason)
 
     def make_unequal(self, numbers: Tensor, reason: str) -> None:
-        """Note why units of layers cannot be exchanged."""
+        """Record why the units of layers cannot be exchanged."""
         for layer in self.layers(numbers):
             self.unequal.setdefault(layer, reason)
 
     def make_partial_unequal(self, numbers: Tensor, reason: str) -> None:
-        """Note why units of layers cannot be exchanged, of which only some are among these."""
+        """Record why units cannot be exchanged, for the layers that have only some units among these."""
         for layer in self.partial_layers(numbers):
             self.unequal.setdefault(layer, reason)

@@ -1,11 +1,11 @@
-"""Follow unit numbers through one forward pass, operation by operation.
+"""Trace unit numbers through one forward pass, operation by operation.
 
 A `TorchDispatchMode` sees every operation below autograd, as torch decomposes it: a linear layer is a `view`,
 an `addmm` and a `view`, attention is `bmm`, softmax, `bmm`. An operation with a weight gives its result new
-numbers; one that only moves entries about is made once more, on the numbers; element-wise functions and
-normalisations leave numbers as they are; where two numbered tensors meet in one (a residual sum, a gate),
-each pair of units that meet is a unit of the result, and the two are joined. What is none of these ends the
-numbers, and the layers that it read are told why their readers are not known.
+numbers; one that only moves entries is repeated on the numbers; element-wise functions and normalisations
+leave the numbers as they are; where two numbered tensors are combined (a residual sum, a gate), each pair of
+units that meet is a unit of the result, and the two are joined. At any other operation the numbers end, and
+for the layers that it read, the reason why their readers are unknown is recorded.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ from plasticity.wrappers import named_modules
 
 
 class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """See `plasticity.units.flow`: the numbers of the last forward pass of a model."""
+    """Recorder of the unit numbers of a model's last forward pass; see `plasticity.units.flow`."""
 
     supports_higher_order_operators = True
     record: UnitRecord
 
     def __init__(self, model: nn.Module, *, check_equality: bool = False) -> None:
-        """Prepare to follow a model.
+        """Create a tracer of a model.
 
         Args:
-            model: The module whose calls are followed.
+            model: Module whose calls are traced.
             check_equality: Whether to look for data that make units unequal, which reads values.
         """
         super().__init__()  # type: ignore[no-untyped-call]
@@ -77,20 +77,20 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """Tell the compiler that this mode only looks on."""
+        """Return True: the compiler may ignore this mode, which only observes."""
         return True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Guarding against the compiler would import it, which takes seconds; a capture runs eagerly.
+        # Skipping would import the compiler, which takes seconds; a capture runs eagerly anyway.
         return False
 
     def _begin(self) -> None:
-        # Each time, as torch.func.functional_call exchanges the parameters.
+        # Anew for each call, as torch.func.functional_call swaps the parameters.
         self.record = UnitRecord(self._model, check_equality=self._check_equality)
 
     def attach(self, block: ExitStack) -> None:
-        """Follow the model's calls until the block ends."""
+        """Trace the model's calls until the block ends."""
 
         def add(handle: torch.utils.hooks.RemovableHandle) -> None:
             block.callback(handle.remove)
@@ -100,13 +100,13 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tied = {id(parameter) for parameter, count in _use_counts(self._model).items() if count > 1}
         for path, module in named_modules(self._model):
             if any(id(each) in tied for each in module._parameters.values()):
-                # Which of the layers that share a weight is running, only its call tells.
+                # Only the call shows which of the layers that share a weight is running.
                 add(module.register_forward_pre_hook(self._entering(path), prepend=True))
                 add(module.register_forward_hook(self._leaving, always_call=True))
             if isinstance(module, nn.utils.parametrize.ParametrizationList):
                 add(module.register_forward_pre_hook(self._parametrizing, prepend=True))
                 add(module.register_forward_hook(self._parametrized, always_call=True))
-        # Torch's fused encoder layer is one operation, which nothing can be seen in.
+        # Torch's fused encoder layer is one opaque operation.
         block.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
         )
@@ -114,7 +114,7 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         block.enter_context(self)
 
     def layout(self, tensor: Tensor) -> UnitLayout | None:
-        """Return where the units of a tensor lie, or None if it is not known."""
+        """Return the layout of a tensor's units, or None if it is unknown."""
         with _unseen():
             numbers = self.record.find(tensor)
             return None if numbers is None else layout_of(numbers)
@@ -173,7 +173,7 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._depth or self._suspended:
             return func(*args, **kwargs)
         if hasattr(func, "decompose") and _without_autograd(args, kwargs):
-            # Autograd takes composite operations apart; without it they come as they are.
+            # Autograd decomposes composite operations; without it they arrive whole.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -203,17 +203,17 @@ def _note(operation: Operation, result: Any) -> None:
     try:
         known = _known(operation, result)
     except (RuntimeError, IndexError, TypeError, ValueError):
-        known = False  # a form of the operation that the numbers do not go through
+        known = False  # a form of the operation that the rules do not cover
     if not known:
         operation.not_followed(result)
 
 
 def _known(operation: Operation, result: Any) -> bool:
-    """Number the result; tell whether the operation is known."""
+    """Number the result, and return whether the operation is known."""
     if operation.record.check_equality and not _only_selects(operation):
         for numbers in operation.carried():
             operation.record.make_partial_unequal(
-                numbers, f"a part of its units goes through {operation.name} by itself"
+                numbers, f"only some of its units go through {operation.name}"
             )
     for applies, follow in _RULES:
         if applies(operation):
@@ -222,13 +222,13 @@ def _known(operation: Operation, result: Any) -> bool:
 
 
 def _only_selects(operation: Operation) -> bool:
-    """Whether the operation does nothing to the entries that it takes, or reads them, as readers tell."""
+    """Return whether the operation leaves the entries unchanged, or reads them with a weight."""
     if operation.name in CONTRACTIONS or operation.name == "convolution":
         return any(operation.weights)
     return operation.name in COPIES | FACTORIES | RESHAPING | (LAYOUT - SHIFTING)
 
 
-# In this order: the first that applies is taken.
+# The first rule that applies is used.
 _RULES: tuple[tuple[Callable[[Operation], bool], Callable[[Operation, Any], bool]], ...] = (
     (lambda each: each.name in CONTRACTIONS, contraction),
     (lambda each: each.name == "convolution", convolution),
@@ -253,7 +253,7 @@ _RULES: tuple[tuple[Callable[[Operation], bool], Callable[[Operation, Any], bool
 
 @contextmanager
 def _unseen() -> Iterator[None]:
-    """Hide what is done to the numbers from other modes: a second tracer's, a capture's."""
+    """Hide operations on the numbers from other modes, such as a second tracer's or a capture's."""
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         yield
 

@@ -18,18 +18,18 @@ CONTRACTIONS = {
     "baddbmm": (1, 2),
     "_addmm_activation": (1, 2),
 }
-"""Matrix products, with the places of their factors; an added bias stands before."""
+"""Matrix products, with the argument indices of their factors; an added bias comes first."""
 
 USUAL_NAMES = ("weight", "weight_v", "weight_orig")
-"""Names of the weight in a module that has one (under torch's two kinds of weight normalisation, too)."""
+"""Names of the weight in a module that has one, also under torch's two kinds of weight normalisation."""
 
 
 def contraction(operation: Operation, result: Tensor) -> bool:
     """Follow a matrix product."""
-    left, right = (operation.args[place] for place in CONTRACTIONS[operation.name])
+    left, right = (operation.args[index] for index in CONTRACTIONS[operation.name])
     (left_numbers, left_weight), (right_numbers, right_weight) = (
-        operation.place(left),
-        operation.place(right),
+        operation.lookup(left),
+        operation.lookup(right),
     )
     if left_weight is not None and right_weight is not None:
         operation.record.add_product(result)
@@ -57,7 +57,7 @@ def contraction(operation: Operation, result: Tensor) -> bool:
     if along is None:
         operation.not_followed(result, "its output is multiplied with data")
         return True
-    # Mixed over positions (attention): a unit stays what it is, with the positions of the other factor.
+    # Mixed over positions (attention): units keep their numbers, at the positions of the other factor.
     operation.set_expanded(result, along)
     varying = [n for n, size in enumerate(collapsed_everywhere(along).shape) if size != 1]
     if any(n < along.ndim - 2 for n in varying):
@@ -66,18 +66,18 @@ def contraction(operation: Operation, result: Tensor) -> bool:
 
 
 def convolution(operation: Operation, result: Tensor) -> bool:
-    """Follow a convolution, transposed or grouped ones included."""
+    """Follow a convolution, including transposed and grouped ones."""
     data, tensor, bias = operation.args[:3]
     transposed, groups = operation.args[6], operation.args[8]
-    numbers, _ = operation.place(data)
-    _, weight = operation.place(tensor)
+    numbers, _ = operation.lookup(data)
+    _, weight = operation.lookup(tensor)
     if weight is None:
         return numbers is None
     into, out = (0, 1) if transposed else (1, 0)
     _read(operation, data, numbers, 1, tensor, weight, into, out, groups)
     _made(operation, result, 1, tensor, weight, out, bias)
     if groups > 1:
-        if transposed:  # whose axis of outputs is that of one group
+        if transposed:  # its output axis covers one group only
             operation.record.sources[-1].axis = None
         reason = f"convolution {_owner(operation, weight, out)[0]!r} has {groups} groups"
         if numbers is not None:
@@ -87,9 +87,9 @@ def convolution(operation: Operation, result: Tensor) -> bool:
 
 
 def embedding(operation: Operation, result: Any) -> bool:
-    """Follow a look-up in a table."""
+    """Follow an embedding lookup."""
     table = operation.args[0]
-    _, weight = operation.place(table)
+    _, weight = operation.lookup(table)
     first = next(iter(tensors_in(result)))
     if weight is not None:
         _made(operation, first, first.ndim - 1, table, weight, 1)
@@ -97,7 +97,7 @@ def embedding(operation: Operation, result: Any) -> bool:
 
 
 def recurrent(operation: Operation, result: Any) -> bool:
-    """Follow a fused recurrent layer, whose readers are not known."""
+    """Follow a fused recurrent layer, whose readers are unknown."""
     weight = next((each for each in operation.weights if each is not None), None)
     layer = "a recurrent layer" if weight is None else repr(_module(operation, weight))
     for numbers in operation.numbers:
@@ -131,12 +131,12 @@ def attention(operation: Operation, result: Any) -> bool:
     """Follow fused attention."""
     query, key, value = operation.args[:3]
     for tensor in (query, key):
-        numbers, _ = operation.place(tensor)
+        numbers, _ = operation.lookup(tensor)
         if numbers is not None:
             operation.refuse_all(
                 numbers, "its output is multiplied with another layer's (attention)"
             )
-    numbers, _ = operation.place(value)
+    numbers, _ = operation.lookup(value)
     first = next(iter(tensors_in(result)))
     if numbers is None:
         return True
@@ -160,7 +160,7 @@ def _read(
     units_axis: int,
     groups: int = 1,
 ) -> None:
-    """Note that a weight met data along these axes, and makes units along another."""
+    """Record that a weight read data along these axes, and makes units along another."""
     record = operation.record
     layer, path = _owner(operation, weight, units_axis)
     record.refuse(
@@ -180,7 +180,7 @@ def _read(
     )
     if columns is None:
         operation.refuse_all(
-            numbers, f"{layer!r} reads it along another axis than that of its units"
+            numbers, f"{layer!r} reads it along an axis other than that of its units"
         )
     elif along is None or per_batch:
         operation.refuse_all(
@@ -221,14 +221,14 @@ def _made(
     if isinstance(bias, Tensor):
         adopt_bias(operation, source, bias)
     numbers = numbered(result.shape, axis, source.first)
-    if batched:  # a weight for each entry of the batch: an ensemble, experts
+    if batched:  # one weight per entry of the batch: an ensemble, experts
         numbers = numbers + numbered(result.shape, 0, 0) * count
     record.executed.append(layer)
     record.assign(result, numbers)
 
 
 def _owner(operation: Operation, weight: Weight, units_axis: int) -> tuple[str, str]:
-    """The layer's name and the weight's. A module with several weights of its own is several layers."""
+    """Return the names of the layer and the weight. A module with several weights is several layers."""
     module, name = next(
         (
             pair
@@ -240,7 +240,7 @@ def _owner(operation: Operation, weight: Weight, units_axis: int) -> tuple[str, 
     )
     path = f"{module}.{name}" if module else name
     label = module if module and name in USUAL_NAMES else path
-    # A matrix that is used the other way round (a tied decoder) makes units of its own.
+    # A matrix that is used transposed (a tied decoder) makes separate units.
     along = weight.axes[units_axis]
     axis = None if along is None else along[0]
     usual = operation.record.usual_axis.setdefault(label, axis)
@@ -248,7 +248,7 @@ def _owner(operation: Operation, weight: Weight, units_axis: int) -> tuple[str, 
 
 
 def adopt_bias(operation: Operation, source: Source, bias: Tensor) -> None:
-    """Note that a vector is the bias of a layer, if it is one of the same module."""
+    """Record that a vector is the bias of a layer, if it belongs to the same module."""
     found = operation.record.weights.find(bias)
     if found is None or len(found.shape) != 1 or source.bias or source.path is None:
         return

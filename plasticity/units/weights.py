@@ -1,4 +1,4 @@
-"""Which tensors are weights: found by their storage, whatever view of it a layer multiplies with."""
+"""Recognition of weights by their storage, whatever view of it a layer multiplies with."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import Tensor, nn
 from plasticity.wrappers import named_modules
 
 Axes = tuple[tuple[int, int] | None, ...]
-"""For each axis of a view, the weight's axis that it runs along, and where on it it starts; None where it
-runs along none, or along several."""
+"""Weight axis that each axis of a view runs along, with its start on that axis; None where it runs along
+none, or along several."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A view of a parameter (or buffer) of the model."""
+    """View of a parameter (or buffer) of the model."""
 
     layers: tuple[str, ...]
-    """Names of the modules that own it: several where it is tied."""
+    """Names of the modules that own it; several where it is tied."""
 
     names: tuple[str, ...]
-    """Its name in each of them."""
+    """Name in each of these modules."""
 
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
 
     is_buffer: bool
 
     axes: Axes
-    """Of the view."""
+    """Weight axes that the axes of the view run along."""
 
     @property
     def identity(self) -> Hashable:
-        """Equal for views of one and the same parameter."""
+        """Key that is equal for views of the same parameter."""
         return self.layers, self.names
 
 
@@ -46,7 +46,7 @@ class _Stored:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
-    storage: Any  # kept, so that its address is not used again
+    storage: Any  # kept so that its address is not reused
 
     def holds(self, tensor: Tensor) -> bool:
         first, last = _extent(tensor.shape, tensor.stride(), int(tensor.storage_offset()))
@@ -55,7 +55,7 @@ class _Stored:
 
 
 class WeightViews:
-    """The parameters and buffers of a model, recognised in any view of their memory."""
+    """Parameters and buffers of a model, recognised in any view of their memory."""
 
     def __init__(self, model: nn.Module) -> None:
         self._stored: dict[int, list[_Stored]] = {}
@@ -72,7 +72,7 @@ class WeightViews:
             self.add(tensor, Weight(tuple(layers), tuple(names), shape, is_buffer, axes))
 
     def add(self, tensor: Tensor, weight: Weight) -> None:
-        """Recognise another tensor as a view of a weight: a copy in another dtype, a masked one."""
+        """Register another tensor as a view of a weight, such as a copy in another dtype or a masked one."""
         key = storage_key(tensor)
         if key is not None:
             shape, strides = tuple(tensor.shape), tensor.stride()
@@ -82,10 +82,10 @@ class WeightViews:
             )
 
     def find(self, tensor: Tensor) -> Weight | None:
-        """Return which weight a tensor is a view of, if it is one."""
+        """Return the weight that a tensor is a view of, or None if it is not one."""
         key = storage_key(tensor)
         for stored in self._stored.get(key, ()) if key is not None else ():
-            # Several weights can share one memory: an LSTM's on a GPU, the parts of a flat parameter.
+            # Several weights can share memory: an LSTM's on a GPU, the parts of a flat parameter.
             if stored.holds(tensor):
                 return replace(stored.weight, axes=_view_axes(tensor, stored))
         return None
@@ -111,7 +111,7 @@ def _owned(model: nn.Module) -> Iterator[tuple[str, str, Tensor, bool]]:
 def _view_axes(tensor: Tensor, stored: _Stored) -> Axes:
     starts = dict.fromkeys(range(len(stored.shape)), 0)
     rest = int(tensor.storage_offset()) - stored.offset
-    # The largest stride first, as in a number with its digits.
+    # The largest stride first, like the digits of a number.
     for axis in sorted(starts, key=lambda each: -stored.strides[each]):
         if stored.shape[axis] > 1 and stored.strides[axis] > 0:
             starts[axis], rest = divmod(rest, stored.strides[axis])
@@ -123,7 +123,7 @@ def _view_axes(tensor: Tensor, stored: _Stored) -> Axes:
             if stored.strides[axis] == stride and 1 < size <= stored.shape[axis] - start
         ]
         found.append(along[0] if len(along) == 1 else None)
-    # An axis of size 1 has no stride that tells: it is one of those that are left, in their order.
+    # The stride of an axis of size 1 says nothing: match the remaining axes in order.
     single = [axis for axis, size in enumerate(tensor.shape) if size == 1]
     left = [axis for axis in starts if axis not in found]
     if len(single) == len(left):
@@ -141,7 +141,7 @@ def _view_axes(tensor: Tensor, stored: _Stored) -> Axes:
 
 
 def storage_key(tensor: Tensor) -> int | None:
-    """Return the address of a tensor's memory, None where it has none of its own (under `torch.func`)."""
+    """Return the address of a tensor's memory, or None if it has none (under `torch.func`)."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
@@ -149,7 +149,7 @@ def storage_key(tensor: Tensor) -> int | None:
 
 
 def geometry(tensor: Tensor) -> Hashable | None:
-    """Return what two tensors share if they are the same numbers in memory; None as in `storage_key`."""
+    """Return a key that views of the same entries in memory share; None as in `storage_key`."""
     if tensor.layout != torch.strided:
         return None
     key = storage_key(tensor)

@@ -98,7 +98,7 @@ def _layers(activations: Activations, without_rows: frozenset[str]) -> Iterator[
     rows: list[tuple[int, Layer]] = []
     for name, origin in hidden.items():
         if name not in shared:
-            rows.append((origin.place, Layer(name, None, origin.function or "unknown", name)))
+            rows.append((origin.position, Layer(name, None, origin.function or "unknown", name)))
     for owner in (each for each in dict.fromkeys(activations.ran) if each not in without_rows):
         place = activations.ran.index(owner)
         captured = first.get(owner)

@@ -1,4 +1,4 @@
-"""Capture: what is seen, under which name, and that nothing stays behind."""
+"""Tests of `capture`: the activations it finds, their names, and that it leaves nothing behind."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from plasticity.metrics.layer_names import FUNCTIONAL_ACTIVATIONS
 
 
 class Mixed(nn.Module):
-    """Functional and module activations, one of each twice."""
+    """Network of functional and module activations, one of each used twice."""
 
     def __init__(self):
         super().__init__()
@@ -38,14 +38,14 @@ class Mixed(nn.Module):
 
 
 class DenseLayer(nn.Linear):
-    """A layer that applies its activation itself."""
+    """Layer that applies its activation itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(super().forward(x))
 
 
 class Applies(nn.Module):
-    """Calls a function in its forward."""
+    """Module that calls a function in its forward pass."""
 
     def __init__(self, function):
         super().__init__()
@@ -61,7 +61,7 @@ def x() -> Tensor:
 
 
 def hooks_of(model: nn.Module) -> list[object]:
-    """Everything that a hook can leave in a module."""
+    """Return all hooks of a module and its submodules."""
     kinds = [key for key in vars(model) if "hook" in key]
     assert kinds
     return [
@@ -73,7 +73,7 @@ def modes() -> int:
     return torch._C._len_torch_function_stack()
 
 
-def test_mixture_is_named_and_ordered_as_it_ran(x):
+def test_mixed_activations_are_named_and_ordered_as_they_ran(x):
     model = Mixed()
     with capture(model) as activations:
         model(x)
@@ -141,7 +141,7 @@ def test_functional_is_named_after_its_function(name, x):
         ("threshold", lambda x: F.threshold_(x, 0.1, 0.2)),
     ],
 )
-def test_every_spelling_is_seen(name, function, x):
+def test_every_spelling_is_captured(name, function, x):
     model = Applies(function)
     with capture(model) as activations:
         output = model(x.clone())
@@ -150,7 +150,7 @@ def test_every_spelling_is_seen(name, function, x):
 
 
 @pytest.mark.parametrize("module", [nn.Softmax(-1), nn.LayerNorm(4), nn.GLU(), nn.Linear(4, 4)])
-def test_what_is_no_elementwise_activation_is_left_out(module, x):
+def test_other_modules_are_left_out(module, x):
     model = nn.Sequential(module)
     with capture(model) as activations:
         model(x)
@@ -207,7 +207,7 @@ def test_shared_module_has_its_first_name(x):
         pass
 
 
-def test_each_forward_starts_over(x):
+def test_each_forward_pass_starts_over(x):
     class Branches(nn.Module):
         def forward(self, x, deep):
             return F.relu(torch.tanh(F.relu(x))) if deep else torch.sigmoid(F.relu(x))
@@ -221,7 +221,7 @@ def test_each_forward_starts_over(x):
     assert torch.equal(activations["relu"], (-x).clamp(min=0))
 
 
-def test_only_the_model_is_seen(x):
+def test_only_calls_of_the_model_are_captured(x):
     model, other = Mixed(), Mixed()
     with capture(model) as activations:
         F.relu(x)
@@ -234,7 +234,7 @@ def test_only_the_model_is_seen(x):
     assert list(activations) == ["relu", "act", "act#2", "relu#2"]
 
 
-def test_recursive_model_counts_on(x):
+def test_recursive_calls_continue_the_count(x):
     class Twice(nn.Module):
         def forward(self, x, depth=1):
             x = F.relu(x)
@@ -246,7 +246,7 @@ def test_recursive_model_counts_on(x):
     assert list(activations) == ["relu", "relu#2"]
 
 
-def test_layers_by_name_are_the_keys(x):
+def test_layer_names_are_the_keys(x):
     model = Mixed()
     with capture(model, ["relu#2", "fc3", "fc1"]) as activations:
         output = model(x)
@@ -267,7 +267,7 @@ def test_layers_by_name_are_the_keys(x):
         ([], "layers is empty"),
     ],
 )  # fmt: skip
-def test_unknown_layer_is_refused_at_entry(layers, message):
+def test_unknown_layer_is_rejected_at_entry(layers, message):
     model = Mixed()
     entered = False
     with pytest.raises(ValueError, match=message), capture(model, layers):
@@ -282,7 +282,7 @@ def test_layers_must_not_be_one_string():
 
 
 @pytest.mark.parametrize("layer", ["relu#3", "gelu", "fc1#2"])
-def test_layer_that_never_ran_is_refused_at_exit(layer, x):
+def test_layer_that_never_ran_is_rejected_at_exit(layer, x):
     model = Mixed()
     message = f"'{layer}' did not run inside the block. Ran: .*'act#2'"
     with pytest.raises(ValueError, match=message), capture(model, ["relu", layer]):
@@ -301,14 +301,14 @@ def test_layer_that_never_ran_is_refused_at_exit(layer, x):
         lambda model, x: torch.no_grad()(model.forward)(x),
     ],
 )
-def test_a_model_that_was_not_called_is_refused_at_exit(layers, run, x):
+def test_a_model_that_was_not_called_is_rejected_at_exit(layers, run, x):
     model = Mixed()
     with pytest.raises(ValueError, match=r"Mixed was not called"), capture(model, layers):
         run(model, x)
     assert hooks_of(model) == []
 
 
-def test_a_method_of_a_policy_that_bypasses_its_call_is_refused_at_exit(x):
+def test_a_policy_method_that_bypasses_its_call_is_rejected_at_exit(x):
     class Policy(nn.Module):
         def __init__(self):
             super().__init__()
@@ -325,26 +325,26 @@ def test_a_method_of_a_policy_that_bypasses_its_call_is_refused_at_exit(x):
     assert list(activations) == ["1"]
 
 
-def test_another_exception_is_not_replaced_by_that_of_a_model_not_called(x):
+def test_another_exception_is_not_replaced_if_the_model_was_not_called(x):
     with pytest.raises(KeyError, match="mine"), capture(Mixed()):
         raise KeyError("mine")
 
 
-def test_a_model_without_activations_that_was_called_is_no_error(x):
+def test_a_called_model_without_activations_is_not_an_error(x):
     model = nn.Linear(4, 2)
     with capture(model) as activations:
         model(x)
     assert activations == {}
 
 
-def test_a_call_that_failed_is_a_call(x):
+def test_a_failed_call_counts_as_a_call(x):
     model = Mixed()
     with capture(model) as activations, contextlib.suppress(RuntimeError):
         model(x[:, :2])
     assert activations == {}
 
 
-def test_layer_that_ran_in_an_earlier_pass_is_no_error(x):
+def test_layer_that_ran_in_an_earlier_pass_is_not_an_error(x):
     class Branches(nn.Module):
         def forward(self, x, deep):
             return F.relu(x) if deep else torch.tanh(x)
@@ -363,7 +363,7 @@ class Encoded:
 
 
 class Parts(nn.Module):
-    """Gives a tensor in each of the containers that modules use."""
+    """Module that returns a tensor in each container that modules use."""
 
     def forward(self, x):
         named = namedtuple("Named", "first rest")
@@ -433,13 +433,17 @@ def test_the_fields_of_a_packed_sequence():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("lstm", TypeError, r"'lstm' gives a tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'"),
-        ("lstm[1]", TypeError, r"'lstm\[1\]' gives a tuple, not a tensor.*'lstm\[1\]\[1\]'"),
+        (
+            "lstm",
+            TypeError,
+            r"'lstm' is of type tuple, not a tensor.*'lstm\[0\]', 'lstm\[1\]\[0\]'",
+        ),
+        ("lstm[1]", TypeError, r"'lstm\[1\]' is of type tuple, not a tensor.*'lstm\[1\]\[1\]'"),
         ("lstm[2]", ValueError, r"no 'lstm\[2\]'.*'lstm\[0\]'"),
         ("lstm.hidden", ValueError, r"no 'lstm\.hidden'.*'lstm\[0\]'"),
         ("encoder.last", ValueError, r"no 'encoder\.last'.*'encoder\.plain'"),
         ("encoder.plain[0][0][0]", ValueError, r"no 'encoder\.plain\[0\]\[0\]\[0\]'"),
-        ("encoder.count", TypeError, r"'encoder\.count' gives a int, not a tensor"),
+        ("encoder.count", TypeError, r"'encoder\.count' is of type int, not a tensor"),
         ("encoder#3.plain", ValueError, r"'encoder#3\.plain' did not run.*'encoder#2'"),
         ("lstn[0]", ValueError, r"no layer 'lstn\[0\]'.*'lstm'"),
         ("relu[0]", ValueError, r"no layer 'relu\[0\]'"),
@@ -448,7 +452,7 @@ def test_the_fields_of_a_packed_sequence():
         ("lstm[x]", ValueError, r"no layer 'lstm\[x\]'"),
     ],
 )
-def test_what_is_not_one_tensor_is_refused_with_the_parts_that_are(name, error, message, x):
+def test_output_that_is_not_a_tensor_is_rejected_and_its_parts_are_named(name, error, message, x):
     model = Outer()
     with pytest.raises(error, match=message), capture(model, [name]):
         model(x)
@@ -467,7 +471,7 @@ def test_exception_leaves_nothing_behind(x):
     assert modes() == before
 
 
-def test_failed_forward_leaves_no_trace_in_the_next(x):
+def test_failed_forward_pass_does_not_affect_the_next(x):
     class Fragile(nn.Tanh):
         def forward(self, x):
             if x.shape[1] == 3:
@@ -518,7 +522,7 @@ def test_activation_that_fails_and_is_caught_does_not_hide_functions(x):
     ],
 )
 @pytest.mark.parametrize("grad", [True, False])
-def test_later_work_in_place_does_not_reach_the_capture(damage, grad, x):
+def test_later_in_place_operations_do_not_change_the_capture(damage, grad, x):
     model = nn.Sequential(nn.Linear(4, 6), nn.Hardtanh(-0.3, 0.3), damage)
     with torch.set_grad_enabled(grad):
         linear = model[0](x).detach()
@@ -528,7 +532,7 @@ def test_later_work_in_place_does_not_reach_the_capture(damage, grad, x):
     assert torch.equal(activations["1"], linear.clamp(-0.3, 0.3))
 
 
-def test_gradients_are_those_without_a_capture(x):
+def test_gradients_are_the_same_as_without_a_capture(x):
     model = Mixed()
     model(x).square().sum().backward()
     expected = [parameter.grad.clone() for parameter in model.parameters()]
@@ -539,7 +543,7 @@ def test_gradients_are_those_without_a_capture(x):
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_nested_captures_see_the_same(x):
+def test_nested_captures_are_equal(x):
     model = Mixed()
     with capture(model) as outer:
         with capture(model, ["fc1", "relu#2"]) as inner:
@@ -552,8 +556,8 @@ def test_nested_captures_see_the_same(x):
     assert hooks_of(model) == []
 
 
-def test_transformer_layer_shows_its_activation():
-    # In evaluation mode torch takes a fused path, which shows nothing, unless somebody looks.
+def test_activation_of_a_transformer_layer_is_captured():
+    # In evaluation mode torch takes an opaque fused path, unless a capture turns it off.
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     tokens = torch.randn(3, 5, 8)
     with torch.no_grad(), capture(model) as activations:
@@ -580,7 +584,7 @@ def compiled_part(model):
     ("compiled", "prefix"), [(compiled_whole, ""), (compiled_in_place, ""), (compiled_part, "0.")]
 )
 @pytest.mark.parametrize("called_before", [True, False])
-def test_compiled_model_is_seen(compiled, prefix, called_before, x):
+def test_compiled_model_is_captured(compiled, prefix, called_before, x):
     raw = Mixed()
     model = compiled(raw)
     if called_before:
@@ -626,7 +630,7 @@ def test_unit_matrix_of_a_convolution_map_by_hand():
     # Two samples of two channels of 1 × 2 pixels. A row per sample and pixel, a column per channel.
     maps = torch.tensor([[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]]])
     assert unit_matrix(maps).tolist() == [[1, 3], [2, 4], [5, 7], [6, 8]]
-    # The same numbers, were the last axis the units.
+    # The same numbers if the last axis held the units.
     assert unit_matrix(maps, axis=-1).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
@@ -653,7 +657,7 @@ def test_unit_matrix_keeps_each_unit_in_its_column(shape, given_axis):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 1, 1, 1, 1, 1)])
-def test_unit_matrix_refuses_what_has_no_units(shape):
+def test_unit_matrix_rejects_shapes_without_units(shape):
     with pytest.raises(ValueError, match="cannot be split into samples and units"):
         unit_matrix(torch.zeros(shape))
 
@@ -696,7 +700,7 @@ class Residual(nn.Module):
         (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.ReLU()), (2, 4, 9, 9), [6]),
     ],
 )  # fmt: skip
-def test_units_are_found_from_what_made_them(model, shape, units):
+def test_units_are_found_from_the_operations_that_made_them(model, shape, units):
     with capture(model) as activations:
         model(torch.randn(shape))
     assert [activations.units(name).shape[1] for name in activations] == units
@@ -715,7 +719,7 @@ def test_units_of_a_named_layer_are_found_too():
 
 
 class Sorted(nn.Module):
-    """Sorting is not followed: which unit an entry belongs to is not known behind it."""
+    """Network with a sort, which is not followed: after it, the unit of an entry is unknown."""
 
     def __init__(self):
         super().__init__()
@@ -725,11 +729,9 @@ class Sorted(nn.Module):
         return F.relu(self.fc(x).mT.sort(1)[0])
 
 
-def test_a_guessed_axis_is_told_once_for_a_model_and_layer():
+def test_a_guessed_axis_is_warned_about_once_per_model_and_layer():
     model, sequences = Sorted(), torch.randn(2, 9, 4)
-    message = (
-        r"axis of layer 'relu', of shape \(2, 6, 9\), .* is a guess: axis 2.*units=\{'relu': 2\}"
-    )
+    message = r"axis of layer 'relu', of shape \(2, 6, 9\), is a guess: axis 2.*units=\{'relu': 2\}"
     for again in (False, True):
         with capture(model) as activations:
             model(sequences)
@@ -768,7 +770,7 @@ def test_the_axis_of_the_units_can_be_given():
         (["relu"], None, TypeError, "units must map names to axes"),
     ],
 )
-def test_axes_that_cannot_be_are_refused_by_name(units, layers, error, message):
+def test_impossible_axes_are_rejected_by_name(units, layers, error, message):
     model = Sorted()
     with pytest.raises(error, match=message), capture(model, layers, units=units):
         model(torch.randn(2, 9, 4))
@@ -776,7 +778,7 @@ def test_axes_that_cannot_be_are_refused_by_name(units, layers, error, message):
     assert torch._C._len_torch_dispatch_stack() == 0
 
 
-def test_no_entries_are_no_error(x):
+def test_an_empty_batch_is_not_an_error(x):
     model = Mixed()
     with capture(model) as activations:
         model(x[:0])
@@ -784,7 +786,7 @@ def test_no_entries_are_no_error(x):
 
 
 @pytest.mark.parametrize("in_dims", [0, 1])
-def test_activations_inside_vmap_are_those_of_all_samples(in_dims, x):
+def test_activations_inside_vmap_cover_all_samples(in_dims, x):
     torch.manual_seed(0)
     layer = nn.Linear(x.shape[1], 6)
 
@@ -804,14 +806,17 @@ def test_activations_inside_vmap_are_those_of_all_samples(in_dims, x):
 
 
 @pytest.mark.parametrize("part", ["0[0]", "0.T", "0[0].T"])
-def test_rows_and_attributes_of_a_tensor_are_no_parts(part):
+def test_rows_and_attributes_of_a_tensor_are_not_parts(part):
     model = nn.Sequential(nn.Linear(3, 4))
-    with pytest.raises(ValueError, match="a Tensor, which has no parts"), capture(model, [part]):
+    with (
+        pytest.raises(ValueError, match="of type Tensor, which has no parts"),
+        capture(model, [part]),
+    ):
         model(torch.randn(2, 3))
 
 
-def test_layouts_of_an_earlier_capture_are_used_again():
-    """Heads: 32 units along two axes, which the shape alone does not tell."""
+def test_layouts_of_an_earlier_capture_are_reused():
+    """Heads: two axes hold the 32 units, which the shape alone does not show."""
 
     class Heads(nn.Module):
         def __init__(self):

@@ -11,7 +11,7 @@ examples = settings(max_examples=30, deadline=None, database=None, derandomize=T
 
 
 def test_hand_computed_layer():
-    # Columns: always 0; 0 but for one sample; constant; ordinary.
+    # Columns: always 0; 0 except for one sample; constant; ordinary.
     activations = torch.tensor(
         [
             [0.0, 0.00, 1.0, 2.0],
@@ -43,7 +43,7 @@ def test_negative_outputs_count_by_magnitude():
     activations = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
     assert dormant_fraction(activations).item() == 0
     assert dead_fraction(activations).item() == 0
-    # A leaky unit that is always negative still passes its input on.
+    # A leaky unit that is always negative still passes on its input.
     assert dead_fraction(-activations.abs()).item() == 0
 
 
@@ -53,7 +53,7 @@ def test_score_equal_to_tau_is_dormant():
     assert dormant_units(activations, tau=0.5).tolist() == [True, False]
 
 
-def test_a_layer_of_zeros_is_wholly_dormant_and_dead():
+def test_a_layer_of_zeros_is_entirely_dormant_and_dead():
     zeros = torch.zeros(5, 3)
     assert dormant_fraction(zeros).item() == 1
     assert dormant_fraction(zeros, tau=0.0).item() == 1
@@ -61,7 +61,7 @@ def test_a_layer_of_zeros_is_wholly_dormant_and_dead():
     assert dead_fraction(zeros, saturating=True).item() == 1
 
 
-def test_saturated_bound_stands_at_a_thousandth():
+def test_bound_of_saturation_is_a_thousandth():
     # Values ±d around a mean have a standard deviation of d (dividing by the batch, not by batch - 1).
     for deviation, expected in ((0.9e-3, True), (1.1e-3, False)):
         activations = torch.tensor([[1 + deviation], [1 - deviation]], dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_extreme_scales_neither_overflow_nor_vanish(factor):
 
 
 def test_half_precision():
-    # 70 000 samples of 1: in float16 their sum would overflow and their number would, too.
+    # 70 000 samples of 1: in float16 their sum and their number would overflow.
     activations = torch.ones(70_000, 2, dtype=torch.float16)
     activations[:, 1] = 0
     assert dormant_fraction(activations).item() == 0.5
@@ -128,7 +128,7 @@ def test_invariances(seed, batch, width, tau):
     assert torch.equal(dormant_units(activations, 0.0), dead_units(activations))
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     for function in (dead_fraction, dead_units, dormant_fraction, dormant_units):
         with pytest.raises(ValueError, match="batch, width"):
             function(torch.ones(3))

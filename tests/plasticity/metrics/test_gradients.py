@@ -180,7 +180,7 @@ def test_chunks_change_nothing(chunk_size):
 
 
 class Counting(nn.Module):
-    """Counts its calls in a buffer, which a forward in evaluation mode writes, too."""
+    """Network that counts its calls in a buffer, even in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -191,7 +191,7 @@ class Counting(nn.Module):
         return inputs
 
 
-def test_measuring_leaves_the_model_as_it_was():
+def test_measuring_leaves_the_model_unchanged():
     model = nn.Sequential(convolutional(), Counting())
     model.train()
     model[0][1].eval()
@@ -214,20 +214,20 @@ def test_measuring_leaves_the_model_as_it_was():
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_modes_come_back_after_a_failure():
+def test_modes_are_restored_after_a_failure():
     model = convolutional().train()
     with pytest.raises(ValueError, match=r"scalar.*\(1,\)"):
         per_sample_gradients(model, images(), LABELS, nn.CrossEntropyLoss(reduction="none"))
     assert all(module.training for module in model.modules())
 
 
-def test_a_batch_norm_that_mixes_samples_is_refused():
+def test_a_batch_norm_that_mixes_samples_is_rejected():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
     with pytest.raises(ValueError, match=r"1 is a BatchNorm1d.*track_running_stats=True"):
         ntk_rank(model, torch.randn(5, 3))
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     model, inputs, targets = nn.Linear(3, 2), torch.randn(4, 3), torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="4 samples"):
         per_sample_gradients(model, inputs, targets[:3])

@@ -15,7 +15,7 @@ from plasticity.metrics.norms import (
 
 
 class Network(nn.Module):
-    """Layers at two depths and one parameter of the root's own."""
+    """Network with layers at two depths and one parameter owned by the root."""
 
     def __init__(self):
         super().__init__()
@@ -66,14 +66,14 @@ def test_a_model_without_parameters_has_total_zero():
     assert numbers(weight_norm(nn.ReLU())) == {"total": 0}
 
 
-def test_a_layer_named_total_is_refused():
+def test_a_layer_named_total_is_rejected():
     model = nn.Module()
     model.total = nn.Linear(1, 1)
     with pytest.raises(ValueError, match="total"):
         weight_norm(model)
 
 
-def test_gradient_norm_leaves_out_what_has_no_gradient():
+def test_gradient_norm_leaves_out_parameters_without_a_gradient():
     model = Network()
     assert numbers(gradient_norm(model)) == {"total": 0}
     model.first.weight.grad = torch.tensor([[3.0, 4.0]])
@@ -85,7 +85,7 @@ def test_gradient_norm_of_a_sparse_gradient():
     # Row 1 is looked up twice: its gradient is 1 + 1 in each of 2 entries; row 3 once.
     model = nn.Embedding(5, 2, sparse=True)
     model(torch.tensor([1, 1, 3])).sum().backward()
-    # A lone Embedding is the root: its parameter is its own layer. sqrt(2 * 4 + 2 * 1).
+    # A lone Embedding is the root: its parameter is a layer by itself. sqrt(2 * 4 + 2 * 1).
     assert numbers(gradient_norm(model)) == pytest.approx(
         {"weight": math.sqrt(10), "total": math.sqrt(10)}
     )
@@ -120,7 +120,7 @@ def test_snapshot_is_a_copy_without_a_graph():
     }
 
 
-def test_update_norm_refuses_another_networks_snapshot():
+def test_update_norm_rejects_the_snapshot_of_another_network():
     model = Network()
     snapshot = parameter_snapshot(model)
     with pytest.raises(ValueError, match=r"no value for 'first\.bias'.*parameter_snapshot"):
@@ -195,7 +195,7 @@ def test_feature_norm_is_the_mean_over_rows():
     assert feature_norm(stacked).tolist() == [[9.0, 18.0]]
 
 
-def test_feature_norm_refuses_wrong_forms():
+def test_feature_norm_rejects_wrong_shapes_and_dtypes():
     with pytest.raises(ValueError, match="batch, width"):
         feature_norm(torch.ones(3))
     with pytest.raises(TypeError, match="int64"):

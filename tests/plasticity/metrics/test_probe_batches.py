@@ -1,4 +1,4 @@
-"""Probe batches: any kind of batch reaches the model as the model wants it; padding is left out."""
+"""Tests of probe batches: a batch of any kind reaches the model as its call requires, without padding."""
 
 from collections import OrderedDict, UserDict
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def value(measured: dict) -> float:
 
 
 class KeywordsOnly(nn.Module):
-    """As the models of Hugging Face."""
+    """Model called like those of Hugging Face."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class KeywordsOnly(nn.Module):
 
 
 class BatchEncoding(UserDict):
-    """As that of Hugging Face: a mapping, with attributes and `to`."""
+    """Encoding like that of Hugging Face: a mapping with attributes and `to`."""
 
     def __getattr__(self, name):
         try:
@@ -60,7 +60,7 @@ ENTRIES = {"input_ids": TOKENS, "attention_mask": torch.ones(3, 5, dtype=torch.l
 
 
 @pytest.mark.parametrize("form", [dict, OrderedDict, UserDict, BatchEncoding])
-def test_mapping_is_passed_as_keywords_where_the_model_wants_it(form):
+def test_mapping_is_passed_as_keywords_where_the_model_takes_them(form):
     model = KeywordsOnly()
     with capture(model) as activations:
         model(**ENTRIES)
@@ -95,7 +95,7 @@ def expected_norm() -> float:
 
 def test_mapping_stays_one_argument_elsewhere():
     assert value(Tracker(Fields(), {"x": X}, NORM).measure()) == pytest.approx(expected_norm())
-    encoding = Tracker(Fields(), BatchEncoding({"x": X}), NORM)  # of its own type: `batch.x`
+    encoding = Tracker(Fields(), BatchEncoding({"x": X}), NORM)  # as its own type: `batch.x`
     assert value(encoding.measure()) == pytest.approx(expected_norm())
 
 
@@ -104,7 +104,7 @@ def test_mapping_stays_one_argument_elsewhere():
     [
         (lambda x, y: 0, ["x", "y"], True),
         (lambda x, y=None: 0, ["x"], True),
-        (lambda x, y: 0, ["x"], True),  # and Python says what is missing
+        (lambda x, y: 0, ["x"], True),  # and Python reports the missing argument
         (lambda x: 0, ["x", "z"], False),
         (lambda batch: 0, ["x"], False),
         (lambda x=None, **others: 0, ["x", "labels"], True),
@@ -115,7 +115,7 @@ def test_mapping_stays_one_argument_elsewhere():
         (lambda **kwargs: 0, [], False),
     ],
 )
-def test_when_a_mapping_is_keywords(forward, keys, keywords):
+def test_when_a_mapping_is_passed_as_keywords(forward, keys, keywords):
     model = nn.Module()
     model.forward = forward
     assert takes_keywords(model, dict.fromkeys(keys)) is keywords
@@ -130,7 +130,7 @@ def test_forward_runs_any_kind_of_batch():
 
     tracker = Tracker(model, "a sentence", NORM, forward=forward)
     assert value(tracker.measure()) == pytest.approx(expected_norm())
-    # also the batches that come later, and arrays as they are
+    # also for later batches, with arrays unchanged
     tracker = Tracker(model, X.numpy(), NORM, forward=lambda m, b: m({"x": torch.from_numpy(b)}))
     first = value(tracker.measure())
     assert first == pytest.approx(expected_norm())
@@ -172,7 +172,7 @@ def test_packed_sequence():
 
 
 class Graph:
-    """A batch object with `to` and `clone`, as PyG's Data and TensorDict."""
+    """Batch object with `to` and `clone`, like PyG's Data and TensorDict."""
 
     def __init__(self, x, moves=0):
         self.x = x
@@ -186,7 +186,7 @@ class Graph:
 
 
 class Plain:
-    """A batch object without either."""
+    """Batch object without either."""
 
     def __init__(self, x):
         self.x = x
@@ -200,7 +200,7 @@ def test_batch_objects(form):
     class Watched(Fields):
         def forward(self, batch):
             seen.append(batch)
-            batch.x *= 1  # its own copy, also to write to
+            batch.x *= 1  # its own copy, which it may modify
             return super().forward(batch)
 
     tracker = Tracker(Watched(), batch, NORM)
@@ -236,7 +236,7 @@ def test_array_is_a_copy():
 
 
 class Sequences(nn.Module):
-    """With layers of every form of rows: (batch, L, units), (batch, units, L), heads, pooled, flattened."""
+    """Model with every form of rows: (batch, L, units), (batch, units, L), heads, pooled, flattened."""
 
     def __init__(self):
         super().__init__()
@@ -261,7 +261,7 @@ LAYERS = ["last", "maps", "flat", "pooled"]
 
 
 def rows_of(layer):
-    """The features of the positions with data, by hand."""
+    """Compute the features of the positions with data, by hand."""
     model = Sequences()
     with torch.no_grad():
         hidden = [
@@ -287,12 +287,12 @@ def test_padding_is_left_out(layer, form):
     }
 
 
-def test_mask_is_an_entry_of_the_batch():
+def test_mask_can_be_an_entry_of_the_batch():
     batch = {"x": SEQUENCES, "attention_mask": MASK}
     expected = Tracker(Sequences(), SEQUENCES, layers=LAYERS, mask=MASK).measure()
     tracker = Tracker(Sequences(), batch, layers=LAYERS, mask="attention_mask")
     assert tracker.measure() == expected
-    # that of each batch
+    # the entry of each batch
     other = {"x": SEQUENCES[:2], "attention_mask": MASK[:2]}
     expected = Tracker(Sequences(), SEQUENCES[:2], layers=LAYERS, mask=MASK[:2]).measure()
     assert tracker.measure(other) == expected
@@ -304,7 +304,7 @@ def test_layers_without_positions_keep_their_rows():
 
 
 def test_positions_as_many_as_units():
-    """(batch, 5 positions, 5 units): the mask goes along the axis that is not the units'."""
+    """(batch, 5 positions, 5 units): the mask applies to the axis that does not hold the units."""
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
     found = Tracker(model, SEQUENCES, NORM, mask=MASK).measure()
     rows = torch.cat([s[: int(m.sum())] for s, m in zip(SEQUENCES, MASK, strict=True)])
@@ -317,8 +317,8 @@ def test_positions_as_many_as_units():
         (MASK[0], ValueError, r"shape \(batch, positions\)"),
         (2 * MASK, ValueError, "True"),
         ([[1, 0]], TypeError, "mask must be a tensor or an array, got list"),
-        ("padding", ValueError, "mask='padding' is no entry of the probe batch.*'x'"),
-        (MASK[:, :4], ValueError, r"layer 'last': mask of shape \(3, 4\) does not tell"),
+        ("padding", ValueError, "mask='padding' is not an entry of the probe batch.*'x'"),
+        (MASK[:, :4], ValueError, r"layer 'last': mask of shape \(3, 4\) does not determine"),
         (0 * MASK, ValueError, "layer 'last': mask marks every row as padding"),
     ],
 )
@@ -327,17 +327,17 @@ def test_masks_that_do_not_fit(mask, error, message):
         Tracker(Sequences(), {"x": SEQUENCES}, layers=["last"], mask=mask)
 
 
-def test_two_axes_that_could_be_the_positions_are_refused():
+def test_two_axes_that_could_be_the_positions_are_rejected():
     class Heads(nn.Module):
         def forward(self, x):
             return F.relu(x)
 
-    with pytest.raises(ValueError, match="takes one axis of 5 positions"):
+    with pytest.raises(ValueError, match="expected one axis of 5 positions"):
         Tracker(Heads(), torch.rand(3, 4, 5, 5), units={"relu": 1}, mask=MASK)
 
 
 def test_the_axis_of_units_can_be_given():
-    """relu of the inputs: nothing made them units, so the axis is the user's to say."""
+    """relu of the inputs: no layer made them, so the user has to name the axis."""
 
     class Inputs(nn.Module):
         def forward(self, x):

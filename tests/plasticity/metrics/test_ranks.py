@@ -39,7 +39,7 @@ def orthogonal(rows, columns, seed):
 
 
 def with_spectrum(values, batch, width, seed=0):
-    """A float64 matrix with these singular values (and zeros), in random directions."""
+    """Return a float64 matrix with these singular values (and zeros), in random directions."""
     count = len(values)
     spectrum = torch.tensor(values, dtype=torch.float64)
     return orthogonal(batch, count, seed) * spectrum @ orthogonal(width, count, seed + 1).T
@@ -84,7 +84,7 @@ def test_known_spectrum(batch, width, dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("batch", "width"), SHAPES)
-def test_equal_singular_values_put_every_bound_on_a_tie(batch, width, dtype):
+def test_equal_singular_values_make_every_bound_a_tie(batch, width, dtype):
     features = orthogonal(max(batch, width), min(batch, width), seed=3).to(dtype)
     features = features if batch >= width else features.T
     assert effective_rank(features).item() == pytest.approx(12, rel=1e-6)
@@ -123,13 +123,13 @@ def test_constant_features_and_single_rows_have_rank_one(shape, dtype):
         assert rank.item() == pytest.approx(1, abs=1e-6), name
 
 
-def test_single_row_has_rank_one_whatever_it_holds():
+def test_single_row_has_rank_one_whatever_its_values():
     for name, rank in rank_summary(torch.randn(1, 50)).items():
         assert rank.item() == pytest.approx(1, abs=1e-6), name
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (40, 12), (12, 40), (300, 200)])
-def test_rank_deficient_float32_features_carry_no_rounding_noise(shape):
+def test_rank_deficient_float32_features_have_no_rounding_noise(shape):
     # Integer factors: the product is exact in float32, so all singular values but two are exactly 0.
     generator = torch.Generator().manual_seed(1)
     left = torch.randint(-4, 5, (shape[0], 2), generator=generator).float()
@@ -144,7 +144,7 @@ def test_rank_deficient_float32_features_carry_no_rounding_noise(shape):
 
 
 def reference(features, delta=0.01, eps=0.01):
-    """The definitions, read off numpy's singular values one by one."""
+    """Compute the ranks by definition from NumPy's singular values."""
     values = np.linalg.svd(features, compute_uv=False)
     shares = values[values > 0] / values.sum()
     return {
@@ -175,8 +175,8 @@ def test_relu_features_agree_with_numpy(shape, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("batch", "width"), [(512, 128), (128, 512), (5000, 16), (20, 20), (3, 2)])
 def test_numerical_rank_decides_on_both_sides_of_its_bound(batch, width, dtype):
-    # The weakest of the values stands at 3 times, then at a third of max(n, m) eps: a float32 Gram matrix,
-    # which resolves no better than sqrt(eps) = 3e-4, would miss both.
+    # The smallest of the values is 3 times, then a third of max(n, m) eps: a float32 Gram matrix, which
+    # resolves no better than sqrt(eps) = 3e-4, would miss both.
     bound = max(batch, width) * torch.finfo(dtype).eps
     for factor, expected in ((3.0, 2), (1 / 3, 1)):
         features = torch.zeros(batch, width, dtype=dtype)
@@ -251,7 +251,7 @@ def test_leading_dimension_of_size_zero_gives_no_ranks():
     assert effective_rank(torch.zeros(0, 4, 3)).shape == (0,)
 
 
-def test_features_are_left_alone_and_no_graph_is_recorded():
+def test_features_are_unchanged_and_no_graph_is_recorded():
     features = torch.randn(20, 5, requires_grad=True)
     before = features.detach().clone()
     summary = rank_summary(features)
@@ -297,7 +297,7 @@ def test_rotations_permutations_and_transposition_change_nothing(features, seed)
 def test_scaling_changes_only_the_feature_rank(features, factor):
     for name in SCALE_FREE:
         torch.testing.assert_close(RANKS[name](features * factor), RANKS[name](features))
-    # In its own unit, the bound scales along.
+    # In the unit of the features, the bound scales with them.
     assert feature_rank(features * factor, 0.1 * abs(factor)) == feature_rank(features, 0.1)
 
 
@@ -313,7 +313,7 @@ def test_float32_agrees_with_float64(features):
 
 @examples
 @given(matrices)
-def test_numerical_rank_is_torchs(features):
+def test_numerical_rank_matches_torch(features):
     for matrix in (features, features.float()):
         assert numerical_rank(matrix).item() == torch.linalg.matrix_rank(matrix).item()
 
@@ -330,7 +330,7 @@ def test_the_first_entry_that_is_not_finite_is_named(rank, dtype, value):
 
 
 @pytest.mark.parametrize("rank", [*RANKS.values(), rank_summary])
-def test_wrong_forms_are_refused(rank):
+def test_wrong_shapes_and_dtypes_are_rejected(rank):
     with pytest.raises(ValueError, match=r"\(\.\.\., batch, width\), got \(4,\)"):
         rank(torch.ones(4))
     for shape in ((0, 4), (4, 0)):
@@ -345,14 +345,14 @@ def test_wrong_forms_are_refused(rank):
 
 
 @pytest.mark.parametrize("delta", [-0.1, 1.0, math.nan])
-def test_delta_out_of_range_is_refused(delta):
+def test_delta_out_of_range_is_rejected(delta):
     for call in (srank, approximate_rank, lambda x, d: rank_summary(x, delta=d)):
         with pytest.raises(ValueError, match="delta"):
             call(torch.ones(2, 2), delta)
 
 
 @pytest.mark.parametrize("eps", [-0.1, math.inf, math.nan])
-def test_eps_out_of_range_is_refused(eps):
+def test_eps_out_of_range_is_rejected(eps):
     for call in (feature_rank, lambda x, e: rank_summary(x, eps=e)):
         with pytest.raises(ValueError, match="eps"):
             call(torch.ones(2, 2), eps)

@@ -1,4 +1,4 @@
-"""RowFile: rows are appended whole, and cut back whole."""
+"""Tests of RowFile: rows are appended and removed as a whole."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def written(path, tasks):
     return file
 
 
-def test_rows_are_lines_and_numbers_that_are_not_finite_null(tmp_path):
+def test_rows_are_lines_and_numbers_that_are_not_finite_are_null(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     file = RowFile(path, "task")
     file.append({"task": 0, "value": math.nan, "low": -math.inf, "diverged": True})
@@ -28,7 +28,7 @@ def test_rows_are_lines_and_numbers_that_are_not_finite_null(tmp_path):
     assert file.counts == (0,)
 
 
-def test_rows_of_an_earlier_process_are_cut(tmp_path, caplog):
+def test_rows_of_an_earlier_process_are_removed(tmp_path, caplog):
     path = tmp_path / "rows.jsonl"
     written(path, range(4))
     path.chmod(0o640)
@@ -37,13 +37,13 @@ def test_rows_of_an_earlier_process_are_cut(tmp_path, caplog):
     file.remove([2, 3])
     assert [json.loads(line)["task"] for line in lines_of(path)] == [0, 1]
     assert file.counts == (0, 1)
-    assert "rows.jsonl: cut back by 2 rows, of task 2 to 3" in caplog.text
+    assert "rows.jsonl: removed 2 rows, of task 2 to 3" in caplog.text
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
 
 
 @pytest.mark.parametrize("torn", ['{"task": 2, "val', "{", "\0\0\0\0", '{"task": 2, "a": "\udce9"'])
-def test_a_torn_last_line_goes_and_the_rest_stays(torn, tmp_path):
+def test_an_unfinished_last_line_is_removed_and_the_rest_is_kept(torn, tmp_path):
     path = tmp_path / "rows.jsonl"
     written(path, range(2))
     with path.open("ab") as file:
@@ -70,19 +70,19 @@ def test_nothing_is_written_before_the_first_row(tmp_path):
     assert path.read_text() == '{"task": 0}\n{"ta'
 
 
-def test_lines_of_others_stay(tmp_path):
+def test_lines_of_other_writers_are_kept(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"note": "mine"}\n{"task": 0}\n{"task": 0.5}\n')
     first = RowFile(path, "task")
     second = RowFile(path, "task")
     second.append({"task": 7})
     first.append({"task": 7, "of": "first"})
-    first.remove([0, 1])  # of what it knows: not the second's
+    first.remove([0, 1])  # positions among its own rows, not the second's
     assert lines_of(path) == ['{"note": "mine"}', '{"task": 0.5}', '{"task": 7}']
 
 
 @pytest.mark.parametrize("text", ["a diary\n", '{"task": 0}\nnot a row\n{"task": 1}\n', "a diary"])
-def test_a_file_of_another_kind_is_refused_and_left_alone(text, tmp_path):
+def test_a_file_of_another_kind_is_rejected_and_left_alone(text, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"rows\.jsonl"):
@@ -99,7 +99,7 @@ def test_a_link_stays_a_link(tmp_path):
     assert len(lines_of(target)) == 1
 
 
-def test_a_cut_that_fails_leaves_the_file_whole(tmp_path, monkeypatch):
+def test_a_failed_removal_leaves_the_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     file = written(path, range(3))
     before = path.read_text()

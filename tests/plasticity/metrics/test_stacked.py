@@ -1,4 +1,4 @@
-"""Metrics of stacked networks against a tracker of each alone."""
+"""Tests of the metrics of stacked networks against a tracker of each alone."""
 
 import pytest
 import torch
@@ -35,17 +35,17 @@ MAKERS = {
 
 
 def prepared(kind):
-    """Three networks with gradients, stacked with theirs, a probe of each, and earlier weights."""
+    """Return three networks with gradients, their stack, a probe for each, and earlier weights."""
     alone = [MAKERS[kind][0](seed) for seed in range(3)]
-    replicas = StackedNetworks(alone)
+    networks = StackedNetworks(alone)
     probe = torch.rand(3, 40, 1, 8, 8)
-    gradients = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
-    previous = {name: torch.randn_like(p) for name, p in replicas.parameters.items()}
-    for name, parameter in replicas.parameters.items():
+    gradients = {name: torch.randn_like(p) for name, p in networks.parameters.items()}
+    previous = {name: torch.randn_like(p) for name, p in networks.parameters.items()}
+    for name, parameter in networks.parameters.items():
         parameter.grad = gradients[name]
         for i, network in enumerate(alone):
             network.get_parameter(name).grad = gradients[name][i]
-    return alone, replicas, probe, previous
+    return alone, networks, probe, previous
 
 
 def tracked(network, probe, metrics, layers, previous):
@@ -59,43 +59,43 @@ BIAS = Metric("bias", lambda model: [*model.parameters()][-1].sum(), "model")
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_metric_of_every_replica(kind):
-    alone, replicas, probe, previous = prepared(kind)
+def test_every_metric_of_every_stacked_network(kind):
+    alone, networks, probe, previous = prepared(kind)
     layers = MAKERS[kind][1]
     metrics = [*METRICS, MEAN, BIAS]
-    features = stacked_features(replicas, probe, layers)
-    rows = stacked_metrics(replicas, features, metrics, previous=previous)
+    features = stacked_features(networks, probe, layers)
+    rows = stacked_metrics(networks, features, metrics, previous=previous)
     for i, network in enumerate(alone):
         earlier = {name: each[i] for name, each in previous.items()}
         expected = tracked(network, probe[i], metrics, layers, earlier)
         assert list(rows[i]) == list(expected)
         assert rows[i] == pytest.approx(expected, rel=1e-5)
-    if kind == "cnn":  # the biases made it so
+    if kind == "cnn":  # because of the biases
         assert all(row["dead_fraction/fc1"] >= (2 + i) / 16 for i, row in enumerate(rows))
-    assert stacked_metrics(replicas, features, ["weight_norm"], indices=[2, 0]) == [
+    assert stacked_metrics(networks, features, ["weight_norm"], indices=[2, 0]) == [
         {key: rows[i][key] for key in rows[i] if key.startswith("weight_norm")} for i in (2, 0)
     ]
 
 
 def test_measuring_changes_nothing():
-    _, replicas, probe, previous = prepared("normalised")
-    replicas.train()
-    before = {name: each.clone() for name, each in replicas.buffers.items()}
-    gradients = {name: each.grad for name, each in replicas.parameters.items()}
+    _, networks, probe, previous = prepared("normalised")
+    networks.train()
+    before = {name: each.clone() for name, each in networks.buffers.items()}
+    gradients = {name: each.grad for name, each in networks.parameters.items()}
     state, kept = torch.get_rng_state(), probe.clone()
-    features = stacked_features(replicas, probe)
-    stacked_metrics(replicas, features, list(METRICS), previous=previous)
-    assert all(torch.equal(before[name], each) for name, each in replicas.buffers.items())
-    assert all(each.grad is gradients[name] for name, each in replicas.parameters.items())
-    assert all(parameter.grad is None for parameter in replicas.template.parameters())
+    features = stacked_features(networks, probe)
+    stacked_metrics(networks, features, list(METRICS), previous=previous)
+    assert all(torch.equal(before[name], each) for name, each in networks.buffers.items())
+    assert all(each.grad is gradients[name] for name, each in networks.parameters.items())
+    assert all(parameter.grad is None for parameter in networks.template.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(probe, kept)
-    assert replicas.template.training
+    assert networks.template.training
     assert not any(each.requires_grad for each in features.values())
 
 
 class Careless(nn.Module):
-    """Writes to its input and to a buffer, in evaluation too."""
+    """Network that writes to its input and to a buffer, even in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -108,48 +108,48 @@ class Careless(nn.Module):
 
 
 def test_a_careless_network_changes_neither_probe_nor_buffers():
-    replicas = StackedNetworks([Careless() for _ in range(2)])
+    networks = StackedNetworks([Careless() for _ in range(2)])
     probe = torch.rand(2, 5, 4)
     before = probe.clone()
-    stacked_features(replicas, probe)
+    stacked_features(networks, probe)
     assert torch.equal(probe, before)
-    assert replicas.buffers["calls"].tolist() == [0, 0]
+    assert networks.buffers["calls"].tolist() == [0, 0]
 
 
-def test_replicas_that_are_not_finite():
-    alone, replicas, probe, _ = prepared("cnn")
+def test_stacked_networks_that_are_not_finite():
+    alone, networks, probe, _ = prepared("cnn")
     with torch.no_grad():
-        replicas.parameters["fc1.bias"][1, 0] = float("nan")
-    features = stacked_features(replicas, probe, ["conv1", "fc1"])
+        networks.parameters["fc1.bias"][1, 0] = float("nan")
+    features = stacked_features(networks, probe, ["conv1", "fc1"])
     assert finite_networks(features).tolist() == [True, False, True]
     with pytest.raises(ValueError, match=r"layers \['fc1'\].*features\[0, 1, 0, 0\] is nan"):
-        stacked_metrics(replicas, features, ["srank"])
-    rows = stacked_metrics(replicas, features, ["srank", "feature_norm"], indices=[0, 2])
+        stacked_metrics(networks, features, ["srank"])
+    rows = stacked_metrics(networks, features, ["srank", "feature_norm"], indices=[0, 2])
     for row, i in zip(rows, (0, 2), strict=True):
         expected = tracked(alone[i], probe[i], ["srank", "feature_norm"], ["conv1", "fc1"], None)
         assert row == pytest.approx(expected, rel=1e-5)
-    assert stacked_metrics(replicas, features, ["srank"], indices=[]) == []
+    assert stacked_metrics(networks, features, ["srank"], indices=[]) == []
 
 
 def test_updates_are_left_out_without_earlier_weights():
-    _, replicas, probe, _ = prepared("mlp")
-    features = stacked_features(replicas, probe)
-    assert stacked_metrics(replicas, features, ["update_norm"]) == [{}, {}, {}]
+    _, networks, probe, _ = prepared("mlp")
+    features = stacked_features(networks, probe)
+    assert stacked_metrics(networks, features, ["update_norm"]) == [{}, {}, {}]
 
 
 def test_bad_arguments():
-    _, replicas, probe, _ = prepared("mlp")
-    features = stacked_features(replicas, probe)
-    with pytest.raises(ValueError, match="2 batches for 3 replicas"):
-        stacked_features(replicas, probe[:2])
+    _, networks, probe, _ = prepared("mlp")
+    features = stacked_features(networks, probe)
+    with pytest.raises(ValueError, match="2 batches for 3 stacked networks"):
+        stacked_features(networks, probe[:2])
     with pytest.raises(ValueError, match="no layer 'fc9'"):
-        stacked_features(replicas, probe, ["fc9"])
+        stacked_features(networks, probe, ["fc9"])
     with pytest.raises(ValueError, match="no activation was seen in Linear"):
         stacked_features(StackedNetworks([nn.Linear(2, 2)]), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="no metric 'srnk'"):
-        stacked_metrics(replicas, features, ["srnk"])
-    with pytest.raises(IndexError, match="no replica 3"):
-        stacked_metrics(replicas, features, ["srank"], indices=[3])
+        stacked_metrics(networks, features, ["srnk"])
+    with pytest.raises(IndexError, match=r"(?i)(replica|index) 3"):
+        stacked_metrics(networks, features, ["srank"], indices=[3])
     vector = Metric("vector", lambda features: features.mean(0), "features")
     with pytest.raises(ValueError, match="expected one number"):
-        stacked_metrics(replicas, features, [vector])
+        stacked_metrics(networks, features, [vector])

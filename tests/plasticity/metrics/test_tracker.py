@@ -1,4 +1,4 @@
-"""Tracker: what a row holds, where it goes, and that training does not notice."""
+"""Tests of Tracker: the contents of rows, where they are written, and that training is not disturbed."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ RANKS = (
 
 
 class Network(nn.Module):
-    """A small network in which everything that measuring could disturb is at work."""
+    """Small network that contains everything that measuring could disturb."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ def test_training_is_the_same_bit_for_bit(probe, tmp_path):
 
 
 def test_flags_buffers_gradients_and_random_state_are_restored(model, probe):
-    model.norm.eval()  # frozen, in a model that trains
+    model.norm.eval()  # frozen, in a model in training mode
     F.cross_entropy(model(probe), torch.zeros(20, dtype=torch.long)).backward()
     flags = [module.training for module in model.modules()]
     state = copy.deepcopy(model.state_dict())
@@ -122,7 +122,7 @@ def test_flags_buffers_gradients_and_random_state_are_restored(model, probe):
 
 
 class Restless(nn.Module):
-    """Disturbs what it can in a forward pass, whatever its mode; fails on demand."""
+    """Module that changes all state it can in a forward pass, in any mode; fails on demand."""
 
     def __init__(self):
         super().__init__()
@@ -160,7 +160,7 @@ def test_restless_model_is_restored(fails):
         with pytest.raises(RuntimeError, match="on demand"):
             tracker.measure()
     else:
-        # The network has doubled a copy of the probe, or its features would have grown.
+        # The network doubled a copy of the probe; otherwise its features would have grown.
         assert tracker.measure() == first
     assert not model.was_training
     assert not model.had_gradients
@@ -169,13 +169,13 @@ def test_restless_model_is_restored(fails):
     assert model.replaced is replaced
     assert torch.equal(replaced, torch.zeros(3))
     assert torch.equal(torch.get_rng_state(), random)
-    loss.backward()  # refused by torch, had the untouched `scale` been written to
+    loss.backward()  # an error in torch if the unchanged `scale` had been written to
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
 
 
-def test_keys_go_metric_by_metric_in_the_order_of_the_network(model, probe):
+def test_keys_are_ordered_by_metric_then_as_in_the_network(model, probe):
     measured = Tracker(
         model, probe, ["weight_norm", "srank", "dead_fraction", "effective_rank"]
     ).measure()
@@ -188,11 +188,11 @@ def test_keys_go_metric_by_metric_in_the_order_of_the_network(model, probe):
     assert all(type(value) is float for value in measured.values())
 
 
-def test_numbers_are_those_of_the_functions(model, probe):
+def test_numbers_equal_those_of_the_functions(model, probe):
     measured = Tracker(model, probe, layers=["act", "conv"]).measure()
     model.eval()
     with torch.no_grad():
-        maps = model.conv(probe)  # (20, 4, 4, 4): a unit per channel, 20 × 16 rows
+        maps = model.conv(probe)  # (20, 4, 4, 4): one unit per channel, 20 × 16 rows
         flat = F.relu(model.norm(maps)).flatten(1)
         features = {
             "conv": torch.stack([maps[:, channel].flatten() for channel in range(4)], 1),
@@ -221,7 +221,7 @@ def test_default_metrics_are_known_and_described():
         assert metric.description
 
 
-def test_functional_names_carry_their_count():
+def test_functional_names_include_their_count():
     class Twice(nn.Module):
         def forward(self, x):
             return F.relu(F.relu(x) - 0.5)
@@ -258,7 +258,7 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_host_waits_only_for_the_check_of_the_ranks():
+def test_host_synchronizes_only_for_the_check_of_the_ranks():
     # `tolist` reads once, below the dispatcher; each `bool`, `float` and `item` would be counted here.
     others = [name for name in METRICS if name not in RANKS]
     tracker = Tracker(sequential(), torch.randn(16, 5), others)
@@ -271,11 +271,11 @@ def test_host_waits_only_for_the_check_of_the_ranks():
     assert reads.count == 1  # one group of layers of one shape
 
 
-def test_own_metrics():
+def test_custom_metrics():
     model, probe = sequential(), torch.randn(16, 5)
     metrics = [
         Metric("saturated_fraction", partial(dead_fraction, saturating=True), "features"),
-        # A metric of one's own may have the name of a built-in one.
+        # A custom metric may have the name of a built-in one.
         Metric(
             "effective_rank", lambda features: features.new_tensor(features.shape[1]), "features"
         ),
@@ -305,15 +305,15 @@ def test_metric_of_the_model_may_use_gradients():
 
 
 @pytest.mark.parametrize("value", [1.0, torch.ones(2), None])
-def test_own_metric_must_give_one_number(value):
+def test_custom_metric_must_return_one_number(value):
     tracker = Tracker(
         sequential(), torch.randn(6, 5), [Metric("mine", lambda _features: value, "features")]
     )
-    with pytest.raises(ValueError, match=r"metric 'mine/1' gave a .* expected one number"):
+    with pytest.raises(ValueError, match=r"metric 'mine/1' returned a .* expected one number"):
         tracker.measure()
 
 
-def test_update_norm_is_since_the_previous_boundary():
+def test_update_norm_refers_to_the_previous_boundary():
     model = sequential()
     tracker = Tracker(model, torch.randn(6, 5), ["update_norm"])
     assert tracker.measure() == {}
@@ -381,7 +381,7 @@ def test_rows_are_kept_and_appended(tmp_path):
     assert lines[0].startswith('{"task": 0, "accuracy": 0.5, "steps": 7, "loss": 0.25, "srank/1": ')
 
 
-def test_without_a_place_to_write_nothing_is_written(tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_destination(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Tracker(sequential(), torch.randn(6, 5)).boundary(task=0)
     assert list(tmp_path.iterdir()) == []
@@ -419,7 +419,7 @@ def test_tensorboard_holds_the_rows(tmp_path):
         ]
 
 
-def test_own_writer_is_flushed_and_left_open(tmp_path):
+def test_given_writer_is_flushed_and_left_open(tmp_path):
     class Watched(SummaryWriter):
         calls = ()
 
@@ -442,7 +442,7 @@ def test_own_writer_is_flushed_and_left_open(tmp_path):
 def test_writer_and_folder_exclude_each_other(tmp_path):
     with (
         SummaryWriter(str(tmp_path)) as writer,
-        pytest.raises(ValueError, match="writer or log_dir="),
+        pytest.raises(ValueError, match="both writer and log_dir="),
     ):
         Tracker(sequential(), torch.randn(6, 5), writer=writer, log_dir=tmp_path)
 
@@ -456,7 +456,7 @@ def test_writer_and_folder_exclude_each_other(tmp_path):
         partial(torch.set_grad_enabled, True),
     ],
 )
-def test_surroundings_do_not_change_the_numbers(context, model, probe):
+def test_the_context_does_not_change_the_numbers(context, model, probe):
     expected = Tracker(model, probe, list(METRICS)).measure()
     with context():
         tracker = Tracker(model, probe, list(METRICS))
@@ -465,7 +465,7 @@ def test_surroundings_do_not_change_the_numbers(context, model, probe):
     assert tracker.boundary(task=1)["update_norm/total"] == 0
 
 
-def test_what_the_model_keeps_can_be_trained_on():
+def test_tensors_that_the_model_caches_can_be_trained_on():
     class Caching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -480,7 +480,7 @@ def test_what_the_model_keeps_can_be_trained_on():
     model, probe = Caching(), torch.randn(6, 3)
     with torch.inference_mode():
         Tracker(model, probe).measure()
-    model(probe).sum().backward()  # refused by torch, were the table an inference tensor
+    model(probe).sum().backward()  # an error in torch if the table were an inference tensor
     assert model.fc.weight.grad is not None
 
 
@@ -516,7 +516,7 @@ def test_probe_of_several_arguments():
 
 def test_compiled_model_is_measured_inside(model, probe):
     expected = Tracker(model, probe).measure()
-    # In evaluation mode already, so that calling it first moves no running statistics.
+    # In evaluation mode already, so that the first call updates no running statistics.
     compiled = torch.compile(model.eval(), backend="eager")
     compiled(probe)
     assert Tracker(compiled, probe).measure() == expected
@@ -548,7 +548,7 @@ def test_wrong_metrics(metrics, error, message):
         ("fc", TypeError, r"use \['fc'\]"),
     ],
 )
-def test_wrong_layers_are_refused_at_once(layers, error, message):
+def test_wrong_layers_are_rejected_at_once(layers, error, message):
     with pytest.raises(error, match=message):
         Tracker(sequential(), torch.randn(6, 5), layers=layers)
 
@@ -564,7 +564,7 @@ def test_model_without_activations_needs_layers():
     assert list(Tracker(model, probe, ["srank"], layers=["0"]).measure()) == ["srank/0"]
 
 
-def test_layer_without_units_is_refused_at_once():
+def test_layer_without_units_is_rejected_at_once():
     class Critic(nn.Module):
         def forward(self, x):
             return F.relu(x.sum(1))
@@ -573,19 +573,19 @@ def test_layer_without_units_is_refused_at_once():
         Tracker(Critic(), torch.randn(6, 5))
 
 
-def test_lazy_parameters_are_refused():
+def test_lazy_parameters_are_rejected():
     model = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
     with pytest.raises(ValueError, match=r"'0\.weight' is lazy"):
         Tracker(model, torch.randn(6, 5))
 
 
 @pytest.mark.parametrize("probe", [None, 3.0, "text", ["a", "b"], ((), 3)])
-def test_probe_without_data_is_refused(probe):
+def test_probe_without_data_is_rejected(probe):
     with pytest.raises(TypeError, match="probe_batch must be a tensor"):
         Tracker(sequential(), probe)
 
 
-def test_wrong_rows_are_refused():
+def test_wrong_rows_are_rejected():
     tracker = Tracker(sequential(), torch.randn(6, 5), ["srank"])
     with pytest.raises(ValueError, match="task must be at least 0"):
         tracker.boundary(task=-1)
@@ -604,7 +604,7 @@ def test_unwritable_file_is_found_at_once(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_model_that_moves_takes_the_probe_along(model, probe):
+def test_the_probe_moves_with_the_model(model, probe):
     tracker = Tracker(model, probe)
     expected = tracker.measure()
     model.cuda()
@@ -613,10 +613,10 @@ def test_model_that_moves_takes_the_probe_along(model, probe):
     assert torch.equal(torch.cuda.get_rng_state(), random)
 
 
-# ---- a probe for each task, and a run that is resumed ----------------------------------------------
+# ---- a probe per task, and the state of a tracker --------------------------------------------------
 
 
-def test_a_new_probe_takes_the_place_of_the_old(model):
+def test_a_new_probe_replaces_the_old(model):
     first, second = images(1), images(2)
     tracker = Tracker(model, first, ["effective_rank", "feature_norm"], ["fc1"])
     expected = Tracker(model, second, ["effective_rank", "feature_norm"], ["fc1"]).measure()
@@ -627,7 +627,7 @@ def test_a_new_probe_takes_the_place_of_the_old(model):
     assert tracker.measure(first) == before
 
 
-def test_state_carries_the_previous_boundary(model):
+def test_state_includes_the_previous_boundary(model):
     tracker = Tracker(model, images(1), ["update_norm"])
     assert tracker.state_dict() == {"previous": None}
     tracker.boundary(task=0)
@@ -640,7 +640,7 @@ def test_state_carries_the_previous_boundary(model):
     assert row["update_norm/total"] == pytest.approx(5.0, rel=1e-6)
 
 
-# ---- a run that goes on from an earlier task -------------------------------------------------------
+# ---- a run that is resumed from an earlier task ----------------------------------------------------
 
 
 def tracked_run(model, directory, tasks):
@@ -665,7 +665,7 @@ def test_a_restart_from_an_earlier_task_writes_rows_and_events_once(tmp_path, ca
     first = tracked_run(model, tmp_path / "parts", range(3))
     state = copy.deepcopy(first.state_dict())  # a checkpoint after task 2 …
     tracked_run(model, tmp_path / "parts", range(3, 4))
-    # … is where a fresh process goes on: task 3 is made again.
+    # … is where a new process continues: task 3 is repeated.
     path, metrics = tmp_path / "parts" / "rows.jsonl", ["weight_norm", "update_norm"]
     with path.open("a") as file:
         file.write('{"task": 4, "weight_no')  # killed while writing
@@ -678,7 +678,7 @@ def test_a_restart_from_an_earlier_task_writes_rows_and_events_once(tmp_path, ca
             again.boundary(task=task)
     assert path.read_text() == (tmp_path / "whole" / "rows.jsonl").read_text()
     assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
-    assert "cut back by 1 rows, of task 3 to 3" in caplog.text
+    assert "removed 1 rows, of task 3 to 3" in caplog.text
     assert len(whole.rows) == 5
 
 
@@ -700,8 +700,8 @@ def test_a_tracker_that_goes_back_in_its_own_process(tmp_path):
     assert steps == [1, 5]
 
 
-def test_tasks_that_come_again_lose_no_row(tmp_path):
-    """A stream in a circle: nothing was resumed, and so nothing is taken out."""
+def test_repeated_tasks_lose_no_row(tmp_path):
+    """A cyclic stream: nothing was resumed, so nothing is removed."""
     path = tmp_path / "rows.jsonl"
     tracker = Tracker(sequential(), torch.randn(6, 5), ["weight_norm"], path=path)
     for task in (0, 1, 0, 1):
@@ -720,9 +720,7 @@ def test_tasks_that_come_again_lose_no_row(tmp_path):
         ([3, 1, 2], 5, [3, 1, 2]),
     ],
 )
-def test_a_resumed_stream_in_a_circle_keeps_its_earlier_rounds(
-    before, task, kept, has_state, tmp_path
-):
+def test_a_resumed_cyclic_stream_keeps_its_earlier_rounds(before, task, kept, has_state, tmp_path):
     tracker = tracked_run(sequential(), tmp_path, before)
     path = tmp_path / "rows.jsonl"
     with Tracker(sequential(), torch.randn(6, 5), path=path, log_dir=tmp_path) as again:
@@ -732,12 +730,12 @@ def test_a_resumed_stream_in_a_circle_keeps_its_earlier_rounds(
             kept = []  # it starts over
         again.boundary(task=task)
     assert tasks_in(path) == [*kept, task]
-    # TensorBoard reads files by their names, which do not order those of one second.
+    # TensorBoard reads files in the order of their names, which is arbitrary within one second.
     steps = [step for step, _ in scalars(tmp_path)["weight_norm/total"]]
     assert sorted(steps) == sorted([*kept, task])
 
 
-def test_events_of_others_in_the_folder_stay(tmp_path):
+def test_events_of_other_writers_in_the_folder_are_kept(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(0, 1000, 100):
             writer.add_scalar("loss", 0.5, step)
@@ -748,7 +746,7 @@ def test_events_of_others_in_the_folder_stay(tmp_path):
     assert [step for step, _ in found["weight_norm/total"]] == [0, 1, 2]
 
 
-def test_two_trackers_of_one_file_do_not_cut_each_other(tmp_path):
+def test_two_trackers_of_one_file_do_not_remove_each_others_rows(tmp_path):
     path = tmp_path / "rows.jsonl"
     first, second = (Tracker(sequential(), torch.randn(6, 5), ["srank"], path=path) for _ in "ab")
     for task in range(2):
@@ -757,9 +755,9 @@ def test_two_trackers_of_one_file_do_not_cut_each_other(tmp_path):
     assert tasks_in(path) == [0, 0, 1, 1]
 
 
-def test_a_file_of_another_kind_is_refused_at_once(tmp_path):
+def test_a_file_of_another_kind_is_rejected_at_once(tmp_path):
     (tmp_path / "notes.txt").write_text("a diary\n")
-    with pytest.raises(ValueError, match=r"line 1 of .*is no row"):
+    with pytest.raises(ValueError, match=r"line 1 of .*is not a row"):
         Tracker(sequential(), torch.randn(6, 5), path=tmp_path / "notes.txt")
 
 
@@ -767,8 +765,8 @@ def test_a_file_of_another_kind_is_refused_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("place", ["weight of the first layer", "bias of the last layer"])
-def test_a_diverged_network_is_a_row_with_all_keys(place, number, tmp_path, recwarn):
+@pytest.mark.parametrize("parameter", ["weight of the first layer", "bias of the last layer"])
+def test_a_diverged_network_gives_a_row_with_all_keys(parameter, number, tmp_path, recwarn):
     model, probe = sequential(), torch.randn(16, 5)
     metrics = [*METRICS, Metric("ntk_rank", lambda model: ntk_rank(model, probe[:3]), "model")]
     path = tmp_path / "rows.jsonl"
@@ -776,21 +774,21 @@ def test_a_diverged_network_is_a_row_with_all_keys(place, number, tmp_path, recw
     tracker.boundary(task=0)
     healthy = tracker.boundary(task=1, loss=0.5)
     with torch.no_grad():
-        if place.startswith("weight"):
+        if parameter.startswith("weight"):
             model[0].weight[0, 0] = number
         else:
-            model[4].bias[0] = number  # seen in no activation
+            model[4].bias[0] = number  # visible in no activation
     assert not recwarn.list
     with pytest.warns(RuntimeWarning, match="diverged by task 2"):
         row = tracker.boundary(task=2, loss=math.nan)
-    again = tracker.boundary(task=3, loss=math.nan)  # with no second warning
+    again = tracker.boundary(task=3, loss=math.nan)  # without a second warning
     assert not recwarn.list
     assert list(row) == list(again) == list(healthy)
     assert (healthy["diverged"], row["diverged"], again["diverged"]) == (False, True, True)
     assert len(tracker.rows) == 4
     assert not math.isfinite(row["weight_norm/total"])
     assert math.isfinite(row["weight_norm/2"])
-    if place.startswith("weight"):
+    if parameter.startswith("weight"):
         for name in RANKS:
             assert math.isnan(row[f"{name}/1"]), name
         assert math.isnan(row["ntk_rank"]) or not math.isnan(number)
@@ -799,7 +797,7 @@ def test_a_diverged_network_is_a_row_with_all_keys(place, number, tmp_path, recw
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["diverged"] for line in lines] == [False, False, True, True]
     assert lines[2]["weight_norm/total"] is None
-    # It may recover.
+    # The network may recover.
     model.load_state_dict(sequential().state_dict())
     row = tracker.boundary(task=4, loss=0.5)
     assert row["effective_rank/3"] == healthy["effective_rank/3"]
@@ -808,12 +806,12 @@ def test_a_diverged_network_is_a_row_with_all_keys(place, number, tmp_path, recw
 
 def test_measure_names_the_layer_that_diverged():
     tracker = Tracker(diverged(), torch.randn(6, 5))
-    # Layers 1 and 3 are decomposed as one stack; the entry is that of the layer's own matrix.
+    # Layers 1 and 3 are decomposed as one stack; the indices are those in the layer's own matrix.
     with pytest.raises(ValueError, match=r"layer '3': features\[0, 3\] is nan"):
         tracker.measure()
 
 
-def test_layers_before_the_one_that_diverged_keep_their_numbers():
+def test_layers_before_the_diverged_one_keep_their_numbers():
     probe = torch.randn(16, 5)
     expected = Tracker(sequential(), probe).measure()
     with pytest.warns(RuntimeWarning, match="diverged"):
@@ -823,11 +821,11 @@ def test_layers_before_the_one_that_diverged_keep_their_numbers():
         assert math.isnan(row[f"{name}/3"])
 
 
-def test_features_that_overflow_have_diverged():
+def test_features_that_overflow_count_as_diverged():
     model = sequential()
     tracker = Tracker(model, torch.randn(6, 5))
     with torch.no_grad():
-        model[0].weight.fill_(1e38)  # finite, and its products are not
+        model[0].weight.fill_(1e38)  # finite, but its products are not
         model[0].bias.fill_(3e38)
     with pytest.warns(RuntimeWarning, match="diverged"):
         row = tracker.boundary(task=0)
@@ -836,7 +834,7 @@ def test_features_that_overflow_have_diverged():
 
 
 class Strict(nn.Module):
-    """Refuses NaN by itself, as torch.distributions do."""
+    """Module that rejects NaN by itself, as torch.distributions do."""
 
     def __init__(self):
         super().__init__()
@@ -850,7 +848,7 @@ class Strict(nn.Module):
         return torch.distributions.Categorical(logits=hidden, validate_args=True).probs
 
 
-def test_a_forward_pass_that_fails_on_nan_is_a_row():
+def test_a_forward_pass_that_fails_on_nan_gives_a_row():
     model = Strict()
     tracker = Tracker(model, torch.randn(6, 5))
     healthy = tracker.boundary(task=0)
@@ -865,7 +863,7 @@ def test_a_forward_pass_that_fails_on_nan_is_a_row():
     assert math.isnan(row["dead_fraction/relu"])
 
 
-def test_an_error_in_a_healthy_network_is_an_error():
+def test_an_error_in_a_healthy_network_is_raised():
     model = Strict()
 
     def wrong(_features):
@@ -883,7 +881,7 @@ def test_an_error_in_a_healthy_network_is_an_error():
         assert tracker.rows == []
 
 
-def test_infinity_in_a_frozen_mask_is_no_divergence():
+def test_infinity_in_a_frozen_mask_is_not_divergence():
     model = sequential()
     mask = torch.full((3, 3), -torch.inf).triu(1)
     model.mask = nn.Parameter(mask, requires_grad=False)
@@ -891,7 +889,7 @@ def test_infinity_in_a_frozen_mask_is_no_divergence():
     assert not Tracker(model, torch.randn(6, 5), ["srank"]).boundary(task=0)["diverged"]
 
 
-def test_the_row_s_own_names_are_refused_as_extra_numbers():
+def test_names_of_row_entries_are_rejected_as_extra_numbers():
     tracker = Tracker(sequential(), torch.randn(6, 5), ["srank"])
     with pytest.raises(ValueError, match="'diverged' is measured by the tracker"):
         tracker.boundary(task=0, diverged=True)
@@ -915,12 +913,12 @@ MLFLOW = r"[/\w.\- ]+"  # mlflow.utils.validation._VALID_PARAM_AND_METRIC_NAMES
         ("top@1 (%)", "a:b", "top_1 ___/a_b"),
     ],
 )
-def test_metric_keys_are_those_that_mlflow_takes(metric, layer, key):
+def test_metric_keys_are_accepted_by_mlflow(metric, layer, key):
     assert metric_key(metric, layer) == key
     assert re.fullmatch(MLFLOW, key)
 
 
-def test_keys_of_rows_and_files_are_those_that_mlflow_takes(tmp_path):
+def test_keys_of_rows_and_files_are_accepted_by_mlflow(tmp_path):
     model = nn.ModuleDict({"a b": nn.Linear(4, 4), "x:y": nn.ReLU()})
     model.forward = lambda x: model["x:y"](F.relu(F.relu(model["a b"](x)) - 0.1))
     path = tmp_path / "rows.jsonl"
@@ -931,7 +929,7 @@ def test_keys_of_rows_and_files_are_those_that_mlflow_takes(tmp_path):
         assert re.fullmatch(MLFLOW, key), key
 
 
-def test_two_layers_of_one_key_are_an_error():
+def test_two_layers_with_the_same_key_are_an_error():
     model = nn.ModuleDict({"x:y": nn.ReLU(), "x_y": nn.ReLU()})
     model.forward = lambda x: model["x_y"](model["x:y"](x) - 0.1)
     with pytest.raises(ValueError, match="'x_y' and 'x:y' would both be 'layer/x_y'"):
@@ -940,7 +938,7 @@ def test_two_layers_of_one_key_are_an_error():
     assert "srank/x_y" in row
 
 
-def test_where_units_lie_is_found_anew_for_other_shapes():
+def test_unit_layouts_are_found_anew_for_other_shapes():
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()

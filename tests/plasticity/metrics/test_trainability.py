@@ -18,7 +18,7 @@ def inputs(count=32):
 
 
 def dead_network():
-    """Every hidden unit is 0 on every input: only the last bias still learns."""
+    """Return a network whose hidden units are all 0 on every input: only the last bias still learns."""
     model = network()
     nn.init.constant_(model[0].bias, -1e3)
     return model
@@ -28,7 +28,7 @@ def dead_network():
 def test_a_dead_network_learns_no_more_than_a_constant(task):
     torch.manual_seed(0)
     result = trainability(dead_network(), inputs(), task=task, steps=300, learning_rate=1e-2)
-    # The best constant answer on the same targets, which the seed alone draws.
+    # The best constant output for the same targets, which depend only on the seed.
     generator = torch.Generator().manual_seed(0)
     if task == "classification":
         labels = torch.randint(4, (32,), generator=generator)
@@ -78,7 +78,7 @@ def with_everything():
 
 
 def test_the_loss_is_taken_in_evaluation_mode_after_training_in_training_mode():
-    # At a vanishing learning rate only the running statistics move, once a step.
+    # At a vanishing learning rate only the running statistics change, once per step.
     torch.manual_seed(0)
     model = with_everything()
     result = trainability(model, inputs(), steps=2, learning_rate=1e-12, fresh=model)
@@ -101,7 +101,7 @@ def test_same_seed_same_result_other_seed_other_task():
     assert other.fresh_loss != first.fresh_loss
 
 
-def test_the_fresh_loss_does_not_depend_on_what_the_network_has_become():
+def test_the_fresh_loss_does_not_depend_on_the_state_of_the_network():
     torch.manual_seed(0)
     healthy = trainability(network(), inputs(), steps=5)
     dead = trainability(dead_network(), inputs(), steps=5)
@@ -109,7 +109,7 @@ def test_the_fresh_loss_does_not_depend_on_what_the_network_has_become():
     assert healthy.loss != dead.loss
 
 
-def test_the_model_and_the_world_are_left_alone():
+def test_the_model_and_the_global_state_are_unchanged():
     torch.manual_seed(0)
     model, newcomer = with_everything(), with_everything()
     for module in (model, newcomer):
@@ -138,7 +138,7 @@ def test_the_model_and_the_world_are_left_alone():
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_it_learns_where_gradients_are_off(off):
+def test_it_learns_with_gradients_disabled(off):
     torch.manual_seed(0)
     model = network()
     expected = trainability(model, inputs(), steps=5)
@@ -147,7 +147,7 @@ def test_it_learns_where_gradients_are_off(off):
 
 
 def test_frozen_parameters_stay_frozen():
-    # Nothing but the last bias is free: no better than a constant, however long.
+    # Only the last bias is free: no better than a constant, however long it trains.
     torch.manual_seed(0)
     model = network().requires_grad_(False)
     nn.init.zeros_(model[2].weight)
@@ -159,7 +159,7 @@ def test_frozen_parameters_stay_frozen():
 
 
 class Scaled(nn.Module):
-    """A parameter of its own, with or without a way to renew it."""
+    """Module that owns a parameter, with or without `reset_parameters`."""
 
     def __init__(self):
         super().__init__()
@@ -169,7 +169,7 @@ class Scaled(nn.Module):
         return values * self.scale
 
 
-def test_a_module_that_cannot_be_renewed_asks_for_a_fresh_network():
+def test_a_module_that_cannot_be_reset_needs_a_fresh_network():
     model = nn.Sequential(Scaled(), network())
     with pytest.raises(ValueError, match=r"0 \(Scaled\) has parameters.*fresh="):
         trainability(model, inputs(), steps=1)
@@ -178,7 +178,7 @@ def test_a_module_that_cannot_be_renewed_asks_for_a_fresh_network():
 
 
 class Zeroed(nn.Module):
-    """Its own scheme zeroes the weights that its child would draw."""
+    """Module whose own scheme sets the weights to zero that its child would draw."""
 
     def __init__(self):
         super().__init__()
@@ -192,7 +192,7 @@ class Zeroed(nn.Module):
         return self.linear(values)
 
 
-def test_a_modules_own_scheme_has_the_last_word_over_its_children():
+def test_a_modules_own_scheme_overrides_its_children():
     model = Zeroed()
     result = trainability(model, inputs(), steps=1, learning_rate=1e-12)
     # Zero weights: every class has probability 1/4.
@@ -216,7 +216,7 @@ def test_result_is_a_frozen_pair_of_numbers():
         Trainability(1.0, 1.0).loss = 2.0
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     model = network()
     with pytest.raises(ValueError, match="no sample"):
         trainability(model, inputs(0))

@@ -30,7 +30,7 @@ def normal(*shape, seed=0):
 
 
 def layer_weights(kind, neurons, seed=0):
-    """Incoming weights, outgoing weights and incoming bias of a hidden layer."""
+    """Draw incoming weights, outgoing weights and incoming bias of a hidden layer."""
     incoming_shape, outgoing_shape = {
         "dense": ((neurons, 5), (4, neurons)),
         "convolution": ((neurons, 2, 3, 3), (3, neurons, 3, 3)),
@@ -45,7 +45,7 @@ def layer_weights(kind, neurons, seed=0):
 
 
 def relabelled(kind, incoming, outgoing, bias, order):
-    """The same network with its neurons in another order."""
+    """Return the same network with its neurons in another order."""
     if kind == "flattened":
         by_channel = outgoing.unflatten(1, (len(order), -1))
         return incoming[order], by_channel[:, order].flatten(1), bias[order]
@@ -53,7 +53,7 @@ def relabelled(kind, incoming, outgoing, bias, order):
 
 
 def as_copy(kind, incoming, outgoing, bias, source, target):
-    """The network with one neuron made a copy of another."""
+    """Return the network with one neuron replaced by a copy of another."""
     order = list(range(len(bias)))
     order[target] = source
     return relabelled(kind, incoming, outgoing, bias, order)
@@ -142,7 +142,7 @@ def test_neurons_that_differ_in_one_part_are_not_identical(part):
     assert (permutation_distance(*copies) > 0).all()
 
 
-def test_neighbours_are_those_of_a_plain_sort():
+def test_neighbours_match_a_plain_sort():
     incoming, outgoing, bias = layer_weights("flattened", 7)
     rows = []
     for neuron in range(7):
@@ -154,7 +154,7 @@ def test_neighbours_are_those_of_a_plain_sort():
 
 
 def test_identical_neurons_of_a_wide_float32_layer_stay_neighbours():
-    # 4000 norms within a few per cent: in float32 many would coincide, and part the copies.
+    # 4000 norms within a few per cent: in float32 many would coincide, and separate the copies.
     incoming, outgoing = normal(4000, 300).float(), normal(1, 4000, seed=1).float()
     incoming[2000:], outgoing[:, 2000:] = incoming[:2000], outgoing[:, :2000]
     distances = permutation_distance(incoming, outgoing)
@@ -179,7 +179,7 @@ def test_low_precision_and_graphs():
     )
 
 
-def test_a_diverged_neuron_shows_as_nan():
+def test_a_diverged_neuron_gives_nan():
     incoming, outgoing, bias = layer_weights("dense", 4)
     incoming[1, 0] = math.nan
     distances = permutation_distance(incoming, outgoing, bias)
@@ -189,19 +189,19 @@ def test_a_diverged_neuron_shows_as_nan():
     assert norms.isnan().tolist() == [False, True, False, False]
 
 
-def test_replicas_are_measured_by_vmap():
+def test_stacked_networks_are_measured_by_vmap():
     layers = [layer_weights("convolution", 5, seed) for seed in (0, 10)]
     stacked = [torch.stack(parts) for parts in zip(*layers, strict=True)]
     batched = torch.vmap(permutation_distance)(*stacked)
-    for replica, weights in enumerate(layers):
-        torch.testing.assert_close(batched[replica], permutation_distance(*weights))
+    for index, weights in enumerate(layers):
+        torch.testing.assert_close(batched[index], permutation_distance(*weights))
 
 
-# The symmetries themselves: what is called a neuron's vector must leave the function alone
+# The symmetries themselves: transforming a neuron's vector must leave the function unchanged
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolution", "flattened"])
-def test_swapping_two_neurons_leaves_the_function_alone(kind):
+def test_swapping_two_neurons_leaves_the_function_unchanged(kind):
     weights = layer_weights(kind, 4)
     theta = torch.cat([weights[0].flatten(), weights[2], weights[1].flatten()])
     projector = neuron_swap_projector(1, 3, *weights)
@@ -228,13 +228,13 @@ def test_swapping_two_neurons_leaves_the_function_alone(kind):
 
     torch.testing.assert_close(function(*weights), function(incoming, outgoing, bias))
     assert not torch.allclose(incoming, weights[0])
-    # |P theta| is the distance of the two vectors over √2.
+    # |P theta| is the distance between the two vectors, divided by √2.
     vectors = neuron_vectors(*weights)
     distance = torch.linalg.vector_norm(vectors[1] - vectors[3]) / math.sqrt(2)
     torch.testing.assert_close(symmetry_distance(projector, theta), distance)
 
 
-def test_swap_projector_without_bias_acts_on_the_weights_alone():
+def test_swap_projector_without_bias_acts_on_the_weights_only():
     incoming, outgoing, _ = layer_weights("dense", 3)
     projector = neuron_swap_projector(0, 2, incoming.float(), outgoing.float())
     assert projector.shape == (27, 27)
@@ -246,7 +246,7 @@ def test_swap_projector_without_bias_acts_on_the_weights_alone():
 # Degree of symmetry
 
 
-def test_degree_counts_what_is_closer_than_the_threshold():
+def test_degree_counts_distances_below_the_threshold():
     distances = torch.tensor([[0.0, 0.05, 0.1, 2.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     degree = degree_of_symmetry(distances, 0.1)
     assert degree.dtype == torch.int64
@@ -318,12 +318,12 @@ def test_eigenvalues_are_those_of_the_joint_singular_values(seed, heads, size, w
     torch.testing.assert_close(rotation_eigenvalues(rotation @ query, rotation @ key), eigenvalues)
 
 
-def test_directions_that_both_have_left():
+def test_directions_that_neither_queries_nor_keys_use():
     query, key = normal(3, 4, 6), normal(3, 4, 6, seed=1)
     direction = nn.functional.normalize(normal(4, seed=2), dim=0)
     away = torch.eye(4, dtype=torch.float64) - torch.outer(direction, direction)
     query[1], key[1] = away @ query[1], away @ key[1]
-    # In head 2 only the queries have left it.
+    # In head 2 only the queries lack it.
     query[2] = away @ query[2]
     for dtype in (torch.float64, torch.float32):
         eigenvalues = rotation_eigenvalues(query.to(dtype), key.to(dtype))
@@ -331,7 +331,7 @@ def test_directions_that_both_have_left():
         assert double_rotation_degree(eigenvalues, 1e-6).tolist() == [0, 1, 0]
 
 
-def test_a_diverged_head_shows_as_nan():
+def test_a_diverged_head_gives_nan():
     query, key = normal(2, 3, 5), normal(2, 3, 5, seed=1)
     healthy = rotation_eigenvalues(query, key)
     query[0, 1, 1] = math.inf
@@ -341,8 +341,8 @@ def test_a_diverged_head_shows_as_nan():
 
 
 @pytest.mark.parametrize("key_width", [None, 5], ids=["joint", "separate"])
-def test_heads_are_those_of_torch(key_width):
-    # Rotating one head's queries and keys (biases too) leaves the module's output alone; a wrong
+def test_heads_match_those_of_torch(key_width):
+    # Rotating one head's queries and keys (biases too) leaves the module's output unchanged; a wrong
     # split would mix heads.
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(12, 3, kdim=key_width, dtype=torch.float64, batch_first=True)
@@ -389,7 +389,7 @@ dense = (torch.ones(3, 5), torch.ones(2, 3))
     ("call", "error", "message"),
     [
         (lambda: permutation_distance(dense[0], torch.ones(2, 4)), ValueError, "have 4 inputs, expected 3:"),
-        # A multiple is fine for a flattened convolution only.
+        # A multiple is valid only for a flattened convolution.
         (lambda: permutation_distance(dense[0], torch.ones(2, 6)), ValueError, "have 6 inputs, expected 3:"),
         (
             lambda: permutation_distance(torch.ones(3, 5, 1, 1), torch.ones(2, 7)),
@@ -402,7 +402,7 @@ dense = (torch.ones(3, 5), torch.ones(2, 3))
             "have 6 inputs, expected 3:",
         ),
         (lambda: permutation_distance(torch.ones(3), dense[1]), ValueError, "incoming weights have shape"),
-        (lambda: permutation_distance(torch.ones(0, 5), torch.ones(2, 0)), ValueError, "none of them 0"),
+        (lambda: permutation_distance(torch.ones(0, 5), torch.ones(2, 0)), ValueError, "no dimension 0"),
         (lambda: permutation_distance(*dense, torch.ones(5)), ValueError, r"incoming_bias has shape \(5,\)"),
         (lambda: permutation_distance(dense[0].long(), dense[1]), TypeError, "int64"),
         (lambda: rescaling_distance(dense[0], dense[1].long()), TypeError, "int64"),
@@ -426,6 +426,6 @@ dense = (torch.ones(3, 5), torch.ones(2, 3))
         (lambda: neuron_swap_projector(0, 1, dense[0].long(), dense[1]), TypeError, "int64"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(call, error, message):
+def test_errors_name_the_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -27,7 +27,7 @@ def permutation_matrix(order):
 
 
 def symmetric_group(count, block=1):
-    """All permutations of `count` blocks of `block` coordinates each."""
+    """Return all permutations of `count` blocks of `block` coordinates each."""
     inside = torch.eye(block, dtype=torch.float64)
     return torch.stack(
         [
@@ -47,7 +47,7 @@ def cyclic_group(count):
 
 
 def dihedral_group(corners, basis):
-    """Turns and mirrors of a polygon in the first two coordinates of a basis."""
+    """Return the rotations and reflections of a polygon in the first two coordinates of a basis."""
     elements = []
     for turn in range(corners):
         angle = 2 * math.pi * turn / corners
@@ -67,7 +67,7 @@ def random_basis(seed, size):
 
 
 def network_loss(theta, hidden=3):
-    """A tanh network, 2 inputs, exchangeable neurons (2 incoming weights, bias, outgoing weight each)."""
+    """Return the loss of a tanh network: 2 inputs, neurons of 2 incoming weights, bias, outgoing weight."""
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(20, 2, generator=generator, dtype=torch.float64)
     targets = torch.sin(2 * inputs[:, 0]) + inputs[:, 1]
@@ -77,7 +77,7 @@ def network_loss(theta, hidden=3):
 
 
 def cyclic_loss(theta):
-    """Invariant under cyclic shifts, and not under other permutations."""
+    """Return a loss that is invariant under cyclic shifts, but not under other permutations."""
     shifted = theta.roll(1)
     return (theta**2 * shifted).sum() + torch.cos(theta - 2 * shifted).sum()
 
@@ -101,14 +101,14 @@ def normal(*shape, seed=0):
 
 
 def test_projector_of_one_vector():
-    # n = (3, 4) / 5: P = n nT = [[9, 12], [12, 16]] / 25, and I - 2P turns (3, 4) into (-3, -4).
+    # n = (3, 4) / 5: P = n nT = [[9, 12], [12, 16]] / 25, and I - 2P maps (3, 4) to (-3, -4).
     vector = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     projector = reflection_projector(vector)
     expected = torch.tensor([[9.0, 12.0], [12.0, 16.0]], dtype=torch.float64) / 25
     torch.testing.assert_close(projector, expected)
     torch.testing.assert_close(reflection_matrix(projector) @ vector[0], -vector[0])
     torch.testing.assert_close(symmetry_distance(projector, vector[0]).item(), 5.0)
-    # (4, -3) is orthogonal to it and stays.
+    # (4, -3) is orthogonal to it and unchanged.
     other = torch.tensor([4.0, -3.0], dtype=torch.float64)
     torch.testing.assert_close(reflection_matrix(projector) @ other, other)
 
@@ -151,7 +151,7 @@ def test_swap_exchanges_the_blocks_in_order():
 @pytest.mark.parametrize(
     ("group", "dimension"),
     [
-        # Left alone: what is equal in all permuted blocks; the axis and rest that a polygon does not move.
+        # Unchanged: vectors equal in all permuted blocks; the axis and rest that a polygon does not move.
         (symmetric_group(3), 1),
         (symmetric_group(3, block=4), 4),
         (cyclic_group(5), 1),
@@ -159,13 +159,13 @@ def test_swap_exchanges_the_blocks_in_order():
         (torch.eye(3, dtype=torch.float64)[None], 3),
     ],
 )
-def test_group_projector_keeps_what_the_group_leaves_alone(group, dimension):
+def test_group_projector_keeps_vectors_that_the_group_leaves_unchanged(group, dimension):
     projector = group_projector(group)
     torch.testing.assert_close(projector.trace().item(), float(dimension))
     torch.testing.assert_close(projector @ projector, projector)
     for element in group:
         torch.testing.assert_close(element @ projector, projector)
-    # Conversely: what all leave alone is the null space of the stacked g - I.
+    # Conversely: the vectors that all elements leave unchanged are the null space of the stacked g - I.
     moved = torch.cat([element - torch.eye(len(element), dtype=torch.float64) for element in group])
     fixed = len(projector) - int(torch.linalg.matrix_rank(moved))
     assert fixed == dimension
@@ -202,7 +202,7 @@ def test_float32_groups_pass_the_check():
     torch.testing.assert_close(projector.trace().item(), 18.0)
 
 
-def test_the_rank_is_an_integer_although_the_trace_is_not_quite():
+def test_the_rank_is_an_integer_although_the_trace_is_rounded():
     groups = [dihedral_group(7, random_basis(seed, 20)).float() for seed in range(10)]
     projectors = [group_projector(group) for group in groups]
     assert {expected_group_escape(each, 1.0, 1.0).item() for each in projectors} == {2.0}
@@ -218,7 +218,7 @@ def test_the_rank_is_an_integer_although_the_trace_is_not_quite():
         torch.cat([cyclic_group(3), cyclic_group(3)[:1]]),
     ],
 )
-def test_what_is_not_a_whole_group_is_refused(incomplete):
+def test_incomplete_groups_are_rejected(incomplete):
     with pytest.raises(ValueError, match="not a full group"):
         group_projector(incomplete)
 
@@ -228,7 +228,7 @@ def test_what_is_not_a_whole_group_is_refused(incomplete):
 
 @examples
 @given(st.integers(0, 10_000))
-def test_reflection_parts_the_losses_as_the_formula_says(seed):
+def test_losses_of_mirror_images_differ_as_the_formula_says(seed):
     theta, anchor = normal(12, seed=seed), normal(12, seed=seed + 1)
     # Neurons 0 and 2 of three: coordinates 0 to 3 and 8 to 11.
     projector = swap_projector(range(4), range(8, 12), 12, dtype=torch.float64)
@@ -307,7 +307,7 @@ def test_escape_gradient_is_the_broken_part_of_the_gradient(loss, group, size):
 
 
 def test_the_test_losses_have_no_further_symmetry():
-    # Else the group tests could pass with a projector of another group.
+    # Otherwise the group tests could pass with the projector of another group.
     theta = normal(5, seed=2)
     exchanged = theta[[1, 0, 2, 3, 4]]
     assert (cyclic_loss(theta) - cyclic_loss(exchanged)).abs() > 0.01
@@ -330,7 +330,7 @@ def test_mean_square_of_the_escape_gradient():
 @examples
 @given(st.integers(2, 6), st.floats(0, 10), st.floats(0, 10))
 def test_expected_escape_of_cyclic_groups(count, strength, sigma_0):
-    # All but the constant vector is broken: rank count - 1.
+    # All directions but the constant vector are broken: rank count - 1.
     expected = (strength * sigma_0) ** 2 * (count - 1)
     result = expected_group_escape(group_projector(cyclic_group(count)), strength, sigma_0)
     assert result.item() == pytest.approx(expected, rel=1e-12)
@@ -385,6 +385,6 @@ def test_leading_dimensions_are_batched():
         (lambda: expected_group_escape(torch.eye(2), "1", 0.1), TypeError, "strength"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(call, error, message):
+def test_errors_name_the_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()

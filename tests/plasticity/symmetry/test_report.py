@@ -27,7 +27,7 @@ def _seed():
 
 
 def convolutional_network():
-    # 8 × 8 images: 4 × 4 behind the pooling, 2 × 2 behind the second convolution.
+    # 8 × 8 images: 4 × 4 after the pooling, 2 × 2 after the second convolution.
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 3, 3, padding=1),
@@ -61,7 +61,7 @@ def test_layers_are_paired_with_their_readers():
     assert [len(distance) for distance in distances.values()] == [2, 4, 5]
 
 
-def test_named_pairs_give_the_same():
+def test_named_pairs_give_the_same_distances():
     model = convolutional_network()
     distances = symmetry_distances(model, pairs=[("fc1", "fc2"), ("conv2", "fc1")])
     everything = symmetry_distances(model, inputs=IMAGES)
@@ -86,7 +86,7 @@ def test_report_counts_copied_neurons():
         "fc1": 0,
     }
     assert all(degree.dtype == torch.int64 for degree in report.values())
-    # The neuron at zero is the state of a rescaling, not of a permutation.
+    # A neuron at zero is a symmetric state of the rescaling, not of the permutation.
     rescaled = symmetry_report(model, 1e-3, inputs=IMAGES, symmetry="rescaling")
     assert [degree.item() for degree in rescaled.values()] == [0, 0, 1]
     flipped = symmetry_distances(model, inputs=IMAGES, symmetry="sign-flip")["fc1"]
@@ -105,7 +105,7 @@ def test_relative_to_the_initial_distances():
     assert symmetry_report(model, 0.1, reference=initial)["0"].item() == 3
 
 
-def test_several_readers_make_one_vector():
+def test_the_weights_of_several_readers_form_one_vector():
     model = nn.ModuleDict(
         {"trunk": nn.Linear(3, 4), "policy": nn.Linear(4, 2), "value": nn.Linear(4, 1)}
     )
@@ -115,12 +115,12 @@ def test_several_readers_make_one_vector():
     distances = symmetry_distances(model, pairs=pairs)
     assert list(distances) == ["trunk"]
     torch.testing.assert_close(distances["trunk"], expected)
-    # A dictionary of modules has no order in which they run.
-    with pytest.raises(ValueError, match=r"who reads whom in ModuleDict is not known.*inputs="):
+    # A dictionary of modules does not say in which order they run.
+    with pytest.raises(ValueError, match=r"modules of ModuleDict do not show which.*inputs="):
         symmetry_distances(model)
 
 
-def test_transformer_pairs_are_those_inside_a_block():
+def test_transformer_pairs_lie_inside_a_block():
     block = nn.TransformerEncoderLayer(8, 2, dim_feedforward=5, batch_first=True)
     model = nn.Sequential(
         nn.Embedding(7, 8), nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
@@ -180,7 +180,10 @@ def shared():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), r"'0' are not what '1' reads.*pairs=\["),
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)),
+            r"'1' does not read the neurons of '0'.*pairs=\[",
+        ),
         (nn.Sequential(nn.Linear(3, 4), nn.LSTM(4, 4)), r"layer '1', LSTM.*inputs=.*pairs=\["),
         (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 2, 3)), "'0' has 2 groups"),
         (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=4)), "'1' has 4 groups"),
@@ -188,12 +191,12 @@ def shared():
         (nn.Sequential(nn.Linear(3, 4), nn.ReLU()), "no hidden neurons to measure"),
     ],
 )
-def test_models_that_cannot_be_guessed_are_refused(model, message):
+def test_models_without_a_known_order_are_rejected(model, message):
     with pytest.raises(ValueError, match=message):
         symmetry_distances(model)
 
 
-def test_a_model_that_cannot_be_guessed_can_be_named():
+def test_pairs_can_be_named_for_a_model_without_a_known_order():
     recurrent = nn.Sequential(nn.LSTM(4, 4), nn.Linear(4, 3), nn.Linear(3, 2))
     distances = symmetry_distances(recurrent, pairs=[("1", "2")])
     assert list(distances) == ["1"]
@@ -209,10 +212,10 @@ def test_a_model_that_cannot_be_guessed_can_be_named():
     [
         ({"pairs": [("fc1", "fc3")]}, ValueError, "'fc3'.*Did you mean 'fc2'"),
         ({"pairs": ("fc1", "fc2")}, ValueError, "give a list of"),
-        ({"pairs": [("fc1", "relu")]}, ValueError, "'relu', which is no weight layer"),
+        ({"pairs": [("fc1", "relu")]}, ValueError, "'relu', which is not a weight layer"),
         ({"pairs": []}, ValueError, "no hidden neurons to measure"),
         ({"symmetry": "sign-flips"}, ValueError, "Did you mean 'sign-flip'"),
-        ({"pairs": [("fc1", "fc2")], "inputs": IMAGES}, ValueError, "not both"),
+        ({"pairs": [("fc1", "fc2")], "inputs": IMAGES}, ValueError, "got both inputs and pairs"),
         ({"threshold": -1}, ValueError, "threshold"),
         ({"threshold": math.nan}, ValueError, "threshold"),
         ({"reference": {"fc": torch.ones(5)}}, ValueError, "no distances of 'conv1'"),
@@ -223,7 +226,7 @@ def test_a_model_that_cannot_be_guessed_can_be_named():
         ),
     ],
 )
-def test_bad_arguments_are_named(arguments, error, message):
+def test_errors_name_the_bad_argument(arguments, error, message):
     settings = {"threshold": 0.1, **arguments}
     if "pairs" not in settings:
         settings["inputs"] = IMAGES
@@ -231,7 +234,7 @@ def test_bad_arguments_are_named(arguments, error, message):
         symmetry_report(convolutional_network(), **settings)
 
 
-def test_what_is_no_module_is_refused():
+def test_non_modules_are_rejected():
     with pytest.raises(TypeError, match="Module"):
         symmetry_distances([nn.Linear(2, 2)])
 
@@ -249,7 +252,7 @@ class Added(nn.Module):
         return self.c(torch.relu(self.a(x)) + torch.relu(self.b(x)))
 
     def rows(self, names="abc"):
-        """What exchanging two neurons exchanges, a row per neuron."""
+        """The weights that an exchange of two neurons exchanges, one row per neuron."""
         every = {
             "a": [self.a.weight, self.a.bias],
             "b": [self.b.weight, self.b.bias],
@@ -267,13 +270,15 @@ def exchange(tensors, first, second):
             tensor[[first, second]] = tensor[[second, first]].clone()
 
 
-def test_added_layers_are_exchanged_together_or_not_at_all():
+def test_added_layers_are_exchanged_jointly_or_not_at_all():
     model = Added()
     before = model(INPUTS)
     exchange(model.rows("ac"), 1, 3)
-    assert not torch.allclose(model(INPUTS), before, atol=1e-3)  # not a symmetry: b's row stayed
+    assert not torch.allclose(
+        model(INPUTS), before, atol=1e-3
+    )  # not a symmetry: b's row was not exchanged
     exchange(model.rows("b"), 1, 3)
-    torch.testing.assert_close(model(INPUTS), before)  # a, b and c together are one
+    torch.testing.assert_close(model(INPUTS), before)  # a, b and c jointly are one
 
 
 def test_added_layers_are_measured_as_one():
@@ -294,14 +299,14 @@ def test_added_layers_are_measured_as_one():
 
 
 @pytest.mark.parametrize(("names", "degree", "stays"), [("abc", 1, True), ("ac", 0, False)])
-def test_identical_neurons_of_added_layers_are_those_that_training_keeps_so(names, degree, stays):
+def test_training_keeps_only_jointly_identical_neurons_of_added_layers(names, degree, stays):
     model = Added()
     with torch.no_grad():
         for tensor in model.rows(names):
             tensor[2] = tensor[0].clone()
     report = symmetry_report(model, 1e-3, inputs=INPUTS)
     assert report["a+b"].item() == degree
-    # a's identical neurons are seen whatever b does.
+    # a's identical neurons are found whatever b does.
     assert report["a"].item() == symmetry_report(model, 1e-3, pairs=[("a", "c")])["a"].item() == 1
     assert report["b"].item() == degree
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -314,7 +319,7 @@ def test_identical_neurons_of_added_layers_are_those_that_training_keeps_so(name
 
 
 class Attention(nn.Module):
-    """BERT's attention: query, key and value stand one after another, and none reads another."""
+    """Attention as in BERT: query, key and value are defined in sequence, and none reads another."""
 
     def __init__(self):
         super().__init__()
@@ -336,7 +341,7 @@ class Attention(nn.Module):
         return self.norm(x + self.output(nn.functional.gelu(self.intermediate(x))))
 
 
-def test_query_key_and_value_are_no_pairs():
+def test_query_key_and_value_are_not_pairs():
     report = symmetry_report(Attention(), 1e-3, inputs=torch.randn(2, 5, 8))
     assert list(report) == ["intermediate"]
     assert set(report.left_out) == {"query", "key", "value", "dense", "output"}
@@ -346,7 +351,7 @@ def test_query_key_and_value_are_no_pairs():
     assert all("pairs=" in reason or "output" in reason for reason in report.left_out.values())
 
 
-def test_dictionaries_are_keywords_where_the_model_names_them():
+def test_dictionaries_are_passed_as_keywords_where_the_model_names_them():
     class Keywords(Added):
         def forward(self, *, observations, scale):
             return super().forward(observations) * scale
@@ -371,9 +376,7 @@ def symmetry_distances_of_added(model):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("by_hand", [True, False])
 @pytest.mark.parametrize(("name", "part"), [("0", "weight"), ("0", "bias"), ("2", "weight")])
-def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_layer(
-    value, by_hand, name, part
-):
+def test_weights_that_are_not_finite_are_rejected_by_layer_name(value, by_hand, name, part):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         getattr(model.get_submodule(name), part).view(-1)[1] = value
@@ -384,7 +387,7 @@ def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_layer(
             symmetry_report(model, 0.1, **arguments)
 
 
-def test_attention_that_is_not_finite_is_refused_by_name():
+def test_attention_that_is_not_finite_is_rejected_by_name():
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(6, 2)})
     with torch.no_grad():
         model["attention"].in_proj_weight[8, 1] = math.nan
@@ -393,7 +396,7 @@ def test_attention_that_is_not_finite_is_refused_by_name():
 
 
 class Odd(nn.Module):
-    """One layer for each reason to leave it out."""
+    """A network with one layer for each reason to leave a layer out."""
 
     def __init__(self):
         super().__init__()
@@ -414,12 +417,12 @@ class Odd(nn.Module):
         return self.head(self.looped(self.looped(x).tanh()).tanh())
 
 
-def test_every_layer_that_is_left_out_is_named_with_the_reason():
+def test_every_layer_that_is_left_out_is_listed_with_the_reason():
     report = symmetry_report(Odd(), 1e-3, inputs=INPUTS)
     assert list(report) == ["measured"]
     reasons = {
         "sorted": "goes through sort, which is not followed",
-        "shifted": "meet data that are not the same for all, in mul",
+        "shifted": "combined with data that differ between units, in mul",
         "unread": "no weight reads it",
         "idle": "did not run",
         "looped": "reads itself",
@@ -429,7 +432,7 @@ def test_every_layer_that_is_left_out_is_named_with_the_reason():
         assert reason in report.left_out[name], name
 
 
-def test_reasons_are_told_where_nothing_is_left_to_measure():
+def test_the_error_gives_the_reasons_if_nothing_can_be_measured():
     class Sorting(nn.Sequential):
         def forward(self, x):
             return self[1](self[0](x).sort(-1)[0])
@@ -459,7 +462,7 @@ def test_a_transposed_decoder_shares_its_neurons_vectors():
 
 
 class Shared(nn.Module):
-    """One head reads two layers, or one matrix is used twice."""
+    """A network with one head on two layers, or with one matrix used twice."""
 
     def __init__(self, form):
         super().__init__()
@@ -480,12 +483,12 @@ class Shared(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["one head", "inputs too", "tied"])
-def test_weights_that_are_used_elsewhere_make_no_symmetry(form):
+def test_weights_that_are_used_elsewhere_give_no_symmetry(form):
     model, inputs = Shared(form), torch.randn(6, 4)
     before = model(inputs)
     exchange([model.a.weight, model.head.weight.T], 0, 3)
     assert not torch.allclose(model(inputs), before, atol=1e-4)
-    with pytest.raises(ValueError, match=r"'a': (other layers use|one matrix is)"):
+    with pytest.raises(ValueError, match=r"'a': (other layers also use|one matrix is)"):
         symmetry_distances(model, inputs=inputs)
 
 
@@ -518,7 +521,7 @@ def test_residual_stream_is_one_layer():
     torch.testing.assert_close(report[joint], permutation_distance(rows, torch.zeros(1, 4)))
 
 
-def test_inputs_go_as_keywords_to_a_forward_that_takes_any():
+def test_inputs_are_passed_as_keywords_to_a_forward_that_takes_any():
     class Any(nn.Sequential):
         def forward(self, **inputs):
             return super().forward(inputs["pixels"])
@@ -528,7 +531,7 @@ def test_inputs_go_as_keywords_to_a_forward_that_takes_any():
 
 
 @pytest.mark.parametrize("name", ["1.weight", "3.bias"])
-def test_weights_that_are_not_measured_may_not_be_nan_either(name):
+def test_weights_that_are_not_measured_must_be_finite_too(name):
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
         model.get_parameter(name)[0] = math.nan

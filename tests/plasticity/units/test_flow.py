@@ -1,4 +1,4 @@
-"""Who feeds whom, against networks whose wiring is written here, and what a unit does to its readers."""
+"""Tests of `trace_units` on networks of known wiring, and of the effect of a unit on its readers."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from plasticity.units.flow import trace_units
 
 
 def pairs(model, *inputs):
-    """Connected layers, those whose readers are all known and whose units can be exchanged."""
+    """Return pairs of connected layers, where all readers are known and the units can be exchanged."""
     return {
         (layer.name, reader.layer)
         for layer in trace_units(model, *inputs).layers
@@ -29,7 +29,7 @@ def silence_by_the_weights(model, layer, unit):
 
 
 def silence_by_the_output(model, layer, unit):
-    """Set the incoming weights and the bias of a unit to zero: with a ReLU behind it, it gives 0."""
+    """Set the incoming weights and the bias of a unit to zero: with a ReLU after it, it outputs 0."""
     with torch.no_grad():
         model.get_parameter(layer.weight).movedim(layer.axis, 0)[unit] = 0
         if layer.bias is not None:
@@ -98,7 +98,7 @@ class Wide(nn.Module):
         (Wide, ["a", "b"]),
     ],
 )
-def test_silencing_what_reads_a_unit_is_silencing_the_unit(make, hidden):
+def test_silencing_the_readers_of_a_unit_silences_the_unit(make, hidden):
     torch.manual_seed(0)
     size = 10 if make is Cnn else 4 if make is Wide else 6
     inputs = torch.randn(3, 1, size, size)
@@ -115,7 +115,7 @@ def test_silencing_what_reads_a_unit_is_silencing_the_unit(make, hidden):
             torch.testing.assert_close(outputs[0], outputs[1])
 
 
-def test_layers_say_where_their_units_lie():
+def test_layers_report_the_axis_of_their_units():
     flow = trace_units(Tokens(), torch.randn(3, 1, 6, 6))
     found = [(each.name, each.units, each.weight, each.axis, each.bias) for each in flow.layers]
     assert found == [
@@ -131,14 +131,14 @@ def test_layers_say_where_their_units_lie():
         flow["convv"]
 
 
-def test_a_channel_feeds_all_its_positions_behind_a_flatten():
+def test_a_channel_feeds_all_its_positions_after_a_flatten():
     flow = trace_units(Cnn(), torch.randn(3, 1, 10, 10))
     (reader,) = flow["conv2"].readers
     # 10 pixels, convolved 8, pooled 4, padded 5, convolved 3: channel c feeds columns 9 c to 9 c + 8.
     assert reader.columns.tolist() == [list(range(9 * c, 9 * c + 9)) for c in range(5)]
 
 
-def test_chain_with_everything_that_keeps_neurons_apart():
+def test_chain_of_all_layers_that_keep_neurons_separate():
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Dropout2d(),
         nn.Flatten(), nn.Linear(27, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 2),
@@ -171,7 +171,7 @@ class Mixing(nn.Sequential):
         lambda x: torch.cat([x.relu(), (-x).relu()], 1)[:, :5],
     ],
 )
-def test_what_treats_all_neurons_alike_is_followed(function):
+def test_functions_that_treat_all_neurons_alike_are_followed(function):
     assert pairs(Mixing(function), torch.randn(4, 3)) == {("0", "1")}
 
 
@@ -191,7 +191,7 @@ def test_what_treats_all_neurons_alike_is_followed(function):
         lambda x: x.mT.reshape(4, 5),
     ],
 )
-def test_what_mixes_neurons_is_not_followed(function):
+def test_functions_that_mix_neurons_are_not_followed(function):
     model, inputs = Mixing(function), torch.randn(4, 3)
     assert pairs(model, inputs) == set()
     layer = trace_units(model, inputs)["0"]
@@ -211,7 +211,7 @@ def test_groups_heads_and_loops_have_no_exchangeable_neurons():
     assert "recurrent" in trace_units(read_by_lstm, torch.randn(5, 2, 3))["0"].not_followed
 
 
-def test_joined_units_are_told_one_by_one():
+def test_joined_units_are_reported_one_by_one():
     class Reversed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -237,7 +237,7 @@ def test_gates_of_one_layer_meet_each_other():
     [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
      nn.utils.parametrizations.orthogonal],
 )  # fmt: skip
-def test_parametrized_weights_are_those_of_their_layer(kind):
+def test_parametrized_weights_belong_to_their_layer(kind):
     model = nn.Sequential(kind(nn.Linear(5, 5)), nn.ReLU(), kind(nn.Linear(5, 5)), nn.Linear(5, 2))
     assert pairs(model, torch.randn(4, 5)) == {("0", "2"), ("2", "3")}
     assert (
@@ -260,13 +260,13 @@ def test_low_rank_adapters_are_functions_of_the_weight():
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_answer_does_not_depend_on_autograd(context):
+def test_the_result_does_not_depend_on_autograd(context):
     with context():
         found = pairs(Cnn(), torch.randn(3, 1, 10, 10))
     assert found == {("conv1", "conv2"), ("conv2", "fc1"), ("fc1", "policy"), ("fc1", "value")}
 
 
-def test_half_precision_copies_of_the_weights_are_known():
+def test_half_precision_copies_of_the_weights_are_recognised():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 
     class Autocast(nn.Module):
@@ -300,7 +300,7 @@ def test_nothing_is_left_behind():
 
 
 @pytest.mark.parametrize("function", [lambda x: F.layer_norm(x, (3,)), lambda x: x.softmax(-1)])
-def test_what_treats_the_neurons_of_a_head_alike_is_told(function):
+def test_functions_that_treat_the_neurons_of_a_head_alike_are_reported(function):
     model = nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (2, 3)), nn.Linear(6, 2))
     model[1].register_forward_hook(lambda _module, _args, output: function(output).flatten(1))
     flow = trace_units(model, torch.randn(4, 3))
@@ -308,7 +308,7 @@ def test_what_treats_the_neurons_of_a_head_alike_is_told(function):
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_layers_that_one_matrix_reads_beside_each_other_keep_their_own_units(name):
+def test_layers_that_one_matrix_reads_side_by_side_keep_their_own_units(name):
     torch.manual_seed(0)
     model, inputs = Beside(), torch.randn(4, 3)
     layer = trace_units(model, inputs)[name]
@@ -348,7 +348,7 @@ def normalised_as_timm_does(weight):
 
 
 @pytest.mark.parametrize("function", [standardised, normalised_as_timm_does, F.normalize])
-def test_a_weight_that_is_computed_from_a_weight_is_that_weight(function):
+def test_a_weight_computed_from_a_weight_is_that_weight(function):
     class Standardised(nn.Linear):
         def forward(self, x):
             return F.linear(x, function(self.weight), self.bias)

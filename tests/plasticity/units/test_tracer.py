@@ -1,4 +1,4 @@
-"""Unit axes, against the layer's own output: column k of the matrix is what unit k gave."""
+"""Tests of unit axes against the layer's own output: column k of the matrix holds the output of unit k."""
 
 import math
 
@@ -11,7 +11,7 @@ from plasticity.metrics.capture import capture
 
 
 class Applies(nn.Module):
-    """A layer, a function of its output, and nothing else."""
+    """A layer and a function of its output."""
 
     def __init__(self, layer, function):
         super().__init__()
@@ -31,7 +31,7 @@ CONV = lambda: nn.Conv2d(3, 16, 3)  # noqa: E731
 SEQUENCE, IMAGES = (5, 7, 6), (5, 3, 6, 6)
 
 
-# Each moves entries of the layer's output about and changes none of them, so the rows of the matrix are those
+# Each moves the entries of the layer's output and changes none of them, so the rows of the matrix are those
 # of the layer's output, units last, in some order.
 MOVES = {
     "heads": (LINEAR, SEQUENCE, lambda q: q.view(5, 7, 4, 8).transpose(1, 2)),
@@ -74,7 +74,7 @@ def test_units_keep_their_columns_wherever_they_are_moved(case, context):
         output = output.movedim(1, -1)
     expected = output.flatten(0, -2)
     assert found.shape == expected.shape
-    # a permutation of the columns is no matter; their entries are
+    # the order of the columns does not matter, their entries do
     order = torch.argsort(found.double().sum(0)), torch.argsort(expected.double().sum(0))
     assert rows_of(found[:, order[0]]) == rows_of(expected[:, order[1]])
 
@@ -137,7 +137,7 @@ def test_columns_of_a_bare_matrix_are_units(product, shape, context):
 
 
 class Between(nn.Module):
-    """A sequence model of one function, between a layer and an activation."""
+    """A sequence model with a function between its layers and an activation."""
 
     def __init__(self, function, layer=None, other=None):
         super().__init__()
@@ -192,7 +192,7 @@ def test_units_pass_through(function, units):
     assert activations.units("relu").shape[1] == units
 
 
-def test_pixel_shuffle_deals_channels_out_over_pixels():
+def test_pixel_shuffle_distributes_channels_over_pixels():
     # 16 channels become 4 of 2 × 2 pixels each: an image of 4 channels shows all 16 units.
     model = Applies(nn.Conv2d(3, 16, 3), lambda q: F.pixel_shuffle(q, 2))
     images = torch.randn(IMAGES)
@@ -221,8 +221,8 @@ class First(nn.Module):
         return self.module(x)[0].mT
 
 
-def test_linear_maps_over_time_have_units_of_their_own():
-    """The token mixing of an MLP-Mixer: its units stand where the positions stood."""
+def test_linear_maps_over_time_have_their_own_units():
+    """Token mixing as in an MLP-Mixer: its units take the axis of the positions."""
     mixing = nn.Linear(7, 9)
     model = Between(lambda a, b: mixing(a.mT).mT)
     model.mixing = mixing
@@ -232,7 +232,7 @@ def test_linear_maps_over_time_have_units_of_their_own():
     assert activations.units("relu").shape == (40, 9)
 
 
-def test_experts_with_a_weight_each_are_units_of_their_own():
+def test_experts_with_separate_weights_have_separate_units():
     class Experts(nn.Module):
         def __init__(self):
             super().__init__()
@@ -248,7 +248,7 @@ def test_experts_with_a_weight_each_are_units_of_their_own():
 
 
 def test_exchanged_parameters_are_followed():
-    """`torch.func.functional_call` gives the model other tensors than it owned at the start."""
+    """`torch.func.functional_call` gives the model tensors other than those it owns."""
     model = Matrix(lambda x, m: (x @ m.weight).mT)
     other = {"weight": torch.randn(6, 11)}
     with capture(model) as activations:
