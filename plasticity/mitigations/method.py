@@ -64,13 +64,13 @@ def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
 
 
 def regularizer_settings(
-    mitigations: Sequence[Mitigation], anchor_seed: int
+    mitigations: Sequence[Mitigation], anchor_seed: int | None = None
 ) -> RegularizerSettings:
     """Return the settings with which a method's optimizer regularizes a network.
 
     Args:
         mitigations: Mitigations of the method, applied in this order.
-        anchor_seed: Seed of a random anchor, if one is drawn.
+        anchor_seed: Seed of a random anchor, if one is drawn. None: `torch.initial_seed()`.
     """
     settings = RegularizerSettings(anchor_seed=anchor_seed)
     for each in mitigations:

@@ -27,10 +27,10 @@ from plasticity.agents.supervised.classifier import Classifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
 from plasticity.scripts.bench.steps import BATCH_SIZE, SIGMA, STRENGTH
-from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.config.benchmarks import supervised_config
 
 _SYRE = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
-_MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
+_MNIST = supervised_config("permuted-mnist")
 _NETWORKS = {
     "CNN of permuted-mnist": _MNIST.network,
     "MLP of 3 x 2000": NetworkConfig(architecture="mlp", hidden=(2000,) * 3),
@@ -73,7 +73,7 @@ def _classifier_step(
     torch.manual_seed(0)
     if effort.quick:
         network = replace(network, hidden=(8,))
-    config = replace(_MNIST.classifier, **options)
+    config = replace(_MNIST.agent, **options)
     classifier = Classifier(
         ImageNetwork((1, 28, 28), 10, network),
         config,

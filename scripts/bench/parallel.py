@@ -10,8 +10,8 @@ from pathlib import Path
 from plasticity.scripts.bench.hardware import available_cores
 from plasticity.scripts.bench.rows import Effort, Row, speed_row
 from plasticity.scripts.bench.timing import interleaved
-from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.scripts.config.benchmarks import BENCHMARKS, supervised_config
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.pool import Job, run_jobs
 
 _BENCHMARK = "permuted-digits"
@@ -53,18 +53,12 @@ def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:
     Raises:
         RuntimeError: if a run did not finish; the message is the run's.
     """
-    benchmark = IMAGE_BENCHMARKS[_BENCHMARK]
-    config = ImageRunConfig(
-        benchmark=_BENCHMARK,
-        method="syre",
-        seed=0,
-        dataset=benchmark.dataset,
-        num_tasks=tasks,
-        strength=benchmark.strengths["syre"],
-        sigma=benchmark.sigma,
-        probe_size=benchmark.probe_size,
-        network=benchmark.network,
-        classifier=benchmark.classifier,
+    config = with_values(
+        supervised_config(_BENCHMARK),
+        {
+            "method": (BENCHMARKS[_BENCHMARK].mitigation("syre"),),
+            "stream.num_tasks": tasks,
+        },
     )
     jobs = [Job(out / f"seed_{seed}", replace(config, seed=seed)) for seed in range(runs)]
     outcome = run_jobs(jobs, processes, lambda _job, _value: None)

@@ -17,6 +17,7 @@ from torch import nn
 
 from plasticity.agents import PPO, PRESETS, PPOConfig
 from plasticity.metrics.tracker import Tracker
+from plasticity.mitigations import regularizer_settings
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.ant import OURS, REFERENCE, BulletAlone, play, random_actions
 from plasticity.scripts.bench.rows import Effort, Row, time_row
@@ -32,14 +33,14 @@ from plasticity.scripts.bench.turns import (
     torch_threads,
     unmeasured_row,
 )
-from plasticity.scripts.config.benchmarks import ANT_BENCHMARKS
+from plasticity.scripts.config.benchmarks import BENCHMARKS, control_config
 from plasticity.tasks import SlipperyAntBulletEnv, VectorEnvironments, slippery_ant_vector
 
 ROLLOUTS_PER_ROW = 10
 """Rollouts for each row of metrics: by default a run has one every 20 480 steps; a rollout has 2048."""
 
-_BENCHMARK = ANT_BENCHMARKS["slippery-ant"]
-SYRE = RegularizerSettings("syre", _BENCHMARK.strengths["syre"], _BENCHMARK.sigma)
+_BENCHMARK = control_config("slippery-ant")
+SYRE = regularizer_settings([BENCHMARKS["slippery-ant"].mitigation("syre")])
 """Settings of the benchmark, for actor and critic."""
 
 _SEED = 0
@@ -136,7 +137,7 @@ def config_of(effort: Effort) -> PPOConfig:
 
 
 def _num_envs(effort: Effort) -> int:
-    return effort.size(_BENCHMARK.num_envs, 2)
+    return effort.size(_BENCHMARK.stream.num_envs, 2)
 
 
 # ---- our loop ---------------------------------------------------------------------------------------

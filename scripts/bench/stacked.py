@@ -22,11 +22,11 @@ from plasticity.scripts.bench.steps import SIGMA, STRENGTH
 from plasticity.scripts.bench.timing import Comparison, synchronizer
 from plasticity.scripts.bench.trainer import synthetic_task
 from plasticity.scripts.bench.turns import missing, rate_row, unmeasured_row
-from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.config.benchmarks import supervised_config
 from plasticity.tasks import PermutedImages
 from plasticity.tasks.streams.stacked_permuted_images import PermutedImagesGroup
 
-_MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
+_MNIST = supervised_config("permuted-mnist")
 _GOAL_STACKED, _GOAL_SPEED = 32, 15.0
 _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 
@@ -95,7 +95,7 @@ def _settings(seed: int) -> RegularizerSettings:
 
 
 def _config(*, compile: bool) -> ClassifierConfig:
-    return replace(_MNIST.classifier, compile=compile)
+    return replace(_MNIST.agent, compile=compile)
 
 
 def _alone(effort: Effort, device: str, steps: int, *, compile: bool) -> Callable[[], None]:

@@ -12,15 +12,18 @@ from torch.nn import functional
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.supervised.classifier import OPTIMIZERS, ClassifierConfig, make_optimizer
+from plasticity.mitigations import regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
-from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.config.benchmarks import BENCHMARKS, supervised_config
 
-STRENGTH = IMAGE_BENCHMARKS["permuted-mnist"].strengths["syre"]
+_SYRE = regularizer_settings([BENCHMARKS["permuted-mnist"].mitigation("syre")])
+
+STRENGTH = _SYRE.strength
 """Strength of the decay on both sides: the benchmark's."""
 
-SIGMA = IMAGE_BENCHMARKS["permuted-mnist"].sigma
+SIGMA = _SYRE.sigma
 """Standard deviation of syre's anchor: the benchmark's."""
 
 BATCH_SIZE = 64
@@ -37,7 +40,7 @@ _CASES: tuple[tuple[str, OptimizerName, float], ...] = (
 
 def step_cnn(effort: Effort) -> list[Row]:
     """Measure a training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
-    network = ImageNetwork((1, 28, 28), 10, IMAGE_BENCHMARKS["permuted-mnist"].network)
+    network = ImageNetwork((1, 28, 28), 10, supervised_config("permuted-mnist").network)
     return [
         _step_row("step_cnn", effort, network, case, goal=1.02, rounds=200, calls=5)
         for case in _CASES[1:]
@@ -66,7 +69,7 @@ def _step_row(
     calls: int,
 ) -> Row:
     label, name, momentum = case
-    rate = IMAGE_BENCHMARKS["permuted-mnist"].classifier.learning_rate if name == "sgd" else 1e-3
+    rate = supervised_config("permuted-mnist").agent.learning_rate if name == "sgd" else 1e-3
     config = ClassifierConfig(optimizer=name, learning_rate=rate, momentum=momentum)
     syre = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
     our_network = copy.deepcopy(network).to(effort.device)
@@ -144,7 +147,7 @@ def optimizer_pair(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
     # The benchmark's own rate: a decay below the rounding error would take another code path.
-    common = {"lr": IMAGE_BENCHMARKS["permuted-mnist"].classifier.learning_rate, **extra}
+    common = {"lr": supervised_config("permuted-mnist").agent.learning_rate, **extra}
     ours = regularized(base)(
         many_parameters(effort),
         regularizer="syre",

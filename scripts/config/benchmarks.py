@@ -200,6 +200,29 @@ def require_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+def supervised_config(name: str) -> SupervisedRunConfig:
+    """Return the configuration of a supervised benchmark.
+
+    Raises:
+        ValueError: if there is none of this name.
+        TypeError: if it is a benchmark of another kind.
+    """
+    config = require_benchmark(name).config
+    if not isinstance(config, SupervisedRunConfig):
+        raise TypeError(
+            f"{name} must be a supervised benchmark, not one of {type(config).__name__}."
+        )
+    return config
+
+
+def control_config(name: str) -> ControlRunConfig:
+    """Return the configuration of a control benchmark; raises as `supervised_config`."""
+    config = require_benchmark(name).config
+    if not isinstance(config, ControlRunConfig):
+        raise TypeError(f"{name} must be a control benchmark, not one of {type(config).__name__}.")
+    return config
+
+
 def read_config(saved: Mapping[str, Any]) -> RunConfig:
     """Read a configuration as `config.json` holds it; a missing key has the default of its dataclass.
 

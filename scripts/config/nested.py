@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from plasticity.checks import require_known
@@ -153,7 +153,6 @@ def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@cache
 def field_docstrings(kind: type) -> dict[str, str]:
     """Return the string under each field of a dataclass, those of its base classes included.
 
@@ -166,7 +165,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
     return found
 
 
-def _own_docstrings(kind: type) -> Iterator[tuple[str, str]]:
+def _own_docstrings(kind: Any) -> Iterator[tuple[str, str]]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):  # a class without a file, made in a console: its help is empty

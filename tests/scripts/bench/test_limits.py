@@ -11,9 +11,9 @@ from plasticity.scripts.bench.limits import (
 )
 from plasticity.scripts.bench.rows import Effort
 from plasticity.scripts.bench.work_counter import Work, count_work
-from plasticity.scripts.config.benchmarks import IMAGE_BENCHMARKS
+from plasticity.scripts.config.benchmarks import supervised_config
 
-MNIST = IMAGE_BENCHMARKS["permuted-mnist"]
+MNIST = supervised_config("permuted-mnist")
 
 
 def test_the_least_times_by_hand():
@@ -40,7 +40,7 @@ def test_the_operations_of_a_ppo_update_are_those_of_its_products():
 
 
 def test_the_operations_of_a_cnn_step():
-    step = classifier_step(MNIST.network, MNIST.classifier, Effort())
+    step = classifier_step(MNIST.network, MNIST.agent, Effort())
     step()
     # 3 x 3 kernels with a stride of 2: 28 x 28 pixels become 14 x 14 of 8 channels and 7 x 7 of 16
     first, second = 14 * 14 * 8 * (9 * 1), 7 * 7 * 16 * (9 * 8)
