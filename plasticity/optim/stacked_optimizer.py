@@ -245,7 +245,7 @@ class StackedOptimizer:
                 group["lr"] = rate
 
     def freeze(self, index: int) -> None:
-        """Keep a stacked network unchanged from now on, whatever its gradients, without waiting for the device.
+        """Freeze a stacked network from now on, whatever its gradients, without waiting for the device.
 
         Raises:
             IndexError: if there is no stacked network of this index.

@@ -59,7 +59,7 @@ def test_a_copy_that_may_come_from_two_optimizers_is_refused():
     train(model, first)
     second = make(model, **L2_INIT)
     groups = [{**group, "params": list(group["params"])} for group in first.param_groups]
-    with pytest.raises(ValueError, match=r"2 optimizers hold .*\(8, 6\).*initial_weights="):
+    with pytest.raises(ValueError, match=r"2 optimizers anchor .*\(8, 6\).*initial_weights="):
         type(first)(groups, lr=0.1)
     del second
     gc.collect()
