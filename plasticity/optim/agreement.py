@@ -1,7 +1,7 @@
-"""What the processes of a distributed run must agree on, so that their weights stay the same.
+"""Agreement between the processes of a distributed run, so that their weights stay the same.
 
 In data-parallel training every process steps its own copy of the weights with the same gradients. The
-copies stay equal only if the anchors are equal too, and processes usually have seeds of their own.
+copies stay equal only if the anchors are equal too, and each process usually has a different seed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import distributed as dist
 
 from plasticity.optim.sharded import is_sharded
 
-_APART = (
-    "If every process trains parameters of its own, give each optimizer its anchor_seed: the same where"
-    " the parameters are the same."
+_SEED_REMEDY = (
+    "If each process trains different parameters, give every optimizer an anchor_seed: the same one"
+    " where the parameters are the same."
 )
 
 
@@ -28,13 +28,13 @@ def _is_distributed() -> bool:
 
 
 def agreed_seed(seed: int, parameters: Sequence[Tensor]) -> int:
-    """Return rank 0's seed, in all processes of a distributed run; `seed` without one.
+    """Return rank 0's seed in every process of a distributed run, and `seed` outside of one.
 
-    Every process has to make the call, as with `DistributedDataParallel`.
+    A collective call: every process has to make it, as with `DistributedDataParallel`.
 
     Args:
-        seed: This process's.
-        parameters: This process's, to find out whether all have the same ones.
+        seed: Seed of this process.
+        parameters: Parameters of this process, compared with those of the others.
 
     Raises:
         ValueError: if the processes have parameters of different shapes.
@@ -47,18 +47,18 @@ def agreed_seed(seed: int, parameters: Sequence[Tensor]) -> int:
     for rank, other in enumerate(shapes):
         if other != shapes[0]:
             raise ValueError(
-                f"Rank {rank} gives this optimizer {len(other)} parameters, rank 0 {len(shapes[0])}, of"
-                " other shapes: an anchor is drawn from the place of its parameter in the optimizer,"
-                f" which would differ between the processes. {_APART}"
+                f"Rank {rank} gives this optimizer {len(other)} parameters, rank 0 {len(shapes[0])}, and"
+                " their shapes differ: an anchor is drawn from the position of its parameter in the"
+                f" optimizer, which would differ between the processes. {_SEED_REMEDY}"
             )
     return int(seeds[0])
 
 
 def require_agreeing_weights(parameters: Sequence[Tensor]) -> None:
-    """Refuse weights that differ between the processes of a distributed run, as anchors of l2-init.
+    """Raise an error if weights differ between processes, where they are to be l2-init's anchors.
 
     Raises:
-        ValueError: if they differ; says what to do.
+        ValueError: if they differ; the message says what to do.
     """
     whole = [parameter for parameter in parameters if not is_sharded(parameter)]
     if not _is_distributed() or not whole:
@@ -73,29 +73,30 @@ def require_agreeing_weights(parameters: Sequence[Tensor]) -> None:
             torch.tensor(other, dtype=torch.float64), first, rtol=1e-6, atol=1e-9, equal_nan=True
         ):
             raise ValueError(
-                f"Rank {rank} starts from other weights than rank 0, and l2-init would hold each process"
-                " to its own: make the optimizer after DistributedDataParallel(model), which gives all"
-                " the weights of rank 0. If every process trains a network of its own, make the"
+                f"Rank {rank} starts from different weights than rank 0, and l2-init would anchor each"
+                " process to its own: create the optimizer after DistributedDataParallel(model), which"
+                " broadcasts the weights of rank 0. If each process trains a separate network, create the"
                 " optimizer before torch.distributed is initialised."
             )
 
 
 def require_whole_optimizer() -> None:
-    """Refuse an optimizer that is being made inside `ZeroRedundancyOptimizer`, for a part of the model.
+    """Raise an error if the optimizer is being created by `ZeroRedundancyOptimizer`, for part of a model.
 
     Raises:
-        ValueError: if it is; says what to use.
+        ValueError: if it is; the message says what to use instead.
     """
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     if module is None:
         return
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
-        dealer = frame.f_locals.get("self")
-        if isinstance(dealer, module.ZeroRedundancyOptimizer):
-            raise ValueError(  # noqa: TRY004 - the type of nothing that was given
-                "ZeroRedundancyOptimizer deals the parameters out to optimizers that do not know each"
-                " other, and an anchor is drawn from the place of its parameter among all: use FSDP2"
-                " (torch.distributed.fsdp.fully_shard), which spreads the optimizer's state as well."
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, module.ZeroRedundancyOptimizer):
+            raise ValueError(  # noqa: TRY004 - no argument's type is wrong
+                "ZeroRedundancyOptimizer splits the parameters between optimizers that know nothing of"
+                " each other, and an anchor is drawn from the position of its parameter among all of"
+                " them: use FSDP2 (torch.distributed.fsdp.fully_shard), which shards the optimizer's"
+                " state as well."
             )
         frame = frame.f_back

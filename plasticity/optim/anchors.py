@@ -1,9 +1,9 @@
-"""The random point that syre decays toward, as a pure function of (seed, position, element index).
+"""Random anchors that syre decays toward, each a pure function of (seed, position, element index).
 
 A checkpoint therefore needs one integer instead of a copy of the network. The integers come from
 the counter-based generator Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
-3", SC 2011), the normals from the Box-Muller map, always in float32: equal on every device to a few
-units in the last place, whatever the dtype of the parameter.
+3", SC 2011), the normals from the Box-Muller map, always in float32: the result is the same on every device
+to a few units in the last place, whatever the dtype of the parameter.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
-# Elements drawn at once: bounds the int64 temporaries to some megabytes.
+# Elements drawn at once: keeps the int64 temporaries to a few megabytes.
 _CHUNK = 1 << 17
 
-# The last counter word keeps the two families of draws apart.
+# The last counter word separates the two families of draws.
 _NORMAL_STREAM = 0
 _UNIFORM_STREAM = 1
 
 
 def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors.
+    """Apply ten rounds of Philox4x32 to 32-bit words held in int64 tensors.
 
     Args:
         counter: The four counter words. Each of shape (...), values 0 to 2**32 - 1.
@@ -42,8 +42,8 @@ def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tu
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _WORD, seed >> 32
     for _ in range(_ROUNDS):
-        # A product of two words wraps in int64; its 64 bits are right all the same, and the mask
-        # takes off the sign that the arithmetic shift drags in.
+        # A product of two words wraps in int64; its 64 bits are correct all the same, and the mask
+        # removes the sign bits that the arithmetic shift brings in.
         product_0, product_1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((product_1 >> 32) & _WORD) ^ c1 ^ k0,
@@ -80,10 +80,10 @@ def _lanes(seed: int, position: int, blocks: Tensor, stream: int) -> Tensor:
 def _fill(
     like: Tensor, seed: int, position: int, stream: int, finish: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Make a tensor like `like` of drawn numbers: element i is lane i % 4 of counter block i // 4.
+    """Fill a tensor like `like` with random numbers: element i is lane i % 4 of counter block i // 4.
 
-    `finish` maps the float32 draws (in place) to the values. Drawn piece by piece, so that nothing
-    but the result takes memory in proportion to it.
+    `finish` maps the float32 draws (in place) to the values. The numbers are drawn chunk by chunk, so
+    that only the result takes memory in proportion to its size.
     """
     if is_sharded(like):
         return _fill_shard(like, seed, position, stream, finish)
@@ -101,7 +101,7 @@ def _fill(
 def _fill_shard(
     like: Tensor, seed: int, position: int, stream: int, finish: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The same for the elements of a sharded tensor that are in this process."""
+    """Do the same as `_fill` for the elements of a sharded tensor that are in this process."""
     local = local_part(like)
     elements = local_elements(like).reshape(-1).to(_drawing_device(local.device))
     drawn = torch.empty(local.numel(), dtype=local.dtype, device=local.device)
@@ -120,8 +120,8 @@ def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _drawing_device(device: torch.device) -> torch.device:
-    # 64-bit integer arithmetic is not dependable on every back end (mps); those are drawn for on
-    # the CPU, once, and moved.
+    # 64-bit integer arithmetic is not reliable on every back end (mps): for those, anchors are drawn
+    # on the CPU, once, and moved.
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
@@ -132,13 +132,14 @@ def syre_anchor(like: Tensor, *, seed: int, position: int, standard_deviation: f
     Args:
         like: The parameter: gives shape, dtype, device and memory format. Shape: (...).
         seed: `anchor_seed`, 0 to 2**64 - 1.
-        position: Place of the parameter in the optimizer, counted over all its groups.
-        standard_deviation: Of the normal, usually sigma / sqrt(fan_in); in units of the parameter.
+        position: Position of the parameter in the optimizer, counted over all its groups.
+        standard_deviation: Standard deviation of the normal, usually sigma / sqrt(fan_in), in units of
+            the parameter.
 
     Returns:
         Independent normals of mean 0. Shape: that of `like`. Element i in row-major order depends
         on (seed, position, i) alone, not on the shape, dtype, device or memory format, nor on how
-        the parameter is spread over processes: of a `DTensor` each draws its own part.
+        the parameter is sharded: each process draws its own part of a `DTensor`.
     """
     return _fill(like, seed, position, _NORMAL_STREAM, lambda n: n.mul_(standard_deviation))
 
@@ -150,9 +151,9 @@ def anisotropy_factors(like: Tensor, *, seed: int, position: int, anisotropy: fl
     Args:
         like: The parameter. Shape: (...).
         seed: `anchor_seed`, 0 to 2**64 - 1.
-        position: Place of the parameter in the optimizer, counted over all its groups.
-        anisotropy: Standard deviation of the diagonal, 0 to below 1/sqrt(3), so that all entries
-            are positive.
+        position: Position of the parameter in the optimizer, counted over all its groups.
+        anisotropy: Standard deviation of the diagonal, at least 0 and below 1/sqrt(3), so that all
+            entries are positive.
 
     Returns:
         Factors of mean 1. Shape: that of `like`.

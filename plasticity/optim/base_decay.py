@@ -1,8 +1,8 @@
-"""The weight decay that an optimizer class has of its own, and how it acts.
+"""Detection of an optimizer class's built-in weight decay, and of the form that it takes.
 
-For the classes of torch.optim that is known. Any other class is measured: a few steps on a copy with a
-tensor of its own, once with the base's decay and once with a decay that was joined to the gradient, or
-applied apart from it. So nothing is guessed from a class's name or from the default of an argument.
+For the classes of torch.optim the form is known. Any other class is measured: a copy of it takes a few
+steps on a small tensor, once with its built-in decay, once with a decay added to the gradient, and once
+with one applied separately. So nothing is guessed from a class's name or an argument's default.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from plasticity.optim.settings import SETTING_NAMES
 from plasticity.preserve_state import random_state, restore_random
 
 BaseDecay = Literal["none", "coupled", "decoupled", "other"]
-"""How a base decays: not at all, by strength * theta in the gradient, by theta <- theta * (1 - lr *
-strength) before a step that is otherwise the same, or in a way of its own."""
+"""Form of a base's weight decay: none, strength * theta in the gradient, theta <- theta * (1 - lr *
+strength) before a step that is otherwise the same, or anything else."""
 
 _IN_TORCH: dict[str, BaseDecay] = {
     "AdamW": "decoupled",
     "Muon": "decoupled",
-    # Its step is scaled by the norm that the weights had before the decay.
+    # Its step is scaled by the norm of the weights before the decay.
     "Adafactor": "other",
 }
-"""Classes whose decay is not coupled. (Adam, NAdam and RAdam say so in each group.)"""
+"""Classes of torch whose decay is not coupled. (Adam, NAdam and RAdam have an option in each group.)"""
 
 _LEARNING_RATE, _STRENGTH, _STEPS = 0.1, 0.1, 4
 
@@ -45,20 +45,20 @@ _OURS = ("_given_weights", "_initial_weights", "_own_defaults", "_targets")
 
 @cache
 def _untouched() -> frozenset[str]:
-    """Attributes that no step of a base writes to, or that the copy has of its own."""
-    # Not when this file is imported: making an optimizer imports the compiler, which takes seconds.
+    """Return the attributes that no step of a base writes to, or that the copy sets itself."""
+    # Not at import: creating an optimizer imports the compiler, which takes seconds.
     return frozenset((*vars(Optimizer([torch.zeros(1)], {})), *_OURS))
 
 
 def base_decay_of(
     optimizer: Optimizer, base: type[Optimizer], group: Mapping[str, Any]
 ) -> BaseDecay:
-    """Say how the base of a regularized optimizer decays the parameters of one group.
+    """Return the form of weight decay that the base applies to the parameters of one group.
 
     Args:
         optimizer: The regularized optimizer, constructed. Only its attributes are read.
-        base: The class that it extends.
-        group: One of its groups, complete.
+        base: The optimizer class that it extends.
+        group: One of its groups, with all keys filled in.
     """
     if "weight_decay" not in group:
         return "none"
@@ -70,13 +70,13 @@ def base_decay_of(
 
 
 def default_weight_decay(base: type[Optimizer]) -> float:
-    """Return the weight decay that an optimizer class has when none is given; 0 without one."""
+    """Return the default `weight_decay` of an optimizer class, or 0 if it has no such argument."""
     parameter = inspect.signature(base.__init__).parameters.get("weight_decay")
     return parameter.default if parameter and isinstance(parameter.default, (int, float)) else 0.0
 
 
 NO_BASE_DECAY = (
-    "weight_decay={!r} was given to a regularized optimizer, which has decays of its own:"
+    "weight_decay={!r} was given to a regularized optimizer, which applies the decay itself:"
     ' give regularizer="weight-decay" and strength instead.'
 )
 
@@ -84,10 +84,11 @@ NO_BASE_DECAY = (
 def require_no_base_decay(
     base: type[Optimizer], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """Refuse arguments that the base does not know, and a decay of its own.
+    """Raise an error if the base does not accept the arguments, or they set its own weight decay.
 
     Raises:
-        TypeError: if the arguments do not fit the base's constructor; names the nearest that would.
+        TypeError: if the arguments do not fit the base's constructor; the message names the nearest
+            known one.
         ValueError: if they give a weight decay other than 0.
     """
     signature = inspect.signature(base.__init__)
@@ -105,11 +106,11 @@ def require_no_base_decay(
 
 
 def step_without_hooks(base: type[Optimizer]) -> Callable[..., Any]:
-    """Return the base's own `step`.
+    """Return the base's `step` without torch's hook wrapper.
 
-    torch wraps the step of every class that has an instance, to run the step hooks. A regularized
+    torch wraps the step of every class that has been instantiated, to run the step hooks. A regularized
     class is wrapped too: through the base's wrapper the hooks would run twice, the second time on
-    gradients that the decay has joined.
+    gradients with the decay in them.
     """
     step: Any = base.step
     own: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step
@@ -120,23 +121,23 @@ def step_without_hooks(base: type[Optimizer]) -> Callable[..., Any]:
 
 
 def _measured(optimizer: Optimizer, base: type[Optimizer], group: Mapping[str, Any]) -> BaseDecay:
-    """Compare the path of a small tensor under the base's decay with those of the known forms."""
-    joined = -_STRENGTH if group.get("maximize", False) else _STRENGTH
-    apart = 1 - _LEARNING_RATE * _STRENGTH
+    """Compare the path of small tensors under the base's decay with the paths of the known forms."""
+    coupled = -_STRENGTH if group.get("maximize", False) else _STRENGTH
+    factor = 1 - _LEARNING_RATE * _STRENGTH
     for with_closure in (False, True):
         path = partial(_path, optimizer, base, group, with_closure)
         try:
             own = path(weight_decay=_STRENGTH)
             paths: dict[BaseDecay, Tensor] = {
                 "none": path(),
-                "coupled": path(joined=joined),
-                "decoupled": path(apart=apart),
+                "coupled": path(coupled=coupled),
+                "decoupled": path(factor=factor),
             }
-        except Exception:  # anything: it needs a closure, other shapes, what only its user can give
+        except Exception:  # anything: it may need a closure, other shapes or arguments unknown here
             continue
         effect = (own - paths["none"]).abs().max()
         for kind, found in paths.items():
-            # A thousandth of what the decay does: decompositions inside a base amplify rounding.
+            # A thousandth of the decay's effect: decompositions inside a base amplify rounding.
             if (own - found).abs().max() <= 1e-6 + 1e-3 * effect * (kind != "none"):
                 return kind
     return "other"
@@ -150,17 +151,26 @@ def _path(
     with_closure: bool,
     *,
     weight_decay: float = 0.0,
-    joined: float = 0.0,
-    apart: float = 1.0,
+    coupled: float = 0.0,
+    factor: float = 1.0,
 ) -> Tensor:
-    """Weights after each of a few steps with a decay of the base's own, in the gradient, or apart.
+    """Return the weights after each of a few steps with one form of decay.
 
-    There is a parameter for each number of axes that those of the group have: some bases decay matrices
-    and vectors in different ways. In every other step the gradients are at right angles to the weights,
+    There is one parameter for each number of dimensions found in the group, because some bases decay
+    matrices and vectors differently. In every other step the gradients are orthogonal to the weights,
     where some bases decay less.
 
+    Args:
+        optimizer: The regularized optimizer; only read.
+        base: The class whose step is taken.
+        group: The group whose options are used.
+        with_closure: Pass a closure to the step.
+        weight_decay: The base's own decay.
+        coupled: Strength of a decay added to the gradient.
+        factor: Factor that the weights are multiplied by before each step.
+
     Returns:
-        Shape: (steps, elements of all parameters).
+        Weights of all parameters, flattened. Shape: (steps, elements of all parameters).
     """
     device = next((p.device for p in group["params"]), torch.device("cpu"))
     weights: list[Tensor] = [
@@ -177,15 +187,15 @@ def _path(
     twin.__dict__.update(state=defaultdict(dict), param_groups=[options])
     visited = []
     with _same_draws(device):
-        train = getattr(twin, "train", None)  # schedule-free optimizers are to be told
+        train = getattr(twin, "train", None)  # schedule-free optimizers need the call
         if callable(train):
             train()
         for number in range(_STEPS):
-            torch._foreach_mul_(weights, apart)
+            torch._foreach_mul_(weights, factor)
 
             def closure(number: int = number) -> float:
                 for weight in weights:
-                    weight.grad = _gradient(weight.detach(), number) + joined * weight.detach()
+                    weight.grad = _gradient(weight.detach(), number) + coupled * weight.detach()
                 return 0.0
 
             closure()
@@ -198,28 +208,28 @@ def _path(
 
 
 def _copies(values: Mapping[str, Any], shared: Sequence[Any]) -> dict[str, Any]:
-    """Copy what a step may write to: the containers, and the tensors that are not the optimizer's own.
+    """Copy the values that a step may write to: containers and tensors, except for the shared ones.
 
     Args:
         values: Attributes of an optimizer, or options of a group.
-        shared: What is not copied in them.
+        shared: Objects that the copies refer to without copying them.
     """
     found = dict(values)
     for name, value in values.items():
         if name not in _untouched() and isinstance(value, (Tensor, MutableMapping, list, set)):
             memo = {id(each): each for each in shared}
-            with suppress(Exception):  # anything: what cannot be copied is shared
+            with suppress(Exception):  # anything: a value that cannot be copied is shared
                 found[name] = copy.deepcopy(value, memo)
     return found
 
 
 @contextmanager
 def _same_draws(device: torch.device) -> Iterator[None]:
-    """Let each path draw the same numbers, from torch, NumPy or Python, and nobody after it miss them."""
+    """Seed torch, NumPy and Python equally for each path, and restore their generators afterwards."""
     states = random_state([device])
     try:
         torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002 - from which optimizers draw
+        np.random.seed(0)  # noqa: NPY002 - the generator that optimizers draw from
         random.seed(0)
         yield
     finally:
@@ -227,9 +237,12 @@ def _same_draws(device: torch.device) -> Iterator[None]:
 
 
 def _weight(axes: int, device: torch.device) -> torch.nn.Parameter:
-    """A parameter of that many axes, with weights of the gradients' size: a decay may turn a sign."""
+    """Return a parameter with `axes` dimensions, its weights about as large as the gradients.
+
+    So a decay can change the sign of an update.
+    """
     shape = (3, 4, 2, 2, 2, 2, 2, 2)[:axes]
-    # In float32 whatever the parameters are: in a half precision no decay would be seen.
+    # Always in float32: half precision would round the decay away.
     values = torch.linspace(-2.0, 2.5, math.prod(shape), dtype=torch.float32, device=device)
     return torch.nn.Parameter(values.view(shape))
 

@@ -1,7 +1,7 @@
-"""The one decay that every method is made of: toward an anchor, over lists of tensors.
+"""Decay toward an anchor over lists of tensors, which every regularizer is made of.
 
 Weight decay has no anchor (zero), syre a random one, L2-init the initial weights; the anisotropic
-form multiplies every coordinate by a factor of its own. Nothing here waits for the device.
+form multiplies each coordinate by its own factor. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ def decay_direction(
     anchors: Sequence[Tensor] | None,
     factors: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Gradient of |theta - anchor|^2 / 2, times the factors: new tensors D * (theta - anchor).
+    """Compute the gradient of |theta - anchor|^2 / 2, times the factors: D * (theta - anchor).
 
     Args:
         parameters: theta, a list of tensors of any shapes.
         anchors: One tensor for each parameter, or None for zero.
         factors: The diagonal of D, one tensor for each parameter, or None for one.
+
+    Returns:
+        New tensors, one for each parameter.
     """
     parameters = list(parameters)
     if anchors is None:
@@ -41,15 +44,18 @@ def decayed_gradients(
     strength: float | Tensor,
     factors: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """The coupled form: new tensors gradient + strength * D * (theta - anchor).
+    """Return gradients with the coupled decay: gradient + strength * D * (theta - anchor).
 
     Args:
-        gradients: One tensor for each parameter; left as they are.
+        gradients: One tensor for each parameter; not changed.
         parameters: theta, a list of tensors.
         anchors: One tensor for each parameter, or None for zero.
-        strength: Of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2. A
-            tensor of one element keeps a device-side scale on the device.
+        strength: Strength in the sense of torch's `weight_decay`: the penalty is strength / 2 *
+            |theta - anchor|^2. A tensor of one element keeps a device-side scale on the device.
         factors: The diagonal of D, or None for one.
+
+    Returns:
+        New tensors, one for each parameter.
     """
     if isinstance(strength, Tensor) or factors is not None:
         direction = decay_direction(parameters, anchors, factors)
@@ -68,12 +74,12 @@ def decay_toward_(
     amount: float | Tensor,
     factors: Sequence[Tensor] | None = None,
 ) -> None:
-    """The decoupled form, in place: theta <- theta - amount * D * (theta - anchor).
+    """Apply the decoupled decay in place: theta <- theta - amount * D * (theta - anchor).
 
     Args:
         parameters: theta, a list of tensors; changed.
         anchors: One tensor for each parameter, or None for zero.
-        amount: learning rate * strength.
+        amount: Learning rate * strength.
         factors: The diagonal of D, or None for one.
     """
     parameters = list(parameters)
@@ -82,7 +88,7 @@ def decay_toward_(
         torch._foreach_mul_(direction, amount)
         torch._foreach_sub_(parameters, direction)
     elif anchors is None:
-        # Written as torch's AdamW writes it, so that the two agree bit for bit.
+        # The same operation as in torch's AdamW, so that the two agree bit for bit.
         torch._foreach_mul_(parameters, 1 - amount)
     else:
         torch._foreach_lerp_(parameters, list(anchors), amount)

@@ -1,4 +1,4 @@
-"""How many inputs a parameter has, by the layout of the layer that it belongs to."""
+"""Fan-in of parameters, derived from the layout of the layer that they belong to."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ NORMALIZATION_LAYERS: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
-"""Layers whose affine parameters `parameter_groups` leaves alone unless asked."""
+"""Layers whose affine parameters `parameter_groups` does not regularize by default."""
 
 NO_FAN_IN = 0
-"""Stands in a group's `fan_in` for a parameter that has none, so that syre leaves it alone."""
+"""Entry of a group's `fan_in` for a parameter that has none; syre does not decay it."""
 
 Kind = Literal["weight", "rows", "vector", "normalization", "loose", "unknown"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What one parameter of a model is, and how many inputs it has."""
+    """Kind and fan-in of one parameter of a model."""
 
     kind: Kind
-    """"weight": the units' weights, in a layer whose layout is known. "rows": an embedding or tokens.
-    "vector": belongs to the weight of its module. "normalization". "loose": a vector whose module has
-    no weight. "unknown": has two or more dimensions, and nothing says which one holds the units."""
+    """Kind of the parameter. "weight": the units' weights, in a layer whose layout is known. "rows": an
+    embedding or tokens. "vector": belongs to the weight of its module. "normalization": belongs to a
+    normalisation layer. "loose": a vector whose module has no weight. "unknown": has two or more
+    dimensions, and it is not known which one holds the units."""
 
     fan_in: int
-    """At least 1; `NO_FAN_IN` for a loose vector."""
+    """Inputs of one unit, at least 1; `NO_FAN_IN` for a loose vector."""
 
     is_bias: bool
-    """Whether it is a vector that its module calls a bias."""
+    """Whether the parameter is a vector that its module calls a bias."""
 
 
 # ---- bare lists -------------------------------------------------------------------------------------
 
 
 def weight_fan_in(weight: Tensor) -> int | None:
-    """Return the inputs of one unit by torch's convention: `size(1)` times the receptive field.
+    """Return the number of inputs of one unit by torch's convention: `size(1)` times the receptive field.
 
     Args:
-        weight: Shape: (units, inputs, ...); a vector or scalar has no fan-in of its own.
+        weight: Weight of a layer. Shape: (units, inputs, ...); a vector or scalar has no fan-in itself.
 
     Returns:
         The fan-in, at least 1; None for a tensor of fewer than two dimensions.
@@ -59,10 +60,10 @@ def weight_fan_in(weight: Tensor) -> int | None:
 
 
 def flat_fan_in(parameters: Iterable[Tensor]) -> list[int]:
-    """Return the fan-in of each parameter in a flat list, by convention.
+    """Return the fan-in of each parameter in a flat list, by torch's convention.
 
-    Nothing but shapes is known here: every weight counts as torch's convention has it (see
-    `weight_fan_in`), also one that is transposed or an embedding's, and a vector takes the fan-in
+    Only the shapes are known here: every weight is counted by torch's convention (see
+    `weight_fan_in`), even if it is transposed or belongs to an embedding, and a vector takes the fan-in
     of the weight before it. `parameter_groups(model, …)` knows the layers.
 
     Returns:
@@ -86,23 +87,23 @@ def model_layouts(
     """Return the layout of every parameter of a model, by the layer that it belongs to.
 
     - A weight counts the inputs of one unit: the largest output of the layer without bias, if all
-      weights and inputs are 1. For a transposed convolution that is not torch's convention, which
-      takes its output channels for inputs: with stride s and kernel k it is in_channels / groups *
+      weights and inputs are 1. For a transposed convolution this differs from torch's convention, which
+      takes the output channels for inputs: with stride s and kernel k it is in_channels / groups *
       ceil(k / s) for each axis.
     - A bias takes the fan-in of its own weight (`bias_hh_l0` that of `weight_hh_l0`); another
       vector takes the largest of its module.
-    - An embedding, and parameters that are tokens or embeddings by their names (`pos_embed`,
-      `cls_token`), count the width of a row: their anchor's rows have norms around sigma, whatever
+    - An embedding, and parameters whose names say that they are tokens or embeddings (`pos_embed`,
+      `cls_token`), count the width of a row: the rows of their anchors have norms around sigma, whatever
       the width. This is the initialisation of Flax's `Embed`, of fairseq, and of torch's `bias_k` in
       attention (Xavier's). `nn.Embedding` itself starts at N(0, 1), most transformers at 0.02.
-    - The length that `weight_norm` keeps apart counts one input: it is about 1 at any width.
+    - The length that `weight_norm` stores separately counts one input: it is about 1 at any width.
 
     Args:
-        model: Any module. A shared parameter counts as its first owner's.
-        given: Fan-ins that are known better. A vector follows the one of its weight.
+        model: Any module. A shared parameter takes the layout of its first owner.
+        given: Fan-ins that override the derived ones. A vector follows that of its weight.
 
     Returns:
-        In the order of `model.parameters()`.
+        Layouts by parameter, in the order of `model.parameters()`.
 
     Raises:
         ValueError: if a lazy layer has not seen its first batch.
@@ -119,16 +120,16 @@ def model_layouts(
 def _require_shapes(model: nn.Module) -> None:
     for parameter, names in parameter_names(model).items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(  # noqa: TRY004  (of the model's state)
-                f"{names[0]!r} has no shape yet, as its layer is lazy: run one batch through the"
-                " model before its parameters are grouped."
+            raise ValueError(  # noqa: TRY004 - the state is wrong, not a type
+                f"{names[0]!r} has no shape yet, because its layer is lazy: run one batch through the"
+                " model before grouping its parameters."
             )
 
 
 def _module_layouts(
     module: nn.Module, given: Mapping[nn.Parameter, int]
 ) -> list[tuple[nn.Parameter, Layout]]:
-    """Layouts within one module: weights first, then the vectors that belong to them."""
+    """Return the layouts within one module: weights first, then the vectors that belong to them."""
     own = list(_own_tensors(module))
     found: dict[nn.Parameter, Layout] = {}
     weights: dict[str, int] = {}
@@ -153,9 +154,10 @@ def _module_layouts(
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Yield a module's own parameters, by the names that its `forward` has for them.
+    """Yield a module's own parameters, by the names that its `forward` uses for them.
 
-    Beside the name and the parameter: whether it is the length of a weight norm.
+    Yields:
+        The name, the parameter, and whether it is the length of a weight norm.
     """
     # nn.utils.weight_norm (the hook) keeps "weight_g" and "weight_v"; spectral_norm and prune keep
     # "weight_orig".
@@ -172,16 +174,16 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     for name, originals in module.parametrizations.items():
         assert isinstance(originals, parametrize.ParametrizationList)
         is_normed = type(originals[0]).__name__ == "_WeightNorm"
-        for place, parameter in originals.named_parameters(recurse=False):
-            # Factors of another kind are no weights of the layer's own layout.
-            whole = name if is_normed or place == "original" else f"{name}_{place}"
-            yield whole, parameter, is_normed and place == "original0"
+        for original, parameter in originals.named_parameters(recurse=False):
+            # Other factors do not have the layout of the layer's weight.
+            whole = name if is_normed or original == "original" else f"{name}_{original}"
+            yield whole, parameter, is_normed and original == "original0"
 
 
 def _own_layout(
     module: nn.Module, name: str, parameter: nn.Parameter, *, is_length: bool
 ) -> Layout | None:
-    """Layout of a parameter that needs no other to tell it; None for the rest, which are vectors."""
+    """Return the layout of a parameter that depends on no other one; None for the rest, all vectors."""
     if isinstance(module, NORMALIZATION_LAYERS):
         return Layout("normalization", 1, is_bias=name == "bias")
     if is_length:
@@ -196,12 +198,12 @@ def _own_layout(
 
 
 def _guessed_inputs(parameter: nn.Parameter) -> int | None:
-    """Inputs of a unit where nothing is known but the shape; None of vectors."""
+    """Return the inputs of a unit where only the shape is known; None for vectors."""
     if parameter.dim() <= 2:
         return weight_fan_in(parameter)
     if max(parameter.shape) == parameter.numel():
         return None  # shaped to be broadcast: a layer scale
-    # What is broadcast over the batch is no layer's weight: its rows are taken for inputs.
+    # A tensor broadcast over the batch is not the weight of a layer: its rows are taken for inputs.
     return parameter.shape[-1] if parameter.shape[0] == 1 else weight_fan_in(parameter)
 
 
@@ -213,20 +215,20 @@ _ROW_WORDS = {
 
 
 def _has_rows(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is an embedding, or tokens: by its layer, or by its name where it has none."""
+    """Return whether a parameter is an embedding or tokens, by its layer, or else by its name."""
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return name == "weight"
     if isinstance(module, nn.MultiheadAttention):
-        return name in ("bias_k", "bias_v")  # one more key and value, as tokens are
+        return name in ("bias_k", "bias_v")  # one more key and value, like tokens
     if parameter.dim() == 0 or _layer_inputs(module, name, parameter) is not None:
         return False
     words = re.split(r"[_\d]+", name.lower().strip("_0123456789"))
-    # Of vectors, "class_embedding" is one and "embedding_scale" is none.
+    # Among vectors, "class_embedding" is an embedding and "embedding_scale" is not.
     return not _ROW_WORDS.isdisjoint(words[-1:] if parameter.dim() == 1 else words)
 
 
 def _layer_inputs(module: nn.Module, name: str, weight: nn.Parameter) -> int | None:
-    """Inputs of one unit of a layer whose layout is known; None of another's, or of no weight."""
+    """Return the inputs of one unit, if the layer's layout is known and this is its weight; else None."""
     if weight.dim() < 2:
         return None
     if name == "weight":
@@ -244,7 +246,7 @@ def _layer_inputs(module: nn.Module, name: str, weight: nn.Parameter) -> int | N
 
 
 def _transposed_convolution_inputs(module: nn.modules.conv._ConvTransposeNd) -> int:
-    """Inputs of the output unit that has most of them."""
+    """Return the number of inputs of the output unit that has the most."""
     # Tap j of an axis reaches position p if dilation * j = p modulo the stride: so does every
     # (stride / gcd)-th tap.
     inputs = module.in_channels // module.groups
@@ -255,8 +257,8 @@ def _transposed_convolution_inputs(module: nn.modules.conv._ConvTransposeNd) -> 
     return inputs
 
 
-# Linear layers with a weight (inputs, units), by the packages that they came in. Looked up by name:
-# whoever has such a layer has imported its package, and others need not.
+# Linear layers with a weight of shape (inputs, units), by package. Looked up by name, so that their
+# packages need not be imported.
 _TRANSPOSED = {
     (package, "Conv1D")
     for package in ("transformers", "pytorch_transformers", "pytorch_pretrained_bert")
@@ -279,7 +281,7 @@ _STATED_SIZES = (
 
 
 def _stated_inputs(module: nn.Module, weight: nn.Parameter) -> int | None:
-    """Inputs of a matrix whose module says how many inputs and units it has."""
+    """Return the inputs of a matrix whose module has attributes for its inputs and units; else None."""
     for names in _STATED_SIZES:
         inputs, units = (getattr(module, name, None) for name in names)
         if not isinstance(inputs, int) or not isinstance(units, int):

@@ -1,4 +1,4 @@
-"""Fan-ins of a parameter group in which parameters took the place of others."""
+"""Fan-ins of a parameter group after some of its parameters were replaced."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from plasticity.optim.fan_in import weight_fan_in
 def replaced_fan_in(
     fan_in: Sequence[int], before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> list[int]:
-    """Fan-ins after some parameters of a group were replaced, as by a head that grew.
+    """Return the fan-ins after some parameters of a group were replaced, for example by a larger head.
 
     Args:
-        fan_in: One for each parameter, as given when the group was added.
-        before: The parameters that they were given for.
-        after: The parameters of now, as many.
+        fan_in: One fan-in for each parameter, as given when the group was added.
+        before: The parameters that these fan-ins were given for.
+        after: The current parameters, equally many.
 
     Returns:
-        The given ones, where the inputs of a unit are as many as before. A weight with other inputs has
-        its own fan-in, and so have the vectors after it that had its predecessor's.
+        The given fan-ins where a unit has as many inputs as before. A weight whose number of inputs
+        changed gets its own fan-in, and so do the vectors after it that had its predecessor's.
 
     Raises:
-        ValueError: if a weight with other inputs had a fan-in that is not that of its shape.
+        ValueError: if the number of inputs of a weight changed whose fan-in was not that of its shape.
     """
     found = list(fan_in)
-    changed: dict[int, int] = {}  # of the latest weight: its fan-in before, and now
-    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+    changed: dict[int, int] = {}  # of the latest weight: old fan-in -> new fan-in
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
         if new.dim() < 2:
-            found[place] = changed.get(found[place], found[place])
+            found[index] = changed.get(found[index], found[index])
             continue
         changed = {}
         if new is old or new.shape[1:] == old.shape[1:]:
             continue
-        if found[place] != weight_fan_in(old):
+        if found[index] != weight_fan_in(old):
             raise ValueError(
-                f"Parameter {place} of a group, of shape {tuple(old.shape)} and with the given fan-in"
-                f" {found[place]}, was replaced by one of shape {tuple(new.shape)}, whose fan-in is not"
-                " known: make the optimizer again, with parameter_groups(model, …)."
+                f"Parameter {index} of a group, of shape {tuple(old.shape)} and with the given fan-in"
+                f" {found[index]}, was replaced by one of shape {tuple(new.shape)}, whose fan-in is not"
+                " known: create a new optimizer, with parameter_groups(model, …)."
             )
         inputs = weight_fan_in(new)
         assert inputs is not None
-        changed = {found[place]: inputs}
-        found[place] = inputs
+        changed = {found[index]: inputs}
+        found[index] = inputs
     return found

@@ -1,4 +1,4 @@
-"""Weights that l2-init holds parameters to, by parameter."""
+"""Anchors of l2-init: the initial weights, by parameter."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 
 class InitialWeights(dict[Tensor, Tensor]):
-    """L2-init's anchors by parameter, as part of an optimizer's `defaults`.
+    """Anchors of l2-init by parameter, as part of an optimizer's `defaults`.
 
-    A copy of the defaults is about the same parameters, and so about these very tensors.
+    A deep copy returns the object itself: copied defaults refer to the same parameters, and so to the
+    same tensors.
     """
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> InitialWeights:
@@ -19,14 +20,14 @@ class InitialWeights(dict[Tensor, Tensor]):
 
 
 def of_shape(weights: Tensor, parameter: Tensor) -> Tensor:
-    """Return a copy of given initial weights in the dtype and on the device of their parameter.
+    """Return a copy of initial weights with the dtype and device of their parameter.
 
     Raises:
-        ValueError: if they have another shape.
+        ValueError: if their shape differs from the parameter's.
     """
     if weights.shape != parameter.shape:
         raise ValueError(
             f"initial_weights gives a parameter of shape {tuple(parameter.shape)} weights of shape"
-            f" {tuple(weights.shape)}: give its own."
+            f" {tuple(weights.shape)}: give weights of the parameter's shape."
         )
     return torch.empty_like(parameter).copy_(weights)

@@ -1,4 +1,4 @@
-"""Gradients that a decay joins for the time of one step, and that are given back after it."""
+"""Gradients that a decay is added to for one step and that are restored after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class JoinedGradients:
-    """What a step did to the gradients, and how to undo it."""
+    """Record of the changes that a step made to the gradients, which can be undone."""
 
     def __init__(self) -> None:
         self.moved = False
@@ -19,17 +19,21 @@ class JoinedGradients:
         self._requests: list[Any] = []
 
     def shift(self, *request: Any) -> None:
-        """Ask for parameters' gradients minus strength * anchor (in this order); `apply` does it."""
+        """Request gradients minus strength * anchor, which `apply` computes.
+
+        Args:
+            *request: Parameters, gradients, anchors, strength.
+        """
         self._requests.append(request)
 
     def apply(self) -> None:
-        """Do what was asked for: in place, which takes no memory, where that harms nobody."""
-        places = Counter(
+        """Apply the requested shifts, in place (which takes no memory) where that is safe."""
+        uses = Counter(
             gradient.data_ptr() for _, gradients, _, _ in self._requests for gradient in gradients
         )
         in_place = []
         for parameters, gradients, anchors, strength in self._requests:
-            if all(places[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
+            if all(uses[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
                 in_place.append((gradients, anchors, strength))
             else:
                 shifted = torch._foreach_add(gradients, anchors, alpha=-strength)
@@ -41,13 +45,13 @@ class JoinedGradients:
         self._requests.clear()
 
     def replace(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
-        """Put other gradients in the place of the parameters' own."""
+        """Set the parameters' gradients to others, and remember the old ones."""
         for parameter, gradient in zip(parameters, gradients, strict=True):
             self._replaced.append((parameter, parameter.grad))
             parameter.grad = gradient
 
     def undo(self) -> None:
-        """Give the gradients back: the replaced ones as they were, the shifted ones to rounding."""
+        """Restore the gradients: the replaced ones exactly, the shifted ones to rounding."""
         for parameter, gradient in reversed(self._replaced):
             parameter.grad = gradient
         if self._shifted:
@@ -59,8 +63,8 @@ class JoinedGradients:
 
 
 def _may_write(gradient: Tensor) -> bool:
-    # Autograd may give one number for many elements; and what a half precision gradient loses to
-    # the anchor's digits does not come back.
+    # Autograd may store one number for many elements; and digits that a half precision gradient loses
+    # to the anchor cannot be restored.
     if gradient.dtype not in (torch.float32, torch.float64) or gradient.is_inference():
         return False
     return 0 not in gradient.stride()

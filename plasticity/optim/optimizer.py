@@ -1,4 +1,4 @@
-"""The class behind `regularized`: an optimizer whose parameter groups decay toward anchors."""
+"""Optimizer whose parameter groups decay toward anchors: the class behind `regularized`."""
 
 from __future__ import annotations
 
@@ -35,62 +35,62 @@ from plasticity.seeds import child_seed
 
 
 class RegularizedOptimizer(RegularizedState):
-    """Arguments and methods that every class made by `regularized` has beside those of its base.
+    """Arguments and methods that every class made by `regularized` adds to those of its base.
 
-    Not used by itself.
+    Not instantiated directly.
 
     Args:
         params: Parameters or parameter groups, as for the base. A group may give its own
             `regularizer`, `strength`, `sigma`, `anisotropy`, `decoupled`, `anchor_seed`, `fan_in`. A
-            group whose own `weight_decay` is 0 is left alone, as most recipes mean it; if no
-            `strength` is given here, a group's other `weight_decay` is its strength. Groups of another
-            regularized optimizer (`optimizer.param_groups`) keep their settings and their anchors.
+            group with `weight_decay=0` is not regularized, which is what most recipes mean by it; if
+            no `strength` is given here, any other `weight_decay` of a group is its strength. Groups of
+            another regularized optimizer (`optimizer.param_groups`) keep their settings and anchors.
         *args: Positional arguments of the base.
         regularizer: "none", "weight-decay", "syre" or "l2-init". Required where a strength is given.
-        strength: Meaning of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2.
-            Required where a regularizer other than "none" is given; 0 switches it off.
-        sigma: Syre's anchor has standard deviation sigma / sqrt(fan-in). The default 0.01 is the
-            paper's, and hardly differs from weight decay; effects showed from 0.3 on.
+        strength: Strength in the sense of torch's `weight_decay`: the penalty is strength / 2 *
+            |theta - anchor|^2. Required with any regularizer other than "none"; 0 switches it off.
+        sigma: Spread of syre's anchor: its standard deviation is sigma / sqrt(fan-in). The default 0.01
+            is the paper's and hardly differs from weight decay; effects were seen from 0.3 upward.
         anisotropy: Standard deviation of the per-coordinate factors of syre's Eq. 7.
-        decoupled: False joins the decay to the gradient (it passes through Adam's preconditioner,
-            as in `torch.optim.Adam(weight_decay=…)`); True applies it apart, scaled by the learning
-            rate (as AdamW). None does as the base's own weight decay, which is measured for a class
+        decoupled: False adds the decay to the gradient (it passes through Adam's preconditioner,
+            as in `torch.optim.Adam(weight_decay=…)`); True applies it separately, scaled by the learning
+            rate (as in AdamW). None follows the base's own weight decay, which is measured for a class
             that is not torch's.
         anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
-            randomness, and in a distributed run takes rank 0's: then every process has to make the
+            randomness, and in a distributed run takes rank 0's: then every process has to create the
             optimizer. The integer is stored in the groups and in `defaults`.
-        anchor_name: Tells apart optimizers whose anchors are to differ under one seed, such as those
-            of an ensemble: "member 3". It is mixed into the seed, once.
-        initial_weights: L2-init's anchors by parameter. None, or a parameter that is missing: the
-            weights of this moment.
-        kernel: "eager", torch's own operations. "triton": the decay, and under Adam and AdamW the
-            whole step, are Triton kernels, which need a CUDA device. "triton-drawn": these, and
-            syre's anchors are drawn anew at every step and never stored. For float32 and bfloat16
-            (which they compute in float32), without anisotropy, amsgrad, foreach or fused. Checkpoints
-            do not hold it: a run may be continued with another.
+        anchor_name: Name that distinguishes optimizers whose anchors should differ under one seed, such
+            as those of an ensemble: "member 3". It is mixed into the seed, once.
+        initial_weights: Anchors of l2-init by parameter. None, or a parameter that is missing: its
+            current weights.
+        kernel: Implementation of the step. "eager": torch's own operations. "triton": Triton kernels for
+            the decay, and for the whole step of Adam and AdamW, which need a CUDA device.
+            "triton-drawn": the same, with syre's anchors drawn again at every step and never stored.
+            The kernels take float32 and bfloat16 (computed in float32), without anisotropy, amsgrad,
+            foreach or fused. Checkpoints do not store it: a run can be continued with another kernel.
         **kwargs: Keyword arguments of the base.
 
     **What an anchor is drawn from**: (anchor seed, position of the parameter in the optimizer, index of
-    the element). So an optimizer that is made again, `type(optimizer)(parameters,
+    the element). So an optimizer that is created again, `type(optimizer)(parameters,
     **optimizer.defaults)`, has the same anchors, and two optimizers with one seed draw the first
-    parameter of each toward the same point: give those of an ensemble an `anchor_name` each. A
-    parameter that is spread over processes (`DTensor`, FSDP2) has the anchor that it would have in one.
-    Optimizers that deal parameters out by themselves (`ZeroRedundancyOptimizer`) are refused.
+    parameter of each toward the same point: give each member of an ensemble its own `anchor_name`. A
+    parameter that is sharded over processes (`DTensor`, FSDP2) has the same anchor as in one process.
+    Optimizers that split the parameters themselves (`ZeroRedundancyOptimizer`) are refused.
 
     In a flat list of parameters, a vector takes the fan-in of the weight before it. A vector before
     any weight has none: under syre with sigma > 0 it is not decayed, which is logged as a warning.
     `parameter_groups(model, …)` knows the modules and does better.
 
-    Clip gradients before `step`, as with torch's own decay: the decay joins inside it. It may write
-    to `parameter.grad`, which is afterwards what it was before, to rounding.
+    Clip gradients before `step`, as with torch's own decay: the decay is added inside it. The step may
+    write to `parameter.grad`, which it restores afterwards, to rounding.
 
     Raises:
         TypeError: if a setting has the wrong type.
-        ValueError: if a setting is out of range, a group key is a misspelt one, the base's own
-            `weight_decay` is given (use `strength`), the base's decay is neither coupled nor decoupled
-            and `decoupled` does not say how syre or l2-init should act, or the processes of a
-            distributed run cannot agree on the anchors.
-        RuntimeError: if a kernel is asked for, and Triton or a CUDA device is missing.
+        ValueError: if a setting is out of range, a group key is misspelt, the base's own `weight_decay`
+            is given (use `strength`), the base's decay is neither coupled nor decoupled and `decoupled`
+            does not say how syre or l2-init should act, or the processes of a distributed run cannot
+            agree on the anchors.
+        RuntimeError: if a kernel is requested, and Triton or a CUDA device is missing.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class RegularizedOptimizer(RegularizedState):
         self._initial_weights = InitialWeights()
         self._given_weights = initial_weights or {}
         self._awaited, self._given_fan_in, self._left_alone = set(), set(), False
-        # `defaults` of the base, with these, makes the same optimizer again.
+        # The base's `defaults` together with these create the same optimizer again.
         self._own_defaults = {
             "regularizer": regularizer,
             "strength": strength,
@@ -143,16 +143,17 @@ class RegularizedOptimizer(RegularizedState):
     # ---- the step -------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step of the base, with the decay joined to it.
+        """Take one step of the base together with the decay.
 
         Args:
-            closure: Evaluates the model anew and returns the loss, as for the base.
+            closure: Function that reevaluates the model and returns the loss, as for the base.
 
         Returns:
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: if a coupled decay meets a sparse gradient, or one that the base may differentiate.
+            RuntimeError: if a coupled decay would be added to a sparse gradient, or to one that the base
+                may differentiate.
         """
         if self._kernels is not None and self._kernels.whole_step:
             return self._step_in_kernels(self._kernels, closure)
@@ -162,7 +163,7 @@ class RegularizedOptimizer(RegularizedState):
 
         def closure_then_decay() -> Any:
             assert closure is not None
-            joined.undo()  # it may run again, and adds to the gradients if it does not clear them
+            joined.undo()  # the closure may run again, and accumulates gradients unless it clears them
             with torch.enable_grad():
                 loss = closure()
             self._join(by_base, joined)
@@ -191,19 +192,19 @@ class RegularizedOptimizer(RegularizedState):
 
     @torch.no_grad()
     def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
-        """Let the base see gradients with the decay in them."""
+        """Add the decay to the gradients, or to the weights where it is decoupled, before the base's step."""
         self._hold_awaited()
         for index, group in enumerate(self.param_groups):
             if is_active(group) and not (by_base[index] and has_zero_anchor(group)):
                 self._join_group(index, group, by_base[index], joined)
         joined.apply()
-        joined.moved = True  # and are not moved again by a closure that runs twice
+        joined.moved = True  # a closure that runs twice must not decay the weights twice
 
     def _join_group(
         self, index: int, group: dict[str, Any], by_base: bool, joined: JoinedGradients
     ) -> None:
         targets = self._step_targets_of(index, group)
-        chosen = [p for p in targets.places if group["params"][p].grad is not None]
+        chosen = [i for i in targets.indices if group["params"][i].grad is not None]
         for part in of_one_kind(chosen, group["params"]):
             self._join_part(index, group, by_base, joined, targets, part)
 
@@ -216,7 +217,7 @@ class RegularizedOptimizer(RegularizedState):
         targets: Targets | DrawnTargets,
         chosen: Sequence[int],
     ) -> None:
-        parameters = [group["params"][place] for place in chosen]
+        parameters = [group["params"][i] for i in chosen]
         anchors: Any = targets.anchors(chosen)
         factors = targets.factors(chosen)
         if group["decoupled"] or self._decay_commutes(group):
@@ -231,15 +232,15 @@ class RegularizedOptimizer(RegularizedState):
         gradients = [parameter.grad for parameter in parameters]
         if any(gradient.is_sparse for gradient in gradients):
             raise RuntimeError(
-                "A coupled decay cannot join a sparse gradient: give decoupled=True, or make the"
+                "A coupled decay cannot be added to a sparse gradient: give decoupled=True, or make the"
                 " gradient dense (nn.Embedding(sparse=False))."
             )
         foreign = not self.base.__module__.startswith("torch.optim")
         if foreign and any(gradient.requires_grad for gradient in gradients):
             raise RuntimeError(
                 f"The gradients have a graph (backward(create_graph=True)), which {self.base.__name__} may"
-                " differentiate, and a decay that joins them has none: give decoupled=True, or"
-                ' regularizer="weight-decay", which is the base\'s own.'
+                " differentiate, and a decay added to them has none: give decoupled=True, or"
+                ' regularizer="weight-decay", which the base applies itself.'
             )
         # torch negates the gradient before it decays
         strength = -group["strength"] if group.get("maximize", False) else group["strength"]
@@ -258,7 +259,7 @@ class RegularizedOptimizer(RegularizedState):
         joined.replace(parameters, decayed)
 
     def _amount(self, group: Mapping[str, Any], parameter: Tensor) -> Any:
-        """How far a decoupled decay goes: a number, or a tensor where the device decides."""
+        """Return learning rate * strength: a number, or a tensor where the device decides."""
         lr = group["lr"]
         amount = (lr.squeeze() if isinstance(lr, Tensor) else lr) * group["strength"]
         found_inf = getattr(self, "found_inf", None)
@@ -269,40 +270,41 @@ class RegularizedOptimizer(RegularizedState):
     # ---- anchors --------------------------------------------------------------------------------
 
     def anchor(self, parameter: Tensor) -> Tensor | None:
-        """Give the point that a parameter is decayed toward.
+        """Return the point that a parameter is decayed toward.
 
         Args:
-            parameter: One of this optimizer's. Shape: (...).
+            parameter: Parameter of this optimizer. Shape: (...).
 
         Returns:
-            The anchor, of the parameter's shape; zeros for weight decay; None if not decayed.
+            The anchor, with the parameter's shape; zeros for weight decay; None if it is not decayed.
 
         Raises:
             ValueError: if the parameter is not in this optimizer.
         """
         self._follow_every_parameter()
         for group in self.param_groups:
-            for place, candidate in enumerate(group["params"]):
+            for i, candidate in enumerate(group["params"]):
                 if candidate is parameter:
-                    if group["regularizer"] == "none" or not has_target(group, place):
+                    if group["regularizer"] == "none" or not has_target(group, i):
                         return None
-                    if parameter in self._awaited:  # frozen: it is where it began
+                    if parameter in self._awaited:  # frozen: it still has its initial weights
                         found: Tensor | None = parameter.detach()
                     else:
-                        found = make_anchor(group, place, self._initial_weights)
+                        found = make_anchor(group, i, self._initial_weights)
                     return torch.zeros_like(parameter) if found is None else found.clone()
         raise ValueError(
-            f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer."
+            f"This parameter of shape {tuple(parameter.shape)} is in no group of the optimizer: give one"
+            " of its parameters."
         )
 
     def _hold_awaited(self) -> None:
-        """Keep the weights of parameters that were frozen until now, before they first move."""
+        """Store the weights of parameters that were frozen until now, before their first update."""
         for parameter in [p for p in self._awaited if p.grad is not None]:
             self._initial_weights[parameter] = parameter.detach().clone()
             self._awaited.remove(parameter)
 
     def _step_targets_of(self, index: int, group: dict[str, Any]) -> Targets | DrawnTargets:
-        """Give what a step uses: kernels may draw syre's anchors, which then are not made."""
+        """Return the targets of a step; where kernels draw syre's anchors, no tensor is created."""
         drawn = None if self._kernels is None else self._kernels.drawn_targets(index, group)
         return self._targets_of(index, group) if drawn is None else drawn
 
@@ -318,19 +320,20 @@ class RegularizedOptimizer(RegularizedState):
 
 
 def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:
-    """Give the point that a regularized optimizer draws a parameter toward, through any wrapper.
+    """Return the point that a regularized optimizer draws a parameter toward, through any wrapper.
 
     Args:
-        optimizer: A regularized optimizer, or what a library made of it: Accelerate's
-            `AcceleratedOptimizer`, Lightning's `LightningOptimizer`, one that steps another (SAM).
+        optimizer: A regularized optimizer, or a library's wrapper of one: Accelerate's
+            `AcceleratedOptimizer`, Lightning's `LightningOptimizer`, an optimizer that steps another
+            (SAM).
         parameter: One of its parameters. Shape: (...).
 
     Returns:
-        As `RegularizedOptimizer.anchor`.
+        The anchor, as `RegularizedOptimizer.anchor` returns it.
 
     Raises:
-        TypeError: if no regularized optimizer is inside.
-        ValueError: if the parameter is not in it.
+        TypeError: if the wrapper contains no regularized optimizer.
+        ValueError: if the parameter is not in the optimizer.
     """
     inside = optimizer
     while inside is not None and not isinstance(inside, RegularizedOptimizer):
@@ -338,7 +341,7 @@ def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:
         inside = next((each for n in names if (each := getattr(inside, n, None)) is not None), None)
     if inside is None:
         raise TypeError(
-            f"anchor() takes an optimizer made by regularized(…), or a wrapper of one, not"
+            "anchor() takes an optimizer made by regularized(…), or a wrapper of one, not"
             f" {type(optimizer).__name__}."
         )
     point: Tensor | None = inside.anchor(parameter)

@@ -1,4 +1,4 @@
-"""Which parameters of a model are regularized, and what each group says of itself."""
+"""Parameter groups of a model: the choice of the regularized parameters, and descriptions of groups."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from plasticity.optim.settings import RegularizerSettings
 logger = logging.getLogger("plasticity")
 
 MAX_NAMES = 6
-"""Names that a message lists before it counts the rest."""
+"""Number of names that a message lists before it counts the rest."""
 
 
 def checked_fan_in(given: object, count: int) -> list[int]:
-    """Return the `fan_in` that a user gave, one number for each of `count` parameters.
+    """Return a user's `fan_in` as a list with one number for each of `count` parameters.
 
     Raises:
         TypeError: if it is neither an integer nor a list of integers.
-        ValueError: if a number is under 1 (0 means: leave alone), or their count is off.
+        ValueError: if a single number is below 1, an entry of a list is below 0 (0: not decayed), or the
+            list has the wrong length.
     """
     if not isinstance(given, (list, tuple)):
         return [require_integer("fan_in", given, minimum=1)] * count
@@ -52,37 +53,36 @@ def parameter_groups(
     exclude_biases: bool = False,
     fan_in: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Split a model's parameters into a regularized group and one that is left alone.
+    """Split a model's parameters into a group that is regularized and one that is not.
 
-    Left alone are the affine parameters of normalisation layers, vectors and scalars that belong to
+    Not regularized are the affine parameters of normalisation layers, vectors and scalars that belong to
     no layer with a weight (a policy's `log_std`, a layer scale), frozen integers (of a quantised
-    layer), and what is excluded. What each
-    group got is logged at level INFO under the logger "plasticity" and told by `describe_groups`. All
-    rows of an embedding are regularized, that of its `padding_idx` too: exclude such a layer if that
-    row must stay zero.
+    layer), and excluded parameters. The content of each group is logged at level INFO under the logger
+    "plasticity" and returned by `describe_groups`. All rows of an embedding are regularized, including
+    that of its `padding_idx`: exclude such a layer if that row must stay zero.
 
     The fan-in of each parameter is that of its layer: see `plasticity.optim.fan_in.model_layouts`, which
     knows torch's layers, transformers' transposed `Conv1D`, embeddings, and tokens by their names. A
-    parameter of two or more dimensions that is in none of these gets the fan-in of torch's
-    convention, `size(1)` times the receptive field, or the last size if the first of three or more
-    is 1. The group then lists it under "unknown_layouts", `describe_groups` says so, and under
+    parameter of two or more dimensions that is none of these gets the fan-in of torch's convention,
+    `size(1)` times the receptive field, or its last size if it has three or more dimensions and the
+    first is 1. The group then lists it under "unknown_layouts", `describe_groups` reports it, and under
     syre with sigma > 0 a warning names it: give `fan_in`.
 
     Args:
-        model: Any module. Shared parameters are taken once.
+        model: Any module. Shared parameters are included once.
         regularizer: "none", "weight-decay", "syre" or "l2-init".
-        strength: Of torch's `weight_decay`.
+        strength: Strength in the sense of torch's `weight_decay`.
         sigma: Spread of syre's anchor, relative to the usual initialisation.
-        anisotropy: Of syre's Eq. 7.
+        anisotropy: Standard deviation of the per-coordinate factors of syre's Eq. 7.
         decoupled: As in `regularized`.
         anchor_seed: As in `regularized`.
         include_normalization: Regularize normalisation layers too; their fan-in counts as 1.
-        exclude: Patterns of names as `model.named_parameters()` gives them, in the form of `fnmatch`:
-            `["head.*", "*.bias"]`. A tied parameter is excluded by any of its names. A wrapped model's
-            (compiled, data-parallel) names count without the wrapper too.
-        exclude_biases: Leave alone the biases of all layers, normalisation layers included.
-        fan_in: Fan-ins, at least 1, by pattern: `{"*.w_in": 256}`. A bias follows its weight's, and
-            a vector that would be left alone for want of a fan-in is regularized with it.
+        exclude: Patterns in the syntax of `fnmatch` for names as in `model.named_parameters()`:
+            `["head.*", "*.bias"]`. A tied parameter is excluded by any of its names. The names of a
+            wrapped model (compiled, data-parallel) also match without the wrapper's prefix.
+        exclude_biases: Do not regularize the biases of any layer, normalisation layers included.
+        fan_in: Fan-ins, at least 1, by pattern: `{"*.w_in": 256}`. A bias follows its weight, and a
+            vector that would not be regularized for lack of a fan-in is regularized with the given one.
 
     Returns:
         Parameter groups for a regularized optimizer; an empty group is left out. Several models go
@@ -109,19 +109,19 @@ def parameter_groups(
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter of a model on its way into a group."""
+    """Parameter of a model, with the information that decides on its group."""
 
     name: str
-    """Its first name, without wrappers."""
+    """First name of the parameter, without the prefixes of wrappers."""
 
     parameter: nn.Parameter
-    """The parameter."""
+    """Parameter itself."""
 
     layout: Layout
-    """What it is."""
+    """Kind and fan-in of the parameter."""
 
     is_regularized: bool
-    """Whether it is decayed at all."""
+    """Whether the parameter is decayed at all."""
 
 
 def choose_members(
@@ -132,17 +132,17 @@ def choose_members(
     exclude_biases: bool,
     fan_in: Mapping[str, int] | None,
 ) -> list[Member]:
-    """Say of every parameter of a model what it is and whether it is regularized.
+    """Determine for every parameter of a model its layout and whether it is regularized.
 
     Args:
-        model: As in `parameter_groups`, as are the others.
+        model: As in `parameter_groups`, like the other arguments.
         include_normalization: Regularize normalisation layers.
         exclude: Patterns of names.
-        exclude_biases: Leave biases alone.
-        fan_in: By pattern.
+        exclude_biases: Do not regularize biases.
+        fan_in: Fan-ins by pattern.
 
     Returns:
-        In the order of `model.parameters()`.
+        One member for each parameter, in the order of `model.parameters()`.
 
     Raises:
         TypeError: as `parameter_groups`.
@@ -159,19 +159,19 @@ def choose_members(
     }
     members = []
     for parameter, layout in layouts.items():
-        is_alone = (
+        is_excluded = (
             parameter in excluded
             or layout.fan_in == NO_FAN_IN
             or _is_quantized(parameter)
             or (layout.kind == "normalization" and not include_normalization)
             or (layout.is_bias and exclude_biases)
         )
-        members.append(Member(names[parameter][0], parameter, layout, not is_alone))
+        members.append(Member(names[parameter][0], parameter, layout, not is_excluded))
     return members
 
 
 def _is_quantized(parameter: Tensor) -> bool:
-    """Whether a parameter is frozen and of integers, as 8-bit layers keep their weights."""
+    """Return whether a parameter is frozen and holds integers, like the weights of 8-bit layers."""
     return not (parameter.requires_grad or parameter.is_floating_point() or parameter.is_complex())
 
 
@@ -191,24 +191,24 @@ def _given_fan_in(
         for parameter in matching_parameters("fan_in", pattern, names):
             if found.setdefault(parameter, value) != value:
                 raise ValueError(
-                    f"fan_in gives {names[parameter][0]!r} both {found[parameter]} and {value}: let"
-                    " its patterns match different parameters."
+                    f"fan_in gives {names[parameter][0]!r} both {found[parameter]} and {value}: give"
+                    " patterns that match different parameters."
                 )
     return found
 
 
 def make_groups(members: Sequence[Member], settings: RegularizerSettings) -> list[dict[str, Any]]:
-    """Make the group that is regularized and the one that is left alone; an empty one is left out."""
+    """Return a group that is regularized and one that is not; an empty group is left out."""
     decayed = [member for member in members if member.is_regularized]
-    alone = [member for member in members if not member.is_regularized]
+    others = [member for member in members if not member.is_regularized]
     groups: list[dict[str, Any]] = []
     if decayed:
         group = {"params": [member.parameter for member in decayed], **asdict(settings)}
         group["fan_in"] = [member.layout.fan_in for member in decayed]
         unknown = [member.name for member in decayed if member.layout.kind == "unknown"]
         groups.append(group | ({"unknown_layouts": unknown} if unknown else {}))
-    if alone:
-        parameters = [member.parameter for member in alone]
+    if others:
+        parameters = [member.parameter for member in others]
         groups.append({"params": parameters, "regularizer": "none", "strength": 0.0})
     return groups
 
@@ -216,7 +216,7 @@ def make_groups(members: Sequence[Member], settings: RegularizerSettings) -> lis
 def report_groups(
     groups: Sequence[dict[str, Any]], members: Sequence[Member], settings: RegularizerSettings
 ) -> None:
-    """Log what the groups hold, and warn of layouts that are not known where anchors need them."""
+    """Log the content of the groups, and warn of unknown layouts where anchors depend on them."""
     logger.info("%s", describe_groups(groups))
     warn_of_unknown_layouts(
         {
@@ -231,11 +231,11 @@ def report_groups(
 def warn_of_unknown_layouts(
     members: Mapping[str, tuple[nn.Parameter, Layout]], settings: RegularizerSettings
 ) -> None:
-    """Log a warning that names the parameters whose anchors are scaled by a guess, if there are any.
+    """Log a warning that names the parameters whose anchors are scaled by a guessed fan-in, if any.
 
     Args:
         members: The regularized parameters of one group and their layouts, by name.
-        settings: Of the group: anchors are scaled under syre with sigma > 0.
+        settings: Settings of the group: anchors are scaled under syre with sigma > 0.
     """
     unknown = [
         f"{name} {tuple(parameter.shape)} gets {layout.fan_in}"
@@ -244,9 +244,9 @@ def warn_of_unknown_layouts(
     ]
     if unknown and settings.regularizer == "syre" and settings.sigma > 0:
         logger.warning(
-            "The layout of %d parameter%s is not known, and syre's anchors are scaled by a guess of"
-            ' the fan-in: %s. Give parameter_groups fan_in={"pattern": inputs of one unit}, or give'
-            " the module of a matrix attributes in_features and out_features.",
+            "The layout of %d parameter%s is not known, and syre's anchors are scaled by a guessed"
+            ' fan-in: %s. Give parameter_groups fan_in={"pattern": inputs of one unit}, or set'
+            " in_features and out_features on the module of a matrix.",
             len(unknown),
             "s" * (len(unknown) != 1),
             listed(unknown),
@@ -254,16 +254,16 @@ def warn_of_unknown_layouts(
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are; "none" of an empty one."""
+    """Return the first names of a list and the number of the remaining ones; "none" if it is empty."""
     more = len(names) - MAX_NAMES
     return (", ".join(names[:MAX_NAMES]) or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def describe_groups(groups: Sequence[dict[str, Any]] | Optimizer) -> str:
-    """Say in one line per group how it is regularized and how much it holds.
+    """Describe in one line per group its regularizer and its number of parameters.
 
     Args:
-        groups: Of `parameter_groups`, a regularized optimizer, or its `param_groups`.
+        groups: Groups made by `parameter_groups`, a regularized optimizer, or its `param_groups`.
     """
     if isinstance(groups, Optimizer):
         groups = groups.param_groups
@@ -307,7 +307,7 @@ def _amount(parameters: Sequence[Tensor]) -> str:
 
 
 def require_real(parameter: Tensor) -> None:
-    """Refuse parameters that an anchor cannot be drawn for.
+    """Raise an error unless an anchor can be drawn for a parameter.
 
     Raises:
         TypeError: if the parameter is complex or not floating-point.

@@ -1,4 +1,4 @@
-"""The names of a model's parameters, and the patterns that users choose them by."""
+"""Names of a model's parameters, and the patterns by which users select them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-# What torch.compile, FSDP and activation checkpointing put into the names of the model they wrap.
+# Parts that torch.compile, FSDP and activation checkpointing add to the names of a wrapped model.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def parameter_names(model: nn.Module) -> dict[nn.Parameter, list[str]]:
     """Return all names of every parameter, in the order of `model.parameters()`.
 
-    A tied parameter has several. So has one of a wrapped model (compiled, data-parallel): the name
+    A tied parameter has several names. So has one of a wrapped model (compiled, data-parallel): the name
     without the wrapper comes first.
     """
     found: dict[nn.Parameter, list[str]] = {}
@@ -30,7 +30,7 @@ def parameter_names(model: nn.Module) -> dict[nn.Parameter, list[str]]:
 
 
 def _wrapper_depth(model: nn.Module) -> int:
-    """Count the data-parallel wrappers around a model: each puts "module." before its names."""
+    """Count the data-parallel wrappers around a model: each prefixes its names with "module."."""
     depth = 0
     while True:
         inner = next((model._modules[name] for name in _WRAPPERS if name in model._modules), None)
@@ -46,7 +46,7 @@ def pattern_list(argument: str, patterns: str | Iterable[str]) -> list[str]:
     """Return the patterns of an argument as a list; one string is one pattern.
 
     Raises:
-        TypeError: if a pattern is no string.
+        TypeError: if a pattern is not a string.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in patterns:
@@ -63,12 +63,12 @@ def matching_parameters(
     """Return the parameters that a pattern matches, by any of their names.
 
     Args:
-        argument: Where the pattern was given, for the message.
-        pattern: As of `fnmatch`, on the whole name, upper and lower case apart.
-        names: As of `parameter_names`.
+        argument: Name of the argument that holds the pattern, for the message.
+        pattern: Pattern in the syntax of `fnmatch`, matched case-sensitively against the whole name.
+        names: Names by parameter, as returned by `parameter_names`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no parameter matches.
     """
     found = [p for p, own in names.items() if any(fnmatchcase(name, pattern) for name in own)]
     if not found:
@@ -76,6 +76,6 @@ def matching_parameters(
         near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
         raise ValueError(
             f"{argument}: {pattern!r} matches no parameter. The nearest names:"
-            f" {', '.join(map(repr, near))} (patterns are those of fnmatch, on the whole name)."
+            f" {', '.join(map(repr, near))} (patterns are those of fnmatch and match whole names)."
         )
     return found

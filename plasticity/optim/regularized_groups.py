@@ -1,4 +1,4 @@
-"""The parameter groups of a regularized optimizer: what each one's settings are, and who decays it."""
+"""Parameter groups of a regularized optimizer: their settings, and the split of decay with the base."""
 
 from __future__ import annotations
 
@@ -31,63 +31,63 @@ from plasticity.optim.transferred_groups import held_weights, sources_of
 
 logger = logging.getLogger("plasticity")
 
-# Keys that torch's learning-rate schedulers and users put into groups, beside the base's own.
 FOREIGN_GROUP_KEYS = ("params", "param_names", "name", "initial_lr")
+"""Keys that torch's learning-rate schedulers and users put into groups, besides the base's own."""
 
-# Keys of `defaults` that are the optimizer's own and no group's.
 OPTIMIZER_KEYS = ("kernel", "initial_weights")
+"""Keys of `defaults` that belong to the optimizer and not to a group."""
 
 
 class RegularizedGroups(Optimizer):
-    """Part of `RegularizedOptimizer`: its groups and their settings. Not used by itself."""
+    """Groups and settings of `RegularizedOptimizer`. Not instantiated directly."""
 
     base: ClassVar[type[Optimizer]]
-    """The optimizer class that this one extends."""
+    """Optimizer class that this one extends."""
 
     _own_defaults: dict[str, Any]
-    """Settings and options that `defaults` has beside the base's."""
+    """Settings and options that `defaults` has in addition to the base's."""
 
     _initial_weights: InitialWeights
-    """L2-init's anchors, by parameter."""
+    """Anchors of l2-init, by parameter."""
 
     _given_weights: Mapping[Tensor, Tensor]
-    """Those that the constructor was given."""
+    """Initial weights that were given to the constructor, by parameter."""
 
     _awaited: set[Tensor]
-    """Parameters of l2-init that are frozen: their weights are kept when they first get a gradient."""
+    """Frozen parameters of l2-init, whose weights are stored when they first get a gradient."""
 
     _given_fan_in: set[int]
     """Indices of the groups whose fan-ins were given, by the user or by `parameter_groups`."""
 
     _left_alone: bool
-    """Whether a group was left alone because it said weight_decay=0."""
+    """Whether a group is not regularized because it was given weight_decay=0."""
 
     _seen: dict[int, list[Tensor]]
-    """The parameters of each group as they were last looked at: others may take their places."""
+    """Parameters of each group when last checked, to notice replaced ones."""
 
     _seed_is_own: bool
-    """Whether the seed is this process's, and others may have theirs."""
+    """Whether the seed was read in this process and not given, so that other processes may differ."""
 
     _constructed: bool
     _kernels: KernelSteps | None
 
     def _forget(self) -> None:
-        """Forget what is made again when it is asked for."""
+        """Clear the caches, which are filled again on demand."""
         self._checked: dict[int, tuple[object, ...]] = {}
         self._measured: dict[int, BaseDecay] = {}
         self._written: dict[int, float] = {}
 
     def _require_own_groups(self) -> None:
-        """Refuse a base that puts others in the place of the groups that it was given."""
+        """Raise an error if the base replaced the groups that it was given by others."""
         if any("anchor_position" not in group for group in self.param_groups):
             raise ValueError(
-                f"{self.base.__name__} has groups that it did not add by add_param_group: it steps another"
-                " optimizer inside, or makes its groups by itself. Regularize the optimizer inside, if it"
-                f" takes one: {self.base.__name__}(regularized(torch.optim.Adam)(…), …)."
+                f"{self.base.__name__} has groups that it did not add by add_param_group: it wraps another"
+                " optimizer, or builds its groups itself. Regularize the wrapped optimizer, if it takes"
+                f" one: {self.base.__name__}(regularized(torch.optim.Adam)(…), …)."
             )
 
     def _require_some_active(self) -> None:
-        """Refuse settings that no group heeds."""
+        """Raise an error if settings were given that no group uses."""
         regularizer, strength = self.defaults["regularizer"], self.defaults["strength"]
         if any(map(is_active, self.param_groups)):
             return
@@ -98,15 +98,15 @@ class RegularizedGroups(Optimizer):
             )
         if strength != 0 and regularizer not in (None, "none") and self._left_alone:
             raise ValueError(
-                f"regularizer={regularizer!r} does nothing: each group says weight_decay=0, and is left"
-                " alone. In the groups that are to be regularized leave weight_decay out, or give them"
-                " a strength."
+                f"regularizer={regularizer!r} does nothing: every group has weight_decay=0, and so is not"
+                " regularized. Leave weight_decay out of the groups to be regularized, or give them a"
+                " strength."
             )
 
     def _agree(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Agree with the other processes on what new groups are drawn toward.
+        """Agree with the other processes on the anchors of new groups.
 
-        Rank 0's seed is taken where neither the groups nor the constructor was given one.
+        Rank 0's seed is used where neither the groups nor the constructor were given one.
         """
         own = self.defaults["anchor_seed"]
         if self._seed_is_own and any(group["regularizer"] == "syre" for group in groups):
@@ -121,10 +121,10 @@ class RegularizedGroups(Optimizer):
             require_agreeing_weights([p for group in anchored for p in group["params"]])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; as torch's, but a misspelt key is an error that names the one that is meant.
+        """Add a group as in torch; a misspelt key is an error that names the intended one.
 
-        Keys that neither the base nor this class knows are kept, as torch keeps them. In a distributed
-        run every process has to make the call, as with the constructor.
+        Keys that neither the base nor this class knows are kept, as in torch. In a distributed run every
+        process has to make the call, as with the constructor.
 
         Raises:
             TypeError: if a setting has the wrong type.
@@ -134,23 +134,23 @@ class RegularizedGroups(Optimizer):
             raise TypeError(f"A parameter group must be a dict, not {type(param_group).__name__}.")
         for name, value in self._own_defaults.items():
             self.defaults.setdefault(name, value)
-        # The caller's dict stays as it is; torch would write the defaults into it.
+        # The caller's dict is not modified; torch would write the defaults into it.
         group = dict(param_group)
         own_keys = (*SETTING_NAMES, *OPTIMIZER_KEYS)
         base_keys = [key for key in self.defaults if key not in own_keys]
         sources = sources_of(group) if "anchor_position" in group else []
-        # What a group has from another base, or from a user, was looked at there.
+        # Keys from another base, or from a user, were checked there.
         known = {key for source, index in sources for key in source.param_groups[index]}
         for key in group.keys() - known:
             require_not_misspelt(str(key), FOREIGN_GROUP_KEYS, base_keys)
         if group.get("differentiable", self.defaults.get("differentiable")):
             raise ValueError(
-                "differentiable=True cannot be regularized: the decay is joined in place. Add"
+                "differentiable=True cannot be regularized: the decay is added in place. Add"
                 " strength / 2 * |theta - anchor|^2 to the loss instead."
             )
         if self._constructed:
             self._read_weight_decay(group)
-        elif "weight_decay" in group:  # read before: this is the base's constructor's own argument
+        elif "weight_decay" in group:  # read before; this one comes from the base's constructor
             group["weight_decay"] = 0.0
         settings = self._settings_of(group)
         group.update({name: getattr(settings, name) for name in SETTING_NAMES})
@@ -173,11 +173,11 @@ class RegularizedGroups(Optimizer):
             self._settle(len(self.param_groups) - 1, added)
 
     def _own(self, name: str) -> Any:
-        """Return a setting for groups that do not give it; while the base is constructed, too."""
+        """Return the default of a setting for groups, also while the base is being constructed."""
         return self._own_defaults[name] if name in self._own_defaults else self.defaults[name]
 
     def _with_read_decays(self, params: Any) -> Any:
-        """Return the constructor's parameters or groups, with each group's own `weight_decay` read."""
+        """Return the constructor's parameters or groups, with each group's `weight_decay` interpreted."""
         if isinstance(params, Tensor):
             return params
         given = list(params)
@@ -188,11 +188,13 @@ class RegularizedGroups(Optimizer):
         return copies
 
     def _read_weight_decay(self, group: dict[str, Any]) -> None:
-        """Take a group's own `weight_decay` for what it means, and out of the group."""
+        """Remove a group's own `weight_decay`, and set the regularizer or strength that it stands for."""
         given = group.pop("weight_decay", None)
         if given is None:
             return
-        if "anchor_position" in group:  # of a regularized optimizer, which lets its base decay
+        if (
+            "anchor_position" in group
+        ):  # a group of a regularized optimizer whose base does the decay
             if given not in (0, group.get("strength")):
                 raise ValueError(NO_BASE_DECAY.format(given))
         elif given == 0:
@@ -220,7 +222,7 @@ class RegularizedGroups(Optimizer):
         if given["strength"] is None:
             if given["regularizer"] in REGULARIZERS and given["regularizer"] != "none":
                 raise ValueError(
-                    f"regularizer={given['regularizer']!r} needs a strength (of torch's weight_decay),"
+                    f"regularizer={given['regularizer']!r} needs a strength (as torch's weight_decay),"
                     " for example strength=1e-3; 0 switches it off."
                 )
             given["strength"] = 0.0
@@ -229,7 +231,7 @@ class RegularizedGroups(Optimizer):
         return RegularizerSettings(**given)
 
     def _finish_group(self, group: dict[str, Any], fan_in: object, position: object) -> None:
-        """Complete a group that torch has taken in: fan-ins, and the place of the anchors."""
+        """Fill in the fan-ins and the anchors' position of a group that torch has added."""
         parameters, index = group["params"], len(self.param_groups) - 1
         if group["regularizer"] != "none":
             for parameter in parameters:
@@ -251,11 +253,11 @@ class RegularizedGroups(Optimizer):
     def _hold_initial_weights(
         self, parameters: Sequence[Tensor], holders: Sequence[Any] | None = None
     ) -> None:
-        """Keep what l2-init holds parameters to; given ones first, then those of now.
+        """Store the anchors of l2-init: given weights if there are any, else the current ones.
 
         Args:
-            parameters: Of one group.
-            holders: The optimizers that the group may come from; None for a new group.
+            parameters: Parameters of one group.
+            holders: Optimizers that the group may come from; None for a new group.
         """
         for parameter in parameters:
             given = self._given_weights.get(parameter)
@@ -265,17 +267,17 @@ class RegularizedGroups(Optimizer):
                 self._initial_weights[parameter] = of_shape(given, parameter)
             elif holders == [] and parameter.requires_grad:
                 raise ValueError(
-                    "This group is held to initial weights (l2-init) that went with the optimizer that"
-                    " it comes from: keep that optimizer until the new one is made, or give"
-                    " initial_weights={parameter: weights}."
+                    "This group is anchored to initial weights (l2-init) that were deleted with the"
+                    " optimizer that it comes from: keep that optimizer until the new one is created, or"
+                    " give initial_weights={parameter: weights}."
                 )
             elif parameter.requires_grad:
                 self._initial_weights[parameter] = parameter.detach().clone()
             else:
-                self._awaited.add(parameter)  # it stays where it is until it has a gradient
+                self._awaited.add(parameter)  # it does not move until it has a gradient
 
     def _settle(self, index: int, group: dict[str, Any]) -> None:
-        """Decide how the decay of a complete group acts, and tell what the group got."""
+        """Decide whether the decay of a complete group is coupled, and log the group's description."""
         if group["decoupled"] is None:
             kind = self._base_decay(index, group)
             group["decoupled"] = None if kind == "other" else kind == "decoupled"
@@ -289,7 +291,7 @@ class RegularizedGroups(Optimizer):
         logger.log(level, "%s", describe_groups([group]))
 
     def _base_decay(self, index: int, group: Mapping[str, Any]) -> BaseDecay:
-        """Say how the base decays this group; what was measured is measured once."""
+        """Return the form of the base's decay for this group, measured at most once."""
         if index not in self._measured:
             kind = base_decay_of(self, self.base, group)
             if self.base.__module__.startswith("torch.optim"):
@@ -298,7 +300,7 @@ class RegularizedGroups(Optimizer):
         return self._measured[index]
 
     def _sync_base_decay(self, index: int, group: dict[str, Any]) -> bool:
-        """Let the base decay what it can, as fast as torch can; return whether it does."""
+        """Let the base do the decay where it can, at torch's speed; return whether it does."""
         settings = tuple([group[name] for name in SETTING_NAMES])
         if self._checked.get(index) != settings:  # a user may edit a group
             RegularizerSettings(*settings)
@@ -318,17 +320,17 @@ class RegularizedGroups(Optimizer):
         return by_base
 
     def _require_known_decay(self, index: int, group: Mapping[str, Any]) -> None:
-        """Refuse a decay of which it is not known how it should act beside the base."""
+        """Raise an error if it is not known how the decay of a group should act with this base."""
         if not is_active(group):
             return
         by_base_alone = group["decoupled"] is None and has_zero_anchor(group)
         if group["decoupled"] is not False and not by_base_alone:
             if self._base_decay(index, group) == "other":
                 raise ValueError(
-                    f"{self.base.__name__}'s own weight decay is neither joined to the gradient nor a"
+                    f"{self.base.__name__}'s own weight decay is neither added to the gradient nor a"
                     " factor (1 - lr * weight_decay) before the step, as far as a few steps of it show:"
                     f" regularizer={group['regularizer']!r} with decoupled={group['decoupled']!r} would"
-                    " be another kind of decay. Give decoupled=False, which joins it to the gradient"
+                    " be another kind of decay. Give decoupled=False, which adds it to the gradient"
                     ' (for "weight-decay" too, if you compare the two).'
                 )
             if group["decoupled"] and not isinstance(group.get("lr"), (int, float, Tensor)):
@@ -342,12 +344,12 @@ class RegularizedGroups(Optimizer):
             self._follow_parameters(index, group)
 
     def _follow_parameters(self, index: int, group: dict[str, Any]) -> None:
-        """Notice parameters that took the place of others (a head that grew)."""
+        """Update the fan-ins and anchors after parameters were replaced (for example by a larger head)."""
         parameters = group["params"]
         seen = self._seen.setdefault(index, list(parameters))
         if len(group["fan_in"]) != len(parameters):
             raise ValueError(
-                f"Group {index} has {len(parameters)} parameters, and had"
+                f"Group {index} has {len(parameters)} parameters, but had"
                 f" {len(group['fan_in'])} when it was added: add others with add_param_group."
             )
         if all(map(operator.is_, seen, parameters)):
@@ -366,10 +368,11 @@ class RegularizedGroups(Optimizer):
         self._describe(group)
 
     def _base_decays(self, index: int, group: Mapping[str, Any]) -> bool:
-        """Whether the base's own weight decay does the part that draws toward zero.
+        """Return whether the base's own weight decay does the part toward zero.
 
-        With a zero anchor that is all, and equal to the base bit for bit. With another, strength *
-        theta is the base's and -strength * anchor joins the gradient, if the decay is coupled.
+        With a zero anchor that is all of the decay, and equal to the base bit for bit. With another,
+        strength * theta is left to the base and -strength * anchor is added to the gradient, if the
+        decay is coupled.
         """
         if group["regularizer"] == "none" or "weight_decay" not in group:
             return False
@@ -384,8 +387,8 @@ class RegularizedGroups(Optimizer):
             return True
         return (
             not group["decoupled"]
-            and self._kernels is None  # which read all in one go
-            and self.base.__module__.startswith("torch.optim")  # whose decay we know
+            and self._kernels is None  # which do both parts in one pass
+            and self.base.__module__.startswith("torch.optim")  # whose decay is known
             and group["anisotropy"] == 0
             and not self._decay_commutes(group)
             and getattr(self, "grad_scale", None) is None
@@ -393,9 +396,9 @@ class RegularizedGroups(Optimizer):
         )
 
     def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
-        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are one
-        # and the same, and the decoupled one needs no second look at the gradients. But a small
-        # move of the weights alone is lost to rounding, where gradient and decay together are not.
+        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are the same,
+        # and the decoupled one does not have to restore the gradients. But a small decay of the weights
+        # alone is lost to rounding, where the sum of gradient and decay is not.
         if self.base is not torch.optim.SGD or group["momentum"] != 0:
             return False
         amount = group["lr"] * group["strength"]
@@ -405,5 +408,5 @@ class RegularizedGroups(Optimizer):
 
 
 def is_active(group: Mapping[str, Any]) -> bool:
-    """Whether a group is regularized at all."""
+    """Return whether a group is regularized at all."""
     return bool(group["regularizer"] != "none" and group["strength"] != 0)

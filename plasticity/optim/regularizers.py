@@ -1,8 +1,8 @@
-"""`regularized(OptimizerClass)`: any torch optimizer, with decay toward an anchor per group.
+"""Decay toward an anchor per parameter group for any torch optimizer: `regularized(OptimizerClass)`.
 
 Decay toward zero is also decay toward the symmetric, low-rank states of a network; syre (Ziyin, Xu,
 Chuang, "Remove Symmetries to Control Model Expressivity", ICLR 2025) decays toward a random point
-instead, where those states are no longer stationary. Its loss(theta + theta_0) + gamma |theta|^2 is,
+instead, so that those states are no longer stationary. Its loss(theta + theta_0) + gamma |theta|^2 is,
 in the shifted coordinates, a decay of the plain weights toward theta_0 with strength 2 gamma.
 """
 
@@ -17,26 +17,26 @@ from torch.optim import Optimizer
 from plasticity.optim.optimizer import RegularizedOptimizer
 
 REFUSED_BASES = {
-    "LBFGS": "its line search needs the loss that the decay changes",
-    "Rprop": "it uses only the sign of the gradient, and has no place for a decay",
+    "LBFGS": "its line search needs the loss, which the decay changes",
+    "Rprop": "it uses only the sign of the gradient, to which a decay cannot be added",
     "SparseAdam": "its gradients are sparse, and a decay is dense",
 }
-"""Optimizers of torch that a decay cannot join, and why."""
+"""Optimizers of torch that cannot be regularized, with the reason."""
 
 _CLASSES: dict[type[Optimizer], type[RegularizedOptimizer]] = {}
 
 
 def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
-    """Make a subclass of a torch optimizer whose groups can each be regularized.
+    """Return a subclass of a torch optimizer whose groups can each be regularized.
 
     >>> SyreAdam = regularized(torch.optim.Adam)
     >>> optimizer = SyreAdam(model.parameters(), lr=1e-3, regularizer="syre", strength=1e-3, sigma=0.3)
 
-    The class takes the base's arguments and those of `RegularizedOptimizer`. It is made once for
+    The class takes the base's arguments and those of `RegularizedOptimizer`. It is created once for
     each base, and pickles by reference.
 
     Args:
-        base: Any first-order optimizer class, of torch.optim or elsewhere, whose `step` uses
+        base: Any first-order optimizer class, from torch.optim or elsewhere, whose `step` uses
             `parameter.grad`.
 
     Returns:
@@ -44,7 +44,7 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
 
     Raises:
         TypeError: if `base` is not an optimizer class.
-        ValueError: if decay cannot join this base (LBFGS, Rprop, SparseAdam).
+        ValueError: if this base cannot be regularized (LBFGS, Rprop, SparseAdam).
     """
     if not (isinstance(base, type) and issubclass(base, Optimizer)):
         raise TypeError(
@@ -69,7 +69,7 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
     return _CLASSES[base]
 
 
-# ---- pickling: a class is found again by its name in this module ------------------------------------
+# ---- pickling: a class is found by its name in this module ------------------------------------------
 
 _PREFIX = "Regularized"
 
@@ -77,7 +77,7 @@ _PREFIX = "Regularized"
 def _class_name(base: type[Optimizer]) -> str:
     if getattr(torch.optim, base.__name__, None) is base:
         return f"{_PREFIX}{base.__name__}"
-    # Pickle splits names at dots, so the path to a base from elsewhere is written with slashes.
+    # Pickle splits names at dots, so the path to a base outside torch is written with slashes.
     return f"{_PREFIX}:{base.__module__}:{base.__qualname__}".replace(".", "/")
 
 

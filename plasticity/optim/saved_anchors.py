@@ -1,8 +1,8 @@
-"""L2-init's anchors in a saved state: under "anchor" in the state of each parameter.
+"""Anchors of l2-init in a saved state: under "anchor" in the state of each parameter.
 
-There every tool of torch looks (torch.distributed.checkpoint keeps "state" and "param_groups", and names
-parameters as it likes). A live optimizer has them elsewhere: a state that is not empty would tell Adam
-that it has been initialised.
+This is where torch's tools find them (torch.distributed.checkpoint keeps "state" and "param_groups", and
+renames the parameters). A live optimizer stores them elsewhere, because Adam takes a state that is not
+empty for one that has been initialised.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 ANCHOR = "anchor"
-"""The key in a parameter's saved state."""
+"""Key of the anchor in a parameter's saved state."""
 
 
 def _saved_names(state: Mapping[str, Any]) -> list[Any]:
-    """Names of the parameters in a saved state, in their order: integers, or what a tool made of them."""
+    """Return the parameters' names in a saved state, in order: integers, or the names set by a tool."""
     return list(chain.from_iterable(group["params"] for group in state["param_groups"]))
 
 
@@ -28,9 +28,9 @@ def with_anchors(
     """Return a saved state with anchors in it.
 
     Args:
-        state: As torch's optimizers write it; left as it is.
-        parameters: The optimizer's, in its order.
-        anchors: By parameter; those of other parameters are ignored.
+        state: State in the format of torch's optimizers; not changed.
+        parameters: Parameters of the optimizer, in its order.
+        anchors: Anchors by parameter; those of other parameters are ignored.
     """
     if not any(parameter in anchors for parameter in parameters):
         return dict(state)
@@ -44,13 +44,13 @@ def with_anchors(
 
 
 def without_anchors(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Tensor]]:
-    """Return a saved state as the base knows it, and the anchors by their parameter's place in it."""
-    places = {name: place for place, name in enumerate(_saved_names(state))}
+    """Return a saved state in the base's format, and the anchors by the position of their parameter."""
+    positions = {name: position for position, name in enumerate(_saved_names(state))}
     own: dict[Any, Any] = {}
     anchors: dict[int, Tensor] = {}
     for name, entry in state["state"].items():
-        if isinstance(entry, Mapping) and ANCHOR in entry and name in places:
-            anchors[places[name]] = entry[ANCHOR]
+        if isinstance(entry, Mapping) and ANCHOR in entry and name in positions:
+            anchors[positions[name]] = entry[ANCHOR]
             own[name] = {key: value for key, value in entry.items() if key != ANCHOR}
         else:
             own[name] = entry
@@ -60,28 +60,28 @@ def without_anchors(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int,
 def require_saved_anchors(
     state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], anchors: Mapping[int, Tensor]
 ) -> None:
-    """Refuse a saved state of l2-init that lacks an anchor.
+    """Raise an error if a saved state of l2-init lacks an anchor.
 
-    One that was saved when the parameter was frozen has none for it, but those of others.
+    A state that was saved while a parameter was frozen has no anchor for it, but has those of the others.
 
     Args:
-        state: The saved state, as `without_anchors` returns it.
-        groups: Of the optimizer that it is to be loaded into.
-        anchors: By place, as `without_anchors` found them.
+        state: The saved state, as returned by `without_anchors`.
+        groups: Groups of the optimizer that the state is to be loaded into.
+        anchors: Anchors by position, as returned by `without_anchors`.
 
     Raises:
-        ValueError: if there is none for a parameter that is trained.
+        ValueError: if there is no anchor for a parameter that is trained.
     """
-    place = 0
+    position = 0
     for index, (saved, group) in enumerate(zip(state["param_groups"], groups, strict=True)):
         for name, parameter in zip(saved["params"], group["params"], strict=False):
             was_trained = not anchors or state["state"].get(name)
-            lacks = place not in anchors and parameter.requires_grad and was_trained
+            lacks = position not in anchors and parameter.requires_grad and was_trained
             if lacks and saved.get("regularizer") == "l2-init":
                 raise ValueError(
-                    f"The saved state says that group {index} is held to its initial weights (l2-init),"
-                    f" and lacks those of parameter {place}: save the whole state_dict() of the"
-                    " optimizer (torch.distributed.checkpoint's flattened form drops them). To hold on"
-                    " to the weights of now, take the regularizer out of the saved groups."
+                    f"The saved state anchors group {index} to its initial weights (l2-init), but lacks"
+                    f" those of parameter {position}: save the whole state_dict() of the optimizer"
+                    " (torch.distributed.checkpoint's flattened form drops them). To use the current"
+                    " weights as anchors, remove the regularizer from the saved groups."
                 )
-            place += 1
+            position += 1

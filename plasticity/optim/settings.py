@@ -1,4 +1,4 @@
-"""The regularizer settings of one parameter group, checked where they are made."""
+"""Regularizer settings of one parameter group, validated on construction."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from dataclasses import dataclass, fields
 from plasticity.checks import MAX_SEED, nearest, require_integer, require_number
 
 REGULARIZERS = ("none", "weight-decay", "syre", "l2-init")
-"""What a parameter group can be regularized with."""
+"""Names of the regularizers."""
 
 
 @dataclass(frozen=True)
 class RegularizerSettings:
-    """How one parameter group is regularized.
+    """Regularizer settings of one parameter group.
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range; an unknown regularizer names the nearest known one.
+        ValueError: if a value is out of range; for an unknown regularizer the message names the nearest.
     """
 
     regularizer: str = "none"
-    """One of `REGULARIZERS`."""
+    """Name of the regularizer, one of `REGULARIZERS`."""
 
     strength: float = 0.0
-    """Of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2. At least 0."""
+    """Strength in the sense of torch's `weight_decay`: the penalty is strength / 2 * |theta - anchor|^2.
+    At least 0."""
 
     sigma: float = 0.01
     """Spread of syre's anchor: its standard deviation is sigma / sqrt(fan-in). At least 0.
-    0.01 is the paper's default and hardly differs from weight decay; effects showed at 0.3 and up."""
+    0.01 is the paper's default and hardly differs from weight decay; effects were seen from 0.3 upward."""
 
     anisotropy: float = 0.0
-    """Standard deviation of syre's factors D (Eq. 7), 0 to below 1/sqrt(3) = 0.577."""
+    """Standard deviation of syre's factors D (Eq. 7), at least 0 and below 1/sqrt(3) = 0.577."""
 
     decoupled: bool | None = None
-    """Decay apart from the gradient, as AdamW, or joined to it, as Adam. None: as the base does."""
+    """Whether the decay is separate from the gradient (AdamW) or added to it (Adam). None: as in the base."""
 
     anchor_seed: int | None = None
-    """Seed of syre's anchor, 0 to 2**64 - 1. None: `torch.initial_seed()`, read once and stored."""
+    """Seed of syre's anchor, from 0 to 2**64 - 1. None: `torch.initial_seed()`, read once and stored."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.regularizer, str):
@@ -51,7 +52,7 @@ class RegularizerSettings:
             raise ValueError(
                 f"Unknown regularizer {self.regularizer!r}.{nearest(self.regularizer, REGULARIZERS)}"
             )
-        # Kept as plain numbers, whatever number came: a checkpoint holds nothing else.
+        # Converted to plain numbers: a checkpoint holds nothing else.
         for name, below in (
             ("strength", math.inf),
             ("sigma", math.inf),
@@ -68,30 +69,30 @@ class RegularizerSettings:
 
 
 SETTING_NAMES = tuple(field.name for field in fields(RegularizerSettings))
-"""The keys that a regularized optimizer adds to every parameter group."""
+"""Keys that a regularized optimizer adds to every parameter group."""
 
 DERIVED_KEYS = ("fan_in", "anchor_position", "unknown_layouts")
-"""More keys of its groups: what the anchors are scaled by and drawn from, and the names of parameters
-whose fan-in is a guess."""
+"""Further keys of its groups: the fan-ins that scale the anchors, the position that they are drawn from,
+and the names of parameters whose fan-in is a guess."""
 
 
 _MISSPELT_FROM = 0.7
-"""Similarity (of difflib) from which a key is taken for a misspelt name."""
+"""Similarity (by difflib) from which a key is taken for a misspelt name."""
 
 
 def require_not_misspelt(key: str, foreign: Iterable[str], base_keys: Iterable[str]) -> None:
-    """Refuse a key of a parameter group that is nearly the name of a setting, and is none.
+    """Raise an error if a key of a parameter group looks like a misspelt setting.
 
-    torch keeps any key of a group, and so users put keys of their own there (`lr_scale`, `use_muon`).
+    torch keeps any key of a group, and so users add their own (`lr_scale`, `use_muon`).
 
     Args:
-        key: The group's.
-        foreign: Names that are known and to which nothing is compared.
-        base_keys: Names that the base optimizer reads. A longer name with one of them in it, such as
-            `max_momentum`, is another one.
+        key: Key of the group.
+        foreign: Names that are known and that no key is compared with.
+        base_keys: Names that the base optimizer reads. A longer name that starts or ends with one of
+            them, such as `max_momentum`, does not count as a misspelling of it.
 
     Raises:
-        ValueError: names the setting that is meant.
+        ValueError: if the key is misspelt; the message names the intended setting.
     """
     own, base = (*SETTING_NAMES, *DERIVED_KEYS), tuple(base_keys)
     if key in own or key in base or key in foreign:
@@ -105,5 +106,5 @@ def require_not_misspelt(key: str, foreign: Iterable[str], base_keys: Iterable[s
     if meant:
         raise ValueError(
             f"Unknown parameter group key {key!r}. Did you mean {meant[0]!r}? Known: "
-            f"{', '.join(map(repr, (*own, *base)))}. (A key of your own needs another name.)"
+            f"{', '.join(map(repr, (*own, *base)))}. (Give a key of your own a less similar name.)"
         )

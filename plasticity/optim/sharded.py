@@ -1,8 +1,7 @@
-"""Parameters whose elements are spread over processes (`DTensor`, as FSDP2 makes them).
+"""Parameters whose elements are sharded over processes (`DTensor`, as created by FSDP2).
 
-A regularizer's anchor is a function of each element's index in the whole parameter. So each process can
-draw the part of the anchor that belongs to its own shard, and all together hold the anchor that one
-process would have.
+An anchor is a function of each element's index in the whole parameter. So each process can draw the part
+of the anchor that belongs to its own shard, and the parts make up the anchor of a single process.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a `DTensor`: one part here, others in other processes."""
-    module = sys.modules.get("torch.distributed.tensor")  # nobody has one before it is imported
+    """Return whether a tensor is a `DTensor`: one part here, others in other processes."""
+    module = sys.modules.get("torch.distributed.tensor")  # without the import there are none
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that is in this process: the tensor itself, unless it is sharded."""
+    """Return the part of a tensor that is in this process; the tensor itself if it is not sharded."""
     if not is_sharded(tensor):
         return tensor
     sharded: Any = tensor
@@ -30,47 +29,47 @@ def local_part(tensor: Tensor) -> Tensor:
     return part
 
 
-def of_one_kind(places: Sequence[int], parameters: Sequence[Tensor]) -> list[list[int]]:
-    """Divide places of parameters so that each part can go into one operation over a list.
+def of_one_kind(indices: Sequence[int], parameters: Sequence[Tensor]) -> list[list[int]]:
+    """Split indices of parameters so that each part can go into one operation over a list.
 
-    No operation takes whole tensors and sharded ones together, or those of two device meshes: a model
-    of which `fully_shard` got a part has both.
+    No operation takes both whole and sharded tensors, or tensors of two device meshes: a model to a part
+    of which `fully_shard` was applied has both.
     """
-    if len({*map(type, parameters)}) < 2 and not (places and is_sharded(parameters[places[0]])):
-        return [list(places)] if places else []  # the ordinary case, asked at every step
+    if len({*map(type, parameters)}) < 2 and not (indices and is_sharded(parameters[indices[0]])):
+        return [list(indices)] if indices else []  # the common case, at every step
     parts: dict[Any, list[int]] = {}
-    for place in places:
-        parameter: Any = parameters[place]
+    for index in indices:
+        parameter: Any = parameters[index]
         mesh = parameter.device_mesh if is_sharded(parameter) else None
-        parts.setdefault(mesh, []).append(place)
+        parts.setdefault(mesh, []).append(index)
     return list(parts.values())
 
 
 def require_known_elements(parameter: Tensor) -> None:
-    """Refuse what FSDP's first version makes of parameters: flat pieces of which nobody knows the place.
+    """Raise an error for a flat parameter of FSDP's first version, whose elements cannot be identified.
 
     Raises:
-        ValueError: if the parameter is one; says what to use.
+        ValueError: if the parameter is one; the message says what to use instead.
     """
     if getattr(parameter, "_fsdp_flattened", False):
         raise ValueError(
-            "FullyShardedDataParallel flattens the parameters, and which elements of a weight this"
-            " process has is not known, so that no anchor can be drawn or kept for them: use FSDP2"
+            "FullyShardedDataParallel flattens the parameters, and it is not known which elements of a"
+            " weight are in this process, so that no anchor can be drawn or stored for them: use FSDP2"
             " (torch.distributed.fsdp.fully_shard)."
         )
 
 
 def local_elements(tensor: Tensor) -> Tensor:
-    """Indices, in the whole tensor in row-major order, of the elements that are in this process.
+    """Return the row-major indices, in the whole tensor, of the elements in this process.
 
     Args:
         tensor: A `DTensor`, with each of its mesh dimensions sharded or replicated.
 
     Returns:
-        int64, on the device of the local part. Shape: that of the local part.
+        Indices in int64, on the device of the local part. Shape: that of the local part.
 
     Raises:
-        ValueError: if the tensor is spread in another way; names the placement.
+        ValueError: if the tensor is placed in another way; the message names the placement.
     """
     from torch.distributed.tensor import Replicate, Shard  # noqa: PLC0415
     from torch.distributed.tensor._utils import (  # noqa: PLC0415
@@ -82,8 +81,8 @@ def local_elements(tensor: Tensor) -> Tensor:
         if type(placement) not in (Shard, Replicate):
             raise ValueError(
                 f"A parameter of shape {tuple(tensor.shape)} is placed {sharded.placements} over the"
-                f" processes, and which of its elements are here is not known for {placement!r}:"
-                " an anchor can be drawn for Shard and Replicate."
+                f" processes, and for {placement!r} it is not known which of its elements are here:"
+                " use Shard or Replicate, for which an anchor can be drawn."
             )
     shape, offset = compute_local_shape_and_global_offset(
         tensor.shape, sharded.device_mesh, sharded.placements
@@ -99,10 +98,10 @@ def local_elements(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(local: Tensor, like: Tensor) -> Tensor:
-    """Return a `DTensor` that is spread as `like` is and has `local` as its part here.
+    """Return a `DTensor` that is placed like `like` and has `local` as its part in this process.
 
     Args:
-        local: Shape: that of the local part of `like`.
+        local: Part of this process. Shape: that of the local part of `like`.
         like: A `DTensor`.
     """
     from torch.distributed.tensor import DTensor  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""Syre as the paper writes it, loss(theta + theta_0), for checking and for teaching.
+"""Syre in the form of the paper, loss(theta + theta_0), for verification and for teaching.
 
 `regularized` trains the effective weights theta + theta_0 directly and decays them toward theta_0.
-This form keeps theta as the parameters and adds theta_0 at every use: the same path under SGD, slower,
-and with parameters that are not the weights that the network computes with.
+This form keeps theta as the parameters and adds theta_0 at every use: the same path under SGD, but
+slower, and with parameters that are not the weights that the network computes with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ShiftedModel(nn.Module):
-    """A model that computes with theta + theta_0 (syre, Eq. 6), where theta are its parameters.
+    """Model that computes with theta + theta_0 (syre, Eq. 6), where theta are its parameters.
 
     >>> optimizer = regularized(torch.optim.SGD)(model.parameters(), lr=0.1,
     ...     regularizer="syre", strength=2 * gamma, sigma=0.3)
@@ -25,14 +25,14 @@ class ShiftedModel(nn.Module):
     >>> loss = criterion(shifted(inputs), targets) + penalty
 
     Args:
-        model: Its parameters become theta; it is changed in place if `keep_function`.
-        anchors: theta_0 by parameter name, each of its parameter's shape; a missing name or a None
-            is a zero.
-        keep_function: Subtract the anchors from the parameters, so that the shifted model starts as
-            the function that `model` is. False starts from the model's own values as theta.
+        model: Model whose parameters become theta; it is changed in place if `keep_function`.
+        anchors: theta_0 by parameter name, each with its parameter's shape; a missing name or None
+            stands for zero.
+        keep_function: Subtract the anchors from the parameters, so that the shifted model initially
+            computes the same function as `model`. False takes the model's own values as theta.
 
     Raises:
-        ValueError: if an anchor's name or shape fits no parameter.
+        ValueError: if an anchor's name or shape does not match a parameter.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ShiftedModel(nn.Module):
             if anchor.shape != parameters[name].shape:
                 raise ValueError(
                     f"The anchor of {name!r} has shape {tuple(anchor.shape)}, its parameter"
-                    f" {tuple(parameters[name].shape)}: they must be equal."
+                    f" {tuple(parameters[name].shape)}: give an anchor of the parameter's shape."
                 )
             buffer = f"anchor:{name}".replace(".", "/")  # a buffer's name has no dots
             self.register_buffer(buffer, anchor.detach().clone())
@@ -65,7 +65,7 @@ class ShiftedModel(nn.Module):
                     parameters[name].sub_(anchor)
 
     def effective_parameters(self) -> dict[str, Tensor]:
-        """The weights that the network computes with, theta + theta_0, by parameter name."""
+        """Return the weights that the network computes with, theta + theta_0, by parameter name."""
         return {
             name: parameter + self.get_buffer(self._anchor_names[name])
             if name in self._anchor_names

@@ -1,4 +1,4 @@
-"""What `StackedOptimizer` steps at once: blocks of stacked parameters, and the numbers of each replica."""
+"""Blocks of stacked parameters that `StackedOptimizer` steps at once, and each network's coefficients."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from plasticity.optim.targets import has_target, make_factors
 
 
 class Numbers(NamedTuple):
-    """What one parameter of one replica is stepped with."""
+    """Coefficients of the step of one parameter of one stacked network."""
 
     rate: float
+    """Learning rate."""
     first_weight: float
-    """Adam's 1 - beta1, of the gradient; SGD's momentum, of the buffer."""
+    """Weight 1 - beta1 of the gradient in Adam's first moment; of the buffer in SGD: the momentum."""
     second_weight: float
-    """Adam's 1 - beta2."""
+    """Weight 1 - beta2 of the squared gradient in Adam's second moment."""
     first_logarithm: float
-    """ln(beta1): 1 - beta1**step is -expm1(step * ln(beta1)), exact to rounding in any dtype."""
+    """Logarithm of beta1: 1 - beta1**step is -expm1(step * ln(beta1)), exact to rounding in any dtype."""
     second_logarithm: float
+    """Logarithm of beta2."""
     epsilon: float
+    """Term added to Adam's denominator."""
     coupled: float
-    """Strength of a decay that joins the gradient."""
+    """Strength of a decay that is added to the gradient."""
     decoupled: float
-    """Strength of a decay apart from it, to be multiplied by the rate."""
+    """Strength of a decay separate from the gradient, to be multiplied by the rate."""
     step: float
+    """Steps done so far."""
 
 
 RATE, FIRST, SECOND, LOG_FIRST, LOG_SECOND, EPSILON, COUPLED, DECOUPLED, STEP = range(9)
@@ -38,38 +42,38 @@ RATE, FIRST, SECOND, LOG_FIRST, LOG_SECOND, EPSILON, COUPLED, DECOUPLED, STEP = 
 
 @dataclass
 class Block:
-    """Parameters that lie side by side in memory and are stepped alike: one matrix, a row a replica."""
+    """Parameters adjacent in memory and stepped alike: one matrix with a row for each stacked network."""
 
-    places: list[int]
-    """Of the parameters, in the optimizer's order."""
+    positions: list[int]
+    """Positions of the parameters in the optimizer's order."""
     columns: list[slice]
-    """Of each of them, in the matrices below."""
+    """Columns of each parameter in the matrices below."""
     numbers: list[Numbers]
-    """Of each replica, as last set from the host: their `step` is not counted on."""
+    """Coefficients of each stacked network, as last set from the host; their `step` is not incremented."""
     weights: Tensor
-    """The parameters themselves. Shape: (R, width), as that of all that follow."""
+    """Memory of the parameters. Shape: (R, width), as for all matrices that follow."""
     first: Tensor | None = None
-    """Adam's first moment; SGD's momentum buffer."""
+    """First moment of Adam; momentum buffer of SGD."""
     second: Tensor | None = None
-    """Adam's second moment."""
+    """Second moment of Adam."""
     anchors: Tensor | None = None
-    """None while all are zero."""
+    """Anchors; None while all are zero."""
     factors: Tensor | None = None
-    """Syre's D (Eq. 7); None while all are one."""
+    """Diagonal D of syre's Eq. 7; None while all are one."""
     coupled: bool = False
-    """Whether a decay joins the gradient in any replica."""
+    """Whether a decay is added to the gradient in any stacked network."""
     decoupled: bool = False
-    """Whether a decay is apart from it in any replica."""
+    """Whether a decay is separate from the gradient in any stacked network."""
 
 
 def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
-    """Stacked tensors side by side. Shape of each: (R, *shape); of the result: (R, width)."""
+    """Concatenate stacked tensors. Shape of each: (R, *shape); of the result: (R, width)."""
     rows = [tensor.reshape(tensor.shape[0], -1) for tensor in tensors]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def zeros_like_block(block: Block) -> Tensor:
-    """Zeros for every parameter of a block. Shape: (R, width)."""
+    """Return zeros for every parameter of a block. Shape: (R, width)."""
     return torch.zeros(block.weights.shape, dtype=block.weights.dtype, device=block.weights.device)
 
 
@@ -80,14 +84,14 @@ def with_row(
     parts: Sequence[Tensor | None],
     otherwise: float,
 ) -> Tensor | None:
-    """Give one replica's row of a block's matrix new parts, one for each parameter.
+    """Set one stacked network's row of a block's matrix to new parts, one for each parameter.
 
     Args:
-        matrix: Changed. None: it is made, if a part is there. Shape: (R, width).
-        index: Of the replica.
-        block: Whose matrix it is.
-        parts: One for each parameter; None for a part of `otherwise`.
-        otherwise: What stands where nothing else is known.
+        matrix: Matrix, changed in place. None: it is created if any part is given. Shape: (R, width).
+        index: Index of the stacked network.
+        block: Block that the matrix belongs to.
+        parts: One part for each parameter; None for a part filled with `otherwise`.
+        otherwise: Value where no part is given.
 
     Returns:
         The matrix, or None if there is still none.
@@ -105,18 +109,18 @@ def with_row(
 
 
 def flat_parameters(optimizer: RegularizedOptimizer) -> list[Tensor]:
-    """The parameters of all groups, in their order."""
+    """Return the parameters of all groups, in their order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def numbers_of(optimizer: RegularizedOptimizer) -> list[Numbers]:
-    """What an ordinary optimizer steps each of its parameters with, in the flattened order."""
+    """Return the coefficients of each parameter of an ordinary optimizer, in the flattened order."""
     is_adam = optimizer.base is not torch.optim.SGD
     rows: list[Numbers] = []
     for group in optimizer.param_groups:
         first, second = group["betas"] if is_adam else (1.0, 1.0)
-        for place, parameter in enumerate(group["params"]):
-            decayed = group["regularizer"] != "none" and has_target(group, place)
+        for i, parameter in enumerate(group["params"]):
+            decayed = group["regularizer"] != "none" and has_target(group, i)
             strength = group["strength"] if decayed else 0.0
             state = optimizer.state.get(parameter, {})
             has_buffer = state.get("momentum_buffer") is not None
@@ -141,26 +145,26 @@ def _logarithm(beta: float) -> float:
 
 
 class Target(NamedTuple):
-    """What one parameter of one replica is drawn toward."""
+    """Anchor and factors that one parameter of one stacked network is decayed with."""
 
     anchor: Tensor | None
-    """None for zero."""
+    """Point that the parameter is drawn toward; None for zero."""
     factors: Tensor | None
-    """The diagonal D of Eq. 7; None for one."""
+    """Diagonal D of Eq. 7; None for one."""
 
 
 def targets_of(optimizer: RegularizedOptimizer) -> list[Target]:
-    """What an ordinary optimizer draws each of its parameters toward, in the flattened order."""
+    """Return the target of each parameter of an ordinary optimizer, in the flattened order."""
     found: list[Target] = []
     for group in optimizer.param_groups:
         regularizer = group["regularizer"]
-        # L2-init's anchors are kept at strength 0 too: its state holds them.
+        # L2-init's anchors are needed at strength 0 too: its state contains them.
         if regularizer == "l2-init" or (regularizer == "syre" and group["strength"]):
             random = regularizer == "syre"
-            for place, parameter in enumerate(group["params"]):
+            for i, parameter in enumerate(group["params"]):
                 anchor = None if random and not group["sigma"] else optimizer.anchor(parameter)
                 anisotropic = random and group["anisotropy"] > 0
-                found.append(Target(anchor, make_factors(group, place) if anisotropic else None))
+                found.append(Target(anchor, make_factors(group, i) if anisotropic else None))
         else:
             found += [Target(None, None)] * len(group["params"])
     return found
@@ -169,17 +173,17 @@ def targets_of(optimizer: RegularizedOptimizer) -> list[Target]:
 def adjacent_blocks(
     parameters: Sequence[Tensor], every: Sequence[Sequence[Numbers]]
 ) -> list[Block]:
-    """The fewest blocks: parameters side by side in memory, with equal numbers in every replica."""
+    """Return the fewest blocks of adjacent parameters with equal coefficients in every stacked network."""
     runs: list[list[int]] = []
-    for place, parameter in enumerate(parameters):
+    for position, parameter in enumerate(parameters):
         if (
-            place
-            and _follows(parameter, parameters[place - 1])
-            and list(every[place]) == list(every[place - 1])
+            position
+            and _follows(parameter, parameters[position - 1])
+            and list(every[position]) == list(every[position - 1])
         ):
-            runs[-1].append(place)
+            runs[-1].append(position)
         else:
-            runs.append([place])
+            runs.append([position])
     return [_block([parameters[p] for p in run], run, list(every[run[0]])) for run in runs]
 
 
@@ -191,25 +195,25 @@ def _follows(parameter: Tensor, before: Tensor) -> bool:
     )
 
 
-def _block(tensors: Sequence[Tensor], places: list[int], numbers: list[Numbers]) -> Block:
+def _block(tensors: Sequence[Tensor], positions: list[int], numbers: list[Numbers]) -> Block:
     widths = [tensor[0].numel() for tensor in tensors]
     ends = torch.tensor(widths).cumsum(0).tolist()
     columns = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
     first = tensors[0].detach()
     size = (first.shape[0], ends[-1])
     weights = first.as_strided(size, (first.stride(0), 1), first.storage_offset())
-    return Block(places, columns, numbers, weights)
+    return Block(positions, columns, numbers, weights)
 
 
 def pieces_of(block: Block) -> list[Block]:
-    """A block for each parameter of this one; they hold its memory."""
+    """Return one block for each parameter of this one, as views of its memory."""
 
     def part(matrix: Tensor | None, columns: slice) -> Tensor | None:
         return None if matrix is None else matrix[:, columns]
 
     return [
         Block(
-            places=[place],
+            positions=[position],
             columns=[slice(0, columns.stop - columns.start)],
             numbers=list(block.numbers),
             weights=block.weights[:, columns],
@@ -220,5 +224,5 @@ def pieces_of(block: Block) -> list[Block]:
             coupled=block.coupled,
             decoupled=block.decoupled,
         )
-        for place, columns in zip(block.places, block.columns, strict=True)
+        for position, columns in zip(block.positions, block.columns, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""R ordinary optimizers as one: `StackedOptimizer`.
+"""Optimizer over stacked networks that replaces R ordinary ones: `StackedOptimizer`.
 
-The formulas are those of torch's SGD, Adam and AdamW with the decay of `regularized` in them; what
-differs between replicas (rates, betas, strengths) is a number of its own for each, kept on the device.
+The formulas are those of torch's SGD, Adam and AdamW with the decay of `regularized` in them; settings
+that may differ between stacked networks (rates, betas, strengths) are one number for each, on the device.
 """
 
 from __future__ import annotations
@@ -48,36 +48,36 @@ from plasticity.stacking.networks import require_index
 
 
 class StackedOptimizer:
-    """R ordinary regularized optimizers as one, over parameters stacked along a first axis.
+    """Optimizer that does the work of R ordinary regularized ones, over parameters stacked on a first axis.
 
     ::
 
-        networks = [make_network(seed) for seed in range(32)]
-        replicas = StackedNetworks(networks)
+        ordinary = [make_network(seed) for seed in range(32)]
+        networks = StackedNetworks(ordinary)
         optimizer = StackedOptimizer(
-            [regularized(Adam)(n.parameters(), regularizer="syre", ...) for n in networks],
-            replicas.parameters.values(),
+            [regularized(Adam)(n.parameters(), regularizer="syre", ...) for n in ordinary],
+            networks.parameters.values(),
         )
 
-    A step never waits for the device, and can be captured in a CUDA graph: what changes between steps
-    (step counts, rates, which replicas are frozen) is in tensors whose place stays. What decides which
-    kernels run does not: capture after loading a state, and not a first step with other parameters
-    without gradients than before.
+    A step never waits for the device, and can be captured in a CUDA graph: everything that changes between
+    steps (step counts, rates, the frozen networks) is in tensors whose address stays the same. This does
+    not hold for what decides which kernels run: capture after loading a state, and do not capture the
+    first step in which a different set of parameters has no gradients.
 
     Args:
-        optimizers: One for each replica, over its own network's parameters. All of one class, the
+        optimizers: One for each stacked network, over its own parameters. All of one class, the
             regularized SGD, Adam or AdamW, with parameters of equal shapes in groups of equal sizes.
             They may differ in lr, betas, eps, momentum and all settings of the regularizer. Their
             anchors and states are copied; they can be dropped afterwards.
         parameters: The stacked tensors, float32 or float64, in the order of the optimizers' flattened
-            groups (`StackedNetworks.in_order_of` puts them into it). Those of one `StackedNetworks` are
-            stepped together, others apart. Shape: (R, *shape).
+            groups (`StackedNetworks.in_order_of` returns them in that order). Those of one
+            `StackedNetworks` are stepped in one operation, others in separate ones. Shape: (R, *shape).
 
     Raises:
-        TypeError: if an optimizer is none of those classes, a rate or beta is a tensor, or a parameter
-            is none.
-        ValueError: if the optimizers or parameters do not belong together, or an option that changes
-            the formula is set (maximize, amsgrad, nesterov, dampening).
+        TypeError: if an optimizer is of another class, a rate or beta is a tensor, or a parameter is
+            not a tensor.
+        ValueError: if the optimizers or parameters do not match, or an option that changes the formula
+            is set (maximize, amsgrad, nesterov, dampening).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StackedOptimizer:
         self._is_adam = self._class.base is not torch.optim.SGD
         self._base_options = tuple(optimizers[0].defaults)
         self._parameters = parameters
-        # One network's tensors without memory: their strides are those that a state is saved with.
+        # One network's tensors without memory: a saved state has their strides.
         self._forms = [torch.empty_like(p, device="meta") for p in flat_parameters(optimizers[0])]
         device, dtype = parameters[0].device, parameters[0].dtype
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -113,26 +113,26 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def step(self, active: Tensor | None = None) -> None:
-        """Do one step of every replica that is not frozen; parameters whose `.grad` is None wait.
+        """Take one step of every network that is not frozen; skip parameters whose `.grad` is None.
 
         Args:
-            active: Which replicas take this step, on the device; the others' weights, states and step
-                counts stay. None: all. Bool. Shape: (R,).
+            active: Mask of the stacked networks that take this step, on the device; the weights, states
+                and step counts of the others stay. None: all. Bool. Shape: (R,).
 
         Raises:
-            TypeError: if `active` is no tensor of bools.
+            TypeError: if `active` is not a tensor of bools.
             ValueError: if it has another shape.
         """
         if active is not None:
             require_active(active, self.num_stacked)
         self._moving = self._active if active is None else self._active & active.unsqueeze(1)
-        # A captured step is replayed after replicas were frozen that were not when it was captured.
+        # A captured step may be replayed after more networks were frozen.
         self._masked = bool(self._frozen) or active is not None or _is_captured(self._active)
         self._split([block for block in self._blocks if self._lacks_some_gradients(block)])
         chosen = [
-            place
-            for place, block in enumerate(self._blocks)
-            if self._parameters[block.places[0]].grad is not None
+            row
+            for row, block in enumerate(self._blocks)
+            if self._parameters[block.positions[0]].grad is not None
         ]
         if not chosen:
             return
@@ -140,24 +140,26 @@ class StackedOptimizer:
         for counted in [steps] if len(chosen) == len(self._blocks) else [steps[c] for c in chosen]:
             counted.add_(self._moving)
         numbers = self._adam_numbers() if self._is_adam else None
-        for place in chosen:
-            block = self._blocks[place]
-            gradient = self._decayed_gradient(block, self._narrow[:, place])
+        for row in chosen:
+            block = self._blocks[row]
+            gradient = self._decayed_gradient(block, self._narrow[:, row])
             if numbers is None:
-                self._sgd(block, gradient, self._narrow[:, place])
+                self._sgd(block, gradient, self._narrow[:, row])
             else:
                 rates, scales = numbers
-                self._adam(block, gradient, self._narrow[:, place], rates[place], scales[place])
+                self._adam(block, gradient, self._narrow[:, row], rates[row], scales[row])
 
     def _adam_numbers(self) -> tuple[Tensor, Tensor]:
-        """Rate over the first bias correction, and 1 over the root of the second. (blocks, R, 1)."""
+        """Return rate / first bias correction, and 1 / root of the second. Shape: (blocks, R, 1)."""
         corrections = (self._table[LOG_FIRST : LOG_SECOND + 1] * self._table[STEP]).expm1_().neg_()
         rates = self._table[RATE] / corrections[0]
         return rates.to(self._narrow.dtype), corrections[1].rsqrt().to(self._narrow.dtype)
 
     def _decayed_gradient(self, block: Block, numbers: Tensor) -> Tensor:
-        """A coupled decay joins the gradient; a decoupled one moves the weights at once."""
-        gradient = side_by_side([_gradient(self._parameters[place]) for place in block.places])
+        """Return the gradient with the coupled decay; apply a decoupled one to the weights at once."""
+        gradient = side_by_side(
+            [_gradient(self._parameters[position]) for position in block.positions]
+        )
         if not (block.coupled or block.decoupled):
             return gradient
         direction = block.weights if block.anchors is None else block.weights - block.anchors
@@ -176,7 +178,7 @@ class StackedOptimizer:
     def _sgd(self, block: Block, gradient: Tensor, numbers: Tensor) -> None:
         weights, buffer = block.weights, block.first
         if buffer is not None:
-            # It begins at zero, which makes the first step's buffer the gradient, as torch's is.
+            # It starts at zero, so that after the first step it is the gradient, as in torch.
             gradient = torch.addcmul(gradient, buffer, numbers[FIRST])
             self._keep(buffer, gradient)
         moved = torch.addcmul(weights, gradient, numbers[RATE], value=-1, out=self._out(weights))
@@ -197,11 +199,11 @@ class StackedOptimizer:
         self._keep(weights, moved)
 
     def _out(self, target: Tensor) -> Tensor | None:
-        """Where to write a new value of `target`: in its place, unless some rows must stay."""
+        """Return the output for a new value of `target`: itself, unless some rows must stay."""
         return None if self._masked else target
 
     def _keep(self, target: Tensor, new: Tensor) -> None:
-        """Let `target` have its new value, but for the rows of frozen replicas."""
+        """Set `target` to its new value, except for the rows of networks that do not take this step."""
         if self._masked:
             # Not a multiplication by 0, which a NaN would survive.
             torch.where(self._moving, new, target, out=target)
@@ -217,17 +219,18 @@ class StackedOptimizer:
         """Set the learning rate of all groups. Does not wait for the device.
 
         Args:
-            rates: One for all replicas, or one for each, at least 0.
+            rates: One rate for all stacked networks, or one for each, at least 0.
 
         Raises:
-            TypeError: if a rate is no number.
+            TypeError: if a rate is not a number.
             ValueError: if a rate is negative or not finite, or their number is not R.
         """
         each = list(rates) if isinstance(rates, Sequence) else [rates] * self.num_stacked
         each = [require_number("A learning rate", rate, minimum=0.0) for rate in each]
         if len(each) != self.num_stacked:
             raise ValueError(
-                f"{len(each)} learning rates were given for {self.num_stacked} replicas."
+                f"{len(each)} learning rates were given for {self.num_stacked} stacked networks: give one"
+                " for each, or a single number."
             )
         if len(set(each)) == 1:
             self._table[RATE].fill_(each[0])
@@ -242,10 +245,10 @@ class StackedOptimizer:
                 group["lr"] = rate
 
     def freeze(self, index: int) -> None:
-        """Leave a replica as it is from now on, whatever its gradients. Does not wait for the device.
+        """Freeze a stacked network from now on, whatever its gradients, without waiting for the device.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no stacked network of this index.
         """
         require_index(index, self.num_stacked)
         self._frozen.add(index)
@@ -254,17 +257,17 @@ class StackedOptimizer:
     # ---- blocks ---------------------------------------------------------------------------------
 
     def _lacks_some_gradients(self, block: Block) -> bool:
-        missing = [self._parameters[place].grad is None for place in block.places]
+        missing = [self._parameters[position].grad is None for position in block.positions]
         return any(missing) and not all(missing)
 
-    def _split(self, parted: Sequence[Block]) -> None:
-        """Make a block of its own of every parameter in these: they are no longer stepped alike."""
-        if not parted:
+    def _split(self, uneven: Sequence[Block]) -> None:
+        """Split these blocks into one per parameter, because theirs are no longer stepped alike."""
+        if not uneven:
             return
         rows: list[int] = []
         blocks: list[Block] = []
         for row, block in enumerate(self._blocks):
-            pieces = pieces_of(block) if any(block is each for each in parted) else [block]
+            pieces = pieces_of(block) if any(block is each for each in uneven) else [block]
             blocks += pieces
             rows += [row] * len(pieces)
         self._blocks = blocks
@@ -280,63 +283,63 @@ class StackedOptimizer:
     # ---- saving and loading ---------------------------------------------------------------------
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """A replica's state as that of an ordinary optimizer, which loads it and goes on equally.
+        """Return a stacked network's state in the format of an ordinary optimizer, which continues from it.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no stacked network of this index.
         """
         require_index(index, self.num_stacked)
         state: dict[int, dict[str, Tensor]] = {}
         anchors: dict[int, Tensor] = {}
         for row, block in enumerate(self._blocks):
             step = self._table[STEP, row, index].to("cpu", torch.float32)
-            for place, columns in zip(block.places, block.columns, strict=True):
-                if step > 0 and (entries := self._saved(block, place, index, columns, step[0])):
-                    state[place] = entries
-                if self._group_of(index, place)["regularizer"] == "l2-init":
+            for position, columns in zip(block.positions, block.columns, strict=True):
+                if step > 0 and (entries := self._saved(block, position, index, columns, step[0])):
+                    state[position] = entries
+                if self._group_of(index, position)["regularizer"] == "l2-init":
                     assert block.anchors is not None
-                    anchors[place] = self._unstacked(block.anchors, place, index, columns)
-        if anchors:  # as plasticity.optim.saved_anchors puts them
-            state = {place: state.get(place, {}) for place in range(len(self._forms))}
-            for place, anchor in anchors.items():
-                state[place] = {**state[place], ANCHOR: anchor}
+                    anchors[position] = self._unstacked(block.anchors, position, index, columns)
+        if anchors:  # in the format of plasticity.optim.saved_anchors
+            state = {position: state.get(position, {}) for position in range(len(self._forms))}
+            for position, anchor in anchors.items():
+                state[position] = {**state[position], ANCHOR: anchor}
         return {
             "state": dict(sorted(state.items())),
             "param_groups": copy.deepcopy(self._groups[index]),
         }
 
     def _saved(
-        self, block: Block, place: int, index: int, columns: slice, step: Tensor
+        self, block: Block, position: int, index: int, columns: slice, step: Tensor
     ) -> dict[str, Tensor]:
         if self._is_adam:
             assert block.first is not None
             assert block.second is not None
             return {
-                "step": step.clone(),  # on the CPU: a fused optimizer moves it, another keeps it there
-                "exp_avg": self._unstacked(block.first, place, index, columns),
-                "exp_avg_sq": self._unstacked(block.second, place, index, columns),
+                "step": step.clone(),  # on the CPU: a fused optimizer moves it, others keep it there
+                "exp_avg": self._unstacked(block.first, position, index, columns),
+                "exp_avg_sq": self._unstacked(block.second, position, index, columns),
             }
-        if block.first is None or not self._group_of(index, place)["momentum"]:
+        if block.first is None or not self._group_of(index, position)["momentum"]:
             return {}
-        return {"momentum_buffer": self._unstacked(block.first, place, index, columns)}
+        return {"momentum_buffer": self._unstacked(block.first, position, index, columns)}
 
-    def _unstacked(self, matrix: Tensor, place: int, index: int, columns: slice) -> Tensor:
-        """A copy of one parameter's part, in the strides of an ordinary network's parameter."""
-        form = self._forms[place]
+    def _unstacked(self, matrix: Tensor, position: int, index: int, columns: slice) -> Tensor:
+        """Return a copy of one parameter's part, with the strides of an ordinary network's parameter."""
+        form = self._forms[position]
         made = torch.empty_like(form, device=matrix.device)
         return made.copy_(matrix[index, columns].view(form.shape))
 
-    def _group_of(self, index: int, place: int) -> dict[str, Any]:
-        return next(group for group in self._groups[index] if place in group["params"])
+    def _group_of(self, index: int, position: int) -> dict[str, Any]:
+        return next(group for group in self._groups[index] if position in group["params"])
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
-        """Give a replica the state of an ordinary optimizer of its class, saved on any device.
+        """Load the state of an ordinary optimizer of the same class, saved on any device, into one network.
 
-        As with the ordinary one, the settings saved in the groups take the place of the replica's. A
-        frozen replica gets the state and stays frozen.
+        As with the ordinary one, the settings saved in the groups replace the current ones. A frozen
+        network takes the state and stays frozen.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no stacked network of this index.
             TypeError: if a saved setting has the wrong type.
             ValueError: if the groups do not fit, or a saved setting cannot be stacked.
         """
@@ -345,41 +348,43 @@ class StackedOptimizer:
         optimizer.load_state_dict(dict(state))
         require_formula(optimizer, index)
         rows = numbers_of(optimizer)
-        self._split([b for b in self._blocks if len({rows[place] for place in b.places}) > 1])
+        self._split(
+            [b for b in self._blocks if len({rows[position] for position in b.positions}) > 1]
+        )
         self._take(index, optimizer, rows)
 
     def _ordinary(self, index: int) -> RegularizedOptimizer:
-        """A new ordinary optimizer with a replica's settings, over tensors of one network's shapes."""
+        """Return a new ordinary optimizer with one network's settings, over tensors of its shapes."""
         _, anchors = without_anchors(self.state_dict(index))
         device = self._active.device
         parameters = [torch.zeros_like(form, device=device) for form in self._forms]
         known = (*self._base_options, *SETTING_NAMES, "fan_in", "anchor_position")
         groups = [
             {key: group[key] for key in known if key in group and key != "weight_decay"}
-            | {"params": [parameters[place] for place in group["params"]]}
+            | {"params": [parameters[position] for position in group["params"]]}
             for group in self._groups[index]
         ]
-        held = {parameters[place]: anchor for place, anchor in anchors.items()}
+        held = {parameters[position]: anchor for position, anchor in anchors.items()}
         return self._class(groups, initial_weights=held)
 
     @torch.no_grad()
     def _take(self, index: int, optimizer: RegularizedOptimizer, rows: Sequence[Numbers]) -> None:
-        """Take an ordinary optimizer's settings, anchors and state as those of a replica."""
+        """Copy an ordinary optimizer's settings, anchors and state into one stacked network."""
         self._groups[index] = copy.deepcopy(optimizer.state_dict()["param_groups"])
         targets = targets_of(optimizer)
         parameters = flat_parameters(optimizer)
         for row, block in enumerate(self._blocks):
-            numbers = rows[block.places[0]]
+            numbers = rows[block.positions[0]]
             block.numbers[index] = numbers
             block.coupled = any(each.coupled for each in block.numbers)
             block.decoupled = any(each.decoupled for each in block.numbers)
             self._table[:, row, index, 0] = torch.tensor(numbers, dtype=self._table.dtype)
             self._narrow[:, row, index] = self._table[:, row, index].to(self._narrow.dtype)
-            own = [targets[place] for place in block.places]
+            own = [targets[position] for position in block.positions]
             anchors, factors = [each.anchor for each in own], [each.factors for each in own]
             block.anchors = with_row(block.anchors, index, block, anchors, 0.0)
             block.factors = with_row(block.factors, index, block, factors, 1.0)
-            states = [optimizer.state.get(parameters[place], {}) for place in block.places]
+            states = [optimizer.state.get(parameters[position], {}) for position in block.positions]
             for name, key in self._state_keys(block):
                 parts = [state.get(key) for state in states]
                 setattr(block, name, with_row(getattr(block, name), index, block, parts, 0.0))

@@ -1,4 +1,4 @@
-"""Which optimizers can be stacked, and what an error says of the others."""
+"""Checks that optimizers and parameters can be stacked."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.stacked_blocks import flat_parameters
 
 BASES = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""The optimizer classes whose regularized forms can be stacked."""
+"""Optimizer classes whose regularized forms can be stacked."""
 
-# Options of those that change the formula, and the only value that is implemented here.
+# Options of these classes that change the formula, with the only value that is implemented here.
 _FIXED_OPTIONS = {"maximize": False, "amsgrad": False, "nesterov": False, "dampening": 0}
 
 
 def require_alike(optimizers: Sequence[RegularizedOptimizer]) -> None:
-    """Refuse optimizers that cannot be stepped as one.
+    """Raise an error unless these optimizers can be stepped as one.
 
     Raises:
-        TypeError: if one is of no class that can be stacked, or has a tensor for a number.
-        ValueError: if there is none, their classes or groups differ, or an option changes the formula.
+        TypeError: if one is of a class that cannot be stacked, or has a tensor for a number.
+        ValueError: if the list is empty, classes or groups differ, or an option changes the formula.
     """
     if not optimizers:
         raise ValueError("StackedOptimizer needs at least one optimizer: an empty list was given.")
@@ -45,12 +45,12 @@ def require_alike(optimizers: Sequence[RegularizedOptimizer]) -> None:
         if sizes != expected:
             raise ValueError(
                 f"optimizers[{index}] has groups of {sizes} parameters, optimizers[0] of {expected}:"
-                " they must be equal."
+                " give all the same groups."
             )
 
 
 def require_formula(optimizer: RegularizedOptimizer, index: int) -> None:
-    """Refuse an optimizer, the `index`-th, whose step is not the one that is implemented.
+    """Raise an error unless the step of an optimizer, the `index`-th, is the one implemented here.
 
     Raises:
         TypeError: if a rate or beta is a tensor.
@@ -71,40 +71,41 @@ def require_formula(optimizer: RegularizedOptimizer, index: int) -> None:
                 )
 
 
-def require_active(active: Tensor, replicas: int) -> None:
-    """Refuse what does not say of each replica whether it takes a step. Does not wait for the device.
+def require_active(active: Tensor, num_stacked: int) -> None:
+    """Raise an error unless `active` has one bool per stacked network. Does not wait for the device.
 
     Raises:
-        TypeError: if it is no tensor of bools.
-        ValueError: if its shape is not (replicas,).
+        TypeError: if it is not a tensor of bools.
+        ValueError: if its shape is not (num_stacked,).
     """
     if not isinstance(active, Tensor) or active.dtype != torch.bool:
         found = active.dtype if isinstance(active, Tensor) else type(active).__name__
         raise TypeError(
-            f"active must be a tensor of bools, one for each replica, not {found}; a loss is evaluated"
-            " and differentiated before the step, as there are no closures."
+            f"active must be a tensor of bools, one for each stacked network, not {found}: evaluate and"
+            " differentiate a loss before the step, which takes no closure."
         )
-    if active.shape != (replicas,):
+    if active.shape != (num_stacked,):
         raise ValueError(
-            f"active has shape {tuple(active.shape)}, ({replicas},) was expected: one bool for each replica."
+            f"active has shape {tuple(active.shape)}, ({num_stacked},) was expected: give one bool for"
+            " each stacked network."
         )
 
 
 def require_fitting(
     optimizers: Sequence[RegularizedOptimizer], parameters: Sequence[Tensor]
 ) -> None:
-    """Refuse stacked parameters that are not those of the optimizers.
+    """Raise an error unless the stacked parameters match those of the optimizers.
 
     Raises:
-        TypeError: if one is no tensor.
+        TypeError: if one is not a tensor.
         ValueError: if their number, shapes, dtypes or strides do not fit.
     """
-    replicas = len(optimizers)
-    for place, stacked in enumerate(parameters):
+    num_stacked = len(optimizers)
+    for position, stacked in enumerate(parameters):
         if not isinstance(stacked, Tensor):
             raise TypeError(
-                f"parameters[{place}] must be a stacked tensor, not {stacked!r}: of a StackedNetworks, give"
-                " replicas.parameters.values()."
+                f"parameters[{position}] must be a stacked tensor, not {stacked!r}: for a StackedNetworks"
+                " called networks, give networks.parameters.values()."
             )
     for index, optimizer in enumerate(optimizers):
         own = flat_parameters(optimizer)
@@ -113,23 +114,24 @@ def require_fitting(
                 f"optimizers[{index}] has {len(own)} parameters, and {len(parameters)} stacked ones"
                 " were given: give one for each, in the order of its groups."
             )
-        for place, (parameter, stacked) in enumerate(zip(own, parameters, strict=True)):
-            if stacked.shape != (replicas, *parameter.shape):
+        for position, (parameter, stacked) in enumerate(zip(own, parameters, strict=True)):
+            if stacked.shape != (num_stacked, *parameter.shape):
                 raise ValueError(
-                    f"parameters[{place}] has shape {tuple(stacked.shape)}; of {replicas} replicas and"
-                    f" optimizers[{index}]'s {tuple(parameter.shape)}, {(replicas, *parameter.shape)}"
-                    " was expected."
+                    f"parameters[{position}] has shape {tuple(stacked.shape)}, and for {num_stacked}"
+                    f" stacked networks with {tuple(parameter.shape)} in optimizers[{index}],"
+                    f" {(num_stacked, *parameter.shape)} was expected: give the parameters in the order"
+                    " of the optimizers' groups."
                 )
             if not stacked[0].is_contiguous():
                 raise ValueError(
-                    f"parameters[{place}] has the strides {stacked.stride()}: each replica's part must be"
-                    " contiguous, as in StackedNetworks, or after .contiguous()."
+                    f"parameters[{position}] has strides {stacked.stride()}: the part of each stacked"
+                    " network must be contiguous, as in StackedNetworks, or after .contiguous()."
                 )
             if (
                 stacked.dtype not in (torch.float32, torch.float64)
                 or stacked.dtype != parameter.dtype
             ):
                 raise ValueError(
-                    f"parameters[{place}] is {stacked.dtype}, and {parameter.dtype} in"
+                    f"parameters[{position}] is {stacked.dtype}, and {parameter.dtype} in"
                     f" optimizers[{index}]: both must be torch.float32, or both torch.float64."
                 )

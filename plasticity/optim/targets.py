@@ -1,4 +1,4 @@
-"""The tensors that one parameter group is drawn toward, made once and kept."""
+"""Tensors that one parameter group is drawn toward, created once and kept."""
 
 from __future__ import annotations
 
@@ -14,98 +14,98 @@ from plasticity.optim.kernels.tensor_table import DrawnAnchor
 
 
 class Targets:
-    """Tensors that the parameters of one group are drawn toward, each made when it is first asked for.
+    """Tensors that the parameters of one group are drawn toward, each created on first use.
 
-    Made so late that a frozen parameter costs nothing.
+    A frozen parameter therefore takes no memory.
 
     Args:
         group: A parameter group of a regularized optimizer, complete.
-        initial_weights: For l2-init, the weights to hold on to, by parameter.
+        initial_weights: Anchors of l2-init, by parameter.
     """
 
     recipe: tuple[object, ...]
-    """Everything that the tensors are made from: another recipe, other tensors."""
+    """Values that determine the tensors: if the recipe changes, they are created again."""
 
-    places: list[int]
-    """Which of the group's parameters are decayed."""
+    indices: list[int]
+    """Indices of the group's parameters that are decayed."""
 
     def __init__(self, group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tensor]) -> None:
         self.recipe = target_recipe(group)
-        self.places = [place for place in range(len(group["params"])) if has_target(group, place)]
+        self.indices = [index for index in range(len(group["params"])) if has_target(group, index)]
         self._group = group
         self._initial_weights = initial_weights
         self._anchors: dict[int, Tensor] = {}
         self._factors: dict[int, Tensor] = {}
 
-    def anchors(self, places: Sequence[int]) -> list[Tensor] | None:
+    def anchors(self, indices: Sequence[int]) -> list[Tensor] | None:
         """Return the anchors of some of the group's parameters; None where they are zero.
 
         Raises:
-            RuntimeError: if the group became l2-init when its initial weights were gone.
+            RuntimeError: if the group was switched to l2-init after its initial weights were lost.
         """
         if has_zero_anchor(self._group) or _has_zero_mean(self._group):
             return None
-        for place in places:
-            if place not in self._anchors:
-                anchor = make_anchor(self._group, place, self._initial_weights)
+        for index in indices:
+            if index not in self._anchors:
+                anchor = make_anchor(self._group, index, self._initial_weights)
                 assert anchor is not None
-                self._anchors[place] = anchor
-        return [self._anchors[place] for place in places]
+                self._anchors[index] = anchor
+        return [self._anchors[index] for index in indices]
 
-    def factors(self, places: Sequence[int]) -> list[Tensor] | None:
+    def factors(self, indices: Sequence[int]) -> list[Tensor] | None:
         """Return the diagonals D of Eq. 7 of some of the parameters; None where they are one."""
         if self._group["regularizer"] != "syre" or self._group["anisotropy"] == 0:
             return None
-        for place in places:
-            if place not in self._factors:
-                self._factors[place] = make_factors(self._group, place)
-        return [self._factors[place] for place in places]
+        for index in indices:
+            if index not in self._factors:
+                self._factors[index] = make_factors(self._group, index)
+        return [self._factors[index] for index in indices]
 
 
 class DrawnTargets:
-    """Anchors of one group that kernels draw anew at every step: `Targets` that take no memory."""
+    """Anchors of one group that kernels draw again at every step: `Targets` without memory."""
 
     recipe: tuple[object, ...]
-    """As in `Targets`."""
+    """Values that determine the anchors, as in `Targets`."""
 
-    places: list[int]
-    """As in `Targets`."""
+    indices: list[int]
+    """Indices of the group's parameters that are decayed."""
 
     def __init__(self, group: Mapping[str, Any]) -> None:
         self.recipe = target_recipe(group)
-        self._drawn = [drawn_anchor(group, place) for place in range(len(group["params"]))]
-        self.places = [place for place, anchor in enumerate(self._drawn) if anchor is not None]
+        self._drawn = [drawn_anchor(group, index) for index in range(len(group["params"]))]
+        self.indices = [index for index, anchor in enumerate(self._drawn) if anchor is not None]
 
-    def anchors(self, places: Sequence[int]) -> list[DrawnAnchor]:
-        """Return what a kernel draws for some of the group's parameters."""
-        return [anchor for place in places if (anchor := self._drawn[place]) is not None]
+    def anchors(self, indices: Sequence[int]) -> list[DrawnAnchor]:
+        """Return descriptions of the anchors that a kernel draws for some of the group's parameters."""
+        return [anchor for index in indices if (anchor := self._drawn[index]) is not None]
 
-    def factors(self, _places: Sequence[int]) -> None:
-        """Return None: kernels know no factors."""
+    def factors(self, _indices: Sequence[int]) -> None:
+        """Return None: kernels support no factors."""
 
 
-def has_target(group: Mapping[str, Any], place: int) -> bool:
-    """Whether a group's parameter is decayed: a random anchor needs a fan-in for its scale."""
+def has_target(group: Mapping[str, Any], index: int) -> bool:
+    """Return whether a group's parameter is decayed: a random anchor needs a fan-in for its scale."""
     if group["regularizer"] == "syre" and group["sigma"] > 0:
-        return bool(group["fan_in"][place] != NO_FAN_IN)
+        return bool(group["fan_in"][index] != NO_FAN_IN)
     return True
 
 
-def anchor_deviation(group: Mapping[str, Any], place: int) -> float:
-    """Standard deviation of the anchor of a parameter that has a fan-in, sigma / sqrt(fan-in)."""
-    return float(group["sigma"] / group["fan_in"][place] ** 0.5)
+def anchor_deviation(group: Mapping[str, Any], index: int) -> float:
+    """Return the standard deviation of the anchor of a parameter with a fan-in: sigma / sqrt(fan-in)."""
+    return float(group["sigma"] / group["fan_in"][index] ** 0.5)
 
 
-def drawn_anchor(group: Mapping[str, Any], place: int) -> DrawnAnchor | None:
-    """What a kernel draws for one parameter of a syre group; None if it has no target."""
-    if not has_target(group, place):
+def drawn_anchor(group: Mapping[str, Any], index: int) -> DrawnAnchor | None:
+    """Return the anchor that a kernel draws for one parameter of a syre group; None without a target."""
+    if not has_target(group, index):
         return None
-    position = group["anchor_position"] + place
-    return DrawnAnchor(group["anchor_seed"], position, anchor_deviation(group, place))
+    position = group["anchor_position"] + index
+    return DrawnAnchor(group["anchor_seed"], position, anchor_deviation(group, index))
 
 
 def has_zero_anchor(group: Mapping[str, Any]) -> bool:
-    """Whether a group's decay is plain weight decay."""
+    """Return whether a group's decay is plain weight decay."""
     isotropic_zero = group["sigma"] == 0 and group["anisotropy"] == 0
     return bool(
         group["regularizer"] == "weight-decay"
@@ -114,7 +114,7 @@ def has_zero_anchor(group: Mapping[str, Any]) -> bool:
 
 
 def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
-    """What the targets of a group depend on, cheap enough to be asked for at every step."""
+    """Return the values that a group's targets depend on, cheap enough to compare at every step."""
     return (
         group["regularizer"],
         group["anchor_seed"],
@@ -127,46 +127,46 @@ def target_recipe(group: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _has_zero_mean(group: Mapping[str, Any]) -> bool:
-    """Whether an anisotropic syre draws toward zero."""
+    """Return whether an anisotropic syre draws toward zero."""
     return bool(group["regularizer"] == "syre" and group["sigma"] == 0)
 
 
-def make_factors(group: Mapping[str, Any], place: int) -> Tensor:
-    """Make the diagonal D of Eq. 7 of one parameter of a syre group."""
+def make_factors(group: Mapping[str, Any], index: int) -> Tensor:
+    """Draw the diagonal D of Eq. 7 for one parameter of a syre group."""
     return anisotropy_factors(
-        group["params"][place],
+        group["params"][index],
         seed=group["anchor_seed"],
-        position=group["anchor_position"] + place,
+        position=group["anchor_position"] + index,
         anisotropy=group["anisotropy"],
     )
 
 
 @torch.no_grad()
 def make_anchor(
-    group: Mapping[str, Any], place: int, initial_weights: Mapping[Tensor, Tensor]
+    group: Mapping[str, Any], index: int, initial_weights: Mapping[Tensor, Tensor]
 ) -> Tensor | None:
-    """Make the anchor of one parameter of a group; None where it is zero, or none is.
+    """Return the anchor of one parameter of a group; None where it is zero, or there is none.
 
     Raises:
-        RuntimeError: if the group became l2-init when its initial weights were gone.
+        RuntimeError: if the group was switched to l2-init after its initial weights were lost.
     """
-    parameter = group["params"][place]
+    parameter = group["params"][index]
     if group["regularizer"] == "l2-init":
         if parameter not in initial_weights:
             raise RuntimeError(
-                "This group became l2-init after it was made, and its initial weights are not known:"
-                " set the regularizer when the group is added."
+                "This group was switched to l2-init after it was added, and its initial weights are not"
+                " known: set the regularizer when the group is added."
             )
         held = initial_weights[parameter]
         same = held.device == parameter.device and held.dtype == parameter.dtype
         if same and held.stride() == parameter.stride():
             return held
         return torch.empty_like(parameter).copy_(held)
-    if group["regularizer"] == "syre" and group["sigma"] > 0 and has_target(group, place):
+    if group["regularizer"] == "syre" and group["sigma"] > 0 and has_target(group, index):
         return syre_anchor(
             parameter,
             seed=group["anchor_seed"],
-            position=group["anchor_position"] + place,
-            standard_deviation=anchor_deviation(group, place),
+            position=group["anchor_position"] + index,
+            standard_deviation=anchor_deviation(group, index),
         )
     return None

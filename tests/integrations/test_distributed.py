@@ -377,7 +377,7 @@ def test_groups_that_are_added_and_policies_agree_on_the_seed(two_ranks):
     first, second = two_ranks(later)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[2], second[2])
-    assert "Rank 1 starts from other weights" in first[1]
+    assert "Rank 1 starts from different weights" in first[1]
     assert first[1] == second[1]
 
 

@@ -1,13 +1,13 @@
-"""Adam and AdamW with the decay inside: one Triton kernel over many tensors.
+"""Adam and AdamW including the decay: one Triton kernel over many tensors.
 
 Bytes per float32 parameter. Plain fused Adam reads parameter, gradient and both moments, and writes
 all but the gradient, 7 x 4:
 
     no decay, weight decay, drawn anchor     28
     stored anchor                            32
-    eager syre around fused Adam             52   (the gradient is moved by the anchor, 12, and back, 12)
+    eager syre around fused Adam             52   (the gradient is shifted by the anchor, 12, and back, 12)
 
-Is drawing an anchor anew cheaper than reading 4 bytes? Computed, not measured. Instructions per
+Is drawing an anchor again cheaper than reading 4 bytes? Computed, not measured. Instructions per
 element, counted in the machine code that Triton 3.7 makes for compute capability 9.0 (all of it, over
 the 16 elements that its two branches work on: an upper bound):
 
@@ -16,17 +16,18 @@ the 16 elements that its two branches work on: an upper bound):
     drawn anchor      85          34                       9.5                                     2.5
 
 Philox4x32-10 is 10 rounds of two 32 x 32 -> 64 bit products and four exclusive ors for 4 elements: 10
-integer multiplies and, two to an instruction, 5 logic operations each; the rest is Box-Muller. Against
-that, at 128 instructions a cycle on each multiprocessor, 64 integer multiplies (32 of the high word, to
-be careful), 16 special functions, in picoseconds per parameter on the whole device:
+integer multiplies and, two to an instruction, 5 logic operations each; the rest is Box-Muller. For
+comparison, at 128 instructions per cycle and multiprocessor, 64 integer multiplies (32 of the high word,
+to be conservative) and 16 special functions, in picoseconds per parameter on the whole device:
 
                                              memory, 28 bytes   32 bytes   85 instructions   9.5 multiplies
     A100, 108 x 1.41 GHz, 2.04 TB/s               13.7            15.7           4.4               1.5
     H100, 132 x 1.76 GHz, 3.35 TB/s                8.4             9.6           2.9               1.0
     H200, 132 x 1.76 GHz, 4.80 TB/s                5.8             6.7           2.9               1.0
 
-So the memory binds in each case, drawing uses up to half of the issue slots that it leaves idle, and
-should save what the 4 bytes take, an eighth. It is not so for the decay alone: see `decay_kernel.py`.
+So memory is the limit in each case; drawing uses up to half of the issue slots that it leaves idle, and
+should save the time of the 4 bytes, an eighth. This does not hold for the decay alone: see
+`plasticity.optim.kernels.decay`.
 
 Nothing here waits for the device, so that a CUDA graph can capture it.
 """
@@ -61,7 +62,7 @@ from plasticity.optim.kernels.table import (
 from plasticity.optim.kernels.tensor_table import Anchors, Column, TableCache
 
 _ROWS = 128
-"""Tensors that one program of the first kernel counts on."""
+"""Number of tensors whose step counts one program of the first kernel increments."""
 
 
 @triton.jit
@@ -76,9 +77,9 @@ def count_kernel(
     rate_on_device: tl.constexpr,
     rows: tl.constexpr,
 ) -> None:
-    """Count one step on, and write down what all elements of a tensor have in common.
+    """Increment the step counts, and store the numbers that all elements of a tensor share.
 
-    In float64: 1 - beta ** step of a beta near 1 is a small difference.
+    Computed in float64: for a beta near 1, 1 - beta ** step is a small difference.
     """
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     mask = row < count
@@ -170,7 +171,7 @@ def adam_kernel(
     start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
     elements = tl.load(fields + ELEMENTS)
     offsets = start + tl.arange(0, chunk)
-    # A whole chunk goes without a mask, which would break the 16-byte reads.
+    # A whole chunk needs no mask, which would prevent the 16-byte reads.
     if start + chunk <= elements:
         _adam_chunk(
             *(fields, numbers + row * NUMBERS, start, offsets, None),
@@ -185,7 +186,7 @@ def adam_kernel(
         )
 
 
-@torch.compiler.disable  # it reads addresses, which a compiled step does not have
+@torch.compiler.disable  # it reads addresses, which do not exist in a compiled step
 def adam_step_(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
@@ -202,27 +203,26 @@ def adam_step_(
     maximize: bool = False,
     cache: TableCache | None = None,
 ) -> None:
-    """One step of Adam with a decay toward the anchors, in place.
+    """Take one step of Adam with a decay toward the anchors, in place.
 
-    Two launches, however many tensors: the first counts the steps, as torch's fused form does too.
+    Two launches for any number of tensors: the first increments the step counts, as in torch's fused form.
 
     Args:
         parameters: theta, all float32 or bfloat16 (the arithmetic is in float32); changed. Dense, in
             any memory format.
-        gradients: One tensor for each parameter, of its dtype and layout; left as they are.
-        first_moments: Likewise; changed.
-        second_moments: Likewise; changed.
-        steps: Steps done so far, one float32 of no dimension for each parameter, on its device;
-            changed.
-        anchors: One tensor for each parameter, of its dtype and layout; or a `DrawnAnchor` for each,
-            the parameters then contiguous; or None for zero.
+        gradients: One tensor for each parameter, of its dtype and layout; not changed.
+        first_moments: One tensor for each parameter, likewise; changed.
+        second_moments: One tensor for each parameter, likewise; changed.
+        steps: Steps done so far, one float32 scalar tensor for each parameter, on its device; changed.
+        anchors: One tensor for each parameter, of its dtype and layout; or a `DrawnAnchor` for each
+            (the parameters must then be contiguous); or None for zero.
         lr: Learning rate; a tensor of one element stays on the device.
         betas: Coefficients of the two moments.
-        eps: Added to the denominator.
-        strength: Of torch's `weight_decay`; 0 for no decay.
-        decoupled: Decay as AdamW, or joined to the gradient, as Adam.
+        eps: Term added to the denominator.
+        strength: Strength in the sense of torch's `weight_decay`; 0 for no decay.
+        decoupled: Apply the decay as AdamW, or else add it to the gradient, as Adam.
         maximize: Step along the gradient, not against it.
-        cache: Keeps the tables of addresses from call to call.
+        cache: Cache that keeps the tables of addresses between calls.
     """
     columns = {
         Column.PARAMETER: parameters,

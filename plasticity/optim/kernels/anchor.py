@@ -1,6 +1,6 @@
-"""Syre's anchor drawn inside a kernel: `syre_anchor` to a few units in the last place, in no memory.
+"""Syre's anchor drawn inside a kernel: `syre_anchor` to a few units in the last place, without memory.
 
-What it costs is counted in `plasticity/optim/kernels/adam.py`.
+The cost is estimated in `plasticity.optim.kernels.adam`.
 """
 
 # mypy: disallow-untyped-decorators=False
@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# pi / 2 in three parts: of the first two, any multiple up to 4 is exact in float32, so that the
-# reduced angle is exact but for the last digits, with or without fused multiply-adds.
+# pi / 2 in three parts: multiples up to 4 of the first two are exact in float32, so that the reduced
+# angle is exact except for the last digits, with or without fused multiply-adds.
 _HALF_PI_HIGH = tl.constexpr(1.5703125)
 _HALF_PI_MIDDLE = tl.constexpr(0.0004837512969970703)
 _HALF_PI_LOW = tl.constexpr(7.549790126404332e-08)
@@ -19,15 +19,15 @@ _HALF_PI_LOW = tl.constexpr(7.549790126404332e-08)
 
 @triton.jit
 def unit_interval(word: tl.tensor) -> tl.tensor:
-    """Map 32-bit words to float32 in (0, 1), as `anchors._unit_interval`."""
+    """Map 32-bit words to float32 in (0, 1), as `plasticity.optim.anchors._unit_interval`."""
     return ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07  # 2**-23
 
 
 @triton.jit
 def sine_and_cosine(angle: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Sine and cosine of angles from 0 to 2 pi, to 2e-7 relative: over all 2**23 that are drawn.
+    """Compute sine and cosine of angles from 0 to 2 pi, to 2e-7 relative for all 2**23 that can be drawn.
 
-    The library's own two functions are for angles of any size; compiled, they are twice the code.
+    The two library functions take angles of any size; compiled, they are twice the code.
     The polynomials are minimax fits of (sin x - x) / x^3 and (cos x - 1 + x^2 / 2) / x^4 in x^2
     on |x| <= pi / 4.
     """
@@ -51,7 +51,7 @@ def sine_and_cosine(angle: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 
 @triton.jit
 def box_muller(u: tl.tensor, v: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Two independent normals from two uniforms, as `anchors._box_muller`."""
+    """Map two uniforms to two independent normals, as `plasticity.optim.anchors._box_muller`."""
     radius = tl.sqrt(-2.0 * tl.log(u))
     sine, cosine = sine_and_cosine(6.283185307179586 * v)
     return radius * cosine, radius * sine
@@ -61,16 +61,16 @@ def box_muller(u: tl.tensor, v: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 def drawn_normals(
     first_block: tl.tensor, seed: tl.tensor, position: tl.tensor, count: tl.constexpr
 ) -> tl.tensor:
-    """Standard normals of `count` elements (a multiple of 4) from counter block `first_block` on.
+    """Draw standard normals for `count` elements (a multiple of 4), starting at counter block `first_block`.
 
-    Element i of a parameter is lane i % 4 of block i // 4, as in `plasticity/optim/anchors.py`: a thread
+    Element i of a parameter is lane i % 4 of block i // 4, as in `plasticity.optim.anchors`: a thread
     that holds four neighbours draws each word once.
 
     Args:
-        first_block: int64 scalar.
+        first_block: First counter block, an int64 scalar.
         seed: The 64 bits of `anchor_seed`, as an int64 scalar.
-        position: Place of the parameter in the optimizer, an int64 scalar.
-        count: Elements.
+        position: Position of the parameter in the optimizer, an int64 scalar.
+        count: Number of elements.
     """
     block = first_block + tl.arange(0, count // 4)
     zero = tl.zeros_like(block).to(tl.uint32)

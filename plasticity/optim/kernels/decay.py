@@ -1,16 +1,17 @@
-"""The decay of `plasticity/optim/decay.py` as one Triton kernel over many tensors.
+"""Decay of `plasticity.optim.decay` as one Triton kernel over many tensors.
 
 Bytes per float32 parameter, each of which is read or written once:
 
     coupled    read parameter, gradient, anchor; write the new gradient    16, drawn 12
     decoupled  read parameter, anchor; write parameter                     12, drawn  8
 
-The eager form does the coupled decay in 24 (the first foreach operation reads two and writes one,
-the second likewise), and the decoupled one, a single lerp, in 12 too: there the kernel can only save the
-anchor's memory. Computed as in `adam_kernel.py`, not measured: with a drawn anchor an element takes 59
-(decoupled) or 62 (coupled) instructions, on an H200 2.0 and 2.1 ps if no issue slot is lost, where 8
-and 12 bytes take 1.7 and 2.5, and with the stored anchor's 12 and 16 they take 2.5 and 3.3. So drawing
-for the decay alone saves a fifth or a quarter at best, and arithmetic, not memory, may bind.
+The eager form takes 24 for the coupled decay (the first foreach operation reads two and writes one,
+the second likewise), and also 12 for the decoupled one, a single lerp: there the kernel can only save the
+anchor's memory. Computed as in `plasticity.optim.kernels.adam`, not measured: with a drawn anchor an
+element takes 59 (decoupled) or 62 (coupled) instructions, on an H200 2.0 and 2.1 ps if no issue slot is
+lost, where 8 and 12 bytes take 1.7 and 2.5, and the stored anchor's 12 and 16 take 2.5 and 3.3. So
+drawing for the decay alone saves a fifth or a quarter at best, and the limit may be arithmetic, not
+memory.
 
 Nothing here waits for the device.
 """
@@ -93,7 +94,7 @@ def decay_kernel(
     start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
     elements = tl.load(fields + ELEMENTS)
     offsets = start + tl.arange(0, chunk)
-    # A whole chunk goes without a mask, which would break the 16-byte reads.
+    # A whole chunk needs no mask, which would prevent the 16-byte reads.
     if start + chunk <= elements:
         _decay_chunk(
             *(fields, deviation, amount, start, offsets, None),
@@ -112,15 +113,15 @@ def decay_toward_(
     amount: float | Tensor,
     cache: TableCache | None = None,
 ) -> None:
-    """The decoupled form, in place: theta <- theta - amount * (theta - anchor).
+    """Apply the decoupled decay in place: theta <- theta - amount * (theta - anchor).
 
     Args:
         parameters: theta, float32 or bfloat16 (the arithmetic is in float32); changed. Dense, in
             any memory format.
-        anchors: One tensor for each parameter, of its layout; or a `DrawnAnchor` for each, the
-            parameters then contiguous; or None for zero.
-        amount: learning rate * strength; a tensor of one element stays on the device.
-        cache: Keeps the tables of addresses from call to call.
+        anchors: One tensor for each parameter, of its layout; or a `DrawnAnchor` for each (the
+            parameters must then be contiguous); or None for zero.
+        amount: Learning rate * strength; a tensor of one element stays on the device.
+        cache: Cache that keeps the tables of addresses between calls.
     """
     _decay({Column.PARAMETER: parameters}, anchors, amount, cache, coupled=False)
 
@@ -132,14 +133,15 @@ def decayed_gradients(
     strength: float | Tensor,
     cache: TableCache | None = None,
 ) -> list[Tensor]:
-    """The coupled form: new tensors gradient + strength * (theta - anchor).
+    """Return gradients with the coupled decay, as new tensors: gradient + strength * (theta - anchor).
 
     Args:
-        gradients: One tensor for each parameter, of its layout; left as they are.
-        parameters: theta, as in `decay_toward_`; left as they are.
-        anchors: As in `decay_toward_`.
-        strength: Of torch's `weight_decay`; a tensor of one element stays on the device.
-        cache: Keeps the tables of addresses from call to call.
+        gradients: One tensor for each parameter, of its layout; not changed.
+        parameters: theta, as in `decay_toward_`; not changed.
+        anchors: Anchors as in `decay_toward_`.
+        strength: Strength in the sense of torch's `weight_decay`; a tensor of one element stays on the
+            device.
+        cache: Cache that keeps the tables of addresses between calls.
     """
     decayed = [torch.empty_like(parameter) for parameter in parameters]
     columns = {
@@ -151,7 +153,7 @@ def decayed_gradients(
     return decayed
 
 
-@torch.compiler.disable  # it reads addresses, which a compiled step does not have
+@torch.compiler.disable  # it reads addresses, which do not exist in a compiled step
 def _decay(
     columns: dict[Column, Sequence[Tensor]],
     anchors: Anchors,

@@ -1,6 +1,6 @@
-"""What a regularized optimizer does with `kernel="triton"`: its decay, or its whole step, in kernels.
+"""Steps of a regularized optimizer with `kernel="triton"`: the decay, or the whole step, in kernels.
 
-Triton is imported when a kernel is asked for, not before.
+Triton is imported only when a kernel is requested.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from plasticity.optim.kernels.tensor_table import Anchors, TableCache
 from plasticity.optim.targets import DrawnTargets, Targets, target_recipe
 
 KERNELS = ("eager", "triton", "triton-drawn")
-"""How a step is computed: torch's own operations, kernels that read the anchors, and kernels that
-draw syre's anchors anew at every step."""
+"""Implementations of a step: torch's own operations, kernels that read stored anchors, and kernels that
+draw syre's anchors again at every step."""
 
 _WHOLE_STEP = (torch.optim.Adam, torch.optim.AdamW)
-"""Bases whose step is one kernel with the decay. With another base the decay alone is one."""
+"""Bases whose step and decay are one kernel. With another base only the decay is a kernel."""
 
 
 def make_kernels(kernel: object, base: type[Optimizer]) -> KernelSteps | None:
-    """Return what runs the kernels, or None for "eager".
+    """Return the object that runs the kernels, or None for "eager".
 
     Raises:
-        TypeError: if `kernel` is no string.
+        TypeError: if `kernel` is not a string.
         ValueError: if it is unknown.
         RuntimeError: if Triton or a CUDA device is missing.
     """
@@ -43,7 +43,7 @@ def make_kernels(kernel: object, base: type[Optimizer]) -> KernelSteps | None:
 
 
 class KernelSteps:
-    """The kernels of one optimizer, and their tables.
+    """Kernels of one optimizer, and their tables.
 
     Raises:
         RuntimeError: if Triton or a CUDA device is missing.
@@ -57,25 +57,25 @@ class KernelSteps:
         self._drawn: dict[int, DrawnTargets] = {}
 
     def check_group(self, group: Mapping[str, Any]) -> None:
-        """Refuse what the kernels cannot do.
+        """Raise an error if a group has a setting that the kernels do not support.
 
         Raises:
-            ValueError: names the setting and the way out.
+            ValueError: if it has; the message names the setting and the remedy.
         """
         refused = []
         if group["anisotropy"] > 0 and group["regularizer"] == "syre":
             refused.append(f"anisotropy={group['anisotropy']!r}")
         if self.whole_step:
             refused += [f"{name}=True" for name in ("amsgrad", "fused", "foreach") if group[name]]
-            refused += ["betas of tensors"] * any(isinstance(b, Tensor) for b in group["betas"])
+            refused += ["tensors as betas"] * any(isinstance(b, Tensor) for b in group["betas"])
         if refused:
             raise ValueError(
-                f"The kernels do not know {' and '.join(refused)}: leave it out, or give"
+                f"The kernels do not support {' and '.join(refused)}: leave it out, or give"
                 ' kernel="eager".'
             )
 
     def drawn_targets(self, index: int, group: Mapping[str, Any]) -> DrawnTargets | None:
-        """What is drawn for the group of this index; None if its anchors are stored, or zero."""
+        """Return the anchors drawn for the group of this index; None if they are stored, or zero."""
         if not self.draws or group["regularizer"] != "syre" or group["sigma"] == 0:
             return None
         found = self._drawn.get(index)
@@ -84,19 +84,19 @@ class KernelSteps:
         return found
 
     def ordinary_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A state dict as the base writes it: steps are counted on the host, unless capturable."""
+        """Return a state dict in the base's format: step counts on the host, unless capturable."""
         if not self.whole_step:
             return state
         on_host = [
-            place
+            key
             for group in state["param_groups"]
-            for place in group["params"]
-            # Whoever looks for the state of a parameter that has none makes an empty one.
-            if not group["capturable"] and state["state"].get(place)
+            for key in group["params"]
+            # Looking up the state of a parameter that has none creates an empty one.
+            if not group["capturable"] and state["state"].get(key)
         ]
         own = dict(state["state"])
-        for place in on_host:
-            own[place] = {**own[place], "step": own[place]["step"].cpu()}
+        for key in on_host:
+            own[key] = {**own[key], "step": own[key]["step"].cpu()}
         return {**state, "state": own}
 
     # ---- the decay alone ------------------------------------------------------------------------
@@ -104,8 +104,8 @@ class KernelSteps:
     def decay_toward_(
         self, index: int, parameters: Sequence[Tensor], anchors: Anchors, amount: float | Tensor
     ) -> None:
-        """As `plasticity.optim.decay.decay_toward_`, for the group of this index."""
-        _module("decay_kernel").decay_toward_(parameters, anchors, amount, self._cache(index))
+        """Decay as `plasticity.optim.decay.decay_toward_`, for the group of this index."""
+        _module("decay").decay_toward_(parameters, anchors, amount, self._cache(index))
 
     def decayed_gradients(
         self,
@@ -115,12 +115,10 @@ class KernelSteps:
         anchors: Anchors,
         strength: float | Tensor,
     ) -> list[Tensor]:
-        """As `plasticity.optim.decay.decayed_gradients`, for the group of this index."""
+        """Decay as `plasticity.optim.decay.decayed_gradients`, for the group of this index."""
         alike = [_laid_out_like(p, g) for p, g in zip(parameters, gradients, strict=True)]
         cache = self._cache(index)
-        return list(
-            _module("decay_kernel").decayed_gradients(alike, parameters, anchors, strength, cache)
-        )
+        return list(_module("decay").decayed_gradients(alike, parameters, anchors, strength, cache))
 
     # ---- the whole step -------------------------------------------------------------------------
 
@@ -131,36 +129,36 @@ class KernelSteps:
         state: MutableMapping[Tensor, dict[str, Any]],
         targets: Targets | DrawnTargets | None,
     ) -> None:
-        """One step of Adam over the parameters of a group that have a gradient.
+        """Take one step of Adam over the parameters of a group that have a gradient.
 
         Args:
-            index: The group's.
-            group: Of the optimizer, complete.
-            state: The optimizer's, in the format of `torch.optim.Adam`; made where it is missing.
-            targets: What the group is drawn toward; None for no decay.
+            index: Index of the group.
+            group: Group of the optimizer, complete.
+            state: State of the optimizer, in the format of `torch.optim.Adam`; created where missing.
+            targets: Targets that the group is drawn toward; None for no decay.
         """
         present = [i for i, parameter in enumerate(group["params"]) if parameter.grad is not None]
-        with_target = set() if targets is None else set(targets.places)
+        with_target = set() if targets is None else set(targets.indices)
         decayed = [i for i in present if i in with_target]
         if targets is not None and decayed:
             anchors = targets.anchors(decayed)
             self._adam_step(index, group, state, decayed, anchors, group["strength"])
-        alone = [i for i in present if i not in with_target]
-        if alone:
-            self._adam_step(index, group, state, alone, None, 0.0)
+        others = [i for i in present if i not in with_target]
+        if others:
+            self._adam_step(index, group, state, others, None, 0.0)
 
     def _adam_step(
         self,
         index: int,
         group: Mapping[str, Any],
         state: MutableMapping[Tensor, dict[str, Any]],
-        places: Sequence[int],
+        chosen: Sequence[int],
         anchors: Anchors,
         strength: float,
     ) -> None:
-        parameters = [group["params"][place] for place in places]
+        parameters = [group["params"][i] for i in chosen]
         states = [_adam_state(parameter, state) for parameter in parameters]
-        _module("adam_kernel").adam_step_(
+        _module("adam").adam_step_(
             parameters,
             [_laid_out_like(parameter, parameter.grad) for parameter in parameters],
             [each["exp_avg"] for each in states],
@@ -181,12 +179,12 @@ class KernelSteps:
 
 
 def interpreted() -> bool:
-    """Whether Triton was told to interpret kernels on the CPU, before it was imported."""
+    """Return whether Triton interprets kernels on the CPU, which is set before it is imported."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"plasticity.{name}")  # which imports triton
+    return importlib.import_module(f"plasticity.optim.kernels.{name}")  # which imports triton
 
 
 def _require_triton(kernel: str) -> None:
@@ -204,11 +202,11 @@ def _require_triton(kernel: str) -> None:
 
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor with a parameter's dtype and order in memory: itself, if it has them."""
+    """Return a tensor with a parameter's dtype and memory layout: the tensor itself if they match."""
     if tensor.layout is not torch.strided:
         raise RuntimeError(
-            "The kernels take no sparse gradient: make it dense (nn.Embedding(sparse=False)), or give"
-            ' kernel="eager".'
+            "The kernels do not support sparse gradients: make them dense (nn.Embedding(sparse=False)), or"
+            ' give kernel="eager".'
         )
     if tensor.stride() == parameter.stride() and tensor.dtype == parameter.dtype:
         return tensor
@@ -216,13 +214,13 @@ def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _adam_state(parameter: Tensor, state: MutableMapping[Tensor, dict[str, Any]]) -> dict[str, Any]:
-    """Adam's state of a parameter in torch's format, the count on the parameter's device."""
+    """Return Adam's state of a parameter in torch's format, with the step count on its device."""
     own = state[parameter]
     if not own:
         own["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         for name in ("exp_avg", "exp_avg_sq"):
             own[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    # A state that torch's own Adam made may have it elsewhere; both read it where it is.
+    # A state created by torch's own Adam may have it elsewhere; torch reads it on either device.
     if own["step"].device != parameter.device or own["step"].dtype != torch.float32:
         own["step"] = own["step"].to(parameter.device, torch.float32)
     for name in ("exp_avg", "exp_avg_sq"):

@@ -1,4 +1,4 @@
-"""How a kernel finds its tensors in the table of addresses (`plasticity/optim/kernels/tensor_table.py`)."""
+"""Access of kernels to tensors through the address table of `plasticity.optim.kernels.tensor_table`."""
 
 # mypy: disallow-untyped-decorators=False
 
@@ -48,10 +48,10 @@ DRAWN_ANCHOR = tl.constexpr(2)
 def tensor_at(
     fields: tl.tensor, column: tl.constexpr, dtype: tl.constexpr, aligned: tl.constexpr
 ) -> tl.tensor:
-    """Pointer to the first element of the tensor that a row has in a column."""
+    """Return a pointer to the first element of the tensor in a row and column of the table."""
     pointer = tl.load(fields + column).to(tl.pointer_type(dtype))
     if aligned:
-        # Said of the pointer: said of the integer it is lost, and with it the 16-byte reads.
+        # A hint on the pointer: on the integer it would be lost, and with it the 16-byte reads.
         pointer = tl.multiple_of(pointer, 16)
     return pointer
 
@@ -69,7 +69,7 @@ def distance_to_anchor(
     aligned: tl.constexpr,
     chunk: tl.constexpr,
 ) -> tl.tensor:
-    """Distance theta - anchor of one chunk, in float32; a drawn anchor has the parameter's own digits."""
+    """Compute theta - anchor for one chunk in float32; a drawn anchor is rounded to the parameter's dtype."""
     distance = parameter
     if anchor == STORED_ANCHOR:
         stored = tl.load(tensor_at(fields, ANCHOR, dtype, aligned) + offsets, mask=mask)
@@ -89,15 +89,15 @@ _TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 def launches(
     columns: Mapping[Column, Sequence[Tensor]], anchors: Anchors, cache: TableCache | None
 ) -> Iterator[tuple[TensorTable, dict[str, Any]]]:
-    """Go through the launches that some tensors need, each with its device chosen.
+    """Iterate over the launches that some tensors need, each with its device selected.
 
     Args:
         columns: Tensors by column, without the anchors.
-        anchors: Stored, drawn or zero.
-        cache: Keeps the tables from call to call.
+        anchors: Anchors: stored, drawn or zero.
+        cache: Cache that keeps the tables between calls.
 
     Yields:
-        The table, and the arguments that all kernels take by name.
+        The table, and the keyword arguments that all kernels take.
 
     Raises:
         RuntimeError: if a parameter is not on a CUDA device, and Triton's interpreter is off.
@@ -127,11 +127,11 @@ def launches(
 
 
 def scalar_argument(value: float | Tensor, device: torch.device) -> tuple[float | Tensor, bool]:
-    """Return how a kernel gets a number, and whether that is an address: no device is waited for.
+    """Return a kernel's argument for a number, and whether it is an address, without waiting for the device.
 
     Args:
         value: A number, or a tensor of one element.
-        device: The kernel's. What lies there stays there.
+        device: Device of the kernel. A tensor on it stays there.
     """
     if isinstance(value, Tensor) and value.device == device:
         return value.to(torch.float32), True

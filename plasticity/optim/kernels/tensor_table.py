@@ -1,9 +1,9 @@
-"""Tables of addresses: one kernel launch goes over many tensors, however small each of them is.
+"""Tables of addresses, with which one kernel launch covers many tensors, however small each of them is.
 
 A launch per tensor costs a small network more than its arithmetic. So the addresses and sizes of all
-tensors that are treated alike stand in one table on the device, and a second one says which row
-each program of the launch works on, a chunk of `CHUNK` elements at a time. The flattening of all
-parameters into one buffer, which would do as well, is not asked of the user.
+tensors that are treated alike are in one table on the device, and a second table gives the row that each
+program of the launch works on, a chunk of `CHUNK` elements at a time. The user does not have to flatten
+all parameters into one buffer, which would do as well.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 CHUNK = 1024
-"""Elements that one program works on: 8 for each of its 128 threads."""
+"""Number of elements that one program works on: 8 for each of its 128 threads."""
 
 _VECTOR_BYTES = 16
-"""What a thread reads at once, if the address allows."""
+"""Number of bytes that a thread reads at once from an aligned address."""
 
 
 _KEPT = 8
-"""Tables that a cache keeps: gradients made anew at every step may take turns between places."""
+"""Number of tables that a cache keeps: newly allocated gradients may alternate between addresses."""
 
 
 class Column(IntEnum):
-    """What stands where in a row of the table: addresses, then numbers."""
+    """Columns of the table: addresses, then numbers."""
 
     PARAMETER = 0
     GRADIENT = 1
@@ -44,24 +44,24 @@ class Column(IntEnum):
 
 
 class DrawnAnchor(NamedTuple):
-    """An anchor that is not stored: what `syre_anchor` makes it from."""
+    """Description of an anchor that is not stored: the arguments of `syre_anchor`."""
 
     seed: int
-    """0 to 2**64 - 1."""
+    """Seed of the anchor, from 0 to 2**64 - 1."""
 
     position: int
-    """Place of the parameter in the optimizer, 0 to 2**32 - 1."""
+    """Position of the parameter in the optimizer, from 0 to 2**32 - 1."""
 
     standard_deviation: float
-    """Of the normal, in units of the parameter."""
+    """Standard deviation of the normal, in units of the parameter."""
 
 
 Anchors = Sequence[Tensor] | Sequence[DrawnAnchor] | None
-"""Of several parameters: stored, drawn anew at every use, or zero."""
+"""Anchors of several parameters: stored, drawn again at every use, or zero."""
 
 
 class LaunchKey(NamedTuple):
-    """What the tensors of one launch have in common."""
+    """Properties that all tensors of one launch share."""
 
     device: torch.device
     dtype: torch.dtype
@@ -69,10 +69,10 @@ class LaunchKey(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The tensors of one launch, as numbers."""
+    """Table rows of the tensors of one launch."""
 
     fields: list[tuple[int, ...]]
-    """One number for each `Column`."""
+    """Rows with one number for each `Column`."""
 
     deviations: list[float]
     """Standard deviations of the drawn anchors; 0 where none is drawn."""
@@ -81,29 +81,29 @@ class Rows(NamedTuple):
 def rows_of(
     columns: Mapping[Column, Sequence[Tensor]], anchors: Sequence[DrawnAnchor] | None
 ) -> dict[LaunchKey, Rows]:
-    """Sort tensors into launches and write down where they are.
+    """Sort tensors into launches and record their addresses.
 
     Args:
-        columns: Tensors by column, one of each for each parameter; all of a parameter's size and
-            layout, but for the steps.
-        anchors: What to draw for each parameter, or None.
+        columns: Tensors by column, one for each parameter and, except for the steps, of its size and
+            layout.
+        anchors: Anchors to draw, one for each parameter, or None.
 
     Raises:
-        ValueError: if a parameter has gaps or repetitions in memory, or is not contiguous and has an
-            anchor to be drawn.
+        ValueError: if a parameter has gaps or repetitions in memory, or is not contiguous although its
+            anchor is drawn.
     """
     found: dict[LaunchKey, Rows] = {}
-    for place, parameter in enumerate(columns[Column.PARAMETER]):
+    for index, parameter in enumerate(columns[Column.PARAMETER]):
         _require_layout(parameter, drawn=anchors is not None)
         row = [0] * len(Column)
         for column, tensors in columns.items():
-            row[column] = tensors[place].data_ptr()
+            row[column] = tensors[index].data_ptr()
         streamed = [row[column] for column in columns if column != Column.STEP]
         aligned = all(address % _VECTOR_BYTES == 0 for address in streamed)
         row[Column.ELEMENTS] = parameter.numel()
         deviation = 0.0
         if anchors is not None:
-            seed, row[Column.POSITION], deviation = anchors[place]
+            seed, row[Column.POSITION], deviation = anchors[index]
             row[Column.SEED] = seed - 2**64 if seed >= 2**63 else seed  # the same 64 bits
         key = LaunchKey(parameter.device, parameter.dtype, aligned)
         rows = found.setdefault(key, Rows([], []))
@@ -113,11 +113,13 @@ def rows_of(
 
 
 def _require_layout(parameter: Tensor, *, drawn: bool) -> None:
-    # torch keeps the strides of whatever fills its memory without gaps, in any order.
+    # empty_like keeps the strides of any tensor that fills its memory without gaps, in any order.
     dense = torch.empty_like(parameter, device="meta").stride() == parameter.stride()
     if dense and (parameter.is_contiguous() or not drawn):
         return
-    needed = "contiguous, as its anchor is drawn in row-major order" if dense else "dense in memory"
+    needed = (
+        "contiguous, because its anchor is drawn in row-major order" if dense else "dense in memory"
+    )
     remedy = 'kernel="triton", which stores the anchor' if dense else 'kernel="eager"'
     raise ValueError(
         f"A kernel needs this parameter of shape {tuple(parameter.shape)} and strides"
@@ -141,16 +143,16 @@ def _programs(row: Sequence[int]) -> int:
 
 
 class TensorTable:
-    """The tables of one launch, on its device.
+    """Tables of one launch, on its device.
 
     Attributes:
-        key: What the tensors have in common.
-        count: How many tensors there are.
-        programs: How many programs go over their elements.
-        fields: Shape: (count, len(Column)), int64.
-        program_rows: The row that each program works on. Shape: (programs,), int32.
-        numbers: One row of float32 for each tensor, the first the deviation of its drawn anchor; the
-            others are the kernels' own. Shape: (count, 4).
+        key: Properties that the tensors share.
+        count: Number of tensors.
+        programs: Number of programs for all their elements.
+        fields: Table of addresses and sizes. Shape: (count, len(Column)), int64.
+        program_rows: Row that each program works on. Shape: (programs,), int32.
+        numbers: One row of float32 for each tensor: first the deviation of its drawn anchor, then
+            numbers that the kernels write themselves. Shape: (count, 4).
     """
 
     def __init__(self, key: LaunchKey, rows: Rows) -> None:
@@ -160,26 +162,27 @@ class TensorTable:
         self.programs = sum(per_row)
         numbers = torch.zeros((self.count, 4))
         numbers[:, 0] = torch.tensor(rows.deviations)
-        places = torch.arange(self.count, dtype=torch.int32)
+        rows_of_tensors = torch.arange(self.count, dtype=torch.int32)
         self.fields = _sent(torch.tensor(rows.fields), key.device)
         self.numbers = _sent(numbers, key.device)
         self.program_rows = _sent(
-            places.repeat_interleave(torch.tensor(per_row), output_size=self.programs), key.device
+            rows_of_tensors.repeat_interleave(torch.tensor(per_row), output_size=self.programs),
+            key.device,
         )
         self._shape = _shape_of(rows)
         self._spare: tuple[Tensor, Tensor] | None = None
         self._read_by_graph: Tensor | None = None
         if key.device.type == "cuda":
-            # For a capture, during which nothing can be allocated that the host reads from.
+            # For a capture, during which no host memory can be allocated.
             host = torch.empty(self.fields.shape, dtype=torch.int64, pin_memory=True)
             self._spare = host, torch.empty_like(self.fields)
 
     def readdress_in_capture(self, rows: Rows) -> bool:
-        """Give the graph that is being captured a table of its own, filled at every replay.
+        """Give the graph that is being captured its own table, filled at every replay.
 
         Returns:
-            False if that cannot be: it was done before, or the tensors differ in more than where
-            they are.
+            Whether this was possible: not if it was done before, or the tensors differ in more than
+            their addresses.
         """
         if self._spare is None or _shape_of(rows) != self._shape:
             return False
@@ -196,15 +199,15 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _shape_of(rows: Rows) -> tuple[object, ...]:
-    """All but the addresses."""
+    """Return everything except the addresses."""
     return tuple(rows.deviations), *[row[Column.ELEMENTS :] for row in rows.fields]
 
 
 class TableCache:
-    """The tables of the latest calls, used again while the tensors stay where they are.
+    """Cache of the tables of the latest calls, reused while the tensors keep their addresses.
 
-    The tables that a CUDA graph was captured with are kept as long as this object: the graph works
-    on their memory.
+    The tables that a CUDA graph was captured with are kept as long as this object, because the graph uses
+    their memory.
     """
 
     def __init__(self) -> None:
@@ -217,11 +220,11 @@ class TableCache:
         """Return one table for each launch.
 
         Args:
-            columns: As of `rows_of`.
-            anchors: As of `rows_of`.
+            columns: Tensors by column, as in `rows_of`.
+            anchors: Anchors to draw, as in `rows_of`.
 
         Raises:
-            RuntimeError: in the capture of a CUDA graph, if no ordinary step went before it.
+            RuntimeError: in the capture of a CUDA graph, if no ordinary step preceded it.
             ValueError: as `rows_of`.
         """
         signature = _signature(columns, anchors)
@@ -234,21 +237,21 @@ class TableCache:
             found = tuple([TensorTable(key, rows) for key, rows in every])
             if len(self._known) == _KEPT:
                 self._known.pop(next(iter(self._known)))
-        self._known[signature] = found  # the latest is the last
+        self._known[signature] = found  # the most recently used is the last
         return found
 
     def _tables_in_capture(
         self, signature: Hashable, found: Mapping[LaunchKey, Rows]
     ) -> tuple[TensorTable, ...]:
         latest = next(reversed(self._known), None)
-        tables = self._known.pop(latest, ())  # an ordinary step makes its own again
+        tables = self._known.pop(latest, ())  # the next ordinary step creates its own
         fits = [table.key for table in tables] == list(found)
         if not fits or not (
             latest == signature
             or all(table.readdress_in_capture(found[table.key]) for table in tables)
         ):
             raise RuntimeError(
-                "A CUDA graph can capture this step after an ordinary step over the same parameters:"
+                "A CUDA graph can capture this step only after an ordinary step over the same parameters:"
                 " take one before every capture."
             )
         self._captured.append(tables)
@@ -258,9 +261,9 @@ class TableCache:
 def _signature(
     columns: Mapping[Column, Sequence[Tensor]], anchors: Sequence[DrawnAnchor] | None
 ) -> Hashable:
-    """Everything that the tables were made from, cheap enough to be asked for at every step."""
+    """Return everything that determines the tables, cheap enough to compare at every step."""
     parameters = columns[Column.PARAMETER]
-    # A table is used by the stream that filled it: no other knows when it may be given back.
+    # A table is used only on the stream that filled it: no other knows when its memory may be freed.
     devices = dict.fromkeys([p.device for p in parameters if p.is_cuda])
     streams = [torch.cuda.current_stream(device).cuda_stream for device in devices]
     return (

@@ -1,4 +1,4 @@
-"""What two processes agree on, or are told. (Whole trainings: tests/integrations/test_distributed.py)"""
+"""Tests of the agreement between two processes. (Whole runs: tests/integrations/test_distributed.py)"""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def error_of(call):
 
 
 def one_seed(_rank):
-    """The processes have seeds of their own, as in CleanRL's recipe."""
+    """Create an optimizer in processes with different seeds, as in CleanRL's recipe."""
     optimizer = make([nn.Parameter(torch.ones(3, 2))], regularizer="syre", sigma=0.5)
     (group,) = optimizer.param_groups
     return group["anchor_seed"], optimizer.defaults["anchor_seed"], torch.initial_seed()
@@ -45,8 +45,8 @@ def other_weights(rank):
 @needs_gloo
 def test_l2_init_refuses_weights_that_differ(two_ranks):
     for message in two_ranks(other_weights):
-        assert "Rank 1 starts from other weights than rank 0" in message
-        assert "make the optimizer after DistributedDataParallel(model)" in message
+        assert "Rank 1 starts from different weights than rank 0" in message
+        assert "create the optimizer after DistributedDataParallel(model)" in message
 
 
 def other_parameters(rank):
@@ -55,24 +55,24 @@ def other_parameters(rank):
 
 
 @needs_gloo
-def test_parameters_that_are_dealt_out_are_refused(two_ranks):
+def test_different_parameters_per_process_are_refused(two_ranks):
     for message in two_ranks(other_parameters):
         assert "Rank 1 gives this optimizer 1 parameters" in message
         assert "anchor_seed" in message
 
 
-def apart(rank):
+def only_rank_one(rank):
     if rank == 1:
         make([nn.Parameter(torch.ones(3, 2))], regularizer="syre", anchor_seed=7)
     return rank
 
 
 @needs_gloo
-def test_a_given_seed_waits_for_nobody(two_ranks):
-    assert two_ranks(apart) == [0, 1]
+def test_a_given_seed_needs_no_communication(two_ranks):
+    assert two_ranks(only_rank_one) == [0, 1]
 
 
-def test_without_other_processes_the_seed_is_this_ones():
+def test_a_single_process_uses_its_own_seed():
     torch.manual_seed(5)
     optimizer = make([nn.Parameter(torch.ones(2, 2))], regularizer="syre")
     assert optimizer.defaults["anchor_seed"] == 5

@@ -1,4 +1,4 @@
-"""The anchor against published vectors of its generator and a float64 twin of its map."""
+"""Tests of the anchor against published vectors of its generator and a float64 version of its map."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_philox_known_answers(counter, key, expected):
 
 
 def scalar_philox(counter, seed):
-    """The same generator in Python's unbounded integers, written from the paper."""
+    """Compute the same generator in Python's unbounded integers, written from the paper."""
     c, k = list(counter), [seed & 0xFFFFFFFF, seed >> 32]
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -50,7 +50,7 @@ def test_philox_equals_unbounded_integers(counter, seed):
     assert [int(word) for word in found] == scalar_philox(counter, seed)
 
 
-def test_anchor_equals_float64_twin():
+def test_anchor_equals_a_float64_version():
     seed, position, count = 2**63 + 12345, 7, 41
     anchor = syre_anchor(torch.empty(count), seed=seed, position=position, standard_deviation=1.0)
     expected = []
@@ -59,7 +59,7 @@ def test_anchor_equals_float64_twin():
         for a, b in ((u[0], u[1]), (u[2], u[3])):
             radius = math.sqrt(-2 * math.log(a))
             expected += [radius * math.cos(2 * math.pi * b), radius * math.sin(2 * math.pi * b)]
-    # the float32 angle is up to 2 pi, its rounding error up to 2.4e-7, times a radius up to 5.8
+    # the float32 angle is at most 2 pi, its rounding error at most 2.4e-7, times a radius of at most 5.8
     np.testing.assert_allclose(anchor.numpy(), expected[:count], rtol=0, atol=3e-6)
 
 
@@ -91,7 +91,7 @@ def test_anchor_depends_on_seed_position_and_element_only():
     assert not torch.equal(draw(torch.empty(24), position=3), flat)
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_the_chunk_size_does_not_change_the_anchor(monkeypatch):
     whole = syre_anchor(torch.empty(1000), seed=1, position=0, standard_deviation=1.0)
     monkeypatch.setattr("plasticity.optim.anchors._CHUNK", 64)
     pieces = syre_anchor(torch.empty(1000), seed=1, position=0, standard_deviation=1.0)

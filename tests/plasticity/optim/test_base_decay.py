@@ -1,4 +1,4 @@
-"""How bases decay by themselves: torch's as documented and as measured, others as measured."""
+"""Tests of the detection of a base's weight decay: torch's classes by table and measured, others measured."""
 
 import random
 
@@ -21,20 +21,20 @@ SYRE = {"regularizer": "syre", "strength": 0.1}
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_what_is_known_of_torchs_classes_is_what_is_measured(name):
+def test_the_known_form_of_torchs_classes_equals_the_measured_one(name):
     base = TORCH[name]
     optimizer = regularized(base)([nn.Parameter(torch.ones(3, 4))], lr=0.1)
     (group,) = optimizer.param_groups
     known = base_decay.base_decay_of(optimizer, base, group)
     assert known == base_decay._measured(optimizer, base, group)
     if "decoupled_weight_decay" in group and name != "AdamW":
-        apart = {**group, "decoupled_weight_decay": True}
-        assert base_decay.base_decay_of(optimizer, base, apart) == "decoupled"
-        assert base_decay._measured(optimizer, base, apart) == "decoupled"
+        decoupled = {**group, "decoupled_weight_decay": True}
+        assert base_decay.base_decay_of(optimizer, base, decoupled) == "decoupled"
+        assert base_decay._measured(optimizer, base, decoupled) == "decoupled"
 
 
 class Foreign(torch.optim.Optimizer):
-    """A base from elsewhere; `form` says how it decays."""
+    """Base outside torch; `form` selects its decay."""
 
     def __init__(self, params, lr=0.1, weight_decay=0.0, form="coupled", closure_only=False):
         self.closure_only = closure_only
@@ -53,11 +53,11 @@ class Foreign(torch.optim.Optimizer):
                     gradient = gradient + decay * p
                 elif group["form"] == "lion":
                     p.mul_(1 - lr * decay)
-                elif group["form"] == "fixed":  # by the strength alone, whatever the rate
+                elif group["form"] == "fixed":  # by the strength alone, without the rate
                     p.mul_(1 - decay)
-                elif group["form"] == "matrices":  # as in Kron, vectors are left alone
+                elif group["form"] == "matrices":  # as in Kron, vectors are not decayed
                     p.mul_(1 - lr * decay * (p.dim() > 1))
-                elif group["form"] == "projected":  # as in AdamP, less at right angles
+                elif group["form"] == "projected":  # as in AdamP, less if orthogonal
                     cosine = (gradient * p).sum() / (gradient.norm() * p.norm() + 1e-12)
                     p.mul_(1 - lr * decay * (0.1 if cosine.abs() < 1e-3 else 1.0))
                 update = gradient.sign()
@@ -67,7 +67,7 @@ class Foreign(torch.optim.Optimizer):
 
 
 class SubAdamW(torch.optim.AdamW):
-    """A subclass with a step of its own: measured, not guessed from its parent."""
+    """Subclass that overrides the step: measured, not guessed from its parent."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -82,7 +82,7 @@ class SubAdamW(torch.optim.AdamW):
 @pytest.mark.parametrize("closure_only", [False, True])
 @pytest.mark.parametrize("given", [None, False, True])
 def test_syre_without_spread_is_weight_decay(form, decoupled, closure_only, given):
-    """For every base that is accepted, and however the decay is asked for."""
+    """Compare the two for every accepted form of a base, and every value of `decoupled`."""
     paths = []
     for settings in ({"regularizer": "weight-decay"}, {"regularizer": "syre", "sigma": 1e-12}):
         parameter = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4).double())
@@ -109,8 +109,8 @@ def test_syre_without_spread_is_weight_decay(form, decoupled, closure_only, give
     torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-10)
 
 
-def test_lion_moves_a_weight_by_its_own_decay():
-    """Without a gradient, lr 1e-2 and strength 0.1: 1e-3 of a weight of one, anchor or not."""
+def test_lion_decays_a_weight_by_lr_times_strength():
+    """Check the decay without a gradient: lr 1e-2 times strength 0.1 is 1e-3 of a weight of one."""
     for settings in ({"regularizer": "weight-decay"}, {"regularizer": "syre", "sigma": 1e-12}):
         parameter = nn.Parameter(torch.ones(2, 2))
         optimizer = regularized(Foreign)(
@@ -123,35 +123,35 @@ def test_lion_moves_a_weight_by_its_own_decay():
 
 @pytest.mark.parametrize("form", ["fixed", "late", "matrices", "projected"])
 @pytest.mark.parametrize("decoupled", [None, True])
-def test_a_decay_of_another_kind_is_refused_by_name(form, decoupled):
+def test_a_decay_of_another_kind_is_refused(form, decoupled):
     parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
     with pytest.raises(ValueError, match=r"Foreign's own weight decay.*Give decoupled=False"):
         regularized(Foreign)(parameters, form=form, decoupled=decoupled, **SYRE)
-    # Where nothing is drawn to an anchor, the base's own decay is what is asked for.
+    # Without an anchor, the base's own decay is the requested one.
     ours = regularized(Foreign)(parameters, form=form, regularizer="weight-decay", strength=0.1)
     assert ours.param_groups[0]["weight_decay"] == 0.1
 
 
 def test_only_the_shapes_of_the_group_are_measured():
-    """Matrices alone are decayed in the ordinary way (and Muon takes no others)."""
+    """Measure a base that decays matrices alone in the usual way (as Muon, which takes only those)."""
     optimizer = regularized(Foreign)([nn.Parameter(torch.ones(2, 2))], form="matrices", **SYRE)
     assert optimizer.param_groups[0]["decoupled"] is True
 
 
 class Wrapping(torch.optim.Optimizer):
-    """A base that steps another optimizer, whose groups it shows as its own."""
+    """Base that wraps another optimizer and exposes its groups."""
 
     def __init__(self, params, lr=0.1):
         super().__init__(params, {"lr": lr})
         self.param_groups = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=lr).param_groups
 
 
-def test_a_base_with_groups_of_another_is_refused():
-    with pytest.raises(ValueError, match=r"Wrapping has groups.*Regularize the optimizer inside"):
+def test_a_base_that_wraps_another_is_refused():
+    with pytest.raises(ValueError, match=r"Wrapping has groups.*Regularize the wrapped optimizer"):
         regularized(Wrapping)([nn.Parameter(torch.ones(2, 2))], **SYRE)
 
 
-def test_a_group_that_turns_to_an_unknown_decay_is_refused():
+def test_a_group_that_is_switched_to_an_unknown_decay_is_refused():
     parameter = nn.Parameter(torch.ones(2, 2))
     optimizer = regularized(Foreign)(
         [parameter], form="fixed", regularizer="weight-decay", strength=0.1
@@ -175,14 +175,14 @@ def test_adafactor_scales_by_the_norm_before_its_decay():
 
 
 class Drawing(Foreign):
-    """Draws at every step, as Kron does from NumPy to see whether it is to balance."""
+    """Base that draws random numbers at every step, as Kron does from NumPy to decide on balancing."""
 
     def step(self, closure=None):
         self.drawn = (torch.rand(1), np.random.random(), random.random())  # noqa: NPY002
         super().step(closure)
 
 
-def test_measuring_draws_nothing_and_leaves_no_state():
+def test_measuring_preserves_random_state_and_leaves_no_state():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
@@ -199,24 +199,24 @@ def test_measuring_draws_nothing_and_leaves_no_state():
 
 
 class WritesArguments(Foreign):
-    """A base whose constructor writes its own arguments into the groups that it was given."""
+    """Base whose constructor writes its own arguments into the given groups."""
 
     def __init__(self, params, lr=0.1, weight_decay=0.1):
         super().__init__([{**group, "weight_decay": weight_decay} for group in params], lr=lr)
 
 
-def test_what_a_base_writes_into_the_groups_is_not_the_users():
+def test_keys_that_a_base_writes_into_groups_are_not_taken_for_the_users():
     weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
     optimizer = regularized(WritesArguments)(groups, **SYRE)
     assert [group["regularizer"] for group in optimizer.param_groups] == ["syre", "none"]
 
 
-def test_gradients_that_are_differentiated_are_refused_by_name():
+def test_gradients_with_a_graph_are_refused():
     parameter = nn.Parameter(torch.ones(2, 2))
     foreign = regularized(Foreign)([parameter], **SYRE)
     ours = regularized(torch.optim.Adam)([parameter], **SYRE)
-    # As backward(create_graph=True) leaves it, which warns of the cycle that it makes.
+    # As after backward(create_graph=True), which would warn of the reference cycle.
     (parameter.grad,) = torch.autograd.grad(parameter.pow(3).sum(), [parameter], create_graph=True)
     with pytest.raises(RuntimeError, match=r"create_graph=True.*Foreign may.*decoupled=True"):
         foreign.step()
@@ -224,11 +224,11 @@ def test_gradients_that_are_differentiated_are_refused_by_name():
     parameter.grad = None
 
 
-# ---- what measuring leaves behind --------------------------------------------------------------------
+# ---- side effects of measuring -----------------------------------------------------------------------
 
 
 class Counting(torch.optim.SGD):
-    """Keeps count in containers and tensors of its own and of its groups."""
+    """Base that counts steps in its own containers and tensors, and in those of its groups."""
 
     def __init__(self, params, lr=0.1, weight_decay=0.0):
         self.counts, self.total = {"steps": 0}, torch.zeros(())
@@ -254,7 +254,7 @@ def test_measuring_leaves_no_trace_in_the_optimizer():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_base_is_measured_alike_whatever_the_default_dtype(dtype):
+def test_measuring_does_not_depend_on_the_default_dtype(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

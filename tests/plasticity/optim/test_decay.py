@@ -1,4 +1,4 @@
-"""The decay against formulas written out in float64."""
+"""Tests of the decay against formulas written out in float64."""
 
 import pytest
 import torch

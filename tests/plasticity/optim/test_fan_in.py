@@ -1,7 +1,6 @@
-"""Fan-in by layout: each layer is asked how many inputs an output unit sums up.
+"""Tests of the fan-in by layout, against the number of inputs that an output unit sums over.
 
-The oracle of a linear layer: with all weights 1, no bias, and inputs of 1, its largest output is the
-number of inputs of a unit.
+For a linear layer with all weights 1, no bias, and inputs of 1, the largest output is that number.
 """
 
 import importlib
@@ -28,7 +27,7 @@ def kinds(model):
 
 
 class Conv1D(nn.Module):
-    """As in transformers: weight (inputs, units)."""
+    """Layer as in transformers, with a weight of shape (inputs, units)."""
 
     __module__ = "transformers.pytorch_utils"
 
@@ -46,11 +45,11 @@ class LoraConv1D(Conv1D):
     __module__ = "mine"
 
 
-# ---- the oracle -------------------------------------------------------------------------------------
+# ---- layers, against their outputs ------------------------------------------------------------------
 
 
 def most_inputs(layer, *shapes):
-    """The largest output of a layer of ones."""
+    """Return the largest output of a layer of ones."""
     for name, parameter in layer.named_parameters():
         nn.init.constant_(parameter, 0.0 if name == "bias" else 1.0)
     return round(layer(*(torch.ones(1, *shape) for shape in shapes)).max().item())
@@ -79,7 +78,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_fan_in_is_the_number_of_inputs_that_a_unit_sums_up(name):
+def test_fan_in_is_the_number_of_inputs_that_a_unit_sums_over(name):
     make, shape = LAYERS[name]
     layer = make()
     expected = most_inputs(layer, shape)
@@ -110,7 +109,7 @@ def test_gpt2_of_transformers():
     assert found["transformer.h.0.mlp.c_proj.bias"].fan_in == 64
 
 
-def test_nothing_is_imported_to_know_a_layer():
+def test_recognizing_a_layer_imports_nothing():
     before = set(sys.modules)
     model_layouts(nn.Sequential(Conv1D(3, 2), nn.Linear(3, 2)))
     assert not {name for name in set(sys.modules) - before if name.startswith("transformers")}
@@ -120,7 +119,7 @@ def test_nothing_is_imported_to_know_a_layer():
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
-def test_recurrent_layers_have_the_inputs_of_each_weight(kind, gates):
+def test_each_weight_of_a_recurrent_layer_has_its_own_fan_in(kind, gates):
     layer = kind(6, 10, num_layers=2, bidirectional=True)
     assert layer.weight_ih_l1_reverse.shape == (gates * 10, 20)
     expected = {}
@@ -149,9 +148,10 @@ def test_attention():
         "out_proj.bias": 8,
     }
     assert kinds(layer)["bias_k"] == "rows"
-    apart = fan_in_by_name(nn.MultiheadAttention(8, 2, kdim=6, vdim=4))
-    assert (apart["q_proj_weight"], apart["k_proj_weight"], apart["v_proj_weight"]) == (8, 6, 4)
-    assert apart["in_proj_bias"] == 8  # of all three: the largest
+    separate = fan_in_by_name(nn.MultiheadAttention(8, 2, kdim=6, vdim=4))
+    projections = [separate[f"{name}_proj_weight"] for name in "qkv"]
+    assert projections == [8, 6, 4]
+    assert separate["in_proj_bias"] == 8  # the largest of the three
 
 
 @pytest.mark.parametrize("layer", [nn.Embedding(50, 16), nn.EmbeddingBag(50, 16)])
@@ -160,7 +160,7 @@ def test_embeddings_count_the_width_of_a_row(layer):
     assert fan_in_by_name(layer) == {"weight": 16}
 
 
-def test_rows_of_bias_k_start_at_the_spread_that_their_fan_in_says():
+def test_bias_k_is_initialised_with_the_spread_of_its_fan_in():
     torch.manual_seed(0)
     layer = nn.MultiheadAttention(4096, 1, add_bias_kv=True)
     # 1 / sqrt(4096) = 1 / 64, to 1.1 % (one sigma of 4096 draws)
@@ -188,13 +188,13 @@ class Bare(nn.Module):
         ("pos_embed_2d", (1, 32, 8, 4), 4),
     ],
 )
-def test_tokens_are_known_by_their_names(name, shape, width):
+def test_tokens_are_recognized_by_their_names(name, shape, width):
     model = Bare(**{name: shape})
     assert kinds(model) == {name: "rows"}
     assert fan_in_by_name(model) == {name: width}
 
 
-def test_tokens_are_no_weights_that_vectors_belong_to():
+def test_vectors_do_not_take_the_fan_in_of_tokens():
     model = Bare(pos_embed=(1, 65, 32), gain=(32,))
     assert kinds(model) == {"pos_embed": "rows", "gain": "loose"}
 
@@ -225,7 +225,7 @@ def test_vectors_without_a_weight_have_no_fan_in(name, shape):
 @pytest.mark.parametrize(
     ("shape", "guess"), [((20, 7), 7), ((8, 3, 5, 5), 75), ((6, 10, 4), 40), ((20, 1), 1)]
 )
-def test_an_unknown_layout_is_guessed_by_convention_and_called_unknown(shape, guess):
+def test_an_unknown_layout_is_guessed_by_convention_and_marked_unknown(shape, guess):
     model = Bare(weight=shape, bias=(5,))
     assert kinds(model) == {"weight": "unknown", "bias": "vector"}
     assert fan_in_by_name(model) == {"weight": guess, "bias": guess}
@@ -238,7 +238,7 @@ def test_a_list_of_parameters_is_a_guess_too():
 
 @pytest.mark.parametrize("shape", [(20, 7), (7, 20)])
 @pytest.mark.parametrize("names", [("in_features", "out_features"), ("nx", "nf")])
-def test_a_module_that_states_its_sizes_is_known(shape, names):
+def test_a_module_with_size_attributes_has_a_known_layout(shape, names):
     model = Bare(weight_mu=shape, bias_mu=(7,))
     setattr(model, names[0], 20)
     setattr(model, names[1], 7)
@@ -246,7 +246,7 @@ def test_a_module_that_states_its_sizes_is_known(shape, names):
     assert fan_in_by_name(model) == {"weight_mu": 20, "bias_mu": 20}
 
 
-def test_stated_sizes_that_do_not_fit_say_nothing():
+def test_size_attributes_that_do_not_fit_are_ignored():
     model = Bare(down=(4, 20))
     model.in_features, model.out_features = 20, 7
     assert kinds(model) == {"down": "unknown"}
@@ -261,7 +261,7 @@ def test_matrices_that_a_subclass_adds_are_a_guess():
     assert kinds(Adapted()) == {"weight": "weight", "bias": "vector", "down": "unknown"}
 
 
-def test_given_fan_ins_are_followed_by_the_bias():
+def test_a_bias_follows_the_given_fan_in_of_its_weight():
     model = Bare(weight=(20, 7), bias=(7,))
     found = layouts_by_name(model, given={model.weight: 20})
     assert (found["weight"].kind, found["weight"].fan_in) == ("weight", 20)
@@ -270,7 +270,7 @@ def test_given_fan_ins_are_followed_by_the_bias():
     assert layouts_by_name(scale, given={scale.log_std: 9})["log_std"].fan_in == 9
 
 
-# ---- layers that are wrapped, tied or not there yet -------------------------------------------------
+# ---- layers that are wrapped, tied or lazy ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", ["weight_norm", "spectral_norm", "orthogonal"])
@@ -293,11 +293,11 @@ def test_older_hooks_keep_the_layout():
     assert fan_in_by_name(nn.utils.spectral_norm(nn.Linear(20, 8)))["weight_orig"] == 20
 
 
-def test_names_like_those_of_a_weight_norm_are_nothing_special():
+def test_names_like_those_of_a_weight_norm_need_its_hook():
     assert fan_in_by_name(Bare(w_g=(20, 7), w_v=(20, 7))) == {"w_g": 7, "w_v": 7}
 
 
-def test_parametrizing_is_not_run():
+def test_parametrizations_are_not_run():
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(20, 8))
     before = layer.parametrizations.weight[0]._u.clone()
     model_layouts(layer)
@@ -317,7 +317,7 @@ def test_factors_of_another_parametrization_are_a_guess():
     assert set(kinds(layer).values()) == {"unknown"}
 
 
-def test_lazy_layers_are_refused_by_name():
+def test_lazy_layers_are_refused():
     with pytest.raises(ValueError, match=r"'0\.weight' has no shape yet.*run one batch"):
         model_layouts(nn.Sequential(nn.LazyLinear(4)))
     model = nn.Sequential(nn.LazyLinear(4))
@@ -331,7 +331,7 @@ def test_the_bias_of_a_tied_layer_follows_the_weight():
     assert set(fan_in_by_name(nn.Sequential(first, second)).values()) == {4}
 
 
-def test_bias_is_told_from_other_vectors():
+def test_biases_are_distinguished_from_other_vectors():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.LSTM(2, 2), nn.PReLU())
     biases = {name for name, each in layouts_by_name(model).items() if each.is_bias}
     assert biases == {"0.bias", "1.bias", "2.bias_ih_l0", "2.bias_hh_l0"}
@@ -347,6 +347,6 @@ def test_fan_in_by_hand():
     assert weight_fan_in(torch.empty(())) is None
 
 
-def test_flat_list_passes_the_fan_in_of_the_weight_before():
+def test_vectors_in_a_flat_list_take_the_fan_in_of_the_weight_before():
     shapes = [(2,), (7, 5), (7,), (8, 3, 5, 5), (8,), (8,), ()]
     assert flat_fan_in(map(torch.empty, shapes)) == [0, 5, 5, 75, 75, 75, 75]

@@ -1,4 +1,4 @@
-"""What Muon gets, what AdamW gets, and that no two parameters share an anchor's place."""
+"""Tests of the split between Muon and AdamW, and of distinct anchors for all parameters."""
 
 import logging
 
@@ -12,7 +12,7 @@ SYRE = {"regularizer": "syre", "strength": 0.1, "sigma": 0.3}
 
 
 class Network(nn.Module):
-    """A little of everything; the output layer is neither the last one nor called by its name."""
+    """Network with many kinds of layers; its output layer is neither the last one nor named like one."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ def split_names(model, **settings):
     names = {p: n for n, p in model.named_parameters()}
     lists = muon_parameter_groups(model, **(SYRE | settings))
     every = [p for groups in lists for group in groups for p in group["params"]]
-    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))  # each one, once
+    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))  # each exactly once
     return [[[names[p] for p in group["params"]] for group in groups] for groups in lists]
 
 
@@ -66,11 +66,11 @@ def test_positions_of_the_second_list_follow_those_of_the_first():
     counts = [len(group["params"]) for group in (*muon, *adamw)]
     assert counts == [3, 1, 10, 2]  # four matrices, one of them not regularized; then the others
     assert [group["anchor_position"] for group in adamw] == [4, 14]
-    assert all("anchor_position" not in group for group in muon)  # from 0 on, as ever
+    assert all("anchor_position" not in group for group in muon)  # they begin at 0, as usual
 
 
 @pytest.mark.parametrize("last", ["head", "lm_head", "classifier", "score", "whatever"])
-def test_the_output_layer_is_the_last_one_and_is_told(last, caplog):
+def test_the_output_layer_is_the_last_one_and_is_logged(last, caplog):
     model = nn.Sequential()
     for name in ("first", "second", last):
         model.add_module(name, nn.Linear(4, 4))
@@ -81,7 +81,7 @@ def test_the_output_layer_is_the_last_one_and_is_told(last, caplog):
     assert f"Output layers, for AdamW: {last}.weight." in caplog.text
 
 
-def test_layers_called_like_an_output_are_found_wherever_they_stand():
+def test_layers_named_like_an_output_are_found_at_any_position():
     model = nn.ModuleDict({"action_net": nn.Linear(4, 2), "a": nn.Linear(4, 4)})
     model["value_net"] = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))  # a trunk, and an output
     (muon,), _ = split_names(model)
@@ -97,14 +97,14 @@ def test_a_tied_output_layer_leaves_all_hidden_ones_to_muon():
     assert rest == ["embedding.weight", "hidden.bias"]
 
 
-def test_an_embedding_that_stands_last_is_no_output_layer():
+def test_a_final_embedding_is_not_an_output_layer():
     model = nn.ModuleDict({"hidden": nn.Linear(4, 4), "out": nn.Linear(4, 9)})
     model["positions"] = nn.Embedding(9, 4)
     (muon,), _ = split_names(model)
     assert muon == ["hidden.weight"]
 
 
-def test_an_empty_list_names_no_output_layer():
+def test_an_empty_list_means_no_output_layer():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     (muon,), _ = split_names(model, adamw=[])
     assert muon == ["0.weight", "1.weight"]
@@ -112,7 +112,7 @@ def test_an_empty_list_names_no_output_layer():
     assert muon == ["1.weight"]
 
 
-def test_matrices_of_unknown_layout_go_to_adamw_unless_it_is_told():
+def test_matrices_of_unknown_layout_go_to_adamw_unless_fan_in_is_given():
     model = nn.ModuleDict({"hidden": nn.Linear(4, 4), "out": nn.Linear(4, 4)})
     model["mix"] = nn.ParameterList([torch.zeros(4, 4)])
     (muon,), (rest,) = split_names(model)
@@ -122,7 +122,7 @@ def test_matrices_of_unknown_layout_go_to_adamw_unless_it_is_told():
     assert muon == ["hidden.weight", "mix.0"]
 
 
-def test_what_is_excluded_is_trained_by_the_optimizer_that_fits_it():
+def test_excluded_parameters_are_trained_by_the_matching_optimizer():
     muon, adamw = split_names(Network(), adamw="answer.*", exclude="hidden.*")
     assert muon[1] == ["hidden.weight"]
     assert "hidden.bias" in adamw[1]
@@ -136,7 +136,7 @@ def test_nothing_for_muon_is_an_error():
 
 
 def test_the_two_optimizers_draw_no_anchor_twice():
-    """As one optimizer over the four layers in this order."""
+    """Compare with one optimizer over the four layers in this order."""
     model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(4)))
     matrices, others = muon_parameter_groups(model, **SYRE, anchor_seed=3, adamw=["2.*", "3.*"])
     muon = regularized(torch.optim.Muon)(matrices, lr=0.02)

@@ -1,4 +1,4 @@
-"""Which parameters are regularized, with which fan-in, and what is said of them."""
+"""Tests of the choice of regularized parameters, their fan-ins, and the descriptions of groups."""
 
 import logging
 
@@ -18,7 +18,7 @@ class Policy(nn.Module):
         self.norm = nn.LayerNorm(3)
 
 
-def test_modules_are_known(caplog):
+def test_modules_are_recognized(caplog):
     policy = Policy()
     with caplog.at_level(logging.INFO, logger="plasticity"):
         groups = parameter_groups(policy, regularizer="syre", strength=1e-3, sigma=0.3)
@@ -50,7 +50,7 @@ def test_shared_parameters_are_taken_once():
         nn.Sequential(first, second), regularizer="weight-decay", strength=0.1
     )
     assert len(group["params"]) == 3
-    assert group["fan_in"] == [4, 4, 4]  # the second bias, whose weight was counted before, too
+    assert group["fan_in"] == [4, 4, 4]  # also the second bias, whose weight was counted before
 
 
 def test_model_without_parameters_is_an_error():
@@ -68,14 +68,14 @@ def test_description_of_a_single_element():
     assert text == "group 0: none, 1 tensor with 1 parameter"
 
 
-# ---- what is excluded -------------------------------------------------------------------------------
+# ---- exclusion --------------------------------------------------------------------------------------
 
 
 def regularized_names(model, **settings):
     groups = parameter_groups(model, regularizer="syre", strength=0.1, **settings)
     names = {p: n for n, p in model.named_parameters()}
     every = [p for group in groups for p in group["params"]]
-    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))  # each one, once
+    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))  # each exactly once
     chosen = [group for group in groups if group["regularizer"] == "syre"]
     return {names[p] for group in chosen for p in group["params"]}
 
@@ -91,7 +91,7 @@ def test_exclude_by_pattern():
     assert regularized_names(policy, exclude="*") == set()
 
 
-def test_what_is_excluded_is_left_alone():
+def test_excluded_parameters_are_not_regularized():
     policy = Policy()
     decayed, alone = parameter_groups(
         policy, regularizer="syre", strength=0.1, exclude="head.weight"
@@ -107,7 +107,7 @@ def test_a_tied_parameter_is_excluded_by_any_of_its_names():
     assert regularized_names(model, exclude="head.*") == {"body.bias"}
 
 
-def test_patterns_know_wrapped_models_by_their_own_names():
+def test_patterns_match_the_names_inside_a_wrapped_model():
     model = nn.DataParallel(Policy())
     found = regularized_names(model, exclude=["head.*", "module.trunk.0.bias"])
     assert found == {"module.trunk.0.weight"}
@@ -136,7 +136,7 @@ def test_biases_of_parametrized_layers_are_biases():
 
 
 class Mixer(nn.Module):
-    """Nothing says which axis holds the units."""
+    """Module that does not say which axis holds the units."""
 
     def __init__(self):
         super().__init__()
@@ -173,7 +173,7 @@ def test_an_unknown_layout_is_reported(caplog):
         {"regularizer": "syre", "strength": 0.1, "fan_in": {"mix": 256}},
     ],
 )
-def test_nobody_is_warned_where_no_anchor_is_scaled_by_a_guess(settings, caplog):
+def test_there_is_no_warning_if_no_anchor_is_scaled_by_a_guess(settings, caplog):
     with caplog.at_level(logging.WARNING, logger="plasticity"):
         parameter_groups(Mixer(), **settings)
     assert caplog.text == ""
@@ -201,7 +201,7 @@ def test_fan_in_by_pattern():
     assert fan_in_of(nn.Embedding(9, 4), fan_in={"weight": 1}) == {"weight": 1}
 
 
-def test_a_given_fan_in_does_not_bring_normalization_in():
+def test_a_given_fan_in_does_not_include_normalization():
     assert fan_in_of(Policy(), fan_in={"norm.*": 4}, exclude="log_std").keys() == {
         "trunk.0.weight",
         "trunk.0.bias",
@@ -238,7 +238,7 @@ def test_the_anchor_of_a_transposed_layer_has_the_spread_of_its_inputs():
     layer = Conv1D()
     groups = parameter_groups(layer, regularizer="syre", strength=0.1, sigma=0.4, anchor_seed=0)
     anchor = regularized(torch.optim.SGD)(groups, lr=0.1).anchor(layer.weight)
-    # 0.4 / sqrt(16) = 0.1; by torch's convention it was 0.4 / 64
+    # 0.4 / sqrt(16) = 0.1; by torch's convention it would be 0.4 / 64
     assert anchor.std().item() == pytest.approx(0.1, rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Names of tied and wrapped parameters, and what a pattern says when it matches nothing."""
+"""Tests of the names of tied and wrapped parameters, and of patterns without a match."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def compiled(model):
         lambda model: compiled(nn.DataParallel(model)),
     ],
 )
-def test_wrapped_models_are_known_by_their_own_names(wrap):
+def test_names_inside_a_wrapped_model_come_first(wrap):
     model = nn.Sequential(nn.Linear(2, 2))
     wrapped = wrap(model)
     (weight, bias) = parameter_names(wrapped).values()
@@ -46,7 +46,7 @@ def test_a_compiled_layer_inside_a_data_parallel_model():
     assert parameter_names(model)[model.module[0].weight][0] == "0.weight"
 
 
-def test_a_module_of_that_name_is_no_wrapper():
+def test_a_submodule_called_module_is_not_a_wrapper():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

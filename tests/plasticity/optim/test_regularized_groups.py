@@ -1,4 +1,4 @@
-"""Groups: an optimizer that is made again, keys of others, groups left alone, parameters that change."""
+"""Tests of groups: recreated optimizers, foreign keys, excluded groups, replaced parameters."""
 
 import copy
 import gc
@@ -43,14 +43,14 @@ def anchors_of(optimizer):
     return [optimizer.anchor(p) for group in optimizer.param_groups for p in group["params"]]
 
 
-# ---- the optimizer's own account of itself -----------------------------------------------------------
+# ---- creating the optimizer again --------------------------------------------------------------------
 
 
 @every_base
 @every_setting
 @pytest.mark.parametrize("form", ["defaults", "copied defaults", "groups", "copied groups"])
-def test_made_again_it_is_the_same_optimizer(name, settings, form):
-    """Resetting the optimizer at a boundary: against one that only forgets its state."""
+def test_an_optimizer_created_again_is_the_same(name, settings, form):
+    """Compare a reset of the optimizer between tasks with one whose state is cleared."""
     model, twin = network(), network()
     make = regularized(getattr(torch.optim, name))
     torch.manual_seed(5)
@@ -76,7 +76,7 @@ def test_made_again_it_is_the_same_optimizer(name, settings, form):
     assert again.param_groups[0]["weight_decay"] == expected.param_groups[0]["weight_decay"]
 
 
-def test_torch_keeps_its_decay_and_so_do_we():
+def test_defaults_include_the_decay_as_in_torch():
     parameters = list(network().parameters())
     optimizer = regularized(torch.optim.Adam)(
         parameters, lr=1e-3, regularizer="weight-decay", strength=0.1
@@ -86,15 +86,15 @@ def test_torch_keeps_its_decay_and_so_do_we():
     assert group["weight_decay"] == 0.1
 
 
-def test_adamw_is_made_again_from_its_groups():
-    """From its defaults torch's own AdamW is not: they hold a key that it does not take."""
+def test_adamw_is_created_again_from_its_groups():
+    """Use groups, because the defaults of torch's AdamW contain a key that its constructor rejects."""
     optimizer = regularized(torch.optim.AdamW)(network().parameters(), lr=0.1, **SYRE)
     again = type(optimizer)(optimizer.param_groups, lr=0.1)
     assert again.param_groups[0]["decoupled"] is True
     assert torch.equal(anchors_of(again)[0], anchors_of(optimizer)[0])
 
 
-def test_a_part_of_the_groups_keeps_its_anchors():
+def test_a_subset_of_the_groups_keeps_its_anchors():
     first, second = network(), network(1)
     groups = [{"params": list(first.parameters())}, {"params": list(second.parameters())}]
     optimizer = regularized(torch.optim.SGD)(groups, lr=0.1, **SYRE)
@@ -102,17 +102,17 @@ def test_a_part_of_the_groups_keeps_its_anchors():
     assert torch.equal(again.anchor(second[0].weight), optimizer.anchor(second[0].weight))
     assert not torch.equal(again.anchor(second[0].weight), optimizer.anchor(first[0].weight))
     again.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))]})
-    assert again.param_groups[1]["anchor_position"] == 8  # after those that are taken
+    assert again.param_groups[1]["anchor_position"] == 8  # after the positions in use
 
 
-def test_a_decay_of_the_base_in_a_handed_on_group_is_an_error():
+def test_a_decay_of_the_base_in_a_transferred_group_is_an_error():
     optimizer = regularized(torch.optim.Adam)(network().parameters(), lr=0.1, **SYRE)
     groups = [{**group, "weight_decay": 0.3} for group in optimizer.param_groups]
     with pytest.raises(ValueError, match=r"weight_decay=0\.3 was given"):
         type(optimizer)(groups, lr=0.1)
 
 
-def test_handed_on_initial_weights_may_be_gone():
+def test_lost_initial_weights_of_a_transferred_group_are_an_error():
     model = network()
     optimizer = regularized(torch.optim.SGD)(
         model.parameters(), lr=0.1, regularizer="l2-init", strength=0.1
@@ -120,7 +120,7 @@ def test_handed_on_initial_weights_may_be_gone():
     base, groups = type(optimizer), optimizer.param_groups
     del optimizer
     gc.collect()
-    with pytest.raises(ValueError, match=r"went with the optimizer.*initial_weights="):
+    with pytest.raises(ValueError, match=r"deleted with the optimizer.*initial_weights="):
         base(groups, lr=0.1)
     zeros = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
     again = base(groups, lr=0.1, initial_weights=zeros)
@@ -139,7 +139,7 @@ def test_given_initial_weights_must_fit():
         )
 
 
-def test_copies_hold_their_initial_weights_too():
+def test_copies_keep_their_initial_weights():
     model = network()
     optimizer = regularized(torch.optim.SGD)(
         model.parameters(), lr=0.1, regularizer="l2-init", strength=0.1
@@ -154,7 +154,7 @@ def test_copies_hold_their_initial_weights_too():
 # ---- ensembles ---------------------------------------------------------------------------------------
 
 
-def test_anchors_of_an_ensemble_differ_by_name_and_come_again():
+def test_anchors_of_an_ensemble_differ_by_name_and_are_reproducible():
     torch.manual_seed(3)
     members = [network(seed) for seed in range(3)]
     torch.manual_seed(3)
@@ -190,7 +190,7 @@ def test_anchors_of_an_ensemble_differ_by_name_and_come_again():
         "weight_decay_mult",
     ],
 )
-def test_keys_of_others_are_passed_on(key):
+def test_foreign_keys_are_kept(key):
     group = {"params": list(network().parameters()), key: 0.5}
     optimizer = regularized(torch.optim.SGD)([group], lr=0.1, **SYRE)
     assert optimizer.param_groups[0][key] == 0.5
@@ -221,8 +221,8 @@ def test_misspelt_keys_are_refused(key, meant):
 # ---- a group's own weight_decay ----------------------------------------------------------------------
 
 
-def test_a_group_without_weight_decay_is_left_alone():
-    """As Hugging Face's Trainer, timm and most recipes mark biases and normalisation."""
+def test_a_group_with_zero_weight_decay_is_not_regularized():
+    """Mark biases and normalisation as Hugging Face's Trainer, timm and most recipes do."""
     weight, bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
     optimizer = regularized(torch.optim.SGD)(groups, lr=0.1, **SYRE)
@@ -251,21 +251,21 @@ def test_two_decays_for_a_group_are_an_error(settings):
         regularized(torch.optim.Adam)([group], lr=0.1, **settings)
 
 
-def test_settings_that_no_group_heeds_are_an_error():
-    """What Trainer hands over with its default weight_decay of 0."""
+def test_settings_that_no_group_uses_are_an_error():
+    """Pass groups as Trainer does with its default weight_decay of 0."""
     first, last = network().children().__iter__().__next__(), nn.Linear(2, 2)
     groups = [{"params": list(layer.parameters()), "weight_decay": 0.0} for layer in (first, last)]
-    with pytest.raises(ValueError, match=r"each group says weight_decay=0"):
+    with pytest.raises(ValueError, match=r"every group has weight_decay=0"):
         regularized(torch.optim.AdamW)(groups, lr=0.1, **SYRE)
 
 
-def test_a_groups_own_settings_come_before_its_weight_decay():
+def test_a_groups_own_settings_take_precedence_over_its_weight_decay():
     group = {"params": list(network().parameters()), "weight_decay": 0.0, **SYRE}
     optimizer = regularized(torch.optim.Adam)([group], lr=0.1)
     assert optimizer.param_groups[0]["regularizer"] == "syre"
 
 
-# ---- parameters that are frozen, replaced, or nowhere ------------------------------------------------
+# ---- parameters that are frozen or replaced ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [SYRE, SETTINGS[3]], ids=str)
@@ -277,7 +277,7 @@ def test_frozen_parameters_take_no_memory(settings):
     optimizer.step()
     assert list(optimizer._initial_weights) in ([], [trained])
     assert set(optimizer._targets[0]._anchors) == {0}
-    # Thawed later, it is held to what it was all the time, or to the point that it always had.
+    # When unfrozen, its anchor is its unchanged weight, or the same random point as before.
     expected = optimizer.anchor(frozen)
     frozen.requires_grad_(True)
     frozen.grad = torch.ones_like(frozen)
@@ -291,8 +291,8 @@ def test_frozen_parameters_take_no_memory(settings):
 
 @pytest.mark.parametrize("with_modules", [False, True])
 @pytest.mark.parametrize("settings", [SYRE, SETTINGS[3]], ids=str)
-def test_a_head_that_grew(with_modules, settings, caplog):
-    """A head with other inputs takes the place of the old one in the group."""
+def test_a_larger_head(with_modules, settings, caplog):
+    """Replace a head in the group by one with a different number of inputs."""
     model = network()
     parameters = list(model.parameters())
     groups = parameter_groups(model, **settings) if with_modules else parameters
@@ -328,12 +328,12 @@ def test_anchors_of_l2_init_are_in_the_state_of_their_parameters():
     train(model, optimizer)
     saved = optimizer.state_dict()
     assert set(saved) == {"state", "param_groups"}
-    for place, weights in enumerate(initial):
-        assert torch.equal(saved["state"][place]["anchor"], weights)
-        assert "anchor" not in optimizer.state[list(model.parameters())[place]]
-    # Under other names of the parameters, as tools write them.
+    for position, weights in enumerate(initial):
+        assert torch.equal(saved["state"][position]["anchor"], weights)
+        assert "anchor" not in optimizer.state[list(model.parameters())[position]]
+    # With other names for the parameters, as written by tools.
     named = {
-        "state": {f"p{place}": entry for place, entry in saved["state"].items()},
+        "state": {f"p{position}": entry for position, entry in saved["state"].items()},
         "param_groups": [{**saved["param_groups"][0], "params": ["p0", "p1", "p2", "p3"]}],
     }
     again = regularized(torch.optim.Adam)(
@@ -343,7 +343,7 @@ def test_anchors_of_l2_init_are_in_the_state_of_their_parameters():
     for found, weights in zip(anchors_of(again), initial, strict=True):
         assert torch.equal(found, weights)
     before = model[0].weight.detach().clone()
-    train(model, again, steps=1)  # Adam's moments are there
+    train(model, again, steps=1)  # Adam's moments were loaded
     assert not torch.equal(model[0].weight, before)
 
 
@@ -353,16 +353,16 @@ def test_a_saved_l2_init_without_its_anchors_is_refused():
         model.parameters(), lr=0.1, regularizer="l2-init", strength=0.1
     )
     saved = {**optimizer.state_dict(), "state": {}}
-    with pytest.raises(ValueError, match=r"group 0 is held to its initial weights.*parameter 0"):
+    with pytest.raises(ValueError, match=r"anchors group 0 to its initial weights.*parameter 0"):
         optimizer.load_state_dict(saved)
 
 
-def test_a_decay_in_a_state_of_the_plain_base_is_told(caplog):
+def test_a_decay_in_a_state_of_the_plain_base_is_reported(caplog):
     model = network()
     plain = torch.optim.AdamW(model.parameters(), weight_decay=0.3)
     optimizer = regularized(torch.optim.AdamW)(model.parameters(), lr=0.1, **SYRE)
     optimizer.load_state_dict(plain.state_dict())
-    assert "weight_decay=0.3 of its own: regularizer='syre'" in caplog.text
+    assert "its own weight_decay=0.3, which regularizer='syre'" in caplog.text
 
 
 def test_new_settings_on_resume():
@@ -376,7 +376,7 @@ def test_new_settings_on_resume():
     new.load_state_dict(old.state_dict(), keep_settings=True)
     (group,) = new.param_groups
     assert (group["strength"], group["sigma"], group["anchor_seed"]) == (0.3, 1.0, 1)
-    # sigma twice as large: the same normals, twice as far
+    # sigma is twice as large: the same normals, scaled by two
     torch.testing.assert_close(anchors_of(new)[0], 2 * anchors_of(old)[0])
     assert new.state[model[0].weight]["step"] == 3
     new.load_state_dict(old.state_dict())
@@ -404,7 +404,7 @@ def test_anchor_through_wrappers():
         anchor(torch.optim.SGD(model.parameters()), model[0].weight)
 
 
-def test_what_the_groups_got_is_told_of_the_whole_optimizer():
+def test_an_optimizer_can_be_described():
     optimizer = regularized(torch.optim.SGD)(network().parameters(), lr=0.1, **SYRE)
     assert describe_groups(optimizer).startswith("group 0: syre, 4 tensors with 83 parameters")
 
@@ -418,13 +418,13 @@ def test_a_group_may_be_empty():
 
 
 @pytest.mark.parametrize("value", [torch.tensor(0.1), -0.1, "0.1"], ids=repr)
-def test_a_wrong_weight_decay_of_a_group_is_named(value):
+def test_a_wrong_weight_decay_of_a_group_is_an_error(value):
     groups = [{"params": list(network().parameters()), "weight_decay": value}]
     with pytest.raises((TypeError, ValueError), match=r"A group's weight_decay must be"):
         regularized(torch.optim.SGD)(groups, lr=0.1, regularizer="syre")
 
 
-def test_integers_of_a_quantised_layer_are_left_alone():
+def test_integers_of_a_quantised_layer_are_not_regularized():
     model = network()
     model.codes = nn.Parameter(torch.zeros(3, 3, dtype=torch.uint8), requires_grad=False)
     optimizer = regularized(torch.optim.Adam)(parameter_groups(model, **SYRE), lr=0.1)

@@ -1,4 +1,4 @@
-"""Every row of the table of pitfalls, against torch's own optimizers."""
+"""Tests of regularized optimizers against torch's own, one for each known pitfall."""
 
 import copy
 import io
@@ -74,7 +74,7 @@ def plain(name, **settings):
 
 @every_base
 @pytest.mark.parametrize("with_closure", [False, True])
-def test_nothing_to_do_equals_the_base(name, with_closure):
+def test_no_regularization_equals_the_base(name, with_closure):
     expected, _ = train(plain(name, weight_decay=0.0), with_closure=with_closure)
     for settings in (
         {},
@@ -116,7 +116,7 @@ def test_muon_with_its_default_decay():
     assert optimizer.param_groups[0]["decoupled"] is True
 
 
-def test_default_decay_of_adamw_is_off_unless_asked_for():
+def test_default_decay_of_adamw_is_off():
     found, optimizer = train(maker("AdamW"))
     assert torch.equal(found, train(plain("AdamW", weight_decay=0.0))[0])
     assert optimizer.param_groups[0]["weight_decay"] == 0.0
@@ -129,9 +129,9 @@ def test_default_decay_of_adamw_is_off_unless_asked_for():
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("anisotropy", [0.0, 0.3])
 def test_formula_of_syre(name, decoupled, anisotropy):
-    """One step equals the base on gradients with the decay written out, or moved before by hand."""
+    """Compare steps with the base's on gradients decayed by hand, or after decaying the weights by hand."""
     lr = BASES[name]["lr"]
-    if name == "Adafactor" and decoupled:  # scaled by the norm before its own decay: refused
+    if name == "Adafactor" and decoupled:  # scales by the norm before its own decay: refused
         pytest.skip("test_base_decay.py")
     settings = {**SYRE, "anisotropy": anisotropy, "decoupled": decoupled}
     model, twin = network(torch.float64), network(torch.float64)
@@ -139,7 +139,7 @@ def test_formula_of_syre(name, decoupled, anisotropy):
     base = plain(name, weight_decay=0.0)(twin.parameters())
     anchors = [optimizer.anchor(p) for p in model.parameters()]
     targets = optimizer._targets_of(0, optimizer.param_groups[0])
-    factors = targets.factors(targets.places) or [1.0] * 4
+    factors = targets.factors(targets.indices) or [1.0] * 4
     for inputs, targets in batches(5, torch.float64):
         for each in (model, twin):
             each.zero_grad()
@@ -166,7 +166,7 @@ def test_anchor_has_the_deviation_of_its_fan_in():
     assert optimizer.anchor(model[0].bias).std() == pytest.approx(0.05, rel=5 / 28)
 
 
-def test_gradients_are_afterwards_what_they_were():
+def test_gradients_are_restored_after_the_step():
     for name in ("SGD", "Adam"):
         model = network()
         optimizer = maker(name, **SYRE)(model.parameters())
@@ -195,14 +195,14 @@ def test_both_forms_of_syre_trace_the_same_path_under_sgd():
     model = network(torch.float64)
     optimizer = regularized(torch.optim.SGD)(model.parameters(), lr=0.1, **SYRE)
     anchors = {name: optimizer.anchor(p) for name, p in model.named_parameters()}
-    literal = ShiftedModel(copy.deepcopy(model), anchors)
-    plain_sgd = torch.optim.SGD(literal.parameters(), lr=0.1, weight_decay=SYRE["strength"])
+    shifted = ShiftedModel(copy.deepcopy(model), anchors)
+    plain_sgd = torch.optim.SGD(shifted.parameters(), lr=0.1, weight_decay=SYRE["strength"])
     for inputs, targets in batches(1000, torch.float64):
-        for each, its_optimizer in ((model, optimizer), (literal, plain_sgd)):
+        for each, its_optimizer in ((model, optimizer), (shifted, plain_sgd)):
             its_optimizer.zero_grad()
             nn.functional.cross_entropy(each(inputs), targets).backward()
             its_optimizer.step()
-    effective = literal.effective_parameters()
+    effective = shifted.effective_parameters()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, effective[name], rtol=0, atol=1e-10)
 
@@ -210,7 +210,7 @@ def test_both_forms_of_syre_trace_the_same_path_under_sgd():
 # ---- groups and settings -----------------------------------------------------------------------
 
 
-def test_groups_differ():
+def test_different_settings_per_group():
     model = network()
     first, second = model[0], model[2]
     optimizer = regularized(torch.optim.SGD)(
@@ -286,7 +286,7 @@ def test_wrong_settings(settings, error, message):
         regularized(torch.optim.Adam)([{"params": network().parameters(), **settings}])
 
 
-def test_base_decay_by_position_is_an_error_and_zero_is_none():
+def test_base_decay_by_position_is_an_error_unless_zero():
     with pytest.raises(ValueError, match=r"weight_decay=0\.2"):
         regularized(torch.optim.SGD)(network().parameters(), 0.1, 0.0, 0.0, 0.2)
     regularized(torch.optim.SGD)(network().parameters(), 0.1, 0.0, 0.0, 0.0)
@@ -299,7 +299,7 @@ def test_unknown_group_key_names_the_nearest():
         regularized(torch.optim.Adam)([group])
 
 
-def test_callers_group_stays_as_it_was():
+def test_the_callers_group_is_not_modified():
     group = {"params": list(network().parameters()), **SYRE}
     before = dict(group)
     regularized(torch.optim.Adam)([group])
@@ -333,12 +333,12 @@ def test_complex_parameters_are_refused(dtype):
         regularized(torch.optim.SGD)([parameter], **SYRE)
 
 
-# ---- survival ----------------------------------------------------------------------------------
+# ---- saving, copying, pickling -----------------------------------------------------------------
 
 
-def reference_and_rest(optimizer_of, survive, *, steps=6):
-    """Train twice as long, once straight and once with `survive` half-way: weights must agree."""
-    straight, _ = train(optimizer_of, steps=2 * steps)
+def require_same_after(optimizer_of, survive, *, steps=6):
+    """Train without interruption and with `survive` applied half-way; the weights must be equal."""
+    uninterrupted, _ = train(optimizer_of, steps=2 * steps)
     model = network()
     optimizer = optimizer_of(model.parameters())
     for index, (inputs, targets) in enumerate(batches(2 * steps)):
@@ -347,7 +347,7 @@ def reference_and_rest(optimizer_of, survive, *, steps=6):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
-    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), straight)
+    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), uninterrupted)
 
 
 def by_state_dict(make):
@@ -358,7 +358,7 @@ def by_state_dict(make):
         weights, state = torch.load(file, weights_only=True)
         fresh = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
         fresh.load_state_dict(weights)
-        torch.manual_seed(999)  # the seed that a new process would draw its anchors from
+        torch.manual_seed(999)  # the seed of a new process
         other = make(fresh.parameters())
         other.load_state_dict(state)
         return fresh, other
@@ -377,12 +377,12 @@ REGULARIZERS = [
 
 @pytest.mark.parametrize("settings", REGULARIZERS, ids=str)
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
-def test_survives_everything(name, settings):
+def test_survives_saving_copying_and_pickling(name, settings):
     make = maker(name, **settings)
-    reference_and_rest(make, by_state_dict(make))
-    reference_and_rest(make, lambda *pair: copy.deepcopy(pair))
-    reference_and_rest(make, lambda *pair: pickle.loads(pickle.dumps(pair)))
-    reference_and_rest(make, lambda *pair: cloudpickle.loads(cloudpickle.dumps(pair)))
+    require_same_after(make, by_state_dict(make))
+    require_same_after(make, lambda *pair: copy.deepcopy(pair))
+    require_same_after(make, lambda *pair: pickle.loads(pickle.dumps(pair)))
+    require_same_after(make, lambda *pair: cloudpickle.loads(cloudpickle.dumps(pair)))
 
 
 def test_state_dict_holds_numbers_and_strings_only():
@@ -403,13 +403,13 @@ def test_anchor_seed_is_read_once_without_consuming_randomness():
     assert optimizer.param_groups[0]["anchor_seed"] == 77
 
 
-def test_state_of_the_plain_base_loads_and_the_settings_stay():
+def test_state_of_the_plain_base_loads_and_keeps_the_settings():
     _, base = train(plain("Adam", weight_decay=0.3))
     optimizer = maker("Adam", **SYRE)(network().parameters())
     optimizer.load_state_dict(base.state_dict())
     group = optimizer.param_groups[0]
     assert {key: group[key] for key in SYRE} == SYRE
-    assert group["weight_decay"] == 0.1  # the base's part of our decay, not its own earlier one
+    assert group["weight_decay"] == 0.1  # the base's part of our decay, not the saved one
     first = next(iter(base.state.values()))
     assert torch.equal(next(iter(optimizer.state.values()))["exp_avg"], first["exp_avg"])
 
@@ -432,16 +432,16 @@ def test_loading_restores_settings_and_checks_them():
         other.load_state_dict(state)
 
 
-def test_add_param_group_goes_on_counting_positions():
+def test_add_param_group_continues_the_positions():
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
-    together = regularized(torch.optim.SGD)([*first.parameters(), *second.parameters()], **SYRE)
+    at_once = regularized(torch.optim.SGD)([*first.parameters(), *second.parameters()], **SYRE)
     later = regularized(torch.optim.SGD)(first.parameters(), **SYRE)
     later.add_param_group({"params": second.parameters()})
     for parameter in (*first.parameters(), *second.parameters()):
-        assert torch.equal(together.anchor(parameter), later.anchor(parameter))
+        assert torch.equal(at_once.anchor(parameter), later.anchor(parameter))
 
 
-def test_parameters_without_a_gradient_are_left_alone():
+def test_parameters_without_a_gradient_are_not_decayed():
     model = network()
     frozen = model[0].weight.detach().clone()
     optimizer = maker("Adam", **SYRE)(model.parameters())
@@ -463,7 +463,7 @@ def test_changed_settings_take_effect():
     optimizer.param_groups[0]["regularizer"] = "l2-init"
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    with pytest.raises(RuntimeError, match="became l2-init after it was made"):
+    with pytest.raises(RuntimeError, match="switched to l2-init after it was added"):
         optimizer.step()
 
 
@@ -478,7 +478,7 @@ def test_anchors_follow_the_parameters_dtype():
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_maximize_follows_the_sign(name):
-    """Maximizing -loss with a decay is minimizing loss with it."""
+    """Compare maximizing -loss with minimizing loss, both with a decay."""
 
     def run(maximize):
         model = network()
@@ -525,7 +525,7 @@ def test_grad_scaler_with_a_fused_optimizer(name, momentum):
 
 
 def test_step_hooks_run_once_and_see_plain_gradients():
-    plain("Adam")(network().parameters())  # torch now has Adam's own step wrapped
+    plain("Adam")(network().parameters())  # now torch has wrapped Adam's step
     model = network()
     optimizer = maker("Adam", **SYRE)(model.parameters())
     calls = []
@@ -538,7 +538,7 @@ def test_step_hooks_run_once_and_see_plain_gradients():
     assert calls == [0.5]
 
 
-def test_learning_rate_schedulers_work():
+def test_learning_rate_schedulers():
     model = network()
     optimizer = maker("SGD", **SYRE)(model.parameters())
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
@@ -590,7 +590,7 @@ def test_differentiable_step_is_refused():
         regularized(torch.optim.SGD)(network().parameters(), differentiable=True, **SYRE)
 
 
-# torch's own compiler still calls what torch deprecates
+# torch's compiler still calls functions that torch deprecated
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -610,11 +610,11 @@ def test_compiled_step_agrees(name, decoupled):
 
 
 class Momentum(torch.optim.SGD):
-    """A base from elsewhere, for the tests of pickling."""
+    """Base outside torch, for the tests of pickling."""
 
 
 class WithoutDecay(torch.optim.Optimizer):
-    """A base that has no decay of its own."""
+    """Base without a decay."""
 
     def __init__(self, params, lr=0.1):
         super().__init__(params, {"lr": lr})
@@ -626,7 +626,7 @@ class WithoutDecay(torch.optim.Optimizer):
                 p.sub_(group["lr"] * p.grad)
 
 
-def test_base_from_elsewhere():
+def test_base_outside_torch():
     start = torch.ones(2, 2)
     parameter = nn.Parameter(start.clone())
     optimizer = regularized(WithoutDecay)([parameter], lr=0.5, **SYRE)
@@ -636,7 +636,7 @@ def test_base_from_elsewhere():
     torch.testing.assert_close(parameter.detach(), expected)
 
 
-def test_name_of_a_base_from_elsewhere_finds_its_class():
+def test_class_of_a_base_outside_torch_is_found_by_name():
     import sys
 
     import plasticity.optim.regularizers as module
@@ -648,11 +648,11 @@ def test_name_of_a_base_from_elsewhere_finds_its_class():
         _ = module.RegularizedNothing
 
 
-# ---- gradients that must not be written to, and other traps --------------------------------------
+# ---- gradients that must not be written to, and other pitfalls ---------------------------------
 
 
 class Rows(nn.Module):
-    """Autograd gives both parameters one and the same gradient."""
+    """Module whose two parameters get the same gradient tensor from autograd."""
 
     def __init__(self):
         super().__init__()
@@ -663,10 +663,12 @@ class Rows(nn.Module):
         return self.row.unsqueeze(0) + self.column.unsqueeze(0)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_parameters_that_share_a_gradient(apart):
+@pytest.mark.parametrize("separate_groups", [False, True])
+def test_parameters_that_share_a_gradient(separate_groups):
     model = Rows()
-    groups = [{"params": [p]} for p in model.parameters()] if apart else model.parameters()
+    groups = (
+        [{"params": [p]} for p in model.parameters()] if separate_groups else model.parameters()
+    )
     optimizer = regularized(torch.optim.SGD)(groups, lr=0.1, momentum=0.9, **SYRE)
     for _ in range(3000):
         optimizer.zero_grad()
@@ -697,7 +699,7 @@ def test_gradients_that_cannot_be_written_to(kind):
     torch.testing.assert_close(parameter, twin)
 
 
-def test_half_precision_gradients_are_kept_whole():
+def test_half_precision_gradients_are_restored_exactly():
     parameter = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
     parameter.grad = torch.full((4, 4), 1e-6, dtype=torch.bfloat16)
     before = parameter.grad.clone()
@@ -706,7 +708,7 @@ def test_half_precision_gradients_are_kept_whole():
 
 
 class Sign(torch.optim.Optimizer):
-    """A base from elsewhere whose weight decay is apart from the gradient, and off by default."""
+    """Base outside torch whose weight decay is decoupled, and off by default."""
 
     def __init__(self, params, lr=0.1, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -719,7 +721,7 @@ class Sign(torch.optim.Optimizer):
                 p.sub_(group["lr"] * p.grad)
 
 
-def test_decay_of_a_base_from_elsewhere_is_not_split():
+def test_decay_of_a_base_outside_torch_is_not_split():
     parameter = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
     optimizer = regularized(Sign)([parameter], lr=0.1, **SYRE)
     anchor = optimizer.anchor(parameter)
@@ -731,7 +733,7 @@ def test_decay_of_a_base_from_elsewhere_is_not_split():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_small_decay_is_not_lost_to_rounding(dtype):
-    """The share of the decay that plain SGD shows beside a gradient, for both arms."""
+    """Compare both ways to apply a decay that is small beside the gradient, under plain SGD."""
 
     def moved(**settings):
         torch.manual_seed(0)
@@ -780,7 +782,7 @@ def test_edits_of_a_group_are_checked(key, value, message):
         one_step(optimizer)
 
 
-def test_groups_that_change_behind_the_back():
+def test_groups_that_are_edited_from_outside():
     first, second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.full((2, 2), 7.0))
     settings = {"regularizer": "l2-init", "strength": 0.1}
     optimizer = maker("SGD", **settings)([{"params": [first]}, {"params": [second]}])
@@ -804,14 +806,14 @@ def test_no_half_decay_is_left_for_the_plain_base():
 
 
 class Twice(torch.optim.SGD):
-    """A base that evaluates its closure twice."""
+    """Base that evaluates its closure twice."""
 
     def step(self, closure=None):
         closure()
         return super().step(closure)
 
 
-def test_closure_that_runs_twice_and_adds_up():
+def test_closure_that_runs_twice_and_accumulates():
     parameter = nn.Parameter(torch.ones(1, 3))
     optimizer = regularized(Twice)([parameter], lr=0.1, momentum=0.9, **SYRE)
 
@@ -825,7 +827,7 @@ def test_closure_that_runs_twice_and_adds_up():
 
 
 class Keywords(torch.optim.AdamW):
-    """A base that passes its arguments on."""
+    """Base that passes its arguments on."""
 
     def __init__(self, params, **options):
         super().__init__(params, **options)

@@ -1,4 +1,4 @@
-"""Shards in one process: each draws the part of the anchor that it holds (two: test_distributed.py)."""
+"""Tests of shards in one process, which draw their part of the anchor (two: test_distributed.py)."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_an_ordinary_tensor_is_its_own_part():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_all_of_a_tensor_in_one_process(mesh, axis):
+def test_a_whole_tensor_in_one_process(mesh, axis):
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     whole = torch.zeros(5, 3, 4)
@@ -42,7 +42,7 @@ def test_all_of_a_tensor_in_one_process(mesh, axis):
         assert torch.equal(factors.full_tensor(), expected)
 
 
-def test_a_sum_to_be_made_has_no_elements(mesh):
+def test_partial_sums_are_refused(mesh):
     from torch.distributed.tensor import DTensor, Partial
 
     tensor = DTensor.from_local(torch.ones(2, 2), mesh, [Partial()])
@@ -50,7 +50,7 @@ def test_a_sum_to_be_made_has_no_elements(mesh):
         local_elements(tensor)
 
 
-def test_a_part_is_put_back(mesh):
+def test_a_sharded_tensor_is_built_from_its_local_part(mesh):
     from torch.distributed.tensor import Shard, distribute_tensor
 
     parameter = nn.Parameter(distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]))

@@ -1,4 +1,4 @@
-"""The literal form loss(theta + theta_0)."""
+"""Tests of the shifted form loss(theta + theta_0)."""
 
 import copy
 

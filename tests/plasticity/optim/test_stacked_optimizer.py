@@ -1,4 +1,4 @@
-"""One stacked optimizer against R ordinary ones, step by step."""
+"""Tests of one stacked optimizer against R ordinary ones, step by step."""
 
 import copy
 import io
@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plasticity import StackedNetworks, StackedOptimizer, parameter_groups, regularized
-from plasticity.optim import stacked_optimizer as replica_optimizer
+from plasticity.optim import stacked_optimizer
 
 BASES = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 every_base = pytest.mark.parametrize("base", BASES)
@@ -51,14 +51,14 @@ MORE_METHODS = [
 
 def network(seed, dtype):
     torch.manual_seed(seed)
-    # The normalisation's parameters are in a group of their own, which is not regularized.
+    # The normalisation's parameters are in a separate group, which is not regularized.
     return nn.Sequential(
         nn.Conv2d(2, 2, 3), nn.GroupNorm(1, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
     ).to(dtype, memory_format=torch.channels_last)
 
 
 class Pair:
-    """R ordinary networks and optimizers, and the same stacked."""
+    """Pair of R ordinary networks with their optimizers, and the same ones stacked."""
 
     def __init__(self, base, rates, methods, dtype=torch.float64):
         self.alone = [network(seed, dtype) for seed in range(len(rates))]
@@ -73,7 +73,7 @@ class Pair:
         self.generator = torch.Generator().manual_seed(7)
 
     def step(self, without=(), skip=()):
-        """A step with random gradients: none for the parameters `without`; `skip` rests, alone."""
+        """Take a step with random gradients, except for the parameters `without` and the networks `skip`."""
         for name, stacked in self.networks.parameters.items():
             shape, dtype = stacked.shape, stacked.dtype
             gradient = torch.randn(shape, generator=self.generator, dtype=torch.float64).to(dtype)
@@ -85,8 +85,8 @@ class Pair:
         for i, optimizer in enumerate(self.optimizers):
             if i not in skip:
                 optimizer.step()
-        resting = torch.tensor([i in skip for i in range(len(self.alone))])
-        self.stacked.step(~resting if skip else None)
+        skipped = torch.tensor([i in skip for i in range(len(self.alone))])
+        self.stacked.step(~skipped if skip else None)
 
     def require_equal(self, rtol=1e-9, atol=1e-9):
         for i, each in enumerate(self.alone):
@@ -147,20 +147,20 @@ def test_any_mixture_of_settings_and_missing_gradients(drawn):
 def require_same_state(found, expected):
     assert found["param_groups"] == expected["param_groups"]
     assert found["state"].keys() == expected["state"].keys()
-    for place, saved in expected["state"].items():
+    for position, saved in expected["state"].items():
         entries = {key: value for key, value in saved.items() if value is not None}
-        assert found["state"][place].keys() == entries.keys()
+        assert found["state"][position].keys() == entries.keys()
         for key, value in entries.items():
-            assert found["state"][place][key].stride() == value.stride()
-            torch.testing.assert_close(found["state"][place][key], value, rtol=1e-9, atol=1e-12)
+            assert found["state"][position][key].stride() == value.stride()
+            torch.testing.assert_close(found["state"][position][key], value, rtol=1e-9, atol=1e-12)
 
 
 @every_base
-def test_a_state_goes_on_alone_and_back_in_a_stack(base):
+def test_states_move_between_a_stack_and_ordinary_optimizers(base):
     pair = Pair(base, RATES[base], METHODS)
     for _ in range(3):
         pair.step()
-    # Out of the stack, into new ordinary optimizers with other settings, which the state overrules.
+    # From the stack into new ordinary optimizers, whose other settings the state overrides.
     others = Pair(base, RATES[base][::-1], METHODS[::-1])
     for i in range(6):
         file = io.BytesIO()
@@ -168,7 +168,7 @@ def test_a_state_goes_on_alone_and_back_in_a_stack(base):
         file.seek(0)
         others.alone[i].load_state_dict(pair.networks.state_dict(i))
         others.optimizers[i].load_state_dict(torch.load(file, weights_only=True))
-    # And the ordinary ones' into the other stack.
+    # From the ordinary optimizers into the other stack.
     for i in range(6):
         others.networks.load_state_dict(i, pair.alone[i].state_dict())
         others.stacked.load_state_dict(i, pair.optimizers[i].state_dict())
@@ -198,7 +198,7 @@ def test_the_state_of_a_fused_optimizer():
 
 
 def test_states_of_different_ages_in_one_stack():
-    """Of two replicas, and of two parameters of one, where their steps were counted apart."""
+    """Mix different step counts of two stacked networks, and of two parameters of one of them."""
     pair = Pair("Adam", ADAM_RATES[:3], METHODS[:3])
     other = Pair("Adam", ADAM_RATES[:3], METHODS[:3])
     for _ in range(4):
@@ -213,7 +213,7 @@ def test_states_of_different_ages_in_one_stack():
     other.require_equal()
 
 
-def test_parameters_that_lie_apart():
+def test_parameters_that_are_not_adjacent_in_memory():
     alone = [network(seed, torch.float64) for seed in range(3)]
     optimizers = [
         regularized(torch.optim.Adam)(n.parameters(), lr=0.1, **m)
@@ -223,23 +223,24 @@ def test_parameters_that_lie_apart():
         torch.stack([p.detach() for p in each]).contiguous().requires_grad_()
         for each in zip(*[n.parameters() for n in alone], strict=True)
     ]
-    together = StackedOptimizer(optimizers, stacked)
+    optimizer_of_all = StackedOptimizer(optimizers, stacked)
     for _ in range(3):
-        for place, parameter in enumerate(stacked):
+        for position, parameter in enumerate(stacked):
             parameter.grad = torch.randn_like(parameter)
             for i, n in enumerate(alone):
-                list(n.parameters())[place].grad = parameter.grad[i].clone()
-        together.step()
+                list(n.parameters())[position].grad = parameter.grad[i].clone()
+        optimizer_of_all.step()
         for optimizer in optimizers:
             optimizer.step()
-    for place, parameter in enumerate(stacked):
+    for position, parameter in enumerate(stacked):
         for i, n in enumerate(alone):
-            torch.testing.assert_close(parameter[i], list(n.parameters())[place], rtol=1e-9, atol=0)
+            expected = list(n.parameters())[position]
+            torch.testing.assert_close(parameter[i], expected, rtol=1e-9, atol=0)
 
 
 @every_base
-def test_a_vector_before_any_weight_is_left_alone_by_syre_only(base):
-    """It has no fan-in, in the very group whose other parameters are decayed."""
+def test_a_vector_before_any_weight_is_not_decayed_by_syre_only(base):
+    """Put a vector without a fan-in into a group whose other parameters are decayed."""
     alone = [[torch.ones(3), torch.full((2, 3), 0.5)] for _ in range(3)]
     methods = [METHODS[2], METHODS[1], METHODS[4]]
     optimizers = [
@@ -247,22 +248,22 @@ def test_a_vector_before_any_weight_is_left_alone_by_syre_only(base):
         for each, method in zip(alone, methods, strict=True)
     ]
     stacked = [torch.stack(each) for each in zip(*alone, strict=True)]
-    together = StackedOptimizer(optimizers, stacked)
+    optimizer_of_all = StackedOptimizer(optimizers, stacked)
     for step in range(3):
-        for place, parameter in enumerate(stacked):
-            parameter.grad = torch.full_like(parameter, 0.1 * (step + place))
+        for position, parameter in enumerate(stacked):
+            parameter.grad = torch.full_like(parameter, 0.1 * (step + position))
             for i, each in enumerate(alone):
-                each[place].grad = parameter.grad[i].clone()
-        together.step()
+                each[position].grad = parameter.grad[i].clone()
+        optimizer_of_all.step()
         for optimizer in optimizers:
             optimizer.step()
-    for place, parameter in enumerate(stacked):
+    for position, parameter in enumerate(stacked):
         for i, each in enumerate(alone):
-            torch.testing.assert_close(parameter[i], each[place], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(parameter[i], each[position], rtol=1e-5, atol=1e-7)
 
 
 @every_base
-def test_a_frozen_replica_stays_whatever_comes(base):
+def test_a_frozen_network_never_changes(base):
     pair = Pair(base, RATES[base], METHODS)
     pair.step()
     pair.stacked.freeze(2)
@@ -286,7 +287,7 @@ def test_a_frozen_replica_stays_whatever_comes(base):
 
 
 @every_base
-def test_some_replicas_rest_for_a_step(base):
+def test_some_networks_skip_a_step(base):
     pair = Pair(base, RATES[base], METHODS)
     pair.step()
     pair.step(skip=(1, 4))
@@ -295,28 +296,28 @@ def test_some_replicas_rest_for_a_step(base):
 
 
 @every_base
-def test_neighbours_in_memory_with_settings_of_their_own(base):
-    """What lies side by side is stepped as one only if every replica's settings are equal."""
+def test_adjacent_parameters_with_different_settings(base):
+    """Step adjacent parameters as one only if their settings are equal in every stacked network."""
     alone = [nn.Linear(3, 2).double() for _ in range(2)]
-    replicas = StackedNetworks(alone)
+    networks = StackedNetworks(alone)
 
     def groups(network, index):
         weight, bias = network.parameters()
         yield {"params": [weight], "regularizer": "weight-decay", "strength": 0.2}
-        yield {"params": [bias], "lr": 0.05 if index else 0.1}  # of replica 0 as the weight's
+        yield {"params": [bias], "lr": 0.05 if index else 0.1}  # in network 0 the weight's rate
 
     optimizers = [
         regularized(BASES[base])(list(groups(n, i)), lr=0.1, regularizer="none")
         for i, n in enumerate(alone)
     ]
-    stacked = StackedOptimizer(optimizers, replicas.parameters.values())
-    for name, parameter in replicas.parameters.items():
+    stacked = StackedOptimizer(optimizers, networks.parameters.values())
+    for name, parameter in networks.parameters.items():
         parameter.grad = torch.randn_like(parameter)
         for gradient, each in zip(parameter.grad, alone, strict=True):
             each.get_parameter(name).grad = gradient.clone()
     for optimizer in (stacked, *optimizers):
         optimizer.step()
-    for name, parameter in replicas.parameters.items():
+    for name, parameter in networks.parameters.items():
         expected = torch.stack([each.get_parameter(name) for each in alone])
         torch.testing.assert_close(parameter, expected, rtol=1e-9, atol=1e-9)
 
@@ -349,11 +350,11 @@ def test_zero_grad_and_a_step_without_any_gradient():
         assert torch.equal(parameter, before[name])
 
 
-def test_no_anchor_takes_memory_where_none_is_needed():
+def test_anchors_take_memory_only_where_needed():
     pair = Pair("Adam", ADAM_RATES[:3], [METHODS[0], METHODS[1], MORE_METHODS[0]])
     assert all(block.anchors is None for block in pair.stacked._blocks)
     pair = Pair("SGD", [SGD_RATES[0], SGD_RATES[3]], [METHODS[0], METHODS[2]])
-    # One block of decayed parameters with anchors, one of the normalisation's without; no momentum.
+    # One block of decayed parameters with anchors, one of the normalisation without; no momentum.
     assert {block.anchors is None for block in pair.stacked._blocks} == {True, False}
     assert all(block.first is None for block in pair.stacked._blocks)
 
@@ -389,7 +390,7 @@ def optimizer_of(base=torch.optim.SGD, **options):
         ),
     ],
 )
-def test_what_cannot_be_stacked(optimizers, error, message):
+def test_optimizers_that_cannot_be_stacked(optimizers, error, message):
     with pytest.raises(error, match=message):
         StackedOptimizer(optimizers, [torch.zeros(len(optimizers), 2)])
 
@@ -408,33 +409,33 @@ def test_parameters_that_do_not_fit(parameters, message):
         StackedOptimizer([optimizer_of()], parameters)
 
 
-def test_the_names_of_parameters_are_no_parameters():
-    replicas = StackedNetworks([nn.Linear(2, 2)])
-    optimizer = regularized(torch.optim.SGD)(replicas.network(0).parameters(), lr=1)
+def test_names_instead_of_parameters_are_refused():
+    networks = StackedNetworks([nn.Linear(2, 2)])
+    optimizer = regularized(torch.optim.SGD)(networks.network(0).parameters(), lr=1)
     with pytest.raises(
-        TypeError, match=r"not 'weight': of a StackedNetworks, give .*parameters.values"
+        TypeError, match=r"not 'weight': for a StackedNetworks .* give .*parameters.values"
     ):
-        StackedOptimizer([optimizer], replicas.parameters)
-    StackedOptimizer(iter([optimizer]), replicas.parameters.values())
+        StackedOptimizer([optimizer], networks.parameters)
+    StackedOptimizer(iter([optimizer]), networks.parameters.values())
 
 
 @pytest.mark.parametrize(
     ("active", "error", "message"),
     [
-        (torch.ones(2), TypeError, "a tensor of bools, one for each replica, not torch.float32"),
-        (lambda: 0.0, TypeError, "not function; a loss is evaluated .* before the step"),
+        (torch.ones(2), TypeError, "one for each stacked network, not torch.float32"),
+        (lambda: 0.0, TypeError, "not function: evaluate .* before the step"),
         (torch.ones(1, dtype=torch.bool), ValueError, r"shape \(1,\), \(2,\) was expected"),
         (torch.ones(2, 1, dtype=torch.bool), ValueError, r"shape \(2, 1\), \(2,\) was expected"),
     ],
 )
-def test_what_does_not_say_who_steps(active, error, message):
+def test_a_wrong_mask_of_active_networks(active, error, message):
     with pytest.raises(error, match=message):
         Pair("SGD", SGD_RATES[:2], METHODS[:2]).stacked.step(active)
 
 
 def test_bad_arguments():
     stacked = Pair("SGD", SGD_RATES[:2], METHODS[:2]).stacked
-    with pytest.raises(ValueError, match="3 learning rates were given for 2 replicas"):
+    with pytest.raises(ValueError, match="3 learning rates were given for 2 stacked networks"):
         stacked.set_learning_rate([0.1, 0.1, 0.1])
     with pytest.raises(ValueError, match=r"A learning rate must be .* -1"):
         stacked.set_learning_rate(-1)
@@ -448,7 +449,7 @@ def test_bad_arguments():
 
 
 class Recording(TorchDispatchMode):
-    """What a CUDA graph does, on a CPU: the operations of a block, to be done again in their memory."""
+    """Simulation of a CUDA graph on a CPU: records operations, and repeats them in the same memory."""
 
     def __enter__(self):
         self.done = []
@@ -471,8 +472,8 @@ def test_a_replayed_step_follows_gradients_rates_and_freezing(base, monkeypatch)
     pair, other = (Pair(base, RATES[base], METHODS) for _ in range(2))
     for each in (pair, other):
         each.step()
-    monkeypatch.setattr(replica_optimizer, "_is_captured", lambda tensor: True)
-    with Recording() as recorded:  # this one is a step too
+    monkeypatch.setattr(stacked_optimizer, "_is_captured", lambda tensor: True)
+    with Recording() as recorded:  # this also takes a step
         pair.stacked.step()
     monkeypatch.undo()
     other.stacked.step()
@@ -493,7 +494,7 @@ def test_a_replayed_step_follows_gradients_rates_and_freezing(base, monkeypatch)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @every_base
 def test_a_captured_step_on_cuda(base):
-    """No wait for the device; a replayed graph follows rates and freezing; the CPU gives the same."""
+    """Check for no synchronization, a replay that follows rates and freezing, and agreement with the CPU."""
     pair = Pair(base, RATES[base], METHODS)
     parameters = {
         n: p.detach().cuda().requires_grad_() for n, p in pair.networks.parameters.items()

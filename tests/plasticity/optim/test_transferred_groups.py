@@ -1,4 +1,4 @@
-"""Groups handed on to another optimizer, and what copies and saved states know of their parameters."""
+"""Tests of groups transferred to another optimizer, and of their parameters in copies and saved states."""
 
 import copy
 import gc
@@ -36,12 +36,12 @@ def set_trainable(layer, trainable):
         parameter.requires_grad_(trainable)
 
 
-# ---- whose initial weights ---------------------------------------------------------------------------
+# ---- initial weights ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_group_keeps_the_anchors_of_its_own_optimizer(copied):
-    """Not those of another over the same parameters that was made later."""
+    """Create a second optimizer over the same parameters, whose anchors must not be used."""
     model = network()
     first = make(model, **L2_INIT)
     expected = first.anchor(model[0].weight)
@@ -59,7 +59,7 @@ def test_a_copy_that_may_come_from_two_optimizers_is_refused():
     train(model, first)
     second = make(model, **L2_INIT)
     groups = [{**group, "params": list(group["params"])} for group in first.param_groups]
-    with pytest.raises(ValueError, match=r"2 optimizers hold .*\(8, 6\).*initial_weights="):
+    with pytest.raises(ValueError, match=r"2 optimizers anchor .*\(8, 6\).*initial_weights="):
         type(first)(groups, lr=0.1)
     del second
     gc.collect()
@@ -67,7 +67,7 @@ def test_a_copy_that_may_come_from_two_optimizers_is_refused():
     assert torch.equal(again.anchor(model[0].weight), first.anchor(model[0].weight))
 
 
-def test_anchors_outlive_an_optimizer_that_took_them_over():
+def test_anchors_survive_the_deletion_of_an_optimizer_that_used_the_groups():
     model = network()
     first = make(model, **L2_INIT)
     type(first)(first.param_groups, lr=0.1)
@@ -76,7 +76,7 @@ def test_anchors_outlive_an_optimizer_that_took_them_over():
     assert torch.equal(again.anchor(model[0].weight), model[0].weight)
 
 
-def test_a_parameter_freed_before_its_group_is_handed_on_is_held_to_where_it_is():
+def test_a_parameter_unfrozen_before_the_transfer_is_anchored_to_its_weights():
     model = network()
     set_trainable(model[0], False)
     first = make(model, "Adam", **L2_INIT)
@@ -88,7 +88,7 @@ def test_a_parameter_freed_before_its_group_is_handed_on_is_held_to_where_it_is(
     assert torch.equal(again.anchor(model[0].weight), expected)
 
 
-def test_groups_for_muon_and_adamw_may_be_held_to_initial_weights():
+def test_groups_for_muon_and_adamw_may_use_l2_init():
     model = network()
     matrices, others = muon_parameter_groups(model, **L2_INIT)
     muon = regularized(torch.optim.Muon)(matrices, lr=0.1)
@@ -100,7 +100,7 @@ def test_groups_for_muon_and_adamw_may_be_held_to_initial_weights():
 # ---- a state that was saved when some parameters were frozen -----------------------------------------
 
 
-def test_parameters_frozen_in_a_saved_state_may_be_free_when_it_is_loaded():
+def test_parameters_frozen_in_a_saved_state_may_be_unfrozen_before_loading():
     model = network()
     set_trainable(model[0], False)
     optimizer = make(model, "Adam", **L2_INIT)
@@ -125,7 +125,7 @@ def test_a_saved_state_that_lost_one_anchor_is_refused():
         optimizer.load_state_dict(state)
 
 
-# ---- a parameter that took another's place, before the next step -------------------------------------
+# ---- a parameter replaced before the next step -------------------------------------------------------
 
 
 def copied(optimizer):
@@ -141,7 +141,7 @@ def loaded(optimizer):
     return optimizer
 
 
-def handed_on(optimizer):
+def transferred(optimizer):
     return type(optimizer)(optimizer.param_groups, lr=0.1)
 
 
@@ -149,9 +149,9 @@ def itself(optimizer):
     return optimizer
 
 
-@pytest.mark.parametrize("form", [itself, copied, pickled, loaded, handed_on])
+@pytest.mark.parametrize("form", [itself, copied, pickled, loaded, transferred])
 @pytest.mark.parametrize("settings", [SYRE, L2_INIT], ids=str)
-def test_a_head_that_grew_has_its_own_anchor_at_once(form, settings):
+def test_a_larger_head_has_its_own_anchor_at_once(form, settings):
     model = network()
     optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **settings), lr=0.1)
     train(model, optimizer)
@@ -168,7 +168,7 @@ def test_a_head_that_grew_has_its_own_anchor_at_once(form, settings):
 
 
 @pytest.mark.parametrize("form", [copied, pickled])
-def test_a_copy_notices_a_head_that_grows(form):
+def test_a_copy_notices_a_larger_head(form):
     model = network()
     optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **SYRE), lr=0.1)
     found = form(optimizer)
@@ -177,7 +177,7 @@ def test_a_copy_notices_a_head_that_grows(form):
     assert found.param_groups[0]["fan_in"] == [6, 6, 500, 500]
 
 
-def test_a_saved_state_tells_the_fan_in_of_a_head_that_grew():
+def test_a_saved_state_has_the_fan_in_of_a_larger_head():
     model = network()
     optimizer = regularized(torch.optim.SGD)(parameter_groups(model, **SYRE), lr=0.1)
     optimizer.param_groups[0]["params"][2] = nn.Parameter(torch.randn(3, 500))
@@ -189,7 +189,7 @@ def test_a_saved_state_tells_the_fan_in_of_a_head_that_grew():
 
 @pytest.mark.parametrize("base", ["SGD", "RMSprop"])
 def test_groups_may_go_to_a_base_with_options_of_other_names(base):
-    """NAdam has a momentum_decay, which the momentum of a handed-on group is no misspelling of."""
+    """Transfer a momentum to NAdam, which must not take it for a misspelt momentum_decay."""
     model = network()
     first = make(model, base, **SYRE)
     again = regularized(torch.optim.NAdam)(first.param_groups, lr=0.1)

@@ -1,4 +1,4 @@
-"""The Adam kernel against eager `regularized(Adam)` and `regularized(AdamW)`, its oracle."""
+"""Tests of the Adam kernel against eager `regularized(Adam)` and `regularized(AdamW)`."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton", reason="needs triton (Linux only)")
 INTERPRETED = triton.knobs.runtime.interpret
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip(
-        "needs a CUDA device (test_kernels.py runs this in Triton's interpreter)",
+        "needs a CUDA device (test_step.py runs this in Triton's interpreter)",
         allow_module_level=True,
     )
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -37,14 +37,14 @@ def parameters_of(shapes, seed=0, dtype=torch.float32):
     return [nn.Parameter(torch.randn(s, generator=generator).to(DEVICE, dtype)) for s in shapes]
 
 
-def give_gradients(parameters, step, present=lambda step, place: True):
+def give_gradients(parameters, step, present=lambda step, index: True):
     generator = torch.Generator().manual_seed(100 + step)
-    for place, parameter in enumerate(parameters):
+    for index, parameter in enumerate(parameters):
         gradient = torch.randn(parameter.shape, generator=generator).to(DEVICE, parameter.dtype)
-        parameter.grad = gradient if present(step, place) else None
+        parameter.grad = gradient if present(step, index) else None
 
 
-SHAPES = [(3, 5, 1), (3,), (35, 30)]  # the last of more than one chunk
+SHAPES = [(3, 5, 1), (3,), (35, 30)]  # the last has more than one chunk
 
 
 def trained(make, *, steps=3, shapes=SHAPES, **kwargs):
@@ -62,7 +62,7 @@ def state_of(optimizer, key):
 
 
 def assert_same(found, expected):
-    """Of `trained`: weights to 1e-6, hundredths of a unit of what `steps` move them, and the state."""
+    """Compare two results of `trained`: the weights to 1e-6, a small part of their change, and the state."""
     torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-6)
     for key in ("exp_avg", "exp_avg_sq"):
         ours, theirs = (state_of(optimizer, key) for _, optimizer in (found, expected))
@@ -70,7 +70,7 @@ def assert_same(found, expected):
     assert state_of(found[1], "step") == state_of(expected[1], "step")
 
 
-# ---- the oracle -----------------------------------------------------------------------------------
+# ---- the eager form -------------------------------------------------------------------------------
 
 
 @every_kernel
@@ -117,7 +117,7 @@ def test_any_sizes_and_settings(kernel, sizes, beta1, beta2, eps, strength, maxi
     torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=2e-6)
 
 
-def test_as_near_to_float64_as_eager_is():
+def test_is_as_close_to_float64_as_eager():
     def distance(**kwargs):
         wide = [nn.Parameter(p.detach().double()) for p in parameters_of(SHAPES)]
         exact = regularized(torch.optim.Adam)(wide, lr=RATE, **METHODS["syre"])
@@ -147,11 +147,11 @@ def test_drawn_anchors_are_never_stored():
     assert drawing._targets == {}
 
 
-# ---- the rules of the optimizer ---------------------------------------------------------------------
+# ---- use in an optimizer --------------------------------------------------------------------------
 
 
 @every_kernel
-def test_groups_differ_and_some_gradients_are_missing(kernel):
+def test_different_groups_and_missing_gradients(kernel):
     def make(**kwargs):
         return lambda parameters: regularized(torch.optim.AdamW)(
             [
@@ -163,8 +163,8 @@ def test_groups_differ_and_some_gradients_are_missing(kernel):
             **kwargs,
         )
 
-    def present(step, place):
-        return (step + place) % 3 != 0
+    def present(step, index):
+        return (step + index) % 3 != 0
 
     found = trained(make(kernel=kernel), present=present, steps=5)
     assert_same(found, trained(make(), present=present, steps=5))
@@ -179,7 +179,7 @@ def test_a_vector_before_any_weight_is_updated_and_not_decayed(kernel):
 
 
 @every_kernel
-def test_closures_see_the_gradients_that_they_make(kernel):
+def test_closures_see_their_own_gradients(kernel):
     def run(**kwargs):
         (parameter,) = parameters = parameters_of([(3, 4)])
         optimizer = regularized(torch.optim.Adam)(parameters, lr=RATE, **METHODS["syre"], **kwargs)
@@ -197,14 +197,14 @@ def test_closures_see_the_gradients_that_they_make(kernel):
 
 
 @every_kernel
-def test_a_run_goes_on_with_another_kernel(kernel):
+def test_a_run_continues_with_another_kernel(kernel):
     make = regularized(torch.optim.Adam)
     names = [kernel, "eager", kernel]
     parameters = parameters_of(SHAPES)
     optimizer = None
     for step, name in enumerate(names):
         state = None if optimizer is None else optimizer.state_dict()
-        extra = {"fused": True} if name == "eager" else {}  # of no consequence to the other
+        extra = {"fused": True} if name == "eager" else {}  # ignored by the other kernel
         optimizer = make(parameters, lr=RATE, kernel=name, **METHODS["syre"], **extra)
         if state is not None:
             file = io.BytesIO()
@@ -220,7 +220,7 @@ def test_a_run_goes_on_with_another_kernel(kernel):
     assert [each["step"].device.type for each in state["state"].values()] == ["cpu"] * len(SHAPES)
 
 
-def test_a_state_that_was_only_looked_for_is_saved_empty():
+def test_a_state_created_by_a_lookup_is_saved_empty():
     parameters = parameters_of(SHAPES)
     optimizer = regularized(torch.optim.Adam)(parameters, kernel="triton")
     assert optimizer.state[parameters[1]] == {}
@@ -298,7 +298,7 @@ def test_any_dense_layout_with_stored_anchors():
 
 @pytest.mark.parametrize("method", ["syre", "l2-init"])
 @pytest.mark.parametrize(("base", "momentum"), [("Adam", {}), ("SGD", {"momentum": 0.9})])
-def test_weights_may_take_another_order_in_memory(base, momentum, method):
+def test_weights_may_change_their_memory_format(base, momentum, method):
     def run(**kwargs):
         convolution = nn.Conv2d(3, 4, 2, device=DEVICE)
         weight = convolution.weight
@@ -307,7 +307,7 @@ def test_weights_may_take_another_order_in_memory(base, momentum, method):
             [weight], lr=RATE, **METHODS[method], **momentum, **kwargs
         )
         for step in range(3):
-            if step == 1:  # the anchors are there
+            if step == 1:  # the anchors exist by now
                 convolution.to(memory_format=torch.channels_last)
             give_gradients([weight], step)
             optimizer.step()
@@ -337,7 +337,7 @@ def test_bfloat16_is_computed_in_float32(kernel, method):
         q.grad = p.grad.float()
     optimizer.step()
     twin.step()
-    # a unit of 8 digits: the anchor has no more, and Triton's interpreter cuts off what it rounds
+    # one unit of 8 digits: the anchor has no more, and Triton's interpreter truncates instead of rounding
     for p, q in zip(parameters, twins, strict=True):
         torch.testing.assert_close(p.float(), q, rtol=2**-7, atol=1e-3)
         for key in ("exp_avg", "exp_avg_sq"):
@@ -346,7 +346,7 @@ def test_bfloat16_is_computed_in_float32(kernel, method):
             torch.testing.assert_close(ours.float(), theirs, rtol=2**-6, atol=1e-4)
 
 
-# ---- refused by name ------------------------------------------------------------------------------
+# ---- refused settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -358,14 +358,14 @@ def test_bfloat16_is_computed_in_float32(kernel, method):
         ({"anisotropy": 0.1}, "anisotropy=0.1"),
     ],
 )
-def test_what_the_kernels_do_not_know(setting, message):
+def test_unsupported_settings_are_refused(setting, message):
     with pytest.raises(ValueError, match=f'{message}.*kernel="eager"'):
         regularized(torch.optim.Adam)(
             parameters_of([(2, 3)]), kernel="triton", **METHODS["syre"], **setting
         )
 
 
-def test_a_group_that_is_edited_is_checked_again():
+def test_an_edited_group_is_checked_again():
     parameters = parameters_of([(2, 3)])
     optimizer = regularized(torch.optim.Adam)(parameters, kernel="triton", **METHODS["syre"])
     optimizer.param_groups[0]["anisotropy"] = 0.2
@@ -389,7 +389,7 @@ def test_sparse_gradients_are_refused():
         optimizer.step()
 
 
-# ---- what only a GPU can show -----------------------------------------------------------------------
+# ---- on a GPU only --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
@@ -403,7 +403,7 @@ def test_a_cuda_graph_replays_the_step(kernel):
     give_gradients(parameters, 0)
     optimizer.step()
     give_gradients(parameters, 1)
-    static = [p.grad for p in parameters]  # elsewhere than in the first step
+    static = [p.grad for p in parameters]  # at other addresses than in the first step
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -414,5 +414,5 @@ def test_a_cuda_graph_replays_the_step(kernel):
             held.copy_(parameter.grad)
         graph.replay()
     give_gradients(parameters, 4)
-    optimizer.step()  # and an ordinary one goes on from there
+    optimizer.step()  # an ordinary step continues from there
     assert_same((parameters, optimizer), trained(make, steps=5))

@@ -1,4 +1,4 @@
-"""The anchor drawn in a kernel against `syre_anchor` and a float64 twin of its functions."""
+"""Tests of the anchor drawn in a kernel against `syre_anchor` and float64 functions."""
 
 import math
 
@@ -16,7 +16,7 @@ tl = pytest.importorskip("triton.language")
 INTERPRETED = triton.knobs.runtime.interpret
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip(
-        "needs a CUDA device (test_kernels.py runs this in Triton's interpreter)",
+        "needs a CUDA device (test_step.py runs this in Triton's interpreter)",
         allow_module_level=True,
     )
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -26,7 +26,7 @@ from plasticity.optim.kernels.decay import decay_toward_  # noqa: E402
 
 
 def drawn(shape, anchor, dtype=torch.float32):
-    """0 - 1 * (0 - anchor) is the anchor, to the last digit."""
+    """Return the anchor, exactly: 0 - 1 * (0 - anchor)."""
     parameter = torch.zeros(shape, dtype=dtype, device=DEVICE)
     decay_toward_([parameter], [anchor], 1.0)
     return parameter
@@ -44,7 +44,7 @@ def drawn(shape, anchor, dtype=torch.float32):
 def test_equals_the_stored_anchor(count, seed, position, deviation):
     found = drawn((count,), DrawnAnchor(seed, position, deviation))
     expected = syre_anchor(found, seed=seed, position=position, standard_deviation=deviation)
-    # 8 units in the last place: logarithm, root, sine and products have a rounding each
+    # 8 units in the last place: logarithm, root, sine and products round once each
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
@@ -54,12 +54,12 @@ def test_many_elements_and_another_shape():
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_bfloat16_has_the_stored_anchors_own_digits():
+def test_bfloat16_is_rounded_like_the_stored_anchor():
     found = drawn((1500,), DrawnAnchor(4, 1, 0.3), torch.bfloat16)
     expected = syre_anchor(found, seed=4, position=1, standard_deviation=0.3)
-    # Triton's interpreter cuts digits off where the device rounds: a unit of 8 digits
+    # Triton's interpreter truncates where the device rounds: one unit of 8 digits
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
-    # else a last float32 unit may fall on the other side of a rounding, seldom
+    # on the device a difference in the last float32 digit seldom changes the rounding
     assert INTERPRETED or (found != expected).float().mean() < 0.01
 
 
@@ -85,14 +85,14 @@ def test_blocks_beyond_32_bits(first_block):
 
 @triton.jit
 def store_sine_and_cosine(angles, sines, cosines, count: tl.constexpr):
-    place = tl.program_id(0) * count + tl.arange(0, count)
-    sine, cosine = sine_and_cosine(tl.load(angles + place))
-    tl.store(sines + place, sine)
-    tl.store(cosines + place, cosine)
+    offsets = tl.program_id(0) * count + tl.arange(0, count)
+    sine, cosine = sine_and_cosine(tl.load(angles + offsets))
+    tl.store(sines + offsets, sine)
+    tl.store(cosines + offsets, cosine)
 
 
-def test_sine_and_cosine_of_every_angle_that_is_drawn():
-    # 2**23 of them; the interpreter takes every eighth
+def test_sine_and_cosine_of_every_possible_angle():
+    # 2**23 angles; every eighth in the interpreter
     stride = 8 if INTERPRETED else 1
     count = torch.arange(0, 2**23, stride, dtype=torch.float32, device=DEVICE)
     uniform = (count + 0.5) * 2.0**-23

@@ -1,4 +1,4 @@
-"""The decay kernel against the eager decay, its oracle, and against float64."""
+"""Tests of the decay kernel against the eager decay and against float64."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="needs triton (Linux only)")
 INTERPRETED = triton.knobs.runtime.interpret
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip(
-        "needs a CUDA device (test_kernels.py runs this in Triton's interpreter)",
+        "needs a CUDA device (test_step.py runs this in Triton's interpreter)",
         allow_module_level=True,
     )
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -31,7 +31,7 @@ def draw(counts, seed, dtype=torch.float32):
 
 
 def anchors_of(kind, parameters, seed):
-    """The anchors as the kernel takes them, and as the eager form does."""
+    """Return the anchors as arguments of the kernel and of the eager form."""
     if kind == "stored":
         stored = draw([p.numel() for p in parameters], seed + 2)
         return stored, stored
@@ -76,13 +76,13 @@ def test_bfloat16_is_rounded_once():
         gradients, parameters, anchors, found, strict=True
     ):
         exact = gradient.double() + 0.1 * (parameter.double() - anchor.double())
-        # Half a unit of 8 digits, and float32's own roundings. (Triton's interpreter cuts digits off
-        # where the device rounds: a whole unit.)
+        # Half a unit of 8 digits, plus float32's own rounding. (Triton's interpreter truncates where
+        # the device rounds: a whole unit.)
         unit = 2**-7 if INTERPRETED else 2**-8
         assert ((result.double() - exact).abs() <= unit * exact.abs() + 1e-6).all()
 
 
-def test_views_that_are_not_aligned():
+def test_unaligned_views():
     whole = torch.randn(1030, device=DEVICE)
     parameter = torch.cat([whole, whole])[1:1026]  # 4 bytes past an aligned address
     expected = parameter - 0.25 * (parameter - 1)
@@ -97,7 +97,7 @@ def test_empty_tensors_and_no_elements():
     decay_toward_(parameters[:1], None, 0.5)
 
 
-def test_a_kept_cache_follows_tensors_that_move():
+def test_a_cache_follows_tensors_that_move():
     cache = TableCache()
     for seed in range(3):
         for counts in ([5, 1030], [7]):
@@ -119,7 +119,9 @@ def test_other_dtypes_are_refused():
 @pytest.mark.parametrize("regularizer", ["weight-decay", "syre", "l2-init"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize(("decoupled", "maximize"), [(False, False), (True, False), (False, True)])
-def test_another_bases_decay_is_the_same(kernel, regularizer, momentum, decoupled, maximize):
+def test_the_decay_with_another_base_is_the_same(
+    kernel, regularizer, momentum, decoupled, maximize
+):
     def trained(kernel):
         generator = torch.Generator().manual_seed(1)
         shapes = [(3, 7), (3,)]
@@ -147,7 +149,7 @@ def test_another_bases_decay_is_the_same(kernel, regularizer, momentum, decouple
     torch.testing.assert_close(trained(kernel), trained("eager"), rtol=1e-6, atol=1e-6)
 
 
-# ---- what only a GPU can show -----------------------------------------------------------------------
+# ---- on a GPU only --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device with 10 GB")

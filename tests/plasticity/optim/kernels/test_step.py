@@ -1,4 +1,4 @@
-"""The kernels where there is no GPU: interpreted, compiled for one, and refused by name."""
+"""Tests of the kernels without a GPU: interpreted, compiled for one, and the errors."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plasticity.optim.kernels import step as kernels
+from plasticity.optim.kernels import step
 from plasticity.optim.kernels.step import KERNELS, make_kernels
 from plasticity.optim.regularizers import regularized
 
@@ -16,14 +16,14 @@ HERE = Path(__file__).parent
 TESTS = HERE.parents[2]
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 needs_triton = pytest.mark.skipif(
-    not kernels.importlib.util.find_spec("triton"), reason="needs triton (Linux only)"
+    not step.importlib.util.find_spec("triton"), reason="needs triton (Linux only)"
 )
 
 
-# ---- the kernels' own tests, without a GPU -----------------------------------------------------------
+# ---- the kernels' tests in the interpreter ----------------------------------------------------------
 
 
-# Triton reads the variable when it is imported, so that these have a process of their own.
+# Triton reads the variable when it is imported, so these run in a separate process.
 @needs_triton
 def test_interpreted_on_the_cpu():
     files = [str(HERE / f"test_{name}.py") for name in ("anchor", "decay", "adam")]
@@ -40,7 +40,7 @@ def test_interpreted_on_the_cpu():
     assert " passed" in done.stdout
 
 
-# ---- compiled for a GPU that is not here ------------------------------------------------------------
+# ---- compiled for a GPU that is not present ---------------------------------------------------------
 
 ADAM = {
     **{"table": "*i64", "program_rows": "*i32", "numbers": "*fp32"},
@@ -50,14 +50,14 @@ DECAY = {"table": "*i64", "program_rows": "*i32", "numbers": "*fp32", "amount": 
 
 
 def compiled(function, types, constants, capability):
-    """What Triton makes of a kernel for NVIDIA GPUs of a compute capability."""
+    """Compile a kernel with Triton for NVIDIA GPUs of a compute capability."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     names = function.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}
     pointers = [i for i, name in enumerate(names) if signature[name].startswith("*")]
-    aligned = {(place,): [["tt.divisibility", 16]] for place in pointers}
+    aligned = {(i,): [["tt.divisibility", 16]] for i in pointers}
     source = ASTSource(function, signature, constants, aligned)
     return compile(source, target=GPUTarget("cuda", capability, 32))
 
@@ -78,7 +78,7 @@ def test_aligned_tensors_are_read_16_bytes_at_a_time_and_draws_stay_in_registers
     common = {"dtype": tl.float32, "aligned": True, "chunk": CHUNK}
     adam = {"decays": True, "decoupled": False, "maximize": False}
     decay = {"amount_on_device": False, "coupled": True}
-    # of 8 elements for each thread, two reads a tensor: parameter, gradient, moments, stored anchor
+    # 8 elements per thread are two reads per tensor: parameter, gradient, moments, stored anchor
     for anchor, adam_reads in ((0, 8), (1, 10), (2, 8)):
         for function, types, own, reads in (
             (adam_kernel, ADAM, adam, adam_reads),
@@ -87,33 +87,33 @@ def test_aligned_tensors_are_read_16_bytes_at_a_time_and_draws_stay_in_registers
             made = compiled(function, types, {**common, **own, "anchor": anchor}, capability)
             assert made.asm["ptx"].count("ld.global.v4") == reads
             assert made.metadata.shared == 0  # elements and their draws are in the same thread
-            assert "local" not in made.asm["ptx"]  # and none of them spills
+            assert "local" not in made.asm["ptx"]  # and no register spills
     steps = {"rate": "*fp32", "count": "i32", **dict.fromkeys(["log_beta1", "log_beta2"], "fp32")}
     compiled(count_kernel, {**ADAM, **steps}, {"rate_on_device": True, "rows": 128}, capability)
     half = {**common, **adam, "anchor": 2, "dtype": tl.bfloat16, "aligned": False}
     assert "cvt.rn.bf16" in compiled(adam_kernel, ADAM, half, capability).asm["ptx"]
 
 
-# ---- what is missing --------------------------------------------------------------------------------
+# ---- missing requirements ---------------------------------------------------------------------------
 
 
 def test_eager_is_the_default_and_needs_nothing(monkeypatch):
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
     assert make_kernels("eager", torch.optim.Adam) is None
     optimizer = regularized(torch.optim.Adam)([torch.ones(2, requires_grad=True)])
     assert "kernel" not in optimizer.param_groups[0]
 
 
 @pytest.mark.parametrize("kernel", KERNELS[1:])
-def test_a_missing_triton_is_told(kernel, monkeypatch):
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_triton_is_reported(kernel, monkeypatch):
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=f'"{kernel}"|{kernel!r} needs triton, which is not'):
         regularized(torch.optim.Adam)([torch.ones(2, requires_grad=True)], kernel=kernel)
 
 
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter is on")
-def test_a_missing_gpu_is_told(monkeypatch):
+def test_a_missing_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(
         RuntimeError, match=r"needs a CUDA device.*kernel=\"eager\".*TRITON_INTERPRET"
@@ -123,7 +123,7 @@ def test_a_missing_gpu_is_told(monkeypatch):
 
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter is on")
-def test_a_parameter_that_is_not_on_a_gpu_is_told(monkeypatch):
+def test_a_parameter_that_is_not_on_a_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     parameter = torch.ones(2, requires_grad=True)
     optimizer = regularized(torch.optim.Adam)([parameter], kernel="triton")
@@ -139,7 +139,7 @@ def test_unknown_kernels():
         make_kernels(True, torch.optim.Adam)
 
 
-def test_importing_the_library_imports_no_triton():
+def test_importing_the_library_does_not_import_triton():
     code = (
         "import plasticity, sys; assert not any(m.split('.')[0] == 'triton' for m in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""Where the tables say that tensors are, against the tensors."""
+"""Tests of the address tables against the tensors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def column_of(rows, column):
     return [row[column] for row in rows.fields]
 
 
-def test_rows_tell_addresses_sizes_and_first_programs():
+def test_rows_contain_addresses_sizes_and_first_programs():
     # 1 program, none, 3, 1
     parameters = [torch.empty(5), torch.empty(0), torch.empty(2, CHUNK + 1), torch.empty(())]
     gradients = [torch.empty_like(p) for p in parameters]
@@ -52,7 +52,7 @@ def test_a_step_count_needs_no_alignment():
     assert key.aligned
 
 
-def test_drawn_anchors_are_told_by_their_64_bits():
+def test_seeds_of_drawn_anchors_are_stored_as_64_bits():
     anchors = [DrawnAnchor(2**64 - 1, 3, 0.25), DrawnAnchor(7, 2**32 - 1, 0.5)]
     (rows,) = rows_of({Column.PARAMETER: [torch.empty(2), torch.empty(3)]}, anchors).values()
     assert column_of(rows, Column.SEED) == [-1, 7]
@@ -71,7 +71,7 @@ def test_layouts():
             rows_of({Column.PARAMETER: [gaps]}, None)
 
 
-def test_a_cache_makes_tables_again_only_where_something_changed():
+def test_a_cache_rebuilds_tables_only_after_a_change():
     cache = TableCache()
     parameters = [torch.empty(5), torch.empty(6)]
     anchors = [DrawnAnchor(1, 0, 1.0), DrawnAnchor(1, 1, 1.0)]
@@ -92,18 +92,18 @@ def test_a_cache_makes_tables_again_only_where_something_changed():
         latest = found
     square = torch.empty(3, 3)
     cache.tables({Column.PARAMETER: [square]}, anchors[:1])
-    with pytest.raises(ValueError, match="contiguous"):  # in the same place, in another order
+    with pytest.raises(ValueError, match="contiguous"):  # at the same address, with other strides
         cache.tables({Column.PARAMETER: [square.t()]}, anchors[:1])
     parameters[0].data = torch.empty(5)
     (moved,) = cache.tables(columns, anchors)
     assert moved.fields[0, Column.PARAMETER] == parameters[0].data_ptr()
 
 
-def test_tensors_may_take_turns_between_places():
+def test_tensors_may_alternate_between_addresses():
     cache = TableCache()
-    places = [torch.empty(5) for _ in range(9)]
-    made = [cache.tables({Column.PARAMETER: [place]}, None) for place in places]
-    # eight are kept: of nine, all but the one that was not used for the longest time
-    for place, tables in list(zip(places, made, strict=True))[1:]:
-        assert cache.tables({Column.PARAMETER: [place]}, None) is tables
-    assert cache.tables({Column.PARAMETER: places[:1]}, None) is not made[0]
+    tensors = [torch.empty(5) for _ in range(9)]
+    made = [cache.tables({Column.PARAMETER: [tensor]}, None) for tensor in tensors]
+    # eight are kept: all of the nine except for the least recently used one
+    for tensor, tables in list(zip(tensors, made, strict=True))[1:]:
+        assert cache.tables({Column.PARAMETER: [tensor]}, None) is tables
+    assert cache.tables({Column.PARAMETER: tensors[:1]}, None) is not made[0]
