@@ -8,7 +8,7 @@ from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAn
 from plasticity.tasks.datasets.downloads import DownloadError
 from plasticity.tasks.datasets.images import DATASETS, ImageDataset, load_dataset
 from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
 from plasticity.tasks.vector.environments import ENGINES, VectorEnvironments, slippery_ant_vector
 
 __all__ = [
@@ -18,13 +18,13 @@ __all__ = [
     "DownloadError",
     "ImageDataset",
     "ImageTask",
-    "ImageTaskGroup",
     "PermutedImages",
-    "PermutedImagesGroup",
     "SlipperyAnt",
     "SlipperyAntBulletEnv",
     "SlipperyAntMujocoEnv",
     "SlipperyAntTask",
+    "StackedImageTask",
+    "StackedPermutedImages",
     "VectorEnvironments",
     "load_dataset",
     "slippery_ant_vector",

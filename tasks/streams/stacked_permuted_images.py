@@ -10,7 +10,7 @@ from torch import Tensor
 from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
 
 
-class ImageTaskGroup:
+class StackedImageTask:
     """Tasks of one place in their streams, over one dataset: batches of all of them at once.
 
     The dataset is not copied: every batch is gathered from it, and its pixels are bit for bit those of
@@ -108,7 +108,7 @@ class ImageTaskGroup:
         return images.view(*pixels.shape[:2], 1, *self._dataset.image_shape)
 
 
-class PermutedImagesGroup:
+class StackedPermutedImages:
     """R streams side by side: `group[k]` holds task `k` of each.
 
     Args:
@@ -128,23 +128,23 @@ class PermutedImagesGroup:
                     " must be equal."
                 )
         self.streams = tuple(streams)
-        ImageTaskGroup(
+        StackedImageTask(
             [stream[0] for stream in streams]
         )  # refuses several datasets, before training
 
     def __len__(self) -> int:
         return len(self.streams[0])
 
-    def __getitem__(self, index: int) -> ImageTaskGroup:
+    def __getitem__(self, index: int) -> StackedImageTask:
         """Return the tasks of one place.
 
         Raises:
             TypeError: if the index is not an integer.
             IndexError: if there are no such tasks.
         """
-        return ImageTaskGroup([stream[index] for stream in self.streams])
+        return StackedImageTask([stream[index] for stream in self.streams])
 
-    def __iter__(self) -> Iterator[ImageTaskGroup]:
+    def __iter__(self) -> Iterator[StackedImageTask]:
         return (self[index] for index in range(len(self)))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.permuted_images import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
 
 
 def dataset(max_value=16):
@@ -35,7 +35,7 @@ def streams(seeds, data=None):
 @settings(max_examples=25, deadline=None)
 def test_batches_are_those_of_each_task(seeds, index, batch, data_order_seed, max_value):
     each = streams(seeds, dataset(max_value))
-    group = PermutedImagesGroup(each)[index]
+    group = StackedPermutedImages(each)[index]
     generator = torch.Generator().manual_seed(data_order_seed)
     indices = torch.randint(0, 11, (len(seeds), batch), generator=generator)
     images, labels = group.train_batch(indices)
@@ -57,13 +57,13 @@ def test_pixels_on_cuda_are_those_on_the_cpu():
     batches = []
     for device in ("cpu", "cuda"):
         data = dataset(255).to(device)
-        group = PermutedImagesGroup([PermutedImages(data, 5, seed, device) for seed in (1, 2)])[3]
+        group = StackedPermutedImages([PermutedImages(data, 5, seed, device) for seed in (1, 2)])[3]
         batches.append(group.train_batch(indices.to(device))[0].cpu())
     assert torch.equal(*batches)
 
 
 def test_what_a_group_says_of_itself():
-    group = PermutedImagesGroup(streams([1, 2, 2]))
+    group = StackedPermutedImages(streams([1, 2, 2]))
     assert len(group) == 5
     tasks = group[3]
     assert (tasks.index, tasks.num_stacked, tasks.num_train, tasks.num_test) == (3, 3, 11, 7)
@@ -77,10 +77,12 @@ def test_the_dataset_is_not_copied_and_not_changed():
     before = data.train_images.clone()
     each = streams([0, 1], data)
     assert each[0].dataset.train_images.data_ptr() == data.train_images.data_ptr()
-    images, labels = PermutedImagesGroup(each)[1].train_batch(torch.zeros(2, 3, dtype=torch.int64))
+    images, labels = StackedPermutedImages(each)[1].train_batch(
+        torch.zeros(2, 3, dtype=torch.int64)
+    )
     images.zero_()
     labels.zero_()
-    for images, labels in PermutedImagesGroup(each)[0].test_batches(4):
+    for images, labels in StackedPermutedImages(each)[0].test_batches(4):
         images.zero_()
         labels.fill_(-1)
     assert torch.equal(data.train_images, before)
@@ -90,18 +92,18 @@ def test_the_dataset_is_not_copied_and_not_changed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PermutedImagesGroup([]), "at least one stream"),
-        (lambda: ImageTaskGroup([]), "at least one task"),
+        (lambda: StackedPermutedImages([]), "at least one stream"),
+        (lambda: StackedImageTask([]), "at least one task"),
         (
-            lambda: ImageTaskGroup([streams([0])[0][1], streams([0])[0][2]]),
+            lambda: StackedImageTask([streams([0])[0][1], streams([0])[0][2]]),
             "task 2 of its stream, tasks\\[0\\] task 1",
         ),
-        (lambda: PermutedImagesGroup([*streams([0]), *streams([0])]), "another dataset"),
+        (lambda: StackedPermutedImages([*streams([0]), *streams([0])]), "another dataset"),
         (
-            lambda: PermutedImagesGroup([*streams([0]), PermutedImages(dataset(), 6, 0)]),
+            lambda: StackedPermutedImages([*streams([0]), PermutedImages(dataset(), 6, 0)]),
             "has 6 tasks, streams\\[0\\] 5",
         ),
-        (lambda: PermutedImagesGroup(streams([0]))[0].test_batches(0), "batch_size must be"),
+        (lambda: StackedPermutedImages(streams([0]))[0].test_batches(0), "batch_size must be"),
     ],
 )
 def test_what_is_no_group(make, message):
