@@ -31,8 +31,8 @@ __all__ = [
     "task_friction",
 ]
 
-# Gymnasium loads no plugins: whoever has only the id, as a worker process does, has to be told the module
-# that registers it, "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
+# Gymnasium loads no plugins: code that has only the id, such as a worker process, must also be given the
+# module that registers it, as in "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
 gymnasium.register(
     "plasticity/SlipperyAntBullet-v0",
     entry_point="plasticity.tasks.control.ant.bullet:SlipperyAntBulletEnv",
