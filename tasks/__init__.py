@@ -1,4 +1,4 @@
-"""Streams of tasks."""
+"""Streams of tasks, their datasets and their environments."""
 
 import gymnasium
 

@@ -48,7 +48,7 @@ def task_friction(seed: int, index: int) -> float:
 
 @dataclass(frozen=True)
 class SlipperyAntTask:
-    """One task: an ant on a floor."""
+    """Task of the stream: an ant on a floor of some friction."""
 
     index: int
     """Index in the stream, from 0."""

@@ -19,7 +19,7 @@ FILE_NAMES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-"""The files of a dataset: training images and labels, test images and labels."""
+"""Files of a dataset: training images and labels, test images and labels."""
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CHUNK_BYTES = 2**16
@@ -76,7 +76,7 @@ SOURCES: Mapping[str, Source] = {
         ),
     ),
 }
-"""The datasets that can be downloaded, by name."""
+"""Datasets that can be downloaded, by name."""
 
 
 def cache_folder(name: str) -> Path:

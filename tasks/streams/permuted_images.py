@@ -15,7 +15,7 @@ from plasticity.tasks.datasets.images import ImageDataset
 
 @dataclass(frozen=True, eq=False)
 class ImageTask:
-    """One task: the images of a dataset, all with the same permutation of their pixels.
+    """Task of the stream: the images of a dataset, all with the same permutation of their pixels.
 
     Pixel `i` of a task's image, counted row by row, is pixel `permutation[i]` of the dataset's.
     Pixels are numbers from 0 to 1, the stored value divided by the dataset's `max_value`, and are

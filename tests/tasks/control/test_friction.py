@@ -74,7 +74,7 @@ def test_a_stream_names_what_is_out_of_range(arguments, name):
 
 
 def test_published_schedules():
-    """Check the schedules of Dohare et al. 2024, every 2 M steps, and Ziyin et al. 2025, Fig. 6, every 5 M."""
+    """Check those of Dohare et al. 2024, every 2 M steps, and Ziyin et al. 2025, Fig. 6, every 5 M."""
     assert SCHEDULES["nature"] == 2_000_000
     assert SCHEDULES["syre"] == 5_000_000
     assert list(SCHEDULES) == ["nature", "syre", "small"]

@@ -166,8 +166,8 @@ def test_a_reset_matches_ant_v5(reference):
         assert scipy.stats.kstest(column, "uniform", (-1, 2)).pvalue > 1e-4
     for column in velocities.T:
         assert scipy.stats.kstest(column, "norm").pvalue > 1e-4
-    all_six = np.corrcoef(np.concatenate([noise, velocities], axis=1).T)
-    assert np.abs(all_six - np.eye(29)).max() < 5 / np.sqrt(num)
+    correlations = np.corrcoef(np.concatenate([noise, velocities], axis=1).T)
+    assert np.abs(correlations - np.eye(29)).max() < 5 / np.sqrt(num)
     np.testing.assert_array_equal(observations[:, :13], state["qpos"][:, 2:])
     np.testing.assert_array_equal(observations[:, 13:27], state["qvel"])
     assert not observations[:, 27:].any()  # as in Gymnasium: forces are computed in a step
