@@ -1,4 +1,4 @@
-"""Streams of tasks."""
+"""Streams of tasks, their datasets and their environments."""
 
 import gymnasium
 
@@ -8,7 +8,7 @@ from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAn
 from plasticity.tasks.datasets.downloads import DownloadError
 from plasticity.tasks.datasets.images import DATASETS, ImageDataset, load_dataset
 from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
 from plasticity.tasks.vector.environments import ENGINES, VectorEnvironments, slippery_ant_vector
 
 __all__ = [
@@ -18,21 +18,21 @@ __all__ = [
     "DownloadError",
     "ImageDataset",
     "ImageTask",
-    "ImageTaskGroup",
     "PermutedImages",
-    "PermutedImagesGroup",
     "SlipperyAnt",
     "SlipperyAntBulletEnv",
     "SlipperyAntMujocoEnv",
     "SlipperyAntTask",
+    "StackedImageTask",
+    "StackedPermutedImages",
     "VectorEnvironments",
     "load_dataset",
     "slippery_ant_vector",
     "task_friction",
 ]
 
-# Gymnasium loads no plugins: whoever has only the id, as a worker process does, has to be told the module
-# that registers it, "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
+# Gymnasium loads no plugins: code that has only the id, such as a worker process, must also be given the
+# module that registers it, as in "plasticity.tasks:plasticity/SlipperyAntBullet-v0".
 gymnasium.register(
     "plasticity/SlipperyAntBullet-v0",
     entry_point="plasticity.tasks.control.ant.bullet:SlipperyAntBulletEnv",

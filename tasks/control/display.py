@@ -1,4 +1,4 @@
-"""Whether there is a display, on which a simulator can open its window."""
+"""Checks for a display on which a simulator can open its window."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 import sys
 
 RENDER_MODES = ("human", "rgb_array")
-"""The render modes of the ants: a window, and pictures, which need no display."""
+"""Render modes of the ants: a window, and pictures, which need no display."""
 
 
 def render_modes_here() -> list[str]:
-    """Return the render modes that an environment can be made with on this host: "human" needs a display."""
+    """Return the render modes that work on this host: "human" needs a display."""
     display = _name()
     shown = display is None or _known_to_open(display)
     return [mode for mode in RENDER_MODES if shown or mode != "human"]
 
 
 def require_display() -> None:
-    """Make sure that there is a display: without one, the simulator would end the process.
+    """Raise a RuntimeError if there is no display: without one, the simulator would end the process.
 
     Raises:
-        RuntimeError: if there is none, or it cannot be opened.
+        RuntimeError: if there is no display, or it cannot be opened.
     """
     display = _name()
     if display is None or _opens(display):
@@ -35,14 +35,14 @@ def require_display() -> None:
 
 
 def _name() -> str | None:
-    """Return the display's name, "" if there is none; None where displays have no names, as on macOS."""
+    """Return the name of the display, "" if there is none; None on systems without names, such as macOS."""
     return os.environ.get("DISPLAY", "") if sys.platform.startswith("linux") else None
 
 
 def _opens(display: str) -> bool:
     if not display:
         return False
-    try:  # Bullet and GLFW ask the same library
+    try:  # Bullet and GLFW use the same library
         x11 = ctypes.CDLL("libX11.so.6")
     except OSError:
         return False

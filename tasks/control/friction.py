@@ -1,7 +1,7 @@
-"""The stream of Slippery-Ant: the friction of the floor, task by task.
+"""Stream of Slippery-Ant tasks: the friction of the floor in each.
 
 Slippery-Ant (S. Dohare et al., "Loss of plasticity in deep continual learning", Nature 2024) is a
-walking ant whose floor changes its friction every so many steps, to a value log-uniform in [0.02, 2].
+walking ant on a floor whose friction changes at regular intervals, to a value log-uniform in [0.02, 2].
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ MIN_FRICTION = 0.02
 MAX_FRICTION = 2.0
 
 SCHEDULES: Mapping[str, int] = {"nature": 2_000_000, "syre": 5_000_000, "small": 100_000}
-"""Steps of all environments together between two changes of the friction: as published in Nature (2024),
-as in syre's Fig. 6, and one for two cores."""
+"""Total steps of all environments between two changes of the friction: as published in Nature (2024),
+as in syre's Fig. 6, and one small enough for two cores."""
 
 
 def task_friction(seed: int, index: int) -> float:
     """Return the friction of one task, without visiting any other.
 
-    It is log-uniform in [0.02, 2], rounded to six significant digits, so that the last bit of a
-    machine's power function does not show. The random number is the raw output of PCG64, seeded by
-    `SeedSequence(seed, spawn_key=(index,))`: the two that numpy promises never to change.
+    It is log-uniform in [0.02, 2], rounded to six significant digits, so that it does not depend on
+    the last bit of a machine's power function. The random number is the raw output of PCG64, seeded by
+    `SeedSequence(seed, spawn_key=(index,))`. numpy guarantees that neither ever changes.
 
     Args:
-        seed: Of the stream, 0 or more.
-        index: Of the task, from 0.
+        seed: Seed of the stream, 0 or more.
+        index: Index of the task, from 0.
 
     Returns:
-        A coefficient of friction; what it multiplies is the matter of each physics engine.
+        A coefficient of friction; each physics engine defines what it multiplies.
 
     Raises:
         TypeError: if an argument is not an integer.
@@ -48,25 +48,25 @@ def task_friction(seed: int, index: int) -> float:
 
 @dataclass(frozen=True)
 class SlipperyAntTask:
-    """One task: an ant on a floor."""
+    """Task of the stream: an ant on a floor of some friction."""
 
     index: int
-    """Place in the stream, from 0."""
+    """Index in the stream, from 0."""
 
     friction: float
-    """Of the floor."""
+    """Coefficient of friction of the floor."""
 
 
 class SlipperyAnt:
-    """The stream of Slippery-Ant's tasks: `stream[k]` is task `k`, a pure function of (seed, k).
+    """Stream of Slippery-Ant tasks: `stream[k]` is task `k`, a pure function of (seed, k).
 
     Args:
         num_tasks: Length of the stream, at least 1.
         change_every: Steps from one task to the next, at least 1.
-        seed: Of the frictions, 0 or more.
+        seed: Seed of the frictions, 0 or more.
 
     Raises:
-        TypeError: if a number is no integer.
+        TypeError: if a number is not an integer.
         ValueError: if one is out of range.
     """
 
@@ -82,10 +82,10 @@ class SlipperyAnt:
         """Return a task of the stream.
 
         Args:
-            index: Of the task, from 0; there is no counting from the end.
+            index: Index of the task, from 0; negative indices are not supported.
 
         Raises:
-            TypeError: if the index is not an integer; slices are none.
+            TypeError: if the index is not an integer; slices are not supported.
             IndexError: if there is no such task.
         """
         try:
@@ -95,7 +95,7 @@ class SlipperyAnt:
         if number >= self.num_tasks:
             raise IndexError(
                 f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
-                "A larger num_tasks makes it longer and leaves its tasks as they are."
+                "Choose a larger num_tasks for a longer stream; its first tasks stay the same."
             )
         return SlipperyAntTask(number, task_friction(self.seed, number))
 
@@ -105,22 +105,22 @@ class SlipperyAnt:
 
 @dataclass(frozen=True)
 class FrictionSchedule:
-    """Which task an environment is at: one friction for ever, or a stream's, in turn.
+    """Schedule of an environment's tasks: one constant friction, or those of a stream, in turn.
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range; if a friction is given together with a stream, or
-            a stream without its seed or its interval.
+        ValueError: if a value is out of range; if both a friction and a stream are given, or a
+            stream without its seed or its interval.
     """
 
     friction: float | None = None
-    """The one friction, at least 0; None: there is a stream."""
+    """Constant friction, at least 0; None: frictions follow a stream."""
 
     task_seed: int | None = None
-    """Seed of the stream, 0 or more. Environments that share it share the frictions."""
+    """Seed of the stream, 0 or more. Environments with the same seed have the same frictions."""
 
     num_tasks: int | None = None
-    """Length of the stream, at least 1: its last task stays. None: it has no end."""
+    """Length of the stream, at least 1: its last task stays. None: the stream is endless."""
 
     change_every: int | None = None
     """Steps of this environment from one task to the next, at least 1. A task that begins and ends within
@@ -133,25 +133,25 @@ class FrictionSchedule:
             self._keep("friction", require_number("friction", self.friction, minimum=0))
             if given:
                 raise ValueError(
-                    f"friction = {self.friction!r} is for one friction, {' and '.join(given)} for "
-                    "a stream of them: give one or the other."
+                    f"friction = {self.friction!r} is for a constant friction, {' and '.join(given)} for "
+                    "a stream of frictions: give one or the other."
                 )
             return
         if self.task_seed is None or self.change_every is None:
             raise ValueError(
                 "A stream of frictions needs task_seed and change_every: "
-                f"{self.task_seed!r}, {self.change_every!r}. For one friction, give friction."
+                f"{self.task_seed!r}, {self.change_every!r}. For a constant friction, give friction."
             )
         for name in given:
             minimum = 0 if name == "task_seed" else 1
             self._keep(name, require_integer(name, stream[name], minimum=minimum))
 
     def _keep(self, name: str, value: float) -> None:
-        # Python's own numbers, which every format of a state or a log takes, whatever was given.
+        # Converted to Python's own numbers, which every format of a state or a log can store.
         object.__setattr__(self, name, value)
 
     def task_at(self, steps: int) -> SlipperyAntTask:
-        """Return the task of an episode that begins when the environment has made so many steps."""
+        """Return the task of an episode that begins after `steps` steps of the environment."""
         if self.task_seed is None or self.change_every is None:
             assert self.friction is not None  # by __post_init__
             return SlipperyAntTask(0, self.friction)

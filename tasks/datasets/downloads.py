@@ -1,4 +1,4 @@
-"""The public homes of the datasets: mirrors, published checksums, and a download held to them."""
+"""Public sources of the datasets: mirrors, published checksums, and downloads verified against them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ FILE_NAMES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-"""The files of a dataset: training images and labels, test images and labels."""
+"""Files of a dataset: training images and labels, test images and labels."""
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CHUNK_BYTES = 2**16
 
 
 class DownloadError(OSError):
-    """A file could not be had from any of its mirrors."""
+    """Error raised when no mirror delivers a file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of one dataset are published."""
+    """Mirrors and checksums of one dataset's files."""
 
     mirrors: tuple[str, ...]
-    """Addresses that end in "/", tried in this order."""
+    """URLs that end in "/", tried in this order."""
 
     checksums: Mapping[str, str]
-    """The published MD5 of each file, in hexadecimal."""
+    """Published MD5 checksum of each file, in hexadecimal."""
 
 
 def _source(mirrors: tuple[str, ...], checksums: tuple[str, ...]) -> Source:
@@ -76,7 +76,7 @@ SOURCES: Mapping[str, Source] = {
         ),
     ),
 }
-"""The datasets that can be downloaded, by name."""
+"""Datasets that can be downloaded, by name."""
 
 
 def cache_folder(name: str) -> Path:
@@ -87,14 +87,14 @@ def cache_folder(name: str) -> Path:
 def fetch(source: Source, folder: Path) -> None:
     """Make sure that a folder holds the published files of a dataset.
 
-    A file that is there with its published checksum is kept; any other is downloaded again. A
-    download goes to a temporary name and gets its own only once its checksum is right, so that
-    neither a partial nor a wrong file ever stands where it would be taken for a good one. Progress
-    is shown on standard error where that is a terminal.
+    A file that has its published checksum is kept; any other is downloaded again. A download is
+    written under a temporary name and renamed only once its checksum has been verified, so that a
+    partial or wrong file is never mistaken for a good one. Progress is shown on standard error if
+    that is a terminal.
 
     Args:
         source: The mirrors and the checksums.
-        folder: Of the cache; it is made where it does not exist.
+        folder: Folder of the cache; created if it does not exist.
 
     Raises:
         DownloadError: if every mirror failed; the message names the file, each mirror's reason and
@@ -118,26 +118,26 @@ def _fetch_file(file_name: str, checksum: str, mirrors: tuple[str, ...], folder:
                         progressbar=bar or False,
                         chunk_size=_CHUNK_BYTES,
                         timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-                        # The checksum is of the file as it is published: nothing on the way may
-                        # compress it, because that would be undone on arrival, and more with it.
+                        # The checksum is that of the file as published. Compression in transit would
+                        # be undone on arrival, and the file's own .gz with it.
                         headers={"Accept-Encoding": "identity"},
                     ),
                 )
         except (OSError, ValueError) as error:
-            # OSError: no connection, no such file, no room on the disk. ValueError: the checksum.
+            # OSError: no connection, no such file, disk full. ValueError: wrong checksum.
             reasons.append(f"  {mirror}: {error}")
         else:
             return
     raise DownloadError(
         f"{file_name} could not be downloaded to {folder}:\n" + "\n".join(reasons) + "\n"
-        "Get the dataset's four files another way, put them into a folder and name it by --data-dir "
-        "(data_dir), or put them into $PLASTICITY_DATA/<name of the dataset>/."
+        "Get the dataset's four files another way and pass their folder as --data-dir (data_dir), or "
+        "put them into $PLASTICITY_DATA/<name of the dataset>/."
     )
 
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep pooch from announcing each download: the bar does it, where somebody looks."""
+    """Keep pooch from logging each download: the progress bar shows it on a terminal."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -147,7 +147,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 class _DownloadBar:
-    """What pooch asks of a progress bar, on top of rich."""
+    """Progress bar with the interface that pooch expects, drawn by rich."""
 
     def __init__(self, progress: Progress, description: str) -> None:
         self.total = 0
@@ -155,7 +155,7 @@ class _DownloadBar:
         self._row = progress.add_task(description, total=None)
 
     def update(self, advance: int) -> None:
-        # A server that does not tell the size leaves the total at 0: the bar then only pulses.
+        # A server that does not report the size leaves the total at 0: the bar then only pulses.
         self._progress.update(self._row, advance=advance, total=self.total or None)
 
     def reset(self) -> None:
@@ -171,7 +171,7 @@ def _progress(description: str) -> Iterator[_DownloadBar | None]:
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    # A file that the cache holds already needs no download and leaves no line.
+    # Transient, so that a file that is already in the cache leaves no line.
     with Progress(
         *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
     ) as progress:

@@ -1,32 +1,32 @@
-"""What a file is that stands where another should, by how it begins."""
+"""Kinds of unexpected files, recognized by their first bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_UNPACK = "Unpack it, and put the files that it holds into the folder."
-_CONVERT = "Write what it holds as IDX files."
-_INTACT = "Replace it by an intact copy of the original file."
+_UNPACK = "Unpack it, and put its files into the folder."
+_CONVERT = "Convert its contents to IDX files."
+_INTACT = "Replace it with an intact copy of the original file."
 _DOWNLOAD = f"Download the file itself, not the page that offers it. {_INTACT}"
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of files that is not the one expected."""
+    """Kind of a file that is not the expected one."""
 
     name: str
-    """With its article."""
+    """Name of the kind, with its article."""
 
     remedy: str
-    """What to do with such a file; a sentence."""
+    """Advice on what to do with such a file; one or more sentences."""
 
 
 _WEB_PAGE = FileKind("a web page (HTML)", _DOWNLOAD)
 _NUMPY_ARCHIVE = FileKind("an archive of NumPy arrays (.npz)", _CONVERT)
-_TORCH_FILE = FileKind("a file of torch.save", _CONVERT)
+_TORCH_FILE = FileKind("a file written by torch.save", _CONVERT)
 _SIGNATURES = {
     b"version https://git-lfs": FileKind(
-        "a Git LFS pointer, which stands for the file",
+        "a Git LFS pointer instead of the file",
         "Fetch the file itself: git lfs pull.",
     ),
     b"PK\x03\x04": FileKind("a zip archive", _UNPACK),
@@ -51,11 +51,11 @@ _SIGNATURES = {
     b"GIF8": FileKind("a GIF picture", _CONVERT),
     b"%PDF": FileKind("a PDF document", _DOWNLOAD),
 }
-_ZIP_NAME = 30  # where the name of a zip archive's first entry begins; its length stands at 26
+_ZIP_NAME = 30  # offset of the name of a zip archive's first entry; its length is at offset 26
 
 
 def recognized(data: bytes) -> FileKind | None:
-    """Return what kind of file this is, as far as its beginning tells; None if it tells nothing."""
+    """Return the kind of a file as recognized by its first bytes; None if they are not recognized."""
     for signature, kind in _SIGNATURES.items():
         if data.startswith(signature):
             return _zip_kind(data, kind) if signature.startswith(b"PK") else kind

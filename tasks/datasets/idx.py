@@ -1,8 +1,8 @@
-"""Reader of IDX files: the format of MNIST and of its drop-in siblings.
+"""Reader of IDX files: the format of MNIST and its drop-in replacements.
 
 A file is a big-endian header - two zero bytes, the type of the data, the number of dimensions, then
-each dimension as an unsigned 32-bit integer - and after it the data, row by row, to the file's last
-byte (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits").
+each dimension as an unsigned 32-bit integer - followed by the data, row by row, up to the end of the
+file (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits").
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TYPES: Mapping[int, np.dtype[Any]] = {
     0x0D: np.dtype(">f4"),
     0x0E: np.dtype(">f8"),
 }
-_REMEDY = "Replace it by an intact copy of the original file."
+_REMEDY = "Replace it with an intact copy of the original file."
 
 
 @dataclass(frozen=True)
-class _Form:
-    """The form of a file's data, as its header tells."""
+class _Header:
+    """Header of a file: its magic number, and the type and shape of its data."""
 
     magic: bytes
     dtype: np.dtype[Any]
@@ -53,55 +53,55 @@ def read_idx_images(path: Path) -> Tensor:
     """Read a file of grey-scale images.
 
     Args:
-        path: Of the file; gzip-compressed where it ends in ".gz".
+        path: Path of the file; gzip-compressed if it ends in ".gz".
 
     Returns:
         The pixels, uint8. Shape: (n, height, width), none of them 0.
 
     Raises:
-        ValueError: if the file is no intact IDX file of uint8 images; the message names the file, what was
-            expected, what was found and what to do.
+        ValueError: if the file is not an intact IDX file of uint8 images; the message names the file, what
+            was expected, what was found and what to do.
         OSError: if the file cannot be opened.
     """
     data = _decompressed(path)
-    form = _form(path, data, "images", "0x00000803")
-    if form.dtype.name != "uint8" or len(form.shape) != 3:
-        raise _other_form(
+    header = _read_header(path, data, "images", "0x00000803")
+    if header.dtype.name != "uint8" or len(header.shape) != 3:
+        raise _format_error(
             path,
             data,
-            form,
+            header,
             "images of uint8, 3 dimensions (n, height, width), which starts with the magic number 0x00000803",
-            _remedy_for_images(form),
+            _remedy_for_images(header),
         )
-    return torch.from_numpy(_array(path, data, form, "images"))
+    return torch.from_numpy(_array(path, data, header, "images"))
 
 
 def read_idx_labels(path: Path) -> Tensor:
-    """Read a file of labels, which are integers of any type.
+    """Read a file of labels, integers of any type.
 
     Args:
-        path: Of the file; gzip-compressed where it ends in ".gz".
+        path: Path of the file; gzip-compressed if it ends in ".gz".
 
     Returns:
         The labels, at least 0, int64. Shape: (n,), not empty.
 
     Raises:
-        ValueError: if the file is no intact IDX file of labels; the message names the file, what was
+        ValueError: if the file is not an intact IDX file of labels; the message names the file, what was
             expected, what was found and what to do.
         OSError: if the file cannot be opened.
     """
     data = _decompressed(path)
-    form = _form(path, data, "labels", "0x00000801")
-    if form.dtype.kind not in "iu" or len(form.shape) != 1:
-        raise _other_form(
+    header = _read_header(path, data, "labels", "0x00000801")
+    if header.dtype.kind not in "iu" or len(header.shape) != 1:
+        raise _format_error(
             path,
             data,
-            form,
+            header,
             "labels of an integer type, 1 dimension (n,), which starts with the magic number 0x00000801 "
             "(for uint8)",
-            _remedy_for_labels(form),
+            _remedy_for_labels(header),
         )
-    labels = torch.from_numpy(_array(path, data, form, "labels").astype(np.int64))
+    labels = torch.from_numpy(_array(path, data, header, "labels").astype(np.int64))
     lowest = int(labels.min())
     if lowest < 0:
         raise ValueError(
@@ -110,8 +110,8 @@ def read_idx_labels(path: Path) -> Tensor:
     return labels
 
 
-def _form(path: Path, data: bytes, content: str, magic: str) -> _Form:
-    """Read the header."""
+def _read_header(path: Path, data: bytes, content: str, magic: str) -> _Header:
+    """Read the header, or raise a ValueError if the data does not start with one."""
     if len(data) < 4 or data[:2] != _ZEROS or data[2] not in _TYPES or data[3] == 0:
         kind = recognized(data)
         found, remedy = _described(data[:4]), _REMEDY
@@ -128,71 +128,69 @@ def _form(path: Path, data: bytes, content: str, magic: str) -> _Form:
             f"{path}: expected a header of {size} bytes, found a file of {len(data)} bytes: "
             f"it is truncated. {_REMEDY}"
         )
-    return _Form(data[:4], _TYPES[data[2]], struct.unpack_from(f">{dimensions}I", data, offset=4))
+    return _Header(data[:4], _TYPES[data[2]], struct.unpack_from(f">{dimensions}I", data, offset=4))
 
 
-def _sizes(data: bytes, form: _Form) -> tuple[int, int]:
-    """Bytes of data that the header tells of, and those that there are."""
-    expected = math.prod(form.shape) * form.dtype.itemsize
-    return expected, len(data) - 4 - 4 * len(form.shape)
+def _sizes(data: bytes, header: _Header) -> tuple[int, int]:
+    """Return the number of bytes of data that the header announces, and the number that the file has."""
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    return expected, len(data) - 4 - 4 * len(header.shape)
 
 
-def _other_form(path: Path, data: bytes, form: _Form, wanted: str, remedy: str) -> ValueError:
-    """The error of a file that holds something else, or whose header is damaged."""
-    expected, found = _sizes(data, form)
+def _format_error(path: Path, data: bytes, header: _Header, wanted: str, remedy: str) -> ValueError:
+    """Return the error for a file that holds something else, or whose header is damaged."""
+    expected, found = _sizes(data, header)
     state = ""
     if found != expected:
-        state, remedy = f", and {found} bytes of data where these take {expected}", _REMEDY
+        state, remedy = f", and has {found} bytes of data instead of {expected}", _REMEDY
     return ValueError(
-        f"{path}: expected an IDX file of {wanted}, found an IDX file of {form}, which starts with "
-        f"0x{form.magic.hex()}{state}. {remedy}"
+        f"{path}: expected an IDX file of {wanted}, found an IDX file of {header}, which starts with "
+        f"0x{header.magic.hex()}{state}. {remedy}"
     )
 
 
-def _remedy_for_images(form: _Form) -> str:
+def _remedy_for_images(header: _Header) -> str:
     write = (
         "; struct.pack('>IIII', 0x803, *pixels.shape) + pixels.tobytes() of a NumPy array of uint8 is such a "
         "file."
     )
-    dimensions = len(form.shape)
+    dimensions = len(header.shape)
     if dimensions == 1:
-        return (
-            "It holds one number for each example, as labels are: put the file of the images here."
-        )
+        return "It holds one number for each example, as labels do: put the file of images here."
     if dimensions > 3:
-        return f"Streams are of grey-scale images: make one number of each pixel's colours{write}"
+        return f"Only grey-scale images are supported: convert each pixel to one number{write}"
     if dimensions == 2:
-        return f"Give each image its rows and columns, (n, height, width), in numbers from 0 to 255{write}"
-    return f"Scale the pixels to whole numbers from 0 to 255{write}"
+        return f"Reshape the images to (n, height, width), with values from 0 to 255{write}"
+    return f"Scale the pixels to integers from 0 to 255{write}"
 
 
-def _remedy_for_labels(form: _Form) -> str:
+def _remedy_for_labels(header: _Header) -> str:
     write = (
         "; struct.pack('>II', 0x801, len(labels)) + labels.tobytes() of a NumPy array of uint8 is such a "
         "file."
     )
-    if len(form.shape) > 2:
-        return "It holds images: put the file of the labels here."
-    if len(form.shape) == 2:
-        return f"Write one number for each example, of a one-hot row the place of its 1{write}"
+    if len(header.shape) > 2:
+        return "It holds images: put the file of labels here."
+    if len(header.shape) == 2:
+        return f"Write one number for each example: for a one-hot row, the index of its 1{write}"
     return f"Write them as integers{write}"
 
 
-def _array(path: Path, data: bytes, form: _Form, content: str) -> NDArray[Any]:
-    if 0 in form.shape:
+def _array(path: Path, data: bytes, header: _Header, content: str) -> NDArray[Any]:
+    if 0 in header.shape:
         raise ValueError(
-            f"{path}: expected {content}, found none: its shape is {form.shape}. {_REMEDY}"
+            f"{path}: expected {content}, found none: its shape is {header.shape}. {_REMEDY}"
         )
-    expected, found = _sizes(data, form)
+    expected, found = _sizes(data, header)
     if found != expected:
         state = "truncated" if found < expected else "too long"
         raise ValueError(
             f"{path}: expected {expected} bytes of data after the header, which gives the shape "
-            f"{form.shape}, found {found}: it is {state}. {_REMEDY}"
+            f"{header.shape}, found {found}: it is {state}. {_REMEDY}"
         )
-    # A bytearray, because torch warns of memory that cannot be written to.
+    # A bytearray, because torch warns about read-only memory.
     writable = bytearray(memoryview(data)[len(data) - found :])
-    return np.frombuffer(writable, form.dtype).reshape(form.shape)
+    return np.frombuffer(writable, header.dtype).reshape(header.shape)
 
 
 def _decompressed(path: Path) -> bytes:

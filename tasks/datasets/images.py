@@ -1,4 +1,4 @@
-"""Datasets of labelled grey-scale images, found by name."""
+"""Datasets of labelled grey-scale images, loaded by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plasticity.tasks.datasets.file_kinds import recognized
 from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
 
 DATASETS = ("digits", *sorted(SOURCES), "images")
-"""The names that `load_dataset` knows."""
+"""Names that `load_dataset` accepts."""
 
 _TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DIGITS_MAX_VALUE = 16
@@ -31,30 +31,30 @@ class ImageDataset:
 
     Raises:
         TypeError: if the pixels are not uint8 or the labels not int64.
-        ValueError: if the shapes do not belong together, a split is empty, a pixel is above
-            `max_value` or a label is outside the classes.
+        ValueError: if the shapes do not match, a split is empty, a pixel is above `max_value` or a
+            label is outside the classes.
     """
 
     name: str
-    """For messages and tables."""
+    """Name of the dataset, for messages and tables."""
 
     train_images: Tensor
-    """uint8, 0 to `max_value`. Shape: (training examples, height, width)."""
+    """Training images, uint8, 0 to `max_value`. Shape: (training examples, height, width)."""
 
     train_labels: Tensor
-    """int64, 0 to `num_classes` - 1. Shape: (training examples,)."""
+    """Training labels, int64, 0 to `num_classes` - 1. Shape: (training examples,)."""
 
     test_images: Tensor
-    """uint8, 0 to `max_value`. Shape: (test examples, height, width)."""
+    """Test images, uint8, 0 to `max_value`. Shape: (test examples, height, width)."""
 
     test_labels: Tensor
-    """int64, 0 to `num_classes` - 1. Shape: (test examples,)."""
+    """Test labels, int64, 0 to `num_classes` - 1. Shape: (test examples,)."""
 
     num_classes: int
-    """How many classes there are."""
+    """Number of classes."""
 
     max_value: int = 255
-    """The pixel value of full brightness, 1 to 255: a pixel as a number in [0, 1] is value / this."""
+    """Pixel value of full brightness, 1 to 255; divided by it, pixels are in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_value <= 255:
@@ -100,7 +100,7 @@ class ImageDataset:
         return height, width
 
     def to(self, device: torch.device | str) -> ImageDataset:
-        """Return the dataset on another device; what is there already is not copied."""
+        """Return the dataset on another device; tensors that are already there are not copied."""
         return replace(
             self,
             train_images=self.train_images.to(device),
@@ -115,34 +115,34 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
 
     "digits" is bundled with scikit-learn (1797 images of 8 x 8, values 0 to 16). The others are four
     IDX files, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
-    t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed; the ".gz" is taken where
-    both are there; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are looked for in
+    t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed, the ".gz" taking precedence
+    if both exist; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are searched for in
 
     1. the folder `data_dir`, if it is given,
     2. the folder `$PLASTICITY_DATA/<name>/`, if it exists,
-    3. the user's cache, to which they are downloaded from their public home if they are not there.
+    3. the user's cache, to which they are downloaded from a public mirror if they are not there.
 
-    In 1 and 2, torchvision's folders are found, too: `MNIST/raw/` (`FashionMNIST`, `KMNIST`) below its
-    `root`, which `data_dir` or `$PLASTICITY_DATA` may be, and so is the dataset's own below `data_dir`. A
-    "~" at the beginning is the user's home.
+    In 1 and 2, torchvision's folders are found as well: `MNIST/raw/` (`FashionMNIST`, `KMNIST`) below its
+    `root`, which `data_dir` or `$PLASTICITY_DATA` may be. So is the folder `<name>/` below `data_dir`. A "~"
+    at the beginning is the user's home.
 
     Pixels are uint8, labels integers of any type, numbered from 0 without a gap.
 
-    A folder of the user's (1, 2) is held to the form of the files: magic number, sizes, counts,
-    labels. The cache is held to the published checksums.
+    Files in the user's folders (1, 2) are checked for their format: magic number, sizes, counts,
+    labels. Files in the cache are checked against the published checksums.
 
     Args:
         name: "mnist", "fashion-mnist", "kmnist", "digits", or "images" for any folder with four
             files of those names.
-        data_dir: The folder that holds the files, or the dataset's folder; "images" needs it, "digits" takes
-            none.
+        data_dir: The folder that holds the files, or one that holds the dataset's folder; required for
+            "images", not accepted for "digits".
 
     Returns:
         The dataset, with the labels 0 to `num_classes` - 1, each of them among the training labels.
 
     Raises:
-        ValueError: if the name is unknown, a folder or a file is missing, or a file is not what it
-            should be; the message names it, what was expected, what was found and what to do.
+        ValueError: if the name is unknown, a folder or a file is missing, or a file is not as
+            expected; the message names it, what was expected, what was found and what to do.
         DownloadError: if no mirror delivers.
     """
     if name not in DATASETS:
@@ -152,8 +152,8 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     if name == "digits":
         if data_dir is not None:
             raise ValueError(
-                f"The dataset 'digits' is bundled with scikit-learn and is read from no folder: leave "
-                f"out --data-dir (data_dir), which is {str(data_dir)!r}, or take 'images'."
+                f"The dataset 'digits' is bundled with scikit-learn and is not read from a folder: leave "
+                f"out --data-dir (data_dir), which is {str(data_dir)!r}, or use 'images'."
             )
         return _load_digits()
     folder = _users_folder(name, data_dir)
@@ -164,36 +164,36 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
 
 
 def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
-    """The folder that the user names for this dataset; None if there is none."""
+    """Return the folder that the user specified for this dataset; None if there is none."""
     if data_dir is not None:
         folder = _existing(data_dir, "--data-dir (data_dir) must be an existing folder")
-        return _first_with_files([*_places(folder, name), folder / name]) or folder
+        return _first_with_files([*_candidates(folder, name), folder / name]) or folder
     if name == "images":
         raise ValueError(
             "The dataset 'images' is any folder with the four files "
-            f"{', '.join(FILE_NAMES)}: name the folder by --data-dir (data_dir)."
+            f"{', '.join(FILE_NAMES)}: pass the folder as --data-dir (data_dir)."
         )
     root = os.environ.get("PLASTICITY_DATA")
     if not root:
         return None
-    # A folder without this dataset is no mistake, it may hold others; a misspelt one is.
+    # A folder without this dataset is not an error, as it may hold others; a misspelt one is.
     folder = _existing(root, "$PLASTICITY_DATA must be an existing folder, or unset")
     own = folder / name
-    found = _first_with_files([*_places(own, name), *_places(folder, name)[1:]])
+    found = _first_with_files([*_candidates(own, name), *_candidates(folder, name)[1:]])
     return found or (own if own.is_dir() else None)
 
 
 def _existing(name: str | Path, expected: str) -> Path:
-    """The folder of this name, in which "~" is the user's home."""
+    """Return the folder of this name, with "~" expanded, or raise a ValueError if it does not exist."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError as error:  # "~somebody" who is not known
+    except RuntimeError as error:  # "~name" of an unknown user
         raise ValueError(f"{expected}: {str(name)!r} ({error}).") from error
     if folder.is_file():
         with folder.open("rb") as stream:
             kind = recognized(stream.read(1024))
         raise ValueError(
-            f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Name the folder that "
+            f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Pass the folder that "
             "holds the four files, unpacked if they are in an archive."
         )
     if not folder.is_dir():
@@ -201,24 +201,24 @@ def _existing(name: str | Path, expected: str) -> Path:
     return folder
 
 
-def _places(folder: Path, name: str) -> list[Path]:
-    """Where the files of a dataset may be in its folder: there, or where torchvision puts them."""
-    places = [folder, folder / "raw"]
+def _candidates(folder: Path, name: str) -> list[Path]:
+    """Return the folders that may hold a dataset's files: the given one, and those torchvision writes to."""
+    candidates = [folder, folder / "raw"]
     if name in _TORCHVISION_NAMES:
-        places.append(folder / _TORCHVISION_NAMES[name] / "raw")
-    return places
+        candidates.append(folder / _TORCHVISION_NAMES[name] / "raw")
+    return candidates
 
 
-def _first_with_files(places: list[Path]) -> Path | None:
-    """The first place that has any of the files: one that is incomplete is not passed over in silence."""
-    for place in places:
-        if any(_found(place, file_name) is not None for file_name in FILE_NAMES):
-            return place
+def _first_with_files(folders: list[Path]) -> Path | None:
+    """Return the first folder that has any of the files: an incomplete one is not skipped silently."""
+    for folder in folders:
+        if any(_found(folder, file_name) is not None for file_name in FILE_NAMES):
+            return folder
     return None
 
 
 def _found(folder: Path, file_name: str) -> Path | None:
-    """One of the four files under the names that it goes by."""
+    """Return the path of one of the four files under any of its names; None if there is none."""
     plain = file_name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
     for candidate in (file_name, plain, f"{dotted}.gz", dotted):
@@ -234,20 +234,20 @@ def _read_folder(name: str, folder: Path) -> ImageDataset:
     if test_images.shape[1:] != train_images.shape[1:]:
         raise ValueError(
             f"{files[2]}: expected images of {_size(train_images)} pixels, as in {files[0].name}, "
-            f"found {_size(test_images)}. Put the files of one dataset into the folder."
+            f"found {_size(test_images)}. Put the four files of one dataset into the folder."
         )
     num_classes = _count_classes(files[1], train_labels)
     highest = int(test_labels.max())
     if highest >= num_classes:
         raise ValueError(
             f"{files[3]}: expected labels from 0 to {num_classes - 1}, the classes of "
-            f"{files[1].name}, found {highest}. Put the files of one dataset into the folder."
+            f"{files[1].name}, found {highest}. Put the four files of one dataset into the folder."
         )
     return ImageDataset(name, train_images, train_labels, test_images, test_labels, num_classes)
 
 
 def _find_files(folder: Path) -> list[Path]:
-    """The four files, in the order of FILE_NAMES, compressed or not."""
+    """Return the four files, in the order of FILE_NAMES, compressed or not."""
     found, missing = [], []
     for file_name in FILE_NAMES:
         file = _found(folder, file_name)
@@ -258,8 +258,8 @@ def _find_files(folder: Path) -> list[Path]:
     if missing:
         raise ValueError(
             f"{folder}: expected the four files {', '.join(FILE_NAMES)} (or the same without .gz), "
-            f"did not find {', '.join(missing)}. Put them there, or name the folder that holds them "
-            f"by --data-dir (data_dir). The folder holds {_listed(sorted(p.name for p in folder.iterdir()))}."
+            f"did not find {', '.join(missing)}. Put them there, or pass the folder that holds them as "
+            f"--data-dir (data_dir). The folder holds {_listed(sorted(p.name for p in folder.iterdir()))}."
         )
     return found
 
@@ -269,7 +269,7 @@ def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
     if len(images) != len(labels):
         raise ValueError(
             f"{labels_file}: expected {len(images)} labels, one for each image of "
-            f"{images_file.name}, found {len(labels)}. Put the files of one dataset into the folder."
+            f"{images_file.name}, found {len(labels)}. Put the four files of one dataset into the folder."
         )
     return images, labels
 
@@ -279,7 +279,7 @@ def _count_classes(labels_file: Path, labels: Tensor) -> int:
     lowest, highest = min(used), max(used)
     if len(used) == highest + 1:
         return len(used)
-    # One more than is shown. The largest may be 2^31 - 1: not all can be counted.
+    # One more than is shown. The largest label may be 2^31 - 1: too many to list all.
     unused = list(itertools.islice((n for n in range(highest) if n not in used), _MOST_LISTED + 1))
     remedy = (
         "Number the classes from 0, without a gap: numpy.unique(labels, return_inverse=True)[1]."
@@ -304,19 +304,19 @@ def _size(images: Tensor) -> str:
 
 
 def _load_digits() -> ImageDataset:
-    """The bundled digits; of each class, in their order, every fifth image is a test image.
+    """Load the bundled digits; within each class, in the given order, every fifth image is a test image.
 
-    So both splits have the classes in the same shares, and images of all writers.
+    Both splits thus have the classes in the same proportions, and images from all writers.
     """
-    # Here and not above: it takes a second, and only this dataset needs it.
+    # Imported here because it takes a second, and only this dataset needs it.
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     one_hot = torch.nn.functional.one_hot(labels)
-    place_in_class = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1)
-    is_test = place_in_class % _DIGITS_TEST_EVERY == 0
+    rank_in_class = one_hot.cumsum(dim=0).gather(1, labels[:, None]).squeeze(1)
+    is_test = rank_in_class % _DIGITS_TEST_EVERY == 0
     return ImageDataset(
         "digits",
         images[~is_test],

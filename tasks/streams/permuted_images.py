@@ -1,4 +1,4 @@
-"""A stream of tasks made from one dataset: in each, the pixels are permuted in another way."""
+"""Stream of tasks made from one dataset, each with another permutation of the pixels."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class PermutedImagesConfig:
 
 @dataclass(frozen=True, eq=False)
 class ImageTask:
-    """One task: the images of a dataset, with the pixels of each permuted in the same way.
+    """Task of the stream: the images of a dataset, all with the same permutation of their pixels.
 
     Pixel `i` of a task's image, counted row by row, is pixel `permutation[i]` of the dataset's.
-    Pixels are numbers from 0 to 1, the stored value divided by the dataset's largest, and are
-    standardised in no other way.
+    Pixels are numbers from 0 to 1, the stored value divided by the dataset's `max_value`, and are
+    not standardised any further.
     """
 
     index: int
-    """Place in the stream, from 0."""
+    """Index in the stream, from 0."""
 
     permutation: Tensor
-    """int64, on the dataset's device. Shape: (height * width,)."""
+    """Permutation of the pixels, int64, on the dataset's device. Shape: (height * width,)."""
 
     dataset: ImageDataset
-    """The images, unpermuted; all tasks of a stream share them."""
+    """Unpermuted images, shared by all tasks of a stream."""
 
     @property
     def num_train(self) -> int:
@@ -71,10 +71,10 @@ class ImageTask:
         return len(self.dataset.test_labels)
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return training examples; does not wait for the device.
+        """Return training examples, without waiting for the device.
 
         Args:
-            indices: Of the examples, 0 to `num_train` - 1, int64, on the dataset's device.
+            indices: Indices of the examples, 0 to `num_train` - 1, int64, on the dataset's device.
                 Shape: (batch,).
 
         Returns:
@@ -85,13 +85,13 @@ class ImageTask:
         return self._permuted(images), self.dataset.train_labels.index_select(0, indices)
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once through the test examples, in their order.
+        """Iterate once over the test examples, in the dataset's order.
 
         Args:
             batch_size: Examples in a batch, at least 1; the last batch may have fewer.
 
         Returns:
-            An iterator over images and labels, as of `train_batch`.
+            An iterator over images and labels, shaped as those of `train_batch`.
 
         Raises:
             TypeError: if the batch size is not an integer.
@@ -101,19 +101,19 @@ class ImageTask:
         starts = range(0, self.num_test, size)
         return (self._test_batch(slice(start, start + size)) for start in starts)
 
-    def _test_batch(self, place: slice) -> tuple[Tensor, Tensor]:
-        return self._permuted(self.dataset.test_images[place]), self.dataset.test_labels[
-            place
+    def _test_batch(self, part: slice) -> tuple[Tensor, Tensor]:
+        return self._permuted(self.dataset.test_images[part]), self.dataset.test_labels[
+            part
         ].clone()
 
     def _permuted(self, images: Tensor) -> Tensor:
-        # For a batch of 64 of 28 x 28, on one CPU thread: 41 us in all with the pixels stored as
-        # uint8 and permuted after the conversion; 160 us permuted before it (uint8 columns are
+        # Time for a batch of 64 images of 28 x 28, on one CPU thread: 41 us with the pixels stored
+        # as uint8 and permuted after the conversion; 160 us permuted before it (uint8 columns are
         # gathered one by one); 57 us with pixels stored as float32, for four times the memory;
         # 100 us with one gather over a combined index. A permuted copy of the dataset would take
-        # 20 us, but 146 ms to make for 60 000 images: as much as it saves in 7 epochs.
-        # By the reciprocal, because a GPU divides by a constant so: the pixels are equal, to the
-        # bit, on every device.
+        # 20 us, but 146 ms to make for 60 000 images, which is what it saves in 7 epochs.
+        # Multiplied by the reciprocal, because that is how a GPU divides by a constant: the pixels
+        # are bitwise equal on every device.
         batch = images.flatten(1).to(torch.float32).mul_(1 / self.dataset.max_value)
         if self.index != 0:
             batch = batch.index_select(1, self.permutation)
@@ -121,20 +121,20 @@ class ImageTask:
 
 
 class PermutedImages:
-    """A stream of permuted-image tasks, after the continual benchmark of syre (Sec. 6.6, Fig. 11).
+    """Stream of permuted-image tasks, after the continual benchmark of syre (Sec. 6.6, Fig. 11).
 
-    `stream[k]` is task `k`, made without visiting any other. Task 0 is the unpermuted dataset. The
+    `stream[k]` is task `k`, created without visiting any other. Task 0 is the unpermuted dataset. The
     permutation of any other task is a pure function of the seed, the task's index and the number of
     pixels, the same on every machine and for every `num_tasks`; training and test images share it.
 
     Args:
         dataset: The images. They are moved to the device once, as uint8.
         num_tasks: Length of the stream, at least 1.
-        seed: Of the permutations, 0 or more; 64 bits and beyond are welcome.
-        device: Of the batches.
+        seed: Seed of the permutations, 0 or more, of any number of bits.
+        device: Device of the batches.
 
     Raises:
-        TypeError: if the dataset is no `ImageDataset`, or a number no integer.
+        TypeError: if the dataset is not an `ImageDataset`, or a number is not an integer.
         ValueError: if a number is out of range.
     """
 
@@ -147,7 +147,7 @@ class PermutedImages:
     ) -> None:
         if not isinstance(dataset, ImageDataset):
             raise TypeError(
-                f"dataset must be an ImageDataset, as load_dataset returns it: "
+                f"dataset must be an ImageDataset, as returned by load_dataset: "
                 f"{type(dataset).__name__}."
             )
         self.num_tasks = _integer("num_tasks", num_tasks, minimum=1)
@@ -161,17 +161,17 @@ class PermutedImages:
         """Return a task of the stream.
 
         Args:
-            index: Of the task, from 0; there is no counting from the end.
+            index: Index of the task, from 0; negative indices are not supported.
 
         Raises:
-            TypeError: if the index is not an integer; slices are none.
+            TypeError: if the index is not an integer; slices are not supported.
             IndexError: if there is no such task.
         """
         number = _as_integer("The index of a task", index)
         if not 0 <= number < self.num_tasks:
             raise IndexError(
                 f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
-                "A larger num_tasks makes it longer and leaves its tasks as they are."
+                "Choose a larger num_tasks for a longer stream; its first tasks stay the same."
             )
         height, width = self.dataset.image_shape
         permutation = _permutation(self.seed, number, height * width)
@@ -184,9 +184,9 @@ class PermutedImages:
 def _permutation(seed: int, task: int, pixels: int) -> Tensor:
     """Draw a task's permutation: the order that sorts one random 64-bit integer per pixel.
 
-    The integers are the raw output of PCG64, seeded by `SeedSequence(seed, spawn_key=(task,))`: the
-    two that numpy promises never to change, which it does not of `Generator.permutation`. The sort
-    is stable, so that not even equal integers leave a choice.
+    The integers are the raw output of PCG64, seeded by `SeedSequence(seed, spawn_key=(task,))`. numpy
+    guarantees that neither ever changes, which it does not for `Generator.permutation`. The sort is
+    stable, so that the result is unique even if integers are equal.
     """
     if task == 0:
         return torch.arange(pixels)

@@ -1,4 +1,4 @@
-"""R tasks at once: one of each of R streams of permuted images, which share one dataset."""
+"""Stacked tasks: one from each of R streams of permuted images, which share one dataset."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch import Tensor
 from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
 
 
-class ImageTaskGroup:
-    """Tasks of one place in their streams, over one dataset: batches of all of them at once.
+class StackedImageTask:
+    """Tasks with the same index in R streams over one dataset, which returns stacked batches.
 
-    The dataset is not copied: every batch is gathered from it, and its pixels are bit for bit those of
-    each task alone.
+    The dataset is not copied: every batch is gathered from it, and its pixels are bitwise equal to those
+    of the single tasks.
 
     Args:
-        tasks: One for each replica, of equal `index` and one dataset.
+        tasks: One task for each stacked run, with equal `index` and one dataset.
 
     Raises:
-        ValueError: if there is none, or their places or datasets differ.
+        ValueError: if there are no tasks, or their indices or datasets differ.
     """
 
     def __init__(self, tasks: Sequence[ImageTask]) -> None:
         if not tasks:
-            raise ValueError("A group needs at least one task: an empty list was given.")
+            raise ValueError("A stacked task needs at least one task: an empty list was given.")
         first = tasks[0]
-        for place, task in enumerate(tasks):
+        for position, task in enumerate(tasks):
             if task.index != first.index:
                 raise ValueError(
-                    f"tasks[{place}] is task {task.index} of its stream, tasks[0] task {first.index}:"
-                    " a group is of one place."
+                    f"tasks[{position}] is task {task.index} of its stream, tasks[0] task {first.index}:"
+                    " stack tasks with the same index."
                 )
             if not _one_dataset(task, first):
                 raise ValueError(
-                    f"tasks[{place}] has another dataset than tasks[0]: make all streams from one"
-                    " ImageDataset that is on their device already."
+                    f"tasks[{position}] has a different dataset from tasks[0]: make all streams from one"
+                    " ImageDataset that is already on their device."
                 )
         self.tasks = tuple(tasks)
         self._dataset = first.dataset
@@ -44,12 +44,12 @@ class ImageTaskGroup:
 
     @property
     def index(self) -> int:
-        """Place in the streams, from 0."""
+        """Index of the tasks in their streams, from 0."""
         return self.tasks[0].index
 
     @property
     def num_stacked(self) -> int:
-        """R."""
+        """Number of stacked tasks, R."""
         return len(self.tasks)
 
     @property
@@ -63,10 +63,10 @@ class ImageTaskGroup:
         return self.tasks[0].num_test
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return training examples of every task; does not wait for the device.
+        """Return training examples of every task, without waiting for the device.
 
         Args:
-            indices: Of the examples, int64, on the dataset's device. Shape: (R, batch).
+            indices: Indices of the examples, int64, on the dataset's device. Shape: (R, batch).
 
         Returns:
             The images, float32, from 0 to 1, shape (R, batch, 1, height, width), and the labels, int64,
@@ -78,13 +78,13 @@ class ImageTaskGroup:
         return self._permuted(images.view(*indices.shape, -1)), labels.view_as(indices)
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once through the test examples, in their order, the same ones in every task.
+        """Iterate once over the test examples, in the dataset's order, the same for every task.
 
         Args:
             batch_size: Examples of each task in a batch, at least 1; the last batch may have fewer.
 
         Returns:
-            An iterator over images and labels, as of `train_batch`.
+            An iterator over images and labels, shaped as those of `train_batch`.
 
         Raises:
             ValueError: if the batch size is below 1.
@@ -94,57 +94,56 @@ class ImageTaskGroup:
         starts = range(0, self.num_test, batch_size)
         return (self._test_batch(slice(start, start + batch_size)) for start in starts)
 
-    def _test_batch(self, place: slice) -> tuple[Tensor, Tensor]:
-        images = self._dataset.test_images[place].flatten(1)
-        labels = self._dataset.test_labels[place]
+    def _test_batch(self, part: slice) -> tuple[Tensor, Tensor]:
+        images = self._dataset.test_images[part].flatten(1)
+        labels = self._dataset.test_labels[part]
         shape = (self.num_stacked, *labels.shape)
         return self._permuted(images.expand(*shape, -1)), labels.expand(shape).clone()
 
     def _permuted(self, pixels: Tensor) -> Tensor:
-        """Stored pixels, (R, batch, height * width), as images; by the arithmetic of `ImageTask`."""
+        """Convert stored pixels, (R, batch, height * width), to images, as `ImageTask` does."""
         images = pixels.to(torch.float32).mul_(1 / self._dataset.max_value)
         if self.index != 0:
             images = images.gather(2, self._permutations.expand_as(images))
         return images.view(*pixels.shape[:2], 1, *self._dataset.image_shape)
 
 
-class PermutedImagesGroup:
-    """R streams side by side: `group[k]` holds task `k` of each.
+class StackedPermutedImages:
+    """R stacked streams: `stacked[k]` holds task `k` of each.
 
     Args:
-        streams: Of one dataset and one length; their seeds may be equal.
+        streams: Streams of one dataset and of equal length; their seeds may be equal.
 
     Raises:
-        ValueError: if there is none, or their lengths or datasets differ.
+        ValueError: if there are no streams, or their lengths or datasets differ.
     """
 
     def __init__(self, streams: Sequence[PermutedImages]) -> None:
         if not streams:
-            raise ValueError("A group needs at least one stream: an empty list was given.")
-        for place, stream in enumerate(streams):
+            raise ValueError("Stacked streams need at least one stream: an empty list was given.")
+        for position, stream in enumerate(streams):
             if len(stream) != len(streams[0]):
                 raise ValueError(
-                    f"streams[{place}] has {len(stream)} tasks, streams[0] {len(streams[0])}: they"
-                    " must be equal."
+                    f"streams[{position}] has {len(stream)} tasks, streams[0] {len(streams[0])}: stack"
+                    " streams of equal length."
                 )
         self.streams = tuple(streams)
-        ImageTaskGroup(
-            [stream[0] for stream in streams]
-        )  # refuses several datasets, before training
+        # Refuses different datasets now, before training.
+        StackedImageTask([stream[0] for stream in streams])
 
     def __len__(self) -> int:
         return len(self.streams[0])
 
-    def __getitem__(self, index: int) -> ImageTaskGroup:
-        """Return the tasks of one place.
+    def __getitem__(self, index: int) -> StackedImageTask:
+        """Return the tasks with this index, stacked.
 
         Raises:
             TypeError: if the index is not an integer.
             IndexError: if there are no such tasks.
         """
-        return ImageTaskGroup([stream[index] for stream in self.streams])
+        return StackedImageTask([stream[index] for stream in self.streams])
 
-    def __iter__(self) -> Iterator[ImageTaskGroup]:
+    def __iter__(self) -> Iterator[StackedImageTask]:
         return (self[index] for index in range(len(self)))
 
 

@@ -1,1 +1,1 @@
-"""Vector environments: many environments on the cores, or on a device."""
+"""Vector environments: many environments stepped in this process and in worker processes."""

@@ -1,4 +1,4 @@
-"""Environments that one process steps in turn, writing into arrays that it may share with another."""
+"""Environments that one process steps in turn, with arrays that it may share with another process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALARS = frozenset({bool, int, float, str})
 
 
 class Description(NamedTuple):
-    """What environments must have in common to be stepped together."""
+    """Properties that all environments of a vector environment must share."""
 
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
@@ -26,38 +26,39 @@ class Description(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an environment has to tell beyond the arrays."""
+    """Results of an environment's step or reset that do not go through the arrays."""
 
     environment: int
-    """Its number in the group."""
+    """Index of the environment in the group."""
 
     info: dict[str, Any] | None
-    """Of the latest step, or of the reset after it; None: numbers and strings as they were told before."""
+    """Info of the latest step, or of the reset after it; None if it has only numbers and strings, all equal
+    to those last reported."""
 
     final: tuple[Any, dict[str, Any]] | None
-    """The last observation and info of the episode that the step ended, if it did."""
+    """Last observation and info of the episode that the step ended; None if it ended none."""
 
 
 class Arrays(NamedTuple):
-    """What passes at every step, environment by environment."""
+    """Arrays exchanged at every step, with one row per environment."""
 
     actions: NDArray[Any]
-    """Shape: (environments, *action)."""
+    """Actions to take. Shape: (environments, *action)."""
 
     observations: NDArray[Any]
-    """Of the step, or of the reset after it. Shape: (environments, *observation)."""
+    """Observations of the step, or of the reset after it. Shape: (environments, *observation)."""
 
     rewards: NDArray[np.float64]
-    """Shape: (environments,)."""
+    """Rewards of the step. Shape: (environments,)."""
 
     terminated: NDArray[np.bool_]
-    """Shape: (environments,)."""
+    """Whether each episode was terminated. Shape: (environments,)."""
 
     truncated: NDArray[np.bool_]
-    """Shape: (environments,)."""
+    """Whether each episode was truncated. Shape: (environments,)."""
 
     def part(self, environments: range) -> Arrays:
-        """Return the views of some environments."""
+        """Return views of the rows of some environments."""
         part = slice(environments.start, environments.stop)
         return Arrays(
             self.actions[part],
@@ -69,20 +70,20 @@ class Arrays(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the arrays lie in a block of memory."""
+    """Layout of the arrays in a block of memory."""
 
     fields: tuple[tuple[tuple[int, ...], np.dtype[Any], int], ...]
-    """Shape, type and first byte of each array, in the order of `Arrays`."""
+    """Shape, dtype and byte offset of each array, in the order of `Arrays`."""
 
     num_bytes: int
     """Size of the block."""
 
     @classmethod
     def of(cls, description: Description, num_envs: int) -> Layout:
-        """Lay out the arrays of so many environments.
+        """Lay out the arrays of `num_envs` environments.
 
         Raises:
-            TypeError: if the observation or the action is no array of a fixed shape.
+            TypeError: if the observation or the action is not an array of a fixed shape.
         """
         kinds = [
             _shape_and_type("action", description.action_space),
@@ -100,7 +101,7 @@ class Layout(NamedTuple):
         return cls(tuple(fields), end)
 
     def arrays(self, block: Any) -> Arrays:
-        """Return the arrays as they lie in a block."""
+        """Return the arrays as views of a block."""
         return Arrays(
             *(np.ndarray(shape, dtype, block, start) for shape, dtype, start in self.fields)
         )
@@ -123,7 +124,7 @@ class EnvironmentGroup:
 
     Args:
         env_fns: Functions without arguments, each of which makes an environment.
-        first: Number of the first in the whole, for error messages.
+        first: Index of the group's first environment among all environments, for error messages.
 
     Raises:
         ValueError: if the environments do not have the same spaces and render mode.
@@ -137,10 +138,10 @@ class EnvironmentGroup:
         ]
         self.description = require_same(descriptions, range(first, first + len(self.envs)))
         self.metadata = dict(self.envs[0].metadata)
-        self._told: list[dict[str, Any] | None] = [None] * len(self.envs)
+        self._reported: list[dict[str, Any] | None] = [None] * len(self.envs)
 
     def attach(self, arrays: Arrays) -> None:
-        """Write into these arrays from now on, one row per environment, and read the actions there."""
+        """Use these arrays from now on, one row per environment: read the actions, write the rest."""
         self._arrays = arrays
 
     def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> list[Report]:
@@ -149,21 +150,21 @@ class EnvironmentGroup:
         for number, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observation, info = env.reset(seed=seed, options=options)
             self._arrays.observations[number] = observation
-            self._told[number] = None
+            self._reported[number] = None
             reports.append(Report(number, self._news(number, info), None))
         return reports
 
     def step(self) -> list[Report]:
-        """Step every environment, and tell what does not go through the arrays."""
+        """Step every environment, and return what does not go through the arrays."""
         actions, observations, rewards, all_terminated, all_truncated = self._arrays
         reports = []
         for number, env in enumerate(self.envs):
-            # A copy, as an environment may keep its action, and the next one is written in its place.
+            # A copy, as an environment may keep its action, and the next one overwrites the array.
             action = actions[number].copy()
             observation, reward, terminated, truncated, info = env.step(action)
             final = None
             if terminated or truncated:
-                # Copies, as an environment may give its own buffer, and its reset writes there.
+                # Copies, as an environment may return its own buffer, which its reset overwrites.
                 final = (deepcopy(observation), dict(info))
                 observation, info = env.reset()
             observations[number] = observation
@@ -177,11 +178,11 @@ class EnvironmentGroup:
 
     def _news(self, number: int, info: dict[str, Any]) -> dict[str, Any] | None:
         if not _SCALARS.issuperset(map(type, info.values())):
-            self._told[number] = None
+            self._reported[number] = None
             return info
-        if info == self._told[number]:
+        if info == self._reported[number]:
             return None
-        self._told[number] = dict(info)
+        self._reported[number] = dict(info)
         return info
 
     def call(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -193,17 +194,17 @@ class EnvironmentGroup:
         ]
 
     def without(self, method: str) -> list[str]:
-        """Return the names of the environments that have no such method of their own.
+        """Return the names of the environments whose own class does not define a method.
 
-        One that only an environment within a wrapper has is not its own.
+        A method that only the wrapped environment defines does not count.
         """
         return [str(env) for env in self.envs if not hasattr(type(env), method)]
 
     def close(self) -> None:
-        """Close every environment, also those after one whose `close` raises an error.
+        """Close every environment, even after the `close` of one raised an error.
 
         Raises:
-            Exception: the first such error.
+            Exception: the first error raised by a `close`.
         """
         errors = []
         for env in self.envs:
@@ -216,14 +217,14 @@ class EnvironmentGroup:
 
 
 def require_same(descriptions: Sequence[Description], numbers: Sequence[int]) -> Description:
-    """Return what all environments have in common.
+    """Return the description that all environments share.
 
     Args:
-        descriptions: Of each.
-        numbers: Of each, for the error message.
+        descriptions: Description of each environment or group.
+        numbers: Index of each, for the error message.
 
     Raises:
-        ValueError: if one differs; the message says how.
+        ValueError: if one differs; the message names the difference.
     """
     first = descriptions[0]
     for number, other in zip(numbers, descriptions, strict=True):

@@ -1,4 +1,4 @@
-"""Many environments on the cores: several in each worker process, as one vector environment."""
+"""Vector environment that steps several environments in each of several processes."""
 
 from __future__ import annotations
 
@@ -37,37 +37,37 @@ StepResult = tuple[
 
 
 class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
-    """A Gymnasium vector environment with several environments in each process, this one among them.
+    """Gymnasium vector environment with several environments in each process, this one included.
 
     An environment whose episode ends is reset in the same step (`AutoresetMode.SAME_STEP`): the
     observation is then the first of the next episode, and `infos["final_obs"]` and `infos["final_info"]`
-    hold what the ended one last said. `infos` are as Gymnasium's own vector environments give them: an
-    array per entry, with a mask under the name with a "_" before it.
+    hold the last ones of the ended episode. `infos` have the format of Gymnasium's own vector environments:
+    an array per entry, with a mask under the same name prefixed with "_".
 
-    The numbers do not depend on `num_workers`. Everything returned is the caller's to keep.
+    The results do not depend on `num_workers`. Returned arrays are copies that are never overwritten.
 
-    An error in a worker, or its death, is an error of the call that waits for it, and ends all environments.
-    Workers end with this object, and with its process, also when that is killed; Ctrl-C and SIGTERM they
-    leave to it.
+    An error in a worker, or its death, is raised by the call that waits for it, and ends all environments.
+    Workers end with this object, and with its process, even if that is killed. They ignore Ctrl-C and
+    SIGTERM, which are left to this process.
 
     Args:
-        env_fns: Functions without arguments, each of which makes an environment. Workers get them by
-            cloudpickle, so that lambdas will do. All environments must have the same spaces.
-        num_workers: Processes that step the environments, in blocks. This process is the first of them, as
-            it had to wait for the others anyway: 2 adds one process and keeps two cores busy; 0 or 1 adds
-            none. At most one per environment.
+        env_fns: Functions without arguments, each of which makes an environment. They are sent to workers by
+            cloudpickle, so that lambdas work. All environments must have the same spaces.
+        num_workers: Number of processes that step the environments, in blocks. This process is the first of
+            them, as it would have to wait for the others anyway: 2 adds one process and keeps two cores
+            busy; 0 or 1 adds none. At most one per environment.
 
     Raises:
-        TypeError: if an argument has the wrong type, or observation or action is no array of fixed shape.
+        TypeError: if an argument has the wrong type, or observation or action is not an array of fixed shape.
         ValueError: if there are no environments, or fewer than workers, or they differ in their spaces.
         RuntimeError: if environments cannot be made in a worker; the message has its traceback. (An error
             in this process is raised as it is.)
     """
 
-    # Figures, in steps per second, of 8 (16) Slippery-Ants on 2 cores: all here 4500 (4700); Gymnasium's
+    # Steps per second of 8 (16) Slippery-Ants on 2 cores: all in this process 4500 (4700); Gymnasium's
     # AsyncVectorEnv with shared memory 4900 (5500); two workers and this process waiting for them 6700
-    # (7600); one worker and this process 7800 (8500), and with a worker that waits awake for a while
-    # 8200 to 8900 (8300 to 8600), which shows most when a policy acts in between: 6200 against 5300.
+    # (7600); one worker and this process 7800 (8500), and with a worker that spins for a while before it
+    # sleeps 8200 to 8900 (8300 to 8600). Spinning helps most when a policy acts in between: 6200 vs. 5300.
 
     def __init__(self, env_fns: Sequence[EnvFn], num_workers: int = 0) -> None:
         env_fns = list(env_fns)
@@ -128,8 +128,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """Reset all environments.
 
         Args:
-            seed: Environment i gets seed + i; or one for each; None: their generators go on.
-            options: For every environment.
+            seed: One seed, of which environment i gets seed + i; or one for each environment; or None, to
+                leave the generators as they are.
+            options: Options passed to every environment.
 
         Returns:
             The observations, shape (num_envs, *observation), and infos.
@@ -142,7 +143,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         else:
             seeds = [None if each is None else operator.index(each) for each in seed]
             if len(seeds) != self.num_envs:
-                raise ValueError(f"{self.num_envs} environments need as many seeds: {len(seeds)}.")
+                raise ValueError(
+                    f"{self.num_envs} environments need {self.num_envs} seeds, one for each: {len(seeds)}."
+                )
         with self._all_or_none():
             for host in self._hosts:
                 host.ask("reset", seeds[host.environments.start : host.environments.stop], options)
@@ -159,9 +162,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             Observations (num_envs, *observation), rewards, terminated and truncated (num_envs,), infos.
 
         Raises:
-            TypeError: if the actions are no real numbers.
+            TypeError: if the actions are not real numbers.
             ValueError: if the actions have another shape.
-            RuntimeError: if a worker has died or failed; all are ended then.
+            RuntimeError: if a worker has died or failed; all environments are then ended.
         """
         actions = np.asarray(actions)
         if (
@@ -181,7 +184,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return observations.copy(), rewards.copy(), terminated.copy(), truncated.copy(), infos
 
     def _gather(self) -> dict[str, Any]:
-        """Take every group's reports, and return the infos."""
+        """Collect the reports of all groups, and return the infos."""
         finals = []
         for host in self._hosts:
             for number, info, final in host.answer():
@@ -202,7 +205,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     @contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """End all environments if anything goes wrong: answers that nobody took would be taken for others."""
+        """End all environments on any error: answers left unread would be mistaken for later ones."""
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError(
                 "The environments were closed, by close() or after an error: make new ones."
@@ -216,11 +219,11 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     def _end_after_error(self) -> None:
         self.closed = True
         self._end.detach()
-        with suppress(Exception):  # an error of closing would hide the one that is the cause
+        with suppress(Exception):  # an error on closing would hide its cause
             end(self._hosts, self._owner, HURRY_SECONDS)
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        """Call a method of every environment, or read an attribute, and return what each one gives."""
+        """Call a method of every environment, or read an attribute, and return the results."""
         return self._call(name, [arguments] * self.num_envs)
 
     def _call(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -231,30 +234,33 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             return tuple(result for host in self._hosts for result in host.answer())
 
     def render(self) -> tuple[Any, ...]:
-        """Return what each environment draws."""
+        """Return the result of every environment's `render`."""
         return self.call("render")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all environments, each by its own `state_dict`.
+        """Return the states of all environments, each from its own `state_dict`.
 
         Raises:
-            TypeError: if an environment has none, or its outermost wrapper has none (as those that
-                `gymnasium.make` adds): what the wrapper keeps would be lost.
+            TypeError: if an environment has no `state_dict`, or its outermost wrapper has none (as those
+                that `gymnasium.make` adds): the wrapper's state would be lost.
         """
         self._require_own("state_dict")
         return {"environments": list(self.call("state_dict"))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, whatever the number of workers was.
+        """Continue from a `state_dict`, which may have been saved with another number of workers.
 
         Raises:
             TypeError: if an environment, or its outermost wrapper, has no `load_state_dict` of its own.
-            ValueError: if it is of another number of environments.
+            ValueError: if the state was saved from another number of environments.
         """
         self._require_own("load_state_dict")
         states = state["environments"]
         if len(states) != self.num_envs:
-            raise ValueError(f"The state is of {len(states)} environments, not of {self.num_envs}.")
+            raise ValueError(
+                f"The state is that of {len(states)} environments, not of {self.num_envs}: load it into "
+                "as many environments as it was saved from."
+            )
         self._call("load_state_dict", [(each,) for each in states])
 
     def _require_own(self, method: str) -> None:
@@ -264,8 +270,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             without = [env for host in self._hosts for env in host.answer()]
         if without:
             raise TypeError(
-                f"{without[0]} has no {method} of its own, and what a wrapper keeps, as TimeLimit does the "
-                "steps of its episode, would be lost: give env_fns of the bare class, such as "
+                f"{without[0]} has no {method} of its own, and the state of a wrapper, such as TimeLimit's "
+                "count of steps, would be lost: pass env_fns that make the bare class, such as "
                 "SlipperyAntBulletEnv, instead of gymnasium.make, or wrappers that have the method."
             )
 
@@ -273,7 +279,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """End all environments and their workers.
 
         Raises:
-            Exception: the first error of an environment's `close` in this process; all are ended then.
+            Exception: the first error of an environment's `close` in this process; all are still ended.
         """
         self.closed = True
         self._end()
@@ -286,7 +292,7 @@ def _num_cores() -> int:
 
 
 def _parts(num_envs: int, num_parts: int) -> list[range]:
-    """Divide the environments into blocks of which none is larger by more than one."""
+    """Divide the environments into blocks whose sizes differ by at most one."""
     bounds = [num_envs * part // num_parts for part in range(num_parts + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
@@ -303,11 +309,11 @@ ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
     "mujoco": SlipperyAntMujocoEnv,
     "warp": SlipperyAntMujocoEnv,
 }
-"""The physics that Slippery-Ant runs in, by name, and the environment of a single ant. Warp steps thousands
-at once, on a GPU; a single one is played by its twin on the CPU."""
+"""Physics engines of Slippery-Ant, by name, with the environment of a single ant. Warp steps thousands of
+ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
 
 DEVICE_ENGINES = ("warp",)
-"""Those whose ants no process steps one by one."""
+"""Engines that step all their ants at once on a device, not one by one in processes."""
 
 
 def slippery_ant_vector(
@@ -324,16 +330,16 @@ def slippery_ant_vector(
     """Make ants that share one friction, or one stream of frictions.
 
     Args:
-        num_envs: How many.
-        num_workers: Processes that step them, this one among them; 0 or 1: all run in this process.
-        engine: One of `ENGINES`, but for `DEVICE_ENGINES`.
-        friction: As of the environment.
-        task_seed: As of the environment.
-        num_tasks: As of the environment.
-        change_every: Steps of all environments together from one friction to the next: a multiple of their
+        num_envs: Number of ants.
+        num_workers: Number of processes that step them, this one included; 0 or 1: all run in this process.
+        engine: One of `ENGINES`, except `DEVICE_ENGINES`.
+        friction: See the environment.
+        task_seed: See the environment.
+        num_tasks: See the environment.
+        change_every: Total steps of all environments from one friction to the next: a multiple of their
             number, as each one counts its own share. An environment skips tasks if its share is shorter
-            than an episode, which has up to 1000 steps: the friction changes at a reset only.
-        render_mode: As of the environment.
+            than an episode, which has up to 1000 steps: the friction changes only at a reset.
+        render_mode: See the environment.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -345,8 +351,8 @@ def slippery_ant_vector(
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}: {engine!r}.")
     if engine in DEVICE_ENGINES:
         raise ValueError(
-            f"engine={engine!r} steps all its ants at once, on their device, and not in processes: take "
-            "engine='mujoco', or make the ants of the device themselves."
+            f"engine={engine!r} steps all its ants at once on a device, not in processes: use "
+            "engine='mujoco', or make the device's ants directly."
         )
     if change_every is not None:
         change_every = require_integer("change_every", change_every, minimum=1)
@@ -355,7 +361,7 @@ def slippery_ant_vector(
             near = [n * num_envs for n in (share, share + 1) if n]
             raise ValueError(
                 f"change_every must be a multiple of num_envs, {num_envs}, as each environment counts its "
-                f"own share: {change_every}. Near: {' and '.join(map(str, near))}."
+                f"own share: {change_every}. Nearest: {' and '.join(map(str, near))}."
             )
         change_every = share
     env_fn = partial(

@@ -1,13 +1,13 @@
-"""Where a group of environments runs: in the learner's process, or in a worker that ends with it.
+"""Hosts of a group of environments: the learner's process, or a worker that ends with it.
 
-A worker is a fresh interpreter, not a fork: no lock or thread of the learner's process is in it, a script
-needs no `if __name__ == "__main__"`, and a process that may have no children of `multiprocessing` may have
-it. At a step, the learner and a worker exchange one empty message each; everything else is in memory that
-both see, a file without a name, which goes when they go.
+A worker is a fresh interpreter, not a fork: it inherits no lock or thread from the learner's process, a
+script needs no `if __name__ == "__main__"`, and processes that may not have children of `multiprocessing`
+can start one. At a step, the learner and a worker exchange one empty message each; all else goes through
+shared memory, an unnamed file that is freed when both have ended.
 
-Nothing keeps running: a worker ends when its learner's end of the connection closes, however that came.
-Ctrl-C and SIGTERM, which reach the whole group of processes, it leaves to the learner, which may still want
-its environments' state.
+No worker outlives its learner: it ends when the learner's end of the connection closes, for whatever reason.
+It ignores Ctrl-C and SIGTERM, which reach the whole process group, and leaves them to the learner, which may
+still need the state of its environments.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from plasticity.tasks.vector.environment_group import EnvFn, EnvironmentGroup, Layout
 
-# Nothing may be imported before the path is the learner's: the first entry of an interpreter's own is the
-# working folder, whose json.py, say, is another. (sys is built in.)
+# Nothing may be imported before sys.path is the learner's: an interpreter's own path begins with the working
+# folder, where a json.py, say, would shadow the standard library's. (sys is built in.)
 _PROGRAM = (
     "import sys; sys.path[:] = {path}; "
     "from plasticity.tasks.vector.workers import work; work(*map(int, sys.argv[1:]))"
 )
 PATIENCE_SECONDS = 5.0
-"""For workers to close their environments."""
+"""Time that workers have to close their environments."""
 
 HURRY_SECONDS = 1.0
-"""The same, after an error."""
+"""Time that workers have to close their environments after an error."""
 
 _LOOK_SECONDS = 0.5
 _WATCH_SECONDS = 2.0
@@ -53,35 +53,35 @@ _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Host(Protocol):
-    """Where a group runs: `ask` for one of its methods, then take the `answer`."""
+    """Host of a group: `ask` requests a call of one of its methods, `answer` returns the result."""
 
     environments: range
-    """The group's, in the numbers of the whole."""
+    """Indices of the group's environments among all environments."""
 
     def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Ask for a group of these environments; the answer is its description and metadata."""
+        """Request a group of these environments; the answer is its description and metadata."""
 
     def attach(self, block: Any, layout: Layout) -> None:
-        """Ask the group to write into its part of the arrays on this block."""
+        """Request that the group use its part of the arrays on this block."""
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Ask for a method of the group."""
+        """Request a call of a method of the group."""
 
     def ask_step(self) -> None:
-        """Ask for a step."""
+        """Request a step."""
 
     def answer(self) -> Any:
-        """Wait for what was asked, and return it; nothing is an empty list."""
+        """Wait for the result of the last request, and return it; an empty one as an empty list."""
 
     def hang_up(self) -> None:
-        """Let it end; calling this twice is fine."""
+        """Let the host end; calling this twice is fine."""
 
     def wait(self, deadline: float) -> None:
-        """Wait for its end, until a time of `time.monotonic`; then make an end of it."""
+        """Wait until the host has ended; kill it once `time.monotonic()` reaches the deadline."""
 
 
 class InThisProcess:
-    """A group in this process: it does what it is asked when its answer is taken."""
+    """Host of a group in this process, which executes a request when its answer is taken."""
 
     def __init__(self, environments: range) -> None:
         self.environments = environments
@@ -89,7 +89,7 @@ class InThisProcess:
         self._asked: Callable[[], Any]
 
     def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Ask for a group of these environments; the answer is its description and metadata."""
+        """Request a group of these environments; the answer is its description and metadata."""
 
         def make() -> Any:
             self._group = EnvironmentGroup(env_fns, self.environments.start)
@@ -98,20 +98,20 @@ class InThisProcess:
         self._asked = make
 
     def attach(self, block: Any, layout: Layout) -> None:
-        """Ask the group to write into its part of the arrays on this block."""
+        """Request that the group use its part of the arrays on this block."""
         self.ask("attach", layout.arrays(block).part(self.environments))
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Ask for a method of the group."""
+        """Request a call of a method of the group."""
         self._asked = partial(getattr(self._group, name), *arguments)
 
     def ask_step(self) -> None:
-        """Ask for a step."""
+        """Request a step."""
         assert self._group is not None
         self._asked = self._group.step
 
     def answer(self) -> Any:
-        """Do what was asked."""
+        """Execute the request, and return its result."""
         return self._asked()
 
     def hang_up(self) -> None:
@@ -124,19 +124,19 @@ class InThisProcess:
 
 
 class _Failure(NamedTuple):
-    """What a worker answers when its environments raise an error."""
+    """Answer of a worker whose environments raised an error."""
 
     traceback: str
 
 
 class Worker:
-    """A group in a process of its own.
+    """Host of a group in a separate process.
 
     Args:
-        number: For error messages.
-        environments: Their numbers in the whole.
+        number: Number of the worker, for error messages.
+        environments: Indices of its environments among all environments.
         memory: Descriptor of the file that is to hold the arrays.
-        spin: Whether it may wait awake for its next step, as it has a core to itself.
+        spin: Whether the worker may spin while it waits for the next step, as it has a core to itself.
     """
 
     def __init__(self, number: int, environments: range, memory: int, *, spin: bool) -> None:
@@ -151,15 +151,15 @@ class Worker:
         self._poller.register(self._connection.fileno(), select.POLLIN)
 
     def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Ask for a group of these environments, which cloudpickle must be able to carry."""
+        """Request a group of these environments; cloudpickle must be able to serialize `env_fns`."""
         self.ask("make", [CloudpickleWrapper(env_fn) for env_fn in env_fns])
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Ask for a method of the group."""
+        """Request a call of a method of the group."""
         self._send(pickle.dumps((name, arguments)))
 
     def ask_step(self) -> None:
-        """Ask for a step, in as few bytes as can be."""
+        """Request a step, by an empty message."""
         self._send(b"")
 
     def _send(self, message: bytes) -> None:
@@ -169,7 +169,7 @@ class Worker:
             raise self._ended() from None
 
     def answer(self) -> Any:
-        """Wait for what the method returns.
+        """Wait for the result of the last request, and return it.
 
         Raises:
             RuntimeError: if the worker has ended, or its environments raised an error.
@@ -185,7 +185,7 @@ class Worker:
         return answer
 
     def _await_message(self) -> None:
-        # A fork of the worker, which an environment may have made, keeps the connection open after its death.
+        # A fork of the worker, made by an environment, would keep the connection open after its death.
         while not self._poller.poll(_LOOK_SECONDS * 1000):
             if self._process.poll() is not None and not self._poller.poll(0):
                 raise EOFError
@@ -194,14 +194,14 @@ class Worker:
         try:
             status = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            how = "it closed its connection"
+            reason = "it closed its connection"
         else:
-            how = (
+            reason = (
                 f"killed by {signal.Signals(-status).name}"
                 if status < 0
                 else f"exit status {status}"
             )
-        return RuntimeError(f"{self} ended, unasked: {how}.")
+        return RuntimeError(f"{self} ended unexpectedly: {reason}.")
 
     def __str__(self) -> str:
         first, last = self.environments[0], self.environments[-1]
@@ -209,15 +209,15 @@ class Worker:
         return f"Worker {self._number} ({which}, process {self._process.pid})"
 
     def attach(self, block: Any, layout: Layout) -> None:
-        """Let the worker write into its part of the file that both have."""
+        """Request that the worker use its part of the shared file."""
         self.ask("attach", layout)
 
     def hang_up(self) -> None:
-        """Close the connection, upon which the worker ends."""
+        """Close the connection, which makes the worker end."""
         self._connection.close()
 
     def wait(self, deadline: float) -> None:
-        """Wait for the worker's end, and help it along if it takes long."""
+        """Wait until the worker has ended; kill it at the deadline."""
         try:
             self._process.wait(max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
@@ -236,12 +236,12 @@ def _start(
         os.getpid(),
         spin,
     )
-    # Other entries than strings, such as a Path, are none to Python's import either.
+    # Entries that are not strings, such as a Path, are ignored by Python's import as well.
     program = _PROGRAM.format(path=ascii([str(each) for each in sys.path if isinstance(each, str)]))
     command = [sys.executable, "-c", program, *map(str, map(int, numbers))]
-    # The cores belong to the environments: no numerical library needs threads of its own there.
+    # The cores are for the environments: numerical libraries must not start threads of their own.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # A worker is deaf to the group's signals from its first moment, by the mask that it inherits.
+    # The inherited mask blocks the process group's signals in a worker from its start.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         return subprocess.Popen(
@@ -255,21 +255,23 @@ def _start(
 
 
 def end(hosts: Iterable[Host], owner: int, seconds: float = PATIENCE_SECONDS) -> None:
-    """End groups and wait for them, in the process that started them only, not in a fork of it.
+    """End groups and wait for them; do nothing in a fork of the process that started them.
 
     Args:
-        hosts: Of the groups.
-        owner: Number of the process that started them.
-        seconds: That they have together; a worker that takes longer is killed.
+        hosts: Hosts of the groups.
+        owner: ID of the process that started them.
+        seconds: Total time that they have; workers that take longer are killed.
 
     Raises:
-        Exception: the first that closing an environment in this process raised; all are ended then.
+        Exception: the first error raised by closing an environment in this process; all are still ended.
     """
     if os.getpid() != owner:
         return
     hosts = list(hosts)
     errors = []
-    for host in reversed(hosts):  # the workers close theirs while this process closes its own
+    for host in reversed(
+        hosts
+    ):  # workers first, so that they close while this process closes its own
         try:
             host.hang_up()
         except Exception as error:
@@ -282,7 +284,7 @@ def end(hosts: Iterable[Host], owner: int, seconds: float = PATIENCE_SECONDS) ->
 
 
 def unnamed_file() -> int:
-    """Return a descriptor of a file without a name: memory that a worker can be given."""
+    """Return the descriptor of an unnamed file, whose memory can be shared with a worker."""
     if hasattr(os, "memfd_create"):  # Linux: it never touches a disk
         return os.memfd_create("plasticity")
     with tempfile.TemporaryFile() as file:
@@ -290,8 +292,11 @@ def unnamed_file() -> int:
 
 
 def work(connection: int, memory: int, start: int, stop: int, learner: int, spin: int) -> None:
-    """Be a worker: what the interpreter that a `Worker` starts does."""
-    for descriptor in (connection, memory):  # not for programs that an environment starts
+    """Run a worker: the main function of the interpreter that `Worker` starts."""
+    for descriptor in (
+        connection,
+        memory,
+    ):  # programs that an environment starts must not inherit them
         os.set_inheritable(descriptor, False)
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -299,29 +304,29 @@ def work(connection: int, memory: int, start: int, stop: int, learner: int, spin
     threading.Thread(target=_watch, args=(learner,), daemon=True).start()
     status = 0
     try:
-        # The learner hung up, or is no more.
+        # The learner hung up, or has died.
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
             _serve(Connection(connection), memory, range(start, stop), bool(spin))
-    except Exception:  # closing an environment raised it, and nobody listens any more
+    except Exception:  # raised by closing an environment, when no one reads answers any more
         traceback.print_exc()
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # at once: to take an interpreter with torch apart lasts half a second
+    os._exit(status)  # at once: shutting down an interpreter with torch takes half a second
 
 
 def _spin(poller: select.poll) -> None:
-    """Wait for a message without going to sleep, for a time that a small policy takes to act.
+    """Wait for a message without sleeping, for about as long as a small policy takes to act.
 
-    To wake a core that has nothing to do takes longer than an environment's step.
+    Waking an idle core takes longer than a step of an environment.
     """
     end = time.perf_counter() + _SPIN_SECONDS
     while not poller.poll(0) and time.perf_counter() < end:
-        os.sched_yield()  # who else wants the core has it
+        os.sched_yield()  # lets other processes use the core
 
 
 def _watch(learner: int) -> None:
-    # A fork of the learner holds a copy of its end of the connection, which then stays open without it.
+    # A fork of the learner holds a copy of its end of the connection, and keeps it open after its death.
     while os.getppid() == learner:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)

@@ -263,7 +263,7 @@ def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
             "--together 4 means nothing to these runs of slippery-ant",
         ),
         ("run permuted-digits --device gpu", "Unknown --device 'gpu'"),
-        ("run permuted-images", "name the folder by --data-dir"),
+        ("run permuted-images", "pass the folder as --data-dir"),
         ("run permuted-images --data-dir /nowhere", "--data-dir (data_dir) must be an existing"),
         ("sweep permuted-digits --strength 0.1", "give --strengths 0.1"),
         ("sweep permuted-digits --sigma 0.1", "give --sigmas 0.1"),

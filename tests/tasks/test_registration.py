@@ -1,4 +1,4 @@
-"""Environment ids: with the module before the colon they are known everywhere, in worker processes too."""
+"""Environment ids, which work in any process, workers included, with their module before the colon."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 HOUSE = Path(__file__).parents[2]
 ENGINES = {"pybullet": "Bullet", "mujoco": "Mujoco"}
 
-# Each program is a fresh process that imports nothing of ours, and so are the workers that it starts.
+# Each program is a fresh process that does not import plasticity, and so are the workers that it starts.
 HEAD = """
 import json, multiprocessing, pickle, sys
 from pathlib import Path
@@ -92,20 +92,20 @@ def run(folder, body, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_id_and_the_specification_of_what_it_made_are_known_in_any_process(tmp_path, engine):
+def test_an_id_and_its_specification_work_in_any_process(tmp_path, engine):
     pytest.importorskip(engine)
     run(tmp_path, MAKE, engine)
     run(tmp_path, MAKE_AGAIN, engine)
 
 
 @pytest.mark.parametrize("body", [GYMNASIUM_WORKERS, STABLE_BASELINES3_WORKERS])
-def test_an_id_is_known_in_spawned_workers(tmp_path, body):
+def test_an_id_works_in_spawned_workers(tmp_path, body):
     pytest.importorskip("mujoco")
     run(tmp_path, body, "mujoco")
 
 
-def test_every_id_that_a_user_reads_has_its_module():
-    """But where another option imports it."""
+def test_every_documented_id_has_its_module():
+    """Check the ids that users read, except in commands where another option imports the module."""
     files = [
         HOUSE / "README.md",
         *(HOUSE / "docs").glob("*.md"),

@@ -1,4 +1,4 @@
-"""Actions of the ants, checked before a simulator gets them."""
+"""Checks of the ants' actions before they reach a simulator."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS
 
 LARGEST_ACTION = 1e15
-"""What the sizes of an action's entries may add up to. Its cost is that of the action before it is clipped,
-whose squares are then at most 1e30 together: float32 has them, with room for what they are multiplied by."""
+"""Largest allowed sum of the absolute values of an action's entries. The cost is computed before the action
+is clipped; the sum of squares is then at most 1e30, which leaves float32 room for the factors."""
 
 
 def checked_action(action: Any) -> NDArray[Any]:
-    """Return an action as an array; what is outside the action space is not clipped here.
+    """Return an action as an array, without clipping it to the action space.
 
     Args:
         action: Finite real numbers. Shape: (8,).
 
     Returns:
-        Floats in the precision that they came in, integers as float64. Shape: (8,).
+        Floats in their own precision, integers as float64. Shape: (8,).
 
     Raises:
-        TypeError: if it has no real numbers.
-        ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum (in half
-            precision 255.9, the root of its largest number).
+        TypeError: if the entries are not real numbers.
+        ValueError: if the action has another shape, an entry that is not finite, or absolute values whose sum
+            is above 1e15 (in half precision 255.9, the square root of its largest number).
     """
     array = np.asarray(action)
     if array.dtype.kind not in "fiu":
@@ -40,7 +40,7 @@ def checked_action(action: Any) -> NDArray[Any]:
             f"{array.shape}."
         )
     if array.dtype.kind != "f":
-        array = array.astype(np.float64)  # the squares of small integers would overflow
+        array = array.astype(np.float64)  # squares would overflow small integer types
     values = array.tolist()
     if not all(map(math.isfinite, values)):
         raise ValueError(not_finite(values))
@@ -52,14 +52,14 @@ def checked_action(action: Any) -> NDArray[Any]:
 
 
 def not_finite(values: list[float]) -> str:
-    """Say what is wrong with an action that is not finite."""
+    """Return the error message for an action that is not finite."""
     return f"The action must be {NUM_JOINTS} finite numbers: {values}."
 
 
 def too_large(values: list[float], largest: float = LARGEST_ACTION) -> str:
-    """Say what is wrong with an action whose entries add up to more than `largest`."""
+    """Return the error message for an action whose absolute values add up to more than `largest`."""
     return (
-        "The action is so large that its cost, which is that of the action before it is clipped to "
-        f"[-1, 1], would drown all else or not be finite: {values}. The sizes of its entries may add up "
+        "The action is too large: its cost, which is computed before it is clipped to [-1, 1], would "
+        f"dominate the reward or not be finite: {values}. The absolute values of its entries may add up "
         f"to {largest:g}: clip it to the action space."
     )

@@ -17,7 +17,7 @@ from plasticity.tasks.control.display import RENDER_MODES, render_modes_here
 from plasticity.tasks.control.friction import FrictionSchedule
 
 BULLET_FRICTION = 0.8
-"""The floor's own, in `AntBulletEnv-v0`."""
+"""Friction of the floor in `AntBulletEnv-v0`."""
 
 MAX_EPISODE_STEPS = 1000
 
@@ -28,7 +28,7 @@ _TORQUE = 250.0
 _START_ANGLE = 0.1
 _TARGET_X, _TARGET_Y = 1e3, 0.0
 _MIN_HEIGHT = 0.26
-# Positions are compared to 0.99 in float32: this is where a float64 begins to be rounded to more than that.
+# Positions are compared to 0.99 in float32: a float64 above this value is rounded to more than that.
 _AT_LIMIT = (float(np.float32(0.99)) + float(np.nextafter(np.float32(0.99), np.float32(1)))) / 2
 _ELECTRICITY_COST, _STALL_TORQUE_COST, _JOINT_AT_LIMIT_COST = -2.0, -0.1, -0.1
 _WIDTH, _HEIGHT = 320, 240
@@ -37,38 +37,38 @@ Observation = NDArray[np.float32]
 
 
 class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
-    """An ant with four legs learns to run toward a far target, and the friction of its floor changes.
+    """Ant with four legs that learns to run toward a far target, on a floor whose friction changes.
 
     `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
 
     Physics, observation, action and reward are those of PyBullet's `AntBulletEnv-v0`; at its
     friction, 0.8, the same seed and actions give the same observations, rewards and endings, step by
-    step. (A reference just constructed takes the ant, at its first reset, to be elsewhere: its first
-    observation differs by 3e-7 in an angle, and its first reward by about 0.02.) Here, an episode depends on
-    its friction and on the state of `np_random` at its reset, and on nothing else.
+    step. (A newly constructed reference assumes another position of the ant at its first reset: its first
+    observation differs by 3e-7 in an angle, and its first reward by about 0.02.) Here, an episode depends
+    only on its friction and on the state of `np_random` at its reset.
 
-    The action is a torque for each of the 8 joints, in 250 N m, clipped to [-1, 1]; the cost of electricity
-    is, as in the reference, that of the action before it is clipped. The observation has
-    28 entries, clipped to [-5, 5]: height over the start; sine and cosine of the angle to the target; 0.3
+    The action is a torque for each of the 8 joints, in units of 250 N m, clipped to [-1, 1]; the cost of
+    electricity is, as in the reference, that of the action before it is clipped. The observation has
+    28 entries, clipped to [-5, 5]: height above the start; sine and cosine of the angle to the target; 0.3
     times the velocity in m/s, in the frame of the torso's yaw; roll and pitch; position (from -1 to 1
     between the limits) and 0.1 times the velocity in rad/s of each joint; whether each foot touched the
     floor, one step ago. The reward is 1 for being upright (-1 and the end, once the torso is below 0.26 m),
     plus the progress toward the target in m/s, minus costs of electricity and of joints at their limits.
-    An episode is truncated after 1000 steps of 16.5 ms, whatever larger `max_episode_steps` `gymnasium.make`
-    is given.
+    An episode is truncated after 1000 steps of 16.5 ms, even if `gymnasium.make` is given larger
+    `max_episode_steps`.
 
-    The friction is one for ever (`friction`; if nothing is given, 0.8), or follows the stream of
-    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation never
-    tells it; `info` has "task", the place in the stream, and "friction".
+    The friction is constant (`friction`; by default 0.8), or follows the stream of
+    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation does not
+    contain it; `info` has "task", the index in the stream, and "friction".
 
     Args:
-        friction: The floor's lateral coefficient, at least 0; Bullet multiplies it with the link's, 1.5.
-        task_seed: Of the stream of frictions, 0 or more. It is apart from the seed of `reset`, which says
-            how an episode starts, so that environments side by side share one stream.
-        num_tasks: Length of the stream; its last task stays. None: the stream has no end.
-        change_every: Steps of this environment from one task to the next. The change comes at the first
-            reset after that: an episode has one friction. With fewer steps than an episode, which has up to
-            1000, tasks are skipped.
+        friction: Lateral coefficient of the floor, at least 0; Bullet multiplies it with the link's, 1.5.
+        task_seed: Seed of the stream of frictions, 0 or more. It is independent of the seed of `reset`, which
+            determines how an episode starts, so that parallel environments can share one stream.
+        num_tasks: Length of the stream; its last task stays. None: the stream is endless.
+        change_every: Steps of this environment from one task to the next. The friction changes at the first
+            reset after that, so that an episode has one friction. If this is less than the length of an
+            episode, up to 1000 steps, tasks are skipped.
         render_mode: "rgb_array" (needs no display), "human" (a window), or None.
 
     Raises:
@@ -99,7 +99,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
         self.render_mode = render_mode
-        # Checkers make an environment of each of these.
+        # Environment checkers make an environment with each of these modes.
         self.metadata = {**self.metadata, "render_modes": render_modes_here()}
         self.observation_space = gymnasium.spaces.Box(
             -_CLIP, _CLIP, (_OBSERVATION_SIZE,), np.float32
@@ -123,7 +123,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad.
 
         Args:
-            seed: Of `np_random`; None: it goes on. The count of steps goes on in any case.
+            seed: Seed of `np_random`; None: keep its state. The count of steps continues in either case.
             options: Not used.
 
         Returns:
@@ -154,15 +154,16 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Let the ant move for 16.5 ms.
 
         Args:
-            action: Finite real numbers, whose sizes add up to at most 1e15. Shape: (8,).
+            action: Finite real numbers, whose absolute values add up to at most 1e15. Shape: (8,).
 
         Returns:
             The observation, shape (28,), the reward, whether the ant fell, whether this was the 1000th
             step, and `info`.
 
         Raises:
-            TypeError: if the action has no real numbers.
-            ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum.
+            TypeError: if the entries of the action are not real numbers.
+            ValueError: if the action has another shape, an entry that is not finite, or absolute values whose
+                sum is above 1e15.
             gymnasium.error.ResetNeeded: if no episode is running.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
             FloatingPointError: if Bullet's numbers are no longer finite.
@@ -185,7 +186,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._episode_steps += 1
         potential = self._potential
         observation = self._observe()
-        # The height as the observation tells it: in float32, and clipped.
+        # The height as the observation has it: in float32, and clipped.
         height = self._start_height + min(max(float(observation[0]), -_CLIP), _CLIP)
         fell = not height > _MIN_HEIGHT
         reward = (
@@ -199,16 +200,16 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
                 f"Bullet's numbers are not finite after step {self._episode_steps} of an episode with "
                 f"friction {self._task.friction:g}: the reward is {reward}."
             )
-        # As in the reference, the observation tells of the contacts before its step.
+        # As in the reference, the observation has the contacts of the previous step.
         touching = self._ant.links_on_floor()
         self._feet_on_floor = [float(foot in touching) for foot in self._ant.feet]
         return observation.clip(-_CLIP, _CLIP, observation), reward, fell
 
     def _observe(self) -> Observation:
-        """Read the ant: the observation, not yet clipped, the potential, and the joints at their limits."""
+        """Return the unclipped observation, and update the potential and the number of joints at limits."""
         ant = self._ant
         (x, y, z), (roll, pitch, yaw), (velocity_x, velocity_y, velocity_z) = ant.torso()
-        # The ant is where its parts are on average; to the reference, the floor is one of them.
+        # The ant's position is the mean of its parts; the reference counts the floor among them.
         links = ant.links()
         to_x = _TARGET_X - _mean_of_parts([link[0][0] for link in links], x)
         to_y = _TARGET_Y - _mean_of_parts([link[0][1] for link in links], y)
@@ -241,14 +242,14 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return {"task": self._task.index, "friction": self._task.friction}
 
     def _show(self) -> None:
-        """Show the window what is, in real time."""
+        """Update the window, in real time."""
         self._ant.follow()
         due = self._shown + STEP_SECONDS
         time.sleep(max(due - time.monotonic(), 0.0))
         self._shown = time.monotonic()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture from a camera that follows the ant, or nothing, as the window shows itself.
+        """Return a picture from a camera that follows the ant; the window of "human" needs no call.
 
         Returns:
             uint8, shape (240, 320, 3), with render_mode "rgb_array"; else None.
@@ -274,10 +275,10 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on: the episode's start and its actions since.
+        """Return all that the next step depends on: the start of the episode and the actions since then.
 
-        From it, `load_state_dict` continues bit for bit, in another process too: it plays the episode again.
-        (Bullet's own file of a state does not: with a foot on the floor, the very next step differs.)
+        `load_state_dict` replays the episode and continues bitwise identically, in another process too.
+        (Bullet's own saved states do not: with a foot on the floor, the very next step differs.)
 
         Returns:
             Plain numbers, strings, dictionaries of them, and an array: the actions, shape (steps since the
@@ -298,7 +299,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
         Raises:
             KeyError: if an entry is missing.
-            ValueError: if it was saved with another friction than this environment's at that step.
+            ValueError: if the state was saved with another friction than this environment has at that step.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
         """
         self._require_open()
@@ -307,12 +308,12 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         task = self._schedule.task_at(steps_at_start)
         if (task.index, task.friction) != (state["task"], state["friction"]):
             raise ValueError(
-                f"The state was saved at task {state['task']} with friction {state['friction']:g}, where "
+                f"The state was saved at task {state['task']} with friction {state['friction']:g}, but "
                 f"this environment has task {task.index} with friction {task.friction:g}: make it with "
-                "the arguments of the one that was saved."
+                "the arguments of the saved environment."
             )
         self._steps, self._task = steps_at_start, task
-        if state["generator_at_start"] is None:  # of an environment that was never reset
+        if state["generator_at_start"] is None:  # the saved environment was never reset
             self._generator_at_start = None
             self._episode_steps = 0
         else:
@@ -324,7 +325,7 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self.np_random.bit_generator.state = state["generator"]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Bullet's world cannot be copied: a copy, or a pickle, makes its own and plays the episode again.
+        # Bullet's world cannot be copied: a copy, or a pickle, makes its own and replays the episode.
         return {"arguments": self._arguments, "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
@@ -348,7 +349,7 @@ def _torques(action: NDArray[Any]) -> list[float]:
 
 
 def _motor_cost(action: NDArray[Any], velocities: Observation) -> float:
-    """Return the cost of driving the motors: of their power, and of current through a joint at rest."""
+    """Return the cost of driving the motors: that of their power, and of current through a joint at rest."""
     power = np.add.reduce(np.abs(action * velocities)) / NUM_JOINTS
     current = np.add.reduce(np.square(action)) / NUM_JOINTS
     return _ELECTRICITY_COST * float(power) + _STALL_TORQUE_COST * float(current)
@@ -357,7 +358,8 @@ def _motor_cost(action: NDArray[Any], velocities: Observation) -> float:
 def _mean_of_parts(links: list[float], torso: float) -> float:
     """Return the mean of one coordinate over the reference's parts: the links, the torso second, and a 0.
 
-    Added up in the order of its numpy, with eight sums side by side, so that not even the last bit differs.
+    The sum is taken in the order of the reference's numpy, with eight partial sums, so that it is bitwise
+    equal.
     """
     a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, *others = links
     eight = ((a + h) + (torso + i) + ((b + j) + (c + k))) + (

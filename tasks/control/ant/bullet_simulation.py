@@ -1,4 +1,4 @@
-"""The ant and its floor in a Bullet world of their own: what is asked of Bullet, and nothing else."""
+"""Simulation of the ant and its floor in a separate Bullet world: all calls of Bullet are here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from plasticity.tasks.control.display import require_display
 
 STEP_SECONDS = 0.0165
-"""Simulated time of one step; Bullet divides it into four."""
+"""Simulated time of one step; Bullet divides it into four substeps."""
 
 NUM_JOINTS = 8
 
@@ -29,33 +29,33 @@ _FIELD_OF_VIEW, _NEAR, _FAR = 60.0, 0.1, 100.0
 
 
 class AntSimulation:
-    """One ant of ant.xml on the plane of plane_stadium.sdf, set up as in PyBullet's `AntBulletEnv-v0`.
+    """Ant of ant.xml on the plane of plane_stadium.sdf, set up as in PyBullet's `AntBulletEnv-v0`.
 
-    It has no history: `restart` brings back the state that Bullet saved just after loading, before
-    anything moved, so that the same joint positions and torques give the same motion, to the bit,
-    whatever went before.
+    It has no history: `restart` restores the state that Bullet saved just after loading, before
+    anything moved. The same joint positions and torques thus give bitwise the same motion, whatever
+    happened before.
 
     Args:
-        window: Open Bullet's window instead of computing unseen.
+        window: Whether to open Bullet's window.
 
     Raises:
-        ModuleNotFoundError: if PyBullet is not installed; the message says how to get it.
-        RuntimeError: if there is no display for the window, or Bullet gives no world (it opens one
-            window, and 1024 worlds, in a process).
+        ModuleNotFoundError: if PyBullet is not installed; the message says how to install it.
+        RuntimeError: if there is no display for the window, or Bullet has no free world (a process can
+            open one window and 1024 worlds).
     """
 
     joint_limits: tuple[tuple[float, float], ...]
-    """Lower and upper end of each joint, in radians: hip and ankle of each leg, front left first."""
+    """Lower and upper limit of each joint, in radians: hip and ankle of each leg, front left first."""
 
     feet: tuple[int, ...]
-    """The links that are feet, in the order of the joints."""
+    """Links that are feet, in the order of the joints."""
 
     def __init__(self, *, window: bool = False) -> None:
         self._bullet = bullet = _bullet()
         if window:
             require_display()
         self._client = _connect(bullet, bullet.GUI if window else bullet.DIRECT)
-        # Bullet keeps a world until it is told: an environment that nobody closed ends with its object.
+        # Bullet keeps a world until it is disconnected: do so with an object that was never closed.
         self._disconnect = weakref.finalize(self, bullet.disconnect, self._client)
         self._disconnect.atexit = False
         if window:
@@ -86,7 +86,7 @@ class AntSimulation:
         ant_file = str(data / "mjcf" / "ant.xml")
         (self._ant,) = bullet.loadMJCF(ant_file, flags=flags, physicsClientId=client)
         self._find_links()
-        # Bullet gives every joint a motor that holds it: none may, as torques are to move them.
+        # Bullet's default motors hold every joint in position: disable them, as torques move the joints.
         bullet.setJointMotorControlArray(
             self._ant,
             self._links,
@@ -116,14 +116,14 @@ class AntSimulation:
             )
 
     def restart(self, joint_positions: Sequence[float]) -> None:
-        """Put the ant, at rest, back to where it was loaded, with its joints at these angles in radians."""
+        """Return the ant, at rest, to its initial position, with its joints at these angles, in radians."""
         bullet, client = self._bullet, self._client
         bullet.restoreState(self._loaded, physicsClientId=client)
         for joint, position in zip(self._joints, joint_positions, strict=True):
             bullet.resetJointState(self._ant, joint, position, 0.0, client)
 
     def step(self, torques: Sequence[float]) -> None:
-        """Let the joints' motors turn with these torques, in N m, for `STEP_SECONDS`."""
+        """Apply these torques, in N m, to the joints for `STEP_SECONDS`."""
         bullet, client = self._bullet, self._client
         bullet.setJointMotorControlArray(
             self._ant, self._joints, bullet.TORQUE_CONTROL, forces=torques, physicsClientId=client
@@ -162,11 +162,11 @@ class AntSimulation:
         )
 
     def picture(self, width: int, height: int) -> NDArray[np.uint8]:
-        """Draw the ant from a camera that follows it, without a display.
+        """Render the ant from a camera that follows it, without a display.
 
         Args:
-            width: In pixels.
-            height: In pixels.
+            width: Width in pixels.
+            height: Height in pixels.
 
         Returns:
             Red, green and blue, from 0 to 255. Shape: (height, width, 3).
@@ -189,7 +189,7 @@ class AntSimulation:
         return np.ascontiguousarray(image[:, :, :3])
 
     def close(self) -> None:
-        """Give the world back to Bullet; closing twice is fine."""
+        """Free the Bullet world; closing twice is fine."""
         self._disconnect()
 
 
@@ -205,7 +205,7 @@ def _bullet() -> Any:
         remedy = "pip install 'plasticity[bullet]'"
         if sys.version_info >= (3, 12):
             remedy = (
-                f"this is Python {python}: take 3.10 or 3.11, the last with wheels, and {remedy}; or take "
+                f"this is Python {python}: use 3.10 or 3.11, the last with wheels, and {remedy}; or use "
                 "the MuJoCo ant, with pip install 'plasticity[mujoco]'"
             )
         raise ModuleNotFoundError(
@@ -215,7 +215,7 @@ def _bullet() -> Any:
 
 @contextmanager
 def standard_error_closed() -> Iterator[None]:
-    """Keep C code from printing: Bullet's says when it was built, Warp's that there is no GPU."""
+    """Keep C code from printing to standard error: Bullet its build date, Warp that there is no GPU."""
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nowhere:
@@ -234,7 +234,7 @@ def _connect(bullet: Any, mode: int) -> int:
         client, reason = -1, error
     if client < 0:
         raise RuntimeError(
-            "Bullet gives this process no further world: close the environments that are no longer "
+            "Bullet cannot open another world in this process: close the environments that are no longer "
             "needed (a process has at most one window, and 1024 worlds)."
         ) from reason
     return client

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plasticity.tasks.control.ant.mujoco_pictures import Pictures, Window
 
 MUJOCO_FRICTION = 1.0
-"""The sliding coefficient of the floor and of each part of the ant, in `Ant-v5`."""
+"""Sliding coefficient of the floor and of each part of the ant, in `Ant-v5`."""
 
 FRAME_SKIP = 5
 """Steps of the physics, of 10 ms each, in a step of the environment."""
@@ -32,16 +32,18 @@ STEP_SECONDS = 0.05
 """Simulated time of one step of the environment."""
 
 HEALTHY_HEIGHTS = (0.2, 1.0)
-"""Where the torso's height lets the episode go on, in metres."""
+"""Lowest and highest height of the torso at which the episode continues, in metres."""
 
 RESET_NOISE = 0.1
-"""Of the start: half the width of the positions' noise, and the standard deviation of the velocities'."""
+"""Noise of the initial state: half the width of the positions', and the standard deviation of the
+velocities'."""
 
 CONTROL_COST, CONTACT_COST = 0.5, 5e-4
-"""What a unit of squared action, and of squared contact force, costs of the reward."""
+"""Cost of a unit of squared action, and of a unit of squared contact force."""
 
 CONTACT_FORCE_LIMIT = 1.0
-"""Contact forces and torques are clipped to this, either way, before they are paid for or observed."""
+"""Limit to whose range, [-1, 1], contact forces and torques are clipped before they are penalised or
+observed."""
 
 _TORSO = 1
 _WIDTH, _HEIGHT = 320, 240
@@ -50,45 +52,45 @@ Observation = NDArray[np.float64]
 
 
 class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
-    """An ant with four legs learns to run along x, and the friction of its floor changes.
+    """Ant with four legs that learns to run along x, on a floor whose friction changes.
 
     `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntMujoco-v0")` makes it in any process.
 
-    Physics, observation, action, reward and start are those of Gymnasium's `Ant-v5`, without its contact
-    forces among the observations unless they are asked for; at its friction, 1, the same seed and actions
-    give the same observations, rewards and endings, bit for bit. An episode depends on its friction and on
-    the state of `np_random` at its reset, and on nothing else.
+    Physics, observation, action, reward and initial state are those of Gymnasium's `Ant-v5`, except that
+    contact forces are not observed unless requested; at its friction, 1, the same seed and actions give
+    bitwise the same observations, rewards and endings. An episode depends only on its friction and on the
+    state of `np_random` at its reset.
 
-    MuJoCo takes the larger of two bodies' coefficients for their contact. The friction is therefore set on
-    the floor and on every part of the ant, and so is the contact's own sliding coefficient. (MuJoCo lifts
-    one below 1e-5 to that.) The coefficients for torsion and rolling stay as they are, and stand for
-    nothing, as the ant's contacts have none.
+    MuJoCo uses the larger of two bodies' coefficients for their contact. The friction is therefore set on
+    the floor and on every part of the ant, and is thus the contact's sliding coefficient. (MuJoCo raises
+    values below 1e-5 to that.) The coefficients for torsion and rolling are left unchanged and have no
+    effect, as the ant's contacts have neither.
 
-    The action is a torque for each of the 8 joints, in 150 N m, which MuJoCo clips to [-1, 1]; its cost is,
-    as in the reference, that of the action before it is clipped. The observation has 27 entries: height of
-    the torso, its orientation (a quaternion), and the 8 angles in rad; then velocity and angular velocity of
-    the torso, and the 8 joints', in m/s and rad/s. With contact forces there are 78 more: torque and force on
-    each of the 13 bodies, clipped to [-1, 1]. The reward is 1 for being healthy, plus the torso's velocity
-    along x in m/s, minus 0.5 times the sum of the squared actions, minus 5e-4 times that of the clipped
-    contact forces, observed or not. The episode ends when the torso is below 0.2 m or above 1 m. It is
-    truncated after 1000 steps of 50 ms, whatever larger `max_episode_steps` `gymnasium.make` is given.
-    Where MuJoCo's numbers are no longer finite, or too large, the episode ends as a fall does: the reward is
-    the cost of the action, the observation the one before, and `unstable_episodes` counts it. (`Ant-v5` goes
-    on from where MuJoCo begins anew.)
+    The action is a torque for each of the 8 joints, in units of 150 N m, which MuJoCo clips to [-1, 1]; its
+    cost is, as in the reference, that of the action before it is clipped. The observation has 27 entries:
+    height of the torso, its orientation (a quaternion), and the 8 angles in rad; then velocity and angular
+    velocity of the torso, and the 8 joints', in m/s and rad/s. With contact forces there are 78 more: torque
+    and force on each of the 13 bodies, clipped to [-1, 1]. The reward is 1 for being healthy, plus the
+    torso's velocity along x in m/s, minus 0.5 times the sum of the squared actions, minus 5e-4 times that of
+    the clipped contact forces, observed or not. The episode ends when the torso is below 0.2 m or above 1 m.
+    It is truncated after 1000 steps of 50 ms, even if `gymnasium.make` is given larger `max_episode_steps`.
+    If MuJoCo's numbers are no longer finite, or too large, the episode ends like a fall: the reward is minus
+    the cost of the action, the observation is the previous one, and `unstable_episodes` counts the episode.
+    (`Ant-v5` continues from MuJoCo's automatic reset.)
 
-    The friction is one for ever (`friction`; if nothing is given, 1), or follows the stream of
-    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation never
-    tells it; `info` has "task", the place in the stream, and "friction", and not what `Ant-v5` puts there.
+    The friction is constant (`friction`; by default 1), or follows the stream of
+    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation does not
+    contain it; `info` has "task", the index in the stream, and "friction", but not the entries of `Ant-v5`.
 
     Args:
-        friction: The sliding coefficient, at least 0.
-        task_seed: Of the stream of frictions, 0 or more. It is apart from the seed of `reset`, which says
-            how an episode starts, so that environments side by side share one stream.
-        num_tasks: Length of the stream; its last task stays. None: the stream has no end.
-        change_every: Steps of this environment from one task to the next. The change comes at the first
-            reset after that: an episode has one friction. With fewer steps than an episode, which has up to
-            1000, tasks are skipped.
-        include_contact_forces: Observe 105 entries, as `Ant-v5` does by default.
+        friction: Sliding coefficient, at least 0.
+        task_seed: Seed of the stream of frictions, 0 or more. It is independent of the seed of `reset`, which
+            determines how an episode starts, so that parallel environments can share one stream.
+        num_tasks: Length of the stream; its last task stays. None: the stream is endless.
+        change_every: Steps of this environment from one task to the next. The friction changes at the first
+            reset after that, so that an episode has one friction. If this is less than the length of an
+            episode, up to 1000 steps, tasks are skipped.
+        include_contact_forces: Whether to observe all 105 entries, as `Ant-v5` does by default.
         render_mode: "rgb_array" (needs OpenGL, but no display), "human" (a window), or None.
 
     Raises:
@@ -131,7 +133,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
         self.render_mode = render_mode
-        # Checkers make an environment of each of these.
+        # Environment checkers make an environment with each of these modes.
         self.metadata = {**self.metadata, "render_modes": render_modes_here()}
         self._include_contact_forces = include_contact_forces
         self._load()
@@ -139,7 +141,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._steps = 0
         self._episode_steps = 0
         self.unstable_episodes = 0
-        """Episodes that ended because MuJoCo's numbers were no longer finite, or too large."""
+        """Number of episodes that ended because MuJoCo's numbers were no longer finite, or too large."""
         self._observation: Observation = np.zeros(self._observation_size)
         self._shown = 0.0
         self._running = False
@@ -151,7 +153,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._model = model = load_ant()
         self._data = data = mujoco.MjData(model)
         self._whole_state = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-        # Views of MuJoCo's own memory: to read an attribute of its data takes as long as to make one.
+        # Views of MuJoCo's memory, kept because every access to an attribute of its data creates a new one.
         self._positions, self._velocities = data.qpos, data.qvel
         self._controls, self._contact_forces = data.ctrl, data.cfrc_ext
         self._torso_position, self._warnings = data.xpos[_TORSO], data.warning
@@ -177,10 +179,10 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode, at positions and velocities near those of the ant at rest, 0.75 m up.
+        """Begin an episode, at positions and velocities near those of the ant at rest, at 0.75 m of height.
 
         Args:
-            seed: Of `np_random`; None: it goes on. The count of steps goes on in any case.
+            seed: Seed of `np_random`; None: keep its state. The count of steps continues in either case.
             options: Not used.
 
         Returns:
@@ -215,15 +217,16 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Let the ant move for 50 ms.
 
         Args:
-            action: Finite real numbers, whose sizes add up to at most 1e15. Shape: (8,).
+            action: Finite real numbers, whose absolute values add up to at most 1e15. Shape: (8,).
 
         Returns:
             The observation, shape (27,), or (105,) with contact forces, the reward, whether the torso was
             too low or too high, whether this was the 1000th step, and `info`.
 
         Raises:
-            TypeError: if the action has no real numbers.
-            ValueError: if it has another shape, an entry that is not finite, or more than 1e15 in sum.
+            TypeError: if the entries of the action are not real numbers.
+            ValueError: if the action has another shape, an entry that is not finite, or absolute values whose
+                sum is above 1e15.
             gymnasium.error.ResetNeeded: if no episode is running.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
             RuntimeError: if MuJoCo had no room for all contacts.
@@ -236,7 +239,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         costs = CONTROL_COST * np.add.reduce(np.square(action))
         self._controls[:] = action
         self._mujoco.mj_step(self._model, self._data, FRAME_SKIP)
-        # MuJoCo computes the contact forces on bodies only when it is asked to.
+        # MuJoCo computes the contact forces on bodies only on request.
         self._mujoco.mj_rnePostConstraint(self._model, self._data)
         self._steps += 1
         self._episode_steps += 1
@@ -260,26 +263,26 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._observation.copy(), reward, not healthy, truncated, self._info()
 
     def _end_lost(self, costs: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """What a step says in which MuJoCo gave up, and put the ant back to where it starts from."""
+        """Return the result of a step in which MuJoCo detected a bad state and reset the ant."""
         self._running = False
         warnings = self._mujoco.mjtWarning
         full = (warnings.mjWARN_CONTACTFULL, warnings.mjWARN_CNSTRFULL)
         if any(self._warnings.number[kind] for kind in full):
             raise RuntimeError(
                 f"MuJoCo had no room for all contacts in step {self._episode_steps} of an episode with"
-                f" friction {self._task.friction:g}: its numbers are wrong from here."
+                f" friction {self._task.friction:g}: its numbers are wrong from here on."
             )
         self.unstable_episodes += 1
         truncated = self._episode_steps == MAX_EPISODE_STEPS
         return self._observation.copy(), -float(costs), True, truncated, self._info()
 
     def _clipped_contact_forces(self) -> Observation:
-        """Torque and force on each body, the world first; shape (14, 6)."""
+        """Return the clipped torque and force on each body, the world first; shape (14, 6)."""
         clipped: Observation = self._contact_forces.clip(-CONTACT_FORCE_LIMIT, CONTACT_FORCE_LIMIT)
         return clipped
 
     def _observe(self, contact_forces: Observation) -> Observation:
-        # Where the ant is along x and y is not told.
+        # The ant's position along x and y is not observed.
         if not self._include_contact_forces:
             return np.concatenate((self._positions[2:], self._velocities))
         return np.concatenate((self._positions[2:], self._velocities, contact_forces[1:].ravel()))
@@ -288,7 +291,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return {"task": self._task.index, "friction": self._task.friction}
 
     def _show(self) -> None:
-        """Show the window what is, in real time."""
+        """Update the window, in real time."""
         assert self._pictures is not None
         self._pictures.show(self._positions)
         due = self._shown + STEP_SECONDS
@@ -296,7 +299,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._shown = time.monotonic()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture from a camera that follows the ant, or nothing, as the window shows itself.
+        """Return a picture from a camera that follows the ant; the window of "human" needs no call.
 
         Returns:
             uint8, shape (240, 320, 3), with render_mode "rgb_array"; else None.
@@ -311,7 +314,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._pictures.show(self._positions)
 
     def close(self) -> None:
-        """Close the window, or what draws the pictures; closing twice is fine."""
+        """Close the window, or free the renderer; closing twice is fine."""
         self._running = False
         self._closed = True
         if self._pictures is not None:
@@ -324,11 +327,11 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on; from it, `load_state_dict` continues bit for bit.
+        """Return all that the next step depends on; `load_state_dict` continues from it bitwise identically.
 
         Returns:
             Plain numbers, strings, dictionaries of them, and an array: MuJoCo's own state, which has the
-            time, positions, velocities, last action and what its solver starts from.
+            time, positions, velocities, last action and the solver's warm start.
         """
         size = self._mujoco.mj_stateSize(self._model, self._whole_state)
         physics = np.empty(size)
@@ -341,7 +344,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
             "friction": self._task.friction,
             "generator": self.np_random.bit_generator.state,
             "physics": physics,
-            # MuJoCo's bodies are where they were within its last step, not yet where the positions say.
+            # The positions of MuJoCo's bodies are from within its last step, and lag behind qpos.
             "torso_x": self._torso_x,
             "observation": self._observation.copy(),
             "unstable_episodes": self.unstable_episodes,
@@ -352,24 +355,24 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
         Raises:
             KeyError: if an entry is missing.
-            ValueError: if it was saved with another friction than this environment's at that step, or by a
-                MuJoCo whose states are of another size.
+            ValueError: if the state was saved with another friction than this environment has at that step,
+                or by a version of MuJoCo whose states have another size.
             gymnasium.error.ClosedEnvironmentError: if the environment was closed.
         """
         self._require_open()
         task = self._schedule.task_at(state["steps"] - state["episode_steps"])
         if (task.index, task.friction) != (state["task"], state["friction"]):
             raise ValueError(
-                f"The state was saved at task {state['task']} with friction {state['friction']:g}, where "
+                f"The state was saved at task {state['task']} with friction {state['friction']:g}, but "
                 f"this environment has task {task.index} with friction {task.friction:g}: make it with "
-                "the arguments of the one that was saved."
+                "the arguments of the saved environment."
             )
         physics = np.array(state["physics"], np.float64)
         size = self._mujoco.mj_stateSize(self._model, self._whole_state)
         if physics.shape != (size,):
             raise ValueError(
-                f"The state's physics has the shape {physics.shape}, where MuJoCo "
-                f"{self._mujoco.__version__} has ({size},): continue with the version that it was saved by."
+                f"The state's physics has the shape {physics.shape}, but that of MuJoCo "
+                f"{self._mujoco.__version__} is ({size},): continue with the version that saved it."
             )
         self._mujoco.mj_resetData(self._model, self._data)
         self._mujoco.mj_setState(self._model, self._data, physics, self._whole_state)
@@ -382,7 +385,7 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self.np_random.bit_generator.state = state["generator"]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What draws the pictures cannot be copied: a copy, or a pickle, makes its own.
+        # The renderer cannot be copied: a copy, or a pickle, makes its own.
         return {"arguments": self._arguments, "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
@@ -391,10 +394,10 @@ class SlipperyAntMujocoEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
 
 def import_mujoco() -> Any:
-    """Import MuJoCo, or say how to get it.
+    """Import and return MuJoCo.
 
     Raises:
-        ModuleNotFoundError: if it is not installed.
+        ModuleNotFoundError: if it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module("mujoco")
@@ -408,12 +411,12 @@ def import_mujoco() -> Any:
 
 
 def load_ant() -> Any:
-    """Make the model of Gymnasium's `Ant-v5`, an `mujoco.MjModel` of its own.
+    """Load a new `mujoco.MjModel` of Gymnasium's `Ant-v5`.
 
     Raises:
         ModuleNotFoundError: if MuJoCo is not installed.
     """
     mujoco = import_mujoco()
-    # The file alone: to import Gymnasium's own environments would need packages that draw, and its window.
+    # Only the file: importing Gymnasium's own environments would require its rendering packages.
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     return mujoco.MjModel.from_xml_path(str(assets / "ant.xml"))

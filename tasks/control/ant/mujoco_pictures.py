@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo world: drawn unseen, or shown in a window. Neither touches the simulation."""
+"""Pictures of a MuJoCo world, rendered offscreen or shown in a window, without touching the simulation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Model: TypeAlias = Any
 Array = NDArray[Any]
 
 _DISTANCE, _AZIMUTH, _ELEVATION = 4.0, 90.0, -30.0
-# Without a GPU, a picture of 320 x 240 takes 9 ms so, and 115 ms as MuJoCo would draw it.
+# Without a GPU, a picture of 320 x 240 takes 9 ms with these, and 115 ms with MuJoCo's defaults.
 _SHADOW_SIZE, _SAMPLES = 1024, 0
 
 
 class _Scene:
-    """A world of its own, put where the simulated one is, and a camera that follows one body."""
+    """Copy of the simulated world for rendering, with a camera that follows one body."""
 
     def __init__(self, model: Model, body: int) -> None:
         self.model = model
@@ -32,30 +32,30 @@ class _Scene:
         self.body = body
 
     def place(self, positions: Array) -> None:
-        """Put everything where these positions say; their simulation is at another moment of its step."""
+        """Move all bodies to these positions, which the simulation's own bodies lag behind."""
         self.data.qpos[:] = positions
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
     def aim(self, camera: Any) -> None:
-        """Let a camera follow the body."""
+        """Make a camera follow the body."""
         camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         camera.trackbodyid = self.body
         camera.distance, camera.azimuth, camera.elevation = _DISTANCE, _AZIMUTH, _ELEVATION
 
 
 class Pictures:
-    """Draws pictures without a display.
+    """Renderer of pictures that needs no display.
 
     Args:
-        model: What is drawn, an `mujoco.MjModel`.
-        body: The number of the body that the camera follows.
-        width: In pixels.
-        height: In pixels.
+        model: Model to render, an `mujoco.MjModel`.
+        body: Index of the body that the camera follows.
+        width: Width in pixels.
+        height: Height in pixels.
 
     Raises:
-        RuntimeError: if there is no OpenGL to draw with.
+        RuntimeError: if OpenGL is not available.
     """
 
     def __init__(self, model: Model, body: int, width: int, height: int) -> None:
@@ -74,7 +74,7 @@ class Pictures:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._drawing)
 
     def show(self, positions: Array) -> NDArray[np.uint8]:
-        """Draw the world at these positions.
+        """Render the world at these positions.
 
         Args:
             positions: MuJoCo's `qpos`.
@@ -83,7 +83,7 @@ class Pictures:
             Red, green and blue, from 0 to 255. Shape: (height, width, 3).
         """
         self._placed.place(positions)
-        self._context.make_current()  # another's may be
+        self._context.make_current()  # another context may be current
         mujoco.mjv_updateScene(
             self._placed.model,
             self._placed.data,
@@ -99,7 +99,7 @@ class Pictures:
         return np.ascontiguousarray(picture[::-1])  # OpenGL's first row is the lowest
 
     def close(self) -> None:
-        """Free what draws; closing twice is fine."""
+        """Free the renderer; closing twice is fine."""
         if self._context is not None:
             self._context.make_current()
             self._drawing.free()
@@ -108,11 +108,11 @@ class Pictures:
 
 
 class Window:
-    """A window of MuJoCo's own viewer.
+    """Window of MuJoCo's own viewer.
 
     Args:
-        model: What is shown, an `mujoco.MjModel`.
-        body: The number of the body that the camera follows.
+        model: Model to show, an `mujoco.MjModel`.
+        body: Index of the body that the camera follows.
 
     Raises:
         RuntimeError: if there is no display.
@@ -140,9 +140,9 @@ class Window:
 
 
 def _open_gl(width: int, height: int) -> Any:
-    """Something to draw with: what MUJOCO_GL says, or, on Linux, EGL, as it needs no display."""
-    # Where OpenGL computes on the CPU, it loads an LLVM. Triton, which torch loads for compiled models, has
-    # one of its own, and ends the process if it finds that other: it has to come first.
+    """Return an OpenGL context: that of MUJOCO_GL if set, else, on Linux, EGL, which needs no display."""
+    # OpenGL on the CPU loads an LLVM. Triton, which torch loads for compiled models, has its own LLVM and
+    # aborts the process if another one is already loaded: Triton has to be loaded first.
     with suppress(ImportError):
         importlib.import_module("triton")
     chosen = os.environ.get("MUJOCO_GL")
@@ -151,7 +151,7 @@ def _open_gl(width: int, height: int) -> Any:
         return importlib.import_module(module).GLContext(width, height)
     except Exception as error:  # each library fails in its own way
         raise RuntimeError(
-            f'render_mode "rgb_array" needs OpenGL, which cannot be had here by {module} ({error}): set '
-            "the environment variable MUJOCO_GL to one that is installed, egl, osmesa or glfw (which needs "
+            f'render_mode "rgb_array" needs OpenGL, which is not available from {module} ({error}): set '
+            "the environment variable MUJOCO_GL to an installed backend, egl, osmesa or glfw (which needs "
             "a display), before Python starts."
         ) from error

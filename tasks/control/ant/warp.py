@@ -1,4 +1,4 @@
-"""Slippery-Ant on the GPU: thousands of MuJoCo ants that step at once, each on its own floor."""
+"""Slippery-Ant in MuJoCo Warp: thousands of ants stepped at once on a GPU, each with its own friction."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _MOST_SEED = 2**63 - 1
 
 
 class WarpStep(NamedTuple):
-    """What a step gave, on the device. The next step writes over it: copy what you keep."""
+    """Results of a step, on the device. The next step overwrites them: copy what you keep."""
 
     observations: Tensor
-    """Of the step, or of the reset after it. Shape: (num_envs, observation_size)."""
+    """Observations of the step, or of the reset after it. Shape: (num_envs, observation_size)."""
 
     rewards: Tensor
-    """Shape: (num_envs,)."""
+    """Rewards of the step. Shape: (num_envs,)."""
 
     terminated: Tensor
     """Whether the ant fell or jumped too high; bool. Shape: (num_envs,)."""
@@ -44,57 +44,57 @@ class WarpStep(NamedTuple):
     """Whether it was the episode's 1000th step; bool. Shape: (num_envs,)."""
 
     final_observations: Tensor
-    """What each environment last said before any reset. Shape: (num_envs, observation_size)."""
+    """Observations of the step, before any reset. Shape: (num_envs, observation_size)."""
 
 
 class SlipperyAntWarp:
-    """Gymnasium's `Ant-v5`, many at once in float32, on floors that change their friction.
+    """Gymnasium's `Ant-v5`, many at once in float32, on floors whose friction changes.
 
-    Observation, reward, end and reset are those of `Ant-v5`: the position without x and y (13 numbers), the
-    velocity (14) and, if wanted, the contact forces on 13 bodies (78, clipped to [-1, 1]); 1 for each step
-    within 0.2 m and 1 m of height, plus the torso's velocity along x in m/s, minus 0.5 times the squared
-    action and 5e-4 times the squared contact forces (whether they are observed or not). The episode ends
-    outside these heights, and is truncated after 1000 steps of 0.05 s. The action is a torque for each of
-    8 joints, in 150 N m; MuJoCo clips it to [-1, 1].
+    Observation, reward, end and reset are those of `Ant-v5`. The observation is the position without x and y
+    (13 numbers), the velocity (14) and, if requested, the contact forces on 13 bodies (78, clipped to
+    [-1, 1]). The reward is 1 for each step between 0.2 m and 1 m of height, plus the torso's velocity along x
+    in m/s, minus 0.5 times the squared action and 5e-4 times the squared contact forces (observed or not).
+    The episode ends outside these heights, and is truncated after 1000 steps of 0.05 s. The action is a
+    torque for each of 8 joints, in units of 150 N m; MuJoCo clips it to [-1, 1].
 
-    The friction is that of every contact, as floor and ant both have it. It is one for ever (`friction`), or
-    follows the stream of `plasticity.tasks.control.friction`, and changes where an episode ends.
+    The friction is that of every contact, as it is set on both floor and ant. It is constant (`friction`), or
+    follows the stream of `plasticity.tasks.control.friction`, and changes when an episode ends.
 
-    An episode's start is a pure function of the environment's seed and of the episode's number; so
-    environments are the same whichever stand beside them, to the last bit on a CPU. (On a GPU the order of an
-    ant's contacts, and with it that of float32's sums, may differ from run to run: MuJoCo Warp 4.0.0 has a
+    The start of an episode is a pure function of the environment's seed and of the episode's number. An
+    environment thus does not depend on the others beside it, bitwise on a CPU. (On a GPU, the order of an
+    ant's contacts, and with it that of float32 sums, may differ from run to run: MuJoCo Warp 4.0.0 has a
     switch for that, but does not sort yet.)
 
-    A velocity along x is a difference of float32 positions, so that a reward is off by their rounding: by up
-    to 2e-5 near the start, 6e-4 where an ant is 250 m away. Within an episode, these cancel out.
+    The velocity along x is a difference of float32 positions, so that a reward has their rounding error: up
+    to 2e-5 near the start, 6e-4 at a distance of 250 m. These errors cancel out within an episode.
 
-    A state that is not finite, or over 1e10, ends its episode as a fall: its reward has the cost of the
-    action only, its final observation is the one before, and `unstable_episodes` counts it.
+    A state that is not finite, or above 1e10, ends its episode like a fall: its reward is only minus the cost
+    of the action, its final observation is the previous one, and `unstable_episodes` counts the episode.
 
     Args:
-        num_envs: How many ants.
-        reset_seeds: Of the episodes' starts, one for each environment, 0 to 2^63 - 1.
-        friction: One for ever, at least 0.01: with less, float32 is too coarse for the contact forces, and
-            the ants do what MuJoCo's do not.
-        task_seeds: Of the streams of frictions: one for all, or one for each environment.
-        num_tasks: Length of the streams, whose last task stays. None: they have no end.
+        num_envs: Number of ants.
+        reset_seeds: Seeds of the episodes' starts, one for each environment, 0 to 2^63 - 1.
+        friction: Constant friction, at least 0.01: below, float32 is too coarse for the contact forces, and
+            the ants deviate from MuJoCo's.
+        task_seeds: Seeds of the streams of frictions: one for all, or one for each environment.
+        num_tasks: Length of the streams, whose last task stays. None: they are endless.
         change_every: Steps of each environment from one task to the next.
-        include_contact_forces: Whether they are observed.
-        device: "cuda", "cuda:1", "cpu" …
-        max_contacts: Room for contacts, per ant. The default is enough for anything that an ant can do; with
-            less, `check` tells whether it was enough.
-        refine: Whether contact forces are solved for a second time, from the first solution: without it, a
+        include_contact_forces: Whether contact forces are observed.
+        device: Device of the ants: "cuda", "cuda:1", "cpu" …
+        max_contacts: Capacity for contacts, per ant. The default suffices for anything that an ant can do; if
+            a smaller one does not suffice, `check` raises an error.
+        refine: Whether contact forces are solved for a second time, from the first solution. Without it, a
             step on the most slippery floor is off by up to 0.02 m/s (1e-4 m/s in the median), with it by at
             most 1e-4 m/s. It is a second run of the solver in each of the 20 evaluations of a step, which
-            then takes some 30 % longer on a CPU (on a GPU: not measured).
-        record: Whether the work of a step is recorded once and played from then on (on a GPU as a CUDA
-            graph), which spares the launching of some thousand kernels one by one. Without it, a step on a
-            GPU waits for it: the solver asks after each iteration whether to go on.
+            then takes about 30 % longer on a CPU (on a GPU: not measured).
+        record: Whether the work of a step is recorded once and replayed from then on (on a GPU as a CUDA
+            graph), which avoids launching about a thousand kernels one by one. Without it, every step on a
+            GPU synchronizes: the solver checks on the host after each iteration whether to continue.
 
     Raises:
         ModuleNotFoundError: if MuJoCo, Warp or MuJoCo Warp is not installed.
         TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, seeds are not one for each environment, or both a
+        ValueError: if an argument is out of range, there is not one seed for each environment, or both a
             friction and a stream are given.
     """
 
@@ -157,7 +157,7 @@ class SlipperyAntWarp:
         self.reset()
 
     def _allocate(self) -> None:
-        """Make what a step reads and writes, at addresses that stay."""
+        """Allocate what a step reads and writes, at addresses that never change."""
         physics, device, envs = self._physics, self.device, self.num_envs
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -175,7 +175,7 @@ class SlipperyAntWarp:
         self._refused = zeros(envs, dtype=torch.bool)
         self._refused_actions = zeros(envs, NUM_JOINTS)
         self._reset_seeds = torch.tensor(self._seeds, device=device)
-        # Everything that the next steps depend on, and the observations, which no one should have to guess.
+        # Everything that the next steps depend on, and the observations, which cannot be recomputed.
         self._state = {
             "qpos": physics.tensor(physics.data.qpos),
             "qvel": physics.tensor(physics.data.qvel),
@@ -192,24 +192,24 @@ class SlipperyAntWarp:
 
     @property
     def tasks(self) -> Tensor:
-        """Tasks of the episodes now under way; int64. Shape: (num_envs,)."""
+        """Tasks of the current episodes; int64. Shape: (num_envs,)."""
         return self._state["tasks"]
 
     @property
     def frictions(self) -> Tensor:
-        """Frictions of the episodes now under way. Shape: (num_envs,)."""
+        """Frictions of the current episodes. Shape: (num_envs,)."""
         return self._state["frictions"]
 
     @property
     def unstable_episodes(self) -> Tensor:
-        """Episodes of each environment that ended as its state was not finite; int64. Shape: (num_envs,)."""
+        """Number of episodes that ended in an unstable state, per environment; int64. Shape: (num_envs,)."""
         return self._state["unstable_episodes"]
 
     def reset(self) -> Tensor:
-        """Begin anew, from the seeds that the constructor got: all counts are 0 again.
+        """Start over from the constructor's seeds, with all counts at 0.
 
         Returns:
-            Observations, (num_envs, observation_size).
+            Observations, shape (num_envs, observation_size).
         """
         self._forget()
         self._coming.restart(np.zeros(self.num_envs, np.int64))
@@ -222,27 +222,27 @@ class SlipperyAntWarp:
         return self._result.observations
 
     def _forget(self) -> None:
-        """Let what `check` would raise be forgotten, as the state is another now."""
+        """Clear the errors that `check` would raise, as they belong to a previous state."""
         self._physics.forget()
         self._refused.zero_()
 
     def step(self, actions: Tensor) -> WarpStep:
-        """Let every ant move for 0.05 s; one whose episode ends is reset. Nothing waits for the device.
+        """Let every ant move for 0.05 s, and reset those whose episode ends, without waiting for the device.
 
-        What MuJoCo's ant refuses, an action that is not finite or adds up to more than 1e15 in size, only the
-        device sees: `check` raises for it what MuJoCo's ant does at once. Until then its reward is that of
-        the action before it is clipped, which is not finite where the action is not; and with nan in it, the
-        episode ends as with a state that is not finite.
+        Actions that the MuJoCo ant refuses, which are not finite or whose absolute values add up to more than
+        1e15, are noticed only on the device: `check` raises the error that the MuJoCo ant raises at once.
+        Until then, the reward has the cost of the action before it is clipped, which is not finite if the
+        action is not; and if it contains nan, the episode ends as if the state were not finite.
 
         Args:
             actions: Real numbers, copied at once. Shape: (num_envs, 8).
 
         Returns:
-            What the step gave; the next one writes over it.
+            The results of the step, which the next one overwrites.
 
         Raises:
-            TypeError: if the actions are no tensor of real numbers.
-            ValueError: if they have another shape.
+            TypeError: if the actions are not a tensor of real numbers.
+            ValueError: if the actions have another shape.
             RuntimeError: if the environments were closed.
         """
         if not isinstance(actions, Tensor):
@@ -322,7 +322,7 @@ class SlipperyAntWarp:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that the next steps depend on. This waits for the device.
+        """Return everything that the next steps depend on; waits for the device.
 
         Returns:
             Copies of tensors whose first dimension is num_envs: a slice is the state of those environments.
@@ -336,12 +336,11 @@ class SlipperyAntWarp:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a `state_dict`, or from one put together of slices. This waits for the device.
+        """Continue from a `state_dict`, or from one assembled from slices; waits for the device.
 
         Raises:
-            ValueError: if an entry is missing, or of another shape; or if the reset seeds, or the task that
-                comes next, are others than those of the constructor: the episodes to come would be those
-                of neither.
+            ValueError: if an entry is missing, or of another shape; or if the reset seeds, or the coming
+                tasks, differ from those of the constructor: the next episodes would match neither.
         """
         own = self.state_dict()
         if set(state) != set(own):
@@ -354,7 +353,7 @@ class SlipperyAntWarp:
                 )
         if not torch.equal(state["reset_seeds"].to(self.device), self._reset_seeds):
             raise ValueError(
-                "The state is of environments with other reset_seeds: give the constructor theirs."
+                "The state is that of environments with other reset_seeds: pass theirs to the constructor."
             )
         steps = state["steps"].cpu().numpy()
         tasks, frictions = self._coming.after(steps)
@@ -363,8 +362,8 @@ class SlipperyAntWarp:
             and torch.equal(state["coming_frictions"].cpu(), frictions)
         ):
             raise ValueError(
-                "The state is of environments with other frictions to come: give the constructor their "
-                "friction, or their task_seeds, num_tasks and change_every."
+                "The state is that of environments with other coming frictions: pass their friction, or "
+                "their task_seeds, num_tasks and change_every, to the constructor."
             )
         for name, tensor in self._state.items():
             tensor.copy_(state[name])
@@ -373,11 +372,11 @@ class SlipperyAntWarp:
         self._restore_frictions()
 
     def check(self) -> None:
-        """Read what went wrong on the device since the last `reset` or `load_state_dict`; this waits for it.
+        """Raise any error noted on the device since the last `reset` or `load_state_dict`; waits for it.
 
         Raises:
             RuntimeError: if contacts did not fit and were left out.
-            ValueError: if an action was not finite, or added up to more than 1e15 in size.
+            ValueError: if an action was not finite, or its absolute values added up to more than 1e15.
         """
         self._physics.check()
         if bool(self._refused.any()):
@@ -386,13 +385,13 @@ class SlipperyAntWarp:
             finite = all(map(math.isfinite, values))
             raise ValueError(
                 f"Environment {env}: {too_large(values) if finite else not_finite(values)} Its rewards are "
-                "not to be used: begin again, or from the last checkpoint."
+                "invalid: start again, or from the last checkpoint."
             )
 
     def close(self) -> None:
-        """Wait for the device and let go of the simulator; closing twice is fine.
+        """Wait for the device and release the simulator; closing twice is fine.
 
-        Tensors that were given out stay.
+        Tensors returned earlier stay valid.
         """
         self._step = self._begin_all = self._restore_frictions = _closed
         self._physics.close()
@@ -405,5 +404,7 @@ def _closed() -> None:
 def _one_each(name: str, seeds: Sequence[int], num_envs: int) -> list[int]:
     checked = [require_integer(f"An entry of {name}", seed, minimum=0) for seed in seeds]
     if len(checked) != num_envs:
-        raise ValueError(f"{num_envs} environments need as many {name}: {len(checked)}.")
+        raise ValueError(
+            f"{num_envs} environments need {num_envs} {name}, one for each: {len(checked)}."
+        )
     return checked

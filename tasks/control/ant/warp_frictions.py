@@ -1,4 +1,4 @@
-"""Which friction an episode of many environments gets, told ahead of time, without asking the device."""
+"""Frictions of the coming episodes of many environments, computed on the host ahead of time."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from plasticity.tasks.control.friction import FrictionSchedule, SlipperyAntTask
 
 
 class ComingTasks:
-    """The task that an episode of each environment gets if it begins now, on the device.
+    """Task that the next episode of each environment gets if it begins now, on the device.
 
-    All environments step together, so that the host knows every one's count of steps without asking:
-    it computes the tasks when they change, and sends them ahead of the step that may need them.
+    All environments step at once, so that the host knows the step count of each without reading from the
+    device: it computes the tasks when they change, and sends them ahead of the step that may need them.
 
     Args:
-        schedules: One for each environment.
-        device: Where the tensors are.
+        schedules: One schedule for each environment.
+        device: Device of the tensors.
     """
 
     def __init__(self, schedules: Sequence[FrictionSchedule], device: torch.device) -> None:
         self._kinds = list(dict.fromkeys(schedules))
         numbers = {schedule: number for number, schedule in enumerate(self._kinds)}
         self._kind = np.array([numbers[schedule] for schedule in schedules])
-        # A friction for ever: no change ever comes.
+        # A constant friction never changes.
         every = [schedule.change_every or np.iinfo(np.int64).max for schedule in self._kinds]
         self._every = np.array(every)[self._kind]
         self._known: dict[tuple[int, int], SlipperyAntTask] = {}
         self.tasks = torch.zeros(len(schedules), dtype=torch.int64, device=device)
-        """Places in the streams. Shape: (num_envs,)."""
+        """Indices in the streams. Shape: (num_envs,)."""
         self.frictions = torch.zeros(len(schedules), dtype=torch.float32, device=device)
-        """Coefficients. Shape: (num_envs,)."""
+        """Coefficients of friction. Shape: (num_envs,)."""
         self.restart(np.zeros(len(schedules), np.int64))
 
     @property
@@ -43,7 +43,7 @@ class ComingTasks:
         return self._first + self._made
 
     def restart(self, steps: NDArray[np.int64]) -> None:
-        """Go on from so many steps of each environment."""
+        """Continue from `steps` steps of each environment."""
         self._first = steps.astype(np.int64)  # a copy
         self._made = 0
         self._send()
@@ -55,13 +55,13 @@ class ComingTasks:
             self._send()
 
     def after(self, steps: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return tasks and frictions after so many steps of each environment, on the host."""
+        """Return tasks and frictions after `steps` steps of each environment, on the host."""
         index = steps // self._every
         needed = np.unique(np.stack([self._kind, index]), axis=1).T.tolist()
-        # What was known for other places is not needed again: streams only go forward.
+        # Earlier tasks are dropped, as streams only go forward.
         self._known = {
-            (kind, place): self._known.get((kind, place)) or self._task(self._kinds[kind], place)
-            for kind, place in needed
+            (kind, i): self._known.get((kind, i)) or self._task(self._kinds[kind], i)
+            for kind, i in needed
         }
         found = [
             self._known[pair] for pair in zip(self._kind.tolist(), index.tolist(), strict=True)
@@ -79,8 +79,8 @@ class ComingTasks:
         self._copy(self.frictions, frictions)
 
     @staticmethod
-    def _task(schedule: FrictionSchedule, place: int) -> SlipperyAntTask:
-        return schedule.task_at(place * (schedule.change_every or 0))
+    def _task(schedule: FrictionSchedule, index: int) -> SlipperyAntTask:
+        return schedule.task_at(index * (schedule.change_every or 0))
 
     @staticmethod
     def _copy(target: Tensor, source: Tensor) -> None:

@@ -1,10 +1,10 @@
-"""Kernels of the Warp ant: what becomes of an environment step once the physics is done, and resets.
+"""Kernels of the Warp ant: the rest of an environment step after the physics, and resets.
 
-This file imports Warp, so that only `warp.py` beside it may import it, when it makes environments.
-One thread is one environment; no thread reads what belongs to another.
+This module imports Warp, so that only `warp_physics` may import it, when environments are made.
+Each thread handles one environment; no thread reads another environment's data.
 """
 # mypy: ignore-errors
-# The bodies are Warp's language, whose types are not Python's.
+# The function bodies are in Warp's language, whose types are not Python's.
 
 import warp as wp
 
@@ -24,7 +24,7 @@ MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
 MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
 EPISODE_STEPS = wp.constant(ant_bullet.MAX_EPISODE_STEPS)
 LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
-# Beyond it MuJoCo calls a state unstable (mjMAXVAL).
+# Above it, MuJoCo considers a state unstable (mjMAXVAL).
 LARGEST = wp.constant(1e10)
 NUM_POSITIONS = wp.constant(15)
 NUM_VELOCITIES = wp.constant(14)
@@ -78,7 +78,7 @@ def _bits(seed: wp.uint64, episode: wp.uint64, block: int) -> wp.vec4ui:
 
 @wp.func
 def _uniform(bits: wp.uint32) -> float:
-    """Return a float in (0, 1): the middle of one of 2^23 equal parts, which float32 has exactly."""
+    """Return a float in (0, 1): the midpoint of one of 2^23 equal intervals, exact in float32."""
     return (float(bits >> wp.uint32(9)) + 0.5) * 1.1920928955078125e-07
 
 
@@ -92,7 +92,7 @@ def _is_stable(number: float) -> bool:
 def random_bits(
     seeds: wp.array[wp.uint64], counters: wp.array[wp.vec4ui], bits: wp.array[wp.vec4ui]
 ) -> None:
-    """Give Philox's own numbers, for its test."""
+    """Write the raw output of Philox, for its test."""
     i = wp.tid()
     bits[i] = philox(counters[i], seeds[i])
 
@@ -107,10 +107,10 @@ def align_contacts(
     capsule: int,
     frames: wp.array[wp.mat33],
 ) -> None:
-    """Let the first tangent of a capsule on the floor be along the capsule, however steep it stands.
+    """Align the first tangent of a capsule's contact with the floor with the capsule, however steep it is.
 
-    That is what MuJoCo does. MuJoCo Warp 4.0.0 takes the y axis where capsule and floor are more than 60
-    degrees apart, so that the friction's pyramid is turned: up to 2 m/s of difference after one step.
+    MuJoCo does the same. MuJoCo Warp 4.0.0 uses the y axis if the capsule is more than 60 degrees from the
+    floor, which rotates the friction pyramid: a difference of up to 2 m/s after one step.
     """
     contact = wp.tid()
     if contact >= nacon[0]:
@@ -135,7 +135,7 @@ def align_contacts(
 def note_needs(
     ncollision: wp.array[int], nacon: wp.array[int], nefc: wp.array[int], needs: wp.array[int]
 ) -> None:
-    """Keep the most that any evaluation needed: contacts of all environments, rows of one."""
+    """Record the maxima over all evaluations: contacts of all environments, and rows of a single one."""
     env = wp.tid()
     if env == 0:
         needs[0] = wp.max(needs[0], wp.max(ncollision[0], nacon[0]))
@@ -149,7 +149,7 @@ def _note_refused(
     refused: wp.array[bool],
     refused_actions: wp.array2d[float],
 ) -> None:
-    """Keep an environment's first action that MuJoCo's ant refuses."""
+    """Record an environment's first action that the MuJoCo ant refuses."""
     size = wp.float32(0.0)
     for i in range(NUM_ACTIONS):
         size += wp.abs(actions[env, i])
@@ -179,7 +179,7 @@ def finish_step(
     truncated: wp.array[bool],
     unstable: wp.array[bool],
 ) -> None:
-    """Observation, reward and ending of `Ant-v5`."""
+    """Compute observation, reward and ending as `Ant-v5` does."""
     env = wp.tid()
     stable = wp.bool(True)
     for i in range(NUM_POSITIONS):
@@ -210,7 +210,7 @@ def finish_step(
         reward += (x - torso_x[env]) / STEP_SECONDS - CONTACT_COST * impact
         torso_x[env] = x
     else:
-        # Nothing of such a state may reach a learner: it gets what was observed last.
+        # An unstable state must not reach a learner, which gets the previous observation.
         unstable_episodes[env] += wp.int64(1)
         for i in range(observations.shape[1]):
             final_observations[env, i] = observations[env, i]
@@ -247,14 +247,14 @@ def begin_episodes(
     efc_J: wp.array3d[float],
     efc_D: wp.array2d[float],
 ) -> None:
-    """Reset, as `Ant-v5` does, the environments whose episode ended; the others keep what they observed."""
+    """Reset, as `Ant-v5` does, the environments whose episode ended; the others keep their observations."""
     env = wp.tid()
     if not (terminated[env] or truncated[env]):
         for i in range(observations.shape[1]):
             observations[env, i] = final_observations[env, i]
         return
 
-    # An episode's number is that of the one that begins: the first has 0, and -1 stands before it.
+    # The number of the episode that begins now: the first has 0, and the counter starts at -1.
     episode = episodes[env] + wp.int64(1)
     episodes[env] = episode
     episode_steps[env] = wp.int64(0)
@@ -266,7 +266,7 @@ def begin_episodes(
         noise = RESET_NOISE * (2.0 * _uniform(bits[i % 4]) - 1.0)
         qpos[env, i] = initial_qpos[i] + noise
     for i in range(NUM_VELOCITIES // 2):
-        # Box and Muller: two uniform numbers give two normal ones.
+        # Box-Muller: two uniform numbers give two normal ones.
         bits = _bits(seeds[env], wp.uint64(episode), 4 + i // 2)
         radius = wp.sqrt(-2.0 * wp.log(_uniform(bits[2 * (i % 2)])))
         angle = 2.0 * wp.pi * _uniform(bits[2 * (i % 2) + 1])
@@ -284,7 +284,7 @@ def begin_episodes(
         observations[env, i] = 0.0
 
     if unstable[env]:
-        # The solver multiplies the rows that are not in use by 0, which leaves a nan what it is.
+        # The solver multiplies unused rows by 0, which does not remove a nan.
         for i in range(efc_D.shape[1]):
             efc_D[env, i] = 0.0
         for i in range(efc_J.shape[1]):
@@ -294,7 +294,7 @@ def begin_episodes(
 
 @wp.func
 def set_friction(env: int, friction: float, geom_friction: wp.array2d[wp.vec3]) -> None:
-    """Make it the coefficient of all contacts: MuJoCo takes the larger of floor and ant, so both get it."""
+    """Set the coefficient of all contacts: MuJoCo uses the larger of floor and ant, so both are set."""
     for geom in range(geom_friction.shape[1]):
         old = geom_friction[env, geom]
         geom_friction[env, geom] = wp.vec3(friction, old[1], old[2])
@@ -302,6 +302,6 @@ def set_friction(env: int, friction: float, geom_friction: wp.array2d[wp.vec3]) 
 
 @wp.kernel
 def restore_frictions(frictions: wp.array[float], geom_friction: wp.array2d[wp.vec3]) -> None:
-    """Give every environment's floor the friction of its episode."""
+    """Set every environment's friction to that of its episode."""
     env = wp.tid()
     set_friction(env, frictions[env], geom_friction)

@@ -1,4 +1,4 @@
-"""The physics of many MuJoCo ants at once, in MuJoCo Warp, on a GPU or a CPU."""
+"""Physics of many MuJoCo ants at once, in MuJoCo Warp, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from plasticity.tasks.control.ant.bullet_simulation import standard_error_closed
 from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, load_ant
 
 MOST_CONTACTS = 25
-"""That an ant can have at once: each of its 12 capsules touches the floor at two points, its torso at one."""
+"""Largest possible number of contacts of an ant: two of each of its 12 capsules with the floor, one of its
+torso."""
 
 LEAST_FRICTION = 0.01
-"""With which a step is still MuJoCo's: the solver's stiffness grows with 1 / friction^2, and float32 has too
-few digits for it at 0.003, where ants are off by m/s."""
+"""Smallest friction at which a step still agrees with MuJoCo's: the solver's stiffness grows with
+1 / friction^2, and at 0.003 float32 has too few digits for it, so that ants are off by m/s."""
 
 _ROWS_PER_CONTACT = 4
 _JOINT_LIMITS = 8
@@ -27,7 +28,7 @@ _MODULES = ("mujoco", "warp", "mujoco_warp")
 
 
 def load_modules() -> tuple[Any, Any, Any]:
-    """Return the modules `mujoco`, `warp` and `mujoco_warp`.
+    """Import and return the modules `mujoco`, `warp` and `mujoco_warp`.
 
     Raises:
         ModuleNotFoundError: if one is not installed.
@@ -42,16 +43,16 @@ def load_modules() -> tuple[Any, Any, Any]:
             "(Python 3.11 or newer).",
             name=error.name,
         ) from error
-    # Every module that is loaded would be a line on the terminal. Warnings and errors still are.
+    # Otherwise Warp prints a line for every module it loads. Warnings and errors are still printed.
     warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
     return mujoco, warp, mujoco_warp
 
 
 def numbered_device(name: str | torch.device) -> torch.device:
-    """Return a device with its number, so that it stays the same when the current one changes.
+    """Return a device with its index, so that it stays the same when the current device changes.
 
     Raises:
-        ValueError: if it is neither the CPU nor a CUDA device, or there is no CUDA.
+        ValueError: if it is neither the CPU nor a CUDA device, or CUDA is not available.
     """
     device = torch.device(name)
     if device.type not in ("cpu", "cuda"):
@@ -59,18 +60,18 @@ def numbered_device(name: str | torch.device) -> torch.device:
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
-        raise ValueError(f'There is no {str(device)!r} here: take device = "cpu".')
+        raise ValueError(f'{str(device)!r} is not available on this host: use device = "cpu".')
     number = torch.cuda.current_device() if str(device) == "cuda" else device.index
     return torch.device("cuda", number)
 
 
 class AntWarpPhysics:
-    """Model and data of ants side by side, each with its own friction, and five steps of them at a time.
+    """Model and data of many ants, each with its own friction, stepped five physics steps at a time.
 
     Args:
-        num_envs: How many ants.
+        num_envs: Number of ants.
         device: "cpu" or a CUDA device.
-        max_contacts: Room for contacts, per ant on average, and for one ant's rows of constraints.
+        max_contacts: Capacity for contacts, per ant on average, and for one ant's rows of constraints.
         refine: Whether contact forces are solved for twice, the second time from the first solution.
 
     Raises:
@@ -79,8 +80,8 @@ class AntWarpPhysics:
 
     Attributes:
         model: `mujoco_warp.Model`; `geom_friction` has a row for each ant.
-        data: `mujoco_warp.Data`.
-        initial_qpos: The ant's position before the noise of a reset, a Warp array.
+        data: `mujoco_warp.Data` of all ants.
+        initial_qpos: Position of the ant before the noise of a reset, a Warp array.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class AntWarpPhysics:
         refine: bool = True,
     ) -> None:
         mujoco, self.warp, self._mujoco_warp = load_modules()
-        # Where there is no GPU, Warp's C code says so, which who asked for a CPU knows.
+        # Without a GPU, Warp's C code prints a message, which is useless to those who chose the CPU.
         with nullcontext() if torch.cuda.is_available() else standard_error_closed():
             self.warp.init()
         self.kernels = importlib.import_module("plasticity.tasks.control.ant.warp_kernels")
@@ -111,7 +112,7 @@ class AntWarpPhysics:
             )
             self.initial_qpos = self.warp.array(host_model.qpos0, dtype=float)
         options = self.model.opt
-        options.warn_overflow = 0  # check() tells
+        options.warn_overflow = 0  # check() reports it
         if self.warp_device.is_cuda:
             options.graph_conditional = self.warp.is_conditional_graph_supported()
         self._needs = torch.zeros(2, dtype=torch.int32, device=device)
@@ -119,19 +120,19 @@ class AntWarpPhysics:
         self._refine = refine
         self._can_overflow = max_contacts < MOST_CONTACTS
         self._calls = {"contactfilter": 0, "control": 0}
-        # Called in each of the 20 evaluations of a step: when the contacts are known, and before the solver.
+        # Called in each of the 20 evaluations of a step: after collision detection, and before the solver.
         self.model.callback.contactfilter = self._align_contacts
         self.model.callback.control = self._before_solver
         if self.warp_device.is_cuda:
-            torch.cuda.synchronize(device)  # whichever stream comes next
+            torch.cuda.synchronize(device)  # any stream may be used next
 
     def tensor(self, array: Any) -> Tensor:
-        """Return a Warp array as a tensor of the same memory."""
+        """Return a Warp array as a tensor that shares its memory."""
         tensor: Tensor = self.warp.to_torch(array)
         return tensor
 
     def array(self, tensor: Tensor, dtype: Any = None) -> Any:
-        """Return a tensor as a Warp array of the same memory."""
+        """Return a tensor as a Warp array that shares its memory."""
         return self.warp.from_torch(tensor, dtype=dtype)
 
     def launch(self, kernel: Any, *arrays: Any) -> None:
@@ -139,25 +140,25 @@ class AntWarpPhysics:
         self.warp.launch(kernel, dim=self.num_envs, inputs=list(arrays), device=self.warp_device)
 
     def step(self) -> None:
-        """Five steps of 0.01 s, and the forces of their last evaluation on the bodies, as Gymnasium does."""
+        """Take five steps of 0.01 s, and compute the forces on bodies in the last one, as Gymnasium does."""
         for _ in range(FRAME_SKIP):
             self._mujoco_warp.step(self.model, self.data)
         self._mujoco_warp.rne_postconstraint(self.model, self.data)
 
     def require_callbacks(self) -> None:
-        """Make sure, after the first step, that all that is mended of MuJoCo Warp's was called.
+        """Check, after the first step, that the corrections of MuJoCo Warp were called as often as expected.
 
-        That what it mends may no longer need it does no harm: contacts that lie along their capsules, and a
-        solution that is one, stay what they are.
+        The corrections do no harm if MuJoCo Warp no longer needs them: contacts that are already aligned with
+        their capsules, and a solution that is already exact, stay as they are.
 
         Raises:
-            RuntimeError: if MuJoCo Warp calls back at other times than version 4.0.0 does.
+            RuntimeError: if MuJoCo Warp calls back more or less often than version 4.0.0.
         """
         expected = FRAME_SKIP * _EVALUATIONS
         if any(number != expected for number in self._calls.values()):
             raise RuntimeError(
-                f"MuJoCo Warp {self._mujoco_warp.__version__} calls back {self._calls} times in a step, "
-                f"where {expected} each are needed for steps that are MuJoCo's: install mujoco-warp 4.0.0."
+                f"MuJoCo Warp {self._mujoco_warp.__version__} calls back {self._calls} times in a step, but "
+                f"{expected} each are needed for steps that agree with MuJoCo's: install mujoco-warp 4.0.0."
             )
 
     def _align_contacts(self, model: Any, data: Any) -> None:
@@ -189,21 +190,21 @@ class AntWarpPhysics:
                 self.array(self._needs),
             )
         if self._refine:
-            # Newton's method carries its residual along, with the rounding of all it passed on its way: on
-            # slippery ground an error of up to 0.9 in the acceleration, as the solver's stiffness grows
-            # with 1 / friction^2. Begun again at the solution, it ends after one iteration, within 4e-4.
+            # Newton's method updates its residual incrementally, which accumulates rounding errors: on
+            # slippery ground up to 0.9 in the acceleration, as the solver's stiffness grows with
+            # 1 / friction^2. Restarted at the solution, it ends after one iteration, within 4e-4.
             self._mujoco_warp.fwd_actuation(model, data)
             self._mujoco_warp.fwd_acceleration(model, data, factorize=True)
             self._mujoco_warp.solve(model, data)
             self.warp.copy(data.qacc_warmstart, data.qacc)
 
     def forget(self) -> None:
-        """Let what did not fit so far be forgotten, as the state is another now."""
+        """Clear the record of what did not fit, as it belongs to a previous state."""
         self._needs.zero_()
         self.tensor(self.data.overflow).zero_()
 
     def check(self) -> None:
-        """Read once what the device noted.
+        """Read the device's record, and raise an error if contacts did not fit; waits for the device.
 
         Raises:
             RuntimeError: if contacts or rows of constraints did not fit and were left out.
@@ -216,17 +217,17 @@ class AntWarpPhysics:
         if contacts <= most and rows <= self.max_rows and not bool(overflow.any()):
             return
         raise RuntimeError(
-            f"The Warp ants ran out of room, and contacts were left out: max_contacts = "
-            f"{self._max_contacts} gives {self.num_envs} ants {most} contacts together, of which {contacts} "
-            f"were needed at once, and each ant {self.max_rows} rows of constraints, of which one needed "
-            f"{rows}. Begin again with max_contacts = {MOST_CONTACTS}, the most that an ant can have, or "
-            "from the last checkpoint."
+            f"The Warp ants ran out of capacity, and contacts were left out: max_contacts = "
+            f"{self._max_contacts} allows {self.num_envs} ants {most} contacts in total, but {contacts} were "
+            f"needed at once, and each ant {self.max_rows} rows of constraints, but one needed {rows}. Start "
+            f"again with max_contacts = {MOST_CONTACTS}, the most that an ant can have, or from the last "
+            "checkpoint."
         )
 
     def close(self) -> None:
-        """Let go of what the model calls back, so that all goes with its last name.
+        """Drop the model's callbacks, a reference cycle, so that memory is freed with the last reference.
 
-        What runs on the device must end first: Warp's memory is freed without regard to torch's streams.
+        Waits for the device first: Warp frees memory without regard to torch's streams.
         """
         if self.warp_device.is_cuda:
             torch.cuda.synchronize(self.device)
@@ -234,15 +235,15 @@ class AntWarpPhysics:
 
 
 class Replay:
-    """Work on a device that is recorded once, and played from then on without Python in between.
+    """Work on a device that is recorded once, and replayed from then on without Python in between.
 
-    On CUDA the recording is a CUDA graph. Warp's work goes onto torch's current stream, so that each sees
-    what the other did, and no one waits.
+    On CUDA the recording is a CUDA graph. Warp's work runs on torch's current stream, so that Warp and torch
+    see each other's results without waiting.
 
     Args:
-        physics: Where the work is.
-        work: Launches kernels.
-        record: Whether to record; the work must have been done before, so that all kernels are loaded.
+        physics: Physics whose device does the work.
+        work: Function that launches the kernels.
+        record: Whether to record; the work must have been run before, so that all kernels are loaded.
     """
 
     def __init__(self, physics: AntWarpPhysics, work: Callable[[], None], *, record: bool) -> None:
@@ -263,10 +264,10 @@ class Replay:
             self._graph = capture.graph
 
     def __call__(self) -> None:
-        """Do the work."""
+        """Run the work."""
         stream = self._stream() if self._warp_device.is_cuda else None
         if self._graph is not None:
-            # torch's default stream has the same number on every device: which one is meant, the scope says.
+            # torch's default stream has the same handle on every device: the scope selects the device.
             with self._warp.ScopedDevice(self._warp_device):
                 self._warp.capture_launch(self._graph, stream=stream)
             return
@@ -277,7 +278,7 @@ class Replay:
             self._work()
 
     def _stream(self) -> Any:
-        """Return torch's current stream as Warp's."""
+        """Return torch's current stream as a Warp stream."""
         current = torch.cuda.current_stream(self._device)
         if current.cuda_stream not in self._streams:
             self._streams[current.cuda_stream] = self._warp.stream_from_torch(current)

@@ -16,7 +16,7 @@ from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.permuted_images import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import PermutedImagesGroup
+from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
 
 REGULARIZERS = [
     RegularizerSettings("syre", 0.05, 0.5, anchor_seed=3),
@@ -109,7 +109,7 @@ def test_whole_tasks_equal_each_alone(name, architecture):
     singles = [alone(i, CONFIGS[name], architecture=architecture) for i in range(4)]
     each = streams()
     for task in (0, 1):
-        group = InDouble(PermutedImagesGroup(each)[task])
+        group = InDouble(StackedPermutedImages(each)[task])
         assert many.train(group)
         rows = many.finish(group)
         for i, classifier in enumerate(singles):
@@ -125,7 +125,7 @@ def test_whole_tasks_equal_each_alone(name, architecture):
 def test_one_step_in_float32():
     many = together(dtype=torch.float32)
     each = streams()
-    group = PermutedImagesGroup(each)[1]
+    group = StackedPermutedImages(each)[1]
     stops = iter([False, True])
     assert many.train(group, lambda: next(stops)) is False
     for i in range(4):
@@ -141,7 +141,7 @@ def test_running_statistics_are_learnt_and_then_used():
         return nn.Sequential(*layers).double()
 
     each = streams(2)
-    group = InDouble(PermutedImagesGroup(each)[1])
+    group = InDouble(StackedPermutedImages(each)[1])
     many = StackedClassifier(
         [normalised(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
     )
@@ -153,7 +153,7 @@ def test_running_statistics_are_learnt_and_then_used():
         single.train(own)
         assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
         require_equal_weights(many, i, single)
-    many.train(InDouble(PermutedImagesGroup(each)[2]))  # in training mode again
+    many.train(InDouble(StackedPermutedImages(each)[2]))  # in training mode again
     assert many.state_dict(0)["network"]["2.num_batches_tracked"] == 8
 
 
@@ -161,7 +161,7 @@ def test_learning_rates_and_momenta_of_each():
     configs = [config(learning_rate=0.02 * (i + 1), momentum=0.2 * i) for i in range(4)]
     many = together(configs)
     each = streams()
-    group = InDouble(PermutedImagesGroup(each)[0])
+    group = InDouble(StackedPermutedImages(each)[0])
     many.train(group)
     for i, own in enumerate(configs):
         classifier = alone(i, own)
@@ -181,7 +181,7 @@ def test_a_checkpoint_goes_on_alone_and_together(name):
     """Stopped in the second of four steps; every way of going on gives the same numbers."""
     configuration = CONFIGS[name]
     each = streams()
-    group = InDouble(PermutedImagesGroup(each)[2])
+    group = InDouble(StackedPermutedImages(each)[2])
 
     def begun(trainer, tasks):
         stops = iter([False, False, True])
@@ -218,10 +218,10 @@ def test_a_checkpoint_goes_on_alone_and_together(name):
 def test_the_states_have_one_form():
     many, single = together(CONFIGS["adam"]), alone(0, CONFIGS["adam"])
     each = streams()
-    many.train(InDouble(PermutedImagesGroup(each)[0]))
+    many.train(InDouble(StackedPermutedImages(each)[0]))
     single.train(InDouble(each[0][0]))
     single.finish(InDouble(each[0][0]))
-    many.finish(InDouble(PermutedImagesGroup(each)[0]))
+    many.finish(InDouble(StackedPermutedImages(each)[0]))
     found, expected = many.state_dict(0), single.state_dict()
     assert found.keys() == expected.keys()
     assert found["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
@@ -233,7 +233,7 @@ def test_the_states_have_one_form():
 def test_a_diverging_replica_is_marked_and_leaves_the_others():
     rates = [0.05, 1e200, 0.05]
     each = streams(3)
-    group = InDouble(PermutedImagesGroup(each)[0])
+    group = InDouble(StackedPermutedImages(each)[0])
     with_it = together([config(learning_rate=r) for r in rates], count=3, activation="relu")
     without = together(count=3, activation="relu")
     for many in (with_it, without):
@@ -248,7 +248,7 @@ def test_a_diverging_replica_is_marked_and_leaves_the_others():
     with_it.freeze(1)
     frozen = saved(with_it.state_dict(1))
     for many in (with_it, without):
-        many.train(InDouble(PermutedImagesGroup(each)[1]))
+        many.train(InDouble(StackedPermutedImages(each)[1]))
     assert math.isnan(next(iter(frozen["network"].values())).sum())
     after = with_it.state_dict(1)["network"]
     for name, weights in frozen["network"].items():
@@ -260,14 +260,14 @@ def test_a_diverging_replica_is_marked_and_leaves_the_others():
 def test_stop_is_asked_for_before_every_step():
     many = together(count=2)
     asked = []
-    many.train(InDouble(PermutedImagesGroup(streams(2))[0]), lambda: asked.append(1) or False)
+    many.train(InDouble(StackedPermutedImages(streams(2))[0]), lambda: asked.append(1) or False)
     assert len(asked) == 4
     assert many.task_progress == 1
 
 
 def test_replicas_at_different_steps_are_refused():
     many = together(count=3)
-    group = InDouble(PermutedImagesGroup(streams(3))[0])
+    group = InDouble(StackedPermutedImages(streams(3))[0])
     begun = together(count=3)
     stops = iter([False, True])
     begun.train(group, lambda: next(stops))
@@ -283,7 +283,7 @@ def test_replicas_at_different_steps_are_refused():
 def test_switches_of_the_configuration(settings):
     """bf16: about as float32. Compiled: float32 to rounding."""
     each = streams(2, train=48)  # one size of batch: every other is compiled anew
-    group = PermutedImagesGroup(each)[0]
+    group = StackedPermutedImages(each)[0]
     plain, switched = (
         together(config(**more), count=2, dtype=torch.float32, architecture="mlp")
         for more in ({}, settings)
@@ -358,7 +358,7 @@ def test_bad_arguments():
         )
     many = together(count=2)
     with pytest.raises(ValueError, match="batch_size=16 is larger than the task's 9"):
-        many.train(PermutedImagesGroup(streams(2, train=9))[0])
+        many.train(StackedPermutedImages(streams(2, train=9))[0])
     with pytest.raises(IndexError, match="no replica 2"):
         many.freeze(2)
     with pytest.raises(IndexError, match="no replica 2"):
@@ -378,8 +378,8 @@ def test_on_cuda_as_on_the_cpu(name, compiled):
     switched = ClassifierConfig(**{**vars(configuration), "compile": compiled})
     reference, many = together(configuration), together(switched, device="cuda")
     for task in (0, 1):
-        reference.train(InDouble(PermutedImagesGroup(streams())[task]))
-        many.train(InDouble(PermutedImagesGroup(streams(device="cuda"))[task]))
+        reference.train(InDouble(StackedPermutedImages(streams())[task]))
+        many.train(InDouble(StackedPermutedImages(streams(device="cuda"))[task]))
         if task == 0:
             reference.freeze(1)
             many.freeze(1)
@@ -391,7 +391,7 @@ def test_on_cuda_as_on_the_cpu(name, compiled):
 @needs_cuda
 def test_the_loop_never_waits_for_the_device():
     many = together(dtype=torch.float32, device="cuda")
-    group = PermutedImagesGroup(streams(device="cuda"))[1]
+    group = StackedPermutedImages(streams(device="cuda"))[1]
     many.train(group)
     many.finish(group)
     torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""Displays: which render modes a host has, and what is said where there is none."""
+"""Displays: the render modes of a host, and the errors if there is no display."""
 
 import sys
 
@@ -16,7 +16,7 @@ on_linux = pytest.mark.skipif(
 
 @pytest.fixture(params=[None, "", ":987"])
 def no_display(request, monkeypatch):
-    """No name of a display; or one that nobody answers, as after a connection that is gone."""
+    """Set no name of a display, or one that does not answer, as after a lost connection."""
     monkeypatch.delenv("DISPLAY", raising=False)
     if request.param is not None:
         monkeypatch.setenv("DISPLAY", request.param)
@@ -25,8 +25,8 @@ def no_display(request, monkeypatch):
 
 @on_linux
 @pytest.mark.parametrize("engine", ENGINES)
-def test_without_a_display_an_environment_names_what_is_left(no_display, engine):
-    """Of an environment: what it could be made with here, which checkers make. Of the class: all there is."""
+def test_without_a_display_an_environment_lists_the_remaining_modes(no_display, engine):
+    """List the modes that work here in an environment, where checkers read them, and all in the class."""
     pytest.importorskip(engine)
     env = ENGINES[engine]()
     assert env.metadata["render_modes"] == ["rgb_array"]

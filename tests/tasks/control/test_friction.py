@@ -1,4 +1,4 @@
-"""The frictions: their distribution, that they are a pure function, and when they change."""
+"""Frictions: their distribution, their purity as a function, and the times at which they change."""
 
 import itertools
 import math
@@ -22,8 +22,8 @@ def test_frictions_are_log_uniform():
 
 
 @given(SEEDS, INDICES)
-def test_a_friction_is_that_of_numpys_own_uniform_number(seed, index):
-    """numpy makes a uniform number of PCG64's output as we do: friction = 0.02 * 100 ** u."""
+def test_a_friction_comes_from_numpys_own_uniform_number(seed, index):
+    """Compare with numpy's conversion of PCG64's output to a uniform number: friction = 0.02 * 100 ** u."""
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     uniform = np.random.Generator(np.random.PCG64(sequence)).random()
     expected = math.exp(math.log(0.02) + uniform * (math.log(2) - math.log(0.02)))
@@ -33,8 +33,8 @@ def test_a_friction_is_that_of_numpys_own_uniform_number(seed, index):
     assert friction == float(f"{friction:.6g}")
 
 
-def test_frictions_stay_as_they_are():
-    """A stream that changed would change what runs of different versions mean."""
+def test_frictions_are_pinned():
+    """Check pinned values: with another stream, runs of different versions could not be compared."""
     assert [task_friction(0, k) for k in range(4)] == FIRST_OF_SEED_0
     assert task_friction(1, 0) != FIRST_OF_SEED_0[0]
 
@@ -74,7 +74,7 @@ def test_a_stream_names_what_is_out_of_range(arguments, name):
 
 
 def test_published_schedules():
-    """Dohare et al. 2024: every 2 M steps; Ziyin et al. 2025, Fig. 6: every 5 M."""
+    """Check those of Dohare et al. 2024, every 2 M steps, and Ziyin et al. 2025, Fig. 6, every 5 M."""
     assert SCHEDULES["nature"] == 2_000_000
     assert SCHEDULES["syre"] == 5_000_000
     assert list(SCHEDULES) == ["nature", "syre", "small"]
@@ -92,19 +92,19 @@ def test_the_task_changes_with_the_steps():
 
 @given(SEEDS, st.integers(1, 1000), st.integers(0, 10**6))
 @settings(max_examples=50)
-def test_tasks_come_in_their_order(seed, change_every, step):
+def test_tasks_follow_the_order_of_the_stream(seed, change_every, step):
     schedule = FrictionSchedule(task_seed=seed, change_every=change_every)
     now, then = (schedule.task_at(s).index for s in (step, step + change_every))
     assert then == now + 1
     assert now * change_every <= step < then * change_every
 
 
-def test_one_friction_stays():
+def test_a_constant_friction_stays():
     schedule = FrictionSchedule(friction=1)
     assert {schedule.task_at(step) for step in (0, 10**9)} == {SlipperyAntTask(0, 1.0)}
 
 
-def test_numpys_numbers_become_pythons():
+def test_numpy_numbers_become_python_numbers():
     stream = FrictionSchedule(
         task_seed=np.int64(1), change_every=np.int64(5), num_tasks=np.int64(3)
     )

@@ -1,4 +1,4 @@
-"""Downloads from a local server that delivers well, badly or not at all."""
+"""Downloads from a local server that delivers intact files, damaged files or nothing."""
 
 import gzip
 import hashlib
@@ -20,7 +20,7 @@ CHECKSUMS = {name: hashlib.md5(content).hexdigest() for name, content in CONTENT
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under /right/, and spoils it under the other folders."""
+    """Handler that serves CONTENT under /right/ and damages it under the other folders."""
 
     def do_GET(self):
         self.server.requested.append(self.path)
@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Keep the requests out of standard error, which a test reads."""
+        """Keep the requests off standard error, which a test reads."""
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_killed_while_downloading(server, tmp_path):
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    # What it left has a name that nothing looks for, and the next download is not disturbed.
+    # The partial file has a name that is never looked up, and does not affect the next download.
     assert not set(_contents(tmp_path)) & set(FILE_NAMES)
     fetch(_source(server, "right"), tmp_path)
     assert CONTENT.items() <= _contents(tmp_path).items()
@@ -109,7 +109,7 @@ def test_the_next_mirror_is_tried(server, tmp_path, bad):
     assert server.requested[:2] == [f"/{bad}/{FILE_NAMES[0]}", f"/right/{FILE_NAMES[0]}"]
 
 
-def test_a_spoilt_file_in_the_cache_is_replaced(server, tmp_path):
+def test_a_damaged_file_in_the_cache_is_replaced(server, tmp_path):
     for name, content in CONTENT.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / FILE_NAMES[2]).write_bytes(CONTENT[FILE_NAMES[2]][:-5])
@@ -118,7 +118,7 @@ def test_a_spoilt_file_in_the_cache_is_replaced(server, tmp_path):
     assert server.requested == [f"/right/{FILE_NAMES[2]}"]
 
 
-def test_all_mirrors_failing_is_one_error_and_leaves_nothing(server, tmp_path):
+def test_one_error_reports_all_mirrors_and_nothing_is_left(server, tmp_path):
     with pytest.raises(DownloadError) as caught:
         fetch(_source(server, "absent", "truncated", "wrong"), tmp_path)
     message = str(caught.value)
@@ -133,16 +133,16 @@ def test_all_mirrors_failing_is_one_error_and_leaves_nothing(server, tmp_path):
     assert _contents(tmp_path) == {}
 
 
-def test_nobody_listening(tmp_path, monkeypatch):
+def test_connection_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    # Bound and released: a port of this machine at which nobody listens.
+    # Bound and released: a local port with no listener.
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as closed:
         port = closed.server_port
     with pytest.raises(DownloadError, match=rf"127\.0\.0\.1:{port}/: .*refused"):
         fetch(Source((f"http://127.0.0.1:{port}/",), CHECKSUMS), tmp_path)
 
 
-def test_a_cache_that_cannot_be_made(server, tmp_path):
+def test_a_cache_that_cannot_be_created(server, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DownloadError, match="cache") as caught:
         fetch(_source(server, "right"), tmp_path / "cache" / "mnist")

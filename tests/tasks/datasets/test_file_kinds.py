@@ -1,4 +1,4 @@
-"""Files that stand in place of others: made by the tools that make them, and named for what they are."""
+"""Unexpected files, written by the tools that make them and recognized by their first bytes."""
 
 import bz2
 import gzip
@@ -54,7 +54,7 @@ KINDS = {
         written(lambda stream: np.savez_compressed(stream, x_train=np.zeros(3))),
     ],
     "a NumPy array (.npy)": [written(lambda stream: np.save(stream, np.zeros(3)))],
-    "a file of torch.save": [written(lambda stream: torch.save(torch.zeros(3), stream))],
+    "a file written by torch.save": [written(lambda stream: torch.save(torch.zeros(3), stream))],
     "a Python pickle": [pickle.dumps([1, 2], protocol) for protocol in (2, 3, 4, 5)],
     "a PNG picture": [written(lambda stream: Figure().savefig(stream, format="png"))],
     "a JPEG picture": [written(lambda stream: Figure().savefig(stream, format="jpg"))],
@@ -67,11 +67,11 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("name", "data"), [(name, each) for name in KINDS for each in KINDS[name]])
-@pytest.mark.parametrize("place", ["images", "images.gz", "named so images.gz"])
-def test_a_file_that_is_another_is_named(tmp_path, name, data, place):
-    """As it is, compressed, and named as if it were compressed."""
-    path = tmp_path / place.rpartition(" ")[2]
-    path.write_bytes(gzip.compress(data) if place == "images.gz" else data)
+@pytest.mark.parametrize("stored", ["images", "images.gz", "misnamed images.gz"])
+def test_an_unexpected_file_is_named(tmp_path, name, data, stored):
+    """Name the kind of a file that is plain, compressed, or only named as if it were compressed."""
+    path = tmp_path / stored.rpartition(" ")[2]
+    path.write_bytes(gzip.compress(data) if stored == "images.gz" else data)
     with pytest.raises(ValueError, match="expected") as caught:
         read_idx_images(path)
     message = str(caught.value)
@@ -81,7 +81,7 @@ def test_a_file_that_is_another_is_named(tmp_path, name, data, place):
     assert f"0x{data[:4].hex()}" in message
 
 
-def test_archives_are_to_be_unpacked_and_pointers_fetched():
+def test_remedies_say_to_unpack_archives_and_fetch_pointers():
     assert "Unpack it" in recognized(written(zipped)).remedy
     assert "git lfs pull" in recognized(KINDS["a Git LFS pointer"][0]).remedy
     assert "not the page" in recognized(b"<html>").remedy
@@ -97,5 +97,5 @@ def test_data_compressed_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", bytes(300), bytes(range(256)), b"\x00\x00\x08\x03"])
-def test_what_tells_nothing_is_nothing(data):
+def test_unrecognized_data(data):
     assert recognized(data) is None

@@ -1,4 +1,4 @@
-"""The IDX reader against bytes put together by hand, against numpy, and against damage."""
+"""IDX reader, tested on bytes written by hand, against numpy, and on damaged files."""
 
 import gzip
 import math
@@ -44,7 +44,7 @@ def test_images_and_labels_by_hand(tmp_path, suffix):
     assert labels.tolist() == [7, 0, 255]
 
 
-def test_what_is_read_can_be_written_to(tmp_path):
+def test_the_result_is_writable(tmp_path):
     images = read_idx_images(_write(tmp_path / "images", IMAGES))
     images[0, 0, 0] = 9
     assert images[0, 0, 0] == 9
@@ -56,7 +56,7 @@ def test_what_is_read_can_be_written_to(tmp_path):
     seed=st.integers(0, 2**32 - 1),
     suffix=st.sampled_from(["", ".gz"]),
 )
-def test_any_array_is_read_back(shape, seed, suffix):
+def test_round_trip(shape, seed, suffix):
     array = np.random.default_rng(seed).integers(0, 256, size=shape, dtype=np.uint8)
     content = struct.pack(">IIII", 0x803, *shape) + array.tobytes()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def test_any_array_is_read_back(shape, seed, suffix):
         (
             b"\x00\x00\x0d" + IMAGES[3:],
             "images",
-            ["0x00000803", "0x00000d03", "12 bytes", "take 48"],
+            ["0x00000803", "0x00000d03", "12 bytes", "instead of 48"],
         ),
         (b"\x00\x00\x0b" + LABELS[3:], "labels", ["expected 6 bytes", "found 3", "truncated"]),
         (IMAGES[:11], "images", ["header of 16 bytes", "11 bytes", "truncated"]),
@@ -89,16 +89,16 @@ def test_any_array_is_read_back(shape, seed, suffix):
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_damage_is_named(tmp_path, content, reader, words, suffix):
+def test_damaged_files_are_refused(tmp_path, content, reader, words, suffix):
     path = _write(tmp_path / f"train-{reader}{suffix}", content)
-    with pytest.raises(ValueError, match="Replace it by an intact copy") as caught:
+    with pytest.raises(ValueError, match="Replace it with an intact copy") as caught:
         READERS[reader](path)
     for word in [str(path), "expected", *words]:
         assert word in str(caught.value)
 
 
 def _idx(array):
-    """An array as an IDX file, whose numbers are big-endian."""
+    """Return an array as the content of an IDX file, which is big-endian."""
     types = {"u1": 8, "i1": 9, "i2": 0xB, "i4": 0xC, "f4": 0xD, "f8": 0xE}
     header = struct.pack(">BBBB", 0, 0, types[array.dtype.str[1:]], array.ndim)
     return (
@@ -135,7 +135,7 @@ def test_negative_labels_are_refused(tmp_path, dtype):
         (
             np.zeros((5, 784), np.uint8),
             "images",
-            ["uint8, 2 dimensions (5, 784)", "rows and columns"],
+            ["uint8, 2 dimensions (5, 784)", "Reshape the images"],
         ),
         (
             np.zeros((5, 2, 3), np.float32),
@@ -156,8 +156,8 @@ def test_negative_labels_are_refused(tmp_path, dtype):
         ),
         (np.zeros((5, 2, 3, 3), np.uint8), "images", ["4 dimensions (5, 2, 3, 3)", "grey-scale"]),
         (np.zeros((5, 3, 2, 3), np.float32), "images", ["float32, 4 dimensions", "grey-scale"]),
-        (np.zeros(5, np.uint8), "images", ["uint8, 1 dimension (5,)", "the file of the images"]),
-        (np.zeros((5, 2, 3), np.uint8), "labels", ["3 dimensions", "the file of the labels here"]),
+        (np.zeros(5, np.uint8), "images", ["uint8, 1 dimension (5,)", "put the file of images"]),
+        (np.zeros((5, 2, 3), np.uint8), "labels", ["3 dimensions", "put the file of labels here"]),
         (np.zeros((5, 10), np.uint8), "labels", ["2 dimensions (5, 10)", "one-hot row"]),
         (
             np.zeros((5, 1), np.int32),
@@ -177,7 +177,7 @@ def test_negative_labels_are_refused(tmp_path, dtype):
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_file_of_another_form_is_no_broken_copy(tmp_path, array, reader, words, suffix):
+def test_another_format_is_not_reported_as_a_damaged_copy(tmp_path, array, reader, words, suffix):
     path = _write(tmp_path / f"train-{reader}{suffix}", _idx(array))
     with pytest.raises(ValueError, match=f"expected an IDX file of {reader} of ") as caught:
         READERS[reader](path)
@@ -189,8 +189,8 @@ def test_a_file_of_another_form_is_no_broken_copy(tmp_path, array, reader, words
         assert word not in message
 
 
-def test_what_the_remedy_writes_is_read(tmp_path):
-    """The lines that the errors name, as they stand there."""
+def test_a_file_written_as_the_remedy_says_is_read(tmp_path):
+    """Execute the code in the error messages, verbatim."""
     names = {"struct": struct}
     for reader, values in (("images", np.ones((2, 2, 3))), ("labels", np.array([1.0, 0.0]))):
         path = _write(tmp_path / reader, _idx(values))
@@ -202,7 +202,7 @@ def test_what_the_remedy_writes_is_read(tmp_path):
         assert READERS[reader](path).tolist() == values.tolist()
 
 
-def test_a_name_that_does_not_tell_the_compression(tmp_path):
+def test_a_suffix_that_does_not_match_the_compression(tmp_path):
     plain = tmp_path / "train-images.gz"
     plain.write_bytes(IMAGES)
     with pytest.raises(ValueError, match=r"train-images\.gz: .* Rename it to train-images\.$"):
@@ -238,13 +238,13 @@ def test_every_changed_byte_is_refused_or_changes_only_pixels(data, reader):
     whole = IMAGES if reader == "images" else LABELS
     suffix = data.draw(st.sampled_from(["", ".gz"]))
     stored = bytearray(gzip.compress(whole, mtime=0) if suffix else whole)
-    place = data.draw(st.integers(0, len(stored) - 1))
-    stored[place] ^= data.draw(st.integers(1, 255))
+    index = data.draw(st.integers(0, len(stored) - 1))
+    stored[index] ^= data.draw(st.integers(1, 255))
     shape = (2, 2, 3) if reader == "images" else (3,)
     header = len(whole) - math.prod(shape)
-    # Uncompressed, a header byte that changes is always seen. Compressed, some bits mean nothing
-    # (the clock in the gzip header, the padding after the last code), and the checksum sees the rest.
-    harmless = bool(suffix) or place >= header
+    # Uncompressed, a changed header byte is always detected. Compressed, some bits have no effect
+    # (the timestamp in the gzip header, the padding after the last code); the checksum covers the rest.
+    harmless = bool(suffix) or index >= header
     read = _refused_or_of_shape(reader, suffix, bytes(stored), shapes=[shape] if harmless else [])
     if suffix and read is not None:
         assert bytes(read.flatten().tolist()) == whole[header:]
@@ -261,7 +261,7 @@ def test_arbitrary_bytes_are_refused(content, reader):
 
 
 def _refused_or_of_shape(reader, suffix, content, *, shapes):
-    """Any outcome but a ValueError with the file's name, or a tensor of an allowed shape, fails."""
+    """Assert that reading raises a ValueError naming the file, or returns a tensor of an allowed shape."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"some-file{suffix}"
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Datasets: where they are looked for, what is refused, and real data against known figures."""
+"""Datasets: the folders searched, the inputs refused, and real data against known figures."""
 
 import gzip
 import hashlib
@@ -47,7 +47,7 @@ CONTENT = {
 
 
 def _fill(folder, **changed):
-    """Write the four files; `changed` gives other contents, None leaves a file out."""
+    """Write the four files; `changed` overrides contents, and None leaves a file out."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**CONTENT, **changed}.items():
         if content is not None:
@@ -57,10 +57,10 @@ def _fill(folder, **changed):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A user without data: an empty cache, no PLASTICITY_DATA, and a public home that is closed."""
+    """Set up a user without data: an empty cache, no PLASTICITY_DATA, and an unreachable mirror."""
     monkeypatch.delenv("PLASTICITY_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
-    # Port 9 of this machine, the discard service, at which nobody listens.
+    # Local port 9, the discard service, which has no listener.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     checksums = {
         name: hashlib.md5(gzip.compress(content, mtime=0)).hexdigest()
@@ -97,26 +97,26 @@ def test_uncompressed_files_are_read_and_compressed_ones_preferred(home):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
-def test_the_order_of_places(home, monkeypatch, name):
-    """The folder given, then PLASTICITY_DATA, then the cache: each has one pixel that tells it."""
+def test_the_search_order(home, monkeypatch, name):
+    """Search the given folder, then PLASTICITY_DATA, then the cache: one pixel identifies each."""
     monkeypatch.setenv("PLASTICITY_DATA", str(home / "data"))
     given = _fill(home / "given", **{TRAIN_IMAGES: _images_file(4, first=7)})
     _fill(home / "data" / name, **{TRAIN_IMAGES: _images_file(4, first=8)})
     _fill(home / "cache" / "plasticity" / name)
     assert load_dataset(name, data_dir=given).train_images[0, 0, 0] == 7
     assert load_dataset(name).train_images[0, 0, 0] == 8
-    # A data folder without this dataset, or none at all: the cache, which has the right checksums.
+    # With no data folder, or one without this dataset, the cache is used: its checksums are right.
     (home / "data" / name).rename(home / "data" / "another")
     _check_is_content(load_dataset(name), name)
     monkeypatch.setenv("PLASTICITY_DATA", "")
     _check_is_content(load_dataset(name), name)
-    # The cache is held to the checksums: with a good file of other content it is downloaded again.
+    # The cache is verified by checksum: an intact file of other content is downloaded again.
     _fill(home / "cache" / "plasticity" / name, **{TRAIN_IMAGES: _images_file(4, first=7)})
     with pytest.raises(DownloadError, match=TRAIN_IMAGES):
         load_dataset(name)
 
 
-def test_folders_that_are_not_there(home, monkeypatch):
+def test_missing_folders(home, monkeypatch):
     with pytest.raises(ValueError, match=r"--data-dir .* existing folder: '.*nowhere'"):
         load_dataset("mnist", data_dir=home / "nowhere")
     with pytest.raises(ValueError, match=r"'images' is any folder .* --data-dir"):
@@ -144,7 +144,7 @@ def test_names_with_a_dot_are_found(home, suffix):
 
 @pytest.mark.parametrize("name", TORCHVISION_NAMES)
 def test_torchvisions_folders_are_found(home, monkeypatch, name):
-    """Below its root, which is given, in the variable, or the dataset's own folder in the variable's."""
+    """Find them below a root that is given, in the variable, or `<name>/` in the variable's folder."""
     root = home / "root"
     raw = _fill(root / TORCHVISION_NAMES[name] / "raw", **{TRAIN_LABELS: None})
     (raw / TRAIN_LABELS.removesuffix(".gz")).write_bytes(CONTENT[TRAIN_LABELS])
@@ -153,17 +153,17 @@ def test_torchvisions_folders_are_found(home, monkeypatch, name):
     monkeypatch.setenv("PLASTICITY_DATA", str(root))
     _check_is_content(load_dataset(name), name)
     other = "kmnist" if name == "mnist" else "mnist"
-    with pytest.raises(DownloadError):  # which is not there, and cannot be downloaded here
+    with pytest.raises(DownloadError):  # absent, and cannot be downloaded here
         load_dataset(other)
     (home / "data").mkdir()
     root.rename(home / "data" / name)
     monkeypatch.setenv("PLASTICITY_DATA", str(home / "data"))
     _check_is_content(load_dataset(name), name)
-    # The folder that PLASTICITY_DATA would name may be given, too.
+    # data_dir also accepts the folder that PLASTICITY_DATA selects.
     _check_is_content(load_dataset(name, data_dir=home / "data" / name), name)
 
 
-def test_the_folder_of_all_datasets_may_be_given(home):
+def test_data_dir_may_hold_several_datasets(home):
     _fill(home / "data" / "mnist")
     _fill(home / "data" / "kmnist", **{TRAIN_IMAGES: _images_file(4, first=7)})
     _check_is_content(load_dataset("mnist", data_dir=home / "data"), "mnist")
@@ -172,7 +172,7 @@ def test_the_folder_of_all_datasets_may_be_given(home):
         load_dataset("fashion-mnist", data_dir=home / "data")
 
 
-def test_a_tilde_is_the_users_home(home, monkeypatch):
+def test_a_tilde_is_expanded(home, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     _fill(home / "data" / "mnist")
     _check_is_content(load_dataset("mnist", data_dir="~/data/mnist"), "mnist")
@@ -183,12 +183,12 @@ def test_a_tilde_is_the_users_home(home, monkeypatch):
         load_dataset("mnist", data_dir="~nobody-of-this-name/data")
 
 
-def test_a_file_given_for_the_folder_is_named(home):
+def test_a_file_given_as_the_folder_is_refused(home):
     archive = home / "archive.zip"
     with zipfile.ZipFile(archive, "w") as writer:
         writer.writestr("train-images.idx3-ubyte", CONTENT[TRAIN_IMAGES])
     with pytest.raises(
-        ValueError, match=r"--data-dir .*archive\.zip' is a zip archive\. Name the fold"
+        ValueError, match=r"--data-dir .*archive\.zip' is a zip archive\. Pass the fold"
     ):
         load_dataset("mnist", data_dir=archive)
     file = _fill(home / "mine") / TRAIN_IMAGES
@@ -196,7 +196,7 @@ def test_a_file_given_for_the_folder_is_named(home):
         load_dataset("mnist", data_dir=file)
 
 
-def test_integer_labels_of_other_widths_are_labels(home):
+def test_labels_of_wider_integer_types_are_read(home):
     labels = struct.pack(">II4i", 0xC01, 4, 0, 2, 1, 2)
     test_labels = struct.pack(">II2h", 0xB01, 2, 1, 0)
     folder = _fill(home / "mine", **{TRAIN_LABELS: labels, TEST_LABELS: test_labels})
@@ -210,7 +210,7 @@ def test_missing_files_are_listed(home, monkeypatch):
     message = str(caught.value)
     assert message.startswith(f"{folder}: ")
     assert f"did not find {TRAIN_LABELS}, {TEST_IMAGES}. Put them there" in message
-    # A folder of the user's is not passed over in silence because it is incomplete.
+    # An incomplete folder of the user's is not skipped silently.
     monkeypatch.setenv("PLASTICITY_DATA", str(home))
     _fill(home / "mnist", **{TEST_LABELS: None})
     with pytest.raises(ValueError, match=f"did not find {TEST_LABELS}"):
@@ -242,7 +242,7 @@ def test_missing_files_are_listed(home, monkeypatch):
             ["found none of 0", "begin at 1: subtract 1", "test labels"],
         ),
         ({TRAIN_LABELS: _labels_file(3, 4, 5, 3)}, TRAIN_LABELS, ["none of 0, 1, 2", "subtract 3"]),
-        # A gap as well: not to be mended by a shift.
+        # A gap as well, which a shift does not close.
         ({TRAIN_LABELS: _labels_file(1, 1, 3, 3)}, TRAIN_LABELS, ["none of 0, 2.", "numpy.unique"]),
         (
             {TRAIN_LABELS: _labels_file(0, 255, 1, 2)},
@@ -260,7 +260,7 @@ def test_missing_files_are_listed(home, monkeypatch):
         ({TRAIN_IMAGES: CONTENT[TRAIN_IMAGES][:-1]}, TRAIN_IMAGES, ["truncated"]),
     ],
 )
-def test_files_that_do_not_belong_together(home, changed, file_name, words):
+def test_inconsistent_files_are_refused(home, changed, file_name, words):
     folder = _fill(home / "mine", **changed)
     with pytest.raises(ValueError, match="expected") as caught:
         load_dataset("images", data_dir=folder)
@@ -289,21 +289,21 @@ def test_digits_are_all_of_scikit_learn():
     dataset = load_dataset("digits")
     bunch = sklearn.datasets.load_digits()
     assert (dataset.num_classes, dataset.max_value, dataset.image_shape) == (10, 16, (8, 8))
-    # Slow and plain: go through the digits, and take each fifth of a class for the test.
+    # A plain loop: every fifth digit of a class goes to the test split.
     seen, train, test = [0] * 10, [], []
-    for place, label in enumerate(bunch.target):
+    for index, label in enumerate(bunch.target):
         seen[label] += 1
-        (test if seen[label] % 5 == 0 else train).append(place)
-    for split, places in (("train", train), ("test", test)):
+        (test if seen[label] % 5 == 0 else train).append(index)
+    for split, indices in (("train", train), ("test", test)):
         pixels, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-        np.testing.assert_array_equal(pixels.numpy(), bunch.images[places])
-        np.testing.assert_array_equal(labels.numpy(), bunch.target[places])
-    # 178 182 177 183 181 182 181 179 174 180 of the classes; a fifth, rounded down, is for testing.
+        np.testing.assert_array_equal(pixels.numpy(), bunch.images[indices])
+        np.testing.assert_array_equal(labels.numpy(), bunch.target[indices])
+    # The classes have 178 182 177 183 181 182 181 179 174 180 images; a fifth, rounded down, is for testing.
     assert torch.bincount(dataset.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
     assert len(train) + len(test) == 1797
 
 
-def test_digits_take_no_folder(tmp_path):
+def test_digits_accept_no_folder(tmp_path):
     with pytest.raises(ValueError, match="'digits' is bundled with scikit-learn"):
         load_dataset("digits", data_dir=tmp_path)
 
@@ -344,7 +344,7 @@ def _dataset(**changed):
         ),
     ],
 )
-def test_a_dataset_checks_itself(changed, error, message):
+def test_invalid_datasets_are_refused(changed, error, message):
     with pytest.raises(error, match=message):
         _dataset(**changed)
 
@@ -379,7 +379,7 @@ def test_real_mnist():
 
 
 @needs_mnist
-def test_the_published_checksums_are_those_of_mnist():
+def test_the_published_checksums_match_mnist():
     for file_name, checksum in downloads.SOURCES["mnist"].checksums.items():
         content = (Path(os.environ["PLASTICITY_DATA"]) / "mnist" / file_name).read_bytes()
         assert hashlib.md5(content).hexdigest() == checksum

@@ -1,4 +1,4 @@
-"""The permuted stream against numpy's indexing, and its promise to be a pure function."""
+"""Stream of permuted images: batches against numpy's indexing, and tasks as pure functions."""
 
 import dataclasses
 import os
@@ -45,7 +45,7 @@ def _dataset(train=20, test=7, height=4, width=5, max_value=255):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("max_value", [255, 16])
 @pytest.mark.parametrize("index", [0, 1, 4])
-def test_batches_are_what_numpy_indexes(device, max_value, index):
+def test_batches_match_numpy_indexing(device, max_value, index):
     dataset = _dataset(max_value=max_value)
     task = PermutedImages(dataset, num_tasks=5, seed=3, device=device)[index]
     permutation = task.permutation.cpu().numpy()
@@ -93,7 +93,7 @@ def test_task_zero_is_the_unpermuted_data():
 
 
 def test_permutations_are_pinned():
-    """Streams of earlier versions, and of other machines, stay what they are."""
+    """Check that streams are the same across versions and machines."""
     pinned = {
         (0, 1): [1, 3, 8, 6, 2, 11, 0, 7, 5, 4, 10, 9],
         (7, 3): [2, 1, 4, 8, 10, 9, 3, 5, 7, 6, 11, 0],
@@ -119,7 +119,7 @@ def test_a_task_is_a_pure_function_of_seed_and_index(seed, index, height, width,
     first = stream[index].permutation
     # A permutation: each pixel once.
     assert sorted(first.tolist()) == list(range(height * width))
-    # After other tasks, and in a longer stream, it is the same.
+    # It is the same after other tasks, and in a longer stream.
     _ = [stream[k] for k in range(min(index, 3))]
     assert torch.equal(stream[index].permutation, first)
     other = PermutedImages(dataset, num_tasks=index + 1 + longer, seed=seed)
@@ -140,13 +140,13 @@ def test_tasks_and_seeds_differ():
 
 
 def test_permutations_are_uniform():
-    """Of 3 pixels there are 6 orders: chi-squared with 5 degrees of freedom, 20.5 at p = 0.001."""
+    """Test the 6 permutations of 3 pixels: chi-squared with 5 degrees of freedom, 20.5 at p = 0.001."""
     dataset = _dataset(height=1, width=3)
     stream = PermutedImages(dataset, 6001, seed=11)
     counts = {}
     for index in range(1, 6001):
-        order = tuple(stream[index].permutation.tolist())
-        counts[order] = counts.get(order, 0) + 1
+        permutation = tuple(stream[index].permutation.tolist())
+        counts[permutation] = counts.get(permutation, 0) + 1
     assert len(counts) == 6
     assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 20.5
 
@@ -172,7 +172,7 @@ def test_a_stream_is_a_sequence():
             stream[index]
 
 
-def test_tasks_share_pixels_and_give_new_tensors():
+def test_tasks_share_pixels_and_return_new_tensors():
     dataset = _dataset()
     stream = PermutedImages(dataset, num_tasks=2, seed=0)
     assert stream[0].dataset is stream[1].dataset
@@ -208,13 +208,13 @@ def test_wrong_arguments(changed, error, message):
 
 
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError)])
-def test_wrong_batch_sizes_are_told_at_the_call(size, error):
+def test_wrong_batch_sizes_raise_at_the_call(size, error):
     with pytest.raises(error, match="batch_size must be"):
         PermutedImages(_dataset(), 1, seed=0)[0].test_batches(size)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_bits_and_is_not_waited_for():
+def test_a_gpu_gives_the_same_bits_without_synchronization():
     dataset = _dataset()
     on_cpu = PermutedImages(dataset, 3, seed=1)[2]
     on_gpu = PermutedImages(dataset, 3, seed=1, device="cuda")[2]
@@ -241,7 +241,7 @@ def test_real_mnist():
     assert torch.equal((images * 255).round().byte()[0, 0], dataset.train_images[0])
     assert labels.tolist() == [5]
     permuted, _ = stream[2].train_batch(torch.tensor([0]))
-    # The same pixels at other places, and back through the inverse permutation.
+    # The same pixels at other positions, restored by the inverse permutation.
     assert not torch.equal(permuted, images)
     assert torch.equal(permuted.flatten().sort().values, images.flatten().sort().values)
     back = permuted.flatten()[stream[2].permutation.argsort()]

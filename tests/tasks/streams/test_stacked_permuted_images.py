@@ -1,4 +1,4 @@
-"""Groups of tasks against the tasks one by one, to the bit."""
+"""Stacked tasks against single ones, bitwise."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.permuted_images import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import ImageTaskGroup, PermutedImagesGroup
+from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
 
 
 def dataset(max_value=16):
@@ -33,13 +33,13 @@ def streams(seeds, data=None):
     st.sampled_from([16, 255, 7]),
 )
 @settings(max_examples=25, deadline=None)
-def test_batches_are_those_of_each_task(seeds, index, batch, data_order_seed, max_value):
+def test_batches_match_those_of_each_task(seeds, index, batch, data_order_seed, max_value):
     each = streams(seeds, dataset(max_value))
-    group = PermutedImagesGroup(each)[index]
+    stacked = StackedPermutedImages(each)[index]
     generator = torch.Generator().manual_seed(data_order_seed)
     indices = torch.randint(0, 11, (len(seeds), batch), generator=generator)
-    images, labels = group.train_batch(indices)
-    tests = list(group.test_batches(batch))
+    images, labels = stacked.train_batch(indices)
+    tests = list(stacked.test_batches(batch))
     for i, stream in enumerate(each):
         expected_images, expected_labels = stream[index].train_batch(indices[i])
         assert torch.equal(images[i], expected_images)
@@ -52,24 +52,26 @@ def test_batches_are_those_of_each_task(seeds, index, batch, data_order_seed, ma
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_pixels_on_cuda_are_those_on_the_cpu():
+def test_pixels_on_cuda_match_those_on_the_cpu():
     indices = torch.randint(0, 11, (2, 6))
     batches = []
     for device in ("cpu", "cuda"):
         data = dataset(255).to(device)
-        group = PermutedImagesGroup([PermutedImages(data, 5, seed, device) for seed in (1, 2)])[3]
-        batches.append(group.train_batch(indices.to(device))[0].cpu())
+        stacked = StackedPermutedImages([PermutedImages(data, 5, seed, device) for seed in (1, 2)])[
+            3
+        ]
+        batches.append(stacked.train_batch(indices.to(device))[0].cpu())
     assert torch.equal(*batches)
 
 
-def test_what_a_group_says_of_itself():
-    group = PermutedImagesGroup(streams([1, 2, 2]))
-    assert len(group) == 5
-    tasks = group[3]
+def test_lengths_and_indices():
+    stacked = StackedPermutedImages(streams([1, 2, 2]))
+    assert len(stacked) == 5
+    tasks = stacked[3]
     assert (tasks.index, tasks.num_stacked, tasks.num_train, tasks.num_test) == (3, 3, 11, 7)
-    assert [each.index for each in group] == [0, 1, 2, 3, 4]
+    assert [each.index for each in stacked] == [0, 1, 2, 3, 4]
     with pytest.raises(IndexError, match="tasks 0 to 4: 5"):
-        group[5]
+        stacked[5]
 
 
 def test_the_dataset_is_not_copied_and_not_changed():
@@ -77,10 +79,12 @@ def test_the_dataset_is_not_copied_and_not_changed():
     before = data.train_images.clone()
     each = streams([0, 1], data)
     assert each[0].dataset.train_images.data_ptr() == data.train_images.data_ptr()
-    images, labels = PermutedImagesGroup(each)[1].train_batch(torch.zeros(2, 3, dtype=torch.int64))
+    images, labels = StackedPermutedImages(each)[1].train_batch(
+        torch.zeros(2, 3, dtype=torch.int64)
+    )
     images.zero_()
     labels.zero_()
-    for images, labels in PermutedImagesGroup(each)[0].test_batches(4):
+    for images, labels in StackedPermutedImages(each)[0].test_batches(4):
         images.zero_()
         labels.fill_(-1)
     assert torch.equal(data.train_images, before)
@@ -90,20 +94,20 @@ def test_the_dataset_is_not_copied_and_not_changed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PermutedImagesGroup([]), "at least one stream"),
-        (lambda: ImageTaskGroup([]), "at least one task"),
+        (lambda: StackedPermutedImages([]), "at least one stream"),
+        (lambda: StackedImageTask([]), "at least one task"),
         (
-            lambda: ImageTaskGroup([streams([0])[0][1], streams([0])[0][2]]),
+            lambda: StackedImageTask([streams([0])[0][1], streams([0])[0][2]]),
             "task 2 of its stream, tasks\\[0\\] task 1",
         ),
-        (lambda: PermutedImagesGroup([*streams([0]), *streams([0])]), "another dataset"),
+        (lambda: StackedPermutedImages([*streams([0]), *streams([0])]), "different dataset"),
         (
-            lambda: PermutedImagesGroup([*streams([0]), PermutedImages(dataset(), 6, 0)]),
+            lambda: StackedPermutedImages([*streams([0]), PermutedImages(dataset(), 6, 0)]),
             "has 6 tasks, streams\\[0\\] 5",
         ),
-        (lambda: PermutedImagesGroup(streams([0]))[0].test_batches(0), "batch_size must be"),
+        (lambda: StackedPermutedImages(streams([0]))[0].test_batches(0), "batch_size must be"),
     ],
 )
-def test_what_is_no_group(make, message):
+def test_invalid_stacks_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

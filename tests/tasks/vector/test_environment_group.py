@@ -1,4 +1,4 @@
-"""A group of environments: what goes through the arrays, and what is told apart from them."""
+"""Group of environments: results that go through the arrays, and those reported separately."""
 
 import gymnasium
 import numpy as np
@@ -16,8 +16,8 @@ from plasticity.tasks.vector.environment_group import (
 )
 
 
-class Told(gymnasium.Env):
-    """Says as info what the action is, and ends when it is negative; keeps its actions."""
+class Reporting(gymnasium.Env):
+    """Environment that reports the action as its info, ends when it is negative, and keeps its actions."""
 
     observation_space = spaces.Box(-9, 9, (2,), np.float32)
     action_space = spaces.Box(-9, 9, (1,), np.float32)
@@ -27,7 +27,7 @@ class Told(gymnasium.Env):
         self.as_array = as_array
 
     def _info(self, value):
-        return {"said": np.full(2, value) if self.as_array else value}
+        return {"action": np.full(2, value) if self.as_array else value}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -53,10 +53,10 @@ def stepped(group, arrays, *actions):
 
 
 def test_numbers_go_through_the_arrays():
-    group, arrays = group_of(Told(), Told())
+    group, arrays = group_of(Reporting(), Reporting())
     assert group.reset([1, 2], None) == [
-        Report(0, {"said": 0.0}, None),
-        Report(1, {"said": 0.0}, None),
+        Report(0, {"action": 0.0}, None),
+        Report(1, {"action": 0.0}, None),
     ]
     stepped(group, arrays, 3, 4)
     assert arrays.observations.tolist() == [[3, 3], [4, 4]]
@@ -64,32 +64,32 @@ def test_numbers_go_through_the_arrays():
     assert arrays.terminated.tolist() == arrays.truncated.tolist() == [False, False]
 
 
-def test_an_info_is_told_when_it_changes():
-    group, arrays = group_of(Told(), Told())
+def test_an_info_is_reported_when_it_changes():
+    group, arrays = group_of(Reporting(), Reporting())
     group.reset([None, None], None)
-    assert stepped(group, arrays, 0, 5) == [Report(1, {"said": 5.0}, None)]
+    assert stepped(group, arrays, 0, 5) == [Report(1, {"action": 5.0}, None)]
     assert stepped(group, arrays, 0, 5) == []
     assert stepped(group, arrays, 6, 0) == [
-        Report(0, {"said": 6.0}, None),
-        Report(1, {"said": 0.0}, None),
+        Report(0, {"action": 6.0}, None),
+        Report(1, {"action": 0.0}, None),
     ]
 
 
-def test_an_array_in_an_info_is_always_told():
-    group, arrays = group_of(Told(as_array=True))
+def test_an_info_with_an_array_is_always_reported():
+    group, arrays = group_of(Reporting(as_array=True))
     group.reset([None], None)
     for _ in range(2):
         ((number, info, final),) = stepped(group, arrays, 5)
-        assert (number, info["said"].tolist(), final) == (0, [5, 5], None)
+        assert (number, info["action"].tolist(), final) == (0, [5, 5], None)
 
 
-def test_the_end_of_an_episode_is_told_and_the_next_one_begins():
-    group, arrays = group_of(Told(), Told())
+def test_the_end_of_an_episode_is_reported_and_the_next_one_begins():
+    group, arrays = group_of(Reporting(), Reporting())
     group.reset([None, None], None)
     ((number, info, (observation, final_info)),) = stepped(group, arrays, 0, -3)
     assert (number, info) == (1, None)  # that of the reset: 0, as before
     assert observation.tolist() == [-3, -3]
-    assert final_info == {"said": 3.0}
+    assert final_info == {"action": 3.0}
     assert arrays.observations.tolist() == [[0, 0], [0, 0]]
     assert arrays.rewards.tolist() == [0, -3]
     assert arrays.terminated.tolist() == [False, True]
@@ -98,15 +98,15 @@ def test_the_end_of_an_episode_is_told_and_the_next_one_begins():
     assert arrays.truncated.tolist() == [True, False]
 
 
-def test_what_an_episode_last_said_stays_though_the_environment_writes_there():
-    class Buffered(Told):
+def test_final_results_survive_an_environment_that_reuses_its_buffers():
+    class Buffered(Reporting):
         def __init__(self):
             super().__init__()
             self.buffer, self.kept = np.zeros(2, np.float32), {}
 
         def _write(self, value):
             self.buffer[:] = value
-            self.kept["said"] = value
+            self.kept["action"] = value
             return self.buffer, self.kept
 
         def reset(self, *, seed=None, options=None):
@@ -119,11 +119,11 @@ def test_what_an_episode_last_said_stays_though_the_environment_writes_there():
     group, arrays = group_of(Buffered())
     group.reset([None], None)
     ((_, _, (observation, info)),) = stepped(group, arrays, 5)
-    assert (observation.tolist(), info) == ([5, 5], {"said": 5.0})
+    assert (observation.tolist(), info) == ([5, 5], {"action": 5.0})
 
 
 def test_an_environment_may_keep_its_action():
-    env = Told()
+    env = Reporting()
     group, arrays = group_of(env)
     group.reset([None], None)
     stepped(group, arrays, 1)
@@ -132,16 +132,16 @@ def test_an_environment_may_keep_its_action():
 
 
 def test_an_environment_may_keep_its_info():
-    class Mutating(Told):
+    class Mutating(Reporting):
         kept = {}  # noqa: RUF012
 
         def _info(self, value):
-            self.kept["said"] = value
+            self.kept["action"] = value
             return self.kept
 
     group, arrays = group_of(Mutating())
     group.reset([None], None)
-    assert stepped(group, arrays, 5)[0].info == {"said": 5.0}
+    assert stepped(group, arrays, 5)[0].info == {"action": 5.0}
     assert stepped(group, arrays, 5) == []
 
 
@@ -161,7 +161,7 @@ def test_arrays_do_not_overlap(num_envs, shape, discrete):
 
 
 def test_a_part_is_a_view():
-    layout = Layout.of(Description(Told.observation_space, Told.action_space, None), 4)
+    layout = Layout.of(Description(Reporting.observation_space, Reporting.action_space, None), 4)
     arrays = layout.arrays(bytearray(layout.num_bytes))
     part = arrays.part(range(1, 3))
     for array in part:
@@ -179,7 +179,7 @@ def test_spaces_without_a_fixed_shape_are_refused(name):
         Layout.of(Description(*pair, None), 2)
 
 
-def test_environments_that_differ_are_refused():
+def test_different_environments_are_refused():
     one = Description(spaces.Discrete(2), spaces.Discrete(2), None)
     assert require_same([one, one], [0, 1]) == one
     with pytest.raises(
@@ -188,18 +188,18 @@ def test_environments_that_differ_are_refused():
         require_same([one, one._replace(action_space=spaces.Discrete(3))], [4, 7])
 
 
-def test_environments_that_differ_are_named_by_their_number_in_the_whole():
-    class Other(Told):
+def test_different_environments_are_named_by_their_index_among_all():
+    class Other(Reporting):
         action_space = spaces.Discrete(3)
 
     with pytest.raises(ValueError, match=r"number 5 has .*, number 6 has Discrete"):
-        EnvironmentGroup([Told, Other], first=5)
+        EnvironmentGroup([Reporting, Other], first=5)
 
 
-def test_every_environment_is_closed_though_one_cannot_be():
+def test_every_environment_is_closed_despite_an_error():
     closed = []
 
-    class Closing(Told):
+    class Closing(Reporting):
         def close(self):
             closed.append(self)
             raise ValueError(f"number {len(closed)}")
@@ -210,8 +210,8 @@ def test_every_environment_is_closed_though_one_cannot_be():
     assert closed == group.envs
 
 
-def test_a_method_is_not_a_wrappers_own():
-    class Saving(Told):
+def test_a_wrapper_does_not_inherit_a_method_of_its_environment():
+    class Saving(Reporting):
         def state_dict(self):
             return {}
 
@@ -219,13 +219,13 @@ def test_a_method_is_not_a_wrappers_own():
         state_dict = Saving.state_dict
 
     wrapped = gymnasium.wrappers.TimeLimit(Saving(), 5)
-    group, _ = group_of(Saving(), wrapped, Told(), SavingWrapper(Told()))
+    group, _ = group_of(Saving(), wrapped, Reporting(), SavingWrapper(Reporting()))
     assert group.without("state_dict") == [str(wrapped), str(group.envs[2])]
 
 
 def test_methods_and_attributes_of_each_environment():
-    group, _ = group_of(Told(), Told(as_array=True))
+    group, _ = group_of(Reporting(), Reporting(as_array=True))
     assert group.call("as_array", [(), ()]) == [False, True]
     infos = group.call("_info", [(1.0,), (2.0,)])
-    assert infos[0] == {"said": 1.0}
-    assert infos[1]["said"].tolist() == [2, 2]
+    assert infos[0] == {"action": 1.0}
+    assert infos[1]["action"].tolist() == [2, 2]

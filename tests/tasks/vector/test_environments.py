@@ -1,4 +1,4 @@
-"""The vector environment: Gymnasium's own as oracle, whatever the number of workers."""
+"""Vector environment, against Gymnasium's own as oracle, for several numbers of workers."""
 
 import sys
 from functools import partial
@@ -20,12 +20,12 @@ from plasticity.tasks import (
     task_friction,
 )
 
-# A worker cannot import the tests: it gets the environments below themselves.
+# A worker cannot import the tests: the environments below are pickled by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Countdown(gymnasium.Env):
-    """Ends after a number of steps that it draws; tells much, and each kind of thing, in its info."""
+    """Environment that ends after a random number of steps; its info has every kind of entry."""
 
     observation_space = spaces.Box(-1, 1000, (3,), np.float64)
     action_space = spaces.Discrete(5)
@@ -66,7 +66,7 @@ class Countdown(gymnasium.Env):
 
 
 def countdowns(talkative=True):
-    # One is quiet: an entry that not all environments have is masked.
+    # One is not talkative: an entry that not all environments have is masked.
     return [partial(Countdown, talkative and number != 2) for number in range(5)]
 
 
@@ -83,7 +83,7 @@ def rollout(envs, steps, seed=0, **reset):
 @pytest.mark.parametrize(
     ("num_workers", "talkative"), [(0, True), (0, False), (1, True), (2, False), (3, True)]
 )
-def test_as_gymnasiums_own(num_workers, talkative):
+def test_equals_gymnasiums_own(num_workers, talkative):
     sync = SyncVectorEnv(countdowns(talkative), autoreset_mode=AutoresetMode.SAME_STEP)
     envs = VectorEnvironments(countdowns(talkative), num_workers)
     for name in ("num_envs", "observation_space", "action_space", "single_action_space"):
@@ -112,13 +112,13 @@ def test_ants_of_mujoco_do_not_depend_on_the_number_of_workers():
         seen.append([*rollout(envs, 60), envs.state_dict()])
         envs.close()
     assert equal(seen[1], seen[0], exact=True)
-    # Each is the single environment, with its share of the interval and its own seed.
+    # Each equals the single environment with its share of the interval and its own seed.
     single = SlipperyAntMujocoEnv(task_seed=1, change_every=10)
     first, _ = single.reset(seed=2)
     np.testing.assert_array_equal(first, seen[0][0][0][2])
 
 
-def test_ants_of_mujoco_change_their_friction_and_go_on_as_saved():
+def test_ants_of_mujoco_change_their_friction_and_continue_from_a_state():
     pytest.importorskip("mujoco")
     make = partial(slippery_ant_vector, 2, engine="mujoco", task_seed=1, change_every=20)
     envs, other = make(), make(num_workers=2)
@@ -126,7 +126,7 @@ def test_ants_of_mujoco_change_their_friction_and_go_on_as_saved():
     other.reset(seed=5)
     tasks = set()
     for step in range(60):
-        # To and fro, every four steps: it jumps, higher than an episode allows, after some ten steps.
+        # Back and forth, every four steps: after about ten steps it jumps higher than an episode allows.
         actions = np.tile([-1, 1, -1, 1, -1, -1, -1, 1], (2, 1)) * (1 if step // 4 % 2 else -1)
         if step == 30:
             other.load_state_dict(envs.state_dict())
@@ -151,7 +151,7 @@ def test_ants_do_not_depend_on_the_number_of_workers():
     alone, shared = seen
     for ours, expected in zip(shared, alone, strict=True):
         assert equal(ours, expected, exact=True)
-    # 90 / 3 = 30 steps of each; unpowered, it falls after 20: episodes begin at 0, 20, 40, 60.
+    # 90 / 3 = 30 steps of each; unpowered, an ant falls after 20: episodes begin at 0, 20, 40, 60.
     tasks = [infos["task"].tolist() for *_, infos in alone]
     assert tasks == [[0] * 3] * 39 + [[1] * 3] * 20 + [[2] * 3] * 16
     final = alone[39][-1]
@@ -161,7 +161,7 @@ def test_ants_do_not_depend_on_the_number_of_workers():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_what_is_returned_is_the_callers(num_workers):
+def test_returned_arrays_are_never_overwritten(num_workers):
     envs = VectorEnvironments(countdowns(talkative=False), num_workers)
     other = VectorEnvironments(countdowns(talkative=False))
     kept = []
@@ -171,10 +171,10 @@ def test_what_is_returned_is_the_callers(num_workers):
         strict=True,
     ):
         kept.append((ours, expected))
-    # Three steps later, the first results are still what they were …
+    # Three steps later, the first results are unchanged …
     for ours, expected in kept:
         assert equal(ours, expected, exact=True)
-        # … and writing into them changes nothing that comes.
+        # … and writing into them does not affect later steps.
         *arrays, infos = ours
         for array in (*arrays, *infos.values()):
             if isinstance(array, np.ndarray) and array.dtype != object:
@@ -195,24 +195,24 @@ def test_actions_are_cast_and_their_shape_is_checked():
 
 
 @pytest.mark.parametrize("actions", [np.ones(5) * 1j, [None] * 5, ["1"] * 5])
-def test_actions_that_are_no_real_numbers_are_refused(actions):
+def test_actions_that_are_not_real_numbers_are_refused(actions):
     envs = VectorEnvironments(countdowns())
     envs.reset(seed=0)
     with pytest.raises(TypeError, match="must be real numbers, not of type"):
         envs.step(actions)
-    envs.step(np.ones(5))  # they are still open
+    envs.step(np.ones(5))  # the environments are still open
     envs.close()
 
 
-def test_seeds_must_be_as_many():
+def test_a_wrong_number_of_seeds_is_refused():
     envs = VectorEnvironments(countdowns())
-    with pytest.raises(ValueError, match="5 environments need as many seeds: 2"):
+    with pytest.raises(ValueError, match="5 environments need 5 seeds, one for each: 2"):
         envs.reset(seed=[1, 2])
     envs.close()
 
 
 @pytest.mark.parametrize(("saving", "loading"), [(2, 0), (0, 2)])
-def test_a_continued_run_equals_one_that_never_stopped(saving, loading):
+def test_a_resumed_run_equals_an_uninterrupted_one(saving, loading):
     pytest.importorskip("pybullet")
     make = partial(slippery_ant_vector, 2, task_seed=1, change_every=100)
     envs = make(saving)
@@ -232,7 +232,7 @@ def test_a_continued_run_equals_one_that_never_stopped(saving, loading):
     other.close()
 
 
-def test_a_state_of_another_number_is_refused():
+def test_a_state_of_another_number_of_environments_is_refused():
     envs, fewer = VectorEnvironments(countdowns()), VectorEnvironments(countdowns()[:2])
     envs.reset(seed=0)
     with pytest.raises(ValueError, match="5 environments, not of 2"):
@@ -242,8 +242,8 @@ def test_a_state_of_another_number_is_refused():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_wrapper_that_cannot_save_what_it_keeps_is_refused(num_workers):
-    """The count of TimeLimit would be lost; the environments go on all the same."""
+def test_a_wrapper_that_cannot_save_its_state_is_refused(num_workers):
+    """Refuse TimeLimit, whose count of steps would be lost; the environments stay usable."""
     wrapped = [lambda: TimeLimit(Countdown(talkative=False), 3)] * 2
     envs, bare = VectorEnvironments(wrapped, num_workers), VectorEnvironments(countdowns()[:2])
     envs.reset(seed=0), bare.reset(seed=0)
@@ -255,7 +255,7 @@ def test_a_wrapper_that_cannot_save_what_it_keeps_is_refused(num_workers):
     envs.close(), bare.close()
 
 
-def test_gymnasiums_wrappers_fit():
+def test_gymnasiums_wrappers_work():
     envs = RecordEpisodeStatistics(VectorEnvironments(countdowns(talkative=False)))
     lengths = [
         infos["episode"]["l"][infos["_episode"]]
@@ -266,7 +266,7 @@ def test_gymnasiums_wrappers_fit():
     envs.close()
 
 
-def test_pictures_come_from_each():
+def test_render_returns_a_picture_of_each():
     pytest.importorskip("pybullet")
     envs = slippery_ant_vector(2, render_mode="rgb_array")
     envs.reset(seed=0)
@@ -274,7 +274,7 @@ def test_pictures_come_from_each():
     envs.close()
 
 
-def test_closed_environments_say_so():
+def test_closed_environments_raise_an_error():
     envs = VectorEnvironments(countdowns())
     envs.reset(seed=0)
     envs.close()
@@ -283,7 +283,7 @@ def test_closed_environments_say_so():
         envs.step(np.zeros(5))
 
 
-def test_an_error_of_an_environment_here_is_raised_as_it_is_and_ends_all():
+def test_an_error_in_this_process_is_raised_as_it_is_and_ends_all():
     pytest.importorskip("pybullet")
     envs = slippery_ant_vector(2)
     envs.reset(seed=0)
@@ -314,7 +314,7 @@ def test_an_error_of_an_environment_here_is_raised_as_it_is_and_ends_all():
         ([partial(gymnasium.make, "Blackjack-v1")], 0, TypeError, "observation must be an array"),
     ],
 )
-def test_what_cannot_be_is_refused(env_fns, num_workers, error, message):
+def test_wrong_arguments_are_refused(env_fns, num_workers, error, message):
     with pytest.raises(error, match=message):
         VectorEnvironments(env_fns, num_workers)
 
@@ -325,20 +325,20 @@ def test_what_cannot_be_is_refused(env_fns, num_workers, error, message):
         (
             {"task_seed": 0, "change_every": 100},
             ValueError,
-            "multiple of num_envs, 8.* Near: 96 and 104",
+            "multiple of num_envs, 8.* Nearest: 96 and 104",
         ),
-        ({"task_seed": 0, "change_every": 3}, ValueError, "Near: 8"),
+        ({"task_seed": 0, "change_every": 3}, ValueError, "Nearest: 8"),
         (
             {"engine": "bulet"},
             ValueError,
             "engine must be one of 'bullet', 'mujoco', 'warp': 'bulet'",
         ),
-        ({"engine": "warp"}, ValueError, "steps all its ants at once, on their device"),
+        ({"engine": "warp"}, ValueError, "steps all its ants at once on a device"),
         ({"friction": 1, "task_seed": 2}, ValueError, "one or the other"),
         ({"change_every": 8}, ValueError, "task_seed and change_every"),
     ],
 )
-def test_ants_that_cannot_be_are_refused(arguments, error, message):
+def test_wrong_arguments_for_ants_are_refused(arguments, error, message):
     pytest.importorskip("pybullet")
     with pytest.raises(error, match=message):
         slippery_ant_vector(8, **arguments)

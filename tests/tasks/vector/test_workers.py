@@ -1,4 +1,4 @@
-"""Workers that fail, die, or lose their learner: an error at once, and nothing left running."""
+"""Workers that fail, die, or lose their learner: an immediate error, and no process left running."""
 
 import gc
 import os
@@ -19,11 +19,11 @@ from plasticity.tasks.vector.workers import end
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-PATIENCE_SECONDS = 60  # for a machine with much else to do
+PATIENCE_SECONDS = 60  # for a busy machine
 
 
 class Doomed(gymnasium.Env):
-    """Does what it is told by its action: 1 raises an error, 2 ends its process, 3 takes its time."""
+    """Environment that fails as its action says: 1 raises an error, 2 ends its process, 3 sleeps."""
 
     observation_space = action_space = spaces.Box(0, 9, (1,), np.float32)
 
@@ -70,7 +70,7 @@ def processes_of(envs):
 
 
 def test_blocks_of_environments_in_processes():
-    """5 environments in 3 blocks: 5 * 1 // 3 = 1, 5 * 2 // 3 = 3: those from 0, 1 and 3 on."""
+    """Split 5 environments into 3 blocks, which start at 0, 5 * 1 // 3 = 1 and 5 * 2 // 3 = 3."""
     envs = VectorEnvironments([Doomed] * 5, num_workers=3)
     envs.reset(seed=0)
     processes = processes_of(envs)
@@ -91,7 +91,7 @@ def test_blocks_of_environments_in_processes():
             1,
             r"Worker 1 \(environments 2 to 4, process \d+\) failed:\n(.*\n)*KeyError: 'the wheel came off'",
         ),
-        (2, r"Worker 1 \(environments 2 to 4, process \d+\) ended, unasked: exit status 3"),
+        (2, r"Worker 1 \(environments 2 to 4, process \d+\) ended unexpectedly: exit status 3"),
     ],
 )
 def test_an_error_names_its_worker_and_ends_all(envs, action, message):
@@ -114,17 +114,17 @@ def test_a_killed_worker_is_an_error(envs, killed_while):
         actions[2] = 3
         threading.Timer(0.3, os.kill, (processes[2], signal.SIGKILL)).start()
     with pytest.raises(
-        RuntimeError, match=r"Worker 1 .*2 to 4.* ended, unasked: killed by SIGKILL"
+        RuntimeError, match=r"Worker 1 .*2 to 4.* ended unexpectedly: killed by SIGKILL"
     ):
         envs.step(actions)
     assert not any(map(is_running, processes[2:]))
 
 
 class Parent(Doomed):
-    """Has a child: another program, or a fork, which has all that the worker has open."""
+    """Environment with a child, a program or a fork, that inherits all open files of the worker."""
 
-    def __init__(self, how):
-        if how == "program":
+    def __init__(self, kind):
+        if kind == "program":
             child = subprocess.Popen(["sleep", str(2 * PATIENCE_SECONDS)], close_fds=False)
             self.child = child.pid
         else:
@@ -134,22 +134,22 @@ class Parent(Doomed):
                 os._exit(0)
 
 
-@pytest.mark.parametrize("how", ["program", "fork"])
-def test_a_killed_worker_is_an_error_though_its_child_lives(how):
-    envs = VectorEnvironments([Doomed, lambda: Parent(how)], num_workers=2)
+@pytest.mark.parametrize("kind", ["program", "fork"])
+def test_a_killed_worker_is_an_error_even_if_its_child_lives(kind):
+    envs = VectorEnvironments([Doomed, lambda: Parent(kind)], num_workers=2)
     envs.reset()
     worker = envs.step(np.zeros((2, 1)))[-1]["process"][1]
     child = envs.call("child")[1]
     try:
         threading.Timer(0.3, os.kill, (worker, signal.SIGKILL)).start()
-        with pytest.raises(RuntimeError, match="ended, unasked: killed by SIGKILL"):
+        with pytest.raises(RuntimeError, match="ended unexpectedly: killed by SIGKILL"):
             envs.step(np.array([[0], [3]]))
         assert is_running(child)
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_program_that_an_environment_starts_does_not_get_the_connection():
+def test_a_program_started_by_an_environment_does_not_inherit_the_connection():
     class Open(Doomed):
         def reset(self, *, seed=None, options=None):
             found = "import os; print(sum(map(os.path.exists, ('/dev/fd/%d' % n for n in range(3, 99)))))"
@@ -164,8 +164,8 @@ def test_a_program_that_an_environment_starts_does_not_get_the_connection():
     envs.close()
 
 
-def test_a_worker_imports_what_the_learner_does(tmp_path, monkeypatch):
-    """Not what lies in the working folder; and an entry of the path that is no string is skipped."""
+def test_a_worker_imports_from_the_learners_path(tmp_path, monkeypatch):
+    """Ignore modules in the working folder, and entries of the path that are not strings."""
     for name in ("json", "operator", "gymnasium"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')")
     monkeypatch.chdir(tmp_path)
@@ -175,7 +175,7 @@ def test_a_worker_imports_what_the_learner_does(tmp_path, monkeypatch):
     envs.close()
 
 
-def test_workers_end_though_an_environment_cannot_be_closed():
+def test_workers_end_even_if_an_environment_cannot_be_closed():
     here = os.getpid()
 
     class Stuck(Doomed):
@@ -193,7 +193,7 @@ def test_workers_end_though_an_environment_cannot_be_closed():
     envs.close()
 
 
-def test_an_error_of_closing_does_not_hide_the_first():
+def test_an_error_on_closing_does_not_hide_the_first():
     class Stuck(Doomed):
         def close(self):
             raise ValueError("the door is stuck")
@@ -205,7 +205,7 @@ def test_an_error_of_closing_does_not_hide_the_first():
 
 
 def test_workers_share_one_deadline():
-    """Each would take its whole time to wait, and gets what is left."""
+    """Pass one deadline to all hosts, so that their waiting times do not add up."""
     waited = []
 
     class Host:
@@ -221,7 +221,7 @@ def test_workers_share_one_deadline():
     assert before + 3.0 <= waited[0] <= time.monotonic() + 3.0
 
 
-def test_environments_that_differ_are_named_by_their_number_in_the_whole():
+def test_different_environments_are_named_by_their_index_among_all():
     class Other(Doomed):
         action_space = spaces.Box(0, 9, (2,), np.float32)
 
@@ -229,7 +229,7 @@ def test_environments_that_differ_are_named_by_their_number_in_the_whole():
         VectorEnvironments([Doomed, Doomed, Other, Other], num_workers=2)
 
 
-def test_an_environment_that_cannot_be_made_is_an_error():
+def test_an_environment_that_cannot_be_created_is_an_error():
     here = os.getpid()
 
     def make():
@@ -250,7 +250,7 @@ def test_workers_end_with_their_object():
     assert not is_running(worker)
 
 
-# ---- a learner of its own, which is interrupted or killed -------------------------------------------
+# ---- a separate learner process that is interrupted or killed ---------------------------------------
 
 LEARNER = """
 import os, signal, sys, time
@@ -280,7 +280,7 @@ def learn(while_running):
 
 
 class Learner:
-    """A process that runs LEARNER, in a group of its own as a command in a terminal is."""
+    """Process that runs LEARNER in its own process group, like a command in a terminal."""
 
     def __init__(self, script):
         self.process = subprocess.Popen(
@@ -294,7 +294,7 @@ class Learner:
         assert len(self.workers) == 1, self.process.communicate()
 
     def ends(self):
-        """Wait for its end; return its status, output and errors."""
+        """Wait until it has ended, and return its status, output and errors."""
         output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         return self.process.returncode, output, errors
 
@@ -302,7 +302,7 @@ class Learner:
         wait_until(lambda: not any(map(is_running, self.workers)))
 
 
-def test_ctrl_c_leaves_nothing_and_workers_say_nothing():
+def test_ctrl_c_leaves_no_process_and_workers_print_nothing():
     learner = Learner("learn(lambda: True)")
     os.killpg(learner.process.pid, signal.SIGINT)
     status, _, errors = learner.ends()
@@ -312,7 +312,7 @@ def test_ctrl_c_leaves_nothing_and_workers_say_nothing():
 
 
 def test_a_signal_to_the_group_leaves_the_workers_to_the_learner():
-    """A batch system ends the whole group: the learner may first save its environments' state."""
+    """Terminate the whole process group, as a batch system does: the learner can still save its state."""
     learner = Learner(
         """
 asked = []
@@ -328,14 +328,14 @@ print(*(state["process"] for state in envs.state_dict()["environments"]))
     learner.leaves_nothing()
 
 
-def test_a_killed_learner_leaves_nothing():
+def test_a_killed_learner_leaves_no_process():
     learner = Learner("learn(lambda: True)")
     os.kill(learner.process.pid, signal.SIGKILL)
     learner.ends()
     learner.leaves_nothing()
 
 
-def test_a_fork_of_a_killed_learner_does_not_keep_its_workers():
+def test_a_fork_of_a_killed_learner_does_not_keep_its_workers_alive():
     learner = Learner(
         """
 envs = learn(lambda: False)

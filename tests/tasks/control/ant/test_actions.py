@@ -1,4 +1,4 @@
-"""Actions: what every ant takes, and what each refuses in the same words."""
+"""Actions: those that every ant accepts, and those that all refuse with the same message."""
 
 import math
 import re
@@ -15,7 +15,7 @@ ENGINES = {"pybullet": SlipperyAntBulletEnv, "mujoco": SlipperyAntMujocoEnv}
 
 @pytest.fixture(params=ENGINES)
 def env(request):
-    """Each simulator's ant, in an episode."""
+    """Make the ant of each simulator, with an episode running."""
     pytest.importorskip(request.param)
     env = ENGINES[request.param]()
     env.reset(seed=0)
@@ -24,13 +24,13 @@ def env(request):
 
 
 def one(value, dtype=np.float64):
-    """An action of which one entry is that value."""
+    """Return an action with one entry of this value."""
     action = np.zeros(8, dtype)
     action[3] = value
     return action
 
 
-# float16's largest number is 65504, whose root is 255.937; else the sizes may add up to 1e15.
+# float16's largest number is 65504, whose root is 255.937; otherwise absolute values may add up to 1e15.
 TOO_LARGE = [
     np.full(8, 1e30),
     np.full(8, -1e30),
@@ -45,14 +45,14 @@ TOO_LARGE = [
 
 
 @pytest.mark.parametrize("action", TOO_LARGE)
-def test_actions_too_large_to_pay_for_are_refused(env, action):
-    with pytest.raises(ValueError, match="so large that its cost") as caught:
+def test_too_large_actions_are_refused(env, action):
+    with pytest.raises(ValueError, match="too large: its cost") as caught:
         env.step(action)
     message = str(caught.value)
     assert str(action.astype(float).tolist()) in message
     assert "clip it to the action space" in message
     assert ("255.937" if action.dtype == np.float16 else "1e+15") in message
-    env.step(np.zeros(8))  # nothing was done
+    env.step(np.zeros(8))  # the environment is unchanged
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -82,13 +82,13 @@ def test_actions_of_another_shape_are_refused(env, action):
         np.zeros(8, "datetime64[s]"),
     ],
 )
-def test_actions_that_are_no_real_numbers_are_refused(env, action):
+def test_actions_that_are_not_real_numbers_are_refused(env, action):
     with pytest.raises(TypeError, match="8 finite numbers, not of type"):
         env.step(action)
 
 
-def test_what_is_large_only_is_paid_as_it_is_given():
-    """As in the reference: -0.5 * 8 * (1e6)^2, and the largest that is taken, 0.5 * (1e15)^2."""
+def test_the_cost_of_a_large_action_is_that_before_clipping():
+    """Compare with the reference: -0.5 * 8 * (1e6)^2, and for the largest allowed action -0.5 * (1e15)^2."""
     pytest.importorskip("mujoco")
     env = SlipperyAntMujocoEnv()
     env.reset(seed=0)
@@ -97,8 +97,8 @@ def test_what_is_large_only_is_paid_as_it_is_given():
     env.close()
 
 
-def test_integers_are_paid_as_numbers(env):
-    """In int8, 100 * 100 is 16."""
+def test_the_cost_of_integers_does_not_overflow(env):
+    """Use int8, in which 100 * 100 is 16."""
     rewards = []
     for dtype in (np.float64, np.int8, np.int64):
         env.reset(seed=0)
@@ -116,7 +116,7 @@ def test_the_precision_stays():
 
 def test_the_vector_environment_refuses_too():
     pytest.importorskip("mujoco")
-    for bad, words in ((1e30, "so large that its cost"), (math.nan, "8 finite numbers")):
+    for bad, words in ((1e30, "too large: its cost"), (math.nan, "8 finite numbers")):
         envs = slippery_ant_vector(2, engine="mujoco", friction=1.0)
         envs.reset(seed=0)
         with pytest.raises(ValueError, match=words):

@@ -1,4 +1,4 @@
-"""The Bullet ant: against the published environment, its schedule, its checkers, and its continuation."""
+"""Bullet ant: parity with the published environment, schedule, checkers, and saving and loading."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ ID = "plasticity.tasks:plasticity/SlipperyAntBullet-v0"
 
 @pytest.fixture
 def make():
-    """Makes environments that are closed at the end."""
+    """Return a factory whose environments are closed at the end of the test."""
     envs = []
 
     def make(*args, **kwargs):
@@ -40,7 +40,7 @@ def actions_of(seed, number, scale=1.0):
     return (scale * np.random.default_rng(seed).uniform(-1, 1, (number, 8))).astype(np.float32)
 
 
-# Kept up, it throws the ant over after 80 to 90 steps. Without torque it falls after 20; at random, rarely.
+# Sustained, it topples the ant after 80 to 90 steps. Without torque it falls after 20; at random, rarely.
 THROWN = np.array([-1, 1, -1, -1, -1, -1, 1, -1], np.float32)
 
 
@@ -49,7 +49,7 @@ def thrown(seed, number):
 
 
 def rollout(env, actions):
-    """Step, resetting without a seed whenever an episode ends; return all that was seen."""
+    """Step, resetting without a seed whenever an episode ends; return everything observed."""
     seen = []
     for action in actions:
         observation, reward, terminated, truncated, info = env.step(action)
@@ -67,7 +67,7 @@ def reference():
     pytest.importorskip("pybullet_envs_gymnasium")
     env = gymnasium.make("AntBulletEnv-v0")
     env.reset(seed=0)
-    # Its first episode has a stale potential: what follows is compared.
+    # Its first episode has a stale potential: only later ones are compared.
     env.step(np.zeros(8, np.float32))
     yield env
     env.close()
@@ -79,18 +79,18 @@ def reference():
         (actions_of(0, 2000), {(False, True)}),
         (actions_of(1, 200, 0.3).astype(np.float64), {(True, False)}),
         (thrown(2, 700), {(True, False)}),
-        # Beyond the action space: clipped.
+        # Outside the action space: clipped.
         (actions_of(3, 1100, 2.0).astype(np.float64), {(False, True)}),
     ],
 )
-def test_step_by_step_as_the_published_environment(reference, make, actions, ends):
+def test_step_by_step_equals_the_published_environment(reference, make, actions, ends):
     env = gymnasium.wrappers.TimeLimit(make(), 1000)
     seed, seen, running = 100, set(), False
     for action in actions:
         if not running:
             expected, _ = reference.reset(seed=seed)
             observation, info = env.reset(seed=seed)
-            seed = None if seed else 101  # every other episode goes on with the generator
+            seed = None if seed else 101  # every other episode continues the generator
             np.testing.assert_array_equal(observation, expected)
             assert info == {"task": 0, "friction": 0.8}
         expected, expected_reward, *expected_ends, _ = reference.step(action)
@@ -105,8 +105,8 @@ def test_step_by_step_as_the_published_environment(reference, make, actions, end
     assert seen == ends
 
 
-def test_the_first_episode_of_the_reference_is_stale_in_its_first_potential_only(make):
-    """The floor is not yet among the parts whose mean is where the ant is: 21 instead of 22."""
+def test_the_reference_is_stale_only_in_its_first_potential(make):
+    """Account for the floor, not yet among the parts whose mean is the ant's position: 21, not 22."""
     pytest.importorskip("pybullet_envs_gymnasium")
     reference = gymnasium.make("AntBulletEnv-v0")
     env = make()
@@ -136,7 +136,7 @@ def test_an_episode_has_no_history(make):
     assert equal(first, second, exact=True)
 
 
-def test_start_angles_are_drawn_from_the_environments_generator(make):
+def test_start_angles_come_from_the_environments_generator(make):
     env = make()
     observation, _ = env.reset(seed=11)
     angles = np.random.Generator(np.random.PCG64(11)).uniform(-0.1, 0.1, 8)
@@ -148,10 +148,10 @@ def test_start_angles_are_drawn_from_the_environments_generator(make):
 
 
 def test_the_reward_by_hand(make):
-    """1 for being upright, the progress in m/s, and the costs, from what Bullet says of the parts."""
+    """Compute the reward, 1 for being upright, progress in m/s and costs, from Bullet's own data."""
 
     def distance():
-        """From the mean of all parts, of which the torso is one, and the floor, at the origin, another."""
+        """Return the distance from the mean of all parts, the torso and the floor at the origin included."""
         ant = env._ant
         parts = np.array([[0, 0, 0], ant.torso()[0], *(link[0] for link in ant.links())])
         return np.hypot(*([1000, 0] - parts.mean(0)[:2]))
@@ -170,7 +170,7 @@ def test_the_reward_by_hand(make):
         assert reward == pytest.approx(expected, abs=1e-5)
 
 
-def test_observations_are_clipped_as_the_space_says(make):
+def test_observations_are_clipped_to_the_space(make):
     env = make()
     env.reset(seed=0)
     seen = np.stack([env.step(action)[0] for action in np.sign(actions_of(0, 40))])
@@ -209,7 +209,7 @@ def test_a_step_needs_a_reset(make):
         make().step(np.zeros(8, np.float32))
 
 
-def test_numbers_that_bullet_lost_are_an_error(make):
+def test_numbers_that_are_not_finite_are_an_error(make):
     env = make()
     env.reset(seed=0)
     bullet, ant = env._ant._bullet, env._ant
@@ -234,11 +234,11 @@ def test_the_friction_changes_at_the_first_episode_end_after_the_interval(make):
         if terminated:
             _, info = env.reset()
             assert info["friction"] == task_friction(3, info["task"])
-    # Every episode has 20 steps. One begins at step 40 and still has task 0, as has none at step 60.
+    # Every episode has 20 steps. That which begins at step 40 still has task 0, unlike that at step 60.
     assert tasks == [0] * 60 + [1] * 40 + [2] * 80
 
 
-def test_a_seed_does_not_begin_the_schedule_again(make):
+def test_a_seed_does_not_restart_the_schedule(make):
     env = make(task_seed=0, change_every=10)
     env.reset(seed=0)
     for _ in range(10):
@@ -246,8 +246,8 @@ def test_a_seed_does_not_begin_the_schedule_again(make):
     assert env.reset(seed=0)[1]["task"] == 1
 
 
-def test_the_friction_is_felt(make):
-    """The same seed and actions on two floors part ways, once a foot is on the ground."""
+def test_the_friction_affects_the_motion(make):
+    """Compare two floors: equal seeds and actions diverge once a foot is on the ground."""
     ends = [
         rollout(env, actions_of(0, 60))[-1][0]
         for env in (make(0.02), make(2.0))
@@ -280,7 +280,7 @@ def test_a_friction_and_a_schedule_are_refused_together():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"task_seed": 1, "num_tasks": 5, "change_every": 1000}])
-def test_the_checkers_have_nothing_to_say(monkeypatch, arguments):
+def test_the_checkers_pass(monkeypatch, arguments):
     monkeypatch.delenv("DISPLAY", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -296,7 +296,7 @@ def test_the_checkers_have_nothing_to_say(monkeypatch, arguments):
         env.close()
 
 
-def test_gymnasium_knows_it(make):
+def test_gymnasium_make(make):
     env = gymnasium.make(ID, friction=0.1)
     assert env.spec.max_episode_steps == 1000
     env.reset(seed=4)
@@ -307,7 +307,7 @@ def test_gymnasium_knows_it(make):
     env.close()
 
 
-def test_drawing_changes_nothing(make):
+def test_rendering_changes_nothing(make):
     drawn, plain = make(render_mode="rgb_array"), make()
     drawn.reset(seed=0), plain.reset(seed=0)
     for action in actions_of(0, 30):
@@ -322,10 +322,10 @@ def test_unknown_render_modes_are_refused():
         SlipperyAntBulletEnv(render_mode="ansi")
 
 
-def test_the_window_is_followed_in_real_time(make, monkeypatch):
+def test_the_window_is_updated_in_real_time(make, monkeypatch):
     env = make()
     env.reset(seed=0)
-    env.render_mode = "human"  # a window cannot be opened here: what is asked of it can be seen
+    env.render_mode = "human"  # a window cannot be opened here: its calls are recorded
     followed, slept = [], []
     monkeypatch.setattr(env._ant, "follow", lambda: followed.append(True))
     monkeypatch.setattr("plasticity.tasks.control.ant.bullet.time.sleep", slept.append)
@@ -344,7 +344,7 @@ def test_closing_twice_is_fine(make):
     env.close()
 
 
-def test_a_closed_environment_says_so(make):
+def test_a_closed_environment_raises_an_error(make):
     env = make(render_mode="rgb_array")
     env.reset(seed=0)
     state = env.state_dict()
@@ -369,8 +369,8 @@ def continued(env, actions):
 
 
 @pytest.mark.parametrize("saved_after", [0, 1, 59, 130, 250])
-def test_a_continued_environment_equals_one_that_never_stopped(make, saved_after):
-    """Across friction changes, in the middle of an episode and at its end."""
+def test_a_resumed_environment_equals_an_uninterrupted_one(make, saved_after):
+    """Resume across friction changes, in the middle of an episode and at its end."""
     actions = thrown(8, 400)
     env = make(**STREAM)
     env.reset(seed=2)
@@ -421,7 +421,7 @@ def test_a_state_before_the_first_reset(make):
     assert equal(other.reset(), env.reset(), exact=True)
 
 
-def test_a_state_before_the_first_reset_leaves_nothing_of_the_episode(make):
+def test_loading_a_state_from_before_the_first_reset_clears_the_episode(make):
     env, other = make(**STREAM), make(**STREAM)
     fresh = env.state_dict()
     other.reset(seed=0)
@@ -443,7 +443,7 @@ def test_a_state_after_the_end_still_needs_a_reset(make):
     assert equal(other.reset(), env.reset(), exact=True)
 
 
-def test_a_generator_used_by_others_is_continued_too(make):
+def test_a_generator_used_elsewhere_is_restored_too(make):
     env, other = make(), make()
     env.reset(seed=0)
     env.np_random.random(3)
@@ -470,14 +470,14 @@ def test_a_state_is_plain(make):
 def test_a_state_of_another_schedule_is_refused(make):
     env = make(**STREAM)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"task 0 with friction .* the arguments of the one"):
+    with pytest.raises(ValueError, match=r"task 0 with friction .* the arguments of the saved"):
         make(0.8).load_state_dict(env.state_dict())
 
 
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda env: pickle.load(io.BytesIO(pickle.dumps(env)))]
 )
-def test_a_copy_goes_its_own_way(make, copied):
+def test_a_copy_is_independent(make, copied):
     env = make(**STREAM)
     env.reset(seed=0)
     actions = actions_of(0, 60)

@@ -1,4 +1,4 @@
-"""Bullet's world: friction by sliding, no history, pictures, and errors before Bullet ends the process."""
+"""Bullet's world: friction, no history, pictures, and errors raised before Bullet ends the process."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ import pytest
 
 bullet = pytest.importorskip("pybullet")
 
-from plasticity.tasks.control.ant import bullet_simulation as ant_simulation  # noqa: E402
+from plasticity.tasks.control.ant import bullet_simulation  # noqa: E402
 from plasticity.tasks.control.ant.bullet_simulation import AntSimulation  # noqa: E402
 
 REST = [0.0] * 8
@@ -28,14 +28,14 @@ def _settle(ant, steps):
         ant.step(REST)
 
 
-def test_a_box_slides_as_far_as_coulomb_says(ant):
-    """With friction mu, a body of speed v comes to rest after v^2 / (2 mu g)."""
+def test_a_box_slides_as_far_as_coulombs_law_predicts(ant):
+    """Check that with friction mu, a body of speed v comes to rest after v^2 / (2 mu g)."""
     client = ant._client
     shape = bullet.createCollisionShape(
         bullet.GEOM_BOX, halfExtents=[0.2, 0.2, 0.05], physicsClientId=client
     )
     box = bullet.createMultiBody(1.0, shape, basePosition=[0, 5, 0.05], physicsClientId=client)
-    # Bullet multiplies the two bodies' coefficients: with 1, the floor's is that of the contact.
+    # Bullet multiplies the two bodies' coefficients: with 1, the contact has that of the floor.
     bullet.changeDynamics(
         box, -1, lateralFriction=1.0, linearDamping=0, angularDamping=0, physicsClientId=client
     )
@@ -65,7 +65,7 @@ def test_the_ant_slides_farther_on_a_slippery_floor_also_after_a_restart(ant):
         distances.append(ant.torso()[0][0] - start)
     slippery, usual, rough, slippery_again = distances
     assert slippery > 1.5 * usual > 1.5 * 1.5 * rough > 0
-    assert slippery_again == slippery  # to the bit: what was in between left nothing
+    assert slippery_again == slippery  # bitwise: the restart in between left no trace
 
 
 def test_friction_set_before_or_after_a_restart_is_the_same(ant):
@@ -81,7 +81,7 @@ def test_friction_set_before_or_after_a_restart_is_the_same(ant):
     assert motion() == before
 
 
-def test_the_floor_is_not_felt_in_the_air_and_felt_on_the_ground(ant):
+def test_links_on_floor_in_the_air_and_on_the_ground(ant):
     ant.restart(REST)
     ant.step(REST)
     assert ant.links_on_floor() == set()  # it falls from 0.75 m
@@ -91,7 +91,7 @@ def test_the_floor_is_not_felt_in_the_air_and_felt_on_the_ground(ant):
 
 
 def test_joints_and_feet_are_those_of_the_model(ant):
-    """From ant.xml: hips from -40 to 40 degrees, ankles from 30 to 100 either way."""
+    """Compare with ant.xml: hips from -40 to 40 degrees, ankles from 30 to 100 in either direction."""
     hip, ankle, back = np.deg2rad([-40, 40]), np.deg2rad([30, 100]), np.deg2rad([-100, -30])
     expected = [hip, ankle, hip, back, hip, back, hip, ankle]
     np.testing.assert_allclose(ant.joint_limits, expected, rtol=1e-6)
@@ -99,7 +99,7 @@ def test_joints_and_feet_are_those_of_the_model(ant):
     assert names == ["front_left_foot", "front_right_foot", "left_back_foot", "right_back_foot"]
 
 
-def test_worlds_are_apart():
+def test_worlds_are_independent():
     one, other = AntSimulation(), AntSimulation()
     for simulation in (one, other):
         simulation.restart(REST)
@@ -112,7 +112,7 @@ def test_worlds_are_apart():
 
 
 def test_a_world_ends_with_its_object():
-    """Bullet has 1024 worlds in a process; each is given back, closed or not."""
+    """Open more than the 1024 worlds of a process; each is freed, closed or not."""
     clients = set()
     for _ in range(3):
         simulation = AntSimulation()
@@ -127,7 +127,7 @@ def _raise(_):
 
 
 @pytest.mark.parametrize("refused", [lambda _: -1, _raise])
-def test_no_world_left_is_an_error(monkeypatch, refused):
+def test_running_out_of_worlds_is_an_error(monkeypatch, refused):
     monkeypatch.setattr(bullet, "connect", refused)
     with pytest.raises(RuntimeError, match="close the environments"):
         AntSimulation()
@@ -148,7 +148,7 @@ def test_a_picture_follows_the_ant(ant):
 
 
 def test_without_pybullet_the_error_says_how_to_get_it():
-    """As on Python 3.12, where it has no wheels; all else still works."""
+    """Check as on Python 3.12, which has no wheels, that everything else still works."""
     program = """
 import sys
 sys.modules["pybullet"] = None  # as if it were not installed
@@ -165,14 +165,14 @@ except ModuleNotFoundError as error:
     assert "pip install 'plasticity[bullet]'" in done.stdout
 
 
-def test_newer_pythons_are_told_which_have_wheels(monkeypatch):
+def test_on_newer_pythons_the_error_names_those_with_wheels(monkeypatch):
     monkeypatch.setitem(sys.modules, "pybullet", None)
-    monkeypatch.setattr(ant_simulation.sys, "version_info", (3, 12, 1))
-    with pytest.raises(ModuleNotFoundError, match=r"this is Python 3\.12: take 3\.10 or 3\.11"):
+    monkeypatch.setattr(bullet_simulation.sys, "version_info", (3, 12, 1))
+    with pytest.raises(ModuleNotFoundError, match=r"this is Python 3\.12: use 3\.10 or 3\.11"):
         AntSimulation()
 
 
-def test_bullet_says_nothing_when_it_is_imported():
+def test_importing_bullet_prints_nothing():
     code = "from plasticity.tasks.control.ant.bullet_simulation import AntSimulation; AntSimulation().close()"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -1,4 +1,4 @@
-"""The MuJoCo ant: against Gymnasium's `Ant-v5`, its friction, its schedule, and its continuation."""
+"""MuJoCo ant: parity with Gymnasium's `Ant-v5`, friction, schedule, and saving and loading."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ STREAM = {"task_seed": 5, "num_tasks": 4, "change_every": 60}
 
 @pytest.fixture
 def make():
-    """Makes environments that are closed at the end."""
+    """Return a factory whose environments are closed at the end of the test."""
     pytest.importorskip("mujoco")
     envs = []
 
@@ -44,7 +44,7 @@ def actions_of(seed, number, scale=1.0):
     return (scale * np.random.default_rng(seed).uniform(-1, 1, (number, 8))).astype(np.float32)
 
 
-# To and fro, every four steps: it jumps over 1 m after 8 steps or some more.
+# Back and forth, every four steps: it jumps over 1 m after 8 steps or a few more.
 def thrown(seed, number):
     to_and_fro = np.where(np.arange(number) // 4 % 2, 1, -1)[:, None] * [
         -1,
@@ -60,7 +60,7 @@ def thrown(seed, number):
 
 
 def rollout(env, actions):
-    """Step, resetting without a seed whenever an episode ends; return all that was seen."""
+    """Step, resetting without a seed whenever an episode ends; return everything observed."""
     seen = []
     for action in actions:
         observation, reward, terminated, truncated, info = env.step(action)
@@ -75,12 +75,12 @@ def rollout(env, actions):
 
 @pytest.fixture(scope="module")
 def make_reference():
-    """Makes Gymnasium's own."""
+    """Return a factory of Gymnasium's own environment."""
     pytest.importorskip("mujoco")
     with pytest.MonkeyPatch.context() as patch:
         try:
             import imageio  # noqa: F401
-        except ModuleNotFoundError:  # of what Gymnasium draws with: nothing is drawn here
+        except ModuleNotFoundError:  # Gymnasium imports it for rendering, which is not needed here
             patch.setitem(sys.modules, "imageio", types.ModuleType("imageio"))
 
         def make(**kwargs):
@@ -95,14 +95,14 @@ def make_reference():
         (False, actions_of(0, 1200)),
         (True, actions_of(1, 600)),
         (False, actions_of(2, 1100, 0.1).astype(np.float64)),
-        # Of other types, in the precision that they come in.
+        # Other types, in their own precision.
         (False, actions_of(4, 400).astype(np.float16)),
         (False, np.sign(actions_of(5, 400)).astype(np.int64)),
-        # Beyond the action space: clipped, and paid for as they are.
+        # Outside the action space: clipped, with the cost before clipping.
         (True, actions_of(3, 200, 2.0).astype(np.float64)),
     ],
 )
-def test_step_by_step_as_gymnasiums_own(make_reference, make, include, actions):
+def test_step_by_step_equals_gymnasiums_own(make_reference, make, include, actions):
     reference = make_reference(include_cfrc_ext_in_observation=include)
     env = make(include_contact_forces=include)
     assert env.observation_space == reference.observation_space
@@ -112,7 +112,7 @@ def test_step_by_step_as_gymnasiums_own(make_reference, make, include, actions):
         if not running:
             expected, _ = reference.reset(seed=seed)
             observation, info = env.reset(seed=seed)
-            seed = None if seed else 101  # every other episode goes on with the generator
+            seed = None if seed else 101  # every other episode continues the generator
             np.testing.assert_array_equal(observation, expected)
             assert info == {"task": 0, "friction": 1.0}
         expected, expected_reward, *expected_ends, _ = reference.step(action)
@@ -125,14 +125,14 @@ def test_step_by_step_as_gymnasiums_own(make_reference, make, include, actions):
     reference.close()
 
 
-def test_the_constants_are_the_models(make, make_reference):
+def test_the_constants_match_the_model(make, make_reference):
     reference = make_reference().unwrapped
     assert (reference.dt, reference.frame_skip) == (ant_mujoco.STEP_SECONDS, ant_mujoco.FRAME_SKIP)
     assert SlipperyAntMujocoEnv.metadata["render_fps"] == 1 / reference.dt
     # Stock: one sliding coefficient everywhere, and contacts of condim 3, which use no other.
     assert (reference.model.geom_friction == [1.0, 0.5, 0.5]).all()
     assert (reference.model.geom_condim == 3).all()
-    assert not reference.model.geom_priority.any()  # else a contact would take one side's
+    assert not reference.model.geom_priority.any()  # otherwise a contact would use one side's
     reference.close()
 
 
@@ -140,7 +140,7 @@ def test_the_constants_are_the_models(make, make_reference):
 
 
 def contact_frictions(env):
-    """Five numbers of each contact: two of sliding, one of torsion, two of rolling."""
+    """Return five coefficients of each contact: two of sliding, one of torsion, two of rolling."""
     return env._data.contact.friction.copy()
 
 
@@ -160,8 +160,8 @@ def test_the_friction_is_that_of_every_contact(friction, seed):
     env.close()
 
 
-def test_the_floor_alone_would_not_do(make):
-    """MuJoCo takes the larger of two coefficients."""
+def test_setting_the_floor_alone_is_not_enough(make):
+    """Check that MuJoCo uses the larger of two coefficients."""
     env = make(0.02)
     env.reset(seed=0)
     env._model.geom_friction[1:, 0] = 1.0
@@ -173,7 +173,7 @@ def test_the_floor_alone_would_not_do(make):
 
 def distance_slid(env):
     env.reset(seed=0)
-    for _ in range(30):  # until it lies
+    for _ in range(30):  # until it lies on the floor
         env.step(np.zeros(8))
     start = env._data.qpos[0]
     env._data.qvel[:] = 0
@@ -193,7 +193,7 @@ def test_an_ant_slides_farther_on_slippery_ground(make):
     assert slippery > middle > rough
 
 
-def test_a_friction_of_zero_is_frictionless_but_for_what_mujoco_adds(make):
+def test_a_friction_of_zero_is_nearly_frictionless(make):
     env = make(0.0)
     assert distance_slid(env) == pytest.approx(3.0, abs=0.3)  # 2 m/s for 1.5 s
     assert (contact_frictions(env)[:, 0] <= 1e-5).all()
@@ -246,14 +246,16 @@ def test_a_step_needs_a_reset(make):
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e200])
-def test_numbers_that_mujoco_lost_end_the_episode_as_a_fall(make, monkeypatch, tmp_path, value):
+def test_numbers_that_are_not_finite_end_the_episode_like_a_fall(
+    make, monkeypatch, tmp_path, value
+):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log into the working folder
     env = make()
     env.reset(seed=0)
     last = env.step(np.zeros(8))[0]
     env._data.qvel[3] = value
     observation, reward, terminated, truncated, _ = env.step(np.full(8, 0.5))
-    # nothing of the lost state: what was observed before it, and the cost of the action, 0.5 * 8 * 0.5^2
+    # nothing of the bad state: the previous observation, and the cost of the action, 0.5 * 8 * 0.5^2
     assert np.array_equal(observation, last)
     assert (reward, terminated, truncated) == (-1.0, True, False)
     assert env.unstable_episodes == 1
@@ -261,13 +263,13 @@ def test_numbers_that_mujoco_lost_end_the_episode_as_a_fall(make, monkeypatch, t
         env.step(np.zeros(8))
     copy = pickle.loads(pickle.dumps(env))
     assert copy.unstable_episodes == 1
-    env.reset(seed=0)  # it is as new
+    env.reset(seed=0)  # as if new
     fresh = make()
     fresh.reset(seed=0)
     assert equal(env.step(np.ones(8)), fresh.step(np.ones(8)), exact=True)
 
 
-def test_contacts_without_room_are_an_error(make):
+def test_too_many_contacts_are_an_error(make):
     env = make()
     env.reset(seed=0)
     env._mujoco = types.SimpleNamespace(
@@ -298,12 +300,12 @@ def test_the_friction_changes_at_the_first_episode_end_after_the_interval(make):
             begun = steps
             task = min(steps // 60, 3)
             _, info = env.reset()
-    # Some task met several episodes, and one that began before its interval's end went on past it.
+    # A task lasted several episodes, and an episode that began before a change continued past it.
     assert len(seen) > 4
     assert task == 3
 
 
-def test_a_seed_does_not_begin_the_schedule_again(make):
+def test_a_seed_does_not_restart_the_schedule(make):
     env = make(task_seed=0, change_every=10)
     env.reset(seed=0)
     for _ in range(10):
@@ -344,8 +346,8 @@ def test_without_mujoco_the_error_says_what_to_install(monkeypatch):
         SlipperyAntMujocoEnv()
 
 
-def test_it_needs_no_pybullet_and_nothing_of_gymnasium_that_draws():
-    """As on Python 3.12 and later, for which PyBullet has no wheels."""
+def test_it_needs_neither_pybullet_nor_gymnasiums_rendering_packages():
+    """Check as on Python 3.12 and later, for which PyBullet has no wheels."""
     pytest.importorskip("mujoco")
     program = """
 import sys
@@ -386,11 +388,11 @@ def can_draw():
     ],
 )
 @pytest.mark.usefixtures("can_draw")
-def test_the_checkers_have_nothing_to_say(monkeypatch, arguments):
+def test_the_checkers_pass(monkeypatch, arguments):
     monkeypatch.delenv("DISPLAY", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # As of `Ant-v5`, its velocities have no bounds: that is said, and nothing else.
+        # As in `Ant-v5`, velocities have no bounds: this is the only warning.
         warnings.filterwarnings("ignore", ".*observation space m(ax|in)imum value is")
         for env in (gymnasium.make(ID, **arguments), gymnasium.make(ID, **arguments).unwrapped):
             check_env_for_sb3(env)
@@ -398,7 +400,7 @@ def test_the_checkers_have_nothing_to_say(monkeypatch, arguments):
             env.close()
 
 
-def test_gymnasium_knows_it(make):
+def test_gymnasium_make(make):
     env = gymnasium.make(ID, friction=0.1)
     assert env.spec.max_episode_steps == 1000
     env.reset(seed=4)
@@ -410,7 +412,7 @@ def test_gymnasium_knows_it(make):
 
 
 @pytest.mark.usefixtures("can_draw")
-def test_drawing_changes_nothing(make):
+def test_rendering_changes_nothing(make):
     drawn, plain = make(render_mode="rgb_array"), make()
     drawn.reset(seed=0), plain.reset(seed=0)
     for step, action in enumerate(actions_of(0, 12)):
@@ -423,10 +425,10 @@ def test_drawing_changes_nothing(make):
     assert plain.render() is None
 
 
-def test_the_window_is_followed_in_real_time(make, monkeypatch):
+def test_the_window_is_updated_in_real_time(make, monkeypatch):
     env = make()
     env.reset(seed=0)
-    env.render_mode = "human"  # a window cannot be opened here: what is asked of it can be seen
+    env.render_mode = "human"  # a window cannot be opened here: its calls are recorded
     shown, slept = [], []
     env._pictures = types.SimpleNamespace(show=shown.append, close=lambda: None)
     monkeypatch.setattr("plasticity.tasks.control.ant.mujoco.time.sleep", slept.append)
@@ -438,7 +440,7 @@ def test_the_window_is_followed_in_real_time(make, monkeypatch):
     assert env.render() is None
 
 
-def test_a_closed_environment_says_so(make):
+def test_a_closed_environment_raises_an_error(make):
     env = make()
     env.reset(seed=0)
     state = env.state_dict()
@@ -462,8 +464,8 @@ def continued(env, actions):
 
 
 @pytest.mark.parametrize("saved_after", [0, 1, 59, 130, 199])
-def test_a_continued_environment_equals_one_that_never_stopped(make, saved_after):
-    """Across friction changes, in the middle of an episode and at its end."""
+def test_a_resumed_environment_equals_an_uninterrupted_one(make, saved_after):
+    """Resume across friction changes, in the middle of an episode and at its end."""
     actions = thrown(8, 300)
     env = make(**STREAM)
     env.reset(seed=2)
@@ -479,8 +481,8 @@ def test_a_continued_environment_equals_one_that_never_stopped(make, saved_after
     assert equal(continued(other, actions[saved_after:]), expected, exact=True)
 
 
-def test_every_step_can_be_continued(make):
-    """While it stands, slides and falls: warm starts, contacts and the torso's place are all in the state."""
+def test_every_step_can_be_resumed(make):
+    """Resume as it stands, slides and falls: the state has warm starts, contacts and torso position."""
     env, other = make(0.1), make(0.1)
     env.reset(seed=1)
     for action in thrown(3, 60):
@@ -518,7 +520,7 @@ for action in pickle.loads((folder / "actions").read_bytes()):
     assert equal(seen, continued(env, actions[50:]), exact=True)
 
 
-def test_a_state_before_the_first_reset_leaves_nothing_of_the_episode(make):
+def test_loading_a_state_from_before_the_first_reset_clears_the_episode(make):
     env, other = make(**STREAM), make(**STREAM)
     env.np_random = np.random.Generator(np.random.PCG64(5))
     fresh = env.state_dict()
@@ -560,20 +562,20 @@ def test_a_state_is_plain_and_a_copy(make):
     assert equal(state, kept, exact=True)
 
 
-def test_states_of_others_are_refused(make):
+def test_states_of_other_environments_are_refused(make):
     env = make(**STREAM)
     env.reset(seed=0)
     state = env.state_dict()
-    with pytest.raises(ValueError, match=r"task 0 with friction .* the arguments of the one"):
+    with pytest.raises(ValueError, match=r"task 0 with friction .* the arguments of the saved"):
         make(0.8).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"shape \(3,\), where MuJoCo .* the version"):
+    with pytest.raises(ValueError, match=r"shape \(3,\), but that of MuJoCo .* the version"):
         env.load_state_dict({**state, "physics": np.zeros(3)})
 
 
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda env: pickle.load(io.BytesIO(pickle.dumps(env)))]
 )
-def test_a_copy_goes_its_own_way(make, copied):
+def test_a_copy_is_independent(make, copied):
     env = make(**STREAM, include_contact_forces=True)
     env.reset(seed=0)
     actions = actions_of(0, 60)
@@ -592,7 +594,7 @@ def test_the_callback_of_stable_baselines3_sees_the_boundaries():
     pytest.importorskip("mujoco")
     from stable_baselines3 import PPO
 
-    from plasticity.sb3.policies import PlasticityCallback, policy_kwargs
+    from plasticity.sb3 import PlasticityCallback, policy_kwargs
 
     # episodes short enough that a change comes whatever the policy does
     env = gymnasium.make(ID, task_seed=1, change_every=128, max_episode_steps=50)

@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo world: a camera that follows, and libraries that go together."""
+"""Pictures of a MuJoCo world: the camera follows the ant, and the libraries are compatible."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from plasticity.tasks.control.ant.mujoco_pictures import Pictures, Window
 
 @pytest.fixture
 def drawn():
-    """A model, and what draws it."""
+    """Return a model and its renderer."""
     model = load_ant()
     try:
         pictures = Pictures(model, 1, 64, 48)
@@ -26,32 +26,34 @@ def drawn():
 
 
 def ant_pixels(picture):
-    """Where the ant is, as it alone has more red than blue."""
+    """Return the pixels of the ant, which alone has more red than blue."""
     red, _, blue = np.moveaxis(picture.astype(int), -1, 0)
     return np.argwhere(red > blue + 40)
 
 
 def test_the_camera_follows_the_ant(drawn):
     model, pictures = drawn
-    places = []
+    centres = []
     for x in (0.0, 5.0, 20.0):
         positions = model.qpos0.copy()
         positions[0] = x
         picture = pictures.show(positions)
         assert (picture.shape, picture.dtype) == ((48, 64, 3), np.uint8)
-        places.append(ant_pixels(picture).mean(0))
+        centres.append(ant_pixels(picture).mean(0))
     assert len(ant_pixels(picture)) > 50
-    np.testing.assert_allclose(places, [places[0]] * 3, atol=1.0)  # as its floor's light changes
+    np.testing.assert_allclose(
+        centres, [centres[0]] * 3, atol=1.0
+    )  # as the light of the floor changes
 
 
 def test_the_first_row_is_the_highest(drawn):
     model, pictures = drawn
     picture = pictures.show(model.qpos0)
-    # The chequers are smaller, and so nearer to their mean, the farther they are.
+    # The chequers are smaller, and thus closer to their mean, the farther away they are.
     assert picture[:8].std() < picture[-8:].std()
 
 
-def test_closing_twice_is_fine_and_others_draw_on(drawn):
+def test_closing_twice_is_fine_and_other_renderers_still_work(drawn):
     model, pictures = drawn
     expected = pictures.show(model.qpos0)
     other = Pictures(load_ant(), 1, 64, 48)
@@ -86,7 +88,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    # EGL is told to take a device that there is not.
+    # EGL is set to a device that does not exist.
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -99,7 +101,7 @@ except RuntimeError as error:
 
 
 def test_a_window_shows_where_the_ant_is(monkeypatch):
-    """With a viewer that notes what it is shown, as there is no display here."""
+    """Use a viewer that records what it is shown, as there is no display here."""
 
     class Viewer:
         def __init__(self, model, data, **_):

@@ -1,4 +1,4 @@
-"""The Warp ants: against Gymnasium's `Ant-v5`, alone and together, their frictions, their continuation."""
+"""Warp ants: parity with Gymnasium's `Ant-v5`, independence, frictions, and saving and loading."""
 
 import gc
 import math
@@ -27,7 +27,7 @@ def actions_of(number, num_envs, seed=0, device="cpu"):
 
 
 def thrown(number, num_envs, seed=0):
-    """To and fro, every four steps or so: the ants jump over 1 m after 8 steps or some more."""
+    """Return actions back and forth, every four steps or so: the ants jump over 1 m after about 8 steps."""
     generator = torch.Generator().manual_seed(seed)
     phases = torch.randint(0, 4, (num_envs,), generator=generator)
     signs = torch.tensor([-1.0, 1, -1, 1, -1, -1, -1, 1])
@@ -49,13 +49,13 @@ def same(some, others):
 
 @pytest.fixture(scope="module")
 def reference():
-    """Gymnasium's own, without its wrappers."""
+    """Make Gymnasium's own environment, without its wrappers."""
     import gymnasium
 
     with pytest.MonkeyPatch.context() as patch:
         try:
             import imageio  # noqa: F401
-        except ModuleNotFoundError:  # of what Gymnasium draws with: nothing is drawn here
+        except ModuleNotFoundError:  # Gymnasium imports it for rendering, which is not needed here
             patch.setitem(sys.modules, "imageio", types.ModuleType("imageio"))
         env = gymnasium.make("Ant-v5").unwrapped
         yield env
@@ -74,7 +74,7 @@ def restart(env, state):
 
 
 def visited_states(env, num_states, seed):
-    """States that random actions come through, on floors of all frictions, and what is done next."""
+    """Return states visited under random actions, on floors of all frictions, and the next actions."""
     rng = np.random.default_rng(seed)
     states, actions = [], []
     while len(states) < num_states:
@@ -109,7 +109,7 @@ def placed(envs, states):
 
 
 def require_parity(envs, env, states, actions):
-    """A step is MuJoCo's own: to some float32 roundings, for every state."""
+    """Assert that a step equals MuJoCo's, up to a few float32 roundings, from every state."""
     placed(envs, states)
     result = [
         t.cpu().double().numpy() for t in envs.step(torch.from_numpy(actions).to(envs.device))
@@ -127,12 +127,12 @@ def require_parity(envs, env, states, actions):
         np.testing.assert_allclose(rewards[i], reward, atol=2e-4, rtol=0)
         at_the_limit = np.abs(observation[0] - [0.2, 1.0]).min() < 3e-6
         assert terminated[i] == fell or at_the_limit
-    # Otherwise nothing of what is difficult was seen.
+    # Otherwise the difficult cases did not occur.
     assert touched > len(states) / 3
     assert 0 < terminated.sum() < len(states)
 
 
-def test_a_step_is_mujocos_own(reference):
+def test_a_step_matches_mujoco(reference):
     num = 1000
     envs = SlipperyAntWarp(
         num,
@@ -146,8 +146,8 @@ def test_a_step_is_mujocos_own(reference):
     envs.check()
 
 
-def test_a_reset_is_that_of_ant_v5(reference):
-    """Shapes and noise as drawn by another generator: uniform positions, normal velocities."""
+def test_a_reset_matches_ant_v5(reference):
+    """Compare shapes and noise, from another generator: uniform positions, normal velocities."""
     num = 1000
     envs = SlipperyAntWarp(
         num,
@@ -166,11 +166,11 @@ def test_a_reset_is_that_of_ant_v5(reference):
         assert scipy.stats.kstest(column, "uniform", (-1, 2)).pvalue > 1e-4
     for column in velocities.T:
         assert scipy.stats.kstest(column, "norm").pvalue > 1e-4
-    together = np.corrcoef(np.concatenate([noise, velocities], axis=1).T)
-    assert np.abs(together - np.eye(29)).max() < 5 / np.sqrt(num)
+    correlations = np.corrcoef(np.concatenate([noise, velocities], axis=1).T)
+    assert np.abs(correlations - np.eye(29)).max() < 5 / np.sqrt(num)
     np.testing.assert_array_equal(observations[:, :13], state["qpos"][:, 2:])
     np.testing.assert_array_equal(observations[:, 13:27], state["qvel"])
-    assert not observations[:, 27:].any()  # as Gymnasium's: forces are computed in a step
+    assert not observations[:, 27:].any()  # as in Gymnasium: forces are computed in a step
     assert not reference.reset(seed=0)[0][27:].any()
     assert not state["qacc_warmstart"].any()
 
@@ -188,39 +188,39 @@ def six():
 
 
 def history(envs, actions):
-    """All that steps give, and the tasks."""
+    """Return all results of the steps, and the tasks."""
     seen = []
     for action in actions:
         seen.append([*copied(envs.step(action)), envs.tasks.clone(), envs.frictions.clone()])
     return seen
 
 
-def test_each_is_what_it_is_alone(six):
-    """Bit for bit, and whatever stands beside it; and from a slice of their state."""
+def test_each_equals_a_single_one(six):
+    """Compare bitwise, with different environments beside it, and from a slice of their state."""
     actions = thrown(90, 6)
     first = six.reset().clone()
-    together = history(six, actions[:50])
+    all_six = history(six, actions[:50])
     saved = six.state_dict()
-    together += history(six, actions[50:])
-    assert sum(int((step[2] | step[3]).sum()) for step in together) > 10  # episodes ended
+    all_six += history(six, actions[50:])
+    assert sum(int((step[2] | step[3]).sum()) for step in all_six) > 10  # episodes ended
 
     part = slice(2, 4)
     seeds, tasks = SEEDS[part], STREAMS["task_seeds"][part]
     alone = SlipperyAntWarp(2, reset_seeds=seeds, **{**STREAMS, "task_seeds": tasks})
     assert torch.equal(alone.reset(), first[part])
-    for one, all_of_them in zip(history(alone, actions[:, part]), together, strict=True):
+    for one, all_of_them in zip(history(alone, actions[:, part]), all_six, strict=True):
         assert same(one, [tensor[part] for tensor in all_of_them])
 
     alone.load_state_dict({name: tensor[part] for name, tensor in saved.items()})
     again = history(alone, actions[50:, part])
-    for one, all_of_them in zip(again, together[50:], strict=True):
+    for one, all_of_them in zip(again, all_six[50:], strict=True):
         assert same(one, [tensor[part] for tensor in all_of_them])
-    # Equal seeds make equal starts, in whatever task.
+    # Equal seeds give equal starts, in any task.
     assert torch.equal(first[0], first[3])
     assert not torch.equal(first[0], first[1])
 
 
-def test_continues_exactly(six):
+def test_resumes_exactly(six):
     actions = thrown(60, 6, seed=1)
     six.reset()
     history(six, actions[:30])
@@ -233,14 +233,14 @@ def test_continues_exactly(six):
     assert torch.equal(state["observations"], expected[0][0]) is False  # the state is a copy
 
 
-def test_recorded_steps_are_those_step_by_step(six):
+def test_recorded_steps_equal_unrecorded_ones(six):
     plain = SlipperyAntWarp(6, reset_seeds=SEEDS, **STREAMS, record=False)
     actions = thrown(14, 6, seed=2)
     six.reset()
     assert all(map(same, history(six, actions), history(plain, actions)))
 
 
-def test_the_friction_changes_where_an_episode_ends(six):
+def test_the_friction_changes_when_an_episode_ends(six):
     six.reset()
     schedules = [FrictionSchedule(task_seed=seed, change_every=7) for seed in STREAMS["task_seeds"]]
     tasks = [schedule.task_at(0) for schedule in schedules]
@@ -271,8 +271,8 @@ def test_an_episode_has_at_most_1000_steps(six):
     assert six.state_dict()["episodes"].tolist() == [1, 0, 0, 1, 0, 0]
 
 
-def test_what_is_not_finite_ends_with_its_episode(six):
-    """A broken state leaves nothing behind: what comes next is what comes after any other end."""
+def test_a_state_that_is_not_finite_ends_with_its_episode(six):
+    """Check that a broken state leaves no trace: the next episode is as after any other end."""
     actions = actions_of(70, 6, seed=4)
     actions[:25] = 0
     six.reset()
@@ -288,7 +288,7 @@ def test_what_is_not_finite_ends_with_its_episode(six):
     six.load_state_dict(broken)
     found = history(six, actions[25:])
     assert found[0][2].tolist()[:3] == [True] * 3
-    assert torch.equal(found[0][4][:3], state["observations"][:3])  # the last that was finite
+    assert torch.equal(found[0][4][:3], state["observations"][:3])  # the last finite one
     effort = 0.5 * actions[25, :3].square().sum(1)
     assert torch.allclose(found[0][1][:3], -effort)
     assert torch.equal(found[0][0], expected[0][0])
@@ -296,7 +296,7 @@ def test_what_is_not_finite_ends_with_its_episode(six):
     assert (six.unstable_episodes - state["unstable_episodes"]).tolist() == [1, 1, 1, 0, 0, 0]
 
 
-def test_too_little_room_is_an_error(six):
+def test_too_small_a_capacity_is_an_error(six):
     six.reset()
     for action in actions_of(20, 6):
         six.step(action)
@@ -307,7 +307,9 @@ def test_too_little_room_is_an_error(six):
     small.check()
     for action in actions_of(20, 6):
         small.step(action)
-    with pytest.raises(RuntimeError, match=r"max_contacts = 1 gives 6 ants 6 contacts.* max_conta"):
+    with pytest.raises(
+        RuntimeError, match=r"max_contacts = 1 allows 6 ants 6 contacts.* max_conta"
+    ):
         small.check()
     small.reset()
     small.check()
@@ -318,12 +320,12 @@ def test_too_little_room_is_an_error(six):
     [
         (math.nan, r"must be 8 finite numbers: \[0\.0, nan,", math.nan),
         (-math.inf, r"must be 8 finite numbers: \[0\.0, -inf,", -math.inf),
-        (1e30, r"so large that its cost.*\[0\.0, 1\.0000000150474662e\+30,", -math.inf),
-        (-2e15, r"so large that its cost.*\[0\.0, -1999999973982208\.0,", -2e30),  # -0.5 * (2e15)^2
+        (1e30, r"too large: its cost.*\[0\.0, 1\.0000000150474662e\+30,", -math.inf),
+        (-2e15, r"too large: its cost.*\[0\.0, -1999999973982208\.0,", -2e30),  # -0.5 * (2e15)^2
     ],
 )
-def test_actions_that_mujocos_ant_refuses_are_told_by_check(six, value, words, reward):
-    """The step itself does not wait for the device, and leaves the other ants alone."""
+def test_check_reports_actions_that_the_mujoco_ant_refuses(six, value, words, reward):
+    """Check that the step itself does not wait for the device, and does not affect the other ants."""
     six.reset()
     state, still = six.state_dict(), torch.zeros(6, 8)
     expected = copied(six.step(still))
@@ -335,7 +337,7 @@ def test_actions_that_mujocos_ant_refuses_are_told_by_check(six, value, words, r
     others = [0, 1, 2, 3, 5]
     assert same([each[others] for each in found], [each[others] for each in expected])
     assert found[1][4].item() == pytest.approx(reward, nan_ok=True)
-    six.step(still)  # what is wrong stays known
+    six.step(still)  # the error stays recorded
     for _ in range(2):
         with pytest.raises(ValueError, match=f"^Environment 4: The action .*{words}"):
             six.check()
@@ -346,7 +348,7 @@ def test_actions_that_mujocos_ant_refuses_are_told_by_check(six, value, words, r
     six.check()
 
 
-def test_the_largest_action_that_mujocos_ant_takes_is_taken(six):
+def test_the_largest_action_that_the_mujoco_ant_accepts_is_accepted(six):
     six.reset()
     six.step(torch.full((6, 8), 1e14))
     six.check()
@@ -360,12 +362,12 @@ def test_the_largest_action_that_mujocos_ant_takes_is_taken(six):
         (torch.zeros(6, 8, dtype=torch.bool), "real numbers, not of type torch.bool"),
     ],
 )
-def test_actions_that_are_no_real_numbers_are_refused(six, actions, words):
+def test_actions_that_are_not_real_numbers_are_refused(six, actions, words):
     with pytest.raises(TypeError, match=words):
         six.step(actions)
 
 
-def test_closed_ones_go_and_say_so():
+def test_closed_ants_are_freed_and_raise_an_error():
     envs = SlipperyAntWarp(2, reset_seeds=[0, 1], friction=1.0, device="cpu")
     gone = weakref.ref(envs._physics)
     observations = envs.reset()
@@ -389,9 +391,9 @@ def test_closed_ones_go_and_say_so():
     ("arguments", "error", "message"),
     [
         ({"num_envs": 0}, ValueError, "num_envs must be at least 1"),
-        ({"reset_seeds": [1]}, ValueError, "2 environments need as many reset_seeds: 1"),
+        ({"reset_seeds": [1]}, ValueError, "2 environments need 2 reset_seeds, one for each: 1"),
         ({"reset_seeds": [1, -1]}, ValueError, "An entry of reset_seeds must be at least 0"),
-        ({"task_seeds": [1], "change_every": 5}, ValueError, "as many task_seeds: 1"),
+        ({"task_seeds": [1], "change_every": 5}, ValueError, "need 2 task_seeds, one for each: 1"),
         ({"friction": 1.0, "change_every": 5}, ValueError, "give one or the other"),
         ({}, ValueError, "needs task_seed and change_every"),
         ({"reset_seeds": [1, 2**63], "friction": 1.0}, ValueError, r"must be under 2\^63: 9223"),
@@ -422,17 +424,15 @@ def test_bad_actions_and_states_are_errors(six):
         other = SlipperyAntWarp(6, reset_seeds=SEEDS, **{**STREAMS, **change, "record": False})
         for action in torch.zeros(13, 6, 8):
             other.step(action)
-        with pytest.raises(
-            ValueError, match=r"other frictions to come.*num_tasks and change_every"
-        ):
+        with pytest.raises(ValueError, match=r"other coming frictions.*num_tasks and change_every"):
             six.load_state_dict(other.state_dict())
-        assert same(six.state_dict().values(), state.values())  # nothing of it was taken
+        assert same(six.state_dict().values(), state.values())  # nothing of it was loaded
     with pytest.raises(ValueError, match="The state must have"):
         six.load_state_dict({"qpos": torch.zeros(6, 15)})
 
 
-def test_actions_with_gradients_leave_none(six):
-    """A graph through all steps would grow for ever."""
+def test_actions_with_gradients_leave_no_graph(six):
+    """Check that no autograd graph grows through the steps."""
     six.reset()
     expected = copied(six.step(torch.ones(6, 8) / 2))
     six.reset()
@@ -442,7 +442,7 @@ def test_actions_with_gradients_leave_none(six):
     assert not any(tensor.requires_grad for tensor in (*found, six._actions))
 
 
-def test_torchs_default_type_changes_nothing(six):
+def test_torchs_default_dtype_changes_nothing(six):
     actions = thrown(14, 6, seed=5)
     six.reset()
     expected = history(six, actions)
@@ -455,8 +455,8 @@ def test_torchs_default_type_changes_nothing(six):
         torch.set_default_dtype(torch.float32)
 
 
-def test_the_least_friction_is_mujocos_too(reference):
-    """With less, steps are not."""
+def test_the_least_friction_matches_mujoco(reference):
+    """Check that steps match at the least friction, and do not below it."""
     num = 200
     envs = SlipperyAntWarp(
         num,
@@ -472,7 +472,7 @@ def test_the_least_friction_is_mujocos_too(reference):
 
 
 def test_another_mujoco_warp_is_an_error(monkeypatch):
-    """One that no longer calls back where its contacts are mended."""
+    """Replace it by one that no longer calls back where contacts are corrected."""
     monkeypatch.setattr(ant_warp_physics.AntWarpPhysics, "_align_contacts", lambda *arguments: None)
     with pytest.raises(
         RuntimeError, match=r"calls back .*'contactfilter': 0.* mujoco-warp 4\.0\.0"
@@ -482,12 +482,14 @@ def test_another_mujoco_warp_is_an_error(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_an_error():
-    with pytest.raises(ValueError, match=r"There is no 'cuda' here: take device = \"cpu\""):
+    with pytest.raises(
+        ValueError, match=r"'cuda' is not available on this host: use device = \"cpu\""
+    ):
         SlipperyAntWarp(1, reset_seeds=[0], friction=1.0)
 
 
 @pytest.mark.parametrize("name", ["mujoco", "warp", "mujoco_warp"])
-def test_what_is_missing_is_named(monkeypatch, name):
+def test_a_missing_package_is_named(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {name}, .* 'plasticity\[gpu\]'"):
         ant_warp_physics.load_modules()
@@ -497,7 +499,7 @@ def test_what_is_missing_is_named(monkeypatch, name):
 
 
 @needs_cuda
-def test_a_step_on_a_gpu_is_mujocos_own(reference):
+def test_a_step_on_a_gpu_matches_mujoco(reference):
     num = 1500
     envs = SlipperyAntWarp(
         num, reset_seeds=range(num), friction=1.0, include_contact_forces=True, device="cuda"
@@ -508,8 +510,8 @@ def test_a_step_on_a_gpu_is_mujocos_own(reference):
 
 @needs_cuda
 @pytest.mark.parametrize("other_stream", [False, True])
-def test_a_gpu_is_never_waited_for(other_stream):
-    """Steps and changes of the friction, on torch's own stream and on another."""
+def test_steps_never_synchronize_with_a_gpu(other_stream):
+    """Step and change the friction, on torch's default stream and on another."""
     num = 64
     stream = torch.cuda.Stream() if other_stream else torch.cuda.current_stream()
     with torch.cuda.stream(stream):
@@ -527,8 +529,8 @@ def test_a_gpu_is_never_waited_for(other_stream):
 
 
 @needs_cuda
-def test_a_graph_gives_what_its_launches_give():
-    """To a rounding, which grows with the steps: rows of constraints are summed in any order."""
+def test_a_graph_equals_single_launches():
+    """Compare up to a rounding that grows with the steps: constraint rows are summed in any order."""
     num = 64
     settings = {"reset_seeds": range(num), "friction": 1.0, "device": "cuda"}
     recorded, plain = (SlipperyAntWarp(num, record=record, **settings) for record in (True, False))
@@ -538,8 +540,8 @@ def test_a_graph_gives_what_its_launches_give():
 
 
 @needs_cuda
-def test_closing_waits_for_what_runs():
-    """On a stream of torch's own, which Warp does not wait for when it frees its memory."""
+def test_closing_waits_for_running_work():
+    """Close with work on a torch stream, for which Warp does not wait when it frees its memory."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         envs = SlipperyAntWarp(64, reset_seeds=range(64), friction=1.0)
@@ -551,7 +553,7 @@ def test_closing_waits_for_what_runs():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_device_need_not_be_the_current_one():
-    """A graph is launched where it belongs, on a default stream too."""
+    """Launch a graph on its own device, on a default stream too."""
     first, second = (
         SlipperyAntWarp(8, reset_seeds=range(8), friction=1.0, device=f"cuda:{number}")
         for number in range(2)

@@ -1,4 +1,4 @@
-"""The tasks to come of many environments: against the schedule of each."""
+"""Coming tasks of many environments, against the schedule of each."""
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ forever = st.builds(FrictionSchedule, friction=st.sampled_from([0.02, 1.0]))
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(streams | forever, min_size=1, max_size=6), st.data())
-def test_they_are_those_of_each_schedule(schedules, data):
+def test_coming_tasks_match_each_schedule(schedules, data):
     coming = ComingTasks(schedules, torch.device("cpu"))
     first = np.zeros(len(schedules), np.int64)
     for number in range(40):
-        if number == 20:  # as if loaded: environments need not be equally far
+        if number == 20:  # as after loading: step counts may differ between environments
             numbers = st.integers(0, 10**12)
             first = np.array([data.draw(numbers) for _ in schedules], np.int64) - number
             coming.restart(first + number)

@@ -1,11 +1,11 @@
-"""The Warp ant's random numbers: against the published ones of Philox."""
+"""Random numbers of the Warp ant, against the published ones of Philox."""
 
 import numpy as np
 import pytest
 
 wp = pytest.importorskip("warp", reason="needs plasticity[gpu]")
 
-# Counter, key and result: the known answers that come with its authors' own library, Random123.
+# Counter, key and result: the known answers shipped with its authors' own library, Random123.
 KNOWN = [
     ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     (

@@ -1,4 +1,4 @@
-"""The physics of the Warp ants: their room, and what is mended of MuJoCo Warp's, against MuJoCo."""
+"""Physics of the Warp ants: capacity, and corrections of MuJoCo Warp against MuJoCo."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ mujoco_warp = pytest.importorskip("mujoco_warp", reason="needs plasticity[gpu]")
 NUM = 200
 
 
-def test_there_is_room_for_all_an_ant_can_touch():
+def test_the_capacity_suffices_for_all_contacts_of_an_ant():
     model = ant_mujoco.load_ant()
     kinds = mujoco.mjtGeom
     points = {kinds.mjGEOM_PLANE: 0, kinds.mjGEOM_SPHERE: 1, kinds.mjGEOM_CAPSULE: 2}
@@ -29,7 +29,7 @@ def test_there_is_room_for_all_an_ant_can_touch():
 
 @pytest.fixture(scope="module")
 def fallen():
-    """Ants that lie and stand on the floor in all ways: physics, and MuJoCo's states of the same."""
+    """Return physics with ants lying and standing in many poses, and the same states in MuJoCo."""
     rng = np.random.default_rng(0)
     model = ant_mujoco.load_ant()
     physics = AntWarpPhysics(NUM, "cpu")
@@ -62,8 +62,8 @@ def fallen():
     return physics, states
 
 
-def test_contacts_are_mujocos_own(fallen):
-    """Also their tangents, which MuJoCo Warp by itself turns on steep legs."""
+def test_contacts_match_mujoco(fallen):
+    """Compare contacts and their tangents, which MuJoCo Warp itself rotates on steep legs."""
     physics, states = fallen
     contact = physics.data.contact
     total = int(physics.data.nacon.numpy()[0])
@@ -87,8 +87,8 @@ def test_contacts_are_mujocos_own(fallen):
     assert steep > 50
 
 
-def test_what_is_mended_twice_is_mended(fallen):
-    """If a later MuJoCo Warp makes the tangents MuJoCo's, to align them again does nothing."""
+def test_aligning_contacts_twice_changes_nothing(fallen):
+    """Check that aligning is harmless should a later MuJoCo Warp produce MuJoCo's tangents."""
     physics, _ = fallen
     frames = physics.tensor(physics.data.contact.frame)
     total = int(physics.data.nacon.numpy()[0])
@@ -97,14 +97,14 @@ def test_what_is_mended_twice_is_mended(fallen):
     torch.testing.assert_close(frames[:total], before, atol=1e-6, rtol=0)
 
 
-def test_accelerations_are_mujocos_own(fallen):
-    """On slippery floors, too, where one solution alone is off by the rounding of its way."""
+def test_accelerations_match_mujoco(fallen):
+    """Compare on slippery floors too, where a single solution accumulates rounding errors."""
     physics, states = fallen
     found = physics.data.qacc.numpy()
     expected = np.stack([data.qacc for _, data in states])
     scale = np.abs(expected).max(axis=1)
     assert (np.abs(found - expected).max(axis=1) < 2e-5 * scale).all()
-    # The test can fail: without the second solution it does.
+    # The test is sensitive: without the second solution it fails.
     alone = AntWarpPhysics(NUM, "cpu", refine=False)
     for name in ("qpos", "qvel", "ctrl"):
         own = alone.tensor(getattr(alone.data, name))
