@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from plasticity.checks import require_known
@@ -165,19 +165,20 @@ def field_docstrings(kind: type) -> dict[str, str]:
     return found
 
 
-def _own_docstrings(kind: Any) -> Iterator[tuple[str, str]]:
+@cache  # reading a source costs milliseconds
+def _own_docstrings(kind: Any) -> dict[str, str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):  # a class without a file, made in a console: its help is empty
-        return
+        return {}
     (definition,) = tree.body
     assert isinstance(definition, ast.ClassDef)
-    for before, after in zip(definition.body, definition.body[1:], strict=False):
-        if (
-            isinstance(before, ast.AnnAssign)
-            and isinstance(before.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        ):
-            yield before.target.id, inspect.cleandoc(after.value.value)
+    return {
+        before.target.id: inspect.cleandoc(after.value.value)
+        for before, after in zip(definition.body, definition.body[1:], strict=False)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(before.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+        and isinstance(after.value.value, str)
+    }

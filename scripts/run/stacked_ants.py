@@ -158,7 +158,7 @@ class StackedAnts:
         ]
 
     def _own(self, place: int) -> slice:
-        each = self._configs[place].num_envs
+        each = self._configs[place].stream.num_envs
         return slice(place * each, (place + 1) * each)
 
     def load_state_dict(self, place: int, state: dict[str, Any]) -> None:
