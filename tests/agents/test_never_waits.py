@@ -140,17 +140,17 @@ def test_ppos_update(never_waits, options, settings, discrete):
     critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, settings))
     observations = torch.randn(32, 3)
     actions = torch.randint(2, (32,)) if discrete else torch.randn(32, 2)
-    zeros, orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
+    zeros, data_orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
 
     def update():
         actor.begin(ActorBatch(observations, actions, zeros, torch.randn(32)), 1e-3)
         critic.begin(CriticBatch(observations, zeros, torch.randn(32)), 1e-3)
         # Without the CPU's own switch around it, which reads a number of the CPU.
         if config.max_gradient_norm is None:
-            run_half.__wrapped__(actor, orders, config.num_minibatches)
-            run_half.__wrapped__(critic, orders, config.num_minibatches)
+            run_half.__wrapped__(actor, data_orders, config.num_minibatches)
+            run_half.__wrapped__(critic, data_orders, config.num_minibatches)
         else:
-            run_coupled.__wrapped__(actor, critic, orders, config)
+            run_coupled.__wrapped__(actor, critic, data_orders, config)
         return actor.statistics() | critic.statistics()
 
     update()

@@ -240,7 +240,7 @@ def test_a_run_depends_on_its_seed_alone():
 
 
 def test_methods_differ_by_nothing_else():
-    """The same first weights, noise, orders and environments, whatever the regularizer."""
+    """The same first weights, noise, data_orders and environments, whatever the regularizer."""
     plain, syre = (PPO(pendulums(), SMALL, regularizer, seed=4) for regularizer in (None, SYRE))
     assert torch.equal(weights(plain), weights(syre))
     plain.iterate()
@@ -248,7 +248,9 @@ def test_methods_differ_by_nothing_else():
     assert torch.equal(plain.observations, syre.observations)
     assert not torch.equal(weights(plain), weights(syre))
     assert torch.equal(plain._noise_generator.get_state(), syre._noise_generator.get_state())
-    assert torch.equal(plain._order_generator.get_state(), syre._order_generator.get_state())
+    assert torch.equal(
+        plain._data_order_generator.get_state(), syre._data_order_generator.get_state()
+    )
 
 
 def test_every_environment_has_a_seed_of_its_own():

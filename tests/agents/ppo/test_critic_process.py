@@ -30,8 +30,8 @@ def make_batch(seed):
     generator = torch.Generator().manual_seed(seed)
     observations = torch.randn(64, 5, generator=generator)
     values, returns = torch.randn(2, 64, generator=generator)
-    orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
-    return CriticBatch(observations, values, returns), orders
+    data_orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
+    return CriticBatch(observations, values, returns), data_orders
 
 
 def is_running(process):
@@ -52,11 +52,11 @@ def test_same_bits_as_here(process):
     update = CriticUpdate(twin, CONFIG, optimizer)
     critic = process._critic
     for seed, rate in ((1, 1e-2), (2, 1e-3)):
-        batch, orders = make_batch(seed)
-        process.start(batch, orders, rate)
+        batch, data_orders = make_batch(seed)
+        process.start(batch, data_orders, rate)
         statistics = process.finish()
         update.begin(batch, rate)
-        run_half(update, list(orders), CONFIG.num_minibatches)
+        run_half(update, list(data_orders), CONFIG.num_minibatches)
         for name, parameter in critic.named_parameters():
             assert torch.equal(parameter, twin.get_parameter(name))
             assert torch.equal(parameter.grad, twin.get_parameter(name).grad)
@@ -73,12 +73,12 @@ def test_weights_and_optimizer_are_those_of_this_process(process):
     critic = process._critic
     state = process.optimizer_state_dict()
     weights = {name: p.detach().clone() for name, p in critic.named_parameters()}
-    batch, orders = make_batch(3)
+    batch, data_orders = make_batch(3)
     found = []
     for _ in range(2):
         critic.load_state_dict(weights)
         process.load_optimizer_state_dict(state)
-        process.start(batch, orders, 1e-2)
+        process.start(batch, data_orders, 1e-2)
         process.finish()
         found.append([p.detach().clone() for p in critic.parameters()])
     for first, second, before in zip(*found, weights.values(), strict=True):
@@ -87,24 +87,24 @@ def test_weights_and_optimizer_are_those_of_this_process(process):
 
 
 def test_an_update_that_nobody_waited_for_is_passed_over(process):
-    batch, orders = make_batch(4)
-    process.start(batch, orders, 1e-2)
+    batch, data_orders = make_batch(4)
+    process.start(batch, data_orders, 1e-2)
     steps = process.optimizer_state_dict()["state"][0]["step"]
-    process.start(batch, orders, 1e-2)
+    process.start(batch, data_orders, 1e-2)
     process.finish()
     assert process.optimizer_state_dict()["state"][0]["step"] == steps + 8
 
 
 def test_a_killed_process_is_an_error_that_names_it():
     process = CriticProcess(make_critic(), CONFIG, L2_INIT)
-    batch, orders = make_batch(0)
-    process.start(batch, orders, 1e-3)
+    batch, data_orders = make_batch(0)
+    process.start(batch, data_orders, 1e-3)
     number = process._process.pid
     os.kill(number, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=f"process {number} ended with exit status -9"):
         process.finish()
     with pytest.raises(RuntimeError, match="Continue from the last checkpoint"):
-        process.start(batch, orders, 1e-3)
+        process.start(batch, data_orders, 1e-3)
 
 
 def test_it_ends_with_its_owner():

@@ -57,15 +57,15 @@ class Agent:
         actions = normal(steps, 2)
         if self.discrete:
             actions = (actions[:, 0] > 0).long()
-        orders = torch.stack(
+        data_orders = torch.stack(
             [torch.randperm(steps, generator=generator) for _ in range(self.config.epochs)]
         ).to(self.device)
         actor = ActorBatch(observations, actions, normal(steps) - 2, normal(steps))
-        return (actor, CriticBatch(observations, normal(steps), normal(steps))), orders
+        return (actor, CriticBatch(observations, normal(steps), normal(steps))), data_orders
 
-    def eagerly(self, batches, orders, learning_rate):
+    def eagerly(self, batches, data_orders, learning_rate):
         return update_both(
-            self.actor, self.critic, batches, list(orders), learning_rate, self.config
+            self.actor, self.critic, batches, list(data_orders), learning_rate, self.config
         )
 
     def graphed(self):

@@ -94,19 +94,19 @@ def fill(model, ppo):
 def train_theirs(model, ppo, monkeypatch):
     """Their update on our rollout, its steps in the order that our next update will have."""
     fill(model, ppo)
-    state = ppo._order_generator.get_state()
+    state = ppo._data_order_generator.get_state()
     count = ppo.config.rollout_steps
-    orders = [
-        torch.randperm(count, generator=ppo._order_generator) for _ in range(ppo.config.epochs)
+    data_orders = [
+        torch.randperm(count, generator=ppo._data_order_generator) for _ in range(ppo.config.epochs)
     ]
-    ppo._order_generator.set_state(state)
-    remaining = iter(orders)
+    ppo._data_order_generator.set_state(state)
+    remaining = iter(data_orders)
 
     def their_permutation(asked):
         assert asked == count
-        order = next(remaining).numpy()
+        data_order = next(remaining).numpy()
         # ours counts steps first, theirs environments first
-        return order % NUM_ENVS * STEPS + order // NUM_ENVS
+        return data_order % NUM_ENVS * STEPS + data_order // NUM_ENVS
 
     with monkeypatch.context() as patch:
         patch.setattr(np.random, "permutation", their_permutation)

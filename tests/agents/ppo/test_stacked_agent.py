@@ -460,7 +460,7 @@ def test_neither_a_rollout_nor_its_update_waits(options, never_waits):
         ours.collect()
         evaluate(ours._rollout, ours._critic, ours._log_std, ours.config, ours._batch)
         # without the CPU's own switch around it, which reads a number of the CPU
-        update.run.__wrapped__(update, ours._draws.orders())
+        update.run.__wrapped__(update, ours._draws.data_orders())
         update.statistics()
 
 
@@ -474,7 +474,7 @@ def test_two_blocks_go_to_the_device_and_nothing_waits_until_the_end(crossings, 
     monkeypatch.setattr(ours, "_read", lambda *arguments: [])
     monkeypatch.setattr(ours.envs, "check", lambda: None)
     ours.update()
-    assert crossings.into == [(3, 2, 48)]  # the orders
+    assert crossings.into == [(3, 2, 48)]  # the data_orders
     # rewards, deaths, time limits, tasks, frictions
     assert crossings.out == [(12, 12)] * 3 + [(13, 12)] * 2
 

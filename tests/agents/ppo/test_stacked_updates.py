@@ -106,11 +106,11 @@ def test_each_replica_is_updated_as_alone(settings):
     config, policies, optimizers = make(**settings)
     rollout = draw()
     generators = [torch.Generator().manual_seed(10 + replica) for replica in range(REPLICAS)]
-    orders = torch.stack(
+    data_orders = torch.stack(
         [torch.stack([torch.randperm(64, generator=g) for _ in range(2)]) for g in generators]
     )
     replicas, update = stacked(config, policies, optimizers, rollout)
-    update.run(orders)
+    update.run(data_orders)
     found = update.statistics()
     for replica, policy in enumerate(policies):
         observations, actions, old, advantages, values, returns = of_one(rollout, replica)
@@ -118,7 +118,7 @@ def test_each_replica_is_updated_as_alone(settings):
         critic = CriticUpdate(policy.critic, config, optimizers[replica][1])
         actor.begin(ActorBatch(observations, actions, old, advantages), config.learning_rate)
         critic.begin(CriticBatch(observations, values, returns), config.learning_rate)
-        run_coupled(actor, critic, list(orders[replica]), config)
+        run_coupled(actor, critic, list(data_orders[replica]), config)
         for name, expected in policy.state_dict().items():
             torch.testing.assert_close(replicas.parameters[name][replica], expected, **CLOSE)
         for name, expected in (critic.statistics() | actor.statistics()).items():
@@ -139,8 +139,8 @@ def test_a_replica_stops_at_its_own_target_and_the_others_go_on():
         rollout[2][:, ENVS : 2 * ENVS] -= 20
     replicas, update = stacked(config, policies, optimizers, rollout)
     before = replicas.state_dict(1)
-    orders = torch.arange(64).expand(REPLICAS, 2, 64).contiguous()
-    update.run(orders)
+    data_orders = torch.arange(64).expand(REPLICAS, 2, 64).contiguous()
+    update.run(data_orders)
     assert update._done.tolist() == [8, 1, 8]  # of two epochs of four
     for name, weight in replicas.state_dict(1).items():
         assert torch.equal(weight, before[name])

@@ -67,8 +67,8 @@ def test_equals_a_loop_by_hand():
     correct, loss_sum = 0, 0.0
     for epoch in range(2):
         generator = torch.Generator().manual_seed(child_seed(9, f"4/{epoch}"))
-        order = torch.randperm(50, generator=generator)
-        for indices in (order[:16], order[16:32], order[32:48], order[48:]):
+        data_order = torch.randperm(50, generator=generator)
+        for indices in (data_order[:16], data_order[16:32], data_order[32:48], data_order[48:]):
             images, labels = task.train_batch(indices)
             logits = network(images)
             loss = nn.functional.cross_entropy(logits, labels)
@@ -111,9 +111,13 @@ def test_stopped_and_continued_equals_straight():
 
 def test_order_depends_on_task_and_epoch_only():
     first, second = make(), make(regularizer=RegularizerSettings())
-    assert torch.equal(first._epoch_order(Blobs(2), 1), second._epoch_order(Blobs(2), 1))
-    assert not torch.equal(first._epoch_order(Blobs(2), 1), first._epoch_order(Blobs(2), 0))
-    assert not torch.equal(first._epoch_order(Blobs(2), 1), first._epoch_order(Blobs(3), 1))
+    assert torch.equal(first._epoch_data_order(Blobs(2), 1), second._epoch_data_order(Blobs(2), 1))
+    assert not torch.equal(
+        first._epoch_data_order(Blobs(2), 1), first._epoch_data_order(Blobs(2), 0)
+    )
+    assert not torch.equal(
+        first._epoch_data_order(Blobs(2), 1), first._epoch_data_order(Blobs(3), 1)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

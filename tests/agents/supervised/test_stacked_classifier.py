@@ -309,22 +309,24 @@ def test_convolutions_under_bf16_are_bf16():
 
 def test_a_thread_that_draws_takes_no_memory(monkeypatch):
     """A GPU's pinned memory, taken while another thread captures a graph, would break the capture."""
-    orders = StackedDataOrders([3, 4], torch.device("cpu"))
-    monkeypatch.setattr(orders, "_memory", lambda count, take=orders._memory: taken(take(count)))
+    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
+    monkeypatch.setattr(
+        data_orders, "_memory", lambda count, take=data_orders._memory: taken(take(count))
+    )
     threads = []
 
     def taken(memory):
         threads.append(threading.current_thread())
         return memory
 
-    orders.draw_ahead(0, 0, 40)
-    orders.get(0, 0, 40)
-    orders.get(0, 1, 40)
+    data_orders.draw_ahead(0, 0, 40)
+    data_orders.get(0, 0, 40)
+    data_orders.get(0, 1, 40)
     assert threads == [threading.current_thread()] * 2
 
 
 def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
-    orders = StackedDataOrders([3, 4], torch.device("cpu"))
+    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
 
     def expected(task, epoch):
         rows = []
@@ -333,13 +335,13 @@ def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
             rows.append(torch.randperm(40, generator=generator))
         return torch.stack(rows)
 
-    assert torch.equal(orders.get(0, 0, 40), expected(0, 0))
-    orders.draw_ahead(0, 1, 40)
-    orders.draw_ahead(0, 1, 40)
-    assert torch.equal(orders.get(0, 1, 40), expected(0, 1))
-    orders.draw_ahead(1, 0, 40)
-    assert torch.equal(orders.get(2, 0, 40), expected(2, 0))  # another than was expected
-    assert torch.equal(orders.get(1, 0, 40), expected(1, 0))
+    assert torch.equal(data_orders.get(0, 0, 40), expected(0, 0))
+    data_orders.draw_ahead(0, 1, 40)
+    data_orders.draw_ahead(0, 1, 40)
+    assert torch.equal(data_orders.get(0, 1, 40), expected(0, 1))
+    data_orders.draw_ahead(1, 0, 40)
+    assert torch.equal(data_orders.get(2, 0, 40), expected(2, 0))  # another than was expected
+    assert torch.equal(data_orders.get(1, 0, 40), expected(1, 0))
 
 
 def test_bad_arguments():
