@@ -1,4 +1,4 @@
-"""The critic in a process of its own: the same bits, no process left behind, a dead one is an error."""
+"""The critic in a separate process: same bits, no process left behind, an error if the process dies."""
 
 import gc
 import importlib
@@ -46,7 +46,7 @@ def process():
     assert not is_running(made)
 
 
-def test_same_bits_as_here(process):
+def test_same_bits_as_a_local_update(process):
     twin = make_critic()
     optimizer = critic_optimizer(twin, CONFIG, L2_INIT)
     update = CriticUpdate(twin, CONFIG, optimizer)
@@ -64,12 +64,12 @@ def test_same_bits_as_here(process):
         state, expected = process.optimizer_state_dict(), optimizer.state_dict()
         assert state["param_groups"] == expected["param_groups"]
         for key in ("exp_avg", "exp_avg_sq", "step", "anchor"):
-            for place in expected["state"]:
-                assert torch.equal(state["state"][place][key], expected["state"][place][key])
+            for index in expected["state"]:
+                assert torch.equal(state["state"][index][key], expected["state"][index][key])
 
 
-def test_weights_and_optimizer_are_those_of_this_process(process):
-    """Weights changed here, and a loaded optimizer state, are what the next update starts from."""
+def test_an_update_starts_from_the_weights_of_this_process(process):
+    """The next update starts from weights changed here, and from a loaded optimizer state."""
     critic = process._critic
     state = process.optimizer_state_dict()
     weights = {name: p.detach().clone() for name, p in critic.named_parameters()}
@@ -86,7 +86,7 @@ def test_weights_and_optimizer_are_those_of_this_process(process):
         assert not torch.equal(first, before)
 
 
-def test_an_update_that_nobody_waited_for_is_passed_over(process):
+def test_an_update_that_was_never_finished_is_skipped(process):
     batch, data_orders = make_batch(4)
     process.start(batch, data_orders, 1e-2)
     steps = process.optimizer_state_dict()["state"][0]["step"]
@@ -117,7 +117,7 @@ def test_it_ends_with_its_owner():
     assert popen.poll() == 0
 
 
-def test_modules_are_found_where_they_are_found_here(tmp_path, monkeypatch):
+def test_modules_are_found_on_the_search_path_of_this_process(tmp_path, monkeypatch):
     """Not in the current directory, where a file may have the name of a standard module."""
     for name in ("platform", "json", "statistics"):
         message = f"{name} of the current directory"
@@ -158,7 +158,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_it_ends_when_its_owner_is_killed():
-    """Also while a forked child of the owner keeps the socket open."""
+    """It ends even while a forked child of the owner keeps the socket open."""
     owner = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OWNER],
         check=False,

@@ -1,4 +1,4 @@
-"""Each replica draws what PPO with its seed draws, ahead or not."""
+"""Each stacked agent draws the same as PPO with its seed, whether or not drawn ahead."""
 
 import torch
 
@@ -17,7 +17,7 @@ def generators(name):
     return [torch.Generator().manual_seed(child_seed(seed, name)) for seed in SEEDS]
 
 
-def test_noise_and_orders_are_those_of_the_seeds():
+def test_noise_and_data_orders_are_those_of_the_seeds():
     draws, noise, data_orders = make(), generators("exploration"), generators("minibatches")
     for _ in range(2):
         expected = torch.stack([torch.empty(NOISE).normal_(generator=g) for g in noise])
@@ -29,7 +29,7 @@ def test_noise_and_orders_are_those_of_the_seeds():
         draws.draw_ahead()
 
 
-def test_what_is_drawn_ahead_is_not_yet_drawn():
+def test_drawing_ahead_does_not_change_the_state():
     draws = make()
     draws.noise()
     before = [draws.noise_state(index) for index in range(2)]
@@ -44,7 +44,7 @@ def test_what_is_drawn_ahead_is_not_yet_drawn():
     assert not torch.equal(found[0], expected[0])
 
 
-def test_a_loaded_state_replaces_what_was_drawn_ahead():
+def test_a_loaded_state_replaces_noise_drawn_ahead():
     draws, other = make(), make()
     other.noise()
     other.data_orders()
@@ -54,7 +54,7 @@ def test_a_loaded_state_replaces_what_was_drawn_ahead():
     assert torch.equal(draws.data_orders()[0], other.data_orders()[0])
 
 
-def test_noise_may_be_written_over():
+def test_noise_may_be_overwritten():
     draws = make()
     draws.noise().zero_()
     assert draws.noise().all()
