@@ -1,1 +1,1 @@
-"""How prepared steps are executed: CUDA graphs and torch.compile."""
+"""Execution of prepared steps: CUDA graphs and torch.compile."""

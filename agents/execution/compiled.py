@@ -1,13 +1,13 @@
 """Steps that are prepared once and then run many times: CUDA graphs, and torch.compile on a CPU.
 
-A small network's training step is some hundred tiny kernels, whose launches take a GPU's host longer
-than the GPU takes for the work. A CUDA graph launches all of them at once. On a CPU nothing is launched;
-there torch.compile fuses the forward and its gradient, which does not pay for networks as small as the
-benchmarks' (measured: 1.2 to 1.3 times the time of an eager step), and shows that the two agree.
+A small network's training step is about a hundred tiny kernels, and launching them takes the host longer
+than the GPU needs to run them. A CUDA graph launches all of them at once. A CPU launches no kernels; there,
+torch.compile fuses the forward pass and its gradient. For networks as small as the benchmarks' this does
+not pay off (measured: 1.2 to 1.3 times the time of an eager step), but it shows that the two agree.
 
-What is captured is fixed: the memory that it reads and writes, the numbers that Python gave it, the
-shapes. So shapes get a capture of their own each, changed numbers a new one, and loading a state, which
-may put other tensors in place of the old ones, must be told (`forget`).
+A capture is fixed: the memory it reads and writes, the Python numbers it was given, the shapes. Each shape
+therefore gets its own capture, changed numbers trigger a new one, and after loading a state, which may
+replace tensors, call `forget`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 __all__ = ["CompiledStep", "GraphedFunction", "load_optimizer", "optimizer_constants"]
 
 WARM_UP_CALLS = 3
-"""Calls of each shape that run as they are before one is captured: libraries set themselves up,
-optimizers make their state, anchors are drawn. They are real calls, nothing is done twice."""
+"""Calls of each shape that run eagerly before one is captured, while libraries initialize, optimizers create
+their state and anchors are drawn. They are real calls: nothing is done twice."""
 
 MOST_SHAPES = 8
-"""Shapes of inputs that are captured side by side; each keeps memory of its own."""
+"""Maximum number of input shapes captured side by side; each capture holds its own memory."""
 
 Signature = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
 
 
 @dataclass(frozen=True)
 class _Capture:
-    """A captured call: the graph, and where it reads and writes."""
+    """Captured call: the graph, and the tensors it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
@@ -48,20 +48,20 @@ class _Capture:
 
 
 class GraphedFunction:
-    """A function of tensors on a CUDA device, captured into a CUDA graph and replayed.
+    """Function of tensors on a CUDA device, captured into a CUDA graph and replayed.
 
-    The first `WARM_UP_CALLS` calls of each shape run as they are, on a stream of their own; the next one
-    is captured; from then on a call copies the inputs, on the device, and replays. Nothing waits for the
-    device but the capture itself.
+    The first `WARM_UP_CALLS` calls of each shape run eagerly, on a separate stream, and the next one is
+    captured. From then on, a call copies the inputs on the device and replays the graph. Only the capture
+    itself waits for the device.
 
     Args:
-        function: Takes tensors, gives tensors in any container, or None. It may change other tensors
-            (weights, gradients, an optimizer's state, sums), which must stay where they are, and must not
-            wait for the device, nor do anything in Python that a later call depends on. It is run by
-            Python only until it is captured.
+        function: Takes tensors and returns tensors in any container, or None. It may change other tensors
+            (weights, gradients, optimizer state, sums), which must stay at the same address. It must not
+            wait for the device, nor do anything in Python that a later call depends on: Python runs it
+            only until it is captured.
         device: A CUDA device.
-        constants: The Python numbers that `function` reads, learning rates for example: compared before
-            every call, and on any change all captures are forgotten. See `optimizer_constants`.
+        constants: Returns the Python numbers that `function` reads, such as learning rates. They are
+            compared before every call, and any change drops all captures. See `optimizer_constants`.
 
     Raises:
         ValueError: if the device is not CUDA.
@@ -76,7 +76,7 @@ class GraphedFunction:
     ) -> None:
         if _kind(device) != "cuda":
             raise ValueError(
-                f"A CUDA graph (compile) needs a CUDA device, not {device}: leave it out."
+                f"A CUDA graph (compile) needs a CUDA device, not {device}: leave out compile."
             )
         self._device = torch.empty(0, device=device).device  # with its index
         self._function = function
@@ -90,15 +90,14 @@ class GraphedFunction:
         """Run the function.
 
         Args:
-            *inputs: On the device. Copied, so that they may be changed at once.
+            *inputs: Tensors on the device. They are copied, so they may be changed right after the call.
 
         Returns:
-            What the function gives. Its tensors lie in the capture's memory: the next call of the same
+            The function's outputs. Their tensors live in the capture's memory: the next call with the same
             shapes overwrites them.
 
         Raises:
-            ValueError: if an input is not on the device, or has yet another shape when there are
-                `MOST_SHAPES` already.
+            ValueError: if an input is not on the device, or has a new shape when `MOST_SHAPES` are in use.
         """
         constants = self._constants()
         if constants != self._held_constants:
@@ -117,21 +116,21 @@ class GraphedFunction:
         return capture.replay(inputs)
 
     def forget(self) -> None:
-        """Drop all captures: to be called when tensors that the function uses were replaced."""
+        """Drop all captures. Call this after tensors that the function uses were replaced."""
         self._captures.clear()
         self._warm_ups.clear()
 
     def _require_fitting(self, signature: Signature, inputs: Sequence[Tensor]) -> None:
-        for place, each in enumerate(inputs):
+        for index, each in enumerate(inputs):
             if each.device != self._device:
                 raise ValueError(
-                    f"Input {place} is on {each.device}, the graph on {self._device}: move it there,"
-                    " which a replay would otherwise have to wait for."
+                    f"Input {index} is on {each.device}, but the graph is on {self._device}: move the input"
+                    " there, so that a replay need not wait for it."
                 )
         if signature not in self._warm_ups and len(self._warm_ups) == MOST_SHAPES:
             raise ValueError(
-                f"Inputs of shapes {[tuple(shape) for shape, *_ in signature]} would be the"
-                f" {MOST_SHAPES + 1}th capture, each of which keeps memory: give fewer sizes of batches."
+                f"Inputs of shapes {[tuple(shape) for shape, *_ in signature]} would need capture number"
+                f" {MOST_SHAPES + 1}, and each capture holds memory: use fewer batch sizes."
             )
 
     def _run(self, inputs: Sequence[Tensor]) -> Any:
@@ -151,14 +150,14 @@ class GraphedFunction:
 
 
 class CompiledStep:
-    """A training step behind one switch: a CUDA graph of all of it, or torch.compile's forward on a CPU.
+    """Training step behind one switch: a CUDA graph of the whole step, or a compiled forward pass on a CPU.
 
     Args:
-        forward: Takes the inputs, gives a tuple of tensors, the loss first. Pure: it changes nothing. On a
-            CPU it must be one graph for torch.compile; another size of batch is compiled anew.
-        update: Gets the loss: clears gradients, goes backward, steps the optimizer.
+        forward: Takes the inputs and returns a tuple of tensors, the loss first. It must be pure. On a CPU,
+            torch.compile must see it as one graph; each new batch size is compiled again.
+        update: Takes the loss; clears the gradients, runs backward and steps the optimizer.
         device: A CPU or a CUDA device.
-        constants: As in `GraphedFunction`; `update`'s and `forward`'s.
+        constants: As in `GraphedFunction`, for both `update` and `forward`.
 
     Raises:
         ValueError: for other devices.
@@ -174,7 +173,7 @@ class CompiledStep:
     ) -> None:
         kind = _kind(device)
         if kind not in ("cpu", "cuda"):
-            raise ValueError(f"compile works on cpu and cuda, not on {kind}: leave it out there.")
+            raise ValueError(f"compile works on cpu and cuda, not on {kind}: leave it out.")
         self._forward = forward if kind == "cuda" else _compiled(forward)
         self._update = update
         self._graphed = (
@@ -187,14 +186,14 @@ class CompiledStep:
         """Do one step.
 
         Returns:
-            What `forward` gives, detached; new tensors, which stay as they are.
+            The outputs of `forward`, detached. They are new tensors, which later calls do not overwrite.
         """
         if self._graphed is None:
             return self._step(*inputs)
         return tuple([output.clone() for output in self._graphed(*inputs)])
 
     def forget(self) -> None:
-        """To be called when a state was loaded, as tensors may have been replaced."""
+        """Drop all captures. Call this after loading a state, which may have replaced tensors."""
         if self._graphed is not None:
             self._graphed.forget()
 
@@ -205,10 +204,10 @@ class CompiledStep:
 
 
 def optimizer_constants(optimizer: torch.optim.Optimizer) -> Hashable:
-    """Everything in an optimizer's groups but the parameters: what a captured step holds fixed.
+    """Return all settings in an optimizer's groups, without the parameters: a captured step holds them fixed.
 
-    A number counts by its value, a tensor (a learning rate on the device, whose change a graph sees) by
-    which tensor it is.
+    Numbers are compared by value, and tensors (such as a learning rate on the device, whose changes a graph
+    sees) by identity.
     """
     return tuple(
         [
@@ -225,7 +224,10 @@ def optimizer_constants(optimizer: torch.optim.Optimizer) -> Hashable:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state, but not how the saved run's device ran the step, perhaps another one."""
+    """Load an optimizer's state, but keep the current implementation (fused, foreach, capturable).
+
+    The implementation depends on the device, which may differ from that of the saved run.
+    """
     names = ("fused", "foreach", "capturable")
     forms = [
         {name: group[name] for name in names if name in group} for group in optimizer.param_groups
@@ -244,16 +246,17 @@ def _hashable(value: Any) -> Hashable:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile with a specialised version for each shape, and nothing left to plain Python.
+    """Compile a function with a specialized version for each shape and without falling back to Python.
 
-    A shape's numbers then do not depend on which shapes came before it, as a run that continues needs.
+    The numbers computed for one shape then do not depend on the shapes seen before it, so a resumed run
+    computes the same numbers.
     """
 
     def call(*inputs: Tensor) -> Any:
         return function(*inputs)
 
-    # torch counts the versions of a code object, whoever made them, and refuses the ninth: each function
-    # here gets a code object of its own.
+    # torch counts compiled versions per code object and refuses the ninth, so every function gets its own
+    # code object.
     own = FunctionType(
         call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__
     )

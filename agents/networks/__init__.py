@@ -1,1 +1,1 @@
-"""Networks that the learners train."""
+"""Networks trained by the learners."""

@@ -1,4 +1,4 @@
-"""Actor and critic: two dense networks that share nothing."""
+"""Actor and critic: two dense networks that share no parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plasticity.agents.ppo.config import PPOConfig
 
 
 class DenseNetwork(nn.Module):
-    """Dense layers `fc1`, `fc2`, … with their activation, and a linear layer `head`.
+    """Dense layers `fc1`, `fc2`, … with their activation, followed by a linear layer `head`.
 
     Args:
         inputs: Size of an input.
@@ -32,32 +32,33 @@ class DenseNetwork(nn.Module):
             inputs = units
         self.head = nn.Linear(inputs, outputs)
         self.hidden_layers = tuple(names)
-        """Names of the layers before the head, in order."""
+        """Names of the layers before the head, from input to output."""
 
     def layers(self) -> list[nn.Linear]:
-        """All layers in order, the head last."""
+        """Return all layers from input to output, the head last."""
         return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape: (..., inputs) to (..., outputs)."""
+        """Map inputs to outputs. Shape: (..., inputs) to (..., outputs)."""
         for layer in self.layers():
             inputs = layer(inputs)
         return inputs
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value function of observations.
+    """Policy and value function of observations.
 
-    The actor gives the mean of a Gaussian, whose logarithmic standard deviation `log_std` is learnt
-    and the same everywhere, or the logits of a choice among discrete actions (then `log_std` is None).
+    For continuous actions, the actor returns the mean of a Gaussian whose log standard deviation `log_std` is
+    a learned parameter, independent of the observation. For discrete actions it returns logits, and `log_std`
+    is None.
 
     Args:
-        observation_size: Numbers in an observation.
-        action_size: Numbers in a continuous action, or discrete actions to choose from.
-        config: Widths, activation and initialisation.
+        observation_size: Size of an observation.
+        action_size: Size of a continuous action, or number of discrete actions.
+        config: Widths, activation and initialization.
         discrete: Whether actions are discrete.
-        generator: Draws the first weights; on the CPU, so that they are the same on every device.
-            None: torch's own.
+        generator: CPU generator that draws the initial weights, so that they are the same on every device.
+            None: torch's default generator.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ActorCritic(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        # torch's own first weights, which are drawn over, shall not consume the global generator.
+        # torch's default initialization, overwritten below, must not advance the global generator.
         with torch.random.fork_rng(devices=[]):
             self.actor = DenseNetwork(
                 observation_size, config.hidden, action_size, config.activation
@@ -86,7 +87,7 @@ class ActorCritic(nn.Module):
 
     @property
     def hidden_layers(self) -> tuple[str, ...]:
-        """Names of the layers that a tracker measures: ("actor.fc1", …, "critic.fc1", …)."""
+        """Names of the layers measured by a tracker: ("actor.fc1", …, "critic.fc1", …)."""
         return tuple(
             f"{part}.{name}"
             for part, network in (("actor", self.actor), ("critic", self.critic))
@@ -100,7 +101,7 @@ class ActorCritic(nn.Module):
             observations: Shape: (..., observation_size).
 
         Returns:
-            Means or logits (..., action_size), and values (...).
+            Means or logits, (..., action_size), and values, (...).
         """
         return self.actor(observations), self.critic(observations).squeeze(-1)
 
@@ -113,14 +114,14 @@ def initialise(
     head_gain: float,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Draw all weights of a network; biases become 0.
+    """Draw all weights of a network and set its biases to 0.
 
     Args:
-        network: Changed in place.
+        network: Network to initialize in place.
         scheme: "lecun" (uniform within sqrt(3 / fan-in), so that the variance is 1 / fan-in) or
             "orthogonal" (Saxe et al., 2014; gain sqrt(2) in hidden layers).
-        head_gain: Of the orthogonal head.
-        generator: None: torch's own.
+        head_gain: Gain of the orthogonal head.
+        generator: Generator of the weights. None: torch's default generator.
     """
     for layer in network.layers():
         if scheme == "orthogonal":

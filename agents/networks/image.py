@@ -1,7 +1,7 @@
-"""The networks of the image benchmarks: the paper's small CNN, and a plain MLP.
+"""Networks of the image benchmarks: the paper's small CNN, and a plain MLP.
 
-A layer applies its activation itself, so that the module named `fc1` holds the weights `fc1.weight`
-and gives the features of `fc1` after the activation: one name for both.
+Each layer applies its own activation, so that the module `fc1` both holds the weights `fc1.weight` and
+outputs the features of `fc1` after the activation: one name for both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": functional.elu,
     "silu": functional.silu,
 }
-"""Activations by the name that a configuration gives."""
+"""Activations by their name in a configuration."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,24 @@ class NetworkConfig:
     """
 
     architecture: Literal["cnn", "mlp"] = "cnn"
-    """cnn: two convolution and two fully connected layers, as in the syre paper. mlp: dense layers."""
+    """Kind of network. cnn: two convolution and two fully connected layers, as in the syre paper.
+    mlp: dense layers only."""
 
     channels: tuple[int, ...] = (8, 16)
     """Output channels of the convolutions; each halves the image's height and width."""
 
     downsampling: Literal["stride", "max-pool"] = "stride"
-    """How a convolution halves the image: by a stride of 2, or by a 2 x 2 max-pooling behind it, which
+    """Method by which a convolution halves the image: a stride of 2, or a 2 x 2 max-pooling after it, which
     costs three times as much on a CPU."""
 
     kernel_size: int = 3
-    """Side of the convolution kernels; an odd number, so that padding keeps the image's size."""
+    """Side length of the convolution kernels; odd, so that padding preserves the image size."""
 
     hidden: tuple[int, ...] = (64,)
     """Widths of the hidden dense layers."""
 
     activation: Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"] = "relu"
-    """Applied after every layer but the last."""
+    """Activation applied after every layer except the last."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ("cnn", "mlp"):
@@ -84,7 +85,7 @@ class NetworkConfig:
 
 
 class ConvolutionLayer(nn.Conv2d):
-    """A padded convolution and its activation."""
+    """Padded convolution followed by its activation."""
 
     def __init__(
         self,
@@ -99,32 +100,37 @@ class ConvolutionLayer(nn.Conv2d):
         self.activation = activation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Shape: (batch, inputs, height, width) to (batch, channels, height / stride, …)."""
+        """Return the features of a batch.
+
+        Shape: (batch, inputs, height, width) to (batch, channels, height / stride, …).
+        """
         return self.activation(super().forward(images))
 
 
 class DenseLayer(nn.Linear):
-    """A fully connected layer and its activation."""
+    """Fully connected layer followed by its activation."""
 
     def __init__(self, inputs: int, units: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__(inputs, units)
         self.activation = activation
 
     def forward(self, features: Tensor) -> Tensor:
-        """Shape: (..., inputs) to (..., units)."""
+        """Return the features of a batch. Shape: (..., inputs) to (..., units)."""
         return self.activation(super().forward(features))
 
 
 class ImageNetwork(nn.Module):
-    """Convolutions `conv1`, `conv2`, … (none for an MLP), dense layers `fc1`, …, and the logits.
+    """Image classifier: convolutions `conv1`, `conv2`, … (none for an MLP) and dense layers `fc1`, `fc2`, ….
+
+    The last dense layer outputs the logits.
 
     Args:
-        image_shape: (channels, height, width) of one image.
-        num_classes: Number of logits, which the last `fc` gives.
+        image_shape: Shape of one image: (channels, height, width).
+        num_classes: Number of logits.
         config: Widths and activation.
 
     Raises:
-        ValueError: if the images are too small for the poolings.
+        ValueError: if the images are too small for the max-pooling layers.
     """
 
     def __init__(
@@ -146,7 +152,7 @@ class ImageNetwork(nn.Module):
             )
             self.add_module(f"conv{count}", layer)
             inputs = outputs
-            # A pooling drops an odd last row, a stride keeps it.
+            # Pooling drops an odd last row; a stride keeps it.
             height, width = ((side + (not self._pools)) // 2 for side in (height, width))
         if height < 1 or width < 1:
             raise ValueError(
@@ -160,14 +166,14 @@ class ImageNetwork(nn.Module):
         self.add_module(f"fc{len(config.hidden) + 1}", nn.Linear(features, num_classes))
         layers = [name for name, _ in self.named_children()]
         self.hidden_layers = tuple(layers[:-1])
-        """Names of the layers before the logits, in order: what a tracker measures."""
+        """Names of the layers before the logits, from input to output: those measured by a tracker."""
         self._convolutions = tuple(layers[: len(channels)])
         self._dense = tuple(layers[len(channels) :])
-        # Channels last: 1.3 to 1.9 times as fast on a CPU, and what CUDA's convolutions like.
+        # Channels last: 1.3 to 1.9 times as fast on a CPU, and the layout preferred by CUDA convolutions.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Shape: (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return the logits. Shape: (batch, channels, height, width) to (batch, num_classes)."""
         features: Any = images
         for name in self._convolutions:
             features = self.get_submodule(name)(features)

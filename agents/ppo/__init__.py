@@ -1,1 +1,1 @@
-"""Proximal policy optimisation (Schulman et al., 2017), for one agent and for stacked ones."""
+"""Proximal policy optimization (Schulman et al., 2017), for one agent and for stacked agents."""

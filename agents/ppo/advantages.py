@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al., 2016, Eq. 16), with time limits told from deaths."""
+"""Generalized advantage estimation (Schulman et al., 2016, Eq. 16); time limits are not deaths."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ def generalized_advantages(
     gamma: float,
     gae_lambda: float,
 ) -> Tensor:
-    """Discounted sums of temporal-difference errors, within episodes.
+    """Sum discounted temporal-difference errors within episodes.
 
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t), without V(s_{t+1}) where the episode died, and
-    A_t = delta_t + gamma lambda A_{t+1}, without A_{t+1} where it ended in either way. After a time limit
-    the state goes on having a value: s_{t+1} is there the last observation of the old episode, not the
-    first of the new one.
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t), without V(s_{t+1}) if the episode died, and
+    A_t = delta_t + gamma lambda A_{t+1}, without A_{t+1} if it ended either way. At a time limit the state
+    still has a value: s_{t+1} is then the last observation of the old episode, not the first of the new one.
 
-    The recursion is summed by doubling: after k rounds each entry holds 2^k terms. So it takes
-    log2(steps) operations on whole tensors rather than `steps` operations on rows.
+    The recursion is summed by doubling: after k rounds each entry holds 2^k terms, so that it takes
+    log2(steps) operations on whole tensors instead of `steps` operations on rows.
 
     Args:
-        rewards: Shape: (steps, envs).
+        rewards: Rewards r_t. Shape: (steps, envs).
         values: V(s_t). Shape: (steps, envs).
-        next_values: V(s_{t+1}); where an episode died, any finite number. Shape: (steps, envs).
-        terminated: Whether step t killed its episode; bool. Shape: (steps, envs).
-        truncated: Whether step t reached its time limit; bool. A death at the limit is a death. Shape:
-            (steps, envs).
-        gamma: Discount of a step.
-        gae_lambda: 0 is one-step temporal difference, 1 Monte Carlo.
+        next_values: V(s_{t+1}); any finite number where an episode died. Shape: (steps, envs).
+        terminated: Whether the episode died at step t; bool. Shape: (steps, envs).
+        truncated: Whether the episode reached its time limit at step t; bool. A death at the limit counts
+            as a death. Shape: (steps, envs).
+        gamma: Discount per step.
+        gae_lambda: Lambda of the estimator: 0 is one-step temporal difference, 1 is Monte Carlo.
 
     Returns:
-        Advantages, (steps, envs); add `values` for the returns that a critic learns.
+        Advantages, (steps, envs). Add `values` for the returns that a critic learns.
     """
     alive = (~terminated).to(rewards.dtype)
     goes_on = (~(terminated | truncated)).to(rewards.dtype)
     advantages = rewards + gamma * alive * next_values - values
-    reach = gamma * gae_lambda * goes_on  # weight of the advantage that lies `span` steps ahead
+    reach = gamma * gae_lambda * goes_on  # weight of the advantage `span` steps ahead
     span, steps = 1, rewards.shape[0]
     while span < steps:
         advantages = torch.cat(

@@ -1,8 +1,8 @@
-"""Proximal policy optimisation (Schulman et al., 2017) on any Gymnasium vector environment.
+"""Proximal policy optimization (Schulman et al., 2017) on any Gymnasium vector environment.
 
-An iteration: step all environments through a rollout, value it, learn from it. While environments run,
-only the actor is asked; values, log-probabilities and advantages are computed in batches at the end. On a
-GPU, each vector step sends observations there and actions back, once each.
+An iteration steps all environments through a rollout, evaluates the rollout and learns from it. While the
+environments run, only the actor is called; values, log-probabilities and advantages are computed in batches
+at the end. On a GPU, each vector step copies observations to the device once and actions back once.
 """
 
 from __future__ import annotations
@@ -51,48 +51,51 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one rollout and its update gave."""
+    """Results of one rollout and its update."""
 
     statistics: dict[str, float]
-    """policy_entropy (nats), explained_variance (at most 1; nan if all returns are equal), policy_loss,
-    value_loss, clip_fraction (0 to 1), approximate_kl (nats, over the last epoch), learning_rate."""
+    """Statistics by name: policy_entropy (nats), explained_variance (at most 1; nan if all returns are
+    equal), policy_loss, value_loss, clip_fraction (0 to 1), approximate_kl (nats, over the last epoch),
+    learning_rate."""
 
     episodes: tuple[Episode, ...]
-    """Those that ended within the rollout, in order."""
+    """Episodes that ended within the rollout, by the time of their end."""
 
     task: int | None
-    """The newest task that an environment was in at the end of the rollout."""
+    """Newest task of any environment at the end of the rollout."""
 
     friction: float | None
-    """That task's friction."""
+    """Friction of that task."""
 
     diverged: bool
-    """Whether a loss or a weight is no longer finite: there is nothing to go on with."""
+    """Whether a loss or a weight is no longer finite, so that training cannot continue."""
 
 
 class PPO:
-    """A policy that learns in a vector environment.
+    """Proximal policy optimization agent that learns in a vector environment.
 
-    Everything random comes from `seed` by named child seeds, and is drawn on the CPU: the first weights,
-    the exploration noise of a rollout, the order of its steps in an update, the environments' resets.
+    All randomness comes from `seed` through named child seeds and is drawn on the CPU: the initial weights,
+    the exploration noise of a rollout, the data order of an update, the resets of the environments.
 
     Args:
-        envs: Any Gymnasium vector environment with SAME_STEP autoreset, a Box of observations, and a Box
-            of floats or Discrete for actions. Actions are clipped to the Box for the environment alone. If
-            `info` has an integer "task" and a number "friction", episodes tell them; others are passed over.
-        config: How it learns.
-        actor: How the actor's layers are regularized; `log_std` never is. Its `anchor_seed` may be None:
-            it is then derived from `seed`.
-        critic: How the critic's layers are regularized, likewise.
-        seed: Of everything that is drawn.
-        device: "cpu", "cuda", …
-        update_threads: 2 gives the critic's update a process of its own, on another core than the
-            actor's; same numbers, bit for bit. On a CPU only, and only if nothing couples the two.
+        envs: Any Gymnasium vector environment with SAME_STEP autoreset, a Box of observations, and a Box of
+            floats or Discrete for actions. Only the actions passed to the environment are clipped to the
+            Box. If `info` has an integer "task" and a number "friction", episodes report them; values of
+            other types are ignored.
+        config: Settings of the algorithm.
+        actor: Regularizer of the actor's layers; `log_std` is never regularized. If its `anchor_seed` is
+            None, the anchor seed is derived from `seed`.
+        critic: Regularizer of the critic's layers, likewise.
+        seed: Seed of everything that is drawn.
+        device: Device of the networks and the update: "cpu", "cuda", …
+        update_threads: 2 runs the critic's update in a separate process, on another core than the actor's,
+            with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two.
 
     Raises:
         TypeError: if an argument or a space has the wrong type.
-        ValueError: if the environments reset otherwise, `rollout_steps` is no multiple of their number,
-            `update_threads` does not fit the device or the configuration, or that compiles without CUDA.
+        ValueError: if the environments use another autoreset mode, `rollout_steps` is not a multiple of
+            their number, `update_threads` does not fit the device or the configuration, or the
+            configuration compiles without CUDA.
     """
 
     def __init__(
@@ -110,13 +113,13 @@ class PPO:
         self._spaces = Spaces.of(envs)
         if config.rollout_steps % envs.num_envs:
             raise ValueError(
-                f"rollout_steps={config.rollout_steps} is no multiple of the {envs.num_envs} environments,"
-                " each of which does its share of them."
+                f"rollout_steps={config.rollout_steps} is not a multiple of the {envs.num_envs} environments,"
+                " which take equal shares: give a multiple."
             )
         _check_update_threads(update_threads, config, self.device)
         self._seed = seed
         self._noise_generator = seeded_generator(seed, "exploration")
-        self._order_generator = seeded_generator(seed, "minibatches")
+        self._data_order_generator = seeded_generator(seed, "minibatches")
         self.policy = ActorCritic(
             self._spaces.observation_size,
             self._spaces.action_size,
@@ -124,9 +127,9 @@ class PPO:
             discrete=self._spaces.discrete,
             generator=seeded_generator(seed, "weights"),
         ).to(self.device)
-        """Actor and critic. After an update, `.grad` is that of the last minibatch."""
+        """Actor and critic. After an update, each `.grad` holds the gradient of the last minibatch."""
         self.num_steps = 0
-        """Environment steps so far, those of all environments together."""
+        """Environment steps so far, summed over all environments."""
         steps = config.rollout_steps // envs.num_envs
         self._rollout = Rollout(steps, envs.num_envs, self._spaces, self.device)
         self._make_normalizers()
@@ -170,14 +173,14 @@ class PPO:
 
     @property
     def observations(self) -> Tensor:
-        """Those of the latest rollout, normalised if that is on; zeros before the first one.
+        """Observations of the latest rollout, normalized if that is on; zeros before the first rollout.
 
         Shape: (rollout_steps, observation_size), on the device.
         """
         return self._rollout.observations[:-1].flatten(0, 1)
 
     def iterate(self) -> Iteration:
-        """Do one rollout and learn from it.
+        """Run one rollout and learn from it.
 
         Raises:
             RuntimeError: if an earlier iteration diverged, or its update was interrupted.
@@ -185,7 +188,7 @@ class PPO:
         if self._diverged:
             raise RuntimeError(
                 f"The policy diverged before step {self.num_steps}: its weights or losses are not finite."
-                " Start again with a smaller learning rate, or clip gradients with max_gradient_norm."
+                " Restart with a smaller learning rate, or clip gradients with max_gradient_norm."
             )
         start = self.num_steps
         episodes = self.collect()
@@ -193,7 +196,7 @@ class PPO:
         task, friction = self._episodes.newest_task, self._episodes.newest_friction
         return Iteration(statistics, episodes, task, friction, self._diverged)
 
-    # ---- the rollout ----------------------------------------------------------------------------
+    # ---- rollout --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def collect(self) -> tuple[Episode, ...]:
@@ -212,7 +215,7 @@ class PPO:
             rollout.observations[0].copy_(rollout.observations[-1])
         else:
             self._reset()
-        rollout.final_places.clear()
+        rollout.final_indices.clear()
         rollout.final_observations.clear()
         noise, discrete = self._draw_noise(), self._spaces.discrete
         episodes: list[Episode] = []
@@ -233,9 +236,10 @@ class PPO:
         self._started = True
 
     def _draw_noise(self) -> Tensor:
-        """What is added to the actor's outputs in a whole rollout, of their shape (steps, envs, …).
+        """Draw the noise added to the actor's outputs over a whole rollout. Shape: (steps, envs, …).
 
-        The sum with normal noise is the action; the largest sum with Gumbel noise is at the discrete one.
+        Outputs plus normal noise are continuous actions. With Gumbel noise, the argmax of the sum is the
+        discrete action.
         """
         noise = torch.empty(self._rollout.outputs.shape)
         if self.policy.log_std is None:
@@ -260,7 +264,7 @@ class PPO:
         truncated: Array,
         infos: dict[str, Any],
     ) -> list[Episode]:
-        """Store what a vector step gave; return the episodes that it ended."""
+        """Store the results of a vector step and return the episodes that it ended."""
         rollout, num_envs = self._rollout, self.envs.num_envs
         self.num_steps += num_envs
         self._episodes.add(rewards)
@@ -272,7 +276,7 @@ class PPO:
         episodes = []
         for index in np.flatnonzero(ended).tolist():
             if not terminated[index]:
-                rollout.final_places.append(step * num_envs + index)
+                rollout.final_indices.append(step * num_envs + index)
                 final = np.asarray(infos["final_obs"][index])[None]
                 rollout.final_observations.append(self._flat(final, learn=False)[0])
             episodes.append(self._episodes.end(index, self.num_steps))
@@ -284,13 +288,13 @@ class PPO:
         normalizer = self._observation_normalizer
         return flat if normalizer is None else normalizer(flat, learn=learn)
 
-    # ---- the update -----------------------------------------------------------------------------
+    # ---- update ---------------------------------------------------------------------------------
 
     def update(self, learning_rate: float) -> tuple[dict[str, float], bool]:
         """Learn from the latest rollout; the second part of `iterate`.
 
         Args:
-            learning_rate: Of both optimizers.
+            learning_rate: Learning rate of both optimizers.
 
         Returns:
             The statistics of an `Iteration`, and whether the policy diverged.
@@ -300,8 +304,8 @@ class PPO:
         """
         self._require_whole()
         if not self._collected:
-            raise RuntimeError("There is no whole rollout to learn from: call collect() first.")
-        self._interrupted = True  # until the end, which Ctrl-C or an error may keep it from
+            raise RuntimeError("There is no complete rollout to learn from: call collect() first.")
+        self._interrupted = True  # reset at the end, unless Ctrl-C or an error prevents that
         statistics = self._learn(learning_rate)
         found = self._read(statistics, learning_rate)
         self._interrupted = False
@@ -310,40 +314,40 @@ class PPO:
     def _require_whole(self) -> None:
         if self._interrupted:
             raise RuntimeError(
-                "PPO was interrupted within an update (or while it loaded a state), so that its weights and"
-                " optimizers may be of different steps: load the last state with load_state_dict()."
+                "PPO was interrupted within an update (or while loading a state), so that its weights and"
+                " optimizers may belong to different steps: load the last state with load_state_dict()."
             )
 
     def _learn(self, learning_rate: float) -> dict[str, Tensor]:
         actor_batch, critic_batch, statistics = self._evaluate()
         steps, epochs = self.config.rollout_steps, self.config.epochs
-        orders = torch.stack(
-            [torch.randperm(steps, generator=self._order_generator) for _ in range(epochs)]
+        data_orders = torch.stack(
+            [torch.randperm(steps, generator=self._data_order_generator) for _ in range(epochs)]
         ).to(self.device)
         actor, critic = self._actor_update, self._critic_update
         batches = actor_batch, critic_batch
         if self._graphed is not None:
-            return statistics | self._graphed(batches, orders, learning_rate)
+            return statistics | self._graphed(batches, data_orders, learning_rate)
         if not isinstance(critic, CriticProcess):
             return statistics | update_both(
-                actor, critic, batches, list(orders), learning_rate, self.config
+                actor, critic, batches, list(data_orders), learning_rate, self.config
             )
         actor.begin(actor_batch, learning_rate)
-        critic.start(critic_batch, orders, learning_rate)
-        run_half(actor, list(orders), self.config.num_minibatches)
+        critic.start(critic_batch, data_orders, learning_rate)
+        run_half(actor, list(data_orders), self.config.num_minibatches)
         return statistics | critic.finish() | actor.statistics()
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[ActorBatch, CriticBatch, dict[str, Tensor]]:
-        """Values, advantages and log-probabilities of the latest rollout, and what they tell."""
+        """Compute values, advantages and log-probabilities of the latest rollout, and their statistics."""
         rollout, config = self._rollout, self.config
         all_values = self.policy.critic(rollout.observations).squeeze(-1)
         values, next_values = all_values[:-1], all_values[1:].clone()
-        if rollout.final_places:
+        if rollout.final_indices:
             final = torch.from_numpy(np.stack(rollout.final_observations))
             final_values = self.policy.critic(final.to(rollout.observations)).squeeze(-1)
-            places = torch.tensor(rollout.final_places, device=self.device)
-            next_values.view(-1)[places] = final_values
+            indices = torch.tensor(rollout.final_indices, device=self.device)
+            next_values.view(-1)[indices] = final_values
         advantages = generalized_advantages(
             torch.from_numpy(rollout.rewards).to(self.device),
             values,
@@ -358,7 +362,7 @@ class PPO:
         explained = 1 - (returns - values).var() / returns.var()
         statistics = {
             "policy_entropy": entropy,
-            # Of equal returns there is no variance to explain, though rounding may leave a little.
+            # Equal returns have no variance to explain, although rounding may leave a little.
             "explained_variance": explained.where(returns.max() != returns.min(), torch.nan),
         }
         observations, actions = self.observations, rollout.actions.flatten(0, 1)
@@ -369,7 +373,7 @@ class PPO:
         )
 
     def _log_probabilities(self) -> tuple[Tensor, Tensor]:
-        """Of the rollout's actions, (steps, envs), and the mean entropy of the policy that took them, ()."""
+        """Return the actions' log-probabilities, (steps, envs), and the mean entropy of their policy, ()."""
         rollout, log_std = self._rollout, self.policy.log_std
         if log_std is not None:
             found = gaussian_log_probability(rollout.outputs, log_std, rollout.actions)
@@ -381,7 +385,7 @@ class PPO:
     def _read(
         self, statistics: dict[str, Tensor], learning_rate: float
     ) -> tuple[dict[str, float], bool]:
-        """Bring all numbers to the host at once."""
+        """Copy all numbers to the host at once; return the statistics and whether the policy diverged."""
         weights = torch.stack([p.detach().sum() for p in self.policy.parameters()]).sum()
         numbers = torch.stack([*(s.to(self.device) for s in statistics.values()), weights]).tolist()
         found = dict(zip(statistics, numbers, strict=False))
@@ -391,7 +395,7 @@ class PPO:
     # ---- saving and loading ---------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on, but the environments' own state.
+        """Return everything that the next iteration depends on, except the state of the environments.
 
         Raises:
             RuntimeError: if an update was interrupted.
@@ -408,7 +412,7 @@ class PPO:
             if isinstance(critic, CriticProcess)
             else critic.optimizer.state_dict(),
             "noise_generator": self._noise_generator.get_state(),
-            "order_generator": self._order_generator.get_state(),
+            "order_generator": self._data_order_generator.get_state(),
             "num_steps": self.num_steps,
             "started": self._started,
             "diverged": self._diverged,
@@ -425,12 +429,13 @@ class PPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`, saved on any device and with any `update_threads`.
 
-        The environments must be brought to the state that they had then. For the same numbers, bit for
-        bit, the device and the number of torch's threads must be the same.
+        The environments must be restored to the state that they had at that time. To continue bit for bit,
+        use the same device and the same number of torch threads.
 
         Raises:
-            ValueError: if the state is of another number of environments, other networks, normalisation,
-                or settings of the optimizers (their learning rate aside); nothing is loaded then.
+            ValueError: if the state has another number of environments, other networks, another
+                normalization, or other optimizer settings (except the learning rate); nothing is loaded
+                in that case.
         """
         own = self._state()
         require_complete(state, own)
@@ -448,7 +453,7 @@ class PPO:
         if self._graphed is not None:
             self._graphed.forget()
         self._noise_generator.set_state(state["noise_generator"].cpu())
-        self._order_generator.set_state(state["order_generator"].cpu())
+        self._data_order_generator.set_state(state["order_generator"].cpu())
         self.num_steps = state["num_steps"]
         self._started, self._diverged = state["started"], state["diverged"]
         self._rollout.observations[-1].copy_(state["observations"])
@@ -460,13 +465,13 @@ class PPO:
         self._interrupted = False
 
     def close(self) -> None:
-        """End the critic's process, if there is one. The environments stay open."""
+        """Stop the critic's process, if there is one. The environments stay open."""
         if isinstance(self._critic_update, CriticProcess):
             self._critic_update.close()
 
 
 def seeded_generator(seed: int, name: str) -> torch.Generator:
-    """What draws for one purpose of the run with this seed, on the CPU."""
+    """Return the CPU generator for one named purpose in a run with this seed."""
     generator = torch.Generator()
     generator.manual_seed(child_seed(seed, name))
     return generator
@@ -475,7 +480,7 @@ def seeded_generator(seed: int, name: str) -> torch.Generator:
 def with_anchor_seed(
     settings: RegularizerSettings | None, seed: int, name: str
 ) -> RegularizerSettings:
-    """The settings with the anchor seed that a run with this seed has where they give none."""
+    """Return the settings, with the anchor seed derived from the run's seed if they have none."""
     settings = RegularizerSettings() if settings is None else settings
     if settings.anchor_seed is not None:
         return settings
@@ -487,10 +492,10 @@ def _check_update_threads(update_threads: int, config: PPOConfig, device: torch.
     if update_threads == 1:
         return
     if device.type != "cpu":
-        raise ValueError(f"update_threads=2 is for a CPU, not for {device}: leave it at 1.")
+        raise ValueError(f"update_threads=2 works on a CPU only, not on {device}: leave it at 1.")
     for name in ("max_gradient_norm", "target_kl"):
         if getattr(config, name) is not None:
             raise ValueError(
-                f"{name}={getattr(config, name)} couples actor and critic at every minibatch, so they cannot"
-                " be updated apart: give update_threads=1."
+                f"{name}={getattr(config, name)} couples actor and critic at every minibatch, so that they"
+                " cannot be updated separately: give update_threads=1."
             )

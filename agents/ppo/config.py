@@ -1,4 +1,4 @@
-"""The settings of PPO, checked where they are made, and the published ones for Slippery-Ant."""
+"""Settings of PPO, validated on creation, and the presets published for Slippery-Ant."""
 
 from __future__ import annotations
 
@@ -10,103 +10,105 @@ from plasticity.agents.networks.image import ACTIVATIONS
 from plasticity.checks import nearest, require_integer, require_number
 
 INITIALISATIONS = ("lecun", "orthogonal")
-"""How the first weights are drawn, by the name that a configuration gives."""
+"""Initialization schemes by their name in a configuration."""
 
 SCHEDULES = ("constant", "linear")
-"""Courses of the learning rate, by the name that a configuration gives."""
+"""Learning rate schedules by their name in a configuration."""
 
 ADVANTAGE_NORMALISATIONS = ("rollout", "minibatch", "none")
-"""Over what advantages are normalised, by the name that a configuration gives."""
+"""Scopes of advantage normalization by their name in a configuration."""
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """How PPO learns. The defaults are those published for Slippery-Ant (Dohare et al., 2024).
+    """Settings of PPO. The defaults are those published for Slippery-Ant (Dohare et al., 2024).
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range, a name is unknown, or two values do not fit together.
+        ValueError: if a value is out of range, a name is unknown, or two values are incompatible.
     """
 
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers, of actor and critic alike."""
+    """Widths of the hidden layers, in both actor and critic."""
 
     activation: Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"] = "relu"
-    """Applied after every layer but the last."""
+    """Activation applied after every layer except the last."""
 
     initialisation: Literal["lecun", "orthogonal"] = "lecun"
-    """lecun: weights uniform within sqrt(3 / fan-in), as published for Slippery-Ant. orthogonal: gain
-    sqrt(2) in hidden layers, 0.01 in the actor's last and 1 in the critic's, as most PPO code has it.
-    Biases start at 0."""
+    """Scheme of the initial weights. lecun: uniform within sqrt(3 / fan-in), as published for Slippery-Ant.
+    orthogonal: gain sqrt(2) in hidden layers, 0.01 in the actor's last layer and 1 in the critic's, as in
+    most PPO implementations. Biases start at 0."""
 
     initial_log_std: float = 0.0
-    """Logarithm of the first standard deviation of a continuous action."""
+    """Logarithm of the initial standard deviation of a continuous action."""
 
     rollout_steps: int = 2048
-    """Environment steps between two updates, those of all environments together."""
+    """Environment steps between two updates, summed over all environments."""
 
     epochs: int = 10
     """Passes over a rollout."""
 
     minibatch_size: int = 128
-    """Steps in a minibatch, a divisor of `rollout_steps`; the published 16 minibatches are of 128."""
+    """Steps in a minibatch, a divisor of `rollout_steps`; the published 16 minibatches have 128 each."""
 
     learning_rate: float = 1e-4
     """Step size of Adam, above 0."""
 
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """linear: from `learning_rate` at the first update down to 0 after `total_steps`."""
+    """Schedule of the learning rate. linear: from `learning_rate` at the first update down to 0 after
+    `total_steps`."""
 
     total_steps: int | None = None
-    """Length of the linear schedule in environment steps; needed for it, and by nothing else."""
+    """Length of the linear schedule in environment steps; required for it, and not allowed otherwise."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of Adam, each from 0 to below 1. The "non-stationary" preset has (0.99, 0.99)."""
+    """Adam's betas, each at least 0 and below 1. The "non-stationary" preset has (0.99, 0.99)."""
 
     epsilon: float = 1e-8
-    """Of Adam, added to the root of the second moment."""
+    """Adam's epsilon, added to the root of the second moment."""
 
     gamma: float = 0.99
-    """Discount of a step, 0 to 1."""
+    """Discount per step, 0 to 1."""
 
     gae_lambda: float = 0.95
-    """Of generalised advantage estimation, 0 to 1."""
+    """Lambda of generalized advantage estimation, 0 to 1."""
 
     clip_range: float = 0.2
-    """How far the ratio of new to old probability may leave 1 and still have a gradient."""
+    """Maximum distance from 1 at which the ratio of new to old probability still has a gradient."""
 
     value_clip_range: float | None = None
-    """How far a value may leave its old one and still have a gradient, in units of return. None:
-    as far as it goes."""
+    """Maximum distance from its old value at which a value still has a gradient, in units of return.
+    None: no clipping."""
 
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus in the actor's loss."""
 
     value_coefficient: float = 1.0
-    """Weight of the mean squared error in the critic's loss. Adam hardly sees it, but gradient clipping
-    and a coupled decay do."""
+    """Weight of the mean squared error in the critic's loss. Adam is nearly invariant to it, but gradient
+    clipping and a coupled decay are not."""
 
     normalize_advantages: Literal["rollout", "minibatch", "none"] = "rollout"
-    """To mean 0 and standard deviation 1, over the rollout as published for Slippery-Ant, or over each
-    minibatch as Stable-Baselines3 does."""
+    """Scope of normalizing advantages to mean 0 and standard deviation 1: the rollout, as published for
+    Slippery-Ant, or each minibatch, as in Stable-Baselines3."""
 
     normalize_observations: bool = False
-    """Shift and scale observations by their running mean and standard deviation, clipped to ±10."""
+    """Whether to shift and scale observations by their running mean and standard deviation, clipped to
+    ±10."""
 
     normalize_rewards: bool = False
-    """Scale rewards by the running standard deviation of the discounted return, clipped to ±10."""
+    """Whether to scale rewards by the running standard deviation of the discounted return, clipped to ±10."""
 
     max_gradient_norm: float | None = None
-    """Clip the gradient of actor and critic together to this norm. None: no clipping. The two then wait
-    for each other at every minibatch."""
+    """Norm to which the joint gradient of actor and critic is clipped. None: no clipping. With clipping, the
+    two wait for each other at every minibatch."""
 
     target_kl: float | None = None
-    """Stop the update at a minibatch whose approximate KL is above 1.5 times this. None: never. The host
-    then reads a number at every minibatch, and actor and critic wait for each other."""
+    """Target of the approximate KL: the update stops at a minibatch above 1.5 times this. None: never. With a
+    target, the host reads a number at every minibatch, and actor and critic wait for each other."""
 
     compile: bool = False
-    """Run an update, all its epochs and minibatches, as one CUDA graph; on CUDA only. The numbers are the
-    same to rounding."""
+    """Whether to run an update, with all its epochs and minibatches, as one CUDA graph; on CUDA only. The
+    numbers agree up to rounding."""
 
     def __post_init__(self) -> None:
         self._check_network()
@@ -117,8 +119,8 @@ class PPOConfig:
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         if self.compile and self.target_kl is not None:
             raise ValueError(
-                f"target_kl={self.target_kl} is read by the host at every minibatch, which a captured"
-                " update has not: leave out target_kl or compile."
+                f"target_kl={self.target_kl} is read by the host at every minibatch, which a captured update"
+                " cannot do: leave out target_kl or compile."
             )
         _require_known("normalize_advantages", self.normalize_advantages, ADVANTAGE_NORMALISATIONS)
         if self.normalize_advantages == "minibatch" and self.minibatch_size == 1:
@@ -144,7 +146,7 @@ class PPOConfig:
         if self.rollout_steps % self.minibatch_size:
             raise ValueError(
                 f"minibatch_size={self.minibatch_size} does not divide"
-                f" rollout_steps={self.rollout_steps}: all minibatches are of one size. Try"
+                f" rollout_steps={self.rollout_steps}: all minibatches must have the same size. Try"
                 f" {_nearest_divisor(self.rollout_steps, self.minibatch_size)}."
             )
 
@@ -167,22 +169,22 @@ class PPOConfig:
         if self.learning_rate_schedule == "linear":
             if self.total_steps is None:
                 raise ValueError(
-                    'learning_rate_schedule="linear" needs total_steps, at which the rate is 0.'
+                    'learning_rate_schedule="linear" needs total_steps, at which the rate reaches 0: give it.'
                 )
             require_integer("total_steps", self.total_steps, minimum=1)
         elif self.total_steps is not None:
             raise ValueError(
-                f"total_steps={self.total_steps!r} does nothing with a constant learning rate: leave it"
+                f"total_steps={self.total_steps!r} has no effect with a constant learning rate: leave it"
                 ' out, or give learning_rate_schedule="linear".'
             )
 
     @property
     def num_minibatches(self) -> int:
-        """Minibatches in an epoch."""
+        """Number of minibatches in an epoch."""
         return self.rollout_steps // self.minibatch_size
 
     def learning_rate_at(self, num_steps: int) -> float:
-        """The learning rate of the update on a rollout that began at this environment step."""
+        """Return the learning rate of the update on a rollout that began at this environment step."""
         if self.total_steps is None:
             return self.learning_rate
         return self.learning_rate * max(0.0, 1.0 - num_steps / self.total_steps)
@@ -207,4 +209,4 @@ PRESETS = {
     "standard": PPOConfig(),
     "non-stationary": PPOConfig(betas=(0.99, 0.99)),
 }
-"""The published Slippery-Ant settings, which differ in Adam's betas alone (Dohare et al., 2024)."""
+"""Settings published for Slippery-Ant, which differ only in Adam's betas (Dohare et al., 2024)."""

@@ -1,8 +1,8 @@
-"""The critic's half of an update in a process of its own, beside the actor's.
+"""Separate process for the critic's half of an update, in parallel with the actor's half.
 
-Threads do not serve: an update is thousands of operations of some ten microseconds, between which the two
-would hand Python's lock to and fro (measured: two threads take as long as one). The process has the
-critic's optimizer; the weights go to it with every rollout and come back, about 1 MB in all.
+Threads do not help: an update is thousands of operations of about ten microseconds each, between which two
+threads would pass Python's lock back and forth (measured: two threads take as long as one). The process owns
+the critic's optimizer; the weights are sent to it with every rollout and come back, about 1 MB in all.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from plasticity.optim.settings import RegularizerSettings
 
 
 class CriticProcess:
-    """Runs `CriticUpdate` elsewhere: `start` sends it off, `finish` waits for it.
+    """Runs `CriticUpdate` in another process: `start` sends a rollout, `finish` waits for the result.
 
-    The weights in this process are the ones that count. Both processes compute the same numbers, bit for
-    bit, as they run the same operations with the same number of threads.
+    The weights in this process are authoritative. The result equals that of a local update bit for bit, as
+    both run the same operations with the same number of threads.
 
     Args:
-        critic: On the CPU. `finish` writes its weights and their `.grad`.
-        config: Of the update.
-        regularizer: Of the optimizer.
+        critic: Critic on the CPU. `finish` writes its weights and their `.grad`.
+        config: Settings of the update.
+        regularizer: Regularizer of the critic's layers.
 
     Raises:
-        RuntimeError: from every method, if the process is gone; the message gives its exit status.
+        RuntimeError: from every method, if the process has ended; the message gives its exit status.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class CriticProcess:
                 [sys.executable, "-c", _program(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Ctrl-C goes to all processes of a session; this one ends when its owner does.
+                # Ctrl-C goes to all processes of a session; this one must end only with its owner.
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
         self.close = weakref.finalize(self, _stop, self._connection, self._process)
-        """End the process. Called when this object is no longer used, too."""
+        """Stop the process. Also called when this object is garbage collected."""
         self._send(
             {
                 "critic": critic,
@@ -68,25 +68,25 @@ class CriticProcess:
             }
         )
 
-    def start(self, batch: CriticBatch, orders: Tensor, learning_rate: float) -> None:
-        """Send a rollout off to be learnt.
+    def start(self, batch: CriticBatch, data_orders: Tensor, learning_rate: float) -> None:
+        """Send a rollout to be learned from.
 
         Args:
             batch: The rollout.
-            orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
-            learning_rate: Of the optimizer.
+            data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
+            learning_rate: Learning rate of the optimizer.
         """
         arrays = {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
         weights = [parameter.detach().numpy() for parameter in self._critic.parameters()]
-        self._send(("update", weights, arrays, orders.numpy(), learning_rate))
+        self._send(("update", weights, arrays, data_orders.numpy(), learning_rate))
         self._busy = True
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
-        """Wait for the update; the critic then has its new weights, and the gradients of the last step.
+        """Wait for the update; the critic then holds the new weights and the gradients of the last step.
 
         Returns:
-            As `CriticUpdate.statistics`.
+            The same as `CriticUpdate.statistics`.
         """
         weights, gradients, statistics = self._receive()
         self._busy = False
@@ -98,20 +98,20 @@ class CriticProcess:
         return {name: torch.tensor(number) for name, number in statistics.items()}
 
     def optimizer_state_dict(self) -> dict[str, Any]:
-        """The state of the optimizer."""
+        """Return the state of the optimizer."""
         self._send(("optimizer_state_dict",))
         return _to_tensors(self._receive())  # type: ignore[no-any-return]
 
     def load_optimizer_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring the optimizer to a state."""
+        """Load a state into the optimizer."""
         self._send(("load_optimizer_state_dict", _to_arrays(state)))
         self._receive()
 
     def _send(self, message: Any) -> None:
-        if self._busy:  # an update that nobody waited for, as Ctrl-C came between
+        if self._busy:  # the result of an update was never read, for example because of Ctrl-C
             self._receive()
             self._busy = False
-        # Plain pickle: multiprocessing's own would move every tensor into shared memory.
+        # Plain pickle: multiprocessing's pickler would move every tensor into shared memory.
         try:
             self._connection.send_bytes(pickle.dumps(message, protocol=5))
         except OSError as error:
@@ -126,14 +126,14 @@ class CriticProcess:
     def _gone(self) -> RuntimeError:
         status = self._process.wait()
         return RuntimeError(
-            f"The critic's process {self._process.pid} ended with exit status {status}: its error"
-            " stands above, if it had time for one. Continue from the last checkpoint."
+            f"The critic's process {self._process.pid} ended with exit status {status}: its error, if it"
+            " printed one, is above. Continue from the last checkpoint."
         )
 
 
 def _program(descriptor: int) -> str:
-    # Python puts the current directory first, where a user's platform.py or json.py may lie: before
-    # anything else is imported, modules are to be found where they are found here.
+    # Python searches the current directory first, which may contain a user's platform.py or json.py:
+    # restore this process's search path before anything else is imported.
     path = [entry for entry in sys.path if isinstance(entry, str)]
     return (
         f"import sys; sys.path[:] = {path!r}; "
@@ -142,7 +142,7 @@ def _program(descriptor: int) -> str:
 
 
 def _stop(connection: Connection, process: subprocess.Popen[bytes]) -> None:
-    connection.close()  # which ends its loop
+    connection.close()  # this ends the loop in the process
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -151,10 +151,10 @@ def _stop(connection: Connection, process: subprocess.Popen[bytes]) -> None:
 
 
 def serve(descriptor: int) -> None:
-    """Answer a `CriticProcess` until it closes its end or its process is gone.
+    """Serve a `CriticProcess` until it closes its end of the socket or its process has ended.
 
     Args:
-        descriptor: Of the socket to it.
+        descriptor: File descriptor of this end of the socket.
     """
     with Connection(descriptor) as connection:
         parent = os.getppid()
@@ -179,7 +179,7 @@ def serve(descriptor: int) -> None:
 
 def _next_message(connection: Connection, parent: int) -> Any:
     try:
-        # A process forked from the other one would keep the socket open after its end.
+        # A process forked by the owner would keep the socket open after the owner has ended.
         while not connection.poll(1.0):
             if os.getppid() != parent:
                 return None
@@ -194,14 +194,14 @@ def _update(
     update: CriticUpdate,
     weights: list[Any],
     arrays: dict[str, Any],
-    orders: Any,
+    data_orders: Any,
     learning_rate: float,
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     with torch.no_grad():
         for parameter, weight in zip(critic.parameters(), weights, strict=True):
             parameter.copy_(torch.from_numpy(weight))
     update.begin(CriticBatch(**_to_tensors(arrays)), learning_rate)
-    run_half(update, list(torch.from_numpy(orders)), config.num_minibatches)
+    run_half(update, list(torch.from_numpy(data_orders)), config.num_minibatches)
     return (
         [parameter.detach().numpy() for parameter in critic.parameters()],
         [parameter.grad.numpy() for parameter in critic.parameters() if parameter.grad is not None],
@@ -210,7 +210,7 @@ def _update(
 
 
 def _to_arrays(tree: Any) -> Any:
-    """The same containers with arrays for tensors, which pickle faster and share no memory."""
+    """Replace tensors in nested containers by arrays, which pickle faster and share no memory."""
     if isinstance(tree, dict):
         return {key: _to_arrays(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -223,5 +223,5 @@ def _to_tensors(tree: Any) -> Any:
         return {key: _to_tensors(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return type(tree)(map(_to_tensors, tree))
-    # Copied into torch's own memory: kernels may round by how it is aligned.
+    # Copied into memory allocated by torch: rounding in kernels may depend on its alignment.
     return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree

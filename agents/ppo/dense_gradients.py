@@ -1,8 +1,8 @@
-"""Backpropagation through a dense network, written out.
+"""Explicit backpropagation through a dense network.
 
-A minibatch of 128 through 2 x 256 units is so little work that autograd's bookkeeping costs a third of
-it. Here every product goes into memory that is there already, and nothing else is done. The numbers are
-autograd's, to rounding.
+A minibatch of 128 through 2 x 256 units is so little work that a third of it is autograd's overhead. Here,
+every product is written to preallocated memory, and nothing else is done. The numbers equal autograd's up to
+rounding.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     ),
     "silu": lambda gradient, sums, features: _aten.silu_backward.default(gradient, sums),
 }
-"""torch's own derivatives of `ACTIVATIONS`, by the same names."""
+"""Derivatives of `ACTIVATIONS`, as implemented by torch, by the same names."""
 
 
 class DenseGradients:
-    """Forward and backward of one network, for batches of one size.
+    """Forward and backward pass of one network, for batches of a fixed size.
 
     Args:
-        network: `backward` sets the `.grad` of its parameters, always to the same memory.
-        batch_size: Rows of every input.
+        network: The network. `backward` sets the `.grad` of its parameters, always to the same memory.
+        batch_size: Number of rows of every input.
     """
 
     def __init__(self, network: DenseNetwork, batch_size: int) -> None:
@@ -57,7 +57,7 @@ class DenseGradients:
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape: (batch, inputs) to (batch, outputs), which the next call overwrites."""
+        """Return the outputs, which the next call overwrites. Shape: (batch, inputs) to (batch, outputs)."""
         self._inputs.clear()
         for layer, activation, sums in zip(
             self._layers, self._activations, self._sums, strict=True
@@ -72,19 +72,19 @@ class DenseGradients:
         """Set every parameter's `.grad`.
 
         Args:
-            gradient: Of the loss with respect to the outputs of the last `forward`. Shape:
+            gradient: Gradient of the loss with respect to the outputs of the last `forward`. Shape:
                 (batch, outputs).
         """
-        for place in reversed(range(len(self._layers))):
-            layer, inputs = self._layers[place], self._inputs[place]
+        for index in reversed(range(len(self._layers))):
+            layer, inputs = self._layers[index], self._inputs[index]
             layer.weight.grad, layer.bias.grad = (
-                self._weight_gradients[place],
-                self._bias_gradients[place],
+                self._weight_gradients[index],
+                self._bias_gradients[index],
             )
             torch.mm(gradient.t(), inputs, out=layer.weight.grad)
             torch.sum(gradient, 0, out=layer.bias.grad)
-            if place:  # the observations need no gradient
-                torch.mm(gradient, layer.weight, out=self._gradients[place])
+            if index:  # the observations need no gradient
+                torch.mm(gradient, layer.weight, out=self._gradients[index])
                 gradient = self._activation_gradient(
-                    self._gradients[place], self._sums[place - 1], inputs
+                    self._gradients[index], self._sums[index - 1], inputs
                 )

@@ -1,4 +1,4 @@
-"""Environments that are stepped on the learner's device, and others made to look like them."""
+"""Environments that are stepped on the learner's device, and an adapter for those that run on the host."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ Array = NDArray[Any]
 
 
 class DeviceStep(Protocol):
-    """What a vector step gave, on the device. Its memory may be used again by the next step."""
+    """Results of a vector step, on the device. The next step may reuse their memory."""
 
     @property
     def observations(self) -> Tensor:
-        """Of the step, or of the reset after it. Shape: (num_envs, observation_size)."""
+        """Observations after the step, or after the reset that followed it.
+
+        Shape: (num_envs, observation_size).
+        """
 
     @property
     def rewards(self) -> Tensor:
-        """Shape: (num_envs,)."""
+        """Rewards of the step. Shape: (num_envs,)."""
 
     @property
     def terminated(self) -> Tensor:
@@ -43,39 +46,40 @@ class DeviceStep(Protocol):
 
     @property
     def final_observations(self) -> Tensor:
-        """What each environment last said before any reset: `observations` where no episode ended.
+        """Observations after the step and before any reset: `observations` where no episode ended.
 
         Shape: (num_envs, observation_size).
         """
 
 
 class DeviceEnvironments(Protocol):
-    """Continuous control on a device: nothing here waits for it, unless it says so.
+    """Continuous-control environments on a device: no method waits for it unless its docstring says so.
 
-    An episode that ends is followed by a reset within the same step. What an environment draws depends on
-    its own seed and its own episode's number alone, never on its place or on how many there are.
+    An episode that ends is followed by a reset within the same step. The random draws of an environment
+    depend only on its own seed and the number of its own episode, never on its index or on how many
+    environments there are.
     """
 
     num_envs: int
-    """How many environments."""
+    """Number of environments."""
 
     observation_size: int
-    """Numbers in an observation."""
+    """Size of an observation."""
 
     action_size: int
-    """Numbers in an action."""
+    """Size of an action."""
 
     device: torch.device
-    """Where everything is."""
+    """Device of all tensors."""
 
     action_low: Tensor
-    """Smallest action. Shape: (action_size,)."""
+    """Lower bound of the actions. Shape: (action_size,)."""
 
     action_high: Tensor
-    """Largest action. Shape: (action_size,)."""
+    """Upper bound of the actions. Shape: (action_size,)."""
 
     def reset(self) -> Tensor:
-        """Begin from the seeds that the constructor got.
+        """Reset all environments with the seeds given to the constructor.
 
         Returns:
             Observations, (num_envs, observation_size).
@@ -85,71 +89,77 @@ class DeviceEnvironments(Protocol):
         """Step all environments.
 
         Args:
-            actions: Within the bounds. Shape: (num_envs, action_size).
+            actions: Actions within the bounds. Shape: (num_envs, action_size).
         """
 
     @property
     def tasks(self) -> Tensor:
-        """Tasks of the episodes now under way, -1: none; int64. Shape: (num_envs,)."""
+        """Tasks of the current episodes; int64, -1: none. Shape: (num_envs,)."""
 
     @property
     def frictions(self) -> Tensor:
-        """Frictions of the episodes now under way, nan: none. Shape: (num_envs,)."""
+        """Frictions of the current episodes; nan: none. Shape: (num_envs,)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next steps depend on, first dimension num_envs: a slice is a replica's."""
+        """Return everything that the next steps depend on.
+
+        The first dimension of every entry is num_envs, so that a slice is the state of one stacked agent.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, or from one put together of slices."""
+        """Continue from a `state_dict`, or from one concatenated from slices."""
 
     def check(self) -> None:
-        """Read what went wrong on the device since the last check, once; this waits for it.
+        """Check for errors on the device since the last check; this waits for the device.
 
         Raises:
-            RuntimeError: if the simulation ran out of room anywhere, so that its numbers are not to be used.
+            RuntimeError: if any buffer of the simulation overflowed, so that its numbers are invalid.
         """
 
     def close(self) -> None:
-        """Release what the environments hold."""
+        """Release all resources of the environments."""
 
 
 class HostStep(NamedTuple):
-    """The `DeviceStep` of `HostEnvironments`."""
+    """Results of a step of `HostEnvironments`: a `DeviceStep`."""
 
     observations: Tensor
-    """Shape: (num_envs, observation_size)."""
+    """Observations after the step, or after the reset that followed it.
+
+    Shape: (num_envs, observation_size).
+    """
 
     rewards: Tensor
-    """Float64. Shape: (num_envs,)."""
+    """Rewards of the step; float64. Shape: (num_envs,)."""
 
     terminated: Tensor
-    """Bool. Shape: (num_envs,)."""
+    """Deaths; bool. Shape: (num_envs,)."""
 
     truncated: Tensor
-    """Bool. Shape: (num_envs,)."""
+    """Time limits; bool. Shape: (num_envs,)."""
 
     final_observations: Tensor
-    """Shape: (num_envs, observation_size)."""
+    """Observations after the step and before any reset. Shape: (num_envs, observation_size)."""
 
 
 class HostEnvironments:
-    """A Gymnasium vector environment, which runs on the host, as `DeviceEnvironments`.
+    """Adapter that presents a Gymnasium vector environment, which runs on the host, as `DeviceEnvironments`.
 
-    At each vector step one block goes to the device and one comes back, through page-locked memory
-    if the device is CUDA: out come the actions, in go observations, rewards and flags, and what else changed
-    with an episode's end. The step waits for the actions, and for nothing else.
+    Each vector step copies one block from the device and one block to it, through page-locked memory if the
+    device is CUDA. The actions come from the device; observations, rewards and flags go to it, along with
+    everything else that changes when an episode ends. The step waits for the actions, and for nothing else.
 
-    Rewards and frictions are float64 as the host counts them, observations of torch's default type.
+    Rewards and frictions are float64, as on the host; observations have torch's default dtype.
 
     Args:
-        envs: With SAME_STEP autoreset, a Box of observations and a Box of floats for actions. `info` may
-            have an integer "task" and a number "friction".
-        seeds: Of each environment's first reset (`environment_seeds` gives those of a run).
-        device: Of the learner.
+        envs: Vector environment with SAME_STEP autoreset, a Box of observations and a Box of floats for
+            actions. `info` may have an integer "task" and a number "friction".
+        seeds: Seed of each environment's first reset (`environment_seeds` returns those of a run).
+        device: Device of the learner.
 
     Raises:
         TypeError: if a space has the wrong type, or actions are discrete.
-        ValueError: if the environments reset otherwise, or the seeds are not one for each.
+        ValueError: if the environments use another autoreset mode, or there is not one seed for each.
     """
 
     def __init__(
@@ -162,10 +172,12 @@ class HostEnvironments:
         if self._spaces.discrete:
             raise TypeError(
                 f"Stacked agents need continuous actions, not {envs.single_action_space}: train each run"
-                " alone with PPO."
+                " separately with PPO."
             )
         if len(seeds) != envs.num_envs:
-            raise ValueError(f"{envs.num_envs} environments need as many seeds: {len(seeds)}.")
+            raise ValueError(
+                f"{envs.num_envs} environments need as many seeds, not {len(seeds)}: give one for each."
+            )
         self.envs = envs
         self.num_envs = envs.num_envs
         self.observation_size = self._spaces.observation_size
@@ -201,16 +213,16 @@ class HostEnvironments:
 
     @property
     def tasks(self) -> Tensor:
-        """Tasks of the episodes now under way, -1: none; int64. Shape: (num_envs,)."""
+        """Tasks of the current episodes; int64, -1: none. Shape: (num_envs,)."""
         return self._block.on_device["tasks"]
 
     @property
     def frictions(self) -> Tensor:
-        """Frictions of the episodes now under way, nan: none; float64. Shape: (num_envs,)."""
+        """Frictions of the current episodes; float64, nan: none. Shape: (num_envs,)."""
         return self._block.on_device["frictions"]
 
     def reset(self) -> Tensor:
-        """Begin from the seeds that the constructor got.
+        """Reset all environments with the seeds given to the constructor.
 
         Returns:
             Observations, (num_envs, observation_size).
@@ -252,7 +264,7 @@ class HostEnvironments:
         )
 
     def _note(self, infos: Mapping[str, Any]) -> bool:
-        """Note tasks and frictions that `infos` may have; whether any is another than before."""
+        """Store tasks and frictions given in `infos`; return whether any of them changed."""
         self._tasks = noted(self._tasks, infos, "task", self.num_envs, np.dtype(np.int64))
         self._frictions = noted(
             self._frictions, infos, "friction", self.num_envs, np.dtype(np.float64)
@@ -271,7 +283,7 @@ class HostEnvironments:
         return np.asarray(observations).reshape(self.num_envs, -1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The environments' own states, a list, and the tasks and frictions of their episodes.
+        """Return a list of the environments' states, and the tasks and frictions of their episodes.
 
         Raises:
             AttributeError: if the vector environment has no `state_dict` (those of this package have one).
@@ -282,10 +294,10 @@ class HostEnvironments:
         return self.envs.state_dict() | own  # type: ignore[attr-defined, no-any-return]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, or from one put together of slices.
+        """Continue from a `state_dict`, or from one concatenated from slices.
 
         Raises:
-            ValueError: if it is of another number of environments.
+            ValueError: if it has another number of environments.
         """
         self.envs.load_state_dict({"environments": state["environments"]})  # type: ignore[attr-defined]
         self._tasks = self._frictions = None
@@ -295,7 +307,7 @@ class HostEnvironments:
         self._block.send(whole=True, wait=True)
 
     def check(self) -> None:
-        """Nothing: environments on the host raise their errors where they happen."""
+        """Do nothing: environments on the host raise errors where they occur."""
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -303,12 +315,12 @@ class HostEnvironments:
 
 
 class _Block:
-    """Named arrays that cross to a device in one copy: the first ones always, the others if wanted.
+    """Named arrays copied to a device in one transfer: the first ones always, the others on request.
 
     Args:
-        often: Shape and type of each array that crosses every time.
-        seldom: Of each that crosses on demand.
-        device: Where to.
+        often: Shape and dtype of each array that is copied every time.
+        seldom: Shape and dtype of each array that is copied on request.
+        device: Device to copy to.
     """
 
     def __init__(
@@ -317,37 +329,37 @@ class _Block:
         seldom: dict[str, tuple[tuple[int, ...], torch.dtype]],
         device: torch.device,
     ) -> None:
-        places, end = {}, 0
+        layout, end = {}, 0
         for name, (shape, dtype) in (often | seldom).items():
-            start = -(-end // 8) * 8  # where a number of any type may stand
+            start = -(-end // 8) * 8  # aligned for any dtype
             end = start + math.prod(shape) * dtype.itemsize
-            places[name] = (start, end, shape, dtype)
-        self._often = max(places[name][1] for name in often)
+            layout[name] = (start, end, shape, dtype)
+        self._often = max(layout[name][1] for name in often)
         self._host = torch.zeros(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        # On the host there is nothing to cross.
+        # On a CPU no copy is needed.
         self._device = self._host if device.type == "cpu" else self._host.to(device)
 
         def views(memory: Tensor) -> dict[str, Tensor]:
             return {
                 name: memory[start:end].view(dtype).view(shape)
-                for name, (start, end, shape, dtype) in places.items()
+                for name, (start, end, shape, dtype) in layout.items()
             }
 
         self.on_host = {name: view.numpy() for name, view in views(self._host).items()}
-        """The arrays to write, after `wait`."""
+        """Arrays to write to, after `wait`."""
         self.on_device = views(self._device)
-        """What arrived."""
+        """Copies of the arrays on the device."""
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
-        """Wait until what was sent has arrived: until then the host's arrays must stay as they are."""
+        """Wait until the last copy has arrived; until then, the host's arrays must not be changed."""
         if self._arrived is not None:
             self._arrived.synchronize()
 
     def send(self, *, whole: bool, wait: bool = False) -> None:
-        """Copy to the device, without waiting for it unless asked to."""
+        """Copy to the device, waiting for it only if `wait` is True."""
         if self._device is self._host:
             return
         end = len(self._host) if whole else self._often

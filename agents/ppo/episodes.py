@@ -1,4 +1,4 @@
-"""The episodes that the environments are in: their return, length, task and friction so far."""
+"""Current episodes of the environments: their return, length, task and friction so far."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode that ended."""
+    """Completed episode."""
 
     step: int
-    """Environment steps of the whole run up to and with the vector step that ended it."""
+    """Environment steps of the whole run up to and including the vector step that ended the episode."""
 
     environment: int
-    """Which environment, from 0."""
+    """Index of the environment, from 0."""
 
     episode_return: float
-    """Sum of its rewards, as the environment gave them."""
+    """Sum of the rewards, as returned by the environment."""
 
     episode_length: int
-    """Its steps."""
+    """Number of steps."""
 
     task: int | None
-    """Task that it ran under, from `info["task"]`; None if the environment has none, or no integer."""
+    """Task of the episode, from `info["task"]`; None if the environment has none, or not an integer."""
 
     friction: float | None
-    """Friction that it ran under, from `info["friction"]`; None if the environment has none, or no
+    """Friction during the episode, from `info["friction"]`; None if the environment has none, or not a
     number."""
 
 
 class RunningEpisodes:
-    """Counts each environment's episode, across rollouts.
+    """Tracks the current episode of each environment across rollouts.
 
     Args:
         num_envs: Number of environments.
@@ -53,12 +53,12 @@ class RunningEpisodes:
         self._frictions: Array | None = None
 
     def add(self, rewards: Array) -> None:
-        """Count one vector step. Shape: (num_envs,)."""
+        """Add the rewards of one vector step. Shape: (num_envs,)."""
         self._returns += rewards
         self._lengths += 1
 
     def end(self, environment: int, step: int) -> Episode:
-        """Close an environment's episode; to be called before `read_task` notes the next one's task."""
+        """Close an environment's episode. Call this before `read_task` stores the next episode's task."""
         episode = Episode(
             step,
             environment,
@@ -72,10 +72,10 @@ class RunningEpisodes:
         return episode
 
     def read_task(self, infos: dict[str, Any]) -> None:
-        """Note "task" and "friction" of the episode that each environment is in, if `infos` has them.
+        """Store "task" and "friction" of each environment's current episode, if `infos` has them.
 
-        Any environment may say what it likes there: a task that is no integer (a name, say) counts as
-        none, and so does a friction that is no number.
+        Environments may put values of any type there: a task that is not an integer (such as a name) counts
+        as none, and so does a friction that is not a number.
         """
         self._tasks = noted(self._tasks, infos, "task", self._num_envs, np.dtype(np.int64))
         self._frictions = noted(
@@ -84,19 +84,19 @@ class RunningEpisodes:
 
     @property
     def newest_task(self) -> int | None:
-        """The highest task that an environment is in."""
+        """Highest task among the environments."""
         return None if self._tasks is None else int(self._tasks.max())
 
     @property
     def newest_friction(self) -> float | None:
-        """Friction of the environment that is in the highest task."""
+        """Friction of the environment with the highest task."""
         if self._frictions is None:
             return None
         newest = 0 if self._tasks is None else int(self._tasks.argmax())
         return float(self._frictions[newest])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, in tensors."""
+        """Return the whole state as tensors."""
         return {
             "returns": torch.tensor(self._returns),
             "lengths": torch.tensor(self._lengths),
@@ -105,22 +105,23 @@ class RunningEpisodes:
         }
 
     def require_fitting(self, state: dict[str, Any]) -> None:
-        """Refuse a state that `load_state_dict` would refuse.
+        """Raise an error if `load_state_dict` would reject this state.
 
         Raises:
-            ValueError: if it is of another number of environments.
+            ValueError: if it has another number of environments.
         """
         saved = len(state["returns"])
         if saved != self._num_envs:
             raise ValueError(
-                f"The state is of {saved} environments, here are {self._num_envs}: continue with as many."
+                f"The state has {saved} environments, but there are {self._num_envs} here: continue with the"
+                " same number."
             )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: if it is of another number of environments.
+            ValueError: if it has another number of environments.
         """
         self.require_fitting(state)
         self._returns = _array(state["returns"])
@@ -133,18 +134,19 @@ class RunningEpisodes:
 def noted(
     known: Array | None, infos: Mapping[str, Any], key: str, num_envs: int, dtype: np.dtype[Any]
 ) -> Array | None:
-    """Bring what is known of every environment up to date with an entry of a vector step's `infos`.
+    """Update the known values of all environments with an entry of a vector step's `infos`.
 
     Args:
-        known: As this function last returned it, written over; None: nothing yet. Shape: (num_envs,).
-        infos: Of a vector environment, with a mask "_key" beside a key that only some have.
-        key: Which entry.
+        known: Last result of this function, overwritten in place; None: nothing yet. Shape: (num_envs,).
+        infos: Infos of a vector environment, with a mask "_key" for every key that only some environments
+            have.
+        key: Name of the entry.
         num_envs: Number of environments.
-        dtype: Of what is returned.
+        dtype: Data type of the result.
 
     Returns:
-        A number for each environment, (num_envs,); None if `infos` never had the entry, or has there what
-        is no such number.
+        One number for each environment, (num_envs,); None if `infos` never had the entry, or if its value
+        is not a number of this type.
     """
     if key not in infos:
         return known
@@ -154,7 +156,7 @@ def noted(
         return None
     if known is None:
         known = np.zeros(num_envs, dtype)
-    # Gymnasium's vector environments say beside a key which of them gave it.
+    # Gymnasium's vector environments add a mask of the environments that provided the key.
     np.copyto(known, found, casting="same_kind", where=infos.get(f"_{key}", True))
     return known
 

@@ -1,7 +1,7 @@
 """PPO's whole update as one CUDA graph.
 
-The published update is 320 optimizer steps on small networks, each of some fifty tiny kernels: their
-launches take the host longer than the GPU takes for the work.
+The published update is 320 optimizer steps on small networks, each of about fifty tiny kernels: launching
+them takes the host longer than the GPU needs to run them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _ACTOR_FIELDS = len(fields(ActorBatch))
 
 
 class GraphedUpdate:
-    """`update_both`, captured.
+    """Captured form of `update_both`.
 
     Args:
-        actor: On a CUDA device, with a capturable optimizer, as `PPOConfig(compile=True)` makes it.
-        critic: Likewise.
-        config: Of both, without `target_kl`.
-        device: Theirs.
+        actor: Actor's half on a CUDA device, with a capturable optimizer, as created under
+            `PPOConfig(compile=True)`.
+        critic: Critic's half, likewise.
+        config: Settings of both, without `target_kl`.
+        device: Device of both.
 
     Raises:
         ValueError: if the device is not CUDA.
@@ -48,43 +49,43 @@ class GraphedUpdate:
     ) -> None:
         self._actor, self._critic, self._config = actor, critic, config
         self._graphed = GraphedFunction(self._run, device=device, constants=self._constants)
-        # On the device, so that a schedule needs no capture of its own for every update.
+        # On the device, so that a schedule does not need a new capture for every update.
         self._learning_rate = torch.zeros((), device=device)
 
     def __call__(
-        self, batches: tuple[ActorBatch, CriticBatch], orders: Tensor, learning_rate: float
+        self, batches: tuple[ActorBatch, CriticBatch], data_orders: Tensor, learning_rate: float
     ) -> dict[str, Tensor]:
-        """Do an update.
+        """Run an update.
 
         Args:
-            batches: A rollout.
-            orders: Of its steps in each epoch. Shape: (epochs, rollout_steps), integers.
-            learning_rate: Of both optimizers.
+            batches: The rollout.
+            data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps), integers.
+            learning_rate: Learning rate of both optimizers.
 
         Returns:
-            The statistics of both, (); the next update overwrites them.
+            The statistics of both halves, (); the next update overwrites them.
         """
         optimizers = (self._actor.optimizer, self._critic.optimizer)
         self._learning_rate.fill_(learning_rate)
         for optimizer in optimizers:
             set_learning_rate(optimizer, self._learning_rate)
         tensors = [getattr(batch, each.name) for batch in batches for each in fields(batch)]
-        statistics: dict[str, Tensor] = self._graphed(orders, *tensors)
-        for optimizer in optimizers:  # a number, as without a graph: it is saved
+        statistics: dict[str, Tensor] = self._graphed(data_orders, *tensors)
+        for optimizer in optimizers:  # a number, as without a graph, because it is saved
             set_learning_rate(optimizer, learning_rate)
         return statistics
 
     def forget(self) -> None:
-        """To be called when a state was loaded, as tensors may have been replaced."""
+        """Drop all captures. Call this after loading a state, which may have replaced tensors."""
         self._graphed.forget()
 
-    def _run(self, orders: Tensor, *tensors: Tensor) -> dict[str, Tensor]:
+    def _run(self, data_orders: Tensor, *tensors: Tensor) -> dict[str, Tensor]:
         batches = ActorBatch(*tensors[:_ACTOR_FIELDS]), CriticBatch(*tensors[_ACTOR_FIELDS:])
         return update_both(
             self._actor,
             self._critic,
             batches,
-            list(orders),
+            list(data_orders),
             self._learning_rate,
             self._config,
         )

@@ -1,6 +1,6 @@
-"""Running mean and variance, and what PPO normalises by them: observations and rewards.
+"""Running mean and variance, and PPO's normalization of observations and rewards by them.
 
-On the host and in float64: a running variance in float32 stops moving after some million samples.
+Computed on the host in float64: a running variance in float32 stops changing after a few million samples.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 EPSILON = 1e-8
-"""Added to a variance before its root."""
+"""Number added to a variance before taking its root."""
 
 CLIP = 10.0
-"""Normalised numbers are clipped to ±10."""
+"""Bound to which normalized numbers are clipped: ±10."""
 
 
 class RunningStatistics:
-    """Mean and variance of all samples so far (Chan et al., 1979), started as 1e-4 samples of (0, 1).
+    """Mean and variance of all samples so far (Chan et al., 1979), initialized as 1e-4 samples of (0, 1).
 
     Args:
-        shape: Of a sample.
+        shape: Shape of a sample.
     """
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
@@ -33,7 +33,7 @@ class RunningStatistics:
         self.count = 1e-4
 
     def update(self, samples: Array) -> None:
-        """Take in more samples. Shape: (batch, *shape)."""
+        """Add samples. Shape: (batch, *shape)."""
         samples = np.asarray(samples, np.float64)
         count = samples.shape[0]
         total = self.count + count
@@ -44,7 +44,7 @@ class RunningStatistics:
         self.count = total
 
     def state_dict(self) -> dict[str, Any]:
-        """Mean, variance and count."""
+        """Return mean, variance and count."""
         return {
             "mean": torch.tensor(self.mean),
             "variance": torch.tensor(self.variance),
@@ -62,14 +62,14 @@ class ObservationNormalizer:
     """Shifts and scales observations by the statistics of those seen so far.
 
     Args:
-        size: Numbers in an observation.
+        size: Size of an observation.
     """
 
     def __init__(self, size: int) -> None:
         self.statistics = RunningStatistics((size,))
 
     def __call__(self, observations: Array, *, learn: bool = True) -> Array:
-        """Normalise, by default after taking the observations in. Shape: (batch, size)."""
+        """Normalize observations, by default after updating the statistics. Shape: (batch, size)."""
         if learn:
             self.statistics.update(observations)
         deviation = np.sqrt(self.statistics.variance + EPSILON)
@@ -79,11 +79,11 @@ class ObservationNormalizer:
 class RewardNormalizer:
     """Scales rewards by the running standard deviation of the discounted return.
 
-    Rewards are not shifted: that would change what is optimal. (As in OpenAI's Baselines.)
+    Rewards are not shifted, as in OpenAI's Baselines: a shift would change the optimal policy.
 
     Args:
         num_envs: Number of environments.
-        gamma: Discount of a step.
+        gamma: Discount per step.
     """
 
     def __init__(self, num_envs: int, gamma: float) -> None:
@@ -92,10 +92,10 @@ class RewardNormalizer:
         self.returns = np.zeros(num_envs)
 
     def __call__(self, rewards: Array, ended: Array) -> Array:
-        """Take one step's rewards in and scale them.
+        """Update the statistics with one step's rewards and scale them.
 
         Args:
-            rewards: Shape: (num_envs,).
+            rewards: Rewards of the step. Shape: (num_envs,).
             ended: Whether the episode ended with this step; bool. Shape: (num_envs,).
         """
         self.returns = self.returns * self.gamma + rewards
@@ -104,7 +104,7 @@ class RewardNormalizer:
         return np.clip(rewards / np.sqrt(self.statistics.variance + EPSILON), -CLIP, CLIP)
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics and running returns."""
+        """Return the statistics and the running returns."""
         return {
             "statistics": self.statistics.state_dict(),
             "returns": torch.tensor(self.returns),

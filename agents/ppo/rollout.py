@@ -1,4 +1,4 @@
-"""What PPO keeps of a rollout, and how the spaces of an environment become plain vectors."""
+"""Storage for PPO's rollouts, and the conversion of environment spaces to flat vectors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Array = NDArray[Any]
 
 
 def environment_seeds(seed: int, num_envs: int) -> list[int]:
-    """Seeds of the first resets in a run with this seed, (num_envs,).
+    """Return the seeds of the first resets in a run with this seed, (num_envs,).
 
-    They have 31 bits: environments that seed numpy's old generator take no more than 32.
+    They have 31 bits: environments that seed numpy's legacy generator accept at most 32.
     """
     return [child_seed(seed, f"environment/{index}") >> 32 for index in range(num_envs)]
 
@@ -31,25 +31,25 @@ class Spaces:
     """Observations and actions of a vector environment, as PPO sees them."""
 
     observation_size: int
-    """Numbers in an observation, flat."""
+    """Size of a flattened observation."""
 
     action_size: int
-    """Numbers in a continuous action, flat, or discrete actions to choose from."""
+    """Size of a flattened continuous action, or number of discrete actions."""
 
     discrete: bool
     """Whether actions are discrete."""
 
     action_shape: tuple[int, ...]
-    """Of one continuous action; () of a discrete one."""
+    """Shape of one continuous action; () for discrete actions."""
 
     action_dtype: np.dtype[Any]
-    """What the environment takes."""
+    """Data type of the actions that the environment accepts."""
 
     low: Array
-    """Bounds of a continuous action, flat, (action_size,); of a discrete one the first, ()."""
+    """Lower bounds of a flattened continuous action, (action_size,), or the first discrete action, ()."""
 
     high: Array
-    """As `low`."""
+    """Upper bounds of a flattened continuous action, (action_size,), or the last discrete action, ()."""
 
     @classmethod
     def of(cls, envs: VectorEnv[Any, Any, Any]) -> Spaces:
@@ -59,13 +59,13 @@ class Spaces:
             TypeError: if observations are not a Box, or actions neither a Box nor Discrete.
             ValueError: if the environments do not reset themselves within the step that ends an episode.
         """
-        # Whoever has an environment has imported gymnasium; this module alone shall not.
+        # Callers that have an environment have already imported gymnasium; importing this module must not.
         from gymnasium import spaces  # noqa: PLC0415
 
         mode = envs.metadata.get("autoreset_mode")
         if getattr(mode, "value", mode) != "SameStep":
             raise ValueError(
-                f"PPO needs environments that reset within the last step of an episode, not {mode!r}: give"
+                f"PPO needs environments that reset within the last step of an episode, not {mode!r}: set"
                 " autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
             )
         observations, actions = envs.single_observation_space, envs.single_action_space
@@ -81,20 +81,21 @@ class Spaces:
             return cls(size, int(actions.n), True, (), dtype, first, first + int(actions.n) - 1)
         if not isinstance(actions, spaces.Box) or not np.issubdtype(actions.dtype, np.floating):
             raise TypeError(
-                f"PPO needs actions from a Box of floats or from Discrete, not {actions}."
+                f"PPO needs actions from a Box of floats or from Discrete, not {actions}: wrap each"
+                " environment to convert them."
             )
         low, high = (bound.astype(np.float32).ravel() for bound in (actions.low, actions.high))
         return cls(size, low.size, False, actions.shape, np.dtype(actions.dtype), low, high)
 
 
 class Rollout:
-    """Preallocated storage, on the learner's device but for what only the host sees.
+    """Preallocated storage, on the learner's device except for data used only by the host.
 
     Args:
         num_steps: Steps of each environment.
         num_envs: Number of environments.
-        spaces: Of the environments.
-        device: Of the learner.
+        spaces: Spaces of the environments.
+        device: Device of the learner.
     """
 
     def __init__(self, num_steps: int, num_envs: int, spaces: Spaces, device: torch.device) -> None:
@@ -102,39 +103,39 @@ class Rollout:
             return torch.zeros(shape, device=device)
 
         self.observations = zeros(num_steps + 1, num_envs, spaces.observation_size)
-        """The last one is where the next rollout begins. Shape: (steps + 1, envs, observation_size)."""
+        """Observations; the last one starts the next rollout. Shape: (steps + 1, envs, observation_size)."""
         self.outputs = zeros(num_steps, num_envs, spaces.action_size)
-        """Of the actor: means or logits. Shape: (steps, envs, action_size)."""
+        """Outputs of the actor: means or logits. Shape: (steps, envs, action_size)."""
         self.actions = (
             torch.zeros(num_steps, num_envs, dtype=torch.int64, device=device)
             if spaces.discrete
             else zeros(num_steps, num_envs, spaces.action_size)
         )
-        """As sampled. Shape: (steps, envs, action_size), or (steps, envs)."""
+        """Actions as sampled, before any clipping. Shape: (steps, envs, action_size), or (steps, envs)."""
         self.rewards = np.zeros((num_steps, num_envs), np.float32)
-        """On the host, normalised if that is on. Shape: (steps, envs)."""
+        """Rewards on the host, normalized if that is on. Shape: (steps, envs)."""
         self.terminated = np.zeros((num_steps, num_envs), np.bool_)
-        """On the host: deaths. Shape: (steps, envs)."""
+        """Deaths, on the host. Shape: (steps, envs)."""
         self.truncated = np.zeros((num_steps, num_envs), np.bool_)
-        """On the host: time limits. Shape: (steps, envs)."""
-        self.final_places: list[int] = []
-        """Where an episode met its time limit alive, as step * envs + environment."""
+        """Time limits, on the host. Shape: (steps, envs)."""
+        self.final_indices: list[int] = []
+        """Indices at which an episode reached its time limit alive: step * envs + environment."""
         self.final_observations: list[Array] = []
-        """The last observation of each of those episodes, (observation_size,)."""
-        # What crosses to and from a GPU passes through page-locked memory: one copy less each way.
+        """Last observation of each of those episodes, (observation_size,)."""
+        # Transfers to and from a GPU go through page-locked memory, which saves one copy each way.
         pinned = device.type == "cuda"
         self._in = torch.zeros(num_envs, spaces.observation_size, pin_memory=pinned)
         self._out = torch.zeros(self.actions.shape[1:], dtype=self.actions.dtype, pin_memory=pinned)
 
     def store_observations(self, step: int, observations: Array) -> None:
-        """Bring the host's observations to the device. Shape: (envs, observation_size)."""
-        # The copy before this one is done: actions have come back since.
+        """Copy the host's observations to the device. Shape: (envs, observation_size)."""
+        # The previous copy has finished: actions have been read back since.
         self._in.copy_(torch.from_numpy(np.ascontiguousarray(observations)))
         self.observations[step].copy_(self._in, non_blocking=True)
 
     def store_actions(self, step: int, outputs: Tensor, actions: Tensor) -> Array:
-        """Keep the actor's outputs and actions; give the actions to the host, (envs, …)."""
+        """Store the actor's outputs and actions; return the actions on the host, (envs, …)."""
         self.outputs[step].copy_(outputs)
         self.actions[step].copy_(actions)
-        self._out.copy_(actions)  # waits for the device, once each vector step
+        self._out.copy_(actions)  # waits for the device, once per vector step
         return self._out.numpy()

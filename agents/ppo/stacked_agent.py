@@ -1,8 +1,8 @@
-"""R replicas of PPO in one simulator: as `ppo`, with a replica axis, and nothing that waits for the device.
+"""R stacked PPO agents in one simulator: `PPO` with a leading axis of R, and no waits for the device.
 
-Replica r draws what `PPO` with its seed draws, so that it learns what `PPO` alone would learn in its
-environments, to rounding. While the device works through a rollout and its update, the host is ahead of it;
-once at the end of an iteration it reads the numbers of all replicas.
+Agent r draws the same random numbers as `PPO` with its seed, so that it learns the same as a separate run of
+`PPO` in its environments, up to rounding. While the device runs a rollout and its update, the host works
+ahead of it, and reads the numbers of all agents once, at the end of the iteration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from plasticity.agents.ppo.stacked_normalization import (
     StackedObservationNormalizer,
     StackedRewardNormalizer,
 )
-from plasticity.agents.ppo.stacked_rollout import HostFacts, StackedActing, StackedRollout
+from plasticity.agents.ppo.stacked_rollout import HostCopy, StackedActing, StackedRollout
 from plasticity.agents.ppo.stacked_updates import StackedBatch, StackedUpdate
 from plasticity.agents.ppo.state import require_complete, require_fitting
 from plasticity.agents.ppo.updates import actor_optimizer, critic_optimizer
@@ -41,20 +41,20 @@ __all__ = ["StackedPPO"]
 
 
 class StackedPPO:
-    """R policies, each of which learns in its own part of the environments.
+    """R stacked PPO agents, each of which learns in its own share of the environments.
 
     Args:
-        envs: Replica r has environments r * E to (r + 1) * E - 1, with E their number over R. Those on
-            the host come in `HostEnvironments`.
-        config: How each learns; `rollout_steps` are those of one replica.
-        actors: How each actor's layers are regularized, as in `PPO`.
-        critics: How each critic's layers are regularized.
-        seeds: One for each replica, as in `PPO`; those of the environments are the environments' own.
-        device: Of the environments and the learner; None: where the environments are.
+        envs: Environments of all agents: agent r has environments r * E to (r + 1) * E - 1, where E is their
+            number divided by R. Wrap environments on the host in `HostEnvironments`.
+        config: Settings of each agent; `rollout_steps` counts the steps of one agent.
+        actors: Regularizer of each actor's layers, as in `PPO`.
+        critics: Regularizer of each critic's layers.
+        seeds: One seed for each agent, as in `PPO`. The environments have their own seeds.
+        device: Device of the environments and the learner; None: the environments' device.
 
     Raises:
-        ValueError: if the numbers of replicas and environments do not go together, the devices differ,
-            or the configuration says to compile without CUDA.
+        ValueError: if the numbers of agents and environments do not match, the devices differ, or the
+            configuration compiles without CUDA.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class StackedPPO:
     ) -> None:
         self.envs, self.config, self.device = envs, config, envs.device
         self.num_stacked = len(seeds)
-        """R."""
+        """Number of agents, R."""
         _check(envs, config, actors, critics, seeds, device)
         self._num_envs = envs.num_envs // self.num_stacked
         steps = config.rollout_steps // self._num_envs
         self._rollout = StackedRollout(steps, envs)
-        self._facts = HostFacts(self._rollout)
+        self._host_copy = HostCopy(self._rollout)
         self._episodes = StackedEpisodes(self.num_stacked, self._num_envs)
         self._draws = StackedDraws(
             seeds,
@@ -83,7 +83,7 @@ class StackedPPO:
             self.device,
         )
         self.num_steps = [0] * self.num_stacked
-        """Environment steps of each replica so far, those of its environments together."""
+        """Environment steps of each agent so far, summed over its environments."""
         self._make_normalizers()
         self._make_networks(actors, critics, seeds)
         self._graphs: list[GraphedFunction] = []
@@ -96,14 +96,14 @@ class StackedPPO:
         self._interrupted = False
 
     def _make_normalizers(self) -> None:
-        config, replicas = self.config, self.num_stacked
+        config, num_stacked = self.config, self.num_stacked
         self._observation_normalizer = (
-            StackedObservationNormalizer(replicas, self.envs.observation_size, self.device)
+            StackedObservationNormalizer(num_stacked, self.envs.observation_size, self.device)
             if config.normalize_observations
             else None
         )
         self._reward_normalizer = (
-            StackedRewardNormalizer(replicas, self._num_envs, config.gamma, self.device)
+            StackedRewardNormalizer(num_stacked, self._num_envs, config.gamma, self.device)
             if config.normalize_rewards
             else None
         )
@@ -168,7 +168,7 @@ class StackedPPO:
         )
 
     def _capture(self) -> None:
-        """Let the policy's part of a vector step, and an epoch of the update, be CUDA graphs."""
+        """Turn the policy's part of a vector step, and an epoch of the update, into CUDA graphs."""
         self._graphs = [
             GraphedFunction(function, device=self.device)
             for function in (self._acting.act, self._update.run_epoch)
@@ -176,7 +176,7 @@ class StackedPPO:
         self._acting.run, self._update.run_epoch = self._graphs
 
     def policy(self, index: int) -> ActorCritic:
-        """An ordinary policy with a replica's weights, and as `.grad` the gradient of its last minibatch."""
+        """Return a single policy with an agent's weights and, in `.grad`, its last minibatch's gradient."""
         policy = self.policies.network(index)
         assert isinstance(policy, ActorCritic)
         for name, parameter in policy.named_parameters():
@@ -185,7 +185,7 @@ class StackedPPO:
         return policy
 
     def observations(self, index: int) -> Tensor:
-        """A replica's observations of the latest rollout, as `PPO.observations`.
+        """Return an agent's observations of the latest rollout, as `PPO.observations` does.
 
         Shape: (rollout_steps, observation_size).
         """
@@ -196,39 +196,40 @@ class StackedPPO:
         return slice(index * self._num_envs, (index + 1) * self._num_envs)
 
     def iterate(self) -> list[Iteration]:
-        """Do one rollout and learn from it.
+        """Run one rollout and learn from it.
 
         Returns:
-            For each replica what `PPO.iterate` gives. That of a frozen one has no episodes, and nan for
-            all statistics.
+            For each agent, the same as `PPO.iterate`. A frozen agent has no episodes, and nan for all
+            statistics.
 
         Raises:
-            RuntimeError: if all replicas are frozen, an earlier update was interrupted, or the
-                environments found an error on the device.
+            RuntimeError: if all agents are frozen, an earlier update was interrupted, or the environments
+                found an error on the device.
         """
         self.collect()
         return self.update()
 
-    # ---- the rollout ----------------------------------------------------------------------------
+    # ---- rollout --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def collect(self) -> None:
         """Step all environments through a rollout; the first part of `iterate`.
 
         Raises:
-            RuntimeError: if all replicas are frozen, or an earlier update was interrupted.
+            RuntimeError: if all agents are frozen, or an earlier update was interrupted.
         """
         self._require_whole()
         if len(self._frozen) == self.num_stacked:
             raise RuntimeError(
-                f"All {self.num_stacked} replicas diverged or were frozen: there is nothing to go on with."
+                f"All {self.num_stacked} stacked agents diverged or were frozen: make a new StackedPPO to"
+                " train further."
             )
         self._collected = False
         rollout = self._rollout
         self._begin()
         noise = self._draws.noise()
         noise *= self._log_std.exp().view(self.num_stacked, 1, 1, -1)
-        acting, replicas = self._acting, self.num_stacked
+        acting = self._acting
         for step in range(len(rollout.rewards)):
             acting.observations.copy_(rollout.observations[step].view_as(acting.observations))
             acting.noise.copy_(noise[:, step])
@@ -236,20 +237,20 @@ class StackedPPO:
             rollout.means[step].view_as(acting.means).copy_(acting.means)
             rollout.actions[step].view_as(acting.actions).copy_(acting.actions)
             self._store(step, self.envs.step(acting.given.flatten(0, 1)))
-        for index in set(range(replicas)) - set(self._frozen):
+        for index in set(range(self.num_stacked)) - set(self._frozen):
             self.num_steps[index] += self.config.rollout_steps
         self._collected = True
 
     def _begin(self) -> None:
-        """Put what the rollout begins with at its beginning."""
+        """Store the first observations, tasks and frictions of the rollout."""
         rollout = self._rollout
         if all(self._started):
             rollout.observations[0].copy_(rollout.observations[-1])
         elif any(self._started):
             raise RuntimeError(
-                "Some replicas have begun and others have not (replicas "
-                f"{[i for i, started in enumerate(self._started) if not started]}): the environments can"
-                " only be reset together. Load states of all replicas, or of none."
+                "Some stacked agents have started and others have not (agents "
+                f"{[i for i, started in enumerate(self._started) if not started]}), but environments can"
+                " only be reset all at once: load states of all agents, or of none."
             )
         else:
             rollout.observations[0].copy_(self._seen(self.envs.reset()))
@@ -257,17 +258,17 @@ class StackedPPO:
         rollout.tasks[0].copy_(self.envs.tasks)
         rollout.frictions[0].copy_(self.envs.frictions)
 
-    def _store(self, step: int, given: DeviceStep) -> None:
-        rollout, ended = self._rollout, given.terminated | given.truncated
-        rollout.observations[step + 1].copy_(self._seen(given.observations))
-        rollout.final_observations[step].copy_(self._seen(given.final_observations, learn=False))
-        rollout.rewards[step].copy_(given.rewards)
+    def _store(self, step: int, results: DeviceStep) -> None:
+        rollout, ended = self._rollout, results.terminated | results.truncated
+        rollout.observations[step + 1].copy_(self._seen(results.observations))
+        rollout.final_observations[step].copy_(self._seen(results.final_observations, learn=False))
+        rollout.rewards[step].copy_(results.rewards)
         normalizer = self._reward_normalizer
         rollout.learnt_rewards[step].copy_(
-            given.rewards if normalizer is None else normalizer(given.rewards, ended)
+            results.rewards if normalizer is None else normalizer(results.rewards, ended)
         )
-        rollout.terminated[step].copy_(given.terminated)
-        rollout.truncated[step].copy_(given.truncated)
+        rollout.terminated[step].copy_(results.terminated)
+        rollout.truncated[step].copy_(results.truncated)
         rollout.tasks[step + 1].copy_(self.envs.tasks)
         rollout.frictions[step + 1].copy_(self.envs.frictions)
 
@@ -275,13 +276,13 @@ class StackedPPO:
         normalizer = self._observation_normalizer
         return observations if normalizer is None else normalizer(observations, learn=learn)
 
-    # ---- the update -----------------------------------------------------------------------------
+    # ---- update ---------------------------------------------------------------------------------
 
     def update(self) -> list[Iteration]:
         """Learn from the latest rollout; the second part of `iterate`.
 
         Returns:
-            As `iterate`.
+            The same as `iterate`.
 
         Raises:
             RuntimeError: if there is no rollout, an earlier update was interrupted, or the environments
@@ -289,22 +290,22 @@ class StackedPPO:
         """
         self._require_whole()
         if not self._collected:
-            raise RuntimeError("There is no whole rollout to learn from: call collect() first.")
-        self._interrupted = True  # until the end, which Ctrl-C or an error may keep it from
+            raise RuntimeError("There is no complete rollout to learn from: call collect() first.")
+        self._interrupted = True  # reset at the end, unless Ctrl-C or an error prevents that
         begun = [
             steps - (0 if index in self._frozen else self.config.rollout_steps)
             for index, steps in enumerate(self.num_steps)
         ]
         rates = [self.config.learning_rate_at(steps) for steps in begun]
-        self._facts.send()
+        self._host_copy.send()
         statistics = evaluate(self._rollout, self._critic, self._log_std, self.config, self._batch)
         for optimizer in (self._actor_optimizer, self._critic_optimizer):
             optimizer.set_learning_rate(rates)
-        self._update.run(self._draws.orders())
+        self._update.run(self._draws.data_orders())
         statistics |= self._update.statistics()
-        # The device is busy for a while: what the host has to do is done now.
+        # The device is busy for a while: the host does its own work now.
         self._draws.draw_ahead()
-        episodes = self._episodes.read(*self._facts.read(), begun)
+        episodes = self._episodes.read(*self._host_copy.read(), begun)
         iterations = self._read(statistics, rates, episodes)
         self.envs.check()
         self._interrupted, self._collected = False, False
@@ -317,8 +318,8 @@ class StackedPPO:
     def _require_whole(self) -> None:
         if self._interrupted:
             raise RuntimeError(
-                "StackedPPO was interrupted within an update, or the environments failed in it: make a new"
-                " one, and load the last state of every replica with load_state_dict()."
+                "StackedPPO was interrupted within an update, or the environments failed during it: make a"
+                " new one, and load the last state of every agent with load_state_dict()."
             )
 
     def _read(
@@ -327,7 +328,7 @@ class StackedPPO:
         rates: Sequence[float],
         episodes: Sequence[tuple[Episode, ...]],
     ) -> list[Iteration]:
-        """Bring all numbers to the host at once."""
+        """Copy all numbers to the host at once."""
         parameters = self.policies.parameters.values()
         weights = torch.stack([p.detach().flatten(1).sum(1) for p in parameters]).sum(0)
         numbers = torch.stack([*statistics.values(), weights]).T.tolist()
@@ -356,10 +357,10 @@ class StackedPPO:
     # ---- freezing, saving and loading -------------------------------------------------------------
 
     def freeze(self, index: int) -> None:
-        """Leave a replica as it is from now on: its state stays, and its environments get actions of 0.
+        """Freeze an agent: its state no longer changes, and its environments get actions of 0.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no such agent.
             RuntimeError: if an update was interrupted.
         """
         require_index(index, self.num_stacked)
@@ -371,12 +372,12 @@ class StackedPPO:
         self._acting.moving[index].fill_(False)
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """A replica's state in the format of `PPO.state_dict`: either goes on from the other's.
+        """Return an agent's state in the format of `PPO.state_dict`: each can continue from the other's.
 
-        That of the environments is theirs: environments `index` * E to (`index` + 1) * E - 1.
+        The environments save their own state: the agent's are `index` * E to (`index` + 1) * E - 1.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no such agent.
             RuntimeError: if an update was interrupted.
         """
         require_index(index, self.num_stacked)
@@ -389,7 +390,7 @@ class StackedPPO:
             "actor_optimizer": self._actor_optimizer.state_dict(index),
             "critic_optimizer": self._critic_optimizer.state_dict(index),
             "noise_generator": self._draws.noise_state(index),
-            "order_generator": self._draws.order_state(index),
+            "order_generator": self._draws.data_order_state(index),
             "num_steps": self.num_steps[index],
             "started": self._started[index],
             "diverged": self._diverged[index],
@@ -402,18 +403,21 @@ class StackedPPO:
         }
 
     def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
-        """Let a replica continue from a state of `PPO` or of any replica, saved on any device.
+        """Let an agent continue from a state of `PPO` or of any stacked agent, saved on any device.
 
-        Its environments must be brought to the state that they had then.
+        Its environments must be restored to the state that they had at that time.
 
         Raises:
-            IndexError: if there is no such replica.
-            RuntimeError: if the replica is frozen, or an update was interrupted.
-            ValueError: if the state is of another number of environments, other networks, normalisation,
-                or settings of the optimizers (their learning rate aside); nothing is loaded then.
+            IndexError: if there is no such agent.
+            RuntimeError: if the agent is frozen, or an update was interrupted.
+            ValueError: if the state has another number of environments, other networks, another
+                normalization, or other optimizer settings (except the learning rate); nothing is loaded
+                in that case.
         """
         if index in self._frozen:
-            raise RuntimeError(f"Replica {index} is frozen: make a new StackedPPO to load a state.")
+            raise RuntimeError(
+                f"Stacked agent {index} is frozen: make a new StackedPPO to load a state."
+            )
         own = self.state_dict(index)
         require_complete(state, own)
         RunningEpisodes(self._num_envs).require_fitting(state["episodes"])
@@ -434,7 +438,7 @@ class StackedPPO:
             self._reward_normalizer.load_state_dict(index, state["reward_normalizer"])
         self._interrupted = False
         for graph in self._graphs:
-            graph.forget()  # loading may have put other tensors into the optimizers
+            graph.forget()  # loading may have replaced tensors of the optimizers
         if self._diverged[index]:
             self.freeze(index)
 
@@ -450,21 +454,21 @@ def _check(
     if not seeds or not len(seeds) == len(actors) == len(critics):
         raise ValueError(
             f"There are {len(seeds)} seeds, {len(actors)} actors' and {len(critics)} critics' settings:"
-            " give one of each for every replica."
+            " give one of each for every agent."
         )
     each, rest = divmod(envs.num_envs, len(seeds))
     if rest or not each:
         raise ValueError(
-            f"{envs.num_envs} environments cannot be shared by {len(seeds)} replicas: give a multiple."
+            f"{envs.num_envs} environments cannot be shared by {len(seeds)} stacked agents: give a multiple."
         )
     if config.rollout_steps % each:
         raise ValueError(
-            f"rollout_steps={config.rollout_steps} is no multiple of a replica's {each} environments,"
-            " each of which does its share of them."
+            f"rollout_steps={config.rollout_steps} is not a multiple of an agent's {each} environments,"
+            " which take equal shares: give a multiple."
         )
     if device is not None:
         wanted, found = (torch.empty(0, device=each).device for each in (device, envs.device))
         if wanted != found:
             raise ValueError(
-                f"The environments are on {found}, and the learner was to be on {wanted}: make both on one."
+                f"The environments are on {found}, but the learner should be on {wanted}: use one device."
             )

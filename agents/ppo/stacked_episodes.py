@@ -1,4 +1,4 @@
-"""The episodes of R replicas' environments, counted on the host from what a whole rollout tells of them."""
+"""Episodes in the environments of R stacked agents, counted on the host from a whole rollout."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Array = NDArray[Any]
 
 
 class StackedEpisodes:
-    """Each environment's episode across rollouts; what `RunningEpisodes` counts step by step.
+    """Tracks the current episode of each environment across rollouts, as `RunningEpisodes` does step by step.
 
     Args:
-        replicas: How many.
-        num_envs: Environments of each.
+        num_stacked: Number of agents.
+        num_envs: Number of environments of each agent.
     """
 
-    def __init__(self, replicas: int, num_envs: int) -> None:
+    def __init__(self, num_stacked: int, num_envs: int) -> None:
         self._num_envs = num_envs
-        environments = replicas * num_envs
+        environments = num_stacked * num_envs
         self._returns = np.zeros(environments)
         self._lengths = np.zeros(environments, np.int64)
         self._tasks = np.full(environments, -1)
@@ -39,51 +39,51 @@ class StackedEpisodes:
         frictions: Array,
         num_steps: Sequence[int],
     ) -> list[tuple[Episode, ...]]:
-        """Count a rollout.
+        """Count the episodes of a rollout.
 
         Args:
-            rewards: As the environments gave them. Shape: (steps, environments).
+            rewards: Rewards as returned by the environments. Shape: (steps, environments).
             ended: Whether a step ended its episode; bool. Shape: (steps, environments).
-            tasks: Before each step, and after the last one; -1: none. Shape: (steps + 1, environments).
-            frictions: Likewise; nan: none. Shape: (steps + 1, environments).
-            num_steps: Environment steps of each replica before the rollout.
+            tasks: Tasks before each step and after the last one; -1: none. Shape: (steps + 1, environments).
+            frictions: Frictions, likewise; nan: none. Shape: (steps + 1, environments).
+            num_steps: Environment steps of each agent before the rollout.
 
         Returns:
-            For each replica the episodes that ended, in order.
+            For each agent, the episodes that ended, by the time of their end.
         """
         found: list[list[Episode]] = [[] for _ in num_steps]
-        steps, places = np.nonzero(ended)
+        steps, environments = np.nonzero(ended)
         bounds = np.searchsorted(steps, np.arange(len(rewards) + 1)).tolist()
         for step, row in enumerate(rewards):
             self._returns += row
             self._lengths += 1
-            for place in places[bounds[step] : bounds[step + 1]].tolist():
-                replica, environment = divmod(place, self._num_envs)
+            for column in environments[bounds[step] : bounds[step + 1]].tolist():
+                index, environment = divmod(column, self._num_envs)
                 episode = Episode(
-                    num_steps[replica] + (step + 1) * self._num_envs,
+                    num_steps[index] + (step + 1) * self._num_envs,
                     environment,
-                    float(self._returns[place]),
-                    int(self._lengths[place]),
-                    _task(tasks[step, place]),
-                    _friction(frictions[step, place]),
+                    float(self._returns[column]),
+                    int(self._lengths[column]),
+                    _task(tasks[step, column]),
+                    _friction(frictions[step, column]),
                 )
-                found[replica].append(episode)
-                self._returns[place] = 0.0
-                self._lengths[place] = 0
+                found[index].append(episode)
+                self._returns[column] = 0.0
+                self._lengths[column] = 0
         self._tasks[:], self._frictions[:] = tasks[-1], frictions[-1]
         return [tuple(episodes) for episodes in found]
 
     def newest(self, index: int) -> tuple[int | None, float | None]:
-        """The highest task that an environment of a replica is in, and that environment's friction."""
+        """Return the highest task among an agent's environments, and the friction of that environment."""
         own = self._own(index)
-        place = own.start + int(self._tasks[own].argmax())
-        return _task(self._tasks[place]), _friction(self._frictions[place])
+        newest = own.start + int(self._tasks[own].argmax())
+        return _task(self._tasks[newest]), _friction(self._frictions[newest])
 
     def _own(self, index: int) -> slice:
         return slice(index * self._num_envs, (index + 1) * self._num_envs)
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """Of one replica, as `RunningEpisodes` has it."""
+        """Return the state of one agent in the format of `RunningEpisodes`."""
         own = self._own(index)
         tasks, frictions = self._tasks[own], self._frictions[own]
         return {
@@ -94,7 +94,7 @@ class StackedEpisodes:
         }
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
-        """Continue one replica from a `state_dict` of as many environments."""
+        """Load a `state_dict` of equally many environments into one agent."""
         own = self._own(index)
         self._returns[own] = state["returns"].cpu().numpy()
         self._lengths[own] = state["lengths"].cpu().numpy()

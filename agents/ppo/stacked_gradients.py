@@ -1,6 +1,6 @@
-"""Forward and backward of R dense networks of one architecture at once, written out.
+"""Explicit forward and backward pass of R stacked dense networks of one architecture.
 
-As `dense_gradients`, with every product over a leading axis of replicas.
+The same as `plasticity.agents.ppo.dense_gradients`, with every product batched over a leading axis of R.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from plasticity.agents.ppo.dense_gradients import ACTIVATION_GRADIENTS
 
 
 class StackedDense:
-    """The layers of R dense networks that differ in their weights alone.
+    """Layers of R stacked dense networks, which differ only in their weights.
 
     Args:
-        parameters: Stacked, by the names that they have in one network: `prefix` + "fc1.weight",
-            (replicas, units, inputs), `prefix` + "fc1.bias", (replicas, units), …, "head.bias". Read
-            where they are at each call, never copied.
-        prefix: Of the names: "actor.", say.
-        activation: A name in `ACTIVATIONS`, of every layer but the head.
+        parameters: Stacked parameters by their names in one network: `prefix` + "fc1.weight",
+            (R, units, inputs), `prefix` + "fc1.bias", (R, units), …, "head.bias". They are read in place at
+            each call, never copied.
+        prefix: Prefix of the names, such as "actor.".
+        activation: A name in `ACTIVATIONS`, for every layer except the head.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], prefix: str, activation: str) -> None:
@@ -32,15 +32,15 @@ class StackedDense:
             if name.startswith(prefix) and name.endswith(".weight")
         ]
         self.weights = [parameters[f"{name}.weight"] for name in names]
-        """In order, the head's last. Shapes: (replicas, units, inputs)."""
+        """Weights from the first layer to the head. Shapes: (R, units, inputs)."""
         self.biases = [parameters[f"{name}.bias"] for name in names]
-        """In order, the head's last. Shapes: (replicas, units)."""
+        """Biases from the first layer to the head. Shapes: (R, units)."""
         self.activation = activation
-        """Its name."""
+        """Name of the activation."""
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Weight and bias of each layer in order, as an ordinary network gives them."""
+        """Weight and bias of each layer, in the order of an ordinary network's `parameters()`."""
         return [
             parameter
             for layer in zip(self.weights, self.biases, strict=True)
@@ -49,7 +49,7 @@ class StackedDense:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Shape: (replicas, batch, inputs) to (replicas, batch, outputs)."""
+        """Return the outputs. Shape: (R, batch, inputs) to (R, batch, outputs)."""
         activation = ACTIVATIONS[self.activation]
         *hidden, head = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
@@ -59,11 +59,11 @@ class StackedDense:
 
 
 class StackedDenseGradients:
-    """Forward and backward of R networks, for batches of one size.
+    """Forward and backward pass of R networks, for batches of a fixed size.
 
     Args:
-        network: `backward` sets the `.grad` of its parameters, always to the same memory.
-        batch_size: Rows of each replica's input.
+        network: The networks. `backward` sets the `.grad` of their parameters, always to the same memory.
+        batch_size: Number of rows of each network's input.
     """
 
     def __init__(self, network: StackedDense, batch_size: int) -> None:
@@ -82,14 +82,17 @@ class StackedDenseGradients:
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape: (replicas, batch, inputs) to (replicas, batch, outputs), which the next call overwrites."""
+        """Return the outputs, which the next call overwrites.
+
+        Shape: (R, batch, inputs) to (R, batch, outputs).
+        """
         self._inputs.clear()
         network, last = self._network, len(self._sums) - 1
-        for place, sums in enumerate(self._sums):
+        for index, sums in enumerate(self._sums):
             self._inputs.append(inputs)
-            bias, weight = network.biases[place], network.weights[place]
+            bias, weight = network.biases[index], network.weights[index]
             torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT, out=sums)
-            inputs = sums if place == last else self._activation(sums)
+            inputs = sums if index == last else self._activation(sums)
         return inputs
 
     @torch.no_grad()
@@ -97,21 +100,21 @@ class StackedDenseGradients:
         """Set every parameter's `.grad`.
 
         Args:
-            gradient: Of each replica's loss with respect to the outputs of the last `forward`. Shape:
-                (replicas, batch, outputs).
+            gradient: Gradient of each network's loss with respect to the outputs of the last `forward`.
+                Shape: (R, batch, outputs).
         """
         network = self._network
-        for place in reversed(range(len(self._sums))):
+        for index in reversed(range(len(self._sums))):
             weight, bias, inputs = (
-                network.weights[place],
-                network.biases[place],
-                self._inputs[place],
+                network.weights[index],
+                network.biases[index],
+                self._inputs[index],
             )
-            weight.grad, bias.grad = self._weight_gradients[place], self._bias_gradients[place]
+            weight.grad, bias.grad = self._weight_gradients[index], self._bias_gradients[index]
             torch.bmm(gradient.mT, inputs, out=weight.grad)
             torch.sum(gradient, 1, out=bias.grad)
-            if place:  # the observations need no gradient
-                torch.bmm(gradient, weight, out=self._gradients[place])
+            if index:  # the observations need no gradient
+                torch.bmm(gradient, weight, out=self._gradients[index])
                 gradient = self._activation_gradient(
-                    self._gradients[place], self._sums[place - 1], inputs
+                    self._gradients[index], self._sums[index - 1], inputs
                 )

@@ -1,6 +1,6 @@
-"""Running mean and variance of each replica, on the device: as `normalization`, with a replica axis.
+"""Normalization of R stacked agents on the device: `plasticity.agents.ppo.normalization` with an axis of R.
 
-In float64, as there: a running variance in float32 stops moving after some million samples.
+Computed in float64 too: a running variance in float32 stops changing after a few million samples.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from plasticity.agents.ppo.normalization import CLIP, EPSILON
 
 
 class StackedStatistics:
-    """Mean and variance of all samples of each replica so far, started as 1e-4 samples of (0, 1).
+    """Mean and variance of all samples of each agent so far, initialized as 1e-4 samples of (0, 1).
 
     Args:
-        replicas: How many.
-        shape: Of a sample.
-        device: Where they are kept.
+        num_stacked: Number of agents.
+        shape: Shape of a sample.
+        device: Device of the statistics.
     """
 
-    def __init__(self, replicas: int, shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, num_stacked: int, shape: tuple[int, ...], device: torch.device) -> None:
         def full(number: float, *size: int) -> Tensor:
-            return torch.full((replicas, *size), number, dtype=torch.float64, device=device)
+            return torch.full((num_stacked, *size), number, dtype=torch.float64, device=device)
 
         self.mean, self.variance, self.count = full(0, *shape), full(1, *shape), full(1e-4)
 
     @torch.no_grad()
     def update(self, samples: Tensor) -> None:
-        """Take in as many samples of each replica; float64. Shape: (replicas, batch, *shape)."""
+        """Add equally many samples of each agent; float64. Shape: (R, batch, *shape)."""
         batch = samples.shape[1]
         known = self.count.view(-1, *[1] * (self.mean.dim() - 1))
         total = known + batch
@@ -42,7 +42,7 @@ class StackedStatistics:
         self.count += batch
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """Of one replica, as `RunningStatistics` has it."""
+        """Return the state of one agent in the format of `RunningStatistics`."""
         return {
             "mean": self.mean[index].cpu().clone(),
             "variance": self.variance[index].cpu().clone(),
@@ -50,31 +50,31 @@ class StackedStatistics:
         }
 
     def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
-        """Continue one replica from a `state_dict`."""
+        """Load a `state_dict` into one agent."""
         self.mean[index] = state["mean"].to(self.mean)
         self.variance[index] = state["variance"].to(self.mean)
         self.count[index] = state["count"]
 
 
 class StackedObservationNormalizer:
-    """Shifts and scales observations by the statistics of those that their replica has seen so far.
+    """Shifts and scales observations by the statistics of those that their agent has seen so far.
 
     Args:
-        replicas: How many.
-        size: Numbers in an observation.
-        device: Of the observations.
+        num_stacked: Number of agents.
+        size: Size of an observation.
+        device: Device of the observations.
     """
 
-    def __init__(self, replicas: int, size: int, device: torch.device) -> None:
-        self.statistics = StackedStatistics(replicas, (size,), device)
+    def __init__(self, num_stacked: int, size: int, device: torch.device) -> None:
+        self.statistics = StackedStatistics(num_stacked, (size,), device)
 
     @torch.no_grad()
     def __call__(self, observations: Tensor, *, learn: bool = True) -> Tensor:
-        """Normalise, by default after taking the observations in.
+        """Normalize observations, by default after updating the statistics.
 
         Args:
-            observations: Shape: (replicas * envs, size).
-            learn: Whether to take them in.
+            observations: Observations of all agents. Shape: (R * envs, size).
+            learn: Whether to update the statistics.
         """
         statistics = self.statistics
         samples = observations.double().view(len(statistics.mean), -1, observations.shape[-1])
@@ -86,27 +86,27 @@ class StackedObservationNormalizer:
 
 
 class StackedRewardNormalizer:
-    """Scales rewards by the running standard deviation of their replica's discounted return.
+    """Scales rewards by the running standard deviation of their agent's discounted return.
 
     Args:
-        replicas: How many.
-        num_envs: Environments of each.
-        gamma: Discount of a step.
-        device: Of the rewards.
+        num_stacked: Number of agents.
+        num_envs: Number of environments of each agent.
+        gamma: Discount per step.
+        device: Device of the rewards.
     """
 
-    def __init__(self, replicas: int, num_envs: int, gamma: float, device: torch.device) -> None:
-        self.statistics = StackedStatistics(replicas, (), device)
+    def __init__(self, num_stacked: int, num_envs: int, gamma: float, device: torch.device) -> None:
+        self.statistics = StackedStatistics(num_stacked, (), device)
         self.gamma = gamma
-        self.returns = torch.zeros(replicas, num_envs, dtype=torch.float64, device=device)
+        self.returns = torch.zeros(num_stacked, num_envs, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def __call__(self, rewards: Tensor, ended: Tensor) -> Tensor:
-        """Take one step's rewards in and scale them.
+        """Update the statistics with one step's rewards and scale them.
 
         Args:
-            rewards: Shape: (replicas * envs,).
-            ended: Whether the episode ended with this step; bool. Shape: (replicas * envs,).
+            rewards: Rewards of all agents. Shape: (R * envs,).
+            ended: Whether the episode ended with this step; bool. Shape: (R * envs,).
         """
         samples = rewards.double().view(self.returns.shape)
         self.returns = self.returns * self.gamma + samples
@@ -116,13 +116,13 @@ class StackedRewardNormalizer:
         return (samples / deviation.unsqueeze(1)).clamp_(-CLIP, CLIP).view(-1)
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """Of one replica, as `RewardNormalizer` has it."""
+        """Return the state of one agent in the format of `RewardNormalizer`."""
         return {
             "statistics": self.statistics.state_dict(index),
             "returns": self.returns[index].cpu().clone(),
         }
 
     def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
-        """Continue one replica from a `state_dict`."""
+        """Load a `state_dict` into one agent."""
         self.statistics.load_state_dict(index, state["statistics"])
         self.returns[index] = state["returns"].to(self.returns)

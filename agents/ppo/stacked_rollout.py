@@ -1,4 +1,4 @@
-"""What R replicas of PPO keep of a rollout, on the device, and what they do within it."""
+"""Storage and action selection for rollouts of R stacked PPO agents, on the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class StackedRollout:
-    """Preallocated storage. Environments are those of all replicas, each replica's side by side.
+    """Preallocated storage for the environments of all agents, grouped by agent.
 
     Args:
         num_steps: Steps of each environment.
@@ -30,69 +30,70 @@ class StackedRollout:
             return torch.zeros(steps, num_envs, *shape, dtype=dtype, device=device)
 
         self.observations = zeros(envs.observation_size, steps=num_steps + 1)
-        """Normalised if that is on. The last one is where the next rollout begins. Shape:
+        """Observations, normalized if that is on; the last one starts the next rollout. Shape:
         (steps + 1, envs, observation_size)."""
         self.final_observations = zeros(envs.observation_size)
-        """After each step and before any reset, likewise. Shape: (steps, envs, observation_size)."""
+        """Observations after each step and before any reset, likewise. Shape:
+        (steps, envs, observation_size)."""
         self.means = zeros(envs.action_size)
-        """Of the actor. Shape: (steps, envs, action_size)."""
+        """Outputs of the actors. Shape: (steps, envs, action_size)."""
         self.actions = zeros(envs.action_size)
-        """As sampled. Shape: (steps, envs, action_size)."""
+        """Actions as sampled. Shape: (steps, envs, action_size)."""
         self.rewards = zeros(dtype=torch.float64)
-        """As the environments gave them. Shape: (steps, envs)."""
+        """Rewards as returned by the environments. Shape: (steps, envs)."""
         self.learnt_rewards = zeros(dtype=torch.float32)
-        """Normalised if that is on. Shape: (steps, envs)."""
+        """Rewards that the critics learn from, normalized if that is on. Shape: (steps, envs)."""
         self.terminated = zeros(dtype=torch.bool)
         """Deaths. Shape: (steps, envs)."""
         self.truncated = zeros(dtype=torch.bool)
         """Time limits. Shape: (steps, envs)."""
         self.tasks = zeros(steps=num_steps + 1, dtype=torch.int64)
-        """Before each step, and after the last one. Shape: (steps + 1, envs)."""
+        """Tasks before each step and after the last one. Shape: (steps + 1, envs)."""
         self.frictions = zeros(steps=num_steps + 1, dtype=torch.float64)
-        """Before each step, and after the last one. Shape: (steps + 1, envs)."""
+        """Frictions before each step and after the last one. Shape: (steps + 1, envs)."""
 
 
 class StackedActing:
-    """From observations to actions, over memory that stays where it is, so that it can be captured.
+    """Action selection over fixed memory, so that it can be captured.
 
     Args:
         actor: The actors.
         envs: The environments.
-        replicas: How many share them.
+        num_stacked: Number of agents that share the environments.
     """
 
-    def __init__(self, actor: StackedDense, envs: DeviceEnvironments, replicas: int) -> None:
-        device, each = envs.device, envs.num_envs // replicas
+    def __init__(self, actor: StackedDense, envs: DeviceEnvironments, num_stacked: int) -> None:
+        device, each = envs.device, envs.num_envs // num_stacked
         self._actor = actor
         self._low, self._high = envs.action_low, envs.action_high
-        self.observations = torch.zeros(replicas, each, envs.observation_size, device=device)
-        """To be filled. Shape: (replicas, envs of each, observation_size)."""
-        self.noise = torch.zeros(replicas, each, envs.action_size, device=device)
-        """To be filled: what is added to the means. Shape: (replicas, envs of each, action_size)."""
-        self.moving = torch.ones(replicas, 1, 1, dtype=torch.bool, device=device)
-        """Whose environments move; the others' get the action that is nearest to 0."""
+        self.observations = torch.zeros(num_stacked, each, envs.observation_size, device=device)
+        """Observations, filled by the caller. Shape: (R, envs of each, observation_size)."""
+        self.noise = torch.zeros(num_stacked, each, envs.action_size, device=device)
+        """Noise added to the means, filled by the caller. Shape: (R, envs of each, action_size)."""
+        self.moving = torch.ones(num_stacked, 1, 1, dtype=torch.bool, device=device)
+        """Whether each agent acts; the environments of the others get the action nearest to 0."""
         self.means, self.actions, self.given = (torch.zeros_like(self.noise) for _ in range(3))
         self.run: Callable[[], None] = self.act
-        """Does `act`; may be replaced by a captured form of it."""
+        """Runs `act`; may be replaced by its captured form."""
 
     @torch.no_grad()
     def act(self) -> None:
-        """Fill `means`, `actions` (as sampled) and `given` (as the environments get them).
+        """Fill `means`, `actions` (as sampled) and `given` (as passed to the environments).
 
-        Shapes: (replicas, envs of each, action_size).
+        Shapes: (R, envs of each, action_size).
         """
         self.means.copy_(self._actor(self.observations))
         torch.add(self.means, self.noise, out=self.actions)
-        # A policy that diverged gives nan, which a simulator need not take: Warp's ants refuse it.
+        # A policy that diverged returns nan, which a simulator may reject, as Warp's ants do.
         moving = torch.where(self.moving & ~self.actions.isnan(), self.actions, 0.0)
         torch.clamp(moving, self._low, self._high, out=self.given)
 
 
-class HostFacts:
-    """What the host wants to know of a rollout, brought there while the device goes on.
+class HostCopy:
+    """Copy on the host of the data from which episodes are counted, made while the device continues.
 
     Args:
-        rollout: Of which.
+        rollout: Rollout to copy from.
     """
 
     def __init__(self, rollout: StackedRollout) -> None:
@@ -119,7 +120,7 @@ class HostFacts:
         )
 
     def send(self) -> None:
-        """Have them copied as soon as the rollout is done."""
+        """Start the copy, which runs as soon as the rollout is done."""
         if self._crosses:
             for here, there in zip(self._here, self._there(), strict=True):
                 here.copy_(there, non_blocking=self._arrived is not None)
@@ -127,7 +128,7 @@ class HostFacts:
             self._arrived.record()
 
     def read(self) -> tuple[Array, Array, Array, Array]:
-        """Wait until they are there; good until the next rollout.
+        """Wait until the copy has arrived. It is valid until the next rollout.
 
         Returns:
             Rewards and ends, (steps, envs); tasks and frictions, (steps + 1, envs).

@@ -1,6 +1,6 @@
-"""The minibatch updates of R replicas of PPO at once: as `ppo_updates`, with a replica axis.
+"""Minibatch updates of R stacked PPO agents: `plasticity.agents.ppo.updates` with a leading axis of R.
 
-An epoch is one function over memory that stays where it is: it can be captured as a CUDA graph.
+An epoch is one function over fixed memory, so that it can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from plasticity.stacking.networks import clip_stacked_gradients_
 
 
 class StackedBatch:
-    """What all replicas learn from: a rollout, flat, in its own order. To be filled before each update.
+    """Flattened rollout that all agents learn from, in its original order. Fill it before each update.
 
     Args:
-        observations: Of the rollout's storage. Shape: (steps * envs, observation_size).
-        actions: As sampled, likewise. Shape: (steps * envs, action_size).
+        observations: Observations in the rollout's storage. Shape: (steps * envs, observation_size).
+        actions: Actions as sampled, likewise. Shape: (steps * envs, action_size).
     """
 
     def __init__(self, observations: Tensor, actions: Tensor) -> None:
         self.observations, self.actions = observations, actions
         numbers = observations.new_zeros(4, len(observations))
         self.log_probabilities = numbers[0]
-        """Of the actions, under the policies that took them. Shape: (steps * envs,)."""
+        """Log-probabilities of the actions under the policies that took them. Shape: (steps * envs,)."""
         self.advantages = numbers[1]
-        """Shape: (steps * envs,)."""
+        """Advantages of the actions. Shape: (steps * envs,)."""
         self.values = numbers[2]
-        """Before the update. Shape: (steps * envs,)."""
+        """Values before the update. Shape: (steps * envs,)."""
         self.returns = numbers[3]
-        """What the values should have been. Shape: (steps * envs,)."""
+        """Targets of the values. Shape: (steps * envs,)."""
 
 
 class StackedUpdate:
-    """Steps of R actors and critics on one rollout, minibatch by minibatch.
+    """Optimizer steps of R actors and critics on one rollout, minibatch by minibatch.
 
     Args:
-        actor: Changed.
-        log_std: Changed. Shape: (replicas, action_size).
-        critic: Changed.
-        config: Clipping, entropy, sizes; of one replica.
-        actor_optimizer: Over the actors' parameters and `log_std`.
-        critic_optimizer: Over the critics'.
-        batch: What is learnt from.
-        num_envs: Environments of each replica.
+        actor: Actors, updated in place.
+        log_std: Log standard deviations, updated in place. Shape: (R, action_size).
+        critic: Critics, updated in place.
+        config: Clipping, entropy and sizes of each agent.
+        actor_optimizer: Optimizer of the actors' parameters and `log_std`.
+        critic_optimizer: Optimizer of the critics' parameters.
+        batch: Rollout to learn from.
+        num_envs: Number of environments of each agent.
     """
 
     def __init__(
@@ -70,49 +70,49 @@ class StackedUpdate:
         self._parameters = [*actor.parameters, log_std, *critic.parameters]
         self._actor = StackedDenseGradients(actor, config.minibatch_size)
         self._critic = StackedDenseGradients(critic, config.minibatch_size)
-        replicas, new = len(log_std), log_std.new_zeros
-        self._shape = (config.num_minibatches, replicas, config.minibatch_size)
+        num_stacked, new = len(log_std), log_std.new_zeros
+        self._shape = (config.num_minibatches, num_stacked, config.minibatch_size)
         self._rows = new(self._shape, dtype=torch.int64)
         self._log_ratios, self._advantages, self._errors = (new(self._shape) for _ in range(3))
-        self._going = new(replicas, dtype=torch.bool)
-        self._done = new(replicas, dtype=torch.int64)
+        self._going = new(num_stacked, dtype=torch.bool)
+        self._done = new(num_stacked, dtype=torch.int64)
         every = (config.epochs, *self._shape)
         self._every_log_ratio, self._every_advantage, self._every_error = (
             new(every) for _ in range(3)
         )
         self.run_epoch: Callable[[], None] = self._epoch
-        """Does an epoch; may be replaced by a captured form of itself."""
+        """Runs an epoch; may be replaced by its captured form."""
 
     @flushed_denormals()
-    def run(self, orders: Tensor) -> None:
-        """Do all epochs.
+    def run(self, data_orders: Tensor) -> None:
+        """Run all epochs.
 
         Args:
-            orders: Places in a replica's own rollout, step * envs + environment. Shape:
-                (replicas, epochs, rollout_steps).
+            data_orders: For each agent, one permutation of the indices step * envs + environment of its own
+                rollout per epoch. Shape: (R, epochs, rollout_steps).
         """
         self._going.fill_(True)
         self._done.zero_()
-        for epoch, rows in enumerate(self._places(orders)):
+        for epoch, rows in enumerate(self._shared_rows(data_orders)):
             self._rows.copy_(rows)
             self.run_epoch()
             self._every_log_ratio[epoch].copy_(self._log_ratios)
             self._every_advantage[epoch].copy_(self._advantages)
             self._every_error[epoch].copy_(self._errors)
 
-    def _places(self, orders: Tensor) -> Tensor:
-        """Places in the batch that all share, (epochs, minibatches, replicas, minibatch_size)."""
+    def _shared_rows(self, data_orders: Tensor) -> Tensor:
+        """Convert to rows of the shared batch, (epochs, minibatches, R, minibatch_size)."""
         each = self._num_envs
-        minibatches, replicas, size = self._shape
-        first = torch.arange(replicas, device=orders.device).view(-1, 1, 1) * each
-        shared = orders // each * (replicas * each) + first + orders % each
-        return shared.view(replicas, -1, minibatches, size).permute(1, 2, 0, 3)
+        minibatches, num_stacked, size = self._shape
+        first = torch.arange(num_stacked, device=data_orders.device).view(-1, 1, 1) * each
+        shared = data_orders // each * (num_stacked * each) + first + data_orders % each
+        return shared.view(num_stacked, -1, minibatches, size).permute(1, 2, 0, 3)
 
     # ---- an epoch -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _epoch(self) -> None:
-        """Go once through the rollout, in the order of `_rows`."""
+        """Run one pass over the rollout, in the order given by `_rows`."""
         rows, batch = self._rows.flatten(), self._batch
 
         def ordered(numbers: Tensor) -> Tensor:
@@ -132,7 +132,10 @@ class StackedUpdate:
     def _actor_gradients(
         self, index: int, observations: Tensor, actions: Tensor, old: Tensor
     ) -> None:
-        """As `ActorUpdate`: with z = (a - mean) / std, d log p / d mean = z / std; by log_std z^2 - 1."""
+        """Set the actors' gradients, as `ActorUpdate` does.
+
+        With z = (a - mean) / std, d log p / d mean = z / std and d log p / d log_std = z^2 - 1.
+        """
         log_std, config = self._log_std, self._config
         inverse_std = torch.exp(-log_std).unsqueeze(1)
         means = self._actor.forward(observations)
@@ -142,7 +145,7 @@ class StackedUpdate:
         log_ratios, advantages = self._log_ratios[index], self._advantages[index]
         torch.sub(squares.sum(-1).mul_(-0.5), rest, out=log_ratios)
         ratios, signs = log_ratios.exp(), advantages.sign()
-        # (r - 1) sign(A) <= range: the clipping is not active
+        # (r - 1) sign(A) <= range: the clipping is inactive
         unclipped = ratios * signs <= signs + config.clip_range
         weights = ratios.mul_(advantages).mul_(unclipped).mul_(-1 / config.minibatch_size)
         log_std.grad = torch.bmm(weights.unsqueeze(1), squares.sub_(1)).squeeze(1)
@@ -152,7 +155,7 @@ class StackedUpdate:
     def _critic_gradients(
         self, index: int, observations: Tensor, old: Tensor, returns: Tensor
     ) -> None:
-        """As `CriticUpdate`."""
+        """Set the critics' gradients, as `CriticUpdate` does."""
         config, errors = self._config, self._errors[index]
         values = self._critic.forward(observations).squeeze(-1)
         scale = 2 * config.value_coefficient / config.minibatch_size
@@ -167,7 +170,7 @@ class StackedUpdate:
         self._critic.backward(gradient.unsqueeze(-1))
 
     def _step(self, index: int) -> None:
-        """Step the replicas that go on; one that reached its target KL is left as it was before."""
+        """Step the agents that continue; one that exceeded its target KL is left as it was before."""
         config = self._config
         self._done += self._going
         if config.target_kl is not None:
@@ -178,11 +181,11 @@ class StackedUpdate:
         for optimizer in self._optimizers:
             optimizer.step(None if config.target_kl is None else self._going)
 
-    # ---- what it told ---------------------------------------------------------------------------
+    # ---- statistics -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """As the two halves' in `ppo_updates`, over each replica's minibatches, (replicas,)."""
+        """Return the statistics of `ActorUpdate` and `CriticUpdate` over each agent's minibatches, (R,)."""
         log_ratios, advantages, errors = (
             each.flatten(0, 1)
             for each in (self._every_log_ratio, self._every_advantage, self._every_error)
@@ -203,14 +206,14 @@ class StackedUpdate:
 
 
 def stacked_log_probabilities(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
-    """Log-density of actions, (..., replicas, envs, action_size) to (..., replicas, envs)."""
+    """Return the log-density of actions, (..., R, envs, action_size) to (..., R, envs)."""
     deviations = (actions - means) * torch.exp(-log_std).unsqueeze(1)
     summed = log_std.sum(1, keepdim=True)
     return -0.5 * deviations.square().sum(-1) - summed - _half_log_tau(log_std)
 
 
 def stacked_entropies(log_std: Tensor) -> Tensor:
-    """In nats. Shape: (replicas, action_size) to (replicas,)."""
+    """Return the entropies in nats. Shape: (R, action_size) to (R,)."""
     return log_std.sum(1) + 0.5 * log_std.shape[1] + _half_log_tau(log_std)
 
 
@@ -223,6 +226,6 @@ def _k3(log_ratios: Tensor) -> Tensor:
 
 
 def _mean(numbers: Tensor, counted: Tensor) -> Tensor:
-    """Over the counted minibatches, (minibatches, replicas, size) and (minibatches, replicas)."""
+    """Average over the counted minibatches, (minibatches, R, size) and (minibatches, R) to (R,)."""
     kept = torch.where(counted, numbers.mean(-1), 0.0)
     return kept.sum(0) / counted.sum(0)

@@ -1,4 +1,4 @@
-"""Whether a saved state of PPO fits the agent that is to continue from it."""
+"""Checks that a saved state of PPO fits the agent that continues from it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from plasticity.optim.settings import SETTING_NAMES
 
-# Not the learning rate, which follows its schedule, nor what torch chooses by the device.
+# Neither the learning rate, which follows its schedule, nor settings that torch chooses by the device.
 _OPTIMIZER_SETTINGS = (*SETTING_NAMES, "betas", "eps")
 _OF_ONE_SHAPE = ("policy", "observations", "observation_statistics", "reward_normalizer")
 
 
 def require_complete(state: dict[str, Any], own: dict[str, Any]) -> None:
-    """Refuse a state that lacks an entry.
+    """Raise an error if a state lacks an entry.
 
     Args:
-        state: That is to be loaded.
-        own: The `state_dict` of the agent that it is for.
+        state: State to load.
+        own: The `state_dict` of the agent that loads it.
 
     Raises:
-        ValueError: if it does; the message names the entry.
+        ValueError: if an entry is missing; the message names it.
     """
     missing = [key for key in own if key not in state]
     if missing:
@@ -32,11 +32,11 @@ def require_complete(state: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def require_fitting(state: dict[str, Any], own: dict[str, Any]) -> None:
-    """Refuse a state of another network, other normalisation or other optimizer settings.
+    """Raise an error if a state has another network, normalization or optimizer settings.
 
     Args:
-        state: That is to be loaded, complete.
-        own: The `state_dict` of the agent that it is for.
+        state: Complete state to load.
+        own: The `state_dict` of the agent that loads it.
 
     Raises:
         ValueError: if it does not fit; the message names what differs.
@@ -56,7 +56,7 @@ def _require_same_normalization(state: dict[str, Any], own: dict[str, Any]) -> N
         saved, here = (each[key] is not None for each in (state, own))
         if saved != here:
             raise ValueError(
-                f"The state was saved with {setting}={saved}, and here it is {here}: continue with the"
+                f"The state was saved with {setting}={saved}, but here it is {here}: continue with the"
                 " same setting."
             )
 
@@ -66,8 +66,8 @@ def _require_same_shapes(key: str, state: Any, own: Any) -> None:
     for name in sorted(saved.keys() | here.keys()):
         if saved.get(name) != here.get(name):
             raise ValueError(
-                f"{name} has shape {saved.get(name)} in the state, and here {here.get(name)} (None:"
-                " there is none): continue with the same widths, spaces and number of environments."
+                f"{name} has shape {saved.get(name)} in the state, but {here.get(name)} here (None: it does"
+                " not exist): continue with the same widths, spaces and number of environments."
             )
 
 
@@ -87,7 +87,7 @@ def _require_same_settings(
     )
     if saved_sizes != own_sizes:
         raise ValueError(
-            f"{key} has groups of {saved_sizes} parameters in the state, and here of {own_sizes}:"
+            f"{key} has groups of {saved_sizes} parameters in the state, but of {own_sizes} here:"
             " continue with the same networks."
         )
     for saved, own in zip(saved_groups, own_groups, strict=True):
@@ -99,10 +99,10 @@ def _require_same_settings(
         if differing:
             raise ValueError(
                 f"The state was saved with other settings of the {key}: {', '.join(differing)}. Continue"
-                " with the same configuration, regularizers and seed, from which anchors come."
+                " with the same configuration, regularizers and seed (anchors are drawn from the seed)."
             )
 
 
 def _matters(name: str, saved: dict[str, Any], own: dict[str, Any]) -> bool:
-    # Every group has an anchor seed, and only syre draws anything from it.
+    # Every group has an anchor seed, but only syre draws from it.
     return name != "anchor_seed" or "syre" in (saved.get("regularizer"), own["regularizer"])

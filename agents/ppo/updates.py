@@ -1,8 +1,8 @@
-"""The minibatch updates of PPO (Schulman et al., 2017): the actor's and the critic's half.
+"""Minibatch updates of PPO (Schulman et al., 2017): the actor's half and the critic's half.
 
-The two share nothing but the rollout and the order of its steps, so each half can run by itself, in a
-process of its own, unless a joint gradient norm or a target KL couples them. The gradients of the losses
-with respect to the networks' outputs are written out; the formula of each stands at its place.
+The two halves share only the rollout and its data order, so each can run by itself, in a separate process,
+unless a joint gradient norm or a target KL couples them. The gradients of the losses with respect to the
+networks' outputs are written out explicitly, each with its formula.
 """
 
 from __future__ import annotations
@@ -26,43 +26,44 @@ from plasticity.optim.settings import RegularizerSettings
 
 @dataclass(frozen=True)
 class ActorBatch:
-    """What the actor learns from: a rollout, flat."""
+    """Flattened rollout that the actor learns from."""
 
     observations: Tensor
-    """Shape: (rollout_steps, observation_size)."""
+    """Observations. Shape: (rollout_steps, observation_size)."""
 
     actions: Tensor
-    """As sampled, before any clipping. Shape: (rollout_steps, action_size), or (rollout_steps,) integers."""
+    """Actions as sampled, before any clipping. Shape: (rollout_steps, action_size), or (rollout_steps,) for
+    integers."""
 
     log_probabilities: Tensor
-    """Of the actions, under the policy that took them. Shape: (rollout_steps,)."""
+    """Log-probabilities of the actions under the policy that took them. Shape: (rollout_steps,)."""
 
     advantages: Tensor
-    """Shape: (rollout_steps,)."""
+    """Advantages of the actions. Shape: (rollout_steps,)."""
 
 
 @dataclass(frozen=True)
 class CriticBatch:
-    """What the critic learns from: a rollout, flat."""
+    """Flattened rollout that the critic learns from."""
 
     observations: Tensor
-    """Shape: (rollout_steps, observation_size)."""
+    """Observations. Shape: (rollout_steps, observation_size)."""
 
     values: Tensor
-    """Before the update. Shape: (rollout_steps,)."""
+    """Values before the update. Shape: (rollout_steps,)."""
 
     returns: Tensor
-    """What the values should have been. Shape: (rollout_steps,)."""
+    """Targets of the values. Shape: (rollout_steps,)."""
 
 
 def gaussian_log_probability(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
-    """Log-density of actions, (..., action_size) to (...); log_std is (action_size,)."""
+    """Return the log-density of actions, (..., action_size) to (...); log_std has shape (action_size,)."""
     deviations = (actions - means) * torch.exp(-log_std)
     return -0.5 * deviations.square().sum(-1) - log_std.sum() - _half_log_tau(log_std)
 
 
 def gaussian_entropy(log_std: Tensor) -> Tensor:
-    """Entropy in nats of a Gaussian with a diagonal covariance. Shape: (action_size,) to ()."""
+    """Return the entropy in nats of a Gaussian with diagonal covariance. Shape: (action_size,) to ()."""
     return log_std.sum() + 0.5 * log_std.numel() + _half_log_tau(log_std)
 
 
@@ -74,9 +75,9 @@ class ActorUpdate:
     """Clipped policy gradient steps on one rollout.
 
     Args:
-        policy: Its actor and `log_std` are changed.
-        config: Clipping, entropy, sizes.
-        optimizer: Of `actor_optimizer`.
+        policy: Policy whose actor and `log_std` are updated in place.
+        config: Clipping, entropy and sizes.
+        optimizer: Optimizer created by `actor_optimizer`.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ActorUpdate:
         self._done = 0
 
     def begin(self, batch: ActorBatch, learning_rate: float | Tensor) -> None:
-        """Take a new rollout."""
+        """Start the update on a new rollout."""
         self._batch = batch
         self._done = 0
         set_learning_rate(self.optimizer, learning_rate)
@@ -106,15 +107,15 @@ class ActorUpdate:
                 normalized(batch.advantages, dim=0),
             )
 
-    def begin_epoch(self, order: Tensor) -> None:
-        """Bring the rollout into this order, so that a minibatch is a slice. Shape: (rollout_steps,)."""
+    def begin_epoch(self, data_order: Tensor) -> None:
+        """Permute the rollout, so that each minibatch is a slice. Shape: (rollout_steps,)."""
         epoch = self._done // self._config.num_minibatches
         size = self._config.minibatch_size
-        self._observations = torch.split(self._batch.observations[order], size)
-        self._actions = torch.split(self._batch.actions[order], size)
-        self._old = torch.split(self._batch.log_probabilities[order], size)
+        self._observations = torch.split(self._batch.observations[data_order], size)
+        self._actions = torch.split(self._batch.actions[data_order], size)
+        self._old = torch.split(self._batch.log_probabilities[data_order], size)
         advantages = self._advantages[epoch]
-        advantages.copy_(self._batch.advantages[order].view_as(advantages))
+        advantages.copy_(self._batch.advantages[data_order].view_as(advantages))
         if self._config.normalize_advantages == "minibatch":
             advantages.copy_(normalized(advantages, dim=1))
         self._signs = advantages.sign()
@@ -125,8 +126,8 @@ class ActorUpdate:
         """Set `.grad` for a minibatch of the epoch.
 
         The loss is -mean(min(A r, A clip(r))) - entropy_coefficient * mean(entropy), with r the ratio
-        of new to old probability. Its derivative by log r is w = -A r / size where the clipping is not
-        active, that is where r - 1 is within the range or on the other side than the advantage's, and
+        of new to old probability. Its derivative with respect to log r is w = -A r / size where the clipping
+        is inactive, that is, where r - 1 is within the range or its sign is opposite to the advantage's, and
         0 elsewhere.
         """
         epoch = self._done // self._config.num_minibatches
@@ -142,7 +143,10 @@ class ActorUpdate:
     def _gaussian(
         self, log_std: Tensor, means: Tensor, index: int, epoch: int, log_ratios: Tensor
     ) -> Tensor:
-        """With z = (a - mean) / std: d log p / d mean = z / std, d log p / d log_std = z^2 - 1."""
+        """Return the gradient with respect to the means and set that of `log_std`.
+
+        With z = (a - mean) / std, d log p / d mean = z / std and d log p / d log_std = z^2 - 1.
+        """
         inverse_std = torch.exp(-log_std)
         deviations = (self._actions[index] - means).mul_(inverse_std)
         squares = deviations.square()
@@ -154,7 +158,10 @@ class ActorUpdate:
         return deviations.mul_(weights.unsqueeze(1)).mul_(inverse_std)
 
     def _categorical(self, logits: Tensor, index: int, epoch: int, log_ratios: Tensor) -> Tensor:
-        """With p = softmax(logits): d log p_a / d logits = onehot(a) - p."""
+        """Return the gradient with respect to the logits.
+
+        With p = softmax(logits), d log p_a / d logits = onehot(a) - p.
+        """
         actions = self._actions[index].unsqueeze(1)
         log_probabilities = torch.log_softmax(logits, dim=1)
         torch.sub(log_probabilities.gather(1, actions).squeeze(1), self._old[index], out=log_ratios)
@@ -169,17 +176,20 @@ class ActorUpdate:
 
     def _weights(self, index: int, epoch: int, log_ratios: Tensor) -> Tensor:
         ratios = log_ratios.exp()
-        # (r - 1) sign(A) <= range, with what is known before put on the right
+        # (r - 1) sign(A) <= range, with the precomputed terms on the right-hand side
         unclipped = ratios * self._signs[index] <= self._limits[index]
         weights = ratios.mul_(self._advantages[epoch, index]).mul_(unclipped)
         return weights.mul_(-1 / self._config.minibatch_size)
 
     def approximate_kl(self) -> Tensor:
-        """KL from the old to the new policy on the latest minibatch, mean of r - 1 - log r (k3)."""
+        """Return the KL from old to new policy on the latest minibatch, the mean of r - 1 - log r (k3)."""
         return _k3(self._log_ratios.flatten(0, 1)[self._done - 1])
 
     def statistics(self) -> dict[str, Tensor]:
-        """Means over the minibatches so far, (): policy_loss and clip_fraction; of the last epoch: KL."""
+        """Return policy_loss and clip_fraction, averaged over all minibatches so far, and approximate_kl.
+
+        The last is averaged over the last epoch only. Shape of each: ().
+        """
         log_ratios = self._log_ratios.flatten(0, 1)[: self._done]
         advantages = self._advantages.flatten(0, 1)[: self._done]
         ratios, clip_range = log_ratios.exp(), self._config.clip_range
@@ -196,9 +206,9 @@ class CriticUpdate:
     """Squared-error steps of the critic on one rollout.
 
     Args:
-        critic: Changed.
-        config: Clipping, sizes.
-        optimizer: Of `critic_optimizer`.
+        critic: Critic, updated in place.
+        config: Clipping and sizes.
+        optimizer: Optimizer created by `critic_optimizer`.
     """
 
     def __init__(
@@ -212,23 +222,23 @@ class CriticUpdate:
         self._done = 0
 
     def begin(self, batch: CriticBatch, learning_rate: float | Tensor) -> None:
-        """Take a new rollout."""
+        """Start the update on a new rollout."""
         self._batch = batch
         self._done = 0
         set_learning_rate(self.optimizer, learning_rate)
 
-    def begin_epoch(self, order: Tensor) -> None:
-        """Bring the rollout into this order, so that a minibatch is a slice. Shape: (rollout_steps,)."""
+    def begin_epoch(self, data_order: Tensor) -> None:
+        """Permute the rollout, so that each minibatch is a slice. Shape: (rollout_steps,)."""
         size = self._config.minibatch_size
-        self._observations = torch.split(self._batch.observations[order], size)
-        self._values = torch.split(self._batch.values[order], size)
-        self._returns = torch.split(self._batch.returns[order], size)
+        self._observations = torch.split(self._batch.observations[data_order], size)
+        self._values = torch.split(self._batch.values[data_order], size)
+        self._returns = torch.split(self._batch.returns[data_order], size)
 
     @torch.no_grad()
     def compute_gradients(self, index: int) -> None:
         """Set `.grad` for a minibatch of the epoch.
 
-        The loss is value_coefficient * mean((V - R)^2), and its derivative by V is
+        The loss is value_coefficient * mean((V - R)^2), and its derivative with respect to V is
         2 * value_coefficient * (V - R) / size. With value clipping, V is the old value plus the clipped
         change, and the derivative is 0 where the clipping is active.
         """
@@ -248,15 +258,15 @@ class CriticUpdate:
         self._done += 1
 
     def statistics(self) -> dict[str, Tensor]:
-        """value_loss: the mean squared error over the minibatches so far, ()."""
+        """Return value_loss, the mean squared error over the minibatches so far, ()."""
         return {"value_loss": self._errors.flatten(0, 1)[: self._done].square().mean()}
 
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Within: numbers under 1.2e-38 count as 0 on this thread's CPU.
+    """Flush numbers below 1.2e-38 to 0 on this thread's CPU, inside the block.
 
-    Adam's moments of a dead unit fade to such numbers, for which a CPU takes ten times as long: without
+    Adam's moments of a dead unit decay to such numbers, on which a CPU is about ten times slower: without
     this, a network slows down as its units die (measured: an Adam step of 0.07 ms takes up to 1.4 ms).
     """
     before = bool(torch.full((), 1e-40) * 1.0 == 0)
@@ -269,11 +279,11 @@ def flushed_denormals() -> Iterator[None]:
 
 @flushed_denormals()
 def run_half(
-    half: ActorUpdate | CriticUpdate, orders: Sequence[Tensor], num_minibatches: int
+    half: ActorUpdate | CriticUpdate, data_orders: Sequence[Tensor], num_minibatches: int
 ) -> None:
-    """All epochs of one half, after its `begin`."""
-    for order in orders:
-        half.begin_epoch(order)
+    """Run all epochs of one half, after its `begin`."""
+    for data_order in data_orders:
+        half.begin_epoch(data_order)
         for index in range(num_minibatches):
             half.compute_gradients(index)
             half.optimizer.step()
@@ -281,12 +291,12 @@ def run_half(
 
 @flushed_denormals()
 def run_coupled(
-    actor: ActorUpdate, critic: CriticUpdate, orders: Sequence[Tensor], config: PPOConfig
+    actor: ActorUpdate, critic: CriticUpdate, data_orders: Sequence[Tensor], config: PPOConfig
 ) -> None:
-    """All epochs of both halves, minibatch by minibatch, after their `begin`.
+    """Run all epochs of both halves, minibatch by minibatch, after their `begin`.
 
-    The norm is clipped over both networks, and both stop at the target KL, before the step that went
-    beyond it.
+    The gradient norm is clipped over both networks. Both stop at the first minibatch above the target KL,
+    without taking its step.
     """
     parameters = [
         parameter
@@ -294,9 +304,9 @@ def run_coupled(
         for group in half.optimizer.param_groups
         for parameter in group["params"]
     ]
-    for order in orders:
-        actor.begin_epoch(order)
-        critic.begin_epoch(order)
+    for data_order in data_orders:
+        actor.begin_epoch(data_order)
+        critic.begin_epoch(data_order)
         for index in range(config.num_minibatches):
             actor.compute_gradients(index)
             critic.compute_gradients(index)
@@ -312,25 +322,25 @@ def update_both(
     actor: ActorUpdate,
     critic: CriticUpdate,
     batches: tuple[ActorBatch, CriticBatch],
-    orders: Sequence[Tensor],
+    data_orders: Sequence[Tensor],
     learning_rate: float | Tensor,
     config: PPOConfig,
 ) -> dict[str, Tensor]:
-    """A whole update of both halves; gives the statistics of both."""
+    """Run a whole update of both halves and return the statistics of both."""
     actor.begin(batches[0], learning_rate)
     critic.begin(batches[1], learning_rate)
     if config.max_gradient_norm is None and config.target_kl is None:
-        run_half(actor, orders, config.num_minibatches)
-        run_half(critic, orders, config.num_minibatches)
+        run_half(actor, data_orders, config.num_minibatches)
+        run_half(critic, data_orders, config.num_minibatches)
     else:
-        run_coupled(actor, critic, orders, config)
+        run_coupled(actor, critic, data_orders, config)
     return critic.statistics() | actor.statistics()
 
 
 def actor_optimizer(
     policy: ActorCritic, config: PPOConfig, regularizer: RegularizerSettings
 ) -> RegularizedOptimizer:
-    """Adam over the actor, and over its `log_std`, which is not regularized."""
+    """Create Adam over the actor and its `log_std`, which is not regularized."""
     groups = _groups(policy.actor, regularizer)
     if policy.log_std is not None:
         groups.append({"params": [policy.log_std], "regularizer": "none", "strength": 0.0})
@@ -340,7 +350,7 @@ def actor_optimizer(
 def critic_optimizer(
     critic: DenseNetwork, config: PPOConfig, regularizer: RegularizerSettings
 ) -> RegularizedOptimizer:
-    """Adam over the critic."""
+    """Create Adam over the critic."""
     return _adam(_groups(critic, regularizer), critic, config)
 
 
@@ -358,20 +368,20 @@ def _adam(
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.epsilon,
-        # One kernel instead of a few for each tensor, where torch has it.
+        # One kernel instead of a few per tensor, where torch supports it.
         fused=device in ("cpu", "cuda", "mps"),
         capturable=config.compile and device == "cuda",
     )
 
 
 def set_learning_rate(optimizer: RegularizedOptimizer, learning_rate: float | Tensor) -> None:
-    """Give all groups this learning rate."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def normalized(advantages: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """To mean 0 and standard deviation 1 over these dimensions."""
+    """Normalize to mean 0 and standard deviation 1 over these dimensions."""
     deviation, mean = torch.std_mean(advantages, dim=dim, keepdim=True)
     return (advantages - mean) / (deviation + 1e-8)
 

@@ -1,10 +1,10 @@
-"""A classifier that is trained on one task after another.
+"""Classifier that is trained on one task after another.
 
-One optimizer and one network go through the whole stream; nothing is reset at a boundary. The inner
-loop never waits for the device: sums stay on it, and are read once per task.
+One optimizer and one network go through the whole stream; nothing is reset at task boundaries. The inner loop
+never waits for the device: sums stay on it and are read once per task.
 
-Whatever the precision of the training steps, weights, optimizer and decay are float32, and what is
-measured after a task is measured in float32: figures of both precisions compare.
+Regardless of the precision of the training steps, weights, optimizer and decay are float32, and measurements
+after a task are made in float32, so that results of both precisions are comparable.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-"""Optimizer classes by the name that a configuration gives."""
+"""Optimizer classes by their name in a configuration."""
 
 STEPS_COUNTED_AT_ONCE = 32
-"""Steps whose logits are held until they are counted into the online accuracy."""
+"""Number of steps whose logits are kept before they are counted in the online accuracy."""
 
 LOSSES = ("cross-entropy", "squared-error")
-"""Losses by the name that a configuration gives."""
+"""Losses by their name in a configuration."""
 
 PRECISIONS = ("float32", "bf16")
-"""Precisions by the name that a configuration gives."""
+"""Precisions by their name in a configuration."""
 
 
 class Task(Protocol):
-    """What a classifier needs of a task: batches of images and labels."""
+    """Interface of a task: batches of images and labels."""
 
     @property
     def index(self) -> int:
-        """Place in the stream, from 0."""
+        """Position in the stream, from 0."""
 
     @property
     def num_train(self) -> int:
         """Number of training examples."""
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (batch, channels, height, width) and labels (batch,) at these indices."""
+        """Return images (batch, channels, height, width) and labels (batch,) at these indices."""
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test set, in order."""
+        """Iterate over the test set in batches, without shuffling."""
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier is trained.
+    """Training settings of a classifier.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -70,13 +70,13 @@ class ClassifierConfig:
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The optimizer, which goes through all tasks without a reset."""
+    """Optimizer, used for all tasks without a reset."""
 
     learning_rate: float = 0.01
     """Step size, above 0."""
 
     momentum: float = 0.0
-    """Of SGD, 0 to below 1; Adam and AdamW keep their own betas."""
+    """Momentum of SGD, at least 0 and below 1; Adam and AdamW use their default betas."""
 
     batch_size: int = 64
     """Examples per step; the last batch of an epoch may be smaller."""
@@ -85,18 +85,18 @@ class ClassifierConfig:
     """Passes over a task's training examples."""
 
     loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
-    """squared-error: the mean square of logits minus one-hot labels."""
+    """Training loss. squared-error: the mean square of logits minus one-hot labels."""
 
     train_evaluation_size: int = 10_000
-    """Training examples (the first ones) that the training accuracy is measured on after a task."""
+    """Number of training examples (the first ones) used to measure the training accuracy after a task."""
 
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: the products of a training step in bfloat16 (autocast); weights, loss and what is measured
-    after a task stay float32."""
+    """Precision of the training steps. bf16: matrix products in bfloat16 (autocast); weights, loss and
+    measurements after a task stay float32."""
 
     compile: bool = False
-    """Run the training step as one CUDA graph; on a CPU, its forward through torch.compile, which is no
-    faster there. The numbers are the same to rounding only."""
+    """Whether to run the training step as one CUDA graph, or on a CPU, its forward pass through
+    torch.compile, which is no faster there. The numbers agree only up to rounding."""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -112,26 +112,26 @@ class ClassifierConfig:
         if not isinstance(self.compile, bool):
             raise TypeError(f"compile must be True or False, not {self.compile!r}.")
         if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:
-            raise ValueError("learning_rate must be above 0, not 0: nothing would be learnt.")
+            raise ValueError("learning_rate must be above 0, not 0: nothing would be learned.")
         require_number("momentum", self.momentum, minimum=0.0, below=1.0)
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(
-                f"momentum={self.momentum} belongs to sgd: {self.optimizer} has its own."
+                f"momentum={self.momentum} applies to sgd only, not to {self.optimizer}: leave it out."
             )
         for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
             require_integer(name, getattr(self, name), minimum=1)
 
 
 class Classifier:
-    """A network, its optimizer, and where they are in the stream.
+    """Network, its optimizer, and their position in the stream.
 
     Args:
-        network: Maps images (batch, channels, height, width) to logits (batch, classes). Moved to
-            the device.
-        config: How it is trained.
-        regularizer: How every layer is regularized (normalisation layers are left alone).
-        data_order_seed: Of the data order: the order of (task, epoch) depends on nothing else.
-        device: "cpu", "cuda", "mps", …
+        network: Network that maps images (batch, channels, height, width) to logits (batch, classes). It is
+            moved to the device.
+        config: Training settings.
+        regularizer: Regularizer of every layer except normalization layers.
+        data_order_seed: Seed of the data order, which depends only on the seed, the task and the epoch.
+        device: Device of the network: "cpu", "cuda", "mps", …
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -151,27 +151,27 @@ class Classifier:
         self.device = torch.device(device)
         self.optimizer = make_optimizer(self.network, config, regularizer)
         self._compiled = self._compile() if config.compile else None
-        self._order_seed = data_order_seed
+        self._data_order_seed = data_order_seed
         self._step = 0
         self._task_steps = 1
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._online_correct = torch.zeros((), dtype=torch.int64, device=device)
-        # float32 sums of a long task lose digits; mps has nothing wider
+        # float32 sums over a long task lose digits, but mps has no wider dtype
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self._loss_sum = torch.zeros((), dtype=wide, device=device)
 
     def train(self, task: Task, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train on one task, or go on where a stop left it.
+        """Train on one task, or continue it after a stop.
 
         Args:
-            task: To be given again after a stop.
-            should_stop: Asked before every step; True leaves the task unfinished.
+            task: The task; after a stop, pass the same one again.
+            should_stop: Called before every step; True leaves the task unfinished.
 
         Returns:
             Whether the task is finished.
 
         Raises:
-            ValueError: if a batch is larger than the task's data.
+            ValueError: if the batch size exceeds the number of training examples.
         """
         batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
         if batch_size > task.num_train:
@@ -184,7 +184,7 @@ class Classifier:
         self._task_steps = epochs * steps_per_epoch
         while self._step < self._task_steps:
             epoch, first = divmod(self._step, steps_per_epoch)
-            batches = torch.split(self._epoch_order(task, epoch), batch_size)
+            batches = torch.split(self._epoch_data_order(task, epoch), batch_size)
             for indices in batches[first:]:
                 if should_stop():
                     return False
@@ -197,18 +197,19 @@ class Classifier:
         """Share of the current task's steps that are done, 0 to 1."""
         return self._step / self._task_steps
 
-    def _epoch_order(self, task: Task, epoch: int) -> Tensor:
-        # Drawn on the CPU: the order is then the same on every device.
+    def _epoch_data_order(self, task: Task, epoch: int) -> Tensor:
+        # Drawn on the CPU, so that the data order is the same on every device.
         generator = torch.Generator()
-        generator.manual_seed(child_seed(self._order_seed, f"{task.index}/{epoch}"))
+        generator.manual_seed(child_seed(self._data_order_seed, f"{task.index}/{epoch}"))
         return torch.randperm(task.num_train, generator=generator).to(self.device)
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        # Not chosen once for all: an object that holds its own method is freed late, and its memory.
+        # Chosen at each step: storing the bound method in self would create a reference cycle, so that
+        # the object and its memory would be freed late.
         learn = self._compiled or self._learn_eagerly
         loss, logits = learn(images, labels)
-        # The logits are those before the update: online accuracy. Counted many steps at a time,
-        # because one step's handful of tiny operations costs as much as a layer.
+        # Online accuracy: the logits are those before the update. Counted for many steps at once, because
+        # the few tiny operations for each step cost as much as a layer.
         self._pending.append((logits, labels, loss * labels.shape[0]))
         if len(self._pending) == STEPS_COUNTED_AT_ONCE:
             self._count_pending()
@@ -219,7 +220,7 @@ class Classifier:
         return loss.detach(), logits.detach()
 
     def _compile(self) -> CompiledStep:
-        # Images and labels are inputs: how a task makes them is its own, and changes with the task.
+        # Only images and labels are inputs: how they are produced differs from task to task.
         return CompiledStep(
             self._forward,
             self._update,
@@ -233,7 +234,7 @@ class Classifier:
         return self._loss(logits, labels), logits
 
     def _logits_in_bf16(self, images: Tensor) -> Tensor:
-        # Every weight is used once, so that keeping its bfloat16 copy would gain nothing.
+        # Every weight is used once, so caching its bfloat16 copy would gain nothing.
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             logits: Tensor = self.network(images)
         return logits.float()
@@ -259,15 +260,15 @@ class Classifier:
         return functional.mse_loss(logits, one_hot)
 
     def finish(self, task: Task) -> dict[str, float | bool]:
-        """Measure a task that `train` has finished, and make ready for the next one.
+        """Measure a task that `train` has finished, and prepare for the next one.
 
         Args:
-            task: The finished one.
+            task: The finished task.
 
         Returns:
-            `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each example before
-            the update that uses it) and `train_loss` over the task, all means per example, and
-            `diverged`: whether a loss was not finite.
+            `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each example before the
+            update that uses it) and `train_loss` over the task, all averaged over examples, and `diverged`:
+            whether a loss was not finite.
         """
         self._count_pending()
         examples = task.num_train * self.config.epochs_per_task
@@ -305,7 +306,7 @@ class Classifier:
 
     @torch.no_grad()
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Accuracy and mean loss, as tensors on the device."""
+        """Return accuracy and mean loss, as tensors on the device."""
         self.network.eval()
         correct = torch.zeros_like(self._online_correct)
         loss = torch.zeros_like(self._loss_sum)
@@ -318,13 +319,13 @@ class Classifier:
         return correct.to(loss.dtype) / examples, loss / examples
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, but the task itself."""
+        """Return everything that the next step depends on, except the task itself."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self._step,
             "task_steps": self._task_steps,
-            # Kept apart, not counted early: a sum rounds by the order of its parts.
+            # Saved separately instead of being counted early: rounding depends on the order of a sum.
             "pending": list(self._pending),
             "online_correct": self._online_correct,
             "loss_sum": self._loss_sum,
@@ -349,7 +350,7 @@ class Classifier:
 def make_optimizer(
     network: nn.Module, config: ClassifierConfig, regularizer: RegularizerSettings
 ) -> RegularizedOptimizer:
-    """Make the configured optimizer over all of a network's parameters."""
+    """Create the configured optimizer over all parameters of a network."""
     groups = parameter_groups(
         network,
         regularizer=regularizer.regularizer,
@@ -361,7 +362,7 @@ def make_optimizer(
     )
     extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
     device = next(network.parameters()).device.type
-    # One kernel instead of a few for each tensor, where torch has it.
+    # One kernel instead of a few per tensor, where torch supports it.
     extra["fused"] = device in ("cpu", "cuda", "mps")
     if config.compile and device == "cuda" and config.optimizer != "sgd":
         extra["capturable"] = True

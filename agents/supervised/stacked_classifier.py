@@ -1,4 +1,4 @@
-"""R classifiers that are trained at once, each as if it were alone: the replica axis of `Classifier`."""
+"""R stacked classifiers, trained at once with the same results as `Classifier` in separate runs."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks, require_index
 
 EVALUATION_BATCH = 250
-"""Examples of each replica that are evaluated at once: R times as many activations are in memory."""
+"""Examples of each classifier evaluated at once; memory holds the activations of R times as many."""
 
 
 class TaskGroup(Protocol):
-    """What R classifiers need of R tasks of one place in their streams."""
+    """Interface of R tasks at the same position in their streams."""
 
     @property
     def index(self) -> int:
-        """Place in the streams, from 0."""
+        """Position in the streams, from 0."""
 
     @property
     def num_train(self) -> int:
         """Number of training examples of each task."""
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (R, batch, channels, height, width) and labels (R, batch) at indices (R, batch)."""
+        """Return images (R, batch, channels, height, width) and labels (R, batch) at indices (R, batch)."""
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test sets, in order, side by side."""
+        """Iterate over the stacked test sets in batches, without shuffling."""
 
 
 class StackedClassifier:
-    """R networks, their optimizers, and where they are in their streams: all at one place.
+    """R stacked networks, their optimizers, and their position in their streams, which all share.
 
-    Replica i gives the numbers of a `Classifier` with `networks[i]`, `regularizers[i]` and
-    `data_order_seeds[i]` to rounding, and its states go both ways. A whole step, from images to counted
-    figures, is one function that waits for nothing.
+    Classifier i computes the same numbers as a `Classifier` with `networks[i]`, `regularizers[i]` and
+    `data_order_seeds[i]`, up to rounding, and each can load the other's states. A whole step, from images to
+    updated sums, is one function that never waits for the device.
 
     Args:
-        networks: Of one architecture; moved to the device. Each maps images (batch, channels, height,
-            width) to logits (batch, classes).
-        config: How all are trained, or one for each that differ in `learning_rate` and `momentum` only.
-        regularizers: How each is regularized.
-        data_order_seeds: Of each one's data order.
-        device: "cpu", "cuda", "mps", …
-        convolution: As in `StackedNetworks`; None is "products" under bf16 too.
+        networks: Networks of one architecture, moved to the device. Each maps images (batch, channels,
+            height, width) to logits (batch, classes).
+        config: Training settings of all, or one for each, which may differ only in `learning_rate` and
+            `momentum`.
+        regularizers: Regularizer of each network.
+        data_order_seeds: Seed of each network's data order.
+        device: Device of the networks: "cpu", "cuda", "mps", …
+        convolution: As in `StackedNetworks`, except that None also means "products" under bf16.
 
     Raises:
-        ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the
-            networks cannot be stacked, the configurations differ otherwise, or they compile and the
-            device is neither CPU nor CUDA.
+        ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the networks
+            cannot be stacked, the configurations differ in other settings, or they compile and the device
+            is neither CPU nor CUDA.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class StackedClassifier:
         self.device = torch.device(device)
         moved = [network.to(device) for network in networks]
         if convolution is None and self.config.precision == "bf16":
-            # On a CPU, autocast knows no convolution inside vmap: grouped ones would stay float32.
+            # On a CPU, autocast does not convert convolutions inside vmap: grouped ones would stay float32.
             convolution = "products"
         self.networks = StackedNetworks(moved, convolution=convolution)
         optimizers = [
@@ -91,12 +92,12 @@ class StackedClassifier:
         self.optimizer = StackedOptimizer(
             optimizers, self.networks.in_order_of(optimizers[0], moved[0])
         )
-        self._orders = StackedDataOrders(data_order_seeds, self.device)
+        self._data_orders = StackedDataOrders(data_order_seeds, self.device)
         self._frozen: set[int] = set()
         self._steps = [0] * self.num_stacked
         self._task_steps = 1
         self._online_correct = torch.zeros(self.num_stacked, dtype=torch.int64, device=device)
-        # float32 sums of a long task lose digits; mps has nothing wider
+        # float32 sums over a long task lose digits, but mps has no wider dtype
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self._loss_sum = torch.zeros(self.num_stacked, dtype=wide, device=device)
         self._learn: Callable[..., tuple[Tensor, ...]] = self._learn_eagerly
@@ -109,17 +110,18 @@ class StackedClassifier:
     # ---- training -------------------------------------------------------------------------------
 
     def train(self, tasks: TaskGroup, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train every replica on its task, or go on where a stop left them.
+        """Train every classifier on its task, or continue after a stop.
 
         Args:
-            tasks: To be given again after a stop.
-            should_stop: Asked before every step; True leaves the tasks unfinished.
+            tasks: The tasks; after a stop, pass the same ones again.
+            should_stop: Called before every step; True leaves the tasks unfinished.
 
         Returns:
             Whether the tasks are finished.
 
         Raises:
-            ValueError: if a batch is larger than a task's data, or the replicas are not equally far.
+            ValueError: if the batch size exceeds the number of training examples, or the classifiers are at
+                different steps.
         """
         batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
         if batch_size > tasks.num_train:
@@ -133,11 +135,11 @@ class StackedClassifier:
         step = self._common_step()
         while step < self._task_steps:
             epoch, first = divmod(step, steps_per_epoch)
-            orders = self._orders.get(tasks.index, epoch, tasks.num_train)
+            data_orders = self._data_orders.get(tasks.index, epoch, tasks.num_train)
             is_last = epoch + 1 == epochs
             following = (tasks.index + 1, 0) if is_last else (tasks.index, epoch + 1)
-            self._orders.draw_ahead(*following, tasks.num_train)
-            for indices in torch.split(orders, batch_size, dim=1)[first:]:
+            self._data_orders.draw_ahead(*following, tasks.num_train)
+            for indices in torch.split(data_orders, batch_size, dim=1)[first:]:
                 if should_stop():
                     return False
                 self._run_step(*tasks.train_batch(indices))
@@ -149,20 +151,20 @@ class StackedClassifier:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
         if len(set(live.values())) > 1:
             raise ValueError(
-                f"The replicas are at different steps of their tasks: {live} (replica: step). Only"
-                " replicas that are equally far can be trained together; load states of one step."
+                f"The stacked classifiers are at different steps of their tasks: {live} (classifier: step)."
+                " They can only be trained from the same step: load states saved at one step."
             )
         return next(iter(live.values()), self._task_steps)
 
     @property
     def task_progress(self) -> float:
-        """Share of the current tasks' steps that are done, 0 to 1, of the replicas not frozen."""
+        """Share of the current tasks' steps that are done, 0 to 1, for the classifiers not frozen."""
         return self._common_step() / self._task_steps
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        """One step of every replica, and its figures: all of it is on the device."""
+        """Train every classifier for one step and update the sums, entirely on the device."""
         _, logits, losses = self._learn(images, labels)
-        # The logits are those before the update: online accuracy.
+        # Online accuracy: the logits are those before the update.
         self._online_correct += (logits.argmax(dim=-1) == labels).sum(1)
         self._loss_sum += losses * labels.shape[1]
 
@@ -174,7 +176,7 @@ class StackedClassifier:
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = self._logits(images)
         losses = self._losses(logits, labels)
-        # The gradient of the sum is that of each loss: no replica is in another's.
+        # The gradient of the sum holds the gradient of each loss, as no network is part of another's loss.
         return losses.sum(), logits, losses
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ class StackedClassifier:
         return logits.float()
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of each replica. Shape: (R, batch, classes) and (R, batch) to (R,)."""
+        """Return each classifier's mean loss. Shape: (R, batch, classes) and (R, batch) to (R,)."""
         if self.config.loss == "cross-entropy":
             each = functional.cross_entropy(
                 logits.flatten(0, 1), labels.flatten(), reduction="none"
@@ -201,26 +203,26 @@ class StackedClassifier:
         self.optimizer.step()
 
     def freeze(self, index: int) -> None:
-        """Leave a replica's weights and optimizer as they are from now on; it is no longer measured.
+        """Freeze a classifier: its weights and optimizer no longer change, and its results become invalid.
 
-        It is still computed with the others, to no effect: only a new stack without it saves that.
+        It is still computed along with the others, without effect; only a new stack without it saves time.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no such classifier.
         """
         self.optimizer.freeze(index)
         self._frozen.add(index)
 
-    # ---- figures --------------------------------------------------------------------------------
+    # ---- measuring ------------------------------------------------------------------------------
 
     def finish(self, tasks: TaskGroup) -> list[dict[str, float | bool]]:
-        """Measure tasks that `train` has finished, and make ready for the next ones.
+        """Measure tasks that `train` has finished, and prepare for the next ones.
 
         Args:
-            tasks: The finished ones.
+            tasks: The finished tasks.
 
         Returns:
-            For each replica what `Classifier.finish` gives; of a frozen one the numbers mean nothing.
+            For each classifier, the same as `Classifier.finish`; for frozen ones the numbers are meaningless.
         """
         examples = tasks.num_train * self.config.epochs_per_task
         count = min(self.config.train_evaluation_size, tasks.num_train)
@@ -252,7 +254,7 @@ class StackedClassifier:
 
     @torch.no_grad()
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Accuracy and mean loss of each replica, as tensors on the device. Shape: (R,)."""
+        """Return accuracy and mean loss of each classifier, as tensors on the device. Shape: (R,)."""
         self.networks.train(False)
         correct = torch.zeros_like(self._online_correct)
         loss = torch.zeros_like(self._loss_sum)
@@ -267,12 +269,12 @@ class StackedClassifier:
     # ---- saving and loading ---------------------------------------------------------------------
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """What `Classifier.state_dict` gives of one replica, which a `Classifier` continues from.
+        """Return one classifier's state in the format of `Classifier.state_dict`, which can continue from it.
 
-        Steps are counted at once here, so that none is pending.
+        Steps are counted immediately here, so that none is pending.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if there is no such classifier.
         """
         return {
             "network": self.networks.state_dict(index),
@@ -285,15 +287,15 @@ class StackedClassifier:
         }
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
-        """Continue one replica from a `state_dict`, of its own kind or of a `Classifier`, on any device.
+        """Load a state saved by this class or by `Classifier`, on any device, into one classifier.
 
-        Before the next `train`, all that are not frozen must have been loaded from one step. A frozen
-        one gets the state and stays frozen.
+        Before the next `train`, all classifiers that are not frozen must have states of the same step. A
+        frozen one takes the state and stays frozen.
 
         Raises:
-            IndexError: if there is no such replica.
-            RuntimeError: if the state is of another network (torch's message).
-            ValueError: if it is of another optimizer.
+            IndexError: if there is no such classifier.
+            RuntimeError: if the state belongs to another network (torch's message).
+            ValueError: if it belongs to another optimizer.
         """
         require_index(index, self.num_stacked)
         self.networks.load_state_dict(index, state["network"])
@@ -315,12 +317,14 @@ def _one_each(
     if isinstance(config, ClassifierConfig):
         return [config] * max(count, 1)
     if len(config) != count:
-        raise ValueError(f"{len(config)} configurations were given for {count} networks.")
-    for place, each in enumerate(config):
+        raise ValueError(
+            f"{len(config)} configurations were given for {count} networks: give one, or one for each."
+        )
+    for index, each in enumerate(config):
         alike = replace(each, learning_rate=config[0].learning_rate, momentum=config[0].momentum)
         if alike != config[0]:
             raise ValueError(
-                f"config[{place}] is {each}, config[0] {config[0]}: trained together, they may differ"
-                " in learning_rate and momentum only."
+                f"config[{index}] is {each}, but config[0] is {config[0]}: the configurations of stacked"
+                " classifiers may differ in learning_rate and momentum only."
             )
     return config

@@ -1,4 +1,4 @@
-"""Data orders of many replicas, drawn ahead on the CPU while the device works."""
+"""Data orders of stacked classifiers, drawn ahead on the CPU while the device works."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _Key = tuple[int, int, int]
 
 
 class StackedDataOrders:
-    """Orders of the training examples, replica for replica those that `Classifier` draws alone.
+    """Data orders of R stacked classifiers, each the same as `Classifier` draws with its seed.
 
-    A permutation is drawn on the CPU, so that it is the same on every device. The next one is drawn by
-    a thread meanwhile, as torch lets others run while it draws.
+    Permutations are drawn on the CPU, so that they are the same on every device. A thread draws the next ones
+    in the background: torch releases Python's lock while it draws.
 
     Args:
-        seeds: The `data_order_seed` of each replica.
-        device: Of the orders.
+        seeds: The `data_order_seed` of each classifier.
+        device: Device of the data orders.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
@@ -31,40 +31,40 @@ class StackedDataOrders:
         self._ahead: tuple[_Key, Future[Tensor]] | None = None
 
     def get(self, task: int, epoch: int, num_train: int) -> Tensor:
-        """The orders of one epoch; drawn now, if `draw_ahead` was asked for others.
+        """Return the data orders of one epoch; they are drawn now if `draw_ahead` was called for others.
 
         Args:
             task: Index of the task.
-            epoch: Of the task, from 0.
-            num_train: Examples in it.
+            epoch: Epoch within the task, from 0.
+            num_train: Number of training examples.
 
         Returns:
-            On the device, to which they go in one copy that the host does not wait for. Shape:
+            Data orders on the device, sent in one copy that the host does not wait for. Shape:
             (R, num_train).
         """
         key = (task, epoch, num_train)
         drawn = self._ahead[1].result() if self._ahead and self._ahead[0] == key else None
         self._ahead = None
-        orders = self._draw(key, self._memory(num_train)) if drawn is None else drawn
-        return orders.to(self._device, non_blocking=True)
+        data_orders = self._draw(key, self._memory(num_train)) if drawn is None else drawn
+        return data_orders.to(self._device, non_blocking=True)
 
     def draw_ahead(self, task: int, epoch: int, num_train: int) -> None:
-        """Have the orders drawn that `get` will probably be asked for next; as `get`."""
+        """Draw the data orders of the next call of `get` in the background. Arguments as in `get`."""
         key = (task, epoch, num_train)
         if self._ahead is None or self._ahead[0] != key:
-            # The memory is taken here: a thread that pins some breaks a capture under way in another.
+            # Allocated here, because pinning memory in a thread breaks a capture running in another.
             self._ahead = (key, self._thread.submit(self._draw, key, self._memory(num_train)))
 
     def _memory(self, num_train: int) -> Tensor:
-        # Only from pinned memory does a copy to a GPU run beside its work.
+        # A copy to a GPU overlaps with its work only from pinned memory.
         return torch.empty(
             len(self._seeds), num_train, dtype=torch.int64, pin_memory=self._device.type == "cuda"
         )
 
-    def _draw(self, key: _Key, orders: Tensor) -> Tensor:
-        """Fill `orders`; nothing in here knows of a GPU."""
+    def _draw(self, key: _Key, data_orders: Tensor) -> Tensor:
+        """Fill `data_orders` and return it. Nothing in here uses a GPU."""
         task, epoch, num_train = key
-        for row, seed in zip(orders, self._seeds, strict=True):
+        for row, seed in zip(data_orders, self._seeds, strict=True):
             generator = torch.Generator().manual_seed(child_seed(seed, f"{task}/{epoch}"))
             torch.randperm(num_train, generator=generator, out=row)
-        return orders
+        return data_orders

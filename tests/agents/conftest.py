@@ -1,4 +1,4 @@
-"""What the tests of learners share."""
+"""Shared fixtures for the tests of the learners."""
 
 from contextlib import contextmanager
 
@@ -13,10 +13,10 @@ from plasticity.agents.execution import compiled
 
 
 class Crossings(TorchDispatchMode):
-    """Notes what crosses between the host and the device "meta", which computes shapes alone.
+    """Records transfers between the host and the device "meta", which computes only shapes.
 
-    Everything else that would need the device's numbers on the host is an error there, and so is any
-    operation on tensors of both. What comes from the device arrives as zeros.
+    Anything else that would need the device's numbers on the host is an error there, and so is any operation
+    on tensors of both devices. Data copied from the device arrives as zeros.
     """
 
     def __init__(self):
@@ -40,12 +40,12 @@ class Crossings(TorchDispatchMode):
 
 @pytest.fixture
 def crossings():
-    """A block in which crossings are noted, on a learner with `device="meta"`."""
-    with Crossings() as noted:
-        yield noted
+    """Record transfers during a test of a learner with `device="meta"`."""
+    with Crossings() as recorded:
+        yield recorded
 
 
-# What torch reads back to the host to go on: each makes the host wait for a GPU.
+# Operations whose result torch reads back to the host: each makes the host wait for a GPU.
 WAITING = {
     "_local_scalar_dense",
     "equal",
@@ -70,7 +70,7 @@ class _RaiseAtOperations(TorchDispatchMode):
 
 
 class _RaiseAtReading(TorchFunctionMode):
-    """Some methods read a tensor on the CPU without an operation."""
+    """Catches methods that read a tensor on the CPU without dispatching an operation."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in READING:
@@ -86,12 +86,12 @@ def _raise_at_waiting():
 
 @pytest.fixture
 def never_waits():
-    """A context in which nothing may wait for the device; the CPU stands for a GPU."""
+    """Return a context manager in which waiting for the device is an error; the CPU acts as the GPU."""
     return _raise_at_waiting
 
 
 class _Graph:
-    """A CUDA graph on a CPU: repeats operations, on the memory that they were captured with."""
+    """CUDA graph on a CPU: repeats operations on the memory that they were captured with."""
 
     def __init__(self):
         self.calls = []
@@ -106,7 +106,7 @@ class _Graph:
 
 
 class _Capture(TorchDispatchMode):
-    """Writes down operations. A GPU does none of them while it captures, so writing is undone."""
+    """Records operations. A GPU runs none of them during capture, so in-place changes are undone."""
 
     def __init__(self, graph):
         super().__init__()
@@ -115,11 +115,11 @@ class _Capture(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        for place, argument in enumerate(func._schema.arguments):
+        for index, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                given = args[place] if place < len(args) else kwargs.get(argument.name)
+                given = args[index] if index < len(args) else kwargs.get(argument.name)
                 for tensor in filter(torch.is_tensor, tree_leaves(given)):
-                    # of all that this memory holds, as other views of it may be written too
+                    # keep the whole storage, because other views of it may be written too
                     whole = tensor.untyped_storage()
                     self.before.setdefault(whole.data_ptr(), (whole, whole.clone()))
         outputs = func(*args, **kwargs)
@@ -141,9 +141,9 @@ class _Stream:
 
 @pytest.fixture
 def cuda_graphs_on_cpu(monkeypatch):
-    """CUDA graphs of `plasticity.agents.execution.compiled` on a CPU; gives the list of graphs made.
+    """Run CUDA graphs of `plasticity.agents.execution.compiled` on a CPU; return the list of graphs.
 
-    As on a GPU, a captured call is done by its operations alone, without Python, on fixed memory.
+    As on a GPU, a captured call runs only its operations, without Python, on fixed memory.
     """
     made = []
 

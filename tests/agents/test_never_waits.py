@@ -1,7 +1,7 @@
-"""Nothing in an inner loop reads a tensor back to the host, for which it would wait for a GPU.
+"""No inner loop reads a tensor back to the host, which would wait for a GPU.
 
-Seen without one: a mode that raises at each such operation. What Python reads of tensors that lie on
-the CPU on purpose is outside of it.
+This is tested without a GPU, by a mode that raises an error at each such operation. Reads of tensors that are
+on the CPU on purpose are not covered.
 """
 
 import pytest
@@ -48,7 +48,7 @@ SETTINGS = [
         lambda x: x.nonzero(),
     ],
 )
-def test_the_mode_sees_what_waits(never_waits, waiting):
+def test_the_mode_catches_waiting_operations(never_waits, waiting):
     with never_waits(), pytest.raises(AssertionError, match="waits for the device"):
         waiting(torch.ones(3))
 
@@ -58,16 +58,16 @@ def test_the_mode_sees_what_waits(never_waits, waiting):
 @pytest.mark.parametrize(
     ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
 )
-def test_the_classifiers_step(never_waits, settings, optimizer, precision, loss):
+def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, loss):
     config = ClassifierConfig(
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
     network = ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,)))
     classifier = Classifier(network, config, settings, data_order_seed=1)
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
-    classifier._train_step(images, labels)  # makes the optimizer's state and the anchors
+    classifier._train_step(images, labels)  # creates the optimizer's state and the anchors
     with never_waits():
-        for _ in range(33):  # past the counting of the accuracy
+        for _ in range(33):  # until the accuracy has been counted
             classifier._train_step(images, labels)
 
 
@@ -75,7 +75,7 @@ def test_the_classifiers_step(never_waits, settings, optimizer, precision, loss)
 @pytest.mark.parametrize(
     ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
 )
-def test_the_replica_classifiers_step(never_waits, optimizer, precision, loss):
+def test_the_step_of_stacked_classifiers(never_waits, optimizer, precision, loss):
     config = ClassifierConfig(
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
@@ -91,7 +91,7 @@ def test_the_replica_classifiers_step(never_waits, optimizer, precision, loss):
         classifier._train_step(images, labels)
 
 
-# Adam without `fused` reads its count of steps, which then lies on the CPU.
+# Adam without `fused` reads its step count, which is then on the CPU.
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(
@@ -133,24 +133,24 @@ def test_regularized_steps(never_waits, settings, decoupled, base, extra):
         {"max_gradient_norm": 0.5, "entropy_coefficient": 0.01},
     ],
 )
-def test_ppos_update(never_waits, options, settings, discrete):
+def test_the_update_of_ppo(never_waits, options, settings, discrete):
     config = PPOConfig(rollout_steps=32, minibatch_size=16, epochs=2, hidden=(4,), **options)
     policy = ActorCritic(3, 2, config, discrete=discrete)
     actor = ActorUpdate(policy, config, actor_optimizer(policy, config, settings))
     critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, settings))
     observations = torch.randn(32, 3)
     actions = torch.randint(2, (32,)) if discrete else torch.randn(32, 2)
-    zeros, orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
+    zeros, data_orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
 
     def update():
         actor.begin(ActorBatch(observations, actions, zeros, torch.randn(32)), 1e-3)
         critic.begin(CriticBatch(observations, zeros, torch.randn(32)), 1e-3)
-        # Without the CPU's own switch around it, which reads a number of the CPU.
+        # Without `flushed_denormals` around it, which reads a number on the CPU.
         if config.max_gradient_norm is None:
-            run_half.__wrapped__(actor, orders, config.num_minibatches)
-            run_half.__wrapped__(critic, orders, config.num_minibatches)
+            run_half.__wrapped__(actor, data_orders, config.num_minibatches)
+            run_half.__wrapped__(critic, data_orders, config.num_minibatches)
         else:
-            run_coupled.__wrapped__(actor, critic, orders, config)
+            run_coupled.__wrapped__(actor, critic, data_orders, config)
         return actor.statistics() | critic.statistics()
 
     update()

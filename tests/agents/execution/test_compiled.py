@@ -1,4 +1,4 @@
-"""Captured and compiled steps against the same functions called as they are."""
+"""Captured and compiled steps compared with the same functions called eagerly."""
 
 import copy
 from functools import partial
@@ -31,7 +31,7 @@ BASES = [
 
 
 class Learner:
-    """A small network that learns to give zeros."""
+    """Small network that learns to output zeros."""
 
     def __init__(self, base=torch.optim.SGD, extra=None, settings=None, device="cpu"):
         generator = torch.Generator().manual_seed(1)
@@ -76,12 +76,12 @@ def batches(count, rows=5, seed=0):
     return torch.randn(count, rows, 3, generator=torch.Generator().manual_seed(seed))
 
 
-# ---- CUDA graphs, played on a CPU -------------------------------------------------------------------
+# ---- CUDA graphs, simulated on a CPU ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", REGULARIZERS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize(("base", "extra"), BASES)
-def test_a_captured_step_is_the_step(cuda_graphs_on_cpu, base, extra, settings):
+def test_a_captured_step_equals_the_eager_step(cuda_graphs_on_cpu, base, extra, settings):
     here, there = Learner(base, extra, settings), Learner(base, extra, settings)
     step = there.compiled("cpu")
     for inputs in batches(9):
@@ -91,7 +91,7 @@ def test_a_captured_step_is_the_step(cuda_graphs_on_cpu, base, extra, settings):
     assert len(cuda_graphs_on_cpu) == 1
 
 
-def test_python_runs_until_the_capture_alone(cuda_graphs_on_cpu):
+def test_python_runs_only_until_the_capture(cuda_graphs_on_cpu):
     calls = []
 
     def double(inputs):
@@ -105,7 +105,7 @@ def test_python_runs_until_the_capture_alone(cuda_graphs_on_cpu):
     assert len(calls) == compiled.WARM_UP_CALLS + 1
 
 
-def test_outputs_of_a_step_stay(cuda_graphs_on_cpu):
+def test_outputs_of_a_step_are_not_overwritten(cuda_graphs_on_cpu):
     step = Learner().compiled("cpu")
     found = [step(inputs) for inputs in batches(6)]
     copies = [tuple(output.clone() for output in outputs) for outputs in found]
@@ -114,7 +114,7 @@ def test_outputs_of_a_step_stay(cuda_graphs_on_cpu):
         assert all(map(torch.equal, outputs, expected))
 
 
-def test_every_shape_has_its_capture(cuda_graphs_on_cpu):
+def test_every_shape_has_its_own_capture(cuda_graphs_on_cpu):
     here, there = Learner(), Learner()
     step = there.compiled("cpu")
     for full, ragged in zip(batches(6), batches(6, rows=2), strict=True):
@@ -128,9 +128,9 @@ def test_every_shape_has_its_capture(cuda_graphs_on_cpu):
 def test_a_changed_learning_rate_is_not_ignored(cuda_graphs_on_cpu):
     here, there = Learner(), Learner()
     step = there.compiled("cpu")
-    for place, inputs in enumerate(batches(16)):
+    for index, inputs in enumerate(batches(16)):
         for learner in (here, there):
-            learner.optimizer.param_groups[0]["lr"] = 0.1 if place < 8 else 0.01
+            learner.optimizer.param_groups[0]["lr"] = 0.1 if index < 8 else 0.01
         here.eagerly(inputs)
         step(inputs)
     assert torch.equal(here.weights(), there.weights())
@@ -141,16 +141,16 @@ def test_a_learning_rate_on_the_device_needs_no_second_capture(cuda_graphs_on_cp
     base, rates = torch.optim.Adam, [torch.tensor(0.1), torch.tensor(0.1)]
     here, there = (Learner(base, {"lr": rate}) for rate in rates)
     step = there.compiled("cpu")
-    for place, inputs in enumerate(batches(10)):
+    for index, inputs in enumerate(batches(10)):
         for rate in rates:
-            rate.fill_(0.1 / (1 + place))
+            rate.fill_(0.1 / (1 + index))
         here.eagerly(inputs)
         step(inputs)
     assert torch.equal(here.weights(), there.weights())
     assert len(cuda_graphs_on_cpu) == 1
 
 
-def test_a_loaded_state_is_learnt_from(cuda_graphs_on_cpu):
+def test_training_continues_from_a_loaded_state(cuda_graphs_on_cpu):
     base, extra, settings = torch.optim.Adam, {"lr": 0.01}, REGULARIZERS[2]
     here, there = (Learner(base, extra, settings) for _ in range(2))
     step = there.compiled("cpu")
@@ -169,26 +169,28 @@ def test_too_many_shapes(cuda_graphs_on_cpu):
     function = GraphedFunction(torch.square, device="cpu")
     for rows in range(compiled.MOST_SHAPES):
         function(torch.zeros(rows))
-    with pytest.raises(ValueError, match=r"\[\(99,\)\] would be the 9th capture"):
+    with pytest.raises(ValueError, match=r"\[\(99,\)\] would need capture number 9"):
         function(torch.zeros(99))
 
 
-def test_inputs_from_elsewhere(cuda_graphs_on_cpu):
+def test_inputs_on_another_device(cuda_graphs_on_cpu):
     function = GraphedFunction(torch.square, device="cpu")
     for _ in range(5):  # also when it is captured
         function(torch.zeros(2))
-    with pytest.raises(ValueError, match="Input 0 is on meta, the graph on cpu"):
+    with pytest.raises(ValueError, match="Input 0 is on meta, but the graph is on cpu: move"):
         function(torch.zeros(2, device="meta"))
 
 
 def test_a_graph_needs_cuda():
-    with pytest.raises(ValueError, match="needs a CUDA device, not cpu: leave it out"):
+    with pytest.raises(ValueError, match="needs a CUDA device, not cpu: leave out compile"):
         GraphedFunction(torch.square, device="cpu")
 
 
-def test_other_devices():
+def test_unsupported_devices():
     learner = Learner()
-    with pytest.raises(ValueError, match="compile works on cpu and cuda, not on meta"):
+    with pytest.raises(
+        ValueError, match="compile works on cpu and cuda, not on meta: leave it out"
+    ):
         learner.compiled("meta")
 
 
@@ -197,12 +199,12 @@ def test_other_devices():
 
 @pytest.fixture
 def without_inductor(monkeypatch):
-    """torch.compile traces, and compiles nothing."""
+    """Let torch.compile trace without compiling."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
 def test_compiled_steps_do_not_count_against_each_other(without_inductor):
-    """torch keeps eight versions of a function, and runs further ones as they are, or refuses."""
+    """torch keeps eight versions of a function, and runs further ones eagerly or raises an error."""
     for _ in range(12):
         here, there = Learner(), Learner()
         step = there.compiled("cpu")
@@ -213,7 +215,7 @@ def test_compiled_steps_do_not_count_against_each_other(without_inductor):
         assert torch.equal(here.weights(), there.weights())
 
 
-def test_a_forward_that_is_not_one_graph(without_inductor):
+def test_a_forward_that_is_not_one_graph_is_an_error(without_inductor):
     def forward(inputs):
         return (inputs.sum() if inputs.sum() > 0 else -inputs.sum(),)
 
@@ -228,7 +230,7 @@ def test_a_forward_that_is_not_one_graph(without_inductor):
 @needs_cuda
 @pytest.mark.parametrize("settings", REGULARIZERS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize(("base", "extra"), BASES)
-def test_captured_on_a_gpu_agrees(base, extra, settings):
+def test_captured_and_eager_agree_on_a_gpu(base, extra, settings):
     here, there = (Learner(base, extra, settings, device="cuda") for _ in range(2))
     step = there.compiled("cuda")
     for full, ragged in zip(batches(8).cuda(), batches(8, rows=2).cuda(), strict=True):
@@ -254,14 +256,14 @@ def test_a_replay_never_waits():
 
 
 @needs_cuda
-def test_a_gpu_takes_a_changed_learning_rate_and_a_loaded_state():
+def test_a_changed_learning_rate_and_a_loaded_state_on_a_gpu():
     here, there = (
         Learner(torch.optim.Adam, settings=REGULARIZERS[2], device="cuda") for _ in range(2)
     )
     step = there.compiled("cuda")
-    for place, inputs in enumerate(batches(16).cuda()):
+    for index, inputs in enumerate(batches(16).cuda()):
         for learner in (here, there):
-            learner.optimizer.param_groups[0]["lr"] = 0.01 if place < 8 else 0.001
+            learner.optimizer.param_groups[0]["lr"] = 0.01 if index < 8 else 0.001
         here.eagerly(inputs)
         step(inputs)
     torch.testing.assert_close(here.weights(), there.weights())
@@ -275,7 +277,7 @@ def test_a_gpu_takes_a_changed_learning_rate_and_a_loaded_state():
 
 
 @needs_cuda
-def test_a_gpu_refuses_inputs_of_the_host():
+def test_a_graph_on_a_gpu_rejects_inputs_on_the_host():
     function = GraphedFunction(torch.square, device="cuda")
-    with pytest.raises(ValueError, match="Input 0 is on cpu, the graph on cuda:0"):
+    with pytest.raises(ValueError, match="Input 0 is on cpu, but the graph is on cuda:0"):
         function(torch.zeros(2))

@@ -1,4 +1,4 @@
-"""Shapes and parameter counts by hand, and how the first weights are spread."""
+"""Shapes and parameter counts computed by hand, and the distribution of the initial weights."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_lecun_weights():
         assert layer.weight.abs().max() <= bound
         if layer.weight.numel() > 1000:
             assert layer.weight.abs().max() > 0.99 * bound
-            # a uniform within ±b has variance b^2 / 3 = 1 / fan-in
+            # a uniform distribution within ±b has variance b^2 / 3 = 1 / fan-in
             assert layer.weight.var().item() == pytest.approx(1 / layer.in_features, rel=0.1)
         assert not layer.bias.any()
 
@@ -67,7 +67,7 @@ def test_orthogonal_weights():
 
 
 @pytest.mark.parametrize("scheme", ["lecun", "orthogonal"])
-def test_the_generator_draws_all(scheme):
+def test_the_generator_draws_all_weights(scheme):
     config = PPOConfig(initialisation=scheme)
     before = torch.get_rng_state()
     first, again, other = make(config), make(config), make(config, seed=1)
@@ -78,7 +78,7 @@ def test_the_generator_draws_all(scheme):
             assert not torch.equal(parameter, other.get_parameter(name))
 
 
-def test_without_a_generator_torchs_own_draws():
+def test_torchs_default_generator_draws_without_a_generator():
     network = DenseNetwork(3, (5,), 2, "relu")
     torch.manual_seed(3)
     initialise(network, "lecun", head_gain=1.0)

@@ -1,4 +1,4 @@
-"""Shapes and parameter counts by hand, and features under the layer's own name."""
+"""Shapes and parameter counts computed by hand, and features under the layer's own name."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_equals_a_plain_sequential(downsampling):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_layer_gives_its_features_after_the_activation(name):
+def test_a_layer_outputs_its_features_after_the_activation(name):
     network = ImageNetwork((1, 8, 8), 5, NetworkConfig(activation=name))
     seen = []
     network.fc1.register_forward_hook(

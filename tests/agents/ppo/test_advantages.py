@@ -1,4 +1,4 @@
-"""Advantages by hand, by the recursion in float64, and by Stable-Baselines3."""
+"""Advantages compared with hand-computed ones, the recursion in float64, and Stable-Baselines3."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ def column(*numbers, dtype=torch.float64):
 
 
 def test_by_hand():
-    # gamma = lambda = 1/2. Step 1 reaches a time limit, whose last observation is worth 8; step 2 dies.
+    # gamma = lambda = 1/2. Step 1 reaches a time limit, with value 8 of its last observation; step 2 dies.
     # A_3 = 4 + 0.5 * 2 - 1            = 4
     # A_2 = 3 - 2                      = 1       (dead: neither the next value nor A_3)
-    # A_1 = 2 + 0.5 * 8 - 1            = 5       (time limit: the value of what came, but not A_2)
+    # A_1 = 2 + 0.5 * 8 - 1            = 5       (time limit: the final observation's value, but not A_2)
     # A_0 = 1 + 0.5 * 1 - 2 + 0.25 * 5 = 0.75
     advantages = generalized_advantages(
         column(1, 2, 3, 4),
@@ -40,7 +40,7 @@ def test_a_death_at_the_time_limit_is_a_death():
 
 
 def recursion(rewards, values, next_values, terminated, truncated, gamma, gae_lambda):
-    """As the paper writes it, a number at a time."""
+    """Compute the paper's recursion, one number at a time."""
     advantages = np.zeros(rewards.shape)
     for env in range(rewards.shape[1]):
         following = 0.0
@@ -53,7 +53,7 @@ def recursion(rewards, values, next_values, terminated, truncated, gamma, gae_la
     return advantages
 
 
-@settings(deadline=None)  # a loaded machine is no error
+@settings(deadline=None)  # a slow machine is not an error
 @given(
     seed=st.integers(0, 2**32),
     steps=st.integers(1, 70),
@@ -90,7 +90,10 @@ def test_equals_stable_baselines3(gamma, gae_lambda):
     random = np.random.default_rng(1)
     rewards, values, final_values = random.normal(size=(3, steps, envs)).astype(np.float32)
     terminated, truncated = random.random((2, steps, envs)) < 0.1
-    truncated[-1, 0], terminated[-1, :2] = True, (False, True)  # ends in the last step too
+    truncated[-1, 0], terminated[-1, :2] = (
+        True,
+        (False, True),
+    )  # also episodes that end in the last step
     last_values = random.normal(size=envs).astype(np.float32)
 
     box = spaces.Box(-1, 1, (1,))
@@ -100,7 +103,7 @@ def test_equals_stable_baselines3(gamma, gae_lambda):
     starts = np.zeros(envs)
     limit = truncated & ~terminated
     for t in range(steps):
-        # as OnPolicyAlgorithm.collect_rollouts: the value at a time limit is put into the reward
+        # as in OnPolicyAlgorithm.collect_rollouts: the value at a time limit is added to the reward
         reward = rewards[t] + gamma * final_values[t] * limit[t]
         nothing = np.zeros((envs, 1))
         value = torch.from_numpy(values[t])

@@ -1,4 +1,4 @@
-"""The whole agent: what it stores, that it learns, and that it continues bit for bit."""
+"""The whole agent: it stores rollouts correctly, learns, and continues bit for bit."""
 
 import copy
 import io
@@ -23,9 +23,9 @@ DECAY = RegularizerSettings("weight-decay", 1e-2)
 
 
 class Counter(gym.Env):
-    """Counts its steps. An episode of task k is k + 2 steps long; odd ones end in death.
+    """Counts its steps. An episode of task k has k + 2 steps; episodes of odd tasks end in death.
 
-    A task is one episode. The observation is (task, step), the reward 10 * task + step.
+    Each task is one episode. The observation is (task, step), the reward 10 * task + step.
     """
 
     observation_space = spaces.Box(-100, 100, (2,))
@@ -71,11 +71,11 @@ def weights(ppo):
     return torch.cat([p.detach().reshape(-1).cpu() for p in ppo.policy.parameters()])
 
 
-# ---- what a rollout holds ---------------------------------------------------------------------
+# ---- rollouts --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_rollout_and_episodes_by_hand(discrete):
+def test_rollout_and_episodes_computed_by_hand(discrete):
     envs = vector(lambda: Counter(discrete))
     ppo = PPO(envs, SMALL, seed=0)
     first = ppo.iterate()
@@ -93,21 +93,21 @@ def test_rollout_and_episodes_by_hand(discrete):
     rollout = ppo._rollout
     assert np.flatnonzero(rollout.truncated[:, 0]).tolist() == [1, 8, 19]  # tasks 0, 2, 4
     assert np.flatnonzero(rollout.terminated[:, 0]).tolist() == [4, 13, 26]  # tasks 1, 3, 5
-    # the observation after an end is the new episode's, the final one is kept apart
+    # the observation after an end belongs to the new episode; the final one is stored separately
     assert rollout.observations[2, 0].tolist() == [1, 0]
     finals = [final.tolist() for final in rollout.final_observations[::2]]
     assert finals == [[0, 2], [2, 4], [4, 6]]
-    assert rollout.final_places == [2 * step + env for step in (1, 8, 19) for env in (0, 1)]
+    assert rollout.final_indices == [2 * step + env for step in (1, 8, 19) for env in (0, 1)]
     assert ppo.observations.shape == (64, 2)
     assert torch.equal(ppo.observations[:2], rollout.observations[0])
-    # episode 6 goes on: its return and length count both rollouts' parts
+    # episode 6 continues: its return and length include the parts in both rollouts
     second = ppo.iterate()
     assert second.episodes[0].episode_length == 8
     assert second.episodes[0].episode_return == 10 * 6 * 8 + 36
     assert rollout.observations[0, 0].tolist() == [6, 5]
 
 
-def test_actions_are_clipped_for_the_environment_alone():
+def test_actions_are_clipped_only_for_the_environment():
     envs = vector(Counter)
     ppo = PPO(envs, SMALL, seed=0)
     ppo.collect()
@@ -128,7 +128,7 @@ def test_discrete_actions_start_where_the_space_does():
 
 def test_time_limits_bootstrap_and_deaths_do_not():
     ppo = PPO(vector(Counter), SMALL, seed=0)
-    with torch.no_grad():  # a critic that says 7 everywhere
+    with torch.no_grad():  # a critic that returns 7 everywhere
         ppo.policy.critic.head.weight.zero_()
         ppo.policy.critic.head.bias.fill_(7.0)
     ppo.collect()
@@ -175,7 +175,7 @@ def test_environments_without_tasks():
     assert len(result.episodes) == 2  # 32 steps, one end at 20 each
 
 
-def test_normalised_observations_and_rewards():
+def test_normalized_observations_and_rewards():
     config = PPOConfig(
         hidden=(8,),
         rollout_steps=64,
@@ -186,7 +186,7 @@ def test_normalised_observations_and_rewards():
     ppo, plain = (PPO(vector(Counter), c, seed=0) for c in (config, SMALL))
     ppo.collect()
     plain.collect()
-    # the last rollout step has seen all 33 x 2 observations, the final ones not among them
+    # after the last rollout step, all 33 x 2 observations were seen, but not the final ones
     seen = plain._rollout.observations[:33].double().flatten(0, 1).numpy()
     statistics = ppo._observation_normalizer.statistics
     np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-4)
@@ -199,11 +199,11 @@ def test_normalised_observations_and_rewards():
         ratios[-1] * np.sqrt(ppo._reward_normalizer.statistics.variance), 1.0, rtol=1e-5
     )
     returns = [e.episode_return for e in plain.collect()]
-    assert [e.episode_return for e in ppo.collect()] == returns  # as the environment gave them
+    assert [e.episode_return for e in ppo.collect()] == returns  # as returned by the environment
 
 
-def test_each_vector_step_crosses_once_each_way(crossings):
-    """Policy, storage, advantages and updates are on the device."""
+def test_each_vector_step_transfers_once_each_way(crossings):
+    """Policy, storage, advantages and updates stay on the device."""
     ppo = PPO(
         pendulums(), replace(SMALL, rollout_steps=48, minibatch_size=16), device="meta", seed=0
     )
@@ -215,7 +215,7 @@ def test_each_vector_step_crosses_once_each_way(crossings):
     crossings.into.clear()
     crossings.out.clear()
     ppo._learn(1e-3)
-    # two final observations; rewards, deaths, time limits; the order of two epochs
+    # two final observations; rewards, deaths, time limits; the data orders of two epochs
     assert crossings.into == [(2, 3), (24, 2), (24, 2), (24, 2), (2, 48)]
     assert crossings.out == []
 
@@ -223,7 +223,7 @@ def test_each_vector_step_crosses_once_each_way(crossings):
 # ---- randomness --------------------------------------------------------------------------------
 
 
-def test_a_run_depends_on_its_seed_alone():
+def test_a_run_depends_only_on_its_seed():
     first = PPO(pendulums(), SMALL, SYRE, DECAY, seed=4)
     first.iterate()
     torch.manual_seed(99)
@@ -239,8 +239,8 @@ def test_a_run_depends_on_its_seed_alone():
     assert not torch.equal(weights(first), weights(other))
 
 
-def test_methods_differ_by_nothing_else():
-    """The same first weights, noise, orders and environments, whatever the regularizer."""
+def test_methods_differ_only_in_the_regularizer():
+    """Initial weights, noise, data orders and environments are the same under any regularizer."""
     plain, syre = (PPO(pendulums(), SMALL, regularizer, seed=4) for regularizer in (None, SYRE))
     assert torch.equal(weights(plain), weights(syre))
     plain.iterate()
@@ -248,10 +248,12 @@ def test_methods_differ_by_nothing_else():
     assert torch.equal(plain.observations, syre.observations)
     assert not torch.equal(weights(plain), weights(syre))
     assert torch.equal(plain._noise_generator.get_state(), syre._noise_generator.get_state())
-    assert torch.equal(plain._order_generator.get_state(), syre._order_generator.get_state())
+    assert torch.equal(
+        plain._data_order_generator.get_state(), syre._data_order_generator.get_state()
+    )
 
 
-def test_every_environment_has_a_seed_of_its_own():
+def test_every_environment_has_its_own_seed():
     envs = vector(Counter, 4)
     PPO(envs, SMALL, seed=0).collect()
     seeds = [env.seeds for env in envs.envs]
@@ -259,7 +261,7 @@ def test_every_environment_has_a_seed_of_its_own():
     assert all(0 <= first < 2**31 and set(rest) == {None} for first, *rest in seeds)
 
 
-def test_regularized_apart():
+def test_actor_and_critic_are_regularized_separately():
     ppo = PPO(pendulums(), SMALL, SYRE, RegularizerSettings("syre", 0.5, 0.1), seed=0)
     actor = ppo._actor_update.optimizer
     critic = ppo._critic_update.optimizer
@@ -318,7 +320,7 @@ def test_two_processes_give_the_same_bits_and_state():
     assert torch.equal(weights(one), weights(two))
     for mine, other in zip(one.policy.parameters(), two.policy.parameters(), strict=True):
         assert torch.equal(mine.grad, other.grad)
-    # a run may go on with another number of them
+    # a run may continue with another number of processes
     state, other_state = copy.deepcopy((two.state_dict(), one.state_dict()))
     envs = [copy.deepcopy(one.envs) for _ in range(2)]
     expected = one.iterate()
@@ -351,10 +353,10 @@ def test_measuring_changes_nothing():
     assert torch.equal(weights(one), weights(tracked))
 
 
-# ---- ends and errors -----------------------------------------------------------------------------
+# ---- divergence and errors ------------------------------------------------------------------------
 
 
-def test_divergence_is_told_once_and_then_refused():
+def test_divergence_is_reported_once_and_then_an_error():
     ppo = PPO(pendulums(), SMALL, seed=0)
     assert not ppo.iterate().diverged
     with torch.no_grad():
@@ -367,12 +369,22 @@ def test_divergence_is_told_once_and_then_refused():
 @pytest.mark.parametrize(
     ("settings", "arguments", "error", "message"),
     [
-        ({"rollout_steps": 63, "minibatch_size": 21}, {}, ValueError, "no multiple of the 2 env"),
+        (
+            {"rollout_steps": 63, "minibatch_size": 21},
+            {},
+            ValueError,
+            "not a multiple of the 2 env",
+        ),
         ({}, {"update_threads": 3}, ValueError, "update_threads must be at least 1 and at most 2"),
         ({"max_gradient_norm": 0.5}, {"update_threads": 2}, ValueError, "couples actor and critic"),
         ({"target_kl": 0.5}, {"update_threads": 2}, ValueError, "target_kl=0.5 couples"),
         ({}, {"seed": -1}, ValueError, "seed must be at least 0"),
-        ({}, {"update_threads": 2, "device": "meta"}, ValueError, "is for a CPU, not for meta"),
+        (
+            {},
+            {"update_threads": 2, "device": "meta"},
+            ValueError,
+            "works on a CPU only, not on meta",
+        ),
     ],
 )
 def test_wrong_arguments(settings, arguments, error, message):
@@ -384,18 +396,18 @@ def test_wrong_arguments(settings, arguments, error, message):
 @pytest.mark.parametrize(
     ("make", "config", "message"),
     [
-        (lambda: pendulums(4), SMALL, "state is of 2 environments, here are 4"),
-        (pendulums, FULL, "saved with normalize_observations=False, and here it is True"),
+        (lambda: pendulums(4), SMALL, "state has 2 environments, but there are 4 here"),
+        (pendulums, FULL, "saved with normalize_observations=False, but here it is True"),
     ],
 )
-def test_a_state_of_another_run_is_refused(make, config, message):
+def test_a_state_of_another_run_is_rejected(make, config, message):
     state = PPO(pendulums(), SMALL, seed=0).state_dict()
     with pytest.raises(ValueError, match=message):
         PPO(make(), config, seed=0).load_state_dict(state)
 
 
 def parts(ppo):
-    """What loading a state could change."""
+    """Serialize everything that loading a state could change."""
     buffer = io.BytesIO()
     torch.save(ppo.state_dict(), buffer)
     return buffer.getvalue()
@@ -407,9 +419,9 @@ def parts(ppo):
         (
             {"hidden": (16, 9)},
             SYRE,
-            r"policy\.actor\.fc2\..* \(16,\) in the state, and here \(9,\)",
+            r"policy\.actor\.fc2\..* \(16,\) in the state, but \(9,\) here",
         ),
-        ({"hidden": (16,)}, SYRE, r"policy\.actor\.fc2\.bias has .* here None"),
+        ({"hidden": (16,)}, SYRE, r"policy\.actor\.fc2\.bias has .* but None here"),
         (
             {"betas": (0.99, 0.99)},
             SYRE,
@@ -431,7 +443,7 @@ def test_a_state_that_does_not_fit_changes_nothing(changes, regularizer, message
     assert parts(ppo) == before
 
 
-def test_a_state_of_another_learning_rate_and_global_seed_fits():
+def test_a_state_with_another_learning_rate_and_global_seed_fits():
     torch.manual_seed(1)
     state = PPO(pendulums(), SMALL, SYRE, DECAY, seed=0).state_dict()
     torch.manual_seed(2)
@@ -440,7 +452,7 @@ def test_a_state_of_another_learning_rate_and_global_seed_fits():
     assert ppo.iterate().statistics["learning_rate"] == 1e-4
 
 
-def test_an_incomplete_state_is_refused():
+def test_an_incomplete_state_is_rejected():
     ppo = PPO(pendulums(), SMALL, seed=0)
     state = ppo.state_dict()
     del state["num_steps"], state["episodes"]
@@ -449,7 +461,7 @@ def test_an_incomplete_state_is_refused():
 
 
 @pytest.mark.parametrize("update_threads", [1, 2])
-def test_an_interrupted_update_is_not_gone_on_from(update_threads, monkeypatch):
+def test_an_agent_with_an_interrupted_update_refuses_to_continue(update_threads, monkeypatch):
     ppo = PPO(pendulums(), SMALL, SYRE, DECAY, seed=4, update_threads=update_threads)
     ppo.iterate()
     state, envs = copy.deepcopy((ppo.state_dict(), ppo.envs))
@@ -474,12 +486,12 @@ def test_an_interrupted_update_is_not_gone_on_from(update_threads, monkeypatch):
 def test_there_is_no_update_without_a_rollout():
     ppo = PPO(pendulums(), SMALL, seed=0)
     before = weights(ppo)
-    with pytest.raises(RuntimeError, match="no whole rollout to learn from: call collect"):
+    with pytest.raises(RuntimeError, match="no complete rollout to learn from: call collect"):
         ppo.update(1e-3)
     assert torch.equal(weights(ppo), before)
     ppo.iterate()
-    ppo.load_state_dict(ppo.state_dict())  # which has no rollout
-    with pytest.raises(RuntimeError, match="no whole rollout"):
+    ppo.load_state_dict(ppo.state_dict())  # a state has no rollout
+    with pytest.raises(RuntimeError, match="no complete rollout"):
         ppo.update(1e-3)
     ppo.collect()
     ppo.update(1e-3)
@@ -498,13 +510,13 @@ def test_equal_returns_have_no_variance_to_explain():
 
 
 class Named(Counter):
-    """Tells its task by a name, and a friction that is now and then an integer."""
+    """Reports its task as a name, and a friction that is sometimes an integer."""
 
     def info(self):
         return {"task": f"task {self.task}", "friction": 1 if self.task == 0 else 0.5}
 
 
-def test_tasks_that_are_no_integers_are_passed_over():
+def test_tasks_that_are_not_integers_are_ignored():
     result = PPO(vector(Named), SMALL, seed=0).iterate()
     assert (result.task, result.friction) == (None, 0.5)
     assert {e.task for e in result.episodes} == {None}
@@ -515,7 +527,7 @@ def test_tasks_that_are_no_integers_are_passed_over():
 
 
 class Target(gym.Env):
-    """One step: the reward is highest where the action equals the observation (or its sign)."""
+    """Episodes of one step; the reward is highest if the action equals the observation (or its sign)."""
 
     observation_space = spaces.Box(-1, 1, (1,))
 
@@ -552,7 +564,7 @@ def test_learns(discrete):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
-def test_a_gpu_gives_nearly_the_same(config):
+def test_a_gpu_gives_nearly_the_same_results(config):
     there, here = (PPO(pendulums(), config, SYRE, DECAY, seed=4, device=d) for d in ("cuda", "cpu"))
     assert torch.equal(weights(there), weights(here))
     first, expected = there.iterate(), here.iterate()

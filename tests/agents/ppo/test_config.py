@@ -1,4 +1,4 @@
-"""What a PPO configuration refuses, and the published presets."""
+"""Settings that a PPO configuration rejects, and the published presets."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_published_presets():
 def test_learning_rate():
     assert PPOConfig().learning_rate_at(10**9) == 1e-4
     linear = PPOConfig(learning_rate=0.4, learning_rate_schedule="linear", total_steps=8192)
-    # four updates of 2048 steps: 4/4, 3/4, 2/4, 1/4; and no step backward after the end
+    # four updates of 2048 steps: 4/4, 3/4, 2/4, 1/4; and no negative rate after the end
     rates = [linear.learning_rate_at(step) for step in range(0, 5 * 2048, 2048)]
     assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
     assert linear.learning_rate_at(10**6) == 0.0
@@ -43,13 +43,13 @@ def test_learning_rate():
         ({"rollout_steps": 2048.0}, TypeError, "rollout_steps must be an integer"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1: 0"),
         ({"minibatch_size": 0}, ValueError, "minibatch_size must be at least 1"),
-        # 2048 = 2^11: of its divisors, 128 is nearest to 100
+        # 2048 = 2^11, whose divisor nearest to 100 is 128
         ({"minibatch_size": 100}, ValueError, "does not divide rollout_steps=2048.*Try 128"),
         ({"learning_rate": 0}, ValueError, "learning_rate must be above 0, not 0"),
         ({"learning_rate": "fast"}, TypeError, "learning_rate must be a number"),
         ({"learning_rate_schedule": "liner"}, ValueError, "Did you mean 'linear'"),
         ({"learning_rate_schedule": "linear"}, ValueError, "needs total_steps"),
-        ({"total_steps": 100}, ValueError, "does nothing with a constant learning rate"),
+        ({"total_steps": 100}, ValueError, "has no effect with a constant learning rate"),
         (
             {"learning_rate_schedule": "linear", "total_steps": 0},
             ValueError,

@@ -1,4 +1,4 @@
-"""The critic in a process of its own: the same bits, no process left behind, a dead one is an error."""
+"""The critic in a separate process: same bits, no process left behind, an error if the process dies."""
 
 import gc
 import importlib
@@ -30,8 +30,8 @@ def make_batch(seed):
     generator = torch.Generator().manual_seed(seed)
     observations = torch.randn(64, 5, generator=generator)
     values, returns = torch.randn(2, 64, generator=generator)
-    orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
-    return CriticBatch(observations, values, returns), orders
+    data_orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
+    return CriticBatch(observations, values, returns), data_orders
 
 
 def is_running(process):
@@ -46,17 +46,17 @@ def process():
     assert not is_running(made)
 
 
-def test_same_bits_as_here(process):
+def test_same_bits_as_a_local_update(process):
     twin = make_critic()
     optimizer = critic_optimizer(twin, CONFIG, L2_INIT)
     update = CriticUpdate(twin, CONFIG, optimizer)
     critic = process._critic
     for seed, rate in ((1, 1e-2), (2, 1e-3)):
-        batch, orders = make_batch(seed)
-        process.start(batch, orders, rate)
+        batch, data_orders = make_batch(seed)
+        process.start(batch, data_orders, rate)
         statistics = process.finish()
         update.begin(batch, rate)
-        run_half(update, list(orders), CONFIG.num_minibatches)
+        run_half(update, list(data_orders), CONFIG.num_minibatches)
         for name, parameter in critic.named_parameters():
             assert torch.equal(parameter, twin.get_parameter(name))
             assert torch.equal(parameter.grad, twin.get_parameter(name).grad)
@@ -64,21 +64,21 @@ def test_same_bits_as_here(process):
         state, expected = process.optimizer_state_dict(), optimizer.state_dict()
         assert state["param_groups"] == expected["param_groups"]
         for key in ("exp_avg", "exp_avg_sq", "step", "anchor"):
-            for place in expected["state"]:
-                assert torch.equal(state["state"][place][key], expected["state"][place][key])
+            for index in expected["state"]:
+                assert torch.equal(state["state"][index][key], expected["state"][index][key])
 
 
-def test_weights_and_optimizer_are_those_of_this_process(process):
-    """Weights changed here, and a loaded optimizer state, are what the next update starts from."""
+def test_an_update_starts_from_the_weights_of_this_process(process):
+    """The next update starts from weights changed here, and from a loaded optimizer state."""
     critic = process._critic
     state = process.optimizer_state_dict()
     weights = {name: p.detach().clone() for name, p in critic.named_parameters()}
-    batch, orders = make_batch(3)
+    batch, data_orders = make_batch(3)
     found = []
     for _ in range(2):
         critic.load_state_dict(weights)
         process.load_optimizer_state_dict(state)
-        process.start(batch, orders, 1e-2)
+        process.start(batch, data_orders, 1e-2)
         process.finish()
         found.append([p.detach().clone() for p in critic.parameters()])
     for first, second, before in zip(*found, weights.values(), strict=True):
@@ -86,25 +86,25 @@ def test_weights_and_optimizer_are_those_of_this_process(process):
         assert not torch.equal(first, before)
 
 
-def test_an_update_that_nobody_waited_for_is_passed_over(process):
-    batch, orders = make_batch(4)
-    process.start(batch, orders, 1e-2)
+def test_an_update_that_was_never_finished_is_skipped(process):
+    batch, data_orders = make_batch(4)
+    process.start(batch, data_orders, 1e-2)
     steps = process.optimizer_state_dict()["state"][0]["step"]
-    process.start(batch, orders, 1e-2)
+    process.start(batch, data_orders, 1e-2)
     process.finish()
     assert process.optimizer_state_dict()["state"][0]["step"] == steps + 8
 
 
 def test_a_killed_process_is_an_error_that_names_it():
     process = CriticProcess(make_critic(), CONFIG, L2_INIT)
-    batch, orders = make_batch(0)
-    process.start(batch, orders, 1e-3)
+    batch, data_orders = make_batch(0)
+    process.start(batch, data_orders, 1e-3)
     number = process._process.pid
     os.kill(number, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=f"process {number} ended with exit status -9"):
         process.finish()
     with pytest.raises(RuntimeError, match="Continue from the last checkpoint"):
-        process.start(batch, orders, 1e-3)
+        process.start(batch, data_orders, 1e-3)
 
 
 def test_it_ends_with_its_owner():
@@ -117,7 +117,7 @@ def test_it_ends_with_its_owner():
     assert popen.poll() == 0
 
 
-def test_modules_are_found_where_they_are_found_here(tmp_path, monkeypatch):
+def test_modules_are_found_on_the_search_path_of_this_process(tmp_path, monkeypatch):
     """Not in the current directory, where a file may have the name of a standard module."""
     for name in ("platform", "json", "statistics"):
         message = f"{name} of the current directory"
@@ -158,7 +158,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_it_ends_when_its_owner_is_killed():
-    """Also while a forked child of the owner keeps the socket open."""
+    """It ends even while a forked child of the owner keeps the socket open."""
     owner = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OWNER],
         check=False,

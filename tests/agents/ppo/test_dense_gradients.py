@@ -1,4 +1,4 @@
-"""Written-out backpropagation against autograd in float64, for every activation."""
+"""Explicit backpropagation compared with autograd in float64, for every activation."""
 
 import pytest
 import torch

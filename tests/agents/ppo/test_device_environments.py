@@ -1,4 +1,4 @@
-"""A Gymnasium vector environment seen as one on the device: the same numbers, one block each way."""
+"""A Gymnasium vector environment presented as one on the device: same numbers, one block each way."""
 
 import copy
 import math
@@ -17,17 +17,17 @@ SEEDS = environment_seeds(0, 3)
 
 
 class Walk(gym.Env):
-    """A sum of actions, (2, 1). Each episode has a length of its own; every other one ends in death."""
+    """Sums actions, (2, 1). Episodes differ in length; every other one ends in death."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2, 1))
     action_space = spaces.Box(np.array([-1, -2], np.float32), np.array([3, 4], np.float32))
-    tells = True
+    reports = True
 
     def __init__(self):
         self.episode = -1
 
     def info(self):
-        return {"task": self.episode // 2, "friction": self.episode + 0.1} if self.tells else {}
+        return {"task": self.episode // 2, "friction": self.episode + 0.1} if self.reports else {}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -52,7 +52,7 @@ class Walk(gym.Env):
 
 
 class Silent(Walk):
-    tells = False
+    reports = False
 
 
 def envs(make=Walk, device="cpu"):
@@ -72,7 +72,7 @@ def actions(count, seed=0):
         ),
     ],
 )
-def test_every_step_is_the_vectors(device):
+def test_every_step_equals_that_of_the_vector_environment(device):
     ours, vector = envs(device=device), VectorEnvironments([Walk] * 3)
     observations, infos = vector.reset(seed=SEEDS)
     assert ours.reset().tolist() == observations.reshape(3, 2).tolist()
@@ -95,7 +95,7 @@ def test_every_step_is_the_vectors(device):
     assert seen.all()
 
 
-def test_what_an_agent_asks_for():
+def test_attributes_needed_by_an_agent():
     ours = envs()
     assert (ours.num_envs, ours.observation_size, ours.action_size) == (3, 2, 2)
     assert (ours.action_low.tolist(), ours.action_high.tolist()) == ([-1, -2], [3, 4])
@@ -116,7 +116,7 @@ def test_environments_without_tasks():
     assert set(ours.state_dict()) == {"environments"}
 
 
-def test_a_reset_begins_again():
+def test_a_reset_starts_over():
     ours = envs()
     first = ours.reset().clone()
     for action in actions(8):
@@ -126,12 +126,12 @@ def test_a_reset_begins_again():
     assert again.tolist() == first.tolist()
 
 
-def test_one_block_crosses_each_way(crossings):
+def test_one_block_is_transferred_each_way(crossings):
     ours = envs(device="meta")
     crossings.into.clear()
     ours.reset()
-    # 8-byte tasks, frictions and rewards, 2 x 4 bytes of observations, final ones too, and 2 flags,
-    # of 3 environments, each rounded up to a multiple of 8 bytes
+    # for 3 environments: 8-byte tasks, frictions and rewards, 2 x 4 bytes of observations and of final
+    # observations, and 2 flags, each array rounded up to a multiple of 8 bytes
     often, whole = 24 + 24 + 8 + 3, 24 + 24 + 8 + 8 + 24 + 24 + 24
     assert crossings.into == [(whole,)]
     ends = 0
@@ -146,8 +146,8 @@ def test_one_block_crosses_each_way(crossings):
     assert 0 < ends < 12
 
 
-def test_nothing_is_written_over_what_is_still_on_its_way():
-    """A reset, a step and a loaded state wait for the copy that the last one left under way."""
+def test_data_in_transfer_is_not_overwritten():
+    """A reset, a step and a loaded state wait for the previous copy to arrive."""
     ours = envs()
     ours.reset()
     state, host = copy.deepcopy(ours.state_dict()), ours._block.on_host
@@ -171,7 +171,7 @@ def test_nothing_is_written_over_what_is_still_on_its_way():
         assert host["frictions"].tolist() != [7] * 3
 
 
-def test_a_task_that_changes_within_an_episode_is_told():
+def test_a_task_that_changes_within_an_episode_is_reported():
     class Restless(Walk):
         def info(self):
             return {"task": self.left, "friction": 0.5}
@@ -184,11 +184,11 @@ def test_a_task_that_changes_within_an_episode_is_told():
 
 
 def turned(part):
-    """The last environment comes first."""
+    """Move the last environment to the front."""
     return part.roll(1, 0) if isinstance(part, torch.Tensor) else [part[-1], *part[:-1]]
 
 
-def test_continues_in_other_places():
+def test_continues_with_reordered_environments():
     straight, given = envs(), actions(12)
     straight.reset()
     for action in given[:5]:
@@ -220,6 +220,6 @@ def test_continues_in_other_places():
         (lambda: gym.make_vec("Pendulum-v1", 1), [1], ValueError, "autoreset_mode="),
     ],
 )
-def test_refused(make, seeds, error, message):
+def test_wrong_arguments(make, seeds, error, message):
     with pytest.raises(error, match=message):
         HostEnvironments(make(), seeds)

@@ -1,4 +1,4 @@
-"""Episodes counted by hand, and tasks as vector environments give them."""
+"""Episodes counted by hand, and tasks as reported by vector environments."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from plasticity.agents.ppo.episodes import Episode, RunningEpisodes
 
 
-def test_by_hand():
+def test_episodes_counted_by_hand():
     episodes = RunningEpisodes(2)
     for rewards in ((1.0, 10.0), (2.0, 20.0), (3.0, 30.0)):
         episodes.add(np.array(rewards))
@@ -40,7 +40,7 @@ def test_an_episode_keeps_the_task_that_it_began_under():
     assert episodes.newest_task == 1
 
 
-def test_the_environments_arrays_are_not_kept():
+def test_the_arrays_of_the_environments_are_copied():
     episodes, tasks = RunningEpisodes(1), np.array([3])
     episodes.read_task({"task": tasks})
     tasks[0] = 9
@@ -53,7 +53,7 @@ def test_friction_without_a_task():
     assert (episodes.newest_task, episodes.newest_friction) == (None, 0.3)
 
 
-def test_a_friction_told_first_as_an_integer_keeps_its_fraction():
+def test_a_friction_first_reported_as_an_integer_may_become_a_fraction():
     episodes = RunningEpisodes(2)
     episodes.read_task({"friction": np.array([1, 1]), "task": np.array([0, 0], np.int32)})
     there = np.array([False, True])
@@ -70,7 +70,7 @@ def test_a_friction_told_first_as_an_integer_keeps_its_fraction():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         np.array(["reach-v2", "push-v2"]),
         np.array([None, {}], object),
@@ -80,10 +80,10 @@ def test_a_friction_told_first_as_an_integer_keeps_its_fraction():
     ],
     ids=["string", "object", "rows", "bool", "dict"],
 )
-def test_what_is_no_number_counts_as_none(told):
+def test_values_that_are_not_numbers_count_as_none(reported):
     episodes = RunningEpisodes(2)
     episodes.read_task({"task": np.array([1, 1]), "friction": np.array([0.5, 0.5])})
-    episodes.read_task({"task": told, "friction": told})
+    episodes.read_task({"task": reported, "friction": reported})
     assert (episodes.newest_task, episodes.newest_friction) == (None, None)
     ended = episodes.end(0, 2)
     assert (ended.task, ended.friction) == (None, None)
@@ -103,5 +103,5 @@ def test_continues_from_its_state():
     for environment in (0, 1):
         assert first.end(environment, 4) == second.end(environment, 4)
     assert second.newest_task == 2
-    with pytest.raises(ValueError, match="state is of 2 environments, here are 3"):
+    with pytest.raises(ValueError, match="state has 2 environments, but there are 3 here"):
         RunningEpisodes(3).load_state_dict(state)

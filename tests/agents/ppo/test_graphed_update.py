@@ -1,4 +1,4 @@
-"""PPO's captured update against the same update called as it is."""
+"""PPO's captured update compared with the same update called eagerly."""
 
 import copy
 from dataclasses import replace
@@ -35,7 +35,7 @@ DECAY = RegularizerSettings("weight-decay", 0.1)
 
 
 class Agent:
-    """Both halves of an agent, and rollouts that are drawn for it."""
+    """Both halves of an agent, and rollouts drawn for it."""
 
     def __init__(self, config, *, discrete=False, device="cpu"):
         self.config, self.discrete, self.device = config, discrete, torch.device(device)
@@ -57,15 +57,15 @@ class Agent:
         actions = normal(steps, 2)
         if self.discrete:
             actions = (actions[:, 0] > 0).long()
-        orders = torch.stack(
+        data_orders = torch.stack(
             [torch.randperm(steps, generator=generator) for _ in range(self.config.epochs)]
         ).to(self.device)
         actor = ActorBatch(observations, actions, normal(steps) - 2, normal(steps))
-        return (actor, CriticBatch(observations, normal(steps), normal(steps))), orders
+        return (actor, CriticBatch(observations, normal(steps), normal(steps))), data_orders
 
-    def eagerly(self, batches, orders, learning_rate):
+    def eagerly(self, batches, data_orders, learning_rate):
         return update_both(
-            self.actor, self.critic, batches, list(orders), learning_rate, self.config
+            self.actor, self.critic, batches, list(data_orders), learning_rate, self.config
         )
 
     def graphed(self):
@@ -79,7 +79,7 @@ class Agent:
 
 
 def compare(here, there, **tolerance):
-    """Updates with a falling learning rate; on the way the one is loaded with the other's state."""
+    """Run updates with a falling learning rate, loading the other agent's state halfway."""
     graphed = there.graphed()
     for seed in range(11):
         rate = 0.01 / (1 + seed)
@@ -99,9 +99,9 @@ def compare(here, there, **tolerance):
 
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_captured_update_is_the_update(cuda_graphs_on_cpu, config, discrete):
+def test_a_captured_update_equals_the_eager_update(cuda_graphs_on_cpu, config, discrete):
     agents = [Agent(config, discrete=discrete) for _ in range(2)]
-    # A rate in a tensor is one of float32 for the CPU's kernel too, a number one of float64.
+    # The CPU's kernel uses a learning rate in a tensor as float32, but a number as float64.
     compare(*agents, rtol=1e-5, atol=1e-6)
     assert len(cuda_graphs_on_cpu) == 2
 
@@ -138,9 +138,9 @@ def test_an_agent_that_compiles_and_continues(cuda_graphs_on_cpu):
         PPO(pendulums(), replace(scheduled, compile=compiles), SYRE, DECAY, seed=4)
         for compiles in (False, True)
     )
-    for place in range(11):
-        if place == 5:
-            # The environments stay, so that both go on in the same ones.
+    for iteration in range(11):
+        if iteration == 5:
+            # The resumed agent keeps the environments, so that both continue from equal ones.
             resumed = PPO(compiled.envs, compiled.config, SYRE, DECAY, seed=4)
             resumed.load_state_dict(copy.deepcopy(compiled.state_dict()))
             compiled = resumed
@@ -158,11 +158,11 @@ def test_an_agent_that_compiles_and_continues(cuda_graphs_on_cpu):
 
 def test_an_agent_without_cuda_does_not_compile():
     for threads in (1, 2):
-        with pytest.raises(ValueError, match="needs a CUDA device, not cpu: leave it out"):
+        with pytest.raises(ValueError, match="needs a CUDA device, not cpu: leave out compile"):
             PPO(pendulums(), CONFIG, seed=4, update_threads=threads)
 
 
-def test_what_the_host_decides_is_not_captured():
+def test_decisions_of_the_host_cannot_be_captured():
     with pytest.raises(ValueError, match=r"target_kl=0\.01 is read by the host .* leave out"):
         replace(CONFIG, target_kl=0.01)
     with pytest.raises(TypeError, match="compile must be True or False, not 1"):
@@ -172,7 +172,7 @@ def test_what_the_host_decides_is_not_captured():
 @needs_cuda
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_on_a_gpu(config, discrete):
+def test_captured_and_eager_agree_on_a_gpu(config, discrete):
     agents = [Agent(config, discrete=discrete, device="cuda") for _ in range(2)]
     compare(*agents, rtol=1e-3, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Running statistics against numpy over all samples, and the normalisers against Stable-Baselines3's."""
+"""Running statistics compared with numpy over all samples, and the normalizers with Stable-Baselines3's."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from plasticity.agents.ppo.normalization import (
 )
 
 
-@settings(deadline=None)  # a loaded machine is no error
+@settings(deadline=None)  # a slow machine is not an error
 @given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 20), min_size=1, max_size=6))
 def test_equals_the_statistics_of_all_samples(seed, sizes):
     random = np.random.default_rng(seed)
     samples = random.normal(5.0, 3.0, size=(sum(sizes), 4))
     statistics = RunningStatistics((4,))
-    statistics.count = 0.0  # no first samples of (0, 1)
+    statistics.count = 0.0  # drop the initial samples of (0, 1)
     for part in np.split(samples, np.cumsum(sizes)[:-1]):
         statistics.update(part)
     np.testing.assert_allclose(statistics.mean, samples.mean(0), rtol=1e-12)
@@ -28,14 +28,14 @@ def test_equals_the_statistics_of_all_samples(seed, sizes):
 
 
 class Recorded:
-    """A vector environment, as Stable-Baselines3 asks for one, that plays given numbers."""
+    """Vector environment of Stable-Baselines3 that replays recorded numbers."""
 
     def __init__(self, observations, rewards, ended):
         vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
         from gymnasium import spaces
 
         num_envs, size = observations.shape[1:]
-        played = self
+        recorded = self
 
         class Player(vec_env.VecEnv):
             def __init__(self):
@@ -63,7 +63,7 @@ class Recorded:
 
             set_attr = env_method = env_is_wrapped = close
 
-        played.normalized = vec_env.VecNormalize(Player(), gamma=0.9)
+        recorded.normalized = vec_env.VecNormalize(Player(), gamma=0.9)
 
 
 def test_equal_stable_baselines3():

@@ -1,4 +1,4 @@
-"""One whole update from equal weights and data against Stable-Baselines3's `PPO.train()`."""
+"""A whole update compared with `PPO.train()` of Stable-Baselines3, from equal weights and data."""
 
 import gymnasium as gym
 import numpy as np
@@ -48,7 +48,7 @@ def make_theirs(name, config):
 
 
 def their_parameters(policy):
-    """In the order of ours: log_std if there is one, the actor's layers, the critic's."""
+    """List parameters in our order: log_std if there is one, the actor's layers, the critic's layers."""
     parts = [policy.mlp_extractor.policy_net, policy.action_net]
     parts += [policy.mlp_extractor.value_net, policy.value_net]
     own = [policy.log_std] if hasattr(policy, "log_std") else []
@@ -56,17 +56,17 @@ def their_parameters(policy):
 
 
 def final_values_of(model, rollout):
-    """Their critic's values of the last observations of episodes that met their time limit."""
+    """Return their critic's values of the last observations of episodes that reached their time limit."""
     found = np.zeros((STEPS, NUM_ENVS), np.float32)
-    for place, final in zip(rollout.final_places, rollout.final_observations, strict=True):
+    for index, final in zip(rollout.final_indices, rollout.final_observations, strict=True):
         with torch.no_grad():
             value = model.policy.predict_values(torch.from_numpy(final).float()[None])
-        found[divmod(place, NUM_ENVS)] = value.item()
+        found[divmod(index, NUM_ENVS)] = value.item()
     return found
 
 
 def fill(model, ppo):
-    """Play our rollout into their buffer, as `collect_rollouts` would have stored it."""
+    """Write our rollout into their buffer, as `collect_rollouts` would have stored it."""
     rollout = ppo._rollout
     final_values = final_values_of(model, rollout)
     model.rollout_buffer.reset()
@@ -92,21 +92,21 @@ def fill(model, ppo):
 
 
 def train_theirs(model, ppo, monkeypatch):
-    """Their update on our rollout, its steps in the order that our next update will have."""
+    """Run their update on our rollout, with the data orders that our next update will draw."""
     fill(model, ppo)
-    state = ppo._order_generator.get_state()
+    state = ppo._data_order_generator.get_state()
     count = ppo.config.rollout_steps
-    orders = [
-        torch.randperm(count, generator=ppo._order_generator) for _ in range(ppo.config.epochs)
+    data_orders = [
+        torch.randperm(count, generator=ppo._data_order_generator) for _ in range(ppo.config.epochs)
     ]
-    ppo._order_generator.set_state(state)
-    remaining = iter(orders)
+    ppo._data_order_generator.set_state(state)
+    remaining = iter(data_orders)
 
     def their_permutation(asked):
         assert asked == count
-        order = next(remaining).numpy()
-        # ours counts steps first, theirs environments first
-        return order % NUM_ENVS * STEPS + order // NUM_ENVS
+        data_order = next(remaining).numpy()
+        # convert: our indices are step-major, theirs environment-major
+        return data_order % NUM_ENVS * STEPS + data_order // NUM_ENVS
 
     with monkeypatch.context() as patch:
         patch.setattr(np.random, "permutation", their_permutation)
@@ -156,7 +156,7 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     ours, theirs = list(ppo.policy.parameters()), their_parameters(model.policy)
     before = [parameter.detach().clone() for parameter in ours]
     ppo.collect()
-    assert ppo._rollout.truncated.any()  # time limits are among the data
+    assert ppo._rollout.truncated.any()  # the data include time limits
     assert ppo._rollout.terminated.any() == (name == "CartPole-v1")
     train_theirs(model, ppo, monkeypatch)
     statistics, diverged = ppo.update(config.learning_rate)
@@ -166,7 +166,7 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     moved = False
     for start, mine, other in zip(before, ours, theirs, strict=True):
         moved |= not torch.equal(start, mine.detach())
-        # Adam moves each weight by some 5e-3 a step, 12 steps: rounding is 1e-4 of that
+        # Adam moves each weight by about 5e-3 a step for 12 steps: rounding is 1e-4 of that
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-6)
     assert moved
     logged = model.logger.name_to_value
@@ -182,7 +182,7 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
 
 @pytest.mark.parametrize(("name", "limit"), [("Pendulum-v1", 25), ("CartPole-v1", 15)])
 def test_several_iterations_equal_theirs(name, limit, monkeypatch):
-    """On our rollouts: what goes from one iteration to the next is the same too."""
+    """State carried from one iteration to the next is the same too, on our rollouts."""
     config = PPOConfig(
         hidden=(16, 16),
         activation="tanh",
@@ -206,5 +206,5 @@ def test_several_iterations_equal_theirs(name, limit, monkeypatch):
         ppo.update(config.learning_rate)
     assert ended > 16
     for mine, other in zip(ppo.policy.parameters(), their_parameters(model.policy), strict=True):
-        # 64 steps of some 1e-3
+        # 64 steps of about 1e-3
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-5)

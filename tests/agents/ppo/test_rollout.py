@@ -1,4 +1,4 @@
-"""How spaces become vectors, what is refused, and what crosses between host and device."""
+"""Conversion of spaces to vectors, rejected spaces, and transfers between host and device."""
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,7 @@ SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
 
 
 class Still(gym.Env):
-    """An environment in which nothing happens."""
+    """Environment in which nothing happens."""
 
     def __init__(self, observation_space, action_space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -45,7 +45,7 @@ def test_box():
     assert found.high.tolist() == [1, np.inf, 3, 4]
 
 
-def test_discrete_from_its_first_action_on():
+def test_discrete_actions_that_do_not_start_at_zero():
     found = Spaces.of(vector(BOX, spaces.Discrete(4, start=-2)))
     assert (found.action_size, found.discrete, found.action_shape) == (4, True, ())
     assert (found.low, found.high) == (-2, 1)
@@ -59,16 +59,16 @@ def test_discrete_from_its_first_action_on():
         (BOX, spaces.Box(0, 5, (2,), np.int64), TypeError, "Box of floats"),
     ],
 )
-def test_refused_spaces(observations, actions, error, message):
+def test_rejected_spaces(observations, actions, error, message):
     with pytest.raises(error, match=message):
         Spaces.of(vector(observations, actions))
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
-def test_refused_resets(mode):
+def test_rejected_autoreset_modes(mode):
     envs = vector(BOX, BOX, gym.vector.AutoresetMode(mode))
     with pytest.raises(
-        ValueError, match=r"give autoreset_mode=gymnasium\.vector\.AutoresetMode\.SAME_STEP"
+        ValueError, match=r"set autoreset_mode=gymnasium\.vector\.AutoresetMode\.SAME_STEP"
     ):
         Spaces.of(envs)
 
@@ -82,12 +82,12 @@ def test_refused_resets(mode):
         ),
     ],
 )
-def test_what_is_stored(device):
+def test_stored_observations_and_actions(device):
     found = Spaces.of(vector(BOX, spaces.Box(-1, 1, (2,))))
     rollout = Rollout(3, 2, found, torch.device(device))
     observations = np.arange(6.0).reshape(2, 3)
     rollout.store_observations(1, observations)
-    observations[:] = -1  # the environments' own array may change
+    observations[:] = -1  # the environments may reuse their array
     assert rollout.observations[1].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert not rollout.observations[[0, 2, 3]].any()
     outputs = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device)

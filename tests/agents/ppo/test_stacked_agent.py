@@ -1,4 +1,4 @@
-"""Replica r of R against PPO alone: in float64 over whole iterations, in float32 over one update."""
+"""Stacked agents compared with separate ones: iterations in float64, and one update in float32."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ from plasticity.agents.ppo.stacked_agent import StackedPPO
 from plasticity.agents.ppo.stacked_evaluation import evaluate
 from plasticity.optim.settings import RegularizerSettings
 
-EACH = 4  # environments of a replica
+EACH = 4  # environments of an agent
 SEEDS = (3, 11, 2**40)
 ACTORS = (
     RegularizerSettings("syre", 1e-2, 0.3),
@@ -39,7 +39,7 @@ SMALL = PPOConfig(
 
 
 class Toy:
-    """Linear dynamics on a device, with deaths, time limits and tasks; its resets depend on a counter."""
+    """Linear dynamics on a device, with deaths, time limits and tasks; resets depend on a counter."""
 
     observation_size, action_size, limit = 3, 2, 7
 
@@ -101,7 +101,7 @@ class Toy:
 
 
 class ToyVector(gym.vector.VectorEnv):
-    """The same as a Gymnasium vector environment."""
+    """The same dynamics as a Gymnasium vector environment."""
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
     single_observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -137,26 +137,26 @@ def seeds_of_all(seeds):
     return [seed for each in seeds for seed in environment_seeds(each, EACH)]
 
 
-def together(config=SMALL, replicas=(0, 1, 2), *, host=False, device="cpu", **settings):
-    seeds = [SEEDS[r] for r in replicas]
+def stacked(config=SMALL, indices=(0, 1, 2), *, host=False, device="cpu", **settings):
+    seeds = [SEEDS[i] for i in indices]
     every = seeds_of_all(seeds)
     envs = HostEnvironments(ToyVector(len(every)), every, device) if host else Toy(every, device)
     return StackedPPO(
         envs,
         config,
-        [ACTORS[r] for r in replicas],
-        [CRITICS[r] for r in replicas],
+        [ACTORS[i] for i in indices],
+        [CRITICS[i] for i in indices],
         seeds=seeds,
         **settings,
     )
 
 
-def alone(replica, config=SMALL):
-    return PPO(ToyVector(), config, ACTORS[replica], CRITICS[replica], seed=SEEDS[replica])
+def separate(index, config=SMALL):
+    return PPO(ToyVector(), config, ACTORS[index], CRITICS[index], seed=SEEDS[index])
 
 
 def assert_close(found, expected, **tolerance):
-    """Of two trees of dictionaries, lists, tensors and numbers."""
+    """Compare two trees of dictionaries, lists, tensors and numbers."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
@@ -190,7 +190,7 @@ OPTIONS = {
         "value_coefficient": 0.5,
         "normalize_advantages": "none",
     },
-    "normalised": {"normalize_observations": True, "normalize_rewards": True},
+    "normalized": {"normalize_observations": True, "normalize_rewards": True},
     "schedule": {
         "learning_rate_schedule": "linear",
         "total_steps": 144,
@@ -204,28 +204,28 @@ OPTIONS = {
 
 @pytest.mark.parametrize("host", [False, True], ids=["device", "host"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_each_replica_learns_what_it_learns_alone(options, host, float64):
+def test_each_agent_learns_the_same_as_a_separate_one(options, host, float64):
     config = replace(SMALL, **OPTIONS[options])
-    ours, theirs = together(config, host=host), [alone(r, config) for r in range(3)]
+    ours, theirs = stacked(config, host=host), [separate(i, config) for i in range(3)]
     for _ in range(3):
         found = ours.iterate()
-        for replica, ppo in enumerate(theirs):
+        for index, ppo in enumerate(theirs):
             expected = ppo.iterate()
             assert expected.episodes
-            assert_equal_iterations(found[replica], expected, rtol=1e-9, atol=1e-10)
-            assert_close(ours.observations(replica), ppo.observations, rtol=1e-9, atol=1e-10)
-    for replica, ppo in enumerate(theirs):
-        assert_close(ours.state_dict(replica), ppo.state_dict(), rtol=1e-9, atol=1e-10)
+            assert_equal_iterations(found[index], expected, rtol=1e-9, atol=1e-10)
+            assert_close(ours.observations(index), ppo.observations, rtol=1e-9, atol=1e-10)
+    for index, ppo in enumerate(theirs):
+        assert_close(ours.state_dict(index), ppo.state_dict(), rtol=1e-9, atol=1e-10)
 
 
-def test_the_options_do_what_they_are_called(float64):
-    """So that the test above compares something."""
-    stopped = together(replace(SMALL, target_kl=0.02))
+def test_the_options_have_an_effect(float64):
+    """Without an effect, the test above would compare nothing."""
+    stopped = stacked(replace(SMALL, target_kl=0.02))
     stopped.iterate()
-    counts = {stopped._update._done[r].item() for r in range(3)}
+    counts = {stopped._update._done[i].item() for i in range(3)}
     assert len(counts) > 1
-    assert min(counts) < 6  # of 2 epochs of 3
-    limited = [e.episode_length for i in together().iterate() for e in i.episodes]
+    assert min(counts) < 6  # 2 epochs of 3 minibatches
+    limited = [e.episode_length for i in stacked().iterate() for e in i.episodes]
     assert limited.count(Toy.limit) > 3
     assert min(limited) < Toy.limit
 
@@ -240,27 +240,27 @@ def relative(found, expected):
 
 def test_one_update_in_float32():
     config = replace(SMALL, epochs=1, minibatch_size=48, normalize_advantages="none", epsilon=1e-5)
-    ours = together(config)
+    ours = stacked(config)
     ours.iterate()
-    for replica in range(3):
-        ppo = alone(replica, config)
+    for index in range(3):
+        ppo = separate(index, config)
         ppo.iterate()
-        assert relative(ours.policy(replica), ppo.policy) < 1e-6
+        assert relative(ours.policy(index), ppo.policy) < 1e-6
         for mine, other in zip(
-            ours.policy(replica).parameters(), ppo.policy.parameters(), strict=True
+            ours.policy(index).parameters(), ppo.policy.parameters(), strict=True
         ):
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_one_replica_alone():
-    ours, ppo = together(replicas=(1,)), alone(1)
+def test_a_stack_of_one():
+    ours, ppo = stacked(indices=(1,)), separate(1)
     for _ in range(2):
         (found,) = ours.iterate()
         assert_equal_iterations(found, ppo.iterate(), rtol=1e-3, atol=1e-4)
     assert relative(ours.policy(0), ppo.policy) < 1e-4
 
 
-def test_ants_do_what_they_do_alone():
+def test_stacked_ants_equal_separate_ones():
     pytest.importorskip("pybullet", reason="Bullet is not installed")
     from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
     from plasticity.tasks.vector.environments import VectorEnvironments
@@ -273,32 +273,32 @@ def test_ants_do_what_they_do_alone():
     envs = HostEnvironments(every, seeds_of_all((1, 2)))
     ours = StackedPPO(envs, config, ACTORS[:2], CRITICS[:2], seeds=(1, 2))
     found = ours.iterate()
-    for replica, seed in enumerate((1, 2)):
+    for index, seed in enumerate((1, 2)):
         single = VectorEnvironments(ants(seed))
-        ppo = PPO(single, config, ACTORS[replica], CRITICS[replica], seed=seed)
+        ppo = PPO(single, config, ACTORS[index], CRITICS[index], seed=seed)
         expected = ppo.iterate()
         close = {"rtol": 1e-3, "atol": 1e-3}
-        assert_close(ours.observations(replica), ppo.observations, **close)
-        assert_equal_iterations(found[replica], expected, **close)
-        assert relative(ours.policy(replica), ppo.policy) < 1e-3
+        assert_close(ours.observations(index), ppo.observations, **close)
+        assert_equal_iterations(found[index], expected, **close)
+        assert relative(ours.policy(index), ppo.policy) < 1e-3
         single.close()
     envs.close()
 
 
-# ---- one that diverges, and one that is frozen ----------------------------------------------------
+# ---- diverged and frozen agents -------------------------------------------------------------------
 
 
 @torch.no_grad()
-def spoil(ours, replica, network="critic"):
-    ours.policies.parameters[f"{network}.fc1.weight"][replica, 0] = torch.inf
+def spoil(ours, index, network="critic"):
+    ours.policies.parameters[f"{network}.fc1.weight"][index, 0] = torch.inf
 
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
-@pytest.mark.parametrize("options", ["plain", "clipped", "normalised", "target-kl"])
-def test_a_replica_that_diverges_leaves_the_others_as_they_are(options, network):
-    """With an actor whose means are nan, too: the environments, which refuse such actions, get none."""
+@pytest.mark.parametrize("options", ["plain", "clipped", "normalized", "target-kl"])
+def test_an_agent_that_diverges_does_not_affect_the_others(options, network):
+    """Even if an actor's means are nan, the environments, which reject such actions, never get nan."""
     config = replace(SMALL, **OPTIONS[options])
-    ours, untouched = together(config), together(config)
+    ours, untouched = stacked(config), stacked(config)
     assert ours.iterate() == untouched.iterate()
     spoil(ours, 1, network)
     for diverged_now in (True, False):
@@ -307,15 +307,15 @@ def test_a_replica_that_diverges_leaves_the_others_as_they_are(options, network)
         assert [found[0], found[2]] == [expected[0], expected[2]]
         assert bool(found[1].episodes) == diverged_now
     assert all(math.isnan(number) for number in found[1].statistics.values())
-    for replica in (0, 2):
-        assert_close(ours.state_dict(replica), untouched.state_dict(replica), rtol=0.0, atol=0.0)
+    for index in (0, 2):
+        assert_close(ours.state_dict(index), untouched.state_dict(index), rtol=0.0, atol=0.0)
     assert ours.num_steps == [144, 96, 144]
     state = ours.state_dict(1)
     assert (state["diverged"], state["num_steps"]) == (True, 96)
 
 
-def test_a_frozen_replica_stays_as_it_is():
-    ours, untouched = together(), together()
+def test_a_frozen_agent_does_not_change():
+    ours, untouched = stacked(), stacked()
     ours.iterate()
     untouched.iterate()
     ours.freeze(0)
@@ -327,12 +327,14 @@ def test_a_frozen_replica_stays_as_it_is():
     assert (found[0].diverged, found[0].episodes) == (False, ())
     assert_close(ours.state_dict(0), state, rtol=0.0, atol=0.0)
     assert_close(ours.policies.state_dict(0), weights, rtol=0.0, atol=0.0)
-    with pytest.raises(RuntimeError, match="Replica 0 is frozen: make a new"):
+    with pytest.raises(RuntimeError, match="Stacked agent 0 is frozen: make a new"):
         ours.load_state_dict(0, state)
     ours.freeze(0)
     ours.freeze(1)
     ours.freeze(2)
-    with pytest.raises(RuntimeError, match="All 3 replicas diverged or were frozen"):
+    with pytest.raises(
+        RuntimeError, match="All 3 stacked agents diverged or were frozen: make a new"
+    ):
         ours.iterate()
 
 
@@ -356,61 +358,61 @@ def saved(state):
     return torch.load(file, weights_only=True)
 
 
-def own(state, replica):
-    return {name: part[replica * EACH : (replica + 1) * EACH] for name, part in state.items()}
+def own(state, index):
+    return {name: part[index * EACH : (index + 1) * EACH] for name, part in state.items()}
 
 
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
 @pytest.mark.parametrize("done", [0, 2])
 def test_continues_bit_for_bit(config, done):
-    straight = together(config)
+    straight = stacked(config)
     for _ in range(done):
         straight.iterate()
-    states = [saved(straight.state_dict(replica)) for replica in range(3)]
+    states = [saved(straight.state_dict(index)) for index in range(3)]
     environments = saved(straight.envs.state_dict()) if done else None
     expected = [straight.iterate() for _ in range(2)]
-    resumed = together(config)
-    for replica, state in enumerate(states):
-        resumed.load_state_dict(replica, state)
+    resumed = stacked(config)
+    for index, state in enumerate(states):
+        resumed.load_state_dict(index, state)
     if done:
         resumed.envs.load_state_dict(environments)
     assert resumed.num_steps == [48 * done] * 3
     assert [resumed.iterate() for _ in range(2)] == expected
-    for replica in range(3):
-        assert_close(resumed.state_dict(replica), straight.state_dict(replica), rtol=0.0, atol=0.0)
+    for index in range(3):
+        assert_close(resumed.state_dict(index), straight.state_dict(index), rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
-def test_a_run_goes_on_alone_or_in_other_company(config, float64):
-    straight = together(config)
+def test_a_run_continues_separately_or_in_another_stack(config, float64):
+    straight = stacked(config)
     straight.iterate()
-    states = [saved(straight.state_dict(replica)) for replica in range(3)]
-    environments = [own(saved(straight.envs.state_dict()), replica) for replica in range(3)]
+    states = [saved(straight.state_dict(index)) for index in range(3)]
+    environments = [own(saved(straight.envs.state_dict()), index) for index in range(3)]
     expected = [straight.iterate() for _ in range(2)]
-    ppo = alone(2, config)
+    ppo = separate(2, config)
     ppo.envs.reset(seed=environment_seeds(SEEDS[2], EACH))
     ppo.envs.toy.load_state_dict(environments[2])
-    ppo.load_state_dict(copy.deepcopy(states[2]))  # torch's optimizers go on in its memory
+    ppo.load_state_dict(copy.deepcopy(states[2]))  # torch's optimizers keep using its tensors
     for iterations in expected:
         assert_equal_iterations(ppo.iterate(), iterations[2], rtol=1e-9, atol=1e-10)
-    turned = together(config, replicas=(2, 0))
-    turned.envs.reset()
-    turned.envs.load_state_dict(
-        {name: torch.cat([environments[r][name] for r in (2, 0)]) for name in environments[0]}
+    reordered = stacked(config, indices=(2, 0))
+    reordered.envs.reset()
+    reordered.envs.load_state_dict(
+        {name: torch.cat([environments[i][name] for i in (2, 0)]) for name in environments[0]}
     )
-    for place, replica in enumerate((2, 0)):
-        turned.load_state_dict(place, states[replica])
+    for position, index in enumerate((2, 0)):
+        reordered.load_state_dict(position, states[index])
     for iterations in expected:
-        found = turned.iterate()
-        for place, replica in enumerate((2, 0)):
-            assert_equal_iterations(found[place], iterations[replica], rtol=1e-9, atol=1e-10)
+        found = reordered.iterate()
+        for position, index in enumerate((2, 0)):
+            assert_equal_iterations(found[position], iterations[index], rtol=1e-9, atol=1e-10)
 
 
-def test_a_run_joins_others(float64):
-    """From PPO's own state."""
-    ppo = alone(1, FULL)
+def test_a_separate_run_joins_a_stack(float64):
+    """A stacked agent continues from a state of `PPO`."""
+    ppo = separate(1, FULL)
     ppo.iterate()
-    joined = together(FULL, replicas=(1,))
+    joined = stacked(FULL, indices=(1,))
     joined.envs.reset()
     joined.envs.load_state_dict(ppo.envs.toy.state_dict())
     joined.load_state_dict(0, saved(ppo.state_dict()))
@@ -418,20 +420,20 @@ def test_a_run_joins_others(float64):
 
 
 def test_a_diverged_state_is_loaded_frozen():
-    ours = together()
+    ours = stacked()
     spoil(ours, 1)
     ours.iterate()
-    again = together()
-    for replica in range(3):
-        again.load_state_dict(replica, ours.state_dict(replica))
+    again = stacked()
+    for index in range(3):
+        again.load_state_dict(index, ours.state_dict(index))
     again.envs.reset()
     again.envs.load_state_dict(ours.envs.state_dict())
     assert again.iterate()[1].diverged
     assert again.num_steps == [96, 48, 96]
 
 
-def test_what_does_not_fit_is_refused_and_changes_nothing():
-    ours = together()
+def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing():
+    ours = stacked()
     ours.iterate()
     before = ours.state_dict(0)
     state = ours.state_dict(1)
@@ -440,33 +442,33 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="The state has no 'policy'"):
         ours.load_state_dict(0, {key: part for key, part in before.items() if key != "policy"})
     assert_close(ours.state_dict(0), before, rtol=0.0, atol=0.0)
-    with pytest.raises(IndexError, match="no replica 3"):
+    with pytest.raises(IndexError, match="there are 0 to 2"):
         ours.state_dict(3)
-    fresh = together()
+    fresh = stacked()
     fresh.load_state_dict(0, before)
-    with pytest.raises(RuntimeError, match=r"others have not \(replicas \[1, 2\]\)"):
+    with pytest.raises(RuntimeError, match=r"others have not \(agents \[1, 2\]\)"):
         fresh.iterate()
 
 
-# ---- what waits ----------------------------------------------------------------------------------
+# ---- waiting for the device ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_neither_a_rollout_nor_its_update_waits(options, never_waits):
-    ours = together(replace(SMALL, **OPTIONS[options]))
+    ours = stacked(replace(SMALL, **OPTIONS[options]))
     ours.iterate()
     update = ours._update
     with never_waits():
         ours.collect()
         evaluate(ours._rollout, ours._critic, ours._log_std, ours.config, ours._batch)
-        # without the CPU's own switch around it, which reads a number of the CPU
-        update.run.__wrapped__(update, ours._draws.orders())
+        # without `flushed_denormals` around it, which reads a number on the CPU
+        update.run.__wrapped__(update, ours._draws.data_orders())
         update.statistics()
 
 
-def test_two_blocks_go_to_the_device_and_nothing_waits_until_the_end(crossings, monkeypatch):
+def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(crossings, monkeypatch):
     config = replace(SMALL, target_kl=0.1, max_gradient_norm=1.0, normalize_observations=True)
-    ours = together(config, device="meta")
+    ours = stacked(config, device="meta")
     crossings.into.clear()
     ours.collect()
     assert crossings.into == [(3, 12, 4, 2)]  # the noise
@@ -474,20 +476,20 @@ def test_two_blocks_go_to_the_device_and_nothing_waits_until_the_end(crossings, 
     monkeypatch.setattr(ours, "_read", lambda *arguments: [])
     monkeypatch.setattr(ours.envs, "check", lambda: None)
     ours.update()
-    assert crossings.into == [(3, 2, 48)]  # the orders
+    assert crossings.into == [(3, 2, 48)]  # the data orders
     # rewards, deaths, time limits, tasks, frictions
     assert crossings.out == [(12, 12)] * 3 + [(13, 12)] * 2
 
 
 # ---- captured --------------------------------------------------------------------------------------
 
-CAPTURED = [name for name in OPTIONS if name != "target-kl"]  # which PPOConfig does not let compile
+CAPTURED = [name for name in OPTIONS if name != "target-kl"]  # PPOConfig cannot compile target_kl
 
 
 def compare_with_eager(options, device):
     config = replace(SMALL, **OPTIONS[options])
     eager, captured = (
-        together(replace(config, compile=compile), device=device) for compile in (False, True)
+        stacked(replace(config, compile=compile), device=device) for compile in (False, True)
     )
     for iteration in range(8):
         if iteration == 4:
@@ -497,8 +499,8 @@ def compare_with_eager(options, device):
             spoil(eager, 1)
         for found, expected in zip(captured.iterate(), eager.iterate(), strict=True):
             assert_equal_iterations(found, expected, rtol=1e-9, atol=1e-10)
-    for replica in (0, 2):
-        found, expected = (ours.policies.state_dict(replica) for ours in (captured, eager))
+    for index in (0, 2):
+        found, expected = (ours.policies.state_dict(index) for ours in (captured, eager))
         assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
@@ -516,9 +518,12 @@ def test_captured_and_eager_agree(options, float64, cuda_graphs_on_cpu):
     [
         ({"seeds": (1, 2)}, "2 seeds, 3 actors' and 3 critics'"),
         ({"seeds": ()}, "0 seeds"),
-        ({"device": "meta"}, "environments are on cpu, and the learner was to be on meta"),
-        ({"config": replace(SMALL, compile=True)}, "needs a CUDA device, not cpu: leave it out"),
-        ({"config": replace(SMALL, rollout_steps=6, minibatch_size=2)}, "no multiple of a repl"),
+        ({"device": "meta"}, "environments are on cpu, but the learner should be on meta"),
+        (
+            {"config": replace(SMALL, compile=True)},
+            "needs a CUDA device, not cpu: leave out compile",
+        ),
+        ({"config": replace(SMALL, rollout_steps=6, minibatch_size=2)}, "not a multiple of an"),
         ({"envs": Toy([1, 2, 3, 4])}, "4 environments cannot be shared by 3"),
         ({"envs": Toy([1, 2])}, "2 environments cannot be shared by 3"),
     ],
@@ -530,9 +535,9 @@ def test_wrong_arguments(settings, message):
         StackedPPO(envs, config, ACTORS, CRITICS, **given)
 
 
-def test_there_is_no_update_without_a_rollout_nor_after_an_interruption(monkeypatch):
-    ours = together()
-    with pytest.raises(RuntimeError, match="no whole rollout to learn from: call collect"):
+def test_there_is_no_update_without_a_rollout_or_after_an_interruption(monkeypatch):
+    ours = stacked()
+    with pytest.raises(RuntimeError, match="no complete rollout to learn from: call collect"):
         ours.update()
     ours.iterate()
 
@@ -547,8 +552,8 @@ def test_there_is_no_update_without_a_rollout_nor_after_an_interruption(monkeypa
             forbidden()
 
 
-def test_an_error_on_the_device_ends_the_run(monkeypatch):
-    ours = together()
+def test_an_error_on_the_device_stops_the_run(monkeypatch):
+    ours = stacked()
 
     def check():
         raise RuntimeError("too few contacts")
@@ -556,7 +561,7 @@ def test_an_error_on_the_device_ends_the_run(monkeypatch):
     monkeypatch.setattr(ours.envs, "check", check)
     with pytest.raises(RuntimeError, match="too few contacts"):
         ours.iterate()
-    with pytest.raises(RuntimeError, match="or the environments failed in it"):
+    with pytest.raises(RuntimeError, match="or the environments failed during it"):
         ours.state_dict(0)
 
 
@@ -568,9 +573,9 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @on_a_gpu
 @pytest.mark.parametrize("host", [False, True], ids=["device", "host"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_gpu_gives_the_same(options, host, float64):
+def test_a_gpu_gives_the_same_results(options, host, float64):
     config = replace(SMALL, **OPTIONS[options])
-    there, here = together(config, host=host, device="cuda"), together(config)
+    there, here = stacked(config, host=host, device="cuda"), stacked(config)
     for _ in range(2):
         for found, expected in zip(there.iterate(), here.iterate(), strict=True):
             assert_equal_iterations(found, expected, rtol=1e-7, atol=1e-8)
@@ -585,8 +590,8 @@ def test_captured_and_eager_agree_on_a_gpu(options, float64):
 @on_a_gpu
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_rollout_never_waits_on_a_gpu(compile):
-    ours = together(replace(FULL, compile=compile), device="cuda")
-    for _ in range(5):  # beyond the captures
+    ours = stacked(replace(FULL, compile=compile), device="cuda")
+    for _ in range(5):  # past the captures
         ours.iterate()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -597,12 +602,12 @@ def test_a_rollout_never_waits_on_a_gpu(compile):
 
 @on_a_gpu
 def test_a_run_continues_on_another_device(float64):
-    straight = together(FULL)
+    straight = stacked(FULL)
     straight.iterate()
-    resumed = together(FULL, device="cuda")
+    resumed = stacked(FULL, device="cuda")
     resumed.envs.reset()
     resumed.envs.load_state_dict(straight.envs.state_dict())
-    for replica in range(3):
-        resumed.load_state_dict(replica, saved(straight.state_dict(replica)))
+    for index in range(3):
+        resumed.load_state_dict(index, saved(straight.state_dict(index)))
     for found, expected in zip(resumed.iterate(), straight.iterate(), strict=True):
         assert_equal_iterations(found, expected, rtol=1e-7, atol=1e-8)

@@ -1,4 +1,4 @@
-"""A whole rollout at once against RunningEpisodes, step by step."""
+"""Episodes counted from a whole rollout compared with RunningEpisodes, step by step."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -35,20 +35,20 @@ def draw_rollout(generator, steps, environments, known):
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    replicas=st.integers(1, 3),
+    num_stacked=st.integers(1, 3),
     num_envs=st.integers(1, 3),
     steps=st.integers(1, 12),
     known=st.booleans(),
 )
-def test_equals_running_episodes(seed, replicas, num_envs, steps, known):
+def test_equals_running_episodes(seed, num_stacked, num_envs, steps, known):
     generator = np.random.default_rng(seed)
-    ours = StackedEpisodes(replicas, num_envs)
-    theirs = [RunningEpisodes(num_envs) for _ in range(replicas)]
-    done = [100 * index for index in range(replicas)]
+    ours = StackedEpisodes(num_stacked, num_envs)
+    theirs = [RunningEpisodes(num_envs) for _ in range(num_stacked)]
+    done = [100 * index for index in range(num_stacked)]
     for rollout in range(3):
-        parts = draw_rollout(generator, steps, replicas * num_envs, known)
-        if rollout == 1:  # a run goes on from the other's state
-            states = [ours.state_dict(index) for index in range(replicas)]
+        parts = draw_rollout(generator, steps, num_stacked * num_envs, known)
+        if rollout == 1:  # each continues from the other's state
+            states = [ours.state_dict(index) for index in range(num_stacked)]
             for index, running in enumerate(theirs):
                 ours.load_state_dict(index, running.state_dict())
                 running.load_state_dict(states[index])

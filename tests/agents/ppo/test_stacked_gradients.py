@@ -1,4 +1,4 @@
-"""Written-out backpropagation of replicas against that of one network, which has autograd for its oracle."""
+"""Explicit backpropagation of stacked networks compared with that of each network separately."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ from plasticity.agents.ppo.stacked_gradients import StackedDense, StackedDenseGr
 from plasticity.stacking.networks import StackedNetworks
 
 
-def make(activation="tanh", hidden=(5, 4), replicas=3):
+def make(activation="tanh", hidden=(5, 4), num_stacked=3):
     networks = []
-    for seed in range(replicas):
+    for seed in range(num_stacked):
         network = DenseNetwork(3, hidden, 2, activation).double()
         generator = torch.Generator().manual_seed(seed)
         initialise(network, "lecun", head_gain=1.0, generator=generator)
@@ -22,14 +22,14 @@ def make(activation="tanh", hidden=(5, 4), replicas=3):
     return networks, StackedDense(StackedNetworks(networks).parameters, "", activation)
 
 
-def draw(seed, size, replicas=3):
+def draw(seed, size, num_stacked=3):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(replicas, 7, size, generator=generator, dtype=torch.float64)
+    return torch.randn(num_stacked, 7, size, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("hidden", [(5,), (5, 4), (4, 6, 3)])
-def test_each_replica_has_the_gradients_of_its_network(activation, hidden):
+def test_each_stacked_network_has_the_gradients_of_its_network(activation, hidden):
     networks, dense = make(activation, hidden)
     gradients = StackedDenseGradients(dense, batch_size=7)
     for seed in (0, 1):  # the second pass overwrites the first
@@ -39,12 +39,12 @@ def test_each_replica_has_the_gradients_of_its_network(activation, hidden):
         kept = gradient.clone()
         gradients.backward(gradient)
         assert torch.equal(gradient, kept)
-        for replica, network in enumerate(networks):
+        for index, network in enumerate(networks):
             one = DenseGradients(network, batch_size=7)
-            torch.testing.assert_close(outputs[replica], one.forward(inputs[replica]))
-            one.backward(gradient[replica])
+            torch.testing.assert_close(outputs[index], one.forward(inputs[index]))
+            one.backward(gradient[index])
             for stacked, own in zip(dense.parameters, network.parameters(), strict=True):
-                torch.testing.assert_close(stacked.grad[replica], own.grad)
+                torch.testing.assert_close(stacked.grad[index], own.grad)
 
 
 def test_a_minibatch_may_be_a_view():
@@ -55,7 +55,7 @@ def test_a_minibatch_may_be_a_view():
     assert torch.equal(gradients.forward(wide[..., :3]), expected)
 
 
-def test_nan_stays_with_its_replica():
+def test_nan_does_not_spread_to_other_networks():
     _, dense = make("relu")
     gradients = StackedDenseGradients(dense, batch_size=7)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Normalisers of replicas against those of each alone."""
+"""Stacked normalizers compared with separate ones."""
 
 import numpy as np
 import torch
@@ -23,17 +23,17 @@ def test_observations():
         final = generator.normal(size=(3, 4, 2))
         flat = torch.tensor(samples.reshape(12, 2))
         found = ours(flat).view(3, 4, 2)
-        unlearnt = ours(torch.tensor(final.reshape(12, 2)), learn=False).view(3, 4, 2)
-        for replica, alone in enumerate(theirs):
-            np.testing.assert_allclose(found[replica], alone(samples[replica]), **CLOSE)
+        unlearned = ours(torch.tensor(final.reshape(12, 2)), learn=False).view(3, 4, 2)
+        for index, separate in enumerate(theirs):
+            np.testing.assert_allclose(found[index], separate(samples[index]), **CLOSE)
             np.testing.assert_allclose(
-                unlearnt[replica], alone(final[replica], learn=False), **CLOSE
+                unlearned[index], separate(final[index], learn=False), **CLOSE
             )
-        if step == 3:  # each goes on from the other's state
-            for replica, alone in enumerate(theirs):
-                state = ours.statistics.state_dict(replica)
-                ours.statistics.load_state_dict(replica, alone.statistics.state_dict())
-                alone.statistics.load_state_dict(state)
+        if step == 3:  # each continues from the other's state
+            for index, separate in enumerate(theirs):
+                state = ours.statistics.state_dict(index)
+                ours.statistics.load_state_dict(index, separate.statistics.state_dict())
+                separate.statistics.load_state_dict(state)
     assert found.abs().max() <= 10
 
 
@@ -45,17 +45,17 @@ def test_rewards():
         rewards = generator.normal(1, 3, (2, 3))
         ended = generator.random((2, 3)) < 0.2
         found = ours(torch.tensor(rewards.ravel()), torch.tensor(ended.ravel())).view(2, 3)
-        for replica, alone in enumerate(theirs):
-            expected = alone(rewards[replica], ended[replica])
-            np.testing.assert_allclose(found[replica], expected, **CLOSE)
+        for index, separate in enumerate(theirs):
+            expected = separate(rewards[index], ended[index])
+            np.testing.assert_allclose(found[index], expected, **CLOSE)
         if step == 7:
-            for replica, alone in enumerate(theirs):
-                state = ours.state_dict(replica)
-                ours.load_state_dict(replica, alone.state_dict())
-                alone.load_state_dict(state)
+            for index, separate in enumerate(theirs):
+                state = ours.state_dict(index)
+                ours.load_state_dict(index, separate.state_dict())
+                separate.load_state_dict(state)
 
 
-def test_nan_stays_with_its_replica():
+def test_nan_does_not_spread_to_other_agents():
     ours = StackedObservationNormalizer(2, 1, CPU)
     found = ours(torch.tensor([[torch.nan], [1.0], [2.0], [3.0]]))
     assert found[:2].isnan().all()
@@ -63,12 +63,12 @@ def test_nan_stays_with_its_replica():
 
 
 def test_a_large_mean_keeps_its_variance():
-    """As the ordinary one does: in float32 it would be gone."""
+    """As with `RunningStatistics`; in float32 the variance would be lost."""
     ours = StackedObservationNormalizer(1, 1, CPU)
     samples = torch.tensor([[1e4 - 1e-2], [1e4 + 1e-2]], dtype=torch.float64)
     for _ in range(5):
         ours.statistics.update(samples.view(1, 2, 1))
-    # the first 1e-4 samples of (0, 1) weigh 1e-4 / 10 x 1e4^2, which is 1e3
+    # the initial 1e-4 samples of (0, 1) contribute 1e-4 / 10 x 1e4^2 = 1e3
     variance = ours.statistics.variance.item()
     count = 10 + 1e-4
     mean_square = (1e-4 * 1 + 10 * (1e8 + 1e-4)) / count

@@ -1,4 +1,4 @@
-"""States that fit and states that do not, without an agent."""
+"""States that fit and states that do not, checked without an agent."""
 
 import copy
 
@@ -33,10 +33,10 @@ def make_state():
     }
 
 
-def test_what_may_differ():
+def test_entries_that_may_differ():
     state = make_state()
     group = state["critic_optimizer"]["param_groups"][0]
-    # by schedule, by device; and a seed from which nothing is drawn
+    # differs by schedule, by device, and a seed from which nothing is drawn
     group |= {"lr": 0.5, "fused": False, "anchor_seed": 2}
     state["actor_optimizer"]["state"] = {0: {"exp_avg": torch.zeros(3, 2)}}
     state["observation_statistics"]["count"] = 9.0
@@ -52,15 +52,19 @@ def test_what_may_differ():
             torch.zeros(2, 3),
             r"policy\.weight has shape \(2, 3\) in the state",
         ),
-        (("policy", "bias"), torch.zeros(2), r"policy\.bias .* here None \(None: there is none\)"),
+        (
+            ("policy", "bias"),
+            torch.zeros(2),
+            r"policy\.bias .* but None here \(None: it does not exist\)",
+        ),
         (("observations",), torch.zeros(4, 3), r"observations has shape \(4, 3\)"),
         (("observation_statistics", "mean"), torch.zeros(3), r"observation_statistics\.mean has"),
-        (("observation_statistics",), None, "normalize_observations=False, and here it is True"),
-        (("reward_normalizer",), {}, "normalize_rewards=True, and here it is False"),
+        (("observation_statistics",), None, "normalize_observations=False, but here it is True"),
+        (("reward_normalizer",), {}, "normalize_rewards=True, but here it is False"),
         (
             ("critic_optimizer", "param_groups", 0, "params"),
             [0],
-            r"critic_optimizer has groups of \[1\] parameters in the state, and here of \[2\]",
+            r"critic_optimizer has groups of \[1\] parameters in the state, but of \[2\] here",
         ),
         (
             ("critic_optimizer", "param_groups", 0, "decoupled"),
@@ -74,16 +78,16 @@ def test_what_may_differ():
         ),
     ],
 )
-def test_what_may_not(path, value, message):
-    state = place = make_state()
+def test_entries_that_may_not_differ(path, value, message):
+    state = parent = make_state()
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     with pytest.raises(ValueError, match=message):
         require_fitting(state, make_state())
 
 
-def test_an_anchor_seed_counts_where_syre_draws_from_it():
+def test_an_anchor_seed_matters_only_under_syre():
     state, own = make_state(), make_state()
     for each, seed in ((state, 1), (own, 2)):
         group = each["actor_optimizer"]["param_groups"][0]

@@ -1,4 +1,4 @@
-"""The written-out losses against autograd and torch.distributions, and the halves' bookkeeping."""
+"""The explicit gradients compared with autograd and torch.distributions, and the halves' bookkeeping."""
 
 import math
 
@@ -60,7 +60,7 @@ def make_batches(policy, seed=0):
         actions = torch.randint(3, (64,), generator=generator)
     else:
         actions = policy.actor(observations) + normal(64, 3) * policy.log_std.exp()
-    # old probabilities apart from the present ones, so that many ratios are clipped, on both sides
+    # old probabilities that differ from the current ones, so that many ratios are clipped on both sides
     old = distribution(policy, observations).log_prob(actions) + 0.3 * normal(64)
     values = policy.critic(observations).squeeze(1) + 0.2 * normal(64)
     actor = ActorBatch(observations, actions, old, normal(64))
@@ -68,7 +68,7 @@ def make_batches(policy, seed=0):
 
 
 def reference_policy_loss(policy, config, batch, rows, advantages):
-    """As the paper has it, left to autograd."""
+    """Return the loss as in the paper, for autograd."""
     found = distribution(policy, batch.observations[rows])
     ratios = (found.log_prob(batch.actions[rows]) - batch.log_probabilities[rows]).exp()
     clipped = ratios.clamp(1 - config.clip_range, 1 + config.clip_range)
@@ -93,12 +93,12 @@ def test_actor_gradient_equals_autograd(discrete, entropy_coefficient, normalize
     advantages = batch.advantages
     if normalize == "rollout":
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    data_order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     update.begin(batch, 1e-3)
-    update.begin_epoch(order)
+    update.begin_epoch(data_order)
     for index in (0, 1):
         update.compute_gradients(index)
-        rows = order[16 * index : 16 * index + 16]
+        rows = data_order[16 * index : 16 * index + 16]
         chosen = advantages[rows]
         if normalize == "minibatch":
             chosen = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
@@ -112,11 +112,11 @@ def test_actor_gradient_equals_autograd(discrete, entropy_coefficient, normalize
 def test_critic_gradient_equals_autograd(value_clip_range):
     policy, _, _, update = make(value_clip_range=value_clip_range, value_coefficient=0.7)
     _, batch = make_batches(policy)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    data_order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     update.begin(batch, 1e-3)
-    update.begin_epoch(order)
+    update.begin_epoch(data_order)
     update.compute_gradients(1)
-    rows = order[16:32]
+    rows = data_order[16:32]
     values, old = policy.critic(batch.observations[rows]).squeeze(1), batch.values[rows]
     if value_clip_range is not None:
         assert 0 < ((values - old).abs() > value_clip_range).sum() < 16
@@ -125,7 +125,7 @@ def test_critic_gradient_equals_autograd(value_clip_range):
     assert_gradients(loss, policy.critic.parameters())
 
 
-def test_gaussian_by_torch():
+def test_gaussian_equals_torch_distributions():
     generator = torch.Generator().manual_seed(0)
     means, actions = torch.randn(2, 6, 4, 3, generator=generator, dtype=torch.float64)
     log_std = torch.tensor([-1.0, 0.0, 0.7], dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_gaussian_by_torch():
     torch.testing.assert_close(gaussian_entropy(log_std), expected.entropy()[0, 0])
 
 
-def orders(epochs=2):
+def data_orders(epochs=2):
     generator = torch.Generator().manual_seed(2)
     return [torch.randperm(64, generator=generator) for _ in range(epochs)]
 
@@ -146,10 +146,10 @@ def test_statistics():
     actor.begin(batch, 1e-2)
     critic.begin(critic_batch, 1e-2)
     log_ratios, errors, advantages = [], [], []
-    for order in orders():
-        actor.begin_epoch(order)
-        critic.begin_epoch(order)
-        for index, rows in enumerate(order.split(16)):
+    for data_order in data_orders():
+        actor.begin_epoch(data_order)
+        critic.begin_epoch(data_order)
+        for index, rows in enumerate(data_order.split(16)):
             with torch.no_grad():
                 found = distribution(policy, batch.observations[rows])
                 log_ratio = found.log_prob(batch.actions[rows]) - batch.log_probabilities[rows]
@@ -165,7 +165,7 @@ def test_statistics():
             critic.optimizer.step()
     ratios, advantages = torch.cat(log_ratios).exp(), torch.cat(advantages)
     loss = -torch.min(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages).mean()
-    last = torch.cat(log_ratios[4:])  # of 2 epochs of 4 minibatches, the second
+    last = torch.cat(log_ratios[4:])  # the second of 2 epochs of 4 minibatches
     found = actor.statistics() | critic.statistics()
     torch.testing.assert_close(found["policy_loss"], loss)
     clipped = ((ratios - 1).abs() > config.clip_range).double().mean()
@@ -175,21 +175,21 @@ def test_statistics():
     torch.testing.assert_close(found["value_loss"], torch.cat(errors).square().mean())
 
 
-def test_a_half_equals_a_loop_by_hand():
-    """Regularized and with the entropy's weight: the same weights as autograd and torch's Adam give."""
+def test_a_half_equals_an_explicit_loop():
+    """With a regularizer, the weights are the same as with autograd and torch's Adam."""
     syre = RegularizerSettings("syre", 0.1, 0.5, anchor_seed=4)
     policy, config, update, _ = make(actor=syre, normalize_advantages="none", betas=(0.8, 0.9))
     twin, _, twin_update, _ = make(actor=syre, normalize_advantages="none")
     batch, _ = make_batches(policy)
     update.begin(batch, 1e-2)
-    run_half(update, orders(), config.num_minibatches)
+    run_half(update, data_orders(), config.num_minibatches)
 
     anchors = [twin_update.optimizer.anchor(p) for p in twin.actor.parameters()]
     assert twin_update.optimizer.anchor(twin.log_std) is None
     parameters = [*twin.actor.parameters(), twin.log_std]
     optimizer = torch.optim.Adam(parameters, lr=1e-2, betas=(0.8, 0.9))
-    for order in orders():
-        for rows in order.split(16):
+    for data_order in data_orders():
+        for rows in data_order.split(16):
             loss = reference_policy_loss(twin, config, batch, rows, batch.advantages[rows])
             for parameter, anchor in zip(twin.actor.parameters(), anchors, strict=True):
                 loss = loss + 0.1 / 2 * (parameter - anchor).square().sum()
@@ -200,18 +200,18 @@ def test_a_half_equals_a_loop_by_hand():
         torch.testing.assert_close(policy.get_parameter(name), parameter)
 
 
-def test_coupled_without_a_limit_equals_the_halves_apart():
-    apart, coupled = make(), make(max_gradient_norm=1e9, target_kl=1e9)
-    for policy, config, actor, critic in (apart, coupled):
+def test_coupled_without_a_limit_equals_separate_halves():
+    separate, coupled = make(), make(max_gradient_norm=1e9, target_kl=1e9)
+    for policy, config, actor, critic in (separate, coupled):
         actor_batch, critic_batch = make_batches(policy)
         actor.begin(actor_batch, 1e-2)
         critic.begin(critic_batch, 1e-2)
         if config.target_kl is None:
-            run_half(actor, orders(), 4)
-            run_half(critic, orders(), 4)
+            run_half(actor, data_orders(), 4)
+            run_half(critic, data_orders(), 4)
         else:
-            run_coupled(actor, critic, orders(), config)
-    for name, parameter in apart[0].named_parameters():
+            run_coupled(actor, critic, data_orders(), config)
+    for name, parameter in separate[0].named_parameters():
         torch.testing.assert_close(parameter, coupled[0].get_parameter(name), rtol=0, atol=0)
 
 
@@ -220,38 +220,38 @@ def test_gradients_are_clipped_by_their_joint_norm():
     actor_batch, critic_batch = make_batches(policy)
     actor.begin(actor_batch, 1e-2)
     critic.begin(critic_batch, 1e-2)
-    run_coupled(actor, critic, orders(1), config)
+    run_coupled(actor, critic, data_orders(1), config)
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in policy.parameters()))
     assert norm == pytest.approx(0.01, rel=1e-4)
 
 
-def test_the_target_kl_stops_before_the_step_that_it_forbids():
+def test_the_target_kl_stops_before_the_step_beyond_it():
     policy, config, actor, critic = make(target_kl=1e-6)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     actor_batch, critic_batch = make_batches(policy)
     actor.begin(actor_batch, 1e-2)
     critic.begin(critic_batch, 1e-2)
-    run_coupled(actor, critic, orders(), config)
+    run_coupled(actor, critic, data_orders(), config)
     for name, parameter in policy.named_parameters():
         assert torch.equal(parameter, before[name])
-    # counted is the one minibatch that was looked at
-    found = distribution(policy, actor_batch.observations[orders()[0][:16]])
+    # the statistics cover the one minibatch that was evaluated
+    found = distribution(policy, actor_batch.observations[data_orders()[0][:16]])
     log_ratio = (
-        found.log_prob(actor_batch.actions[orders()[0][:16]])
-        - actor_batch.log_probabilities[orders()[0][:16]]
+        found.log_prob(actor_batch.actions[data_orders()[0][:16]])
+        - actor_batch.log_probabilities[data_orders()[0][:16]]
     )
     expected = (log_ratio.exp() - 1 - log_ratio).mean()
     torch.testing.assert_close(actor.statistics()["approximate_kl"], expected)
 
 
-def test_the_learning_rate_is_that_of_the_rollout():
+def test_the_learning_rate_is_set_for_each_rollout():
     policy, _, actor, critic = make()
     actor_batch, critic_batch = make_batches(policy)
     before = [p.detach().clone() for p in policy.parameters()]
     actor.begin(actor_batch, 0.0)
     critic.begin(critic_batch, 0.0)
-    run_half(actor, orders(), 4)
-    run_half(critic, orders(), 4)
+    run_half(actor, data_orders(), 4)
+    run_half(critic, data_orders(), 4)
     for old, new in zip(before, policy.parameters(), strict=True):
         assert torch.equal(old, new)
 
@@ -267,19 +267,19 @@ def test_flushed_denormals_ends_with_its_block():
     assert tiny * 1.0 != 0
 
 
-def test_moments_of_a_dead_unit_do_not_fade_to_denormals():
+def test_moments_of_a_dead_unit_do_not_decay_to_denormals():
     policy, _, update, _ = make()
     policy.float()
     update = ActorUpdate(policy, update._config, actor_optimizer(policy, update._config, NONE))
     batch = ActorBatch(*(tensor.float() for tensor in vars(make_batches(make()[0])[0]).values()))
     with torch.no_grad():
         update.begin(batch, 1e-4)
-        run_half(update, orders(1), 4)
+        run_half(update, data_orders(1), 4)
         policy.actor.fc1.weight[0] = 0
         policy.actor.fc1.bias[0] = -1  # dead from now on
     for _ in range(150):  # 0.9^1200 = 1e-55
         update.begin(batch, 1e-4)
-        run_half(update, orders(), 4)
+        run_half(update, data_orders(), 4)
     moments = update.optimizer.state[policy.actor.fc1.weight]["exp_avg"]
     assert not moments[0].any()
     assert moments[1].any()

@@ -1,4 +1,4 @@
-"""The trainer against a loop written out by hand."""
+"""The classifier compared with an explicit training loop."""
 
 import gc
 import io
@@ -18,7 +18,7 @@ SYRE = RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3)
 
 
 class Blobs:
-    """A task of 50 training and 21 test images, two classes, bright or dark."""
+    """Task of 50 training and 21 test images in two classes, bright and dark."""
 
     num_train = 50
 
@@ -52,7 +52,7 @@ def weights(classifier):
     return torch.cat([p.detach().reshape(-1) for p in classifier.network.parameters()])
 
 
-def test_equals_a_loop_by_hand():
+def test_equals_an_explicit_loop():
     config = ClassifierConfig(
         learning_rate=0.05, momentum=0.9, batch_size=16, epochs_per_task=2, train_evaluation_size=30
     )
@@ -67,8 +67,8 @@ def test_equals_a_loop_by_hand():
     correct, loss_sum = 0, 0.0
     for epoch in range(2):
         generator = torch.Generator().manual_seed(child_seed(9, f"4/{epoch}"))
-        order = torch.randperm(50, generator=generator)
-        for indices in (order[:16], order[16:32], order[32:48], order[48:]):
+        data_order = torch.randperm(50, generator=generator)
+        for indices in (data_order[:16], data_order[16:32], data_order[32:48], data_order[48:]):
             images, labels = task.train_batch(indices)
             logits = network(images)
             loss = nn.functional.cross_entropy(logits, labels)
@@ -91,7 +91,7 @@ def test_equals_a_loop_by_hand():
     assert row["diverged"] is False
 
 
-def test_stopped_and_continued_equals_straight():
+def test_stopped_and_continued_equals_uninterrupted():
     straight, stopped = make(), make()
     task = Blobs()
     straight.train(task)
@@ -109,11 +109,15 @@ def test_stopped_and_continued_equals_straight():
     assert resumed.task_progress == 0
 
 
-def test_order_depends_on_task_and_epoch_only():
+def test_data_order_depends_only_on_task_and_epoch():
     first, second = make(), make(regularizer=RegularizerSettings())
-    assert torch.equal(first._epoch_order(Blobs(2), 1), second._epoch_order(Blobs(2), 1))
-    assert not torch.equal(first._epoch_order(Blobs(2), 1), first._epoch_order(Blobs(2), 0))
-    assert not torch.equal(first._epoch_order(Blobs(2), 1), first._epoch_order(Blobs(3), 1))
+    assert torch.equal(first._epoch_data_order(Blobs(2), 1), second._epoch_data_order(Blobs(2), 1))
+    assert not torch.equal(
+        first._epoch_data_order(Blobs(2), 1), first._epoch_data_order(Blobs(2), 0)
+    )
+    assert not torch.equal(
+        first._epoch_data_order(Blobs(2), 1), first._epoch_data_order(Blobs(3), 1)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -129,7 +133,7 @@ def test_learns(optimizer, loss):
     assert classifier.finish(task)["test_accuracy"] > 0.95  # chance is about 0.5
 
 
-def test_divergence_is_marked():
+def test_divergence_is_reported():
     classifier = make(ClassifierConfig(learning_rate=1e30, batch_size=16))
     task = Blobs()
     classifier.train(task)
@@ -150,7 +154,7 @@ def test_batch_larger_than_the_data():
         ({"learning_rate": -0.1}, ValueError, "learning_rate must be a finite number"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate .* nan"),
         ({"momentum": 1.0}, ValueError, "momentum must be .* below 1"),
-        ({"momentum": 0.9, "optimizer": "adam"}, ValueError, "belongs to sgd"),
+        ({"momentum": 0.9, "optimizer": "adam"}, ValueError, "applies to sgd only, not to adam"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1: 0"),
         ({"epochs_per_task": 1.5}, TypeError, "epochs_per_task must be an integer"),
         ({"precision": "bf61"}, ValueError, "Unknown precision 'bf61'. Did you mean 'bf16'"),
@@ -179,7 +183,7 @@ def saved(classifier):
 
 
 def compare_with_eager(config, network=CNN, **tolerance):
-    """Two tasks, eager and compiled; and compiled, stopped on the way and continued."""
+    """Compare two tasks eagerly, compiled, and compiled with a stop halfway."""
     eager = make(replace(config, compile=False), network=network)
     straight, stopped = make(config, network=network), make(config, network=network)
     rows = []
@@ -208,8 +212,8 @@ def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, optimizer):
     assert len(cuda_graphs_on_cpu) >= 2
 
 
-# The warning is of torch's own import of what it compiles with. A dense network, in batches of one size:
-# torch's compiler takes seconds for each, and thrice that for convolutions.
+# The warning comes from torch importing its own compiler. The network is dense and all batches have one size,
+# as torch's compiler takes seconds for each size, and three times that for convolutions.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit:DeprecationWarning")
 def test_compiled_on_a_cpu_agrees_and_resumes():
     config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
@@ -217,8 +221,8 @@ def test_compiled_on_a_cpu_agrees_and_resumes():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_memory_is_given_back_at_once(precision):
-    """On a GPU no garbage collection is started by its memory running out."""
+def test_memory_is_freed_immediately(precision):
+    """Running out of memory on a GPU does not trigger garbage collection."""
     classifier = make(ClassifierConfig(batch_size=16, precision=precision))
     classifier._train_step(*Blobs().train_batch(torch.arange(16)))
     weight = weakref.ref(next(classifier.network.parameters()))
@@ -237,8 +241,8 @@ def bf16(**settings):
     return ClassifierConfig(learning_rate=0.05, batch_size=16, precision="bf16", **settings)
 
 
-def test_a_bf16_step_by_hand():
-    """Products of rounded factors, added up in float32 and rounded; the decay in float32."""
+def test_a_bf16_step_computed_by_hand():
+    """Products of rounded factors are summed in float32 and rounded; the decay is in float32."""
     network = NetworkConfig(architecture="mlp", hidden=(3,))
     classifier, twin = (make(bf16(), network=network) for _ in range(2))
     images, labels = Blobs().train_batch(torch.arange(16))
@@ -258,7 +262,7 @@ def test_a_bf16_step_by_hand():
     ):
         assert trained.dtype == torch.float32
         decay = 0.01 * (parameter - twin.optimizer.anchor(parameter))
-        # Rounded gradients have 8 bits; what comes of them is scaled by the largest.
+        # Rounded gradients have 8 bits; the bound scales with the largest gradient.
         bound = 0.05 * gradient.abs().max().item() * 2**-6
         torch.testing.assert_close(
             trained, parameter - 0.05 * (gradient + decay), rtol=0, atol=bound
@@ -288,7 +292,7 @@ def test_bf16_measures_in_float32():
     torch.testing.assert_close(in_bf16, in_float32, rtol=0, atol=0.05)
 
 
-def test_bf16_stopped_and_continued_equals_straight():
+def test_bf16_stopped_and_continued_equals_uninterrupted():
     straight, stopped = make(bf16()), make(bf16())
     task = Blobs()
     straight.train(task)
@@ -329,7 +333,7 @@ def test_the_loop_never_waits_for_the_device(optimizer, compiles, precision):
         batch_size=16, epochs_per_task=5, compile=compiles, precision=precision, **optimizer
     )
     classifier, task = make(config, device="cuda"), on_device(Blobs(), "cuda")
-    classifier.train(task)  # all is captured afterwards, the ragged batches too
+    classifier.train(task)  # everything is captured afterwards, including the smaller last batch
     torch.cuda.set_sync_debug_mode("error")
     try:
         for indices in torch.arange(50, device="cuda").split(16):
@@ -341,7 +345,7 @@ def test_the_loop_never_waits_for_the_device(optimizer, compiles, precision):
 @needs_cuda
 @pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_goes_on_on_another_device(optimizer, compiles):
+def test_a_run_continues_on_another_device(optimizer, compiles):
     config = ClassifierConfig(batch_size=16, epochs_per_task=4, compile=compiles, **optimizer)
     plain = replace(config, compile=False)
     straight = make(plain)
@@ -360,7 +364,7 @@ def test_a_run_goes_on_on_another_device(optimizer, compiles):
 
 @needs_cuda
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_captured_on_a_gpu_agrees_and_channels_lie_last(optimizer):
+def test_captured_on_a_gpu_agrees_and_uses_channels_last(optimizer):
     config = ClassifierConfig(batch_size=16, epochs_per_task=4, **optimizer)
     eager, compiled = (
         make(replace(config, compile=compiles), device="cuda") for compiles in (False, True)

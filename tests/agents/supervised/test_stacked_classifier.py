@@ -1,4 +1,4 @@
-"""Many classifiers at once against each alone by `Classifier`."""
+"""Stacked classifiers compared with separate `Classifier`s."""
 
 import io
 import math
@@ -28,7 +28,7 @@ SEEDS = [11, 12, 11, 14]
 
 
 class InDouble:
-    """A task or a group of them, with its images in float64."""
+    """Task or group of tasks with images in float64."""
 
     def __init__(self, tasks):
         self.tasks = tasks
@@ -58,8 +58,8 @@ def streams(count=4, device="cpu", train=50):
 
 def network(seed, dtype=torch.float64, **settings):
     torch.manual_seed(seed)
-    # tanh: of a dead ReLU's weights the gradient is 0, and l2-init's pull at its anchor is then 0 or
-    # rounding, which Adam makes a step of either way.
+    # tanh, because the weights of a dead ReLU have gradient 0: l2-init's pull at its anchor is then 0 or a
+    # rounding error, and Adam turns even the latter into a full step.
     settings = {"activation": "tanh", "channels": (2, 3), "hidden": (12,), **settings}
     return ImageNetwork((1, 8, 8), 3, NetworkConfig(**settings)).to(dtype)
 
@@ -69,7 +69,7 @@ def config(**settings):
     return ClassifierConfig(**settings)
 
 
-def together(configuration=None, count=4, dtype=torch.float64, device="cpu", **settings):
+def stacked(configuration=None, count=4, dtype=torch.float64, device="cpu", **settings):
     return StackedClassifier(
         [network(seed, dtype, **settings) for seed in range(count)],
         configuration or config(),
@@ -79,7 +79,7 @@ def together(configuration=None, count=4, dtype=torch.float64, device="cpu", **s
     )
 
 
-def alone(index, configuration=None, dtype=torch.float64, **settings):
+def separate(index, configuration=None, dtype=torch.float64, **settings):
     return Classifier(
         network(index, dtype, **settings),
         configuration or config(),
@@ -88,8 +88,8 @@ def alone(index, configuration=None, dtype=torch.float64, **settings):
     )
 
 
-def require_equal_weights(replicas, index, classifier, rtol=1e-9, atol=1e-9):
-    found = replicas.networks.state_dict(index)
+def require_equal_weights(many, index, classifier, rtol=1e-9, atol=1e-9):
+    found = many.networks.state_dict(index)
     for name, expected in classifier.network.state_dict().items():
         torch.testing.assert_close(found[name], expected, rtol=rtol, atol=atol)
 
@@ -103,10 +103,10 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("architecture", ["cnn", "mlp"])
-def test_whole_tasks_equal_each_alone(name, architecture):
-    """Two tasks, ragged last batches and all figures, in float64."""
-    many = together(CONFIGS[name], architecture=architecture)
-    singles = [alone(i, CONFIGS[name], architecture=architecture) for i in range(4)]
+def test_whole_tasks_equal_separate_classifiers(name, architecture):
+    """Two tasks with smaller last batches agree in all results, in float64."""
+    many = stacked(CONFIGS[name], architecture=architecture)
+    singles = [separate(i, CONFIGS[name], architecture=architecture) for i in range(4)]
     each = streams()
     for task in (0, 1):
         group = InDouble(StackedPermutedImages(each)[task])
@@ -123,19 +123,19 @@ def test_whole_tasks_equal_each_alone(name, architecture):
 
 
 def test_one_step_in_float32():
-    many = together(dtype=torch.float32)
+    many = stacked(dtype=torch.float32)
     each = streams()
     group = StackedPermutedImages(each)[1]
     stops = iter([False, True])
     assert many.train(group, lambda: next(stops)) is False
     for i in range(4):
-        classifier = alone(i, dtype=torch.float32)
+        classifier = separate(i, dtype=torch.float32)
         classifier.train(each[i][1], iter([False, True]).__next__)
         require_equal_weights(many, i, classifier, rtol=1e-6, atol=1e-7)
 
 
-def test_running_statistics_are_learnt_and_then_used():
-    def normalised(seed):
+def test_running_statistics_are_learned_and_then_used():
+    def normalized(seed):
         torch.manual_seed(seed)
         layers = [nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)]
         return nn.Sequential(*layers).double()
@@ -143,12 +143,12 @@ def test_running_statistics_are_learnt_and_then_used():
     each = streams(2)
     group = InDouble(StackedPermutedImages(each)[1])
     many = StackedClassifier(
-        [normalised(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
+        [normalized(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
     )
     many.train(group)
     rows = many.finish(group)
     for i in range(2):
-        single = Classifier(normalised(i), config(), REGULARIZERS[i], data_order_seed=SEEDS[i])
+        single = Classifier(normalized(i), config(), REGULARIZERS[i], data_order_seed=SEEDS[i])
         own = InDouble(each[i][1])
         single.train(own)
         assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
@@ -157,14 +157,14 @@ def test_running_statistics_are_learnt_and_then_used():
     assert many.state_dict(0)["network"]["2.num_batches_tracked"] == 8
 
 
-def test_learning_rates_and_momenta_of_each():
+def test_each_classifier_has_its_own_learning_rate_and_momentum():
     configs = [config(learning_rate=0.02 * (i + 1), momentum=0.2 * i) for i in range(4)]
-    many = together(configs)
+    many = stacked(configs)
     each = streams()
     group = InDouble(StackedPermutedImages(each)[0])
     many.train(group)
     for i, own in enumerate(configs):
-        classifier = alone(i, own)
+        classifier = separate(i, own)
         classifier.train(InDouble(each[i][0]))
         require_equal_weights(many, i, classifier)
 
@@ -177,46 +177,46 @@ def saved(state):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_checkpoint_goes_on_alone_and_together(name):
-    """Stopped in the second of four steps; every way of going on gives the same numbers."""
+def test_a_checkpoint_continues_separately_and_stacked(name):
+    """After a stop at the second of four steps, every way to continue gives the same numbers."""
     configuration = CONFIGS[name]
     each = streams()
     group = InDouble(StackedPermutedImages(each)[2])
 
-    def begun(trainer, tasks):
+    def begun(classifier, tasks):
         stops = iter([False, False, True])
-        assert trainer.train(tasks, lambda: next(stops)) is False
-        return trainer
+        assert classifier.train(tasks, lambda: next(stops)) is False
+        return classifier
 
-    straight = together(configuration)
+    straight = stacked(configuration)
     assert straight.train(group)
     rows = straight.finish(group)
 
-    stopped = begun(together(configuration), group)
-    resumed = together(configuration, count=4)
+    stopped = begun(stacked(configuration), group)
+    resumed = stacked(configuration, count=4)
     for i in range(4):
         resumed.load_state_dict(i, saved(stopped.state_dict(i)))
     assert resumed.task_progress == stopped.task_progress == 2 / resumed._task_steps
     assert resumed.train(group)
-    assert resumed.finish(group) == rows  # to the bit: all of it is in the state
+    assert resumed.finish(group) == rows  # bit for bit: the state is complete
 
-    mixed = together(configuration)
+    mixed = stacked(configuration)
     for i in range(4):
         own = InDouble(each[i][2])
-        single = alone(i, configuration)
+        single = separate(i, configuration)
         single.load_state_dict(saved(stopped.state_dict(i)))
         assert single.train(own)
         assert single.finish(own) == pytest.approx(rows[i], rel=1e-9)
-        begun_alone = begun(alone(i, configuration), own)
-        assert begun_alone.state_dict()["pending"]
-        mixed.load_state_dict(i, saved(begun_alone.state_dict()))
+        begun_separately = begun(separate(i, configuration), own)
+        assert begun_separately.state_dict()["pending"]
+        mixed.load_state_dict(i, saved(begun_separately.state_dict()))
     assert mixed.train(group)
     for found, expected in zip(mixed.finish(group), rows, strict=True):
         assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_states_have_one_form():
-    many, single = together(CONFIGS["adam"]), alone(0, CONFIGS["adam"])
+def test_stacked_and_separate_states_have_the_same_format():
+    many, single = stacked(CONFIGS["adam"]), separate(0, CONFIGS["adam"])
     each = streams()
     many.train(InDouble(StackedPermutedImages(each)[0]))
     single.train(InDouble(each[0][0]))
@@ -230,12 +230,12 @@ def test_the_states_have_one_form():
         assert type(found[part]) is type(expected[part])
 
 
-def test_a_diverging_replica_is_marked_and_leaves_the_others():
+def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     rates = [0.05, 1e200, 0.05]
     each = streams(3)
     group = InDouble(StackedPermutedImages(each)[0])
-    with_it = together([config(learning_rate=r) for r in rates], count=3, activation="relu")
-    without = together(count=3, activation="relu")
+    with_it = stacked([config(learning_rate=r) for r in rates], count=3, activation="relu")
+    without = stacked(count=3, activation="relu")
     for many in (with_it, without):
         many.train(group)
     rows, expected = with_it.finish(group), without.finish(group)
@@ -257,35 +257,37 @@ def test_a_diverging_replica_is_marked_and_leaves_the_others():
     assert all(torch.equal(w, state[n]) for n, w in with_it.networks.state_dict(2).items())
 
 
-def test_stop_is_asked_for_before_every_step():
-    many = together(count=2)
-    asked = []
-    many.train(InDouble(StackedPermutedImages(streams(2))[0]), lambda: asked.append(1) or False)
-    assert len(asked) == 4
+def test_should_stop_is_called_before_every_step():
+    many = stacked(count=2)
+    calls = []
+    many.train(InDouble(StackedPermutedImages(streams(2))[0]), lambda: calls.append(1) or False)
+    assert len(calls) == 4
     assert many.task_progress == 1
 
 
-def test_replicas_at_different_steps_are_refused():
-    many = together(count=3)
+def test_classifiers_at_different_steps_are_rejected():
+    many = stacked(count=3)
     group = InDouble(StackedPermutedImages(streams(3))[0])
-    begun = together(count=3)
+    begun = stacked(count=3)
     stops = iter([False, True])
     begun.train(group, lambda: next(stops))
     many.load_state_dict(1, begun.state_dict(1))
-    with pytest.raises(ValueError, match=r"different steps .*{0: 0, 1: 1, 2: 0}"):
+    with pytest.raises(
+        ValueError, match=r"different steps .*{0: 0, 1: 1, 2: 0} \(classifier: step\).*load states"
+    ):
         many.train(group)
-    many.freeze(1)  # a frozen one may be anywhere
+    many.freeze(1)  # a frozen one may be at any step
     assert many.train(group)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own use
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"compile": True}])
-def test_switches_of_the_configuration(settings):
-    """bf16: about as float32. Compiled: float32 to rounding."""
-    each = streams(2, train=48)  # one size of batch: every other is compiled anew
+def test_bf16_and_compile(settings):
+    """bf16 agrees with float32 approximately, compile up to rounding."""
+    each = streams(2, train=48)  # one batch size: every other is compiled again
     group = StackedPermutedImages(each)[0]
     plain, switched = (
-        together(config(**more), count=2, dtype=torch.float32, architecture="mlp")
+        stacked(config(**more), count=2, dtype=torch.float32, architecture="mlp")
         for more in ({}, settings)
     )
     for many in (plain, switched):
@@ -300,31 +302,33 @@ def test_switches_of_the_configuration(settings):
 
 
 def test_convolutions_under_bf16_are_bf16():
-    given = torch.full((2, 1, 1, 8, 8), 1 + 2**-10)  # bfloat16 has 1, and nothing as near to it
-    many = together(config(precision="bf16"), count=2, dtype=torch.float32, channels=(2, 3))
+    given = torch.full((2, 1, 1, 8, 8), 1 + 2**-10)  # bfloat16 rounds this to 1
+    many = stacked(config(precision="bf16"), count=2, dtype=torch.float32, channels=(2, 3))
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         found, rounded = many.networks(given), many.networks(given.bfloat16().float())
     assert torch.equal(found, rounded)
 
 
-def test_a_thread_that_draws_takes_no_memory(monkeypatch):
-    """A GPU's pinned memory, taken while another thread captures a graph, would break the capture."""
-    orders = StackedDataOrders([3, 4], torch.device("cpu"))
-    monkeypatch.setattr(orders, "_memory", lambda count, take=orders._memory: taken(take(count)))
+def test_the_drawing_thread_allocates_no_memory(monkeypatch):
+    """Pinning memory while another thread captures a CUDA graph would break the capture."""
+    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
+    monkeypatch.setattr(
+        data_orders, "_memory", lambda count, take=data_orders._memory: allocated(take(count))
+    )
     threads = []
 
-    def taken(memory):
+    def allocated(memory):
         threads.append(threading.current_thread())
         return memory
 
-    orders.draw_ahead(0, 0, 40)
-    orders.get(0, 0, 40)
-    orders.get(0, 1, 40)
+    data_orders.draw_ahead(0, 0, 40)
+    data_orders.get(0, 0, 40)
+    data_orders.get(0, 1, 40)
     assert threads == [threading.current_thread()] * 2
 
 
-def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
-    orders = StackedDataOrders([3, 4], torch.device("cpu"))
+def test_data_orders_are_the_ordinary_ones_whether_or_not_drawn_ahead():
+    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
 
     def expected(task, epoch):
         rows = []
@@ -333,16 +337,16 @@ def test_orders_are_the_ordinary_ones_drawn_ahead_or_not():
             rows.append(torch.randperm(40, generator=generator))
         return torch.stack(rows)
 
-    assert torch.equal(orders.get(0, 0, 40), expected(0, 0))
-    orders.draw_ahead(0, 1, 40)
-    orders.draw_ahead(0, 1, 40)
-    assert torch.equal(orders.get(0, 1, 40), expected(0, 1))
-    orders.draw_ahead(1, 0, 40)
-    assert torch.equal(orders.get(2, 0, 40), expected(2, 0))  # another than was expected
-    assert torch.equal(orders.get(1, 0, 40), expected(1, 0))
+    assert torch.equal(data_orders.get(0, 0, 40), expected(0, 0))
+    data_orders.draw_ahead(0, 1, 40)
+    data_orders.draw_ahead(0, 1, 40)
+    assert torch.equal(data_orders.get(0, 1, 40), expected(0, 1))
+    data_orders.draw_ahead(1, 0, 40)
+    assert torch.equal(data_orders.get(2, 0, 40), expected(2, 0))  # not the one drawn ahead
+    assert torch.equal(data_orders.get(1, 0, 40), expected(1, 0))
 
 
-def test_bad_arguments():
+def test_wrong_arguments():
     with pytest.raises(ValueError, match="at least one network"):
         StackedClassifier([], config(), [], data_order_seeds=[])
     networks = [network(seed) for seed in range(2)]
@@ -350,18 +354,18 @@ def test_bad_arguments():
         StackedClassifier(networks, config(), REGULARIZERS[:1], data_order_seeds=[1, 2])
     with pytest.raises(ValueError, match="3 data_order_seeds were given for 2"):
         StackedClassifier(networks, config(), REGULARIZERS[:2], data_order_seeds=[1, 2, 3])
-    with pytest.raises(ValueError, match="1 configurations were given for 2"):
+    with pytest.raises(ValueError, match="1 configurations were given for 2 networks: give"):
         StackedClassifier(networks, [config()], REGULARIZERS[:2], data_order_seeds=[1, 2])
     with pytest.raises(ValueError, match=r"config\[1\] .* learning_rate and momentum only"):
         StackedClassifier(
             networks, [config(), config(batch_size=5)], REGULARIZERS[:2], data_order_seeds=[1, 2]
         )
-    many = together(count=2)
+    many = stacked(count=2)
     with pytest.raises(ValueError, match="batch_size=16 is larger than the task's 9"):
         many.train(StackedPermutedImages(streams(2, train=9))[0])
-    with pytest.raises(IndexError, match="no replica 2"):
+    with pytest.raises(IndexError, match="there are 0 to 1"):
         many.freeze(2)
-    with pytest.raises(IndexError, match="no replica 2"):
+    with pytest.raises(IndexError, match="there are 0 to 1"):
         many.load_state_dict(2, many.state_dict(0))
     with pytest.raises(RuntimeError, match="Missing key"):
         many.load_state_dict(0, {**many.state_dict(0), "network": nn.Linear(1, 1).state_dict()})
@@ -373,10 +377,10 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 @needs_cuda
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_on_cuda_as_on_the_cpu(name, compiled):
+def test_cuda_agrees_with_the_cpu(name, compiled):
     configuration = CONFIGS[name]
     switched = ClassifierConfig(**{**vars(configuration), "compile": compiled})
-    reference, many = together(configuration), together(switched, device="cuda")
+    reference, many = stacked(configuration), stacked(switched, device="cuda")
     for task in (0, 1):
         reference.train(InDouble(StackedPermutedImages(streams())[task]))
         many.train(InDouble(StackedPermutedImages(streams(device="cuda"))[task]))
@@ -390,7 +394,7 @@ def test_on_cuda_as_on_the_cpu(name, compiled):
 
 @needs_cuda
 def test_the_loop_never_waits_for_the_device():
-    many = together(dtype=torch.float32, device="cuda")
+    many = stacked(dtype=torch.float32, device="cuda")
     group = StackedPermutedImages(streams(device="cuda"))[1]
     many.train(group)
     many.finish(group)
