@@ -50,7 +50,7 @@ UNITS_OF = {
 """Labels of the vertical axis, for families named in the panel's title."""
 
 TOPS = {"explained_variance": 1.0}
-BOTTOMS = {"explained_variance": -1.0}  # without a lower bound for an untrained critic
+BOTTOMS = {"explained_variance": -1.0}  # unbounded below for an untrained critic
 
 
 def draw_figures(comparison: Comparison) -> dict[str, Figure]:

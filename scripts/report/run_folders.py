@@ -33,8 +33,8 @@ class Run:
     """Contents of its `config.json`."""
 
     rows: tuple[Row, ...]
-    """Rows of `metrics.jsonl`: numbers, with None for values that are not finite, and the flag `diverged` as 0
-    or 1."""
+    """Rows of `metrics.jsonl`: numbers, with None for values that are not finite, and the flag `diverged` as
+    0 or 1."""
 
     half_written: bool
     """Whether an incomplete last line was left out."""
