@@ -21,7 +21,7 @@ from plasticity.scripts.report.metric_names import compared_at, headlines, in_wo
 from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
-"""Default baselines, the first one that was run being used."""
+"""Default baselines, in order of preference."""
 
 
 @dataclass(frozen=True)

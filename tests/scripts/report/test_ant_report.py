@@ -121,7 +121,7 @@ def test_a_diverged_run_has_no_average(tmp_path):
 
 
 def write_sweep(root):
-    """Strength 0.1 is ahead at the last row, strength 0.2 on average; seeds differ by 2."""
+    """Write runs in which strength 0.1 is best at the last row, and 0.2 on average; seeds differ by 2."""
     for seed in (0, 1):
         for strength, values in {0.1: (10.0, 30.0), 0.2: (60.0, 20.0)}.items():
             rows = {100: values[0] + 2 * seed, 200: values[1] + 2 * seed}

@@ -98,7 +98,7 @@ def test_sampled_actions_spread_around_the_mean_by_log_std():
     mean = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)(observation)
     act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=False)
     drawn = np.array([act(observation) for _ in range(4000)])
-    inside = np.abs(mean) < 0.35  # at least two standard deviations from the bounds
+    inside = np.abs(mean) < 0.35  # at least 1.7 standard deviations from the bounds
     assert inside.any()
     # Of 4000 draws, the mean's standard error is 0.37 / sqrt(4000) = 0.006.
     np.testing.assert_allclose(drawn.mean(axis=0)[inside], mean[inside], atol=0.04)
