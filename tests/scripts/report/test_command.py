@@ -242,7 +242,7 @@ def test_the_command_continues_all_unfinished_seeds_of_an_arm(tmp_path):
 
 
 def write_sweep(root):
-    """Write runs of syre of accuracy 0.5 + strength * 10 + sigma * 0.1, with (0.02, 1) the best, and of others."""
+    """Write runs of syre, of accuracy 0.5 + strength * 10 + sigma * 0.1, and of other methods."""
     for strength in (0.01, 0.02):
         for sigma in (0.1, 1.0):
             setting = root / f"strength_{strength}_sigma_{sigma}"
