@@ -36,7 +36,7 @@ COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
     "sweep": "the same for every combination of a grid of settings",
     "report": "tables and figures of finished or unfinished runs",
-    "watch": "pictures of a run's trained ant at play",
+    "video": "a GIF, video or filmstrip of a run's trained ant",
     "list": "benchmarks, methods and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",
@@ -87,7 +87,7 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(rest)
-    if command in ("report", "watch", "probe", "strip"):
+    if command in ("report", "video", "probe", "strip"):
         _file_command(command, rest)
         return 0
     if command == "bench":
@@ -105,10 +105,10 @@ def _file_command(command: str, rest: list[str]) -> None:
         from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
         report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
-    elif command == "watch":
-        from plasticity.scripts.video.command import WatchConfig, watch  # noqa: PLC0415  (gymnasium)
+    elif command == "video":
+        from plasticity.scripts.video.command import VideoConfig, video  # noqa: PLC0415  (gymnasium)
 
-        watch(tyro.cli(WatchConfig, prog="plasticity watch", args=rest))
+        video(tyro.cli(VideoConfig, prog="plasticity video", args=rest))
     elif command == "strip":
         from plasticity.scripts.probe.strip import StripOptions, strip  # noqa: PLC0415  (Stable-Baselines3)
 

@@ -1,1 +1,1 @@
-"""`plasticity probe` and `plasticity strip`: saved models, measured and freed from this package."""
+"""Commands `plasticity probe` and `plasticity strip` on saved models."""

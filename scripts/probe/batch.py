@@ -1,4 +1,4 @@
-"""The observations that a network is probed on: played in an environment, or read from a file."""
+"""Observations that a network is probed on: collected in an environment, or read from a file."""
 
 from __future__ import annotations
 
@@ -31,52 +31,52 @@ Observations: TypeAlias = np.ndarray | dict[str, np.ndarray]
 def make_environment(
     name: str, keywords: Mapping[str, Any], imports: Sequence[str]
 ) -> gymnasium.Env[Any, Any]:
-    """Make an environment by its Gymnasium id, ours included.
+    """Create an environment by its Gymnasium id; those of this package are registered.
 
     Args:
-        name: An id; ``module:id`` imports the module that registers it.
-        keywords: Of the environment.
+        name: Id of the environment; ``module:id`` imports the module that registers it.
+        keywords: Keyword arguments of the environment.
         imports: Modules to import first.
 
     Raises:
-        ProbeError: if there is none, or it cannot be made so.
+        ProbeError: if the id is unknown, or the environment cannot be created.
     """
     for module in ("plasticity.tasks", *imports):
         import_module(module, "--imports")
     for module in name.split(":")[:-1]:
         import_module(module, "--env")
     try:
-        # Without the checker, which warns of faults of the environment: here the network is looked at.
+        # Without the checker, whose warnings concern the environment and not the network.
         return gymnasium.make(name.rpartition(":")[2], disable_env_checker=True, **keywords)
     except gymnasium.error.Error as error:
         raise ProbeError(
-            f"--env {name} cannot be made: {error} A package that registers it is imported by"
+            f"--env {name} cannot be created: {error} Import the package that registers it with"
             " --imports PACKAGE."
         ) from error
     except Exception as error:  # whatever its author's code raises
-        raise ProbeError(f"--env {name} cannot be made: {in_short(error)}") from error
+        raise ProbeError(f"--env {name} cannot be created: {in_short(error)}") from error
 
 
 def wrapped(
     environment: gymnasium.Env[Any, Any], vec_normalize: Path | None, *, trust: bool
 ) -> VecEnv:
-    """As Stable-Baselines3's algorithms wrap it: images channels first, observations normalised.
+    """Wrap an environment as Stable-Baselines3 does: images channels first, observations normalised.
 
     Args:
-        environment: To wrap.
-        vec_normalize: Saved statistics of a `VecNormalize`, which is a pickle. None: there is none.
-        trust: Whether it may be loaded.
+        environment: Environment to wrap.
+        vec_normalize: File of a saved `VecNormalize`, which is a pickle. None: do not normalise.
+        trust: Whether the pickle may be loaded.
 
     Raises:
-        ProbeError: if it may not or cannot be.
+        ProbeError: if the pickle may not or cannot be loaded, or wrapping fails.
     """
-    with _failures("as Stable-Baselines3 wrapped it"):
+    with _failures("when Stable-Baselines3 wrapped it"):
         venv = BaseAlgorithm._wrap_env(environment, monitor_wrapper=False)
     if vec_normalize is None:
         return venv
     if not trust:
         raise ProbeError(
-            f"--vec-normalize {vec_normalize} is a pickle, which runs its author's code: give {TRUST}"
+            f"--vec-normalize {vec_normalize} is a pickle, which runs its author's code: pass {TRUST}"
             " if you trust the file."
         )
     try:
@@ -84,24 +84,27 @@ def wrapped(
     except OSError:
         raise
     except Exception as error:  # whatever a broken pickle raises
-        raise ProbeError(f"--vec-normalize {vec_normalize} cannot be loaded: {error}") from error
+        raise ProbeError(
+            f"--vec-normalize {vec_normalize} cannot be loaded: {error} Pass what VecNormalize.save wrote."
+        ) from error
     normalized.training = False
     return normalized
 
 
 def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observations:
-    """The observations that a policy meets by its own actions, drawn where it is stochastic.
+    """Collect the observations of a policy that plays; actions of a stochastic policy are sampled.
 
-    What an algorithm adds to them while it trains (DQN's random actions, TD3's noise) is left out.
+    Exploration that an algorithm adds in training (DQN's random actions, TD3's noise) is left out.
 
     Args:
-        policy: Of Stable-Baselines3 or sb3-contrib.
-        venv: One environment, wrapped.
+        policy: Policy of Stable-Baselines3 or sb3-contrib.
+        venv: Wrapped environment, a single one.
         steps: Number of observations.
-        seed: Of the environment and of the actions.
+        seed: Seed of the environment and of the actions.
 
     Returns:
-        As ``policy.predict`` takes them. Shape: (steps, *observation), or a dictionary of such.
+        Observations as ``policy.predict`` takes them. Shape: (steps, *observation), or a dictionary of
+        such arrays.
 
     Raises:
         ProbeError: if the environment fails, or an observation is not finite.
@@ -114,7 +117,7 @@ def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if getattr(getattr(policy, "actor", policy), "use_sde", False):
-            # gSDE's noise is drawn ahead, and what there is comes of the deviations before training.
+            # gSDE's noise is sampled in advance; the present one is from the deviations before training.
             policy.reset_noise()  # type: ignore[operator]
         with _failures("in its reset"):
             venv.seed(seed)
@@ -131,18 +134,18 @@ def play(policy: BasePolicy, venv: VecEnv, steps: int, seed: int) -> Observation
 
 
 def play_randomly(environment: gymnasium.Env[Any, Any], steps: int, seed: int) -> Observations:
-    """The observations met by actions drawn uniformly: what a bare network's outputs mean is not known.
+    """Collect observations with uniformly random actions, for networks whose outputs may not be actions.
 
     Args:
-        environment: As made.
+        environment: Environment as returned by `make_environment`.
         steps: Number of observations.
-        seed: Of the environment and of the actions.
+        seed: Seed of the environment and of the actions.
 
     Returns:
-        Shape: (steps, *observation), or a dictionary of such.
+        Observations. Shape: (steps, *observation), or a dictionary of such arrays.
 
     Raises:
-        ProbeError: as `play`.
+        ProbeError: as for `play`.
     """
     with _failures("in its reset"):
         environment.action_space.seed(seed)
@@ -160,22 +163,22 @@ def play_randomly(environment: gymnasium.Env[Any, Any], steps: int, seed: int) -
 
 
 def read_observations(file: Path) -> Any:
-    """A probe batch from a file; nothing is unpickled.
+    """Read a probe batch from a file; nothing is unpickled.
 
     Args:
         file: ``.npy``, ``.npz`` (one array; or several, a dictionary of observations), or ``.pt`` with a
             tensor, a dictionary of tensors or a tuple of arguments.
 
     Raises:
-        ProbeError: if it is none of these, is broken, or its observations are not finite.
-        OSError: if it cannot be read.
+        ProbeError: if the file has another suffix, is broken, or has observations that are not finite.
+        OSError: if the file cannot be read.
     """
     if file.suffix in (".pt", ".pth"):
         with file.open("rb") as stream:
-            loaded = read_weights(stream, f"--data {file}", remedy="Save tensors alone.")
+            loaded = read_weights(stream, f"--data {file}", remedy="Save only tensors.")
         return _finite(loaded, f"--data {file}")
     if file.suffix not in (".npy", ".npz"):
-        raise ProbeError(f"--data {file}: give a .npy, .npz or .pt file.")
+        raise ProbeError(f"--data {file}: pass a .npy, .npz or .pt file.")
     try:
         with file.open("rb") as stream:
             require_modest(stream, f"--data {file}")
@@ -186,12 +189,14 @@ def read_observations(file: Path) -> Any:
     except (OSError, ProbeError):
         raise
     except Exception as error:  # zip, header, pickle: whatever a broken file raises
-        raise ProbeError(f"--data {file} holds no whole arrays of numbers: {error}") from error
+        raise ProbeError(
+            f"--data {file} does not contain intact arrays of numbers: {error}"
+        ) from error
     return _finite(next(iter(arrays.values())) if len(arrays) == 1 else arrays, f"--data {file}")
 
 
 def as_arguments(observations: Any, model: nn.Module) -> tuple[Any, ...]:
-    """Observations as arguments of a network's forward, real numbers in the dtype of its weights."""
+    """Return observations as arguments of a network's forward, with floats in the dtype of its weights."""
     dtypes = [parameter.dtype for parameter in model.parameters()]
     dtype = next((each for each in dtypes if each.is_floating_point), torch.float32)
 
@@ -208,14 +213,14 @@ def as_arguments(observations: Any, model: nn.Module) -> tuple[Any, ...]:
 
 
 def _copied(observation: Any, step: int) -> Any:
-    where = f"What the environment gave in step {step}"
+    where = f"The observation of the environment in step {step}"
     if isinstance(observation, Mapping):
         return _finite({name: np.array(each) for name, each in observation.items()}, where)
     return _finite(np.array(observation), where)
 
 
 def _finite(observations: Any, where: str) -> Any:
-    """The observations, unless there are NaN or infinite numbers in them."""
+    """Return the observations, or raise a ProbeError if they contain NaN or infinite numbers."""
     values = [observations]
     if isinstance(observations, Mapping):
         values = list(observations.values())
@@ -230,14 +235,14 @@ def _finite(observations: Any, where: str) -> Any:
             continue
         if not is_finite:
             raise ProbeError(
-                f"{where} holds NaN or infinite numbers: no layer can be measured on such observations."
+                f"{where} contains NaN or infinite numbers: no layer can be measured on it. Remove them."
             )
     return observations
 
 
 @contextmanager
 def _failures(when: str) -> Iterator[None]:
-    """Tell whatever an environment raises as what it is: a failure of the environment."""
+    """Turn any exception of an environment into a ProbeError that says when it failed."""
     try:
         yield
     except Exception as error:

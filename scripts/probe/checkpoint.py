@@ -1,4 +1,4 @@
-"""Networks from checkpoints: the weights found in them, under the names of the network."""
+"""Networks from checkpoints: search for the weights, and match them to the names of the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from plasticity.scripts.probe.loading import (
 )
 
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that torch.compile, data parallelism and activation checkpointing put in between."""
+"""Parts of names that torch.compile, data parallelism and activation checkpointing insert."""
 
 
 def load_module(
@@ -37,19 +37,19 @@ def load_module(
     """Load a checkpoint of `torch.save`, of Lightning, or of safetensors.
 
     Args:
-        file: A state dictionary, a dictionary with one in it, or a whole module (which is a pickle).
-        factory: Makes the network, freshly initialised. None: the file holds a whole module.
-        state_key: Where the state dictionary is: keys with dots between. None: it is looked for.
-        prefix: What the names of the network begin with there, such as "model."; other names are left
-            out. None: it is looked for.
-        trust: Whether pickles in it may be loaded.
+        file: File of a state dictionary, of a dictionary that contains one, or of a whole module (a pickle).
+        factory: Function that creates the network, freshly initialised. None: the file contains the module.
+        state_key: Keys of the state dictionary in the file, joined by dots. None: search for it.
+        prefix: Prefix of the network's names in it, such as "model."; other names are ignored. None: search
+            for it.
+        trust: Whether pickles in the file may be loaded.
 
     Returns:
         The network as saved, and a freshly initialised one (None without a factory).
 
     Raises:
-        ProbeError: if the file is no checkpoint, is truncated, holds pickles and is not trusted, needs a
-            class or package that is not there, does not fit the network, or fits it in several ways.
+        ProbeError: if the file is not a checkpoint, is truncated, contains pickles and is not trusted,
+            needs a missing class or package, does not fit the network, or fits it in several ways.
         OSError: if the file cannot be read.
     """
     content = _read(file, trust=trust)
@@ -59,8 +59,8 @@ def load_module(
         if not any(_has_tensors(each) for _, each in _mappings(content)):
             raise ProbeError(_without_weights(file, content))
         raise ProbeError(
-            f"{file} holds weights and no network: give --module PACKAGE.MODULE:FUNCTION, whose"
-            " result has these weights."
+            f"{file} contains weights but no network: pass --module PACKAGE.MODULE:FUNCTION, which"
+            " creates the network of these weights."
         )
     model, fresh = seeded(factory), seeded(factory)
     content = _at_key(content, state_key, file)
@@ -69,7 +69,7 @@ def load_module(
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ProbeError(
-            f"The weights in {file} do not fit the {type(model).__name__} that --module makes: give the"
+            f"The weights in {file} do not fit the {type(model).__name__} that --module creates: pass the"
             f" --module and --module-kwargs of the training. {in_short(error)}"
         ) from error
     return model, fresh
@@ -90,22 +90,22 @@ def _at_key(content: object, key: str | None, file: Path) -> object:
         entries = dict(_entries(content))
         if part not in entries:
             raise ProbeError(
-                f"--state-key {key}: {file} has no {part!r} there.{nearest(part, list(entries))}"
+                f"--state-key {key}: {file} has no {part!r} at this level.{nearest(part, list(entries))}"
             )
         content = entries[part]
     return content
 
 
-# ---- under which names ------------------------------------------------------------------------------
+# ---- names ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Names:
-    """The names in a network's state dictionary."""
+    """Names in a network's state dictionary."""
 
     all: frozenset[str]
     tied: Mapping[str, tuple[str, ...]]
-    """For each name of a tensor that has several: all of these."""
+    """All names of a tensor, by each name of a tensor that has several."""
 
     @classmethod
     def of(cls, model: nn.Module) -> _Names:
@@ -119,7 +119,7 @@ class _Names:
         return cls(names, {name: each for each in several for name in each})
 
     def completed(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The same with all names of tied tensors, of which safetensors files hold one."""
+        """Return the state with all names of tied tensors, of which safetensors files contain one."""
         held = {
             name: next((state[other] for other in others if other in state), None)
             for name, others in self.tied.items()
@@ -127,26 +127,26 @@ class _Names:
         return {**{name: each for name, each in held.items() if each is not None}, **state}
 
     def exactly(self, state: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | None:
-        """The part of a state whose names begin so, if it has all names of the network and no other."""
+        """Return the part of a state below a prefix, if its names are exactly those of the network."""
         cut = self.completed(_cut(state, prefix))
         return cut if set(cut) == self.all else None
 
-    def beginnings(self, state: Mapping[str, Any]) -> Counter[str]:
-        """What stands before names of the network in those of a state, and before how many."""
+    def prefixes(self, state: Mapping[str, Any]) -> Counter[str]:
+        """Count the prefixes of the network's names in a state."""
         return Counter(before for key in state for before, name in _splits(key) if name in self.all)
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:
-    """A name divided before each of its parts: ("", "a.b"), ("a.", "b")."""
+    """Yield a name split before each of its parts: ("", "a.b"), ("a.", "b")."""
     parts = key.split(".")
-    for place in range(len(parts)):
-        yield "".join(f"{part}." for part in parts[:place]), ".".join(parts[place:])
+    for index in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:index]), ".".join(parts[index:])
 
 
 def _state_dict(
     content: object, names: _Names, prefix: str | None, file: Path
 ) -> Mapping[str, Any]:
-    """The state dictionary in a checkpoint, under the names of the network."""
+    """Return the state dictionary in a checkpoint, with the names of the network."""
     if prefix and not prefix.endswith("."):
         prefix += "."
     found = list(_mappings(content))
@@ -164,7 +164,7 @@ def _state_dict(
         return fitting[0][2]
     if fitting:
         raise ProbeError(_several(file, [(where, beginning) for where, beginning, _ in fitting]))
-    # Other entries may stand beside the tensors of a network, and do so seldom.
+    # The dictionary of a network rarely has other entries: prefer those with tensors alone.
     sets = {where: each for where, each in found if _has_tensors(each, alone=True)}
     sets = sets or {where: each for where, each in found if _has_tensors(each)}
     if not sets:
@@ -176,25 +176,25 @@ def _state_dict(
                 before for _, each in found for key in each for before, _ in _splits(str(key))
             }
             raise ProbeError(
-                f"--prefix {prefix}: {file} has no weights whose names begin so."
+                f"--prefix {prefix}: {file} has no weights with this prefix."
                 f"{nearest(prefix, sorted(firsts - {''}))}"
             )
-    sets = {where: each for where, each in sets.items() if names.beginnings(each)} or sets
+    sets = {where: each for where, each in sets.items() if names.prefixes(each)} or sets
     if len(sets) > 1:
         raise ProbeError(
-            f"{file} holds {len(sets)} sets of weights and none with the names of the network: name one"
+            f"{file} contains {len(sets)} sets of weights, none with the names of the network: choose one"
             f" with --state-key. Keys: {_listed(sets)}."
         )
-    # Loading the only one tells which of its names do not fit.
+    # Loading the only set reports which of its names do not fit.
     (state,) = sets.values()
-    nearest_beginning = names.beginnings(state).most_common(1)
-    return _cut(state, nearest_beginning[0][0]) if nearest_beginning else state
+    most_common = names.prefixes(state).most_common(1)
+    return _cut(state, most_common[0][0]) if most_common else state
 
 
 def _fitting(state: Mapping[str, Any], names: _Names) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The parts of a state that have the names of the network, each with what its names begin with."""
+    """Yield the parts of a state that have the names of the network, each after its prefix."""
     is_found = False
-    for beginning in names.beginnings(state):
+    for beginning in names.prefixes(state):
         cut = names.exactly(state, beginning)
         if cut is not None:
             is_found = True
@@ -202,19 +202,19 @@ def _fitting(state: Mapping[str, Any], names: _Names) -> Iterator[tuple[str, Map
     plain = _by_plain_names(names.all)
     if is_found or plain is None:
         return
-    # Parts were wrapped, in the network or when it was saved, by what names tell and nothing else does.
+    # Submodules were wrapped, in the network or when it was saved; only their names show it.
     unwrapped = _by_plain_names(state)
     if unwrapped is None:
         return
     bare = _Names(frozenset(plain), {})
-    for beginning in bare.beginnings(unwrapped):
+    for beginning in bare.prefixes(unwrapped):
         cut = _cut(unwrapped, beginning)
         if set(cut) == bare.all:
             yield beginning, {plain[name]: state[old] for name, old in cut.items()}
 
 
 def _by_plain_names(names: Iterable[str]) -> dict[str, str] | None:
-    """Names by what is left of them without wrappers, or None where that tells them apart no more."""
+    """Return names by their form without wrappers, or None if these forms are not unique."""
     names = list(names)
     plain = {
         ".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in names
@@ -229,23 +229,25 @@ def _cut(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _several(file: Path, fitting: list[tuple[str, str]]) -> str:
-    keys, beginnings = ({each[place] for each in fitting} for place in (0, 1))
+    keys, beginnings = ({each[index] for each in fitting} for index in (0, 1))
     options = ["--state-key"] * (len(keys) > 1) + ["--prefix"] * (len(beginnings) > 1)
     shown = f"Keys: {_listed(where for where, _ in fitting)}"
     if len(beginnings) > 1:
-        told = [f"{beginning!r} in {where or 'the file itself'}" for where, beginning in fitting]
-        shown = f"Prefixes: {_listed(told)}"
+        prefixes = [
+            f"{beginning!r} in {where or 'the file itself'}" for where, beginning in fitting
+        ]
+        shown = f"Prefixes: {_listed(prefixes)}"
     return (
-        f"{file} holds {len(fitting)} sets of weights with the names of the network: name one with"
+        f"{file} contains {len(fitting)} sets of weights with the names of the network: choose one with"
         f" {' and '.join(options)}. {shown}."
     )
 
 
-# ---- what is in a checkpoint ------------------------------------------------------------------------
+# ---- content of a checkpoint ------------------------------------------------------------------------
 
 
 def _entries(content: object) -> Iterator[tuple[str, Any]]:
-    """What is in a dictionary or a list, by names that can be typed."""
+    """Yield the entries of a dictionary or list, with their keys as strings."""
     if isinstance(content, Mapping):
         yield from ((str(name), each) for name, each in content.items())
     elif isinstance(content, (list, tuple)):
@@ -253,7 +255,7 @@ def _entries(content: object) -> Iterator[tuple[str, Any]]:
 
 
 def _mappings(content: object, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All dictionaries with anything in them, nested ones too, by their keys with dots between."""
+    """Yield all non-empty dictionaries, including nested ones, by their keys joined by dots."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if isinstance(content, Mapping) and content:
@@ -274,6 +276,6 @@ def _listed(keys: Iterable[str]) -> str:
 def _without_weights(file: Path, content: object) -> str:
     keys = f" with the keys {_listed(content)}" if isinstance(content, Mapping) and content else ""
     return (
-        f"{file} holds no weights: it is a {type(content).__name__}{keys}, without a dictionary of tensors"
+        f"{file} contains no weights: it is a {type(content).__name__}{keys}, without a dictionary of tensors"
         " in it. Save model.state_dict()."
     )

@@ -1,4 +1,4 @@
-"""`plasticity probe`: the plasticity sheet of a saved model, layer by layer."""
+"""Command `plasticity probe`: the plasticity sheet of a saved model, layer by layer."""
 
 from __future__ import annotations
 
@@ -40,117 +40,116 @@ from plasticity.scripts.probe.policy import SavedPolicy, is_policy_file
 from plasticity.scripts.probe.sheet import THRESHOLDS, LayerSheet, Measures, Sheet, measure_sheet
 
 RECURRENT = (
-    "Each observation is met in the state of an episode's start: the policy's memory is left out."
+    "Observations are evaluated in the initial state of an episode: the policy's memory is ignored."
 )
-"""Note on recurrent policies."""
+"""Note for recurrent policies."""
 
 NORMALIZED = (
-    "The model was trained in a VecNormalize, and here it met observations as the environment gives them:"
-    " give the statistics by --vec-normalize, unless rewards alone were normalised."
+    "The model was trained in a VecNormalize, but was evaluated on unnormalised observations: pass the"
+    " statistics with --vec-normalize, unless only rewards were normalised."
 )
-"""Note on models that were trained in a VecNormalize."""
+"""Note for models that were trained in a VecNormalize."""
 
 PERHAPS_NORMALIZED = (
-    "Its file does not tell whether the model was trained in a VecNormalize. If it was, give the statistics"
-    " by --vec-normalize: here it met observations as the environment gives them."
+    "The file does not say whether the model was trained in a VecNormalize. If so, pass the statistics with"
+    " --vec-normalize: it was evaluated on unnormalised observations."
 )
-"""Note on models that may have been."""
+"""Note for models that may have been trained in a VecNormalize."""
 
 WIDTH_ELSEWHERE = 100
-"""Columns of the table where the output is no terminal."""
+"""Width of the table, in characters, where the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
     """Print the plasticity sheet of a saved model: ranks, dead units, norms, symmetry of each layer.
 
-    The model is a zip file of Stable-Baselines3 or sb3-contrib; or, with --module, a torch checkpoint,
-    Lightning's .ckpt included, or a .safetensors file.
-    It is measured on observations of --env or --data, and judged against a freshly initialised network
-    of the same shape on the same observations.
+    The model is a zip file of Stable-Baselines3 or sb3-contrib; or, with --module, a torch checkpoint
+    (including Lightning's .ckpt) or a .safetensors file.
+    It is measured on observations from --env or --data, and compared with a freshly initialised network
+    of the same architecture on the same observations.
 
-    A pickle in a file runs its author's code. Without --trust-pickle none is loaded: the policies of
-    Stable-Baselines3 do without, a policy class or features extractor of your own does not.
+    Loading a pickle runs its author's code. No pickle is loaded without --trust-pickle: the policies of
+    Stable-Baselines3 do not need it, custom policy classes and features extractors do.
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range, or the options do not go together.
+        ValueError: if a value is out of range, or options exclude each other.
     """
 
     model: tyro.conf.Positional[Path]
-    """File of the model: model.zip of Stable-Baselines3, or what torch.save wrote."""
+    """File of the model: model.zip of Stable-Baselines3, or a file written by torch.save."""
 
     env: str | None = None
-    """Gymnasium id of the environment to take observations from: the policy plays in it, drawing its
-    actions where it is stochastic, without the exploration that DQN, TD3 or DDPG add in training; for a
-    --module actions are uniformly random. "PACKAGE:ID" imports a package."""
+    """Gymnasium id of the environment to collect observations from. A policy plays in it: a stochastic one
+    samples its actions, without the exploration noise that DQN, TD3 or DDPG add in training. With --module,
+    actions are uniformly random. "PACKAGE:ID" imports a package first."""
 
     env_kwargs: str = "{}"
-    """Keywords of the environment, in JSON: '{"friction": 0.1}'."""
+    """Keyword arguments of the environment, in JSON: '{"friction": 0.1}'."""
 
     imports: tuple[str, ...] = ()
-    """Modules to import first, which register environments."""
+    """Modules to import first, to register environments."""
 
     data: Path | None = None
-    """File of observations, in place of --env: .npy, .npz or .pt, the batch as first axis."""
+    """File of observations, instead of --env: .npy, .npz or .pt, with the batch as first axis."""
 
     steps: int = 1000
-    """Observations to take from --env, at least 2. No rank can be above their number."""
+    """Number of observations to collect from --env, at least 2. No rank can exceed it."""
 
     seed: int = 0
-    """Of the environment and of the actions. At least 0."""
+    """Seed of the environment and of the actions, at least 0."""
 
     vec_normalize: Path | None = None
-    """Saved VecNormalize that the model was trained in (a pickle: it needs --trust-pickle). Without it,
-    such a model sees observations that it does not know."""
+    """Saved VecNormalize that the model was trained in (a pickle, which needs --trust-pickle). Without it,
+    such a model sees unnormalised observations."""
 
     module: str | None = None
-    """Makes the network of a torch checkpoint: "my.networks:make", a function or class."""
+    """Function or class that creates the network of a torch checkpoint, such as "my.networks:make"."""
 
     module_kwargs: str = "{}"
-    """Keywords of --module, in JSON."""
+    """Keyword arguments of --module, in JSON."""
 
     state_key: str | None = None
-    """Keys, with dots between, under which the checkpoint has the network's weights. None: they are
-    looked for."""
+    """Keys, joined by dots, of the network's weights in the checkpoint. None: search for them."""
 
     prefix: str | None = None
-    """What the names of the network's weights begin with in the checkpoint: "model." where a Lightning
-    module has the network as self.model. Other names are left out. None: it is looked for."""
+    """Prefix of the names of the network's weights in the checkpoint: "model." if a Lightning module has
+    the network as self.model. Other names are ignored. None: search for it."""
 
     trust_pickle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Load pickles in the files too. They run their authors' code: only for files that you trust."""
+    """Load pickles in the files too. They run their authors' code: use it only for files that you trust."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON, and nothing else."""
+    """Print JSON and nothing else."""
 
     def __post_init__(self) -> None:
         require_integer("--steps", self.steps, minimum=2)
         require_integer("--seed", self.seed, minimum=0, maximum=2**32 - 1)
         if (self.env is None) == (self.data is None):
             raise ValueError(
-                "Give the observations to probe on: --env ID (of Gymnasium), or --data FILE, not both."
+                "Pass the observations to probe on: either --env ID (of Gymnasium) or --data FILE, not both."
             )
         if self.data is not None and self.vec_normalize is not None:
             raise ValueError(
-                "--vec-normalize goes with --env: observations of --data are taken as the model's input."
+                "--vec-normalize needs --env: observations of --data are passed to the model as they are."
             )
         for name in ("env_kwargs", "module_kwargs"):
             _keywords(name, getattr(self, name))
 
 
 def probe(options: ProbeOptions) -> Sheet:
-    """Measure a saved model, and print its sheet.
+    """Measure a saved model and print its sheet.
 
     Args:
-        options: What to measure, and on what.
+        options: Model, observations, and output format.
 
     Returns:
-        What was printed.
+        The sheet that was printed.
 
     Raises:
-        ValueError: if the model or the observations cannot be read or do not fit, with the remedy.
-        TypeError: if the network cannot be looked into.
+        ValueError: if the model or the observations cannot be read or do not fit; with the remedy.
+        TypeError: if the network cannot be traced.
         OSError: if a file cannot be read.
     """
     with _stdout_to_stderr() if options.json else nullcontext():
@@ -163,7 +162,7 @@ def probe(options: ProbeOptions) -> Sheet:
 
 
 def _measured(options: ProbeOptions) -> tuple[Sheet, str]:
-    """The sheet, and what it is of."""
+    """Return the sheet, and a title that names the model and its observations."""
     file = options.model
     require_file(file)
     if is_policy_file(file):
@@ -174,7 +173,7 @@ def _measured(options: ProbeOptions) -> tuple[Sheet, str]:
 def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
     if options.module is not None:
         raise ProbeError(
-            f"{options.model} is a model of Stable-Baselines3, which needs no --module."
+            f"{options.model} is a model of Stable-Baselines3, which needs no --module: leave it out."
         )
     saved = SavedPolicy(options.model, trust=options.trust_pickle)
     if options.env is not None:
@@ -211,7 +210,7 @@ def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
 
 def _measured_module(options: ProbeOptions) -> tuple[Sheet, str]:
     if options.vec_normalize is not None:
-        raise ProbeError("--vec-normalize goes with a model of Stable-Baselines3.")
+        raise ProbeError("--vec-normalize needs a model of Stable-Baselines3: leave it out.")
     factory = None
     if options.module is not None:
         keywords = _keywords("module_kwargs", options.module_kwargs)
@@ -251,20 +250,20 @@ def _keywords(name: str, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{option} {text} is not JSON: {error}.") from error
     if not isinstance(found, dict):
-        raise TypeError(f"{option} {text}: give a JSON object, such as '{{\"hidden\": 64}}'.")
+        raise TypeError(f"{option} {text}: pass a JSON object, such as '{{\"hidden\": 64}}'.")
     return found
 
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Send aside what environments print, from C too (as Bullet does): the output is for JSON."""
+    """Redirect output of environments to stderr, including that of C code (such as Bullet)."""
     sys.stdout.flush()
     saved = os.dup(1)
     try:
         os.dup2(2, 1)
         with redirect_stdout(sys.stderr):
             yield
-        ctypes.CDLL(None).fflush(None)  # what C has printed and not yet written
+        ctypes.CDLL(None).fflush(None)  # flush the buffers of C code
     finally:
         os.dup2(saved, 1)
         os.close(saved)
@@ -291,7 +290,7 @@ def _record(sheet: Sheet, title: str, options: ProbeOptions) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """Return the value with None for floats that JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -315,7 +314,7 @@ def _print(sheet: Sheet, title: str) -> None:
     for note in sheet.notes:
         console.print(Text(f"• {note}", style="dim"))
     if not sheet.findings:
-        console.print(Text("Nothing is wrong by the thresholds of this sheet."))
+        console.print(Text("No findings: all measures are within the thresholds."))
         return
     console.print(Text("What is wrong, by rules of thumb:", style="bold"))
     for finding in sheet.findings:
@@ -335,11 +334,11 @@ COLUMNS = (
 
 
 def _rows(layer: LayerSheet) -> Iterator[list[Text]]:
-    """Two rows of the table: the layer, and the same at initialisation where that is known."""
+    """Yield two rows of the table: the layer, and the same layer at initialisation where it is known."""
     symmetry = layer.symmetry
     pairs = f"{symmetry.degree}/{symmetry.possible}" if symmetry else ""
-    figures = _figures(layer.measures, layer.weight_norm)
-    yield [Text(each) for each in (layer.layer, *figures, pairs)]
+    values = _formatted(layer.measures, layer.weight_norm)
+    yield [Text(each) for each in (layer.layer, *values, pairs)]
     kind = layer.activation or ("units" if layer.measures else "output")
     if layer.measures is not None:
         kind = f"{layer.measures.units} {kind}"
@@ -347,11 +346,11 @@ def _rows(layer: LayerSheet) -> Iterator[list[Text]]:
         kind = "attention"
     if layer.initial_weight_norm is not None or layer.initial is not None:
         kind += ", initially"
-    initial = _figures(layer.initial, layer.initial_weight_norm)
+    initial = _formatted(layer.initial, layer.initial_weight_norm)
     yield [Text(each, style="dim") for each in (f"  {kind}", *initial, "")]
 
 
-def _figures(measures: Measures | None, weight_norm: float | None) -> list[str]:
+def _formatted(measures: Measures | None, weight_norm: float | None) -> list[str]:
     weights = "" if weight_norm is None else f"{weight_norm:.3g}"
     if measures is None:
         return ["", "", "", "", "", weights, ""]

@@ -1,4 +1,4 @@
-"""The rows of the sheet: the layers that a forward pass runs, each with the activation that follows it."""
+"""Rows of the sheet: layers that a forward pass executes, each with the activation that follows it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from plasticity.wrappers import named_modules
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight layer with the activation that follows it, or one of the two alone."""
+    """Weight layer with the activation that follows it, or one of the two alone."""
 
     name: str
-    """Of the weight layer; of the activation where it follows none, or another one of the same layer."""
+    """Name of the weight layer; or of the activation, if it is not the first one after a single layer."""
 
     owner: str | None
-    """Weight layer of that name. None for an activation that has no row of its weights."""
+    """Name of the weight layer. None for an activation that has a row without weights."""
 
     activation: str | None
-    """Function that makes the units, such as "relu". None for output layers, and for a hidden layer that is
-    no activation (an LSTM)."""
+    """Activation function of the units, such as "relu". None for output layers, and for hidden layers that
+    are not activations (an LSTM)."""
 
     captured: str | None
     """Name of the activation in `capture`. None for output layers."""
@@ -34,16 +34,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Flow:
-    """What one forward pass showed."""
+    """Layers seen in one forward pass."""
 
     layers: tuple[Layer, ...]
-    """In the order of execution; activations that make the network's output are none of them."""
+    """Layers in the order of execution, without activations that compute the network's output."""
 
     def restricted(self, hidden: Sequence[str]) -> Flow:
-        """The same with other hidden layers.
+        """Return the flow with other hidden layers.
 
         Args:
-            hidden: Their names in `capture`. Those that are no activations (an LSTM) come first.
+            hidden: Names of the hidden layers in `capture`. Those that are not activations (an LSTM) are
+                put first.
         """
         activations = [layer.captured for layer in self.layers if layer.captured is not None]
         layers = [Layer(name, None, None, name) for name in hidden if name not in activations]
@@ -56,29 +57,29 @@ class Flow:
 
 
 def trace(model: nn.Module, arguments: tuple[Any, ...]) -> Flow:
-    """Run the model once, without gradients, and see its layers.
+    """Run the model once, without gradients, and find its layers.
 
     Args:
-        model: Any module that `capture` can see into.
-        arguments: Of its forward.
+        model: Any module that `capture` supports.
+        arguments: Arguments of its forward.
 
     Returns:
-        Its layers.
+        The layers of the model.
 
     Raises:
-        TypeError: as `capture`.
+        TypeError: as for `capture`.
     """
     with torch.no_grad(), capture(model) as activations:
         model(*arguments)
     return Flow(tuple(_layers(activations, _without_rows(model))))
 
 
-# Their weights are not those of neurons in a row.
+# Modules whose weights do not have a row per neuron.
 _WITHOUT_ROWS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 
 
 def _without_rows(model: nn.Module) -> frozenset[str]:
-    """Names of such modules, and of the parameters that they own."""
+    """Return the names of modules without a row per neuron, and of the parameters that they own."""
     names = set()
     for name, module in named_modules(model, remove_duplicate=False):
         if isinstance(module, _WITHOUT_ROWS):
@@ -87,7 +88,7 @@ def _without_rows(model: nn.Module) -> frozenset[str]:
 
 
 def _layers(activations: Activations, without_rows: frozenset[str]) -> Iterator[Layer]:
-    """Weight layers in order, and activations that have no weight layer of their own."""
+    """Yield weight layers in the order of execution, and activations without a weight layer."""
     hidden = {name: each for name, each in activations.origins.items() if not each.is_output}
     # The first activation of a layer's own units shares its row.
     first: dict[str, str] = {}
@@ -100,20 +101,20 @@ def _layers(activations: Activations, without_rows: frozenset[str]) -> Iterator[
         if name not in shared:
             rows.append((origin.position, Layer(name, None, origin.function or "unknown", name)))
     for owner in (each for each in dict.fromkeys(activations.ran) if each not in without_rows):
-        place = activations.ran.index(owner)
+        position = activations.ran.index(owner)
         captured = first.get(owner)
         if captured is None:
-            rows.append((place, Layer(owner, owner, None, None)))
+            rows.append((position, Layer(owner, owner, None, None)))
         else:
             function = hidden[captured].function or "unknown"
-            rows.append((place, Layer(owner, owner, function, captured)))
-    # An activation stands behind the layers that ran before it: a layer at place 0 is one that has run at 1.
+            rows.append((position, Layer(owner, owner, function, captured)))
+    # An activation comes after the layers that ran before it: a layer at position 0 has run at position 1.
     rows.sort(key=lambda row: row[0] + (0.5 if row[1].owner is not None else 0))
     return (layer for _, layer in rows)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries, lists and tuples."""
+    """Yield all tensors in nested dictionaries, lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

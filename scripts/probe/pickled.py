@@ -1,4 +1,4 @@
-"""What stands in a pickle: it is looked at and edited, opcode by opcode, and never loaded."""
+"""Inspection and editing of pickles, opcode by opcode and without loading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 SERIALIZED = ":serialized:"
-"""Key under which Stable-Baselines3 writes the pickle of an entry, beside what is in it in plain text."""
+"""Key under which Stable-Baselines3 writes the pickle of an entry, next to a description in plain text."""
 
 _NUMPY_KIND = re.compile(r"[biufc]\d+")
 _WITHOUT_EFFECT = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP")
@@ -19,23 +19,23 @@ _WITHOUT_EFFECT = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP")
 
 @dataclass(frozen=True)
 class Reference:
-    """A class or function that a pickle imports, by its name."""
+    """Class or function that a pickle imports by name."""
 
     module: str
     name: str
     start: int
-    """Byte at which the opcode that imports it begins."""
+    """Offset of the opcode that imports it."""
     stop: int
-    """Byte after that opcode."""
+    """Offset after that opcode."""
     on_stack: int
-    """Entries of the stack that the opcode uses up: 2 where the names were pushed, or 0."""
+    """Number of stack entries that the opcode consumes: 2 if the names were pushed, else 0."""
 
 
 def pickle_in(entry: object) -> bytes | None:
     """Return the pickle in an entry of a Stable-Baselines3 file, or None if the entry is plain.
 
     Raises:
-        ValueError: if the entry has one that is no base64.
+        ValueError: if the pickle is not valid base64.
     """
     if not (isinstance(entry, Mapping) and isinstance(entry.get(SERIALIZED), str)):
         return None
@@ -43,10 +43,10 @@ def pickle_in(entry: object) -> bytes | None:
 
 
 def references(pickled: bytes) -> Iterator[Reference]:
-    """Yield what a pickle imports, in order.
+    """Yield the classes and functions that a pickle imports, in order.
 
     Raises:
-        ValueError: if the bytes are no pickle, or a name in it is put together while it is loaded.
+        ValueError: if the bytes are not a pickle, or a name is computed while loading.
     """
     memo: dict[int, object] = {}
     pushed: list[object] = []
@@ -64,7 +64,7 @@ def references(pickled: bytes) -> Iterator[Reference]:
         elif code == "STACK_GLOBAL":
             names = [each for each in pushed[-2:] if isinstance(each, str)]
             if len(names) < 2:
-                raise ValueError("it imports what it names in no plain way")
+                raise ValueError("it imports a name that is not a literal")
             yield Reference(names[0], names[1], start, stop, 2)
             pushed.append(None)
         elif code not in ("PROTO", "FRAME", "STOP"):
@@ -72,7 +72,7 @@ def references(pickled: bytes) -> Iterator[Reference]:
 
 
 def sole_class(pickled: bytes) -> tuple[str, str] | None:
-    """Return module and name of the class, if a pickle refers to one and does nothing else."""
+    """Return module and name of the class, if a pickle consists of a reference to one; else None."""
     try:
         codes = [code for code, *_ in _operations(pickled) if code not in _WITHOUT_EFFECT]
         found = list(references(pickled))
@@ -83,10 +83,10 @@ def sole_class(pickled: bytes) -> tuple[str, str] | None:
 
 
 def number_kinds(pickled: bytes) -> set[str]:
-    """Return the kinds of NumPy numbers named in a pickle of arrays: {"f4"}, say.
+    """Return the NumPy type codes in a pickle of arrays, such as {"f4"}.
 
     Raises:
-        ValueError: if the bytes are no pickle.
+        ValueError: if the bytes are not a pickle.
     """
     return {
         value
@@ -100,28 +100,29 @@ def edited(
     replace: Callable[[Reference], tuple[str, str] | None],
     entries: Mapping[str, object],
 ) -> bytes:
-    """Return the pickle of a dictionary with other classes and other entries; the rest stays as it is.
+    """Return the pickle of a dictionary with classes and entries replaced, and the rest unchanged.
 
     Args:
-        pickled: The pickle.
-        replace: Gives the module and name to import in place of a reference, or None to leave it.
+        pickled: Pickle of a dictionary.
+        replace: Function that returns the module and name to import instead of a reference, or None to keep
+            it.
         entries: Plain values to set in the dictionary.
 
     Raises:
-        ValueError: if the bytes are no pickle of protocol 4 or newer.
+        ValueError: if the bytes are not a pickle of protocol 4 or newer.
     """
     done, parts = 0, []
     for reference in references(pickled):
         other = replace(reference)
         if other is not None:
-            # The old names, which the memo may hold for others, are pushed as before, and dropped.
+            # The old names are still pushed, since the memo may keep them for later use, and then popped.
             imported = pickle.GLOBAL + "\n".join(other).encode() + b"\n"
             parts += [pickled[done : reference.start], pickle.POP * reference.on_stack + imported]
             done = reference.stop
-    # Frames have lengths, which are others now; an unpickler does without them.
+    # The lengths of frames have changed; frames are optional, so drop them.
     whole = _without(("FRAME",), b"".join([*parts, pickled[done:]]))
     if not whole.startswith(pickle.PROTO) or whole[1] < 4:
-        raise ValueError("it is of an old protocol")
+        raise ValueError("it has an old protocol")
     body, last = whole[:-1], whole[-1:]
     for name, value in entries.items():
         body += _pushing(name) + _pushing(value) + pickle.SETITEM
@@ -129,23 +130,23 @@ def edited(
 
 
 def _operations(pickled: bytes) -> Iterator[tuple[str, object, int, int]]:
-    """Yield name, argument, first byte and end of each opcode of a pickle.
+    """Yield name, argument, start and end offset of each opcode of a pickle.
 
     Raises:
-        ValueError: if the bytes are no pickle.
+        ValueError: if the bytes are not a pickle.
     """
     try:
         found = [
             (code.name, value, start or 0) for code, value, start in pickletools.genops(pickled)
         ]
     except (IndexError, UnicodeDecodeError) as error:
-        raise ValueError(f"no pickle: {error}") from error
+        raise ValueError(f"not a pickle: {error}") from error
     stops = [*(start for *_, start in found[1:]), len(pickled)]
     yield from ((*operation, stop) for operation, stop in zip(found, stops, strict=True))
 
 
 def _without(codes: Container[str], pickled: bytes) -> bytes:
-    """Return the opcodes of a pickle other than some."""
+    """Return a pickle without certain opcodes."""
     kept = [
         pickled[start:stop] for code, _, start, stop in _operations(pickled) if code not in codes
     ]
@@ -153,7 +154,7 @@ def _without(codes: Container[str], pickled: bytes) -> bytes:
 
 
 def _pushing(value: object) -> bytes:
-    """Return opcodes that push a plain value, and leave the memo to the pickle that they join."""
+    """Return opcodes that push a plain value without using the memo of the surrounding pickle."""
     written = io.BytesIO()
     pickler = pickle.Pickler(written, 4)
     pickler.fast = True  # without the memo

@@ -1,9 +1,9 @@
-"""Policies from the zip files of Stable-Baselines3, without unpickling wherever that is possible.
+"""Policies from the zip files of Stable-Baselines3, without unpickling wherever possible.
 
-Such a file holds plain values, pickles, and the weights. Beside each pickle Stable-Baselines3 writes in
-plain text what is in it: the names of classes, the shapes of spaces, the arguments of the policy. That is
-enough to build the policies of Stable-Baselines3 and sb3-contrib again; the weights are then loaded by
-torch's restricted reader. Only what the text does not tell is unpickled, and only from a trusted file.
+Such a file contains plain values, pickles, and the weights. Next to each pickle, Stable-Baselines3 writes a
+description in plain text: names of classes, shapes of spaces, arguments of the policy. That is enough to
+rebuild the policies of Stable-Baselines3 and sb3-contrib; the weights are then loaded by torch's restricted
+reader. Only what the text does not describe is unpickled, and only from a trusted file.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.")
 _NOT_NEEDED = ("optimizer_class", "optimizer_kwargs")  # of a policy that is not trained
 
 _KEEP_ORIGINAL_IF_NORMALIZED = ("gae_lambda", "n_delta")
-"""Entries of on-policy algorithms and ARS, which keep an original observation only in a VecNormalize."""
+"""Entries of the algorithms that keep an original observation only in a VecNormalize: on-policy and ARS."""
 
 
 def is_policy_file(file: Path) -> bool:
-    """Whether Stable-Baselines3 wrote it: a zip archive with a policy's weights."""
+    """Return whether a file is a model of Stable-Baselines3: a zip archive with the weights of a policy."""
     try:
         with zipfile.ZipFile(file) as archive:
             return "policy.pth" in archive.namelist()
@@ -57,18 +57,18 @@ def is_policy_file(file: Path) -> bool:
 def read_archive(
     file: Path, names: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read a file of Stable-Baselines3; nothing in it is unpickled.
+    """Read a file of Stable-Baselines3, without unpickling anything.
 
     Args:
-        file: Made by `model.save`.
-        names: Members to read beside the data. None: all.
+        file: File written by `model.save`.
+        names: Members to read in addition to the data. None: all.
 
     Returns:
-        The data, with pickles as text; and the members by their names.
+        The data, with pickles as text, and the other members by their names.
 
     Raises:
         ProbeError: if the file is broken.
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     try:
         with file.open("rb") as stream:
@@ -87,22 +87,27 @@ def read_archive(
         ValueError,
         RuntimeError,
     ) as error:
-        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: {error}.") from error
+        raise ProbeError(
+            f"{file} is not an intact model of Stable-Baselines3: {error}. Save or copy it again."
+        ) from error
     if not isinstance(data, dict):
-        raise ProbeError(f"{file} is no whole model of Stable-Baselines3: its data is no object.")
+        raise ProbeError(
+            f"{file} is not an intact model of Stable-Baselines3: its data is not a JSON object. Save it"
+            " again."
+        )
     return data, members
 
 
 class SavedPolicy:
-    """A model that Stable-Baselines3 saved, of any algorithm of it or of sb3-contrib.
+    """Policy in a saved model, of any algorithm of Stable-Baselines3 or sb3-contrib.
 
     Args:
-        file: Made by `model.save`.
-        trust: Whether its pickles may be loaded where its plain text does not tell enough.
+        file: File written by `model.save`.
+        trust: Whether pickles in the file may be loaded where the plain text is not sufficient.
 
     Raises:
-        ProbeError: if the file is broken or is none of these, with the remedy.
-        OSError: if it cannot be read.
+        ProbeError: if the file is broken or not such a model; with the remedy.
+        OSError: if the file cannot be read.
     """
 
     def __init__(self, file: Path, *, trust: bool = False) -> None:
@@ -113,15 +118,15 @@ class SavedPolicy:
         self._weights = read_weights(
             io.BytesIO(members["policy.pth"]),
             f"policy.pth in {file}",
-            remedy="Stable-Baselines3 writes none there: someone else did.",
+            remedy="Stable-Baselines3 writes no pickle there: do not load the file.",
         )
 
     @property
     def was_normalized(self) -> bool | None:
-        """Whether the model was trained in a `VecNormalize`, as far as its file tells.
+        """Whether the model was trained in a `VecNormalize`, as far as its file shows.
 
-        True: in one of observations, rewards or both. False: its observations were not normalised.
-        None: the file does not tell.
+        True: in one that normalises observations, rewards or both. False: its observations were not
+        normalised. None: the file does not show it.
         """
         if "_last_original_obs" not in self._data:
             return None
@@ -129,42 +134,48 @@ class SavedPolicy:
             return False
         if any(name in self._data for name in _KEEP_ORIGINAL_IF_NORMALIZED):
             return True
-        # Off-policy algorithms keep it always. Without a VecNormalize it is the observation before the
-        # last one; with one it is the last, and the very same where observations are left alone.
+        # Off-policy algorithms always keep it. Without a VecNormalize it is the observation before the
+        # last one. With one it is the last one, identical to it if only rewards are normalised.
         last, original = self._pickle("_last_obs"), self._pickle("_last_original_obs")
         if last is None or original is None:
             return None
         try:
-            was_float32 = "f4" in number_kinds(last)  # as all that a VecNormalize normalises
+            was_float32 = "f4" in number_kinds(last)  # like all that a VecNormalize normalises
         except ValueError:
             return None
         return None if was_float32 and last != original else False
 
     @property
     def policy_class(self) -> type[BasePolicy]:
-        """Class of the policy: one of Stable-Baselines3's, or of a file that is trusted."""
+        """Class of the policy: one of Stable-Baselines3 or sb3-contrib, or any if the file is trusted."""
         pickled = self._pickle("policy_class")
         named = None if pickled is None else sole_class(pickled)
         if named is not None and named[0].startswith(_KNOWN_PACKAGES):
             found = _known(*named)
         else:
-            shown = ":".join(named) if named else "a class of its own"
+            shown = ":".join(named) if named else "a custom class"
             found = self._unpickled("policy_class", f"its policy is {shown}")
         if not (isinstance(found, type) and issubclass(found, BasePolicy)):
-            raise ProbeError(f"{self.file} is broken: its policy class is {found!r}.")
+            raise ProbeError(
+                f"{self.file} is broken: its policy class is {found!r}. Save the model again."
+            )
         return found
 
     def space(self, name: str) -> spaces.Space[Any]:
-        """The space called "observation_space" or "action_space".
+        """Return the space named "observation_space" or "action_space".
 
-        Bounds are not restored: they are not needed to measure on observations from a file.
+        Bounds are not restored: they are not needed for measurements on observations from a file.
         """
         entry = self._data.get(name)
         found = _plain_space(entry) if isinstance(entry, dict) else None
         if found is None:
-            found = self._unpickled(name, f"its {name} is not told in plain text; or give --env")
+            found = self._unpickled(
+                name, f"its {name} has no description in plain text (--env would provide it)"
+            )
         if not isinstance(found, spaces.Space):
-            raise ProbeError(f"{self.file} is broken: its {name} is {found!r}.")
+            raise ProbeError(
+                f"{self.file} is broken: its {name} is {found!r}. Save the model again."
+            )
         return found
 
     def build(
@@ -175,14 +186,14 @@ class SavedPolicy:
         """Build the policy twice.
 
         Args:
-            observation_space: Of the environment that is probed in. None: the file's.
-            action_space: Likewise.
+            observation_space: Observation space of the environment. None: that of the file.
+            action_space: Action space of the environment. None: that of the file.
 
         Returns:
-            With the saved weights, and freshly initialised.
+            The policy with the saved weights, and a freshly initialised one.
 
         Raises:
-            ProbeError: if the weights do not fit what the file and the spaces say.
+            ProbeError: if the policy cannot be built, or the weights do not fit it.
         """
         policy_class = self.policy_class
         arguments = self._arguments(policy_class)
@@ -211,7 +222,7 @@ class SavedPolicy:
         return policy, fresh
 
     def _arguments(self, policy_class: type[BasePolicy]) -> dict[str, Any]:
-        """What the algorithm would give to the policy's class."""
+        """Return the arguments that the algorithm would pass to the class of the policy."""
         arguments = self._policy_kwargs()
         parameters = inspect.signature(policy_class).parameters.values()
         names = {each.name for each in parameters}
@@ -225,7 +236,9 @@ class SavedPolicy:
     def _policy_kwargs(self) -> dict[str, Any]:
         entry = self._data.get("policy_kwargs") or {}
         if not isinstance(entry, dict):
-            raise ProbeError(f"{self.file} is broken: its policy_kwargs are {entry!r}.")
+            raise ProbeError(
+                f"{self.file} is broken: its policy_kwargs are {entry!r}. Save the model again."
+            )
         kept = {
             name: value
             for name, value in entry.items()
@@ -243,20 +256,20 @@ class SavedPolicy:
         return {name: value for name, value in whole.items() if name not in _NOT_NEEDED}
 
     def _pickle(self, name: str) -> bytes | None:
-        """The pickle of an entry, if it has one; it is only looked at."""
+        """Return the pickle of an entry, if it has one, for inspection only."""
         try:
             return pickle_in(self._data.get(name))
-        except ValueError:  # no base64
+        except ValueError:  # not base64
             return None
 
     def _unpickled(self, name: str, reason: str) -> Any:
         entry = self._data.get(name)
         if not (isinstance(entry, dict) and isinstance(entry.get(SERIALIZED), str)):
-            raise ProbeError(f"{self.file} is broken: it has no {name}.")
+            raise ProbeError(f"{self.file} is broken: it has no {name}. Save the model again.")
         if not self._trust:
             raise ProbeError(
                 f"{self.file} cannot be read without unpickling: {reason}. A pickle runs its author's"
-                f" code: give {TRUST} if you trust the file."
+                f" code: pass {TRUST} if you trust the file."
             )
         try:
             return pickle.loads(base64.b64decode(entry[SERIALIZED]))
@@ -265,22 +278,22 @@ class SavedPolicy:
 
 
 def _no_learning(_progress: float) -> float:
-    """Learning rate of an optimizer that never steps."""
+    """Return 0, the learning rate of an optimizer that never steps."""
     return 0.0
 
 
 class _Unknown:
-    """What plain text does not tell."""
+    """Type of a value that plain text does not describe."""
 
 
 _UNKNOWN = _Unknown()
 
 
 def _plain_value(value: object) -> object:
-    """An argument of a policy, from the text beside its pickle: a number, a list, or a known class."""
+    """Return an argument of a policy from its plain text: a number, list or known class, or `_UNKNOWN`."""
     if not isinstance(value, str):
         return value
-    # No policy takes a string: this is how Python prints what JSON cannot hold.
+    # No policy takes a string: it is the repr of an object that JSON cannot represent.
     match = re.fullmatch(r"<class '([\w.]+)\.(\w+)'>", value)
     if match is None:
         return _UNKNOWN
@@ -297,7 +310,7 @@ def _plain_value(value: object) -> object:
 
 
 def _known(module: str, name: str) -> Any:
-    """A class of Stable-Baselines3 or sb3-contrib."""
+    """Import a class of Stable-Baselines3 or sb3-contrib."""
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -305,17 +318,17 @@ def _known(module: str, name: str) -> Any:
 
 
 def _plain_space(entry: Mapping[str, Any]) -> spaces.Space[Any] | None:
-    """A space from the text beside its pickle, where that tells its shape."""
+    """Return a space from the text next to its pickle, or None if that does not describe it."""
     make = _SPACES.get(str(entry.get(":type:")).rpartition(".")[2].rstrip("'>"))
     try:
         return None if make is None else make(entry)
-    except (KeyError, TypeError, ValueError, AssertionError):  # told in another way
+    except (KeyError, TypeError, ValueError, AssertionError):  # another form of description
         return None
 
 
 def _plain_box(entry: Mapping[str, Any]) -> spaces.Box:
     dtype = np.dtype(str(entry["dtype"]))
-    # Stable-Baselines3 knows an image by its bounds. Others are used by nothing that is measured.
+    # Stable-Baselines3 recognises images by their bounds. Other bounds do not affect any measure.
     low, high = (0, 255) if dtype == np.uint8 else (-1, 1)
     return spaces.Box(low, high, tuple(entry["_shape"]), dtype.type)
 

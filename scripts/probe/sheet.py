@@ -1,8 +1,8 @@
-"""The plasticity sheet of a network: what each layer measures, and in plain words what is wrong with it.
+"""Plasticity sheet of a network: measures of each layer, and findings in plain words.
 
-What is a low rank or a large norm depends on the architecture and on the inputs: inputs of three numbers
-give a layer of 256 units a low rank however healthy it is. So a network is judged against a freshly
-initialised one of the same shape, measured on the same probe batch, wherever one can be made.
+What counts as a low rank or a large norm depends on the architecture and on the inputs: on inputs of three
+numbers, a layer of 256 units has a low rank however healthy it is. A network is therefore compared with a
+freshly initialised one of the same architecture on the same probe batch, wherever one can be created.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from plasticity.wrappers import named_modules, raw_module
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as wrong: rules of thumb, all of them here."""
+    """Thresholds of all findings, which are rules of thumb."""
 
     dead: float = 0.2
-    """Share of a layer's units that are dead, beyond the fresh network's share."""
+    """Share of a layer's units that are dead, in excess of the fresh network's share."""
 
     dormant: float = 0.25
-    """Share of a layer's units that are dormant and not dead, beyond the fresh network's share."""
+    """Share of a layer's units that are dormant but not dead, in excess of the fresh network's share."""
 
     rank: float = 0.25
-    """An effective rank below this share of the fresh network's is low."""
+    """Share of the fresh network's effective rank below which the effective rank is low."""
 
     rank_alone: float = 0.1
-    """Without a fresh network: an effective rank below this share of the possible one is low."""
+    """Share of the largest possible effective rank below which it is low, without a fresh network."""
 
     norm: float = 5.0
-    """Weights of a hidden layer more than this many times as long as the fresh network's are large. Output
-    layers often begin near 0, and are not judged."""
+    """Multiple of the fresh network's weight norm above which that of a hidden layer is large. Output layers
+    often start near 0, and are not judged."""
 
     symmetric: float = 0.05
-    """A layer is near a symmetric state above this share of nearly identical neighbours."""
+    """Share of nearly identical neighbours above which a layer is near a symmetric state."""
 
     distance: float = 0.1
-    """Two neurons are nearly identical below this share of the fresh network's mean distance."""
+    """Share of the fresh network's mean distance below which two neurons are nearly identical."""
 
     distance_alone: float = 0.01
-    """Without a fresh network: two neurons are nearly identical below this distance of their weights."""
+    """Distance of weights below which two neurons are nearly identical, without a fresh network."""
 
 
 THRESHOLDS = Thresholds()
@@ -59,22 +59,22 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True)
 class Measures:
-    """What the probe batch shows of one layer's units, after the activation."""
+    """Measures of the units of one layer on the probe batch, after the activation."""
 
     units: int
-    """Number of units; of channels in a convolution."""
+    """Number of units; in a convolution, of channels."""
 
     rows: int
-    """Samples of the probe batch; in a convolution, samples times positions."""
+    """Number of samples in the probe batch; in a convolution, samples times positions."""
 
     effective_rank: float
-    """From 1 to the smaller of units and rows; 0 for zero features."""
+    """Effective rank, from 1 to the smaller of units and rows; 0 for zero features."""
 
     stable_rank: float
     """Squared Frobenius norm over the largest squared singular value."""
 
     srank: int
-    """Number of singular values that hold 99 % of their sum."""
+    """Number of singular values that make up 99 % of their sum."""
 
     dead_fraction: float
     """Share of the units that are 0 on every row, or constant where the activation saturates."""
@@ -88,62 +88,62 @@ class Measures:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """How many of a layer's symmetries it is near to."""
+    """Number of a layer's symmetries that its weights are close to."""
 
     degree: int
-    """Neighbouring pairs of neurons (sorted by norm) that are nearly identical; in attention, directions
-    of the heads that queries and keys have both left."""
+    """Number of neighbouring pairs of neurons (sorted by norm) that are nearly identical; in attention, of
+    directions of the heads that are nearly zero in both queries and keys."""
 
     possible: int
-    """All neighbouring pairs; all directions."""
+    """Number of all neighbouring pairs, or of all directions."""
 
     kind: str = "neighbouring pairs of neurons"
-    """What is counted."""
+    """Name of the objects counted."""
 
 
 @dataclass(frozen=True)
 class LayerSheet:
-    """One layer: its weights, and its units where an activation follows."""
+    """Measures of one layer: of its weights, and of its units if an activation follows."""
 
     layer: str
-    """Name of the weight layer or attention module; of the activation where it belongs to none."""
+    """Name of the weight layer or attention module; or of the activation, if it belongs to neither."""
 
     activation: str | None = None
-    """Function that makes the units. None: an output layer, attention, or a hidden layer that is no
+    """Activation function of the units. None: an output layer, attention, or a hidden layer that is not an
     activation (an LSTM)."""
 
     measures: Measures | None = None
-    """None: an output layer, or attention."""
+    """Measures of the units. None: an output layer, or attention."""
 
     initial: Measures | None = None
-    """The same of the fresh network, where there is one."""
+    """Measures of the units of the fresh network, if there is one."""
 
     weight_norm: float | None = None
     """L2 norm of the layer's parameters."""
 
     initial_weight_norm: float | None = None
-    """The same of the fresh network."""
+    """L2 norm of the layer's parameters in the fresh network."""
 
     symmetry: Symmetry | None = None
-    """None: an output layer, or one that is read by more than weight layers."""
+    """Number of symmetries. None: an output layer, or one that is not read by weight layers alone."""
 
     findings: tuple[str, ...] = ()
-    """What is wrong, in plain words."""
+    """Findings in plain words."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """All layers that a forward pass runs, in its order: no target networks."""
+    """Measures of all layers that a forward pass executes (target networks are left out)."""
 
     layers: tuple[LayerSheet, ...]
-    """Attention modules, whose weights alone are measured, come last."""
+    """Layers in the order of execution; attention modules (only their weights are measured) come last."""
 
     notes: tuple[str, ...]
-    """What a reader must know to read the numbers rightly."""
+    """Remarks that a reader needs to interpret the numbers."""
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong, layer by layer."""
+        """Findings, layer by layer."""
         return [f"{each.layer}: {text}" for each in self.layers for text in each.findings]
 
 
@@ -153,34 +153,34 @@ def measure_sheet(
     fresh: nn.Module | None = None,
     layers: Sequence[str] | None = None,
 ) -> Sheet:
-    """Measure a network on a probe batch, and judge it.
+    """Measure a network on a probe batch, and compare it with the thresholds.
 
     Args:
-        model: Any module that `plasticity.capture` can see into. It is left in evaluation mode.
-        arguments: The probe batch, as the arguments of the model's forward, with the batch as first axis.
-        fresh: The same network, freshly initialised. None: the network is judged by absolute thresholds.
-        layers: Names of hidden layers, as in `plasticity.capture`. None: every activation, but for one
-            that makes the network's output.
+        model: Any module that `plasticity.capture` supports. It is left in evaluation mode.
+        arguments: Probe batch, as the arguments of the model's forward, with the batch as first axis.
+        fresh: The same network, freshly initialised. None: absolute thresholds are used.
+        layers: Names of hidden layers, as in `plasticity.capture`. None: every activation, except one that
+            computes the network's output.
 
     Returns:
         The sheet.
 
     Raises:
-        ValueError: if the network has no hidden activation, its features are not finite, or the probe
-            batch does not fit it or has no two different rows.
-        TypeError: if the model cannot be looked into.
+        ValueError: if the network has no hidden activation, its features are not finite, the probe batch
+            does not fit it, or all rows of the batch are the same.
+        TypeError: if the model cannot be traced.
     """
     model = raw_module(model)
     flow = _traced(model.eval(), arguments, layers)
     rows, distinct = _rows(arguments)
     if distinct < 2:
         what = (
-            f"The {rows} rows of the probe batch are all the same"
+            f"All {rows} rows of the probe batch are the same"
             if rows > 1
             else (f"The probe batch has {rows} rows")
         )
         raise ValueError(
-            f"{what}: there is no rank to them, and no unit to call dead. Give observations that differ."
+            f"{what}: ranks and dead units cannot be measured on it. Pass observations that differ."
         )
     measures = _measured(model, arguments, flow)
     initial = {} if fresh is None else _measured(fresh.eval(), arguments, flow)
@@ -197,7 +197,7 @@ def measure_sheet(
         )
         for layer in flow.layers
     ]
-    # What is left are attention modules, which are no weight layers.
+    # The remaining ones are attention modules, which are not weight layers.
     sheets += [LayerSheet(name, symmetry=symmetry) for name, symmetry in degrees.items()]
     judged = tuple(replace(sheet, findings=tuple(_findings(sheet))) for sheet in sheets)
     notes = (*_row_notes(judged, rows, distinct), *_notes(judged, is_alone=fresh is None))
@@ -205,37 +205,37 @@ def measure_sheet(
 
 
 def _rows(arguments: tuple[Any, ...]) -> tuple[int, int]:
-    """Number of rows in the probe batch, and of different ones."""
+    """Return the number of rows in the probe batch, and of distinct ones."""
     batch = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
     rows = len(batch[0]) if batch else 0
-    # Each row by its number among the different ones of a tensor: dtypes need not be the same.
-    numbers = [
+    # Replace each row by its index among the distinct rows of its tensor: dtypes may differ.
+    indices = [
         torch.unique(tensor.reshape(rows, -1), dim=0, return_inverse=True)[1]
         for tensor in batch
         if len(tensor) == rows and tensor.numel()
     ]
-    return rows, len(torch.unique(torch.stack(numbers, 1), dim=0)) if numbers else min(rows, 1)
+    return rows, len(torch.unique(torch.stack(indices, 1), dim=0)) if indices else min(rows, 1)
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] | None) -> Flow:
     try:
         flow = trace(model, arguments)
-    except (RuntimeError, IndexError) as error:  # as torch reports shapes and types that do not fit
+    except (RuntimeError, IndexError) as error:  # of shapes and dtypes that do not fit
         raise ValueError(
-            f"The probe batch does not go through {type(model).__name__}: {error}. Give observations as"
+            f"{type(model).__name__} fails on the probe batch: {error}. Pass observations like those that"
             " the network was trained on."
         ) from error
     if layers is not None:
         flow = flow.restricted(layers)
     if all(layer.captured is None for layer in flow.layers):
         raise ValueError(
-            f"No hidden activation was seen in {type(model).__name__}: it has no units to measure."
+            f"{type(model).__name__} has no hidden activation, and so no units to measure: pass one that has."
         )
     return flow
 
 
 def _measured(model: nn.Module, arguments: tuple[Any, ...], flow: Flow) -> dict[str, Measures]:
-    """What the probe batch shows, by the sheet's names of the layers."""
+    """Return the measures on the probe batch, by the names of the layers in the sheet."""
     hidden = {layer.captured: layer for layer in flow.layers if layer.captured is not None}
     ranks = ("effective_rank", "stable_rank", "srank")
     others = ("dead_fraction", "dormant_fraction", "feature_norm")
@@ -262,27 +262,27 @@ def _measured(model: nn.Module, arguments: tuple[Any, ...], flow: Flow) -> dict[
 
 
 def _weight_norm(model: nn.Module, owner: str | None) -> float | None:
-    """Norm of one layer's parameters, those that it shares with another layer (tied weights) included."""
+    """Return the norm of one layer's parameters, including those tied to another layer."""
     if owner is None:
         return None
     modules = dict(named_modules(model, remove_duplicate=False))
     if owner in modules:
         return float(weight_norm(modules[owner])["total"])
-    # A matrix that is no module's weight, or is used the other way round.
+    # A matrix that is not the weight of a module, or is used transposed.
     return float(model.get_parameter(owner.removesuffix(".T")).detach().norm())
 
 
 def _degrees(
     model: nn.Module, fresh: nn.Module | None, arguments: tuple[Any, ...]
 ) -> dict[str, Symmetry]:
-    """Degree of symmetry of the layers whose readers are known, and of attention modules."""
+    """Return the degree of symmetry of layers whose readers are known, and of attention modules."""
     try:
         distances = symmetry_distances(model, inputs=arguments)
     except NothingToMeasureError:
         return {}
     reference, threshold = None, THRESHOLDS.distance_alone
     if fresh is not None:
-        # Their mean holds all pairs to one bound: which two neurons are the k-th neighbours changes.
+        # One bound from the mean for all pairs: the k-th neighbours are different neurons in each network.
         initial = symmetry_distances(fresh, inputs=arguments)
         reference = {name: each.mean() for name, each in initial.items()}
         threshold = THRESHOLDS.distance
@@ -291,11 +291,11 @@ def _degrees(
     return {
         name: Symmetry(int(degree.sum()), distances[name].numel(), kinds[degree.ndim > 0])
         for name, degree in degrees.items()
-        if distances[name].numel()  # a single neuron has no neighbour
+        if distances[name].numel()  # a single neuron has no neighbours
     }
 
 
-# ---- the judgement ----------------------------------------------------------------------------------
+# ---- findings ---------------------------------------------------------------------------------------
 
 
 def _findings(sheet: LayerSheet) -> Iterator[str]:
@@ -305,7 +305,7 @@ def _findings(sheet: LayerSheet) -> Iterator[str]:
         norm, initial = sheet.weight_norm, sheet.initial_weight_norm
         if norm is not None and initial and norm > THRESHOLDS.norm * initial:
             yield (
-                f"weights {norm / initial:.3g} times as long as at initialisation: a step of the same size"
+                f"weight norm {norm / initial:.3g} times that at initialisation: a step of the same size"
                 " changes the layer less"
             )
     symmetry = sheet.symmetry
@@ -313,7 +313,7 @@ def _findings(sheet: LayerSheet) -> Iterator[str]:
         state = "nearly identical" if symmetry.kind == Symmetry.kind else "nearly unused"
         yield (
             f"{symmetry.degree} of {symmetry.possible} {symmetry.kind} are {state}: near a symmetric state,"
-            " which gradient descent hardly leaves"
+            " from which gradient descent hardly escapes"
         )
 
 
@@ -356,8 +356,8 @@ def _row_notes(sheets: Sequence[LayerSheet], rows: int, distinct: int) -> Iterat
     widest = max((each.measures.units for each in sheets if each.measures is not None), default=0)
     if distinct < min(rows, widest):
         yield (
-            f"Of the {rows} rows of the probe only {distinct} are different: a layer of {widest} units is"
-            " judged by these alone, and its rank is bounded by them."
+            f"Only {distinct} of the {rows} rows of the probe batch are distinct: a layer of {widest} units"
+            " is judged by these alone, and its rank is bounded by their number."
         )
 
 
@@ -366,11 +366,11 @@ def _notes(sheets: Sequence[LayerSheet], *, is_alone: bool) -> Iterator[str]:
     short = [each for each in measured if each.rows < each.units]
     if short:
         yield (
-            f"The probe gives {min(each.rows for each in short)} rows to a layer of"
-            f" {max(each.units for each in short)} units: no rank can be above the number of rows."
+            f"The probe batch has {min(each.rows for each in short)} rows for a layer of"
+            f" {max(each.units for each in short)} units: no rank can exceed the number of rows."
         )
     if is_alone:
         yield (
-            "There is no freshly initialised network to compare with: judged by absolute thresholds,"
-            " and norms not at all."
+            "There is no freshly initialised network to compare with: the thresholds are absolute, and norms"
+            " are not judged."
         )

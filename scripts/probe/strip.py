@@ -1,8 +1,8 @@
-"""`plasticity strip`: a saved model without this package's optimizer in it, for those who do not have it.
+"""Command `plasticity strip`: a saved model without this package's optimizer, loadable without the package.
 
-The class of the optimizer stands in a pickle, which is edited and not loaded; its settings stand beside it
-in plain text. The optimizer's state, in groups of actor and critic, becomes the one group that
-Stable-Baselines3 itself has, in the order of the policy's parameters, which is that of its weights.
+The class of the optimizer is in a pickle, which is edited and not loaded; its settings are next to it in
+plain text. The optimizer's state, in groups of actor and critic, becomes the single group that
+Stable-Baselines3 itself uses, in the order of the policy's parameters, which is that of its weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plasticity.scripts.probe.policy import is_policy_file, read_archive
 from plasticity.scripts.run.atomic_files import explained, write_whole
 
 _PREFIXES = {"plasticity.sb3.optimizer": "Policy", "plasticity.optim.regularizers": "Regularized"}
-"""How the classes of each module are named: this, and the name of their base."""
+"""Prefixes of class names by module; the name of the base class follows."""
 
 _OWN_KEYWORDS = (*SETTING_NAMES, "actor", "critic", "kernel")
 _OWN_GROUP_KEYS = (*SETTING_NAMES, *DERIVED_KEYS, "name", "param_names")
@@ -39,9 +39,10 @@ _NO_OPTIMIZERS = ("policy.pth", "pytorch_variables.pth")
 class StripOptions:
     """Write a Stable-Baselines3 model that loads where this package is not installed.
 
-    Its optimizer becomes the plain one that it extends (torch.optim.Adam, say), with its own settings and
-    its moments: the actions stay the same, and `PPO.load` can go on training, without a regularizer. All
-    algorithms of Stable-Baselines3 and sb3-contrib are known. The model itself is left as it is.
+    Its optimizer is replaced by the plain one that it extends (such as torch.optim.Adam), with the same
+    settings and moments: actions stay the same, and training can continue after `PPO.load`, without a
+    regularizer. All algorithms of Stable-Baselines3 and sb3-contrib are supported. The original file is not
+    modified.
 
     Nothing in the file is unpickled.
 
@@ -53,59 +54,63 @@ class StripOptions:
     """File of the model: model.zip of Stable-Baselines3."""
 
     out: Path | None = None
-    """File to write. None: model_stripped.zip, beside it."""
+    """File to write. None: model_stripped.zip, next to the model."""
 
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace the file to write, where there is one."""
+    """Overwrite an existing file."""
 
 
 def strip(options: StripOptions) -> Path | None:
-    """Write the plain form of a saved model, whole or not at all, and say so.
+    """Write the plain form of a saved model atomically, and print what was written.
 
     Args:
-        options: What to strip, and where to.
+        options: Options of the command.
 
     Returns:
-        The file written, or None if the model is plain already.
+        The file written, or None if the model is already plain.
 
     Raises:
-        ProbeError: if the file is no model, is broken, holds more of this package than an optimizer, or
-            the file to write is there.
+        ProbeError: if the file is not a model, is broken, contains more of this package than an optimizer,
+            or the file to write exists.
         RunError: if the file cannot be written.
         OSError: if the model cannot be read.
     """
     file = options.model
     require_file(file)
     if not is_policy_file(file):
-        raise ProbeError(f"{file} is no model of Stable-Baselines3: give what model.save wrote.")
+        raise ProbeError(f"{file} is not a model of Stable-Baselines3: pass what model.save wrote.")
     out = options.out or file.with_name(f"{file.stem}_stripped.zip")
     if out.exists() and not options.force:
-        raise ProbeError(f"{out} is there already: give another --out, or --force to replace it.")
+        raise ProbeError(f"{out} already exists: pass another --out, or --force to overwrite it.")
     data, members = read_archive(file)
     optimizer = _strip_data(data, file)
     regularizers = _strip_states(members, file)
     _require_plain(data, file)
     if optimizer is None and regularizers is None:
-        print(f"{file} is plain already: it loads without plasticity. Nothing was written.")
+        print(f"{file} is already plain: it loads without plasticity. Nothing was written.")
         return None
     with explained(out):
         write_whole(out, _archive({"data": json.dumps(data, indent=4).encode(), **members}))
     print(f"{out} loads without plasticity: its optimizer is {optimizer or 'plain'}.")
     if regularizers:
-        print(f"It trains on without {' and '.join(regularizers)}.")
+        print(f"Further training is without {' and '.join(regularizers)}.")
     return out
 
 
-# ---- the policy's keywords --------------------------------------------------------------------------
+# ---- keyword arguments of the policy ----------------------------------------------------------------
 
 
 def _strip_data(data: dict[str, Any], file: Path) -> str | None:
-    """Put the plain optimizer into the policy's keywords; return its name, or None if it is there."""
+    """Put the plain optimizer into the policy's keyword arguments.
+
+    Returns:
+        The name of the optimizer, or None if nothing was changed.
+    """
     entry = data.get("policy_kwargs")
     ours = _ours(entry, file)
     bases = {_base(each) for each in ours}
     if not ours or len(bases) > 1 or None in bases:
-        return None  # plain; or what cannot be stripped is left, and told later
+        return None  # plain, or not strippable, which is reported later
     (base,) = bases
     pickled = pickle_in(entry)
     assert isinstance(entry, dict)
@@ -115,7 +120,9 @@ def _strip_data(data: dict[str, Any], file: Path) -> str | None:
     try:
         pickled = edited(pickled, _base, {"optimizer_kwargs": kwargs})
     except ValueError as error:
-        raise ProbeError(f"{file} is broken: its policy_kwargs are no pickle ({error}).") from error
+        raise ProbeError(
+            f"{file} is broken: its policy_kwargs are not a pickle ({error}). Save the model again."
+        ) from error
     entry[SERIALIZED] = base64.b64encode(pickled).decode()
     entry["optimizer_class"] = f"<class '{'.'.join(base)}'>"
     entry["optimizer_kwargs"] = kwargs
@@ -123,17 +130,19 @@ def _strip_data(data: dict[str, Any], file: Path) -> str | None:
 
 
 def _ours(entry: object, file: Path) -> list[Reference]:
-    """What an entry of the file imports from this package."""
+    """Return the references to this package in an entry of the file."""
     try:
         pickled = pickle_in(entry)
         found = [] if pickled is None else list(references(pickled))
     except ValueError as error:
-        raise ProbeError(f"{file} is broken: it has no whole pickles ({error}).") from error
+        raise ProbeError(
+            f"{file} is broken: a pickle in it is not intact ({error}). Save the model again."
+        ) from error
     return [each for each in found if each.module.partition(".")[0] == "plasticity"]
 
 
 def _base(reference: Reference) -> tuple[str, str] | None:
-    """Module and name of the optimizer that one of our classes extends; None for other references."""
+    """Return module and name of the optimizer that one of our classes extends; None for other references."""
     prefix = _PREFIXES.get(reference.module)
     if prefix is None or not reference.name.startswith(prefix):
         return None
@@ -146,13 +155,13 @@ def _base(reference: Reference) -> tuple[str, str] | None:
 
 
 def _base_kwargs(given: object, base: tuple[str, str], file: Path) -> dict[str, Any]:
-    """The keywords of the plain optimizer."""
+    """Return the keyword arguments of the plain optimizer."""
     if not isinstance(given, dict):
         raise ProbeError(
-            f"{file} tells its optimizer_kwargs in no plain text ({str(given)[:100]}): load it, replace"
-            " what is no plain number there, and save it again."
+            f"{file} does not have its optimizer_kwargs in plain text ({str(given)[:100]}): load it, replace"
+            " the values that are not plain numbers, and save it again."
         )
-    # JSON has no tuples, and torch's optimizers take no lists.
+    # JSON has no tuples, and torch's optimizers do not take lists.
     kwargs = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in given.items()
@@ -161,7 +170,7 @@ def _base_kwargs(given: object, base: tuple[str, str], file: Path) -> dict[str, 
     if base[0].startswith("torch."):
         optimizer_class = getattr(importlib.import_module(base[0]), base[1])
         if default_weight_decay(optimizer_class) != 0:
-            kwargs["weight_decay"] = 0.0  # as ours has it
+            kwargs["weight_decay"] = 0.0  # as in our optimizer
     return kwargs
 
 
@@ -173,8 +182,8 @@ def _require_plain(data: Mapping[str, Any], file: Path) -> None:
 
 
 _MORE = (
-    "{} cannot do without plasticity: its {} holds {}. An optimizer can be replaced by a plain one, other"
-    " parts cannot."
+    "{} cannot be loaded without plasticity: its {} contains {}. An optimizer can be replaced by a plain one,"
+    " other parts cannot. Rebuild the model without them."
 )
 
 
@@ -182,13 +191,13 @@ _MORE = (
 
 
 def _strip_states(members: dict[str, bytes], file: Path) -> list[str] | None:
-    """Give the optimizers' states the plain form.
+    """Convert the states of the optimizers to the plain form.
 
     Returns:
-        The regularizers that they had, or None if they are plain.
+        The regularizers that they had, or None if they are already plain.
     """
-    order = list(_read("policy.pth", members["policy.pth"], file))
-    were: list[str] | None = None
+    names = list(_read("policy.pth", members["policy.pth"], file))
+    regularizers: list[str] | None = None
     for member, content in members.items():
         if not member.endswith(".pth") or member in _NO_OPTIMIZERS:
             continue
@@ -197,38 +206,42 @@ def _strip_states(members: dict[str, bytes], file: Path) -> list[str] | None:
         if not any("anchor_position" in group for group in groups):
             continue
         active = [each for each in groups if each["regularizer"] != "none" and each["strength"]]
-        told = [f"{each['regularizer']} of strength {each['strength']:g}" for each in active]
-        were = list(dict.fromkeys([*(were or ()), *told]))
+        found = [f"{each['regularizer']} of strength {each['strength']:g}" for each in active]
+        regularizers = list(dict.fromkeys([*(regularizers or ()), *found]))
         written = io.BytesIO()
-        torch.save(_plain_state(state, order, f"{member} in {file}"), written)
+        torch.save(_plain_state(state, names, f"{member} in {file}"), written)
         members[member] = written.getvalue()
-    return were
+    return regularizers
 
 
 def _read(member: str, content: bytes, file: Path) -> Any:
-    remedy = "Stable-Baselines3 writes none there: someone else did."
+    remedy = "Stable-Baselines3 writes no pickle there: do not load the file."
     return read_weights(io.BytesIO(content), f"{member} in {file}", remedy=remedy)
 
 
-def _plain_state(state: Mapping[str, Any], order: Sequence[str], what: str) -> dict[str, Any]:
-    """The state of a plain optimizer with one group.
+def _plain_state(state: Mapping[str, Any], weights: Sequence[str], what: str) -> dict[str, Any]:
+    """Return the state of a plain optimizer with one group.
 
     Args:
-        state: Of one of our optimizers.
-        order: Names of the policy's weights, in the order of its parameters.
-        what: Its name, for messages.
+        state: State of one of our optimizers.
+        weights: Names of the policy's weights, in the order of its parameters.
+        what: Name of the state, for messages.
     """
     groups = state["param_groups"]
     ids = [each for group in groups for each in group["params"]]
     names = [each for group in groups for each in group.get("param_names", ())]
     if names:
-        place = {name: index for index, name in enumerate(order)}
-        unknown = [name for name in names if name not in place]
+        rank = {name: index for index, name in enumerate(weights)}
+        unknown = [name for name in names if name not in rank]
         if unknown or len(names) != len(ids):
-            raise ProbeError(f"{what} does not fit the policy: it has no {unknown[:1] or 'names'}.")
-        ids = [ids[index] for index in sorted(range(len(ids)), key=lambda i: place[names[i]])]
+            raise ProbeError(
+                f"{what} does not fit the policy: it has no {unknown[:1] or 'names'}. Save the model again."
+            )
+        ids = [ids[index] for index in sorted(range(len(ids)), key=lambda i: rank[names[i]])]
     elif len(groups) > 1:
-        raise ProbeError(f"{what} has several groups, and no names that tell their order.")
+        raise ProbeError(
+            f"{what} has several groups, but no names to order them by. Save the model again."
+        )
     settings = dict(_settings(groups, what))
     own = {
         new: {key: value for key, value in state["state"][old].items() if key != "anchor"}
@@ -239,7 +252,7 @@ def _plain_state(state: Mapping[str, Any], order: Sequence[str], what: str) -> d
 
 
 def _settings(groups: Sequence[Mapping[str, Any]], what: str) -> Iterator[tuple[str, Any]]:
-    """What the base has in its group, the same in each of ours."""
+    """Yield the settings of the base optimizer's group, which must be the same in each of ours."""
     for name, value in groups[0].items():
         if name in (*_OWN_GROUP_KEYS, "params"):
             continue
@@ -249,8 +262,8 @@ def _settings(groups: Sequence[Mapping[str, Any]], what: str) -> Iterator[tuple[
         others = [group[name] for group in groups[1:]]
         if any(other != value for other in others):
             raise ProbeError(
-                f"{what} has groups with {name} {', '.join(map(str, [value, *others]))}, and a plain"
-                " optimizer has one group: give them the same, and save the model again."
+                f"{what} has groups with {name} {', '.join(map(str, [value, *others]))}, but a plain"
+                " optimizer has one group: make them equal, and save the model again."
             )
         yield name, value
 

@@ -1,1 +1,1 @@
-"""`plasticity report`: finished and unfinished runs as tables, figures and one page."""
+"""Command `plasticity report`: tables, figures and one page on finished and unfinished runs."""

@@ -1,4 +1,4 @@
-"""Runs gathered into arms (a method at one setting), and what an arm's seeds amount to."""
+"""Arms (a method at one setting), gathered from runs and summarised over seeds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
 
 MOMENTS = ("first", "middle", "last", "average")
-"""Where the seeds are summed up: at three tasks (or steps), and as the average of a seed's run."""
+"""Moments at which seeds are summarised: three tasks (or steps), and the average over a run."""
 
 NO_VALUE = "—"
-"""Stands in a table where there is nothing to say."""
+"""Text of a cell without a value."""
 
-# They may differ between the seeds of one arm: the seed itself, how far and where a run goes, what
-# it measures, and what the folder records of its making.
+# Keys that may differ between the seeds of one arm: the seed itself, the length of a run, the hardware,
+# the metrics measured, and the provenance recorded in the folder.
 NOT_SETTINGS = (
     "benchmark",
     "method",
@@ -38,35 +38,35 @@ NOT_SETTINGS = (
     "git_commit",
 )
 
-# The critic's own may differ from the actor's.
+# The critic's values may differ from the actor's.
 _STRENGTHS = ("strength", "critic_strength")
 _SIGMAS = ("sigma", "critic_sigma")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at one setting, over its seeds."""
+    """Runs of a method at one setting, one per seed."""
 
     method: str
     """Name of the method."""
 
     settings: Mapping[str, Any]
-    """All that its runs have in common and that the method makes use of."""
+    """Settings that all its runs share and that the method uses."""
 
     apart: str
-    """What sets this arm apart from the method's others, in words; empty if there are none."""
+    """Settings that distinguish this arm from the method's others, as text; empty if it has only one."""
 
     runs: tuple[Run, ...]
-    """By seed."""
+    """Runs in the order of their seeds."""
 
     @property
     def label(self) -> str:
-        """The method, with what sets this arm apart."""
+        """Name of the method, with the settings that distinguish this arm."""
         return f"{self.method} ({self.apart})" if self.apart else self.method
 
     @property
     def started(self) -> tuple[Run, ...]:
-        """Runs with a row."""
+        """Runs with at least one row."""
         return tuple(run for run in self.runs if run.rows)
 
     @property
@@ -81,9 +81,9 @@ class Arm:
 
     @cached_property
     def positions(self) -> tuple[int, ...]:
-        """Tasks (or steps) that all runs share, but for those that diverged.
+        """Tasks (or steps) that all runs share, ignoring those that diverged.
 
-        Where all diverged: all tasks that they were to have, most of them without a value.
+        If all diverged: all planned tasks, most of them without a value.
         """
         sound = [run for run in self.started if run.diverged_at is None]
         if sound:
@@ -95,33 +95,33 @@ class Arm:
 
     @cached_property
     def tasks(self) -> tuple[int, ...]:
-        """Tasks that all runs, but for those that diverged, have played to their ends.
+        """Tasks that all runs have played to their ends, ignoring those that diverged.
 
-        Nothing where nothing is played.
+        Empty for runs without episodes.
         """
         sound = [run for run in self.started if run.diverged_at is None] or self.started
         return tuple(sorted(set.intersection(*(set(run.task_returns) for run in sound))))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what its runs measured, in the order of their rows."""
+        """Names of the metrics that its runs measured, in the order of their rows."""
         return tuple({name: None for run in self.started for name in run.metrics})
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
     """Sort the runs of one benchmark into arms: methods in their usual order, settings ascending.
 
-    A setting that a method makes no use of (`none` has no strength) sets nothing apart: a sweep
-    repeats such a run, and one is kept.
+    Settings that a method does not use (`none` has no strength) do not distinguish arms: a sweep repeats
+    such runs, and one of them is kept.
 
     Args:
-        runs: Of one benchmark.
+        runs: Runs of one benchmark.
 
     Returns:
         The arms, and notes on runs that were left out.
 
     Raises:
-        ValueError: if two folders hold the same arm and seed, and differ.
+        ValueError: if two folders hold different results of the same arm and seed.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -134,7 +134,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
     for (method, _), members in groups.items():
         kept, repeated = _without_repeats(members)
         if repeated:
-            notes.append(f"{method}: {repeated} folders repeat a run that is counted already.")
+            notes.append(f"{method}: {repeated} folders repeat a run that is already counted.")
         settings = settings_of(kept[0])
         keys = differing_keys(by_method[method])
         apart = ", ".join(f"{key} {plain(settings.get(key))}" for key in keys)
@@ -143,7 +143,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What of a run's configuration belongs to its arm."""
+    """Return the part of a run's configuration that defines its arm."""
     settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
     method = METHODS.get(run.method)
     if method is not None and not method.uses_strength:
@@ -154,24 +154,24 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys whose values are not all the same, in the order of the first that has them."""
+    """Return the keys whose values are not all the same, in order of first appearance."""
     keys = {key: None for one in settings for key in one}
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
 
 def plain(value: object) -> str:
-    """A setting to read."""
+    """Format a setting."""
     return NO_VALUE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _usual_order(arm: Arm) -> tuple[Any, ...]:
     known = list(METHODS)
-    place = known.index(arm.method) if arm.method in known else len(known)
+    rank = known.index(arm.method) if arm.method in known else len(known)
     numbers = [
         arm.settings.get(key) for pair in zip(_STRENGTHS, _SIGMAS, strict=True) for key in pair
     ]
-    ranked = [float(n) if isinstance(n, (int, float)) else -1.0 for n in numbers]
-    return (place, arm.method, ranked, arm.label)
+    values = [float(n) if isinstance(n, (int, float)) else -1.0 for n in numbers]
+    return (rank, arm.method, values, arm.label)
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], int]:
@@ -186,7 +186,7 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], int]:
         if run.rows[:shared] != other.rows[:shared]:
             raise ValueError(
                 f"{other.path} and {run.path} hold the same method, settings and seed, but not the"
-                " same rows: report on a folder that holds only one of them."
+                " same rows: report on a folder that contains only one of them."
             )
         repeated += 1
         if len(run.rows) > len(other.rows):
@@ -194,11 +194,11 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], int]:
     return [kept[seed] for seed in sorted(kept)], repeated
 
 
-# ---- summing up -------------------------------------------------------------------------------------
+# ---- summaries --------------------------------------------------------------------------------------
 
 
 def moments(positions: Sequence[int]) -> dict[str, int]:
-    """First, middle and last of the positions; nothing if there are none."""
+    """Return the first, middle and last of the positions; empty if there are none."""
     if not positions:
         return {}
     middle = positions[(len(positions) - 1) // 2]
@@ -208,14 +208,14 @@ def moments(positions: Sequence[int]) -> dict[str, int]:
 def values_at(
     arm: Arm, metric: str, moment: str, positions: Sequence[int]
 ) -> dict[int, float | None]:
-    """A figure per seed; None where a run has none there.
+    """Return a value per seed; None where a run has none.
 
     Args:
-        arm: Whose runs.
+        arm: Arm whose runs are evaluated.
         metric: Name in the rows.
         moment: One of `MOMENTS`.
-        positions: Tasks (or steps) that the moment refers to. An average is over all tasks, or over
-            all steps up to the last position, so a run that diverged on the way has none.
+        positions: Tasks (or steps) that the moment refers to. The average is over all tasks, or over
+            all steps up to the last position; a run that diverged before has none.
     """
     if moment != "average":
         position = moments(positions).get(moment)
@@ -232,10 +232,10 @@ def _average(run: Run, metric: str, positions: Sequence[int]) -> float | None:
 
 
 def _average_over_steps(run: Run, metric: str, positions: Sequence[int]) -> float | None:
-    """Mean over the steps up to the last position: a row stands for those since the row before.
+    """Return the mean over the steps up to the last position; a row represents those since the previous row.
 
-    All of the run's rows count, also those that other seeds do not share. A row in which no episode
-    ended has no return, which says nothing of the run: the others are averaged.
+    All of the run's rows count, including those that other seeds do not share. Rows without a value (no
+    episode ended) are left out of the average.
     """
     if not positions or not run.by_position or max(run.by_position) < positions[-1]:
         return None
@@ -257,27 +257,27 @@ def summary(
     confidence: float,
     positions: Sequence[int] | None = None,
 ) -> dict[str, Estimate | None]:
-    """Mean over seeds with its intervals, at each of `MOMENTS`.
+    """Estimate the mean over seeds with its intervals, at each of `MOMENTS`.
 
     Args:
-        arm: Whose runs.
+        arm: Arm whose runs are evaluated.
         metric: Name in the rows.
-        confidence: Of the intervals.
-        positions: Tasks (or steps) to look at. None: those that all its runs share.
+        confidence: Confidence level of the intervals.
+        positions: Tasks (or steps) to consider. None: those that all its runs share.
     """
     where = arm.positions if positions is None else positions
     return {m: estimate(values_at(arm, metric, m, where).values(), confidence) for m in MOMENTS}
 
 
 def shared_positions(arms: Sequence[Arm]) -> tuple[int, ...]:
-    """Tasks (or steps) that all of the arms have."""
+    """Return the tasks (or steps) that all of the arms have."""
     return tuple(sorted(set.intersection(*(set(arm.positions) for arm in arms))))
 
 
 def paired_summary(
     arm: Arm, baseline: Arm, metric: str, confidence: float
 ) -> dict[str, Estimate | None]:
-    """Mean of the differences to the baseline, seed by seed, at the tasks that both have."""
+    """Estimate the mean of the differences to the baseline, seed by seed, at the positions that both have."""
     where = shared_positions([arm, baseline])
     return {
         moment: paired_estimate(
@@ -290,23 +290,24 @@ def paired_summary(
 
 
 def matrix(arm: Arm, metric: str, positions: Sequence[int]) -> Array:
-    """Values of all started runs, NaN where there is none. Shape: (runs, positions)."""
+    """Return the values of all started runs, NaN where there is none. Shape: (runs, positions)."""
     values = [[run.value(metric, position) for position in positions] for run in arm.started]
     return np.array(values, dtype=np.float64).reshape(len(values), len(positions))
 
 
 def best(arms: Sequence[Arm], metric: str) -> Arm:
-    """The arm with the highest mean, at the moment that goes with the metric.
+    """Return the arm with the highest mean, at the moment at which the metric is compared.
 
     That is the last task that the arms share, or for a return the average over the steps that they
     share (`metric_names.compared_at`).
 
-    Arms that lack rows, and then those with a diverged run, are passed over while there are others:
-    an early task is no measure of a late one, and the survivors of a divergence none of a method.
+    Arms that lack rows, and then arms with a diverged run, are considered only if there are no others:
+    an early task is not comparable with a late one, and the runs that did not diverge do not represent
+    the method.
 
     Args:
-        arms: Of one method, at least one.
-        metric: Higher is better.
+        arms: Arms of one method, at least one.
+        metric: Metric to compare by; higher is better.
     """
     complete = [arm for arm in arms if not arm.unfinished]
     sound = [arm for arm in complete if not arm.diverged]

@@ -1,4 +1,4 @@
-"""`plasticity report`: what runs amount to, in the terminal, as figures, and as one page."""
+"""Command `plasticity report`: results of runs as tables, figures, and one page."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from plasticity.scripts.report.statistics import require_confidence
 from plasticity.scripts.report.tables import Cell, Table, best_table, metric_table, task_table
 
 WIDTH_ELSEWHERE = 100
-"""Columns of the tables where the output is no terminal."""
+"""Width of the tables, in characters, where the output is not a terminal."""
 
-NAME_WIDTH = 12  # columns that a method's name and what is said of it need at least
+NAME_WIDTH = 12  # characters that a method's name and its details need at least
 
 MAX_TASK_ROWS = 10
-"""Tasks that the terminal shows a row each of."""
+"""Largest number of tasks for which the terminal shows a row per task."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,26 @@ class ReportConfig:
     Writes report.html, which needs no other file, and a PNG for every figure. Runs may be unfinished.
 
     Raises:
-        TypeError: if the confidence is no number.
+        TypeError: if the confidence is not a number.
         ValueError: if the confidence is out of range.
     """
 
     folder: tyro.conf.Positional[Path]
-    """Folder of runs, at any depth: the --out of `plasticity run`."""
+    """Folder that contains runs, at any depth: the --out of `plasticity run`."""
 
     baseline: str | None = None
-    """Method that the others are compared with, seed by seed. None: weight-decay if there are runs
-    of it, else the method "none"."""
+    """Method that the others are compared with, seed by seed. None: weight-decay if it was run,
+    otherwise the method "none"."""
 
     metrics: tuple[str, ...] = ()
-    """Metrics to print in place of the headline ones; a name without a layer means all its layers.
-    The page has all of them."""
+    """Metrics to print instead of the headline ones; a name without a layer selects all its layers.
+    The page always shows every metric."""
 
     confidence: float = 0.95
-    """Of the intervals over seeds, 0.5 to below 1."""
+    """Confidence level of the intervals over seeds, from 0.5 to below 1."""
 
     out: Path | None = None
-    """Folder to write to, made if missing. None: the folder of runs."""
+    """Folder to write to, created if missing. None: the folder of runs."""
 
     def __post_init__(self) -> None:
         require_confidence(self.confidence)
@@ -67,13 +67,13 @@ def report(config: ReportConfig) -> list[Path]:
     """Print the tables, and write the figures and the page.
 
     Args:
-        config: What to report on.
+        config: Options of the report.
 
     Returns:
         The paths written, report.html first.
 
     Raises:
-        ValueError: if there are no runs, a file of one is broken, a name is unknown, or the figures
+        ValueError: if there are no runs, a file of a run is broken, a name is unknown, or the figures
             and the page cannot be written.
     """
     groups: dict[str, list[Run]] = {}
@@ -82,7 +82,7 @@ def report(config: ReportConfig) -> list[Path]:
     comparisons = [compare(runs, config.baseline, config.confidence) for runs in groups.values()]
     known = list(dict.fromkeys(name for each in comparisons for name in each.metrics))
     wanted = resolve(config.metrics, known)
-    # Written before anything is printed: a reader that closes the pipe (`| head`) loses no figure.
+    # Written before anything is printed, so that closing the pipe early (`| head`) loses no figure.
     written = _write(Path(config.folder) if config.out is None else config.out, comparisons)
     console = Console(
         width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, emoji=False
@@ -111,7 +111,7 @@ def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
             path.write_bytes(content)
     except OSError as error:
         raise ValueError(
-            f"Cannot write to {folder} ({error.strerror}): give --out a folder that you may write to."
+            f"Cannot write to {folder} ({error.strerror}): pass --out a folder that you can write to."
         ) from error
     return list(files)
 
@@ -146,13 +146,13 @@ def _print_tasks(console: Console, comparison: Comparison) -> None:
     if len(table.rows) <= MAX_TASK_ROWS:
         console.print(_terminal_table(table, console.width))
     else:
-        console.print(Text(f"The return of each of {len(table.rows)} tasks is in report.html."))
+        console.print(Text(f"The returns of all {len(table.rows)} tasks are in report.html."))
 
 
 def _terminal_table(table: Table, width: int) -> TerminalTable:
-    figures = sum(_width(table, place) for place in range(1, len(table.columns)))
-    # An interval broken in two is hard to read: where there is room, only names are.
-    fits = figures + NAME_WIDTH + 3 * len(table.columns) - 1 <= width
+    values = sum(_width(table, column) for column in range(1, len(table.columns)))
+    # An interval broken over two lines is hard to read: if there is room, only names are wrapped.
+    fits = values + NAME_WIDTH + 3 * len(table.columns) - 1 <= width
     drawn = TerminalTable(
         title=Text(table.title, style="bold"),
         title_justify="left",
@@ -161,19 +161,19 @@ def _terminal_table(table: Table, width: int) -> TerminalTable:
         padding=(0, 1),
         pad_edge=False,
     )
-    for place, name in enumerate(table.columns):
+    for column, name in enumerate(table.columns):
         drawn.add_column(
-            Text(name), justify="right" if place else "left", no_wrap=fits and place > 0
+            Text(name), justify="right" if column else "left", no_wrap=fits and column > 0
         )
     for row in table.rows:
         drawn.add_row(*map(_terminal_cell, row))
     return drawn
 
 
-def _width(table: Table, place: int) -> int:
-    """Of the longest line in a column."""
-    lines = table.columns[place].splitlines()
-    lines += [line for row in table.rows for line in (row[place].text, *row[place].details)]
+def _width(table: Table, column: int) -> int:
+    """Return the length of the longest line in a column."""
+    lines = table.columns[column].splitlines()
+    lines += [line for row in table.rows for line in (row[column].text, *row[column].details)]
     return max(map(len, lines), default=0)
 
 

@@ -1,4 +1,4 @@
-"""The runs of one benchmark, compared: which arms stand for their methods, with what, and notes."""
+"""Comparison of the runs of one benchmark: the best arm of each method, the baseline, and notes."""
 
 from __future__ import annotations
 
@@ -17,82 +17,82 @@ from plasticity.scripts.report.arms import (
     gather,
     shared_positions,
 )
-from plasticity.scripts.report.metric_names import compared_at, headlines, in_words, place_text
+from plasticity.scripts.report.metric_names import compared_at, headlines, in_words, position_text
 from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
-"""What others are compared with where nobody said."""
+"""Default baselines, in order of preference."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The arms of one benchmark."""
+    """Arms of one benchmark, and how they are compared."""
 
     benchmark: str
-    """Its name."""
+    """Name of the benchmark."""
 
     arms: tuple[Arm, ...]
-    """Those with a row, methods in their usual order."""
+    """Arms with at least one row, methods in their usual order."""
 
     chosen: tuple[Arm, ...]
-    """One arm per method: its best setting."""
+    """Arm with the best setting of each method."""
 
     baseline: Arm | None
-    """What the others are compared with."""
+    """Arm that the others are compared with."""
 
     metrics: tuple[str, ...]
-    """All that was measured, in the order of the rows."""
+    """Names of all that was measured, in the order of the rows."""
 
     confidence: float
-    """Of the intervals."""
+    """Confidence level of the intervals."""
 
     unfinished: tuple[Run, ...]
-    """Runs that lack rows, those without any among them."""
+    """Runs that lack rows, including those without any."""
 
     notes: tuple[str, ...]
-    """What a reader has to know."""
+    """Remarks that a reader needs to interpret the results."""
 
     @property
     def headline(self) -> str:
-        """The metric that settings are compared by."""
+        """Metric that settings are compared by."""
         return headlines(self.metrics)[0]
 
     @property
     def moment(self) -> str:
-        """The moment (of `arms.MOMENTS`) at which settings are compared by the headline."""
+        """Moment (of `arms.MOMENTS`) at which settings are compared by the headline."""
         return compared_at(self.headline)
 
     @property
     def axis(self) -> str:
-        """What rows are placed by: "task" or "step"."""
+        """Axis of the rows: "task" or "step"."""
         return self.arms[0].started[0].axis
 
     @property
     def is_sweep(self) -> bool:
-        """Whether a method has several settings."""
+        """Whether any method has several settings."""
         return len(self.chosen) < len(self.arms)
 
 
 def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Comparison:
-    """Gather the runs of one benchmark, and choose what is compared with what.
+    """Gather the runs of one benchmark into arms, and choose each method's best arm and the baseline.
 
     Args:
-        runs: Of one benchmark.
-        baseline: A method, or an arm's label. None: weight decay if there are runs of it, else the
-            plain optimizer, else nothing.
-        confidence: Of the intervals.
+        runs: Runs of one benchmark.
+        baseline: Name of a method, or label of an arm. None: weight decay if it was run, else the plain
+            optimizer, else no baseline.
+        confidence: Confidence level of the intervals.
 
     Raises:
-        ValueError: if no run has a row yet, the baseline is unknown, or folders contradict each
-            other.
+        ValueError: if no run has a row yet, the baseline is unknown, or two folders hold different
+            results of the same run.
     """
     arms, notes = gather(runs)
     started = [arm for arm in arms if arm.started]
     if not started:
         raise ValueError(
             f"No run of {runs[0].benchmark} has a row in its metrics.jsonl yet (looked in"
-            f" {runs[0].path}{' and others' if len(runs) > 1 else ''}): wait for the first task's"
-            " end, or continue the runs."
+            f" {runs[0].path}{' and others' if len(runs) > 1 else ''}): wait for the end of"
+            " the first task, or continue the runs."
         )
     metrics = tuple({name: None for arm in started for name in arm.metrics})
     headline = headlines(metrics)[0]
@@ -140,8 +140,8 @@ def _choice_notes(
         at = f"averaged over all {axis}s that a method's settings share"
     return [
         f"Where a method has several settings, the best one by {in_words(headline)} {at}"
-        " stands for it. It was chosen on the seeds shown here, which flatters it: confirm it on"
-        " other seeds."
+        " represents it. It was chosen on the seeds shown here, which biases it upwards: confirm"
+        " it on other seeds."
     ]
 
 
@@ -150,25 +150,25 @@ def _run_notes(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         for run in arm.unfinished:
             if run.rows:
-                axis, reached = run.axis, place_text(run.axis, max(run.by_position))
-                planned = place_text(axis, run.planned)
+                axis, reached = run.axis, position_text(run.axis, max(run.by_position))
+                planned = position_text(axis, run.planned)
                 notes.append(
                     f"{arm.label}, seed {run.seed}, is unfinished: its last {axis} is {reached}, of"
-                    f" {planned} planned. The arm is summed up over the {axis}s that its runs"
+                    f" {planned} planned. The arm is summarised over the {axis}s that its runs"
                     " share."
                 )
             else:
-                notes.append(f"{arm.label}, seed {run.seed}, has no row yet, and is left out.")
+                notes.append(f"{arm.label}, seed {run.seed}, has no row yet and is left out.")
         for run in arm.diverged:
-            at = NO_VALUE if run.diverged_at is None else place_text(run.axis, run.diverged_at)
+            at = NO_VALUE if run.diverged_at is None else position_text(run.axis, run.diverged_at)
             notes.append(
                 f"{arm.label}, seed {run.seed}, diverged at {run.axis} {at}: it is left"
-                " out from there on, and of averages. Means over the rest flatter the method."
+                " out from there on, and from averages. Means over the rest flatter the method."
             )
         for run in arm.runs:
             if run.half_written:
                 notes.append(
-                    f"The last line of {run.path / 'metrics.jsonl'} is half-written, and left out."
+                    f"The last line of {run.path / 'metrics.jsonl'} is half-written and left out."
                 )
     for key in ("git_commit", "versions"):
         found = {str(run.config.get(key)) for arm in arms for run in arm.runs}
@@ -183,13 +183,13 @@ def _interval_notes(arms: Sequence[Arm], confidence: float) -> list[str]:
     share = f"{100 * confidence:g} %"
     text = f"In brackets: {share} t intervals of the mean over seeds (Student's, paired for differences)"
     if max(len(arm.started) for arm in arms) == 1:
-        return [f"{text}; one seed gives none."]
+        return [f"{text}. A single seed has none."]
     return [
-        f"{text}, which hold it as often as they say if seeds scatter as a normal distribution does;"
-        " a few seeds cannot show whether they do. Those of shares end at 0 and 100 %.",
+        f"{text}. Their coverage is exact if the values of seeds are normally distributed, which a few"
+        " seeds cannot show. Those of shares are clipped to 0 and 100 %.",
         f"In parentheses: {share} percentile bootstrap intervals. They assume no distribution, but are"
-        " too narrow with few seeds: those of 95 % hold the mean of a normal distribution in 74, 84"
-        " and 90 of 100 cases at 3, 5 and 10 seeds.",
+        " too narrow with few seeds: the coverage of 95 % intervals, for normally distributed values, is"
+        " 74, 84 and 90 % at 3, 5 and 10 seeds.",
     ]
 
 
@@ -199,7 +199,7 @@ def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:
         shared = shared_positions([arm, baseline])
         if arm.positions != baseline.positions:
             last = (
-                f"{place_text(arm.started[0].axis, shared[-1])} is the last"
+                f"{position_text(arm.started[0].axis, shared[-1])} is the last"
                 if shared
                 else "nowhere yet"
             )
@@ -210,18 +210,18 @@ def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:
     return notes
 
 
-# ---- the making ---------------------------------------------------------------------------------------
+# ---- settings and provenance --------------------------------------------------------------------------
 
 
 def common_settings(comparison: Comparison) -> dict[str, object]:
-    """What all arms have in common."""
+    """Return the settings that all arms share."""
     settings = [arm.settings for arm in comparison.arms]
     apart = set(differing_keys(settings))
     return {key: value for key, value in settings[0].items() if key not in apart}
 
 
 def recorded(comparison: Comparison, key: str) -> list[str]:
-    """What the folders say of their making (`versions`, `git_commit`), each answer once."""
+    """Return the provenance recorded in the folders (`versions` or `git_commit`), without duplicates."""
     assert key in NOT_SETTINGS
     answers = []
     for run in (run for arm in comparison.arms for run in arm.runs):
@@ -234,7 +234,7 @@ def recorded(comparison: Comparison, key: str) -> list[str]:
 
 
 def continue_commands(runs: Sequence[Run]) -> list[str]:
-    """Commands that continue the unfinished runs: one for all seeds of the same settings."""
+    """Return commands that continue the unfinished runs, one for all seeds of the same settings."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if not run.finished:

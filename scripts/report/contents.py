@@ -1,4 +1,4 @@
-"""Which figures a report has, and what is drawn in them."""
+"""Choice of a report's figures, and the data drawn in them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from plasticity.scripts.report.statistics import Array, bands
 from plasticity.scripts.report.tables import task_returns
 
 MAX_COLUMNS = 4
+"""Largest number of panels in a row."""
 
 MAX_MARKS = 45
-"""Vertical lines that a panel has room for."""
+"""Largest number of vertical lines in a panel."""
 
 UNITS_OF = {
     "episode_return": "return",
@@ -46,18 +47,18 @@ UNITS_OF = {
     "policy_loss": "loss",
     "value_loss": "loss",
 }
-"""What stands at the vertical axis of a panel whose title names the quantity."""
+"""Labels of the vertical axis, for families named in the panel's title."""
 
 TOPS = {"explained_variance": 1.0}
-BOTTOMS = {"explained_variance": -1.0}  # a critic that has learnt nothing can be at any depth below
+BOTTOMS = {"explained_variance": -1.0}  # unbounded below for an untrained critic
 
 
 def draw_figures(comparison: Comparison) -> dict[str, Figure]:
-    """Draw all that the runs give something for.
+    """Draw every figure that the runs have data for.
 
     Returns:
-        By name: accuracy or return (progress, where there is neither), tasks, ranks, units, norms,
-        ppo, map.
+        Figures by name: accuracy or return (progress, where there is neither), tasks, ranks, units,
+        norms, ppo, map.
     """
     leading, leading_rows = _leading(comparison)
     grids = {
@@ -84,17 +85,17 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
 
 
 def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
-    """Name of the first figure, and the metrics in each of its rows."""
+    """Return the name of the first figure, and the metrics in each of its rows."""
     played = [[name] for name in EPISODES if name in comparison.metrics]
     if played:
-        return "return", played  # one below the other: many changes of friction need the width
+        return "return", played  # one below the other: many friction changes need the width
     layerless = [name for name in headlines(comparison.metrics) if not layer_of(name)]
     has_accuracy = any(name.endswith("_accuracy") for name in layerless)
     return "accuracy" if has_accuracy else "progress", [layerless] if layerless else []
 
 
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
-    """What PPO says of its updates, three to a row."""
+    """Return panels of PPO's diagnostics, three to a row."""
     known = [name for name in DIAGNOSTICS if name in comparison.metrics]
     return [_panels(comparison, known[start : start + 3]) for start in range(0, len(known), 3)]
 
@@ -111,16 +112,16 @@ def _note(comparison: Comparison, *, has_marks: bool) -> str:
 
 
 def _family_rows(comparison: Comparison, families: Sequence[str]) -> list[list[Panel]]:
-    """A row of panels for each family, its layers in the order of the rows."""
+    """Return a row of panels for each family, its layers in the order of the run's rows."""
     rows = []
     for family in families:
         members = [name for name in comparison.metrics if family_of(name) == family]
         if f"{family}/{TOTAL}" in members:
-            members = [f"{family}/{TOTAL}"]  # a panel for every parameter would bury it
+            members = [f"{family}/{TOTAL}"]  # panels of single parameters would bury it
         if members:
             rows.append(_panels(comparison, members))
     packed: list[list[Panel]] = []
-    for row in rows:  # a row of one panel joins another's
+    for row in rows:  # a single panel joins the row before, or is joined by the next
         alone = bool(packed) and min(len(row), len(packed[-1])) == 1
         if alone and len(row) + len(packed[-1]) <= MAX_COLUMNS:
             packed[-1] += row
@@ -157,7 +158,7 @@ def _panel(comparison: Comparison, metric: str) -> Panel:
 
 
 def _label(family: str) -> str:
-    """Of a vertical axis: the quantity, and its unit."""
+    """Return the label of a vertical axis: the quantity and its unit."""
     words = in_words(family)
     if family.endswith("_accuracy"):
         return "accuracy (%)"
@@ -171,11 +172,11 @@ def _label(family: str) -> str:
 
 
 def change_marks(comparison: Comparison) -> tuple[float, ...]:
-    """Steps at which the task changed in all runs, without the environment's wait for an episode's end.
+    """Return the scheduled steps of task changes (an environment changes at the end of the episode).
 
     Returns:
-        Nothing where tasks are what rows are placed by, where arms differ in their schedules, and
-        where the lines would stand too close to tell them apart.
+        The steps. Empty if rows are per task, if the arms' schedules differ, or if the lines would be too
+        close together to tell apart.
     """
     schedules = {arm.settings.get("change_every") for arm in comparison.arms}
     (every, *others) = schedules
@@ -189,10 +190,10 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
 def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
     factor = 100.0 if is_percent(metric) else 1.0
     values = factor * matrix(arm, metric, arm.positions)
-    # Where no episode ended in any run there is no return: the line goes on to the next that has one.
+    # Where no episode ended in any run there is no return: the line goes on to the next row with one.
     known = np.isfinite(values).any(axis=0) | (comparison.axis == "task")
     mean, low, high = bands(values[:, known], comparison.confidence)
-    if is_percent(metric):  # a share: no mean lies beyond 0 and 100 %, as in the tables
+    if is_percent(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
         low, high = np.clip(low, 0.0, 100.0), np.clip(high, 0.0, 100.0)
     return Line(
         label=arm.label,
@@ -210,7 +211,7 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
     points = [
         (position, run.value(metric, position))
         for position, row in sorted(run.by_position.items())
-        # As above; but where a run diverged, its line ends.
+        # As above, except that the line of a diverged run ends there.
         if run.axis == "task" or row.get(metric) is not None or position == run.diverged_at
     ]
     positions = np.array([position for position, _ in points], dtype=float)
@@ -218,7 +219,7 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
 
 
 def _style(comparison: Comparison, arm: Arm) -> int:
-    """A known method looks the same in every report; others take what is left."""
+    """Return an arm's index in `figures.STYLES`: fixed for known methods, the next free one for others."""
     known = list(METHODS)
     if arm.method in known:
         return known.index(arm.method)
@@ -226,14 +227,14 @@ def _style(comparison: Comparison, arm: Arm) -> int:
     return len(known) + unknown.index(arm.method)
 
 
-# ---- tasks within a run that is placed by steps ------------------------------------------------------
+# ---- tasks of runs with a row per number of steps ---------------------------------------------------
 
 
 def task_panels(comparison: Comparison) -> list[list[Panel]]:
-    """The return per task, and beside it the differences to the baseline, paired by seed.
+    """Return panels of the return per task and of its differences to the baseline, paired by seed.
 
     Returns:
-        Nothing where no run has played a task to its end.
+        One row of panels, or no row if no run has played a task to its end.
     """
     arms = [arm for arm in comparison.chosen if arm.tasks]
     if not arms:
@@ -250,7 +251,7 @@ def task_panels(comparison: Comparison) -> list[list[Panel]]:
 
 
 def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
-    """Means over seeds; with a baseline, of the differences to it, which are 0 for itself."""
+    """Return means over seeds; with a baseline, of the differences to it (0 for the baseline itself)."""
     tasks = [task for task in arm.tasks if baseline is None or task in baseline.tasks]
     values = _task_matrix(arm, arm.started, tasks)
     if baseline is not None:
@@ -270,7 +271,7 @@ def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
 
 
 def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
-    """The arm's returns with the seeds of some runs, NaN where it has none. Shape: (runs, tasks)."""
+    """Return the arm's returns for the seeds of the runs, NaN where missing. Shape: (runs, tasks)."""
     by_task = [task_returns(arm, task) for task in tasks]
     values = [[returns.get(run.seed) for returns in by_task] for run in runs]
     return np.array(values, dtype=np.float64).reshape(len(runs), len(tasks))
@@ -280,15 +281,15 @@ def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
 
 
 def settings_map(comparison: Comparison) -> SettingsMap | None:
-    """The headline metric over strength × sigma, of the first method that was run over both.
+    """Return the headline metric over strength × sigma, of the first method with a sweep over both.
 
     Returns:
-        None if no method was, or if its arms differ in other settings too.
+        The map, or None if there is no such method, or its arms differ in other settings too.
     """
     for chosen in comparison.chosen:
         arms = [arm for arm in comparison.arms if arm.method == chosen.method]
-        cells = {_place(arm): arm for arm in arms}
-        lengths = [len({place[axis] for place in cells}) for axis in (0, 1)]
+        cells = {_coordinates(arm): arm for arm in arms}
+        lengths = [len({cell[axis] for cell in cells}) for axis in (0, 1)]
         uses_both = chosen.method not in METHODS or (
             METHODS[chosen.method].uses_strength and METHODS[chosen.method].uses_sigma
         )
@@ -297,7 +298,7 @@ def settings_map(comparison: Comparison) -> SettingsMap | None:
     return None
 
 
-def _place(arm: Arm) -> tuple[float, float]:
+def _coordinates(arm: Arm) -> tuple[float, float]:
     return float(arm.settings.get("strength", math.nan)), float(arm.settings.get("sigma", math.nan))
 
 
@@ -324,11 +325,11 @@ def _map_of(
     others = [arm for arm in comparison.chosen if arm is not chosen]
     references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
     unit = " (%)" if is_percent(metric) else ""
-    place = f"{comparison.axis} {where[-1]}"
+    at = f"{comparison.axis} {where[-1]}"
     if moment == "average":
-        place = f"average over {short_count(where[-1])} {comparison.axis}s"
+        at = f"average over {short_count(where[-1])} {comparison.axis}s"
     return SettingsMap(
-        title=f"{chosen.method}, {place}",
+        title=f"{chosen.method}, {at}",
         label=f"{in_words(metric)}{unit}",
         rows=strengths,
         columns=sigmas,
@@ -336,7 +337,7 @@ def _map_of(
         column_label="sigma (anchor's spread, relative to the initialisation)",
         values=values,
         notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
-        best=(strengths.index(_place(chosen)[0]), sigmas.index(_place(chosen)[1])),
+        best=(strengths.index(_coordinates(chosen)[0]), sigmas.index(_coordinates(chosen)[1])),
         references=tuple(each for each in references if math.isfinite(each[1])),
     )
 

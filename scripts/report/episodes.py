@@ -1,4 +1,4 @@
-"""Reading `episodes.jsonl`, a row per episode of a run, and the mean return of each task."""
+"""Reader of `episodes.jsonl`, a row per episode of a run, and the mean return of each task."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 
 def read_episodes(file: Path) -> Iterator[Mapping[str, float | None]]:
-    """The task and the return of every episode, in the order in which they ended.
+    """Yield the task and the return of every episode, in the order in which they ended.
 
     Args:
-        file: `episodes.jsonl` of a run, which may still go on: a half-written last line is left out.
+        file: `episodes.jsonl` of a run. The run may still be going on: an incomplete last line is skipped.
 
     Yields:
         Rows with `task` and `episode_return`.
 
     Raises:
-        ValueError: if another line is broken; the message names it.
+        ValueError: if the file cannot be read, or any other line is broken; the message names the line.
     """
     try:
-        # Episodes of millions of steps: they are not held all at once.
+        # Read line by line: the file can hold the episodes of millions of steps.
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.endswith("\n"):
@@ -36,24 +36,24 @@ def _parse(line: str, where: str) -> Mapping[str, float | None]:
         content: Any = json.loads(line)
     except ValueError as error:
         raise ValueError(
-            f"{where}, is not JSON ({error}): restore the file, or remove it; the returns of tasks"
-            " are then taken from metrics.jsonl."
+            f"{where}, is not JSON ({error}): restore the file, or remove it (the returns of"
+            " tasks are then taken from metrics.jsonl)."
         ) from error
     row = content if isinstance(content, dict) else {}
     task, value = row.get("task"), row.get("episode_return")
     if isinstance(task, bool) or not isinstance(task, int):
-        raise ValueError(f"{where}: 'task' must be a whole number, not {task!r}.")  # noqa: TRY004  (a broken file)
+        raise ValueError(f"{where}: 'task' must be an integer, not {task!r}.")  # noqa: TRY004  (a broken file)
     if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         raise ValueError(f"{where}: 'episode_return' must be a number or null, not {value!r}.")  # noqa: TRY004
     return {"task": task, "episode_return": value}
 
 
 def task_means(rows: Iterable[Mapping[str, float | None]]) -> dict[int, float]:
-    """Mean return of the episodes of each task, in the order of the tasks.
+    """Compute the mean return of the episodes of each task, in the order of the tasks.
 
     Args:
-        rows: Of episodes; or of a run's metrics, where each is the mean of its `episodes`. Those
-            without a finite return are left out.
+        rows: Rows of episodes; or of a run's metrics, each being the mean over its number of `episodes`.
+            Rows without a finite return are left out.
     """
     totals: dict[int, list[float]] = {}
     for row in rows:

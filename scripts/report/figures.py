@@ -1,7 +1,7 @@
 """Figures of a report: lines over tasks with bands, and a map of settings.
 
-Colours are those of Okabe and Ito, told apart by the colour-blind; each has its own dash and marker,
-told apart in grey. Nothing here touches pyplot's global state.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish; each has its own dash pattern
+and marker, which stay distinct in greyscale. Nothing here touches pyplot's global state.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#D55E00", (0, (8, 2)), "P"),
     ("#56B4E9", (0, (2, 1)), "X"),
 )
-"""Colour, dash and marker of the first, second, … line; they come round again after the last."""
+"""Colour, dash pattern and marker of the first, second, … line; repeated after the last."""
 
 DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
-THOUSANDS = 10_000  # from here on, the horizontal axis is marked in thousands
+THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
@@ -65,19 +65,19 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one panel."""
+    """Line of one arm in one panel."""
 
     label: str
-    """For the legend; lines of the same label share it."""
+    """Label in the legend; lines of the same label share an entry."""
 
     style: int
-    """Place in `STYLES`."""
+    """Index in `STYLES`."""
 
     positions: Array
-    """Where the mean is known. Shape: (positions,)."""
+    """Positions at which the mean is known. Shape: (positions,)."""
 
     mean: Array
-    """Shape: (positions,)."""
+    """Mean over seeds. Shape: (positions,)."""
 
     low: Array
     """Lower end of the interval; NaN where there is none. Shape: (positions,)."""
@@ -86,47 +86,47 @@ class Line:
     """Upper end of the interval; NaN where there is none. Shape: (positions,)."""
 
     seeds: tuple[tuple[Array, Array], ...]
-    """Positions and values of each seed, as far as it goes; values are NaN once it diverged."""
+    """Positions and values of each seed, as far as its run goes; values are NaN once it diverged."""
 
     diverged: tuple[bool, ...]
-    """Whether each seed diverged: its line then ends in a cross."""
+    """Whether each seed diverged; if so, its line ends in a cross."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """Contents of one pair of axes."""
 
     title: str
-    """Above it."""
+    """Title above the panel."""
 
     label: str
-    """Of the vertical axis, with the unit."""
+    """Label of the vertical axis, with the unit."""
 
     lines: tuple[Line, ...]
-    """The arms."""
+    """Lines of the arms."""
 
     from_zero: bool = False
     """Whether the vertical axis starts at 0."""
 
     top: float | None = None
-    """Largest value that is possible, if there is one: the axis ends a little above it."""
+    """Largest possible value, if there is one; the axis ends slightly above it."""
 
     bottom: float | None = None
-    """The axis does not go below it, whatever the values."""
+    """Lower limit of the axis, whatever the values."""
 
     marks: tuple[float, ...] = ()
-    """Positions of vertical lines: where the task changed."""
+    """Positions of vertical lines, at changes of the task."""
 
 
 @dataclass(frozen=True)
 class SettingsMap:
-    """A figure over two settings, and other methods' figures beside it."""
+    """Values over two settings, and those of other methods beside them."""
 
     title: str
-    """Above the map."""
+    """Title above the map."""
 
     label: str
-    """Of the colours, with the unit."""
+    """Label of the colour bar, with the unit."""
 
     rows: tuple[float, ...]
     """Values of the vertical setting, ascending."""
@@ -141,28 +141,28 @@ class SettingsMap:
     """Name of the horizontal setting."""
 
     values: Array
-    """NaN where there is none. Shape: (rows, columns)."""
+    """Values of the cells; NaN where there is none. Shape: (rows, columns)."""
 
     notes: tuple[tuple[str, ...], ...]
-    """A second line in a cell, or "". Shape: (rows, columns)."""
+    """Text of a second line in each cell, or "". Shape: (rows, columns)."""
 
     best: tuple[int, int]
-    """Row and column of the cell to be outlined."""
+    """Row and column of the cell to outline."""
 
     references: tuple[tuple[str, float], ...]
-    """Name and value of what it is to be compared with."""
+    """Names and values to compare the map with."""
 
 
 def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "") -> Figure:
-    """Draw panels in a grid, one legend above them all.
+    """Draw panels in a grid, with one legend above them all.
 
     Args:
-        rows: Of the grid; they may differ in length.
-        x_label: Of the horizontal axes.
-        note: Below the grid.
+        rows: Rows of the grid, which may differ in length.
+        x_label: Label of the horizontal axes.
+        note: Text below the grid.
 
     Raises:
-        ValueError: without a panel.
+        ValueError: if there is no panel.
     """
     columns = max((len(row) for row in rows), default=0)
     if columns == 0:
@@ -228,12 +228,12 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, **rounded))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(round(position))))
     if panel.marks:
-        axes.grid(visible=False, axis="x")  # other vertical lines would be taken for changes
+        axes.grid(visible=False, axis="x")  # grid lines would be mistaken for changes
     for mark in panel.marks:
         axes.axvline(mark, color="#B4B4B4", linestyle=(0, (2, 2)), lw=0.8, zorder=1)
-    for place, line in enumerate(panel.lines):
+    for index, line in enumerate(panel.lines):
         _draw_seeds(axes, line)
-        _draw_mean(axes, line, place, len(panel.lines))
+        _draw_mean(axes, line, index, len(panel.lines))
     axes.margins(x=0.02)
     if panel.top is not None:
         low, high = axes.get_ylim()
@@ -241,7 +241,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     if panel.bottom is not None:
         axes.set_ylim(bottom=max(axes.get_ylim()[0], panel.bottom))
     if panel.from_zero:
-        # Axes that end at 0 too would have no height.
+        # An axis from 0 to 0 would have no height.
         top = axes.get_ylim()[1]
         axes.set_ylim(0.0, top if top > 0 else 1.0)
 
@@ -256,19 +256,19 @@ def _draw_seeds(axes: Axes, line: Line) -> None:
         cross: dict[str, Any] = {"color": colour, "ms": 9, "mew": 2, "zorder": 6, "clip_on": False}
         if finite.size:
             axes.plot(positions[finite[-1]], values[finite[-1]], "x", **cross)
-        else:  # from its first row on: the cross stands on the axis
+        else:  # diverged at its first row: the cross goes on the axis
             axes.plot(positions[0], 0.0, "x", transform=axes.get_xaxis_transform(), **cross)
 
 
-def _draw_mean(axes: Axes, line: Line, place: int, count: int) -> None:
+def _draw_mean(axes: Axes, line: Line, index: int, count: int) -> None:
     colour, dash, marker = STYLES[line.style % len(STYLES)]
     has_interval = np.isfinite(line.low)
     axes.fill_between(
         line.positions, line.low, line.high, where=has_interval, color=colour, alpha=0.16, lw=0
     )
-    # Markers of different lines stand at different tasks, so that none hides another.
+    # Lines have their markers at different tasks, so that none hides another.
     every = max(1, len(line.positions) // MARKERS_PER_LINE)
-    start = (place * every) // max(count, 1)
+    start = (index * every) // max(count, 1)
     axes.plot(
         line.positions,
         line.mean,
@@ -291,7 +291,7 @@ def map_figure(settings: SettingsMap) -> Figure:
     """Draw a heat map of two settings, with the references beside it on the same scale.
 
     Args:
-        settings: What to draw.
+        settings: Map to draw.
 
     Raises:
         ValueError: if no cell has a value.
@@ -350,7 +350,7 @@ def _draw_cells(axes: Axes, values: Array, notes: Sequence[Sequence[str]], scale
 
 
 def _readable(background: Sequence[float]) -> str:
-    """Black or white, whichever stands out more (WCAG's relative luminance)."""
+    """Return black or white, whichever contrasts more with the background (WCAG's relative luminance)."""
     red, green, blue = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]
     )
@@ -365,7 +365,7 @@ def _draw_references(
     _draw_cells(axes, values, names, scale)
     axes.set_ylim(
         len(references) - 0.5 - num_rows, len(references) - 0.5
-    )  # cells as high as the map's
+    )  # cells of the same height as the map's
     axes.set_facecolor("white")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -373,7 +373,7 @@ def _draw_references(
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render a figure; the same figure gives the same bytes."""
+    """Render a figure as PNG, deterministically: the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(_SETTINGS):
         figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

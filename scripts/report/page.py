@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: figures inside, no link to anywhere."""
+"""Self-contained HTML page of a report: figures are embedded, and nothing is linked."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from plasticity.scripts.report.tables import (
 )
 
 CAPTIONS = {
-    "accuracy": "after each task (test, train) and while it was learnt (online), mean over seeds.",
-    "return": "of the episodes that ended since the row before (without discount), and their length,"
+    "accuracy": "after each task (test, train) and while it was learnt (online): mean over seeds.",
+    "return": "of the episodes that ended since the previous row (undiscounted), and their length:"
     " mean over seeds.",
-    "tasks": "mean over all episodes of each task that was played to its end, then over seeds.",
-    "progress": "over the run, mean over seeds.",
+    "tasks": "(mean over all episodes of each task that was played to its end, then over seeds).",
+    "progress": "over the run: mean over seeds.",
     "ranks": "of the hidden layers' activations on {probe}, one panel per layer.",
     "units": "that are dead or dormant on {probe}, as a share of their layer.",
     "norms": "of the whole network's parameters, and of each layer's activations.",
     "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
     " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
-    " (not drawn below -1), and both losses.",
-    "map": "over strength and sigma, the best setting outlined. On the right, the other methods.",
+    " (cut off below -1), and both losses.",
+    "map": "over strength and sigma, with the best setting outlined. On the right: the other methods.",
 }
-"""What a figure shows, by its name."""
+"""Captions of the figures, by name; the title goes before."""
 
 PROBES = {"task": "the probe batch", "step": "the latest rollout"}
-"""What is measured on, by what rows are placed by."""
+"""Data that metrics are measured on, by the axis of the rows."""
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -88,14 +88,14 @@ summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 
 
 def page(comparisons: Sequence[Comparison], figures: Sequence[Mapping[str, bytes]]) -> str:
-    """Write the page.
+    """Return the page.
 
     Args:
-        comparisons: One per benchmark.
-        figures: PNG files by name, for each of them.
+        comparisons: Comparisons, one per benchmark.
+        figures: Contents of PNG files by name, for each comparison.
 
     Returns:
-        A whole HTML document, in UTF-8 text.
+        A complete HTML document, to be encoded as UTF-8.
     """
     benchmarks = ", ".join(comparison.benchmark for comparison in comparisons)
     sections = "\n".join(
@@ -125,7 +125,7 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
     lead += f"; differences to {against.label}, paired by seed" if against is not None else ""
     if len(seeds) > 1:
         share = f"{100 * comparison.confidence:g} %"
-        lead += f". Figures are means over seeds, with [{share} t interval] and ({share} bootstrap interval)"
+        lead += f". Values are means over seeds, with [{share} t interval] and ({share} bootstrap interval)"
     parts = [f"<h2>{escape(comparison.benchmark)}</h2>", f'<p class="lead">{escape(lead)}.</p>']
     if comparison.is_sweep:
         parts.append(_table(best_table(comparison)))
@@ -149,7 +149,7 @@ def _count(number: int, noun: str) -> str:
 
 def _table(table: Table) -> str:
     names = [escape(name).replace("\n", "<br>") for name in table.columns]
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    headings = "".join(f'<th scope="col">{name}</th>' for name in names)
     rows = []
     for name, *cells in table.rows:
         row = f'<th scope="row">{_text(name)}</th>'
@@ -157,7 +157,7 @@ def _table(table: Table) -> str:
         rows.append(f"<tr>{row}</tr>")
     return (
         f'<div class="scroll"><table><caption>{escape(table.title)}</caption>'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<thead><tr>{headings}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -185,7 +185,7 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
 def _tasks(comparison: Comparison) -> str:
     tables = [task_table(comparison), friction_table(comparison)]
     inside = "\n".join(_table(table) for table in tables if table is not None)
-    summary = "Return of each task, and its friction by seed"
+    summary = "Return of each task, and friction by seed"
     return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
 
 
@@ -212,7 +212,7 @@ def _making(comparison: Comparison) -> list[str]:
     parts = [
         "<h3>Configuration</h3>",
         _table(settings_table(comparison)),
-        '<details open><summary>What all arms have in common</summary><div class="scroll">'
+        '<details open><summary>Settings that all arms share</summary><div class="scroll">'
         f'<table class="settings"><tbody>{rows}</tbody></table></div></details>',
     ]
     commands = continue_commands(comparison.unfinished)

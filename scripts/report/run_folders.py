@@ -1,4 +1,4 @@
-"""Reading run folders, finished or not: what a report needs of them. Nothing here writes."""
+"""Reader of run folders, finished or not. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from plasticity.scripts.config.run_config import LENGTHS, completed
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
 NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
-"""Keys of a row that say where it stands and what it sums up, not what was measured."""
+"""Keys of a row for its position and for what it covers; all others are metrics."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
-"""Keys without which a `config.json` is none of a run."""
+"""Keys that the `config.json` of a run must have."""
 
 Row = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, as it stands."""
+    """Contents of one run folder."""
 
     path: Path
-    """The folder, `<out>/<benchmark>/<method>/seed_<n>`."""
+    """Run folder, `<out>/<benchmark>/<method>/seed_<n>`."""
 
     config: Mapping[str, Any]
-    """Its `config.json`."""
+    """Contents of its `config.json`."""
 
     rows: tuple[Row, ...]
-    """Of `metrics.jsonl`: numbers, and None for what was not finite. The flag `diverged` is 0 or 1."""
+    """Rows of `metrics.jsonl`: numbers, with None for values that are not finite, and the flag `diverged` as
+    0 or 1."""
 
     half_written: bool
-    """Whether a last line, broken off in the middle, was left out."""
+    """Whether an incomplete last line was left out."""
 
     @property
     def benchmark(self) -> str:
@@ -55,20 +56,20 @@ class Run:
 
     @property
     def axis(self) -> str:
-        """What rows are placed by: "step" where they count steps, else "task"."""
+        """Axis of the rows: "step" if they count steps, else "task"."""
         return "step" if self.rows and "step" in self.rows[0] else "task"
 
     @cached_property
     def by_position(self) -> Mapping[int, Row]:
-        """Rows by their task, or step."""
+        """Rows by their task (or step)."""
         return {_position(row, self.axis): row for row in self.rows}
 
     @cached_property
     def regular_positions(self) -> frozenset[int]:
-        """Where rows stand that other seeds have too.
+        """Positions of the rows that other seeds have too.
 
-        A change of friction adds a row wherever an episode happens to end, which differs from seed to
-        seed; every `measure_every` steps there is one anyway.
+        A change of friction adds a row at the end of an episode, at a step that differs from seed to
+        seed; the rows at every `measure_every` steps are common to all.
         """
         every = self.config.get("measure_every")
         return frozenset(
@@ -79,23 +80,23 @@ class Run:
 
     @property
     def planned(self) -> int:
-        """Tasks (or steps) that the run is to have.
+        """Planned number of tasks (or steps).
 
         Raises:
-            ValueError: if the configuration does not say.
+            ValueError: if the configuration does not have it.
         """
         key = LENGTHS[self.axis]
         total = self.config.get(key)
         if not _is_whole(total):
             raise ValueError(
-                f"{self.path / 'config.json'} has {key}={total!r}: expected the whole number of"
-                f" {self.axis}s that the run is to have."
+                f"{self.path / 'config.json'} has {key}={total!r}: expected the planned number"
+                f" of {self.axis}s, an integer. Restore the file."
             )
         return total
 
     @cached_property
     def diverged_at(self) -> int | None:
-        """The task (or step) whose row says that the loss is no longer finite; None if none does."""
+        """Task (or step) of the first row that reports a non-finite loss; None if there is none."""
         for row in self.rows:
             if row.get("diverged"):
                 return _position(row, self.axis)
@@ -103,18 +104,18 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has all its rows; a diverged run gets no more."""
+        """Whether the run has all its rows; a diverged run gets no more."""
         if not self.rows:
             return False
-        # The row of a change of friction, wherever it stands, is never a run's last.
+        # The row of a friction change, whatever its step, is never the last of a run.
         done = max(self.regular_positions, default=-1) + (self.axis == "task")
         return self.diverged_at is not None or done >= self.planned
 
     @cached_property
     def task_returns(self) -> Mapping[int, float]:
-        """Mean return of the episodes of each task that was played to its end; most runs have none.
+        """Mean return of the episodes of each task that was played to its end; empty for runs without steps.
 
-        From `episodes.jsonl`; without it from the rows, each weighted by its number of episodes.
+        Read from `episodes.jsonl`; without it computed from the rows, weighted by their numbers of episodes.
 
         Raises:
             ValueError: if `episodes.jsonl` is broken.
@@ -127,12 +128,12 @@ class Run:
             reached = self.diverged_at - 1
         file = self.path / "episodes.jsonl"
         means = task_means(read_episodes(file) if file.exists() else self.rows)
-        # A task that was cut short is no match for one that was learnt for all its time.
+        # A task that was cut short is not comparable with one that was learnt for its full length.
         return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
 
     @cached_property
     def frictions(self) -> Mapping[int, float]:
-        """The friction of each task that the rows tell of."""
+        """Friction of each task, where the rows have it."""
         pairs = ((_position(row, "task"), row.get("friction")) for row in self.rows)
         return {task: friction for task, friction in pairs if friction is not None}
 
@@ -143,7 +144,7 @@ class Run:
         return tuple(names)
 
     def value(self, metric: str, position: int) -> float | None:
-        """One figure; None where there is no row or no finite value, and once the run diverged."""
+        """Return one value; None where there is no row or no finite value, and once the run diverged."""
         if self.diverged_at is not None and position >= self.diverged_at:
             return None
         row = self.by_position.get(position)
@@ -156,7 +157,7 @@ def _is_whole(value: object) -> TypeGuard[int]:
 
 def _position(row: Row, axis: str) -> int:
     position = row[axis]
-    assert position is not None  # _parse_row has seen to it
+    assert position is not None  # checked by _parse_row
     return int(position)
 
 
@@ -164,11 +165,11 @@ def find_runs(root: Path) -> list[Run]:
     """Read every run below a folder, in the order of their paths.
 
     Args:
-        root: Searched for files `config.json`, at any depth.
+        root: Folder to search for files `config.json`, at any depth.
 
     Raises:
-        ValueError: if it is no folder, holds no run, or holds a broken one; the message names the
-            file, and the line.
+        ValueError: if it is not a folder, contains no run, or contains a broken one; the message names
+            the file and the line.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -183,17 +184,17 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def _remedy(root: Path) -> str:
-    return f"Runs are made with: plasticity run permuted-digits --out {root}"
+    return f"Create runs with: plasticity run permuted-digits --out {root}"
 
 
 def read_run(path: Path) -> Run:
     """Read one run folder.
 
     Args:
-        path: Holds `config.json`, and `metrics.jsonl` once a task is done.
+        path: Folder with `config.json`, and `metrics.jsonl` once there is a row.
 
     Raises:
-        ValueError: if a file is broken, but for a half-written last line of `metrics.jsonl`.
+        ValueError: if a file is broken; an incomplete last line of `metrics.jsonl` is left out instead.
     """
     config = _read_config(path / "config.json")
     file = path / "metrics.jsonl"
@@ -206,7 +207,7 @@ def read_run(path: Path) -> Run:
         try:
             content = json.loads(line)
         except ValueError as error:
-            if number == len(lines):  # the run goes on, or was killed while it wrote
+            if number == len(lines):  # the run is going on, or was killed while writing
                 half_written = True
                 break
             raise ValueError(
@@ -219,7 +220,7 @@ def read_run(path: Path) -> Run:
 
 def _read_text(file: Path) -> str:
     try:
-        # A line that was cut within a character is still only a half-written line.
+        # errors="replace": the incomplete last line may end within a character.
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ValueError(f"Cannot read {file}: {error.strerror}.") from error
@@ -235,11 +236,11 @@ def _read_config(file: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED_KEYS if not isinstance(config, dict) or key not in config]
     if missing:
         raise ValueError(
-            f"{file} is no configuration of a run: it lacks {', '.join(missing)}. Give a folder"
-            " that holds runs only."
+            f"{file} is not the configuration of a run: it lacks {', '.join(missing)}. Give a"
+            " folder that contains only runs."
         )
     if not _is_whole(config["seed"]):
-        raise ValueError(f"{file}: seed must be a whole number, not {config['seed']!r}.")
+        raise ValueError(f"{file}: seed must be an integer, not {config['seed']!r}.")
     return completed(config)
 
 
@@ -249,7 +250,9 @@ def _parse_row(content: Any, where: str) -> Row:
     for axis in [name for name in LENGTHS if name == "task" or name in content]:
         position = content.get(axis)
         if not _is_whole(position) or position < 0:
-            raise ValueError(f"{where}: {axis!r} must be a whole number from 0, not {position!r}.")
+            raise ValueError(
+                f"{where}: {axis!r} must be an integer of at least 0, not {position!r}."
+            )
     row: dict[str, float | None] = {}
     for name, value in content.items():
         if value is not None and not isinstance(value, (int, float)):
@@ -263,7 +266,7 @@ def _require_order(rows: list[Row], where: str) -> None:
         return
     axis = "step" if "step" in rows[0] else "task"
     if axis not in rows[-1]:
-        raise ValueError(f"{where}: {axis!r} is missing, the rows before have it.")
+        raise ValueError(f"{where}: {axis!r} is missing, but the rows before have it.")
     before, now = (_position(row, axis) for row in rows[-2:])
     if now <= before:
         raise ValueError(

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from plasticity.checks import require_number
 
 MAX_EXACT_COUNT = 7
-"""Up to this many seeds every resample is counted (1716 distinct ones); beyond it, some are drawn."""
+"""Largest number of seeds for which all resamples are enumerated (1716 distinct ones); beyond it, a sample
+is drawn."""
 
 NUM_DRAWS = 10_000
-"""Resamples drawn where there are too many to count."""
+"""Number of resamples drawn where there are too many to enumerate."""
 
 Array = NDArray[np.float64]
 
@@ -28,10 +29,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and how far it can be trusted."""
+    """Mean over seeds, with its intervals."""
 
     mean: float
-    """Of the values."""
+    """Mean of the values."""
 
     count: int
     """Number of seeds, at least 1."""
@@ -40,34 +41,34 @@ class Estimate:
     """Student's t interval of the mean; None with one seed."""
 
     bootstrap: Interval | None
-    """Percentile bootstrap interval of the mean; None with one seed. With few seeds it is too narrow."""
+    """Percentile bootstrap interval of the mean; None with one seed. Too narrow with few seeds."""
 
 
 def require_confidence(confidence: object) -> float:
     """Return the confidence as a float.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not from 0.5 to below 1.
+        TypeError: if it is not a number.
+        ValueError: if it is below 0.5, or 1 or more.
     """
     return require_number("confidence", confidence, minimum=0.5, below=1.0)
 
 
 def estimate(values: Iterable[float | None], confidence: float = 0.95) -> Estimate | None:
-    """Mean of one value per seed, with both of its intervals.
+    """Estimate the mean of one value per seed, with both intervals.
 
     - Student's t: mean ± t * s / sqrt(n), exact at any number of seeds if the values are normal.
-    - Percentile bootstrap (Efron, 1979): no assumption on the values, but it holds the mean too
-      rarely with few seeds. Of normal values, a 95 % one does so in 74, 84 and 90 of 100 cases
-      at 3, 5 and 10 seeds.
+    - Percentile bootstrap (Efron, 1979): makes no assumption about the values, but covers the mean too
+      rarely with few seeds: for normal values, the coverage of a 95 % interval is 74, 84 and 90 % at
+      3, 5 and 10 seeds.
 
     Args:
-        values: One per seed; None is a seed without a value, and is left out.
-        confidence: Share of cases in which the t interval holds the mean, and of the resampled
-            means that the bootstrap's holds, 0.5 to below 1.
+        values: One per seed; None marks a seed without a value, which is left out.
+        confidence: Coverage of the t interval, and share of the resampled means within the bootstrap
+            interval; from 0.5 to below 1.
 
     Returns:
-        None without any value.
+        The estimate, or None if there is no value.
 
     Raises:
         ValueError: if a value is not finite, or the confidence is out of range.
@@ -75,7 +76,9 @@ def estimate(values: Iterable[float | None], confidence: float = 0.95) -> Estima
     require_confidence(confidence)
     present = np.array([value for value in values if value is not None], dtype=np.float64)
     if not np.isfinite(present).all():
-        raise ValueError(f"Values must be finite or None, not {present.tolist()}.")
+        raise ValueError(
+            f"Values must be finite or None, not {present.tolist()}: pass None for a seed without a value."
+        )
     if present.size == 0:
         return None
     mean, low, high = (float(end[0]) for end in bands(present[:, None], confidence))
@@ -89,17 +92,18 @@ def paired_estimate(
     baseline: Mapping[int, float | None],
     confidence: float = 0.95,
 ) -> Estimate | None:
-    """Mean of the differences `values - baseline`, seed by seed, with its intervals.
+    """Estimate the mean of the paired differences `values - baseline`, with its intervals.
 
-    What a seed does to both methods (the stream, the weights, the data order) cancels out.
+    Effects of the seed that both methods share (the task stream, the initial weights, the data order)
+    cancel out.
 
     Args:
-        values: By seed.
-        baseline: By seed. Seeds that either lacks are left out.
+        values: Values of the method, by seed.
+        baseline: Values of the baseline, by seed. Seeds missing from either are left out.
         confidence: As in `estimate`.
 
     Returns:
-        None without a common seed.
+        The estimate, or None if no seed has both values.
     """
     differences = []
     for seed in sorted(values):
@@ -110,24 +114,24 @@ def paired_estimate(
 
 
 def bands(values: Array, confidence: float = 0.95) -> tuple[Array, Array, Array]:
-    """Means over seeds and both ends of their t intervals, column by column.
+    """Compute means over seeds and both ends of their t intervals, column by column.
 
     Args:
         values: NaN where a seed has no value. Shape: (seeds, columns).
         confidence: As in `estimate`.
 
     Returns:
-        mean, low, high; NaN where no seed has a value, low and high also where only one has.
-        Shape: (columns,) each.
+        mean, low, high: NaN where no seed has a value; low and high also where only one has.
+        Shape of each: (columns,).
     """
     require_confidence(confidence)
     mean, low, high = (np.full(values.shape[1], np.nan) for _ in range(3))
     counts = np.isfinite(values).sum(axis=0)
     for count in np.unique(counts[counts > 0]):
         columns = counts == count
-        # NaN sorts last. In sorted order the sums do not depend on the order of the seeds.
+        # NaN sorts last. Sorting also makes the sums independent of the order of the seeds.
         present = np.sort(values[:, columns], axis=0)[:count]
-        # Rounding may carry a mean of equal values past them.
+        # Rounding can move the mean of equal values away from them.
         middle = np.clip(present.mean(axis=0), present[0], present[-1])
         mean[columns] = middle
         if count > 1:
@@ -139,30 +143,39 @@ def bands(values: Array, confidence: float = 0.95) -> tuple[Array, Array, Array]
 
 @cache
 def _t_quantile(degrees: int, confidence: float) -> float:
-    """Value that a t variable stays below, in size, with the chance of the confidence."""
-    from scipy.special import stdtrit  # noqa: PLC0415  (a tenth of a second, for reports only)
+    """Return the bound that the absolute value of a t variable stays below with the given probability."""
+    from scipy.special import stdtrit  # noqa: PLC0415  (slow import, needed by reports only)
 
     return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
 
 
 def _percentile_interval(values: Array, confidence: float) -> Interval:
-    """Ends of the interval of the resampled means; values (seeds,), finite."""
-    values = np.sort(values)  # then the interval does not depend on the order of the seeds
+    """Return the ends of the percentile interval of resampled means.
+
+    Args:
+        values: Finite values. Shape: (seeds,).
+        confidence: Share of the resampled means within the interval.
+    """
+    values = np.sort(values)  # makes the interval independent of the order of the seeds
     weights, probabilities = _resamples(values.size)
     means = weights @ values
     order = np.argsort(means, kind="stable")
-    ordered, chances = means[order], probabilities[order]
-    tail = (1.0 - confidence) / 2.0 - 1e-12  # below it only by rounding
-    # Each end is the first mean, counted from outside, with a tail's worth of chance at or beyond it.
-    first = np.argmax(np.cumsum(chances) >= tail)
-    last = -1 - np.argmax(np.cumsum(chances[::-1]) >= tail)
+    ordered, masses = means[order], probabilities[order]
+    tail = (1.0 - confidence) / 2.0 - 1e-12  # a sum may fall short of it by rounding
+    # Each end is the first mean, counted inwards, with a tail's probability at or beyond it.
+    first = np.argmax(np.cumsum(masses) >= tail)
+    last = -1 - np.argmax(np.cumsum(masses[::-1]) >= tail)
     low, high = np.clip([ordered[first], ordered[last]], values[0], values[-1])
     return float(low), float(high)
 
 
 @cache
 def _resamples(count: int) -> tuple[Array, Array]:
-    """Weights of the seeds in each resample (resamples, seeds), and each one's probability."""
+    """Return the weights of the seeds in each resample, and the probability of each resample.
+
+    Returns:
+        Weights of shape (resamples, seeds), and probabilities of shape (resamples,).
+    """
     if count > MAX_EXACT_COUNT:
         generator = np.random.default_rng(0)  # the same report every time
         drawn = generator.multinomial(count, np.full(count, 1.0 / count), size=NUM_DRAWS)

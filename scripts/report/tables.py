@@ -1,4 +1,4 @@
-"""The tables of a report: figures with their intervals, by method."""
+"""Tables of a report: values with their intervals, by method."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from plasticity.scripts.report.arms import (
     summary,
 )
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.metric_names import compared_at, in_words, is_percent, place_text
+from plasticity.scripts.report.metric_names import compared_at, in_words, is_percent, position_text
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Estimate, estimate, paired_estimate
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table: what is read first, and smaller lines below it."""
+    """Cell of a table: a main text, and smaller lines below it."""
 
     text: str
-    """The figure."""
+    """Value, or name."""
 
     details: tuple[str, ...] = ()
-    """Its interval, and what is to be known of it."""
+    """Intervals of the value, and remarks."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table, for the terminal and for the page."""
+    """Table for the terminal and for the page."""
 
     title: str
-    """Above it."""
+    """Title above the table."""
 
     columns: tuple[str, ...]
-    """Heads, in one line or two; the first column holds names, the others figures."""
+    """Headings, of one line or two; the first column holds names, the others values."""
 
     rows: tuple[tuple[Cell, ...], ...]
-    """As long as the heads, each."""
+    """Rows, each with a cell per column."""
 
 
 def format_values(values: Sequence[float], metric: str, *, signed: bool = False) -> list[str]:
-    """Figures to read: shares in per cent, the rest to three digits of the largest, or more."""
+    """Format values: shares in per cent, the rest with at least three digits of the largest."""
     factor = 100.0 if is_percent(metric) else 1.0
     size = max(abs(value) for value in values)
     decimals = 1 if is_percent(metric) else sum(size < bound for bound in (1000, 10, 1))
@@ -56,39 +56,39 @@ def format_values(values: Sequence[float], metric: str, *, signed: bool = False)
 
 
 def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: bool = False) -> Cell:
-    """A mean over seeds with its t interval in brackets and its bootstrap interval in parentheses.
+    """Return a mean over seeds with its t interval in brackets and its bootstrap interval in parentheses.
 
     Args:
-        found: None where no seed has a value.
-        metric: Name in the rows: it says how figures are written.
-        runs: Seeds that there are: fewer values than that are pointed out.
-        signed: With a plus, for differences.
+        found: Mean and intervals; None where no seed has a value.
+        metric: Name in the rows, which determines the format.
+        runs: Number of seeds; a mean over fewer values is marked as such.
+        signed: Whether to write a plus, as for differences.
     """
     if found is None:
         return Cell(NO_VALUE)
     intervals = [ends for ends in (found.t, found.bootstrap) if ends is not None]
     every = [found.mean, *(end for ends in intervals for end in ends)]
-    if is_percent(metric) and not signed:  # a share: no mean lies beyond 0 and 1
+    if is_percent(metric) and not signed:  # a share: no mean lies outside 0 to 1
         every = [min(max(value, 0.0), 1.0) for value in every]
     text, *ends = format_values(every, metric, signed=signed)
     details = ["one seed"]
     if ends:
-        # Which is which is said in the notes of a comparison, and on top of a page.
+        # The notes of a comparison, and the top of the page, say which is which.
         details = [f"[{ends[0]}, {ends[1]}]", f"({ends[2]}, {ends[3]})"]
     if found.count != runs:
         details.append(f"{found.count} of {runs} seeds")
     return Cell(text, tuple(details))
 
 
-def _name_cell(arm: Arm, *, with_places: bool = False) -> Cell:
+def _name_cell(arm: Arm, *, with_positions: bool = False) -> Cell:
     runs = len(arm.runs)
     details = [arm.apart] if arm.apart else []
     details.append(f"{runs} seed{'s' if runs > 1 else ''}")
-    if with_places and arm.positions:
+    if with_positions and arm.positions:
         axis = arm.started[0].axis
-        places = ", ".join(map(str, moments(arm.positions).values()))
-        last = place_text(axis, arm.positions[-1])
-        details.append(f"tasks {places}" if axis == "task" else f"to {last}")
+        positions = ", ".join(map(str, moments(arm.positions).values()))
+        last = position_text(axis, arm.positions[-1])
+        details.append(f"tasks {positions}" if axis == "task" else f"to {last}")
     if arm.diverged:
         details.append(f"{len(arm.diverged)} of {runs} diverged")
     if arm.unfinished:
@@ -97,22 +97,22 @@ def _name_cell(arm: Arm, *, with_places: bool = False) -> Cell:
 
 
 def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, full: bool) -> Table:
-    """Means over seeds at the first, middle and last task (or step) and over all, and the difference.
+    """Return means over seeds at the first, middle and last task (or step) and over all, and differences.
 
     Args:
-        comparison: Gives the baseline and the confidence.
+        comparison: Comparison that gives the baseline and the confidence.
         metric: Name in the rows.
-        arms: A row for each.
-        full: The difference at every moment, in place of the one that counts: the last, or the
-            average for returns.
+        arms: Arms to show, a row each.
+        full: Whether to show the difference at every moment. Otherwise only at the one that methods are
+            compared at: the last, or the average for returns.
     """
     baseline, confidence = comparison.baseline, comparison.confidence
     compared = MOMENTS if full else (compared_at(metric),)
-    places = _places(comparison, arms)
+    positions = _position_headings(comparison, arms)
     rows = []
     for arm in arms:
         found = summary(arm, metric, confidence)
-        name = _name_cell(arm, with_places=not places["last"])
+        name = _name_cell(arm, with_positions=not positions["last"])
         cells = [name, *(estimate_cell(found[m], metric, len(arm.runs)) for m in MOMENTS)]
         if baseline is not None:
             paired = paired_summary(arm, baseline, metric, confidence)
@@ -123,30 +123,30 @@ def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, fu
                 for m in compared
             ]
         rows.append(tuple(cells))
-    heads = [f"{name}\n{place}".strip() for name, place in places.items()]
+    headings = [f"{name}\n{position}".strip() for name, position in positions.items()]
     if baseline is not None:
-        heads += [f"{moment} minus\n{baseline.label}" for moment in compared]
+        headings += [f"{moment} minus\n{baseline.label}" for moment in compared]
     unit = " (%)" if is_percent(metric) else ""
-    return Table(f"{in_words(metric)}{unit}", ("method", *heads), tuple(rows))
+    return Table(f"{in_words(metric)}{unit}", ("method", *headings), tuple(rows))
 
 
-def _places(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, str]:
-    """Which task each moment is, where all arms agree."""
+def _position_headings(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, str]:
+    """Return the task (or step) of each moment, or "" where the arms disagree."""
     found = [moments(arm.positions) for arm in arms]
     axis = comparison.axis
-    places = {m: {each.get(m) for each in found} for m in MOMENTS if m != "average"}
+    positions = {m: {each.get(m) for each in found} for m in MOMENTS if m != "average"}
     return {
-        m: _place_head(axis, next(iter(places[m]))) if len(places.get(m, ())) == 1 else ""
+        m: _heading(axis, next(iter(positions[m]))) if len(positions.get(m, ())) == 1 else ""
         for m in MOMENTS
     }
 
 
-def _place_head(axis: str, position: int | None) -> str:
-    return f"({axis} {position if position is None else place_text(axis, position)})"
+def _heading(axis: str, position: int | None) -> str:
+    return f"({axis} {position if position is None else position_text(axis, position)})"
 
 
 def best_table(comparison: Comparison) -> Table:
-    """Each method at its own best setting: the fair comparison."""
+    """Compare the methods fairly: each at its own best setting."""
     metric, confidence = comparison.headline, comparison.confidence
     common = shared_positions(comparison.chosen)
     baseline = comparison.baseline
@@ -165,16 +165,16 @@ def best_table(comparison: Comparison) -> Table:
             difference = estimate_cell(paired, metric, len(arm.runs), signed=True)
             cells.append(Cell("baseline") if arm is baseline else difference)
         rows.append(tuple(cells))
-    last = f"\n{_place_head(comparison.axis, common[-1])}" if common else ""
-    heads = ["method", "settings\ntried", f"last{last}", "average"]
-    heads += [f"{comparison.moment} minus\n{baseline.label}"] if baseline is not None else []
+    last = f"\n{_heading(comparison.axis, common[-1])}" if common else ""
+    headings = ["method", "settings\ntried", f"last{last}", "average"]
+    headings += [f"{comparison.moment} minus\n{baseline.label}"] if baseline is not None else []
     unit = " (%)" if is_percent(metric) else ""
     title = f"{in_words(metric)}{unit}, each method at its own best setting"
-    return Table(title, tuple(heads), tuple(rows))
+    return Table(title, tuple(headings), tuple(rows))
 
 
 def settings_table(comparison: Comparison) -> Table:
-    """What differs from arm to arm, and how far each one's runs are."""
+    """Return the settings that differ between arms, and the progress of each arm's runs."""
     apart = differing_keys([arm.settings for arm in comparison.arms])
     rows = []
     for arm in comparison.arms:
@@ -182,23 +182,23 @@ def settings_table(comparison: Comparison) -> Table:
         seeds = Cell(", ".join(str(run.seed) for run in arm.runs))
         done = Cell(", ".join(_done(run) for run in arm.started))
         rows.append((Cell(arm.label), *values, seeds, done))
-    done_head = "rows of each" if comparison.axis == "task" else "steps of each"
-    return Table("Arms", ("method", *apart, "seeds", done_head), tuple(rows))
+    done_heading = "rows of each" if comparison.axis == "task" else "steps of each"
+    return Table("Arms", ("method", *apart, "seeds", done_heading), tuple(rows))
 
 
 def _done(run: Run) -> str:
     done = len(run.rows) if run.axis == "task" else max(run.by_position)
-    return f"{place_text(run.axis, done)} of {place_text(run.axis, run.planned)}"
+    return f"{position_text(run.axis, done)} of {position_text(run.axis, run.planned)}"
 
 
-# ---- tasks of runs that are placed by steps ---------------------------------------------------------
+# ---- tasks of runs with a row per number of steps ---------------------------------------------------
 
 
 def task_table(comparison: Comparison) -> Table | None:
-    """Mean return of the episodes of each task, by method, and the differences to the baseline.
+    """Return the mean return of the episodes of each task, by method, and the differences to the baseline.
 
     Returns:
-        None where no run has played a task to its end.
+        The table, or None if no run has played a task to its end.
     """
     arms = [arm for arm in comparison.chosen if arm.tasks]
     baseline, confidence = comparison.baseline, comparison.confidence
@@ -215,22 +215,22 @@ def task_table(comparison: Comparison) -> Table | None:
             difference = paired_estimate(*pair, confidence)
             cells.append(estimate_cell(difference, "episode_return", len(arm.runs), signed=True))
         rows.append(tuple(cells))
-    heads = ["task", *(arm.label for arm in arms)]
-    heads += [f"{arm.label}\nminus {baseline.label}" for arm in others if baseline is not None]
-    return Table("episode return per task", tuple(heads), tuple(rows)) if rows else None
+    headings = ["task", *(arm.label for arm in arms)]
+    headings += [f"{arm.label}\nminus {baseline.label}" for arm in others if baseline is not None]
+    return Table("episode return per task", tuple(headings), tuple(rows)) if rows else None
 
 
 def task_returns(arm: Arm, task: int) -> dict[int, float | None]:
-    """Mean return in one task, by seed; None where the arm has not played it to its end."""
+    """Return the mean return in one task, by seed; None where the arm has not played it to its end."""
     known = task in arm.tasks
     return {run.seed: run.task_returns.get(task) if known else None for run in arm.runs}
 
 
 def friction_table(comparison: Comparison) -> Table | None:
-    """The friction of each task, by seed: every method meets the same.
+    """Return the friction of each task, by seed; it is the same for every method.
 
     Returns:
-        None where rows tell of none.
+        The table, or None if the rows hold no friction.
     """
     by_seed: dict[int, dict[int, float]] = {}
     for run in (run for arm in comparison.arms for run in arm.started):
@@ -244,5 +244,5 @@ def friction_table(comparison: Comparison) -> Table | None:
         )
         for task in tasks
     )
-    heads = ("task", *(f"seed {seed}" for seed in found))
-    return Table("friction of each task", heads, rows) if rows else None
+    headings = ("task", *(f"seed {seed}" for seed in found))
+    return Table("friction of each task", headings, rows) if rows else None

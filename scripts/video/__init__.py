@@ -1,1 +1,1 @@
-"""`plasticity watch`: a trained ant at play, as a GIF, a video or a strip of pictures."""
+"""Command `plasticity video`: episodes of a trained ant as a GIF, a video or a filmstrip."""

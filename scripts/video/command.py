@@ -1,4 +1,4 @@
-"""`plasticity watch`: the trained ant of a run plays an episode, and its pictures are written."""
+"""Command `plasticity video`: the trained ant of a run plays episodes, which are written as pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from plasticity.tasks.control.ant import mujoco as mujoco_ant
 from plasticity.tasks.control.friction import task_friction
 
 # In the Bullet ant's observation:
-_SINE, _COSINE = 1, 2  # of the angle from its heading to the target
+_SINE, _COSINE = 1, 2  # of the angle between its heading and the target
 _VELOCITIES = slice(3, 5)  # forward and to the left, …
 _VELOCITY_SCALE = 0.3  # … times this
 
@@ -41,46 +41,46 @@ AntEnv: TypeAlias = SlipperyAntBulletEnv | SlipperyAntMujocoEnv
 
 
 def bullet_speed(observation: Array) -> float:
-    """How fast the Bullet ant's torso moves toward its target, in m/s, from an observation, (28,)."""
+    """Return the speed of the Bullet ant's torso toward its target, in m/s, from an observation, (28,)."""
     forward, left = observation[_VELOCITIES] / _VELOCITY_SCALE
     return float(forward * observation[_COSINE] + left * observation[_SINE])
 
 
 def mujoco_speed(observation: Array) -> float:
-    """How fast the MuJoCo ant's torso moves along x, in m/s, from an observation, (27,)."""
+    """Return the speed of the MuJoCo ant's torso along x, in m/s, from an observation, (27,)."""
     return float(observation[_VELOCITY_ALONG_X])
 
 
 @dataclass(frozen=True)
 class View:
-    """What has to be known of an engine's ant to tell how it gets on."""
+    """Properties of an engine's ant that are needed to record it."""
 
     step_seconds: float
-    """Simulated time of a step."""
+    """Simulated time of a step, in seconds."""
 
     steps_per_frame: int
-    """Steps from one picture to the next."""
+    """Number of steps from one picture to the next."""
 
     speed: Callable[[Array], float]
-    """How fast the ant goes where it is to go, in m/s, from an observation."""
+    """Function that returns the ant's speed toward its target, in m/s, from an observation."""
 
     ending: str = "fell"
-    """What the ant did if the episode ended before its time."""
+    """Description of a termination before the time limit."""
 
 
 _MUJOCO_VIEW = View(mujoco_ant.STEP_SECONDS, 1, mujoco_speed, "fell, or jumped too high")
-# 20 pictures per simulated second of either.
+# 20 pictures per simulated second with every engine.
 VIEWS: Mapping[str, View] = {
     "bullet": View(bullet_ant.STEP_SECONDS, 3, bullet_speed),
     "mujoco": _MUJOCO_VIEW,
     "warp": _MUJOCO_VIEW,
 }
-"""By the names of `plasticity.tasks.ENGINES`."""
+"""Views by the names of `plasticity.tasks.ENGINES`."""
 
 
 @dataclass(frozen=True)
-class WatchConfig:
-    """Let the trained ant of a run play, and write what is to be seen: a GIF, a video, or pictures.
+class VideoConfig:
+    """Let the trained ant of a run play, and write a GIF, a video, or a filmstrip.
 
     The policy is that of the run's latest checkpoint; the run may still be going on.
 
@@ -90,26 +90,26 @@ class WatchConfig:
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of one run, OUT/BENCHMARK/METHOD/seed_N, of one of the Slippery-Ants."""
+    """Folder of one run, OUT/BENCHMARK/METHOD/seed_N, of a Slippery-Ant benchmark."""
 
     episodes: int = 1
-    """Episodes to play, one after another."""
+    """Number of episodes to play, one after another."""
 
     friction: float | None = None
-    """Of the floor. None: that of the task."""
+    """Friction of the floor. None: that of the task."""
 
     task: int | None = None
-    """Play on the floor of this task of the run. None: of the latest that it had reached."""
+    """Task of the run whose friction to use. None: the latest task at the time of the checkpoint."""
 
     out: Path | None = None
-    """File to write: .gif, .mp4 (needs ffmpeg), or .png, a strip of pictures. None: watch.gif in the
-    run's folder."""
+    """File to write: .gif, .mp4 (needs ffmpeg), or .png (a filmstrip). None: video.gif in the run's
+    folder."""
 
     seed: int = 0
-    """Of the ant's first postures, and of its actions where they are drawn."""
+    """Seed of the ant's initial postures, and of its actions if they are sampled."""
 
     deterministic: bool = False
-    """Take the policy's mean action at every step; else actions are drawn as in training."""
+    """Take the policy's mean action at every step. Otherwise actions are sampled, as in training."""
 
     def __post_init__(self) -> None:
         require_integer("episodes", self.episodes, minimum=1)
@@ -125,22 +125,22 @@ class WatchConfig:
                 )
 
 
-def watch(config: WatchConfig) -> Path:
-    """Play, print each episode's return, and write the file.
+def video(config: VideoConfig) -> Path:
+    """Play the episodes, print their returns, and write the file.
 
     Args:
-        config: What to play, and where to.
+        config: Options of the command.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: if there is no such run, it is none of an ant, it has no checkpoint that can be
-            read, or the file cannot be written.
-        RunError: if the physics engine is not installed, or there is nothing to draw with.
+        ValueError: if the folder is not a run, the run is not of an ant, it has no readable checkpoint,
+            or the file cannot be written.
+        RunError: if the physics engine is not installed, or cannot render here.
     """
     run = _read_ant_run(Path(config.run))
-    out = run.path / "watch.gif" if config.out is None else Path(config.out)
+    out = run.path / "video.gif" if config.out is None else Path(config.out)
     require_writer(out)
     settings = _settings(run)
     state = load_checkpoint(run.path)
@@ -152,14 +152,14 @@ def watch(config: WatchConfig) -> Path:
         policy = TrainedPolicy(
             state["agent"], settings, env, seed=config.seed, deterministic=config.deterministic
         )
-        place = f"friction {friction:.3g}"
-        place += f" (task {task})" if config.friction is None else ""
+        where = f"friction {friction:.3g}"
+        where += f" (task {task})" if config.friction is None else ""
         steps = short_count(int(state["agent"]["num_steps"]))
-        print(f"{run.method}, seed {run.seed}, after {steps} steps, {place}")
+        print(f"{run.method}, seed {run.seed}, after {steps} steps, {where}")
         clips = []
         for episode in range(config.episodes):
             title = f"{run.method}, {steps} steps, friction {friction:.3g}"
-            # One seed begins them all: those that follow go on from it.
+            # Only the first episode is seeded: the others continue its random stream.
             seed = config.seed if episode == 0 else None
             clip, ended = play(env, policy, view, title, seed=seed)
             clips.append(clip)
@@ -175,13 +175,15 @@ def watch(config: WatchConfig) -> Path:
 def _read_ant_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         below = sorted(file.parent for file in path.rglob("config.json"))
-        remedy = f"give one of the runs below it, as {below[0]}" if below else "give a run's folder"
-        raise ValueError(f"{path} is no folder of a run (it has no config.json): {remedy}.")
+        remedy = (
+            f"give one of the runs in it, such as {below[0]}" if below else "give a run's folder"
+        )
+        raise ValueError(f"{path} is not the folder of a run (it has no config.json): {remedy}.")
     run = read_run(path)
     if not isinstance(BENCHMARKS.get(run.benchmark), AntBenchmark):
         ants = [name for name, each in BENCHMARKS.items() if isinstance(each, AntBenchmark)]
-        raise ValueError(  # noqa: TRY004  (of what is in a folder)
-            f"{path} is a run of {run.benchmark}, in which there is nothing to watch: give a run of"
+        raise ValueError(  # noqa: TRY004  (content of a folder)
+            f"{path} is a run of {run.benchmark}, which cannot be shown as a video: give a run of"
             f" {' or '.join(ants)}."
         )
     return run
@@ -195,10 +197,10 @@ def _settings(run: Run) -> AntRunConfig:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what a run's experiment saved last; nothing but tensors and plain values is unpickled.
+    """Read the latest state of a run's experiment; only tensors and plain values are unpickled.
 
     Raises:
-        ValueError: if there is no checkpoint, or none that can be read.
+        ValueError: if there is no checkpoint, or it cannot be read.
     """
     file = path / "checkpoint.pt"
     if not file.exists():
@@ -209,13 +211,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)["experiment"]
         if not isinstance(state["agent"]["policy"], dict):
-            raise TypeError("its policy is no state_dict")  # noqa: TRY301
+            raise TypeError("its policy is not a state_dict")  # noqa: TRY301
         return dict(state)
-    except Exception as error:  # torch raises all kinds for a file that is cut short or foreign
+    except Exception as error:  # torch raises errors of many kinds for truncated or foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{file} holds no ant's policy that can be read ({reason}): it is damaged, or of another"
-            " version of this program."
+            f"{file} contains no readable policy of an ant ({reason}): it is damaged, or was written by"
+            " another version of this program. Continue the run, or give another one."
         ) from error
 
 
@@ -227,14 +229,14 @@ def _make_env(engine: str, friction: float) -> AntEnv:
 
 
 class TrainedPolicy:
-    """What a checkpoint's actor does.
+    """Policy given by the actor in a checkpoint.
 
     Args:
-        state: Of `plasticity.agents.ppo.agent.PPO.state_dict`.
-        settings: Of the run.
-        env: Whose observations and actions it knows.
-        seed: Of the draws.
-        deterministic: The mean action, and no draws.
+        state: State as returned by `plasticity.agents.ppo.agent.PPO.state_dict`.
+        settings: Configuration of the run.
+        env: Environment that defines the observations and actions.
+        seed: Seed of the sampled actions.
+        deterministic: Whether to take the mean action instead of sampling.
 
     Raises:
         ValueError: if the weights do not fit the configuration.
@@ -264,15 +266,16 @@ class TrainedPolicy:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(
                 f"The checkpoint's policy does not fit the run's config.json ({reason}): one of the"
-                " two was changed."
+                " two was changed. Restore it."
             ) from error
         self._low, self._high = actions.low, actions.high
+        # The name of the seed is kept from earlier versions: every sampled action depends on it.
         self._generator = torch.Generator().manual_seed(child_seed(seed, "watch") >> 1)
         self._deterministic = deterministic
 
     @torch.no_grad()
     def __call__(self, observation: Array) -> Array:
-        """Choose an action, (8,), for an observation."""
+        """Return an action, (8,), for an observation."""
         if self._normalizer is not None:
             observation = self._normalizer(observation[None], learn=False)[0]
         action = self._network.actor(torch.as_tensor(observation, dtype=torch.float32))
@@ -290,14 +293,15 @@ def play(
     """Play one episode.
 
     Args:
-        env: With render_mode "rgb_array".
-        policy: Chooses an action, (8,), for an observation.
-        view: Of the environment's engine.
-        title: Of the clip.
-        seed: Of the ant's first posture; None: the environment's generator goes on.
+        env: Environment with render_mode "rgb_array".
+        policy: Function from an observation to an action, (8,).
+        view: View of the environment's engine.
+        title: Title of the clip.
+        seed: Seed of the ant's initial posture. None: continue the environment's random stream.
 
     Returns:
-        The episode, its last step's picture included, and whether it ended before its time.
+        The clip, including a picture after the last step, and whether the episode ended before its time
+        limit.
     """
     observation, _ = env.reset(seed=seed)
     step, distance, total = 0, 0.0, 0.0
@@ -315,5 +319,5 @@ def play(
 
 def _frame(env: AntEnv, seconds: float, distance: float, total: float) -> Frame:
     picture = env.render()
-    assert picture is not None  # with "rgb_array" there always is one
+    assert picture is not None  # never None with "rgb_array"
     return Frame(picture, seconds, distance, total)

@@ -1,4 +1,4 @@
-"""Played episodes as files: a GIF, a video, or a strip of pictures."""
+"""Files of recorded episodes: a GIF, a video, or a filmstrip."""
 
 from __future__ import annotations
 
@@ -20,83 +20,83 @@ from plasticity.scripts.report.figures import to_png
 from plasticity.scripts.run.atomic_files import write_whole
 
 STRIP_PICTURES = 6
-"""Pictures of an episode in a strip, from its first to its last."""
+"""Number of pictures per episode in a filmstrip, from its first to its last."""
 
 GIF_COLORS = 64
-"""Of a GIF: enough for an ant on a chequered floor, at half the bytes of 256."""
+"""Number of colours in a GIF: enough for an ant on a chequered floor, at half the size of 256 colours."""
 
 _TEXT_SIZE = 13
-_GIF_TICK = 0.01  # seconds: a GIF knows no shorter time
-_LAST_SECONDS = 1.0  # that an episode's last picture stays
+_GIF_TICK = 0.01  # seconds: the time resolution of the GIF format
+_LAST_SECONDS = 1.0  # for which the last picture of an episode is shown
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of an episode, and how far it had come by then."""
+    """Picture of an episode, with the time, distance and return so far."""
 
     picture: NDArray[np.uint8]
-    """Red, green and blue. Shape: (height, width, 3)."""
+    """RGB picture. Shape: (height, width, 3)."""
 
     seconds: float
-    """Since the episode began, in simulated time."""
+    """Simulated time since the start of the episode, in seconds."""
 
     distance: float
-    """Toward the target since the episode began, in metres."""
+    """Distance toward the target since the start of the episode, in metres."""
 
     episode_return: float
     """Sum of the rewards so far."""
 
     def __str__(self) -> str:
-        distance = round(self.distance, 1) + 0.0  # a step back of nothing is no -0.0 m
+        distance = round(self.distance, 1) + 0.0  # avoids -0.0 m
         return f"{self.seconds:.1f} s, {distance:.1f} m, return {self.episode_return:.0f}"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One episode."""
+    """Recorded episode."""
 
     title: str
-    """What is seen, in a few words."""
+    """Caption of the episode."""
 
     frames: tuple[Frame, ...]
-    """In order, at least one."""
+    """Frames in order, at least one."""
 
     frame_seconds: float
-    """Simulated time from one frame to the next; the last may come sooner."""
+    """Simulated time between frames, in seconds; less before the last one, if the episode ends in between."""
 
 
 def require_writer(file: Path) -> None:
-    """Refuse a file that could not be written, before an episode is played for it.
+    """Raise a ValueError unless a file can be written, to be called before episodes are played.
 
     Raises:
-        ValueError: if its ending is unknown, the program for a video is missing, or there is no such
-            folder.
+        ValueError: if its suffix is unknown, ffmpeg is needed and missing, or its folder does not
+            exist.
     """
     if file.suffix not in WRITERS:
-        raise ValueError(f"{file} has no known ending.{nearest(file.suffix, WRITERS)}")
+        raise ValueError(f"{file} has an unknown suffix.{nearest(file.suffix, WRITERS)}")
     if file.suffix == ".mp4":
         _ffmpeg()
     if not file.parent.is_dir():
-        raise ValueError(f"{file.parent} is no folder: give --out a file in one that is there.")
+        raise ValueError(f"{file.parent} is not a folder: pass --out a file in an existing folder.")
 
 
 def write_video(file: Path, clips: Sequence[Clip]) -> None:
-    """Write episodes, one after another, in the format of the file's ending.
+    """Write episodes, one after another, in the format given by the file's suffix.
 
     Args:
-        file: .gif, .mp4 (which needs the program ffmpeg) or .png (a strip of pictures, a row per
-            episode). Written whole or not at all.
-        clips: At least one; all pictures of one size.
+        file: File with the suffix .gif, .mp4 (which needs the program ffmpeg) or .png (a filmstrip with a
+            row per episode). Written atomically.
+        clips: Episodes, at least one; all pictures have the same size.
 
     Raises:
-        ValueError: as `require_writer`, and if ffmpeg fails or the file cannot be written.
+        ValueError: as for `require_writer`, and if ffmpeg fails or the file cannot be written.
     """
     require_writer(file)
     try:
         WRITERS[file.suffix](file, clips)
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(f"Cannot write {file} ({reason}): give another --out.") from error
+        raise ValueError(f"Cannot write {file} ({reason}): pass another --out.") from error
 
 
 def _captioned(clip: Clip, frame: Frame) -> Image.Image:
@@ -104,7 +104,7 @@ def _captioned(clip: Clip, frame: Frame) -> Image.Image:
     draw = ImageDraw.Draw(image)
     lines = f"{clip.title}\n{frame}"
     font = ImageFont.load_default(_TEXT_SIZE)
-    # A dark rim keeps the letters readable on any ground.
+    # A dark outline keeps the text readable on any background.
     draw.multiline_text((6, 4), lines, font=font, fill="white", stroke_width=1, stroke_fill="black")
     return image
 
@@ -130,7 +130,7 @@ def _ffmpeg() -> str:
     found = shutil.which("ffmpeg")
     if found is None:
         raise ValueError(
-            "A video (.mp4) needs the program ffmpeg, which is not on the PATH: install it, or give"
+            "A video (.mp4) needs the program ffmpeg, which is not on the PATH: install it, or pass"
             " --out a file that ends in .gif or .png."
         )
     return found
@@ -141,7 +141,7 @@ def _write_mp4(file: Path, clips: Sequence[Clip]) -> None:
     unfinished = file.with_name(f".{file.stem}.unfinished{file.suffix}")
     rate = f"{1 / clips[0].frame_seconds:.4f}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate]
-    # Players expect colours at half the resolution, for which sides must be even.
+    # Players expect colours at half the resolution, which requires even side lengths.
     shape = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
     command = [_ffmpeg(), "-y", "-loglevel", "error", *source, "-i", "-", *shape, str(unfinished)]
     pictures = b"".join(
@@ -154,7 +154,7 @@ def _write_mp4(file: Path, clips: Sequence[Clip]) -> None:
                 "no reason given"
             ]
             raise ValueError(
-                f"ffmpeg could not make {file} ({reason[-1]}): give --out a file that ends in .gif or"
+                f"ffmpeg could not make {file} ({reason[-1]}): pass --out a file that ends in .gif or"
                 " .png."
             )
         unfinished.replace(file)
@@ -162,7 +162,7 @@ def _write_mp4(file: Path, clips: Sequence[Clip]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-# ---- a strip ----------------------------------------------------------------------------------------
+# ---- filmstrips -------------------------------------------------------------------------------------
 
 
 def _write_strip(file: Path, clips: Sequence[Clip]) -> None:
@@ -182,9 +182,9 @@ def _write_strip(file: Path, clips: Sequence[Clip]) -> None:
 
 
 def _spread(frames: Sequence[Frame]) -> list[Frame]:
-    """`STRIP_PICTURES` of them, evenly from the first to the last."""
-    places = np.linspace(0, len(frames) - 1, STRIP_PICTURES).round().astype(int)
-    return [frames[place] for place in places]
+    """Return `STRIP_PICTURES` frames, evenly spaced from the first to the last."""
+    indices = np.linspace(0, len(frames) - 1, STRIP_PICTURES).round().astype(int)
+    return [frames[index] for index in indices]
 
 
 WRITERS: Mapping[str, Callable[[Path, Sequence[Clip]], None]] = {
@@ -192,4 +192,4 @@ WRITERS: Mapping[str, Callable[[Path, Sequence[Clip]], None]] = {
     ".mp4": _write_mp4,
     ".png": _write_strip,
 }
-"""How each kind of file is written, by its ending."""
+"""Writers by the suffix of the file."""

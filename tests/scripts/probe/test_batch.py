@@ -1,4 +1,4 @@
-"""Observations: against loops written out by hand, and from files good and bad."""
+"""Observations: against explicit loops, and from valid and invalid files."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ from plasticity.scripts.probe.loading import ProbeError
 
 
 class Counting(gymnasium.Env):
-    """Shows the step and the last action; an episode has four steps. Reuses one array, as some do."""
+    """Environment that shows the step and the last action, in one reused array; episodes have four steps."""
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
     action_space = spaces.Discrete(3)
@@ -50,7 +50,7 @@ class Counting(gymnasium.Env):
 
 
 class Masked(Counting):
-    """Allows one action at a time."""
+    """Environment that allows one action at a time."""
 
     def __init__(self):
         super().__init__(masked=True)
@@ -63,7 +63,7 @@ def steps_of(observations):
     return observations[:, 0].tolist()
 
 
-def test_policy_plays_as_a_loop_by_hand_does():
+def test_policy_plays_like_an_explicit_loop():
     model = PPO("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs={"net_arch": [4]})
     found = play(model.policy, wrapped(gymnasium.make("CartPole-v1"), None, trust=False), 60, 7)
     environment = gymnasium.make("CartPole-v1")
@@ -80,7 +80,7 @@ def test_policy_plays_as_a_loop_by_hand_does():
     assert np.array_equal(found, np.array(expected))
 
 
-def test_playing_leaves_the_random_state_alone():
+def test_playing_preserves_the_random_state():
     model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]})
     venv = wrapped(gymnasium.make("CartPole-v1"), None, trust=False)
     before = torch.get_rng_state()
@@ -96,7 +96,7 @@ def test_observations_are_copies():
 
 
 class Steered(Counting):
-    """Shows the last of its continuous actions."""
+    """Environment that shows its last action, which is continuous."""
 
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -119,7 +119,7 @@ def test_noise_of_gsde_is_that_of_the_loaded_deviations(algorithm):
         assert found[step + 1, 1] == pytest.approx(float(mean[0]), abs=1e-5)
 
 
-def test_masks_are_obeyed():
+def test_action_masks_are_respected():
     contrib = pytest.importorskip("sb3_contrib")
     model = contrib.MaskablePPO("MlpPolicy", Masked(), policy_kwargs={"net_arch": [4]})
     found = play(model.policy, wrapped(Masked(), None, trust=False), 9, 0)
@@ -133,13 +133,13 @@ def test_recurrent_policies_keep_their_memory_within_an_episode():
     venv = wrapped(gymnasium.make("CartPole-v1"), None, trust=False)
     starts, predict = [], model.policy.predict
 
-    def watched(observation, state, episode_start):
+    def recording(observation, state, episode_start):
         starts.append((state is None, bool(episode_start[0])))
         return predict(observation, state, episode_start)
 
-    model.policy.predict = watched
+    model.policy.predict = recording
     found = play(model.policy, venv, 80, 3)
-    resets = np.abs(found).max(1) < 0.05  # as CartPole begins
+    resets = np.abs(found).max(1) < 0.05  # initial states of CartPole
     assert starts[0] == (True, True)
     assert all(not first for first, _ in starts[1:])
     assert sum(start for _, start in starts) > 1
@@ -189,7 +189,7 @@ def statistics(tmp_path):
     return tmp_path / "vecnormalize.pkl"
 
 
-def test_saved_statistics_are_used_and_kept(statistics):
+def test_saved_statistics_are_used_and_not_updated(statistics):
     model = PPO("MlpPolicy", Counting(), policy_kwargs={"net_arch": [4]})
     venv = wrapped(Counting(), statistics, trust=True)
     found = play(model.policy, venv, 8, 0)
@@ -198,7 +198,7 @@ def test_saved_statistics_are_used_and_kept(statistics):
     assert venv.obs_rms.mean.tolist() == [1.0, 2.0]
 
 
-def test_statistics_are_a_pickle_and_need_the_users_word(statistics, tmp_path):
+def test_statistics_are_a_pickle_and_need_trust(statistics, tmp_path):
     with pytest.raises(ProbeError, match=r"is a pickle.*--trust-pickle"):
         wrapped(Counting(), statistics, trust=False)
     with pytest.raises(OSError, match="nothing"):
@@ -211,7 +211,7 @@ def test_statistics_are_a_pickle_and_need_the_users_word(statistics, tmp_path):
 # ---- environments by name ---------------------------------------------------------------------------
 
 
-def test_environments_are_made_by_name(tmp_path, monkeypatch):
+def test_environments_are_created_by_name(tmp_path, monkeypatch):
     made = make_environment("CartPole-v1", {"render_mode": "rgb_array"}, ())
     assert made.render_mode == "rgb_array"
     (tmp_path / "registering_one.py").write_text(
@@ -220,14 +220,16 @@ def test_environments_are_made_by_name(tmp_path, monkeypatch):
         "gymnasium.register('ProbeOwn-v0', entry_point=CartPoleEnv)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ProbeError, match=r"--env ProbeOwn-v0 cannot be made: .*--imports PACKAGE"):
+    with pytest.raises(
+        ProbeError, match=r"--env ProbeOwn-v0 cannot be created: .*--imports PACKAGE"
+    ):
         make_environment("ProbeOwn-v0", {}, ())
     assert make_environment("registering_one:ProbeOwn-v0", {}, ()).spec.id == "ProbeOwn-v0"
     assert make_environment("ProbeOwn-v0", {}, ("registering_one",)).spec.id == "ProbeOwn-v0"
 
 
 @pytest.mark.parametrize(
-    ("name", "keywords", "imports", "said"),
+    ("name", "keywords", "imports", "message"),
     [
         ("NoSuch-v7", {}, (), "NoSuch"),
         ("CartPole-v1", {"nonsense": 1}, (), "nonsense"),
@@ -235,13 +237,13 @@ def test_environments_are_made_by_name(tmp_path, monkeypatch):
         ("no_such_package:CartPole-v1", {}, (), "^--env no_such_package: No module named"),
     ],
 )
-def test_environments_that_cannot_be_made(name, keywords, imports, said):
-    with pytest.raises(ProbeError, match=said):
+def test_environments_that_cannot_be_created(name, keywords, imports, message):
+    with pytest.raises(ProbeError, match=message):
         make_environment(name, keywords, imports)
 
 
 class Failing(Counting):
-    """Fails where it is told to."""
+    """Environment that fails at a given point."""
 
     def __init__(self, where):
         super().__init__()
@@ -264,27 +266,27 @@ class Failing(Counting):
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("reset", "The environment failed in its reset: RuntimeError: no world"),
         ("step", "The environment failed in step 2: RuntimeError: simulator crashed"),
-        ("nan", "environment gave in step 3 holds NaN or infinite"),
-        ("inf", "environment gave in step 3 holds NaN or infinite"),
+        ("nan", "observation of the environment in step 3 contains NaN or infinite"),
+        ("inf", "observation of the environment in step 3 contains NaN or infinite"),
     ],
 )
-def test_failures_of_the_environment_are_told(where, said):
+def test_failures_of_the_environment_are_reported(where, message):
     policy = PPO("MlpPolicy", Counting(), policy_kwargs={"net_arch": [4]}).policy
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         play(policy, wrapped(Failing(where), None, trust=False), 9, 0)
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         play_randomly(Failing(where), 9, 0)
 
 
-def test_failures_of_making_are_told():
+def test_failures_of_the_constructor_are_reported():
     gymnasium.register("Failing-v0", entry_point=Failing)
     try:
         with pytest.raises(
-            ProbeError, match="--env Failing-v0 cannot be made: RuntimeError: no lic"
+            ProbeError, match="--env Failing-v0 cannot be created: RuntimeError: no lic"
         ):
             make_environment("Failing-v0", {"where": "init"}, ())
     finally:
@@ -309,23 +311,23 @@ def test_files_of_observations(tmp_path):
     assert [tensor.tolist() for tensor in pair] == [[1, 1], [0, 0]]
 
 
-def test_files_that_are_none_are_told(tmp_path):
+def test_invalid_files_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(60.0))
     np.savez(tmp_path / "b.npz", x=np.arange(60.0))
     for name in ("a.npy", "b.npz"):
         cut = tmp_path / f"cut_{name}"
         cut.write_bytes((tmp_path / name).read_bytes()[:150])
-        with pytest.raises(ProbeError, match="holds no whole arrays"):
+        with pytest.raises(ProbeError, match="does not contain intact arrays"):
             read_observations(cut)
     (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(ProbeError, match=r"give a \.npy, \.npz or \.pt file"):
+    with pytest.raises(ProbeError, match=r"pass a \.npy, \.npz or \.pt file"):
         read_observations(tmp_path / "a.csv")
     with pytest.raises(OSError, match="nothing"):
         read_observations(tmp_path / "nothing.npy")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_files_with_numbers_that_are_not_finite_are_told(bad, tmp_path):
+def test_files_with_numbers_that_are_not_finite_are_refused(bad, tmp_path):
     rows = np.zeros((3, 2))
     rows[1, 1] = bad
     np.save(tmp_path / "a.npy", rows)
@@ -333,13 +335,13 @@ def test_files_with_numbers_that_are_not_finite_are_told(bad, tmp_path):
     torch.save(torch.from_numpy(rows), tmp_path / "c.pt")
     torch.save((torch.from_numpy(rows), torch.zeros(2)), tmp_path / "d.pt")
     for name in ("a.npy", "b.npz", "c.pt", "d.pt"):
-        with pytest.raises(ProbeError, match=f"--data .*{name} holds NaN or infinite numbers"):
+        with pytest.raises(ProbeError, match=f"--data .*{name} contains NaN or infinite numbers"):
             read_observations(tmp_path / name)
-    torch.save((torch.zeros(2), torch.from_numpy(rows)), tmp_path / "mask.pt")  # attention's masks
+    torch.save((torch.zeros(2), torch.from_numpy(rows)), tmp_path / "mask.pt")  # an attention mask
     assert len(read_observations(tmp_path / "mask.pt")) == 2
 
 
-def test_packed_arrays_that_unpack_to_far_more_are_refused(tmp_path, monkeypatch):
+def test_arrays_with_a_large_compression_ratio_are_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((300, 100)))  # 240 kB of zeros
     assert read_observations(tmp_path / "a.npz").shape == (300, 100)
     monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 100_000)
@@ -347,7 +349,7 @@ def test_packed_arrays_that_unpack_to_far_more_are_refused(tmp_path, monkeypatch
         read_observations(tmp_path / "a.npz")
 
 
-def test_hostile_arrays_are_not_unpickled(tmp_path):
+def test_malicious_arrays_are_not_unpickled(tmp_path):
     mark = tmp_path / "mark"
 
     class Trap:

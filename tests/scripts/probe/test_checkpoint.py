@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: Lightning's, safetensors, and the names that wrappers give."""
+"""Checkpoints of other programs: Lightning, safetensors, and names changed by wrappers."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def same(one, other):
 
 
 class Lit(nn.Module):
-    """What a LightningModule is to its checkpoint: a module with the network as an attribute."""
+    """Module with the network as an attribute, like a LightningModule."""
 
     def __init__(self, **parts):
         super().__init__()
@@ -42,7 +42,7 @@ class Lit(nn.Module):
 
 
 def lightning(module, file, **entries):
-    """A checkpoint with the entries of Lightning 2."""
+    """Save a checkpoint with the entries of Lightning 2, and return the weights."""
     optimizer = torch.optim.Adam(module.parameters())
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -75,7 +75,7 @@ def lightning(module, file, **entries):
         lambda network: Lit(module=Lit(_orig_mod=Lit(model=network))),
         lambda network: Lit(agent=Lit(policy=Lit(net=network))),
         nn.DataParallel,
-        AveragedModel,  # with a counter beside the network
+        AveragedModel,  # with a counter next to the network
     ],
 )
 @pytest.mark.parametrize("form", ["lightning", "safetensors"])
@@ -97,7 +97,7 @@ def test_network_is_found_under_the_name_of_the_attribute(form, wrap, trained, t
 
 
 class Parted(nn.Module):
-    """A network with two parts."""
+    """Network with two submodules."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ class Parted(nn.Module):
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "module"])
-def test_wrapped_parts_are_found(wrapper, tmp_path):
+def test_wrapped_submodules_are_found(wrapper, tmp_path):
     torch.manual_seed(5)
     network = Parted()
     state = {
@@ -118,16 +118,16 @@ def test_wrapped_parts_are_found(wrapper, tmp_path):
         assert same(load_module(tmp_path / "model.ckpt", Parted)[0], network)
 
 
-def test_several_networks_are_told_apart_by_their_prefix(trained, tmp_path):
+def test_several_networks_are_distinguished_by_their_prefix(trained, tmp_path):
     torch.manual_seed(6)
     file = tmp_path / "model.ckpt"
     lightning(Lit(model=make(), ema_model=trained), file)
     trained_state = torch.load(file)["state_dict"]
-    said = (
-        r"2 sets of weights with the names of the network: name one with --prefix\."
+    message = (
+        r"2 sets of weights with the names of the network: choose one with --prefix\."
         r" Prefixes: 'model\.' in state_dict, 'ema_model\.' in state_dict\."
     )
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         load_module(file, make)
     for prefix in ("ema_model.", "ema_model"):
         model, _ = load_module(file, make, prefix=prefix)
@@ -142,9 +142,7 @@ def test_several_networks_are_told_apart_by_their_prefix(trained, tmp_path):
         ("run.", "run", r"'run\.student\.' in the file itself"),
     ],
 )
-def test_prefix_before_several_networks_takes_none_of_them(
-    before, prefix, several, trained, tmp_path
-):
+def test_prefix_of_several_networks_is_ambiguous(before, prefix, several, trained, tmp_path):
     state = {
         f"{before}{name}.{key}": each
         for name in ("student", "teacher")
@@ -157,7 +155,7 @@ def test_prefix_before_several_networks_takes_none_of_them(
         load_module(file, make, prefix=prefix)
 
 
-def test_wrapped_parts_below_a_prefix_are_found(trained, tmp_path):
+def test_wrapped_submodules_below_a_prefix_are_found(trained, tmp_path):
     state = {
         **{f"student._orig_mod.{key}": each for key, each in trained.state_dict().items()},
         **{f"teacher.{key}": each for key, each in make().state_dict().items()},
@@ -170,20 +168,20 @@ def test_wrapped_parts_below_a_prefix_are_found(trained, tmp_path):
     assert same(model, trained)
 
 
-def test_prefix_that_is_not_there_is_told_with_the_nearest(trained, tmp_path):
+def test_error_on_an_unknown_prefix_suggests_the_nearest(trained, tmp_path):
     lightning(Lit(model=trained), tmp_path / "model.ckpt")
     with pytest.raises(ProbeError, match=r"--prefix modle\.: .*Did you mean 'model\.'"):
         load_module(tmp_path / "model.ckpt", make, prefix="modle")
 
 
-def test_weights_of_another_network_are_told_by_its_names(tmp_path):
+def test_error_on_weights_of_another_network_names_the_missing_ones(tmp_path):
     other = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     lightning(Lit(model=other), tmp_path / "model.ckpt")
     with pytest.raises(ProbeError, match=r'Missing key.*"2\.weight", "2\.bias"\.'):
         load_module(tmp_path / "model.ckpt", make)
 
 
-def test_hyper_parameters_that_are_pickles_need_the_users_word(trained, tmp_path):
+def test_pickled_hyper_parameters_need_trust(trained, tmp_path):
     file = tmp_path / "model.ckpt"
     hyper = {"hyper_parameters": {"args": argparse.Namespace(lr=1e-3)}}
     state = lightning(Lit(model=trained), file, **hyper)
@@ -197,7 +195,7 @@ def test_hyper_parameters_that_are_pickles_need_the_users_word(trained, tmp_path
 
 
 class Tied(nn.Module):
-    """A matrix that is embedding and output."""
+    """Network with one matrix for embedding and output."""
 
     def __init__(self):
         super().__init__()
@@ -210,7 +208,7 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tied_weights_stand_once_in_the_file(dtype, tmp_path):
+def test_tied_weights_are_saved_once(dtype, tmp_path):
     torch.manual_seed(5)
     network = Tied().to(dtype)
     safetensors.save_model(network, str(tmp_path / "model.safetensors"))
@@ -220,12 +218,12 @@ def test_tied_weights_stand_once_in_the_file(dtype, tmp_path):
     assert model.output.weight is model.embedding.weight
 
 
-def test_file_without_its_ending_is_known_by_its_form(trained, tmp_path):
+def test_file_without_suffix_is_recognised_by_its_content(trained, tmp_path):
     safetensors.save_file(trained.state_dict(), tmp_path / "blob")
     assert same(load_module(tmp_path / "blob", make)[0], trained)
 
 
-def test_missing_package_is_named_with_its_install(trained, tmp_path, monkeypatch):
+def test_error_on_a_missing_package_says_how_to_install_it(trained, tmp_path, monkeypatch):
     safetensors.save_file(trained.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ProbeError, match="pip install safetensors"):
@@ -233,18 +231,18 @@ def test_missing_package_is_named_with_its_install(trained, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
-def test_files_that_were_cut_off_are_told(share, trained, tmp_path):
+def test_truncated_files_are_refused(share, trained, tmp_path):
     file = tmp_path / "model.safetensors"
     safetensors.save_file(trained.state_dict(), file)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ProbeError, match="no whole file of safetensors"):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ProbeError, match="not an intact safetensors file"):
         load_module(file, make)
 
 
 def test_weights_without_a_network_need_one(trained, tmp_path):
     safetensors.save_file(trained.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ProbeError, match="holds weights and no network: give --module"):
+    with pytest.raises(ProbeError, match="contains weights but no network: pass --module"):
         load_module(tmp_path / "model.safetensors", None)
 
 

@@ -1,4 +1,4 @@
-"""`plasticity probe`: what is typed, what is printed, how it ends."""
+"""Command `plasticity probe`: options, output, and exit codes."""
 
 import ctypes
 import json
@@ -36,14 +36,14 @@ def call(capfd):
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
             main(["probe", *(str(argument) for argument in arguments)])
-        said = capfd.readouterr()
-        assert "Traceback" not in said.err
-        return caught.value.code, said.out, said.err
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.err
+        return caught.value.code, printed.out, printed.err
 
     return call
 
 
-def test_sheet_shows_every_layer_and_what_is_wrong(call, model_file):
+def test_sheet_shows_every_layer_and_the_findings(call, model_file):
     code, out, err = call(model_file, "--env", "CartPole-v1", "--steps", 100)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -58,7 +58,7 @@ def test_sheet_shows_every_layer_and_what_is_wrong(call, model_file):
     assert all(len(line) <= 100 for line in lines if not line.startswith(("•", "ActorCritic")))
 
 
-def test_json_is_all_that_is_printed_and_agrees_with_the_tracker(call, model_file, tmp_path):
+def test_json_is_the_only_output_and_agrees_with_the_tracker(call, model_file, tmp_path):
     observations = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     np.save(tmp_path / "probe.npy", observations)
     code, out, err = call(model_file, "--data", tmp_path / "probe.npy", "--json")
@@ -70,7 +70,7 @@ def test_json_is_all_that_is_printed_and_agrees_with_the_tracker(call, model_fil
     critic = PPO.load(model_file).policy.mlp_extractor.value_net
     expected = Tracker(critic, torch.from_numpy(observations)).measure()
     layers = {layer["layer"]: layer for layer in record["layers"]}
-    for name, place in (("critic.0", "1"), ("critic.2", "3")):
+    for name, activation in (("critic.0", "1"), ("critic.2", "3")):
         for metric in (
             "effective_rank",
             "stable_rank",
@@ -79,14 +79,14 @@ def test_json_is_all_that_is_printed_and_agrees_with_the_tracker(call, model_fil
             "dead_fraction",
         ):
             found = layers[name]["measures"][metric]
-            assert found == pytest.approx(expected[f"{metric}/{place}"], rel=1e-6), metric
+            assert found == pytest.approx(expected[f"{metric}/{activation}"], rel=1e-6), metric
     assert layers["critic.2"]["weight_norm"] == pytest.approx(expected["weight_norm/2"])
     assert layers["critic.2"]["measures"]["dead_fraction"] == pytest.approx(0.75)
     assert layers["critic.0"]["symmetry"]["possible"] == 19
     assert layers["value_net"]["measures"] is None
 
 
-def test_what_environments_print_stays_out_of_the_json(call, model_file):
+def test_output_of_environments_does_not_mix_with_the_json(call, model_file):
     class Talking(CartPoleEnv):
         def reset(self, **keywords):
             print("from Python")
@@ -99,15 +99,15 @@ def test_what_environments_print_stays_out_of_the_json(call, model_file):
         code, out, err = call(model_file, "--env", "Talking-v0", "--steps", 20, "--json")
         assert code == 0
         assert json.loads(out)["probe"] == {"env": "Talking-v0", "steps": 20, "seed": 0}
-        for said in ("from Python", "from the system", "from C"):
-            assert said in err
+        for text in ("from Python", "from the system", "from C"):
+            assert text in err
         code, out, _ = call(model_file, "--env", "CartPole-v1", "--steps", 20)
         assert out.startswith("ActorCriticPolicy")
     finally:
         del gymnasium.registry["Talking-v0"]
 
 
-def test_same_command_gives_the_same_figures(call, model_file):
+def test_same_command_gives_the_same_output(call, model_file):
     first, second, other = (
         call(model_file, "--env", "CartPole-v1", "--steps", 30, "--seed", seed, "--json")[1]
         for seed in (3, 3, 4)
@@ -131,7 +131,7 @@ def test_torch_checkpoint_with_its_network(call, tmp_path, monkeypatch):
     assert code == 0
     assert out.startswith("Sequential in net.pt, on 40 observations of CartPole-v1")
     assert "9 tanh, initially" in out
-    assert "Nothing is wrong" in out
+    assert "No findings" in out
     torch.save(net, tmp_path / "whole.pt")
     code, out, _ = call("whole.pt", "--env", "CartPole-v1", "--steps", 40, "--trust-pickle")
     assert code == 0
@@ -139,7 +139,7 @@ def test_torch_checkpoint_with_its_network(call, tmp_path, monkeypatch):
     assert ", initially" not in out
 
 
-def test_recurrent_policy_says_what_is_left_out(call, tmp_path):
+def test_recurrent_policy_has_a_note_on_its_memory(call, tmp_path):
     contrib = pytest.importorskip("sb3_contrib")
     keywords = {"net_arch": [4], "lstm_hidden_size": 5}
     contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs=keywords).save(
@@ -148,11 +148,11 @@ def test_recurrent_policy_says_what_is_left_out(call, tmp_path):
     code, out, _ = call(tmp_path / "model.zip", "--env", "CartPole-v1", "--steps", 10)
     assert code == 0
     assert "lstm_actor" in out
-    assert "memory is left out" in out
+    assert "memory is ignored" in out
 
 
 @pytest.mark.parametrize("name", ["TD3", "DQN"])
-def test_target_networks_and_bounds_of_actions_are_no_layers(name, call, tmp_path):
+def test_target_networks_and_action_bounds_are_not_layers(name, call, tmp_path):
     algorithms = __import__("stable_baselines3")
     environment = {"TD3": "Pendulum-v1", "DQN": "CartPole-v1"}[name]
     keywords = {"policy_kwargs": {"net_arch": [6]}, "buffer_size": 10}
@@ -166,7 +166,7 @@ def test_target_networks_and_bounds_of_actions_are_no_layers(name, call, tmp_pat
     assert layers == expected[name]
 
 
-def test_model_of_a_normalised_environment_is_told_where_nothing_normalises(call, tmp_path):
+def test_normalised_model_on_unnormalised_observations_has_a_note(call, tmp_path):
     venv = VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
     sizes = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}}
     PPO("MlpPolicy", venv, **sizes).learn(8).save(tmp_path / "normalised")
@@ -175,7 +175,7 @@ def test_model_of_a_normalised_environment_is_told_where_nothing_normalises(call
     np.save(tmp_path / "probe.npy", np.random.default_rng(0).normal(size=(9, 4)))
     played = ("--env", "CartPole-v1", "--steps", 9)
     statistics = ("--vec-normalize", tmp_path / "statistics.pkl", "--trust-pickle")
-    for model, arguments, is_told in (
+    for model, arguments, has_note in (
         ("normalised", played, True),
         ("normalised", (*played, *statistics), False),
         ("normalised", ("--data", tmp_path / "probe.npy"), False),
@@ -184,7 +184,7 @@ def test_model_of_a_normalised_environment_is_told_where_nothing_normalises(call
         code, out, _ = call(tmp_path / f"{model}.zip", *arguments, "--json")
         assert code == 0
         notes = json.loads(out)["notes"]
-        assert any("was trained in a VecNormalize" in note for note in notes) == is_told, arguments
+        assert any("was trained in a VecNormalize" in note for note in notes) == has_note, arguments
 
 
 # ---- errors -----------------------------------------------------------------------------------------
@@ -194,41 +194,40 @@ def test_errors_end_with_code_2_and_one_message(call, model_file, tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pt")
     (tmp_path / "text.zip").write_text("hello")
     (tmp_path / "cut.zip").write_bytes(model_file.read_bytes()[:2000])
-    for arguments, said in (
-        ([model_file], "Give the observations to probe on"),
+    for arguments, expected in (
+        ([model_file], "Pass the observations to probe on"),
         ([model_file, "--env", "A", "--data", "B"], "not both"),
         (
             [model_file.with_suffix(""), "--env", "A"],
-            r"There is no file .*model\. There is .*model\.zip",
+            r"There is no file .*model\. Did you mean .*model\.zip",
         ),
         ([tmp_path / "no.zip", "--env", "A"], r"There is no file .*no\.zip\.$"),
         ([tmp_path, "--env", "A"], "is a folder"),
-        ([tmp_path / "text.zip", "--env", "A"], "of another kind, or was cut off"),
-        ([tmp_path / "cut.zip", "--env", "A"], "of another kind, or was cut off"),
-        ([tmp_path / "state.pt", "--env", "A"], "give --module"),
-        ([model_file, "--env", "NoSuch-v0"], "--env NoSuch-v0 cannot be made"),
+        ([tmp_path / "text.zip", "--env", "A"], "of another kind, or truncated"),
+        ([tmp_path / "cut.zip", "--env", "A"], "of another kind, or truncated"),
+        ([tmp_path / "state.pt", "--env", "A"], "pass --module"),
+        ([model_file, "--env", "NoSuch-v0"], "--env NoSuch-v0 cannot be created"),
         ([model_file, "--env", "Pendulum-v1"], "do not fit ActorCriticPolicy"),
         ([model_file, "--env", "A", "--module", "a:b"], "needs no --module"),
         ([tmp_path / "state.pt", "--env", "A", "--vec-normalize", "x"], "Stable-Baselines3"),
         (
             [model_file, "--data", "a.npy", "--vec-normalize", "x"],
-            "--vec-normalize goes with --env",
+            "--vec-normalize needs --env",
         ),
         ([model_file, "--data", tmp_path / "no.npy"], r"no\.npy"),
         ([model_file, "--env", "A", "--steps", 1], "--steps must be at least 2"),
         ([model_file, "--env", "A", "--seed", -1], "--seed must be at least 0"),
         ([model_file, "--env", "A", "--env-kwargs", "{"], "--env-kwargs { is not JSON"),
-        ([model_file, "--env", "A", "--env-kwargs", "[]"], "give a JSON object"),
+        ([model_file, "--env", "A", "--env-kwargs", "[]"], "pass a JSON object"),
     ):
         code, out, err = call(*arguments)
         assert (code, out) == (2, ""), arguments
-        message = re.sub(
-            r"[│\s]+", " ", err
-        ).strip()  # options that are wrong alone are told in a box
-        assert re.search(said, message), (arguments, message)
+        # Errors of single options are printed in a box.
+        message = re.sub(r"[│\s]+", " ", err).strip()
+        assert re.search(expected, message), (arguments, message)
 
 
-def test_diverged_model_is_told_before_it_is_played(call, tmp_path):
+def test_diverged_model_is_refused_before_it_is_played(call, tmp_path):
     model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]})
     with torch.no_grad():
         model.policy.value_net.bias.fill_(float("nan"))
@@ -238,7 +237,7 @@ def test_diverged_model_is_told_before_it_is_played(call, tmp_path):
     assert "training diverged" in err
 
 
-def test_policy_without_hidden_layers_is_told(call, tmp_path):
+def test_policy_without_hidden_layers_is_refused(call, tmp_path):
     PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": []}).save(tmp_path / "model")
     code, _, err = call(tmp_path / "model.zip", "--env", "CartPole-v1", "--steps", 9)
     assert code == 2
@@ -246,7 +245,7 @@ def test_policy_without_hidden_layers_is_told(call, tmp_path):
     assert "layers=" not in err
 
 
-def test_observations_of_another_shape_are_told(call, model_file, tmp_path):
+def test_observations_of_another_shape_are_refused(call, model_file, tmp_path):
     np.save(tmp_path / "probe.npy", np.zeros((5, 7)))
     code, _, err = call(model_file, "--data", tmp_path / "probe.npy")
     assert code == 2

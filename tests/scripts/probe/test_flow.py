@@ -1,4 +1,4 @@
-"""The rows of the sheet, against networks whose wiring is written here."""
+"""Rows of the sheet, for networks of known structure."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ def names(flow):
     return [(each.name, each.activation, each.captured) for each in flow.layers]
 
 
-def test_chain_with_everything_that_keeps_neurons_apart():
+def test_chain_with_every_module_that_keeps_neurons_separate():
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3),
         nn.BatchNorm2d(3),
@@ -41,11 +41,11 @@ class Functional(nn.Module):
         x = F.relu(self.body(x))  # read by two layers
         left = self.left(x).tanh()  # read by a layer and by the addition
         right = torch.sigmoid(self.right(x))  # read by the sum
-        added = left + F.relu(self.added(left))  # no weight layer's own output
+        added = left + F.relu(self.added(left))  # not the output of a weight layer
         return self.head(torch.relu(added)) + right.sum(1, keepdim=True)
 
 
-def test_functions_belong_to_the_layers_whose_units_they_make():
+def test_functions_belong_to_the_layers_whose_units_they_compute():
     flow = trace(Functional(), (torch.randn(4, 3),))
     assert flow.layers == (
         Layer("body", "body", "relu", "relu"),
@@ -57,7 +57,7 @@ def test_functions_belong_to_the_layers_whose_units_they_make():
     )
 
 
-def test_activation_that_makes_the_output_is_no_hidden_layer():
+def test_activation_of_the_output_is_not_a_hidden_layer():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Tanh())
     assert names(trace(model, (torch.randn(4, 3),))) == [("0", "relu", "1"), ("2", None, None)]
 
@@ -78,7 +78,7 @@ def test_activation_module_without_a_known_function():
     assert names(flow) == [("0", "unknown", "1"), ("2", None, None)]
 
 
-def test_attention_embeddings_and_recurrent_layers_have_no_rows_of_neurons():
+def test_attention_embeddings_and_recurrent_layers_have_no_rows():
     block = nn.TransformerEncoderLayer(8, 2, 5, batch_first=True)
     model = nn.Sequential(nn.Embedding(7, 8), block)
     rows = names(trace(model.eval(), (torch.randint(7, (2, 4)),)))
@@ -110,7 +110,7 @@ def test_restricted_to_other_hidden_layers():
     ]
 
 
-def test_nothing_is_left_behind():
+def test_no_hooks_or_gradients_remain():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     trace(model, (torch.randn(4, 3),))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

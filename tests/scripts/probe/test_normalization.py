@@ -1,4 +1,4 @@
-"""Whether a saved model was trained in a VecNormalize, as far as its file tells."""
+"""Detection of models that were trained in a VecNormalize."""
 
 import json
 
@@ -23,7 +23,7 @@ DISCRETE, CONTINUOUS = spaces.Discrete(2), spaces.Box(-1, 1, (1,), np.float32)
 
 
 class Drawing(gymnasium.Env):
-    """Observations drawn from a space, in episodes of five steps."""
+    """Environment with random observations from a space, in episodes of five steps."""
 
     def __init__(self, observation_space, action_space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -73,28 +73,28 @@ def plain(venv):
     return venv
 
 
-def rewards_alone(venv):
+def rewards_only(venv):
     return VecNormalize(venv, norm_obs=False)
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
 @pytest.mark.parametrize(
-    ("wrap", "expected"), [(plain, False), (VecNormalize, True), (rewards_alone, True)]
+    ("wrap", "expected"), [(plain, False), (VecNormalize, True), (rewards_only, True)]
 )
-def test_files_of_on_policy_algorithms_tell(name, wrap, expected, tmp_path):
+def test_files_of_on_policy_algorithms_are_conclusive(name, wrap, expected, tmp_path):
     saved(name, wrap, tmp_path / "model.zip")
     assert SavedPolicy(tmp_path / "model.zip").was_normalized is expected
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)
 @pytest.mark.parametrize(
-    ("wrap", "expected"), [(plain, None), (VecNormalize, None), (rewards_alone, False)]
+    ("wrap", "expected"), [(plain, None), (VecNormalize, None), (rewards_only, False)]
 )
-def test_files_of_off_policy_algorithms_assert_nothing_they_do_not_tell(
+def test_files_of_off_policy_algorithms_are_conclusive_for_normalised_rewards_only(
     name, wrap, expected, tmp_path
 ):
-    # They keep an observation as "the original one" without a VecNormalize, too: the one before the
-    # last. With one it is the last, and the very same if nothing was done to it.
+    # They keep an "original" observation without a VecNormalize too: the one before the last. With one
+    # it is the last, identical to it if observations are not normalised.
     saved(name, wrap, tmp_path / "model.zip")
     assert SavedPolicy(tmp_path / "model.zip").was_normalized is expected
 
@@ -104,17 +104,15 @@ def test_files_of_off_policy_algorithms_assert_nothing_they_do_not_tell(
     ("observations", "expected"),
     [(DOUBLE, False), (BYTES, False), (STATES, False), (NAMED, False), (NAMED_SINGLE, None)],
 )
-def test_observations_that_no_vec_normalize_gives_were_not_normalized(
-    name, observations, expected, tmp_path
-):
-    # What VecNormalize gives is float32: a model whose last observation is of another kind met none.
+def test_observations_of_other_dtypes_were_not_normalized(name, observations, expected, tmp_path):
+    # VecNormalize returns float32: a last observation of another dtype is not from it.
     saved(name, plain, tmp_path / "plain.zip", observations)
     assert SavedPolicy(tmp_path / "plain.zip").was_normalized is expected
     if observations is STATES:
         return  # Stable-Baselines3 cannot train these in a VecNormalize
     saved(name, VecNormalize, tmp_path / "normalized.zip", observations)
     assert SavedPolicy(tmp_path / "normalized.zip").was_normalized is None
-    saved(name, rewards_alone, tmp_path / "rewards.zip", observations)
+    saved(name, rewards_only, tmp_path / "rewards.zip", observations)
     assert SavedPolicy(tmp_path / "rewards.zip").was_normalized is False
 
 
@@ -135,7 +133,7 @@ def stacked(venv):
     [
         ("PPO", stacked, VECTOR, False),
         ("PPO", normalized_above, VECTOR, True),
-        ("PPO", normalized_below, DOUBLE, True),  # stacked as float64 again
+        ("PPO", normalized_below, DOUBLE, True),  # frames are stacked as float64 again
         ("PPO", VecNormalize, NAMED, True),
         ("PPO", plain, NAMED, False),
         ("DQN", stacked, VECTOR, None),
@@ -150,36 +148,36 @@ def test_stacked_and_named_observations(name, wrap, observations, expected, tmp_
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])
 @pytest.mark.parametrize("wrap", [plain, VecNormalize])
-def test_model_that_never_learned_was_in_no_vec_normalize(name, wrap, tmp_path):
+def test_untrained_model_counts_as_not_normalized(name, wrap, tmp_path):
     saved(name, wrap, tmp_path / "model.zip", steps=0)
     assert SavedPolicy(tmp_path / "model.zip").was_normalized is False
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])
-def test_file_without_the_observation_does_not_tell(name, tmp_path):
+def test_file_without_the_observation_is_inconclusive(name, tmp_path):
     model, _ = saved(name, plain, tmp_path / "model.zip")
     model.save(tmp_path / "less.zip", exclude=["_last_original_obs"])
     assert SavedPolicy(tmp_path / "less.zip").was_normalized is None
 
 
 @pytest.mark.parametrize(("wrap", "expected"), [(plain, None), (VecNormalize, None)])
-def test_off_policy_model_that_was_loaded_and_saved_again_does_not_tell(wrap, expected, tmp_path):
+def test_off_policy_model_that_was_loaded_and_saved_again_is_inconclusive(wrap, expected, tmp_path):
     _, env = saved("DQN", wrap, tmp_path / "model.zip")
-    # With an environment the last observation is forgotten, and the one before it is not.
+    # Loading with an environment drops the last observation, but not the one before it.
     stable_baselines3.DQN.load(tmp_path / "model.zip", env=env).save(tmp_path / "again.zip")
     assert SavedPolicy(tmp_path / "again.zip").was_normalized is expected
 
 
 @pytest.mark.parametrize(
-    ("name", "wrap", "said"),
+    ("name", "wrap", "start"),
     [
-        ("DQN", plain, "Its file does not tell whether the model was trained in a VecNormalize"),
-        ("DQN", rewards_alone, None),
+        ("DQN", plain, "The file does not say whether the model was trained in a VecNormalize"),
+        ("DQN", rewards_only, None),
         ("PPO", plain, None),
         ("PPO", VecNormalize, "The model was trained in a VecNormalize"),
     ],
 )
-def test_note_asserts_what_is_known(name, wrap, said, tmp_path, capsys):
+def test_note_states_what_is_known(name, wrap, start, tmp_path, capsys):
     gymnasium.register("Drawing-v0", lambda: Drawing(VECTOR, DISCRETE))
     try:
         saved(name, wrap, tmp_path / "model.zip")
@@ -190,5 +188,5 @@ def test_note_asserts_what_is_known(name, wrap, said, tmp_path, capsys):
         del gymnasium.registry["Drawing-v0"]
     assert end.value.code == 0
     notes = [note for note in json.loads(capsys.readouterr().out)["notes"] if "VecNorm" in note]
-    assert len(notes) == (said is not None)
-    assert not notes or notes[0].startswith(said)
+    assert len(notes) == (start is not None)
+    assert not notes or notes[0].startswith(start)

@@ -1,4 +1,4 @@
-"""Policies rebuilt from plain text: against the models that were saved, and against hostile files."""
+"""Policies rebuilt from plain text: compared with the saved models, and from malicious files."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ from plasticity.scripts.probe.policy import SavedPolicy, is_policy_file
 
 
 class Space(gymnasium.Env):
-    """An environment that is its spaces, for models that are never trained."""
+    """Environment that has only spaces, for models that are never trained."""
 
     def __init__(self, observation_space, action_space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -97,12 +97,12 @@ def made(case, seed=3):
 _found = None
 
 
-def _note(event, arguments):
+def _record(event, arguments):
     if _found is not None and event == "pickle.find_class":
         _found.append(arguments)
 
 
-sys.addaudithook(_note)  # Python tells of every class that any unpickler looks up
+sys.addaudithook(_record)  # Python reports every class that any unpickler looks up
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def nothing_unpickled():
         _found = None
 
 
-def test_unpickling_would_be_noticed():
+def test_unpickling_would_be_detected():
     with pytest.raises(AssertionError), nothing_unpickled():
         pickle.loads(pickle.dumps(Path()))
 
@@ -132,13 +132,13 @@ def test_policy_is_rebuilt_without_unpickling(case, tmp_path):
     assert repr(policy) == repr(model.policy.cpu())  # layers, sizes, activations
     for name, tensor in model.policy.state_dict().items():
         assert torch.equal(policy.state_dict()[name], tensor), name
-    # The fresh one has the shapes and other weights.
+    # The fresh one has the same shapes and other weights.
     weights = [name for name, p in policy.named_parameters() if p.ndim > 1 and p.requires_grad]
     assert any(not torch.equal(fresh.state_dict()[n], policy.state_dict()[n]) for n in weights)
 
 
 @pytest.mark.parametrize("case", ["PPO", "PPO-networks", "DQN", "SAC", "TD3"])
-def test_rebuilt_policy_computes_what_the_model_does(case, tmp_path):
+def test_rebuilt_policy_predicts_like_the_model(case, tmp_path):
     model = made(case)
     model.save(tmp_path / "model")
     observations, actions, _ = CASES[case]
@@ -173,15 +173,15 @@ def test_plugged_in_regularizer_needs_no_trust(tmp_path):
     assert repr(policy.mlp_extractor) == repr(model.policy.cpu().mlp_extractor)
 
 
-# ---- what plain text does not tell ------------------------------------------------------------------
+# ---- entries without a description in plain text ----------------------------------------------------
 
 
 class OwnPolicy(ActorCriticPolicy):
-    """A policy class of the user's."""
+    """Policy class of the user."""
 
 
 class OwnExtractor(BaseFeaturesExtractor):
-    """A features extractor of the user's."""
+    """Features extractor of the user."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space, 4)
@@ -192,7 +192,7 @@ class OwnExtractor(BaseFeaturesExtractor):
 
 
 @pytest.mark.parametrize(
-    ("policy", "observations", "keywords", "said"),
+    ("policy", "observations", "keywords", "message"),
     [
         (OwnPolicy, VECTOR, {}, r"its policy is .*:OwnPolicy"),
         (
@@ -205,20 +205,20 @@ class OwnExtractor(BaseFeaturesExtractor):
             "MultiInputPolicy",
             BOTH,
             {},
-            "observation_space is not told in plain text; or give --env",
+            "observation_space has no description in plain text",
         ),
     ],
 )
-def test_what_needs_a_pickle_needs_the_users_word(policy, observations, keywords, said, tmp_path):
+def test_entries_that_need_a_pickle_need_trust(policy, observations, keywords, message, tmp_path):
     model = stable_baselines3.PPO(policy, Space(observations, DISCRETE), policy_kwargs=keywords)
     model.save(tmp_path / "model")
-    with pytest.raises(ProbeError, match=rf"{said}.*--trust-pickle"):
+    with pytest.raises(ProbeError, match=rf"{message}.*--trust-pickle"):
         SavedPolicy(tmp_path / "model.zip").build()
     built, _ = SavedPolicy(tmp_path / "model.zip", trust=True).build()
     assert repr(built) == repr(model.policy.cpu())
 
 
-def test_spaces_of_the_environment_stand_in_for_those_of_the_file(tmp_path):
+def test_spaces_of_the_environment_replace_those_of_the_file(tmp_path):
     model = stable_baselines3.PPO("MultiInputPolicy", Space(BOTH, DISCRETE))
     model.save(tmp_path / "model")
     with nothing_unpickled():
@@ -226,11 +226,11 @@ def test_spaces_of_the_environment_stand_in_for_those_of_the_file(tmp_path):
     assert repr(policy) == repr(model.policy.cpu())
 
 
-# ---- broken and hostile files -----------------------------------------------------------------------
+# ---- broken and malicious files ---------------------------------------------------------------------
 
 
 def changed(source, target, change):
-    """A copy of a model's file with the members that `change` gives."""
+    """Copy a model's file with the members returned by `change`."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             content = change(name, old.read(name))
@@ -260,7 +260,7 @@ def model_file(tmp_path):
 
 @pytest.fixture
 def trap(tmp_path):
-    """A pickle that leaves a mark when it is loaded, and the mark."""
+    """Return an object whose pickle creates a folder when loaded, and that folder."""
     mark = tmp_path / "mark"
 
     class Trap:
@@ -270,9 +270,9 @@ def trap(tmp_path):
     return Trap(), mark
 
 
-def test_hostile_pickles_are_not_loaded(model_file, trap, tmp_path):
-    hostile, mark = trap
-    pickled = base64.b64encode(pickle.dumps(hostile)).decode()
+def test_malicious_pickles_are_not_loaded(model_file, trap, tmp_path):
+    malicious, mark = trap
+    pickled = base64.b64encode(pickle.dumps(malicious)).decode()
 
     def spoil(data):
         spoiled = [entry for entry in data.values() if isinstance(entry, dict)]
@@ -281,11 +281,11 @@ def test_hostile_pickles_are_not_loaded(model_file, trap, tmp_path):
                 entry[":serialized:"] = pickled
         assert len(spoiled) > 5
 
-    file = changed_data(model_file, tmp_path / "hostile.zip", spoil)
+    file = changed_data(model_file, tmp_path / "malicious.zip", spoil)
     with pytest.raises(ProbeError, match="cannot be read without unpickling"):
         SavedPolicy(file).build()
     assert not mark.exists()
-    with pytest.raises(ProbeError, match="policy class is None"):  # what mkdir gives
+    with pytest.raises(ProbeError, match="policy class is None"):  # the result of mkdir
         SavedPolicy(file, trust=True).build()
     assert mark.exists()
 
@@ -296,11 +296,11 @@ def test_hostile_pickles_are_not_loaded(model_file, trap, tmp_path):
 def test_pickles_that_are_not_needed_are_not_loaded_even_from_trusted_files(
     key, model_file, trap, tmp_path
 ):
-    hostile, mark = trap
-    pickled = base64.b64encode(pickle.dumps(hostile)).decode()
+    malicious, mark = trap
+    pickled = base64.b64encode(pickle.dumps(malicious)).decode()
     file = changed_data(
         model_file,
-        tmp_path / "hostile.zip",
+        tmp_path / "malicious.zip",
         lambda data: data[key].update({":serialized:": pickled}),
     )
     SavedPolicy(file, trust=True).build()
@@ -308,13 +308,13 @@ def test_pickles_that_are_not_needed_are_not_loaded_even_from_trusted_files(
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_hostile_weights_are_refused(trust, model_file, trap, tmp_path):
-    hostile, mark = trap
+def test_malicious_weights_are_refused(trust, model_file, trap, tmp_path):
+    malicious, mark = trap
     weights = io.BytesIO()
-    torch.save({"actor": hostile}, weights)
+    torch.save({"actor": malicious}, weights)
     file = changed(
         model_file,
-        tmp_path / "hostile.zip",
+        tmp_path / "malicious.zip",
         lambda name, content: weights.getvalue() if name == "policy.pth" else content,
     )
     with pytest.raises(ProbeError, match=r"policy.pth in .* calls posix.mkdir"):
@@ -326,18 +326,18 @@ def test_hostile_weights_are_refused(trust, model_file, trap, tmp_path):
     ("module", "name"),
     [("os", "system"), ("builtins", "eval"), ("stable_baselines3.common.utils", "set_random_seed")],
 )
-def test_named_callables_that_are_no_policies_are_not_called(module, name, model_file, tmp_path):
+def test_named_callables_that_are_not_policies_are_not_called(module, name, model_file, tmp_path):
     reference = base64.b64encode(f"c{module}\n{name}\n.".encode()).decode()
     file = changed_data(
         model_file,
-        tmp_path / "hostile.zip",
+        tmp_path / "malicious.zip",
         lambda data: data["policy_class"].update({":serialized:": reference}),
     )
     with pytest.raises(ProbeError, match=f"{name}"):
         SavedPolicy(file).build()
 
 
-def test_needed_module_that_is_not_there_is_named(model_file, tmp_path):
+def test_error_on_a_missing_module_names_it(model_file, tmp_path):
     for package, trust in (("sb3_contrib.nowhere", False), ("gone_away.policies", True)):
         reference = base64.b64encode(f"c{package}\nOther\n.".encode()).decode()
         file = changed_data(
@@ -351,30 +351,33 @@ def test_needed_module_that_is_not_there_is_named(model_file, tmp_path):
             SavedPolicy(file, trust=trust).build()
 
 
-def test_environment_with_actions_of_another_kind_is_told(tmp_path):
+def test_environment_with_actions_of_another_kind_is_refused(tmp_path):
     made("DQN").save(tmp_path / "model")
-    said = (
+    message = (
         r"DQNPolicy cannot be built .*actions Box.*is this the environment that it was trained in"
     )
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         SavedPolicy(tmp_path / "model.zip").build(VECTOR, CONTINUOUS)
 
 
-def test_wrong_environment_is_told(model_file):
+def test_wrong_environment_is_refused(model_file):
     other = spaces.Box(-1, 1, (9,), np.float32)
     with pytest.raises(ProbeError, match=r"do not fit ActorCriticPolicy .*same wrappers"):
         SavedPolicy(model_file).build(other, DISCRETE)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data.pop("policy_class"), "has no policy_class"),
         (lambda data: data.update(policy_class=3), "has no policy_class"),
         (lambda data: data["policy_class"].update({":serialized:": "*"}), "without unpickling"),
         (lambda data: data.update(policy_kwargs=[1]), "policy_kwargs are"),
         (lambda data: data.pop("observation_space"), "has no observation_space"),
-        (lambda data: data["observation_space"].update(_shape=[-2]), "not told in plain text"),
+        (
+            lambda data: data["observation_space"].update(_shape=[-2]),
+            "no description in plain text",
+        ),
         (lambda data: data.update(policy_kwargs={"net_arch": "x"}), "cannot be built"),
         (lambda data: data.update(policy_kwargs={"nonsense": 1}), "cannot be built"),
         (
@@ -384,9 +387,9 @@ def test_wrong_environment_is_told(model_file):
         (lambda data: data["policy_kwargs"].update(activation_fn="<lambda>"), "activation_fn"),
     ],
 )
-def test_broken_descriptions_are_told(change, said, model_file, tmp_path):
+def test_broken_descriptions_are_refused(change, message, model_file, tmp_path):
     file = changed_data(model_file, tmp_path / "broken.zip", change)
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         SavedPolicy(file).build()
 
 
@@ -399,14 +402,16 @@ def test_broken_descriptions_are_told(change, said, model_file, tmp_path):
         lambda name, content: content[:50] if name == "policy.pth" else content,
     ],
 )
-def test_files_with_broken_members_are_told(change, model_file, tmp_path):
+def test_files_with_broken_members_are_refused(change, model_file, tmp_path):
     file = changed(model_file, tmp_path / "broken.zip", change)
-    with pytest.raises(ProbeError, match=r"no whole (model|torch checkpoint)"):
+    with pytest.raises(ProbeError, match=r"an intact (model|torch checkpoint)"):
         SavedPolicy(file)
 
 
 @pytest.mark.parametrize("member", ["data", "policy.pth"])
-def test_archives_that_unpack_to_far_more_are_refused(member, model_file, tmp_path, monkeypatch):
+def test_archives_with_a_large_compression_ratio_are_refused(
+    member, model_file, tmp_path, monkeypatch
+):
     monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 2_000_000)
     SavedPolicy(model_file)
     file = tmp_path / "packed.zip"
@@ -420,7 +425,7 @@ def test_archives_that_unpack_to_far_more_are_refused(member, model_file, tmp_pa
         SavedPolicy(file)
 
 
-def test_packed_weights_within_the_file_are_refused(model_file, tmp_path, monkeypatch):
+def test_weights_with_a_large_compression_ratio_are_refused(model_file, tmp_path, monkeypatch):
     monkeypatch.setattr(probe_loading, "UNPACKED_BYTES", 2_000_000)
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -434,7 +439,7 @@ def test_packed_weights_within_the_file_are_refused(model_file, tmp_path, monkey
         SavedPolicy(file)
 
 
-def test_other_files_are_no_policies(tmp_path, model_file):
+def test_other_files_are_not_policies(tmp_path, model_file):
     (tmp_path / "text").write_text("hello")
     torch.save({"a": torch.zeros(2)}, tmp_path / "torch.pt")
     (tmp_path / "cut.zip").write_bytes(model_file.read_bytes()[:3000])

@@ -1,4 +1,4 @@
-"""The sheet, against networks whose ranks, dead units and identical neurons are known by construction."""
+"""Sheets of networks whose ranks, dead units and identical neurons are known by construction."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_healthy_network_has_no_findings():
         assert layer.weight_norm == layer.initial_weight_norm
 
 
-def test_figures_are_those_of_the_library():
+def test_measures_agree_with_the_library():
     model = network()
     first, second, head = sheet_of(model).layers
     with capture(model) as activations, torch.no_grad():
@@ -59,7 +59,7 @@ def test_figures_are_those_of_the_library():
     assert (head.measures, head.symmetry, head.activation) == (None, None, None)
 
 
-def test_dead_units_are_counted_and_told():
+def test_dead_units_are_counted_and_reported():
     model = network()
     with torch.no_grad():
         model[2].bias[:13] = -1e3  # 13 of 20 units: 65 %
@@ -68,7 +68,7 @@ def test_dead_units_are_counted_and_told():
     assert any(
         "65 % of 20 units are dead" in text and "0 on every row" in text for text in layer.findings
     )
-    # they are dormant too, which is not told twice
+    # they are dormant too, which is not reported again
     assert layer.measures.dormant_fraction > 0.64
     assert not any("dormant" in text for text in layer.findings)
 
@@ -85,7 +85,7 @@ def test_dead_units_of_a_saturating_activation_are_constant():
     )
 
 
-def test_dormant_units_are_told_where_they_are_not_dead():
+def test_dormant_units_are_reported_if_they_are_not_dead():
     model = network()
     with torch.no_grad():
         for parameter in model[2].parameters():
@@ -96,9 +96,9 @@ def test_dormant_units_are_told_where_they_are_not_dead():
 
 
 @pytest.mark.parametrize("compare", [True, False])
-def test_low_rank_is_told(compare):
+def test_low_rank_is_reported(compare):
     model = network()
-    with torch.no_grad():  # every unit is the same function, up to its scale: rank 1
+    with torch.no_grad():  # all units compute the same function up to scale: rank 1
         model[2].weight[:] = model[2].weight[:1].abs() * torch.linspace(0.5, 1.5, 20)[:, None]
         model[2].bias[:] = 0.0
     layer = by_name(sheet_of(model, network() if compare else None))["2"]
@@ -109,8 +109,8 @@ def test_low_rank_is_told(compare):
     assert ("at initialisation" in text) == compare
 
 
-def test_low_rank_depends_on_what_a_fresh_network_reaches():
-    """Inputs on one line give every network of this shape a low rank: nothing is wrong with it."""
+def test_low_rank_is_relative_to_the_fresh_network():
+    """Use inputs on a line, on which every network of this architecture has a low rank."""
     line = (torch.linspace(0.1, 1, 50)[:, None] * torch.ones(6),)
     model, fresh = network(width=200), network(width=200)
     assert measure_sheet(model, line, fresh).findings == []
@@ -118,7 +118,7 @@ def test_low_rank_depends_on_what_a_fresh_network_reaches():
 
 
 @pytest.mark.parametrize("compare", [True, False])
-def test_identical_neurons_are_counted_and_told(compare):
+def test_identical_neurons_are_counted_and_reported(compare):
     model = network()
     with torch.no_grad():  # 8 copies of one neuron: 7 pairs of neighbours
         for tensor in (model[0].weight, model[0].bias, model[2].weight.T):
@@ -129,7 +129,7 @@ def test_identical_neurons_are_counted_and_told(compare):
 
 
 def test_distance_of_pairs_is_measured_against_the_fresh_network():
-    """Weights shrunk to 1 % are within 10 % of the initial distance, all of them."""
+    """Shrink weights to 1 %, so that all distances are below 10 % of the initial ones."""
     model = network()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -138,7 +138,7 @@ def test_distance_of_pairs_is_measured_against_the_fresh_network():
     assert [(each.degree, each.possible) for each in symmetries] == [(19, 19), (19, 19)]
 
 
-def test_large_weights_are_told_of_hidden_layers_only():
+def test_large_weights_are_reported_for_hidden_layers_only():
     model = network()
     with torch.no_grad():
         for layer in (model[2], model[4]):
@@ -146,7 +146,7 @@ def test_large_weights_are_told_of_hidden_layers_only():
                 parameter.mul_(7)
     sheet = sheet_of(model, network())
     assert [text.split(":")[0] for text in sheet.findings] == ["2"]
-    assert "7 times as long" in sheet.findings[0]
+    assert "7 times that at initialisation" in sheet.findings[0]
 
 
 def test_no_symmetry_where_something_else_reads_the_layer():
@@ -162,7 +162,7 @@ def test_no_symmetry_where_something_else_reads_the_layer():
     assert [each.symmetry for each in sheet_of(Residual()).layers] == [None] * 4
 
 
-def test_attention_has_its_directions():
+def test_attention_has_directions():
     class Attending(nn.Module):
         def __init__(self):
             super().__init__()
@@ -195,7 +195,7 @@ def test_convolutions_count_channels_and_positions():
     assert sheet.layers[0].symmetry.possible == 4
 
 
-def test_given_hidden_layers_replace_those_that_are_found():
+def test_given_hidden_layers_replace_those_found():
     sheet = measure_sheet(network(), PROBE, layers=["3"])
     assert [(each.layer, each.measures is None) for each in sheet.layers] == [
         ("0", True),
@@ -204,18 +204,22 @@ def test_given_hidden_layers_replace_those_that_are_found():
     ]
 
 
-def test_too_few_rows_are_told():
+def test_too_few_rows_are_noted():
     sheet = measure_sheet(network(), (PROBE[0][:10],), network())
     assert any("10 rows" in note and "20 units" in note for note in sheet.notes)
     alone = measure_sheet(network(), PROBE)
     assert any("no freshly initialised network" in note for note in alone.notes)
 
 
-def test_repeated_rows_are_told():
-    """6 different rows, 8 times each, for layers of 20 units."""
+def test_repeated_rows_are_noted():
+    """Repeat 6 distinct rows 8 times each, for layers of 20 units."""
     sheet = measure_sheet(network(), (PROBE[0][:6].repeat(8, 1),), network())
-    assert [note for note in sheet.notes if "48 rows of the probe only 6 are different" in note]
-    pairs = (PROBE[0][:25].repeat(2, 1),)  # 25 of 50: more than there are units
+    assert [
+        note
+        for note in sheet.notes
+        if "Only 6 of the 48 rows of the probe batch are distinct" in note
+    ]
+    pairs = (PROBE[0][:25].repeat(2, 1),)  # 25 distinct rows of 50: more than units
     assert measure_sheet(network(), pairs, network()).notes == ()
 
 
@@ -231,14 +235,16 @@ def test_rows_differ_if_any_argument_does(dtype):
 
     same, other = torch.ones(30, 6, dtype=dtype), torch.arange(30)[:, None] % 4
     sheet = measure_sheet(Two(), (same, {"y": other}))
-    assert any("30 rows of the probe only 4 are different" in note for note in sheet.notes)
+    assert any(
+        "Only 4 of the 30 rows of the probe batch are distinct" in note for note in sheet.notes
+    )
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"), [(0, "has 0 rows"), (1, "has 1 rows"), (9, "The 9 rows .* are all the same")]
+    ("rows", "message"), [(0, "has 0 rows"), (1, "has 1 rows"), (9, "All 9 rows .* are the same")]
 )
-def test_probes_without_two_different_rows_are_refused(rows, said):
-    with pytest.raises(ValueError, match=rf"{said}.*Give observations that differ"):
+def test_probes_without_two_distinct_rows_are_refused(rows, message):
+    with pytest.raises(ValueError, match=rf"{message}.*Pass observations that differ"):
         measure_sheet(network(), (torch.ones(rows, 6),))
 
 
@@ -249,24 +255,24 @@ def test_evaluation_mode():
     assert measure_sheet(model.train(), PROBE).layers == measure_sheet(model.train(), PROBE).layers
 
 
-def test_bad_probes_and_networks_are_refused():
+def test_invalid_probes_and_networks_are_refused():
     with pytest.raises(
-        ValueError, match=r"does not go through Sequential.*as the network was trained"
+        ValueError, match=r"Sequential fails on the probe batch.*that the network was trained"
     ):
         measure_sheet(network(), (torch.randn(5, 7),))
-    with pytest.raises(ValueError, match="No hidden activation was seen in Linear"):
+    with pytest.raises(ValueError, match="Linear has no hidden activation"):
         measure_sheet(nn.Linear(6, 2), PROBE)
     with pytest.raises(ValueError, match="layer '1'"):
         measure_sheet(network(), (PROBE[0] * math.inf,))
 
 
-def test_wrappers_are_looked_through():
+def test_wrappers_are_transparent():
     model = network()
     assert measure_sheet(nn.DataParallel(model), PROBE) == measure_sheet(model, PROBE)
 
 
 class Tied(nn.Module):
-    """An autoencoder whose decoder is a layer of its own with the encoder's matrix."""
+    """Autoencoder whose decoder is a separate layer with the encoder's matrix."""
 
     def __init__(self):
         super().__init__()
@@ -279,7 +285,7 @@ class Tied(nn.Module):
         return self.decoder(torch.relu(self.encoder(torch.relu(self.first(x)))))
 
 
-def test_tied_weights_are_of_both_layers():
+def test_tied_weights_count_for_both_layers():
     model = Tied()
     sheet = by_name(measure_sheet(model, PROBE, Tied()))
     assert list(sheet) == ["first", "encoder", "decoder"]
@@ -291,7 +297,7 @@ def test_tied_weights_are_of_both_layers():
     assert sheet["first"].weight_norm == pytest.approx(expected, rel=1e-6)
 
 
-def test_weights_tied_by_transposing_them():
+def test_transposed_tied_weights():
     class Transposed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -308,7 +314,7 @@ def test_parametrized_weights_have_their_norm():
     model = network()
     nn.utils.parametrizations.weight_norm(model[2])
     sheet = by_name(sheet_of(model))
-    # the parameters are the magnitudes g and the directions v, beside the bias
+    # the parameters are the magnitudes g, the directions v, and the bias
     own = model[2].parametrizations.weight
     parts = (own.original0, own.original1, model[2].bias)
     expected = math.sqrt(sum(float(p.detach().square().sum()) for p in parts))

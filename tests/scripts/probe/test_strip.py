@@ -1,4 +1,4 @@
-"""Stripped models: against twins that never met this package, and in a process that cannot import it."""
+"""Stripped models: compared with models trained without this package, and in a process without it."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ SYRE = {"regularizer": "syre", "strength": 0.1, "sigma": 0.3}
 
 
 class Masked(stable_baselines3.common.monitor.Monitor):
-    """A CartPole in which both actions are allowed."""
+    """CartPole with an action mask that allows both actions."""
 
     def action_masks(self):
         return np.ones(2, dtype=bool)
@@ -62,13 +62,15 @@ def make(name, kwargs, **settings):
     if name in ("PPO", "TRPO", "RecurrentPPO", "MaskablePPO"):
         settings = {"batch_size": 8} | settings
     if name == "QRDQN":
-        settings |= {"batch_size": 32}  # which its eps follows, and policy_kwargs supposes
+        settings |= {
+            "batch_size": 32
+        }  # its eps depends on it, and policy_kwargs assumes this value
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     return algorithm(name)(policy, environment(name), policy_kwargs=kwargs, **settings)
 
 
 def small(name):
-    # Not SAC and the like alone: an actor's and a critic's networks that differ mix up if misplaced.
+    # Networks of actor and critic that differ, so that swapped states would be noticed.
     return {"net_arch": [5]} | ({"lstm_hidden_size": 3} if name == "RecurrentPPO" else {})
 
 
@@ -106,26 +108,26 @@ def weights(model):
     return dict(model.policy.state_dict())
 
 
-# ---- against twins ----------------------------------------------------------------------------------
+# ---- comparison with plain models -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_model_without_a_regularizer_becomes_its_plain_twin(name, tmp_path):
-    # regularizer="none" trains bit for bit as without this package: so must the stripped one go on.
+def test_model_without_a_regularizer_becomes_the_plain_model(name, tmp_path):
+    # regularizer="none" trains bit for bit as without this package, and so must the stripped model.
     model = make(name, ours(name, regularizer="none")).learn(40)
     model.save(tmp_path / "model")
-    twin = make(name, small(name)).learn(40)
-    twin.save(tmp_path / "twin")
-    assert same(weights(model), weights(twin))
+    plain = make(name, small(name)).learn(40)
+    plain.save(tmp_path / "plain")
+    assert same(weights(model), weights(plain))
     strip(StripOptions(tmp_path / "model.zip"))
-    found, expected = states(tmp_path / "model_stripped.zip"), states(tmp_path / "twin.zip")
+    found, expected = states(tmp_path / "model_stripped.zip"), states(tmp_path / "plain.zip")
     assert found.keys() == expected.keys()
     for member in expected:
         assert expected[member]["state"] or name == "TRPO", member
         assert same(found[member], expected[member]), member
     again = [
         algorithm(name).load(tmp_path / file, env=environment(name), device="cpu")
-        for file in ("model_stripped", "twin")
+        for file in ("model_stripped", "plain")
     ]
     base = torch.optim.RMSprop if name == "A2C" else torch.optim.Adam
     assert again[0].policy_kwargs["optimizer_class"] is base
@@ -173,9 +175,9 @@ def test_other_optimizers_keep_their_settings(base, tmp_path):
     assert group["weight_decay"] == 0
 
 
-def test_bare_form_is_stripped_too(tmp_path):
-    bare = {"optimizer_class": regularized(torch.optim.Adam), "optimizer_kwargs": SYRE}
-    model = make("PPO", bare | small("PPO")).learn(16)
+def test_regularized_optimizer_is_stripped_too(tmp_path):
+    kwargs = {"optimizer_class": regularized(torch.optim.Adam), "optimizer_kwargs": SYRE}
+    model = make("PPO", kwargs | small("PPO")).learn(16)
     model.save(tmp_path / "model")
     strip(StripOptions(tmp_path / "model.zip"))
     again = stable_baselines3.PPO.load(tmp_path / "model_stripped")
@@ -190,10 +192,10 @@ def test_bare_form_is_stripped_too(tmp_path):
 
 
 class OwnOptimizer(torch.optim.Adam):
-    """An optimizer from elsewhere."""
+    """Optimizer of the user."""
 
 
-def test_optimizer_from_elsewhere_is_named(tmp_path):
+def test_custom_optimizer_is_kept_by_reference(tmp_path):
     kwargs = ours("PPO", **SYRE, optimizer_class=OwnOptimizer)
     make("PPO", kwargs).save(tmp_path / "model")
     strip(StripOptions(tmp_path / "model.zip"))
@@ -204,7 +206,7 @@ def test_optimizer_from_elsewhere_is_named(tmp_path):
 
 
 class OwnExtractor(BaseFeaturesExtractor):
-    """A features extractor of the user's."""
+    """Features extractor of the user."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space, 3)
@@ -213,7 +215,7 @@ class OwnExtractor(BaseFeaturesExtractor):
         return observations
 
 
-def test_what_is_the_users_own_stays(tmp_path):
+def test_custom_classes_and_functions_are_kept(tmp_path):
     scale = 2.0
     own = {"features_extractor_class": OwnExtractor, "activation_fn": lambda: nn.Softplus(scale)}
     kwargs = ours("PPO", **SYRE) | own
@@ -261,9 +263,9 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """What each algorithm's model, stripped and not, does where this package is not installed."""
+    """Return the actions of each algorithm's model, original and stripped, without this package installed."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    asked, expected = [], {}
+    cases, expected = [], {}
     for name in ALGORITHMS:
         model = make(name, ours(name, **SYRE)).learn(40)
         model.save(folder / name)
@@ -273,10 +275,10 @@ def elsewhere(tmp_path_factory):
         expected[name] = model.predict(seen, deterministic=True)[0].tolist()
         env = "CartPole-v1" if name == "MaskablePPO" else ENVIRONMENTS[name]
         for file in (folder / f"{name}.zip", folder / f"{name}_stripped.zip"):
-            asked.append((name, str(file), env, seen.tolist()))
+            cases.append((name, str(file), env, seen.tolist()))
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
-        input=json.dumps(asked),
+        input=json.dumps(cases),
         capture_output=True,
         text=True,
         check=True,
@@ -287,9 +289,9 @@ def elsewhere(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_stripped_model_acts_and_learns_where_the_package_is_not(name, elsewhere):
+def test_stripped_model_acts_and_learns_without_the_package(name, elsewhere):
     found, expected = elsewhere
-    assert "No module named 'plasticity'" in found[name]  # before it was stripped
+    assert "No module named 'plasticity'" in found[name]  # of the original model
     actions, steps = found[f"{name}_stripped"]
     assert actions == expected[name]
     assert name == "MaskablePPO" or steps > 40
@@ -310,7 +312,7 @@ def call(*arguments):
     return end.value.code
 
 
-def test_command_says_what_it_wrote(model_file, capsys):
+def test_command_prints_what_it_wrote(model_file, capsys):
     before = model_file.read_bytes()
     assert call(model_file) == 0
     out = capsys.readouterr().out
@@ -320,19 +322,19 @@ def test_command_says_what_it_wrote(model_file, capsys):
     assert model_file.read_bytes() == before
 
 
-def test_nothing_is_overwritten_unless_told(model_file, tmp_path, capsys):
+def test_files_are_overwritten_only_with_force(model_file, tmp_path, capsys):
     out = tmp_path / "out.zip"
     out.write_text("precious")
     assert call(model_file, "--out", out) == 2
-    assert "out.zip is there already" in " ".join(capsys.readouterr().err.split())
+    assert "out.zip already exists" in " ".join(capsys.readouterr().err.split())
     assert out.read_text() == "precious"
     assert call(model_file, "--out", out, "--force") == 0
     assert zipfile.is_zipfile(out)
-    assert call(model_file, "--out", model_file, "--force") == 0  # in its own place
+    assert call(model_file, "--out", model_file, "--force") == 0  # in place
     assert content(model_file) == content(out)
 
 
-def test_failed_write_leaves_the_old_file(model_file, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(model_file, tmp_path, monkeypatch):
     out = tmp_path / "out.zip"
     out.write_text("precious")
 
@@ -345,10 +347,10 @@ def test_failed_write_leaves_the_old_file(model_file, tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.zip", "out.zip"]
 
 
-def test_plain_model_is_told_so(tmp_path, capsys):
+def test_plain_model_is_not_written(tmp_path, capsys):
     make("DQN", small("DQN")).save(tmp_path / "plain")
     assert call(tmp_path / "plain.zip") == 0
-    assert "plain already" in capsys.readouterr().out
+    assert "already plain" in capsys.readouterr().out
     assert [each.name for each in tmp_path.iterdir()] == ["plain.zip"]
     assert strip(StripOptions(tmp_path / "plain.zip")) is None
 
@@ -357,7 +359,7 @@ def test_stripped_model_is_plain(model_file, capsys):
     call(model_file)
     capsys.readouterr()
     assert call(model_file.with_name("model_stripped.zip")) == 0
-    assert "plain already" in capsys.readouterr().out
+    assert "already plain" in capsys.readouterr().out
 
 
 def test_nothing_is_unpickled(model_file, tmp_path):
@@ -428,40 +430,43 @@ def uneven_groups(_, members):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (other_entry, r"cannot do without plasticity: its lr_schedule holds plasticity\.sb3\."),
-        (other_class, r"its policy_kwargs holds .*StripOptions"),
-        (no_pickle, "no whole pickles"),
-        (no_text, "optimizer_kwargs in no plain text"),
+        (
+            other_entry,
+            r"cannot be loaded without plasticity: its lr_schedule contains plasticity\.sb3\.",
+        ),
+        (other_class, r"its policy_kwargs contains .*StripOptions"),
+        (no_pickle, "a pickle in it is not intact"),
+        (no_text, "does not have its optimizer_kwargs in plain text"),
         (other_names, "does not fit the policy"),
         (uneven_groups, "groups with eps 1e-05, 0.5"),
     ],
 )
-def test_what_cannot_be_stripped_is_told(change, said, model_file):
+def test_models_that_cannot_be_stripped_are_refused(change, message, model_file):
     rewritten(model_file, change)
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         strip(StripOptions(model_file))
     assert not model_file.with_name("model_stripped.zip").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nowhere.zip", "There is no file"),
-        ("model", r"There is no file .*model\. There is .*model\.zip"),
+        ("model", r"There is no file .*model\. Did you mean .*model\.zip"),
         (".", "is a folder"),
-        ("text.zip", "no model of Stable-Baselines3"),
+        ("text.zip", "not a model of Stable-Baselines3"),
     ],
 )
-def test_other_files_are_told(name, said, model_file, tmp_path):
+def test_other_files_are_refused(name, message, model_file, tmp_path):
     (tmp_path / "text.zip").write_text("hello")
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(ProbeError, match=message):
         strip(StripOptions(tmp_path / name))
 
 
-def test_help_tells_the_options(capsys):
+def test_help_lists_the_options(capsys):
     assert call("--help") == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for word in ("--out", "--force", "model_stripped.zip", "Nothing in the file is unpickled"):
-        assert word in told
+        assert word in printed

@@ -1,4 +1,4 @@
-"""The report on Slippery-Ant runs that are made up here: figures known beforehand."""
+"""Reports on synthetic Slippery-Ant runs, with known results."""
 
 import html
 import json
@@ -36,7 +36,7 @@ def write_run(root, method, seed, rows, *, episodes=None, planned=None, **config
     """Write a run folder.
 
     Args:
-        rows: By step: the mean return, None for no episode, "diverged", or a whole row.
+        rows: By step: a mean return, None for no episode, "diverged", or a complete row.
         episodes: Pairs of task and return.
     """
     path = root / "slippery-ant" / method / f"seed_{seed}"
@@ -89,15 +89,15 @@ def averages(root, **config):
     return summary(arm, "episode_return", 0.95)["average"]
 
 
-# ---- what settings are compared by ------------------------------------------
+# ---- comparison of settings -------------------------------------------------
 
 
-def test_an_average_passes_over_rows_without_an_episode(tmp_path):
+def test_an_average_skips_rows_without_an_episode(tmp_path):
     write_run(tmp_path, "none", 0, {100: 10.0, 200: None, 300: 40.0})
     assert averages(tmp_path).mean == 25.0  # (10 + 40) / 2
 
 
-def test_an_average_weighs_rows_by_the_steps_that_they_stand_for(tmp_path):
+def test_an_average_weights_rows_by_the_steps_that_they_represent(tmp_path):
     write_run(tmp_path, "none", 0, {100: 10.0, 120: boundary(0, 90.0), 200: 20.0})
     assert averages(tmp_path).mean == 44 / 2  # (100 * 10 + 20 * 90 + 80 * 20) / 200
 
@@ -121,7 +121,7 @@ def test_a_diverged_run_has_no_average(tmp_path):
 
 
 def write_sweep(root):
-    """Strength 0.1 is ahead at the last row, strength 0.2 on average; seeds differ by 2."""
+    """Write runs in which strength 0.1 is best at the last row, and 0.2 on average; seeds differ by 2."""
     for seed in (0, 1):
         for strength, values in {0.1: (10.0, 30.0), 0.2: (60.0, 20.0)}.items():
             rows = {100: values[0] + 2 * seed, 200: values[1] + 2 * seed}
@@ -143,7 +143,7 @@ def test_settings_are_compared_by_the_average_return(tmp_path):
         Cell("41.0", ("[28.3, 53.7]", "(40.0, 42.0)")),
         Cell("+30.5", ("[+24.1, +36.9]", "(+30.0, +31.0)")),
     )
-    (note,) = [note for note in comparison.notes if "stands for it" in note]
+    (note,) = [note for note in comparison.notes if "represents it" in note]
     assert "by episode return averaged over all steps" in note
 
 
@@ -159,11 +159,11 @@ def test_the_map_shows_the_average_return(tmp_path):
     np.testing.assert_allclose(settings.values, [[5.5, 10.5], [6.0, 11.0]])
 
 
-def test_a_critics_settings_are_those_of_methods_that_use_them(tmp_path):
-    for place, strength in enumerate((0.1, 0.2)):
+def test_the_critics_settings_distinguish_only_arms_whose_method_uses_them(tmp_path):
+    for index, strength in enumerate((0.1, 0.2)):
         own = {"critic_strength": strength, "critic_sigma": strength}
         for method in ("none", "weight-decay", "syre"):
-            write_run(tmp_path / str(place), method, 0, {100: 1.0}, **own)
+            write_run(tmp_path / str(index), method, 0, {100: 1.0}, **own)
     assert [arm.label for arm in compared(tmp_path).arms] == [
         "none",
         "weight-decay (critic_strength 0.1)",
@@ -176,18 +176,18 @@ def test_a_critics_settings_are_those_of_methods_that_use_them(tmp_path):
 # ---- rows at changes of friction --------------------------------------------
 
 
-def test_curves_stand_at_the_steps_that_seeds_share(tmp_path):
+def test_curves_are_drawn_at_the_steps_that_seeds_share(tmp_path):
     write_run(tmp_path, "none", 0, {100: 1.0, 130: boundary(0, 9.0), 200: 2.0, 300: 3.0})
     write_run(tmp_path, "none", 1, {100: 1.0, 170: boundary(0, 9.0), 200: 2.0, 300: 3.0})
     (arm,) = compared(tmp_path).arms
     assert arm.positions == (100, 200, 300)
 
 
-def test_one_seeds_changes_are_left_out_too(tmp_path):
+def test_rows_at_friction_changes_are_left_out_for_a_single_seed_too(tmp_path):
     write_run(tmp_path, "none", 0, {100: 1.0, 130: boundary(0, 9.0), 200: boundary(0, 2.0)})
     write_run(tmp_path, "syre", 0, {100: 1.0, 160: boundary(0, 9.0), 200: 2.0})
     comparison = compared(tmp_path)
-    # That at 200 is a change where a row is due anyway.
+    # The change at step 200 coincides with a regular row.
     assert [arm.positions for arm in comparison.arms] == [(100, 200), (100, 200)]
     assert not [note for note in comparison.notes if "where both have" in note]
 
@@ -210,7 +210,7 @@ def test_changes_are_marked(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "marked"), [(MAX_MARKS, True), (MAX_MARKS + 1, False)])
-def test_so_many_changes_that_they_would_touch_are_not_marked(tmp_path, changes, marked):
+def test_changes_too_close_to_tell_apart_are_not_marked(tmp_path, changes, marked):
     write_run(tmp_path, "none", 0, {100: 1.0, 10 * (changes + 1): 1.0}, change_every=10)
     assert bool(change_marks(compared(tmp_path))) == marked
 
@@ -225,7 +225,7 @@ def test_different_schedules_are_not_marked(tmp_path):
 
 
 def write_tasks(root):
-    """Two methods, two seeds; 600 of 700 steps are whole tasks."""
+    """Write runs of two methods and two seeds; 600 of 700 steps are complete tasks."""
     rows = dict.fromkeys((100, 200, 300, 400, 500, 600, 700), 1.0)
     returns = {
         ("none", 0): ([10.0, 20.0], [30.0]),
@@ -243,7 +243,7 @@ def task_rows(root):
     return table.columns, {row[0].text: row[1:] for row in table.rows}
 
 
-def test_the_return_of_each_task_by_hand(tmp_path):
+def test_the_return_of_each_task_computed_by_hand(tmp_path):
     write_tasks(tmp_path)
     columns, rows = task_rows(tmp_path)
     assert columns == ("task", "none", "syre", "syre\nminus none")
@@ -275,7 +275,7 @@ def test_tasks_are_drawn_with_their_differences(tmp_path):
     np.testing.assert_allclose([values for _, values in syre.seeds], [[10, 10], [0, 20]])
 
 
-def test_without_episodes_the_rows_tell_of_tasks(tmp_path):
+def test_without_episodes_task_returns_come_from_the_rows(tmp_path):
     rows = {
         100: {"episode_return": 10.0, "episodes": 3},
         200: None,
@@ -287,7 +287,7 @@ def test_without_episodes_the_rows_tell_of_tasks(tmp_path):
     assert dict(run.task_returns) == {0: 20.0}  # (3 * 10 + 50) / 4
 
 
-def test_a_diverged_run_has_the_tasks_before(tmp_path):
+def test_a_diverged_run_keeps_the_tasks_before(tmp_path):
     episodes = [(0, 1.0), (1, 2.0)]
     rows = {300: 1.0, 600: "diverged"}
     write_run(tmp_path, "none", 0, rows, episodes=episodes, planned=900)
@@ -302,7 +302,7 @@ def test_tasks_that_one_seed_lacks_are_left_out(tmp_path):
     assert rows == {"0": (Cell("2.0", ("[-10.7, 14.7]", "(1.0, 3.0)")),)}
 
 
-def test_image_runs_have_no_tasks_within(tmp_path):
+def test_image_runs_have_no_task_panels(tmp_path):
     path = tmp_path / "seed_0"
     path.mkdir()
     config = {"benchmark": "permuted-digits", "method": "none", "seed": 0, "num_tasks": 2}
@@ -316,7 +316,7 @@ def test_image_runs_have_no_tasks_within(tmp_path):
 # ---- names -------------------------------------------------------------------
 
 
-def test_a_family_stands_for_the_last_hidden_layer_of_each_network():
+def test_a_family_selects_the_last_hidden_layer_of_each_network():
     known = ["episode_return", *(f"effective_rank/{layer}" for layer in LAYERS)]
     expected = ["episode_return", "effective_rank/actor.fc2", "effective_rank/critic.fc2"]
     assert headlines(known) == expected
@@ -335,11 +335,11 @@ def test_a_family_stands_for_the_last_hidden_layer_of_each_network():
         (12_345_678, "12.346 M"),
     ],
 )
-def test_steps_are_written_to_be_read(count, text):
+def test_format_of_step_counts(count, text):
     assert short_count(count) == text
 
 
-def test_kl_is_no_word():
+def test_kl_is_written_in_capitals():
     assert in_words("approximate_kl") == "approximate KL"
 
 
@@ -375,7 +375,7 @@ def write_synthetic(root, method, seed, *, steps=1200, until=None, diverges_at=N
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    """Three methods, two seeds, four frictions; one run diverged, one goes on."""
+    """Return a folder of three methods, two seeds and four frictions; one run diverged, one is unfinished."""
     root = tmp_path_factory.mktemp("runs")
     for method in ("none", "weight-decay", "syre"):
         for seed in range(2):
@@ -419,27 +419,27 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
     ]
     assert "average minus" in printed
     assert max(len(line) for line in printed.splitlines() if "/" not in line) <= 100
-    # No interval is broken in two.
+    # No interval is broken over two lines.
     assert all(line.count("[") == line.count("]") for line in printed.splitlines())
 
 
-def test_what_stands_beside_a_metric_is_none(synthetic):
+def test_positions_and_flags_are_not_metrics(synthetic):
     metrics = compared(synthetic).metrics
     assert metrics[:2] == ("episode_return", "episode_length")
     assert not {"boundary", "friction", "episodes", "step", "task", "diverged"} & set(metrics)
 
 
-def test_frictions_stand_by_seed(synthetic):
+def test_the_friction_table_has_a_column_per_seed(synthetic):
     table = friction_table(compared(synthetic))
     assert table.columns == ("task", "seed 0", "seed 1")
     assert table.rows[3] == (Cell("3"), Cell("0.5"), Cell("1.5"))
 
 
-def test_many_tasks_are_left_to_the_page(tmp_path, capsys):
+def test_many_tasks_are_shown_on_the_page_only(tmp_path, capsys):
     rows = {300: 1.0, 6000: 1.0}
     write_run(tmp_path, "none", 0, rows, episodes=[(task, 1.0) for task in range(20)])
     report(ReportConfig(tmp_path))
-    assert "The return of each of 20 tasks is in report.html." in capsys.readouterr().out
+    assert "The returns of all 20 tasks are in report.html." in capsys.readouterr().out
 
 
 def test_explained_variance_is_not_drawn_below_minus_one(synthetic):
@@ -457,7 +457,7 @@ def test_explained_variance_is_not_drawn_below_minus_one(synthetic):
     assert axes["clip fraction"].lines[-1].get_ydata()[0] == 12.5  # per cent
 
 
-def test_both_ends_of_a_table_of_the_last_step_are_named(synthetic):
+def test_names_give_the_last_step_where_arms_disagree(synthetic):
     comparison = compared(synthetic)
     table = metric_table(comparison, "effective_rank/actor.fc2", comparison.arms, full=False)
     assert table.columns[-1] == "last minus\nweight-decay"

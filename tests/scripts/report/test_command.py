@@ -1,4 +1,4 @@
-"""The report on run folders that are made up here: figures known beforehand."""
+"""Reports on synthetic run folders, with known results."""
 
 import base64
 import html
@@ -21,7 +21,7 @@ MADE_BY = {"versions": {"python": "3.11.4", "torch": "2.13.0"}, "git_commit": "0
 
 
 def write_run(root, method, seed, accuracies, *, tasks=None, metrics=None, **config):
-    """Write a run folder: a row per accuracy; None is a task in which the run diverged."""
+    """Write a run folder with a row per accuracy; None is a task in which the run diverged."""
     path = root / "permuted-digits" / method / f"seed_{seed}"
     path.mkdir(parents=True)
     content = {
@@ -71,7 +71,7 @@ def rows_of(comparison, metric="test_accuracy", *, full=False):
     return {row[0].text: row[1:] for row in table.rows}
 
 
-# ---- figures known beforehand ---------------------------------------------
+# ---- known values ---------------------------------------------------------
 
 
 def write_three_seeds(root):
@@ -83,11 +83,11 @@ def write_three_seeds(root):
     write_run(root, "syre", 2, [0.82, 0.80, 0.60])
 
 
-# The reach of a t interval over seeds a - d, a, a + d is 4.3027 * d / sqrt(3) = 2.484 d; over two
+# The half-width of a t interval over seeds a - d, a, a + d is 4.3027 * d / sqrt(3) = 2.484 d; over two
 # seeds a - d, a + d it is 12.706 d. In parentheses: the bootstrap, with up to three seeds their range.
 
 
-def test_the_table_by_hand(tmp_path):
+def test_a_table_computed_by_hand(tmp_path):
     write_three_seeds(tmp_path)
     rows = rows_of(compared(tmp_path))
     assert rows["syre"] == (
@@ -102,7 +102,7 @@ def test_the_table_by_hand(tmp_path):
     assert rows["weight-decay"][-1] == Cell("baseline")
 
 
-def test_all_differences_by_hand(tmp_path):
+def test_all_differences_computed_by_hand(tmp_path):
     write_three_seeds(tmp_path)
     first, middle, last, average = rows_of(compared(tmp_path), full=True)["syre"][-4:]
     # 80 - 80, 81 - 82, 82 - 84
@@ -113,14 +113,14 @@ def test_all_differences_by_hand(tmp_path):
     assert average == Cell("+7.3", ("[+5.7, +9.0]", "(+6.7, +8.0)"))
 
 
-def test_another_baseline_turns_the_difference(tmp_path):
+def test_swapping_the_baseline_negates_the_difference(tmp_path):
     write_three_seeds(tmp_path)
     rows = rows_of(compared(tmp_path, "syre"))
     assert rows["weight-decay"][-1] == Cell("-15.0", ("[-27.4, -2.6]", "(-20.0, -10.0)"))
     assert rows["syre"][-1] == Cell("baseline")
 
 
-def test_heads_name_the_tasks(tmp_path):
+def test_headings_name_the_tasks(tmp_path):
     write_three_seeds(tmp_path)
     comparison = compared(tmp_path)
     table = metric_table(comparison, "test_accuracy", comparison.arms, full=False)
@@ -139,10 +139,10 @@ def test_one_seed_has_no_interval(tmp_path):
     write_run(tmp_path, "none", 4, [0.5])
     comparison = compared(tmp_path)
     assert rows_of(comparison)["none"][0] == Cell("50.0", ("one seed",))
-    assert any("one seed gives none" in note for note in comparison.notes)
+    assert any("A single seed has none" in note for note in comparison.notes)
 
 
-def test_the_band_of_a_share_ends_where_shares_do(tmp_path):
+def test_the_band_of_a_share_is_clipped_to_0_and_100_per_cent(tmp_path):
     write_run(tmp_path, "none", 0, [0.5, 0.99])
     write_run(tmp_path, "none", 1, [0.1, 0.80])
     (line,) = _panel(compared(tmp_path), "test_accuracy").lines
@@ -156,10 +156,10 @@ def test_notes_say_which_interval_is_which(tmp_path):
     assert brackets.startswith("In brackets: 90 % t intervals")
     assert parentheses.startswith("In parentheses: 90 % percentile bootstrap intervals")
     assert "too narrow with few seeds" in parentheses
-    assert "74, 84 and 90 of 100 cases at 3, 5 and 10 seeds" in parentheses
+    assert "74, 84 and 90 % at 3, 5 and 10 seeds" in parentheses
 
 
-def test_the_baseline_is_weight_decay_or_else_none_or_else_nothing(tmp_path):
+def test_the_default_baseline_is_weight_decay_then_none_then_nothing(tmp_path):
     write_run(tmp_path, "syre", 0, [0.5])
     alone = compared(tmp_path)
     assert alone.baseline is None
@@ -170,10 +170,10 @@ def test_the_baseline_is_weight_decay_or_else_none_or_else_nothing(tmp_path):
     assert compared(tmp_path).baseline.label == "weight-decay"
 
 
-# ---- runs that diverged or go on ---------------------------------------------
+# ---- diverged and unfinished runs ----------------------------------------------
 
 
-def test_a_diverged_run_is_counted_and_left_out_from_there_on(tmp_path):
+def test_a_diverged_run_is_counted_and_left_out_from_its_divergence_on(tmp_path):
     write_run(tmp_path, "none", 0, [0.8, 0.6, 0.4])
     write_run(tmp_path, "none", 1, [0.6, 0.4, 0.2])
     write_run(tmp_path, "none", 2, [0.1, None], tasks=3)
@@ -182,8 +182,8 @@ def test_a_diverged_run_is_counted_and_left_out_from_there_on(tmp_path):
         comparison, "test_accuracy", comparison.arms, full=False
     ).rows
     assert name == Cell("none", ("3 seeds", "1 of 3 diverged"))
-    # (80 + 60 + 10)/3; their deviation is sqrt(1300), the reach 4.3027 * 36.06 / sqrt(3) = 89.6,
-    # and no share lies beyond 0 and 100 %
+    # (80 + 60 + 10)/3; their deviation is sqrt(1300), the half-width 4.3027 * 36.06 / sqrt(3) = 89.6,
+    # and no share lies outside 0 to 100 %
     assert first == Cell("50.0", ("[0.0, 100.0]", "(10.0, 80.0)"))
     assert middle == Cell("50.0", ("[0.0, 100.0]", "(40.0, 60.0)", "2 of 3 seeds"))
     assert last == Cell("30.0", ("[0.0, 100.0]", "(20.0, 40.0)", "2 of 3 seeds"))
@@ -191,7 +191,7 @@ def test_a_diverged_run_is_counted_and_left_out_from_there_on(tmp_path):
     assert any("none, seed 2, diverged at task 1: it is left out" in n for n in comparison.notes)
 
 
-def test_an_arm_that_diverged_wholly_has_no_later_figures(tmp_path):
+def test_an_arm_whose_runs_all_diverged_has_no_later_values(tmp_path):
     write_run(tmp_path, "none", 0, [0.8, None], tasks=5)
     write_run(tmp_path, "weight-decay", 0, [0.8] * 5)
     first, middle, last, average, _ = rows_of(compared(tmp_path))["none"]
@@ -216,7 +216,7 @@ def test_an_unfinished_run_shortens_its_arm(tmp_path):
     assert any("where both have rows: 2 is the last" in note for note in comparison.notes)
 
 
-def test_a_run_without_a_row_is_left_out_and_said_so(tmp_path):
+def test_a_run_without_a_row_is_left_out_and_noted(tmp_path):
     write_run(tmp_path, "none", 0, [0.5, 0.5])
     write_run(tmp_path, "none", 1, [], tasks=2)
     write_run(tmp_path, "syre", 0, [], tasks=2)
@@ -242,7 +242,7 @@ def test_the_command_continues_all_unfinished_seeds_of_an_arm(tmp_path):
 
 
 def write_sweep(root):
-    """Accuracy of syre: 0.5 + strength * 10 + sigma * 0.1, so that (0.02, 1) is the best."""
+    """Write runs of syre, of accuracy 0.5 + strength * 10 + sigma * 0.1, and of other methods."""
     for strength in (0.01, 0.02):
         for sigma in (0.1, 1.0):
             setting = root / f"strength_{strength}_sigma_{sigma}"
@@ -257,7 +257,7 @@ def write_sweep(root):
             )
 
 
-def test_settings_without_meaning_to_a_method_set_nothing_apart(tmp_path):
+def test_settings_that_a_method_does_not_use_do_not_distinguish_arms(tmp_path):
     write_sweep(tmp_path)
     arms, notes = gather(find_runs(tmp_path))
     assert [arm.label for arm in arms] == [
@@ -269,7 +269,7 @@ def test_settings_without_meaning_to_a_method_set_nothing_apart(tmp_path):
         "syre (strength 0.02, sigma 0.1)",
         "syre (strength 0.02, sigma 1)",
     ]
-    assert notes == ["none: 6 folders repeat a run that is counted already."]
+    assert notes == ["none: 6 folders repeat a run that is already counted."]
     assert [run.seed for run in arms[0].runs] == [0, 1]
 
 
@@ -296,7 +296,7 @@ def test_the_map_holds_every_setting(tmp_path):
     np.testing.assert_allclose([value for _, value in settings.references], [40, 60])
 
 
-def test_the_best_setting_is_a_finished_one_in_which_no_run_diverged(tmp_path):
+def test_the_best_setting_is_a_finished_one_without_a_diverged_run(tmp_path):
     write_run(tmp_path / "a", "syre", 0, [0.9], tasks=2, sigma=0.1)  # ahead, but early
     write_run(tmp_path / "b", "syre", 0, [0.9, None], sigma=0.2)
     write_run(tmp_path / "b", "syre", 1, [0.9, 0.9], sigma=0.2)
@@ -304,14 +304,14 @@ def test_the_best_setting_is_a_finished_one_in_which_no_run_diverged(tmp_path):
     assert [arm.label for arm in compared(tmp_path).chosen] == ["syre (sigma 0.3)"]
 
 
-def test_other_settings_set_arms_apart_too(tmp_path):
+def test_other_settings_distinguish_arms_too(tmp_path):
     write_run(tmp_path / "a", "none", 0, [0.5], learning_rate=0.1)
     write_run(tmp_path / "b", "none", 0, [0.6], learning_rate=0.2)
     labels = [arm.label for arm in compared(tmp_path).arms]
     assert labels == ["none (learning_rate 0.1)", "none (learning_rate 0.2)"]
 
 
-def test_folders_that_contradict_each_other_are_named(tmp_path):
+def test_folders_with_different_results_of_the_same_run_are_named(tmp_path):
     first = write_run(tmp_path / "a", "none", 0, [0.5])
     second = write_run(tmp_path / "b", "none", 0, [0.6])
     with pytest.raises(ValueError, match="hold the same method, settings and seed") as caught:
@@ -324,7 +324,7 @@ def test_folders_that_contradict_each_other_are_named(tmp_path):
 
 
 class Page(HTMLParser):
-    """What a page loads, and whether its tags are closed."""
+    """Parser that collects the resources and texts of a page, and checks that its tags are closed."""
 
     def __init__(self):
         super().__init__()
@@ -351,7 +351,7 @@ def read_page(path):
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    """Four methods, three seeds, fifty tasks; one run diverged, one goes on."""
+    """Return a folder of four methods, three seeds and fifty tasks; one run diverged, one is unfinished."""
     root = tmp_path_factory.mktemp("runs")
     decays = {"none": 0.25, "weight-decay": 0.12, "syre": 0.02, "l2-init": 0.05}
     for method, decay in decays.items():
@@ -376,9 +376,9 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
         "permuted-digits_norms.png",
     ]
     page = read_page(written[0])
-    # Nothing is loaded from anywhere: every figure is inside, byte for byte the file beside it.
+    # Nothing is loaded from elsewhere: every figure is embedded, byte for byte equal to its file.
     text = re.sub(r'src="data:[^"]*"', "", written[0].read_text(encoding="utf-8"))
-    assert "http" not in text  # four letters of a picture's may well be
+    assert "http" not in text  # the data of a picture may contain these letters
     inside = [
         base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.sources
     ]
@@ -403,7 +403,7 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
 
 
 def test_the_same_runs_give_the_same_files(tmp_path):
-    for seed in range(8):  # so many that resamples are drawn
+    for seed in range(8):  # enough that resamples are drawn
         write_run(tmp_path / "runs", "none", seed, [0.5 + 0.01 * seed**2, 0.4])
     once = report(ReportConfig(tmp_path / "runs", out=tmp_path / "once"))
     again = report(ReportConfig(tmp_path / "runs", out=tmp_path / "again"))
@@ -435,7 +435,7 @@ def test_names_from_the_folders_are_escaped(tmp_path):
     assert html.escape("<b>&") in content
 
 
-def test_metrics_in_place_of_the_headline_ones(tmp_path, capsys):
+def test_metrics_instead_of_the_headline_ones(tmp_path, capsys):
     write_synthetic(tmp_path, "none", 0, tasks=2, decay=0.1)
     report(ReportConfig(tmp_path, metrics=("approximate_rank", "weight_norm/total")))
     printed = capsys.readouterr().out
@@ -497,16 +497,16 @@ def test_unknown_names_suggest_the_nearest(synthetic, tmp_path, options, message
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_that_have_not_begun_are_said_so(tmp_path):
+def test_runs_without_any_row_are_refused(tmp_path):
     write_run(tmp_path, "none", 0, [], tasks=3)
     with pytest.raises(ValueError, match="No run of permuted-digits has a row"):
         report(ReportConfig(tmp_path))
 
 
-def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     write_run(tmp_path / "runs", "none", 0, [0.5])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="give --out a folder that you may write to"):
+    with pytest.raises(ValueError, match="pass --out a folder that you can write to"):
         report(ReportConfig(tmp_path / "runs", out=tmp_path / "file" / "below"))
 
 

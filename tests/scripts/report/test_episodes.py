@@ -1,4 +1,4 @@
-"""Returns per task, from files of episodes: whole, going on, and broken."""
+"""Returns per task from files of episodes: complete, growing, and broken."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_each_task_has_the_mean_of_its_episodes(tmp_path):
     assert task_means(read_episodes(file)) == {0: 30.0, 1: 5.0}
 
 
-def test_rows_of_a_run_weigh_as_much_as_their_episodes():
+def test_rows_of_a_run_are_weighted_by_their_episodes():
     rows = [
         {"task": 0, "episode_return": 10.0, "episodes": 3},
         {"task": 0, "episode_return": 50.0, "episodes": 1},
@@ -43,14 +43,14 @@ def test_rows_of_a_run_weigh_as_much_as_their_episodes():
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1e6, 1e6), st.integers(0, 5)), min_size=1))
 def test_rows_and_episodes_agree(groups):
-    """`count` episodes of the same return, one by one or in one row."""
+    """Check n episodes of the same return, in n rows or in one."""
     rows = [{"task": t, "episode_return": value, "episodes": n} for t, value, n in groups]
     single = [{"task": t, "episode_return": value} for t, value, n in groups for _ in range(n)]
     assert task_means(rows) == pytest.approx(task_means(single), rel=1e-9, abs=1e-6)
 
 
 @pytest.mark.parametrize("keep", range(len(line(1, 5.0))))
-def test_a_half_written_last_line_is_left_out(tmp_path, keep):
+def test_an_incomplete_last_line_is_left_out(tmp_path, keep):
     file = write(tmp_path, line(0, 1.0), line(1, 5.0)[:keep])
     assert task_means(read_episodes(file)) == {0: 1.0}
 
@@ -59,8 +59,8 @@ def test_a_half_written_last_line_is_left_out(tmp_path, keep):
     ("broken", "message"),
     [
         ('{"task": 1,\n', "line 2, is not JSON"),
-        ("[1]\n", "line 2: 'task' must be a whole number, not None"),
-        ('{"task": true}\n', "line 2: 'task' must be a whole number, not True"),
+        ("[1]\n", "line 2: 'task' must be an integer, not None"),
+        ('{"task": true}\n', "line 2: 'task' must be an integer, not True"),
         (
             '{"task": 1, "episode_return": "5"}\n',
             "line 2: 'episode_return' must be a number or null, not '5'",

@@ -1,4 +1,4 @@
-"""What is drawn is what was given; files are PNG, and the same every time."""
+"""Figures: the data drawn, and files that are PNG and reproducible."""
 
 import matplotlib as mpl
 import numpy as np
@@ -56,7 +56,7 @@ def test_a_seed_that_diverged_ends_in_a_cross():
     assert [(line.get_xdata().item(), line.get_ydata().item()) for line in crosses] == [(2, 70)]
 
 
-def test_ranks_start_at_zero_and_shares_end_at_a_hundred():
+def test_axes_can_start_at_zero_and_end_above_the_largest_possible_value():
     (axes,) = panels_figure([[make_panel(from_zero=True)]], "task").axes
     assert axes.get_ylim()[0] == 0
     full = Line("none", 0, *(np.full(3, 100.0) for _ in range(4)), seeds=(), diverged=())
@@ -64,14 +64,14 @@ def test_ranks_start_at_zero_and_shares_end_at_a_hundred():
     assert axes.get_ylim()[1] == pytest.approx(103.0)
 
 
-def test_an_axis_has_a_bottom_and_does_not_reach_for_it():
+def test_the_bottom_limits_an_axis_without_extending_it():
     (axes,) = panels_figure([[make_panel(bottom=45.0)]], "task").axes
     assert axes.get_ylim()[0] == 45
     (axes,) = panels_figure([[make_panel(bottom=-1000.0)]], "task").axes
     assert axes.get_ylim()[0] > 0
 
 
-def test_marks_are_vertical_lines_behind_all_others():
+def test_marks_are_vertical_lines_behind_the_others():
     (axes,) = panels_figure([[make_panel(marks=(2.0, 4.0))]], "task").axes
     first, second, *others = axes.lines
     assert (list(first.get_xdata()), list(second.get_xdata())) == ([2, 2], [4, 4])
@@ -79,7 +79,7 @@ def test_marks_are_vertical_lines_behind_all_others():
     assert not any(line.get_visible() for line in axes.get_xgridlines())
 
 
-def test_steps_are_marked_in_thousands_and_millions():
+def test_steps_are_labelled_in_thousands_and_millions():
     steps = np.linspace(0, 2e6, 5)
     line = Line("none", 0, steps, steps, steps, steps, seeds=(), diverged=())
     figure = panels_figure([[make_panel(line)]], "step")
@@ -89,7 +89,7 @@ def test_steps_are_marked_in_thousands_and_millions():
     assert texts[1:-1] == ["0", "500 k", "1 M", "1.5 M", "2 M"]
 
 
-def test_values_of_zero_have_axes_of_some_height():
+def test_values_of_zero_have_axes_of_positive_height():
     zeros = np.zeros(3)
     line = Line("none", 0, np.arange(3.0), zeros, zeros, zeros, seeds=(), diverged=())
     (axes,) = panels_figure([[make_panel(line, from_zero=True)]], "task").axes
@@ -118,19 +118,19 @@ def test_a_grid_has_one_legend_and_labels_below_each_column():
     figure = panels_figure(rows, "task")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["none", "syre"]
-    # The second column ends in the first row.
+    # The first row is the last of the second column.
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "task", "task"]
 
 
 def test_lines_differ_in_colour_dash_and_marker():
     colours, dashes, markers = zip(*STYLES, strict=True)
     assert len(set(colours)) == len({str(dash) for dash in dashes}) == len(set(markers))
-    # In grey print, too, they are not all alike: the luminances of the first four lie apart.
+    # Greyscale: the luminances of the first three differ clearly.
     luminance = sorted(np.dot(to_rgb(c), [0.2126, 0.7152, 0.0722]) for c in colours[:3])
     assert min(np.diff(luminance)) > 0.1
 
 
-def test_more_lines_than_styles_come_round_again():
+def test_styles_repeat_after_the_last():
     line = make_line(style=len(STYLES))
     (axes,) = panels_figure([[make_panel(line)]], "task").axes
     assert axes.lines[-1].get_color() == STYLES[0][0]
@@ -159,7 +159,7 @@ def make_map(**changes):
     return SettingsMap(**{**given, **changes})
 
 
-def test_a_map_names_its_cells_and_its_references():
+def test_a_map_labels_its_cells_and_references():
     figure = map_figure(make_map())
     axes, beside, _ = figure.axes
     texts = {text.get_text() for text in axes.texts}
@@ -174,7 +174,7 @@ def test_a_map_names_its_cells_and_its_references():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["0.001", "0.01"]
 
 
-def test_a_map_outlines_the_best_and_shares_one_scale():
+def test_a_map_outlines_the_best_cell_and_shares_its_scale_with_the_references():
     axes, beside, _ = map_figure(make_map()).axes
     (outline,) = axes.patches
     # The middle of column 1, row 0.
@@ -183,7 +183,7 @@ def test_a_map_outlines_the_best_and_shares_one_scale():
     assert axes.images[0].get_clim() == beside.images[0].get_clim() == (55.0, 90.0)
 
 
-def test_text_in_a_map_is_readable_on_its_cell():
+def test_text_in_a_map_contrasts_with_its_cell():
     axes = map_figure(make_map()).axes[0]
     colours = {text.get_text(): text.get_color() for text in axes.texts}
     assert colours["90.0"] == "black"  # on yellow
@@ -194,14 +194,14 @@ def test_a_map_of_equal_values_without_references_can_be_drawn():
     assert to_png(map_figure(make_map(values=np.full((2, 3), 50.0), references=())))
 
 
-def test_nothing_to_draw_is_refused():
+def test_figures_without_data_are_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         panels_figure([], "task")
     with pytest.raises(ValueError, match="at least one cell"):
         map_figure(make_map(values=np.full((2, 3), np.nan)))
 
 
-def test_files_are_png_the_same_every_time_and_settings_stay_as_they_were():
+def test_files_are_reproducible_png_and_leave_the_settings_unchanged():
     before = dict(mpl.rcParams)
     first, second = (to_png(panels_figure([[make_panel()]], "task")) for _ in range(2))
     assert first == second

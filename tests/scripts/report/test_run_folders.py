@@ -1,4 +1,4 @@
-"""Reading run folders, whole, cut off and broken."""
+"""Reader of run folders: complete, cut off and broken ones."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_a_run_without_a_row_is_unfinished(tmp_path):
     assert (run.rows, run.finished) == ((), False)
 
 
-def test_a_diverged_run_is_finished_and_has_no_values_from_there_on(tmp_path):
+def test_a_diverged_run_is_finished_and_has_no_later_values(tmp_path):
     run = read_run(write(tmp_path, [row(0), row(1, train_loss=None, diverged=True)], num_tasks=9))
     assert (run.diverged_at, run.finished) == (1, True)
     assert run.value("test_accuracy", 0) == 0.5
@@ -59,13 +59,13 @@ def test_a_diverged_run_is_finished_and_has_no_values_from_there_on(tmp_path):
 
 
 @pytest.mark.parametrize("number", ["null", "NaN", "Infinity"])
-def test_what_is_not_finite_is_no_value(tmp_path, number):
+def test_values_that_are_not_finite_are_none(tmp_path, number):
     run = read_run(write(tmp_path, [f'{{"task": 0, "train_loss": {number}}}']))
     assert run.value("train_loss", 0) is None
 
 
 @pytest.mark.parametrize("keep", range(1, len(row(2)) - 1))
-def test_a_half_written_last_line_is_left_out(tmp_path, keep):
+def test_an_incomplete_last_line_is_left_out(tmp_path, keep):
     path = write(tmp_path, [row(0), row(1)])
     with (path / "metrics.jsonl").open("a") as file:
         file.write(row(2)[:keep])
@@ -74,21 +74,21 @@ def test_a_half_written_last_line_is_left_out(tmp_path, keep):
     assert run.half_written
 
 
-def test_a_line_cut_within_a_character_is_half_written(tmp_path):
+def test_a_last_line_cut_within_a_character_is_incomplete(tmp_path):
     path = write(tmp_path, [row(0)])
     with (path / "metrics.jsonl").open("ab") as file:
         file.write('{"task": 1, "naïve'.encode()[:-3])
     assert read_run(path).half_written
 
 
-def test_a_whole_last_line_without_its_newline_counts(tmp_path):
+def test_a_complete_last_line_without_its_newline_counts(tmp_path):
     path = write(tmp_path, [row(0)])
     file = path / "metrics.jsonl"
     file.write_text(file.read_text().rstrip("\n"))
     assert len(read_run(path).rows) == 1
 
 
-def test_rows_with_steps_are_placed_by_them(tmp_path):
+def test_rows_with_steps_have_steps_as_positions(tmp_path):
     rows = [row(0, step=100), row(0, step=200), row(1, step=300)]
     run = read_run(write(tmp_path, rows, num_steps=300))
     assert run.axis == "step"
@@ -103,9 +103,9 @@ def test_rows_with_steps_are_placed_by_them(tmp_path):
     [
         ('{"task": 1, "test', "line 2, is not JSON"),
         ("[1, 2]", "line 2: expected a JSON object, not [1, 2]"),
-        ('{"test_accuracy": 1}', "line 2: 'task' must be a whole number from 0, not None"),
-        ('{"task": true}', "line 2: 'task' must be a whole number from 0, not True"),
-        ('{"task": -1}', "line 2: 'task' must be a whole number from 0, not -1"),
+        ('{"test_accuracy": 1}', "line 2: 'task' must be an integer of at least 0, not None"),
+        ('{"task": true}', "line 2: 'task' must be an integer of at least 0, not True"),
+        ('{"task": -1}', "line 2: 'task' must be an integer of at least 0, not -1"),
         ('{"task": 1, "note": "x"}', "line 2: 'note' must be a number or null, not 'x'"),
         ('{"task": 0}', "line 2: task 0 comes after task 0"),
     ],
@@ -116,7 +116,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, broken, message):
         read_run(path)
 
 
-def test_a_row_without_the_others_step_is_named(tmp_path):
+def test_a_row_without_the_step_of_the_others_is_named(tmp_path):
     path = write(tmp_path, [row(0, step=1), row(1)], num_steps=2)
     with pytest.raises(ValueError, match="line 2: 'step' is missing"):
         read_run(path)
@@ -124,7 +124,7 @@ def test_a_row_without_the_others_step_is_named(tmp_path):
 
 def test_a_configuration_without_its_length_is_named(tmp_path):
     run = read_run(write(tmp_path, [row(0)], num_tasks=None))
-    with pytest.raises(ValueError, match=r"config\.json has num_tasks=None: expected the whole"):
+    with pytest.raises(ValueError, match=r"config\.json has num_tasks=None: expected the planned"):
         _ = run.finished
 
 
@@ -134,7 +134,7 @@ def test_a_configuration_without_its_length_is_named(tmp_path):
         ("{", "is not JSON"),
         ("[]", "lacks benchmark, method, seed"),
         ('{"benchmark": "b", "method": "m"}', "lacks seed"),
-        ('{"benchmark": "b", "method": "m", "seed": "1"}', "seed must be a whole number"),
+        ('{"benchmark": "b", "method": "m", "seed": "1"}', "seed must be an integer"),
     ],
 )
 def test_a_broken_configuration_is_named(tmp_path, content, message):
@@ -152,13 +152,13 @@ def test_runs_are_found_at_any_depth(tmp_path):
     assert [run.seed for run in find_runs(deep / "seed_2")] == [2]
 
 
-def test_an_empty_folder_says_what_was_looked_for_and_how_runs_are_made(tmp_path):
+def test_an_empty_folder_says_what_was_looked_for_and_how_to_create_runs(tmp_path):
     with pytest.raises(ValueError, match=r"No runs in .*looked for a config\.json") as caught:
         find_runs(tmp_path)
     assert f"plasticity run permuted-digits --out {tmp_path}" in str(caught.value)
 
 
-def test_no_folder_is_said_so(tmp_path):
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not exist: expected a folder of runs"):
         find_runs(tmp_path / "missing")
     Path(tmp_path / "file").write_text("")
@@ -166,7 +166,7 @@ def test_no_folder_is_said_so(tmp_path):
         find_runs(tmp_path / "file")
 
 
-def test_a_change_of_friction_past_the_end_finishes_no_run(tmp_path):
+def test_a_friction_change_past_the_end_does_not_finish_a_run(tmp_path):
     rows = [row(0, step=200), row(0, step=310, boundary=True)]
     assert not read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished
     rows.append(row(1, step=400))

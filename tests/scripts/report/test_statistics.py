@@ -1,4 +1,4 @@
-"""Intervals against closed forms, scipy and resamples that were counted by hand."""
+"""Intervals against closed forms, scipy and resamples counted by hand."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def test_one_seed_has_no_interval_and_none_has_no_mean():
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
 def test_t_of_two_and_three_seeds_by_closed_forms(confidence):
     # With one degree of freedom t is Cauchy: its quantile is tan(pi * confidence / 2). Of 0 and 2:
-    # mean 1, deviation sqrt(2), so that the reach is t * sqrt(2) / sqrt(2) = t.
+    # mean 1, deviation sqrt(2), so that the half-width is t * sqrt(2) / sqrt(2) = t.
     t = math.tan(math.pi * confidence / 2)
     assert estimate([0.0, 2.0], confidence).t == pytest.approx((1 - t, 1 + t), rel=1e-9)
     # With two: confidence * sqrt(2 / (1 - confidence^2)). Of 0, 3, 9: mean 4, deviation sqrt(21).
@@ -34,7 +34,7 @@ def test_t_of_two_and_three_seeds_by_closed_forms(confidence):
 
 
 def test_t_of_three_seeds_from_a_printed_table():
-    # t(2; 0.975) = 4.303 (any table of Student's t); of -1, 0, 1: deviation 1, reach 4.303 / sqrt(3)
+    # t(2; 0.975) = 4.303 (any table of Student's t); of -1, 0, 1: deviation 1, half-width 4.303 / sqrt(3)
     assert estimate([-1.0, 0.0, 1.0]).t == pytest.approx((-2.484, 2.484), abs=1e-3)
 
 
@@ -49,7 +49,7 @@ def test_t_agrees_with_scipy(count, confidence):
 
 
 @pytest.mark.parametrize("count", [3, 5, 10])
-def test_t_holds_the_mean_as_often_as_it_says(count):
+def test_the_coverage_of_the_t_interval_is_its_confidence(count):
     # 20 000 samples of a standard normal: the share is 95 % +- 0.15 % (one sigma).
     values = np.random.default_rng(1).normal(size=(count, 20_000))
     _, low, high = bands(values, 0.95)
@@ -57,7 +57,7 @@ def test_t_holds_the_mean_as_often_as_it_says(count):
 
 
 @pytest.mark.parametrize(("count", "share"), [(3, 0.74), (5, 0.84), (10, 0.90)])
-def test_the_bootstrap_holds_it_less_often_as_reports_say(count, share):
+def test_the_bootstrap_has_the_lower_coverage_that_reports_state(count, share):
     # 1000 samples: +- 1.4 % (one sigma) at 74 %
     generator = np.random.default_rng(2)
     ends = np.array([estimate(generator.normal(size=count)).bootstrap for _ in range(1000)])
@@ -74,13 +74,13 @@ def test_three_seeds_counted_by_hand():
     assert estimate([0.0, 3.0, 9.0], 0.9).bootstrap == (1.0, 7.0)
 
 
-def test_a_tail_that_is_met_exactly_belongs_to_both_ends():
-    # Of 0, 1: means 0, 0.5, 1 with chances 1/4, 1/2, 1/4; at 50 % a tail is 1/4.
+def test_a_mean_exactly_at_the_tail_is_an_end():
+    # Of 0, 1: means 0, 0.5, 1 with probabilities 1/4, 1/2, 1/4; at 50 % a tail is 1/4.
     assert estimate([0.0, 1.0], 0.5).bootstrap == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("count", [4, 5, 6])
-def test_few_seeds_are_the_quantiles_of_every_resample(count):
+def test_few_seeds_give_the_quantiles_of_all_resamples(count):
     values = np.random.default_rng(count).normal(size=count)
     means = np.sort([np.mean(chosen) for chosen in itertools.product(values, repeat=count)])
     tail = math.ceil(0.025 * len(means)) - 1  # the first mean with 2.5 % at or beyond it
@@ -95,14 +95,14 @@ def test_many_seeds_agree_with_scipy(count):
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=1
     )
     low, high = estimate(values.tolist()).bootstrap
-    # Both draw: an end is off by a few per cent of the interval's width.
+    # Both sample: an end is off by a few per cent of the interval's width.
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     np.testing.assert_allclose(low, theirs.confidence_interval.low, atol=0.05 * width)
     np.testing.assert_allclose(high, theirs.confidence_interval.high, atol=0.05 * width)
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 20])
-def test_equal_values_have_an_interval_of_no_width(count):
+def test_equal_values_have_an_interval_of_zero_width(count):
     assert estimate([0.1] * count) == Estimate(0.1, count, (0.1, 0.1), (0.1, 0.1))
 
 
@@ -114,7 +114,7 @@ def test_the_order_of_seeds_does_not_matter(values, random):
 
 
 @given(samples, st.floats(0.5, 0.99))
-def test_ends_widen_with_confidence_and_those_of_the_bootstrap_lie_within_the_values(
+def test_intervals_widen_with_confidence_and_the_bootstrap_stays_within_the_values(
     values, confidence
 ):
     narrow, wide = estimate(values, confidence), estimate(values, 0.99)
@@ -125,7 +125,7 @@ def test_ends_widen_with_confidence_and_those_of_the_bootstrap_lie_within_the_va
 
 
 @given(st.lists(numbers, min_size=2, max_size=7), st.floats(-100, 100), st.floats(0.1, 10))
-def test_shifting_and_scaling_the_values_does_so_to_the_interval(values, shift, factor):
+def test_shifting_and_scaling_the_values_shifts_and_scales_the_interval(values, shift, factor):
     found = estimate(values)
     moved = estimate([factor * value + shift for value in values])
     turned = estimate([-value for value in values])
@@ -136,7 +136,7 @@ def test_shifting_and_scaling_the_values_does_so_to_the_interval(values, shift, 
     np.testing.assert_allclose(np.negative(back), ends, rtol=1e-9, atol=1e-9)
 
 
-def test_the_same_values_give_the_same_interval_again():
+def test_estimates_are_deterministic():
     values = np.random.default_rng(0).normal(size=20).tolist()
     assert estimate(values) == estimate(values)
 
@@ -154,10 +154,10 @@ def test_bands_are_estimates_of_each_column():
     assert np.isnan([low[2], high[2], mean[3], low[3], high[3]]).all()
 
 
-def test_paired_differences_by_hand():
+def test_paired_differences_computed_by_hand():
     ours = {0: 0.9, 1: 0.7, 2: 0.5, 3: None}
     theirs = {0: 0.8, 1: 0.5, 2: 0.2, 4: 0.1, 3: 0.3}
-    # 0.1, 0.2, 0.3 of seeds 0, 1, 2; seeds 3 and 4 have only one side. The range is the bootstrap's.
+    # 0.1, 0.2, 0.3 of seeds 0, 1, 2; seeds 3 and 4 have only one side. The bootstrap gives the range.
     found = paired_estimate(ours, theirs)
     np.testing.assert_allclose([found.mean, *found.bootstrap], [0.2, 0.1, 0.3])
     theirs_t = scipy.stats.ttest_rel([0.9, 0.7, 0.5], [0.8, 0.5, 0.2]).confidence_interval()
@@ -165,7 +165,7 @@ def test_paired_differences_by_hand():
     assert found.count == 3
 
 
-def test_what_a_seed_does_to_both_cancels_out():
+def test_effects_of_the_seed_on_both_cancel_out():
     seeds = np.random.default_rng(0).normal(scale=10, size=5)
     ours = {i: float(value) + 1.0 for i, value in enumerate(seeds)}
     theirs = {i: float(value) for i, value in enumerate(seeds)}
@@ -173,7 +173,7 @@ def test_what_a_seed_does_to_both_cancels_out():
     np.testing.assert_allclose(found.t, [1.0, 1.0])
 
 
-def test_no_common_seed_gives_nothing():
+def test_without_a_common_seed_there_is_no_estimate():
     assert paired_estimate({0: 1.0}, {1: 1.0}) is None
 
 

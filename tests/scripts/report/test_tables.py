@@ -1,4 +1,4 @@
-"""How figures of a table are written."""
+"""Format of the values in a table."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from plasticity.scripts.report.tables import Cell, estimate_cell, format_values
         ([-0.12345], "train_loss", True, ["-0.123"]),
     ],
 )
-def test_figures_are_written_to_be_read(values, metric, signed, texts):
+def test_format_of_values(values, metric, signed, texts):
     assert format_values(values, metric, signed=signed) == texts
 
 
@@ -36,11 +36,11 @@ def test_figures_are_written_to_be_read(values, metric, signed, texts):
         ),
     ],
 )
-def test_a_mean_says_how_far_it_can_be_trusted(found, cell):
+def test_a_mean_has_its_intervals_and_number_of_seeds(found, cell):
     assert estimate_cell(found, "episode_return", 3) == cell
 
 
-def test_the_interval_of_a_share_ends_where_shares_do():
+def test_the_interval_of_a_share_is_clipped_to_0_and_100_per_cent():
     found = Estimate(0.9, 3, (0.7, 1.1), (0.8, 1.0))
     assert estimate_cell(found, "test_accuracy", 3) == Cell(
         "90.0", ("[70.0, 100.0]", "(80.0, 100.0)")

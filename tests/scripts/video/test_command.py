@@ -1,4 +1,4 @@
-"""Watching a run: which policy plays where, what is written, and what is refused."""
+"""Videos of a run: the policy and the friction used, the files written, and errors."""
 
 import json
 from types import SimpleNamespace
@@ -13,16 +13,16 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.agent import PPOConfig
 from plasticity.scripts.config.run_config import AntRunConfig
 from plasticity.scripts.main import main
-from plasticity.scripts.video import command as module
+from plasticity.scripts.video import command
 from plasticity.scripts.video.command import (
     VIEWS,
     TrainedPolicy,
+    VideoConfig,
     View,
-    WatchConfig,
     bullet_speed,
     mujoco_speed,
     play,
-    watch,
+    video,
 )
 from plasticity.seeds import child_seed
 from plasticity.tasks import (
@@ -79,7 +79,7 @@ def layer(policy, name, inputs):
     return weight @ inputs + bias
 
 
-def test_the_mean_action_by_hand():
+def test_the_mean_action_computed_by_hand():
     settings = make_settings()
     state = make_state(settings)
     act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)
@@ -87,18 +87,18 @@ def test_the_mean_action_by_hand():
     hidden = np.maximum(layer(state["policy"], "fc1", observation), 0)
     hidden = np.maximum(layer(state["policy"], "fc2", hidden), 0)
     expected = layer(state["policy"], "head", hidden)
-    assert np.abs(expected).max() > 1  # the clipping shows
+    assert np.abs(expected).max() > 1  # clipping has an effect
     np.testing.assert_allclose(act(observation), np.clip(expected, -1, 1), atol=1e-6)
 
 
-def test_drawn_actions_spread_around_the_mean_by_log_std():
+def test_sampled_actions_spread_around_the_mean_by_log_std():
     settings = make_settings()
     state = make_state(settings)
     observation = np.zeros(28, np.float32)
     mean = TrainedPolicy(state, settings, ENV, seed=0, deterministic=True)(observation)
     act = TrainedPolicy(state, settings, ENV, seed=0, deterministic=False)
     drawn = np.array([act(observation) for _ in range(4000)])
-    inside = np.abs(mean) < 0.35  # the clipping is two deviations away, at least
+    inside = np.abs(mean) < 0.35  # at least 1.7 standard deviations from the bounds
     assert inside.any()
     # Of 4000 draws, the mean's standard error is 0.37 / sqrt(4000) = 0.006.
     np.testing.assert_allclose(drawn.mean(axis=0)[inside], mean[inside], atol=0.04)
@@ -106,7 +106,7 @@ def test_drawn_actions_spread_around_the_mean_by_log_std():
     assert np.abs(drawn).max() == 1
 
 
-def test_one_seed_draws_the_same_actions_and_another_others():
+def test_actions_are_sampled_by_the_seed():
     settings = make_settings()
     state = make_state(settings)
     observation = np.zeros(28, np.float32)
@@ -128,14 +128,16 @@ def test_observations_are_normalised_as_in_training():
     observation = np.linspace(-3, 2, 28).astype(np.float32)
     expected = plain(((observation - mean.numpy()) / 2).astype(np.float32))  # sqrt(4) = 2
     np.testing.assert_allclose(act(observation), expected, atol=1e-6)
-    np.testing.assert_array_equal(act(observation), act(observation))  # it learns nothing
+    np.testing.assert_array_equal(
+        act(observation), act(observation)
+    )  # the statistics are not updated
 
 
 # ---- playing -----------------------------------------------------------------
 
 
 class FakeAnt:
-    """Moves at 2 m/s toward the target, which it looks past by 60 degrees, for some steps."""
+    """Ant that moves at 2 m/s toward the target, at 60 degrees from its heading, for some steps."""
 
     def __init__(self, steps, falls):
         self.steps, self.falls, self.seeds = steps, falls, []
@@ -143,7 +145,7 @@ class FakeAnt:
     def observe(self):
         observation = np.zeros(28, np.float32)
         observation[1], observation[2] = np.sin(np.pi / 3), np.cos(np.pi / 3)
-        # The target is 60 degrees to the left: so is the velocity, in the ant's own frame.
+        # The target is 60 degrees to the left, and so is the velocity in the frame of the ant.
         observation[3], observation[4] = 0.3 * 2 * np.cos(np.pi / 3), 0.3 * 2 * np.sin(np.pi / 3)
         return observation
 
@@ -162,7 +164,7 @@ class FakeAnt:
 
 
 @pytest.mark.parametrize("falls", [True, False])
-def test_an_episode_by_hand(falls):
+def test_an_episode_computed_by_hand(falls):
     env = FakeAnt(7, falls)
     clip, fell = play(env, lambda observation: np.zeros(8), VIEWS["bullet"], "title", seed=4)
     assert (fell, clip.title, env.seeds) == (falls, "title", [4])
@@ -181,7 +183,7 @@ def make_real_env(friction=0.8):
     return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
 
 
-def test_the_distance_is_that_of_the_torso():
+def test_the_distance_is_that_of_the_bullet_torso():
     env = make_real_env()
     random = np.random.default_rng(0)
     observation, _ = env.reset(seed=1)
@@ -207,11 +209,11 @@ def test_the_distance_is_that_of_the_mujoco_torso():
         distance += mujoco_speed(observation) * 0.05
     moved = env._data.qpos[0] - start
     assert abs(moved) > 0.15
-    # The speed at the end of each 50 ms stands for that of all: steps up and down lose some of it.
+    # The speed at the end of each 50 ms is taken for the whole step, which is not exact.
     assert distance == pytest.approx(moved, rel=0.2)
 
 
-def test_every_engine_can_be_watched():
+def test_every_engine_has_a_view():
     assert set(VIEWS) == set(ENGINES)
     for view in VIEWS.values():
         assert view.steps_per_frame * view.step_seconds == pytest.approx(0.05, rel=0.02)
@@ -219,24 +221,24 @@ def test_every_engine_can_be_watched():
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Few pictures: drawing them takes longer than the episode."""
+    """Take few pictures: rendering them takes longer than the episode."""
     pytest.importorskip("pybullet")
-    monkeypatch.setitem(module.VIEWS, "bullet", View(0.0165, 100, bullet_speed))
+    monkeypatch.setitem(command.VIEWS, "bullet", View(0.0165, 100, bullet_speed))
 
 
-def test_a_run_is_watched_at_its_latest_task(brief, tmp_path, capsys):
+def test_a_run_is_shown_at_its_latest_task(brief, tmp_path, capsys):
     path = write_run(tmp_path / "seed_3", task=2)
-    assert watch(WatchConfig(path, seed=1)) == path / "watch.gif"
+    assert video(VideoConfig(path, seed=1)) == path / "video.gif"
     printed = capsys.readouterr().out
     friction = task_friction(child_seed(3, "stream"), 2)
     assert f"syre, seed 3, after 2.048 k steps, friction {friction:.3g} (task 2)" in printed
     assert "episode 1: " in printed
-    with Image.open(path / "watch.gif") as film:
+    with Image.open(path / "video.gif") as film:
         assert film.size == (320, 240)
         assert film.n_frames >= 2
 
 
-def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch):
+def test_the_friction_can_be_given_directly_or_by_task(brief, tmp_path, monkeypatch):
     path = write_run(tmp_path / "seed_3")
     frictions = []
 
@@ -245,11 +247,11 @@ def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch
         frictions.append(friction)
         return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
 
-    monkeypatch.setattr(module, "_make_env", make_env)
-    monkeypatch.setattr(module, "play", lambda *_, **__: (SimpleNamespace(frames=["end"]), False))
-    monkeypatch.setattr(module, "write_video", lambda *_: None)
+    monkeypatch.setattr(command, "_make_env", make_env)
+    monkeypatch.setattr(command, "play", lambda *_, **__: (SimpleNamespace(frames=["end"]), False))
+    monkeypatch.setattr(command, "write_video", lambda *_: None)
     for given in ({"friction": 1.25}, {"task": 5}, {}):
-        watch(WatchConfig(path, **given))
+        video(VideoConfig(path, **given))
     stream = child_seed(3, "stream")
     assert frictions == [1.25, task_friction(stream, 5), task_friction(stream, 1)]
 
@@ -257,13 +259,13 @@ def test_the_friction_is_the_one_that_was_asked_for(brief, tmp_path, monkeypatch
 def test_the_same_command_writes_the_same_file(brief, tmp_path):
     path = write_run(tmp_path / "seed_3")
     for name in ("one.gif", "two.gif"):
-        watch(WatchConfig(path, out=tmp_path / name, friction=0.5, seed=2))
+        video(VideoConfig(path, out=tmp_path / name, friction=0.5, seed=2))
     assert (tmp_path / "one.gif").read_bytes() == (tmp_path / "two.gif").read_bytes()
 
 
 def test_episodes_follow_each_other_and_differ(brief, tmp_path, capsys):
     path = write_run(tmp_path / "seed_3")
-    main_exits(["watch", str(path), "--episodes", "2", "--out", str(tmp_path / "strip.png")], 0)
+    main_exits(["video", str(path), "--episodes", "2", "--out", str(tmp_path / "strip.png")], 0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("episode")]
     assert [line[:9] for line in lines] == ["episode 1", "episode 2"]
     assert lines[0][9:] != lines[1][9:]
@@ -271,8 +273,8 @@ def test_episodes_follow_each_other_and_differ(brief, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("engine", ["bullet", "mujoco"])
-def test_a_real_checkpoint_can_be_watched(brief, tmp_path, monkeypatch, engine):
-    """What a run saves is what is read here."""
+def test_a_real_checkpoint_can_be_shown(brief, tmp_path, monkeypatch, engine):
+    """Check that the checkpoint of a run can be read."""
     from plasticity.scripts.run.ant_experiment import AntExperiment
 
     if engine == "mujoco":
@@ -302,10 +304,10 @@ def test_a_real_checkpoint_can_be_watched(brief, tmp_path, monkeypatch, engine):
     experiment.close()
     path = write_run(tmp_path / "seed_0", settings)
     torch.save({"experiment": state}, path / "checkpoint.pt")
-    assert watch(WatchConfig(path)).is_file()
+    assert video(VideoConfig(path)).is_file()
 
 
-# ---- what is refused ----------------------------------------------------------
+# ---- errors --------------------------------------------------------------------
 
 
 def main_exits(arguments, code):
@@ -314,49 +316,49 @@ def main_exits(arguments, code):
     assert end.value.code == code
 
 
-def test_the_command_says_what_it_takes_and_what_went_wrong(tmp_path, capsys):
-    main_exits(["watch", "--help"], 0)
+def test_the_command_prints_its_options_and_errors(tmp_path, capsys):
+    main_exits(["video", "--help"], 0)
     assert "--deterministic" in capsys.readouterr().out
-    main_exits(["watch", str(tmp_path)], 2)
-    assert "is no folder of a run" in capsys.readouterr().err
+    main_exits(["video", str(tmp_path)], 2)
+    assert "is not the folder of a run" in capsys.readouterr().err
 
 
-def test_a_folder_of_runs_names_one_of_them(tmp_path):
+def test_the_error_on_a_folder_of_runs_names_one_of_them(tmp_path):
     path = write_run(tmp_path / "slippery-ant" / "syre" / "seed_3")
-    with pytest.raises(ValueError, match=f"give one of the runs below it, as {path}"):
-        watch(WatchConfig(tmp_path))
+    with pytest.raises(ValueError, match=f"give one of the runs in it, such as {path}"):
+        video(VideoConfig(tmp_path))
 
 
-def test_a_run_of_images_names_its_benchmark(tmp_path):
+def test_the_error_on_an_image_run_names_its_benchmark(tmp_path):
     config = {"benchmark": "permuted-digits", "method": "none", "seed": 0, "num_tasks": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"is a run of permuted-digits, .* a run of slippery-ant"):
-        watch(WatchConfig(tmp_path))
+        video(VideoConfig(tmp_path))
 
 
-def test_a_run_without_a_checkpoint_is_to_be_waited_for(tmp_path):
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     path = write_run(tmp_path)
     (path / "checkpoint.pt").unlink()
     with pytest.raises(ValueError, match=r"has no checkpoint\.pt yet.*Wait for it"):
-        watch(WatchConfig(path))
+        video(VideoConfig(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x80\x02csome.module\nname\n."])
 def test_a_broken_checkpoint_is_named(tmp_path, content):
     path = write_run(tmp_path)
     (path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt holds no ant's policy"):
-        watch(WatchConfig(path))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt contains no readable policy"):
+        video(VideoConfig(path))
 
 
-def test_a_checkpoint_of_something_else_is_named(tmp_path):
+def test_a_foreign_checkpoint_is_named(tmp_path):
     path = write_run(tmp_path)
     torch.save({"experiment": {"classifier": {}}}, path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt holds no ant's policy"):
-        watch(WatchConfig(path))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt contains no readable policy"):
+        video(VideoConfig(path))
 
 
-def test_weights_that_do_not_fit_the_configuration_are_said_so(tmp_path):
+def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path):
     settings = make_settings()
     state = make_state(settings)
     del state["policy"]["actor.fc2.bias"]
@@ -369,7 +371,7 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "gamma": 2.0}))
     with pytest.raises(ValueError, match=r"config\.json: gamma must be at most 1"):
-        watch(WatchConfig(path))
+        video(VideoConfig(path))
 
 
 def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
@@ -377,7 +379,7 @@ def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
         raise ModuleNotFoundError("install PyBullet", name="pybullet")
 
     monkeypatch.setitem(ENGINES, "bullet", missing)
-    main_exits(["watch", str(write_run(tmp_path))], 2)
+    main_exits(["video", str(write_run(tmp_path))], 2)
     assert "plasticity: install PyBullet" in capsys.readouterr().err
 
 
@@ -391,13 +393,13 @@ def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(tmp_path, options, message):
+def test_invalid_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        WatchConfig(tmp_path, **options)
+        VideoConfig(tmp_path, **options)
 
 
-def test_an_ending_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_suffix_is_refused_before_anything_is_read(tmp_path):
     path = write_run(tmp_path)
     (path / "checkpoint.pt").unlink()
-    with pytest.raises(ValueError, match="has no known ending"):
-        watch(WatchConfig(path, out=tmp_path / "ant.avi"))
+    with pytest.raises(ValueError, match="has an unknown suffix"):
+        video(VideoConfig(path, out=tmp_path / "ant.avi"))
