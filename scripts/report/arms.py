@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from plasticity.scripts.config.benchmarks import METHODS
+from plasticity.mitigations import MITIGATIONS, PLAIN
+from plasticity.scripts.config.nested import flattened
+from plasticity.scripts.config.run_config import FREE_TO_CHANGE, METHOD_FIELDS, without_origin
 from plasticity.scripts.report.metric_names import compared_at
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
@@ -21,26 +23,9 @@ MOMENTS = ("first", "middle", "last", "average")
 NO_VALUE = "—"
 """Text of a cell without a value."""
 
-# Keys that may differ between the seeds of one arm: the seed itself, the length of a run, the hardware,
-# the metrics measured, and the provenance recorded in the folder.
-NOT_SETTINGS = (
-    "benchmark",
-    "method",
-    "seed",
-    "num_tasks",
-    "num_steps",
-    "device",
-    "cores",
-    "compile",
-    "data_dir",
-    "metrics",
-    "versions",
-    "git_commit",
-)
-
-# The critic's values may differ from the actor's.
-_STRENGTHS = ("strength", "critic_strength")
-_SIGMAS = ("sigma", "critic_sigma")
+NOT_SETTINGS = ("benchmark", "seed", "tracking.metrics", *FREE_TO_CHANGE)
+"""Settings that may differ between the seeds of one arm: the seed itself, the length of a run, the hardware,
+and the metrics measured."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +128,23 @@ def gather(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """Return the part of a run's configuration that defines its arm."""
-    settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
-    method = METHODS.get(run.method)
-    if method is not None and not method.uses_strength:
-        settings = {key: settings[key] for key in settings if key not in _STRENGTHS}
-    if method is not None and not method.uses_sigma:
-        settings = {key: settings[key] for key in settings if key not in _SIGMAS}
-    return settings
+    """Return the part of a run's configuration that defines its arm, by short names."""
+    paths = {
+        path: value
+        for path, value in flattened(without_origin(run.config)).items()
+        if path not in NOT_SETTINGS and not (path in METHOD_FIELDS and value is None)
+    }
+    return {_short_name(path, paths): value for path, value in paths.items()}
+
+
+def _short_name(path: str, paths: Iterable[str]) -> str:
+    """Return the last part of a path; of mitigations that share a setting, with the mitigation's name."""
+    section, _, rest = path.partition(".")
+    name = rest.rpartition(".")[2] or section
+    if section not in METHOD_FIELDS:
+        return name
+    same = [each for each in paths if each.startswith(f"{section}.") and each.endswith(f".{name}")]
+    return ("critic_" if section != "method" else "") + (name if len(same) == 1 else rest)
 
 
 def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -165,13 +159,15 @@ def plain(value: object) -> str:
 
 
 def _usual_order(arm: Arm) -> tuple[Any, ...]:
-    known = list(METHODS)
+    known = known_methods()
     rank = known.index(arm.method) if arm.method in known else len(known)
-    numbers = [
-        arm.settings.get(key) for pair in zip(_STRENGTHS, _SIGMAS, strict=True) for key in pair
-    ]
-    values = [float(n) if isinstance(n, (int, float)) else -1.0 for n in numbers]
+    values = [float(v) if isinstance(v, (int, float)) else -1.0 for v in arm.settings.values()]
     return (rank, arm.method, values, arm.label)
+
+
+def known_methods() -> list[str]:
+    """Return the names of the methods of one mitigation at most, in their usual order."""
+    return [PLAIN, *MITIGATIONS]
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], int]:

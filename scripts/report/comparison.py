@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plasticity.checks import nearest
+from plasticity.scripts.config.run_config import MADE_BY
 from plasticity.scripts.report.arms import (
     NO_VALUE,
-    NOT_SETTINGS,
     Arm,
     best,
     differing_keys,
@@ -222,7 +222,7 @@ def common_settings(comparison: Comparison) -> dict[str, object]:
 
 def recorded(comparison: Comparison, key: str) -> list[str]:
     """Return the provenance recorded in the folders (`versions` or `git_commit`), without duplicates."""
-    assert key in NOT_SETTINGS
+    assert key in MADE_BY
     answers = []
     for run in (run for arm in comparison.arms for run in arm.runs):
         value = run.config.get(key)

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from plasticity.scripts.config.benchmarks import METHODS
-from plasticity.scripts.report.arms import Arm, matrix, shared_positions, summary
+from plasticity.scripts.report.arms import (
+    Arm,
+    differing_keys,
+    known_methods,
+    matrix,
+    shared_positions,
+    summary,
+)
 from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.figures import Line, Panel, SettingsMap, map_figure, panels_figure
 from plasticity.scripts.report.metric_names import (
@@ -220,7 +226,7 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
 
 def _style(comparison: Comparison, arm: Arm) -> int:
     """Return an arm's index in `figures.STYLES`: fixed for known methods, the next free one for others."""
-    known = list(METHODS)
+    known = known_methods()
     if arm.method in known:
         return known.index(arm.method)
     unknown = [each.method for each in comparison.chosen if each.method not in known]
@@ -281,30 +287,28 @@ def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
 
 
 def settings_map(comparison: Comparison) -> SettingsMap | None:
-    """Return the headline metric over strength × sigma, of the first method with a sweep over both.
+    """Return the headline metric over two settings, of the first method with a sweep over two.
 
     Returns:
-        The map, or None if there is no such method, or its arms differ in other settings too.
+        The map, or None if no method's arms differ in exactly two settings, both of them numbers.
     """
     for chosen in comparison.chosen:
         arms = [arm for arm in comparison.arms if arm.method == chosen.method]
-        cells = {_coordinates(arm): arm for arm in arms}
-        lengths = [len({cell[axis] for cell in cells}) for axis in (0, 1)]
-        uses_both = chosen.method not in METHODS or (
-            METHODS[chosen.method].uses_strength and METHODS[chosen.method].uses_sigma
-        )
-        if uses_both and min(lengths) > 1 and len(cells) == len(arms):
-            return _map_of(comparison, chosen, cells)
+        keys = differing_keys([arm.settings for arm in arms])
+        if len(keys) == 2 and all(_is_number(arm.settings.get(key)) for arm in arms for key in keys):
+            return _map_of(comparison, chosen, arms, keys)
     return None
 
 
-def _coordinates(arm: Arm) -> tuple[float, float]:
-    return float(arm.settings.get("strength", math.nan)), float(arm.settings.get("sigma", math.nan))
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _map_of(
-    comparison: Comparison, chosen: Arm, cells: dict[tuple[float, float], Arm]
+    comparison: Comparison, chosen: Arm, arms: Sequence[Arm], keys: Sequence[str]
 ) -> SettingsMap | None:
+    row_key, column_key = keys
+    cells = {(float(arm.settings[row_key]), float(arm.settings[column_key])): arm for arm in arms}
     metric = comparison.headline
     complete = [arm for arm in comparison.arms if not arm.unfinished]
     where = shared_positions(complete or comparison.arms)
@@ -316,9 +320,10 @@ def _map_of(
         found = summary(arm, metric, comparison.confidence, where)[moment]
         return math.nan if found is None or (complete and arm.unfinished) else factor * found.mean
 
-    strengths = tuple(sorted({strength for strength, _ in cells}))
-    sigmas = tuple(sorted({sigma for _, sigma in cells}))
-    grid = [[cells.get((strength, sigma)) for sigma in sigmas] for strength in strengths]
+    rows = tuple(sorted({row for row, _ in cells}))
+    columns = tuple(sorted({column for _, column in cells}))
+    grid = [[cells.get((row, column)) for column in columns] for row in rows]
+    best = next(cell for cell, arm in cells.items() if arm is chosen)
     values = np.array([[math.nan if arm is None else value(arm) for arm in row] for row in grid])
     if not np.isfinite(values).any():
         return None
@@ -331,13 +336,13 @@ def _map_of(
     return SettingsMap(
         title=f"{chosen.method}, {at}",
         label=f"{in_words(metric)}{unit}",
-        rows=strengths,
-        columns=sigmas,
-        row_label="strength",
-        column_label="sigma (anchor's spread, relative to the initialisation)",
+        rows=rows,
+        columns=columns,
+        row_label=row_key.replace("_", " "),
+        column_label=column_key.replace("_", " "),
         values=values,
         notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
-        best=(strengths.index(_coordinates(chosen)[0]), sigmas.index(_coordinates(chosen)[1])),
+        best=(rows.index(best[0]), columns.index(best[1])),
         references=tuple(each for each in references if math.isfinite(each[1])),
     )
 

@@ -35,7 +35,7 @@ CAPTIONS = {
     "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
     " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
     " (cut off below -1), and both losses.",
-    "map": "over strength and sigma, with the best setting outlined. On the right: the other methods.",
+    "map": "over the two settings of a sweep, with the best outlined. On the right: the other methods.",
 }
 """Captions of the figures, by name; the title goes before."""
 

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from plasticity.scripts.config.run_config import LENGTHS, completed
+from plasticity.mitigations import METHOD_SEPARATOR, PLAIN
+from plasticity.scripts.config.nested import flattened
+from plasticity.scripts.config.run_config import LENGTHS
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
 NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
@@ -47,12 +49,17 @@ class Run:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return str(self.config["method"])
+        return METHOD_SEPARATOR.join(self.config["method"]) or PLAIN
 
     @property
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.config["seed"])
+
+    @cached_property
+    def flat_config(self) -> Mapping[str, Any]:
+        """Settings by path: `stream.num_tasks`."""
+        return flattened(self.config)
 
     @property
     def axis(self) -> str:
@@ -71,7 +78,7 @@ class Run:
         A change of friction adds a row at the end of an episode, at a step that differs from seed to
         seed; the rows at every `measure_every` steps are common to all.
         """
-        every = self.config.get("measure_every")
+        every = self.flat_config.get("tracking.measure_every")
         return frozenset(
             position
             for position, row in self.by_position.items()
@@ -86,7 +93,7 @@ class Run:
             ValueError: if the configuration does not have it.
         """
         key = LENGTHS[self.axis]
-        total = self.config.get(key)
+        total = self.flat_config.get(key)
         if not _is_whole(total):
             raise ValueError(
                 f"{self.path / 'config.json'} has {key}={total!r}: expected the planned number"
@@ -120,7 +127,7 @@ class Run:
         Raises:
             ValueError: if `episodes.jsonl` is broken.
         """
-        every = self.config.get("change_every")
+        every = self.flat_config.get("stream.change_every")
         if not self.rows or self.axis != "step" or not _is_whole(every):
             return {}
         reached = _position(self.rows[-1], "step")
@@ -241,7 +248,11 @@ def _read_config(file: Path) -> dict[str, Any]:
         )
     if not _is_whole(config["seed"]):
         raise ValueError(f"{file}: seed must be an integer, not {config['seed']!r}.")
-    return completed(config)
+    if not isinstance(config["method"], dict):
+        raise ValueError(  # noqa: TRY004  (a broken file)
+            f"{file}: method must be an object of mitigations, not {config['method']!r}."
+        )
+    return dict(config)
 
 
 def _parse_row(content: Any, where: str) -> Row:
