@@ -101,7 +101,7 @@ class _Saved:
     """View of the tensor's memory, with its original layout."""
     copy: Tensor
     may_move: bool
-    """Whether to move the tensor back into that memory. False for parameters, which sharding wrappers move."""
+    """Whether to move the tensor back into that memory; not for parameters, which sharding wrappers move."""
 
 
 def _saved_values(model: nn.Module) -> list[_Saved]:

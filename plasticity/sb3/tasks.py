@@ -185,6 +185,6 @@ def _plain(name: str, value: object) -> int | float | str | None:
     if isinstance(value, Real):
         return float(value)
     raise TypeError(
-        f"{name} must be a number or a string to enter a row, got {value!r} ({type(value).__name__}); remove it"
-        " from info_keys or convert it in the environment"
+        f"{name} must be a number or a string to enter a row, got {value!r} ({type(value).__name__}); remove"
+        " it from info_keys or convert it in the environment"
     )

@@ -113,7 +113,7 @@ class StackedNetworks:
         self.template.train(mode)
 
     def in_order_of(self, optimizer: Optimizer, network: nn.Module) -> list[Tensor]:
-        """Return the stacked parameters in the order of an optimizer's groups, as `StackedOptimizer` takes them.
+        """Return the stacked parameters in the order of an optimizer's groups, for a `StackedOptimizer`.
 
         Args:
             optimizer: Optimizer of `network`'s parameters, in any groups (`parameter_groups` reorders them).
@@ -315,8 +315,8 @@ def _require_one_architecture(networks: Sequence[nn.Module]) -> None:
     dtypes = {parameter.dtype for parameter in first.parameters()}
     if len(dtypes) > 1:
         raise ValueError(
-            f"The parameters have the dtypes {', '.join(map(str, dtypes))}, but stacked networks need a single"
-            " one: convert them, for example with network.float()."
+            f"The parameters have the dtypes {', '.join(map(str, dtypes))}, but stacked networks need a"
+            " single one: convert them, for example with network.float()."
         )
 
 

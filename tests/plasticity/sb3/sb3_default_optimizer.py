@@ -1,7 +1,4 @@
-"""A pytest plugin: policies of Stable-Baselines3 get a syre-regularized optimizer as their default.
-
-`test_sb3_own.py` runs Stable-Baselines3's own tests with it.
-"""
+"""Pytest plugin that makes a syre-regularized optimizer the default of Stable-Baselines3's policies."""
 
 import functools
 import inspect
