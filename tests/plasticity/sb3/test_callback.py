@@ -42,7 +42,7 @@ OFF_POLICY = (DQN, SAC, TD3, DDPG, TQC, CrossQ)
 
 
 class Tasks(gymnasium.Env):
-    """Environment with episodes of 5 steps and a reward of k + 1 in task k, which changes as SlipperyAnt's."""
+    """Environment with episodes of 5 steps and a reward of k + 1 in task k, changing as SlipperyAnt's."""
 
     def __init__(self, change_every=10**9, discrete=False, image=False, first_task=0):
         low, high = (0, 255) if image else (-3.0, 3.0)

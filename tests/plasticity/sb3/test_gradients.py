@@ -10,7 +10,7 @@ from plasticity.sb3.gradients import StepGradients
 
 
 class Policy(nn.Module):
-    """Policy with two networks and an optimizer each, the critic's in the critic, and a target without one."""
+    """Policy with two networks and an optimizer each, the critic's in the critic, and a target network."""
 
     def __init__(self):
         super().__init__()

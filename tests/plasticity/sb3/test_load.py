@@ -153,7 +153,7 @@ def test_weight_decay_of_the_saved_optimizer_is_never_dropped_silently(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         ({"regularizer": "l2-init", "strength": 0.1}, ValueError, "initial weights, which .* not"),
         ({"regularizer": "syre"}, ValueError, "needs a strength"),

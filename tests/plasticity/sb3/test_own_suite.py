@@ -1,8 +1,10 @@
 """Stable-Baselines3's own tests of saving, loading, determinism and running, with our optimizer.
 
-pip download --no-binary :all: --no-deps stable-baselines3==2.9.2
-tar xzf stable_baselines3-2.9.2.tar.gz
-PLASTICITY_SB3_TESTS=stable_baselines3-2.9.2/tests pytest tests/plasticity/sb3/test_own_suite.py
+They are in its source package, but not in its wheel:
+
+    pip download --no-binary :all: --no-deps stable-baselines3==2.9.2
+    tar xzf stable_baselines3-2.9.2.tar.gz
+    PLASTICITY_SB3_TESTS=stable_baselines3-2.9.2/tests pytest tests/plasticity/sb3/test_own_suite.py
 """
 
 import os
@@ -17,7 +19,7 @@ PLUGIN = Path(__file__).with_name("sb3_default_optimizer.py")
 
 
 def run(files, folder):
-    """Run test files with syre's optimizers as the policies' default, away from our settings."""
+    """Run test files with syre optimizers as the policies' default, outside of this project's settings."""
     search = os.pathsep.join([str(PLUGIN.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -26,8 +28,8 @@ def run(files, folder):
         env={
             **os.environ,
             "PYTHONPATH": search,
-            "OMP_NUM_THREADS": "1",
-        },  # more threads are much slower
+            "OMP_NUM_THREADS": "1",  # more threads are much slower
+        },
         capture_output=True,
         text=True,
         check=False,

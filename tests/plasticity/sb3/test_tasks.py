@@ -1,4 +1,4 @@
-"""TaskFollower puts boundaries where the first environment changes, and counts episodes by their first task."""
+"""TaskFollower sets boundaries where the first environment changes; episodes count for their first task."""
 
 import itertools
 

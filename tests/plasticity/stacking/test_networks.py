@@ -236,7 +236,7 @@ def test_invalid_arguments_are_rejected():
             ValueError, match=r"do not fit 3 stacked networks: pass one batch per .*expand"
         ):
             stack(torch.zeros(shape, dtype=torch.float64))
-    with pytest.raises(IndexError, match="Index 3 is out of range: .* indices 0 to 2"):
+    with pytest.raises(IndexError, match=r"Index 3 is out of range: .* indices 0 to 2"):
         stack.network(3)
     with pytest.raises(IndexError, match="Index -1 is out of range"):
         stack.state_dict(-1)
