@@ -157,7 +157,7 @@ def step_without_gradient(model):
 
 
 def fan_in_by_layer(policy):
-    """Compute the fan-in of each kind of layer by hand: inputs times kernel size; vectors have their layer's."""
+    """Compute the fan-in of each layer by hand: inputs times kernel size; vectors have their layer's."""
     found = {}
     for name, layer in policy.named_modules():
         if isinstance(layer, nn.Linear):
