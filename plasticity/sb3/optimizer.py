@@ -83,8 +83,8 @@ class PolicyOptimizer(RegularizedOptimizer):
         parameters: list[Any] = list(params)
         if parameters and all(isinstance(each, dict) for each in parameters):
             sources = [source for group in parameters for source, _ in sources_of(group)]
-            places = [getattr(source, "_policy_places", []) for source in sources]
-            self._policy_places: list[int] = places[0] if places else []
+            positions = [getattr(source, "_policy_places", []) for source in sources]
+            self._policy_places: list[int] = positions[0] if positions else []
             super().__init__(parameters, *args, **kwargs)
             return
         if actor is None or critic is None:
@@ -95,7 +95,8 @@ class PolicyOptimizer(RegularizedOptimizer):
         settings = {ACTOR: RegularizerSettings(**actor), CRITIC: RegularizerSettings(**critic)}
         groups = _policy_groups(_building_module(parameters), parameters, settings)
         position = {parameter: index for index, parameter in enumerate(parameters)}
-        # Position of each parameter, in the order of the groups, in the policy's own list.
+        # Position of each parameter, in the order of the groups, in the policy's own list. Pickled
+        # optimizers have this attribute, so its name must not change.
         self._policy_places = [position[p] for group in groups for _, p in group["params"]]
         super().__init__(groups, *args, **kwargs)
 

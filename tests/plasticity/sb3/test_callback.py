@@ -674,7 +674,7 @@ def test_counting_from_zero_again_keeps_earlier_rows(tmp_path):
     ("settings", "message"),
     [
         ({}, r"step 100: it saw fewer than probe_size=512 observations.*smaller probe_size="),
-        ({"probe_size": 20, "every": 101}, r"multiples of every=101 steps.*Give a smaller every="),
+        ({"probe_size": 20, "every": 101}, r"multiples of every=101 steps.*Pass a smaller every="),
     ],
 )
 def test_a_callback_that_measured_nothing_warns_why(settings, message):

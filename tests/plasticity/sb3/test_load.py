@@ -98,13 +98,13 @@ def test_a_step_without_gradients_moves_toward_the_anchors(algorithm, tmp_path):
             if group["name"] == "left alone":
                 continue
             seed = child_seed(7, group["name"])
-            for place, parameter in enumerate(group["params"]):
+            for index, parameter in enumerate(group["params"]):
                 parameter.grad = torch.zeros_like(parameter)
                 anchor = syre_anchor(
                     parameter,
                     seed=seed,
-                    position=group["anchor_position"] + place,
-                    standard_deviation=0.4 / group["fan_in"][place] ** 0.5,
+                    position=group["anchor_position"] + index,
+                    standard_deviation=0.4 / group["fan_in"][index] ** 0.5,
                 )
                 parameter.expected = parameter + group["lr"] * 0.5 * (anchor - parameter)
         optimizer.step()

@@ -148,7 +148,7 @@ def test_the_class_is_made_once_and_pickled_by_reference(base, monkeypatch):
         assert len(data) < 200  # a name, not a copy
         assert pickle.loads(data) is made
     # As in a new process, where no class has been made yet.
-    monkeypatch.setattr(plasticity.sb3_optimizer, "_CLASSES", {})
+    monkeypatch.setattr(plasticity.sb3.optimizer, "_CLASSES", {})
     again = pickle.loads(data)
     assert again is not made
     assert again.__name__ == made.__name__
@@ -158,7 +158,7 @@ def test_the_class_is_made_once_and_pickled_by_reference(base, monkeypatch):
 def test_unknown_names_raise_attribute_errors():
     for name in ("PolicyNonsense", "nonsense"):
         with pytest.raises(AttributeError, match=name):
-            getattr(plasticity.sb3_optimizer, name)
+            getattr(plasticity.sb3.optimizer, name)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

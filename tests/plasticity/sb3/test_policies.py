@@ -593,13 +593,13 @@ def test_a_base_that_a_saved_model_could_not_find_is_rejected(monkeypatch):
     class Local(torch.optim.Adam):
         pass
 
-    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*separate module"):
         policy_kwargs(PPO, optimizer_class=Local)
-    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*separate module"):
         policy_kwargs(PPO, optimizer_class=regularized(Local))
     assert policy_kwargs(PPO, optimizer_class=Own)["optimizer_class"].base is Own
     monkeypatch.setattr(Own, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"Own is defined in a script.*module of its own"):
+    with pytest.raises(ValueError, match=r"Own is defined in a script.*separate module"):
         policy_kwargs(PPO, optimizer_class=Own)
 
 
