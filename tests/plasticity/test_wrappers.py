@@ -1,4 +1,4 @@
-"""A wrapped network has the same names and numbers as the bare one."""
+"""Wrapped networks have the same names and numbers as bare ones."""
 
 import copy
 

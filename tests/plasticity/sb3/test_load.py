@@ -1,4 +1,4 @@
-"""A plain model continues with a regularizer, compared with the model that continues without one."""
+"""Plain models continue with a regularizer, compared with the same models continued without one."""
 
 import io
 
