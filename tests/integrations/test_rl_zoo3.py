@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plasticity import RegularizedOptimizer
-from plasticity.sb3.policies import PlasticityCallback
+from plasticity.sb3 import PlasticityCallback
 
 # Importing it patches gymnasium for environments written for older versions of Gym.
 exp_manager = pytest.importorskip("rl_zoo3.exp_manager")
