@@ -592,7 +592,7 @@ def test_the_callback_of_stable_baselines3_sees_the_boundaries():
     pytest.importorskip("mujoco")
     from stable_baselines3 import PPO
 
-    from plasticity.sb3.policies import PlasticityCallback, policy_kwargs
+    from plasticity.sb3 import PlasticityCallback, policy_kwargs
 
     # episodes short enough that a change comes whatever the policy does
     env = gymnasium.make(ID, task_seed=1, change_every=128, max_episode_steps=50)
