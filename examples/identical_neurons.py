@@ -1,9 +1,9 @@
-"""Syre's Fig. 1 in small: a network started with identical neurons stays there, unless syre helps.
+"""Syre's Fig. 1 on a small scale: identical neurons stay identical, unless trained with syre.
 
-A two-layer ReLU network learns to repeat a random wider one. A share of its hidden neurons start as
-copies of one another. Gradient descent moves copies alike: they stay copies, the network's rank
-stays low and its loss high. So it does with weight decay, which is symmetric in the copies. Syre
-pulls each copy toward a point of its own.
+A two-layer ReLU network learns to imitate a wider random one. A share of its hidden neurons start as
+copies of one another. Gradient descent moves copies in the same way, so they remain copies, the
+network's rank stays low and its loss high. The same holds for weight decay, which is symmetric in the
+copies. Syre pulls each copy toward a different point.
 
     python examples/identical_neurons.py --out identical_neurons.png
 """
@@ -31,7 +31,7 @@ INPUTS, HIDDEN, OUTPUTS, EXAMPLES = 20, 32, 5, 512
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run, measured at `steps`."""
+    """Results of one run, measured at `steps`."""
 
     losses: list[float]
     """Mean squared error."""
@@ -40,11 +40,11 @@ class Outcome:
     """Numerical rank of the hidden features, at most `HIDDEN`."""
 
     copies: list[int]
-    """Neighbouring pairs of identical neurons (closer than 1e-6), of `HIDDEN` - 1."""
+    """Neighbouring pairs of identical neurons (closer than 1e-6), at most `HIDDEN` - 1."""
 
 
 def make_network(share: float, seed: int) -> nn.Sequential:
-    """A network of which a share of the hidden neurons are copies of the first."""
+    """Make a network in which a share of the hidden neurons are copies of the first."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUTPUTS))
     copies = round(share * HIDDEN)
@@ -56,7 +56,7 @@ def make_network(share: float, seed: int) -> nn.Sequential:
 
 
 def make_data(seed: int) -> tuple[Tensor, Tensor]:
-    """Random inputs and the outputs of a random, four times wider network for them."""
+    """Draw random inputs, and compute the outputs of a random network of four times the width."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(EXAMPLES, INPUTS, generator=generator)
     first = torch.randn(INPUTS, 4 * HIDDEN, generator=generator) / INPUTS**0.5
@@ -91,7 +91,7 @@ def train(regularizer: str, *, share: float, seed: int, steps: list[int]) -> Out
 
 
 def draw(outcomes: dict[str, Outcome], steps: list[int]) -> Figure:
-    """Loss, rank and copies over steps."""
+    """Plot loss, rank and copies over steps."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     looks = (("#000000", "-", "o"), ("#E69F00", "--", "s"), ("#0072B2", "-.", "^"))
@@ -115,12 +115,12 @@ def draw(outcomes: dict[str, Outcome], steps: list[int]) -> Figure:
 
 
 def main() -> None:
-    """Print the three runs as a table, and draw them."""
+    """Print the three runs as a table, and plot them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=0.75, help="share of identical neurons")
     parser.add_argument("--steps", type=int, default=4000, help="steps of gradient descent")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="picture to write")
+    parser.add_argument("--out", type=Path, help="image file to write")
     given = parser.parse_args()
     steps = [round(given.steps * part / 10) for part in range(11)]
     outcomes: dict[str, Outcome] = {}

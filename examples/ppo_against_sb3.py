@@ -1,12 +1,13 @@
-"""Do our PPO and Stable-Baselines3's learn alike? Returns over seeds, and an interval of the difference.
+"""Compare our PPO with Stable-Baselines3's: returns over seeds, and an interval of their difference.
 
-Both get the same settings, those of the RL Zoo for the environment where both have them. Compared are the
-mean return of the training episodes that end in the last fifth of the steps ("final"), and of all ("whole"),
-which tells how fast they learn. The 95 % interval is Welch's, of the difference of the means over seeds.
+Both get the same settings, those of the RL Zoo for the environment as far as both have them. Compared are
+the mean return of the training episodes that end in the last fifth of the steps ("final"), and of all
+episodes ("whole"), which shows how fast they learn. The 95 % interval is Welch's, of the difference of the
+means over seeds.
 
     python examples/ppo_against_sb3.py CartPole-v1 --seeds 10 --out cartpole.jsonl
 
-The same command again continues: seeds that are in the file are not run a second time.
+Running the same command again continues: seeds that are already in the file are not run again.
 """
 
 from __future__ import annotations
@@ -65,17 +66,17 @@ SETTINGS = {
             minibatch_size=64,
             epochs=10,
             gamma=0.9,
-            # The zoo's is constant, and returns then go up and down by a tenth to the end.
+            # The zoo's is constant; returns then fluctuate by a tenth until the end.
             learning_rate_schedule="linear",
             total_steps=1,
         ),
     ),
 }
-"""Number of environments and configuration, by environment; a linear schedule ends with the run."""
+"""Number of environments and configuration by environment; a linear schedule ends with the run."""
 
 
 def settings(name: str, steps: int) -> tuple[int, PPOConfig]:
-    """Number of environments, and configuration of a run of this length."""
+    """Return the number of environments and the configuration of a run of this length."""
     num_envs, config = SETTINGS[name]
     if config.total_steps is not None:
         config = replace(config, total_steps=steps)
@@ -83,7 +84,7 @@ def settings(name: str, steps: int) -> tuple[int, PPOConfig]:
 
 
 def train_ours(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
-    """Step at its end, and return, of every episode."""
+    """Train our PPO, and return the last step and the return of every episode."""
     num_envs, config = settings(name, steps)
     envs = gym.vector.SyncVectorEnv(
         [lambda: gym.make(name)] * num_envs,
@@ -97,11 +98,11 @@ def train_ours(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
 
 
 def train_theirs(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
-    """Step at its end, and return, of every episode."""
+    """Train Stable-Baselines3's PPO, and return the last step and the return of every episode."""
     num_envs, config = settings(name, steps)
 
     def learning_rate(progress_remaining: float) -> float:
-        # They ask after the rollout and we before it.
+        # They compute the rate after the rollout, we before it.
         now = round((1 - progress_remaining) * steps) - config.rollout_steps
         return config.learning_rate_at(now)
 
@@ -137,7 +138,7 @@ TRAINERS = {"ours": train_ours, "stable-baselines3": train_theirs}
 
 
 def mean_returns(trainer: str, name: str, seed: int, steps: int) -> dict[str, float]:
-    """Mean return of the episodes that end in the last fifth of the steps, and of all."""
+    """Train, and compute the mean return of the episodes in the last fifth of the steps, and of all."""
     torch.set_num_threads(1)
     episodes = TRAINERS[trainer](name, seed, steps)
     return {
@@ -152,7 +153,7 @@ Results = dict[tuple[str, int], dict[str, float]]
 def run_all(
     name: str, seeds: range, steps: int, jobs: int, known: Results
 ) -> Iterator[dict[str, Any]]:
-    """Run what is not known yet; give each result as it comes."""
+    """Run the trainers and seeds without a known result, and yield each result when it is complete."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {
             pool.submit(mean_returns, trainer, name, seed, steps): (trainer, seed)
@@ -167,7 +168,7 @@ def run_all(
 
 
 def read(path: Path, name: str, steps: int) -> Results:
-    """Results of this environment and length in a file of earlier runs."""
+    """Read the results for this environment and length from a file of earlier runs."""
     rows = map(json.loads, path.read_text().splitlines()) if path.exists() else []
     return {
         (row["trainer"], row["seed"]): row["returns"]
@@ -177,11 +178,11 @@ def read(path: Path, name: str, steps: int) -> Results:
 
 
 def welch_interval(ours: Array, theirs: Array) -> tuple[float, float]:
-    """The 95 % interval of the difference of two means, whose variances may differ."""
+    """Compute the 95 % interval of the difference of two means whose variances may differ."""
     difference = float(ours.mean() - theirs.mean())
     parts = [(values.var(ddof=1) / len(values), len(values) - 1) for values in (ours, theirs)]
     variance = sum(part for part, _ in parts)
-    if variance == 0:  # every seed reached the same, such as the most there is
+    if variance == 0:  # every seed has the same return, such as the maximum
         return difference, difference
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     width = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
@@ -189,7 +190,7 @@ def welch_interval(ours: Array, theirs: Array) -> tuple[float, float]:
 
 
 def summary(found: Results) -> str:
-    """Means, the interval of their difference, and the same as a share of Stable-Baselines3's mean."""
+    """Describe the means and the interval of their difference, also relative to Stable-Baselines3's mean."""
     lines = []
     for measure in ("final", "whole"):
         ours, theirs = (
@@ -214,11 +215,13 @@ def main() -> None:
     """Run the missing seeds, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("env", choices=SETTINGS)
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of each, from --first-seed on")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="seeds per trainer, from --first-seed on"
+    )
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps of a run")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to keep results in")
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps per run")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
+    parser.add_argument("--out", type=Path, help="file of JSON lines for the results")
     given = parser.parse_args()
     found = {} if given.out is None else read(given.out, given.env, given.steps)
     seeds = range(given.first_seed, given.first_seed + given.seeds)

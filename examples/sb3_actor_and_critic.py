@@ -1,11 +1,11 @@
-"""Actor and critic regularized apart, saved, loaded in a fresh process, and continued: SAC on Pendulum.
+"""Regularize actor and critic differently, save, load in a new process and continue: SAC on Pendulum.
 
-The optimizers' groups are made with the policy, so `SAC.load(path)` alone restores them, anchors
-included: these are drawn again from one integer. The callback is pickled beside the model, and goes on
+The optimizers' groups are made with the policy, so `SAC.load(path)` alone restores them, including the
+anchors, which are drawn again from one integer. The callback is pickled alongside the model and continues
 with the same probe batch.
 
-    python examples/sb3_actor_and_critic.py --folder pendulum              # train, save
-    python examples/sb3_actor_and_critic.py --folder pendulum --continue   # load, go on, as often as you like
+    python examples/sb3_actor_and_critic.py --folder pendulum              # train and save
+    python examples/sb3_actor_and_critic.py --folder pendulum --continue   # load and continue, repeatedly
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plasticity.sb3 import PlasticityCallback, policy_kwargs
 
 
 def new_model(seed: int) -> SAC:
-    """A critic under strong syre; an actor under weak weight decay."""
+    """Make a model with strong syre on the critic and weak weight decay on the actor."""
     return SAC(
         "MlpPolicy",
         gymnasium.make("Pendulum-v1"),
@@ -41,7 +41,7 @@ def new_model(seed: int) -> SAC:
 
 
 def save(model: SAC, callback: PlasticityCallback, folder: Path) -> None:
-    """The model, its replay buffer, and the callback with its rows and probe batch."""
+    """Save the model, its replay buffer, and the callback with its rows and probe batch."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / "model.zip")
     model.save_replay_buffer(folder / "replay_buffer.pkl")
@@ -50,7 +50,7 @@ def save(model: SAC, callback: PlasticityCallback, folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[SAC, PlasticityCallback]:
-    """What `save` wrote. Unpickle only files of your own: a pickle can run any code."""
+    """Load the files written by `save`. Unpickle only your own files, as a pickle can run any code."""
     model = SAC.load(folder / "model.zip", env=gymnasium.make("Pendulum-v1"), device="cpu")
     model.load_replay_buffer(folder / "replay_buffer.pkl")
     with (folder / "callback.pkl").open("rb") as file:
@@ -59,7 +59,7 @@ def load(folder: Path) -> tuple[SAC, PlasticityCallback]:
 
 
 def show(callback: PlasticityCallback) -> None:
-    """Effective rank on the fixed probe batch: of the actor's last layer, and of both critics'."""
+    """Print the effective ranks of the last layers of the actor and both critics on the fixed probe batch."""
     layers = ("actor.latent_pi.3", "critic.qf0.3", "critic.qf1.3")
     print(f"{'step':>7s}{'return':>9s}" + "".join(f"{layer:>20s}" for layer in layers))
     for row in callback.rows:
@@ -69,15 +69,17 @@ def show(callback: PlasticityCallback) -> None:
 
 
 def main() -> None:
-    """Train or go on, save, print."""
+    """Train or continue, save, and print the ranks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="where the model is saved")
-    parser.add_argument("--continue", dest="go_on", action="store_true", help="load it, and go on")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the saved model")
+    parser.add_argument(
+        "--continue", dest="resume", action="store_true", help="load the model and continue"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.go_on:
+    if given.resume:
         model, callback = load(given.folder)
     else:
         every = max(given.steps // 4, 1)
@@ -90,7 +92,7 @@ def main() -> None:
         ("critic", model.policy.critic.optimizer),
     ):
         print(f"{name}:\n{describe_groups(optimizer)}")
-    model.learn(given.steps, callback=callback, reset_num_timesteps=not given.go_on)
+    model.learn(given.steps, callback=callback, reset_num_timesteps=not given.resume)
     save(model, callback, given.folder)
     show(callback)
 

@@ -1,9 +1,9 @@
-"""Track the plasticity of any Stable-Baselines3 algorithm on tasks of your own: here DQN on CartPole.
+"""Track the plasticity of any Stable-Baselines3 algorithm on custom tasks, here DQN on CartPole.
 
-The callback learns of a task from ``info["task"]``. So all that a task sequence needs is a wrapper that
-puts it there; vector environments, `Monitor`, `VecNormalize` and frame stacks pass it on.
+The callback reads the task from ``info["task"]``, so a task sequence only needs a wrapper that puts it
+there; vector environments, `Monitor`, `VecNormalize` and frame stacks pass it on.
 
-    python examples/sb3_own_tasks.py --log logs    # also CSV and TensorBoard files
+    python examples/sb3_own_tasks.py --log logs    # also writes CSV and TensorBoard files
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAYERS = ("q_net.1", "q_net.3")  # the activations of DQN's two hidden layers
 
 
 class ScrambledObservations(gymnasium.Wrapper):  # type: ignore[type-arg]
-    """The same cart and pole, with its four observations shuffled and mirrored anew for each task."""
+    """CartPole with its four observations permuted, and their signs flipped, differently for each task."""
 
     def __init__(self, env: gymnasium.Env, change_every: int, seed: int) -> None:  # type: ignore[type-arg]
         super().__init__(env)
@@ -35,34 +35,35 @@ class ScrambledObservations(gymnasium.Wrapper):  # type: ignore[type-arg]
         self.task = 0
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. Only here the task may change: an episode is of one task."""
+        """Begin an episode. The task changes only here, so that each episode belongs to one task."""
         self.task = self.steps // self.change_every
         generator = np.random.default_rng((self.seed, self.task))
-        self.order, self.signs = generator.permutation(4), generator.choice([-1.0, 1.0], 4)
+        self.permutation = generator.permutation(4)
+        self.signs = generator.choice([-1.0, 1.0], 4)
         observation, info = self.env.reset(**options)
         return self.scrambled(observation), {**info, "task": self.task}
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Make a step; its info names the task."""
+        """Make a step, with the task in its info."""
         self.steps += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
         info = {**info, "task": self.task}
         return self.scrambled(observation), reward, terminated, truncated, info
 
     def scrambled(self, observation: np.ndarray) -> np.ndarray:
-        """The observation as this task shows it."""
-        return (self.signs * observation[self.order]).astype(observation.dtype)
+        """Return the observation as this task shows it."""
+        return (self.signs * observation[self.permutation]).astype(observation.dtype)
 
 
 def make_env(change_every: int, seed: int) -> ScrambledObservations:
-    """CartPole with bounds of ±infinity: the shuffled ones would differ from task to task."""
+    """Make a CartPole with bounds of ±infinity, since the permuted bounds would differ between tasks."""
     env = ScrambledObservations(gymnasium.make("CartPole-v1"), change_every, seed)
     env.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     return env
 
 
 def train(*, steps: int, seed: int, log: Path | None = None) -> PlasticityCallback:
-    """Train DQN on four tasks in turn."""
+    """Train DQN on four tasks, one after another."""
     torch.set_num_threads(1)
     vector = VecMonitor(DummyVecEnv([lambda: make_env(max(steps // 4, 1), seed)]))
     model = DQN(
@@ -89,7 +90,7 @@ def train(*, steps: int, seed: int, log: Path | None = None) -> PlasticityCallba
 
 
 def main() -> None:
-    """Train, and print what was measured, on the newest observations and on the fixed ones."""
+    """Train, and print the measurements on the latest and on the fixed observations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=24_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)

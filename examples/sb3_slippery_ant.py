@@ -1,7 +1,7 @@
 """Syre in Stable-Baselines3: PPO on the Slippery-Ant, whose floor changes from task to task.
 
-Two lines make the difference: `policy_kwargs` regularizes the networks, `PlasticityCallback` measures them.
-About half a minute; an ant that has learned to walk takes millions of steps and hours.
+It takes two lines: `policy_kwargs` regularizes the networks, and `PlasticityCallback` measures them.
+The example takes about half a minute; an ant learns to walk in millions of steps, which take hours.
 
     python examples/sb3_slippery_ant.py --regularizers none syre --out ant.png
 """
@@ -23,7 +23,7 @@ from plasticity.sb3 import PlasticityCallback, policy_kwargs
 Rows = list[dict[str, Any]]
 
 ENVIRONMENT = "plasticity.tasks:plasticity/SlipperyAntBullet-v0"
-"""Gymnasium imports what stands before the colon, which registers the environment, in workers too."""
+"""Environment id; Gymnasium imports the module before the colon, which registers it, also in workers."""
 
 COLORS = {"none": "#666666", "weight-decay": "#D55E00", "syre": "#0072B2"}
 
@@ -31,8 +31,8 @@ COLORS = {"none": "#666666", "weight-decay": "#D55E00", "syre": "#0072B2"}
 def train(
     regularizer: str, *, strength: float, steps: int, seed: int, measurements: int = 8
 ) -> Rows:
-    """Train for `steps` on four frictions in turn; the callback's rows."""
-    torch.set_num_threads(1)  # networks this small are slower on more
+    """Train for `steps` on four frictions, one after another, and return the callback's rows."""
+    torch.set_num_threads(1)  # such small networks are slower with more
     every = max(steps // measurements, 1)
     env = gymnasium.make(ENVIRONMENT, task_seed=seed, change_every=max(steps // 4, 1))
     model = PPO(
@@ -53,8 +53,8 @@ def train(
         seed=seed,
         device="cpu",
     )
-    # At even steps on the way, and wherever the floor changes; `friction` is what the environment adds
-    # to its info. A probe must have more observations than a layer has units.
+    # Measures at regular intervals and wherever the floor changes; the environment adds `friction` to its
+    # info. The probe batch should have more observations than a layer has units.
     callback = PlasticityCallback(every, probe_size=min(512, every), info_keys=["friction"])
     model.learn(steps, callback=callback)
     env.close()
@@ -62,7 +62,7 @@ def train(
 
 
 def show(rows: Rows) -> None:
-    """A line for each measurement of the last hidden layers."""
+    """Print a line for each measurement of the last hidden layers."""
     print(
         f"{'step':>8s}{'task':>6s}{'friction':>10s}{'return':>9s}  {'effective rank, dead units':s}"
     )
@@ -80,7 +80,7 @@ def show(rows: Rows) -> None:
 
 
 def draw(runs: dict[str, Rows]) -> Figure:
-    """Returns and ranks over steps, by regularizer, with lines where the friction changes."""
+    """Plot returns and ranks over steps, by regularizer, with lines where the friction changes."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     panels = dict(
         zip(
@@ -91,8 +91,8 @@ def draw(runs: dict[str, Rows]) -> Figure:
     )
     for key, panel in panels.items():
         for regularizer, rows in runs.items():
-            told = [row for row in rows if row.get(key) is not None]
-            steps, values = [row["step"] for row in told], [row[key] for row in told]
+            shown = [row for row in rows if row.get(key) is not None]
+            steps, values = [row["step"] for row in shown], [row[key] for row in shown]
             panel.plot(steps, values, ".-", color=COLORS[regularizer], label=regularizer)
         for row in next(iter(runs.values())):
             if row["boundary"]:
@@ -105,14 +105,14 @@ def draw(runs: dict[str, Rows]) -> Figure:
 
 
 def main() -> None:
-    """Train, and print what was measured."""
+    """Train, and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--regularizers", nargs="+", default=["syre"], choices=list(COLORS))
     parser.add_argument("--strength", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=16_384, help="environment steps")
-    parser.add_argument("--measurements", type=int, default=8, help="on the way, evenly spread")
+    parser.add_argument("--measurements", type=int, default=8, help="evenly spread over training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="picture to write")
+    parser.add_argument("--out", type=Path, help="image file to write")
     given = parser.parse_args()
     runs = {}
     for regularizer in given.regularizers:

@@ -1,4 +1,4 @@
-"""Track plasticity in a training loop of plain torch: handwritten digits, pixels permuted for each task.
+"""Track plasticity in a plain torch training loop: handwritten digits, with pixels permuted for each task.
 
 python examples/torch_loop.py --regularizer syre
 """
@@ -15,13 +15,13 @@ from plasticity import Tracker, regularized
 
 
 def make_data() -> tuple[Tensor, Tensor]:
-    """1797 digits of 8 × 8 pixels from 0 to 1, and their labels."""
+    """Load 1797 digits of 8 × 8 pixels from 0 to 1, and their labels."""
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
 
 
 def train(regularizer: str, *, strength: float, tasks: int, steps: int, seed: int) -> Tracker:
-    """Learn one permutation of the pixels after another; a row of measurements for each."""
+    """Learn one permutation of the pixels after another, with a row of measurements for each."""
     torch.manual_seed(seed)
     images, labels = make_data()
     model = nn.Sequential(
@@ -44,12 +44,12 @@ def train(regularizer: str, *, strength: float, tasks: int, steps: int, seed: in
         for _ in range(steps):
             chosen = torch.randint(len(images), (64,))
             outputs = model(permuted[chosen])
-            # Counted before the step that learns from them: online accuracy.
+            # Online accuracy: counted before the step that learns from these examples.
             correct += int((outputs.argmax(-1) == labels[chosen]).sum())
             optimizer.zero_grad()
             nn.functional.cross_entropy(outputs, labels[chosen]).backward()
             optimizer.step()
-        # The probe batch is of the task that ended. Nothing in training depends on this line.
+        # The probe batch comes from the task that ended. Training does not depend on this line.
         tracker.boundary(task, permuted[:512], online_accuracy=correct / (64 * steps))
     return tracker
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--regularizer", default="syre", help="syre, weight-decay, l2-init or none")
     parser.add_argument("--strength", type=float, default=3e-3)
     parser.add_argument("--tasks", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=500, help="of gradient descent, for each task")
+    parser.add_argument("--steps", type=int, default=500, help="optimizer steps per task")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     tracker = train(

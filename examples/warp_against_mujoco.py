@@ -1,13 +1,14 @@
-"""Is the ant of MuJoCo Warp that of MuJoCo? A step from equal states, and the distributions of episodes.
+"""Compare the ant in MuJoCo Warp with that in MuJoCo: single steps, and distributions of episodes.
 
-First, one step of the environment (five of the physics) from states that random actions came through, on
-floors of several frictions; MuJoCo computes in float64 and Warp in float32. For scale: how far MuJoCo's own
-step moves when its state is rounded to another float32, before and after each of the five ("rounded").
-Warp is shown as `SlipperyAntWarp` uses it, without the second solution for the contact forces ("one
-solution"), and as MuJoCo Warp is by itself ("as is"), where contacts of steep legs have other tangents, too.
+First, one step of the environment (five of the physics) from states reached by random actions, on floors
+of several frictions; MuJoCo computes in float64 and Warp in float32. For scale, "rounded" shows how much
+MuJoCo's own step changes if its state is moved to a neighbouring float32 at first, and rounded after each
+of the five. Warp is shown as `SlipperyAntWarp` uses it ("warp"), without the second solution for the
+contact forces ("one solution"), and as in MuJoCo Warp itself ("as is"), where contacts of steep legs also
+have other tangents.
 
-Then whole episodes under one random policy: means of return and length, the 95 % interval of Welch for
-their difference, and the p-value of the two-sample test of Kolmogorov and Smirnov.
+Then whole episodes with one random policy: means of return and length, Welch's 95 % interval of their
+difference, and the p-value of the two-sample Kolmogorov-Smirnov test.
 
     python examples/warp_against_mujoco.py --episodes 32 --limit 100           # a minute
     python examples/warp_against_mujoco.py --states 2500 --episodes 300        # half an hour of one core
@@ -36,12 +37,12 @@ Array = NDArray[np.float64]
 
 VARIANTS = ("rounded", "warp", "one solution", "as is")
 LARGE = 1e-4
-"""What counts as another step: a velocity that is off by so many m/s or rad/s."""
+"""Velocity error, in m/s or rad/s, above which a step counts as different."""
 
 
 @dataclass
 class States:
-    """States and what is done in them: an entry for each, all of them float32 numbers."""
+    """States and the controls applied in them, with an entry per state; all are float32 numbers."""
 
     qpos: Array
     qvel: Array
@@ -58,13 +59,13 @@ def in_float32(array: Array) -> Array:
 
 
 def neighbour(array: Array, rng: np.random.Generator) -> Array:
-    """The next float32, up or down, of each float32 number."""
+    """Move each float32 number to the next one, up or down at random."""
     spacing = np.spacing(array.astype(np.float32)).astype(np.float64)
     return array + rng.choice([-1, 1], array.shape) * spacing
 
 
 def visited_states(model: Any, number: int, rng: np.random.Generator) -> States:
-    """Some of the states that random actions come through."""
+    """Sample states reached by random actions."""
     data = mujoco.MjData(model)
     found: list[tuple[Array, ...]] = []
     while len(found) < number:
@@ -86,7 +87,7 @@ def visited_states(model: Any, number: int, rng: np.random.Generator) -> States:
 def mujoco_step(
     model: Any, states: States, rounding: np.random.Generator | None = None
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """One step in MuJoCo: positions, velocities, and whether anything touched the floor on the way.
+    """Make one step in MuJoCo; return positions, velocities, and whether anything touched the floor.
 
     With `rounding`, the state is moved to a neighbouring float32 at first, and rounded after each step.
     """
@@ -114,7 +115,7 @@ def mujoco_step(
 def warp_step(
     states: States, friction: float, *, refine: bool, align: bool, device: str
 ) -> tuple[Array, Array]:
-    """One step in MuJoCo Warp: positions and velocities."""
+    """Make one step in MuJoCo Warp; return positions and velocities."""
     physics = AntWarpPhysics(len(states), device, refine=refine)
     if not align:
         physics.model.callback.contactfilter = None
@@ -142,7 +143,7 @@ def warp_step(
 
 @dataclass
 class Deviations:
-    """How far steps are from MuJoCo's, by variant: the largest entry of each state's."""
+    """Deviations of steps from MuJoCo's, by variant: the largest absolute entry for each state."""
 
     positions: dict[str, Array]
     velocities: dict[str, Array]
@@ -150,7 +151,7 @@ class Deviations:
 
 
 def compare_steps(friction: float, number: int, seed: int, device: str = "cpu") -> Deviations:
-    """Make the same step in all variants."""
+    """Make the same step with all variants."""
     model = load_ant()
     model.geom_friction[:, 0] = np.float32(friction)
     rng = np.random.default_rng(seed)
@@ -170,13 +171,13 @@ def compare_steps(friction: float, number: int, seed: int, device: str = "cpu") 
 
 
 class Policy:
-    """One random policy: a linear one of the observation, with noise, in [-1, 1]."""
+    """Random policy: linear in the observation, with noise, and actions in [-1, 1]."""
 
     def __init__(self, seed: int = 0) -> None:
         self._weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((27, 8)))
 
     def __call__(self, observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Actions for observations, (number, 27), and standard normal numbers, (number, 8)."""
+        """Return actions for observations, (number, 27), and standard normal numbers, (number, 8)."""
         weights = self._weights.to(observations)
         return torch.tanh(0.2 * observations @ weights + noise.to(observations))
 
@@ -184,7 +185,7 @@ class Policy:
 def warp_episodes(
     friction: float, number: int, seed: int, limit: int, device: str = "cpu"
 ) -> Array:
-    """Return and length of one episode for each of so many ants, up to a limit. Shape: (number, 2)."""
+    """Run one episode, up to a limit, for each ant; give its return and length. Shape: (number, 2)."""
     envs = SlipperyAntWarp(
         number, reset_seeds=range(seed, seed + number), friction=friction, device=device
     )
@@ -205,7 +206,7 @@ def warp_episodes(
 
 
 def mujoco_episodes(friction: float, number: int, seed: int, limit: int) -> Array:
-    """Return and length of so many episodes, up to a limit. Shape: (number, 2)."""
+    """Run a number of episodes, up to a limit; give their returns and lengths. Shape: (number, 2)."""
     env = SlipperyAntMujocoEnv(friction)
     policy, generator = Policy(), torch.Generator().manual_seed(seed)
     sums = np.zeros((number, 2))
@@ -223,7 +224,7 @@ def mujoco_episodes(friction: float, number: int, seed: int, limit: int) -> Arra
 
 
 def compare_samples(ours: Array, theirs: Array) -> tuple[float, float, float, float, float]:
-    """Both means, the 95 % interval of their difference, and the p-value that the samples are alike."""
+    """Compute both means, the 95 % interval of their difference, and the p-value for equal distributions."""
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
     p_value = stats.ks_2samp(ours, theirs).pvalue
     return ours.mean(), theirs.mean(), interval.low, interval.high, p_value
@@ -231,7 +232,7 @@ def compare_samples(ours: Array, theirs: Array) -> tuple[float, float, float, fl
 
 def print_steps(frictions: Sequence[float], number: int, device: str) -> None:
     """Print a table of the deviations."""
-    print(f"One step from {number} states; errors are the largest entry of each state's.")
+    print(f"One step from {number} states; errors are the largest entry for each state.")
     print(
         f"{'friction':>8} {'contact':>7}  {'variant':<12} {'positions: median, 99 %, max':^30} "
         f"{'velocities: median, 99 %, max':^30} over {LARGE:g}"
@@ -254,7 +255,7 @@ def print_steps(frictions: Sequence[float], number: int, device: str) -> None:
 
 def print_episodes(frictions: Sequence[float], number: int, limit: int, device: str) -> None:
     """Print a table of the distributions."""
-    print(f"{number} episodes under one random policy, of up to {limit} steps.")
+    print(f"{number} episodes with one random policy, of up to {limit} steps.")
     print(f"{'friction':>8} {'':<7} {'Warp':>9} {'MuJoCo':>9} {'difference, 95 %':>22} {'KS p':>7}")
     for friction in frictions:
         ours = warp_episodes(friction, number, 0, limit, device)
@@ -273,10 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--states", type=int, default=200, help="for each friction; 0: none")
-    parser.add_argument("--episodes", type=int, default=16, help="for each friction; 0: none")
+    parser.add_argument("--states", type=int, default=200, help="states per friction; 0: none")
+    parser.add_argument("--episodes", type=int, default=16, help="episodes per friction; 0: none")
     parser.add_argument(
-        "--limit", type=int, default=MAX_EPISODE_STEPS, help="of an episode's steps"
+        "--limit", type=int, default=MAX_EPISODE_STEPS, help="maximum steps per episode"
     )
     parser.add_argument("--frictions", type=float, nargs="+", default=[0.02, 0.2, 1.0, 2.0])
     parser.add_argument("--device", default="cpu")

@@ -1,4 +1,4 @@
-"""Keep networks plastic over many tasks: regularize any torch optimizer, measure what is lost."""
+"""Keep networks plastic over many tasks: regularize any torch optimizer, measure lost plasticity."""
 
 from plasticity.metrics.activations import Activations, unit_matrix
 from plasticity.metrics.capture import capture

@@ -1,4 +1,4 @@
-"""Checks of arguments: errors that name the value, what was expected, and the nearest known name."""
+"""Argument checks whose errors name the value, the expectation and the nearest known name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_SEED = 2**64 - 1
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest known name, if one is near, and all names."""
+    """Return the end of an error message: the nearest known name, if any is close, and all names."""
     known = list(known)
     match = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {match[0]!r}?" if match else ""
@@ -20,11 +20,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def require_number(name: str, value: object, *, minimum: float, below: float = math.inf) -> float:
-    """Return `value` as a float, or say which number was expected.
+    """Return `value` as a float, or raise an error that names the expected range.
 
     Raises:
-        TypeError: if the value is no real number (a bool is none).
-        ValueError: if it is not finite, under `minimum`, or not under `below`.
+        TypeError: if the value is not a real number (a bool does not count as one).
+        ValueError: if it is not finite, less than `minimum`, or not less than `below`.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__}).")
@@ -38,10 +38,10 @@ def require_number(name: str, value: object, *, minimum: float, below: float = m
 
 
 def require_integer(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
-    """Return `value` as an int, or say which integer was expected.
+    """Return `value` as an int, or raise an error that names the expected range.
 
     Raises:
-        TypeError: if the value is no integer (a bool is none).
+        TypeError: if the value is not an integer (a bool does not count as one).
         ValueError: if it is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -54,12 +54,12 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raise a ValueError that suggests the nearest known name, if this one is not known."""
+    """Raise a ValueError that suggests the nearest known name, unless `name` is known."""
     if name not in (names := list(known)):
         raise ValueError(f"Unknown {kind} {name!r}.{nearest(name, names)}")
 
 
 def require_name(setting: str, value: object) -> None:
-    """Raise a TypeError if a value is not text."""
+    """Raise a TypeError unless a value is a string."""
     if not isinstance(value, str):
         raise TypeError(f"{setting} must be a name, not {value!r}.")

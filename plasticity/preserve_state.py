@@ -1,4 +1,4 @@
-"""Look at a model without leaving a trace: flags, buffers, parameters and random state are put back."""
+"""Run a model and leave no trace: flags, buffers, parameters and random state are restored."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.nn.parameter import is_lazy
 
 @contextmanager
 def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> Iterator[None]:
-    """Evaluation mode, no gradients, full precision; afterwards the model is as before, also after an error.
+    """Evaluate a model without gradients, in full precision, and restore its state, also after an error.
 
-    What is put back: each module's training flag; the set of buffers, each the same object with the same
+    Restored are: each module's training flag; the set of buffers, each the same object with the same
     shape and values; values that a forward pass wrote into parameters (an embedding's `max_norm`); the
-    random state of torch (the CPU's and that of `devices`), NumPy and Python. The contract ends there: a
-    plain attribute that a forward pass sets, a tensor too, stays as it was set.
+    random state of torch (the CPU's and that of `devices`), NumPy and Python. Nothing else is restored: a
+    plain attribute set by a forward pass keeps its new value, even if it is a tensor.
 
-    It holds one more copy of parameters and buffers while it lasts. Nothing is written to a tensor that did
-    not change.
+    Inside the block, one extra copy of the parameters and buffers is held. Tensors that did not change are
+    not written to.
     """
     with ExitStack() as block:
         block.callback(restore_random, random_state(devices))
@@ -37,22 +37,22 @@ def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> It
             )
             block.callback(setattr, module, "training", module.training)
         for module in model.modules():
-            # Not model.eval(): some models do more in it, such as merging adapters into the weights.
+            # Not model.eval(): some models override it, for example to merge adapters into the weights.
             module.training = False
         for kind in {device.type for device in devices}:
             block.enter_context(torch.autocast(kind, enabled=False))
-        # A tensor that the model makes now and keeps (a cache) must not be an inference tensor: training
-        # could not use it.
+        # A tensor that the model creates here and keeps (a cache) must not be an inference tensor, which
+        # training could not use.
         block.enter_context(torch.inference_mode(False))
         block.enter_context(torch.no_grad())
         yield
 
 
 def random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, object]:
-    """Return the state of every generator: torch's (the CPU's and those of devices), NumPy's, Python's."""
+    """Return the state of every generator: torch's (of the CPU and of devices), NumPy's and Python's."""
     states: dict[torch.device | str, object] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002  (which modules draw from)
+        "numpy": np.random.get_state(),  # noqa: NPY002  (modules may draw from it)
         torch.device("cpu"): torch.get_rng_state(),
     }
     for device in devices:
@@ -64,25 +64,25 @@ def random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, ob
 
 
 def restore_random(states: Mapping[torch.device | str, object]) -> None:
-    """Put the state of every generator back, as `random_state` gave it."""
-    for place, state in states.items():
-        if place == "python":
+    """Restore the state of every generator, as returned by `random_state`."""
+    for source, state in states.items():
+        if source == "python":
             random.setstate(state)  # type: ignore[arg-type]
-        elif place == "numpy":
+        elif source == "numpy":
             np.random.set_state(state)  # type: ignore[arg-type]  # noqa: NPY002
-        elif isinstance(place, torch.device) and place.type == "mps":
+        elif isinstance(source, torch.device) and source.type == "mps":
             torch.mps.set_rng_state(state)  # type: ignore[arg-type]
-        elif isinstance(place, torch.device) and place.type != "cpu":
-            torch.get_device_module(place).set_rng_state(state, place)
+        elif isinstance(source, torch.device) and source.type != "cpu":
+            torch.get_device_module(source).set_rng_state(state, source)
         else:
             torch.set_rng_state(state)  # type: ignore[arg-type]
 
 
 def _restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor | None]) -> None:
-    """The same objects by the same names in the same order; not their values."""
+    """Restore the same buffer objects under the same names in the same order, but not their values."""
     for name in buffers:
         if name not in module._buffers:
-            module.__dict__.pop(name, None)  # deleted, and set again as a plain attribute
+            module.__dict__.pop(name, None)  # deleted, then set again as a plain attribute
     module._buffers.clear()
     module._buffers.update(buffers)
 
@@ -94,14 +94,14 @@ def _restore_set(present: set[str], before: set[str]) -> None:
 
 @dataclass(frozen=True)
 class _Saved:
-    """One tensor as it was."""
+    """State of one tensor before the block."""
 
     tensor: Tensor
     view: Tensor
-    """The same memory, as it was laid out."""
+    """View of the tensor's memory, with its original layout."""
     copy: Tensor
     may_move: bool
-    """Whether it is put back into that memory. A parameter is not, as wrappers that shard it move it."""
+    """Whether to move the tensor back into that memory; not for parameters, which sharding wrappers move."""
 
 
 def _saved_values(model: nn.Module) -> list[_Saved]:
@@ -125,15 +125,15 @@ def _restore_values(saved: Iterable[_Saved]) -> None:
                 each.tensor.data = each.view
             here.append(each)
         for each, changed in zip(here, _changed(here), strict=True):
-            # Writing to an untouched tensor would break a backward pass that is still to come, or fail
-            # where memory is read-only.
+            # Writing to an unchanged tensor would break a later backward pass through it, or fail where
+            # the memory is read-only.
             if changed:
                 with torch.inference_mode(each.view.is_inference()):
                     each.view.data.copy_(each.copy)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The shard of a distributed tensor that is here; any other tensor itself."""
+    """Return the local shard of a distributed tensor, or any other tensor itself."""
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
@@ -151,7 +151,10 @@ def _same_memory(tensor: Tensor, view: Tensor) -> bool:
 
 
 def _changed(saved: list[_Saved]) -> list[bool]:
-    """Whether each holds other bits than its copy: NaN is itself. The host reads once per device."""
+    """Return whether each tensor differs from its copy in any bit (NaN equals itself).
+
+    The host waits once per device.
+    """
     found = [True] * len(saved)
     flags: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for position, each in enumerate(saved):

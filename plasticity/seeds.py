@@ -1,4 +1,4 @@
-"""Named child seeds: what a run draws for one purpose does not depend on any other purpose."""
+"""Named child seeds: the random numbers for one purpose do not depend on any other purpose."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def child_seed(seed: int, name: str) -> int:
     """Derive the seed of one purpose from a run's seed.
 
     Args:
-        seed: The run's, 0 to 2**64 - 1.
-        name: Of the purpose: "weights", "order/3/0".
+        seed: Seed of the run, 0 to 2**64 - 1.
+        name: Name of the purpose, such as "weights" or "order/3/0".
 
     Returns:
-        An integer from 0 to 2**63 - 1, the same on every machine (the head of a SHA-256).
+        An integer from 0 to 2**63 - 1, the same on every machine (the leading bits of a SHA-256 digest).
 
     Raises:
         TypeError: if the seed is not an integer.

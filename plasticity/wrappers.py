@@ -1,6 +1,6 @@
-"""What stands around a network without being part of it: the compiler's and data parallelism's wrappers.
+"""Wrappers around a network, such as those of the compiler and of data parallelism.
 
-A network has one name for each of its parts, whether it is wrapped or not: ``trunk.0``, never
+The parts of a network have the same names whether or not it is wrapped: ``trunk.0``, never
 ``module.trunk.0`` or ``trunk._orig_mod.0``.
 """
 
@@ -20,13 +20,13 @@ __all__ = ["bypassed", "named_modules", "named_parameters", "raw_module", "unwra
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside its wrappers, or the module itself.
+    """Return the network inside its wrappers, or the module itself if there are none.
 
     Wrappers are those of `torch.compile`, `DistributedDataParallel`, `nn.DataParallel`,
     `torch.optim.swa_utils.AveragedModel` and activation checkpointing, in any order.
 
     Raises:
-        TypeError: if the model is no module.
+        TypeError: if the model is not a module.
         ValueError: if a parameter or buffer is on the meta device, which holds no values.
     """
     if not isinstance(model, nn.Module):
@@ -40,17 +40,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
         for name, tensor in tensors:
             if tensor.is_meta:
                 raise ValueError(
-                    f"{kind} {name!r} is on the meta device: it has a shape, and no values to measure. Make "
-                    "the model real first: model.to_empty(device='cpu'), then load or initialise its weights."
+                    f"{kind} {name!r} is on the meta device: it has a shape, but no values to measure. "
+                    "Materialize the model first: model.to_empty(device='cpu'), then load or initialise its "
+                    "weights."
                 )
     return model
 
 
 def raw_module(model: nn.Module) -> nn.Module:
-    """Return the network inside its wrappers, if its parts can be seen from outside.
+    """Return the network inside its wrappers, provided that hooks can observe its parts.
 
     Raises:
-        TypeError: if the model is no module, or has a scripted or traced part.
+        TypeError: if the model is not a module, or has a scripted or traced part.
         ValueError: as in `unwrapped`.
     """
     model = unwrapped(model)
@@ -58,7 +59,7 @@ def raw_module(model: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(
                 f"{f'submodule {name!r}' if name else 'the model'} is a {type(module).__name__}, "
-                "whose activations cannot be seen from outside; give the eager module"
+                "whose activations cannot be observed; pass the eager module"
             )
     return model
 
@@ -70,7 +71,7 @@ def named_modules(
 
     Args:
         model: Any module, wrapped or with wrapped parts.
-        remove_duplicate: Whether a module that has several names comes once, by its first.
+        remove_duplicate: Whether a module with several names is yielded once, under its first name.
     """
     seen: set[nn.Module] = set()
 
@@ -101,19 +102,20 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 @contextmanager
 def bypassed(model: nn.Module) -> Iterator[None]:
-    """Let the wrapped parts of a model run what is inside them: eagerly, in this process, on its device.
+    """Have each wrapper in a model call its inner module directly: eagerly, in this process, on its device.
 
-    Hooks that are added after a compiled function's first call never fire there; a replica on another
-    device runs unseen; where one process looks at its model, no collective operation may wait for the
-    others; and torch's function transforms refuse activation checkpointing.
+    Wrappers get in the way of a measurement: hooks added after the first call of a compiled function never
+    fire; the copy that `nn.DataParallel` runs on another device cannot be observed; a collective operation
+    would wait for other processes that are not measuring; and torch's function transforms reject activation
+    checkpointing.
     """
     with ExitStack() as block:
-        # Nothing can have been compiled before dynamo was imported, which takes a second: not for that.
+        # Nothing is compiled unless dynamo has been imported. Importing it here would take a second.
         if "torch._dynamo" in sys.modules:
             block.enter_context(torch.compiler.set_stance("force_eager"))
         for module in model.modules():
             inner = _inside(module)
-            # The compiler's wrapper does so by itself now.
+            # Under "force_eager", the compiler's wrapper does this by itself.
             if inner is not None and "_orig_mod" not in module._modules:
                 _replace_forward(module, inner, block)
         yield
@@ -123,7 +125,7 @@ def _replace_forward(wrapper: nn.Module, inner: nn.Module, block: ExitStack) -> 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return inner(*args, **kwargs)
 
-    # Past nn.Module's own setter, and in front of the class's method.
+    # Set in __dict__, to bypass nn.Module.__setattr__ and to shadow the class's method.
     own = wrapper.__dict__
     if "forward" in own:
         block.callback(own.__setitem__, "forward", own["forward"])
@@ -133,10 +135,10 @@ def _replace_forward(wrapper: nn.Module, inner: nn.Module, block: ExitStack) -> 
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    """The module directly inside a wrapper; None for any other module."""
+    """Return the module directly inside a wrapper, or None for any other module."""
     if isinstance(module, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
         return module._modules["module"]
-    # By what they hold, as importing the compiler takes a second.
+    # Recognized by their child's name, as importing the compiler takes a second.
     for name in ("_orig_mod", "_checkpoint_wrapped_module"):
         if name in module._modules:
             return module._modules[name]

@@ -1,4 +1,4 @@
-"""Runs functions of the test files in two processes that talk to each other over gloo, on the CPU."""
+"""Fixture that runs functions of the test files in two processes, which communicate over gloo on the CPU."""
 
 import inspect
 import json
@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-# Two processes for all the tests: most of a second pair's time would be imports. A test file is no
-# package that a child could import, so the child loads it by its path. Seeds differ from rank to rank,
-# as they do in most training scripts.
+# All tests share two processes, since a second pair would spend most of its time on imports. Test files
+# are not packages that a child process could import, so it loads them by path. Seeds differ between
+# ranks, as they do in most training scripts.
 CHILD = """
 import importlib.util, json, os, sys, traceback
 from datetime import timedelta
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # whatever else prints
+os.dup2(2, 1)  # all other output goes to stderr
 torch.set_num_threads(1)
 dist.init_process_group("gloo", timeout=timedelta(seconds=60))
 rank = dist.get_rank()
@@ -43,7 +43,7 @@ dist.destroy_process_group()
 
 
 class TwoRanks:
-    """Calls `function(rank)` in both processes; gives the two results, which torch.save can hold."""
+    """Callable that runs `function(rank)` in both processes, and returns the results through torch.save."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -60,7 +60,7 @@ class TwoRanks:
         answers = [child.stdout.readline() for child in self.children]
         errors = [json.loads(answer) if answer else "the process died" for answer in answers]
         if any(errors):
-            self.stop()  # the two may no longer be in step
+            self.stop()  # the two may be out of step
             pytest.fail("\n".join(f"rank {rank}: {text}" for rank, text in enumerate(errors)))
         return [torch.load(result) for result in results]
 

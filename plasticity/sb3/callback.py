@@ -40,7 +40,7 @@ _SATURATED = "dead_fraction of saturating layers"
 
 
 class PlasticityCallback(BaseCallback):
-    """Tracks ranks, dead and dormant units and norms of every hidden layer of actor and critic.
+    """Callback that tracks ranks, dead and dormant units and norms of all hidden layers of actor and critic.
 
     ::
 
@@ -48,73 +48,77 @@ class PlasticityCallback(BaseCallback):
         model.learn(1_000_000, callback=callback)
         print(callback.rows[-1]["effective_rank/actor.1"])
 
-    For PPO, A2C, DQN, SAC, TD3 and DDPG, and sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN and
-    CrossQ, in any vector environment and wrapper. The layers' names are those of `PolicyNetworks`.
+    Supports PPO, A2C, DQN, SAC, TD3 and DDPG, and sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN
+    and CrossQ, with any vector environment and wrapper. Layer names are those of `PolicyNetworks`.
 
-    **Training is not changed**: with and without the callback, the same weights bit for bit. No random number
-    is drawn, from torch, NumPy, Python or a space; training flags, buffers and gradients are as before.
+    **Training is not changed**: the weights are the same, bit for bit, with and without the callback. No
+    random numbers are drawn from torch, NumPy, Python or a space; training flags, buffers and gradients are
+    left as they were.
 
-    **When**: at each multiple of `every` environment steps (of all environments together; where they pass
-    one within a step, at that step), counted from the model's first step, also after a load; at each task
-    boundary, which is where ``info["task"]`` changes (an integer or a name; of several environments, the
-    first to change counts); and, for on-policy algorithms, once before the first update. A row at a
-    boundary is about the task that ended. A new task shows in the ``info`` of its first step, so an
-    off-policy algorithm may have made one more update by then.
+    **When it measures**: at each multiple of `every` environment steps (summed over all environments; if
+    a multiple is passed within a vector step, at that step), counted from the model's first step, also
+    after loading; at each task boundary, where ``info["task"]`` changes (an integer or a name; with several
+    environments, the first change counts); and, for on-policy algorithms, once before the first update. A
+    row at a boundary describes the task that ended. A new task appears in the ``info`` of its first step,
+    so an off-policy algorithm may have made one more update by then.
 
-    **On which observations**: the latest, and a probe batch that stays the same, both as the policy sees
-    them (normalised, stacked). The latest ones are `probe_size`, spread evenly over as many steps as a
-    rollout of an on-policy algorithm has, and over the `every` newest steps of an off-policy one, further
-    back where that is fewer than `probe_size`. The probe batch is the set of the first row, unless one is
-    given. Critics of SAC and its kind see the actions that were taken (on a given batch, what the actor
-    did at first). LSTMs start from the states that they had (on a given batch, from zero). Until there
-    are `probe_size` observations, rows are made at boundaries only, without measurements; training that ends
-    without any measurement ends with a warning that says why.
+    **On which observations it measures**: on the latest observations and on a fixed probe batch, both as
+    the policy sees them (normalised, stacked). The latest are `probe_size` observations, spread evenly over
+    as many steps as a rollout has (on-policy), or over the last `every` steps (off-policy; further back if
+    that is fewer than `probe_size`). The probe batch is the batch of the first row, unless one is given.
+    The critics of SAC and similar algorithms see the actions that were taken (on a given batch, the actor's
+    actions at the start). LSTMs start from the states that they had (on a given batch, from zero). Until
+    there are `probe_size` observations, rows are made only at boundaries, without measurements; if training
+    ends without any measurement, a warning says why.
 
-    **Where to**: `rows`; the file `path`; and the outputs of SB3's logger, under ``plasticity/`` (latest)
-    and ``plasticity_probe/`` (fixed), each row at once, at its own step and apart from what SB3 writes. The
-    console's table, which is narrow, shows one number for each metric on the latest observations, under
-    ``plasticity_mean/``: the mean over the layers, for norms of parameters the total.
+    **Where the rows go**: to `rows`; to the file `path`; and to the outputs of SB3's logger, under
+    ``plasticity/`` (latest) and ``plasticity_probe/`` (fixed), each row immediately, at its own step and
+    separate from SB3's. The console table, which is narrow, shows one number per metric on the latest
+    observations under ``plasticity_mean/``: the mean over the layers, or the total for norms of parameters.
 
-    ``dead_fraction`` is that of a layer's activation: units that are 0 on every observation in the family
-    of ReLU, units that hardly deviate (`dead_units` with ``saturating=True``) in any other, such as SB3's
-    default tanh. ``gradient_norm`` is that of the last minibatch, as the optimizer's step met it: after
-    clipping (``max_grad_norm``, 0.5 in PPO), of the critic without the actor's loss, and without what no
-    optimizer moves (TRPO's actor); it costs a copy of the gradients in every update. ``update_norm`` is the
-    way since the previous row. If the network diverges, the row says so, with NaN for what cannot be
-    measured; training goes on.
+    ``dead_fraction`` depends on a layer's activation: for the ReLU family it counts units that are 0 on
+    every observation, for all others, such as SB3's default tanh, units that hardly vary (`dead_units` with
+    ``saturating=True``). ``gradient_norm`` is the norm in the last minibatch as the optimizer step received
+    it: after clipping (``max_grad_norm``, 0.5 in PPO), for the critic without the actor's loss, and without
+    parameters that no optimizer updates (TRPO's actor); it costs a copy of the gradients in every update.
+    ``update_norm`` is the distance moved since the previous row. If the network diverges, the row says so,
+    with NaN for values that cannot be measured, and training continues.
 
-    A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe. The callback can be
-    pickled (with metrics that can be), without the model: after loading both in a fresh process, pass it
-    to ``learn`` again. Where a model goes on from an earlier step, the rows after that step, in `rows` and
-    in the file, are taken out first, as they are made again (an untrained model empties the file);
-    ``update_norm`` then starts over. Counting that starts at 0 again with a trained model adds rows. Use one
-    callback per model, and one file.
+    A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe batch. The callback can be
+    pickled (if its metrics can), without the model: after loading both in a new process, pass it to
+    ``learn`` again. If a model continues from an earlier step, rows after that step are first removed from
+    `rows` and from the file, as they will be made again (an untrained model empties the file);
+    ``update_norm`` then starts over. If a trained model counts from 0 again, rows are added. Use a separate
+    callback and file for each model.
 
     Args:
         every: Environment steps between measurements.
-        metrics: As in `Tracker`: names in `METRICS`, and `Metric` objects (whose model is `PolicyNetworks`).
-        layers: As in `capture`: names in `PolicyNetworks`. None takes every hidden layer.
-        probe_size: Observations to measure on. More than the widest layer has units: no rank can be larger.
-        probe_batch: The fixed batch, as ``model.predict`` takes it, instead of the first observations.
-        path: File of JSON lines to append the rows to; made if missing, with its folder. Numbers that are not
-            finite are null there.
-        task_key: The entry of ``info`` that tells the task; None for no task boundaries.
-        info_keys: More entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
-        verbose: As in every callback of SB3; nothing is printed.
+        metrics: Metrics as in `Tracker`: names in `METRICS`, and `Metric` objects (whose model is
+            `PolicyNetworks`).
+        layers: Layers as in `capture`: names in `PolicyNetworks`. None: every hidden layer.
+        probe_size: Number of observations to measure on. It should exceed the number of units in the widest
+            layer, as no rank can be larger than it.
+        probe_batch: Fixed probe batch, in the form that ``model.predict`` takes, instead of the first
+            observations.
+        path: File of JSON lines to which rows are appended; created if missing, with its folder. Numbers
+            that are not finite are written as null.
+        task_key: Entry of ``info`` that holds the task; None for no task boundaries.
+        info_keys: Further entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
+        verbose: Verbosity, as in every SB3 callback; nothing is printed.
 
     Raises:
-        TypeError: if an argument has the wrong type; when training starts, if the policy is of no known kind;
-            in training, if a task is neither an integer nor a string.
-        ValueError: if a number is out of range or a metric unknown (naming the nearest); when training
-            starts, if a layer is unknown or never runs, or `probe_batch` does not fit.
+        TypeError: if an argument has the wrong type; at the start of training, if the kind of policy is not
+            known; during training, if a task is neither an integer nor a string.
+        ValueError: if a number is out of range or a metric is unknown (the nearest is named); at the start
+            of training, if a layer is unknown or never runs, or `probe_batch` does not fit.
         OSError: if `path` cannot be written.
 
     Warns:
-        UserWarning: when training ends, if nothing was measured.
+        UserWarning: at the end of training, if nothing was measured.
     """
 
     rows: list[Row]
-    """One row per measurement: ``step``, ``task`` (None without one), entries of `info_keys`,
+    """Measurements, one row each: ``step``, ``task`` (None if there is none), entries of `info_keys`,
     ``boundary``; ``episodes`` that ended since the previous row and had begun under its task, with their
     mean ``episode_return`` and ``episode_length`` (None without any, or without SB3's Monitor);
     ``metric/layer`` on the latest observations, ``probe/metric/layer`` on the fixed ones, as `metric_key`
@@ -142,7 +146,7 @@ class PlasticityCallback(BaseCallback):
         self._given_probe = probe_batch
         self._path = None if path is None else Path(path).absolute()
         self._file: RowFile | None = None
-        self._open_file()  # which fails now, rather than after the first steps of training
+        self._open_file()  # fails here rather than after the first steps of training
         self._follower = TaskFollower(task_key, info_keys)
         self._probe: tuple[Any, ...] | None = None
         self._recent: RecentInputs | None = None
@@ -155,10 +159,11 @@ class PlasticityCallback(BaseCallback):
         self._trackers: tuple[Tracker, Tracker | None]
 
     def measure(self) -> dict[str, float]:
-        """Measure now, as for a row, and record nothing: after training, say.
+        """Measure now, as for a row, without recording anything, for example after training.
 
         Returns:
-            The numbers by ``metric/layer`` on the latest observations, and by ``probe/metric/layer``.
+            The numbers on the latest observations, by ``metric/layer``, and on the probe batch, by
+            ``probe/metric/layer``.
 
         Raises:
             RuntimeError: if there are not yet `probe_size` observations, or training never started.
@@ -179,10 +184,10 @@ class PlasticityCallback(BaseCallback):
             self._gradients.attach(self.model.policy)
         self._cut_back()
         num_envs = self.training_env.num_envs
-        # SB3 resets the environments to count from 0, and after a load or set_env. Then its latest
-        # observation is none that was seen here.
-        goes_on = any(self.model._last_obs is seen for seen in self._observations)
-        self._follower.begin(num_envs, reset=not goes_on)
+        # SB3 resets the environments when it counts from 0, and after a load or set_env. Its latest
+        # observation is then not one that was seen here.
+        continues = any(self.model._last_obs is seen for seen in self._observations)
+        self._follower.begin(num_envs, reset=not continues)
         if self._recent is None or self._recent.num_envs != num_envs:
             window = self.every
             if isinstance(self.model, OnPolicyAlgorithm):
@@ -190,16 +195,17 @@ class PlasticityCallback(BaseCallback):
             self._recent = RecentInputs(self.probe_size, window, num_envs)
 
     def _cut_back(self) -> None:
-        """Take out the rows that are made again, where the model goes on from before them."""
+        """Remove the rows that will be made again, if the model continues from before them."""
         step, self._last_step = self.num_timesteps, self.num_timesteps
-        self._open_file()  # others may have written rows in the meantime
-        if step == 0 and (self.rows or self.model._n_updates > 0):  # counted from 0 again
+        self._open_file()  # rows may have been written elsewhere in the meantime
+        # A trained model counts from 0 again.
+        if step == 0 and (self.rows or self.model._n_updates > 0):
             return
         if self._file is not None:
             self._file.remove(_after(self._file.counts, step))
-        gone = _after([row["step"] for row in self.rows], step)
-        if gone:
-            del self.rows[gone[0] :]
+        repeated = _after([row["step"] for row in self.rows], step)
+        if repeated:
+            del self.rows[repeated[0] :]
             self._tracker_state = None
             if self._networks is not None:
                 self._trackers[0].load_state_dict({"previous": None})
@@ -209,7 +215,7 @@ class PlasticityCallback(BaseCallback):
             self._file = RowFile(self._path, "step")
 
     def _attach(self, policy: BasePolicy) -> None:
-        """Look into the policy, unless that is done: its modules stay when weights are loaded."""
+        """Set up measuring of a policy, unless already done: loading weights keeps its modules."""
         policy = cast("BasePolicy", unwrapped(policy))
         if self._networks is None or self._networks.policy is not policy:
             networks = policy_networks(policy)
@@ -217,7 +223,7 @@ class PlasticityCallback(BaseCallback):
             layers = networks.hidden_layers(example) if self._layers is None else self._layers
             self._gradients.detach()
             self._gradients = StepGradients()
-            metrics = [self._of_steps(metric) for metric in self._metrics]
+            metrics = [self._with_step_gradients(metric) for metric in self._metrics]
             self._trackers = _trackers(networks, example, metrics, layers)
             self._networks = networks
             if self._tracker_state is not None:
@@ -226,19 +232,19 @@ class PlasticityCallback(BaseCallback):
             batch = self._networks.observations_to_tensor(self._given_probe)
             self._probe = self._networks.inputs(batch)
 
-    def _of_steps(self, metric: Metric) -> Metric:
+    def _with_step_gradients(self, metric: Metric) -> Metric:
         if metric == METRICS["gradient_norm"]:
             return replace(metric, function=self._gradients.norm)
         return metric
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
-        # Of these two the second is next; where a callback ends training here, the first stays.
+        # The second is the next observation; if a callback ends training here, SB3 keeps the first.
         self._observations = (self.model._last_obs, self.locals.get("new_obs"))
         new_task = self._follower.new_task(infos, self.locals["dones"])
         measured = False
         if new_task is not None:
-            # Before the new task's first observation is among the latest.
+            # Measured before the first observation of the new task joins the latest.
             measured = self._record(boundary=True)
             self._follower.change(new_task)
         self._follower.follow_values(infos)
@@ -263,22 +269,22 @@ class PlasticityCallback(BaseCallback):
         if not self._recent.complete():
             return (
                 f"{begin}: it saw fewer than probe_size={self.probe_size} observations. Train for longer, or "
-                "give a smaller probe_size=."
+                "pass a smaller probe_size=."
             )
         return (
-            f"{begin}: it measures at multiples of every={self.every} steps, and reached none with "
-            f"probe_size={self.probe_size} observations seen. Give a smaller every=."
+            f"{begin}: it measures at multiples of every={self.every} steps, and reached none after seeing "
+            f"probe_size={self.probe_size} observations. Pass a smaller every=."
         )
 
     def _on_rollout_end(self) -> None:
-        # An off-policy algorithm has a rollout for every few steps: too few to choose a probe from.
+        # A rollout of an off-policy algorithm has only a few steps, too few to choose a probe batch from.
         untrained = self.model._n_updates == 0 and isinstance(self.model, OnPolicyAlgorithm)
         assert self._recent is not None
         if untrained and not self.rows and self._recent.complete():
             self._record(boundary=False)
 
     def _record(self, *, boundary: bool) -> bool:
-        """Make a row; whether it has measurements."""
+        """Make a row, and return whether it has measurements."""
         row: Row = {
             "step": self.num_timesteps,
             "task": self._follower.task,
@@ -297,7 +303,7 @@ class PlasticityCallback(BaseCallback):
         return bool(measured)
 
     def _measured(self) -> tuple[dict[str, float], bool]:
-        """The numbers of a row, none without observations, and whether the network has diverged."""
+        """Return the numbers of a row (none without observations) and whether the network has diverged."""
         assert self._recent is not None
         assert self._networks is not None
         if not self._recent.complete():
@@ -319,7 +325,7 @@ class PlasticityCallback(BaseCallback):
         return values
 
     def _dead_by_activation(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Of both forms of `dead_fraction`, the one that suits each layer."""
+        """Keep the form of `dead_fraction` that suits each layer, of the two measured."""
         assert self._networks is not None
         chosen = dict(values)
         for layer in self._trackers[0].layers:
@@ -329,7 +335,7 @@ class PlasticityCallback(BaseCallback):
         return chosen
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the model and what belongs to it; `learn` gives it back."""
+        """Return the state without the model and everything tied to it, which `learn` sets again."""
         state = self.__dict__.copy()
         if self._networks is not None:
             state["_tracker_state"] = self._trackers[0].state_dict()
@@ -347,7 +353,7 @@ def _trackers(
     metrics: Sequence[Metric],
     layers: Sequence[str],
 ) -> tuple[Tracker, Tracker | None]:
-    """For the latest observations, and for the fixed ones: what does not depend on them is measured once."""
+    """Make trackers for the latest and for the fixed observations; only the first measures parameters."""
     features = [metric for metric in metrics if metric.kind == "features"]
     return (
         Tracker(networks, example, metrics, layers),
@@ -356,7 +362,7 @@ def _trackers(
 
 
 def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
-    """With the other form of `dead_fraction`, from which each layer then takes its own."""
+    """Add the other form of `dead_fraction`, so that the suitable one can be chosen for each layer."""
     if METRICS["dead_fraction"] in metrics:
         function = partial(dead_fraction, saturating=True)
         return [*metrics, Metric(_SATURATED, function, "features")]
@@ -364,12 +370,12 @@ def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
 
 
 def _after(steps: Sequence[int], step: int) -> list[int]:
-    """Places of the rows that are made again after a step; before a first step of all, of all rows."""
+    """Return the indices of the rows that will be made again after a step: all rows if the step is 0."""
     return list(range(len(steps))) if step == 0 else made_again(steps, step + 1)
 
 
 def _twice(observations: Any) -> Any:
-    """A batch of at least two, to try the networks on before there are any steps."""
+    """Repeat observations to a batch of at least two, to run the networks on before any steps are made."""
     if isinstance(observations, Mapping):
         return {key: _twice(value) for key, value in observations.items()}
     return np.concatenate([observations, observations])

@@ -1,7 +1,7 @@
-"""The gradients that a policy's optimizers last took a step with.
+"""Gradients used in the latest step of each of a policy's optimizers.
 
-What stands in ``.grad`` between two updates is something else: the actor's loss of SAC and TD3 goes back
-through the critic, after the critic's own step.
+Between two updates, ``.grad`` may hold something else: the actor loss of SAC and TD3 is backpropagated
+through the critic after the critic's own step.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["StepGradients"]
 
 
 class StepGradients:
-    """Keeps a copy of each gradient as the latest step of its optimizer met it; changes nothing.
+    """Copies of the gradients as the latest step of each optimizer received them; changes nothing.
 
-    That is after clipping, and before a decay joins it.
+    They are taken after clipping, and before weight decay is added.
     """
 
     def __init__(self) -> None:
@@ -28,26 +28,26 @@ class StepGradients:
         self._handles: list[RemovableHandle] = []
 
     def attach(self, policy: nn.Module) -> None:
-        """Watch the optimizers of a policy and of its parts, until `detach`."""
+        """Watch the optimizers of a policy and of its parts until `detach` is called."""
         self.detach()
         owned = [getattr(module, "optimizer", None) for module in policy.modules()]
         for optimizer in dict.fromkeys(each for each in owned if isinstance(each, Optimizer)):
             self._handles.append(optimizer.register_step_pre_hook(self._keep))
 
     def detach(self) -> None:
-        """Watch no more. What was kept stays."""
+        """Stop watching. The copies are kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def norm(self, model: nn.Module) -> dict[str, Tensor]:
-        """`gradient_norm` of the kept gradients.
+        """Return the `gradient_norm` of the kept gradients.
 
         Args:
-            model: Any module that has the policy's parameters. Its own ``.grad`` is left as it is.
+            model: Any module that has the policy's parameters. Their ``.grad`` is left unchanged.
 
         Returns:
-            As `gradient_norm`; parameters that no step has moved by a gradient yet are left out.
+            As for `gradient_norm`; parameters that have not yet had a gradient in a step are left out.
         """
         parameters = list(model.parameters())
         present = [parameter.grad for parameter in parameters]

@@ -1,8 +1,8 @@
-"""The trained networks of a Stable-Baselines3 policy as one module, from observations to hidden layers.
+"""Trained networks of a Stable-Baselines3 policy as one module, from observations to hidden layers.
 
-A policy's own ``forward`` is not what a measurement needs: it samples actions, runs a shared features
-extractor twice, or leaves the critic out. Here every trained network runs once, under a name that says
-whose it is.
+A policy's own ``forward`` does not suit a measurement: it samples actions, runs a shared features
+extractor twice, or skips the critic. Here every trained network runs once, under a name that says
+whether it belongs to the actor or the critic.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _RELU_FAMILY = (
 
 
 def policy_networks(policy: BasePolicy) -> PolicyNetworks:
-    """Look at a policy's networks as one module.
+    """Return a policy's networks as one module.
 
     Args:
-        policy: Of PPO, A2C, DQN, SAC, TD3 or DDPG, or of sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO,
-            QRDQN or CrossQ; a subclass whose parts have the same names. It may be compiled or otherwise
-            wrapped, and so may its parts: names are those of what is inside.
+        policy: Policy of PPO, A2C, DQN, SAC, TD3 or DDPG, or of sb3-contrib's TQC, TRPO, RecurrentPPO,
+            MaskablePPO, QRDQN or CrossQ; or of a subclass whose parts have the same names. The policy and
+            its parts may be compiled or otherwise wrapped: names are those inside the wrappers.
 
     Returns:
-        A module that shares the policy's parameters. Its target networks are left out.
+        A module that shares the policy's parameters, without its target networks.
 
     Raises:
-        TypeError: if the policy is none of these.
+        TypeError: if the policy is of another kind.
     """
     policy = cast("BasePolicy", unwrapped(policy))
     if hasattr(policy, "lstm_actor"):
@@ -56,35 +56,36 @@ def policy_networks(policy: BasePolicy) -> PolicyNetworks:
         return ActorAndCritics(policy)
     raise TypeError(
         f"the networks of a {type(policy).__name__} are not known: expected a policy with mlp_extractor "
-        "(as PPO's), q_net (as DQN's), or actor and critic (as SAC's). Measure the module itself with "
-        "plasticity.Tracker."
+        "(such as PPO's), q_net (such as DQN's), or actor and critic (such as SAC's). Measure the module "
+        "itself with plasticity.Tracker."
     )
 
 
 class PolicyNetworks(nn.Module):
-    """The trained networks of a policy, under these names.
+    """Module of the trained networks of a policy, under these names.
 
     - PPO, A2C, TRPO, MaskablePPO, RecurrentPPO: ``actor`` and ``critic`` are SB3's
       ``mlp_extractor.policy_net`` and ``.value_net``; then ``action_net``, ``value_net``, ``log_std``;
-      before them ``features_extractor`` (or ``pi_features_extractor`` and ``vf_features_extractor``, where
-      they are not shared), ``lstm_actor`` and ``lstm_critic``.
+      before them ``features_extractor`` (or ``pi_features_extractor`` and ``vf_features_extractor`` if
+      not shared), ``lstm_actor`` and ``lstm_critic``.
     - DQN, QRDQN: ``features_extractor``, ``q_net`` (``quantile_net``).
-    - SAC, TD3, DDPG, TQC, CrossQ: ``actor`` (in it ``latent_pi`` and ``mu``), ``critic`` (in it ``qf0``, …).
+    - SAC, TD3, DDPG, TQC, CrossQ: ``actor`` (containing ``latent_pi`` and ``mu``), ``critic`` (containing
+      ``qf0``, …).
 
-    Inside them the names are torch's: of two hidden layers, ``actor.0`` and ``actor.2`` are the weights,
-    ``actor.1`` and ``actor.3`` their activations. The parameters are the policy's own, not copies.
+    Further down, the names are torch's: with two hidden layers, ``actor.0`` and ``actor.2`` are the linear
+    layers, ``actor.1`` and ``actor.3`` their activations. The parameters are the policy's own, not copies.
     """
 
     policy: BasePolicy
-    """The policy itself. It is no child: what is not trained (target networks) is not seen."""
+    """Policy itself. It is not a child module, so that its untrained target networks are not included."""
 
     def __init__(self, policy: BasePolicy) -> None:
         super().__init__()
-        # Past nn.Module's own setter, which would make the whole policy a child.
+        # Bypasses nn.Module.__setattr__, which would make the whole policy a child.
         object.__setattr__(self, "policy", policy)
 
     def __call__(self, *inputs: Any) -> None:
-        """Run every trained network once, as `forward`, past the wrappers of the policy's parts."""
+        """Run every trained network once, as `forward` does, bypassing the wrappers of the policy's parts."""
         with bypassed(self.policy):
             super().__call__(*inputs)
 
@@ -93,48 +94,48 @@ class PolicyNetworks(nn.Module):
         """Run every trained network once.
 
         Args:
-            observations: As the policy takes them, before preprocessing: images as uint8, channels first.
-                Shape: (batch, *observation), or a dictionary of such.
-            further: The rest of `inputs`.
+            observations: Observations in the form that the policy takes, before preprocessing: images as
+                uint8, channels first. Shape: (batch, *observation), or a dictionary of such tensors.
+            further: Remaining elements of `inputs`.
         """
 
     def inputs(self, observations: Observations) -> tuple[Any, ...]:
-        """All that `forward` takes, made from observations alone.
+        """Return all arguments of `forward`, made from observations alone.
 
         Args:
-            observations: As in `forward`.
+            observations: Observations, as in `forward`.
 
         Returns:
-            The observations; for SAC and its kind also the actor's deterministic actions, scaled to ±1; for
-            recurrent policies zero states.
+            The observations; for SAC and similar algorithms also the actor's deterministic actions, scaled
+            to ±1; for recurrent policies also zero states.
         """
         return (observations,)
 
     def latest_inputs(self, model: Any, step_locals: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A copy of all that `forward` takes, as it was in the environment step that has just been made.
+        """Return copies of all arguments of `forward`, as they were in the latest environment step.
 
         Args:
-            model: The algorithm, in a callback's ``on_step``.
-            step_locals: The callback's ``locals``.
+            model: Algorithm, within a callback's ``on_step``.
+            step_locals: ``locals`` of the callback.
 
         Returns:
-            As `inputs`, with a batch of one row per environment. SAC and its kind give the actions that
-            were taken, recurrent policies the states that were used.
+            As for `inputs`, with a batch of one row per environment. For SAC and similar algorithms, the
+            actions are those taken; for recurrent policies, the states are those used.
         """
         return (_tensors(model._last_obs),)
 
     def hidden_layers(self, inputs: tuple[Any, ...]) -> tuple[str, ...]:
-        """Names of the hidden layers, in the order in which they run.
+        """Return the names of the hidden layers, in the order in which they run.
 
         Args:
-            inputs: As `forward` takes them.
+            inputs: Arguments of `forward`.
 
         Returns:
             Every elementwise activation, module or functional, and the output of every LSTM. An activation
-            that bounds the actions (the last of TD3's actor) is none.
+            that bounds the actions (the last one of TD3's actor) is not a hidden layer.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there are no hidden layers.
         """
         with preserve_state(self, self.devices()), capture(self) as activations:
             self(*inputs)
@@ -144,15 +145,15 @@ class PolicyNetworks(nn.Module):
         ]
         if not layers:
             raise ValueError(
-                f"no hidden activation was seen in {type(self.policy).__name__} (an empty net_arch?); name "
+                f"no hidden activation was found in {type(self.policy).__name__} (an empty net_arch?); name "
                 "the layers to measure, as in layers=['action_net']"
             )
         return tuple(layers)
 
     def saturates(self, layer: str) -> bool:
-        """Whether a dead unit of this layer is one that gives a constant, rather than zero.
+        """Return whether a dead unit of this layer is one with a constant output, rather than zero.
 
-        False for the family of ReLU, true for everything else: tanh, sigmoid, GELU, an LSTM.
+        False for the ReLU family, True for everything else: tanh, sigmoid, GELU, an LSTM.
         """
         name = layer.partition("#")[0]
         modules = dict(named_modules(self))
@@ -161,17 +162,17 @@ class PolicyNetworks(nn.Module):
         return name not in ZERO_WHEN_DEAD
 
     def devices(self) -> dict[torch.device, None]:
-        """The devices of the parameters and buffers, each once."""
+        """Return the devices of the parameters and buffers, each once."""
         return {tensor.device: None for tensor in (*self.parameters(), *self.buffers())}
 
     def observations_to_tensor(self, observations: object) -> Observations:
-        """A batch of observations, as ``model.predict`` takes it, as `forward` takes it.
+        """Convert a batch of observations from the form of ``model.predict`` to that of `forward`.
 
         Args:
             observations: Array, tensor, or a dictionary of them; images may have their channels last.
 
         Returns:
-            On the policy's device.
+            The observations on the policy's device.
 
         Raises:
             ValueError: if the observations do not fit the observation space, or are fewer than two.
@@ -183,23 +184,23 @@ class PolicyNetworks(nn.Module):
             arrays = first = _array(observations)
         if isinstance(observations, Mapping) != hasattr(self.policy.observation_space, "spaces"):
             raise ValueError(
-                f"the observations are a {type(observations).__name__}, and the observation space is "
-                f"{self.policy.observation_space}: give what model.predict takes"
+                f"the observations are a {type(observations).__name__}, but the observation space is "
+                f"{self.policy.observation_space}: pass observations in the form that model.predict takes"
             )
         tensors, batched = self.policy.obs_to_tensor(arrays)
         if not batched or len(first) < 2:
             raise ValueError(
-                "a probe batch holds at least two observations, one a row, of "
+                "a probe batch must hold at least two observations, one per row, from "
                 f"{self.policy.observation_space}; got shape {first.shape}"
             )
         return tensors
 
     def _memories(self) -> Sequence[str]:
-        """Children whose outputs are hidden layers without being activations."""
+        """Return the children whose outputs are hidden layers although they are not activations."""
         return ()
 
     def _output_activations(self) -> Sequence[str]:
-        """Activations that bound an output."""
+        """Return the activations that bound an output."""
         return ()
 
     def _adopt(self, modules: Mapping[str, nn.Module | None]) -> None:
@@ -209,7 +210,7 @@ class PolicyNetworks(nn.Module):
 
 
 class ActorCritic(PolicyNetworks):
-    """Of PPO, A2C, TRPO and MaskablePPO."""
+    """Networks of PPO, A2C, TRPO and MaskablePPO."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
@@ -219,7 +220,7 @@ class ActorCritic(PolicyNetworks):
             if module is not None
         }
         extractor: Any = children.pop("mlp_extractor")
-        # SB3 names one extractor three times where it is shared, the actor's twice where it is not.
+        # SB3 registers a shared extractor under three names, and a separate one of the actor under two.
         own = ("pi_features_extractor", "vf_features_extractor")
         for name in own if policy.share_features_extractor else ("features_extractor",):
             children.pop(name, None)
@@ -237,7 +238,7 @@ class ActorCritic(PolicyNetworks):
         return children
 
     def forward(self, observations: Observations, *further: Tensor) -> None:
-        """Run the extractor, the actor and the critic, as SB3's ``forward``, without an action."""
+        """Run the extractor, the actor and the critic, as SB3's ``forward``, without sampling an action."""
         policy: Any = self.policy
         features = policy.extract_features(observations)
         actor, critic = features if isinstance(features, tuple) else (features, features)
@@ -251,21 +252,21 @@ class ActorCritic(PolicyNetworks):
 
 
 class Memory(nn.Module):
-    """An LSTM for one step, which gives its output alone: a layer like others."""
+    """LSTM that makes one step and returns only its output, like an ordinary layer."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
         self.lstm = lstm
 
     def forward(self, features: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
-        """One step from the given states, of shape (batch, layers, units). Output: (batch, units)."""
+        """Make one step from the given states, of shape (batch, layers, units). Output: (batch, units)."""
         states = (hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous())
         output: Tensor = self.lstm(features.unsqueeze(0), states)[0]
         return output.squeeze(0)
 
 
 class RecurrentActorCritic(ActorCritic):
-    """Of RecurrentPPO. Its inputs are the observations and, batch first, the states of both LSTMs."""
+    """Networks of RecurrentPPO. Inputs are the observations and, batch first, the states of both LSTMs."""
 
     def _named_first(self, children: dict[str, nn.Module]) -> Mapping[str, nn.Module | None]:
         named: dict[str, nn.Module | None] = {}
@@ -273,7 +274,7 @@ class RecurrentActorCritic(ActorCritic):
             if isinstance(module, nn.LSTM):
                 named[name] = Memory(module)
             else:
-                # The layer that stands for the critic's LSTM where there is none.
+                # The linear layer that replaces the critic's LSTM if there is none.
                 named["critic_input" if name == "critic" else name] = module
         return named
 
@@ -291,7 +292,7 @@ class RecurrentActorCritic(ActorCritic):
         policy.value_net(policy.mlp_extractor.forward_critic(critic))
 
     def inputs(self, observations: Observations) -> tuple[Any, ...]:
-        """The observations, with the states of an episode's start, which are zero."""
+        """Return the observations with the states at the start of an episode, which are zero."""
         tensor = (
             observations if isinstance(observations, Tensor) else next(iter(observations.values()))
         )
@@ -301,7 +302,7 @@ class RecurrentActorCritic(ActorCritic):
         return (observations, zeros, zeros, zeros, zeros)
 
     def latest_inputs(self, model: Any, step_locals: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The observations, and the states that they met: zero where an episode began."""
+        """Return the observations and the states used with them, zero where an episode began."""
         starts = torch.as_tensor(model._last_episode_starts, dtype=torch.float32)
         kept = (1.0 - starts).view(-1, 1, 1).to(self.policy.device)
         states = (*model._last_lstm_states.pi, *model._last_lstm_states.vf)
@@ -315,7 +316,7 @@ class RecurrentActorCritic(ActorCritic):
 
 
 class ActionValue(PolicyNetworks):
-    """Of DQN and QRDQN: one network with an output per action."""
+    """Network of DQN and QRDQN, with an output per action."""
 
     def __init__(self, policy: BasePolicy, name: str) -> None:
         super().__init__(policy)
@@ -330,7 +331,7 @@ class ActionValue(PolicyNetworks):
 
 
 class ActorAndCritics(PolicyNetworks):
-    """Of SAC, TD3, DDPG, TQC and CrossQ. Its inputs are the observations and actions within ±1."""
+    """Networks of SAC, TD3, DDPG, TQC and CrossQ. The inputs are the observations, and actions within ±1."""
 
     def __init__(self, policy: BasePolicy) -> None:
         super().__init__(policy)
@@ -343,7 +344,7 @@ class ActorAndCritics(PolicyNetworks):
         features = actor.extract_features(observations, actor.features_extractor)
         latent = actor.latent_pi(features) if hasattr(actor, "latent_pi") else features
         actor.mu(latent)
-        # SAC's, unless it explores by gSDE.
+        # A layer in SAC, unless it explores with gSDE.
         if isinstance(getattr(actor, "log_std", None), nn.Module):
             actor.log_std(latent)
         if critic.features_extractor is not actor.features_extractor:
@@ -353,12 +354,12 @@ class ActorAndCritics(PolicyNetworks):
             network(pairs)
 
     def inputs(self, observations: Observations) -> tuple[Any, ...]:
-        """The observations, with what the actor would do now."""
+        """Return the observations and the actor's current actions for them."""
         with preserve_state(self, self.devices()):
             return (observations, self.policy._predict(observations, deterministic=True))
 
     def latest_inputs(self, model: Any, step_locals: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The observations, and the actions that were taken, as the replay buffer holds them."""
+        """Return the observations and the actions taken, as the replay buffer holds them."""
         actions = np.asarray(step_locals["buffer_actions"], dtype=np.float32)
         return (_tensors(model._last_obs), torch.tensor(actions.reshape(len(actions), -1)))
 
@@ -370,7 +371,7 @@ class ActorAndCritics(PolicyNetworks):
 
 
 def _tensors(observations: Any) -> Observations:
-    """Copies, as an environment may write its next observation into the same memory."""
+    """Copy observations, as an environment may write its next observation into the same memory."""
     if isinstance(observations, Mapping):
         return {key: torch.tensor(value) for key, value in observations.items()}
     return torch.tensor(observations)

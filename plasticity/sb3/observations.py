@@ -1,4 +1,4 @@
-"""The newest inputs of a policy, spread evenly over the newest steps."""
+"""Recent inputs of a policy, spread evenly over the latest steps."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ __all__ = ["RecentInputs"]
 
 
 class RecentInputs:
-    """A set of the inputs that a policy had lately: enough at any time, few in memory, none drawn at random.
+    """Buffer of recent policy inputs: bounded in memory, always enough for a batch, without random sampling.
 
-    As long as fewer steps than the window have been made, it spreads over all of them: when it is full, it
-    forgets every second entry, and keeps new ones half as often. From then on it moves along.
+    Until as many steps as the window have been made, the entries are spread over all steps: when the buffer
+    is full, it drops every second entry and from then on keeps new ones half as often. Afterwards, the
+    window moves along with the steps.
 
     Args:
-        size: Rows of a `batch`.
-        window: Environment steps, of all environments together, over which the rows are spread. Where it
-            is smaller than `size`, the newest `size` rows are taken.
-        num_envs: Rows that each entry brings.
+        size: Number of rows in a `batch`.
+        window: Environment steps, summed over all environments, over which the rows are spread. If it is
+            smaller than `size`, the latest `size` rows are taken.
+        num_envs: Number of rows in each entry.
     """
 
     def __init__(self, size: int, window: int, num_envs: int) -> None:
         self.size = size
         self.num_envs = num_envs
         self._needed = math.ceil(size / num_envs)
-        # Powers of two, so that what is kept more sparsely is among what was kept before.
+        # A power of two, so that the entries kept at a larger stride are among those kept before.
         self._last_stride: int = 2 ** int(math.log2(max(1, window // (num_envs * self._needed))))
         self._longest = max(self._needed, window // (num_envs * self._last_stride))
         self._stride = 1
@@ -37,15 +38,15 @@ class RecentInputs:
         self._entries: deque[tuple[Any, ...]] = deque()
 
     def wants_next(self) -> bool:
-        """Count a step; whether its inputs are to be kept, with `keep`."""
+        """Count a step, and return whether its inputs should be passed to `keep`."""
         self._calls += 1
         return (self._calls - 1) % self._stride == 0
 
     def keep(self, inputs: tuple[Any, ...]) -> None:
-        """Keep the inputs of the step that was counted last.
+        """Keep the inputs of the latest counted step.
 
         Args:
-            inputs: Tensors, or dictionaries of them, with a row per environment.
+            inputs: Tensors, or dictionaries of tensors, with a row per environment.
         """
         if self._stride < self._last_stride and len(self._entries) == 2 * self._needed:
             self._entries = deque(list(self._entries)[::2])
@@ -56,11 +57,11 @@ class RecentInputs:
                 self._entries.popleft()
 
     def complete(self) -> bool:
-        """Whether there are enough rows for a batch."""
+        """Return whether there are enough rows for a batch."""
         return len(self._entries) >= self._needed
 
     def batch(self) -> tuple[Any, ...]:
-        """The inputs joined along their first axis, `size` rows of them, from the oldest to the newest."""
+        """Return `size` rows of the inputs, joined along the first axis, from the oldest to the newest."""
         rows = self.num_envs * len(self._entries)
         chosen = torch.linspace(0, rows - 1, self.size, dtype=torch.float64).round().long()
         return tuple(_rows(part, chosen) for part in zip(*self._entries, strict=True))

@@ -1,12 +1,12 @@
-"""The optimizer class that `policy_kwargs` puts into a policy: it tells actor and critic apart.
+"""Optimizer classes that `policy_kwargs` gives to a policy, which distinguish actor and critic.
 
-A Stable-Baselines3 policy builds its own optimizer, `optimizer_class(parameters, lr=…, **kwargs)`,
-with bare parameters: no names, and no word on whose they are. Groups made later, on a finished model,
-would be lost on `PPO.load`, which builds the policy anew and knows nothing but its keyword arguments.
-So the class finds the policy where it is being built (`_building_module`), reads the names there,
-and hands `RegularizedOptimizer` groups named "actor", "critic" and "left alone".
+A Stable-Baselines3 policy builds its own optimizer, `optimizer_class(parameters, lr=…, **kwargs)`, from
+bare parameters, without names or owners. Groups made later, on a finished model, would be lost on
+`PPO.load`, which builds the policy again from its keyword arguments alone. The class therefore finds the
+policy that is being built (`_building_module`), reads the parameters' names there, and passes groups
+named "actor", "critic" and "left alone" to `RegularizedOptimizer`.
 
-Nothing here needs Stable-Baselines3: the names are those of its policies and of sb3-contrib's.
+This module does not import Stable-Baselines3; it only uses the names in its policies and sb3-contrib's.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from plasticity.optim.transferred_groups import sources_of
 from plasticity.seeds import child_seed
 
 ACTOR, CRITIC, LEFT_ALONE = "actor", "critic", "left alone"
-"""The names of the groups, in their order."""
+"""Names of the groups, in order."""
 
 ROLES = {
     "actor": ACTOR,
     "policy_net": ACTOR,
     "action_net": ACTOR,
     "pi_features_extractor": ACTOR,
-    "features_extractor": ACTOR,  # if shared; one of its own stands inside "critic", "q_net", …
+    "features_extractor": ACTOR,  # if shared; a separate one is inside "critic", "q_net", …
     "lstm_actor": ACTOR,
     "critic": CRITIC,
     "value_net": CRITIC,
@@ -47,29 +47,29 @@ ROLES = {
     "q_net": CRITIC,
     "quantile_net": CRITIC,
 }
-"""Whose a parameter is: the first of these names in its path through the policy decides."""
+"""Owners of parameters: the first of these names in a parameter's path through the policy decides."""
 
 
 class PolicyOptimizer(RegularizedOptimizer):
-    """What every class made by `policy_optimizer` has beside its base. Not used by itself.
+    """Mixin for the classes made by `policy_optimizer`. Not used on its own.
 
     Args:
         params: Parameters of a policy, from inside one of its methods; or the groups of another such
             optimizer (`optimizer.param_groups`), which keep their settings and anchors.
         *args: Positional arguments of the base.
-        actor: `RegularizerSettings` of the actor, as a mapping: a saved model can hold nothing else.
-        critic: Likewise.
+        actor: `RegularizerSettings` of the actor, as a mapping, since a saved model can only hold that.
+        critic: `RegularizerSettings` of the critic, likewise as a mapping.
         **kwargs: Keyword arguments of the base.
 
-    Left alone are a `log_std` that is itself a parameter, normalisation layers, and what another
-    optimizer of the same policy has already (TD3's shared features extractor). Each group's
-    `param_names` says what is in it. An anchor is drawn from (child seed "actor" or "critic" of
-    `anchor_seed`, position in the optimizer, element): no two networks of a policy share one.
+    Not regularized are a `log_std` that is itself a parameter, normalisation layers, and parameters that
+    belong to another optimizer of the same policy (TD3's shared features extractor). Each group's
+    `param_names` lists its parameters. An anchor is drawn from (child seed "actor" or "critic" of
+    `anchor_seed`, position in the optimizer, element), so that no two networks of a policy share one.
 
     Raises:
-        TypeError: if a setting has the wrong type, or those of actor or critic are missing.
-        ValueError: if a setting is out of range, if no policy is found around the call, or if actor
-            and critic differ and a parameter's name does not say whose it is.
+        TypeError: if a setting has the wrong type, or the settings of actor or critic are missing.
+        ValueError: if a setting is out of range, if the call does not come from a policy's method, or if
+            actor and critic have different settings and a parameter's name does not say whose it is.
     """
 
     def __init__(
@@ -83,30 +83,31 @@ class PolicyOptimizer(RegularizedOptimizer):
         parameters: list[Any] = list(params)
         if parameters and all(isinstance(each, dict) for each in parameters):
             sources = [source for group in parameters for source, _ in sources_of(group)]
-            places = [getattr(source, "_policy_places", []) for source in sources]
-            self._policy_places: list[int] = places[0] if places else []
+            positions = [getattr(source, "_policy_places", []) for source in sources]
+            self._policy_places: list[int] = positions[0] if positions else []
             super().__init__(parameters, *args, **kwargs)
             return
         if actor is None or critic is None:
             raise TypeError(
-                "This optimizer needs actor={…} and critic={…}, the settings of each. To make it again,"
-                " hand on its groups: type(optimizer)(optimizer.param_groups, lr=…)."
+                "This optimizer needs actor={…} and critic={…}, the settings of each. To make a new one"
+                " from it, pass its groups: type(optimizer)(optimizer.param_groups, lr=…)."
             )
         settings = {ACTOR: RegularizerSettings(**actor), CRITIC: RegularizerSettings(**critic)}
         groups = _policy_groups(_building_module(parameters), parameters, settings)
-        place = {parameter: index for index, parameter in enumerate(parameters)}
-        # Where each parameter, in the order of the groups, stood in the policy's own list.
-        self._policy_places = [place[p] for group in groups for _, p in group["params"]]
+        position = {parameter: index for index, parameter in enumerate(parameters)}
+        # Position of each parameter, in the order of the groups, in the policy's own list. Pickled
+        # optimizers have this attribute, so its name must not change.
+        self._policy_places = [position[p] for group in groups for _, p in group["params"]]
         super().__init__(groups, *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any], *, keep_settings: bool = False) -> None:
-        """Load a state; one of an optimizer with one group for the whole policy loads too.
+        """Load a state, which may be that of an optimizer with one group for the whole policy.
 
-        Such are Stable-Baselines3's own saves: the settings given to this optimizer then stay.
+        Stable-Baselines3's own optimizers save such states; the settings of this optimizer are then kept.
 
         Args:
-            state_dict: As `state_dict` gives it, or as the base does.
-            keep_settings: As in `RegularizedOptimizer.load_state_dict`.
+            state_dict: State returned by `state_dict` of this class or of the base.
+            keep_settings: Whether to keep the present settings, as in `RegularizedOptimizer.load_state_dict`.
 
         Raises:
             TypeError: if a saved setting has the wrong type.
@@ -121,17 +122,17 @@ class PolicyOptimizer(RegularizedOptimizer):
             group.setdefault("name", name)
 
     def _split(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Divide the one group of a saved state as the groups here are divided."""
+        """Divide the single group of a saved state into the groups of this optimizer."""
         (saved,) = state_dict["param_groups"]
         if saved.get("name") in (ACTOR, CRITIC, LEFT_ALONE):
-            return state_dict  # one of ours, and whole: a Q-network's, say
+            return state_dict  # saved by this class and complete, for example of a Q-network
         ours = ("params", "param_names", "fan_in", "anchor_position", *SETTING_NAMES)
         of_base = {key: value for key, value in saved.items() if key not in ours}
         groups: list[dict[str, Any]] = []
         start = 0
         for group in self.param_groups:
             stop = start + len(group["params"])
-            ids = [saved["params"][place] for place in self._policy_places[start:stop]]
+            ids = [saved["params"][position] for position in self._policy_places[start:stop]]
             groups.append({**of_base, "params": ids})
             start = stop
         return {**state_dict, "param_groups": groups}
@@ -140,14 +141,14 @@ class PolicyOptimizer(RegularizedOptimizer):
         return {**super().__getstate__(), "_policy_places": self._policy_places}
 
 
-# ---- whose a parameter is ---------------------------------------------------------------------------
+# ---- parameters of actor and critic -----------------------------------------------------------------
 
 
 def role_of(name: str) -> str | None:
-    """Say whether a parameter of a policy is the actor's or the critic's, from its name.
+    """Return whether a parameter of a policy belongs to the actor or to the critic, from its name.
 
     Args:
-        name: As `named_parameters` of the policy gives it: "mlp_extractor.value_net.0.weight".
+        name: Name in `named_parameters` of the policy, such as "mlp_extractor.value_net.0.weight".
 
     Returns:
         "actor", "critic", or None if the name does not say.
@@ -158,7 +159,7 @@ def role_of(name: str) -> str | None:
 def _policy_groups(
     policy: nn.Module, parameters: Sequence[nn.Parameter], settings: dict[str, RegularizerSettings]
 ) -> list[dict[str, Any]]:
-    """Divide the parameters into the three groups; an empty one is left out."""
+    """Divide the parameters into the three groups; empty groups are omitted."""
     wanted, own_seed = set(parameters), torch.initial_seed()
     if any(each.regularizer == "syre" and each.anchor_seed is None for each in settings.values()):
         own_seed = agreed_seed(own_seed, parameters)
@@ -190,7 +191,7 @@ def _policy_groups(
 
 
 def _parameters_of_parts(policy: nn.Module) -> set[Tensor]:
-    """What the optimizers of a policy's parts have already: each parameter is decayed by one."""
+    """Return the parameters in the optimizers of a policy's parts, so that each is decayed only once."""
     optimizers = [getattr(part, "optimizer", None) for part in policy.children()]
     return {
         parameter
@@ -205,20 +206,20 @@ def _undecided(name: str, settings: dict[str, RegularizerSettings]) -> str:
     if settings[ACTOR] == settings[CRITIC]:
         return ACTOR  # either would do
     raise ValueError(
-        f"Is parameter {name!r} the actor's or the critic's? Its name does not say: give both the"
-        f" same settings, or have one of these in its path: {', '.join(map(repr, ROLES))}."
+        f"The name of parameter {name!r} does not say whether it is the actor's or the critic's: give both"
+        f" the same settings, or include one of these in its path: {', '.join(map(repr, ROLES))}."
     )
 
 
 def _building_module(parameters: Sequence[Tensor]) -> nn.Module:
-    """Find the module in one of whose methods these parameters are handed to an optimizer.
+    """Find the module that is creating an optimizer of these parameters in one of its methods.
 
-    There is no other road to it: a parameter does not know its module, the policy hands over nothing
-    else, and hooks on every module of the process would cost everyone. So the callers' `self` are
-    looked at, innermost first, and one is taken only if all of the parameters are its own.
+    There is no other way to find it: a parameter does not know its module, the policy passes nothing
+    else, and hooks on every module in the process would slow all of them down. The `self` of each caller
+    is inspected, innermost first, and accepted only if all of the parameters belong to it.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such module.
     """
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
@@ -227,12 +228,12 @@ def _building_module(parameters: Sequence[Tensor]) -> nn.Module:
             return candidate
         frame = frame.f_back
     raise ValueError(
-        "This optimizer is for policies, which build it in a method of theirs, and here no module"
-        " with these parameters is building it: use regularized(…) and parameter_groups(model, …)."
+        "This optimizer must be created by a policy, in one of its methods, but no calling module"
+        " has these parameters: use regularized(…) and parameter_groups(model, …) instead."
     )
 
 
-# ---- one class for each base, found again by its name (as in plasticity.optim.regularizers) ---------------
+# ---- one class per base, which pickle finds by name (as in plasticity.optim.regularizers) ----------------
 
 _PREFIX, _REGULARIZED_PREFIX = "Policy", "Regularized"
 
@@ -240,17 +241,17 @@ _CLASSES: dict[type[Optimizer], type[PolicyOptimizer]] = {}
 
 
 def policy_optimizer(base: type[Optimizer]) -> type[PolicyOptimizer]:
-    """Make a subclass of a torch optimizer that tells the actor and the critic of a policy apart.
+    """Make a subclass of a torch optimizer that distinguishes the actor and the critic of a policy.
 
     Args:
-        base: As for `regularized`, or a class that it made.
+        base: Optimizer class, as for `regularized`, or a class made by it.
 
     Returns:
         A subclass of `regularized(base)` and of `PolicyOptimizer`, made once for each base.
 
     Raises:
         TypeError: if `base` is not an optimizer class.
-        ValueError: if decay cannot join this base.
+        ValueError: if decay cannot be added to this base.
     """
     parent = regularizers.regularized(base)
     if issubclass(parent, PolicyOptimizer):
@@ -263,7 +264,7 @@ def policy_optimizer(base: type[Optimizer]) -> type[PolicyOptimizer]:
 
 
 def __getattr__(name: str) -> Any:
-    """Find the class of a saved policy: `PolicyAdam`, `Policy:package/module:Name`."""
+    """Return the class of a saved policy by its name: `PolicyAdam`, `Policy:package/module:Name`."""
     if name.startswith(_PREFIX):
         parent = getattr(regularizers, _REGULARIZED_PREFIX + name[len(_PREFIX) :], None)
         if parent is not None:

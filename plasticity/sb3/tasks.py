@@ -1,4 +1,4 @@
-"""What the environments tell in their ``info``: the task that they are on, the episodes that ended."""
+"""Tasks and finished episodes, as reported by the environments in ``info``."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Task = int | str | None
 ROW_NAMES = (
     "step", "task", "boundary", "episodes", "episode_return", "episode_length", "diverged"
 )  # fmt: skip
-"""Entries that every row has: `info_keys` may not name them."""
+"""Entries of every row, which `info_keys` may not name."""
 
 
 class TaskFollower:
-    """Follows vectorised environments from task to task.
+    """Tracker of the current task of vectorised environments.
 
-    The environments change their tasks one by one, as their episodes end: the first to report a new task
-    sets it for all. Those that are late finish episodes of the earlier task, which then count nowhere; they
-    come through the same tasks in the same order, perhaps leaving some out, and this is no change of task.
-    A task that comes back is one again where the environment that reports it had come as far as the others.
+    Environments change tasks one by one, as their episodes end; the first to report a new task sets it for
+    all. Environments that lag behind finish episodes of the earlier task, which are then not counted. They
+    pass through the same tasks in the same order, perhaps skipping some, which is not a change of task. A
+    task that returns counts as a new one if the environment that reports it did not lag behind the others.
 
     Args:
-        task_key: Entry of ``info`` that tells the task; None to follow no tasks.
-        info_keys: Entries of ``info`` to keep the newest value of.
+        task_key: Entry of ``info`` that holds the task; None to follow no tasks.
+        info_keys: Entries of ``info`` whose latest values are kept.
 
     Raises:
         TypeError: if `info_keys` is one string.
@@ -38,33 +38,33 @@ class TaskFollower:
     """
 
     task: Task
-    """The newest task: an integer, a name, or None as long as none was reported."""
+    """Current task: an integer, a name, or None until one is reported."""
 
     info_values: dict[str, int | float | str | None]
-    """By entry of `info_keys`: the value for the newest task; None without one."""
+    """Latest value for the current task of each entry of `info_keys`, None if there is none."""
 
     def __init__(self, task_key: str | None = "task", info_keys: Sequence[str] = ()) -> None:
         if isinstance(info_keys, str):
             raise TypeError(f"info_keys must be a list, got {info_keys!r}; put it in brackets")
         for key in info_keys:
             if key in ROW_NAMES:
-                raise ValueError(f"info_keys names {key!r}, which every row has; leave it out")
+                raise ValueError(f"info_keys names {key!r}, which every row has; remove it")
         self.task_key = task_key
         self.task = None
         self.info_values = dict.fromkeys(info_keys)
         self._tasks: list[Task] | None = None
         self._passed: list[Task] = []  # the tasks so far, the current one last
-        self._places: list[int] = []  # how far each environment has come in them; -1: not yet
+        self._positions: list[int] = []  # of each environment in them; -1 before its first
         self._begun_under: list[Task] = []
         self._begins: list[bool] = []
         self._ended: list[tuple[Task, float, float]] = []
 
     def begin(self, num_envs: int, *, reset: bool) -> None:
-        """Get ready for steps of these environments.
+        """Prepare for the steps of these environments.
 
         Args:
-            num_envs: Their number.
-            reset: Whether they stand at the start of an episode, as they do unless training goes on.
+            num_envs: Number of environments.
+            reset: Whether they are at the start of an episode, which is so unless training continues.
         """
         if reset or len(self._begins) != num_envs:
             self._tasks = None
@@ -72,25 +72,25 @@ class TaskFollower:
             self._begins = [True] * num_envs
 
     def new_task(self, infos: Infos, dones: Sequence[bool]) -> Task:
-        """Take in one step.
+        """Process one step.
 
         Args:
-            infos: Of each environment; one without a task leaves it as it was.
-            dones: Whether its episode ended in this step.
+            infos: Infos of the environments; an info without a task leaves that environment's task unchanged.
+            dones: Whether each environment's episode ended in this step.
 
         Returns:
-            The new task, in the step in which an environment is the first to report it; else None. Then
-            `change` must make it the current one: what is asked before that is about the task that ended.
+            The new task in the step in which the first environment reports it, otherwise None. A new task
+            becomes the current one only with `change`; until then, all values refer to the task that ended.
 
         Raises:
             TypeError: if a task is neither an integer nor a string.
         """
-        new = self._news([self._task_of(info) for info in infos])
+        new = self._first_reported([self._task_of(info) for info in infos])
         assert self._tasks is not None
         for index, info in enumerate(infos):
             if self._begins[index]:
                 self._begun_under[index] = self._tasks[index]
-            episode = info.get("episode")  # of SB3's Monitor, at an episode's end
+            episode = info.get("episode")  # added by SB3's Monitor at the end of an episode
             if episode is not None:
                 ended = (self._begun_under[index], float(episode["r"]), float(episode["l"]))
                 self._ended.append(ended)
@@ -98,12 +98,12 @@ class TaskFollower:
         return new
 
     def change(self, task: Task) -> None:
-        """Go over to the task that `new_task` gave."""
+        """Make a task returned by `new_task` the current one."""
         self.task = task
         self.info_values = dict.fromkeys(self.info_values)
 
     def follow_values(self, infos: Infos) -> None:
-        """Take the values of `info_keys` from the first environment that is on the current task."""
+        """Update the values of `info_keys` from the first environment that is on the current task."""
         if not self.info_values:
             return
         assert self._tasks is not None
@@ -115,11 +115,11 @@ class TaskFollower:
                 return
 
     def take_episodes(self) -> dict[str, int | float | None]:
-        """Episodes that ended since the last call and began under the current task.
+        """Summarize the episodes that ended since the last call and began under the current task.
 
         Returns:
             Their number, ``episodes``, and the means ``episode_return`` and ``episode_length`` (in steps),
-            None without any.
+            None if there are no episodes.
         """
         counted = [entry[1:] for entry in self._ended if entry[0] == self.task]
         self._ended.clear()
@@ -130,36 +130,36 @@ class TaskFollower:
             "episode_length": lengths,
         }
 
-    def _news(self, tasks: list[Task]) -> Task:
-        """The task past all that were passed, if an environment has gone on to one in this step."""
+    def _first_reported(self, tasks: list[Task]) -> Task:
+        """Return a task that no environment had reached before this step, or None."""
         if self._tasks is None:
             return self._start(tasks)
-        news: Task = None
+        new: Task = None
         for index, task in enumerate(tasks):
             if task is None or task == self._tasks[index]:
                 continue
             self._tasks[index] = task
-            ahead = self._places[index] + 1
+            ahead = self._positions[index] + 1
             if task in self._passed[ahead:]:
-                self._places[index] = self._passed.index(task, ahead)
+                self._positions[index] = self._passed.index(task, ahead)
             else:
-                news = task
+                new = task
                 self._passed.append(task)
-                self._places[index] = len(self._passed) - 1
-        return news
+                self._positions[index] = len(self._passed) - 1
+        return new
 
     def _start(self, tasks: list[Task]) -> Task:
-        """Start to follow environments that have these tasks."""
+        """Start following environments that are on these tasks."""
         self._tasks = tasks
         first = next((task for task in tasks if task is not None), None)
         if self.task is None:
             self.task = first
-        # A later process may go on just where a task ends.
-        news = None if self.task in tasks else first
-        current = self.task if news is None else news
+        # A later process may continue exactly where a task ends.
+        new = None if self.task in tasks else first
+        current = self.task if new is None else new
         self._passed = [] if current is None else [current]
-        self._places = [0 if task == current else -1 for task in tasks]
-        return news
+        self._positions = [0 if task == current else -1 for task in tasks]
+        return new
 
     def _task_of(self, info: Mapping[str, Any]) -> Task:
         value = None if self.task_key is None else info.get(self.task_key)
@@ -170,7 +170,7 @@ class TaskFollower:
         if not isinstance(value, Integral):
             raise TypeError(
                 f"info[{self.task_key!r}] must be an integer or a string, got {value!r} "
-                f"({type(value).__name__}); task_key=None follows no tasks"
+                f"({type(value).__name__}); use task_key=None to follow no tasks"
             )
         return int(value)
 
@@ -184,4 +184,7 @@ def _plain(name: str, value: object) -> int | float | str | None:
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    raise TypeError(f"{name} must be a number or a string for a row, got {type(value).__name__}")
+    raise TypeError(
+        f"{name} must be a number or a string to enter a row, got {value!r} ({type(value).__name__}); remove"
+        " it from info_keys or convert it in the environment"
+    )

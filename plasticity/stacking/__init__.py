@@ -1,4 +1,4 @@
-"""Networks of one architecture as one: parameters stacked along a leading axis."""
+"""Networks of one architecture run as one, with parameters stacked along a leading axis."""
 
 from plasticity.stacking.networks import (
     StackedNetworks,

@@ -1,9 +1,9 @@
 """Convolutions of stacked networks as matrix products.
 
-A stack of convolutions is one convolution with a group for each replica: that is what vmap makes of it,
-and on a CPU it is the faster form (measured: 3 times). Libraries for GPUs have often no good kernel for
-the gradient of many small groups. As products of patches with weights, a stack of convolutions is a few
-batched matrix products and copies, for 9 times the memory of its inputs at a kernel size of 3.
+vmap turns a stack of convolutions into one convolution with a group for each network, which is the faster
+form on a CPU (by a measured factor of 3). GPU libraries often have no good kernel for the gradient of many
+small groups. Written as products of patches and weights, a stack of convolutions takes a few batched matrix
+products and copies, and 9 times the memory of its inputs at a kernel size of 3.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-_OVERRIDDEN = "_conv_forward"  # what torch's Conv2d calls with its input, weight and bias
+_OVERRIDDEN = "_conv_forward"  # the method that torch's Conv2d calls with input, weight and bias
 
 
 def use_products(network: nn.Module) -> None:
-    """Have the plain two-dimensional convolutions of a network computed as products, in place.
+    """Compute the plain two-dimensional convolutions of a network as products; changes it in place.
 
-    Left as they are: those with groups, a dilation, or a padding other than by a number of zeros.
+    Convolutions with groups, a dilation, or padding other than a given number of zeros are left unchanged.
     """
     for module in network.modules():
         if (
@@ -46,7 +46,7 @@ def _product(
     weight: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    """Shape: (batch, channels, height, width) to (batch, units, height', width'), channels last."""
+    """Convolve (batch, channels, height, width) to (batch, units, height', width'), channels last."""
     padded = functional.pad(inputs, (padding[1], padding[1], padding[0], padding[0]))
     rows = padded.unfold(2, weight.shape[2], stride[0])
     patches = rows.unfold(3, weight.shape[3], stride[1]).permute(0, 2, 3, 1, 4, 5)
@@ -54,8 +54,8 @@ def _product(
     columns = patches.reshape(batch * height * width, -1)
     kernels = weight.flatten(1).t()
     outputs = columns @ kernels
-    if bias is not None:  # vmap makes more of an addmm: it multiplies by its two factors of 1
-        outputs = outputs + bias.to(
-            outputs.dtype
-        )  # autocast's, as an ordinary convolution's output
+    if bias is not None:
+        # Not addmm, for which vmap also multiplies by its two factors of 1. Under autocast the output
+        # has autocast's dtype, as that of an ordinary convolution.
+        outputs = outputs + bias.to(outputs.dtype)
     return outputs.view(batch, height, width, -1).permute(0, 3, 1, 2)

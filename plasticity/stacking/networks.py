@@ -1,8 +1,8 @@
-"""Many networks of one architecture as one: parameters stacked along a leading axis of replicas.
+"""Many networks of one architecture run as one, with parameters stacked along a leading axis.
 
-A small network leaves most of a GPU idle, and a loop over such networks waits for the launches of
-their kernels. Stacked, R networks cost the launches of one. Replica i computes what its network alone
-would, and nothing of one reaches another: not even a NaN.
+A small network leaves most of a GPU idle, and a loop over many of them is limited by kernel launches. R
+stacked networks need only as many launches as one. Each stacked network computes what it would compute
+alone, and none affects another, not even through a NaN.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from plasticity.checks import nearest
 from plasticity.stacking.convolution import use_convolutions, use_products
 
 _ROW_MULTIPLE = 32
-"""Elements that a replica's row of parameters is rounded up to, so that every row begins aligned."""
+"""Multiple to which the length of a network's row of parameters is rounded up, to align every row."""
 
 
 class StackedNetworks:
-    """R networks of one architecture as one.
+    """R networks of one architecture, run as one.
 
     ::
 
-        replicas = StackedNetworks([make_network(seed) for seed in range(32)])
-        logits = replicas(images)  # (32, batch, 1, 28, 28) to (32, batch, 10)
+        networks = StackedNetworks([make_network(seed) for seed in range(32)])
+        logits = networks(images)  # (32, batch, 1, 28, 28) to (32, batch, 10)
 
-    Buffers (running statistics) are stacked as the parameters are. All parameters lie in one block of
-    memory, a row a replica, which `StackedOptimizer` steps with one kernel per operation.
+    Buffers (running statistics) are stacked like the parameters. All parameters share one block of memory
+    with a row for each network, which `StackedOptimizer` steps with one kernel per operation.
 
     Args:
-        networks: R of them, on one device, of one architecture: equal modules with equal settings,
-            which is checked as far as their printed form tells. Their weights are copied.
-        convolution: Two-dimensional convolutions as one with a group for each replica, or as products
-            of matrices (`plasticity.stacking.convolution`). None: "products" on CUDA, where this is
-            reasoned and not measured; else "grouped".
+        networks: R networks of one architecture on one device: equal modules with equal settings, which
+            is checked as far as their printed form shows them. Their weights are copied.
+        convolution: Form of two-dimensional convolutions: "grouped", one convolution with a group for
+            each network, or "products", matrix products (`plasticity.stacking.convolution`). None:
+            "products" on CUDA, an expectation that has not been measured; "grouped" elsewhere.
 
     Raises:
-        TypeError: if these are not several networks.
-        ValueError: if there is none, their architectures differ, a parameter is lazy or shared in
-            another way than in the first, parameters have several dtypes, or a layer draws random
-            numbers (dropout).
+        TypeError: if `networks` is not an iterable of modules.
+        ValueError: if it is empty, the architectures differ, a parameter is lazy or is shared in
+            another way than in the first network, the parameters have several dtypes, or a layer
+            draws random numbers (dropout).
     """
 
     num_stacked: int
-    """R."""
+    """Number of stacked networks, R."""
 
     parameters: dict[str, Tensor]
-    """By the names that the networks give them; leaves that take gradients. Shape of each: (R, *shape)."""
+    """Parameters by their names in each network; leaves that take gradients. Shape of each: (R, *shape)."""
 
     buffers: dict[str, Tensor]
-    """By name, as the parameters. Shape of each: (R, *shape)."""
+    """Buffers by name, like the parameters. Shape of each: (R, *shape)."""
 
     template: nn.Module
-    """One network that gives the code of `forward`; the weights in it are of no meaning."""
+    """Network whose `forward` is run; its own weights have no meaning."""
 
     def __init__(
         self,
@@ -93,54 +93,54 @@ class StackedNetworks:
         return outputs
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Every replica's output for its own inputs. Shape: (R, batch, ...) to (R, batch, ...).
+        """Run each network on its own inputs. Shape: (R, batch, ...) to (R, batch, ...).
 
         Raises:
-            ValueError: if the inputs are of another number of replicas.
+            ValueError: if the first axis of the inputs does not have length R.
         """
         if inputs.dim() == 0 or len(inputs) != self.num_stacked:
             raise ValueError(
-                f"Inputs of shape {tuple(inputs.shape)} were given to {self.num_stacked} replicas: give"
-                " a batch for each, first axis. One that all see:"
-                " batch.expand(replicas.num_stacked, *batch.shape)."
+                f"Inputs of shape {tuple(inputs.shape)} do not fit {self.num_stacked} stacked networks:"
+                " pass one batch per network along the first axis. To give all networks the same batch:"
+                " batch.expand(networks.num_stacked, *batch.shape)."
             )
-        # Made here, not kept: a copy of these replicas would otherwise call this one's template.
+        # Created for each call: if it were stored, a copy of this object would call the original's template.
         outputs: Tensor = vmap(self._one)(self.parameters, self.buffers, inputs)
         return outputs
 
     def train(self, mode: bool = True) -> None:
-        """Set the training mode of all replicas (False: evaluation)."""
+        """Set all networks to training mode, or to evaluation mode if `mode` is False."""
         self.template.train(mode)
 
     def in_order_of(self, optimizer: Optimizer, network: nn.Module) -> list[Tensor]:
-        """The stacked parameters as `StackedOptimizer` takes them: in the order of an optimizer's groups.
+        """Return the stacked parameters in the order of an optimizer's groups, for a `StackedOptimizer`.
 
         Args:
-            optimizer: Over `network`'s parameters, in any groups (`parameter_groups` reorders them).
-            network: One of those that were stacked.
+            optimizer: Optimizer of `network`'s parameters, in any groups (`parameter_groups` reorders them).
+            network: One of the networks that were stacked.
 
         Raises:
-            ValueError: if the optimizer has a parameter that is not the network's.
+            ValueError: if the optimizer has a parameter that does not belong to the network.
         """
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for place, parameter in enumerate(every):
+        for position, parameter in enumerate(every):
             if names.get(id(parameter)) not in self.parameters:
                 raise ValueError(
-                    f"Parameter {place} of the optimizer, of shape {tuple(parameter.shape)}, is none of the"
-                    " network's that were stacked: give the network that the optimizer was made for."
+                    f"Parameter {position} of the optimizer, of shape {tuple(parameter.shape)}, is not one of"
+                    " the network's stacked parameters: pass the network that the optimizer was made for."
                 )
         return [self.parameters[names[id(parameter)]] for parameter in every]
 
     @contextmanager
     def loaded(self, index: int) -> Iterator[nn.Module]:
-        """One ordinary network with replica `index`'s weights and gradients, inside the block.
+        """Yield an ordinary network that has the weights and gradients of network `index` inside the block.
 
-        It is one and the same object at every call, so that no memory is taken anew; to keep a
-        network, take `network`.
+        Every call yields the same object, so that no new memory is allocated; to keep a network, use
+        `network`.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if the index is out of range.
         """
         require_index(index, self.num_stacked)
         with torch.no_grad():
@@ -155,10 +155,10 @@ class StackedNetworks:
             self.template.zero_grad()
 
     def network(self, index: int) -> nn.Module:
-        """A new ordinary network with copies of replica `index`'s weights.
+        """Return a new ordinary network with copies of the weights of network `index`.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if the index is out of range.
         """
         with self.loaded(index) as network:
             network.zero_grad()
@@ -167,21 +167,21 @@ class StackedNetworks:
             return made
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """What `network(index).state_dict()` gives: copies, in the ordinary format.
+        """Return copies of the weights and buffers of network `index`, as `network(index).state_dict()`.
 
         Raises:
-            IndexError: if there is no such replica.
+            IndexError: if the index is out of range.
         """
         with self.loaded(index) as network:
             return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
-        """Give replica `index` the weights and buffers of one ordinary network, saved on any device.
+        """Load the state of an ordinary network, saved on any device, into network `index`.
 
         Raises:
-            IndexError: if there is no such replica.
-            RuntimeError: if the state is of another architecture (torch's message).
+            IndexError: if the index is out of range.
+            RuntimeError: if the state is from another architecture (torch's message).
         """
         with self.loaded(index) as network:
             network.load_state_dict(state)
@@ -196,30 +196,33 @@ class StackedNetworks:
 
 
 def require_index(index: int, num_stacked: int) -> None:
-    """Refuse an index that no replica has; there is no counting from the end.
+    """Raise an IndexError unless a stacked network has this index; negative indices are not accepted.
 
     Raises:
-        IndexError: if it is out of range.
+        IndexError: if the index is out of range.
     """
     if not 0 <= index < num_stacked:
-        raise IndexError(f"There is no replica {index}: there are 0 to {num_stacked - 1}.")
+        raise IndexError(
+            f"Index {index} is out of range: the {num_stacked} stacked networks have the indices 0 to"
+            f" {num_stacked - 1}."
+        )
 
 
 def stacked_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
-    """L2 norm of each replica's gradient over all parameters. Does not wait for the device.
+    """Compute the L2 norm of each network's gradient over all parameters, without waiting for the device.
 
     Args:
-        gradients: One for each parameter. Shape of each: (R, *shape).
+        gradients: Gradient of each parameter. Shape of each: (R, *shape).
 
     Returns:
-        Shape: (R,).
+        The norms. Shape: (R,).
 
     Raises:
         ValueError: if there is no gradient.
     """
     if not gradients:
-        raise ValueError("There is no gradient to take a norm of: call backward first.")
-    # One kernel after one copy, where a norm of each gradient would be a kernel for each.
+        raise ValueError("There is no gradient to compute a norm of: call backward first.")
+    # A copy and one kernel, instead of one kernel for the norm of each gradient.
     rows = [gradient.detach().reshape(gradient.shape[0], -1) for gradient in gradients]
     norms: Tensor = torch.linalg.vector_norm(
         rows[0] if len(rows) == 1 else torch.cat(rows, 1), dim=1
@@ -228,14 +231,14 @@ def stacked_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_stacked_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Scale each replica's gradient down to a norm, in place, as `nn.utils.clip_grad_norm_` does one.
+    """Clip the norm of each network's gradient in place, as `nn.utils.clip_grad_norm_` does for one network.
 
     Args:
-        gradients: One for each parameter; changed. Shape of each: (R, *shape).
+        gradients: Gradient of each parameter; changed in place. Shape of each: (R, *shape).
         max_norm: Largest norm, above 0.
 
     Returns:
-        The norms before. Shape: (R,).
+        The norms before clipping. Shape: (R,).
 
     Raises:
         ValueError: if there is no gradient, or `max_norm` is not above 0.
@@ -243,7 +246,7 @@ def clip_stacked_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Ten
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, not {max_norm!r}.")
     norms = stacked_gradient_norms(gradients)
-    # The same small number as torch's, so that the two agree.
+    # The same small number as in torch, so that the results agree.
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
@@ -251,7 +254,7 @@ def clip_stacked_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Ten
 
 
 def _stacked_parameters(networks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Copies of the networks' parameters, as views of one matrix with a row for each replica."""
+    """Copy the networks' parameters into views of one matrix with a row for each network."""
     first = networks[0]
     width = sum(parameter.numel() for parameter in first.values())
     like = next(iter(first.values()), torch.empty(0))
@@ -263,17 +266,18 @@ def _stacked_parameters(networks: Sequence[Mapping[str, Tensor]]) -> dict[str, T
         columns = matrix[:, begin : begin + parameter.numel()]
         begin += parameter.numel()
         view = columns.view(len(networks), *parameter.shape)
-        for place, network in enumerate(networks):
-            view[place].copy_(network[name].detach())
+        for index, network in enumerate(networks):
+            view[index].copy_(network[name].detach())
         stacked[name] = view.detach().requires_grad_(parameter.requires_grad)
     return stacked
 
 
 def _listed(networks: Iterable[nn.Module]) -> list[nn.Module]:
-    # A Sequential is iterable too, and its layers are modules.
+    # A Sequential is iterable, too, and its layers are modules.
     if isinstance(networks, nn.Module):
         raise TypeError(
-            f"StackedNetworks needs a list of networks, not one {type(networks).__name__}: make one for each."
+            f"StackedNetworks needs a list of networks, not one {type(networks).__name__}: make one network"
+            " for each run and pass them as a list."
         )
     listed = list(networks)
     for index, network in enumerate(listed):
@@ -284,7 +288,7 @@ def _listed(networks: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _require_one_architecture(networks: Sequence[nn.Module]) -> None:
     if not networks:
-        raise ValueError("StackedNetworks needs at least one network: an empty list was given.")
+        raise ValueError("StackedNetworks needs at least one network, but got an empty list.")
     first = networks[0]
     expected = _form(first)
     for index, network in enumerate(networks):
@@ -293,31 +297,36 @@ def _require_one_architecture(networks: Sequence[nn.Module]) -> None:
             differing = [
                 name for name in {**expected, **form} if form.get(name) != expected.get(name)
             ]
-            place = f"parameter or buffer {differing[0]!r}" if differing else "a layer's settings"
+            difference = (
+                f"the parameter or buffer {differing[0]!r} differs"
+                if differing
+                else "a layer's settings differ"
+            )
             raise ValueError(
-                f"networks[{index}] is of another architecture than networks[0]: {place} differs."
-                " Only networks of one architecture can be stacked: make a stack for each."
+                f"networks[{index}] has another architecture than networks[0]: {difference}."
+                " Only networks of one architecture can be stacked: make one stack per architecture."
             )
     for name, module in first.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ValueError(
-                f"{name!r} is a dropout with p={module.p}: replicas have no random streams of their"
-                " own inside a network. Take it out, or set p=0."
+                f"{name!r} is a dropout layer with p={module.p}, but layers of stacked networks cannot draw"
+                " separate random numbers for each network: remove it, or set p=0."
             )
     dtypes = {parameter.dtype for parameter in first.parameters()}
     if len(dtypes) > 1:
         raise ValueError(
-            f"The parameters have the dtypes {', '.join(map(str, dtypes))}: stacked, they need one."
+            f"The parameters have the dtypes {', '.join(map(str, dtypes))}, but stacked networks need a"
+            " single one: convert them, for example with network.float()."
         )
 
 
 def _form(network: nn.Module) -> dict[str, tuple[object, ...]]:
-    """Shapes and dtypes by name, shared parameters under every name that they have."""
+    """Return shapes and dtypes by name, with shared parameters under each of their names."""
     owners: dict[int, str] = {}
     form: dict[str, tuple[object, ...]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if is_lazy(parameter):
-            raise ValueError(f"{name!r} is lazy: call the network on a batch before it is stacked.")
+            raise ValueError(f"{name!r} is lazy: run the network on a batch before stacking it.")
         owner = owners.setdefault(id(parameter), name)
         form[name] = (
             parameter.shape,

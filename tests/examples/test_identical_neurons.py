@@ -1,4 +1,4 @@
-"""The example in small: plain descent and weight decay keep the copies, syre leaves them."""
+"""Small run of the example: gradient descent and weight decay keep the copies, syre separates them."""
 
 import importlib.util
 import sys
@@ -24,7 +24,7 @@ def test_only_syre_leaves_the_symmetric_state(example):
         name: example.train(name, share=0.75, seed=1, steps=[0, 1500])
         for name in ("none", "weight-decay", "syre")
     }
-    # 24 of 32 neurons are one: 23 identical neighbours, and 1 + 8 different neurons
+    # 24 of 32 neurons are identical: 23 pairs of neighbours, and 1 + 8 different neurons
     for run in runs.values():
         assert run.copies[0] == 23
         assert run.ranks[0] <= 9

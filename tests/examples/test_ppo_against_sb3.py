@@ -1,4 +1,4 @@
-"""The comparison in small: both train, results are kept, and the interval is Welch's."""
+"""Small run of the comparison: both train, results are kept, and the interval is Welch's."""
 
 import importlib.util
 import sys
@@ -27,7 +27,7 @@ def test_both_count_the_same_steps(example, trainer):
     steps = [step for step, _ in episodes]
     assert steps == sorted(steps)
     assert steps[-1] <= 512
-    # a return is an episode's length: what they sum to is all but the 8 episodes under way
+    # a return is an episode's length, so they sum to all steps except those of the 8 unfinished episodes
     assert 512 - 8 * 100 < sum(found for _, found in episodes) <= 512
     assert all(step % 8 == 0 for step in steps)
     returns = example.mean_returns(trainer, "CartPole-v1", 0, 512)
@@ -36,12 +36,12 @@ def test_both_count_the_same_steps(example, trainer):
     assert returns["final"] == pytest.approx(np.mean(late))
 
 
-def test_interval(example):
+def test_the_interval_is_welchs(example):
     random = np.random.default_rng(0)
     ours, theirs = random.normal(0, 1, 6), random.normal(1, 3, 9)
     expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     assert example.welch_interval(ours, theirs) == pytest.approx((expected.low, expected.high))
-    # one of them constant: the other's own interval, mean 2, standard error sqrt(1 / 3), 2 degrees
+    # one is constant: the interval of the other alone, mean 2, standard error sqrt(1 / 3), 2 degrees
     low, high = example.welch_interval(np.array([1.0, 2.0, 3.0]), np.zeros(5))
     assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
     assert example.welch_interval(np.full(3, 500.0), np.full(3, 500.0)) == (0.0, 0.0)
@@ -60,7 +60,7 @@ def test_command_continues(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command)
     example.main()
     printed = capsys.readouterr().out
-    # nothing was run; seeds 0 and 1 have mean -200.5
+    # nothing was run; the mean of seeds 0 and 1 is -200.5
     assert path.read_text() == "".join(rows)
     assert printed.count("mean   -200.50") == 2
     assert "-300.00" in printed

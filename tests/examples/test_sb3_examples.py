@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 examples in small: they run as a user runs them, and print what they promise."""
+"""Small runs of the Stable-Baselines3 examples, as a user runs them, and checks of their output."""
 
 import importlib.util
 import sys
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run an example with arguments; its module, and the lines that it printed."""
+    """Run an example with arguments, and return its module and the lines that it printed."""
     loaded = []
 
     def run(name, *arguments):
@@ -33,8 +33,8 @@ def run(monkeypatch, capsys):
 def test_slippery_ant(run, tmp_path):
     pytest.importorskip("pybullet", reason="PyBullet has wheels up to Python 3.11")
     picture = tmp_path / "ant.png"
-    # 4 frictions of 128 steps, a row each 64; episodes last up to 1000 steps, so only an early end of one
-    # changes the task.
+    # 4 frictions of 128 steps, a row every 64 steps; episodes last up to 1000 steps, so the task changes
+    # only if one ends early.
     module, lines = run("sb3_slippery_ant", "--steps", 512, "--seed", 1, "--out", picture)
     rows = [line.split() for line in lines if line.split()[0].isdigit()]
     assert [int(row[0]) for row in rows if "(end" not in row] == list(range(64, 513, 64))
@@ -45,14 +45,14 @@ def test_slippery_ant(run, tmp_path):
         module.train(name, strength=1.0, steps=128, seed=0)[-1]["weight_norm/actor.2"]
         for name in ("none", "weight-decay", "syre")
     ]
-    assert len(set(weights)) == 3  # each regularizer is at work
+    assert len(set(weights)) == 3  # each regularizer has an effect
 
 
 def test_own_tasks(run, tmp_path):
     _, lines = run("sb3_own_tasks", "--steps", 2000, "--log", tmp_path)
     rows = [line.split() for line in lines[1:]]
     steps = [int(row[0]) for row in rows]
-    # A row each 200 steps from the first 256 observations on, and one at each of three boundaries.
+    # A row every 200 steps from the first 256 observations on, and one at each of three boundaries.
     assert {step for step in steps if step % 200 == 0} >= set(range(400, 2001, 200))
     assert [int(row[1]) for row in rows] == sorted(int(row[1]) for row in rows)
     assert {row[1] for row in rows} == {"0", "1", "2", "3"}

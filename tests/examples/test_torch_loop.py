@@ -1,4 +1,4 @@
-"""The plain torch loop in small: weight decay collapses, syre at the same strength does not."""
+"""Small run of the plain torch loop: weight decay collapses, syre at the same strength does not."""
 
 import importlib.util
 import sys
@@ -24,8 +24,8 @@ def test_weight_decay_loses_rank_and_syre_keeps_it(example):
         name: example.train(name, strength=3e-3, tasks=6, steps=300, seed=0).rows[-1]
         for name in ("weight-decay", "syre")
     }
-    # Of 100 units. Over five seeds: rank at most 7.4 against at least 17; at least 84 % dead against
-    # at most 33 %.
+    # With 100 units, over five seeds: rank at most 7.4 with weight decay and at least 17 with syre; at
+    # least 84 % and at most 33 % dead units.
     assert last["weight-decay"]["effective_rank/1"] < 12 < last["syre"]["effective_rank/1"]
     assert last["syre"]["dead_fraction/1"] < 0.4 < last["weight-decay"]["dead_fraction/1"]
 

@@ -1,4 +1,4 @@
-"""The comparison in small: steps that agree and steps that do not, episodes, and the statistics."""
+"""Small run of the comparison: steps that agree and steps that do not, episodes, and the statistics."""
 
 import importlib.util
 import sys
@@ -23,7 +23,7 @@ def example():
 
 
 @pytest.mark.parametrize("friction", [0.02, 1.0])
-def test_steps_agree_and_the_variants_do_not(example, friction):
+def test_steps_agree_but_the_variants_do_not(example, friction):
     found = example.compare_steps(friction, 150, seed=0)
     assert 0.3 < found.touched.mean() < 0.95
     assert found.velocities["rounded"].max() < example.LARGE
@@ -53,8 +53,8 @@ def test_statistics(example):
     assert p_value < 1e-4
 
 
-def test_episodes_are_alike_and_the_table_tells(example, capsys):
-    """With these seeds: a p-value is small by chance, too."""
+def test_episodes_are_alike_and_the_table_shows_it(example, capsys):
+    """Use fixed seeds, as a p-value may also be small by chance."""
     example.main(["--states", "20", "--episodes", "40", "--limit", "60", "--frictions", "2"])
     steps, episodes = capsys.readouterr().out.split("40 episodes")
     assert [line.split()[2] for line in steps.splitlines()[2:]] == ["rounded", "warp", "one", "as"]

@@ -1,4 +1,4 @@
-"""Accelerate: `prepare`, accumulation, mixed precision, saved states, a seed for each process."""
+"""Accelerate: `prepare`, accumulation, mixed precision, saved states, different seeds in processes."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LR, STRENGTH, CLIP = 1e-2, 0.1, 0.5
 
 @pytest.fixture(autouse=True)
 def _fresh_state():
-    """Accelerate keeps the state of the process in a class."""
+    """Reset the state of the process, which Accelerate keeps in a class."""
     yield
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerate.state.GradientState._reset_state()
@@ -54,8 +54,8 @@ def train(accelerator, model, optimizer, loader, passes=2):
                 optimizer.zero_grad()
 
 
-def test_accumulated_gradients_meet_the_decay_once():
-    """Batches of 4, two for a step, and by hand batches of 8: one clipping, one decay a step."""
+def test_the_decay_is_added_once_to_accumulated_gradients():
+    """Compare two batches of 4 per step with batches of 8 by hand: one clipping and one decay per step."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     start = network()
     model, optimizer, loader = accelerator.prepare(start, make(start), batches())
@@ -77,7 +77,7 @@ def test_accumulated_gradients_meet_the_decay_once():
 
 
 def test_anchor_of_a_prepared_optimizer():
-    """The wrapper hides the class, not the anchor."""
+    """Check that the anchor is accessible although the wrapper hides the class."""
     accelerator = accelerate.Accelerator(cpu=True)
     model = network()
     optimizer = make(model)
@@ -91,7 +91,7 @@ def test_anchor_of_a_prepared_optimizer():
 
 
 def test_mixed_precision_on_the_cpu():
-    """The forward pass in bfloat16; weights, gradients, anchors and the step in float32."""
+    """Run the forward pass in bfloat16, with weights, gradients, anchors and the step in float32."""
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     start = network(torch.float32)
     model, optimizer, loader = accelerator.prepare(start, make(start), batches(torch.float32))
@@ -111,14 +111,14 @@ def test_mixed_precision_on_the_cpu():
             if anchor is not None:
                 parameter.grad += STRENGTH * (parameter.detach() - anchor)
         base.step()
-    # A weight that the two roundings of the decay tip over to the next bfloat16 number is 1/256 off
-    # in the forward pass, hence in a gradient; eight steps of 0.01 keep what comes of it under 1e-3.
+    # If the two roundings of the decay move a weight to the next bfloat16 number, it differs by 1/256 in
+    # the forward pass, and so does a gradient; after eight steps of 0.01 the effect is less than 1e-3.
     torch.testing.assert_close(weights(start), weights(by_hand), rtol=0, atol=1e-3)
     assert (weights(start) - weights(network(torch.float32))).abs().max() > 0.02
 
 
 @pytest.mark.parametrize("regularizer", ["weight-decay", "syre", "l2-init"])
-def test_a_saved_state_goes_on_exactly(tmp_path, regularizer):
+def test_a_saved_state_resumes_exactly(tmp_path, regularizer):
     whole = network()
     accelerator = accelerate.Accelerator(cpu=True)
     model, optimizer, loader = accelerator.prepare(
@@ -129,7 +129,7 @@ def test_a_saved_state_goes_on_exactly(tmp_path, regularizer):
     train(accelerator, model, optimizer, loader, passes=1)
 
     resumed = network()
-    with torch.no_grad():  # other weights to begin with, and another seed at hand
+    with torch.no_grad():  # start with different weights and a different seed
         for parameter in resumed.parameters():
             parameter.mul_(0.5)
     torch.manual_seed(5)
@@ -153,7 +153,7 @@ def device_specific_seeds(_rank):
     return {"seed": seed, "anchors": anchors, "weights": weights(start)}
 
 
-def test_two_processes_with_seeds_of_their_own_have_the_same_anchors(two_ranks):
+def test_two_processes_with_different_seeds_have_the_same_anchors(two_ranks):
     first, second = two_ranks(device_specific_seeds)
     assert [first["seed"], second["seed"]] == [10, 11]
     for one, other in zip(first["anchors"], second["anchors"], strict=True):

@@ -1,4 +1,4 @@
-"""DDP, FSDP2 and distributed checkpoints: two processes train as one would."""
+"""DDP, FSDP2 and distributed checkpoints: training in two processes equals training in one."""
 
 import copy
 
@@ -25,7 +25,7 @@ CASES = [(base, regularizer) for base in BASES for regularizer in REGULARIZERS]
 
 def network(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    # Rows that two ranks cannot halve: 7 are 4 and 3, and of 1 the second rank has none.
+    # Numbers of rows that two ranks cannot halve: 7 become 4 and 3; of 1, the second rank has none.
     model = nn.Sequential(
         nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 1), nn.Linear(1, 3)
     ).double()
@@ -54,7 +54,7 @@ def train(model, optimizer, part=slice(None), steps=4):
 
 
 def half(rank):
-    """Half of the batch: the mean of two such gradients is that of the whole."""
+    """Return half of the batch; the mean of the two halves' gradients is that of the whole."""
     return slice(4 * rank, 4 * rank + 4)
 
 
@@ -90,7 +90,7 @@ def data_parallel(rank):
     return results
 
 
-def test_two_data_parallel_ranks_are_one_process(two_ranks):
+def test_two_data_parallel_ranks_equal_one_process(two_ranks):
     ranks = two_ranks(data_parallel)
     for regularizer in REGULARIZERS:
         first, second = (results[regularizer] for results in ranks)
@@ -106,7 +106,7 @@ def test_two_data_parallel_ranks_are_one_process(two_ranks):
 
 
 def made_before_data_parallel(rank):
-    """The optimizer sees each rank's own weights; DDP then gives all of them those of rank 0."""
+    """Make the optimizer with each rank's own weights, before DDP gives rank 0's weights to all ranks."""
     model = network(seed=rank)
     try:
         optimizer = make(model, regularizer="l2-init")
@@ -117,7 +117,7 @@ def made_before_data_parallel(rank):
     return {"anchors": anchors_of(model, optimizer), "weights": weights(model)}
 
 
-def test_initial_weights_taken_before_data_parallel_agree_or_are_refused(two_ranks):
+def test_initial_weights_taken_before_data_parallel_agree_or_are_rejected(two_ranks):
     first, second = two_ranks(made_before_data_parallel)
     if isinstance(first, str):
         assert "DistributedDataParallel" in first
@@ -148,8 +148,8 @@ def partitioned(rank):
     return weights(model)
 
 
-def test_partitioned_optimizers_are_right_or_refused(two_ranks):
-    """Each rank of a ZeroRedundancyOptimizer has some of the parameters only."""
+def test_partitioned_optimizers_are_right_or_rejected(two_ranks):
+    """Use ZeroRedundancyOptimizer, of which each rank has only some of the parameters."""
     for result in two_ranks(partitioned):
         if isinstance(result, str):
             assert "ZeroRedundancyOptimizer" in result
@@ -162,7 +162,7 @@ def test_partitioned_optimizers_are_right_or_refused(two_ranks):
             assert_same(result, weights(alone), rtol=0, atol=1e-12)
 
 
-# ---- FSDP2: each rank has some rows of every parameter -----------------------------------------------
+# ---- FSDP2: each rank has some rows of each parameter ------------------------------------------------
 
 
 def shard(model):
@@ -192,7 +192,7 @@ def fully_sharded(rank):
     return results
 
 
-def test_fully_sharded_ranks_are_one_process(two_ranks):
+def test_fully_sharded_ranks_equal_one_process(two_ranks):
     for results in two_ranks(fully_sharded):
         for base, regularizer in CASES:
             alone = network()
@@ -204,7 +204,7 @@ def test_fully_sharded_ranks_are_one_process(two_ranks):
 
 
 def saved_and_resumed(rank):
-    """Two steps, a checkpoint in memory, two more in a model that began elsewhere."""
+    """Make two steps and a checkpoint in memory, then two more in a model with other initial weights."""
     results = {}
     for regularizer in REGULARIZERS:
         model = shard(network())
@@ -258,7 +258,7 @@ def tensor_parallel(rank):
     return results
 
 
-def test_tensor_parallel_ranks_are_one_process(two_ranks):
+def test_tensor_parallel_ranks_equal_one_process(two_ranks):
     for results in two_ranks(tensor_parallel):
         for base, regularizer in CASES:
             found, expected = results[base, regularizer]
@@ -269,7 +269,7 @@ def test_tensor_parallel_ranks_are_one_process(two_ranks):
 
 
 def resumed_by_name(regularizer, base, options):
-    """Two steps, a state dict by name, two more in a model that began elsewhere."""
+    """Make two steps and a state dict by name, then two more in a model with other initial weights."""
     whole = network()
     optimizer = make(whole, base, regularizer, anchor_seed=3)
     train(whole, optimizer, steps=2)
@@ -295,8 +295,8 @@ def test_state_dicts_by_name_keep_the_anchors(regularizer, base):
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_flattened_state_dicts_resume_or_are_refused(base):
-    """torch reads a flattened state by the keys of the live one, which has no anchors."""
+def test_flattened_state_dicts_resume_or_are_rejected(base):
+    """Flatten the state, which torch then reads by the keys of the present one, without anchors."""
     flattened = state_dicts.StateDictOptions(flatten_optimizer_state_dict=True)
     resumed_by_name("syre", base, flattened)
     with pytest.raises(ValueError, match="lacks those of parameter 0"):
@@ -331,8 +331,8 @@ def test_a_checkpoint_on_disk_keeps_the_anchors(tmp_path, regularizer):
     assert_same(weights(other), weights(whole), rtol=0, atol=0)
 
 
-def test_a_state_without_the_anchors_is_refused():
-    """Of l2-init: what another tool dropped cannot be made again."""
+def test_a_state_without_the_anchors_is_rejected():
+    """Drop the anchors of l2-init, as another tool might: they cannot be recomputed."""
     model = network()
     optimizer = make(model, regularizer="l2-init")
     train(model, optimizer, steps=1)
@@ -343,16 +343,16 @@ def test_a_state_without_the_anchors_is_refused():
         make(network(), regularizer="l2-init").load_state_dict(state)
 
 
-# ---- groups that come later, policies, models of which a part is sharded -----------------------------
+# ---- groups added later, policies, partly sharded models ---------------------------------------------
 
 
 def later(rank):
-    """The seed is first needed by a group that is added; a policy's own roles have child seeds."""
+    """Add a group, which is the first to need the seed; actor and critic of a policy use child seeds."""
     model, head = network(), nn.Linear(4, 4)
     optimizer = make(model, regularizer="weight-decay")
     group = {"params": list(head.parameters()), "regularizer": "syre", **SETTINGS}
     optimizer.add_param_group(group)
-    other = nn.Linear(4, 4)  # of the rank's own weights
+    other = nn.Linear(4, 4)  # with different weights on each rank
     try:
         optimizer.add_param_group(
             {"params": list(other.parameters()), "regularizer": "l2-init", **SETTINGS}
@@ -373,7 +373,7 @@ class Policy(nn.Module):
         )
 
 
-def test_groups_that_are_added_and_policies_agree_on_the_seed(two_ranks):
+def test_added_groups_and_policies_agree_on_the_seed(two_ranks):
     first, second = two_ranks(later)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[2], second[2])
@@ -399,7 +399,7 @@ def partly_sharded(rank):
     return results
 
 
-def test_a_model_of_which_a_part_is_sharded_steps_as_one_process(two_ranks):
+def test_a_partly_sharded_model_steps_as_in_one_process(two_ranks):
     cases = [(regularizer, base) for regularizer in REGULARIZERS for base in BASES]
     for found, (regularizer, base) in zip(two_ranks(partly_sharded)[0], cases, strict=True):
         alone = network()
@@ -428,7 +428,7 @@ def flattened(rank):
     return found
 
 
-def test_flattened_parameters_are_refused(two_ranks):
+def test_flattened_parameters_are_rejected(two_ranks):
     found = two_ranks(flattened)[0]
     assert len(found) == 4
     assert all("use FSDP2" in text for text in found)

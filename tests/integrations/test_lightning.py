@@ -28,7 +28,7 @@ def batches():
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(24, 4, generator=generator, dtype=torch.float64)
     data = torch.utils.data.TensorDataset(inputs, inputs.prod(dim=1, keepdim=True))
-    return torch.utils.data.DataLoader(data, batch_size=8)  # three a pass, in their order
+    return torch.utils.data.DataLoader(data, batch_size=8)  # three per pass, in order
 
 
 class Regression(lightning.LightningModule):
@@ -79,7 +79,7 @@ def weights(module):
 
 
 def by_hand(anchors, strengths, clip):
-    """Coupled Adam with the decay written out; a strength for each of the passes."""
+    """Train with coupled Adam and the decay written out, with a strength for each pass."""
     model = network()
     base = torch.optim.Adam(model.parameters(), lr=LR)
     for epoch, strength in enumerate(strengths):
@@ -96,7 +96,7 @@ def by_hand(anchors, strengths, clip):
 
 
 def test_equals_a_loop_by_hand(tmp_path):
-    """Clipping comes before the decay, which here is coupled: it passes through Adam."""
+    """Check that clipping comes before the decay, which is coupled here and passes through Adam."""
     module = Regression()
     trainer = fit(module, tmp_path, epochs=2)
     (optimizer,) = trainer.optimizers
@@ -106,7 +106,7 @@ def test_equals_a_loop_by_hand(tmp_path):
     torch.testing.assert_close(weights(module), expected, rtol=0, atol=1e-12)
 
 
-def test_a_callback_that_edits_the_strength(tmp_path):
+def test_a_callback_may_edit_the_strength(tmp_path):
     class Anneal(lightning.Callback):
         def on_train_epoch_start(self, trainer, module):
             if trainer.current_epoch == 1:
@@ -131,7 +131,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path, regularizer):
     fit(half, tmp_path, epochs=2).save_checkpoint(path)
 
     resumed = Regression(regularizer)
-    with torch.no_grad():  # other weights to begin with, and another seed at hand
+    with torch.no_grad():  # start with different weights and a different seed
         for parameter in resumed.parameters():
             parameter.mul_(0.5)
     torch.manual_seed(5)
@@ -139,7 +139,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path, regularizer):
     assert torch.equal(weights(resumed), weights(whole))
 
 
-def test_measuring_in_a_hook_changes_no_training(tmp_path):
+def test_measuring_in_a_hook_does_not_change_training(tmp_path):
     plain = Regression()
     fit(plain, tmp_path, epochs=3)
     (inputs, _), *_ = batches()
@@ -148,14 +148,14 @@ def test_measuring_in_a_hook_changes_no_training(tmp_path):
     assert torch.equal(weights(measured), weights(plain))
     rows = measured.tracker.rows
     assert [row["task"] for row in rows] == [0, 1, 2]
-    with torch.no_grad():  # the last row is of the network as it is now
+    with torch.no_grad():  # the last row describes the present network
         hidden = measured.network[:3](inputs)
     assert rows[-1]["dead_fraction/2"] == (hidden == 0).all(dim=0).double().mean().item()
     assert rows[-1]["effective_rank/2"] == pytest.approx(effective_rank(hidden).item(), rel=1e-9)
 
 
 def test_measuring_under_mixed_precision(tmp_path):
-    """bfloat16 in the forward pass; anchors and measures in the weights' float32."""
+    """Run the forward pass in bfloat16, with anchors and measurements in the weights' float32."""
 
     class Mixed(Regression):
         def __init__(self, probe=None):

@@ -1,4 +1,4 @@
-"""Optimizers of other packages as the base: each is right, or refused by name with what to do."""
+"""Optimizers of other packages as the base: each is right, or is rejected by name with a remedy."""
 
 import importlib
 import inspect
@@ -15,8 +15,8 @@ from plasticity import regularized
 PACKAGES = ("lion_pytorch", "schedulefree", "pytorch_optimizer", "timm.optim")
 
 LR, STRENGTH, STEPS = 1e-2, 0.1, 5
-ARGUMENTS = {"Ranger21": {"num_iterations": 10}}  # beside lr
-SHAPES = ((6, 5), (6,), (3, 6))  # matrices and a vector: some bases decay the two otherwise
+ARGUMENTS = {"Ranger21": {"num_iterations": 10}}  # in addition to lr
+SHAPES = ((6, 5), (6,), (3, 6))  # matrices and a vector, which some bases decay differently
 
 
 def load(package):
@@ -26,7 +26,7 @@ def load(package):
 
 
 def classes():
-    """Every optimizer class that the installed packages show; the same one once."""
+    """Return every public optimizer class of the installed packages, each once."""
     found = {}
     for package in PACKAGES:
         try:
@@ -51,17 +51,17 @@ def parameters():
 
 
 def train(make, closure=False, stretch=1.0):
-    """Five steps; the weights, and the optimizer.
+    """Make five steps, and return the weights and the optimizer.
 
-    The gradients are random, every other time orthogonal to the weights: some bases (AdamP) then
+    The gradients are random, and orthogonal to the weights every other time: some bases (AdamP) then
     project, and decay less.
     """
     weights = parameters()
     optimizer = make(weights)
     if callable(getattr(optimizer, "train", None)):
-        optimizer.train()  # a schedule-free optimizer wants to be told
+        optimizer.train()  # required by schedule-free optimizers
     generator = torch.Generator().manual_seed(1)
-    with torch.random.fork_rng():  # some draw
+    with torch.random.fork_rng():  # some draw random numbers
         torch.manual_seed(2)
         np.random.seed(2)  # noqa: NPY002
         for step in range(STEPS):
@@ -95,11 +95,11 @@ def plain(base, **settings):
 
 
 def takes_closure(base):
-    """Whether the base's step needs a closure; skips the base if it cannot step here at all."""
+    """Return whether the base's step needs a closure; skip the base if it cannot step here at all."""
     for closure in (False, True):
         try:
             train(plain(base), closure)
-        except Exception as error:  # each says in its own way that it needs a model, shapes, …
+        except Exception as error:  # each reports differently that it needs a model, shapes, …
             reason = f"{base.__name__} does not step with lr alone: {type(error).__name__}"
         else:
             return closure
@@ -113,17 +113,17 @@ def make(base, regularizer, **settings):
 
 
 def assert_same_decay(base, closure, **settings):
-    """Syre whose anchor is as good as zero equals weight decay, as near as the base's rounding lets."""
+    """Assert that syre with an anchor near zero equals weight decay, up to the base's rounding."""
     decayed, _ = train(make(base, "weight-decay", **settings), closure)
     found, _ = train(make(base, "syre", sigma=1e-12, **settings), closure)
-    # Bases that decompose matrices (SOAP) make much of a gradient's last digit.
+    # Bases that decompose matrices (SOAP) amplify the last digit of a gradient.
     other, _ = train(make(base, "weight-decay", **settings), closure, stretch=1 + 1e-14)
     own = (other - decayed).abs().max().item()
-    torch.testing.assert_close(found, decayed, rtol=0, atol=1e-6 + 10 * own)  # float32 in some
+    torch.testing.assert_close(found, decayed, rtol=0, atol=1e-6 + 10 * own)  # some use float32
 
 
-def refusal(make, closure=False):
-    """What training is refused with; None if it is not."""
+def rejection(make, closure=False):
+    """Return the message with which training is rejected, or None."""
     try:
         train(make, closure)
     except ValueError as error:
@@ -131,35 +131,35 @@ def refusal(make, closure=False):
     return None
 
 
-# Chatter of schedule-free classes, deprecations of torch's that a package has not followed.
+# Messages of schedule-free classes, and torch's deprecations in other packages.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("base", classes())
 def test_syre_near_zero_is_weight_decay(base):
     closure = takes_closure(base)
-    said = refusal(make(base, "syre", sigma=1e-12), closure)
-    if said is None:
+    message = rejection(make(base, "syre", sigma=1e-12), closure)
+    if message is None:
         assert_same_decay(base, closure)
         return
-    assert base.__name__ in said
+    assert base.__name__ in message
     if steps_another(base):
-        assert "regularized(" in said
+        assert "regularized(" in message
         return
-    assert "decoupled=False" in said
-    assert_same_decay(base, closure, decoupled=False)  # the remedy that it names
+    assert "decoupled=False" in message
+    assert_same_decay(base, closure, decoupled=False)  # the remedy in the message
 
 
 def steps_another(base):
-    """Whether the base makes an optimizer of its own inside, which knows nothing of ours."""
+    """Return whether the base makes another optimizer inside, which does not know about ours."""
     return isinstance(getattr(plain(base)(parameters()), "optimizer", None), torch.optim.Optimizer)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("base", classes())
-def test_nothing_to_regularize_is_the_base_without_decay(base):
-    """Bit for bit: with "none", and with weight decay of strength 0."""
+def test_nothing_to_regularize_equals_the_base_without_decay(base):
+    """Compare bit for bit, with "none" and with weight decay of strength 0."""
     closure = takes_closure(base)
     if steps_another(base):
-        pytest.skip("refused, as above")
+        pytest.skip("rejected, as above")
     without = "weight_decay" in inspect.signature(base).parameters
     expected, _ = train(plain(base, **({"weight_decay": 0.0} if without else {})), closure)
     for settings in ({"regularizer": "none"}, {"strength": 0.0}):
@@ -170,8 +170,8 @@ def test_nothing_to_regularize_is_the_base_without_decay(base):
 
 
 @pytest.mark.parametrize("regularizer", ["weight-decay", "syre"])
-def test_lion_decays_apart_from_the_sign(regularizer):
-    """A zero gradient has sign 0: a weight of ones moves by lr * strength = 1e-3, not by lr."""
+def test_lions_decay_is_separate_from_the_sign(regularizer):
+    """Use a zero gradient, which has sign 0: weights of 1 move by lr * strength = 1e-3, not by lr."""
     lion = pytest.importorskip("lion_pytorch").Lion
     weight = nn.Parameter(torch.ones(4, 4))
     sigma = {"sigma": 1e-12} if regularizer == "syre" else {}
@@ -183,12 +183,12 @@ def test_lion_decays_apart_from_the_sign(regularizer):
 
 @pytest.mark.parametrize("regularizer", ["syre", "l2-init"])
 def test_a_schedule_free_decay_is_not_guessed(regularizer):
-    """Its decay acts on an average of the weights, so that neither form is its own."""
+    """Check a base whose decay acts on an average of the weights, so that it has neither form."""
     schedulefree = pytest.importorskip("schedulefree")
     for decoupled in (None, True):
         with pytest.raises(ValueError, match=r"AdamWScheduleFree.*decoupled=False"):
             make(schedulefree.AdamWScheduleFree, regularizer, decoupled=decoupled)(parameters())
-    # The base's own decay is there for the asking, bit for bit.
+    # The base's own decay is available on request, bit for bit.
     found, _ = train(make(schedulefree.AdamWScheduleFree, "weight-decay"))
     expected, _ = train(
         lambda weights: schedulefree.AdamWScheduleFree(weights, lr=LR, weight_decay=STRENGTH)
@@ -196,17 +196,17 @@ def test_a_schedule_free_decay_is_not_guessed(regularizer):
     assert torch.equal(found, expected)
 
 
-# ---- what some bases need beside a learning rate -----------------------------------------------------
+# ---- settings that some bases need in addition to a learning rate ------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["Muon", "AdaMuon", "AdaGO", "NorMuon"])
-def test_groups_that_say_whether_to_use_muon(name):
-    """The key goes through, and what the base writes into a group is not taken for its user's."""
+def test_groups_may_say_whether_to_use_muon(name):
+    """Check that the key is passed on, and that keys written by the base are not taken for the user's."""
     base = getattr(pytest.importorskip("pytorch_optimizer"), name)
 
     def split(make):
-        # A vector in a group of its own has no fan-in that syre could take over.
+        # A vector in a separate group has no fan-in that syre could take over.
         groups = [{"use_muon": True}, {"use_muon": False, "fan_in": 5}, {"use_muon": True}]
         return lambda weights: make(
             [{"params": [w]} | group for w, group in zip(weights, groups, strict=True)]
@@ -216,15 +216,15 @@ def test_groups_that_say_whether_to_use_muon(name):
     decayed, optimizer = train(split(make(base, "weight-decay")))
     assert torch.equal(decayed, expected)
     assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, True]
-    said = refusal(split(make(base, "syre", sigma=1e-12)))
-    if said is None:
+    message = rejection(split(make(base, "syre", sigma=1e-12)))
+    if message is None:
         found, _ = train(split(make(base, "syre", sigma=1e-12)))
     else:
-        assert name in said
-        assert "decoupled=False" in said
+        assert name in message
+        assert "decoupled=False" in message
         decayed, _ = train(split(make(base, "weight-decay", decoupled=False)))
         found, _ = train(split(make(base, "syre", sigma=1e-12, decoupled=False)))
-    # The orthogonalisation runs in bfloat16 (8 bits), and a step is 1e-2 at most.
+    # The orthogonalisation runs in bfloat16 (8 bits), and a step is at most 1e-2.
     torch.testing.assert_close(found, decayed, rtol=0, atol=STEPS * LR / 256)
 
 
@@ -238,7 +238,7 @@ def test_groups_that_say_whether_to_use_muon(name):
     ],
 )
 def test_bases_that_differentiate_the_gradient(package, name):
-    """A gradient with a decay joined to it has no graph: only the base's own decay can be had."""
+    """Check bases that only support their own decay, as a gradient with decay added has no graph."""
     pytest.importorskip(package)
     base = getattr(load(package), name)
 
@@ -276,8 +276,8 @@ def wrapped(name, base, **settings):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["Lookahead", "SAM", "OrthoGrad", "TRAC", "Magma"])
-def test_optimizers_that_wrap_a_regularized_one(name):
-    """Sigma 0 is the wrapper around plain AdamW, bit for bit; the anchors can be asked for."""
+def test_optimizers_may_wrap_a_regularized_one(name):
+    """Check that sigma 0 equals the wrapper around plain AdamW, bit for bit, and anchors are accessible."""
     closure = name == "SAM"
     adamw = torch.optim.AdamW
     expected, _ = train(wrapped(name, adamw, weight_decay=STRENGTH), closure)

@@ -1,4 +1,4 @@
-"""PEFT's LoRA: what is frozen has no anchors, and the adapters' are scaled by their own fan-in."""
+"""PEFT's LoRA: frozen weights have no anchors, and those of adapters are scaled by their own fan-in."""
 
 import copy
 import gc
@@ -16,7 +16,7 @@ WIDTH, RANK = 512, 4
 
 
 class Network(nn.Module):
-    """Two hidden layers, a million weights that LoRA freezes; the head is trained whole."""
+    """Network with two hidden layers, a million weights that LoRA freezes, and a fully trained head."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ def lora():
         r=RANK,
         target_modules=["second", "third"],
         modules_to_save=["head"],
-        init_lora_weights=False,  # B is not zero: a measurement sees the adapters
+        init_lora_weights=False,  # B is not zero, so the adapters affect measurements
     )
     return peft.get_peft_model(Network(), config)
 
@@ -62,8 +62,8 @@ def bytes_of_tensors():
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["flat", "grouped"])
 @pytest.mark.parametrize("regularizer", ["syre", "l2-init"])
-def test_frozen_weights_cost_no_memory_and_stay(grouped, regularizer):
-    """Given all parameters, as many do: what needs no gradient gets no anchor."""
+def test_frozen_weights_cost_no_memory_and_do_not_change(grouped, regularizer):
+    """Pass all parameters, as is common: those that need no gradient get no anchor."""
     model = lora()
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -75,7 +75,7 @@ def test_frozen_weights_cost_no_memory_and_stay(grouped, regularizer):
     else:
         optimizer = regularized(torch.optim.SGD)(model.parameters(), lr=0.01, **settings)
     take_steps(model, optimizer)
-    # Gradients and anchors of what is trained, and what a step has left behind.
+    # Gradients and anchors of trained parameters, and memory left over from a step.
     assert bytes_of_tensors() - before < 4 * trained
     for name, parameter in model.named_parameters():
         if name in frozen:
@@ -83,7 +83,7 @@ def test_frozen_weights_cost_no_memory_and_stay(grouped, regularizer):
 
 
 def test_fan_in_of_the_adapters():
-    """A: (rank, inputs) sees the layer's inputs; B: (outputs, rank) sees the rank."""
+    """Check that A (rank, inputs) has the layer's inputs as fan-in, and B (outputs, rank) the rank."""
     model = lora()
     groups = parameter_groups(model, **SETTINGS)
     fan_in = {
@@ -126,7 +126,7 @@ def test_measuring_changes_neither_training_nor_merging():
 
 
 def test_the_adapted_network_is_measured():
-    """Not the frozen one inside: as the merged network, to rounding."""
+    """Check that measurements equal those of the merged network up to rounding, not the frozen one's."""
     probe = torch.randn(64, 8, generator=torch.Generator().manual_seed(2))
     model = lora()
     found = Tracker(model, probe).measure()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from plasticity import RegularizedOptimizer
-from plasticity.sb3.policies import PlasticityCallback
+from plasticity.sb3 import PlasticityCallback
 
-# Its import changes gymnasium, for environments of older versions of Gym.
+# Importing it patches gymnasium for environments written for older versions of Gym.
 exp_manager = pytest.importorskip("rl_zoo3.exp_manager")
 stable_baselines3 = pytest.importorskip("stable_baselines3")
 
-# What a YAML file can say: rl_zoo3 evaluates the string, where it has `importlib` and `ALGOS`.
+# Contents of a YAML file: rl_zoo3 evaluates the string, with `importlib` and `ALGOS` in scope.
 POLICY = (
     "importlib.import_module('plasticity.sb3').policy_kwargs(ALGOS['ppo'], net_arch=[16],"
     " regularizer='syre', strength=1e-3, sigma=0.3)"
@@ -67,7 +67,7 @@ def test_policy_kwargs_and_callback_in_yaml(tmp_path):
     (ours,) = [each for each in manager.callbacks if isinstance(each, PlasticityCallback)]
     assert [row["step"] for row in ours.rows] == [128, 256]
 
-    # By hand: the same algorithm with the same keywords, a seed, and no zoo.
+    # By hand: the same algorithm with the same arguments and seed, without rl_zoo3.
     torch.manual_seed(0)
     by_hand = stable_baselines3.PPO(
         "MlpPolicy",
@@ -89,8 +89,8 @@ def test_policy_kwargs_and_callback_in_yaml(tmp_path):
         assert torch.equal(optimizer.anchor(one), loaded.policy.optimizer.anchor(other))
 
 
-def test_a_trained_agent_goes_on_with_its_anchors(tmp_path):
-    """`--trained-agent`: rl_zoo3 loads the zip and hands the hyperparameters over anew."""
+def test_a_trained_agent_continues_with_its_anchors(tmp_path):
+    """Use `--trained-agent`: rl_zoo3 loads the zip and passes the hyperparameters again."""
     config = write_yaml(tmp_path, "CartPole-v1", n_envs=1)
     model, manager = trained(tmp_path, "CartPole-v1", config)
     zip_file = f"{manager.save_path}/CartPole-v1.zip"
@@ -102,9 +102,9 @@ def test_a_trained_agent_goes_on_with_its_anchors(tmp_path):
 
 
 def test_the_slippery_ant(tmp_path):
-    """`--env plasticity/SlipperyAntBullet-v0 --gym-packages plasticity.tasks`."""
+    """Use `--env plasticity/SlipperyAntBullet-v0 --gym-packages plasticity.tasks`."""
     pytest.importorskip("pybullet", reason="Bullet is not installed")
-    pytest.importorskip("plasticity.tasks")  # what --gym-packages does
+    pytest.importorskip("plasticity.tasks")  # as --gym-packages does
     env_id = "plasticity/SlipperyAntBullet-v0"
     config = write_yaml(tmp_path, env_id, n_envs=2, normalize="true")
     model, manager = trained(

@@ -37,7 +37,7 @@ def weights(model):
 
 @pytest.mark.parametrize("base", ["SGD", "Adam", "AdamW"])
 def test_groups_without_weight_decay_are_left_alone(base):
-    """Sigma 0 is the base with timm's own groups, bit for bit; syre decays the same parameters."""
+    """Check that sigma 0 equals the base with timm's groups bit for bit; syre decays the same parameters."""
     ours, theirs = vision_transformer(), vision_transformer()
     groups = timm_optim.param_groups_weight_decay(theirs, weight_decay=STRENGTH)
     plain = getattr(torch.optim, base)(groups, lr=LR)
@@ -55,7 +55,7 @@ def test_groups_without_weight_decay_are_left_alone(base):
 
 
 def test_layer_decay_and_a_scheduler_of_timm():
-    """Groups with `lr_scale`; the scheduler sets each one's learning rate by it."""
+    """Use groups with `lr_scale`, by which the scheduler sets each group's learning rate."""
     ours, theirs = vision_transformer(), vision_transformer()
     made = []
     for model, make in (
@@ -76,7 +76,7 @@ def test_layer_decay_and_a_scheduler_of_timm():
 
 
 def test_fallback_groups():
-    """`use_fallback` is timm's Muon's; a key that we do not know goes through."""
+    """Use `use_fallback` of timm's Muon, an unknown key that is passed on."""
     model = vision_transformer()
     groups = timm_optim.param_groups_weight_decay(
         model, weight_decay=STRENGTH, fallback_list=["head*"]

@@ -11,13 +11,13 @@ from plasticity import Tracker, effective_rank, parameter_groups, regularized
 torchrl = pytest.importorskip("torchrl")
 tensordict = pytest.importorskip("tensordict")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # on import: of optional simulators, and of torch's own parts
+    warnings.simplefilter("ignore")  # import warnings about optional simulators and parts of torch
     from tensordict import TensorDict
     from tensordict.nn import NormalParamExtractor, TensorDictModule
     from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
     from torchrl.objectives import ClipPPOLoss, DQNLoss, SoftUpdate
 
-# torchrl's own, of its choice of keys and of torch.
+# torchrl's own warnings, about its choice of keys and about torch.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::torchrl"),
     pytest.mark.filterwarnings("ignore:::tensordict"),
@@ -65,7 +65,7 @@ def batch():
 
 def train(loss, optimizer, join=lambda: None, steps=4):
     for _ in range(steps):
-        torch.manual_seed(2)  # the entropy is estimated by a draw
+        torch.manual_seed(2)  # the entropy is estimated from a sample
         optimizer.zero_grad()
         found = loss(batch())
         (found["loss_objective"] + found["loss_critic"] + found["loss_entropy"]).backward()
@@ -96,7 +96,7 @@ def test_ppo_loss_equals_a_loop_by_hand():
 
 
 def test_groups_of_actor_and_critic():
-    """The loss module holds the parameters in a flat list; the networks know their layers."""
+    """Make groups from the networks, which know their layers, unlike the loss module's flat list."""
     loss, actor, critic = loss_module()
     groups = [*parameter_groups(actor, **SYRE), *parameter_groups(critic, **SYRE)]
     optimizer = regularized(torch.optim.Adam)(groups, lr=LR)
@@ -113,7 +113,7 @@ def test_groups_of_actor_and_critic():
 
 
 def test_target_networks_are_left_alone():
-    """They are no parameters: only SoftUpdate moves them."""
+    """Check that target networks, which are not parameters, are moved only by SoftUpdate."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     value = TensorDictModule(network, in_keys=["observation"], out_keys=["action_value"])
@@ -144,11 +144,11 @@ def test_measuring_on_a_tensordict():
     network = actor.get_submodule("0.module")
     with torch.no_grad():
         hidden = network[:3](probe["observation"])
-    found = row["effective_rank/module.0.module.2"]  # beside it, functions of the distribution
+    found = row["effective_rank/module.0.module.2"]  # in addition to functions of the distribution
     assert found == pytest.approx(effective_rank(hidden).item(), rel=1e-9)
 
 
-def test_measuring_changes_no_training():
+def test_measuring_does_not_change_training():
     trained = []
     for measured in (False, True):
         loss, actor, _ = loss_module()

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: its groups, its clipping, its checkpoints, with a BERT of 20,000 numbers."""
+"""Hugging Face's Trainer: groups, clipping and checkpoints, with a BERT of 20,000 parameters."""
 
 import copy
 import itertools
@@ -28,7 +28,7 @@ def bert():
         attention_probs_dropout_prob=0.0,
         num_labels=3,
     )
-    # In float64 the order of the examples in a batch is no matter.
+    # In float64, the order of the examples in a batch does not matter.
     return transformers.BertForSequenceClassification(config).double()
 
 
@@ -75,7 +75,7 @@ def assert_same(found, expected, **tolerance):
 
 
 def by_hand(model, anchors, steps):
-    """AdamW, with decay * (weight - anchor) written out for what has an anchor."""
+    """Train with AdamW, with decay * (weight - anchor) written out for parameters that have an anchor."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     batch = {key: torch.stack([each[key] for each in examples()]) for key in examples()[0]}
     for _ in range(steps):
@@ -97,7 +97,7 @@ def anchors_of(model, optimizer):
 
 
 def test_class_given_to_the_trainer(tmp_path):
-    """The two groups that Trainer makes: biases and LayerNorms, `weight_decay` 0, are left alone."""
+    """Use Trainer's two groups, of which biases and LayerNorms (`weight_decay` 0) are not regularized."""
     classes = (regularized(torch.optim.AdamW), SETTINGS)
     ours = trainer(tmp_path, bert(), max_steps=4, optimizer_cls_and_kwargs=classes)
     ours.train()
@@ -112,7 +112,7 @@ def test_optimizer_given_to_the_trainer(tmp_path):
     settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
     optimizer = regularized(torch.optim.AdamW)(parameter_groups(model, **settings), lr=LR)
     anchors = anchors_of(model, optimizer)
-    # BERT's pooler and embeddings, its biases too; not its LayerNorms.
+    # BERT's pooler, embeddings and biases, but not its LayerNorms.
     assert {name for name, anchor in anchors.items() if anchor is None} == {
         name for name in anchors if "LayerNorm" in name
     }
@@ -127,7 +127,7 @@ def test_resuming_gives_the_same_weights(tmp_path, regularizer):
     whole = trainer(tmp_path / "whole", bert(), max_steps=4, optimizer_cls_and_kwargs=classes)
     whole.train()
     trainer(tmp_path / "half", bert(), max_steps=2, optimizer_cls_and_kwargs=classes).train()
-    # Another process: other weights to begin with, and the class has another seed at hand.
+    # As in another process: different initial weights, and a different seed for the class.
     other = bert()
     with torch.no_grad():
         for parameter in other.parameters():
@@ -141,8 +141,8 @@ def test_resuming_gives_the_same_weights(tmp_path, regularizer):
     assert_same(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
 
 
-def test_a_decay_that_no_group_has_is_an_error(tmp_path):
-    """TrainingArguments.weight_decay is 0 by default: both of Trainer's groups then say 0."""
+def test_a_strength_that_no_group_uses_is_an_error(tmp_path):
+    """Leave TrainingArguments.weight_decay at its default, so that both of Trainer's groups have 0."""
     classes = (regularized(torch.optim.AdamW), SETTINGS)
     ours = trainer(
         tmp_path, bert(), max_steps=1, weight_decay=0.0, optimizer_cls_and_kwargs=classes
@@ -152,7 +152,7 @@ def test_a_decay_that_no_group_has_is_an_error(tmp_path):
 
 
 def test_decay_by_the_arguments_alone_equals_the_bases_own(tmp_path):
-    """A group's own decay is its strength: sigma 0 is then what Trainer does with AdamW."""
+    """Check that a group's weight decay is its strength, and sigma 0 equals Trainer with AdamW."""
     kwargs = {"lr": LR, "regularizer": "syre", "sigma": 0.0, "strength": STRENGTH}
     ours = trainer(
         tmp_path / "ours",
@@ -172,7 +172,7 @@ def test_decay_by_the_arguments_alone_equals_the_bases_own(tmp_path):
 
 
 def test_fan_in_of_gpt2():
-    """GPT-2's Conv1D keeps its weight as (inputs, units): torch's convention would swap them."""
+    """Check GPT-2's Conv1D, whose weight is (inputs, units), the reverse of torch's convention."""
     config = transformers.GPT2Config(vocab_size=40, n_positions=12, n_embd=16, n_layer=1, n_head=2)
     model = transformers.GPT2LMHeadModel(config)
     groups = parameter_groups(model, regularizer="syre", strength=0.1, sigma=SIGMA)
@@ -189,7 +189,7 @@ def test_fan_in_of_gpt2():
     assert fan_in["mlp.c_proj.weight"] == fan_in["mlp.c_proj.bias"] == 64  # (64, 16)
 
 
-def test_measuring_a_model_that_takes_keywords():
+def test_measuring_a_model_with_keyword_arguments():
     model = bert().train()
     batch = {key: torch.stack([each[key] for each in examples()]) for key in examples()[0]}
     before = copy.deepcopy(model.state_dict())
@@ -197,7 +197,7 @@ def test_measuring_a_model_that_takes_keywords():
     with Tracker(model, batch) as tracker:
         row = tracker.boundary(task=0)
     activations = {key.split("/", 1)[1] for key in row if key.startswith("effective_rank/")}
-    # One activation in each block's feed-forward part, 32 wide, and the pooler's tanh, 16 wide.
+    # One activation in each block's feed-forward part, of width 32, and the pooler's tanh, of width 16.
     ranks = {name: row[f"effective_rank/{name}"] for name in activations}
     assert len(ranks) == 3
     assert all(1 <= rank <= 32 for rank in ranks.values())
@@ -206,7 +206,7 @@ def test_measuring_a_model_that_takes_keywords():
     assert all(module.training for module in model.modules())
 
 
-def test_measuring_in_a_callback_changes_no_training(tmp_path):
+def test_measuring_in_a_callback_does_not_change_training(tmp_path):
     class Measure(transformers.TrainerCallback):
         def __init__(self):
             self.tracker = None

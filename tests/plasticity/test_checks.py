@@ -1,4 +1,4 @@
-"""Arguments that are right pass through; others are named."""
+"""Valid arguments pass; invalid ones raise errors that name them."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_numbers_pass_as_floats(value):
         (require_number, float("inf"), ValueError),
     ],
 )
-def test_others_are_named(require, value, error):
+def test_invalid_values_are_named(require, value, error):
     with pytest.raises(error, match=r"my_number .*") as caught:
         require("my_number", value, minimum=3)
     assert repr(value) in str(caught.value)

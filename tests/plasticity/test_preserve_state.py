@@ -1,4 +1,4 @@
-"""preserve_state: whatever a forward pass does to its module, the module is as before."""
+"""preserve_state restores a module, whatever its forward pass does to it."""
 
 import copy
 import random
@@ -15,7 +15,7 @@ CPU = {torch.device("cpu"): None}
 
 
 class Writing(nn.Module):
-    """A buffer, and what a forward pass does to it."""
+    """Module with a buffer and a forward pass that changes it."""
 
     def __init__(self, buffer, write):
         super().__init__()
@@ -107,7 +107,7 @@ def bits(tensor):
 
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("buffer", BUFFERS)
-def test_buffers_are_as_before(write, buffer):
+def test_buffers_are_restored(write, buffer):
     if buffer == "inference" and write not in (
         replaced,
         deleted,
@@ -132,7 +132,7 @@ def test_buffers_are_as_before(write, buffer):
     assert "n" not in model.__dict__
 
 
-def test_a_counter_that_is_written_through_data():
+def test_a_counter_written_through_data_is_restored():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -151,7 +151,7 @@ def test_a_counter_that_is_written_through_data():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*reduce_range.*")
-def test_fake_quantised_network():
+def test_a_fake_quantised_network_is_restored():
     from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
 
     class Quantised(nn.Module):
@@ -174,12 +174,12 @@ def test_fake_quantised_network():
     assert list(after) == list(before)
     for name, value in before.items():
         assert torch.equal(after[name], value), name
-    model(torch.randn(6, 3))  # and it still learns its ranges
+    model(torch.randn(6, 3))  # it still learns its ranges
     assert model.fake.activation_post_process.min_val.shape == (4,)
 
 
-def test_parameters_that_a_forward_pass_writes():
-    embedding = nn.Embedding(4, 3, max_norm=0.1)  # scales down each row that it is asked for
+def test_parameters_written_by_a_forward_pass_are_restored():
+    embedding = nn.Embedding(4, 3, max_norm=0.1)  # scales down each row that it looks up
     before = embedding.weight.detach().clone()
     assert bool((before.norm(dim=1) > 0.1).all())
     model = nn.Sequential(embedding, nn.ReLU())
@@ -188,7 +188,7 @@ def test_parameters_that_a_forward_pass_writes():
     assert embedding.weight.requires_grad
 
 
-def test_buffers_that_two_modules_share_and_that_share_memory():
+def test_buffers_that_share_memory_are_restored():
     memory = torch.zeros(4)
     first = Writing(memory[:2], in_data)
     second = Writing(memory[1:], in_data)
@@ -201,7 +201,7 @@ def test_buffers_that_two_modules_share_and_that_share_memory():
     assert first.n.data_ptr() == memory.data_ptr()
 
 
-def test_an_untouched_buffer_is_not_written_to():
+def test_an_unchanged_buffer_is_not_written_to():
     model = Writing(torch.full((3,), torch.nan), lambda module: None)
     model.register_buffer("expanded", torch.ones(1, 3).expand(2, 3))  # cannot be written to at all
     versions = {name: buffer._version for name, buffer in model.named_buffers()}
@@ -210,7 +210,7 @@ def test_an_untouched_buffer_is_not_written_to():
     assert {name: buffer._version for name, buffer in model.named_buffers()} == versions
 
 
-def test_a_backward_pass_still_to_come_survives_writes_through_data():
+def test_a_later_backward_pass_works_after_writes_through_data():
     model = Writing(torch.tensor([2.0]), in_data)
     weight = torch.tensor([3.0], requires_grad=True)
     loss = weight * model.n
@@ -220,7 +220,7 @@ def test_a_backward_pass_still_to_come_survives_writes_through_data():
     assert weight.grad.tolist() == [2.0]
 
 
-def test_random_numbers_of_every_library():
+def test_random_state_of_every_library_is_restored():
     def draw(_module):
         torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
 
@@ -239,7 +239,7 @@ def test_random_numbers_of_every_library():
     assert drawn() == expected
 
 
-def test_all_is_put_back_after_an_error():
+def test_everything_is_restored_after_an_error():
     def write(module):
         in_data(module)
         replaced(module)

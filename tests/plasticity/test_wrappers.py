@@ -1,4 +1,4 @@
-"""Wrappers: a network has the same names and numbers inside them as without."""
+"""Wrapped networks have the same names and numbers as bare ones."""
 
 import copy
 
@@ -27,7 +27,7 @@ from plasticity.wrappers import bypassed, named_modules, named_parameters, raw_m
 
 
 class Trunk(nn.Module):
-    """With an attribute that is called as a wrapper calls what is in it, and is none."""
+    """Module with a child named as in a wrapper, although it is not one."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ def model():
 
 @pytest.fixture
 def group(tmp_path):
-    """One process that is a group, as DistributedDataParallel wants."""
+    """Process group of one process, as DistributedDataParallel requires."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -92,20 +92,20 @@ WRAPPERS = {
 
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_numbers_and_names_are_those_of_the_network_inside(wrap, model):
+def test_numbers_and_names_equal_those_of_the_network_inside(wrap, model):
     probe, targets = torch.randn(16, 5), torch.randint(3, (16,))
     plain = copy.deepcopy(model)
     expected = Tracker(plain, probe, list(METRICS)).measure()
     names = [name for name, _ in model.named_parameters()]
     snapshot = parameter_snapshot(model)
     wrapped = wrap(model)
-    wrapped(probe)  # what was compiled before its first call, and after
+    wrapped(probe)  # measure after the first call of a compiled function
     tracker = Tracker(wrapped, probe, list(METRICS))
     assert tracker.measure() == expected
     assert list(parameter_snapshot(wrapped)) == names
     assert list(tracker.measure())[-4:] == list(expected)[-4:]
     assert weight_norm(wrapped) == weight_norm(plain)
-    # Taken before it was wrapped.
+    # The snapshot was taken before wrapping.
     assert float(update_norm(wrapped, snapshot)["total"]) == 0
     assert list(anchor_distance(wrapped, snapshot)) == ["trunk.module", "head", "total"]
     assert torch.equal(neural_tangent_kernel(wrapped, probe), neural_tangent_kernel(plain, probe))
@@ -135,7 +135,7 @@ def test_trainability_of_a_wrapped_network(wrap, model):
 
 @pytest.mark.usefixtures("group")
 def test_no_collective_operation_while_measuring(model, monkeypatch):
-    """One rank measures alone: broadcasting its buffers would wait for the others for ever."""
+    """Let one rank measure alone: a broadcast of its buffers would wait forever for the others."""
     model.trunk.register_buffer("calls", torch.zeros(()))
     model.trunk = DistributedDataParallel(model.trunk)
 
@@ -167,7 +167,7 @@ def test_names_of_shared_parts_and_parameters(model):
     assert all(a is b for (_, a), (_, b) in zip(found, expected, strict=True))
 
 
-def test_bypassing_ends_also_after_an_error(model):
+def test_bypassing_ends_after_an_error(model):
     model.trunk = nn.DataParallel(model.trunk)
 
     def look():
@@ -180,7 +180,7 @@ def test_bypassing_ends_also_after_an_error(model):
     assert "forward" not in model.trunk.__dict__
 
 
-def test_raw_module(model):
+def test_raw_module_returns_the_module_inside(model):
     assert raw_module(model) is model
     assert raw_module(compiled(nn.DataParallel(model))) is model
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
@@ -188,9 +188,9 @@ def test_raw_module(model):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_scripted_model_is_refused_where_its_parts_matter():
+def test_a_scripted_model_is_rejected_where_its_parts_matter():
     traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
-    with pytest.raises(TypeError, match="whose activations cannot be seen"):
+    with pytest.raises(TypeError, match="whose activations cannot be observed"):
         raw_module(traced)
     assert "total" in weight_norm(traced)
 
@@ -206,7 +206,7 @@ def test_scripted_model_is_refused_where_its_parts_matter():
         lambda model: trainability(model, torch.zeros(4, 5)),
     ],
 )  # fmt: skip
-def test_network_on_the_meta_device_is_refused(look):
+def test_a_network_on_the_meta_device_is_rejected(look):
     with torch.device("meta"):
         model = Network()
     with pytest.raises(
@@ -215,7 +215,7 @@ def test_network_on_the_meta_device_is_refused(look):
         look(model)
 
 
-def test_buffer_on_the_meta_device_is_refused(model):
+def test_a_buffer_on_the_meta_device_is_rejected(model):
     model.register_buffer("table", torch.zeros(3, device="meta"))
     with pytest.raises(ValueError, match="buffer 'table' is on the meta device"):
         Tracker(model, torch.zeros(4, 5))

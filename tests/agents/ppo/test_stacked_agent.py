@@ -442,7 +442,7 @@ def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing():
     with pytest.raises(ValueError, match="The state has no 'policy'"):
         ours.load_state_dict(0, {key: part for key, part in before.items() if key != "policy"})
     assert_close(ours.state_dict(0), before, rtol=0.0, atol=0.0)
-    with pytest.raises(IndexError, match="there are 0 to 2"):
+    with pytest.raises(IndexError, match="is out of range"):
         ours.state_dict(3)
     fresh = stacked()
     fresh.load_state_dict(0, before)

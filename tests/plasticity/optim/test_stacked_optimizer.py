@@ -440,7 +440,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"A learning rate must be .* -1"):
         stacked.set_learning_rate(-1)
     for call in (stacked.freeze, stacked.state_dict):
-        with pytest.raises(IndexError, match="no replica 2"):
+        with pytest.raises(IndexError, match="Index 2 is out of range"):
             call(2)
     state = stacked.state_dict(0)
     state["param_groups"][0]["nesterov"] = True

@@ -1,6 +1,6 @@
-"""A pytest plugin: policies of Stable-Baselines3 get a syre-regularized optimizer as their default.
+"""Pytest plugin that makes a syre-regularized optimizer the default of Stable-Baselines3's policies.
 
-`test_sb3_own.py` runs Stable-Baselines3's own tests with it.
+`test_own_suite.py` runs Stable-Baselines3's own tests with it.
 """
 
 import functools
@@ -28,7 +28,8 @@ def pytest_configure(config):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        if not issubclass(given["optimizer_class"], RegularizedOptimizer):  # else a loaded policy's
+        # A loaded policy has it already.
+        if not issubclass(given["optimizer_class"], RegularizedOptimizer):
             given["optimizer_class"] = policy_optimizer(given["optimizer_class"])
             given["optimizer_kwargs"] = {**(given["optimizer_kwargs"] or {}), **SETTINGS}
         built.append(given["optimizer_class"].__name__)

@@ -1,4 +1,4 @@
-"""PlasticityCallback: training does not notice; what is measured, when, on what, and where it goes."""
+"""PlasticityCallback leaves training unchanged; its rows have the right values, steps and destinations."""
 
 import copy
 import csv
@@ -42,7 +42,7 @@ OFF_POLICY = (DQN, SAC, TD3, DDPG, TQC, CrossQ)
 
 
 class Tasks(gymnasium.Env):
-    """Episodes of 5 steps; a step of task k gives k + 1. The task changes as SlipperyAnt's does."""
+    """Environment with episodes of 5 steps and a reward of k + 1 in task k, changing as SlipperyAnt's."""
 
     def __init__(self, change_every=10**9, discrete=False, image=False, first_task=0):
         low, high = (0, 255) if image else (-3.0, 3.0)
@@ -80,7 +80,7 @@ class Tasks(gymnasium.Env):
 
 
 class Disturbed(FlattenExtractor):
-    """A features extractor with everything that a careless measurement would change."""
+    """Features extractor with everything that a careless measurement would change."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space)
@@ -119,10 +119,10 @@ def key_of(row, prefix):
 
 
 def random_states(model):
-    """Of everything that draws: a digest each, as their differences would fill pages."""
+    """Return a digest of the state of every random generator, since their differences would fill pages."""
     states = {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "NumPy": pickle.dumps(np.random.get_state()),  # noqa: NPY002  (which SB3 draws from)
+        "NumPy": pickle.dumps(np.random.get_state()),  # noqa: NPY002  (SB3 draws from it)
         "Python": pickle.dumps(random.getstate()),
         "actions": repr(model.action_space.np_random.bit_generator.state).encode(),
     }
@@ -136,7 +136,7 @@ def random_states(model):
     [PPO, A2C, DQN, SAC, TD3, DDPG, TRPO, RecurrentPPO, MaskablePPO, TQC, CrossQ],
     ids=lambda a: a.__name__,
 )
-def test_training_does_not_notice(algorithm):
+def test_training_is_unchanged(algorithm):
     outcomes = []
     for tracked in (False, True):
         random.seed(5)
@@ -147,7 +147,7 @@ def test_training_does_not_notice(algorithm):
         modes = [module.training for module in model.policy.modules()]
         gradients = [p.grad for p in model.policy.parameters()]
         outcomes.append((model.policy.state_dict(), modes, gradients, random_states(model)))
-    # measured on the way: before, between and after updates, and at the boundaries after 60 and 120
+    # measured before, between and after updates, and at the boundaries after 60 and 120
     assert [row["step"] for row in callback.rows if row["boundary"]] == [61, 121]
     assert len([row for row in callback.rows if "effective_rank" in str(row)]) >= 5
     without, with_ = outcomes
@@ -161,7 +161,7 @@ def test_training_does_not_notice(algorithm):
     assert without[3] == with_[3]
 
 
-def test_ranks_and_dead_units_of_ppo_against_its_own_layers():
+def test_ranks_and_dead_units_equal_those_of_ppos_own_layers():
     model = make(PPO, policy_kwargs={"activation_fn": nn.Tanh})
     probe = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     callback = short(probe_batch=probe)
@@ -181,7 +181,7 @@ def test_ranks_and_dead_units_of_ppo_against_its_own_layers():
     assert measured["weight_norm/actor.0"] == pytest.approx(math.hypot(*norms))
     total = math.hypot(*(float(p.detach().norm()) for p in model.policy.parameters()))
     assert measured["weight_norm/total"] == pytest.approx(total, rel=1e-6)
-    # norms of parameters do not depend on the batch: once is enough
+    # norms of parameters do not depend on the batch, so they are measured once
     assert not any(key.startswith("probe/weight_norm") for key in measured)
     assert not any("saturating" in key for key in measured)
 
@@ -194,7 +194,7 @@ def test_dead_units_of_relu_are_zero_and_not_merely_constant():
         layer = model.policy.q_net.q_net[0]
         layer.bias[:4] = -1e6
         layer.weight[4] = 0.0
-        layer.bias[4] = 2.0  # a constant 2: not dead by the definition of the family
+        layer.bias[4] = 2.0  # a constant 2, which is not dead by the definition for the ReLU family
         hidden = model.policy.q_net.q_net[:2](callback._probe[0])
     assert float(dead_fraction(hidden)) >= 4 / 16
     assert callback.measure()["probe/dead_fraction/q_net.1"] == float(dead_fraction(hidden))
@@ -238,15 +238,15 @@ def vector(num_envs, **settings):
     return DummyVecEnv([lambda: Monitor(Tasks(**settings))] * num_envs)
 
 
-def test_latest_observations_are_those_of_the_rollout_normalized():
+def test_latest_observations_are_the_normalized_ones_of_the_rollout():
     model = make(PPO, VecNormalize(vector(2)), n_steps=16, batch_size=32)
     callback = short(every=32, probe_size=32)
     model.learn(32, callback=callback)
-    # By environment in SB3's buffer, by step in ours.
+    # SB3's buffer is ordered by environment, ours by step.
     buffer = torch.as_tensor(model.rollout_buffer.observations).reshape(2, 16, 3)
     latest = callback._recent.batch()[0]
     assert torch.equal(latest, buffer.transpose(0, 1).reshape(32, 3))
-    # uniform between -3 and 3, which has a deviation of sqrt(3) = 1.73; normalized, of about 1
+    # uniform between -3 and 3, with a standard deviation of sqrt(3) = 1.73; about 1 when normalized
     assert 0.5 < float(latest.std()) < 1.4
 
 
@@ -268,11 +268,11 @@ def test_states_of_recurrent_policies_are_those_of_the_rollout():
     assert bool(expected.any())
 
 
-def test_rows_at_the_cadence_and_of_the_untrained_network():
+def test_rows_come_at_the_cadence_and_before_the_first_update():
     model = make(PPO, Tasks())
     callback = short(every=100)
     model.learn(256, callback=callback)
-    # one rollout is 64 steps: its end is the last moment before the first update
+    # one rollout is 64 steps; its end is the last step before the first update
     assert [row["step"] for row in callback.rows] == [64, 100, 200]
     assert [row["boundary"] for row in callback.rows] == [False] * 3
     fresh = make(PPO, Tasks())
@@ -283,7 +283,7 @@ def test_rows_at_the_cadence_and_of_the_untrained_network():
     callback = short(every=100)
     model.learn(256, callback=callback)
     assert [row["step"] for row in callback.rows] == [100, 200]
-    # steps of all environments together
+    # steps summed over all environments
     callback = short(every=50)
     make(PPO, vector(4), n_steps=16).learn(128, callback=callback)
     assert [row["step"] for row in callback.rows] == [52, 100]
@@ -321,7 +321,7 @@ def test_tasks_are_followed_through_vector_environments_and_wrappers(kind):
         model.learn(240, callback=callback)
     finally:
         env.close()
-    # Both change after 50 steps of their own: seen in their 51st, which is step 102 of both together.
+    # Both change after 50 of their own steps, seen in their 51st, which is step 102 of the two in total.
     assert [(row["step"], row["task"], row["boundary"]) for row in callback.rows] == [
         (32, 0, False),  # untrained
         (60, 0, False),
@@ -331,7 +331,7 @@ def test_tasks_are_followed_through_vector_environments_and_wrappers(kind):
         (202, 1, True),
         (240, 2, False),
     ]
-    # Episodes of 5 steps of task k return 5 (k + 1). Both environments end one at the steps 10, 20, 30 |
+    # Episodes of 5 steps in task k return 5 (k + 1). Both environments end one at steps 10, 20, 30 |
     # 40, 50, 60 | 70, 80, 90, 100 | 110, 120 | 130 to 180 | 190, 200 | 210, 220, 230, 240.
     assert [row["episodes"] for row in callback.rows] == [6, 6, 8, 4, 12, 4, 8]
     for row in callback.rows:
@@ -340,7 +340,7 @@ def test_tasks_are_followed_through_vector_environments_and_wrappers(kind):
         assert row["friction"] == row["task"] / 10
 
 
-def test_without_tasks_and_without_monitor():
+def test_rows_without_tasks_and_without_monitor():
     env = DummyVecEnv([lambda: Tasks(change_every=20)])
     callback = short(task_key=None)
     make(A2C, env).learn(100, callback=callback)
@@ -351,7 +351,7 @@ def test_without_tasks_and_without_monitor():
 
 
 def csv_rows(folder):
-    """Of SB3's CSV file: the rows of the callback, and the others."""
+    """Return the rows of the callback in SB3's CSV file, and the others."""
     with (folder / "progress.csv").open() as file:
         table = list(csv.DictReader(file))
     ours = [entry for entry in table if any(entry[key] for key in key_of(entry, "plasticity"))]
@@ -360,7 +360,7 @@ def csv_rows(folder):
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.__name__)
 def test_every_row_reaches_the_outputs_of_the_logger(algorithm, tmp_path):
-    # More often than SB3 writes, and twice from one step to the next.
+    # More often than SB3 writes, and twice at consecutive steps.
     outcomes = []
     for callback in (None, short(every=62, metrics=["effective_rank"])):
         env = Monitor(Tasks(change_every=60, discrete=algorithm is DQN))
@@ -380,7 +380,7 @@ def test_every_row_reaches_the_outputs_of_the_logger(algorithm, tmp_path):
     (layer, *_) = key_of(callback.rows[-1], "effective_rank")
     ranks = [float(entry[f"plasticity/{layer}"]) for entry in outcomes[1][0]]
     assert ranks == [row[layer] for row in callback.rows]
-    # SB3's own rows are what they are without the callback, but for the time they took.
+    # SB3's own rows are the same as without the callback, except for times.
     assert outcomes[0][0] == []
     assert len(outcomes[0][1]) == len(outcomes[1][1]) >= 2
     for without, with_ in zip(outcomes[0][1], outcomes[1][1], strict=True):
@@ -402,7 +402,7 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
         json.loads(line) for line in (tmp_path / "new" / "rows.jsonl").read_text().splitlines()
     ]
     assert lines == callback.rows
-    # Apart from the rows that SB3 writes at the end of each rollout of 32 steps.
+    # Separate from the rows that SB3 writes at the end of each rollout of 32 steps.
     table, of_training = csv_rows(tmp_path)
     assert len(of_training) == 5
     steps = [32, 64, 96, 102, 128, 160]  # at 102 a boundary
@@ -417,7 +417,7 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
     events.Reload()
     ranks = events.Scalars("plasticity/effective_rank/actor.1")
     assert [scalar.step for scalar in ranks] == steps
-    # The first row has nothing to compare with.
+    # The first row has no earlier weights to compare with.
     assert [s.step for s in events.Scalars("plasticity/update_norm/total")] == steps[1:]
     console = capsys.readouterr().out
     assert "plasticity_mean/" in console
@@ -428,7 +428,7 @@ def test_rows_go_to_the_file_and_the_logger(tmp_path, capsys):
     assert f"{mean:<8.3g}".strip() in console
 
 
-def test_repeated_functional_layers_get_tags_that_tensorboard_takes(tmp_path):
+def test_repeated_functional_layers_get_tags_valid_in_tensorboard(tmp_path):
     class Functional(FlattenExtractor):
         def forward(self, observations):
             return torch.relu(torch.relu(super().forward(observations)) - 0.1)
@@ -445,10 +445,10 @@ def test_repeated_functional_layers_get_tags_that_tensorboard_takes(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN, SAC], ids=lambda a: a.__name__)
-def test_two_calls_of_learn_are_like_one(algorithm):
+def test_two_calls_of_learn_equal_one(algorithm):
     metrics = ["effective_rank", "update_norm", "weight_norm"]
     discrete = algorithm is DQN
-    # A rate that does not depend on how far training is.
+    # A learning rate that does not depend on the training progress.
     settings = {"exploration_fraction": 1e-6} if discrete else {}
     one, two = (short(every=40, metrics=metrics) for _ in range(2))
     whole = make(algorithm, Tasks(change_every=70, discrete=discrete), **settings)
@@ -462,7 +462,7 @@ def test_two_calls_of_learn_are_like_one(algorithm):
     assert one.rows == two.rows
 
 
-def test_counting_from_zero_again():
+def test_a_trained_model_that_counts_from_zero_adds_rows():
     model = make(PPO, Tasks())
     callback = short(every=60)
     model.learn(64, callback=callback)
@@ -470,7 +470,7 @@ def test_counting_from_zero_again():
     assert [row["step"] for row in callback.rows] == [60, 60, 120]
 
 
-def test_pickled_with_the_model_saved_it_goes_on(tmp_path):
+def test_a_pickled_callback_continues_with_the_saved_model(tmp_path):
     metrics = ["effective_rank", "update_norm"]
     model = make(PPO, Tasks(change_every=70))
     callback = short(every=40, metrics=metrics, path=tmp_path / "rows.jsonl")
@@ -479,7 +479,7 @@ def test_pickled_with_the_model_saved_it_goes_on(tmp_path):
     written = pickle.dumps(callback)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     again = pickle.loads(written)
-    assert len(written) < 100_000  # no model in it
+    assert len(written) < 100_000  # it contains no model
     assert again.rows == callback.rows
     loaded = PPO.load(
         tmp_path / "model.zip", env=Tasks(change_every=70, first_task=1), device="cpu"
@@ -488,8 +488,8 @@ def test_pickled_with_the_model_saved_it_goes_on(tmp_path):
     assert again.rows[: len(callback.rows)] == callback.rows
     assert torch.equal(again._probe[0], callback._probe[0])
     assert [row["step"] for row in again.rows[len(callback.rows) :]][:2] == [160, 199]
-    # update_norm is against the weights at the last row, at step 120, which are those of the second
-    # rollout: one update, of the 128 steps, lies between the pickled ones and row 160
+    # update_norm is relative to the weights at the last row, at step 120, which are those of the second
+    # rollout: there is one update, at step 128, between the pickled weights and row 160
     change = again.rows[len(callback.rows)]["update_norm/total"]
     after_first = make(PPO, Tasks(change_every=70))
     after_first.learn(64)
@@ -502,10 +502,10 @@ def test_pickled_with_the_model_saved_it_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["loaded", "set_env", "going on"])
-def test_first_episodes_after_the_environments_were_reset_are_of_the_task_they_began_under(how):
+def test_episodes_after_a_reset_belong_to_the_task_they_began_under(how):
     callback = short(every=10**9)
     model = make(PPO, Monitor(Tasks(change_every=60)))
-    model.learn(64, callback=callback)  # task 1 since step 61, and within an episode
+    model.learn(64, callback=callback)  # task 1 since step 61, in the middle of an episode
     # another environment, at task 3
     env = Monitor(Tasks(change_every=60, first_task=3))
     if how == "loaded":
@@ -522,28 +522,28 @@ def test_first_episodes_after_the_environments_were_reset_are_of_the_task_they_b
         (row["step"], row["task"], row["episodes"]) for row in callback.rows if row["boundary"]
     ]
     if how == "going on":
-        # After 60 and 120 steps, with 12 episodes of 5 steps each.
+        # Boundaries after 60 and 120 steps, with 12 episodes of 5 steps each.
         assert found == [(61, 0, 12), (121, 1, 12)]
     else:
-        # At once task 3, whose 12 episodes end with step 64 + 60.
+        # Task 3 begins immediately; its 12 episodes end at step 64 + 60.
         assert found == [(61, 0, 12), (65, 1, 0), (125, 3, 12)]
 
 
-def test_an_episode_goes_on_where_a_callback_ended_training_within_it():
+def test_an_episode_continues_after_a_callback_ended_training_within_it():
     callback = short(every=10**9)
     model = make(PPO, Monitor(Tasks(change_every=7)), n_steps=64)
-    # Ended at step 7: the second episode, which has made 2 of its 5 steps, began under task 0.
+    # Training ends at step 7; the second episode has made 2 of its 5 steps and began under task 0.
     stop = ConvertCallback(lambda _locals, _globals: model.num_timesteps < 7)
     with pytest.warns(UserWarning, match="measured nothing"):
         model.learn(64, callback=[callback, stop])
     model.learn(4, callback=callback, reset_num_timesteps=False)
     (row, *_) = callback.rows
-    # At its end, step 10, the task changes: until then it ended one episode, and this one.
+    # The task changes when that episode ends, at step 10; by then, two episodes have ended.
     assert (row["step"], row["task"], row["episodes"]) == (11, 0, 2)
 
 
 def spied(optimizer):
-    """The norms of each parameter's gradient at every step of an optimizer, in float64."""
+    """Record the norm of each parameter's gradient at every step of an optimizer, in float64."""
     seen, step = [], optimizer.step
 
     def watched_step(*args, **kwargs):
@@ -562,7 +562,7 @@ def spied(optimizer):
 
 
 @pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, PPO, TRPO, A2C], ids=lambda a: a.__name__)
-def test_gradient_norms_are_those_that_the_optimizers_met(algorithm):
+def test_gradient_norms_are_those_received_by_the_optimizers(algorithm):
     model = make(algorithm, max_grad_norm=0.1) if algorithm in (PPO, A2C) else make(algorithm)
     off_policy = algorithm in OFF_POLICY
     owners = [model.policy.actor, model.policy.critic] if off_policy else [model.policy]
@@ -582,11 +582,11 @@ def test_gradient_norms_are_those_that_the_optimizers_met(algorithm):
     assert len(expected) >= 4
     if algorithm in (PPO, A2C):
         assert expected["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)  # clipped
-    # No hook stays on an optimizer.
+    # No hook remains on an optimizer.
     assert not any(owner.optimizer._optimizer_step_pre_hooks for owner in owners)
 
 
-def test_gradient_norms_are_those_before_the_decay_joins():
+def test_gradient_norms_are_taken_before_the_decay_is_added():
     kwargs = policy_kwargs(DQN, regularizer="weight-decay", strength=1e6, decoupled=False)
     model = make(DQN, Tasks(discrete=True), policy_kwargs=kwargs, max_grad_norm=0.1)
     callback = short(every=64, metrics=["gradient_norm"])
@@ -594,7 +594,7 @@ def test_gradient_norms_are_those_before_the_decay_joins():
     assert callback.measure()["gradient_norm/total"] == pytest.approx(0.1, rel=1e-3)
 
 
-def test_deep_copies_are_apart():
+def test_deep_copies_are_independent():
     model = make(PPO, Tasks())
     callback = short(every=60)
     model.learn(64, callback=callback)
@@ -608,7 +608,7 @@ def steps_in(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def test_a_model_loaded_between_two_multiples_is_measured_at_multiples():
+def test_a_model_loaded_between_multiples_is_measured_at_multiples():
     model = make(DQN, Tasks(discrete=True))
     model.learn(250)
     archive = io.BytesIO()
@@ -616,9 +616,9 @@ def test_a_model_loaded_between_two_multiples_is_measured_at_multiples():
     loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
     callback = short(every=100, probe_size=20)
     loaded.learn(300, callback=callback, reset_num_timesteps=False)
-    # 20 observations are there at step 270.
+    # The 20 observations are complete at step 270.
     assert [row["step"] for row in callback.rows] == [300, 400, 500]
-    # of several environments together: the first step at or after a multiple
+    # with several environments: the first step at or after a multiple
     model = make(PPO, vector(4), n_steps=25, batch_size=50)
     model.learn(100)
     callback = short(every=90, probe_size=20)
@@ -636,8 +636,8 @@ def test_training_from_an_earlier_step_writes_rows_once(tmp_path, caplog):
     model.learn(150, callback=callback, reset_num_timesteps=False)
     assert steps_in(path) == [40, 80, 120, 160, 200, 240]
     with path.open("a") as file:
-        file.write('{"step": 280, "ta')  # killed while writing
-    # A fresh process, with the callback as it was, or with a new one, which has no 32 observations at 120.
+        file.write('{"step": 280, "ta')  # interrupted while writing
+    # A new process, with the earlier callback or a new one, which does not have 32 observations at step 120.
     for again, expected in (
         (pickle.loads(pickled), [40, 80, 120, 160, 200]),
         (short(every=40, path=path), [40, 80, 160, 200]),
@@ -646,16 +646,16 @@ def test_training_from_an_earlier_step_writes_rows_once(tmp_path, caplog):
         loaded.learn(100, callback=again, reset_num_timesteps=False)
         assert steps_in(path) == expected
     assert "rows, of step 120 to 240" in caplog.text
-    # The callback at hand, on the loaded model.
+    # The present callback, with the loaded model.
     loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
     loaded.learn(100, callback=callback, reset_num_timesteps=False)
     assert [row["step"] for row in callback.rows] == [40, 80, 120, 160, 200]
-    # A new model starts the file anew.
+    # A new model starts the file over.
     make(DQN, Tasks(discrete=True)).learn(50, callback=short(every=40, path=path))
     assert steps_in(path) == [40]
 
 
-def test_counting_from_zero_again_keeps_the_rows_before(tmp_path):
+def test_counting_from_zero_again_keeps_earlier_rows(tmp_path):
     path = tmp_path / "rows.jsonl"
     model = make(DQN, Tasks(discrete=True))
     model.learn(100, callback=short(every=40, path=path))
@@ -664,7 +664,7 @@ def test_counting_from_zero_again_keeps_the_rows_before(tmp_path):
     model.save(archive)
     model.learn(60, callback=short(every=40, path=path), reset_num_timesteps=False)
     assert steps_in(path) == [40, 80, 40, 120]
-    # Resumed within the second count: the rows of the first are no later ones.
+    # Resumed during the second count: rows of the first count are not later ones.
     loaded = DQN.load(archive, env=Tasks(discrete=True), device="cpu")
     loaded.learn(60, callback=short(every=30, path=path, probe_size=8), reset_num_timesteps=False)
     assert steps_in(path) == [40, 80, 40, 90, 120]
@@ -674,22 +674,22 @@ def test_counting_from_zero_again_keeps_the_rows_before(tmp_path):
     ("settings", "message"),
     [
         ({}, r"step 100: it saw fewer than probe_size=512 observations.*smaller probe_size="),
-        ({"probe_size": 20, "every": 101}, r"multiples of every=101 steps.*Give a smaller every="),
+        ({"probe_size": 20, "every": 101}, r"multiples of every=101 steps.*Pass a smaller every="),
     ],
 )
-def test_a_callback_that_measured_nothing_says_why(settings, message):
+def test_a_callback_that_measured_nothing_warns_why(settings, message):
     model = make(DQN, Tasks(discrete=True))
     with pytest.warns(UserWarning, match=message):
         model.learn(100, callback=PlasticityCallback(**settings))
 
 
-def test_a_callback_that_measured_says_nothing():
+def test_a_callback_that_measured_does_not_warn():
     callback = short(every=60)
     model = make(DQN, Tasks(discrete=True))
     model.learn(70, callback=callback)
     model.learn(
         20, callback=callback, reset_num_timesteps=False
-    )  # no row in these steps, and one before
+    )  # no row in these steps, but an earlier one
     assert len(callback.rows) == 1
 
 
@@ -709,7 +709,7 @@ def parts_compiled(model):
 
 @pytest.mark.parametrize("wrap", [whole_compiled, compiled_in_place, parts_compiled])
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.__name__)
-def test_compiled_policies_have_the_rows_of_plain_ones(algorithm, wrap):
+def test_compiled_policies_have_the_same_rows_as_plain_ones(algorithm, wrap):
     rows, weights = [], []
     for compiled, tracked in ((False, True), (True, True), (True, False)):
         model = make(algorithm)
@@ -731,8 +731,8 @@ def test_compiled_policies_have_the_rows_of_plain_ones(algorithm, wrap):
 
 @pytest.mark.parametrize("metrics", [["effective_rank"], ["dead_fraction"], list(METRICS)])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_network_that_diverges_is_a_row_and_no_error(metrics, number, tmp_path):
-    # In DQN, as it goes on with what it has: PPO's distributions refuse NaN.
+def test_a_network_that_diverges_is_recorded_without_an_error(metrics, number, tmp_path):
+    # With DQN, which continues with NaN; PPO's distributions reject it.
     model = make(DQN, Tasks(discrete=True))
     callback = short(every=40, metrics=metrics, path=tmp_path / "rows.jsonl")
     model.learn(88, callback=callback)
@@ -752,7 +752,7 @@ def test_a_network_that_diverges_is_a_row_and_no_error(metrics, number, tmp_path
         callback.measure()
 
 
-def test_an_error_of_a_metric_is_no_divergence():
+def test_an_error_in_a_metric_is_not_a_divergence():
     def wrong(_features):
         raise ValueError("of my own making")
 
@@ -761,7 +761,7 @@ def test_an_error_of_a_metric_is_no_divergence():
         make(A2C, Tasks()).learn(100, callback=callback)
 
 
-def test_chosen_layers_and_own_metrics():
+def test_chosen_layers_and_custom_metrics():
     metrics = [Metric("largest", lambda features: features.max(), "features"), "weight_norm"]
     callback = short(metrics=metrics, layers=["action_net", "critic.1"])
     make(PPO, Tasks()).learn(64, callback=callback)
@@ -788,7 +788,7 @@ def test_chosen_layers_and_own_metrics():
         ({"info_keys": "friction"}, TypeError, "brackets"),
     ],
 )
-def test_bad_settings_are_errors_at_once(settings, error, message):
+def test_invalid_settings_raise_immediately(settings, error, message):
     with pytest.raises(error, match=message):
         PlasticityCallback(**settings)
 
@@ -802,7 +802,7 @@ def test_bad_settings_are_errors_at_once(settings, error, message):
         ({"probe_batch": np.zeros(3, np.float32)}, ValueError, "at least two observations"),
     ],
 )
-def test_what_does_not_fit_the_model_is_an_error_before_the_first_step(settings, error, message):
+def test_settings_that_do_not_fit_the_model_raise_before_the_first_step(settings, error, message):
     model = make(PPO, Tasks())
     if error is None:
         model.learn(1, callback=short(**settings))
@@ -814,7 +814,7 @@ def test_what_does_not_fit_the_model_is_an_error_before_the_first_step(settings,
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("algorithm", [SAC, RecurrentPPO, DQN], ids=lambda a: a.__name__)
-def test_on_a_gpu_the_numbers_are_those_of_the_processor(algorithm, tmp_path):
+def test_numbers_on_a_gpu_equal_those_on_the_cpu(algorithm, tmp_path):
     env = Tasks(discrete=algorithm is DQN)
     probe = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     model = make(algorithm, env, device="cuda")

@@ -1,4 +1,4 @@
-"""StepGradients: what each optimizer's step met, whatever stands in `.grad` afterwards."""
+"""StepGradients keeps the gradients of each optimizer's step, whatever `.grad` holds afterwards."""
 
 import math
 
@@ -10,7 +10,7 @@ from plasticity.sb3.gradients import StepGradients
 
 
 class Policy(nn.Module):
-    """Two networks with an optimizer each, the critic's in the critic, and a target without."""
+    """Policy with two networks and an optimizer each, the critic's in the critic, and a target network."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ def test_gradients_of_the_latest_step_of_each_optimizer():
     assert norms(gradients, policy) == {"total": 0.0}
     fill(policy.critic, 2.0)
     policy.critic.optimizer.step()
-    fill(policy, 5.0)  # the actor's loss, back through the critic, and the target too
+    fill(policy, 5.0)  # the actor's loss, backpropagated through the critic, and the target
     before = [parameter.grad for parameter in policy.parameters()]
     policy.optimizer.step()
     # Three entries each: 5 sqrt(3) and 2 sqrt(3).
@@ -42,7 +42,7 @@ def test_gradients_of_the_latest_step_of_each_optimizer():
     assert norms(gradients, policy) == pytest.approx(expected, rel=1e-6)
     after = [parameter.grad for parameter in policy.parameters()]
     assert all(one is other for one, other in zip(before, after, strict=True))
-    # A gradient that is written over in place, or taken away, is kept as it was.
+    # The copy is kept when a gradient is overwritten in place or removed.
     for parameter in policy.parameters():
         parameter.grad.zero_()
     policy.zero_grad(set_to_none=True)
@@ -50,10 +50,10 @@ def test_gradients_of_the_latest_step_of_each_optimizer():
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
-def test_detached_it_sees_no_more_steps_and_keeps_what_it_saw():
+def test_after_detach_further_steps_are_ignored_and_copies_kept():
     policy, gradients = Policy(), StepGradients()
     gradients.attach(policy)
-    gradients.attach(policy)  # again, as after training that was broken off
+    gradients.attach(policy)  # again, as after interrupted training
     assert len(policy.optimizer._optimizer_step_pre_hooks) == 1
     fill(policy.actor, 1.0)
     policy.optimizer.step()

@@ -1,4 +1,4 @@
-"""A plain model goes on with a regularizer: against the model that goes on without."""
+"""Plain models continue with a regularizer, compared with the same models continued without one."""
 
 import io
 
@@ -73,7 +73,7 @@ def test_policy_optimizer_and_moments_are_the_saved_ones(saved):
         assert compared >= 4
 
 
-def test_with_strength_0_it_goes_on_bit_for_bit_as_without(saved):
+def test_strength_0_continues_bit_for_bit_as_without_a_regularizer(saved):
     plain, path = saved
     algorithm = type(plain)
     ended = []
@@ -89,8 +89,8 @@ def test_with_strength_0_it_goes_on_bit_for_bit_as_without(saved):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC, DQN])
-def test_step_without_gradient_goes_toward_the_anchors(algorithm, tmp_path):
-    # SGD keeps nothing that would move a weight by itself: lr * strength * (anchor - theta) is all.
+def test_a_step_without_gradients_moves_toward_the_anchors(algorithm, tmp_path):
+    # SGD has no state that would move a weight, so the whole step is lr * strength * (anchor - theta).
     make(algorithm, optimizer_class=torch.optim.SGD).learn(40).save(tmp_path / "plain")
     model = load(algorithm, tmp_path / "plain", device="cpu", **SYRE)
     for optimizer in optimizers(model):
@@ -98,13 +98,13 @@ def test_step_without_gradient_goes_toward_the_anchors(algorithm, tmp_path):
             if group["name"] == "left alone":
                 continue
             seed = child_seed(7, group["name"])
-            for place, parameter in enumerate(group["params"]):
+            for index, parameter in enumerate(group["params"]):
                 parameter.grad = torch.zeros_like(parameter)
                 anchor = syre_anchor(
                     parameter,
                     seed=seed,
-                    position=group["anchor_position"] + place,
-                    standard_deviation=0.4 / group["fan_in"][place] ** 0.5,
+                    position=group["anchor_position"] + index,
+                    standard_deviation=0.4 / group["fan_in"][index] ** 0.5,
                 )
                 parameter.expected = parameter + group["lr"] * 0.5 * (anchor - parameter)
         optimizer.step()
@@ -114,7 +114,7 @@ def test_step_without_gradient_goes_toward_the_anchors(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC, DQN])
-def test_saved_again_it_is_restored_by_load_alone(algorithm, tmp_path):
+def test_a_model_saved_again_is_restored_by_load_alone(algorithm, tmp_path):
     make(algorithm).save(tmp_path / "plain")
     model = load(algorithm, tmp_path / "plain", env=environment(algorithm), **SYRE).learn(40)
     model.save(tmp_path / "again")
@@ -122,7 +122,7 @@ def test_saved_again_it_is_restored_by_load_alone(algorithm, tmp_path):
     for old, new in zip(optimizers(model), optimizers(again), strict=True):
         for one, other in zip(old.param_groups, new.param_groups, strict=True):
             assert {**one, "params": 0} == {**other, "params": 0}
-    with pytest.raises(ValueError, match=r"is regularized already: .*\.load\(path\)"):
+    with pytest.raises(ValueError, match=r"is already regularized: .*\.load\(path\)"):
         load(algorithm, tmp_path / "again", **SYRE)
 
 
@@ -132,7 +132,7 @@ def test_actor_and_critic_may_differ(tmp_path):
     assert [each.param_groups[0]["regularizer"] for each in optimizers(model)] == ["none", "syre"]
 
 
-def test_open_files_and_custom_objects_are_taken(tmp_path):
+def test_open_files_and_custom_objects_are_accepted(tmp_path):
     archive = io.BytesIO()
     make(PPO).save(archive)
     model = load(PPO, archive, custom_objects={"n_epochs": 3}, learning_rate=0.5, **SYRE)
@@ -142,7 +142,7 @@ def test_open_files_and_custom_objects_are_taken(tmp_path):
     assert model.policy_kwargs["activation_fn"] is nn.Tanh
 
 
-def test_weight_decay_of_the_saved_optimizer_is_never_dropped_in_silence(tmp_path):
+def test_weight_decay_of_the_saved_optimizer_is_never_dropped_silently(tmp_path):
     decayed = {"weight_decay": 0.01, "betas": (0.8, 0.9)}
     make(PPO, optimizer_kwargs=decayed).learn(16).save(tmp_path / "plain")
     with pytest.raises(ValueError, match=r"trained with weight_decay=0\.01, .*optimizer_kwargs="):
@@ -153,21 +153,21 @@ def test_weight_decay_of_the_saved_optimizer_is_never_dropped_in_silence(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         ({"regularizer": "l2-init", "strength": 0.1}, ValueError, "initial weights, which .* not"),
         ({"regularizer": "syre"}, ValueError, "needs a strength"),
         ({"regularizer": "syre", "strenght": 0.1}, TypeError, "Did you mean 'strength'"),
     ],
 )
-def test_what_cannot_be_is_told(given, error, said, tmp_path):
+def test_invalid_arguments_are_rejected(given, error, message, tmp_path):
     make(PPO).save(tmp_path / "plain")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         load(PPO, tmp_path / "plain", **given)
 
 
-def test_other_files_are_told(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     (tmp_path / "text.zip").write_text("hello")
-    with pytest.raises(ValueError, match="no model of Stable-Baselines3"):
+    with pytest.raises(ValueError, match="is not a Stable-Baselines3 model"):
         load(PPO, tmp_path / "text.zip", **SYRE)
     assert policy_kwargs(PPO, **SYRE)["optimizer_kwargs"]["eps"] == 1e-5

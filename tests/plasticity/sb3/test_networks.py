@@ -1,4 +1,4 @@
-"""PolicyNetworks: the trained parameters, all of them and no other, each network run once, as SB3 runs it."""
+"""PolicyNetworks has exactly the trained parameters, and runs each network once, as SB3 does."""
 
 import gymnasium
 import numpy as np
@@ -32,7 +32,7 @@ SPACES = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": BOTH}
 
 
 class Still(gymnasium.Env):
-    """Observations at random, and nothing else."""
+    """Environment with random observations and nothing else."""
 
     def __init__(self, observation_space, action_space):
         self.observation_space = observation_space
@@ -93,7 +93,7 @@ def trained(policy):
 
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.__name__)
-def test_parameters_are_those_the_optimizers_train(algorithm, kind):
+def test_parameters_are_those_that_the_optimizers_train(algorithm, kind):
     if algorithm is CrossQ and kind != "Mlp":
         pytest.skip("CrossQ has vectors only")
     model = make(algorithm, kind)
@@ -101,7 +101,7 @@ def test_parameters_are_those_the_optimizers_train(algorithm, kind):
     mine = [id(parameter) for parameter in networks.parameters()]
     assert len(mine) == len(set(mine))
     assert set(mine) == trained(model.policy)
-    # and every activation of theirs is seen, once
+    # and each of their activations is captured once
     layers = networks.hidden_layers(inputs_of(networks, model))
     assert len(set(layers)) == len(layers)
     assert not any("#" in layer for layer in layers)
@@ -131,13 +131,13 @@ MLP = {
 
 
 @pytest.mark.parametrize("algorithm", MLP, ids=lambda a: a.__name__)
-def test_names(algorithm):
+def test_layer_names(algorithm):
     model = make(algorithm)
     networks = policy_networks(model.policy)
     assert networks.hidden_layers(inputs_of(networks, model)) == MLP[algorithm]
 
 
-def test_names_of_images_and_of_extractors_apart():
+def test_layer_names_with_images_and_separate_extractors():
     model = make(PPO, "Cnn", share_features_extractor=False, net_arch=[])
     networks = policy_networks(model.policy)
     layers = networks.hidden_layers(inputs_of(networks, model))
@@ -154,7 +154,7 @@ def test_names_of_images_and_of_extractors_apart():
 
 
 def outputs_of(networks, inputs, module):
-    """What a module of the policy gave while the networks ran."""
+    """Return the output of a module of the policy while the networks run."""
     seen = []
     handle = module.register_forward_hook(lambda _m, _a, output: seen.append(output))
     with torch.no_grad():
@@ -166,7 +166,7 @@ def outputs_of(networks, inputs, module):
 
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("shared", [True, False])
-def test_values_and_actions_are_those_of_ppo(kind, shared):
+def test_values_and_actions_equal_those_of_ppo(kind, shared):
     model = make(PPO, kind, share_features_extractor=shared)
     networks = policy_networks(model.policy)
     inputs = inputs_of(networks, model)
@@ -180,7 +180,7 @@ def test_values_and_actions_are_those_of_ppo(kind, shared):
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("algorithm", [SAC, TD3, TQC], ids=lambda a: a.__name__)
-def test_values_and_actions_are_those_of_sac_and_its_kind(algorithm, kind, shared):
+def test_values_and_actions_equal_those_of_sac_and_similar_algorithms(algorithm, kind, shared):
     model = make(algorithm, kind, share_features_extractor=shared)
     policy = model.policy
     networks = policy_networks(policy)
@@ -206,7 +206,7 @@ def test_values_and_actions_are_those_of_sac_and_its_kind(algorithm, kind, share
     ],
     ids=["apart", "actor only", "shared", "two layers"],
 )
-def test_recurrent_values_from_the_states_of_the_rollout(options):
+def test_recurrent_values_use_the_states_of_the_rollout(options):
     model = make(RecurrentPPO, **options)
     model.learn(128)
     policy = model.policy
@@ -232,7 +232,7 @@ def test_recurrent_values_from_the_states_of_the_rollout(options):
     assert list(networks.hidden_layers(fresh)[: len(memories)]) == memories
 
 
-def test_state_dependent_exploration_has_its_bounds_left_out():
+def test_bounds_of_state_dependent_exploration_are_not_hidden_layers():
     settings = {"buffer_size": 10, "policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
     model = SAC("MlpPolicy", Still(VECTOR, MOVES), use_sde=True, **settings)
     networks = policy_networks(model.policy)
@@ -242,7 +242,7 @@ def test_state_dependent_exploration_has_its_bounds_left_out():
 
 
 class Functional(BaseFeaturesExtractor):
-    """Activations that are functions, one of them twice."""
+    """Network with functional activations, one of them used twice."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space, 6)
@@ -266,7 +266,7 @@ def test_functional_activations_and_which_of_them_saturate():
 
 
 class OwnExtractor(nn.Module):
-    """An mlp_extractor without policy_net and value_net, as Stable-Baselines3's guide allows."""
+    """Custom mlp_extractor without policy_net and value_net, as Stable-Baselines3's guide allows."""
 
     def __init__(self):
         super().__init__()
@@ -283,7 +283,7 @@ class OwnExtractor(nn.Module):
     forward_critic = forward_actor
 
 
-def test_an_mlp_extractor_of_the_users_own():
+def test_a_custom_mlp_extractor():
     model = make(PPO)
     policy = model.policy
     policy.mlp_extractor = OwnExtractor()
@@ -292,7 +292,7 @@ def test_an_mlp_extractor_of_the_users_own():
     assert networks.hidden_layers(inputs_of(networks, model)) == ("mlp_extractor.trunk.1",)
 
 
-def test_nothing_is_disturbed():
+def test_measuring_preserves_the_policys_state():
     model = make(SAC)
     networks = policy_networks(model.policy)
     model.policy.set_training_mode(True)
@@ -319,7 +319,7 @@ def wrap_in_place(policy):
 
 
 def wrap_parts(policy):
-    """Every part that the algorithm reaches through the policy's attributes."""
+    """Wrap every part that the algorithm reaches through the policy's attributes."""
     for name in ("features_extractor", "mlp_extractor", "action_net", "q_net", "actor", "critic"):
         if hasattr(policy, name):
             setattr(policy, name, compiled(getattr(policy, name)))
@@ -336,7 +336,7 @@ def wrap_layers(policy):
 
 @pytest.mark.parametrize("wrap", [wrap_whole, wrap_in_place, wrap_parts, wrap_layers])
 @pytest.mark.parametrize("algorithm", [PPO, RecurrentPPO, DQN, SAC], ids=lambda a: a.__name__)
-def test_wrapped_policies_have_the_names_and_features_of_plain_ones(algorithm, wrap):
+def test_wrapped_policies_have_the_same_names_and_features_as_plain_ones(algorithm, wrap):
     if wrap is wrap_parts and algorithm is RecurrentPPO:
         pytest.skip("its LSTMs are parts that SB3 looks into")
     model = make(algorithm)
@@ -358,14 +358,14 @@ def test_wrapped_policies_have_the_names_and_features_of_plain_ones(algorithm, w
 
 
 @pytest.mark.parametrize("form", [np.asarray, torch.as_tensor, np.ndarray.tolist])
-def test_observations_of_any_form(form):
+def test_observations_in_any_form_are_accepted(form):
     model = make(PPO)
     networks = policy_networks(model.policy)
     tensor = networks.observations_to_tensor(form(batch(model)))
     np.testing.assert_allclose(tensor.numpy(), batch(model), rtol=1e-6)
 
 
-def test_images_may_have_their_channels_last():
+def test_images_may_have_channels_last():
     model = make(PPO, "Cnn")
     networks = policy_networks(model.policy)
     images = np.random.default_rng(0).integers(0, 255, (4, 36, 36, 1), np.uint8)
@@ -384,20 +384,20 @@ def test_images_may_have_their_channels_last():
         ("Mlp", np.zeros((5, 4), np.float32)),
     ],
 )
-def test_observations_that_do_not_fit(kind, observations):
+def test_observations_that_do_not_fit_are_rejected(kind, observations):
     networks = policy_networks(make(PPO, kind).policy)
     with pytest.raises(ValueError, match=r"observation"):
         networks.observations_to_tensor(observations)
 
 
-def test_no_hidden_layer_is_an_error_that_says_what_to_do():
+def test_no_hidden_layer_raises_an_error_with_a_remedy():
     model = make(PPO, net_arch=[])
     networks = policy_networks(model.policy)
     with pytest.raises(ValueError, match=r"no hidden activation.*layers=\['action_net'\]"):
         networks.hidden_layers(inputs_of(networks, model))
 
 
-def test_an_unknown_policy_is_an_error_that_names_it():
+def test_an_unknown_policy_raises_an_error_that_names_it():
     class Strange(BasePolicy):
         def _predict(self, observation, deterministic=False):
             return observation
@@ -418,7 +418,7 @@ def test_layers_can_be_captured_by_name():
     }
 
 
-def test_modules_and_functions_of_the_relu_family_are_the_same():
+def test_modules_and_functions_of_the_relu_family_agree():
     modules = {module.__name__.lower() for module in _RELU_FAMILY}
     assert modules == {name.replace("_", "") for name in ZERO_WHEN_DEAD}
     assert all(hasattr(functional, name) for name in ZERO_WHEN_DEAD)

@@ -1,4 +1,4 @@
-"""RecentInputs: the right rows, spread over the right steps, in bounded memory."""
+"""RecentInputs keeps the right rows, spread over the right steps, in bounded memory."""
 
 import torch
 from hypothesis import given, settings
@@ -8,7 +8,7 @@ from plasticity.sb3.observations import RecentInputs
 
 
 def after(calls: int, size: int, window: int, num_envs: int) -> RecentInputs:
-    """Steps 0, 1, 2, …; environment e of step s has the number s + e / 1000, in two forms."""
+    """Make steps 0, 1, 2, …; environment e of step s has the number s + e / 1000, in two forms."""
     recent = RecentInputs(size, window, num_envs)
     for step in range(calls):
         if recent.wants_next():
@@ -17,15 +17,15 @@ def after(calls: int, size: int, window: int, num_envs: int) -> RecentInputs:
     return recent
 
 
-def test_hand_computed_rows():
-    # size 4, one environment, window 16: every fourth of the last 16 steps when all is settled
+def test_rows_computed_by_hand():
+    # size 4, one environment, window 16: finally every fourth of the last 16 steps
     assert after(100, 4, 16, 1).batch()[0].tolist() == [84, 88, 92, 96]
-    # before: the first 4; of 8, rows 0, 2.33, 4.67, 7, rounded
+    # earlier: the first 4; of the first 8, rows 0, 2.33, 4.67, 7, rounded
     assert after(4, 4, 16, 1).batch()[0].tolist() == [0, 1, 2, 3]
     assert after(8, 4, 16, 1).batch()[0].tolist() == [0, 2, 5, 7]
-    # a window shorter than the size: the newest rows
+    # a window shorter than the size: the latest rows
     assert after(50, 4, 2, 1).batch()[0].tolist() == [46, 47, 48, 49]
-    # two environments bring two rows a step
+    # two environments give two rows per step
     assert after(50, 4, 2, 2).batch()[0].tolist() == [48, 48.001, 49, 49.001]
 
 
@@ -47,16 +47,16 @@ def test_rows_are_distinct_recent_and_evenly_spread(calls, size, window, num_env
     assert rows.shape == (size,)
     assert torch.equal(dictionary["twice"], 2 * rows[:, None])
     assert bool((rows[1:] > rows[:-1]).all())
-    # none older than the window, or than `size` rows take
+    # no row is older than the window, or than the steps that `size` rows take
     reach = max(window // num_envs, needed)
     assert calls - float(rows[0]) <= reach + 1
-    # and they reach back over at least half of what there is, in steps of one stride
+    # and they span at least half of the available steps, in steps of one stride
     stride = max(1, 2 * min(reach, calls) // needed)
     assert calls - float(rows[0].floor()) >= min(reach, calls) - stride
     assert float(rows.floor().diff().max()) <= 2 * stride
 
 
-def test_batch_is_a_copy():
+def test_the_batch_is_a_copy():
     recent = RecentInputs(2, 2, 2)
     numbers = torch.zeros(2)
     assert recent.wants_next()

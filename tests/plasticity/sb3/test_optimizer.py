@@ -1,4 +1,4 @@
-"""Whose a parameter is, how the policy is found, and that the classes pickle by name."""
+"""Parameters are assigned to actor and critic, the policy is found, and classes pickle by name."""
 
 import copy
 import pickle
@@ -40,7 +40,7 @@ def test_role_is_the_first_known_name(name, role):
 
 
 class Policy(nn.Module):
-    """Builds its optimizer as those of Stable-Baselines3 do."""
+    """Policy that builds its optimizer as Stable-Baselines3's do."""
 
     def __init__(self, actor, critic, optimizer_class=None, **parts):
         super().__init__()
@@ -67,7 +67,7 @@ def test_groups_hold_every_parameter_once_with_its_name():
             assert parameter is named[name]
 
 
-def test_actor_and_critic_draw_from_seeds_of_their_own():
+def test_actor_and_critic_draw_from_different_seeds():
     optimizer = Policy(SYRE, SYRE).optimizer
     actor, critic, _ = optimizer.param_groups
     assert actor["anchor_seed"] != critic["anchor_seed"]
@@ -80,19 +80,19 @@ def test_actor_and_critic_draw_from_seeds_of_their_own():
     ]
 
 
-def test_name_that_does_not_say_whose_it_is():
-    policy = Policy(SYRE, SYRE, trunk=nn.Linear(3, 3))  # no matter: both are alike
+def test_a_name_of_neither_actor_nor_critic_is_rejected_if_they_differ():
+    policy = Policy(SYRE, SYRE, trunk=nn.Linear(3, 3))  # accepted, as both have the same settings
     assert "trunk.weight" in policy.optimizer.param_groups[0]["param_names"]
-    with pytest.raises(ValueError, match=r"'trunk\.weight' the actor's or the critic's\?"):
+    with pytest.raises(ValueError, match=r"'trunk\.weight' does not say whether it is the actor's"):
         Policy(SYRE, NONE, trunk=nn.Linear(3, 3))
 
 
-def test_a_guessed_fan_in_is_told(caplog):
+def test_a_guessed_fan_in_is_reported(caplog):
     class Extractor(nn.Module):
         def __init__(self):
             super().__init__()
             self.mix = nn.Parameter(torch.zeros(256, 16))
-            self.log_std = nn.Parameter(torch.zeros(3, 3))  # left alone: nothing to guess
+            self.log_std = nn.Parameter(torch.zeros(3, 3))  # not regularized, so nothing to guess
 
     Policy(SYRE, SYRE, features_extractor=Extractor())
     (warning,) = [r.getMessage() for r in caplog.records if "layout" in r.getMessage()]
@@ -103,13 +103,15 @@ def test_a_guessed_fan_in_is_told(caplog):
     assert "layout" not in caplog.text
 
 
-def test_outside_of_a_policy_is_an_error():
-    with pytest.raises(ValueError, match=r"no module.*use regularized\(…\) and parameter_groups"):
+def test_an_optimizer_outside_of_a_policy_is_rejected():
+    with pytest.raises(
+        ValueError, match=r"no calling module.*use regularized\(…\) and parameter_groups"
+    ):
         policy_optimizer(torch.optim.Adam)(nn.Linear(2, 2).parameters(), actor=SYRE, critic=SYRE)
 
 
 class Trainer(nn.Module):
-    """A module that stands around the call, and owns something else."""
+    """Module whose method makes the optimizer, but which owns other parameters."""
 
     def __init__(self):
         super().__init__()
@@ -123,19 +125,19 @@ class Trainer(nn.Module):
         return optimizer(module.parameters(), actor=SYRE, critic=SYRE)
 
 
-def test_only_the_owner_of_the_parameters_is_taken():
+def test_only_the_owner_of_the_parameters_is_accepted():
     policy = Trainer().build(SYRE, SYRE)
     assert policy.optimizer.param_groups[0]["param_names"][0] == "action_net.weight"
-    with pytest.raises(ValueError, match="no module with these parameters"):
+    with pytest.raises(ValueError, match="no calling module has these parameters"):
         Trainer().build_for_another(nn.Linear(2, 2))
 
 
 class OtherBase(torch.optim.SGD):
-    """A base from elsewhere."""
+    """Base class from another package."""
 
 
 @pytest.mark.parametrize("base", [torch.optim.Adam, torch.optim.RMSprop, OtherBase])
-def test_class_is_made_once_and_pickles_by_reference(base, monkeypatch):
+def test_the_class_is_made_once_and_pickled_by_reference(base, monkeypatch):
     made = policy_optimizer(base)
     assert made is policy_optimizer(base) is policy_optimizer(made)
     assert made is policy_optimizer(regularized(base))
@@ -145,22 +147,22 @@ def test_class_is_made_once_and_pickles_by_reference(base, monkeypatch):
         data = dumps(made)
         assert len(data) < 200  # a name, not a copy
         assert pickle.loads(data) is made
-    # As in a fresh process, where no class has been made yet.
-    monkeypatch.setattr(plasticity.sb3_optimizer, "_CLASSES", {})
+    # As in a new process, where no class has been made yet.
+    monkeypatch.setattr(plasticity.sb3.optimizer, "_CLASSES", {})
     again = pickle.loads(data)
     assert again is not made
     assert again.__name__ == made.__name__
     assert again.base is base
 
 
-def test_unknown_names_are_attribute_errors():
+def test_unknown_names_raise_attribute_errors():
     for name in ("PolicyNonsense", "nonsense"):
         with pytest.raises(AttributeError, match=name):
-            getattr(plasticity.sb3_optimizer, name)
+            getattr(plasticity.sb3.optimizer, name)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_split_a_plain_state_too(copied):
+def test_copies_split_a_plain_state(copied):
     policy = Policy(SYRE, NONE)
     plain = torch.optim.Adam(policy.parameters(), lr=0.5, weight_decay=0.0)
     for index, parameter in enumerate(policy.parameters()):
@@ -169,12 +171,12 @@ def test_copies_split_a_plain_state_too(copied):
     twin = copied(policy)
     state = plain.state_dict()
     twin.optimizer.load_state_dict(state)
-    assert len(state["param_groups"]) == 1  # the caller's is as it was
+    assert len(state["param_groups"]) == 1  # the caller's state is unchanged
     first, *_ = twin.optimizer.param_groups
     assert (first["lr"], first["strength"], first["name"]) == (0.5, 0.5, "actor")
     assert first["param_names"] == ["action_net.weight", "action_net.bias"]
     names = {parameter: name for name, parameter in twin.named_parameters()}
-    # module.parameters() gives a module's own first: log_std, action_net, value_net
+    # module.parameters() yields a module's direct parameters first: log_std, action_net, value_net
     expected = {"log_std": 1, "action_net.weight": 2, "action_net.bias": 3}
     expected |= {"value_net.weight": 4, "value_net.bias": 5}
     found = {
@@ -184,7 +186,7 @@ def test_copies_split_a_plain_state_too(copied):
     assert found == expected
 
 
-def test_state_with_other_groups_is_refused():
+def test_a_state_with_other_groups_is_rejected():
     optimizer = Policy(SYRE, NONE).optimizer
     first, second = nn.Linear(3, 2), nn.Linear(3, 1)
     groups = [{"params": first.parameters()}, {"params": second.parameters()}]
@@ -194,7 +196,7 @@ def test_state_with_other_groups_is_refused():
         optimizer.load_state_dict(torch.optim.Adam(first.parameters()).state_dict())
 
 
-def test_state_dict_is_numbers_strings_and_tensors(tmp_path):
+def test_the_state_dict_holds_only_numbers_strings_and_tensors(tmp_path):
     policy = Policy(SYRE, {"regularizer": "l2-init", "strength": 0.1})
     torch.save(policy.optimizer.state_dict(), tmp_path / "state.pt")
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)  # as Stable-Baselines3 reads it
@@ -202,7 +204,7 @@ def test_state_dict_is_numbers_strings_and_tensors(tmp_path):
     assert [group["name"] for group in loaded["param_groups"]] == ["actor", "critic", "left alone"]
 
 
-def test_it_is_made_again_from_its_groups():
+def test_an_optimizer_is_made_from_the_groups_of_another():
     policy = Policy(SYRE, {"regularizer": "l2-init", "strength": 0.1})
     again = type(policy.optimizer)(policy.optimizer.param_groups, lr=0.5)
     for parameter in (policy.action_net.weight, policy.value_net.weight):

@@ -1,6 +1,6 @@
-"""Stable-Baselines3's own tests of saving, loading, determinism and running, on our optimizer.
+"""Stable-Baselines3's own tests of saving, loading, determinism and running, with our optimizer.
 
-They are not in its wheel, but in its source package:
+They are in its source package, but not in its wheel:
 
     pip download --no-binary :all: --no-deps stable-baselines3==2.9.2
     tar xzf stable_baselines3-2.9.2.tar.gz
@@ -19,13 +19,17 @@ PLUGIN = Path(__file__).with_name("sb3_default_optimizer.py")
 
 
 def run(files, folder):
-    """Run test files with syre's optimizers as the policies' default, away from our settings."""
+    """Run test files with syre optimizers as the policies' default, outside of this project's settings."""
     search = os.pathsep.join([str(PLUGIN.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-p", PLUGIN.stem, *map(str, files)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},  # more threads crawl
+        env={
+            **os.environ,
+            "PYTHONPATH": search,
+            "OMP_NUM_THREADS": "1",  # more threads are much slower
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -46,7 +50,7 @@ def test_default_is_ours():
 """
 
 
-def test_plugin_makes_our_optimizer_the_default(tmp_path):
+def test_the_plugin_makes_our_optimizer_the_default(tmp_path):
     file = tmp_path / "test_default.py"
     file.write_text(OURS)
     code, output = run([file], tmp_path)
@@ -58,7 +62,7 @@ def test_plugin_makes_our_optimizer_the_default(tmp_path):
 @pytest.mark.timeout(3600)  # about two minutes on one core
 @pytest.mark.skipif(
     not FOLDER,
-    reason="PLASTICITY_SB3_TESTS names no folder with Stable-Baselines3's tests; to get them:"
+    reason="PLASTICITY_SB3_TESTS is not set to a folder with Stable-Baselines3's tests; to get them:"
     " pip download --no-binary :all: --no-deps stable-baselines3==2.9.2, and unpack",
 )
 def test_own_tests_of_stable_baselines_pass(tmp_path):

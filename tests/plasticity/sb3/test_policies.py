@@ -1,4 +1,4 @@
-"""The plug on every algorithm and policy of Stable-Baselines3 and sb3-contrib that it promises."""
+"""Regularized policies of every supported algorithm of Stable-Baselines3 and sb3-contrib."""
 
 import copy
 import io
@@ -33,11 +33,13 @@ EVERY = [(algorithm, kind) for algorithm in ALGORITHMS for kind in KINDS]
 
 
 class Tiny(gymnasium.Env):
-    """Five-step episodes of noise, with the observations that each kind of policy takes."""
+    """Environment with five-step episodes of noise, and the observations that each kind of policy takes."""
 
     def __init__(self, kind, discrete):
         vector = spaces.Box(-1, 1, (3,), np.float32)
-        image = spaces.Box(0, 255, (1, 36, 36), np.uint8)  # the least that NatureCNN takes
+        image = spaces.Box(
+            0, 255, (1, 36, 36), np.uint8
+        )  # the smallest image that NatureCNN accepts
         self.observation_space = {
             "Mlp": vector,
             "Cnn": image,
@@ -71,7 +73,7 @@ def environment(algorithm, kind="Mlp"):
 
 
 def small(algorithm, kind="Mlp"):
-    """Keywords of a small policy."""
+    """Return the keyword arguments of a small policy."""
     kwargs = {"net_arch": [8]}
     if kind == "Cnn":
         kwargs["features_extractor_kwargs"] = {"features_dim": 8}
@@ -99,7 +101,7 @@ SYRE = {
     "strength": 0.5,
     "sigma": 0.4,
     "anchor_seed": 7,
-    # Apart from the gradient, so that a step without one is lr * strength * (anchor - theta).
+    # Decoupled, so that a step without a gradient is lr * strength * (anchor - theta).
     "decoupled": True,
 }
 
@@ -155,7 +157,7 @@ def step_without_gradient(model):
 
 
 def fan_in_by_layer(policy):
-    """By hand for each kind of layer: inputs, times the kernel; a vector has its layer's."""
+    """Compute the fan-in of each layer by hand: inputs times kernel size; vectors have their layer's."""
     found = {}
     for name, layer in policy.named_modules():
         if isinstance(layer, nn.Linear):
@@ -174,12 +176,12 @@ def fan_in_by_layer(policy):
 
 
 def belongs_to_critic(name):
-    """Of every built-in policy, with shared features extractors."""
+    """Return whether a parameter of a built-in policy with a shared features extractor is the critic's."""
     return name.startswith(("critic.", "value_net", "mlp_extractor.value_net", "q_net.", "lstm_cr"))
 
 
 @pytest.mark.parametrize(("algorithm", "kind"), EVERY)
-def test_step_without_gradient_goes_toward_the_anchors(algorithm, kind):
+def test_a_step_without_gradients_moves_toward_the_anchors(algorithm, kind):
     model = make(algorithm, kind, syre_kwargs(algorithm, kind), learning_rate=0.125)
     before = weights(model)
     step_without_gradient(model)
@@ -207,7 +209,7 @@ def test_step_without_gradient_goes_toward_the_anchors(algorithm, kind):
             torch.testing.assert_close(after[name], expected, rtol=1e-5, atol=1e-7)
             moved += strength > 0
     assert moved >= 4
-    # Neither a free log_std nor a target network has moved.
+    # Neither a separate log_std nor a target network has moved.
     untouched = [name for name in before if name == "log_std" or "_target" in name]
     assert all(torch.equal(before[name], after[name]) for name in untouched)
     assert bool(untouched) == (algorithm not in (MaskablePPO,))
@@ -215,7 +217,7 @@ def test_step_without_gradient_goes_toward_the_anchors(algorithm, kind):
 
 @pytest.mark.parametrize(("algorithm", "kind"), EVERY)
 def test_save_load_and_set_parameters_keep_anchors_and_settings(algorithm, kind):
-    # The anchors' seed comes from the algorithm's, and a loaded model has to remember it.
+    # The anchors' seed is derived from the algorithm's, and a loaded model must keep it.
     model = make(algorithm, kind, syre_kwargs(algorithm, kind, anchor_seed=None), seed=3)
     step_without_gradient(model)
     archive = io.BytesIO()
@@ -250,8 +252,8 @@ def test_continued_training_keeps_anchors_and_settings(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS, QRDQN, CrossQ])
-def test_without_a_regularizer_it_trains_as_stable_baselines_does(algorithm):
-    # The defaults of the optimizer, the learning rate and the random numbers are the same.
+def test_without_a_regularizer_training_equals_stable_baselines(algorithm):
+    # The optimizer's defaults, the learning rate and the random numbers are the same.
     batch = {"batch_size": 32} if algorithm is QRDQN else {}
     start, trained = [], []
     for kwargs in (small(algorithm), policy_kwargs(algorithm, **small(algorithm))):
@@ -265,7 +267,7 @@ def test_without_a_regularizer_it_trains_as_stable_baselines_does(algorithm):
 
 
 def defaults(model):
-    # Our classes add group keys of their own; the rest has to be Stable-Baselines3's.
+    # Our classes add group keys; all others must be Stable-Baselines3's.
     (group,) = optimizers(model)[0].param_groups[:1]
     ours = {*SETTING_NAMES, "params", "name", "param_names", "fan_in", "anchor_position"}
     return {key: value for key, value in group.items() if key not in ours}
@@ -273,7 +275,7 @@ def defaults(model):
 
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS, QRDQN, CrossQ])
 @pytest.mark.parametrize("base", [None, torch.optim.Adam, torch.optim.SGD])
-def test_optimizer_settings_are_those_of_stable_baselines(algorithm, base):
+def test_optimizer_settings_equal_those_of_stable_baselines(algorithm, base):
     given = {} if base is None else {"optimizer_class": base}
     batch = {"batch_size": 32} if algorithm is QRDQN else {}
     plain = make(algorithm, kwargs=given | small(algorithm), **batch)
@@ -290,9 +292,9 @@ def test_given_optimizer_settings_are_added():
     assert model.policy.optimizer.param_groups[0]["eps"] == 1e-5
 
 
-def test_given_regularized_class_is_taken_for_its_base():
+def test_a_given_regularized_class_is_replaced_by_its_base():
     kwargs = policy_kwargs(PPO, optimizer_class=regularized(torch.optim.Adam))
-    assert kwargs == policy_kwargs(PPO)  # eps too: Stable-Baselines3's, for Adam
+    assert kwargs == policy_kwargs(PPO)  # including Stable-Baselines3's eps for Adam
 
 
 def test_coupled_decay_passes_through_adam():
@@ -318,7 +320,7 @@ def test_coupled_decay_passes_through_rmsprop():
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_l2_init_holds_on_to_the_initial_weights(algorithm):
+def test_l2_init_decays_toward_the_initial_weights(algorithm):
     kwargs = policy_kwargs(algorithm, regularizer="l2-init", strength=0.1, **small(algorithm))
     model = make(algorithm, kwargs=kwargs)
     start = weights(model)
@@ -346,7 +348,7 @@ for algorithm, path in ((PPO, sys.argv[1]), (SAC, sys.argv[2])):
 """
 
 
-def test_load_alone_restores_everything_in_a_fresh_process(tmp_path):
+def test_load_alone_restores_everything_in_a_new_process(tmp_path):
     expected = []
     for algorithm in (PPO, SAC):
         model = make(algorithm, kwargs=syre_kwargs(algorithm))
@@ -364,8 +366,8 @@ def test_load_alone_restores_everything_in_a_fresh_process(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_a_matrix_of_deviations_is_left_alone_too(algorithm):
-    """State-dependent exploration makes log_std a matrix of (features, actions)."""
+def test_a_matrix_of_deviations_is_left_alone(algorithm):
+    """Use state-dependent exploration, which makes log_std a matrix of (features, actions)."""
     kwargs = policy_kwargs(algorithm, regularizer="weight-decay", strength=0.1, net_arch=[8])
     model = make(algorithm, kwargs=kwargs, use_sde=True)
     by_name = {g["name"]: g["param_names"] for g in groups(model) if g["name"] == "left alone"}
@@ -378,7 +380,7 @@ def test_a_matrix_of_deviations_is_left_alone_too(algorithm):
     assert torch.equal(log_std, before)
 
 
-def test_separate_features_extractors_are_told_apart():
+def test_separate_features_extractors_are_distinguished():
     kwargs = syre_kwargs(PPO, "Cnn", share_features_extractor=False)
     (optimizer,) = optimizers(make(PPO, "Cnn", kwargs))
     actor, critic, _ = (set(group["param_names"]) for group in optimizer.param_groups)
@@ -399,8 +401,8 @@ def test_shared_features_extractor_is_decayed_once(algorithm):
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_trpo_never_shows_its_actor_to_the_optimizer():
-    with pytest.warns(UserWarning, match="TRPO steps its actor by itself"):
+def test_trpo_does_not_update_its_actor_with_the_optimizer():
+    with pytest.warns(UserWarning, match="TRPO updates its actor without the optimizer"):
         kwargs = policy_kwargs(TRPO, regularizer="weight-decay", strength=0.1, net_arch=[8])
     model = make(TRPO, kwargs=kwargs)
     optimizer = model.policy.optimizer
@@ -422,7 +424,7 @@ def test_trpo_never_shows_its_actor_to_the_optimizer():
     assert seen == {"critic"}
 
 
-def test_trpo_is_silent_when_the_actor_is_not_asked_for(recwarn):
+def test_trpo_does_not_warn_if_the_actor_is_not_regularized(recwarn):
     policy_kwargs(TRPO, critic={"regularizer": "syre", "strength": 0.1})
     policy_kwargs(TRPO, regularizer="syre", strength=0.1, actor={"regularizer": "none"})
     policy_kwargs(TRPO, regularizer="syre", strength=0.0)
@@ -430,7 +432,7 @@ def test_trpo_is_silent_when_the_actor_is_not_asked_for(recwarn):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, TD3, DQN])
-def test_model_saved_without_the_plug_goes_on_with_it(algorithm):
+def test_a_model_saved_without_policy_kwargs_continues_with_them(algorithm):
     plain = make(algorithm, kwargs=small(algorithm))
     plain.learn(32)
     archive = io.BytesIO()
@@ -458,7 +460,7 @@ def test_model_saved_without_the_plug_goes_on_with_it(algorithm):
     again.learn(32, reset_num_timesteps=False)
 
 
-def test_l2_init_of_the_bare_form_goes_on_with_its_anchors():
+def test_l2_init_in_the_plain_form_continues_with_its_anchors():
     settings = {"regularizer": "l2-init", "strength": 0.1}
     bare = {"optimizer_class": regularized(torch.optim.Adam), "optimizer_kwargs": settings}
     model = make(PPO, kwargs=bare | small(PPO))
@@ -472,7 +474,7 @@ def test_l2_init_of_the_bare_form_goes_on_with_its_anchors():
                 assert torch.equal(again.policy.optimizer.anchor(parameter), start[name])
 
 
-def test_policy_survives_its_own_save_and_deepcopy(tmp_path):
+def test_a_policy_can_be_saved_and_deep_copied(tmp_path):
     model = make(PPO, kwargs=syre_kwargs(PPO))
     model.policy.save(tmp_path / "policy.pth")
     loaded = type(model.policy).load(tmp_path / "policy.pth", device="cpu")
@@ -488,7 +490,7 @@ def test_policy_survives_its_own_save_and_deepcopy(tmp_path):
                 assert_same([point], [expected_point])
 
 
-def test_groups_describe_themselves():
+def test_groups_are_described():
     text = describe_groups(make(PPO, kwargs=syre_kwargs(PPO)).policy.optimizer)
     actor, critic, alone = text.splitlines()
     # 3 x 8 + 8 + 8 x 2 + 2 = 50 and 3 x 8 + 8 + 8 x 1 + 1 = 41, and two deviations
@@ -498,7 +500,7 @@ def test_groups_describe_themselves():
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TD3])
-def test_bare_form_works(algorithm):
+def test_the_plain_form_works(algorithm):
     settings = {"regularizer": "syre", "strength": 0.5, "sigma": 0.4, "decoupled": True}
     bare = {"optimizer_class": regularized(torch.optim.Adam), "optimizer_kwargs": settings}
     model = make(algorithm, kwargs=bare | small(algorithm), learning_rate=0.125)
@@ -517,7 +519,7 @@ def test_bare_form_works(algorithm):
     assert_same(anchors(algorithm.load(archive, device="cpu")), points)
 
 
-def test_bare_form_changes_what_its_docs_say():
+def test_the_plain_form_differs_as_documented():
     adam = regularized(torch.optim.Adam)
     settings = {"regularizer": "weight-decay", "strength": 0.5}
     bare = {"optimizer_class": adam, "optimizer_kwargs": settings, **small(PPO)}
@@ -526,11 +528,11 @@ def test_bare_form_changes_what_its_docs_say():
     assert isinstance(make(A2C, kwargs=bare).policy.optimizer, adam)
     nn.init.ones_(model.policy.log_std)
     step_without_gradient(model)
-    assert (model.policy.log_std < 1).all()  # weight decay has no reason to spare it
+    assert (model.policy.log_std < 1).all()  # weight decay applies to it
 
 
 class Custom(FlattenExtractor):
-    """A user's features extractor, with a normalisation layer."""
+    """Custom features extractor with a normalisation layer."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space)
@@ -541,11 +543,11 @@ class Custom(FlattenExtractor):
         return self.critic(self.norm(super().forward(observations)))
 
 
-def test_custom_features_extractor():
+def test_a_custom_features_extractor_is_regularized():
     kwargs = syre_kwargs(PPO, features_extractor_class=Custom)
     (optimizer,) = optimizers(make(PPO, kwargs=kwargs))
     actor, _, alone = (set(group["param_names"]) for group in optimizer.param_groups)
-    assert "features_extractor.critic.weight" in actor  # shared, whatever a part of it is called
+    assert "features_extractor.critic.weight" in actor  # shared, whatever its parts are named
     assert {"features_extractor.norm.weight", "features_extractor.norm.bias"} < alone
 
 
@@ -564,44 +566,44 @@ def test_custom_features_extractor():
         ({"regularizer": "syre", "strength": 1, "sigma": "1"}, TypeError, "sigma must be"),
     ],
 )
-def test_errors_name_the_value_and_the_remedy(given, error, message):
+def test_invalid_arguments_raise_errors_with_value_and_remedy(given, error, message):
     with pytest.raises(error, match=message):
         policy_kwargs(PPO, **given)
 
 
 @pytest.mark.parametrize("given", [{"actor": "syre"}, {"critic": 0.1}])
-def test_settings_of_one_network_are_a_dictionary(given):
+def test_settings_of_one_network_must_be_a_dictionary(given):
     (role,) = given
     with pytest.raises(TypeError, match=f"^{role}=.* must be a dictionary of settings"):
         policy_kwargs(PPO, **given)
 
 
-def test_learning_rate_is_the_algorithms():
+def test_the_learning_rate_must_come_from_the_algorithm():
     with pytest.raises(
-        TypeError, match=r"lr=0\.1, which comes from the algorithm.*learning_rate=0\.1"
+        TypeError, match=r"lr=0\.1, but the learning rate comes from .*learning_rate=0\.1"
     ):
         policy_kwargs(PPO, optimizer_kwargs={"lr": 0.1})
 
 
 class Own(torch.optim.Adam):
-    """A user's base, in a module that can be imported."""
+    """Custom base class in an importable module."""
 
 
-def test_a_base_that_a_saved_model_would_not_find_is_refused(monkeypatch):
+def test_a_base_that_a_saved_model_could_not_find_is_rejected(monkeypatch):
     class Local(torch.optim.Adam):
         pass
 
-    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*separate module"):
         policy_kwargs(PPO, optimizer_class=Local)
-    with pytest.raises(ValueError, match=r"Local is defined in a function.*module of its own"):
+    with pytest.raises(ValueError, match=r"Local is defined in a function.*separate module"):
         policy_kwargs(PPO, optimizer_class=regularized(Local))
     assert policy_kwargs(PPO, optimizer_class=Own)["optimizer_class"].base is Own
     monkeypatch.setattr(Own, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"Own is defined in a script.*module of its own"):
+    with pytest.raises(ValueError, match=r"Own is defined in a script.*separate module"):
         policy_kwargs(PPO, optimizer_class=Own)
 
 
-def test_a_strength_may_change_after_a_load():
+def test_a_strength_can_be_changed_after_loading():
     model = make(PPO, kwargs=syre_kwargs(PPO), learning_rate=0.125)
     archive = io.BytesIO()
     model.save(archive)
@@ -614,7 +616,7 @@ def test_a_strength_may_change_after_a_load():
     torch.testing.assert_close(weight.detach(), before + 0.125 * (anchor - before))
 
 
-def test_a_strength_with_no_regularizer_asked_for_is_no_error():
+def test_a_strength_with_an_explicit_none_is_not_an_error():
     none = policy_kwargs(PPO, regularizer="none", strength=1e-3)  # one of several methods
     assert none["optimizer_kwargs"]["actor"]["regularizer"] == "none"
     half = policy_kwargs(PPO, strength=1e-3, actor={"regularizer": "syre"})["optimizer_kwargs"]
@@ -622,7 +624,7 @@ def test_a_strength_with_no_regularizer_asked_for_is_no_error():
 
 
 @pytest.mark.parametrize("algorithm", [contrib.ARS, "PPO", torch.optim.Adam, None])
-def test_only_algorithms_with_an_optimizer(algorithm):
+def test_algorithms_without_an_optimizer_are_rejected(algorithm):
     with pytest.raises(TypeError, match="takes a Stable-Baselines3 algorithm"):
         policy_kwargs(algorithm, regularizer="syre", strength=0.1)
 
@@ -632,27 +634,27 @@ def test_q_networks_have_no_actor():
         policy_kwargs(DQN, actor={"regularizer": "syre", "strength": 0.1})
 
 
-def test_weight_decay_of_the_base_is_refused():
+def test_weight_decay_of_the_base_is_rejected():
     kwargs = policy_kwargs(PPO, optimizer_kwargs={"weight_decay": 0.1})
     with pytest.raises(ValueError, match=r"weight_decay=0\.1 was given"):
         make(PPO, kwargs=kwargs)
 
 
 @pytest.mark.parametrize("misplaced", [{"sigma": 0.1}, {"actor": {}}])
-def test_misplaced_setting_is_refused(misplaced):
+def test_a_misplaced_setting_is_rejected(misplaced):
     (name,) = misplaced
-    with pytest.raises(TypeError, match=f"give {name}=.* to policy_kwargs"):
+    with pytest.raises(TypeError, match=f"pass {name}=.* to policy_kwargs"):
         policy_kwargs(PPO, optimizer_kwargs=misplaced)
 
 
-def test_optimizer_class_must_be_one():
+def test_optimizer_class_must_be_an_optimizer():
     with pytest.raises(TypeError, match="takes an optimizer class"):
         policy_kwargs(PPO, optimizer_class="Adam")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("algorithm", [PPO, SAC, DQN])
-def test_on_cuda_as_on_the_cpu(algorithm):
+def test_results_on_cuda_equal_those_on_the_cpu(algorithm):
     kwargs = syre_kwargs(algorithm)
     models = [make(algorithm, kwargs=kwargs, device=device) for device in ("cpu", "cuda")]
     models[1].set_parameters(models[0].get_parameters())
@@ -672,4 +674,4 @@ def test_on_cuda_as_on_the_cpu(algorithm):
             if one is not None:
                 assert other.device.type == device
                 torch.testing.assert_close(one, other.cpu(), rtol=1e-6, atol=1e-7)
-        again.learn(32, reset_num_timesteps=False)  # what was saved on a GPU goes on
+        again.learn(32, reset_num_timesteps=False)  # a model saved on a GPU continues

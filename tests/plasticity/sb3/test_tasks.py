@@ -1,4 +1,4 @@
-"""TaskFollower: boundaries where the first environment changes, episodes under the task they began under."""
+"""TaskFollower sets boundaries where the first environment changes; episodes count for their first task."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def ended(total, length):
     return {"episode": {"r": total, "l": length, "t": 0.0}}
 
 
-def test_the_first_environment_to_change_sets_the_boundary_and_the_others_follow():
+def test_the_first_environment_to_change_sets_the_boundary():
     tasks = follower()
     seen = []
     for first, second in [(0, 0), (0, 0), (0, 1), (0, 1), (1, 1), (1, 1), (2, 1), (2, 2)]:
@@ -34,7 +34,7 @@ def test_the_first_environment_to_change_sets_the_boundary_and_the_others_follow
 
 
 def boundaries(*tasks_by_environment):
-    """Where a new task begins, if each environment reports these tasks, step by step."""
+    """Return the new tasks at boundaries if each environment reports these tasks, step by step."""
     tasks = follower(len(tasks_by_environment))
     seen = []
     for step in zip(*tasks_by_environment, strict=True):
@@ -45,18 +45,18 @@ def boundaries(*tasks_by_environment):
     return seen
 
 
-def test_a_late_environment_on_its_way_through_earlier_tasks_is_no_boundary():
-    # The second reports task 1 when the first is at 2 already.
+def test_a_late_environment_in_earlier_tasks_makes_no_boundary():
+    # The second reports task 1 when the first is already at 2.
     assert boundaries([0, 1, 1, 2, 2, 2, 2], [0, 0, 0, 0, 1, 1, 2]) == [1, 2]
-    # It may leave one out, and may take the lead; then the first is the late one.
+    # It may skip a task and take the lead; then the first is late.
     assert boundaries([0, 1, 2, 2, 2, 2, 3, 4], [0, 0, 0, 2, 3, 4, 4, 4]) == [1, 2, 3, 4]
-    # One that is silent at first is on its way too.
+    # One that reports no task at first is late, too.
     assert boundaries([0, 1, 2, 2], [None, None, 0, 1]) == [1, 2]
-    # Two that go on in the same step, one of them further: the other is late.
+    # If both change in the same step and one gets further, the other is late.
     assert boundaries([0, 1, 1, 2], [0, 2, 3, 3]) == [2, 3]
 
 
-def test_tasks_come_back_although_an_environment_is_late():
+def test_tasks_may_return_while_an_environment_is_late():
     first = ["ice", "sand", "sand", "ice", "ice", "ice", "sand"]
     second = ["ice", "ice", "sand", "sand", "sand", "ice", "ice"]
     assert boundaries(first, second) == ["sand", "ice", "sand"]
@@ -66,8 +66,8 @@ def test_tasks_come_back_although_an_environment_is_late():
     lasts=st.lists(st.lists(st.integers(1, 5), min_size=6, max_size=6), min_size=1, max_size=4),
     names=st.lists(st.integers(0, 2), min_size=6, max_size=6),
 )
-def test_environments_that_go_through_the_same_tasks_at_their_own_pace_give_each_once(lasts, names):
-    # Neighbours differ: what does not change is no new task.
+def test_environments_with_different_paces_give_each_task_once(lasts, names):
+    # Neighbours differ, since a task that does not change is not new.
     names = list(itertools.accumulate(names, lambda last, name: (last + 1 + name % 2) % 3))
     paces = [
         [name for name, last in zip(names, each, strict=True) for _ in range(last)]
@@ -78,7 +78,7 @@ def test_environments_that_go_through_the_same_tasks_at_their_own_pace_give_each
     assert boundaries(*stretched) == names[1:]
 
 
-def test_tasks_may_come_back_and_have_names():
+def test_tasks_may_return_and_have_names():
     tasks = follower(1)
     seen = []
     for name in ["ice", "ice", "sand", "ice"]:
@@ -89,13 +89,13 @@ def test_tasks_may_come_back_and_have_names():
     assert seen == [None, None, "sand", "ice"]
 
 
-def test_different_tasks_at_the_start_are_no_boundary():
+def test_different_tasks_at_the_start_make_no_boundary():
     tasks = follower()
     assert tasks.new_task([{"task": 3}, {"task": 5}], [False, False]) is None
     assert tasks.task == 3
 
 
-def test_no_task_no_boundary_and_a_silent_info_changes_nothing():
+def test_infos_without_a_task_make_no_boundary():
     tasks = follower(1)
     for info in ({}, {}):
         assert tasks.new_task([info], [False]) is None
@@ -106,7 +106,7 @@ def test_no_task_no_boundary_and_a_silent_info_changes_nothing():
     assert tasks.task == 1
 
 
-def test_another_key_or_none():
+def test_another_task_key_or_none():
     tasks = follower(1, task_key="level")
     tasks.new_task([{"level": 7, "task": [1, 2]}], [False])
     assert tasks.task == 7
@@ -134,21 +134,21 @@ def test_integers_of_any_kind_are_kept_as_int(task):
 
 
 @pytest.mark.parametrize("task", [0.5, np.arange(2), [1]])
-def test_other_tasks_are_an_error_with_its_remedy(task):
+def test_other_types_of_task_raise_an_error_with_a_remedy(task):
     with pytest.raises(TypeError, match=r"info\['task'\] must be an integer or a string.*task_key"):
         follower(1).new_task([{"task": task}], [False])
 
 
 def test_episodes_count_for_the_task_they_began_under():
     tasks = follower()
-    # Both begin under task 0. The first ends, with return 10 in 4 steps; its next episode is of task 1.
+    # Both begin under task 0. The first ends with return 10 in 4 steps; its next episode is in task 1.
     tasks.new_task([{"task": 0}, {"task": 0}], [False, False])
     tasks.new_task([{"task": 0, **ended(10.0, 4)}, {"task": 0}], [True, False])
     new = tasks.new_task([{"task": 1}, {"task": 0}], [False, False])
     assert new == 1
     assert tasks.take_episodes() == {"episodes": 1, "episode_return": 10.0, "episode_length": 4.0}
     tasks.change(new)
-    # The second ends late, under task 0: it counts nowhere. The first ends twice under task 1.
+    # The second ends late, under task 0, and is not counted. The first ends twice under task 1.
     tasks.new_task([{"task": 1, **ended(1.0, 2)}, {"task": 0, **ended(99.0, 9)}], [True, True])
     tasks.new_task([{"task": 1, **ended(4.0, 1)}, {"task": 1}], [True, False])
     # (1 + 4) / 2 = 2.5; (2 + 1) / 2 = 1.5
@@ -156,7 +156,7 @@ def test_episodes_count_for_the_task_they_began_under():
     assert tasks.take_episodes() == {"episodes": 0, "episode_return": None, "episode_length": None}
 
 
-def test_a_task_that_changes_within_an_episode_leaves_it_to_the_earlier_task():
+def test_an_episode_in_which_the_task_changes_belongs_to_the_earlier_task():
     tasks = follower(1)
     tasks.new_task([{"task": 0}], [False])
     tasks.change(tasks.new_task([{"task": 1}], [False]))
@@ -164,7 +164,7 @@ def test_a_task_that_changes_within_an_episode_leaves_it_to_the_earlier_task():
     assert tasks.take_episodes()["episodes"] == 0
 
 
-def test_an_episode_that_goes_on_in_the_next_call_of_learn():
+def test_an_episode_continues_in_the_next_call_of_learn():
     tasks = follower(1)
     tasks.new_task([{"task": 0}], [False])
     tasks.begin(1, reset=False)
@@ -175,7 +175,7 @@ def test_an_episode_that_goes_on_in_the_next_call_of_learn():
     assert tasks.take_episodes()["episodes"] == 1
 
 
-def test_info_values_are_those_of_the_newest_task():
+def test_info_values_are_those_of_the_current_task():
     tasks = follower(info_keys=["friction", "name"])
     assert tasks.info_values == {"friction": None, "name": None}
     infos = [{"task": 0, "friction": np.float32(0.5), "name": "ice"}, {"task": 1, "friction": 2.0}]
@@ -190,7 +190,7 @@ def test_info_values_are_those_of_the_newest_task():
         tasks.follow_values([{}, {"name": []}])
 
 
-def test_bad_keys():
+def test_invalid_keys_are_rejected():
     with pytest.raises(TypeError, match="brackets"):
         TaskFollower(info_keys="friction")
     with pytest.raises(ValueError, match="every row has"):

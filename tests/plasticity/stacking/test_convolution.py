@@ -1,4 +1,4 @@
-"""Convolutions as products against torch's own."""
+"""Comparison of convolutions as products with torch's own convolutions."""
 
 import copy
 
@@ -13,7 +13,7 @@ LAYERS = {
     "plain": {"kernel_size": 3},
     "stride": {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0)},
     "no bias": {"kernel_size": 1, "bias": False},
-    # These are left to torch.
+    # torch computes these itself.
     "dilation": {"kernel_size": 2, "dilation": 2},
     "same": {"kernel_size": 3, "padding": "same"},
     "groups": {"kernel_size": 3, "groups": 2},
@@ -42,7 +42,7 @@ def test_outputs_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["plain", "no bias"])
-def test_autocast_gives_what_it_gives_of_torchs_own(name):
+def test_autocast_agrees_with_torchs_own_convolution(name):
     layer = nn.Conv2d(2, 4, **LAYERS[name])
     other = copy.deepcopy(layer)
     use_products(other)
@@ -53,7 +53,7 @@ def test_autocast_gives_what_it_gives_of_torchs_own(name):
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_an_own_convolution_is_left_alone():
+def test_a_custom_convolution_is_left_unchanged():
     class Doubled(nn.Conv2d):
         def _conv_forward(self, inputs, weight, bias):
             return 2 * super()._conv_forward(inputs, weight, bias)
@@ -63,10 +63,10 @@ def test_an_own_convolution_is_left_alone():
     assert "_conv_forward" not in layer.__dict__
 
 
-def test_a_network_out_of_the_stack_is_an_ordinary_one():
-    alone = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()) for _ in range(2)]
-    replicas = StackedNetworks(alone, convolution="products")
-    assert "_conv_forward" in replicas.template[0].__dict__
-    assert "_conv_forward" not in replicas.network(1)[0].__dict__
+def test_a_network_taken_from_the_stack_is_an_ordinary_one():
+    networks_alone = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()) for _ in range(2)]
+    stack = StackedNetworks(networks_alone, convolution="products")
+    assert "_conv_forward" in stack.template[0].__dict__
+    assert "_conv_forward" not in stack.network(1)[0].__dict__
     inputs = torch.randn(3, 1, 5, 5)
-    assert torch.equal(replicas.network(1)(inputs), alone[1](inputs))
+    assert torch.equal(stack.network(1)(inputs), networks_alone[1](inputs))

@@ -1,4 +1,4 @@
-"""Stacked networks against the same networks one by one."""
+"""Comparison of stacked networks with the same networks run one by one."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from plasticity.optim.shifted_model import ShiftedModel
 
 
 class WithOddParts(nn.Module):
-    """A scalar parameter, a tied weight, a normalisation with running statistics."""
+    """Network with a scalar parameter, a tied weight and a normalisation with running statistics."""
 
     def __init__(self):
         super().__init__()
@@ -46,13 +46,13 @@ def networks(kind, count=3):
 
 @pytest.mark.parametrize("convolution", ["grouped", "products"])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_outputs_gradients_and_buffers_are_those_of_each_alone(kind, convolution):
+def test_outputs_gradients_and_buffers_equal_those_of_each_network_alone(kind, convolution):
     alone = networks(kind)
-    replicas = StackedNetworks(alone, convolution=convolution)
+    stack = StackedNetworks(alone, convolution=convolution)
     for _ in range(2):
         inputs = torch.randn(3, 5, *MAKERS[kind][1], dtype=torch.float64)
-        outputs = replicas(inputs)
-        for stacked in replicas.parameters.values():
+        outputs = stack(inputs)
+        for stacked in stack.parameters.values():
             stacked.grad = None
         outputs.square().sum().backward()
         for i, network in enumerate(alone):
@@ -61,26 +61,26 @@ def test_outputs_gradients_and_buffers_are_those_of_each_alone(kind, convolution
             network.zero_grad()
             expected.square().sum().backward()
             for name, parameter in network.named_parameters():
-                found = replicas.parameters[name].grad[i]
+                found = stack.parameters[name].grad[i]
                 torch.testing.assert_close(found, parameter.grad, rtol=1e-10, atol=1e-12)
             for name, buffer in network.named_buffers():
-                torch.testing.assert_close(replicas.buffers[name][i], buffer)
+                torch.testing.assert_close(stack.buffers[name][i], buffer)
 
 
-def test_evaluation_mode_is_that_of_each_alone():
+def test_evaluation_mode_equals_that_of_each_network_alone():
     alone = networks("odd")
-    replicas = StackedNetworks(alone)
-    replicas.train(False)
+    stack = StackedNetworks(alone)
+    stack.train(False)
     inputs = torch.randn(3, 5, 3, dtype=torch.float64)
-    before = {name: buffer.clone() for name, buffer in replicas.buffers.items()}
-    outputs = replicas(inputs)
+    before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
+    outputs = stack(inputs)
     for i, network in enumerate(alone):
         torch.testing.assert_close(outputs[i], network.eval()(inputs[i]))
-    for name, buffer in replicas.buffers.items():
+    for name, buffer in stack.buffers.items():
         assert torch.equal(buffer, before[name])
 
 
-def test_a_shifted_model_keeps_the_anchors_of_each():
+def test_stacked_shifted_models_keep_their_own_anchors():
     anchors = [{"fc1.bias": torch.randn(64, dtype=torch.float64)} for _ in range(3)]
     alone = [ShiftedModel(n, a) for n, a in zip(networks("mlp"), anchors, strict=True)]
     inputs = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64)
@@ -90,33 +90,33 @@ def test_a_shifted_model_keeps_the_anchors_of_each():
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_network_goes_in_and_comes_out(kind):
+def test_networks_are_loaded_into_and_read_from_the_stack(kind):
     alone = networks(kind)
-    replicas = StackedNetworks(alone)
-    state, expected = replicas.state_dict(1), alone[1].state_dict()
+    stack = StackedNetworks(alone)
+    state, expected = stack.state_dict(1), alone[1].state_dict()
     assert list(state) == list(expected)
     assert all(torch.equal(state[name], expected[name]) for name in state)
     assert all(state[name].stride() == expected[name].stride() for name in state)
     other = networks(kind, count=5)[4]
-    replicas.load_state_dict(1, other.state_dict())
+    stack.load_state_dict(1, other.state_dict())
     inputs = torch.randn(4, *MAKERS[kind][1], dtype=torch.float64)
-    made = replicas.network(1).eval()
+    made = stack.network(1).eval()
     assert torch.equal(made(inputs), other.eval()(inputs))
-    assert torch.equal(replicas.network(0).eval()(inputs), alone[0].eval()(inputs))
-    next(made.parameters()).data.add_(1)  # a copy: it does not reach the stack
-    assert torch.equal(replicas.network(1).eval()(inputs), other(inputs))
+    assert torch.equal(stack.network(0).eval()(inputs), alone[0].eval()(inputs))
+    next(made.parameters()).data.add_(1)  # a copy: the stack does not change
+    assert torch.equal(stack.network(1).eval()(inputs), other(inputs))
 
 
-def test_a_diverged_replica_does_not_reach_the_others():
+def test_a_diverged_network_does_not_affect_the_others():
     alone = networks("cnn")
     broken = copy.deepcopy(alone)
     broken[1].conv1.weight.data.fill_(float("nan"))
     inputs = torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)
     gradients = []
     for each in (alone, broken):
-        replicas = StackedNetworks(each)
-        replicas(inputs).square().mean((1, 2)).sum().backward()
-        gradients.append({n: p.grad for n, p in replicas.parameters.items()})
+        stack = StackedNetworks(each)
+        stack(inputs).square().mean((1, 2)).sum().backward()
+        gradients.append({n: p.grad for n, p in stack.parameters.items()})
     for name, whole in gradients[0].items():
         assert torch.equal(gradients[1][name][[0, 2]], whole[[0, 2]])
     assert gradients[1]["conv1.weight"][1].isnan().all()
@@ -132,7 +132,7 @@ def gradients_of(norms):
     return found
 
 
-def test_norms_and_clipping_are_torchs_of_each():
+def test_norms_and_clipping_equal_torchs_for_each_network():
     norms = [0.1, 0.5, 3.0, 0.0]
     gradients = gradients_of(norms)
     alone = [[nn.Parameter(g[i].clone()) for g in gradients] for i in range(4)]
@@ -148,7 +148,7 @@ def test_norms_and_clipping_are_torchs_of_each():
             torch.testing.assert_close(gradient[i], parameter.grad, rtol=1e-12, atol=1e-14)
 
 
-def test_clipping_one_replicas_nan_leaves_the_others():
+def test_clipping_with_a_nan_in_one_network_does_not_affect_the_others():
     gradients = gradients_of([2.0, 2.0])
     gradients[0][0, 0, 0] = float("nan")
     before = [gradient[1].clone() for gradient in gradients]
@@ -163,36 +163,39 @@ def test_clipping_one_replicas_nan_leaves_the_others():
     [
         (list, "at least one network"),
         (lambda: [nn.Linear(2, 3), nn.Linear(3, 3)], r"networks\[1\] .* 'weight' differs"),
-        (lambda: [nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)], "a layer's settings differs"),
-        (lambda: [nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))], "'1' is a dropout with p=0.5"),
+        (lambda: [nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)], "a layer's settings differ"),
+        (
+            lambda: [nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))],
+            "'1' is a dropout layer with p=0.5",
+        ),
         (lambda: [nn.LazyLinear(2)], "'weight' is lazy"),
         (
             lambda: [nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())],
-            "stacked, they need one",
+            "stacked networks need a single one",
         ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_what_cannot_be_stacked(make, message):
+def test_networks_that_cannot_be_stacked_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         StackedNetworks(make())
 
 
-def test_copied_and_pickled_replicas_are_their_own():
-    replicas = StackedNetworks(networks("odd"))
+def test_copies_and_unpickled_stacks_are_independent():
+    stack = StackedNetworks(networks("odd"))
     inputs = torch.randn(3, 5, 3, dtype=torch.float64)
-    replicas(inputs)
-    for other in (copy.deepcopy(replicas), pickle.loads(pickle.dumps(replicas))):
-        replicas.train()
+    stack(inputs)
+    for other in (copy.deepcopy(stack), pickle.loads(pickle.dumps(stack))):
+        stack.train()
         other.train(False)
-        assert replicas.template.training
+        assert stack.template.training
         statistics = {name: buffer.clone() for name, buffer in other.buffers.items()}
         other(inputs)
         for name, buffer in other.buffers.items():
             assert torch.equal(buffer, statistics[name])
 
 
-def test_networks_may_come_one_by_one():
+def test_networks_may_come_from_an_iterator():
     assert StackedNetworks(iter(networks("mlp"))).num_stacked == 3
 
 
@@ -201,42 +204,42 @@ def test_networks_may_come_one_by_one():
     [
         (
             nn.Sequential(nn.Linear(2, 2)),
-            "a list of networks, not one Sequential: make one for each",
+            "a list of networks, not one Sequential: make one network for each run",
         ),
         ([nn.Linear(2, 2), 3], r"networks\[1\] must be an nn.Module, not 3"),
     ],
 )
-def test_no_networks(given, message):
+def test_anything_but_a_list_of_networks_is_rejected(given, message):
     with pytest.raises(TypeError, match=message):
         StackedNetworks(given)
 
 
 def test_parameters_in_the_order_of_an_optimizer():
     alone = networks("odd")
-    replicas = StackedNetworks(alone)
+    stack = StackedNetworks(alone)
     parameters = list(alone[1].parameters())[::-1]
     optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1)
-    found = replicas.in_order_of(optimizer, alone[1])
-    assert [id(each) for each in found] == [id(p) for p in replicas.parameters.values()][::-1]
-    with pytest.raises(ValueError, match=r"Parameter 0 .* shape \(3,\), is none of the network's"):
-        replicas.in_order_of(optimizer, alone[0])
+    found = stack.in_order_of(optimizer, alone[1])
+    assert [id(each) for each in found] == [id(p) for p in stack.parameters.values()][::-1]
+    with pytest.raises(ValueError, match=r"Parameter 0 .* shape \(3,\), is not one of the"):
+        stack.in_order_of(optimizer, alone[0])
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match=r"Unknown convolution 'group'. Did you mean 'grouped'"):
         StackedNetworks(networks("mlp"), convolution="group")
     with pytest.raises(ValueError, match="Unknown convolution 3"):
         StackedNetworks(networks("mlp"), convolution=3)
-    replicas = StackedNetworks(networks("mlp"))
+    stack = StackedNetworks(networks("mlp"))
     for shape in ((), (5, 1, 8, 8)):
         with pytest.raises(
-            ValueError, match=r"given to 3 replicas: give a batch for each, .*expand"
+            ValueError, match=r"do not fit 3 stacked networks: pass one batch per .*expand"
         ):
-            replicas(torch.zeros(shape, dtype=torch.float64))
-    with pytest.raises(IndexError, match="no replica 3: there are 0 to 2"):
-        replicas.network(3)
-    with pytest.raises(IndexError, match="no replica -1"):
-        replicas.state_dict(-1)
+            stack(torch.zeros(shape, dtype=torch.float64))
+    with pytest.raises(IndexError, match=r"Index 3 is out of range: .* indices 0 to 2"):
+        stack.network(3)
+    with pytest.raises(IndexError, match="Index -1 is out of range"):
+        stack.state_dict(-1)
     with pytest.raises(ValueError, match="max_norm must be above 0"):
         clip_stacked_gradients_([torch.ones(2, 2)], 0.0)
     with pytest.raises(ValueError, match="no gradient"):
