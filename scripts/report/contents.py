@@ -295,7 +295,9 @@ def settings_map(comparison: Comparison) -> SettingsMap | None:
     for chosen in comparison.chosen:
         arms = [arm for arm in comparison.arms if arm.method == chosen.method]
         keys = differing_keys([arm.settings for arm in arms])
-        if len(keys) == 2 and all(_is_number(arm.settings.get(key)) for arm in arms for key in keys):
+        if len(keys) == 2 and all(
+            _is_number(arm.settings.get(key)) for arm in arms for key in keys
+        ):
             return _map_of(comparison, chosen, arms, keys)
     return None
 

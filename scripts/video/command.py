@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.normalization import ObservationNormalizer
 from plasticity.checks import MAX_SEED, require_integer, require_number
-from plasticity.scripts.config.benchmarks import BENCHMARKS, AntBenchmark
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.scripts.config.benchmarks import BENCHMARKS
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.run_folders import Run, read_run
 from plasticity.scripts.run.folder import RunError
@@ -147,7 +147,7 @@ def video(config: VideoConfig) -> Path:
     stream = child_seed(settings.seed, "stream")
     task = int(state["task"]) if config.task is None else config.task
     friction = task_friction(stream, task) if config.friction is None else config.friction
-    env, view = _make_env(settings.engine, friction), VIEWS[settings.engine]
+    env, view = _make_env(settings.stream.engine, friction), VIEWS[settings.stream.engine]
     try:
         policy = TrainedPolicy(
             state["agent"], settings, env, seed=config.seed, deterministic=config.deterministic
@@ -180,18 +180,18 @@ def _read_ant_run(path: Path) -> Run:
         )
         raise ValueError(f"{path} is not the folder of a run (it has no config.json): {remedy}.")
     run = read_run(path)
-    if not isinstance(BENCHMARKS.get(run.benchmark), AntBenchmark):
-        ants = [name for name, each in BENCHMARKS.items() if isinstance(each, AntBenchmark)]
-        raise ValueError(  # noqa: TRY004  (content of a folder)
+    ants = [n for n, each in BENCHMARKS.items() if isinstance(each.config, ControlRunConfig)]
+    if run.benchmark not in ants:
+        raise ValueError(
             f"{path} is a run of {run.benchmark}, which cannot be shown as a video: give a run of"
             f" {' or '.join(ants)}."
         )
     return run
 
 
-def _settings(run: Run) -> AntRunConfig:
+def _settings(run: Run) -> ControlRunConfig:
     try:
-        return AntRunConfig.from_json(run.config)
+        return ControlRunConfig.from_json(run.config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run.path / 'config.json'}: {error}") from error
 
@@ -245,7 +245,7 @@ class TrainedPolicy:
     def __init__(
         self,
         state: dict[str, Any],
-        settings: AntRunConfig,
+        settings: ControlRunConfig,
         env: AntEnv,
         *,
         seed: int,
