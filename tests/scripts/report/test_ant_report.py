@@ -32,7 +32,19 @@ CADENCE = 100
 LAYERS = ("actor.fc1", "actor.fc2", "critic.fc1", "critic.fc2")
 
 
-def write_run(root, method, seed, rows, *, episodes=None, planned=None, **config):
+def write_run(
+    root,
+    method,
+    seed,
+    rows,
+    *,
+    episodes=None,
+    planned=None,
+    strength=0.001,
+    sigma=0.3,
+    critic=None,
+    change_every=CHANGE,
+):
     """Write a run folder.
 
     Args:
@@ -43,18 +55,16 @@ def write_run(root, method, seed, rows, *, episodes=None, planned=None, **config
     path.mkdir(parents=True)
     content = {
         "benchmark": "slippery-ant",
-        "method": method,
+        "method": {} if method == "none" else {method: {"strength": strength, "sigma": sigma}},
+        "critic_method": critic,
         "seed": seed,
-        "num_steps": max(rows, default=0) if planned is None else planned,
-        "change_every": CHANGE,
-        "measure_every": CADENCE,
-        "num_envs": 4,
-        "strength": 0.001,
-        "critic_strength": None,
-        "sigma": 0.3,
-        "critic_sigma": None,
-        "cores": 1 + seed,
-        **config,
+        "stream": {
+            "num_steps": max(rows, default=0) if planned is None else planned,
+            "change_every": change_every,
+            "num_envs": 4,
+            "cores": 1 + seed,
+        },
+        "tracking": {"measure_every": CADENCE},
     }
     (path / "config.json").write_text(json.dumps(content))
     lines = []
@@ -161,9 +171,13 @@ def test_the_map_shows_the_average_return(tmp_path):
 
 def test_the_critics_settings_distinguish_only_arms_whose_method_uses_them(tmp_path):
     for index, strength in enumerate((0.1, 0.2)):
-        own = {"critic_strength": strength, "critic_sigma": strength}
-        for method in ("none", "weight-decay", "syre"):
-            write_run(tmp_path / str(index), method, 0, {100: 1.0}, **own)
+        critics = {
+            "none": None,
+            "weight-decay": {"weight-decay": {"strength": strength}},
+            "syre": {"syre": {"strength": strength, "sigma": strength}},
+        }
+        for method, critic in critics.items():
+            write_run(tmp_path / str(index), method, 0, {100: 1.0}, critic=critic)
     assert [arm.label for arm in compared(tmp_path).arms] == [
         "none",
         "weight-decay (critic_strength 0.1)",
@@ -305,7 +319,7 @@ def test_tasks_that_one_seed_lacks_are_left_out(tmp_path):
 def test_image_runs_have_no_task_panels(tmp_path):
     path = tmp_path / "seed_0"
     path.mkdir()
-    config = {"benchmark": "permuted-digits", "method": "none", "seed": 0, "num_tasks": 2}
+    config = {"benchmark": "permuted-digits", "method": {}, "seed": 0, "stream": {"num_tasks": 2}}
     (path / "config.json").write_text(json.dumps(config))
     (path / "metrics.jsonl").write_text('{"task": 0, "test_accuracy": 0.5}\n')
     comparison = compared(tmp_path)

@@ -20,19 +20,33 @@ from plasticity.scripts.report.tables import Cell, best_table, metric_table
 MADE_BY = {"versions": {"python": "3.11.4", "torch": "2.13.0"}, "git_commit": "0123abcd"}
 
 
-def write_run(root, method, seed, accuracies, *, tasks=None, metrics=None, **config):
+def method_of(name, *, strength=0.001, sigma=0.3):
+    """Return a method as a run saves it: what it does not use is not there."""
+    used = {"strength": strength} | ({"sigma": sigma} if name == "syre" else {})
+    return {} if name == "none" else {name: used}
+
+
+def write_run(
+    root,
+    method,
+    seed,
+    accuracies,
+    *,
+    tasks=None,
+    metrics=None,
+    learning_rate=0.01,
+    benchmark="permuted-digits",
+    **settings,
+):
     """Write a run folder with a row per accuracy; None is a task in which the run diverged."""
     path = root / "permuted-digits" / method / f"seed_{seed}"
     path.mkdir(parents=True)
     content = {
-        "benchmark": "permuted-digits",
-        "method": method,
+        "benchmark": benchmark,
+        "method": method_of(method, **settings),
         "seed": seed,
-        "num_tasks": len(accuracies) if tasks is None else tasks,
-        "strength": 0.0 if method == "none" else 0.001,
-        "sigma": 0.3 if method == "syre" else 0.0,
-        "learning_rate": 0.01,
-        **config,
+        "stream": {"num_tasks": len(accuracies) if tasks is None else tasks},
+        "agent": {"learning_rate": learning_rate},
     }
     (path / "config.json").write_text(json.dumps({**content, **MADE_BY}))
     lines = []
@@ -429,7 +443,7 @@ def test_the_report_of_a_sweep(tmp_path, capsys):
 
 
 def test_names_from_the_folders_are_escaped(tmp_path):
-    write_run(tmp_path, "<script>alert(1)</script>", 0, [0.5], note="<b>&")
+    write_run(tmp_path, "<script>alert(1)", 0, [0.5], strength="<b>&")
     content = report(ReportConfig(tmp_path))[0].read_text(encoding="utf-8")
     assert "<script" not in content
     assert html.escape("<b>&") in content
@@ -450,7 +464,12 @@ def test_metrics_instead_of_the_headline_ones(tmp_path, capsys):
 def test_runs_without_accuracies_are_reported_by_what_they_have(tmp_path, capsys):
     path = tmp_path / "ant" / "syre" / "seed_0"
     path.mkdir(parents=True)
-    config = {"benchmark": "ant", "method": "syre", "seed": 0, "num_steps": 200}
+    config = {
+        "benchmark": "ant",
+        "method": {"syre": {}},
+        "seed": 0,
+        "stream": {"num_steps": 200},
+    }
     (path / "config.json").write_text(json.dumps(config))
     rows = [{"task": 0, "step": step, "episode_return": step / 8} for step in (100, 200)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

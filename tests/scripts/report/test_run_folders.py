@@ -8,7 +8,12 @@ import pytest
 
 from plasticity.scripts.report.run_folders import find_runs, read_run
 
-CONFIG = {"benchmark": "permuted-digits", "method": "syre", "seed": 1, "num_tasks": 3}
+CONFIG = {
+    "benchmark": "permuted-digits",
+    "method": {"syre": {}},
+    "seed": 1,
+    "stream": {"num_tasks": 3},
+}
 
 
 def row(task, **values):
@@ -52,7 +57,9 @@ def test_a_run_without_a_row_is_unfinished(tmp_path):
 
 
 def test_a_diverged_run_is_finished_and_has_no_later_values(tmp_path):
-    run = read_run(write(tmp_path, [row(0), row(1, train_loss=None, diverged=True)], num_tasks=9))
+    run = read_run(
+        write(tmp_path, [row(0), row(1, train_loss=None, diverged=True)], stream={"num_tasks": 9})
+    )
     assert (run.diverged_at, run.finished) == (1, True)
     assert run.value("test_accuracy", 0) == 0.5
     assert run.value("test_accuracy", 1) is None
@@ -90,12 +97,12 @@ def test_a_complete_last_line_without_its_newline_counts(tmp_path):
 
 def test_rows_with_steps_have_steps_as_positions(tmp_path):
     rows = [row(0, step=100), row(0, step=200), row(1, step=300)]
-    run = read_run(write(tmp_path, rows, num_steps=300))
+    run = read_run(write(tmp_path, rows, stream={"num_steps": 300}))
     assert run.axis == "step"
     assert list(run.by_position) == [100, 200, 300]
     assert run.metrics == ("test_accuracy",)
     assert run.finished
-    assert not read_run(write(tmp_path, rows, num_steps=400)).finished
+    assert not read_run(write(tmp_path, rows, stream={"num_steps": 400})).finished
 
 
 @pytest.mark.parametrize(
@@ -117,14 +124,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, broken, message):
 
 
 def test_a_row_without_the_step_of_the_others_is_named(tmp_path):
-    path = write(tmp_path, [row(0, step=1), row(1)], num_steps=2)
+    path = write(tmp_path, [row(0, step=1), row(1)], stream={"num_steps": 2})
     with pytest.raises(ValueError, match="line 2: 'step' is missing"):
         read_run(path)
 
 
 def test_a_configuration_without_its_length_is_named(tmp_path):
-    run = read_run(write(tmp_path, [row(0)], num_tasks=None))
-    with pytest.raises(ValueError, match=r"config\.json has num_tasks=None: expected the planned"):
+    run = read_run(write(tmp_path, [row(0)], stream={}))
+    with pytest.raises(
+        ValueError, match=r"config\.json has stream\.num_tasks=None: expected the planned"
+    ):
         _ = run.finished
 
 
@@ -135,6 +144,10 @@ def test_a_configuration_without_its_length_is_named(tmp_path):
         ("[]", "lacks benchmark, method, seed"),
         ('{"benchmark": "b", "method": "m"}', "lacks seed"),
         ('{"benchmark": "b", "method": "m", "seed": "1"}', "seed must be an integer"),
+        (
+            '{"benchmark": "b", "method": "m", "seed": 1}',
+            "method must be an object of mitigations, not 'm'",
+        ),
     ],
 )
 def test_a_broken_configuration_is_named(tmp_path, content, message):
@@ -168,6 +181,10 @@ def test_a_path_that_is_not_a_folder_is_refused(tmp_path):
 
 def test_a_friction_change_past_the_end_does_not_finish_a_run(tmp_path):
     rows = [row(0, step=200), row(0, step=310, boundary=True)]
-    assert not read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished
+    assert not read_run(
+        write(tmp_path, rows, stream={"num_steps": 300}, tracking={"measure_every": 200})
+    ).finished
     rows.append(row(1, step=400))
-    assert read_run(write(tmp_path, rows, num_steps=300, measure_every=200)).finished
+    assert read_run(
+        write(tmp_path, rows, stream={"num_steps": 300}, tracking={"measure_every": 200})
+    ).finished

@@ -11,7 +11,8 @@ from PIL import Image
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.agent import PPOConfig
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.mitigations import Syre
+from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.main import main
 from plasticity.scripts.video import command
 from plasticity.scripts.video.command import (
@@ -31,6 +32,7 @@ from plasticity.tasks import (
     SlipperyAntMujocoEnv,
     task_friction,
 )
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
 
 ENV = SimpleNamespace(
     observation_space=Box(-5, 5, (28,), np.float32), action_space=Box(-1, 1, (8,), np.float32)
@@ -38,13 +40,12 @@ ENV = SimpleNamespace(
 
 
 def make_settings(**agent):
-    return AntRunConfig(
+    return ControlRunConfig(
         benchmark="slippery-ant",
-        method="syre",
+        method=(Syre(),),
         seed=3,
-        num_steps=4096,
-        change_every=1024,
-        measure_every=2048,
+        stream=SlipperyAntConfig(engine="bullet", num_steps=4096, change_every=1024),
+        tracking=ControlTracking(measure_every=2048),
         agent=PPOConfig(hidden=(6, 5), **agent),
     )
 
@@ -284,16 +285,10 @@ def test_a_real_checkpoint_can_be_shown(brief, tmp_path, monkeypatch, engine):
             SlipperyAntMujocoEnv(render_mode="rgb_array").close()
         except RuntimeError as error:
             pytest.skip(f"no OpenGL here: {error}")
-    settings = AntRunConfig(
+    settings = ControlRunConfig(
         benchmark="slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}",
-        engine=engine,
-        method="none",
-        seed=0,
-        num_steps=64,
-        change_every=64,
-        num_envs=2,
-        measure_every=64,
-        metrics=(),
+        stream=SlipperyAntConfig(engine=engine, num_steps=64, change_every=64, num_envs=2),
+        tracking=ControlTracking(metrics=(), measure_every=64),
         agent=PPOConfig(
             hidden=(8,), rollout_steps=64, minibatch_size=32, epochs=1, normalize_observations=True
         ),
@@ -330,7 +325,7 @@ def test_the_error_on_a_folder_of_runs_names_one_of_them(tmp_path):
 
 
 def test_the_error_on_an_image_run_names_its_benchmark(tmp_path):
-    config = {"benchmark": "permuted-digits", "method": "none", "seed": 0, "num_tasks": 2}
+    config = {"benchmark": "permuted-digits", "method": {}, "seed": 0, "stream": {"num_tasks": 2}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"is a run of permuted-digits, .* a run of slippery-ant"):
         video(VideoConfig(tmp_path))
@@ -369,7 +364,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path):
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
     path = write_run(tmp_path)
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "gamma": 2.0}))
+    (path / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 2.0}}))
     with pytest.raises(ValueError, match=r"config\.json: gamma must be at most 1"):
         video(VideoConfig(path))
 
