@@ -1,4 +1,4 @@
-"""The command `plasticity`."""
+"""Entry point of the command `plasticity`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMMANDS = {
     "probe": "the plasticity sheet of a saved model, layer by layer",
     "strip": "a Stable-Baselines3 model that loads where this package is not installed",
 }
-"""What the program does, by the word that follows its name."""
+"""Descriptions of the commands, by name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +100,7 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _file_command(command: str, rest: list[str]) -> None:
-    """The commands on files that are there."""
+    """Run one of the commands that read existing files."""
     if command == "report":
         from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
@@ -120,7 +120,7 @@ def _file_command(command: str, rest: list[str]) -> None:
 
 
 def _program() -> list[str]:
-    """How this program was called, to be typed again."""
+    """Return the words that call this program again."""
     script = Path(sys.argv[0])
     if script.name != "plasticity":
         return [sys.executable, "-m", "plasticity.scripts.main"]

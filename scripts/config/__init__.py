@@ -1,1 +1,1 @@
-"""The configuration of a run, and the options that it is made from."""
+"""Configuration of a run, and the options that it is made from."""

@@ -187,7 +187,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     )
 }
-"""All benchmarks, by name."""
+"""Benchmarks by name."""
 
 
 def require_benchmark(name: str) -> Benchmark:

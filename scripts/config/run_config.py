@@ -1,4 +1,4 @@
-"""The full configuration of one run: nested dataclasses, saved as `config.json` and read back.
+"""Configuration of one run: nested dataclasses, saved as `config.json` and read back.
 
 Nothing is stated a second time: the command line, its help, `config.json`, `--config` and the grid of a sweep
 are all made from these fields.
@@ -42,11 +42,11 @@ FREE_TO_CHANGE = (
     "agent.compile",
     "device",
 )
-"""Settings that may differ when a run is continued: how far it goes, where and how it runs (which changes
+"""Settings that may differ when a run is continued: its length, where and how it runs (which changes
 numbers by rounding at most), and where its data lie."""
 
 LENGTHS = {"task": "stream.num_tasks", "step": "stream.num_steps"}
-"""Setting that says how far a run goes, by the axis of its rows."""
+"""Path of the setting that gives the length of a run, by the axis of its rows."""
 
 MADE_BY = ("versions", "git_commit")
 """Keys of a run folder's `config.json` that are not settings."""
@@ -157,7 +157,7 @@ class RunConfig:
 
     @property
     def length(self) -> int:
-        """How far the run goes, in tasks or steps."""
+        """Length of the run, in tasks or steps."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 MAX_SEEDS_OF_RANGE = 100_000
-"""More are taken for a slip: each is a run, and has a folder."""
+"""Largest number of seeds in one range; more are taken for a typing error, as each is a run."""
 
 
 def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ def _seeds_of(word: str) -> Sequence[int]:
 
 
 def words_from_seeds(seeds: Sequence[int]) -> list[str]:
-    """What would have to be typed for these seeds, one word each; for help texts."""
+    """Return the words to type for these seeds, one each; for help texts."""
     return [str(seed) for seed in seeds]
 
 
@@ -67,4 +67,4 @@ Seeds = Annotated[
         str_from_instance=words_from_seeds,
     ),
 ]
-"""A field of seeds, for which a command line takes ranges too."""
+"""Type of a field of seeds, for which the command line also accepts ranges."""
