@@ -36,6 +36,7 @@ COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
     "sweep": "the same for every combination of a grid of settings",
     "report": "tables and figures of finished or unfinished runs",
+    "tune": "make the best settings of a sweep the defaults of its benchmark",
     "video": "a GIF, video or filmstrip of a run's trained ant",
     "list": "benchmarks, methods and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
@@ -87,7 +88,7 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(rest)
-    if command in ("report", "video", "probe", "strip"):
+    if command in ("report", "tune", "video", "probe", "strip"):
         _file_command(command, rest)
         return 0
     if command == "bench":
@@ -105,6 +106,10 @@ def _file_command(command: str, rest: list[str]) -> None:
         from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
         report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
+    elif command == "tune":
+        from plasticity.scripts.report.tune import TuneConfig, tune  # noqa: PLC0415  (scipy)
+
+        tune(tyro.cli(TuneConfig, prog="plasticity tune", args=rest))
     elif command == "video":
         from plasticity.scripts.video.command import VideoConfig, video  # noqa: PLC0415  (gymnasium)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from plasticity.agents.ppo.config import PRESETS
@@ -56,7 +56,7 @@ class Benchmark:
     """Seeds of a run, by default."""
 
     tuned_as: str
-    """Benchmark whose search gave the settings of the mitigations, in `tuned_settings.json`."""
+    """Benchmark whose tuned settings count for mitigations that were not searched on this one."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
     """Options that choose between named groups of values, by name."""
@@ -68,14 +68,21 @@ class Benchmark:
             ValueError: if the name is unknown.
         """
         require_known("method", name, MITIGATIONS)
-        return MITIGATIONS[name](**tuned_settings().get(self.tuned_as, {}).get(name, {}))
+        tuned = tuned_settings()
+        searched = (
+            tuned.get(each, {}).get(name) for each in (self.config.benchmark, self.tuned_as)
+        )
+        return MITIGATIONS[name](**next((each for each in searched if each is not None), {}))
+
+
+TUNED_SETTINGS = Path(__file__).with_name("tuned_settings.json")
+"""File of the best settings of the recorded searches, which `plasticity tune` writes."""
 
 
 @cache
 def tuned_settings() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Return the best settings of the recorded searches, by benchmark and mitigation."""
-    file = resources.files("plasticity.scripts.config") / "tuned_settings.json"
-    found: dict[str, dict[str, dict[str, Any]]] = json.loads(file.read_text())
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(TUNED_SETTINGS.read_text())
     return found
 
 

@@ -1,1 +1,1 @@
-"""Command `plasticity report`: tables, figures and one page on finished and unfinished runs."""
+"""Commands `plasticity report` and `plasticity tune`: results of runs, and the best settings of a sweep."""
