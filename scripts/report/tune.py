@@ -34,7 +34,8 @@ class TuneConfig:
     """Folder that contains the runs, at any depth: the --out of `plasticity sweep`."""
 
     out: Path | None = None
-    """File to update, created if missing. None: the defaults of this installation, which `plasticity run` reads."""
+    """File to update, created if missing. None: the defaults of this installation, which `plasticity run`
+    reads."""
 
 
 def tune(config: TuneConfig) -> Tuned:
@@ -61,11 +62,10 @@ def tune(config: TuneConfig) -> Tuned:
             raise ValueError(f"{benchmark} is not a benchmark of this version: leave its runs out.")
         for name, (arm, metric) in _best_arms(runs).items():
             settings = _tuned_settings(name, arm.runs[0].config["method"][name])
-            before = tuned.get(benchmark, {}).get(name)
+            before = _text(tuned.get(benchmark, {}).get(name))
             found.setdefault(benchmark, {})[name] = settings
-            lines.append(
-                f"{benchmark}, {name}: {_text(settings)} by {in_words(metric)}; before: {_text(before)}."
-            )
+            chosen = f"{_text(settings)} by {in_words(metric)}"
+            lines.append(f"{benchmark}, {name}: {chosen}; before: {before}.")
     if not found:
         raise ValueError(
             f"No method in {config.folder} was run with several settings: plasticity sweep NAME --out"

@@ -101,7 +101,7 @@ def test_a_benchmark_of_its_own_search_no_longer_borrows(tmp_path, monkeypatch):
 def test_one_setting_is_no_search(tmp_path):
     write_run(tmp_path, syre(0.1, 0.3), 0.5)
     with pytest.raises(
-        ValueError, match="No method in .* was run with several settings: plasticity sweep"
+        ValueError, match=r"No method in .* was run with several settings: plasticity sweep"
     ):
         tune(TuneConfig(tmp_path, tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
@@ -129,7 +129,7 @@ def test_runs_of_an_unknown_benchmark_are_refused(tmp_path):
 
 def test_a_file_that_cannot_be_used_is_refused(tmp_path):
     sweep(tmp_path / "runs")
-    with pytest.raises(ValueError, match="Cannot write .*pass --out a file"):
+    with pytest.raises(ValueError, match=r"Cannot write .*pass --out a file"):
         tune(TuneConfig(tmp_path / "runs", tmp_path / "nowhere" / "out.json"))
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json cannot be read"):
