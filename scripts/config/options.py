@@ -133,8 +133,8 @@ def default_options(benchmark_name: str, presets: Mapping[str, str] | None = Non
 def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOptions:
     """Return the options that a configuration file asks for, on top of the defaults of a benchmark.
 
-    Missing keys have the values of the benchmark, as options that are not given. (In the `config.json` of a run
-    folder, which says what a run was, they have the defaults of their dataclasses.)
+    Missing keys have the values of the benchmark, as options that are not given. (In the `config.json` of a
+    run folder, which says what a run was, they have the defaults of their dataclasses.)
 
     Args:
         benchmark_name: Benchmark of the runs to come, which may be another than the saved one.

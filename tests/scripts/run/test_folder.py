@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from plasticity.scripts.run import atomic_files as durable
-from plasticity.scripts.run import folder as runs
+from plasticity.scripts.run import atomic_files
+from plasticity.scripts.run import folder as folder_module
 from plasticity.scripts.run.folder import (
     RunError,
     RunFolder,
@@ -31,7 +31,7 @@ from plasticity.scripts.run.folder import (
     saved_config,
 )
 
-CONFIG = {"num_tasks": 5, "rate": 0.1, "width": 3}
+CONFIG = {"stream": {"num_tasks": 5}, "rate": 0.1, "width": 3}
 
 
 class Draws:
@@ -139,7 +139,7 @@ def test_stopped_and_continued_gives_the_same_bytes(tmp_path, reference, calls):
 def test_killed_anywhere_in_a_boundary_gives_the_same_bytes(
     tmp_path, reference, monkeypatch, place, row
 ):
-    append, replace = durable.append, os.replace
+    append, replace = atomic_files.append, os.replace
     count = {"append": 0, "replace": 0}
 
     def kill_in_append(file, content):
@@ -162,7 +162,7 @@ def test_killed_anywhere_in_a_boundary_gives_the_same_bytes(
     if "renaming" in place:
         monkeypatch.setattr(os, "replace", kill_at_replace)
     else:
-        monkeypatch.setattr(durable, "append", kill_in_append)
+        monkeypatch.setattr(atomic_files, "append", kill_in_append)
     with pytest.raises(Killed):
         run(tmp_path)
     monkeypatch.undo()
@@ -174,13 +174,13 @@ def test_killed_anywhere_in_a_boundary_gives_the_same_bytes(
 
 
 def test_extended_is_as_if_it_had_been_longer_from_the_start(tmp_path):
-    longer = {**CONFIG, "num_tasks": 8}
+    longer = {**CONFIG, "stream": {"num_tasks": 8}}
     run(tmp_path / "twice")
     run(tmp_path / "twice", config=longer, num_rows=8)
     run(tmp_path / "once", config=longer, num_rows=8)
     twice, once = tmp_path / "twice", tmp_path / "once"
     assert (twice / "metrics.jsonl").read_bytes() == (once / "metrics.jsonl").read_bytes()
-    assert saved_config(twice)["num_tasks"] == 8
+    assert saved_config(twice)["stream"]["num_tasks"] == 8
 
 
 def test_a_shorter_run_in_the_folder_of_a_longer_one_changes_nothing(tmp_path):
@@ -188,8 +188,8 @@ def test_a_shorter_run_in_the_folder_of_a_longer_one_changes_nothing(tmp_path):
     files = ["metrics.jsonl", "checkpoint.pt", "config.json"]
     before = {name: (tmp_path / name).read_bytes() for name in files}
     assert is_finished(tmp_path, 3)
-    run(tmp_path, config={**CONFIG, "num_tasks": 3}, num_rows=3)
-    assert saved_config(tmp_path)["num_tasks"] == 5
+    run(tmp_path, config={**CONFIG, "stream": {"num_tasks": 3}}, num_rows=3)
+    assert saved_config(tmp_path)["stream"]["num_tasks"] == 5
     assert {name: (tmp_path / name).read_bytes() for name in files} == before
 
 
@@ -234,7 +234,7 @@ def test_timings_and_events_may_be_cleared_away(tmp_path, reference):
 def test_another_configuration_is_refused_with_all_keys(tmp_path):
     run(tmp_path)
     with pytest.raises(RunError) as caught:
-        RunFolder(tmp_path, {"num_tasks": 9, "rate": 0.2, "width": 4}).__enter__()
+        RunFolder(tmp_path, {"stream": {"num_tasks": 9}, "rate": 0.2, "width": 4}).__enter__()
     for part in (str(tmp_path), "rate (there 0.1, now 0.2)", "width (there 3, now 4)", "--out"):
         assert part in str(caught.value)
     assert "num_tasks" not in str(caught.value)
@@ -247,7 +247,16 @@ def test_require_same_config_accepts_a_new_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"num_tasks": "5"}', b'{"num_tasks": true}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff\xfe",
+        b'{"stream": {"num_tasks": "5"}}',
+        b'{"stream": {"num_tasks": true}}',
+        b'{"stream": {"num_tasks": {}}}',
+    ],
 )
 def test_corrupt_config_is_refused(tmp_path, content):
     run(tmp_path)
@@ -319,9 +328,9 @@ def test_metrics_shorter_than_the_checkpoint_knows(tmp_path, length):
     run(tmp_path, after(6))
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:length])
-    with pytest.raises(RunError, match=r"its checkpoint remembers .*Restore the file"):
+    with pytest.raises(RunError, match=r"its checkpoint recorded .*Restore the file"):
         run(tmp_path)
-    with pytest.raises(RunError, match="its checkpoint remembers"):
+    with pytest.raises(RunError, match="its checkpoint recorded"):
         is_finished(tmp_path, 5)
 
 
@@ -367,7 +376,7 @@ def test_a_diverged_run_is_finished(tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(atomic_files, "LOCK_PATIENCE_SECONDS", 0.1)
     message = f"{re.escape(str(tmp_path))} is in use by another process.*--out"
     with RunFolder(tmp_path, CONFIG):
         with pytest.raises(RunError, match=message):
@@ -408,7 +417,7 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")  # noqa: PTH112
 def test_a_folder_where_nothing_may_be_written():
     with pytest.raises(RunError, match=r"Cannot write to /proc/self/runs .*give an --out"):
-        run(runs.Path("/proc/self/runs"))
+        run(folder_module.Path("/proc/self/runs"))
 
 
 @pytest.mark.parametrize("number", range(4, 9))
@@ -477,7 +486,7 @@ def test_full_disk_that_writes_a_part(tmp_path, reference):
 
 
 def test_versions_name_what_a_result_depends_on():
-    found = runs.versions()
+    found = folder_module.versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["torch"] == torch.__version__
     assert found["numpy"] == np.__version__
@@ -491,18 +500,18 @@ def test_commit_of_the_checkout_that_holds_the_code(tmp_path, monkeypatch):
 
     code = tmp_path / "runs.py"
     code.write_text("one")
-    monkeypatch.setattr(runs, "__file__", str(code))
+    monkeypatch.setattr(folder_module, "__file__", str(code))
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a git hook
     with monkeypatch.context() as patch:
         patch.delenv("GIT_DIR")
         git("init", "-q")
-        assert runs.git_commit() is None  # a checkout of something else, in which we are installed
+        assert folder_module.git_commit() is None  # a checkout that does not track the file
         git("add", "runs.py")
         git("commit", "-q", "-m", "a")
         git("tag", "-a", "v1", "-m", "v1")
         commit = git("rev-parse", "HEAD")
-    assert runs.git_commit() == commit
+    assert folder_module.git_commit() == commit
     code.write_text("two")
-    assert runs.git_commit() == f"{commit}-dirty"
+    assert folder_module.git_commit() == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert runs.git_commit() is None
+    assert folder_module.git_commit() is None

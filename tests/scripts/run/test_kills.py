@@ -18,36 +18,37 @@ from dataclasses import replace
 import pytest
 import torch
 
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options
 from plasticity.scripts.run.folder import RunFolder, execute
 from plasticity.scripts.run.image_experiment import ImageExperiment
 
 HARNESS = """
 import json, os, random, signal, sys, time
-from dataclasses import replace
 from pathlib import Path
 import torch
 from plasticity.agents.supervised.classifier import ClassifierConfig
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.scripts import durable
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import Syre
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
+from plasticity.scripts.run import atomic_files, events
 from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.scripts.run.folder import RunFolder, execute
 from plasticity.tasks import load_dataset
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 import torch._dynamo  # every optimizer imports it: once here, and not after every fork
-from plasticity.scripts import events
 for name in events.MODULES:
     __import__(name)
 
 torch.set_num_threads(1)
 data = load_dataset("digits")
-config = ImageRunConfig(
-    benchmark="permuted-digits", method="syre", seed=0, dataset="digits", num_tasks=6,
-    strength=0.01, sigma=0.3,
-    metrics=("effective_rank", "update_norm"), probe_size=64,
+config = SupervisedRunConfig(
+    benchmark="permuted-digits", method=(Syre(strength=0.01, sigma=0.3),), seed=0,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=6),
     network=NetworkConfig(channels=(4,), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
+    agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
+    tracking=SupervisedTracking(metrics=("effective_rank", "update_norm"), probe_size=64),
 )
 
 def run(path, prepare=lambda: None):
@@ -141,7 +142,7 @@ def between_row_and_checkpoint(count):
 
 def within(name):
     def prepare(count):
-        append = durable.append
+        append = atomic_files.append
         def stub(file, content):
             if file.name.startswith(name):
                 stub.left -= 1
@@ -150,11 +151,11 @@ def within(name):
                     now()
             append(file, content)
         stub.left = count
-        durable.append = stub
+        atomic_files.append = stub
     return prepare
 
 def while_writing(count):
-    write = durable.write_whole
+    write = atomic_files.write_whole
     def stub(file, content):
         if file.name == "checkpoint.pt":
             stub.left -= 1
@@ -163,7 +164,7 @@ def while_writing(count):
                 now()
         write(file, content)
     stub.left = count
-    durable.write_whole = stub
+    atomic_files.write_whole = stub
 
 def before_config(count):
     os.replace = now
@@ -315,19 +316,20 @@ def finished_as_if_nothing_had_happened(out, elsewhere):
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     defaults = default_options("permuted-digits")
-    options = replace(
-        defaults,
-        tasks=tasks,
-        probe_size=64,
-        device="cpu",
-        metrics=("effective_rank",),
-        network=replace(defaults.network, channels=(4,), hidden=(8,)),
-        classifier=replace(defaults.classifier, batch_size=48, epochs_per_task=1),
-    )
+    settings = {
+        "stream.num_tasks": tasks,
+        "network.channels": (4,),
+        "network.hidden": (8,),
+        "agent.batch_size": 48,
+        "agent.epochs_per_task": 1,
+        "tracking.metrics": ("effective_rank",),
+        "tracking.probe_size": 64,
+    }
+    options = replace(defaults, device="cpu", config=with_values(defaults.config, settings))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for method in ("none", "syre"):
-        config = options.config("permuted-digits", method, 0)
+        config = options.run_config(method, 0)
         path = elsewhere / "permuted-digits" / method / "seed_0"
         with RunFolder(path, config.to_json()) as folder:
             assert execute(folder, ImageExperiment(config), lambda: False)
