@@ -24,7 +24,7 @@ from plasticity.scripts.run.folder import (
 from plasticity.scripts.run.jobs import Job
 from plasticity.scripts.run.pool import Outcome, run_jobs
 from plasticity.scripts.run.progress import Messages, live_progress
-from plasticity.scripts.run.stacks import left_of, planned, require_use
+from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
 
 MAX_NAMED = 3
 """Number of runs that a message about many of them names."""
@@ -128,7 +128,7 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
             )
     for job in jobs:
         require_same_config(job.path, saved_config(job.path), job.config.to_json())
-    require_runnable(jobs[0].config)
+    require_runnable([group[0].config for group in groups_of(jobs)])
     unfinished = [job for job in jobs if not is_finished(job.path, job.config.length)]
     require_free([job.path for job in unfinished])
     return unfinished

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
 from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig, SupervisedRunConfig
 from plasticity.scripts.run.folder import Experiment, RunError
 from plasticity.scripts.run.image_experiment import ImageExperiment, require_fitting
@@ -39,23 +42,30 @@ def stacked_experiment(config: RunConfig) -> type[StackedExperiment]:
     return StackedImages
 
 
-def require_runnable(config: RunConfig) -> None:
+def require_runnable(configs: Sequence[RunConfig]) -> None:
     """Raise an error if a run cannot be done here, without building its experiment; download its data.
+
+    Args:
+        configs: Configurations of the runs; of those equal except for method and seed, one is enough.
 
     Raises:
         ValueError: if a setting and the data do not fit together.
         DownloadError: if the data cannot be downloaded.
         RunError: if the physics engine is not installed.
     """
-    if isinstance(config, SupervisedRunConfig):
-        require_fitting(
-            config, load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
-        )
-        return
-    assert isinstance(config, ControlRunConfig)
+    load = cache(load_dataset)  # a grid may have many configurations on the same images
+    for config in configs:
+        if isinstance(config, SupervisedRunConfig):
+            require_fitting(config, load(config.stream.dataset, data_dir=config.stream.data_dir))
+    engines = {each.stream.engine for each in configs if isinstance(each, ControlRunConfig)}
+    for engine in engines:
+        _require_engine(engine)
+
+
+def _require_engine(engine: str) -> None:
     try:
-        ENGINES[config.stream.engine]().close()
-        if config.stream.engine == "warp":
+        ENGINES[engine]().close()
+        if engine == "warp":
             from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
 
             load_modules()
