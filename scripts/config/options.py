@@ -253,8 +253,16 @@ def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
     return found
 
 
-def _parse(kind: type, arguments: Sequence[str], **texts: str) -> Any:
-    return tyro.cli(kind, args=arguments, config=(tyro.conf.FlagConversionOff,), **texts)
+def _parse(
+    kind: type, arguments: Sequence[str], *, prog: str, description: str | None = None
+) -> Any:
+    return tyro.cli(
+        kind,
+        args=arguments,
+        prog=prog,
+        description=description,
+        config=(tyro.conf.FlagConversionOff,),
+    )
 
 
 def _with_parsed(defaults: RunOptions, parsed: Any) -> RunOptions:
@@ -320,22 +328,22 @@ def _entry(option: str, kind: Any, default: Any, text: str) -> _Entry:
 
 
 def _mitigation_entry(each: Mitigation) -> _Entry:
-    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
+    types, docs = get_type_hints(type(each)), field_docstrings(type(each))  # type: ignore[arg-type]
     entries = [
-        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs[f.name])
+        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs.get(f.name, ""))
         for f in fields(each)
     ]
     return _group(each.name, entries, first_line(type(each)))
 
 
 def _override_entry(each: Mitigation, given: Mapping[str, Any]) -> _Entry:
-    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
+    types, docs = get_type_hints(type(each)), field_docstrings(type(each))  # type: ignore[arg-type]
     entries = [
         _entry(
             f.name.replace("_", "-"),
             types[f.name] | None,
             given.get(f.name),
-            f"{docs[f.name]} None: the actor's.",
+            f"{docs.get(f.name, '')} None: the actor's.",
         )
         for f in fields(each)
     ]

@@ -1,4 +1,4 @@
-"""One Slippery-Ant run: joins the ants, PPO and the tracker."""
+"""Slippery-Ant run: joins the ants, PPO and the tracker."""
 
 from __future__ import annotations
 

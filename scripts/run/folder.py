@@ -1,4 +1,4 @@
-"""The run folder: configuration, rows, checkpoint and lock; a killed run continues exactly."""
+"""Run folder: configuration, rows, checkpoint and lock; a killed run continues exactly."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Experiment(Stateful, Protocol):
 
 
 class RunFolder:
-    """One run on disk, locked while it is open.
+    """Run on disk, locked while it is open.
 
     Args:
         path: `<out>/<benchmark>/<method>/seed_<n>`; created if it does not exist.

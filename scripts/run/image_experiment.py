@@ -1,4 +1,4 @@
-"""One image run: joins the permuted stream, the classifier and the tracker."""
+"""Image run: joins the permuted stream, the classifier and the tracker."""
 
 from __future__ import annotations
 

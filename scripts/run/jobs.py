@@ -10,7 +10,7 @@ from plasticity.scripts.config.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done."""
+    """Run to be done."""
 
     path: Path
     """Folder of the run."""
@@ -20,7 +20,7 @@ class Job:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The run itself, as `JobGroup.jobs` has several."""
+        """Tuple of this run alone, as `JobGroup.jobs` is of several."""
         return (self,)
 
 

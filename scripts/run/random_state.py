@@ -1,4 +1,4 @@
-"""The global random generators of a process, as plain values that `torch.load` accepts."""
+"""Global random generators of a process, as plain values that `torch.load` accepts."""
 
 from __future__ import annotations
 

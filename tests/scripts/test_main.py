@@ -128,7 +128,7 @@ def test_help_has_the_defaults_of_a_preset_and_of_a_file(call, tmp_path):
         code, out, _ = call("run", *arguments, "--help")
         assert code == 0
         words = " ".join(out.replace("│", "").split())
-        return re.search(rf"--{option} .*?\(default: (.*?)\)", words).group(1)
+        return re.search(rf"--{option} INT .*?\(default: (.*?)\)", words).group(1)
 
     assert default_of("change-every", "slippery-ant") == "100000"
     assert default_of("change-every", "slippery-ant", "--preset", "nature") == "2000000"

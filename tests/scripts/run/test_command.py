@@ -9,14 +9,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from plasticity.agents.ppo.config import PRESETS
-from plasticity.mitigations import MITIGATIONS, L2Init, Shift, Syre, WeightDecay
+from plasticity.mitigations import MITIGATIONS, L2Init, Mitigation, Shift, Syre, WeightDecay
 from plasticity.scripts.config import options as options_module
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.grid import parse_grid
@@ -147,6 +147,21 @@ def test_a_critic_has_the_settings_of_the_actor_but_for_its_own():
     for method in ("none", "l2-init"):
         assert options.run_config(method, 0).critic_method is None
     assert options.run_config("l2-init", 0).method_of_critic == (L2Init(strength=1e-4),)
+
+
+def test_a_mitigation_without_docstrings_has_options(monkeypatch):
+    kind = make_dataclass(
+        "Other",
+        [("rate", float, 1.0)],
+        bases=(Mitigation,),
+        namespace={"name": "other", "claims": "the rate"},
+        frozen=True,
+        kw_only=True,
+    )
+    monkeypatch.setitem(MITIGATIONS, "other", kind)
+    options = typed(default_options("slippery-ant"), "--other.rate 2 --critic.other.rate 3")
+    config = options.run_config("syre+other", 0)
+    assert (config.method[1].rate, config.critic_method[1].rate) == (2, 3)
 
 
 def with_others(mitigation):
