@@ -32,7 +32,7 @@ TINY = shlex.split(
 
 @pytest.fixture
 def call(capsys):
-    """Call the program; give its exit code, output and messages."""
+    """Function that calls the program and returns its exit code, output and messages."""
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
@@ -81,7 +81,7 @@ def test_usage_names_every_command(call, arguments):
         assert re.search(rf"^  {name} +{re.escape(description)}$", out, re.MULTILINE)
 
 
-def test_list_has_a_line_for_each_thing(call):
+def test_list_has_a_line_for_each_entry(call):
     code, out, _ = call("list")
     assert code == 0
     for name in (*BENCHMARKS, "none", *MITIGATIONS, *METRICS):
@@ -533,7 +533,7 @@ def test_output_folders_that_cannot_be_written(call, tmp_path, monkeypatch):
 
 
 def test_the_life_of_a_run_folder(call, tmp_path, monkeypatch):
-    """One process and few tasks, as each call starts a process."""
+    """Use one run of few tasks, as each call starts a process."""
     folder = run_folder(tmp_path)
     code, _, said = tiny_run(call, tmp_path)
     assert code == 0

@@ -47,7 +47,7 @@ SIGMAS = {"permuted-mnist": 1.0, "permuted-digits": 0.5, "slippery-ant": 0.3}
 
 @pytest.fixture
 def started(monkeypatch):
-    """Jobs that would run, instead of running them."""
+    """Jobs and number of processes of each call, which runs nothing."""
     jobs = []
 
     def note(given, processes, on_progress, on_note):

@@ -95,11 +95,11 @@ def test_a_measurement_that_does_not_fit_is_made_with_fewer():
 
 
 def test_what_did_not_fit_is_released_before_the_next_measurement(monkeypatch):
-    """Its error keeps it alive for a while, and the allocator its memory."""
+    """Measure again: the error keeps an attempt alive for a while, and the allocator its memory."""
     device, attempts = Device(5 * 10**9, 0, 10**9), []
 
     class Attempt:
-        """Lives as long as the frame that made it."""
+        """Object that lives as long as the frame that made it."""
 
     def begin(runs):
         attempt = Attempt()

@@ -65,7 +65,7 @@ def in_another_session(path):
         yield
 
 
-def test_alone_or_beside_others_a_run_is_the_same_to_the_byte(tmp_path):
+def test_a_run_is_the_same_to_the_byte_alone_or_beside_others(tmp_path):
     methods = {
         "none": (),
         "weight-decay": (WeightDecay(strength=0.01),),
@@ -173,7 +173,7 @@ def test_an_error_of_the_caller_stops_the_runs_in_order(tmp_path):
 
 
 def test_runs_end_with_the_server_that_forked_them(tmp_path):
-    """Nobody would know of them otherwise, and they would keep their locks."""
+    """Kill the server: otherwise runs would go on unnoticed, and keep their locks."""
     from multiprocessing import forkserver
 
     begun = []
@@ -192,8 +192,8 @@ def test_runs_end_with_the_server_that_forked_them(tmp_path):
     assert not is_running(begun[0][0])
 
 
-def test_the_server_is_deaf_to_signals(tmp_path):
-    """They reach it whenever they are sent to the whole group; with it, all knowledge would end."""
+def test_the_server_ignores_signals(tmp_path):
+    """Signal the server, as happens with the whole group; with it, the results would be lost."""
     from multiprocessing import forkserver
 
     sent = []

@@ -1,4 +1,4 @@
-"""A group of runs in one process: what becomes of it, and of each run."""
+"""Group of runs in one process: its result, and that of each run."""
 
 import json
 import multiprocessing
@@ -59,7 +59,7 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Three runs at once, without interruption."""
+    """Three stacked runs without interruption."""
     out = tmp_path_factory.mktemp("whole")
     assert len(run_jobs([group(out, *seeds(3, LONG))], 1, silent).finished) == 3
     return out
@@ -135,15 +135,15 @@ def test_a_folder_that_cannot_be_written_fails_its_group_by_name(tmp_path):
 
 
 class Events:
-    """What the process says, kept."""
+    """Connection that keeps what the process reports."""
 
     def __init__(self):
-        self.words, self.notes = {}, []
+        self.results, self.notes = {}, []
 
     def send(self, message):
         kind, value = message
         if kind == "runs":
-            self.words.update(value)
+            self.results.update(value)
         elif kind == "note":
             self.notes.append(value)
 
@@ -159,25 +159,25 @@ def stop():
 
 
 def fitting(runs):
-    """Memory that holds so many."""
+    """Return a measurement of memory that holds this many runs."""
     return lambda configs: Memory(shared=0, per_run=9 * 10**9, free=runs * 10 * 10**9)
 
 
-def test_what_does_not_fit_is_trained_in_parts(tmp_path, events, stop, monkeypatch):
+def test_runs_that_do_not_fit_are_trained_in_parts(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
     jobs = group(tmp_path, *seeds(3, SHORT), is_measured=True)
     run_process._execute(jobs, events, stop)
     assert events.notes == [
         "3 runs need about 27 GB, 20 GB are free: trained in 2 groups of up to 2."
     ]
-    assert events.words == dict.fromkeys(range(3), ("finished", ""))
+    assert events.results == dict.fromkeys(range(3), ("finished", ""))
     stacked = [
         json.loads((tmp_path / name / "timings.jsonl").read_text()).get("stacked") for name in "012"
     ]
     assert stacked == [2, 2, 1]  # the last one with a copy of itself, and not as an ordinary run
 
 
-def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
+def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
     made = []
 
     class Rehearsing:
@@ -197,20 +197,20 @@ def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
     assert made == [[0, 8, "rehearsed", "closed"], [0, 4, 8, 12, "rehearsed", "closed"]]
 
 
-def test_what_fits_is_trained_at_once_without_a_word(tmp_path, events, stop, monkeypatch):
+def test_runs_that_fit_are_stacked_without_a_note(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(3))
     run_process._execute(group(tmp_path, *seeds(3, SHORT), is_measured=True), events, stop)
     assert events.notes == []
-    assert events.words == dict.fromkeys(range(3), ("finished", ""))
+    assert events.results == dict.fromkeys(range(3), ("finished", ""))
 
 
-def test_a_part_that_fails_leaves_the_next_one_its_turn(tmp_path, events, stop, monkeypatch):
+def test_after_a_part_that_fails_the_next_one_is_trained(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
     (tmp_path / "1").write_text("a file")
     jobs = group(tmp_path, *seeds(4, SHORT), is_measured=True)
     run_process._execute(jobs, events, stop)
-    assert [events.words[index][0] for index in range(4)] == ["failed"] * 2 + ["finished"] * 2
-    assert str(tmp_path / "1") in events.words[0][1]
+    assert [events.results[index][0] for index in range(4)] == ["failed"] * 2 + ["finished"] * 2
+    assert str(tmp_path / "1") in events.results[0][1]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_part_that_fails_leaves_the_next_one_its_turn(tmp_path, events, stop, 
         (torch.cuda.OutOfMemoryError("much"), "2 stacked runs are too many for the memory of cpu"),
     ],
 )
-def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
+def test_an_error_is_the_result_of_runs_that_have_not_ended(
     tmp_path, events, stop, monkeypatch, error, message
 ):
     def execute(self, should_stop):
@@ -229,9 +229,9 @@ def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
 
     monkeypatch.setattr(run_process.StackedRuns, "execute", execute)
     run_process._execute(group(tmp_path, *seeds(2)), events, stop)
-    assert events.words[1] == ("diverged", "")
-    assert events.words[0][0] == "failed"
-    assert message in events.words[0][1]
+    assert events.results[1] == ("diverged", "")
+    assert events.results[0][0] == "failed"
+    assert message in events.results[0][1]
 
 
 @pytest.mark.parametrize(("most", "stacked"), [(2, 1), (1, None)])
@@ -239,16 +239,16 @@ def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, 
     monkeypatch.setattr(run_process, "_memory_of", fitting(most))
     jobs = group(tmp_path, *seeds(1, SHORT), is_measured=True, had_more=True)
     run_process._execute(jobs, events, stop)
-    assert events.words == {0: ("finished", "")}
+    assert events.results == {0: ("finished", "")}
     assert events.notes == []
     timing = json.loads((tmp_path / "0" / "timings.jsonl").read_text())
     assert timing.get("stacked") == stacked  # without room for a copy: as an ordinary run
 
 
-def test_a_stop_before_a_part_leaves_it_unbegun(tmp_path, events, stop):
+def test_a_part_does_not_begin_after_a_stop(tmp_path, events, stop):
     stop.set()
     assert run_process._execute(group(tmp_path, *seeds(2)), events, stop) == ("stopped", "")
-    assert events.words == {}
+    assert events.results == {}
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Runs that train at once: each folder as if its run were alone, whatever happens to the others."""
+"""Stacked runs: each folder is as if its run were alone, whatever happens to the others."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ DIVERGING_SEED = 13
 
 
 class Counting:
-    """A task is four steps, in each of which a run draws its next number from the one before."""
+    """Stacked experiment with tasks of four steps, in each of which a run computes its next number."""
 
     made: ClassVar = []
 
@@ -134,7 +134,7 @@ def content(path):
 
 @pytest.fixture
 def alone(tmp_path):
-    """The rows of each run by itself."""
+    """Function that returns the rows of a run trained alone."""
 
     def content_of(seed, changes=None):
         path = tmp_path / "alone" / str(seed)
@@ -145,7 +145,7 @@ def alone(tmp_path):
 
 
 def test_each_folder_is_that_of_its_run_alone(tmp_path, alone, made):
-    paths, configs = runs(tmp_path, range(11))  # more than are written at once
+    paths, configs = runs(tmp_path, range(11))  # more than are written in parallel
     ends = {}
     assert train(paths, configs, ends=ends)
     assert ends == dict.fromkeys(range(11), False)
@@ -249,7 +249,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_killed_between_two_folders(tmp_path, alone):
-    """Some folders then know of a row that others have lost."""
+    """Restore older folders of some runs, so that others have a row more."""
     paths, configs = runs(tmp_path, (1, 2, 3))
     assert not train(paths, configs, after(6))
     for path in paths[1:]:

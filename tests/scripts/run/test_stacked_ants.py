@@ -1,4 +1,4 @@
-"""Slippery-Ant runs that train at once, against the same runs one by one: Bullet's ants, on the host."""
+"""Stacked Slippery-Ant runs against the same runs one by one: Bullet's ants, on the host."""
 
 import json
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ from plasticity.tasks import SlipperyAntBulletEnv, task_friction
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.vector.environments import VectorEnvironments
 
-# Two ants for each run, which change their ground at the first end of an episode after 100 steps.
+# Two ants for each run, whose friction changes at the first end of an episode after 100 steps.
 TINY = ControlRunConfig(
     benchmark="slippery-ant",
     method=(Syre(strength=0.01, sigma=0.3),),
@@ -113,14 +113,14 @@ def contents(out):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The runs without interruption."""
+    """Runs without interruption."""
     path = tmp_path_factory.mktemp("whole")
     assert train(path)
     return path
 
 
 def played(experiment):
-    """All rows and episodes of some runs, from `next_rows`."""
+    """Return all rows and episodes of some runs, from `next_rows`."""
     count = len(experiment._configs)
     found, episodes = [[] for _ in range(count)], [[] for _ in range(count)]
     while not all(map(experiment.is_finished, range(count))):
@@ -172,10 +172,10 @@ def test_rows_and_episodes_are_those_of_each_run_alone(wide):
     assert boundaries
 
 
-def test_rows_of_runs_come_each_at_its_own_time(whole):
+def test_rows_of_each_run_come_at_its_own_steps(whole):
     steps = [[row["step"] for row in rows(whole / str(index))] for index in range(len(RUNS))]
     assert all(set(range(128, 769, 128)) <= set(each) for each in steps)
-    assert steps[0] != steps[2]  # another ant's episodes end elsewhere, and with them its ground
+    assert steps[0] != steps[2]  # another ant's episodes end at other steps, and so do its tasks
     for index in range(len(RUNS)):
         for timing, row in zip(
             rows(whole / str(index), "timings"), rows(whole / str(index)), strict=True
@@ -186,16 +186,16 @@ def test_rows_of_runs_come_each_at_its_own_time(whole):
 
 
 @pytest.mark.parametrize("calls", [0, 5])
-def test_stopped_runs_go_on_to_the_byte(tmp_path, whole, calls):
+def test_stopped_runs_continue_to_the_byte(tmp_path, whole, calls):
     assert not train(tmp_path, should_stop=after(calls))
     assert train(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
 def test_killed_when_one_run_alone_had_a_row(tmp_path, whole, monkeypatch):
-    """Its checkpoint is ahead of the others', which catch up first."""
+    """Continue where one checkpoint is ahead of the others, which catch up first."""
     steps = [[row["step"] for row in rows(whole / str(index))] for index in range(len(RUNS))]
-    # a row that one run has by itself, off the cadence
+    # a row that a single run has, between two regular ones
     index, step = next(
         (index, step)
         for index, own in enumerate(steps)
@@ -278,7 +278,7 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, whole):
         assert own == expected
 
 
-def test_a_rehearsal_plays_and_measures():
+def test_a_rehearsal_collects_a_rollout_and_measures():
     experiment = BulletAnts(RUNS[:2])
     experiment.rehearse()
     assert experiment.progress == 64
@@ -298,7 +298,7 @@ def warp():
     pytest.importorskip("mujoco_warp", reason="needs mujoco-warp: pip install 'plasticity[gpu]'")
 
 
-def test_the_ants_of_a_gpu_go_on_to_the_byte(tmp_path, warp):
+def test_the_ants_of_a_gpu_continue_to_the_byte(tmp_path, warp):
     configs = [WARP, with_values(WARP, {"seed": 4})]
     assert train(tmp_path / "whole", configs, kind=StackedAnts)
     assert not train(tmp_path / "stopped", configs, after(1), kind=StackedAnts)
@@ -321,7 +321,7 @@ def test_an_episode_has_the_friction_of_its_task_to_the_digit():
     assert [each["friction"] for each in own.take_episodes()] == [exact, None]
 
 
-def test_a_simulator_without_room_is_an_error_of_the_run(warp, monkeypatch):
+def test_a_simulator_without_space_is_an_error_of_the_run(warp, monkeypatch):
     envs = warp_ants([WARP])
     assert envs.num_envs == 2
     physics = type(envs._physics)
@@ -357,7 +357,7 @@ def test_a_simulator_that_does_not_fit_is_distinguished_from_other_errors(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("compile", [False, True])
-def test_on_cuda_runs_stop_and_go_on(tmp_path, warp, compile):
+def test_on_cuda_runs_stop_and_continue(tmp_path, warp, compile):
     configs = [
         with_values(each, {"device": "cuda", "agent.compile": compile})
         for each in (WARP, with_values(WARP, {"seed": 4}))

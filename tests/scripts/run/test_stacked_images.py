@@ -1,4 +1,4 @@
-"""Image runs that train at once, against the same runs one by one."""
+"""Stacked image runs against the same runs one by one."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def after(calls):
 
 
 def alone(config, should_stop=never, state=None):
-    """The rows of the ordinary experiment, and its state."""
+    """Return the rows of the ordinary experiment, and its state."""
     experiment = ImageExperiment(config, digits())
     if state is not None:
         experiment.load_state_dict(state)
@@ -70,7 +70,7 @@ def alone(config, should_stop=never, state=None):
 
 
 def stacked(configs, should_stop=never, states=None):
-    """The rows of each run, and their states."""
+    """Return the rows of each run, and their states."""
     experiment = StackedImages(configs, digits())
     for index, state in enumerate(states or []):
         experiment.load_state_dict(index, state)
@@ -143,7 +143,7 @@ def test_continued_stacked_to_the_byte(steps, tmp_path):
 
 
 def test_other_stacked_runs_change_no_bit():
-    """Runs that were killed rely on it: those that are behind catch up in smaller groups."""
+    """Train in smaller groups, as runs that were killed do to catch up."""
     for part in (RUNS[:2], RUNS[2:]):
         indices = [RUNS.index(config) for config in part]
         assert [text(rows) for rows in stacked(part)[0]] == [

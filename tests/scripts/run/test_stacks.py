@@ -1,4 +1,4 @@
-"""Which runs train at once."""
+"""Grouping of runs that are stacked."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def jobs_of(*configs):
 
 
 def shape(work):
-    """The numbers of the jobs of each process; a group in brackets."""
+    """Return the numbers of the jobs of each process; those of a group as a list."""
     names = [[int(job.path.name) for job in each.jobs] for each in work]
     return [
         own if isinstance(each, JobGroup) else own[0] for each, own in zip(work, names, strict=True)
@@ -58,7 +58,7 @@ def test_one_at_a_time_is_the_ordinary_run():
     assert planned(MIXED, 1) == [MIXED[i] for i in (0, 1, 3, 5, 2, 6, 4)]
 
 
-def test_what_is_left_of_a_plan_keeps_its_groups():
+def test_the_unfinished_part_of_a_plan_keeps_its_groups():
     work = planned(MIXED, 2)
     assert left_of(work, MIXED) == work
     left = left_of(work, [MIXED[i] for i in (6, 5, 3, 0)])
@@ -67,7 +67,7 @@ def test_what_is_left_of_a_plan_keeps_its_groups():
     assert left_of(work, []) == []
 
 
-def test_auto_goes_by_the_device():
+def test_auto_depends_on_the_device():
     assert shape(planned(MIXED, "auto")) == [0, 1, 3, 5, 2, 6, 4]
     there = jobs_of(*(with_values(job.config, {"device": "cuda:1"}) for job in MIXED))
     work = planned(there, "auto")
