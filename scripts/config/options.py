@@ -150,7 +150,8 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
             f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
     _require_fixed(saved, named)
-    config = type(named).from_json({**saved, "benchmark": benchmark_name}, options.config)
+    shared = replace(options.config, device="auto")
+    config = type(named).from_json({**saved, "benchmark": benchmark_name}, shared)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
     methods = {
         field_name: method_from_plain(saved[field_name], field_name, options.mitigations)
@@ -158,15 +159,24 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         if saved.get(field_name) is not None
     }
     method = methods.get("method", ())
+    critic = methods.get("critic_method", ())
+    if methods.keys() == set(METHOD_FIELDS) and method_name(critic) != method_name(method):
+        raise ValueError(
+            f"critic_method {method_name(critic)} must have the mitigations of method, which is"
+            f" {method_name(method)}: give the same ones, with other settings."
+        )
     return replace(
         options,
         methods=(method_name(method),) if "method" in methods else options.methods,
         seeds=(config.seed,) if "seed" in saved else options.seeds,
         device=config.device if "device" in saved else options.device,
-        config=with_values(replace(config, method=()), fixed),
+        config=with_values(config, {**fixed, **{name: _NO_METHOD[name] for name in methods}}),
         mitigations={**options.mitigations, **{each.name: each for each in method}},
-        critic={each.name: vars(each) for each in methods.get("critic_method", ())},
+        critic={each.name: vars(each) for each in critic},
     )
+
+
+_NO_METHOD = {"method": (), "critic_method": None}
 
 
 def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:
@@ -256,12 +266,15 @@ def _with_parsed(defaults: RunOptions, parsed: Any) -> RunOptions:
         for name, each in defaults.mitigations.items()
     }
     given = getattr(parsed, CRITIC, None)
-    critic = {
-        name: {k: v for k, v in vars(getattr(given, _identifier(name))).items() if v is not None}
-        for name in (defaults.mitigations if given is not None else ())
-    }
+    critic: dict[str, dict[str, Any]] = {name: dict(v) for name, v in defaults.critic.items()}
+    for name in defaults.mitigations if given is not None else ():
+        settings_given = vars(getattr(given, _identifier(name)))
+        critic.setdefault(name, {}).update(
+            {key: value for key, value in settings_given.items() if value is not None}
+        )
     own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
-    config = with_values(defaults.config, values)
+    # With its own device, a run checks whether it can be compiled there.
+    config = with_values(defaults.config, {**values, "device": "auto"})
     return replace(defaults, **own, config=config, mitigations=mitigations, critic=critic)
 
 
@@ -310,7 +323,7 @@ def _entry(option: str, kind: Any, default: Any, text: str) -> _Entry:
 def _mitigation_entry(each: Mitigation) -> _Entry:
     types, docs = get_type_hints(type(each)), field_docstrings(type(each))
     entries = [
-        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs[f.name])
+        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs.get(f.name, ""))
         for f in fields(each)
     ]
     return _group(each.name, entries, first_line(type(each)))
@@ -323,7 +336,7 @@ def _override_entry(each: Mitigation, given: Mapping[str, Any]) -> _Entry:
             f.name.replace("_", "-"),
             types[f.name] | None,
             given.get(f.name),
-            f"{docs[f.name]} None: the actor's.",
+            f"{docs.get(f.name, '')} None: the actor's.",
         )
         for f in fields(each)
     ]
@@ -370,7 +383,8 @@ def require_meaning(options: RunOptions, defaults: RunOptions) -> None:
             if value != getattr(defaults.mitigations[name], key)
         }
         for key, value in options.critic.get(name, {}).items():
-            changed[f"{CRITIC}.{name}.{key}"] = value
+            if (key, value) not in defaults.critic.get(name, {}).items():
+                changed[f"{CRITIC}.{name}.{key}"] = value
         for option, value in changed.items():
             raise ValueError(
                 f"--{option.replace('_', '-')} {value} means nothing to {', '.join(options.methods)}:"

@@ -128,7 +128,7 @@ class RunConfig:
     """Seed that the stream, the weights, the data order and the anchor have named child seeds of."""
 
     device: str = "cpu"
-    """Device that the run trains on: cpu, cuda, cuda:1, mps."""
+    """Device that the run trains on: cpu, cuda, cuda:1, mps; auto before one is chosen, in `RunOptions`."""
 
     stream: Any
     """Stream of tasks."""
@@ -144,7 +144,8 @@ class RunConfig:
             require_name(name, getattr(self, name))
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
-        if self.agent.compile and self.device.split(":", maxsplit=1)[0] not in self.compiles_on:
+        kind = self.device.split(":", maxsplit=1)[0]
+        if self.agent.compile and kind not in ("auto", *self.compiles_on):
             raise ValueError(
                 f"--compile works on {' and '.join(self.compiles_on)}, and --device is {self.device}:"
                 " leave it out."
@@ -187,9 +188,9 @@ class RunConfig:
         """
         plain = without_origin(saved)
         methods = {
-            name: method_from_plain(given, name)
-            for name in METHOD_FIELDS
-            if (given := plain.pop(name, None)) is not None
+            each.name: method_from_plain(given, each.name)
+            for each in fields(cls)
+            if each.name in METHOD_FIELDS and (given := plain.pop(each.name, None)) is not None
         }
         made = from_plain(cls, plain, "the configuration", fallback)
         return replace_fields(made, methods)

@@ -1,1 +1,1 @@
-"""`plasticity run` and `plasticity sweep`: runs, their folders and their processes."""
+"""Runs of `plasticity run` and `plasticity sweep`, their folders and their processes."""

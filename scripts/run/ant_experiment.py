@@ -1,4 +1,4 @@
-"""One Slippery-Ant run: joins the ants, PPO and the tracker."""
+"""Slippery-Ant run: joins the ants, PPO and the tracker."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from plasticity.tasks.vector.environments import slippery_ant_vector
 
 
 class AntExperiment:
-    """What a run does between two rows of its `metrics.jsonl`: rollouts and their updates.
+    """Work of a run between two rows of its `metrics.jsonl`: rollouts and their updates.
 
-    `AntRows` says when a row comes.
+    `AntRows` decides when a row is due.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
 
     Raises:
         ImportError: if the physics engine is not installed.
@@ -45,7 +45,7 @@ class AntExperiment:
             device=config.device,
             update_threads=min(config.stream.num_cores, 2),
         )
-        probe = torch.zeros(2, self._agent.observations.shape[-1])  # each row brings its own
+        probe = torch.zeros(2, self._agent.observations.shape[-1])  # replaced for each row
         self._tracker: Tracker | None = None
         if config.tracking.metrics:
             policy = self._agent.policy
@@ -54,7 +54,7 @@ class AntExperiment:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is complete."""
         return self._rows.finished
 
     @property
@@ -64,21 +64,21 @@ class AntExperiment:
 
     @property
     def progress(self) -> float:
-        """Steps of all environments together."""
+        """Steps made so far, summed over all environments."""
         return float(self._agent.num_steps)
 
     def close(self) -> None:
-        """End the environments' processes."""
+        """Stop the processes of the environments."""
         self._envs.close()
 
     def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Play and learn until the next row.
+        """Collect rollouts and learn until the next row is due.
 
         Args:
-            should_stop: Asked before every rollout.
+            should_stop: Called before every rollout.
 
         Returns:
-            The row; None if stopped before it.
+            The row; None if stopped before it was due.
         """
         while not should_stop():
             iteration = self._agent.iterate()
@@ -90,11 +90,11 @@ class AntExperiment:
         return None
 
     def take_episodes(self) -> list[dict[str, Any]]:
-        """The episodes that ended since they were last taken, in the order of their ends."""
+        """Return the episodes that ended since the last call, in the order of their ends."""
         return self._rows.take_episodes()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, but its configuration."""
+        """Return everything that the rest of the run depends on, except its configuration."""
         return {
             "agent": self._agent.state_dict(),
             "environments": with_tensors(self._envs.state_dict()),
@@ -112,7 +112,7 @@ class AntExperiment:
 
 
 def with_tensors(state: Any) -> Any:
-    """The same with tensors for arrays, which a checkpoint can hold without being trusted."""
+    """Return a copy with tensors for arrays, which `torch.load` reads with `weights_only=True`."""
     if isinstance(state, Mapping):
         return {name: with_tensors(value) for name, value in state.items()}
     if isinstance(state, (list, tuple)):

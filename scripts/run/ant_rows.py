@@ -1,4 +1,4 @@
-"""When a Slippery-Ant run has a row, and what it says of episodes and of learning."""
+"""Rows of a Slippery-Ant run: when one is due, and its entries about episodes and learning."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from plasticity.tasks.control.friction import task_friction
 
 
 class AntRows:
-    """The rows of one run, but for its metrics.
+    """Rows of one run, without its metrics.
 
-    A row comes every `measure_every` steps, and one at each change of friction, at the end of the rollout
-    in which the first ant met its new ground. That one tells of the task that ended.
+    A row is due every `measure_every` steps, and at each change of friction: at the end of the rollout in
+    which the first ant met its new ground. That row describes the task that ended.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
     """
 
     def __init__(self, config: ControlRunConfig) -> None:
@@ -33,7 +33,7 @@ class AntRows:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is complete."""
         return has_all_rows(self.state_dict(), self._config)
 
     @property
@@ -42,10 +42,10 @@ class AntRows:
         return self._diverged
 
     def take(self, iteration: Iteration, num_steps: int) -> dict[str, Any] | None:
-        """Take note of an iteration.
+        """Record an iteration.
 
         Args:
-            iteration: The latest one.
+            iteration: The latest iteration.
             num_steps: Environment steps of the run up to its end.
 
         Returns:
@@ -66,7 +66,7 @@ class AntRows:
         return row
 
     def _row(self, iteration: Iteration, num_steps: int, *, boundary: bool) -> dict[str, Any]:
-        # All that ended since the row before: around a change, some of them on the ground before.
+        # All that ended since the previous row: around a change, some of them on the previous ground.
         episodes, self._since_row = self._since_row, []
         return {
             "step": num_steps,
@@ -81,12 +81,12 @@ class AntRows:
         }
 
     def take_episodes(self) -> list[dict[str, Any]]:
-        """The episodes that ended since they were last taken, in the order of their ends."""
+        """Return the episodes that ended since the last call, in the order of their ends."""
         taken, self._untaken = self._untaken, []
         return [asdict(self._on_its_ground(each)) for each in taken]
 
     def _on_its_ground(self, episode: Episode) -> Episode:
-        # A simulator in float32 tells the friction in float32; rows and episodes shall agree to the digit.
+        # A simulator in float32 reports the friction in float32; rows and episodes must agree to the digit.
         return replace(episode, friction=self._friction(episode.task))
 
     def _friction(self, task: int | None) -> float | None:
@@ -95,7 +95,7 @@ class AntRows:
         return task_friction(child_seed(self._config.seed, "stream"), task)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later rows depend on."""
+        """Return everything that later rows depend on."""
         return {
             "task": self._task,
             "row_steps": self._row_steps,
@@ -105,7 +105,7 @@ class AntRows:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, which may stand among other entries."""
+        """Continue from a `state_dict`, which may have other entries too."""
         self._task = state["task"]
         self._row_steps = state["row_steps"]
         self._since_row = [Episode(**each) for each in state["since_row"]]
@@ -114,13 +114,13 @@ class AntRows:
 
 
 def has_all_rows(state: dict[str, Any], config: ControlRunConfig) -> bool:
-    """Whether a run that saved this (`AntRows.state_dict`) has all its rows."""
-    # Only a row ends a run: an extended run is then the same as one that was longer from the start.
+    """Return whether a run that saved this `AntRows.state_dict` has all its rows."""
+    # Only a row ends a run, so that an extended run equals one that was longer from the start.
     return bool(state["diverged"]) or int(state["row_steps"]) >= config.stream.num_steps
 
 
 def ant_regularizers(config: ControlRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
-    """How a run's method regularizes its actor, and its critic."""
+    """Return the settings with which a run's method regularizes its actor, and those for its critic."""
     return (
         regularizer_settings(config.method, child_seed(config.seed, "actor anchor")),
         regularizer_settings(config.method_of_critic, child_seed(config.seed, "critic anchor")),

@@ -1,4 +1,4 @@
-"""Files that survive a kill and a full disk: written whole or not at all, cut back, locked."""
+"""Files that survive a kill and a full disk: written whole or not at all, appended to, locked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-# A process that is being killed may hold its lock for a moment after the same command starts again.
 LOCK_PATIENCE_SECONDS = 5.0
+"""Seconds to wait for a lock: a process that is being killed may hold its own for a moment after the same
+command starts again."""
 
 
 class RunError(Exception):
-    """A run that cannot go on; the message says why, and what to do."""
+    """Error that ends a run; the message gives the reason and the remedy."""
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses inside a `with` into an error that says what to do.
+    """Turn errors of the file system inside a `with` into errors that name a remedy.
 
     Args:
-        path: Named by the error.
+        path: File or folder that the error names.
 
     Raises:
         RunError: for every OSError.
@@ -40,18 +41,18 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def locked(file: Path, patience: float | None = None) -> IO[bytes]:
-    """Hold the operating system's lock on a file: a killed process leaves none behind.
+    """Acquire the operating system's lock on a file; a killed process leaves none behind.
 
     Args:
-        file: Made if it is not there; stays afterwards, empty.
-        patience: Seconds to wait for another process to let go of it. None:
+        file: Created if it does not exist; it stays afterwards, empty.
+        patience: Seconds to wait for another process to release it. None:
             `LOCK_PATIENCE_SECONDS`.
 
     Returns:
-        The open file; closing it gives the lock back.
+        The open file; closing it releases the lock.
 
     Raises:
-        RunError: if another process keeps it.
+        RunError: if another process still holds it.
         OSError: if the file cannot be written.
     """
     handle = file.open("ab")
@@ -78,7 +79,7 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
     """Replace a file: write to a temporary name, flush to the disk, rename.
 
     Raises:
-        OSError: if it cannot be written; the file is then as before, and no temporary one is left.
+        OSError: if it cannot be written; the file is then unchanged, and no temporary file remains.
     """
     temporary = file.with_name(file.name + ".tmp")
     try:
@@ -86,19 +87,19 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, file)  # noqa: PTH105  (one name for tests to place a kill at)
+        os.replace(temporary, file)  # noqa: PTH105  (one name that tests can replace by a kill)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the renaming itself
+        os.fsync(folder)  # makes the renaming durable
     finally:
         os.close(folder)
 
 
 def append(file: Path, content: bytes) -> None:
-    """Add to the end of a file, flushed to the disk; the file is made if it is not there."""
+    """Append to a file and flush it to the disk; the file is created if it does not exist."""
     with file.open("ab", buffering=0) as handle:
         written = 0
         while written < len(content):
@@ -107,5 +108,5 @@ def append(file: Path, content: bytes) -> None:
 
 
 def size(file: Path) -> int:
-    """Bytes in a file; 0 if there is none."""
+    """Return the number of bytes in a file; 0 if it does not exist."""
     return file.stat().st_size if file.exists() else 0

@@ -1,4 +1,4 @@
-"""`plasticity run` and `plasticity sweep`: from options to runs, side by side, with progress."""
+"""Commands `plasticity run` and `plasticity sweep`: from options to runs, side by side, with progress."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from plasticity.scripts.config.grid import Axis, points
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import RunOptions
 from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
-from plasticity.scripts.run import folder as runs
 from plasticity.scripts.run.experiments import require_runnable
+from plasticity.scripts.run.folder import (
+    is_finished,
+    progress_made,
+    require_free,
+    require_same_config,
+    saved_config,
+)
 from plasticity.scripts.run.jobs import Job
 from plasticity.scripts.run.pool import Outcome, run_jobs
 from plasticity.scripts.run.progress import Messages, live_progress
-from plasticity.scripts.run.stacks import left_of, planned, require_use
+from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
 
-NAMED_AT_ONCE = 3
-"""Runs that a message names which is about many."""
+MAX_NAMED = 3
+"""Number of runs that a message about many of them names."""
 
 
 def run(options: RunOptions, command: str = "the same command") -> int:
-    """Do the runs that the options ask for.
+    """Do the runs that the options request.
 
     Args:
-        options: Runs, as the command line gives them.
-        command: Words to type to continue, for the message of a stopped run.
+        options: Options of the command line.
+        command: Command line that continues the runs, for the message about stopped runs.
 
     Returns:
         The exit code: 0 if all runs are finished, 1 if one is not, 128 + signal if stopped.
 
     Raises:
-        RunError, ValueError, TypeError: before anything runs, if the options cannot be met.
+        RunError, ValueError, TypeError: before anything runs, if the options cannot be satisfied.
     """
     return _run_all(_jobs(options, options.methods, options.out), options, command)
 
@@ -43,7 +49,7 @@ def run(options: RunOptions, command: str = "the same command") -> int:
 def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same command") -> int:
     """Do the runs of a grid: as `run`, for every combination of its settings.
 
-    Each combination has a folder of its own, named by the settings that the method uses.
+    Each combination has its own folder, named by the settings that the method uses.
     """
     jobs: list[Job] = []
     for method in options.methods:
@@ -74,7 +80,7 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     if not unfinished:
         return 0
     totals = {job.path: job.config.length for job in unfinished}
-    done = {path: float(runs.progress_made(path)) for path in totals}
+    done = {path: float(progress_made(path)) for path in totals}
     unit = unfinished[0].config.axis
     work = left_of(planned(jobs, options.stack), unfinished)
     with live_progress(messages, totals, done, unit) as on_progress:
@@ -114,24 +120,24 @@ def _on_cores(config: RunConfig, cores: int) -> RunConfig:
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """Refuse whatever can be refused before anything runs or is written; give what is to be run."""
+    """Return the jobs that are not finished, after all checks that are possible before anything runs."""
     for path, count in Counter(job.path for job in jobs).items():
         if count > 1:
             raise ValueError(
                 f"{path} is named twice, by a repeated method, seed or setting: once is enough."
             )
     for job in jobs:
-        runs.require_same_config(job.path, runs.saved_config(job.path), job.config.to_json())
-    require_runnable(jobs[0].config)
-    unfinished = [job for job in jobs if not runs.is_finished(job.path, job.config.length)]
-    runs.require_free([job.path for job in unfinished])
+        require_same_config(job.path, saved_config(job.path), job.config.to_json())
+    require_runnable([group[0].config for group in groups_of(jobs)])
+    unfinished = [job for job in jobs if not is_finished(job.path, job.config.length)]
+    require_free([job.path for job in unfinished])
     return unfinished
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    first = ", ".join(names[:NAMED_AT_ONCE])
-    more = len(names) - NAMED_AT_ONCE
+    """Return the first few names, and how many more there are."""
+    first = ", ".join(names[:MAX_NAMED])
+    more = len(names) - MAX_NAMED
     return f"{first} and {more} more" if more > 0 else first
 
 
@@ -140,12 +146,11 @@ def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
         messages.print(f"{len(outcome.finished)} runs finished.")
     for path in outcome.diverged:
         messages.print(f"diverged: {path} (its loss became NaN or infinite; it ends there)")
-    alike: dict[
-        str, list[str]
-    ] = {}  # a group fails as one: its runs share a message, and a traceback
+    # A group fails as one: its runs share a message, or a traceback.
+    by_message: dict[str, list[str]] = {}
     for path, message in outcome.failed.items():
-        alike.setdefault(message, []).append(str(path))
-    for message, paths in alike.items():
+        by_message.setdefault(message, []).append(str(path))
+    for message, paths in by_message.items():
         messages.print(f"failed: {_listed(paths)}: {message}", style="red")
     if outcome.stopped:
         messages.print(
@@ -153,7 +158,7 @@ def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
         )
         messages.print(f"  {command}")
     elif outcome.failed:
-        messages.print("To continue what failed, once its cause is mended:")
+        messages.print("To continue the failed runs, once the cause is fixed:")
         messages.print(f"  {command}")
     if outcome.interrupted_by is not None:
         return 128 + int(outcome.interrupted_by)

@@ -1,7 +1,7 @@
-"""Rows as TensorBoard events: bytes, so that they can be cut back like any other file of a run.
+"""Rows as TensorBoard events: bytes, so that they can be truncated like any other file of a run.
 
-A `SummaryWriter` starts a file of its own, and a thread, whenever a run continues, and asks
-TensorBoard to forget what the files before it hold too much; its thread takes a full disk badly.
+A `SummaryWriter` starts a new file and a thread whenever a run continues, and asks TensorBoard to discard
+surplus events of the earlier files; its thread does not cope with a full disk.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE_NAME = "events.out.tfevents.run"
-"""TensorBoard reads files that have "tfevents" in their name."""
+"""Name of the file of events; TensorBoard reads files that have "tfevents" in their name."""
 
 MODULES = (
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.compat.proto.summary_pb2",
     "tensorboard.summary.writer.record_writer",
 )
-"""What `encoded` imports: a quarter of a second, that a process which forks others spends for all."""
+"""Modules that `encoded` imports. They take a quarter of a second, which a process that forks others spends
+once for all of them."""
 
 
 def encoded(points: Sequence[tuple[int, Mapping[str, Any]]], *, first: bool) -> bytes:
-    """Events with all numbers of some rows.
+    """Encode all numbers of some rows as events.
 
     Args:
-        points: Where each stands on TensorBoard's axis, and its names and values; those that are no
+        points: Position of each row on TensorBoard's axis, and its values by name; values that are not
             numbers (None, text) are left out.
-        first: Whether this begins a file, which then gets its head.
+        first: Whether the records begin a file, which then gets its header.
 
     Returns:
-        Records to be appended to a file of TensorBoard's.
+        Records to append to a TensorBoard file.
     """
-    # Not above: who only asks for help does not wait for TensorBoard.
+    # Not at the top: help texts do not wait for TensorBoard.
     event_pb2, summary_pb2, record_writer = (importlib.import_module(name) for name in MODULES)
     buffer = io.BytesIO()
     records = record_writer.RecordWriter(buffer)
     if first:
-        head = event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")
-        records.write(head.SerializeToString())
+        header = event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")
+        records.write(header.SerializeToString())
     for step, row in points:
         values = [
             summary_pb2.Summary.Value(tag=name, simple_value=float(value))

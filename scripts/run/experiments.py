@@ -1,6 +1,9 @@
-"""Which experiment a configuration means; each is imported only when it is needed."""
+"""Experiments by configuration; each is imported only when it is needed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
 
 from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig, SupervisedRunConfig
 from plasticity.scripts.run.folder import Experiment, RunError
@@ -10,10 +13,10 @@ from plasticity.tasks import ENGINES, load_dataset
 
 
 def make_experiment(config: RunConfig) -> Experiment:
-    """A run's experiment, at its beginning.
+    """Return the experiment of a run, at its beginning.
 
     Raises:
-        ValueError: if a setting and the data do not go together.
+        ValueError: if a setting and the data do not fit together.
         ImportError: if the physics engine is not installed.
     """
     if isinstance(config, ControlRunConfig):
@@ -25,7 +28,7 @@ def make_experiment(config: RunConfig) -> Experiment:
 
 
 def stacked_experiment(config: RunConfig) -> type[StackedExperiment]:
-    """What trains several runs like this one at once.
+    """Return the class that trains several runs like this one stacked.
 
     Raises:
         ImportError: if the physics engine is not installed.
@@ -34,29 +37,36 @@ def stacked_experiment(config: RunConfig) -> type[StackedExperiment]:
         from plasticity.scripts.run.stacked_ants import StackedAnts  # noqa: PLC0415  (as above)
 
         return StackedAnts
-    from plasticity.scripts.run.stacked_images import StackedImages  # noqa: PLC0415  (most runs need it not)
+    from plasticity.scripts.run.stacked_images import StackedImages  # noqa: PLC0415  (most runs do not need it)
 
     return StackedImages
 
 
-def require_runnable(config: RunConfig) -> None:
-    """Refuse what cannot be run here, without the cost of an experiment; download what it needs.
+def require_runnable(configs: Sequence[RunConfig]) -> None:
+    """Raise an error if a run cannot be done here, without building its experiment; download its data.
+
+    Args:
+        configs: Configurations of the runs; of those equal except for method and seed, one is enough.
 
     Raises:
-        ValueError: if a setting and the data do not go together.
-        DownloadError: if the data cannot be had.
+        ValueError: if a setting and the data do not fit together.
+        DownloadError: if the data cannot be downloaded.
         RunError: if the physics engine is not installed.
     """
-    if isinstance(config, SupervisedRunConfig):
-        require_fitting(
-            config, load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
-        )
-        return
-    assert isinstance(config, ControlRunConfig)
+    load = cache(load_dataset)  # a grid may have many configurations on the same images
+    for config in configs:
+        if isinstance(config, SupervisedRunConfig):
+            require_fitting(config, load(config.stream.dataset, data_dir=config.stream.data_dir))
+    engines = {each.stream.engine for each in configs if isinstance(each, ControlRunConfig)}
+    for engine in engines:
+        _require_engine(engine)
+
+
+def _require_engine(engine: str) -> None:
     try:
-        ENGINES[config.stream.engine]().close()
-        if config.stream.engine == "warp":
-            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's)
+        ENGINES[engine]().close()
+        if engine == "warp":
+            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
 
             load_modules()
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The run folder: configuration, rows, checkpoint and lock; a run that is killed goes on exactly."""
+"""Run folder: configuration, rows, checkpoint and lock; a killed run continues exactly."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ import torch
 from plasticity.scripts.config.benchmarks import completed
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import LENGTHS, differences
-from plasticity.scripts.run import atomic_files as durable
-from plasticity.scripts.run import events
+from plasticity.scripts.run import atomic_files, events
 from plasticity.scripts.run.atomic_files import RunError, explained
 from plasticity.scripts.run.random_state import random_state, set_random_state
 
@@ -55,7 +54,7 @@ VERSIONED_PACKAGES = (
 )
 """Packages whose versions `config.json` records."""
 
-# What torch.load and taking its result apart raise, when a file is cut short or holds something else.
+# Errors of torch.load, and of unpacking its result, when a file is truncated or holds something else.
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -69,46 +68,46 @@ _UNREADABLE = (
 
 
 class Stateful(Protocol):
-    """What a checkpoint needs of that which it holds."""
+    """Object whose state a checkpoint holds."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers, strings and lists and dicts of them."""
+        """Return tensors, numbers, strings, and lists and dicts of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from a `state_dict`."""
 
 
 class Experiment(Stateful, Protocol):
-    """What a run folder needs of that which it runs."""
+    """Work of a run, done row by row."""
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is complete."""
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended because something became NaN or infinite."""
+        """Whether the run ended because something became NaN or infinite."""
 
     @property
     def progress(self) -> float:
-        """How far it is, in the units of its rows."""
+        """Progress of the run, in the units of its rows."""
 
     def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Work until the next row of metrics; None if stopped before it."""
+        """Work until the next row of metrics and return it; None if stopped before it."""
 
     def take_episodes(self) -> list[dict[str, Any]]:
-        """Rows of the episodes that ended since the row before; none where nothing is played."""
+        """Return rows of the episodes that ended since the previous row; none if there are no episodes."""
 
     def close(self) -> None:
-        """End whatever processes it has."""
+        """Stop all processes of the experiment."""
 
 
 class RunFolder:
-    """One run on disk, locked while it is open.
+    """Run on disk, locked while it is open.
 
     Args:
-        path: `<out>/<benchmark>/<method>/seed_<n>`; made if it is not there.
-        config: The configuration, as `RunConfig.to_json` gives it.
+        path: `<out>/<benchmark>/<method>/seed_<n>`; created if it does not exist.
+        config: The configuration, as `RunConfig.to_json` returns it.
 
     Raises:
         RunError: if the folder cannot be written, is in use, or holds another configuration.
@@ -127,7 +126,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         with explained(self.path):
             self._events.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = durable.locked(self.path / "lock")
+            self._lock = atomic_files.locked(self.path / "lock")
         try:
             with explained(self.path):
                 self._settle_config()
@@ -146,22 +145,22 @@ class RunFolder:
             self._lock.close()
 
     def _settle_config(self) -> None:
-        """Refuse a folder of another configuration; write this one."""
+        """Write the configuration, or raise a RunError if the folder holds another one."""
         saved = saved_config(self.path)
         require_same_config(self.path, saved, self._config)
         if saved is not None and _length(saved) >= _length(self._config):
             return
         written = {**self._config, **_made_by()}
         content = json.dumps(written, indent=2).encode() + b"\n"
-        durable.write_whole(self.path / "config.json", content)
+        atomic_files.write_whole(self.path / "config.json", content)
 
     # ---- continuing -----------------------------------------------------------------------------
 
     def resume(self, experiment: Stateful) -> None:
-        """Bring the experiment to the latest checkpoint, and the rows back to what it knew.
+        """Restore the experiment from the latest checkpoint, and truncate the rows to match.
 
         Raises:
-            RunError: if the checkpoint cannot be read, or rows that it knew are gone.
+            RunError: if the checkpoint cannot be read, or rows that it recorded are missing.
         """
         saved = _load_checkpoint(self.path)
         lengths: dict[str, int] = {}
@@ -175,22 +174,22 @@ class RunFolder:
         _require_rows(self._metrics, lengths.get("metrics"))
         with explained(self.path):
             for name, file in self._appended().items():
-                # Whoever clears away the timings, or TensorBoard's copy of the rows, may go on.
+                # The timings and TensorBoard's copy of the rows may have been deleted.
                 if file.exists():
-                    os.truncate(file, min(durable.size(file), lengths.get(name, 0)))
+                    os.truncate(file, min(atomic_files.size(file), lengths.get(name, 0)))
 
     def save(self, experiment: Stateful) -> None:
         """Write the checkpoint: to a temporary name, flushed, renamed."""
         saved = {
             "experiment": experiment.state_dict(),
             "random": random_state(),
-            "lengths": {name: durable.size(file) for name, file in self._appended().items()},
+            "lengths": {name: atomic_files.size(file) for name, file in self._appended().items()},
         }
-        # In memory first: of a full disk, torch says no more than that a write failed.
+        # In memory first: torch's error about a full disk says only that a write failed.
         content = io.BytesIO()
         torch.save(saved, content)
         with explained(self.path):
-            durable.write_whole(self._checkpoint, content.getbuffer())
+            atomic_files.write_whole(self._checkpoint, content.getbuffer())
 
     def append(
         self,
@@ -198,7 +197,7 @@ class RunFolder:
         timing: Mapping[str, float],
         episodes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Add a row to `metrics.jsonl`, episodes and wall-clock figures beside it; numbers to TensorBoard."""
+        """Append a row, its timing, its episodes and its TensorBoard events to their files."""
         numbers = {name: value for name, value in row.items() if name not in LENGTHS}
         points = [(int(row.get("step", row["task"])), numbers)]
         points += [
@@ -206,12 +205,12 @@ class RunFolder:
             for each in episodes
         ]
         with explained(self.path):
-            durable.append(self._metrics, _line(row))
-            durable.append(self._timings, _line(timing))
+            atomic_files.append(self._metrics, _line(row))
+            atomic_files.append(self._timings, _line(timing))
             if episodes:
-                durable.append(self._episodes, b"".join(_line(each) for each in episodes))
-            first = durable.size(self._events) == 0
-            durable.append(self._events, events.encoded(points, first=first))
+                atomic_files.append(self._episodes, b"".join(_line(each) for each in episodes))
+            first = atomic_files.size(self._events) == 0
+            atomic_files.append(self._events, events.encoded(points, first=first))
 
     def _appended(self) -> dict[str, Path]:
         return {
@@ -227,18 +226,18 @@ def execute(
     experiment: Experiment,
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Run an experiment to its end in an open folder, from wherever it was left.
+    """Run an experiment to its end in an open folder, from its latest checkpoint.
 
     Args:
-        folder: Open.
-        experiment: As new.
-        should_stop: Asked often; True writes a checkpoint and leaves.
+        folder: Folder of the run, open.
+        experiment: The experiment at its beginning.
+        should_stop: Called often; once it returns True, a checkpoint is written and the run stops.
 
     Returns:
-        Whether it is finished.
+        Whether the run is finished.
 
     Raises:
-        RunError: if the folder cannot be read or written; what the last checkpoint holds is safe.
+        RunError: if the folder cannot be read or written; the latest checkpoint is intact.
     """
     folder.resume(experiment)
     while not experiment.finished:
@@ -254,29 +253,29 @@ def execute(
 
 
 def timing_of(row: Mapping[str, Any], seconds: float, progress: float) -> dict[str, float]:
-    """What `timings.jsonl` says of a row.
+    """Return the entry of `timings.jsonl` that belongs to a row.
 
     Args:
-        row: Of metrics.
-        seconds: That it took.
-        progress: Tasks, or steps, that were done in them.
+        row: Row of metrics.
+        seconds: Duration of the work for the row.
+        progress: Tasks or steps done in this time.
     """
-    place = {axis: row[axis] for axis in LENGTHS if axis in row}
-    speed = f"{list(place)[-1]}s_per_second"  # of tasks, or of steps
-    return {**place, "seconds": seconds, speed: progress / seconds}
+    position = {axis: row[axis] for axis in LENGTHS if axis in row}
+    speed = f"{list(position)[-1]}s_per_second"  # tasks_per_second or steps_per_second
+    return {**position, "seconds": seconds, speed: progress / seconds}
 
 
-# ---- what a folder holds ------------------------------------------------------------------------
+# ---- the content of a folder --------------------------------------------------------------------
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:
     """Read the configuration of a run folder; None if it has none.
 
     Raises:
-        RunError: if the file cannot be read or is no configuration, or if there are rows without it.
+        RunError: if the file cannot be read or is not a configuration, or if there are rows without it.
     """
     file = path / "config.json"
-    remedy = f"remove the folder {path} to start this run anew, or give another --out"
+    remedy = f"remove the folder {path} to start this run afresh, or give another --out"
     if not os.path.lexists(file):
         if os.path.lexists(path / "metrics.jsonl") or os.path.lexists(path / "checkpoint.pt"):
             raise RunError(f"{path} holds a run, but not its config.json: {remedy}.")
@@ -288,7 +287,7 @@ def saved_config(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise RunError(f"{file} is not JSON ({error}): {remedy}.") from error
     if not isinstance(content, dict):
-        raise RunError(f"{file} holds no JSON object: {remedy}.")
+        raise RunError(f"{file} does not hold a JSON object: {remedy}.")
     flat = flattened(content)
     for key in LENGTHS.values():
         length = flat.get(key, 0)
@@ -305,10 +304,10 @@ def _length(config: Mapping[str, Any]) -> int:
 def require_same_config(
     path: Path, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any]
 ) -> None:
-    """Refuse to continue a run under another configuration.
+    """Raise an error unless a run can be continued with a configuration.
 
     Raises:
-        RunError: if any key differs that a continued run may not change; all of them are named.
+        RunError: if a key differs that must not change when a run is continued; all such keys are named.
     """
     if saved is None:
         return
@@ -326,58 +325,58 @@ def require_same_config(
 
 
 def require_free(paths: Sequence[Path]) -> None:
-    """Make run folders, and see that they can be written and that no other process holds one.
+    """Create run folders, and raise an error unless they can be written and no other process uses one.
 
     Raises:
-        RunError: if not; other processes are given `LOCK_PATIENCE_SECONDS` in all to let go.
+        RunError: if one cannot be used after `LOCK_PATIENCE_SECONDS`, which is the wait for all in sum.
     """
-    deadline = time.monotonic() + durable.LOCK_PATIENCE_SECONDS
+    deadline = time.monotonic() + atomic_files.LOCK_PATIENCE_SECONDS
     for path in paths:
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
             patience = max(0.0, deadline - time.monotonic())
-            durable.locked(path / "lock", patience).close()
+            atomic_files.locked(path / "lock", patience).close()
 
 
 def is_finished(path: Path, length: int) -> bool:
-    """Whether a run has all its rows, or diverged, and its checkpoint knows of every one of them.
+    """Return whether a run has all its rows, or diverged, and its checkpoint covers every one of them.
 
     Args:
-        path: Its folder.
-        length: Tasks, or steps, that it is to have.
+        path: Folder of the run.
+        length: Requested number of tasks or steps.
 
     Raises:
-        RunError: if the checkpoint cannot be read, or rows that it knew are gone.
+        RunError: if the checkpoint cannot be read, or rows that it recorded are missing.
     """
     saved = _load_checkpoint(path)
     metrics = path / "metrics.jsonl"
     known = None if saved is None else saved["lengths"]["metrics"]
     _require_rows(metrics, known)
-    if not known or durable.size(metrics) != known:
+    if not known or atomic_files.size(metrics) != known:
         return False
     try:
         last = json.loads(metrics.read_bytes().splitlines()[-1])
         return bool(last.get("diverged")) or _reached(path, last) >= length
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
-            f"The last line of {metrics} is no row ({error}): restore the file, or remove the"
-            f" folder {path} to start this run anew."
+            f"The last line of {metrics} is not a row ({error}): restore the file, or remove the"
+            f" folder {path} to start this run afresh."
         ) from error
 
 
 def progress_made(path: Path) -> int:
-    """How many tasks, or steps, a run's rows tell of; 0 if it has not begun."""
+    """Return the number of tasks or steps that the rows of a run cover; 0 if it has not begun."""
     file = path / "metrics.jsonl"
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
     try:
         return _reached(path, json.loads(whole[-1])) if whole else 0
     except (ValueError, LookupError, TypeError):
-        return 0  # a broken file: who continues the run is told
+        return 0  # a damaged file, which is an error as soon as the run is continued
 
 
 def _reached(path: Path, row: Mapping[str, Any]) -> int:
-    """How far a run is by its last row. One at a change of friction, between two others, ends no run."""
+    """Return the progress of a run at its last row, without a row at a change of friction: it ends no run."""
     if "step" not in row:
         return int(row["task"]) + 1
     every = int(flattened(saved_config(path) or {}).get("tracking.measure_every", 1))
@@ -399,28 +398,28 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
 def _unreadable(file: Path, error: BaseException) -> RunError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, pickle.UnpicklingError):
-        reason = "no checkpoint, or a damaged one"  # torch's own words advise to trust the file
+        reason = "not a checkpoint, or a damaged one"  # torch's message advises to trust the file
     if isinstance(error, KeyError):
         reason = f"it lacks {reason}; another version of this program may have written it"
     return RunError(
-        f"{file} cannot be read ({reason}): remove the folder {file.parent} to start this run anew."
+        f"{file} cannot be read ({reason}): remove the folder {file.parent} to start this run afresh."
     )
 
 
 def _require_rows(metrics: Path, known: int | None) -> None:
-    """Refuse to go on, and to cut rows away, where files have been lost.
+    """Raise an error where files have been lost, instead of continuing and truncating rows.
 
     Args:
-        metrics: The rows.
-        known: Bytes that the checkpoint knew; None without one. A first row may be there before the
-            first checkpoint is.
+        metrics: File of the rows.
+        known: Bytes that the checkpoint recorded; None without a checkpoint. A first row may exist before
+            the first checkpoint does.
     """
-    remedy = f"Restore the file, or remove the folder {metrics.parent} to start this run anew."
+    remedy = f"Restore the file, or remove the folder {metrics.parent} to start this run afresh."
     if known is None and metrics.exists() and metrics.read_bytes().count(b"\n") > 1:
         raise RunError(f"{metrics} holds rows, but there is no checkpoint.pt beside it. {remedy}")
-    if known is not None and durable.size(metrics) < known:
+    if known is not None and atomic_files.size(metrics) < known:
         raise RunError(
-            f"{metrics} has {durable.size(metrics)} bytes, its checkpoint remembers {known}: rows"
+            f"{metrics} has {atomic_files.size(metrics)} bytes, but its checkpoint recorded {known}: rows"
             f" were lost. {remedy}"
         )
 
@@ -434,37 +433,37 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(finite, allow_nan=False).encode() + b"\n"
 
 
-# ---- where a result comes from ------------------------------------------------------------------
+# ---- the origin of a result ---------------------------------------------------------------------
 
 
 @cache
 def _made_by() -> dict[str, Any]:
-    """What a process of runs is made of, asked for once: it stays the code of the process's beginning."""
+    """Return the versions and the commit, read once: a process keeps the code that it started with."""
     return {"versions": versions(), "git_commit": git_commit()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     found = {"python": sys.version.split()[0]}
     for package in VERSIONED_PACKAGES:
         try:
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # an optional one
+        except metadata.PackageNotFoundError:  # an optional package
             continue
     return found
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this file belongs to, "-dirty" if changed; None outside of one."""
+    """Return the commit of the checkout that holds this file, "-dirty" if changed; None outside of one."""
     here = Path(__file__).resolve()
-    # An installed copy may lie inside the checkout of something else, which does not track it.
+    # An installed copy may be inside the checkout of another project, which does not track it.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # A git hook that starts us names its own repository in the environment.
+    # A git hook that starts this program names its own repository in the environment.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""One image run: joins the permuted stream, the classifier and the tracker."""
+"""Image run: joins the permuted stream, the classifier and the tracker."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from plasticity.seeds import child_seed
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
 
 FINITE = Metric("finite", lambda features: features.isfinite().all().to(features.dtype), "features")
-"""Whether all features of a layer are finite."""
+"""Metric that is 1 where all features of a layer are finite, else 0."""
 
 
 class ImageExperiment:
-    """What a run does between two rows of its `metrics.jsonl`: it learns one task.
+    """Work of a run between two rows of its `metrics.jsonl`: learning one task.
 
     Args:
-        config: Of the run.
-        dataset: Of the run; None: it is loaded.
+        config: Configuration of the run.
+        dataset: Images of the run. None: they are loaded.
 
     Raises:
-        ValueError: if a setting and the data do not go together.
+        ValueError: if a setting and the data do not fit together.
     """
 
     def __init__(self, config: SupervisedRunConfig, dataset: ImageDataset | None = None) -> None:
@@ -65,7 +65,7 @@ class ImageExperiment:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is complete."""
         return self._diverged or self._next_task >= self.config.stream.num_tasks
 
     @property
@@ -75,14 +75,14 @@ class ImageExperiment:
 
     @property
     def progress(self) -> float:
-        """Tasks done, the one under way counted by its steps."""
+        """Number of tasks done; the current one counts by its share of steps."""
         return self._next_task + self._classifier.task_progress
 
     def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Learn the next task, or what is left of it.
+        """Learn the next task, or the rest of it.
 
         Args:
-            should_stop: Asked before every step.
+            should_stop: Called before every step.
 
         Returns:
             The task's row; None if stopped before its end.
@@ -93,8 +93,8 @@ class ImageExperiment:
         if not self._classifier.train(task, should_stop):
             return None
         row: dict[str, Any] = {"task": task.index, **self._classifier.finish(task)}
-        # Losses may be finite where features are not (a ReLU takes minus infinity for 0). Looked at
-        # whatever is measured: what a run does must not depend on that.
+        # Losses may be finite where features are not (a ReLU maps minus infinity to 0). Checked regardless
+        # of the metrics, on which the course of a run must not depend.
         row["diverged"] = row["diverged"] or not all(self._measure(task, [FINITE]).values())
         if not row["diverged"] and self.config.tracking.metrics:
             row.update(self._measure(task, self._metrics()))
@@ -104,14 +104,14 @@ class ImageExperiment:
         return row
 
     def take_episodes(self) -> list[dict[str, Any]]:
-        """None: a classifier plays no episodes."""
+        """Return no episodes: a classifier has none."""
         return []
 
     def close(self) -> None:
-        """It has no processes of its own."""
+        """Do nothing: there are no processes to stop."""
 
     def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
-        """Numbers by metric and layer."""
+        """Return the measured values by metric and layer."""
         images, _ = next(iter(task.test_batches(self.config.tracking.probe_size)))
         network = self._classifier.network
         prefix = "model." if isinstance(network, ShiftedModel) else ""
@@ -120,13 +120,13 @@ class ImageExperiment:
         return {name.replace(f"/{prefix}", "/"): value for name, value in measured.items()}
 
     def _metrics(self) -> list[str | Metric]:
-        # A tracker is made anew for every task, whose images it measures on: it knows no earlier
-        # boundary, so the update is measured against the weights at the task's beginning.
+        # Every task has a new tracker, which measures on its images and knows no earlier boundary: the
+        # update is measured against the weights at the task's beginning.
         updates = Metric("update_norm", partial(update_norm, previous=self._before or {}), "model")
         return [updates if name == "update_norm" else name for name in self.config.tracking.metrics]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, but its configuration."""
+        """Return everything that the rest of the run depends on, except its configuration."""
         state: dict[str, Any] = {
             "classifier": self._classifier.state_dict(),
             "next_task": self._next_task,
@@ -145,7 +145,7 @@ class ImageExperiment:
 
 
 def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> PermutedImages:
-    """The tasks of a run, on its device."""
+    """Return the tasks of a run, on its device."""
     return PermutedImages(
         dataset,
         num_tasks=config.stream.num_tasks,
@@ -155,20 +155,20 @@ def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> Permuted
 
 
 def initial_network(config: SupervisedRunConfig, dataset: ImageDataset) -> ImageNetwork:
-    """A run's network as it begins, on the CPU."""
-    # Layers draw their initial weights from the global generator: seeded here, whatever came
-    # before, and used for nothing else.
+    """Return the initial network of a run, on the CPU."""
+    # Layers draw their initial weights from the global generator, which is seeded here and used for
+    # nothing else.
     torch.manual_seed(child_seed(config.seed, "weights"))
     return ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
 
 
 def image_regularizer(config: SupervisedRunConfig) -> RegularizerSettings:
-    """How a run's method regularizes every layer."""
+    """Return the settings with which a run's method regularizes every layer."""
     return regularizer_settings(config.method, child_seed(config.seed, "anchor"))
 
 
 def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
-    """Refuse what the data do not allow, without the cost of an experiment.
+    """Raise an error if the settings do not fit the data, without building an experiment.
 
     Raises:
         ValueError: if a batch is larger than the training set, the probe larger than the test set,
@@ -190,7 +190,7 @@ def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
 def _syre_anchors(
     network: nn.Module, sigma: float, anchor_seed: int
 ) -> dict[str, torch.Tensor | None]:
-    """The anchors that syre would decay this network toward, by parameter name."""
+    """Return the anchors that syre would decay this network toward, by parameter name."""
     optimizer = regularized(torch.optim.SGD)(
         network.parameters(), regularizer="syre", strength=0.0, sigma=sigma, anchor_seed=anchor_seed
     )

@@ -1,4 +1,4 @@
-"""What is to be done: a run, or a group of runs that train at once."""
+"""Work of a process: a run, or a group of runs that are stacked."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from plasticity.scripts.config.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done."""
+    """Run to be done."""
 
     path: Path
-    """Its folder."""
+    """Folder of the run."""
 
     config: RunConfig
-    """Its configuration."""
+    """Configuration of the run."""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """Itself, where several might be."""
+        """Tuple of this run alone, as `JobGroup.jobs` is of several."""
         return (self,)
 
 
 @dataclass(frozen=True)
 class JobGroup:
-    """Runs to be trained at once in one process."""
+    """Runs to be trained stacked in one process."""
 
     jobs: tuple[Job, ...]
-    """Each in a folder of its own; of configurations that `plasticity.scripts.run.stacks` puts together."""
+    """Runs of the group, each with its own folder; their configurations are such that
+    `plasticity.scripts.run.stacks` groups them."""
 
     is_measured: bool = False
-    """Whether to find out first how many of them the device's memory holds; they are then trained in
-    parts of that many. Otherwise all of them are, at once."""
+    """Whether to measure first how many of them fit into the device's memory, and to train them in parts of
+    that size. Otherwise all of them are stacked."""
 
     had_more: bool = False
-    """Whether other runs of the group are finished. What is left of it then rounds as it would with them."""
+    """Whether other runs of the group are finished already. The rest is then stacked even if it is a single
+    run, so that it rounds as it would with them."""
 
 
 Work = Job | JobGroup
-"""What a process does."""
+"""Work that one process does."""

@@ -1,4 +1,4 @@
-"""How many runs a device's memory holds at once."""
+"""Measurement of how many stacked runs fit into a device's memory."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from plasticity.scripts.run.atomic_files import RunError
 
 
 class Held(Protocol):
-    """What holds memory until it is closed."""
+    """Object that holds memory until it is closed."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the memory."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a device, as measured.
+    """Memory on a device, as measured, in bytes.
 
     Raises:
-        ValueError: if a run needs nothing.
+        ValueError: if a run needs no memory.
     """
 
     shared: int
-    """What a group needs however many runs it has."""
+    """Bytes that a group needs regardless of its number of runs."""
 
     per_run: int
-    """What each run adds."""
+    """Bytes that each run adds."""
 
     free: int
-    """What is free."""
+    """Bytes that are free."""
 
     def __post_init__(self) -> None:
         if self.per_run < 1:
             raise ValueError(f"per_run must be above 0 bytes, not {self.per_run}.")
 
     def needed(self, runs: int) -> int:
-        """Bytes for so many runs at once."""
+        """Return the bytes that this many stacked runs need."""
         return self.shared + runs * self.per_run
 
     @property
     def most(self) -> int:
-        """Runs that fit at once, with a tenth of the free memory left over; at least 1."""
+        """Number of stacked runs that fit, with a tenth of the free memory to spare; at least 1."""
         return max(1, (self.free * 9 // 10 - self.shared) // self.per_run)
 
 
-def told(memory: Memory, sizes: Sequence[int]) -> str:
-    """What the user is told of runs that do not fit all at once.
+def describe_groups(memory: Memory, sizes: Sequence[int]) -> str:
+    """Return the message about runs that do not all fit into memory.
 
     Args:
-        memory: As measured.
-        sizes: Runs in each of the groups that they are trained in.
+        memory: Memory, as measured.
+        sizes: Number of runs in each of the groups that are trained in turn.
     """
     most = f"{sizes[0]}" if len(set(sizes)) == 1 else f"up to {max(sizes)}"
     return (
@@ -67,15 +67,15 @@ def told(memory: Memory, sizes: Sequence[int]) -> str:
 def measured_memory(
     runs: int, begin: Callable[[int], Held], free: Callable[[], int] | None = None
 ) -> Memory:
-    """Measure what runs need on the current CUDA device, by letting a few of them work a little.
+    """Measure the memory that runs need on the current CUDA device, by rehearsing a few of them.
 
-    What is free is read from the device: other programs' memory counts, and so does what a simulator
-    takes beside torch.
+    Free memory is read from the device, so that the memory of other programs counts, and so does what a
+    simulator allocates outside torch.
 
     Args:
-        runs: How many there are to be, at least 2.
-        begin: Builds so many runs and lets them do a little of everything that takes memory.
-        free: Gives the free bytes. None: those of the current CUDA device.
+        runs: Number of runs to train, at least 2.
+        begin: Builds the given number of runs and lets them do a little of everything that takes memory.
+        free: Returns the free bytes. None: those of the current CUDA device.
 
     Raises:
         RunError: if not even two runs fit.
@@ -83,7 +83,7 @@ def measured_memory(
     free = _free_bytes if free is None else free
     available = free()
     few, many = 1, 2
-    while many * 8 <= runs:  # a quarter of them: of too few, rounding to blocks would be the most
+    while many * 8 <= runs:  # a quarter of them: with too few, rounding to blocks would dominate
         few, many = many, 2 * many
     while True:
         try:
@@ -92,8 +92,8 @@ def measured_memory(
         except torch.cuda.OutOfMemoryError as error:
             if many == 2:
                 raise RunError(
-                    f"Two runs at once do not fit into the {_gigabytes(available)} that are free: give"
-                    " --together 1."
+                    f"Two stacked runs do not fit into the {_gigabytes(available)} that are free: give"
+                    " --stack 1."
                 ) from error
             few, many = few // 2, few
     per_run = max(1, -(-(needed[1] - needed[0]) // (many - few)))
@@ -101,9 +101,9 @@ def measured_memory(
 
 
 def _held(begin: Callable[[int], Held], count: int, free: Callable[[], int]) -> int:
-    """What is free while so many runs are there."""
+    """Return the bytes that are free while this many runs exist."""
     held: Held | None = None
-    release_memory()  # an attempt that did not fit was held by its error until now
+    release_memory()  # until now, the error of an attempt that did not fit kept it alive
     try:
         held = begin(count)
         return free()
@@ -115,7 +115,7 @@ def _held(begin: Callable[[int], Held], count: int, free: Callable[[], int]) -> 
 
 
 def release_memory() -> None:
-    """Give back to the device what is no longer held; nothing where CUDA is not in use."""
+    """Return unused memory to the device; does nothing where CUDA is not in use."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         gc.collect()  # captured steps refer to themselves
         torch.cuda.empty_cache()

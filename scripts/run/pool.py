@@ -1,4 +1,4 @@
-"""Runs side by side, in processes of one thread each: a run in each, or a group that trains as one."""
+"""Runs side by side, in processes of one thread each: a run in each, or a group of stacked runs."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Outcome:
-    """What became of the jobs."""
+    """Results of the jobs."""
 
     finished: list[Path] = field(default_factory=list)
     """Runs that have all their rows, or ended because they diverged."""
 
     diverged: list[Path] = field(default_factory=list)
-    """Those of the finished runs whose loss became NaN or infinite."""
+    """Finished runs whose loss became NaN or infinite."""
 
     stopped: list[Path] = field(default_factory=list)
-    """Runs that wrote a checkpoint because they were asked to stop, or were never begun."""
+    """Runs that wrote a checkpoint because they were asked to stop, or were not started."""
 
     failed: dict[Path, str] = field(default_factory=dict)
-    """Runs that ended with an error, and its message."""
+    """Runs that ended with an error, with its message."""
 
     interrupted_by: signal.Signals | None = None
-    """The signal that stopped them."""
+    """Signal that stopped the runs; None if there was none."""
 
 
 @dataclass
@@ -50,9 +50,9 @@ class _Running:
     jobs: tuple[Job, ...]
     process: BaseProcess
     events: Connection
-    words: dict[int, tuple[str, str]] = field(default_factory=dict)  # the last ones of single runs
-    message: tuple[str, str] | None = None  # the last one, of all others
-    told_to_stop: bool = False
+    results: dict[int, tuple[str, str]] = field(default_factory=dict)  # of single runs, by index
+    message: tuple[str, str] | None = None  # the result of all other runs
+    asked_to_stop: bool = False
 
 
 def run_jobs(
@@ -63,14 +63,14 @@ def run_jobs(
 ) -> Outcome:
     """Run all jobs, in at most `processes` processes at a time.
 
-    Ctrl-C and SIGTERM let every run write a checkpoint first. A run that fails, or whose process
-    is killed, does not stop the others. If this process is killed, the runs end by themselves.
+    After Ctrl-C or SIGTERM every run writes a checkpoint before it ends. A run that fails, or whose
+    process is killed, does not stop the others. If this process is killed, the runs end by themselves.
 
     Args:
-        work: Each for a process of its own.
-        processes: How many at once.
-        on_progress: Called with a job and how many of its rows are done.
-        on_note: Called with what a group has to tell its user before it begins.
+        work: Work of each process.
+        processes: Maximal number of processes at a time.
+        on_progress: Called with a job and its progress.
+        on_note: Called with a message of a group to the user.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_preloaded(work))
@@ -83,14 +83,14 @@ def run_jobs(
                 while waiting and len(running) < processes and outcome.interrupted_by is None:
                     running += _start(context, waiting.pop(0), outcome)
                 if outcome.interrupted_by is not None:
-                    _tell_to_stop(running)
+                    _ask_to_stop(running)
                 _listen(running, on_progress, on_note)
                 for each in [each for each in running if not each.process.is_alive()]:
                     _drain(each, on_progress, on_note)
                     _settle(each, outcome)
                     running.remove(each)
         finally:
-            _tell_to_stop(running)  # nothing is left, unless an exception is on its way
+            _ask_to_stop(running)  # none is left, unless an exception is being raised
             for each in running:
                 each.process.join()
     outcome.stopped.extend(job.path for each in waiting for job in each.jobs)
@@ -98,9 +98,9 @@ def run_jobs(
 
 
 def _preloaded(work: Sequence[Work]) -> list[str]:
-    # A server that has imported everything forks the runs: a run starts in milliseconds, without
-    # the threads and locks of this process, and with the code of its beginning, whatever becomes
-    # of the checkout while other runs have their turn.
+    # A server that has imported everything forks the runs: a run starts in milliseconds, without the
+    # threads and locks of this process, and with the code as of now, even if the checkout changes while
+    # other runs have their turn.
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run.command", "torch._dynamo", *TENSORBOARD]
     configs = [job.config for each in work for job in each.jobs]
@@ -118,7 +118,7 @@ def _preloaded(work: Sequence[Work]) -> list[str]:
 def _start(context: Any, work: Work, outcome: Outcome) -> list[_Running]:
     error: Exception
     name = str(work.jobs[0].path)
-    for patience in (PROGRESS_INTERVAL_SECONDS, 0.0):  # for a server that was killed just now
+    for patience in (PROGRESS_INTERVAL_SECONDS, 0.0):  # again, in case the server was just killed
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=do_work, args=(work, theirs), name=name, daemon=True)
         try:
@@ -138,12 +138,12 @@ def _start(context: Any, work: Work, outcome: Outcome) -> list[_Running]:
 
 
 def _start_server() -> None:
-    """Start the server if it is not there, deaf to signals.
+    """Start the server if it is not running, with signals blocked.
 
-    A signal to the whole group (Ctrl-C, a batch system) would end it, and with it all knowledge of
-    what becomes of the runs. The runs are deaf as well, until each is ready to be told.
+    A signal to the whole process group (Ctrl-C, a batch system) would end it, and the results of the runs
+    would be lost. The runs inherit the blocked signals, until each is ready to receive them.
     """
-    resource_tracker.ensure_running()  # before: having started, it makes signals audible again
+    resource_tracker.ensure_running()  # before blocking: starting it unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         forkserver.ensure_running()
@@ -151,11 +151,11 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _tell_to_stop(running: Sequence[_Running]) -> None:
+def _ask_to_stop(running: Sequence[_Running]) -> None:
     for each in running:
-        if not each.told_to_stop and each.process.is_alive():
-            each.process.terminate()  # SIGTERM, which a run answers with a checkpoint
-            each.told_to_stop = True
+        if not each.asked_to_stop and each.process.is_alive():
+            each.process.terminate()  # SIGTERM, on which a run writes a checkpoint
+            each.asked_to_stop = True
 
 
 def _listen(
@@ -185,12 +185,12 @@ def _drain(
             each.events.close()
             return
         if kind == "progress":
-            for place, made in value.items():
-                on_progress(each.jobs[place], made)
+            for index, progress in value.items():
+                on_progress(each.jobs[index], progress)
         elif kind == "note":
             on_note(value)
         elif kind == "runs":
-            each.words.update(value)
+            each.results.update(value)
         else:
             each.message = (kind, value)
 
@@ -198,8 +198,8 @@ def _drain(
 def _settle(each: _Running, outcome: Outcome) -> None:
     each.process.join()
     each.events.close()
-    for place, job in enumerate(each.jobs):
-        kind, value = each.words.get(place) or each.message or _silence(each.process.exitcode)
+    for index, job in enumerate(each.jobs):
+        kind, value = each.results.get(index) or each.message or _unreported(each.process.exitcode)
         if kind in ("finished", "diverged"):
             outcome.finished.append(job.path)
         if kind == "diverged":
@@ -210,15 +210,15 @@ def _settle(each: _Running, outcome: Outcome) -> None:
             outcome.failed[job.path] = str(value)
 
 
-def _silence(code: int | None) -> tuple[str, str]:
-    """The last word for a process that gave none."""
+def _unreported(code: int | None) -> tuple[str, str]:
+    """Return the result of a process that reported none."""
     if code is not None and code < 0:
         return ("failed", f"its process was ended by {signal.Signals(-code).name}")
-    return ("failed", f"its process ended with exit code {code} and no word")
+    return ("failed", f"its process ended with exit code {code} and no message")
 
 
 class _signals_noted:
-    """Note SIGINT and SIGTERM instead of raising in the middle of something."""
+    """Context in which SIGINT and SIGTERM are recorded instead of raised."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

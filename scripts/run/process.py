@@ -1,4 +1,4 @@
-"""Inside the process of a run, or of a group of runs that train at once."""
+"""Process of a run, or of a group of stacked runs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run.experiments import make_experiment, stacked_experiment
 from plasticity.scripts.run.folder import RunError, RunFolder, execute
 from plasticity.scripts.run.jobs import Job, JobGroup, Work
-from plasticity.scripts.run.memory import Memory, measured_memory, told
+from plasticity.scripts.run.memory import Memory, describe_groups, measured_memory
 from plasticity.scripts.run.stacked import StackedExperiment, StackedRuns
 from plasticity.scripts.run.stacks import even_parts, has_ordinary_experiment
 
 PROGRESS_INTERVAL_SECONDS = 0.5
-"""How often a run tells how far it is."""
+"""Seconds between two progress reports of a run."""
 
 
 def do_work(work: Work, events: Connection) -> None:
-    """Do what this process is for, and say what became of it.
+    """Do the work of this process, and report its results.
 
     Args:
-        work: A run, or a group of them.
-        events: Where to: progress by place in the group, notes, the last words of single runs, and last
-            of all the word for all others.
+        work: A run, or a group of runs.
+        events: Connection for the reports: progress by index in the group, notes, results of single runs,
+            and finally the result of all others.
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    # Ctrl-C stays unheard: the parent hears it too, and passes it on as SIGTERM.
+    # SIGINT stays blocked: the parent receives Ctrl-C too, and passes it on as SIGTERM.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -48,13 +48,13 @@ def do_work(work: Work, events: Connection) -> None:
         message = ("failed", str(error))
     except Exception:
         message = ("failed", traceback.format_exc())
-    _tell(events, message)
+    _send(events, message)
 
 
 def _end_with_parent() -> None:
-    # The parent was killed: end at once, so that the same command finds no lock held. What the
-    # checkpoint does not hold is made again, the same. If the server was killed, the parent no
-    # longer knows of this run, and takes it for dead.
+    # The parent was killed: end at once, so that the same command finds no lock held. Work that the
+    # checkpoint does not cover is repeated, with the same result. If the server was killed, the parent
+    # can no longer watch this run, and takes it for dead.
     parent, server = multiprocessing.parent_process(), os.getppid()
     if parent is not None:
         while not wait([parent.sentinel], timeout=1.0) and os.getppid() == server:
@@ -62,23 +62,23 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _tell(events: Connection, message: tuple[str, Any]) -> None:
+def _send(events: Connection, message: tuple[str, Any]) -> None:
     with suppress(OSError):  # the parent was killed: this process is about to end as well
         events.send(message)
 
 
-class _Teller:
-    """Tells how far runs are, though not more often than anyone looks."""
+class _ProgressReports:
+    """Reports of the progress of runs, at most one every `PROGRESS_INTERVAL_SECONDS`."""
 
     def __init__(self, events: Connection) -> None:
         self._events = events
-        self._told = -PROGRESS_INTERVAL_SECONDS
+        self._latest = -PROGRESS_INTERVAL_SECONDS
 
     def __call__(self, progress: Callable[[], dict[int, float]]) -> None:
         now = time.monotonic()
-        if now - self._told > PROGRESS_INTERVAL_SECONDS:
-            self._told = now
-            _tell(self._events, ("progress", progress()))
+        if now - self._latest > PROGRESS_INTERVAL_SECONDS:
+            self._latest = now
+            _send(self._events, ("progress", progress()))
 
 
 def _execute(work: Work, events: Connection, stop: threading.Event) -> tuple[str, str]:
@@ -88,15 +88,15 @@ def _execute(work: Work, events: Connection, stop: threading.Event) -> tuple[str
 
 
 def _execute_job(
-    job: Job, place: int, events: Connection, stop: threading.Event
+    job: Job, index: int, events: Connection, stop: threading.Event
 ) -> tuple[str, str]:
-    """Do one run, which is the group's at this place; give its last word."""
-    teller = _Teller(events)
+    """Do one run, which has this index in its group; return its result."""
+    report = _ProgressReports(events)
     with RunFolder(job.path, job.config.to_json()) as folder:
         experiment = make_experiment(job.config)
 
         def should_stop() -> bool:
-            teller(lambda: {place: experiment.progress})
+            report(lambda: {index: experiment.progress})
             return stop.is_set()
 
         try:
@@ -105,92 +105,93 @@ def _execute_job(
             experiment.close()
         if not finished:
             return ("stopped", "")
-        _tell(events, ("progress", {place: float(job.config.length)}))
+        _send(events, ("progress", {index: float(job.config.length)}))
         return ("diverged" if experiment.diverged else "finished", "")
 
 
 def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -> tuple[str, str]:
-    """Do a group's runs, in parts that fit; give the last word of those that have none of their own."""
-    places = list(range(len(group.jobs)))
-    parts = [places]
-    has_company = len(places) > 1 or group.had_more
-    if group.is_measured and has_company:
+    """Do the runs of a group, in parts that fit; return the result of runs without one of their own."""
+    indices = list(range(len(group.jobs)))
+    parts = [indices]
+    is_stacked = len(indices) > 1 or group.had_more
+    if group.is_measured and is_stacked:
         memory = _memory_of([job.config for job in group.jobs])
-        parts = even_parts(places, memory.most)
-        has_company = memory.most > 1
+        parts = even_parts(indices, memory.most)
+        is_stacked = memory.most > 1
         if len(parts) > 1:
-            _tell(events, ("note", told(memory, [len(part) for part in parts])))
+            _send(events, ("note", describe_groups(memory, [len(part) for part in parts])))
     for part in parts:
         if stop.is_set():
             break
-        words = dict.fromkeys(part, ("stopped", ""))
+        results = dict.fromkeys(part, ("stopped", ""))
         try:
-            if not has_company and has_ordinary_experiment(group.jobs[part[0]].config):
-                words[part[0]] = _execute_job(group.jobs[part[0]], part[0], events, stop)
+            if not is_stacked and has_ordinary_experiment(group.jobs[part[0]].config):
+                results[part[0]] = _execute_job(group.jobs[part[0]], part[0], events, stop)
             else:
-                _execute_part(group.jobs, part, words, events, stop, has_company=has_company)
+                _execute_part(group.jobs, part, results, events, stop, is_stacked=is_stacked)
         except (RunError, ValueError, OSError) as error:
-            _fail(words, str(error))
+            _fail(results, str(error))
         except torch.cuda.OutOfMemoryError:
             _fail(
-                words,
-                f"{len(part)} runs at once are too many for the memory of {group.jobs[0].config.device}:"
+                results,
+                f"{len(part)} stacked runs are too many for the memory of {group.jobs[0].config.device}:"
                 " give a smaller --stack.",
             )
-        _tell(events, ("runs", words))
+        _send(events, ("runs", results))
     return ("stopped", "")
 
 
 def _memory_of(configs: Sequence[RunConfig]) -> Memory:
-    """Measure what runs like these need on their CUDA device."""
+    """Measure the memory that runs like these need on their CUDA device."""
     kind = stacked_experiment(configs[0])
 
     def begin(runs: int) -> StackedExperiment:
-        # From all over the group: a method with anchors needs more than one without.
-        experiment = kind([configs[place * len(configs) // runs] for place in range(runs)])
+        # Evenly spaced in the group: a method with anchors needs more memory than one without.
+        experiment = kind([configs[index * len(configs) // runs] for index in range(runs)])
         experiment.rehearse()
         return experiment
 
     with torch.cuda.device(configs[0].device):
-        return measured_memory(max(2, len(configs)), begin)  # what is left of a group may be one
+        return measured_memory(max(2, len(configs)), begin)  # a single run of a group may be left
 
 
-def _fail(words: dict[int, tuple[str, str]], message: str) -> None:
-    """Let it be the last word of all runs that are not finished."""
-    for place, (kind, _) in words.items():
+def _fail(results: dict[int, tuple[str, str]], message: str) -> None:
+    """Set the result of all runs that are not finished to a failure."""
+    for index, (kind, _) in results.items():
         if kind == "stopped":
-            words[place] = ("failed", message)
+            results[index] = ("failed", message)
 
 
 def _execute_part(
     jobs: Sequence[Job],
-    places: Sequence[int],
-    words: dict[int, tuple[str, str]],
+    indices: Sequence[int],
+    results: dict[int, tuple[str, str]],
     events: Connection,
     stop: threading.Event,
     *,
-    has_company: bool,
+    is_stacked: bool,
 ) -> None:
-    """Train runs at once, and note the last words of those that end."""
-    teller = _Teller(events)
-    mine = [jobs[place] for place in places]
+    """Train the runs with these indices stacked, and fill in the results of those that end."""
+    report = _ProgressReports(events)
+    part = [jobs[index] for index in indices]
 
-    def on_end(index: int, diverged: bool) -> None:
-        words[places[index]] = ("diverged" if diverged else "finished", "")
-        _tell(events, ("progress", {places[index]: float(mine[index].config.length)}))
-        _tell(events, ("runs", {places[index]: words[places[index]]}))
+    def on_end(member: int, diverged: bool) -> None:
+        index = indices[member]
+        results[index] = ("diverged" if diverged else "finished", "")
+        _send(events, ("progress", {index: float(jobs[index].config.length)}))
+        _send(events, ("runs", {index: results[index]}))
 
     with ExitStack() as open_folders:
         folders = [
-            open_folders.enter_context(RunFolder(job.path, job.config.to_json())) for job in mine
+            open_folders.enter_context(RunFolder(job.path, job.config.to_json())) for job in part
         ]
         StackedRuns(
             folders,
-            [job.config for job in mine],
-            stacked_experiment(mine[0].config),
-            has_company=has_company,
-            on_progress=lambda made: teller(
-                lambda: {places[index]: value for index, value in made().items()}
+            [job.config for job in part],
+            stacked_experiment(part[0].config),
+            is_stacked=is_stacked,
+            on_progress=lambda progress: report(
+                lambda: {indices[member]: value for member, value in progress().items()}
             ),
             on_end=on_end,
         ).execute(stop.is_set)

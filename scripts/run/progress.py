@@ -1,4 +1,4 @@
-"""Live progress of many runs, with a time estimate; silent where nobody looks."""
+"""Live progress of many runs, with a time estimate; one line where there is no terminal."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Messages(Console):
-    """What the program says beside its output, on the standard error stream.
+    """Messages of the program, on the standard error stream.
 
-    A run does not end because nobody reads on (`plasticity run … 2>&1 | head`).
+    A run does not end because its reader has gone (`plasticity run … 2>&1 | head`).
     """
 
     def __init__(self) -> None:
         super().__init__(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more."""
+        """Print nothing more."""
         self.quiet = True
 
 
 class TimeLeft:
-    """Estimates the time that is left from the work of this call alone.
+    """Estimate of the time left, from the work of this call alone.
 
-    What earlier calls have done is no part of the speed. The speed is the average since the first
-    word of a run: runs of different speed go on side by side and follow each other.
+    Work of earlier calls does not count toward the speed. The speed is the average since the first
+    report of a run, as runs of different speed go on side by side and follow each other.
 
     Args:
-        total: Of all runs.
-        done: What is done already, by run.
+        total: Length of all runs in sum.
+        done: Progress so far, by run.
     """
 
     def __init__(self, total: float, done: Mapping[Path, float]) -> None:
@@ -45,18 +45,18 @@ class TimeLeft:
 
     @property
     def completed(self) -> float:
-        """What is done, by this call and by earlier ones."""
+        """Progress in sum, made by this call and by earlier ones."""
         return sum(self._done.values())
 
     def note(self, run: Path, value: float, now: float) -> None:
-        """Take note of how far a run is, at a time in seconds."""
+        """Record the progress of a run, at a time in seconds."""
         if self._started is None:
             self._started = now
         self._first.setdefault(run, value)
         self._done[run] = value
 
     def seconds(self, now: float) -> float | None:
-        """How long it will take; None while there is nothing to tell it from."""
+        """Return the seconds left; None as long as there is nothing to estimate them from."""
         worked = sum(self._done[run] - first for run, first in self._first.items())
         if self._started is None or worked <= 0:
             return None
@@ -67,16 +67,16 @@ class TimeLeft:
 def live_progress(
     console: Console, totals: Mapping[Path, int], done: Mapping[Path, float], unit: str = "task"
 ) -> Iterator[Callable[[Path, float], None]]:
-    """A bar with a time estimate on a terminal; one line at the start elsewhere.
+    """Show a bar with a time estimate on a terminal; print one line at the start elsewhere.
 
     Args:
-        console: Where to.
+        console: Console to print to.
         totals: Length of each run.
-        done: What earlier calls have done of it.
-        unit: What lengths are counted in.
+        done: Progress that earlier calls made, by run.
+        unit: Unit of the lengths.
 
     Returns:
-        A context that gives the function to be told of a run and how far it is.
+        A context that yields a function to call with a run and its progress.
     """
     total = sum(totals.values())
     left = TimeLeft(total, done)

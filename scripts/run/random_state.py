@@ -1,4 +1,4 @@
-"""The global random generators of a process, as plain values that `torch.load` accepts."""
+"""Global random generators of a process, as plain values that `torch.load` accepts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The states of torch's, numpy's and Python's global generators.
+    """Return the states of torch's, NumPy's and Python's global generators.
 
-    Those of a GPU are among them if it is in use: asking others would start them.
+    The generators of a GPU are among them only if it is in use: querying one would initialise it.
     """
     kind, words, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
@@ -28,9 +28,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Bring the generators back to a `random_state`.
+    """Restore the generators from a `random_state`.
 
-    A run may go on elsewhere: states of devices that are not in use here are passed over.
+    A run may continue on another machine: states of devices that are not in use here are ignored.
     """
     torch.set_rng_state(state["torch"])
     if state["cuda"] and _cuda_in_use():
@@ -38,8 +38,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state_all(state["cuda"])
         else:
             warnings.warn(
-                f"The run was saved with {len(state['cuda'])} CUDA devices, here are"
-                f" {torch.cuda.device_count()}: their generators start anew.",
+                f"The run was saved with {len(state['cuda'])} CUDA devices, and this machine has"
+                f" {torch.cuda.device_count()}: their generators start afresh.",
                 stacklevel=2,
             )
     if state.get("mps") is not None and torch.backends.mps.is_available():

@@ -1,9 +1,9 @@
-"""Runs that train at once in one process, each with a folder of its own, as if it were alone.
+"""Runs that train stacked in one process, each with its own folder, as if it were alone.
 
-What a group's runs share is the time: all are equally far, in one task or rollout. Runs that are
-behind, because they were begun later or killed between two of the group's checkpoints, are trained
-without the others until they are level. A row's `seconds` in `timings.jsonl` are those of the whole
-group, and `together` beside them says how many runs it had.
+The runs of a stack have the same progress: they are in the same task or rollout. Runs that are behind,
+because they were started later or killed between two checkpoints of the stack, are trained without the
+others until they have caught up. The `seconds` of a row in `timings.jsonl` are those of the whole stack,
+and its `stacked` is the number of runs in the stack.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from plasticity.scripts.run.folder import RunFolder, timing_of
 from plasticity.scripts.run.memory import release_memory
 
 FOLDERS_AT_ONCE = 8
-"""Folders that are written at once: each write waits for the disk."""
+"""Number of folders that are written in parallel, as each write waits for the disk."""
 
 
 class StackedExperiment(Protocol):
-    """Several runs that are trained as one. Each is told by its place in the list, from 0.
+    """Several runs that are trained stacked. An index is the position of a run in the list, from 0.
 
     Args:
-        configs: Of the runs, equal but for what `plasticity.scripts.run.stacks` lets differ.
+        configs: Configurations of the runs, equal except for `plasticity.scripts.run.stacks.MAY_DIFFER`.
     """
 
     def __init__(self, configs: Sequence[Any]) -> None:
@@ -36,49 +36,49 @@ class StackedExperiment(Protocol):
 
     @property
     def progress(self) -> float:
-        """How far the runs are that have not ended, in the units of their rows."""
+        """Progress of the runs that have not ended, in the units of their rows."""
 
-    def is_finished(self, place: int) -> bool:
-        """Whether there is nothing left to do for a run."""
+    def is_finished(self, index: int) -> bool:
+        """Return whether a run is complete."""
 
-    def has_diverged(self, place: int) -> bool:
-        """Whether a run ended because something became NaN or infinite; it stays as it is from there."""
+    def has_diverged(self, index: int) -> bool:
+        """Return whether a run ended because something became NaN or infinite; it no longer changes then."""
 
     def next_rows(self, should_stop: Callable[[], bool]) -> dict[int, dict[str, Any]]:
-        """Work until the next row of any run; rows by place. None of them if stopped before."""
+        """Work until the next row of any run; return rows by index, none if stopped before."""
 
-    def take_episodes(self, place: int) -> list[dict[str, Any]]:
-        """As `Experiment.take_episodes`, of one run."""
+    def take_episodes(self, index: int) -> list[dict[str, Any]]:
+        """Return the rows of one run's episodes, as `Experiment.take_episodes`."""
 
-    def state_dicts(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """What the ordinary experiments of these runs save."""
+    def state_dicts(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the states of these runs, as their ordinary experiments save them."""
 
-    def load_state_dict(self, place: int, state: dict[str, Any]) -> None:
-        """Continue one run from what it saved, here or alone; all must then be equally far."""
+    def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
+        """Continue one run from a state saved here or alone; all runs must then have the same progress."""
 
     def rehearse(self) -> None:
-        """Do a little of everything that takes memory. Of no use afterwards, but for its measure."""
+        """Do a little of everything that takes memory, to measure it; the runs are of no use afterwards."""
 
     def close(self) -> None:
-        """Let go of whatever the runs share."""
+        """Release whatever the runs share."""
 
     @staticmethod
     def progress_of(state: dict[str, Any]) -> float:
-        """How far a run is that was saved so."""
+        """Return the progress of a run with this saved state."""
 
     @staticmethod
     def is_finished_at(state: dict[str, Any], config: Any) -> bool:
-        """Whether there is nothing left to do for a run that was saved so."""
+        """Return whether a run with this saved state is complete."""
 
 
 @dataclass
 class _Saved:
-    """What a checkpoint holds of a run; None: the run has not begun."""
+    """State of a run in its checkpoint; None if the run has not begun."""
 
     state: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        assert self.state is not None  # only what an experiment gave is written
+        assert self.state is not None  # only states of an experiment are written
         return self.state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,16 +86,16 @@ class _Saved:
 
 
 class StackedRuns:
-    """Runs in open folders, to be trained at once to their ends.
+    """Runs in open folders, to be trained stacked to their ends.
 
     Args:
-        folders: Open, one for each run.
-        configs: Of the runs, in the same order.
-        kind: Of the experiment that trains them.
-        has_company: Whether these are some of several runs, of which the others are trained at another
-            time; of several folders it is so anyway.
-        on_progress: Called often, with a function that gives each run's progress by its place.
-        on_end: Called with a run's place, and whether it diverged, as soon as it has its last row.
+        folders: Folders of the runs, open.
+        configs: Configurations of the runs, in the same order.
+        kind: Class of the experiment that trains them.
+        is_stacked: Whether a single run belongs to a group, whose other runs are trained at another time:
+            it is then stacked with a copy of itself. Runs of several folders are stacked in any case.
+        on_progress: Called often, with a function that returns the progress of each run by its index.
+        on_end: Called with the index of a run, and whether it diverged, as soon as it has its last row.
     """
 
     def __init__(
@@ -104,115 +104,118 @@ class StackedRuns:
         configs: Sequence[RunConfig],
         kind: type[StackedExperiment],
         *,
-        has_company: bool = False,
+        is_stacked: bool = False,
         on_progress: Callable[[Callable[[], dict[int, float]]], None] = lambda progress: None,
-        on_end: Callable[[int, bool], None] = lambda place, diverged: None,
+        on_end: Callable[[int, bool], None] = lambda index, diverged: None,
     ) -> None:
         self._folders, self._configs, self._kind = folders, configs, kind
-        self._has_company = has_company or len(folders) > 1
+        self._is_stacked = is_stacked or len(folders) > 1
         self._on_progress, self._on_end = on_progress, on_end
         self._ended: set[int] = set()
 
     def execute(self, should_stop: Callable[[], bool]) -> bool:
-        """Run all to their ends, from wherever each was left.
+        """Run all to their ends, each from its latest checkpoint.
 
         Args:
-            should_stop: Asked often; True writes all checkpoints and leaves.
+            should_stop: Called often; once it returns True, all checkpoints are written and the runs stop.
 
         Returns:
             Whether all are finished.
 
         Raises:
-            RunError: if a folder cannot be read or written; what the last checkpoints hold is safe.
+            RunError: if a folder cannot be read or written; the latest checkpoints are intact.
         """
         while len(self._ended) < len(self._folders):
             saved = self._saved()
             if not saved:
                 break
-            levels = {place: self._level(each) for place, each in saved.items()}
-            lowest = min(levels.values())
-            target = min((each for each in levels.values() if each > lowest), default=math.inf)
-            members = [place for place in saved if levels[place] == lowest]
-            # One that has to go on by itself for a while gets its own copy for company: replicas round
-            # alike however many they are, but for a single one, and a run that was killed is to give the
-            # same bytes as one that was not.
-            is_single = len(members) == 1 and self._has_company
+            progress = {index: self._progress_of(each) for index, each in saved.items()}
+            lowest = min(progress.values())
+            target = min((each for each in progress.values() if each > lowest), default=math.inf)
+            members = [index for index in saved if progress[index] == lowest]
+            # A run that has to catch up alone is stacked with a copy of itself: stacked networks round
+            # alike whatever their number, except for a single one, and a killed run has to produce the
+            # same bytes as one that was not killed.
+            is_single = len(members) == 1 and self._is_stacked
             trained = members * 2 if is_single else members
-            experiment = self._kind([self._configs[place] for place in trained])
+            experiment = self._kind([self._configs[index] for index in trained])
             try:
-                for place, member in enumerate(trained):
-                    if (state := saved[member].state) is not None:
-                        experiment.load_state_dict(place, state)
-                if not _Level(self, experiment, members, target).execute(should_stop):
+                for position, index in enumerate(trained):
+                    if (state := saved[index].state) is not None:
+                        experiment.load_state_dict(position, state)
+                if not _Stack(self, experiment, members, target).execute(should_stop):
                     return False
             finally:
                 experiment.close()
                 del experiment
-                release_memory()  # before the next level takes its own
+                release_memory()  # before the next stack allocates its own
         return True
 
     def _saved(self) -> dict[int, _Saved]:
-        """What the folders hold of the runs that are not finished, by their places."""
+        """Return the saved states of the runs that are not finished, by index."""
         found: dict[int, _Saved] = {}
-        for place, folder in enumerate(self._folders):
-            if place in self._ended:
+        for index, folder in enumerate(self._folders):
+            if index in self._ended:
                 continue
             saved = _Saved()
             folder.resume(saved)
             state = saved.state
-            if state is not None and self._kind.is_finished_at(state, self._configs[place]):
-                self.end(place, diverged=bool(state["diverged"]))  # by another process, just now
+            if state is not None and self._kind.is_finished_at(state, self._configs[index]):
+                self.end(index, diverged=bool(state["diverged"]))  # by another process, just now
             else:
-                found[place] = saved
+                found[index] = saved
         return found
 
-    def _level(self, saved: _Saved) -> float:
+    def _progress_of(self, saved: _Saved) -> float:
         return 0.0 if saved.state is None else self._kind.progress_of(saved.state)
 
-    def end(self, place: int, *, diverged: bool) -> None:
-        """Note that a run has its last row."""
-        self._ended.add(place)
-        self._on_end(place, diverged)
+    def end(self, index: int, *, diverged: bool) -> None:
+        """Record that a run has its last row."""
+        self._ended.add(index)
+        self._on_end(index, diverged)
 
-    def tell(self, progress: Callable[[], dict[int, float]]) -> None:
-        """Offer to tell how far the runs are that train now, by their places."""
+    def report(self, progress: Callable[[], dict[int, float]]) -> None:
+        """Pass on a function that returns the progress of the runs that train now, by index."""
         self._on_progress(progress)
 
-    def folder(self, place: int) -> RunFolder:
-        """A run's folder."""
-        return self._folders[place]
+    def folder(self, index: int) -> RunFolder:
+        """Return the folder of a run."""
+        return self._folders[index]
 
 
-class _Level:
-    """Runs that are equally far, on their way to where the next ones wait, or to their ends."""
+class _Stack:
+    """Runs with the same progress, trained up to the progress of the next ones, or to their ends.
+
+    An index here is the position of a run in the experiment; `members` maps it to the index in `runs`.
+    """
 
     def __init__(
         self,
-        together: StackedRuns,
+        runs: StackedRuns,
         experiment: StackedExperiment,
         members: Sequence[int],
         target: float,
     ) -> None:
-        self._together, self._experiment, self._members = together, experiment, members
+        self._runs, self._experiment, self._members = runs, experiment, members
         self._target = target
         self._seconds = 0.0
-        # where each run's latest row stands: seconds of this level, progress
+        # of each run at its latest row: seconds of this stack, progress
         self._marks = [(0.0, experiment.progress)] * len(members)
         self._live = list(range(len(members)))
 
     def execute(self, should_stop: Callable[[], bool]) -> bool:
-        """Train until the level is reached and saved, or all runs are finished; False if stopped."""
+        """Train and save up to the target, or until all runs are finished; return False if stopped."""
         experiment, has_target = self._experiment, self._target < math.inf
 
-        def should_pause() -> bool:  # asked before every step: it looks no further than it must
-            self._together.tell(self._progress)
+        def should_pause() -> bool:  # called before every step: reads `progress` only if it must
+            self._runs.report(self._progress)
             return should_stop() or (has_target and experiment.progress >= self._target)
 
         while self._live and experiment.progress < self._target:
             started = time.perf_counter()
             found = experiment.next_rows(should_pause)
             self._seconds += time.perf_counter() - started
-            rows = {place: row for place, row in found.items() if place in self._live}
+            rows = {index: row for index, row in found.items() if index in self._live}
             if not rows:
                 break
             self._write(rows)
@@ -222,31 +225,31 @@ class _Level:
 
     def _progress(self) -> dict[int, float]:
         progress = self._experiment.progress
-        return {self._members[place]: progress for place in self._live}
+        return {self._members[index]: progress for index in self._live}
 
     def _write(self, rows: Mapping[int, dict[str, Any] | None]) -> None:
-        """Write a row, if there is one, and the checkpoint of each run named."""
+        """Write the row, if there is one, and the checkpoint of each of these runs."""
         experiment, writes = self._experiment, []
-        # Looked at here, one after another: a thread does no more than write. Episodes that go to their
-        # file are taken first, and are then no part of a state.
-        episodes = {place: experiment.take_episodes(place) for place in rows if rows[place]}
+        # Collected here, one after another: a thread only writes. Episodes that go to their file are taken
+        # first, so that they are not part of a state.
+        episodes = {index: experiment.take_episodes(index) for index in rows if rows[index]}
         states = experiment.state_dicts(list(rows))
-        for (place, row), state in zip(rows.items(), states, strict=True):
-            folder, saved = self._together.folder(self._members[place]), _Saved(state)
+        for (index, row), state in zip(rows.items(), states, strict=True):
+            folder, saved = self._runs.folder(self._members[index]), _Saved(state)
             if row is None:
                 writes.append(partial(folder.save, saved))
                 continue
-            since, progress = self._marks[place]
-            self._marks[place] = (self._seconds, experiment.progress)
+            since, progress = self._marks[index]
+            self._marks[index] = (self._seconds, experiment.progress)
             timing = timing_of(row, self._seconds - since, experiment.progress - progress)
-            timing["together"] = len(self._members)
-            writes.append(partial(_write_row, folder, row, timing, episodes[place], saved))
-        _at_once(writes)
+            timing["stacked"] = len(self._members)
+            writes.append(partial(_write_row, folder, row, timing, episodes[index], saved))
+        _in_parallel(writes)
 
     def _end_finished(self) -> None:
-        for place in [each for each in self._live if self._experiment.is_finished(each)]:
-            self._live.remove(place)
-            self._together.end(self._members[place], diverged=self._experiment.has_diverged(place))
+        for index in [each for each in self._live if self._experiment.is_finished(each)]:
+            self._live.remove(index)
+            self._runs.end(self._members[index], diverged=self._experiment.has_diverged(index))
 
 
 def _write_row(
@@ -260,8 +263,8 @@ def _write_row(
     folder.save(saved)
 
 
-def _at_once(writes: Sequence[Callable[[], None]]) -> None:
-    """Do several at once; raise the first error, after all are done."""
+def _in_parallel(writes: Sequence[Callable[[], None]]) -> None:
+    """Write in parallel; raise the first error, after all are done."""
     with ThreadPoolExecutor(FOLDERS_AT_ONCE) as threads:
         waiting = [threads.submit(write) for write in writes]
     for each in waiting:

@@ -1,4 +1,4 @@
-"""Slippery-Ant runs that train at once: their ants share one simulator, on the device of their policies."""
+"""Stacked Slippery-Ant runs: their ants share one simulator, on the device of their policies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from plasticity.tasks.control.ant.warp import SlipperyAntWarp
 
 
 class StackedAnts:
-    """Runs of Slippery-Ant with one `StackedPPO`. `AntRows` says when each has a row.
+    """Runs of Slippery-Ant with one `StackedPPO`. `AntRows` decides when a row of each is due.
 
     Args:
-        configs: Of the runs; equal but for method, seed and decay.
-        make_environments: Gives the ants of all runs, those of one after those of another.
+        configs: Configurations of the runs; equal except for their methods and seeds.
+        make_environments: Returns the ants of all runs, run after run. None: `warp_ants`.
 
     Raises:
         ImportError: if the physics engine is not installed.
@@ -51,167 +51,167 @@ class StackedAnts:
         )
         self._rows = [AntRows(each) for each in configs]
         self._hidden_layers = self._agent.policy(0).hidden_layers
-        # Parameters at each run's latest row, stacked; of which runs there is one.
+        # Stacked parameters at each run's latest row, and the runs that have had one.
         self._previous: dict[str, Tensor] = {}
         self._has_previous: set[int] = set()
-        # of the environments, by place, until all are there: they are loaded as one
+        # states of the environments by index, until all are there: they are loaded as one
         self._loaded: dict[int, dict[str, Any]] = {}
 
     @property
     def progress(self) -> float:
-        """Steps of each run, of all its environments together."""
-        live = [place for place in range(len(self._rows)) if not self.has_diverged(place)]
+        """Steps made so far by each run, summed over its environments."""
+        live = [index for index in range(len(self._rows)) if not self.has_diverged(index)]
         return float(self._agent.num_steps[live[0] if live else 0])
 
-    def is_finished(self, place: int) -> bool:
-        """Whether there is nothing left to do for a run."""
-        return self._rows[place].finished
+    def is_finished(self, index: int) -> bool:
+        """Return whether a run is complete."""
+        return self._rows[index].finished
 
-    def has_diverged(self, place: int) -> bool:
-        """Whether a run ended because a loss became NaN or infinite."""
-        return self._rows[place].diverged
+    def has_diverged(self, index: int) -> bool:
+        """Return whether a run ended because a loss became NaN or infinite."""
+        return self._rows[index].diverged
 
     def next_rows(self, should_stop: Callable[[], bool]) -> dict[int, dict[str, Any]]:
-        """Play and learn until the next row of any run.
+        """Collect rollouts and learn until the next row of any run is due.
 
         Args:
-            should_stop: Asked before every rollout.
+            should_stop: Called before every rollout.
 
         Returns:
-            Rows by place; none of them if stopped before.
+            Rows by index; none if stopped before one was due.
 
         Raises:
-            RunError: if the simulator ran out of room, so that its numbers are not to be used.
+            RunError: if the simulator ran out of space, so that its numbers must not be used.
         """
         self._load_environments()
         while not should_stop():
             iterations = self._agent.iterate()
             rows: dict[int, dict[str, Any]] = {}
-            for place, iteration in enumerate(iterations):
-                own = self._rows[place]
+            for index, iteration in enumerate(iterations):
+                own = self._rows[index]
                 if own.diverged:
                     continue
-                row = own.take(iteration, self._agent.num_steps[place])
+                row = own.take(iteration, self._agent.num_steps[index])
                 if row is not None:
-                    rows[place] = row
+                    rows[index] = row
             if rows:
                 self._complete(rows)
                 return rows
         return {}
 
     def _complete(self, rows: Mapping[int, dict[str, Any]]) -> None:
-        """Add what is measured of the policies that have a row now, all of them at once."""
-        sound = [place for place in rows if not self.has_diverged(place)]
+        """Add the metrics to these rows, measured on the stacked policies."""
+        sound = [index for index in rows if not self.has_diverged(index)]
         metrics, policies = self._configs[0].tracking.metrics, self._agent.policies
         if not metrics or not sound:
             return
-        observed = [self._agent.observations(place) for place in range(len(self._rows))]
+        observed = [self._agent.observations(index) for index in range(len(self._rows))]
         features = stacked_features(policies, torch.stack(observed), self._hidden_layers)
         # A run's first row has no update to measure.
-        for places in (
-            [place for place in sound if place in self._has_previous],
-            [place for place in sound if place not in self._has_previous],
+        for indices in (
+            [index for index in sound if index in self._has_previous],
+            [index for index in sound if index not in self._has_previous],
         ):
-            previous = self._previous if places and places[0] in self._has_previous else None
+            previous = self._previous if indices and indices[0] in self._has_previous else None
             measured = stacked_metrics(
-                policies, features, metrics, indices=places, previous=previous
+                policies, features, metrics, indices=indices, previous=previous
             )
-            for place, numbers in zip(places, measured, strict=True):
-                rows[place].update(numbers)
+            for index, numbers in zip(indices, measured, strict=True):
+                rows[index].update(numbers)
         if "update_norm" in metrics:
-            for place in sound:
-                current = {name: p[place] for name, p in policies.parameters.items()}
-                self._keep_previous(place, current)
+            for index in sound:
+                current = {name: p[index] for name, p in policies.parameters.items()}
+                self._keep_previous(index, current)
 
-    def _keep_previous(self, place: int, parameters: Mapping[str, Tensor]) -> None:
+    def _keep_previous(self, index: int, parameters: Mapping[str, Tensor]) -> None:
         if not self._previous:
             stacked = self._agent.policies.parameters
             self._previous = {name: torch.zeros_like(p) for name, p in stacked.items()}
         for name, parameter in parameters.items():
-            self._previous[name][place].copy_(parameter.detach())
-        self._has_previous.add(place)
+            self._previous[name][index].copy_(parameter.detach())
+        self._has_previous.add(index)
 
-    def _tracker_state(self, place: int) -> dict[str, Any] | None:
-        """What the `Tracker` of this run alone would save."""
+    def _tracker_state(self, index: int) -> dict[str, Any] | None:
+        """Return the state that the `Tracker` of this run would save if it were alone."""
         if not self._configs[0].tracking.metrics:
             return None
-        if place not in self._has_previous:
+        if index not in self._has_previous:
             return {"previous": None}
-        return {"previous": {name: p[place].clone() for name, p in self._previous.items()}}
+        return {"previous": {name: p[index].clone() for name, p in self._previous.items()}}
 
-    def take_episodes(self, place: int) -> list[dict[str, Any]]:
-        """A run's episodes that ended since they were last taken, in the order of their ends."""
-        return self._rows[place].take_episodes()
+    def take_episodes(self, index: int) -> list[dict[str, Any]]:
+        """Return the episodes of a run that ended since the last call, in the order of their ends."""
+        return self._rows[index].take_episodes()
 
-    def state_dicts(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """Everything that the rest of these runs depends on, but their configurations."""
+    def state_dicts(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return everything that the rest of these runs depends on, except their configurations."""
         self._load_environments()
         environments = with_tensors(self._envs.state_dict())
         return [
             {
-                "agent": self._agent.state_dict(place),
-                "environments": _part(environments, self._own(place)),
-                "tracker": self._tracker_state(place),
-                **self._rows[place].state_dict(),
+                "agent": self._agent.state_dict(index),
+                "environments": _part(environments, self._own(index)),
+                "tracker": self._tracker_state(index),
+                **self._rows[index].state_dict(),
             }
-            for place in places
+            for index in indices
         ]
 
-    def _own(self, place: int) -> slice:
-        each = self._configs[place].stream.num_envs
-        return slice(place * each, (place + 1) * each)
+    def _own(self, index: int) -> slice:
+        each = self._configs[index].stream.num_envs
+        return slice(index * each, (index + 1) * each)
 
-    def load_state_dict(self, place: int, state: dict[str, Any]) -> None:
-        """Continue a run from what it saved; all are to be as far as each other."""
-        self._agent.load_state_dict(place, state["agent"])
+    def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
+        """Continue a run from a saved state; all runs must have the same progress."""
+        self._agent.load_state_dict(index, state["agent"])
         if state["agent"]["started"]:
-            self._loaded[place] = state["environments"]
+            self._loaded[index] = state["environments"]
         if state["tracker"] is not None and state["tracker"]["previous"] is not None:
-            self._keep_previous(place, state["tracker"]["previous"])
-        self._rows[place].load_state_dict(state)
+            self._keep_previous(index, state["tracker"]["previous"])
+        self._rows[index].load_state_dict(state)
 
     def _load_environments(self) -> None:
         if not self._loaded:
             return
-        states = [self._loaded[place] for place in range(len(self._configs))]
+        states = [self._loaded[index] for index in range(len(self._configs))]
         self._envs.load_state_dict(_joined(states))
         self._loaded.clear()
 
     def rehearse(self) -> None:
-        """Play and learn once, and measure."""
+        """Collect one rollout, learn from it, and measure."""
         self._agent.iterate()
-        self._complete({place: {} for place in range(len(self._rows))})
+        self._complete({index: {} for index in range(len(self._rows))})
 
     def close(self) -> None:
-        """Let go of the simulator."""
+        """Close the simulator."""
         self._envs.close()
 
     @staticmethod
     def progress_of(state: dict[str, Any]) -> float:
-        """Steps of a run that was saved so."""
+        """Return the steps of a run with this saved state."""
         return float(state["agent"]["num_steps"])
 
     @staticmethod
     def is_finished_at(state: dict[str, Any], config: ControlRunConfig) -> bool:
-        """Whether a run that was saved so has all its rows."""
+        """Return whether a run with this saved state has all its rows."""
         return has_all_rows(state, config)
 
 
 class _WarpAnts(SlipperyAntWarp):
-    """Ants whose error is one of the run."""
+    """Ants whose errors are a `RunError`."""
 
     def check(self) -> None:
         try:
             super().check()
         except RuntimeError as error:
-            raise RunError(f"{error} What the last checkpoint holds is safe.") from error
+            raise RunError(f"{error} The latest checkpoint is intact.") from error
 
 
 def warp_ants(configs: Sequence[ControlRunConfig]) -> DeviceEnvironments:
-    """The ants of some runs in one simulator on their device; each run's draw what they draw alone.
+    """Return the ants of some runs in one simulator; each run's draw the same numbers as if it were alone.
 
     Raises:
-        torch.cuda.OutOfMemoryError: if they do not fit, for Warp as well as for torch.
+        torch.cuda.OutOfMemoryError: if they do not fit into the memory, for Warp as well as for torch.
     """
     config = configs[0]
     streams = [child_seed(each.seed, "stream") for each in configs]
@@ -228,13 +228,13 @@ def warp_ants(configs: Sequence[ControlRunConfig]) -> DeviceEnvironments:
             device=config.device,
         )
     except RuntimeError as error:
-        if "Failed to allocate" in str(error):  # Warp has no kind of error for it
+        if "Failed to allocate" in str(error):  # Warp has no class of errors for it
             raise torch.cuda.OutOfMemoryError(str(error)) from error
         raise
 
 
 def _part(state: Mapping[str, Any], own: slice) -> dict[str, Any]:
-    """Some of the environments, from the state of all."""
+    """Return the state of some of the environments, from that of all."""
     return {
         name: value[own].clone() if isinstance(value, Tensor) else value[own]
         for name, value in state.items()
@@ -242,7 +242,7 @@ def _part(state: Mapping[str, Any], own: slice) -> dict[str, Any]:
 
 
 def _joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The state of all environments, from those of parts of them."""
+    """Return the state of all environments, from those of their parts."""
     joined: dict[str, Any] = {}
     for name in states[0]:
         values = [each[name] for each in states]

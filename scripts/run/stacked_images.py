@@ -1,4 +1,4 @@
-"""Image runs that train at once: their networks are stacked, their streams share one dataset."""
+"""Stacked image runs: their networks are stacked, their streams share one dataset."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from plasticity.tasks import ImageDataset, load_dataset
 from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
 
 REHEARSED_STEPS = 8
-"""Steps after which a compiled step has been captured, and all of its memory taken."""
+"""Number of steps after which a compiled step has been captured and has allocated all its memory."""
 
 
 class StackedImages:
     """Runs of an image benchmark with one `StackedClassifier`: each has a row for each task.
 
     Args:
-        configs: Of the runs; equal but for method, seed and decay.
-        dataset: Of the runs; None: it is loaded.
+        configs: Configurations of the runs; equal except for their methods and seeds.
+        dataset: Images of the runs. None: they are loaded.
 
     Raises:
-        ValueError: if a setting and the data do not go together, or a run's method shifts.
+        ValueError: if a setting and the data do not fit together.
     """
 
     def __init__(
@@ -57,43 +57,43 @@ class StackedImages:
         )
         self._next_tasks = [0] * len(configs)
         self._diverged = [False] * len(configs)
-        self._before: dict[str, Tensor] | None = None  # of the task's beginning, stacked
+        self._before: dict[str, Tensor] | None = None  # stacked parameters at the task's beginning
 
     @property
     def progress(self) -> float:
-        """Tasks done, the one under way counted by its steps."""
+        """Number of tasks done; the current one counts by its share of steps."""
         return self._next_task + self._classifier.task_progress
 
     @property
     def _live(self) -> list[int]:
-        return [place for place, diverged in enumerate(self._diverged) if not diverged]
+        return [index for index, diverged in enumerate(self._diverged) if not diverged]
 
     @property
     def _next_task(self) -> int:
-        """Of the runs that go on."""
-        places = {self._next_tasks[place] for place in self._live}
-        if len(places) > 1:
+        """Index of the next task of the runs that have not diverged."""
+        tasks = {self._next_tasks[index] for index in self._live}
+        if len(tasks) > 1:
             raise ValueError(
-                f"The runs are at the tasks {sorted(places)}: only runs of one place train together."
+                f"The runs are at the tasks {sorted(tasks)}: only runs at the same task can be stacked."
             )
-        return next(iter(places), self.configs[0].stream.num_tasks)
+        return next(iter(tasks), self.configs[0].stream.num_tasks)
 
-    def is_finished(self, place: int) -> bool:
-        """Whether there is nothing left to do for a run."""
-        return self._diverged[place] or self._next_tasks[place] >= self.configs[0].stream.num_tasks
+    def is_finished(self, index: int) -> bool:
+        """Return whether a run is complete."""
+        return self._diverged[index] or self._next_tasks[index] >= self.configs[0].stream.num_tasks
 
-    def has_diverged(self, place: int) -> bool:
-        """Whether a run ended because a loss or a feature became NaN or infinite."""
-        return self._diverged[place]
+    def has_diverged(self, index: int) -> bool:
+        """Return whether a run ended because a loss or a feature became NaN or infinite."""
+        return self._diverged[index]
 
     def next_rows(self, should_stop: Callable[[], bool]) -> dict[int, dict[str, Any]]:
-        """Learn the next task of every run, or what is left of it.
+        """Learn the next task of every run, or the rest of it.
 
         Args:
-            should_stop: Asked before every step.
+            should_stop: Called before every step.
 
         Returns:
-            The tasks' rows by place; none if stopped before their end.
+            Rows of the tasks by index; none if stopped before their end.
         """
         if "update_norm" in self.configs[0].tracking.metrics and self._before is None:
             self._before = {
@@ -104,63 +104,63 @@ class StackedImages:
         if not self._classifier.train(tasks, should_stop):
             return {}
         figures = self._classifier.finish(tasks)
-        rows = {place: {"task": tasks.index, **figures[place]} for place in self._live}
+        rows = {index: {"task": tasks.index, **figures[index]} for index in self._live}
         self._complete(rows, tasks)
         self._before = None
-        for place in rows:
-            self._next_tasks[place] += 1
-            if rows[place]["diverged"]:
-                self._diverged[place] = True
-                self._classifier.freeze(place)
+        for index in rows:
+            self._next_tasks[index] += 1
+            if rows[index]["diverged"]:
+                self._diverged[index] = True
+                self._classifier.freeze(index)
         return rows
 
     def _complete(self, rows: dict[int, dict[str, Any]], tasks: StackedImageTask) -> None:
-        """Add what is measured of the networks, all of them at once."""
-        config, replicas = self.configs[0], self._classifier.networks
+        """Add the metrics to these rows, measured on the stacked networks."""
+        config, networks = self.configs[0], self._classifier.networks
         probe, _ = next(iter(tasks.test_batches(config.tracking.probe_size)))
-        features = stacked_features(replicas, probe, self._hidden_layers)
+        features = stacked_features(networks, probe, self._hidden_layers)
         finite = finite_networks(features).tolist()
-        for place, row in rows.items():  # as in `ImageExperiment.next_row`
-            row["diverged"] = row["diverged"] or not finite[place]
-        sound = [place for place, row in rows.items() if not row["diverged"]]
+        for index, row in rows.items():  # as in `ImageExperiment.next_row`
+            row["diverged"] = row["diverged"] or not finite[index]
+        sound = [index for index, row in rows.items() if not row["diverged"]]
         if config.tracking.metrics:
             measured = stacked_metrics(
-                replicas, features, config.tracking.metrics, indices=sound, previous=self._before
+                networks, features, config.tracking.metrics, indices=sound, previous=self._before
             )
-            for place, numbers in zip(sound, measured, strict=True):
-                rows[place].update(numbers)
+            for index, numbers in zip(sound, measured, strict=True):
+                rows[index].update(numbers)
 
-    def take_episodes(self, place: int) -> list[dict[str, Any]]:
-        """None: a classifier plays no episodes."""
+    def take_episodes(self, index: int) -> list[dict[str, Any]]:
+        """Return no episodes: a classifier has none."""
         return []
 
-    def state_dicts(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """What `ImageExperiment` saves of each of these runs."""
-        return [self._state_dict(place) for place in places]
+    def state_dicts(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the states of these runs, as `ImageExperiment` saves them."""
+        return [self._state_dict(index) for index in indices]
 
-    def _state_dict(self, place: int) -> dict[str, Any]:
+    def _state_dict(self, index: int) -> dict[str, Any]:
         state: dict[str, Any] = {
-            "classifier": self._classifier.state_dict(place),
-            "next_task": self._next_tasks[place],
-            "diverged": self._diverged[place],
+            "classifier": self._classifier.state_dict(index),
+            "next_task": self._next_tasks[index],
+            "diverged": self._diverged[index],
         }
         if self._before is not None:
-            state["before"] = {name: tensor[place].clone() for name, tensor in self._before.items()}
+            state["before"] = {name: tensor[index].clone() for name, tensor in self._before.items()}
         return state
 
-    def load_state_dict(self, place: int, state: dict[str, Any]) -> None:
-        """Continue a run from what it saved; all are to be as far as each other."""
-        self._classifier.load_state_dict(place, state["classifier"])
-        self._next_tasks[place] = state["next_task"]
-        self._diverged[place] = state["diverged"]
-        if self._diverged[place]:
-            self._classifier.freeze(place)
+    def load_state_dict(self, index: int, state: dict[str, Any]) -> None:
+        """Continue a run from a saved state; all runs must have the same progress."""
+        self._classifier.load_state_dict(index, state["classifier"])
+        self._next_tasks[index] = state["next_task"]
+        self._diverged[index] = state["diverged"]
+        if self._diverged[index]:
+            self._classifier.freeze(index)
         if "before" in state:  # absent between two tasks
             if self._before is None:
                 stacked = self._classifier.networks.parameters
                 self._before = {name: torch.empty_like(p) for name, p in stacked.items()}
             for name, tensor in state["before"].items():
-                self._before[name][place].copy_(tensor)
+                self._before[name][index].copy_(tensor)
 
     def rehearse(self) -> None:
         """Do a few steps, and measure."""
@@ -168,18 +168,18 @@ class StackedImages:
         tasks = self._streams[0]
         self._classifier.train(tasks, lambda: next(steps, None) is None)
         figures = self._classifier.finish(tasks)
-        self._complete({place: figures[place] for place in self._live}, tasks)
+        self._complete({index: figures[index] for index in self._live}, tasks)
 
     def close(self) -> None:
-        """It has no processes of its own."""
+        """Do nothing: there is nothing to release."""
 
     @staticmethod
     def progress_of(state: dict[str, Any]) -> float:
-        """Tasks done by a run that was saved so."""
+        """Return the number of tasks done by a run with this saved state."""
         classifier = state["classifier"]
         return float(state["next_task"] + classifier["step"] / classifier["task_steps"])
 
     @staticmethod
     def is_finished_at(state: dict[str, Any], config: SupervisedRunConfig) -> bool:
-        """Whether a run that was saved so has all its tasks."""
+        """Return whether a run with this saved state has all its tasks."""
         return bool(state["diverged"]) or int(state["next_task"]) >= config.stream.num_tasks

@@ -1,4 +1,4 @@
-"""Which runs train at once: those whose configurations are equal but for method, seed and decay."""
+"""Groups of runs that are stacked: their configurations are equal except for method and seed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from plasticity.scripts.run.jobs import Job, JobGroup, Work
 from plasticity.tasks.vector.environments import DEVICE_ENGINES
 
 MAY_DIFFER = ("method", "critic_method", "seed")
-"""Settings that the runs of a group need not share: the optimizer's step is each run's own."""
+"""Settings that may differ between the runs of a group, each of which has its own optimizer step."""
 
 _Item = TypeVar("_Item")
 
 
 def planned(jobs: Sequence[Job], stack: StackSize) -> list[Work]:
-    """Put jobs together that can train at once; the others stay single.
+    """Group jobs that can be stacked; the others stay single.
 
     Args:
-        jobs: In the order in which they are to be done.
-        stack: Runs in one process. A number is taken as it is, on any device. "auto": one on a CPU,
-            where processes of one thread each are faster, and on CUDA as many as fit, which the group's
-            own process finds out.
+        jobs: Runs, in the order in which they are to be done.
+        stack: Number of runs stacked in one process, on any device. "auto": one on a CPU, where processes
+            of one thread each are faster, and on CUDA as many as fit, which the process of the group
+            measures.
 
     Returns:
-        What each process does: each job is in it once.
+        The work of each process; each job is in it once.
     """
     work: list[Work] = []
     for group in groups_of(jobs):
@@ -48,10 +48,10 @@ def planned(jobs: Sequence[Job], stack: StackSize) -> list[Work]:
 
 
 def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
-    """What is still to be done of a plan.
+    """Return the part of a plan that is not finished.
 
-    A group is planned before its finished runs are left out, so that the same command again continues its
-    runs as they were begun: to the byte, which they are not alone if they were begun in company.
+    Groups are planned before finished runs are left out, so that the same command again continues its runs
+    as they were begun, to the byte: a run that was begun stacked rounds otherwise if it is continued alone.
     """
     paths = {job.path for job in unfinished}
     left: list[Work] = []
@@ -65,9 +65,9 @@ def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
 
 
 def can_be_stacked(config: RunConfig) -> bool:
-    """Whether a run can train at once with others of its kind, in one process.
+    """Return whether a run can be stacked with others of its kind, in one process.
 
-    The method "shift" wraps its network in another, and ants of a CPU's engine live on its cores.
+    The mitigation `Shift` wraps its network in another, and the engines of a CPU step each ant by itself.
     """
     if isinstance(config, ControlRunConfig):
         return config.stream.engine in DEVICE_ENGINES
@@ -75,36 +75,36 @@ def can_be_stacked(config: RunConfig) -> bool:
 
 
 def has_ordinary_experiment(config: RunConfig) -> bool:
-    """Whether one run can be trained without the code for many: all can but the ants of a GPU."""
+    """Return whether a single run has an experiment that is not stacked: all have but the ants of a GPU."""
     return not (isinstance(config, ControlRunConfig) and config.stream.engine in DEVICE_ENGINES)
 
 
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs whose configurations differ in nothing but `MAY_DIFFER`, in their order.
+    """Group jobs whose configurations differ in nothing but `MAY_DIFFER`, in their order.
 
-    Runs that cannot train with others stand apart from those that can.
+    Runs that cannot be stacked are in groups apart from those that can.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        flat = job.config.to_json()
-        shared = {name: value for name, value in flat.items() if name not in MAY_DIFFER}
+        saved = job.config.to_json()
+        shared = {name: value for name, value in saved.items() if name not in MAY_DIFFER}
         key = json.dumps([can_be_stacked(job.config), shared], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
 
 def even_parts(items: Sequence[_Item], most: int) -> list[list[_Item]]:
-    """Cut a list into as few parts of at most `most` as there can be, as even as they can be."""
+    """Split a list into as few parts of at most `most` items as possible, as even as possible."""
     count = -(-len(items) // most)
     ends = [-(-len(items) * part // max(count, 1)) for part in range(count + 1)]
     return [list(items[a:b]) for a, b in pairwise(ends)]
 
 
 def require_use(jobs: Sequence[Job], stack: StackSize) -> None:
-    """Refuse a number of runs at once that cannot be met.
+    """Raise an error if the number of stacked runs has no use for these jobs.
 
     Raises:
-        ValueError: if it is below 1, or above 1 where no job can be trained with others.
+        ValueError: if it is below 1, or above 1 where no job can be stacked.
         TypeError: if it is neither a number nor "auto".
     """
     if stack == "auto":

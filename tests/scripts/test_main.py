@@ -1,4 +1,4 @@
-"""The command line: what is typed, what is said, how it ends."""
+"""Command line: options, messages, exit codes."""
 
 import fcntl
 import json
@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from plasticity.agents.ppo.config import PRESETS
 from plasticity.metrics.registry import METRICS
+from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
 from plasticity.scripts import main as main_module
-from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS
-from plasticity.scripts.config.options import SweepGrid, default_options
+from plasticity.scripts.config.benchmarks import BENCHMARKS
+from plasticity.scripts.config.grid import Axis
+from plasticity.scripts.config.nested import setting_at
+from plasticity.scripts.config.options import default_options
 from plasticity.scripts.main import COMMANDS, main
-from plasticity.scripts.run import atomic_files as durable
+from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run import command as run_module
 
 TINY = shlex.split(
@@ -28,7 +32,7 @@ TINY = shlex.split(
 
 @pytest.fixture
 def call(capsys):
-    """Call the program; give its exit code, output and messages."""
+    """Function that calls the program and returns its exit code, output and messages."""
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
@@ -42,15 +46,19 @@ def call(capsys):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """What `run` and `sweep` would be given."""
+    """Options, axes of the grid and command that `run` and `sweep` would be called with."""
     found = []
 
-    def note(name, options, command):
-        found.append((name, options, command))
+    def note_run(options, command):
+        found.append((options, None, command))
         return 0
 
-    monkeypatch.setattr(main_module, "run", note)
-    monkeypatch.setattr(main_module, "sweep", note)
+    def note_sweep(options, axes, command):
+        found.append((options, axes, command))
+        return 0
+
+    monkeypatch.setattr(main_module, "run", note_run)
+    monkeypatch.setattr(main_module, "sweep", note_sweep)
     return found
 
 
@@ -73,10 +81,10 @@ def test_usage_names_every_command(call, arguments):
         assert re.search(rf"^  {name} +{re.escape(description)}$", out, re.MULTILINE)
 
 
-def test_list_has_a_line_for_each_thing(call):
+def test_list_has_a_line_for_each_entry(call):
     code, out, _ = call("list")
     assert code == 0
-    for name in (*BENCHMARKS, *METHODS, *METRICS):
+    for name in (*BENCHMARKS, "none", *MITIGATIONS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
     assert (code, out.splitlines()[0]) == (0, "usage: plasticity list")
@@ -87,18 +95,46 @@ def test_list_has_a_line_for_each_thing(call):
 def test_help_of_a_run_names_every_option(call, command, benchmark):
     code, out, _ = call(command, *benchmark, "--help")
     assert code == 0
-    options = ["--methods", "--seeds", "--tasks", "--out", "--strength", "--sigma", "--anisotropy"]
-    options += ["--decoupled", "--data-dir", "--device", "--jobs", "--metrics", "--probe-size"]
-    options += ["--together"]
+    options = ["--methods", "--seeds", "--tasks", "--out", "--data-dir", "--device", "--jobs"]
+    options += ["--metrics", "--probe-size", "--stack", "--syre.strength", "--syre.sigma"]
+    options += ["--syre.anisotropy", "--syre.decoupled", "--weight-decay.strength"]
+    options += ["--weight-decay.decoupled", "--l2-init.strength", "--shift.sigma"]
     options += ["--architecture", "--channels", "--downsampling", "--kernel-size", "--hidden"]
     options += ["--activation", "--optimizer", "--learning-rate", "--momentum", "--batch-size"]
     options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config"]
-    options += ["--strengths", "--sigmas"] if command == "sweep" else []
     for option in options:
         assert re.search(rf"{option}\b", out), option
+    assert ("--grid" in out) == (command == "sweep")
+    assert not re.search(r"--(critic|preset|agent|strength|sigma|seed|dataset)\b", out)
     before_options = out.split("options")[0]
     assert not re.search(r"^ +\S", before_options, re.MULTILINE)  # the docstring's indentation
     assert "\n\n\n" not in before_options
+
+
+@pytest.mark.parametrize("benchmark", ["slippery-ant", "slippery-ant-warp"])
+def test_help_of_an_ant_names_its_options(call, benchmark):
+    code, out, _ = call("run", benchmark, "--help")
+    assert code == 0
+    options = ["--steps", "--preset", "--agent", "--change-every", "--num-envs", "--cores"]
+    options += ["--measure-every", "--rollout-steps", "--betas", "--syre.sigma"]
+    options += ["--critic.syre.sigma", "--critic.weight-decay.strength"]
+    for option in options:
+        assert re.search(rf"{re.escape(option)}\b", out), option
+    assert not re.search(r"--(engine|tasks|critic-method)\b", out)
+
+
+def test_help_has_the_defaults_of_a_preset_and_of_a_file(call, tmp_path):
+    def default_of(option, *arguments):
+        code, out, _ = call("run", *arguments, "--help")
+        assert code == 0
+        words = " ".join(out.replace("│", "").split())
+        return re.search(rf"--{option} INT .*?\(default: (.*?)\)", words).group(1)
+
+    assert default_of("change-every", "slippery-ant") == "100000"
+    assert default_of("change-every", "slippery-ant", "--preset", "nature") == "2000000"
+    file = tmp_path / "some.yaml"
+    file.write_text("agent: {batch_size: 77}\n")
+    assert default_of("batch-size", "permuted-digits", "--config", file) == "77"
 
 
 def test_help_needs_neither_figures_nor_data():
@@ -136,64 +172,192 @@ def test_options_reach_the_run(call, parsed):
     code, _, _ = call(
         *shlex.split(
             "run permuted-mnist --methods none syre --seeds 3 4 --tasks 7 --out 'my runs'"
-            " --strength 0 --sigma 0.3 --decoupled True --data-dir data --jobs 2 --metrics srank"
+            " --syre.strength 0 --syre.sigma 0.3 --syre.decoupled True --data-dir data --jobs 2"
+            " --metrics srank"
             " --channels 4 8 16 --hidden 100 50 --learning-rate 1e-4 --optimizer adam --momentum 0"
         )
     )
     assert code == 0
-    ((name, options, command),) = parsed
-    assert name == "permuted-mnist"
-    assert (options.methods, options.seeds, options.tasks) == (("none", "syre"), (3, 4), 7)
-    assert (options.out, options.data_dir) == (Path("my runs"), Path("data"))
-    assert (options.strength, options.sigma, options.decoupled, options.jobs) == (0, 0.3, True, 2)
-    assert options.metrics == ("srank",)
-    assert (options.network.channels, options.network.hidden) == ((4, 8, 16), (100, 50))
-    assert options.classifier.learning_rate == 1e-4
-    assert options.classifier.batch_size == BENCHMARKS["permuted-mnist"].classifier.batch_size
+    ((options, _, command),) = parsed
+    config, defaults = options.config, BENCHMARKS["permuted-mnist"].config
+    assert options.benchmark == "permuted-mnist"
+    assert (options.methods, options.seeds) == (("none", "syre"), (3, 4))
+    assert (options.out, options.jobs) == (Path("my runs"), 2)
+    assert (config.stream.num_tasks, config.stream.data_dir) == (7, "data")
+    assert options.mitigations["syre"] == Syre(strength=0, sigma=0.3, decoupled=True)
+    assert options.mitigations["weight-decay"] == WeightDecay(strength=1e-3)
+    assert config.tracking.metrics == ("srank",)
+    assert (config.network.channels, config.network.hidden) == ((4, 8, 16), (100, 50))
+    assert (config.agent.learning_rate, config.agent.optimizer) == (1e-4, "adam")
+    assert config.agent.batch_size == defaults.agent.batch_size
     assert shlex.split(command)[-4:] == ["--optimizer", "adam", "--momentum", "0"]
-    assert "--out 'my runs' --strength 0" in command
+    assert "--out 'my runs' --syre.strength 0" in command
 
 
 def test_seeds_are_given_as_ranges_too(call, parsed):
     call("run", "permuted-digits", "--seeds", "0..3", "7", "--tasks", "2")
     call("sweep", "permuted-digits", "--seeds", "2..2")
-    assert [options.seeds for _, options, _ in parsed] == [(0, 1, 2, 3, 7), (2,)]
+    assert [options.seeds for options, _, _ in parsed] == [(0, 1, 2, 3, 7), (2,)]
 
 
 def test_metrics_may_be_left_out_altogether(call, parsed):
     call("run", "permuted-digits", "--metrics")
-    assert parsed[0][1].metrics == ()
+    assert parsed[0][0].config.tracking.metrics == ()
 
 
 def test_sweep_options(call, parsed):
-    call("sweep", "permuted-digits", "--strengths", "0.1", "0.2", "--sigmas", "0.5")
-    _, options, _ = parsed[0]
-    assert isinstance(options, SweepGrid)
-    assert (options.strengths, options.sigmas) == ((0.1, 0.2), (0.5,))
-    assert (options.strength, options.sigma) == (None, None)
+    grid = ["syre.strength=0.1,0.2", "hidden=64,32 16", "loss=squared-error"]
+    call("sweep", "permuted-digits", "--grid", *grid, "--seeds", "0")
+    call("sweep", "permuted-digits", "--methods", "syre", "shift")
+    (options, axes, _), (default, searched, _) = parsed
+    assert options.out == default.out == Path("runs/permuted-digits-sweep")
+    assert axes == [
+        Axis("syre.strength", (0.1, 0.2)),
+        Axis("hidden", ((64,), (32, 16))),
+        Axis("loss", ("squared-error",)),
+    ]
+    strengths, sigmas = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.01, 0.1, 0.3, 0.5, 1.0)
+    assert searched == [
+        Axis("syre.strength", strengths),
+        Axis("syre.sigma", sigmas),
+        Axis("shift.sigma", sigmas),
+    ]
+    assert options.mitigations == default_options("permuted-digits").mitigations
+
+
+def test_a_run_has_no_grid(call, parsed):
+    code, _, said = call("run", "permuted-digits", "--grid", "hidden=8")
+    assert (code, parsed) == (2, [])
+    assert "--grid" in said
+
+
+def test_a_sweep_of_a_critic(call, parsed):
+    call("sweep", "slippery-ant", "--grid", "critic.syre.sigma=0.5,1", "num-envs=4,8")
+    ((options, axes, _),) = parsed
+    assert axes == [Axis("critic.syre.sigma", (0.5, 1.0)), Axis("num-envs", (4, 8))]
+    assert [axes[0].concerns(method) for method in options.methods] == [False, False, True]
+
+
+def test_a_critic_has_options_of_its_own(call, parsed):
+    line = "run slippery-ant --critic.syre.sigma 0.25 --critic.weight-decay.strength 0 --steps 9"
+    assert call(*shlex.split(line))[0] == 0
+    ((options, _, _),) = parsed
+    assert options.config.stream.num_steps == 9
+    given = {name: settings for name, settings in options.critic.items() if settings}
+    assert given == {"syre": {"sigma": 0.25}, "weight-decay": {"strength": 0}}
+    syre = options.run_config("syre", 0)
+    assert (syre.method, syre.critic_method) == (
+        (Syre(strength=1e-3, sigma=0.3),),
+        (Syre(strength=1e-3, sigma=0.25),),
+    )
+
+
+def test_presets_give_the_defaults_of_other_options(call, parsed):
+    call("run", "slippery-ant", "--preset", "nature", "--agent=non-stationary")
+    call("run", "slippery-ant", "--preset=syre", "--change-every", "4000", "--epsilon", "1e-5")
+    call("run", "slippery-ant-mujoco", "--agent", "non-stationary", "--betas", "0.8", "0.9")
+    found = [
+        (o.config.stream.change_every, o.config.agent.betas, o.config.agent.epsilon)
+        for o, _, _ in parsed
+    ]
+    standard, other = PRESETS["standard"], PRESETS["non-stationary"]
+    assert found == [
+        (2_000_000, other.betas, other.epsilon),
+        (4000, standard.betas, 1e-5),
+        (100_000, (0.8, 0.9), other.epsilon),
+    ]
 
 
 def test_config_gives_the_defaults_and_options_override_it(call, parsed, tmp_path):
-    saved = {
-        **default_options("permuted-digits").config("permuted-digits", "syre", 9).to_json(),
-        "learning_rate": 0.5,
-        "num_tasks": 4,
-        "strength": 0.25,
-        "versions": {},
-        "git_commit": None,
-    }
+    saved = default_options("permuted-digits").run_config("syre", 9).to_json()
+    saved["agent"]["learning_rate"] = 0.5
+    saved["stream"]["num_tasks"] = 4
+    saved["method"]["syre"]["strength"] = 0.25
+    saved |= {"versions": {}, "git_commit": None}
     file = tmp_path / "config.json"
     file.write_text(json.dumps(saved))
     call("run", "--config", file, "--tasks", "6")
     call("run", "permuted-digits", "--out", "elsewhere", f"--config={file}", "--methods", "none")
     call("sweep", "--config", file)
-    (name, first, _), (_, second, _), (_, third, _) = parsed
-    assert name == "permuted-digits"
-    assert (first.tasks, first.methods, first.seeds, first.strength) == (6, ("syre",), (9,), 0.25)
-    assert first.classifier.learning_rate == 0.5
-    assert (second.out, second.methods, second.tasks) == (Path("elsewhere"), ("none",), 4)
-    assert third.strength is None  # a sweep has its own
-    assert third.classifier.learning_rate == 0.5
+    call("run", "permuted-fashion", "--config", file, "--syre.sigma", "3")
+    first, second, third, fourth = (options for options, _, _ in parsed)
+    assert first.benchmark == "permuted-digits"
+    assert (first.config.stream.num_tasks, first.methods, first.seeds) == (6, ("syre",), (9,))
+    assert first.mitigations["syre"] == Syre(strength=0.25, sigma=0.5)
+    assert first.config.agent.learning_rate == 0.5
+    assert (second.out, second.methods) == (Path("elsewhere"), ("none",))
+    assert second.config.stream.num_tasks == 4
+    assert [axis.option for axis in parsed[2][1]] == ["syre.strength", "syre.sigma"]
+    assert third.config.agent.learning_rate == 0.5
+    assert (fourth.benchmark, fourth.config.stream.dataset) == ("permuted-fashion", "fashion-mnist")
+    assert fourth.mitigations["syre"] == Syre(strength=0.25, sigma=3)
+
+
+YAML = """
+# a part of a configuration
+benchmark: permuted-digits
+method:
+  syre:
+    sigma: 0.9
+  shift:
+seed: 4
+stream: {num_tasks: 6}
+agent:
+  learning_rate: 1e-3
+network:
+  hidden: [32, 16]
+tracking:
+  metrics: []
+"""
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "json"])
+def test_a_part_of_a_configuration_is_enough(call, parsed, tmp_path, suffix):
+    file = tmp_path / f"config.{suffix}"
+    plain = {
+        "benchmark": "permuted-digits",
+        "method": {"syre": {"sigma": 0.9}, "shift": None},
+        "seed": 4,
+        "stream": {"num_tasks": 6},
+        "agent": {"learning_rate": 1e-3},
+        "network": {"hidden": [32, 16]},
+        "tracking": {"metrics": []},
+    }
+    file.write_text(json.dumps(plain) if suffix == "json" else YAML)
+    assert call("run", "--config", file, "--batch-size", "50")[0] == 0
+    ((options, _, _),) = parsed
+    defaults = default_options("permuted-digits")
+    assert (options.methods, options.seeds) == (("syre+shift",), (4,))
+    assert (options.out, options.device) == (defaults.out, defaults.device)
+    assert options.mitigations == {
+        **defaults.mitigations,
+        "syre": Syre(strength=3e-3, sigma=0.9),
+    }
+    expected = {
+        "stream.num_tasks": 6,
+        "agent.learning_rate": 1e-3,
+        "agent.batch_size": 50,
+        "agent.epochs_per_task": 10,  # of the benchmark
+        "network.hidden": (32, 16),
+        "tracking.metrics": (),
+        "tracking.probe_size": 256,
+    }
+    assert {path: setting_at(options.config, path) for path in expected} == expected
+
+
+def test_a_file_without_a_benchmark_is_of_the_one_that_is_named(call, parsed, tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text("agent: {epochs_per_task: 2}\ndevice: cpu\nmethod: weight-decay\n")
+    for name in ("permuted-digits", "permuted-fashion"):
+        call("run", name, "--config", file)
+    for name, (options, _, _) in zip(("permuted-digits", "permuted-fashion"), parsed, strict=True):
+        assert (options.benchmark, options.device) == (name, "cpu")
+        assert options.methods == ("weight-decay",)
+        assert options.config.agent.epochs_per_task == 2
+        assert options.config.stream == BENCHMARKS[name].config.stream
+    code, _, said = call("run", "--config", file)
+    assert code == 2
+    assert "Name a benchmark first: plasticity run NAME" in said
 
 
 @pytest.mark.parametrize(
@@ -201,20 +365,59 @@ def test_config_gives_the_defaults_and_options_override_it(call, parsed, tmp_pat
     [
         (None, "cannot be read: No such file"),
         ("{", "is not JSON"),
-        ("[]", "holds no JSON object"),
-        ('{"benchmark": "permuted-digits"}', "lacks method"),
+        ("[]", "holds no object of names and values"),
         ('{"benchmark": "permuted-digts"}', "Did you mean 'permuted-digits'"),
         ('{"benchmark": "permuted-digits", "sead": 1}', "Did you mean 'seed'"),
-        ("{}", "Unknown benchmark 'None'"),
+        ('{"benchmark": "permuted-digits", "stream": {"num_task": 1}}', "Did you mean 'num_tasks'"),
+        ('{"benchmark": "permuted-digits", "strength": 1}', "Unknown key of the configuration 'st"),
+        ('{"benchmark": "permuted-digits", "method": {"sire": {}}}', "Did you mean 'syre'"),
+        (
+            '{"benchmark": "permuted-digits", "agent": {"batch_size": 0}}',
+            "batch_size must be at le",
+        ),
+        ('{"benchmark": "permuted-digits", "agent": 1}', "configuration.agent must be an object"),
+        ('{"benchmark": "permuted-digits", "seed": "1"}', "seed must be an integer"),
+        ('{"benchmark": "permuted-digits", "stream": {"dataset": "mnist"}}', "must be 'digits'"),
+        ("{}", "Name a benchmark first: plasticity run NAME"),
     ],
 )
-def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
+def test_a_wrong_config_is_refused(call, tmp_path, content, message):
     file = tmp_path / "config.json"
     if content is not None:
         file.write_text(content)
     code, _, said = call("run", "--config", file)
     assert code == 2
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("agent: [", "some.yaml is not YAML"),
+        ("- 1\n- 2\n", "holds no object of names and values"),
+        ("", "holds no object of names and values"),
+        ("agent: {batch_sise: 3}", "Did you mean 'batch_size'"),
+        ("method: [syre]", "method must be an object"),
+        ("method: sire", "Did you mean 'syre'"),
+    ],
+)
+def test_a_wrong_config_in_yaml_is_refused(call, tmp_path, content, message):
+    file = tmp_path / "some.yaml"
+    file.write_text(content)
+    code, _, said = call("run", "permuted-digits", "--config", file)
+    assert code == 2
+    assert message in said
+
+
+def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(default_options("slippery-ant").run_config("none", 0).to_json()))
+    _, _, said = call("run", "permuted-digits", "--config", file)
+    assert "it is of slippery-ant, whose settings mean nothing to permuted-digits" in said
+    for option, name in (("preset", "nature"), ("agent", "standard")):
+        code, _, said = call("run", "--config", file, f"--{option}", name)
+        assert code == 2
+        assert f"Give --{option} {name} or --config {file}, not both." in said
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -242,11 +445,36 @@ def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
         ("run permuted-digits --seeds -1", "seed must be at least 0"),
         ("run permuted-digits --seeds 3..1", "3..1 runs backward"),
         ("run permuted-digits --seeds 0..", "'0..': give whole numbers, and ranges"),
-        ("run permuted-digits --strength -1", "strength must be a finite number of at least 0: -1"),
-        ("run permuted-digits --strength=-1e-3", "strength must be a finite number of at least 0"),
-        ("run permuted-digits --strength nan", "strength must be a finite number"),
-        ("run permuted-digits --sigma -0.1", "sigma must be a finite number of at least 0"),
-        ("run permuted-digits --anisotropy 0.6", "anisotropy must be"),
+        (
+            "run permuted-digits --syre.strength -1",
+            "strength must be a finite number of at least 0: -1",
+        ),
+        (
+            "run permuted-digits --weight-decay.strength=-1e-3",
+            "strength must be a finite number of at least 0",
+        ),
+        ("run permuted-digits --syre.strength nan", "strength must be a finite number"),
+        ("run permuted-digits --syre.sigma -0.1", "sigma must be a finite number of at least 0"),
+        ("run permuted-digits --syre.anisotropy 0.6", "anisotropy must be"),
+        ("run permuted-digits --syre.sigm 0.6", "--syre.sigma FLOAT"),
+        ("run permuted-digits --sigma 0.6", "--syre.sigma FLOAT"),
+        ("run permuted-digits --strength 0.6", "--strength"),
+        (
+            "run permuted-digits --shift.sigma 0.6",
+            "--shift.sigma 0.6 means nothing to none, weight-decay, syre: leave it out, or add shift",
+        ),
+        (
+            "run permuted-digits --methods none l2-init --syre.sigma 0.6",
+            "--syre.sigma 0.6 means nothing to none, l2-init",
+        ),
+        ("run permuted-digits --methods syre+l2-init", "syre and l2-init both set the decay"),
+        ("run permuted-digits --critic.syre.sigma 1", "--critic.syre.sigma"),
+        ("run permuted-digits --preset nature", "--preset"),
+        ("run slippery-ant --methods none --critic.syre.sigma 1", "--critic.syre.sigma 1.0 means"),
+        ("run slippery-ant --critic.syre.sigma -1", "sigma must be a finite number of at least 0"),
+        ("run slippery-ant --methods shift", "shift is a control of the image benchmarks"),
+        ("run slippery-ant --preset natur", "Unknown preset 'natur'. Did you mean 'nature'?"),
+        ("run slippery-ant --agent standart", "Unknown agent 'standart'. Did you mean 'standard'"),
         ("run permuted-digits --learning-rate 0", "learning_rate must be above 0"),
         ("run permuted-digits --learning-rate -1", "learning_rate must be a finite number"),
         ("run permuted-digits --learning-rate nan", "learning_rate must be a finite number"),
@@ -256,17 +484,27 @@ def test_a_config_that_is_none_is_refused(call, tmp_path, content, message):
         ("run permuted-digits --probe-size 5000", "--probe-size 5000 is larger than the 355"),
         ("run permuted-digits --kernel-size 2", "kernel_size must be odd"),
         ("run permuted-digits --jobs 0", "--jobs must be at least 1: 0"),
-        ("run permuted-digits --together 0", "--together must be at least 1: 0"),
-        ("run permuted-digits --together al", "--together"),
-        (
-            "run slippery-ant --together 4",
-            "--together 4 means nothing to these runs of slippery-ant",
-        ),
+        ("run permuted-digits --stack 0", "--stack must be at least 1: 0"),
+        ("run permuted-digits --stack al", "--stack"),
+        ("run slippery-ant --stack 4", "--stack 4 means nothing to these runs of slippery-ant"),
         ("run permuted-digits --device gpu", "Unknown --device 'gpu'"),
         ("run permuted-images", "pass the folder as --data-dir"),
         ("run permuted-images --data-dir /nowhere", "--data-dir (data_dir) must be an existing"),
-        ("sweep permuted-digits --strength 0.1", "give --strengths 0.1"),
-        ("sweep permuted-digits --sigma 0.1", "give --sigmas 0.1"),
+        ("sweep permuted-digits --grid hidden", "--grid 'hidden': give an option and its values"),
+        (
+            "sweep permuted-digits --grid learning-rat=1",
+            "Unknown setting of a grid 'learning-rat'. Did you mean 'learning-rate'?",
+        ),
+        ("sweep permuted-digits --grid hidden=8,many", "Error parsing --hidden"),
+        ("sweep permuted-digits --grid optimizer=sdg", "'sgd', 'adam', 'adamw'"),
+        ("sweep permuted-digits --grid hidden=8 --hidden 9", "--hidden is in the grid: leave out"),
+        ("sweep permuted-digits --grid momentum=0.5,2", "momentum must be"),
+        ("sweep permuted-digits --grid hidden=8,8", "--grid hidden names 8 twice"),
+        (
+            "sweep permuted-digits --grid shift.sigma=1,2",
+            "--grid shift.sigma means nothing to none",
+        ),
+        ("sweep permuted-digits --grid batch-size=32,5000", "--batch-size 5000 is larger than the"),
     ],
 )
 def test_errors_of_the_user_are_one_message_and_code_2(call, tmp_path, line, message):
@@ -281,21 +519,21 @@ def test_errors_of_the_user_are_one_message_and_code_2(call, tmp_path, line, mes
 
 def test_output_folders_that_cannot_be_written(call, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    places = [tmp_path / "file", tmp_path / "file" / "below"]
+    paths = [tmp_path / "file", tmp_path / "file" / "below"]
     if sys.platform == "linux":
-        places.append(Path("/proc/self/runs"))
+        paths.append(Path("/proc/self/runs"))
     if os.geteuid() != 0:
         (tmp_path / "closed").mkdir(mode=0o500)
-        places.append(tmp_path / "closed")
-    for place in places:
-        code, _, said = tiny_run(call, place)
+        paths.append(tmp_path / "closed")
+    for path in paths:
+        code, _, said = tiny_run(call, path)
         assert code == 2
-        assert f"Cannot write to {run_folder(place)} (" in said
+        assert f"Cannot write to {run_folder(path)} (" in said
         assert "give an --out that you may write to" in said
 
 
 def test_the_life_of_a_run_folder(call, tmp_path, monkeypatch):
-    """One process and few tasks, as each call starts a process."""
+    """Use one run of few tasks, as each call starts a process."""
     folder = run_folder(tmp_path)
     code, _, said = tiny_run(call, tmp_path)
     assert code == 0
@@ -321,9 +559,9 @@ def test_the_life_of_a_run_folder(call, tmp_path, monkeypatch):
 
     code, _, said = tiny_run(call, tmp_path, "--learning-rate", "0.5", "--hidden", "9")
     assert code == 2
-    assert "hidden (there [8], now [9]); learning_rate (there 0.01, now 0.5)" in said
+    assert "agent.learning_rate (there 0.01, now 0.5); network.hidden (there [8], now [9])" in said
 
-    monkeypatch.setattr(durable, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(atomic_files, "LOCK_PATIENCE_SECONDS", 0.1)
     with (folder / "lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         code, _, said = tiny_run(call, tmp_path, "--tasks", "9")
@@ -343,7 +581,8 @@ def test_the_life_of_a_run_folder(call, tmp_path, monkeypatch):
 
 
 def test_a_run_that_diverges_ends_and_is_not_repeated(call, tmp_path):
-    arguments = ["--methods", "none", "weight-decay", "--learning-rate", "1e20", "--strength", "1"]
+    arguments = ["--methods", "none", "weight-decay", "--learning-rate", "1e20"]
+    arguments += ["--weight-decay.strength", "1"]
     code, _, said = tiny_run(call, tmp_path, *arguments)
     assert code == 0
     for method in ("none", "weight-decay"):
@@ -357,14 +596,14 @@ def test_a_run_that_diverges_ends_and_is_not_repeated(call, tmp_path):
 def test_a_run_that_fails_gives_code_1_and_the_command_to_continue(call, tmp_path, monkeypatch):
     real = run_module.run_jobs
 
-    def clear_the_way(jobs, *rest):
-        # Between the look at the folders and the run, somebody puts a file there.
+    def block_the_folder(jobs, *rest):
+        # Between the check of the folders and the run, a file takes the folder's path.
         path = jobs[0].path
         shutil.rmtree(path)
         path.write_text("")
         return real(jobs, *rest)
 
-    monkeypatch.setattr(run_module, "run_jobs", clear_the_way)
+    monkeypatch.setattr(run_module, "run_jobs", block_the_folder)
     code, _, said = tiny_run(call, tmp_path / "a b", "--methods", "none", "syre")
     assert code == 1
     assert "1 runs finished." in said

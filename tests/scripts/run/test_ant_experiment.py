@@ -1,35 +1,35 @@
-"""A Slippery-Ant run: its rows, and that a killed one goes on exactly."""
+"""Slippery-Ant run: its rows, and the exact continuation of a stopped one."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.scripts.config.run_config import AntRunConfig
+from plasticity.mitigations import Syre
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.run.ant_experiment import AntExperiment
 from plasticity.scripts.run.folder import RunFolder, execute, is_finished, progress_made
 from plasticity.scripts.run.pool import Job, run_jobs
 from plasticity.seeds import child_seed
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.control.friction import task_friction
 
-# Two ants; each changes its ground at its first episode's end after 100 steps of its own.
-TINY = AntRunConfig(
+# Two ants; the friction of each changes at the end of its first episode after 100 steps of its own.
+TINY = ControlRunConfig(
     benchmark="slippery-ant",
-    method="syre",
+    method=(Syre(strength=0.01, sigma=0.3),),
     seed=3,
-    strength=0.01,
-    sigma=0.3,
-    num_steps=768,
-    change_every=200,
-    num_envs=2,
-    measure_every=128,
-    metrics=("effective_rank", "dead_fraction", "weight_norm", "update_norm"),
+    stream=SlipperyAntConfig(engine="bullet", num_steps=768, change_every=200, num_envs=2),
     agent=PPOConfig(rollout_steps=64, epochs=2, minibatch_size=16, hidden=(16, 16)),
+    tracking=ControlTracking(
+        metrics=("effective_rank", "dead_fraction", "weight_norm", "update_norm"),
+        measure_every=128,
+    ),
 )
 
-MUJOCO = replace(TINY, benchmark="slippery-ant-mujoco", engine="mujoco")
+MUJOCO = with_values(TINY, {"benchmark": "slippery-ant-mujoco", "stream.engine": "mujoco"})
 
 
 def never():
@@ -37,7 +37,7 @@ def never():
 
 
 def after(calls):
-    """A should_stop that says yes at the given call, from 1."""
+    """Return a should_stop that is True from the given call on, counted from 1."""
     count = 0
 
     def should_stop():
@@ -63,7 +63,7 @@ def rows(path, name="metrics"):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run without interruption."""
+    """Run without interruption."""
     pytest.importorskip(
         "pybullet", reason="the Bullet ant needs pybullet: pip install 'plasticity[bullet]'"
     )
@@ -74,7 +74,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_in_mujoco(tmp_path_factory):
-    """The same with MuJoCo's ants."""
+    """Run of MuJoCo's ants without interruption."""
     pytest.importorskip(
         "mujoco", reason="the MuJoCo ant needs mujoco: pip install 'plasticity[mujoco]'"
     )
@@ -102,7 +102,7 @@ def test_rows_come_at_the_cadence_and_at_each_change(whole):
         assert not row["diverged"]
 
 
-def test_episodes_tell_their_ground_and_add_up(whole):
+def test_episodes_name_their_friction_and_add_up(whole):
     episodes, metrics = rows(whole, "episodes"), rows(whole)
     assert episodes
     assert {each["environment"] for each in episodes} <= {0, 1}
@@ -124,7 +124,7 @@ def test_episodes_tell_their_ground_and_add_up(whole):
 
 
 @pytest.mark.parametrize("calls", [2, 4, 7, 9])
-def test_a_stopped_run_goes_on_to_the_byte(tmp_path, whole, calls):
+def test_a_stopped_run_continues_to_the_byte(tmp_path, whole, calls):
     assert not run(tmp_path, should_stop=after(calls))
     assert run(tmp_path)
     for name in ("metrics.jsonl", "episodes.jsonl"):
@@ -132,12 +132,14 @@ def test_a_stopped_run_goes_on_to_the_byte(tmp_path, whole, calls):
 
 
 @pytest.mark.parametrize("calls", [3, 8])
-def test_a_stopped_run_of_mujoco_goes_on_to_the_byte(tmp_path, whole_in_mujoco, calls):
+def test_a_stopped_run_of_mujoco_continues_to_the_byte(tmp_path, whole_in_mujoco, calls):
     assert {row["task"] for row in rows(whole_in_mujoco)} >= {0, 1}
     assert rows(whole_in_mujoco, "episodes")
     assert not run(tmp_path, MUJOCO, should_stop=after(calls))
     # In another process, with the environments in two more.
-    outcome = run_jobs([Job(tmp_path, replace(MUJOCO, cores=2))], 1, lambda job, value: None)
+    outcome = run_jobs(
+        [Job(tmp_path, with_values(MUJOCO, {"stream.cores": 2}))], 1, lambda job, value: None
+    )
     assert outcome.finished == [tmp_path], outcome
     for name in ("metrics.jsonl", "episodes.jsonl"):
         assert (tmp_path / name).read_bytes() == (whole_in_mujoco / name).read_bytes()
@@ -150,7 +152,7 @@ def test_the_engines_are_different_ants(whole, whole_in_mujoco):
 
 
 def test_a_longer_run_extends_a_finished_one(tmp_path, whole):
-    short = replace(TINY, num_steps=300)
+    short = with_values(TINY, {"stream.num_steps": 300})
     assert run(tmp_path, short)
     assert is_finished(tmp_path, 300)
     assert progress_made(tmp_path) == short.length == 384  # the first row at or past 300
@@ -159,14 +161,14 @@ def test_a_longer_run_extends_a_finished_one(tmp_path, whole):
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_a_change_of_ground_ends_no_run(tmp_path, whole):
-    """Killed just after a row that came with a change: the row that the run is to end with is missing."""
+def test_a_change_of_friction_ends_no_run(tmp_path, whole):
+    """Kill the run just after a row of a change: the row that the run should end with is missing."""
     steps = [row["step"] for row in rows(whole)]
     between = next(step for step in steps if step % 128)
-    config = replace(TINY, num_steps=between)
+    config = with_values(TINY, {"stream.num_steps": between})
     assert not run(
         tmp_path, config, should_stop=after(between // 64 + 1)
-    )  # asked before each rollout
+    )  # called before each rollout
     assert rows(tmp_path)[-1]["step"] == between
     assert not is_finished(tmp_path, config.length)
     assert progress_made(tmp_path) == between // 128 * 128
@@ -178,23 +180,24 @@ def test_a_change_of_ground_ends_no_run(tmp_path, whole):
 
 
 def test_what_is_measured_changes_nothing(tmp_path, whole):
-    assert run(tmp_path, replace(TINY, metrics=()))
+    assert run(tmp_path, with_values(TINY, {"tracking.metrics": ()}))
     bare, full = rows(tmp_path), rows(whole)
     assert bare == [{key: row[key] for key in bare[0]} for row in full]
 
 
 def test_more_cores_and_other_processes_change_nothing(tmp_path, whole):
-    """In a run's own process, with the environments in processes of theirs."""
-    outcome = run_jobs([Job(tmp_path / "run", replace(TINY, cores=2))], 1, lambda job, value: None)
+    """Run in a process of its own, with the environments in two more."""
+    config = with_values(TINY, {"stream.cores": 2})
+    outcome = run_jobs([Job(tmp_path / "run", config)], 1, lambda job, value: None)
     assert outcome.finished == [tmp_path / "run"], outcome
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (
         whole / "metrics.jsonl"
     ).read_bytes()
 
 
-def test_methods_begin_alike_and_part(tmp_path, whole):
-    """Weights, noise and ground are of the seed; the decay is of the method."""
-    plain = replace(TINY, method="none", strength=0.0, sigma=0.0)
+def test_methods_begin_alike_and_diverge(tmp_path, whole):
+    """Compare methods: weights, noise and friction depend on the seed, the decay on the method."""
+    plain = with_values(TINY, {"method": ()})
     begun = []
     for config in (plain, TINY):
         experiment = AntExperiment(config)

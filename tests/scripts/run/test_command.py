@@ -1,35 +1,53 @@
 import contextlib
 import io
+import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from plasticity.agents.ppo.config import PRESETS
+from plasticity.mitigations import MITIGATIONS, L2Init, Mitigation, Shift, Syre, WeightDecay
 from plasticity.scripts.config import options as options_module
-from plasticity.scripts.config.benchmarks import BENCHMARKS, METHODS, ImageBenchmark
-from plasticity.scripts.config.options import default_options, options_from_config
-from plasticity.scripts.config.options import sweep_options as as_sweep
+from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
+from plasticity.scripts.config.grid import parse_grid
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.options import (
+    default_options,
+    options_from_config,
+    parse_options,
+    require_meaning,
+)
 from plasticity.scripts.run import command as run_module
 from plasticity.scripts.run.command import run, sweep
 from plasticity.scripts.run.experiments import require_runnable
-from plasticity.scripts.run.folder import RunError
+from plasticity.scripts.run.folder import RunError, require_same_config
 from plasticity.scripts.run.pool import Outcome
 from plasticity.scripts.run.progress import Messages, TimeLeft, live_progress
 from plasticity.tasks import ENGINES, SCHEDULES
 
+METHODS = ("none", *MITIGATIONS)
+# Results of the recorded searches, by the benchmark whose settings were searched.
+STRENGTHS = {
+    "permuted-mnist": {"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 3e-3},
+    "permuted-digits": {"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
+    "slippery-ant": {"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
+}
+SIGMAS = {"permuted-mnist": 1.0, "permuted-digits": 0.5, "slippery-ant": 0.3}
+
 
 @pytest.fixture
 def started(monkeypatch):
-    """Jobs that would run, instead of running them."""
+    """Jobs and number of processes of each call, which runs nothing."""
     jobs = []
 
     def note(given, processes, on_progress, on_note):
@@ -40,94 +58,190 @@ def started(monkeypatch):
     return jobs
 
 
-def sweep_options(**changes):
-    options = default_options("permuted-digits")
-    return replace(as_sweep(options, Path("runs/sweep")), **changes)
+def options_of(benchmark="permuted-digits", settings=None, **changes):
+    """Options with other settings of the runs, by path, and other options of the command."""
+    defaults = default_options(benchmark)
+    config = with_values(defaults.config, settings or {})
+    return replace(defaults, config=config, **changes)
+
+
+def swept(options, *grid):
+    return sweep(options, parse_grid(grid, options, default_options(options.benchmark)))
+
+
+def typed(defaults, line):
+    """Options as they are typed after the name of the benchmark."""
+    program = f"plasticity run {defaults.benchmark}"
+    return parse_options(defaults, shlex.split(line), program=program, description="")[0]
+
+
+def settings_of(config):
+    """Settings of a run's mitigations, by name."""
+    return {each.name: vars(each) for each in config.method}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_default_options_are_the_benchmarks(name):
     options, benchmark = default_options(name), BENCHMARKS[name]
-    is_image = isinstance(benchmark, ImageBenchmark)
+    is_image = name.startswith("permuted")
+    searched = benchmark.tuned_as
     assert options.methods == benchmark.methods
     assert options.out == Path("runs") / name
-    for method in METHODS if is_image else [m for m in METHODS if not METHODS[m].shifts]:
-        config = options.config(name, method, 4)
+    for method in METHODS if is_image else [m for m in METHODS if m != "shift"]:
+        config = options.run_config(method, 4)
         assert config.seed == 4
-        assert (config.num_tasks if is_image else config.num_steps) == (
-            benchmark.num_tasks if is_image else benchmark.num_steps
-        )
-        if is_image:
-            assert config.dataset == benchmark.dataset
-        else:
-            assert config.change_every == SCHEDULES[benchmark.preset]
-            assert config.agent == PRESETS[benchmark.agent]
-        assert config.strength == (
-            benchmark.strengths[method] if METHODS[method].uses_strength else 0
-        )
-        assert config.sigma == (benchmark.sigma if METHODS[method].uses_sigma else 0)
+        assert config.method_name == method
+        assert config.stream == benchmark.config.stream
+        assert config.agent == benchmark.config.agent
+        if not is_image:
+            assert config.stream.change_every == SCHEDULES["small"]
+            assert config.agent == PRESETS["standard"]
+            assert config.critic_method is None
+        for own in settings_of(config).values():
+            assert own.get("strength") == STRENGTHS[searched].get(method)
+            assert own.get("sigma", SIGMAS[searched]) == SIGMAS[searched]
+            assert (own.get("anisotropy", 0.0), own.get("decoupled")) == (0.0, None)
 
 
-def test_a_strength_goes_to_the_methods_that_have_one():
-    options = replace(default_options("permuted-digits"), strength=0.5, sigma=0.25, anisotropy=0.1)
-    found = {method: options.config("permuted-digits", method, 0) for method in METHODS}
-    assert {m: c.strength for m, c in found.items()} == {
-        "none": 0,
-        "weight-decay": 0.5,
-        "syre": 0.5,
-        "l2-init": 0.5,
-        "shift": 0,
+def test_settings_of_a_mitigation_go_to_the_methods_that_use_it():
+    mitigations = {
+        "weight-decay": WeightDecay(strength=0.5),
+        "syre": Syre(strength=0.25, sigma=0.125, anisotropy=0.1),
+        "l2-init": L2Init(strength=2.0),
+        "shift": Shift(sigma=0.75),
     }
-    assert {m: c.sigma for m, c in found.items() if c.sigma} == {"syre": 0.25, "shift": 0.25}
-    assert {m for m, c in found.items() if c.anisotropy} == {"syre", "shift"}
+    options = options_of(mitigations=mitigations)
+    found = {m: options.run_config(m, 0).method for m in (*METHODS, "syre+shift")}
+    assert found == {
+        "none": (),
+        **{name: (each,) for name, each in mitigations.items()},
+        "syre+shift": (mitigations["syre"], mitigations["shift"]),
+    }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_saved_configuration_repeats_its_run(method):
-    options = replace(
-        default_options("permuted-digits"), tasks=7, decoupled=True, metrics=("srank",), sigma=0.7
+def test_a_dotted_option_changes_one_mitigation():
+    defaults = default_options("permuted-digits")
+    options = typed(
+        defaults, "--syre.sigma 0.25 --syre.anisotropy 0.1 --l2-init.decoupled True --shift.sigma 2"
     )
-    config = options.config("permuted-digits", method, 11)
-    repeated = options_from_config("permuted-digits", config.to_json())
+    changed = {
+        "syre": Syre(strength=3e-3, sigma=0.25, anisotropy=0.1),
+        "l2-init": L2Init(strength=1e-2, decoupled=True),
+        "shift": Shift(sigma=2.0),
+    }
+    assert options.mitigations == {**defaults.mitigations, **changed}
+    assert options.run_config("syre", 0).method == (changed["syre"],)
+    assert options.run_config("weight-decay", 0) == defaults.run_config("weight-decay", 0)
+
+
+def test_a_critic_has_the_settings_of_the_actor_but_for_its_own():
+    defaults = default_options("slippery-ant")
+    options = typed(
+        defaults, "--syre.strength 0.5 --critic.syre.sigma 0.25 --critic.weight-decay.strength 0"
+    )
+    syre = options.run_config("syre", 0)
+    assert syre.method == (Syre(strength=0.5, sigma=0.3),)
+    assert syre.critic_method == (Syre(strength=0.5, sigma=0.25),)
+    decay = options.run_config("weight-decay", 0)
+    assert (decay.method[0].strength, decay.critic_method[0].strength) == (1e-4, 0)
+    for method in ("none", "l2-init"):
+        assert options.run_config(method, 0).critic_method is None
+    assert options.run_config("l2-init", 0).method_of_critic == (L2Init(strength=1e-4),)
+
+
+def test_a_mitigation_without_docstrings_has_options(monkeypatch):
+    kind = make_dataclass(
+        "Other",
+        [("rate", float, 1.0)],
+        bases=(Mitigation,),
+        namespace={"name": "other", "claims": "the rate"},
+        frozen=True,
+        kw_only=True,
+    )
+    monkeypatch.setitem(MITIGATIONS, "other", kind)
+    options = typed(default_options("slippery-ant"), "--other.rate 2 --critic.other.rate 3")
+    config = options.run_config("syre+other", 0)
+    assert (config.method[1].rate, config.critic_method[1].rate) == (2, 3)
+
+
+def with_others(mitigation):
+    """The mitigation with other values of the settings that it has."""
+    changes = {"decoupled": True, "sigma": 0.7}
+    return replace(mitigation, **{k: v for k, v in changes.items() if hasattr(mitigation, k)})
+
+
+@pytest.mark.parametrize("method", [*METHODS, "syre+shift"])
+def test_a_saved_configuration_repeats_its_run(method):
+    options = options_of(
+        settings={"stream.num_tasks": 7, "tracking.metrics": ("srank",)},
+        mitigations={
+            name: with_others(each)
+            for name, each in default_options("permuted-digits").mitigations.items()
+        },
+    )
+    config = options.run_config(method, 11)
+    repeated = options_from_config("permuted-digits", json.loads(json.dumps(config.to_json())))
     assert (repeated.methods, repeated.seeds) == ((method,), (11,))
-    assert repeated.config("permuted-digits", method, 11) == config
+    assert repeated.run_config(method, 11) == config
+    assert typed(repeated, "").run_config(method, 11) == config
 
 
 @pytest.mark.parametrize("method", ["none", "weight-decay", "syre", "l2-init"])
 def test_a_saved_configuration_repeats_its_ants(method):
+    defaults = default_options("slippery-ant", {"agent": "non-stationary", "preset": "nature"})
+    settings = {"stream.num_steps": 10**7, "stream.cores": 3}
+    own = {"strength": 0.5}
     options = replace(
-        default_options("slippery-ant", agent="non-stationary"),
-        preset="nature",
-        steps=10**7,
-        critic_strength=0.5,
-        critic_sigma=0.25,
-        cores=3,
+        defaults,
+        config=with_values(defaults.config, settings),
+        critic={"weight-decay": own, "syre": {**own, "sigma": 0.25}, "l2-init": own},
     )
-    config = options.config("slippery-ant", method, 11)
-    assert config.change_every == 2_000_000
-    assert config.critic_strength == (None if method == "none" else 0.5)
-    assert config.critic_sigma == (0.25 if method == "syre" else None)
-    repeated = options_from_config("slippery-ant", config.to_json())
-    assert repeated.config("slippery-ant", method, 11) == config
+    config = options.run_config(method, 11)
+    assert config.stream.change_every == 2_000_000
+    critic = {each.name: vars(each) for each in config.critic_method or ()}
+    assert critic == {
+        name: {**vars(defaults.mitigations[name]), **options.critic[name]}
+        for name in settings_of(config)
+    }
+    repeated = options_from_config("slippery-ant", json.loads(json.dumps(config.to_json())))
+    assert repeated.run_config(method, 11) == config
+    assert typed(repeated, "").run_config(method, 11) == config
+
+
+def test_a_critic_without_the_decoupling_of_its_actor_is_repeated():
+    actor, critic = Syre(decoupled=True), Syre(decoupled=None)
+    ant = BENCHMARKS["slippery-ant"].config
+    config = with_values(ant, {"method": (actor,), "critic_method": (critic,)})
+    repeated = typed(options_from_config("slippery-ant", config.to_json()), "--device cpu")
+    assert repeated.run_config("syre", 0) == config
+
+
+def test_a_critic_with_other_mitigations_than_its_actor_is_refused():
+    saved = default_options("slippery-ant").run_config("syre", 0).to_json()
+    for critic in ({}, {"weight-decay": {}}):
+        with pytest.raises(ValueError, match=r"must have the mitigations of method, which is syre"):
+            options_from_config("slippery-ant", {**saved, "critic_method": critic})
 
 
 @pytest.mark.parametrize(("name", "engine"), [("mujoco", "mujoco"), ("warp", "warp")])
 def test_the_ants_of_other_engines_share_schedule_and_agent(name, engine):
-    bullet = default_options("slippery-ant").config("slippery-ant", "syre", 4)
+    bullet = default_options("slippery-ant").run_config("syre", 4)
     benchmark = f"slippery-ant-{name}"
-    other = default_options(benchmark).config(benchmark, "syre", 4)
-    assert (bullet.engine, other.engine) == ("bullet", engine)
-    same = {"benchmark": benchmark, "engine": engine, "num_envs": other.num_envs}
-    assert replace(bullet, **same) == other
+    other = default_options(benchmark).run_config("syre", 4)
+    assert (bullet.stream.engine, other.stream.engine) == ("bullet", engine)
+    same = {"benchmark": benchmark, "stream.engine": engine}
+    same["stream.num_envs"] = other.stream.num_envs
+    assert with_values(bullet, same) == other
     # The settings of one may go to another, but not the engine.
     options = options_from_config(benchmark, bullet.to_json())
-    assert options.config(benchmark, "syre", 4).engine == engine
+    assert options.run_config("syre", 4).stream.engine == engine
 
 
 def test_an_engine_that_is_not_its_benchmarks_is_refused():
-    saved = default_options("slippery-ant").config("slippery-ant", "none", 0).to_json()
+    saved = default_options("slippery-ant").run_config("none", 0).to_json()
+    saved["stream"]["engine"] = "warp"
     with pytest.raises(ValueError, match="engine must be 'bullet', that of slippery-ant, not 'wa"):
-        options_from_config("slippery-ant", {**saved, "engine": "warp"})
+        options_from_config("slippery-ant", saved)
 
 
 @pytest.mark.parametrize("engine", ["bullet", "mujoco", "warp"])
@@ -142,41 +256,61 @@ def test_without_its_engine_a_run_says_what_to_install(monkeypatch, engine):
     else:
         monkeypatch.setitem(ENGINES, engine, missing)
     with pytest.raises(RunError, match="install it"):
-        require_runnable(default_options(name).config(name, "none", 0))
+        require_runnable([default_options(name).run_config("none", 0)])
 
 
 def test_a_saved_configuration_of_another_kind_is_refused():
-    ant = default_options("slippery-ant").config("slippery-ant", "none", 0).to_json()
+    ant = default_options("slippery-ant").run_config("none", 0).to_json()
     with pytest.raises(ValueError, match="settings mean nothing to permuted-mnist"):
         options_from_config("permuted-mnist", ant)
 
 
 def test_the_agent_has_published_settings_by_name():
-    assert (
-        default_options("slippery-ant", agent="non-stationary").agent == PRESETS["non-stationary"]
-    )
+    options = default_options("slippery-ant", {"agent": "non-stationary"})
+    assert options.config.agent == PRESETS["non-stationary"]
     with pytest.raises(ValueError, match=r"Unknown agent 'standart'\. Did you mean 'standard'"):
-        default_options("slippery-ant", agent="standart")
+        default_options("slippery-ant", {"agent": "standart"})
     with pytest.raises(ValueError, match="--agent standard means nothing to permuted-digits"):
-        default_options("permuted-digits", agent="standard")
+        default_options("permuted-digits", {"agent": "standard"})
+
+
+def test_the_schedule_of_frictions_has_names():
+    for name, steps in SCHEDULES.items():
+        options = default_options("slippery-ant", {"preset": name})
+        expected = {"stream.change_every": steps}
+        assert options.config == with_values(BENCHMARKS["slippery-ant"].config, expected)
+    with pytest.raises(ValueError, match=r"Unknown preset 'natur'\. Did you mean 'nature'"):
+        default_options("slippery-ant", {"preset": "natur"})
+    with pytest.raises(ValueError, match="--preset small means nothing to permuted-digits"):
+        default_options("permuted-digits", {"preset": "small"})
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "changes", "message"),
     [
-        ({"preset": "natur"}, "Unknown preset 'natur'. Did you mean 'nature'"),
-        ({"methods": ("shift",)}, "shift is a control of the image benchmarks"),
-        ({"num_envs": 7}, "rollout_steps 2048 cannot be shared by 7 environments"),
-        ({"change_every": 4100}, "change_every 4100 cannot be shared by 8 environments"),
-        ({"measure_every": 3000}, "measure_every 3000 must be a multiple of rollout_steps 2048"),
-        ({"steps": 0}, "num_steps must be at least 1"),
-        ({"methods": ("none",), "critic_strength": 0.1}, "--critic-strength 0.1 means nothing"),
-        ({"critic_sigma": -1.0, "methods": ("syre",)}, "critic_sigma must be"),
+        ({}, {"methods": ("shift",)}, "shift is a control of the image benchmarks"),
+        (
+            {"stream.num_envs": 7, "stream.change_every": 70_000},
+            {},
+            "rollout_steps 2048 cannot be shared by 7 environments",
+        ),
+        (
+            {"stream.change_every": 4100},
+            {},
+            "change_every 4100 cannot be shared by 8 environments",
+        ),
+        (
+            {"tracking.measure_every": 3000},
+            {},
+            "measure_every 3000 must be a multiple of rollout_steps 2048",
+        ),
+        ({"stream.num_steps": 0}, {}, "num_steps must be at least 1"),
+        ({}, {"methods": ("syre",), "critic": {"syre": {"sigma": -1.0}}}, "sigma must be"),
     ],
 )
-def test_settings_of_the_ant_that_mean_nothing_are_refused(tmp_path, started, changes, message):
+def test_wrong_settings_of_the_ant_are_refused(tmp_path, started, settings, changes, message):
     with pytest.raises(ValueError, match=message):
-        run("slippery-ant", replace(default_options("slippery-ant"), out=tmp_path, **changes))
+        run(options_of("slippery-ant", settings, out=tmp_path, **changes))
     assert not started
     assert not list(tmp_path.iterdir())
 
@@ -184,51 +318,143 @@ def test_settings_of_the_ant_that_mean_nothing_are_refused(tmp_path, started, ch
 def test_few_ants_share_the_cores(tmp_path, started, monkeypatch):
     pytest.importorskip("pybullet", reason="needs PyBullet")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7, 9, 11}, raising=False)
-    options = replace(default_options("slippery-ant"), out=tmp_path, device="cpu", seeds=(0,))
+    common = {"out": tmp_path, "device": "cpu", "seeds": (0,)}
     for methods in (("none",), ("none", "syre")):
-        run("slippery-ant", replace(options, methods=methods))
-    run("slippery-ant", replace(options, cores=2))
-    assert [[job.config.cores for job in jobs] for jobs, _ in started] == [[6], [3, 3], [2, 2, 2]]
+        run(options_of("slippery-ant", methods=methods, **common))
+    run(options_of("slippery-ant", {"stream.cores": 2}, **common))
+    cores = [[job.config.stream.cores for job in jobs] for jobs, _ in started]
+    assert cores == [[6], [3, 3], [2, 2, 2]]
     assert [processes for _, processes in started] == [6, 6, 3]
 
 
+# ---- configurations from files ------------------------------------------------------------------
+
+
 def test_a_saved_configuration_may_go_to_another_benchmark():
-    config = default_options("permuted-mnist").config("permuted-mnist", "syre", 0)
+    config = default_options("permuted-mnist").run_config("syre", 0)
     options = options_from_config("permuted-fashion", config.to_json())
     assert options.out == Path("runs/permuted-fashion")
-    assert options.config("permuted-fashion", "syre", 0).dataset == "fashion-mnist"
+    assert options.run_config("syre", 0).stream.dataset == "fashion-mnist"
 
 
 def test_a_saved_configuration_that_contradicts_itself_is_refused():
-    config = default_options("permuted-mnist").config("permuted-mnist", "syre", 0).to_json()
+    config = default_options("permuted-mnist").run_config("syre", 0).to_json()
+    other = {**config, "stream": {**config["stream"], "dataset": "kmnist"}}
     with pytest.raises(ValueError, match=r"dataset must be 'mnist'.*not 'kmnist'"):
-        options_from_config("permuted-mnist", {**config, "dataset": "kmnist"})
+        options_from_config("permuted-mnist", other)
     with pytest.raises(ValueError, match="Unknown benchmark 'permuted-mist'"):
         options_from_config("permuted-mnist", {**config, "benchmark": "permuted-mist"})
 
 
+def test_keys_that_a_file_lacks_are_the_benchmarks():
+    defaults = default_options("permuted-digits")
+    assert replace(options_from_config("permuted-digits", {}), config=defaults.config) == defaults
+    options = options_from_config(
+        "permuted-digits",
+        {"agent": {"learning_rate": 0.5}, "method": {"syre": {"sigma": 0.9}}, "seed": 4},
+    )
+    assert (options.methods, options.seeds, options.device) == (("syre",), (4,), defaults.device)
+    expected = {"agent.learning_rate": 0.5}
+    assert typed(options, "").run_config("none", 1) == with_values(
+        defaults.run_config("none", 1), expected
+    )
+    assert options.run_config("syre", 1).method == (Syre(strength=3e-3, sigma=0.9),)
+    named = options_from_config("permuted-digits", {"method": "syre+shift"})
+    assert named.methods == ("syre+shift",)
+    assert named.mitigations == defaults.mitigations
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"sead": 1}, "Unknown key of the configuration 'sead'. Did you mean 'seed'"),
+        ({"agent": {"learning_rat": 1}}, "configuration.agent 'learning_rat'. Did you mean"),
+        ({"learning_rate": 1}, "Unknown key of the configuration 'learning_rate'"),
+        ({"method": {"sire": {}}}, "Unknown method 'sire'. Did you mean 'syre'"),
+        ({"method": {"syre": {"strenght": 1}}}, "method.syre 'strenght'. Did you mean 'strength'"),
+        ({"method": {"syre": {"strength": -1}}}, "strength must be"),
+        ({"method": {"syre": {}, "l2-init": {}}}, "syre and l2-init both set the decay"),
+        ({"stream": {"num_tasks": 0}}, "num_tasks must be at least 1"),
+        ({"critic_method": {"syre": {}}}, "Unknown key of the configuration 'critic_method'"),
+    ],
+)
+def test_wrong_keys_and_values_of_a_file_are_refused(saved, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        options_from_config("permuted-digits", saved)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"agent": 3}, "the configuration.agent must be an object"),
+        ({"network": {"hidden": 64}}, "network.hidden must be a list, not 64"),
+        ({"stream": {"num_tasks": [3]}}, "stream.num_tasks must be a single value, not [3]"),
+        ({"method": ["syre"]}, "method must be an object"),
+        ({"benchmark": 3}, "benchmark must be a name, not 3"),
+    ],
+)
+def test_wrong_types_of_a_file_are_refused(saved, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        options_from_config("permuted-digits", saved)
+
+
+def test_keys_that_a_run_folder_lacks_are_the_defaults_of_their_classes(tmp_path):
+    config = default_options("permuted-digits").run_config("syre", 0)
+    saved = json.loads(json.dumps(config.to_json()))
+    for key in ("compile", "precision"):  # as if they had come later
+        del saved["agent"][key]
+    del saved["critic_method" if "critic_method" in saved else "device"]
+    assert read_config(saved) == config
+    require_same_config(tmp_path, saved, config.to_json())
+    other = with_values(config, {"agent.precision": "bf16"})
+    message = r"agent\.precision \(there 'float32', now 'bf16'\)"
+    with pytest.raises(RunError, match=message):
+        require_same_config(tmp_path, saved, other.to_json())
+    del saved["stream"]["num_tasks"]
+    with pytest.raises(RunError, match=r"config\.json: .*stream lacks num_tasks: give it"):
+        require_same_config(tmp_path, saved, config.to_json())
+    with pytest.raises(RunError, match=r"Unknown key .* 'sigma'.* Restore the file"):
+        require_same_config(tmp_path, {**config.to_json(), "sigma": 0.3}, config.to_json())
+
+
+def test_settings_of_another_method_are_another_configuration(tmp_path):
+    options = default_options("permuted-digits")
+    syre, decay = (options.run_config(method, 0).to_json() for method in ("syre", "weight-decay"))
+    with pytest.raises(RunError) as caught:
+        require_same_config(tmp_path, syre, decay)
+    for part in (
+        "method.weight-decay.strength (there None, now 0.001)",
+        "method.syre.strength (there 0.003, now None)",
+        "method.syre.sigma (there 0.5, now None)",
+    ):
+        assert part in str(caught.value)
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
 def test_runs_are_seeds_times_methods(tmp_path, started):
-    options = replace(default_options("permuted-digits"), out=tmp_path, seeds=(0, 5))
-    assert run("permuted-digits", options) == 0
+    options = options_of(out=tmp_path, seeds=(0, 5))
+    assert run(options) == 0
     ((jobs, _),) = started
     assert [str(job.path.relative_to(tmp_path)) for job in jobs] == [
         f"permuted-digits/{method}/seed_{seed}" for seed in (0, 5) for method in options.methods
     ]
 
 
-def test_as_many_at_once_as_there_are_cores_unless_told(tmp_path, started, monkeypatch):
+def test_as_many_at_once_as_there_are_cores_unless_given(tmp_path, started, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7, 9}, raising=False)
-    options = replace(default_options("permuted-digits"), out=tmp_path, device="cpu")
-    run("permuted-digits", options)
-    run("permuted-digits", replace(options, jobs=3))
+    options = options_of(out=tmp_path, device="cpu")
+    run(options)
+    run(replace(options, jobs=3))
     assert [processes for _, processes in started] == [5, 3]
 
 
-def test_runs_train_together_if_told(tmp_path, started):
-    options = replace(default_options("permuted-digits"), out=tmp_path, device="cpu", seeds=(0, 1))
+def test_runs_are_stacked_on_request(tmp_path, started):
+    options = options_of(out=tmp_path, device="cpu", seeds=(0, 1))
     options = replace(options, methods=("none", "syre", "shift"))
-    run("permuted-digits", replace(options, together=3))
-    run("permuted-digits", options)
+    run(replace(options, stack=3))
+    run(options)
     (work, _), (single, _) = started
     assert [[job.path.parent.name for job in each.jobs] for each in work] == [
         ["none", "syre"],
@@ -239,14 +465,10 @@ def test_runs_train_together_if_told(tmp_path, started):
     assert [len(each.jobs) for each in single] == [1] * 6
 
 
-def test_what_is_left_of_a_group_is_told_so(tmp_path, started, monkeypatch):
-    options = replace(
-        default_options("permuted-digits"), out=tmp_path, device="cpu", seeds=(0, 1), together=3
-    )
-    monkeypatch.setattr(
-        run_module.runs, "is_finished", lambda path, length: path.parent.name != "syre"
-    )
-    run("permuted-digits", options)
+def test_the_rest_of_a_group_is_marked_as_such(tmp_path, started, monkeypatch):
+    options = options_of(out=tmp_path, device="cpu", seeds=(0, 1), stack=3)
+    monkeypatch.setattr(run_module, "is_finished", lambda path, length: path.parent.name != "syre")
+    run(options)
     ((work, _),) = started
     assert [[str(job.path.relative_to(tmp_path)) for job in each.jobs] for each in work] == [
         ["permuted-digits/syre/seed_0"],
@@ -255,39 +477,45 @@ def test_what_is_left_of_a_group_is_told_so(tmp_path, started, monkeypatch):
     assert all(each.had_more for each in work)
 
 
-def test_a_sweep_trains_together_across_its_settings(tmp_path, started):
-    options = sweep_options(
-        out=tmp_path, seeds=(0, 1), strengths=(0.01, 0.1), sigmas=(0.3,), together=100
-    )
-    assert sweep("permuted-digits", options) == 0
+def test_a_sweep_is_stacked_across_its_settings(tmp_path, started):
+    options = options_of(out=tmp_path, device="cpu", seeds=(0, 1), stack=100)
+    grid = ("weight-decay.strength=0.01,0.1", "syre.strength=0.01,0.1", "syre.sigma=0.3")
+    assert swept(options, *grid) == 0
     ((work, _),) = started
     assert [len(each.jobs) for each in work] == [10]  # 2 seeds of none, 2 strengths of two methods
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "changes", "message"),
     [
-        ({"jobs": 0}, "--jobs must be at least 1: 0"),
-        ({"together": 0}, "--together must be at least 1: 0"),
-        ({"together": 2, "methods": ("shift",)}, "--together 2 means nothing to these runs"),
-        ({"jobs": -2}, "--jobs must be at least 1: -2"),
-        ({"methods": ()}, "Give at least one method and one seed"),
-        ({"seeds": ()}, "Give at least one method and one seed"),
-        ({"seeds": (1, 1)}, "named twice"),
-        ({"methods": ("none", "none")}, "named twice"),
-        ({"methods": ("sire",)}, "Did you mean 'syre'"),
-        ({"device": "cudda"}, "Unknown --device 'cudda'. Did you mean 'cuda'"),
-        ({"device": "meta"}, "Unknown --device 'meta'"),
-        ({"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
-        ({"metrics": ("sranc",)}, "Did you mean 'srank'"),
-        ({"probe_size": 10**6}, "--probe-size 1000000 is larger than the 355 test"),
-        ({"data_dir": Path("/nowhere")}, "leave out --data-dir"),
+        ({}, {"jobs": 0}, "--jobs must be at least 1: 0"),
+        ({}, {"stack": 0}, "--stack must be at least 1: 0"),
+        ({}, {"stack": 2, "methods": ("shift",)}, "--stack 2 means nothing to these runs"),
+        ({}, {"jobs": -2}, "--jobs must be at least 1: -2"),
+        ({}, {"methods": ()}, "Give at least one method and one seed"),
+        ({}, {"seeds": ()}, "Give at least one method and one seed"),
+        ({}, {"seeds": (1, 1)}, "named twice"),
+        ({}, {"methods": ("none", "none")}, "named twice"),
+        ({}, {"methods": ("sire",)}, "Did you mean 'syre'"),
+        ({}, {"methods": ("syre+l2-init",)}, "syre and l2-init both set the decay: leave one out"),
+        ({}, {"methods": ("none+syre",)}, "'none' stands alone"),
+        ({}, {"device": "cudda"}, "Unknown --device 'cudda'. Did you mean 'cuda'"),
+        ({}, {"device": "meta"}, "Unknown --device 'meta'"),
+        ({}, {"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
+        ({"tracking.metrics": ("sranc",)}, {}, "Did you mean 'srank'"),
+        (
+            {"tracking.probe_size": 10**6},
+            {},
+            "--probe-size 1000000 is larger than the 355 test",
+        ),
+        ({"stream.data_dir": "/nowhere"}, {}, "leave out --data-dir"),
     ],
 )
-def test_what_cannot_be_met_is_refused_before_anything_runs(tmp_path, started, changes, message):
-    options = replace(default_options("permuted-digits"), out=tmp_path / "out", **changes)
+def test_what_cannot_be_done_is_refused_before_anything_runs(
+    tmp_path, started, settings, changes, message
+):
     with pytest.raises(ValueError, match=re.escape(message)):
-        run_module.run("permuted-digits", options)
+        run(options_of(settings=settings, out=tmp_path / "out", **changes))
     assert not started
     assert not (tmp_path / "out").exists()
 
@@ -302,80 +530,182 @@ def test_what_cannot_be_met_is_refused_before_anything_runs(tmp_path, started, c
 def test_what_cannot_be_compiled_is_refused(monkeypatch, benchmark, device, message):
     monkeypatch.setattr(options_module, "chosen_device", lambda name: device)
     options = default_options(benchmark)
-    part = "agent" if benchmark == "slippery-ant" else "classifier"
-    compiled = replace(options, **{part: replace(getattr(options, part), compile=True)})
-    options.config(benchmark, "syre", 0)
+    options.run_config("syre", 0)
     with pytest.raises(ValueError, match=re.escape(message)):
-        compiled.config(benchmark, "syre", 0)
+        typed(options, "--compile True").run_config("syre", 0)
+    from_file = options_from_config(benchmark, {"agent": {"compile": True}})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_file.run_config("syre", 0)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "device"),
+    [("permuted-digits", "cpu"), ("permuted-digits", "cuda:1"), ("slippery-ant", "cuda")],
+)
+def test_what_can_be_compiled_is(monkeypatch, benchmark, device):
+    monkeypatch.setattr(options_module, "chosen_device", lambda name: device)
+    from_file = options_from_config(benchmark, {"agent": {"compile": True}})
+    for options in (
+        typed(default_options(benchmark), "--compile True"),
+        from_file,
+        typed(from_file, f"--device {device}"),
+    ):
+        config = options.run_config("syre", 0)
+        assert (config.device, config.agent.compile) == (device, True)
+        repeated = options_from_config(benchmark, config.to_json())
+        assert typed(repeated, "").run_config("syre", 0) == config
 
 
 def test_images_too_small_for_the_network_are_refused_before_anything_runs(tmp_path, started):
-    options = default_options("permuted-digits")
     # 8 x 8 digits: pooled three times they are 1 x 1, a fourth leaves nothing
-    network = replace(options.network, channels=(2, 2, 2, 2), downsampling="max-pool")
+    network = {"network.channels": (2, 2, 2, 2), "network.downsampling": "max-pool"}
     with pytest.raises(ValueError, match="too small for 4"):
-        run("permuted-digits", replace(options, out=tmp_path / "out", network=network))
+        run(options_of(settings=network, out=tmp_path / "out"))
     assert not started
 
 
-def test_unknown_benchmark_is_refused(tmp_path):
-    options = replace(default_options("permuted-digits"), out=tmp_path)
+def test_unknown_benchmark_is_refused():
     with pytest.raises(ValueError, match="Did you mean 'permuted-digits'"):
-        run("permuted-digit", options)
+        default_options("permuted-digit")
     with pytest.raises(ValueError, match="Did you mean 'permuted-digits'"):
-        sweep("permuted-digit", sweep_options())
+        options_from_config("permuted-digit", {})
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, started):
     (tmp_path / "out").write_text("a file")
-    options = replace(default_options("permuted-digits"), out=tmp_path / "out")
     with pytest.raises(RunError, match=r"Cannot write to .*give an --out"):
-        run_module.run("permuted-digits", options)
+        run(options_of(out=tmp_path / "out"))
     assert not started
+
+
+# ---- sweeps -------------------------------------------------------------------------------------
+
+
+def folders(started, out):
+    """Runs of the one sweep that was started, by folder without seed_0."""
+    ((jobs, _),) = started
+    return {str(job.path.relative_to(out).parent): job.config for job in jobs}
 
 
 def test_a_sweep_has_a_folder_for_each_setting(tmp_path, started):
-    options = sweep_options(
-        out=tmp_path,
-        methods=("none", "weight-decay", "syre"),
-        seeds=(0,),
-        strengths=(0.01, 0.1),
-        sigmas=(0.3, 1.0),
-    )
-    assert sweep("permuted-digits", options) == 0
-    ((jobs, _),) = started
+    methods = ("none", "weight-decay", "syre")
+    options = options_of(out=tmp_path, methods=methods, seeds=(0,))
+    grid = ("weight-decay.strength=0.01,0.1", "syre.strength=0.01,0.1", "syre.sigma=0.3,1.0")
+    assert swept(options, *grid) == 0
     found = {
-        str(job.path.relative_to(tmp_path)): (job.config.strength, job.config.sigma) for job in jobs
+        path: tuple((each.strength, getattr(each, "sigma", 0)) for each in config.method)
+        for path, config in folders(started, tmp_path).items()
     }
-    place = "strength_{}_sigma_{}/permuted-digits/{}/seed_0"
     assert found == {
-        place.format("0", "0", "none"): (0, 0),
-        place.format("0.01", "0", "weight-decay"): (0.01, 0),
-        place.format("0.1", "0", "weight-decay"): (0.1, 0),
-        place.format("0.01", "0.3", "syre"): (0.01, 0.3),
-        place.format("0.01", "1", "syre"): (0.01, 1),
-        place.format("0.1", "0.3", "syre"): (0.1, 0.3),
-        place.format("0.1", "1", "syre"): (0.1, 1),
+        "permuted-digits/none": (),
+        "weight-decay.strength=0.01/permuted-digits/weight-decay": ((0.01, 0),),
+        "weight-decay.strength=0.1/permuted-digits/weight-decay": ((0.1, 0),),
+        "syre.strength=0.01,syre.sigma=0.3/permuted-digits/syre": ((0.01, 0.3),),
+        "syre.strength=0.01,syre.sigma=1/permuted-digits/syre": ((0.01, 1),),
+        "syre.strength=0.1,syre.sigma=0.3/permuted-digits/syre": ((0.1, 0.3),),
+        "syre.strength=0.1,syre.sigma=1/permuted-digits/syre": ((0.1, 1),),
     }
+
+
+def test_without_a_grid_each_mitigation_has_its_own_search(tmp_path, started):
+    options = options_of(
+        out=tmp_path, methods=("none", "weight-decay", "syre", "shift"), seeds=(0,)
+    )
+    assert swept(options) == 0
+    found = folders(started, tmp_path)
+    strengths = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    sigmas = (0.01, 0.1, 0.3, 0.5, 1.0)
+    assert len(found) == 1 + 5 + 25 + 5
+    by_method = {name: set() for name in options.methods}
+    for config in found.values():
+        own = settings_of(config).get(config.method_name, {})
+        by_method[config.method_name].add((own.get("strength"), own.get("sigma")))
+    assert by_method == {
+        "none": {(None, None)},
+        "weight-decay": {(strength, None) for strength in strengths},
+        "syre": {(strength, sigma) for strength in strengths for sigma in sigmas},
+        "shift": {(None, sigma) for sigma in sigmas},
+    }
+
+
+def test_any_setting_can_be_in_a_grid(tmp_path, started):
+    options = options_of(out=tmp_path, methods=("none", "syre"), seeds=(0,))
+    assert swept(options, "learning-rate=0.001,0.01", "hidden=64,32 16", "syre.decoupled=True") == 0
+    found = folders(started, tmp_path)
+    assert {
+        path: (config.agent.learning_rate, config.network.hidden)
+        for path, config in found.items()
+        if config.method == ()
+    } == {
+        "learning-rate=0.001,hidden=64/permuted-digits/none": (0.001, (64,)),
+        "learning-rate=0.001,hidden=32-16/permuted-digits/none": (0.001, (32, 16)),
+        "learning-rate=0.01,hidden=64/permuted-digits/none": (0.01, (64,)),
+        "learning-rate=0.01,hidden=32-16/permuted-digits/none": (0.01, (32, 16)),
+    }
+    path = "learning-rate=0.01,hidden=32-16,syre.decoupled=True/permuted-digits/syre"
+    assert found[path].method == (Syre(strength=3e-3, sigma=0.5, decoupled=True),)
+    assert len(found) == 8
+
+
+def test_settings_of_the_critic_can_be_in_a_grid(tmp_path, started):
+    pytest.importorskip("pybullet", reason="needs PyBullet")
+    options = options_of("slippery-ant", out=tmp_path, device="cpu", seeds=(0,))
+    assert swept(options, "critic.syre.sigma=0.1,1", "num-envs=4") == 0
+    found = folders(started, tmp_path)
+    critics = {
+        path: config.critic_method and config.critic_method[0].sigma
+        for path, config in found.items()
+    }
+    assert critics == {
+        "num-envs=4/slippery-ant/none": None,
+        "num-envs=4/slippery-ant/weight-decay": None,
+        "critic.syre.sigma=0.1,num-envs=4/slippery-ant/syre": 0.1,
+        "critic.syre.sigma=1,num-envs=4/slippery-ant/syre": 1.0,
+    }
+    assert {config.stream.num_envs for config in found.values()} == {4}
+    assert {each.sigma for config in found.values() for each in config.method[1:]} == set()
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("grid", "message"),
     [
-        ({"strength": 0.1}, "--strength 0.1 is not of a sweep: give --strengths 0.1"),
-        ({"sigma": 0.0}, "--sigma 0 is not of a sweep: give --sigmas 0"),
-        ({"strengths": ()}, "at least one value: --strengths"),
-        ({"sigmas": ()}, "at least one value: --sigmas"),
-        ({"strengths": (0.1, 0.1)}, "named twice"),
-        ({"strengths": (0.1, -0.1)}, "strength must be"),
-        ({"sigmas": (0.1, float("nan"))}, "sigma must be"),
-        ({"methods": ("sire",)}, "Did you mean 'syre'"),
+        (["learning-rate"], "--grid 'learning-rate': give an option and its values"),
+        (["learning-rate="], "--grid 'learning-rate=': give an option and its values"),
+        (["learning-rate=0.1,,1"], "give an option and its values"),
+        (
+            ["learning-rat=0.1"],
+            "Unknown setting of a grid 'learning-rat'. Did you mean 'learning-r",
+        ),
+        (["syre.sigm=0.1"], "Unknown setting of a grid 'syre.sigm'. Did you mean 'syre.sigma'"),
+        (["critic.syre.sigma=0.1"], "Unknown setting of a grid 'critic.syre.sigma'"),
+        (["seeds=0,1"], "Unknown setting of a grid 'seeds'"),
+        (["learning-rate=0.1,0.10"], "--grid learning-rate names 0.10 twice"),
+        (["hidden=8", "hidden=16"], "--grid names hidden twice"),
+        (["shift.sigma=0.1,1"], "--grid shift.sigma means nothing to none, weight-decay, syre"),
+        (["syre.strength=0.1,-0.1"], "strength must be"),
+        (["syre.sigma=0.1,nan"], "sigma must be"),
+        (["batch-size=32,5000"], "--batch-size 5000 is larger than the 1442 training"),
+        (["probe-size=32,5000"], "--probe-size 5000 is larger than the 355 test"),
     ],
 )
-def test_what_a_sweep_refuses(tmp_path, started, changes, message):
+def test_what_a_grid_refuses(tmp_path, started, grid, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        sweep("permuted-digits", sweep_options(out=tmp_path, **changes))
+        swept(options_of(out=tmp_path / "out"), *grid)
     assert not started
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_refuses_unknown_methods_and_options_of_its_grid(started):
+    with pytest.raises(ValueError, match="Did you mean 'syre'"):
+        swept(options_of(methods=("sire",)))
+    options = typed(default_options("permuted-digits"), "--learning-rate 0.5 --syre.sigma 3")
+    for word, name in (("learning-rate=0.1", "learning-rate"), ("--syre.sigma=0.1", "syre.sigma")):
+        with pytest.raises(ValueError, match=f"--{name} is in the grid: leave out the option"):
+            swept(options, word)
+    assert not started
+
+
+# ---- messages -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -398,7 +728,7 @@ def test_what_a_sweep_refuses(tmp_path, started, changes, message):
             ["failed: a, b, c and 2 more: no space\n", "failed: f: gone\n"],
         ),
         (
-            Outcome(stopped=[Path("a")]),  # somebody told the run's own process
+            Outcome(stopped=[Path("a")]),  # by a signal to the run's own process
             1,
             ["1 runs stopped, their checkpoints are written. Continue:"],
         ),
@@ -409,7 +739,7 @@ def test_what_a_sweep_refuses(tmp_path, started, changes, message):
         ),
     ],
 )
-def test_the_last_word(capsys, outcome, code, parts):
+def test_the_closing_messages(capsys, outcome, code, parts):
     assert run_module._conclude(Messages(), outcome, "plasticity run 'a b'") == code
     said = capsys.readouterr().err
     for part in parts:
@@ -488,13 +818,42 @@ def test_on_a_terminal_there_is_a_live_bar_with_an_estimate(tmp_path):
     assert shown.count(b"\r") > 2  # drawn over itself
 
 
-@pytest.mark.parametrize("name", ["strength", "sigma"])
-def test_an_option_that_means_nothing_is_refused(name, tmp_path):
-    options = replace(
-        default_options("permuted-digits"),
-        methods=("none",),
-        out=tmp_path,
-        **{name: 0.1},
-    )
-    with pytest.raises(ValueError, match=f"--{name} 0.1 means nothing to none"):
-        run_module.run("permuted-digits", options)
+@pytest.mark.parametrize(
+    ("methods", "line", "message"),
+    [
+        (["none"], "--syre.strength 0.1", "--syre.strength 0.1 means nothing to none"),
+        (["none"], "--syre.sigma 0.1", "--syre.sigma 0.1 means nothing to none: leave it out"),
+        (
+            ["none", "l2-init"],
+            "--shift.sigma 0.1",
+            "nothing to none, l2-init: leave it out, or add",
+        ),
+        (
+            ["l2-init"],
+            "--weight-decay.decoupled True",
+            "--weight-decay.decoupled True means nothing",
+        ),
+        (
+            ["none"],
+            "--critic.syre.strength 0.1",
+            "--critic.syre.strength 0.1 means nothing to none",
+        ),
+        (["none"], "--critic.syre.sigma 0", "--critic.syre.sigma 0.0 means nothing to none"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(methods, line, message):
+    defaults = default_options("slippery-ant" if "critic" in line else "permuted-digits")
+    require_meaning(typed(defaults, f"{line} --methods {' '.join(MITIGATIONS)}"), defaults)
+    options = typed(defaults, f"{line} --methods {' '.join(methods)}")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        require_meaning(options, defaults)
+
+
+def test_settings_of_a_file_may_go_unused():
+    saved = default_options("slippery-ant").run_config("syre", 0)
+    critic = (replace(saved.method[0], sigma=0.7),)
+    saved = with_values(saved, {"critic_method": critic})
+    defaults = options_from_config("slippery-ant", saved.to_json())
+    options = typed(defaults, "--methods none")
+    require_meaning(options, defaults)
+    assert options.run_config("none", 0).critic_method is None

@@ -1,4 +1,4 @@
-"""The run folder, with an experiment that only draws random numbers: fast, and it forgets nothing."""
+"""Run folder, with a fast experiment that only draws random numbers, each of which enters its rows."""
 
 import contextlib
 import errno
@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from plasticity.scripts.run import atomic_files as durable
-from plasticity.scripts.run import folder as runs
+from plasticity.scripts.run import atomic_files
+from plasticity.scripts.run import folder as folder_module
 from plasticity.scripts.run.folder import (
     RunError,
     RunFolder,
@@ -31,11 +31,11 @@ from plasticity.scripts.run.folder import (
     saved_config,
 )
 
-CONFIG = {"num_tasks": 5, "rate": 0.1, "width": 3}
+CONFIG = {"stream": {"num_tasks": 5}, "rate": 0.1, "width": 3}
 
 
 class Draws:
-    """Five rows of two steps each, of all three random generators."""
+    """Experiment of five rows with two steps each, which draw from all three random generators."""
 
     def __init__(self, num_rows=5, padding=0):
         torch.manual_seed(0)
@@ -73,7 +73,7 @@ class Draws:
 
 
 class Killed(BaseException):
-    """Ends a run where it stands, as SIGKILL does, but for the folder's lock."""
+    """Error that ends a run at once, as SIGKILL does, except that the folder's lock is released."""
 
 
 def never():
@@ -81,7 +81,7 @@ def never():
 
 
 def after(calls):
-    """A should_stop that says yes at the given call, from 1."""
+    """Return a should_stop that is True from the given call on, counted from 1."""
     count = iter(range(1, 10**6))
     return lambda: next(count) >= calls
 
@@ -135,16 +135,16 @@ def test_stopped_and_continued_gives_the_same_bytes(tmp_path, reference, calls):
 
 
 @pytest.mark.parametrize("row", range(5))
-@pytest.mark.parametrize("place", ["row", "timing", "event", "before renaming", "after renaming"])
-def test_killed_anywhere_in_a_boundary_gives_the_same_bytes(
-    tmp_path, reference, monkeypatch, place, row
+@pytest.mark.parametrize("moment", ["row", "timing", "event", "before renaming", "after renaming"])
+def test_killed_at_any_moment_of_a_row_gives_the_same_bytes(
+    tmp_path, reference, monkeypatch, moment, row
 ):
-    append, replace = durable.append, os.replace
+    append, replace = atomic_files.append, os.replace
     count = {"append": 0, "replace": 0}
 
     def kill_in_append(file, content):
         count["append"] += 1
-        at = 3 * row + ["row", "timing", "event"].index(place) + 1
+        at = 3 * row + ["row", "timing", "event"].index(moment) + 1
         if count["append"] == at:
             append(file, content[: len(content) // 2])  # torn in the middle
             raise Killed
@@ -154,33 +154,35 @@ def test_killed_anywhere_in_a_boundary_gives_the_same_bytes(
         count["replace"] += target.name == "checkpoint.pt"
         if count["replace"] != row + 1:
             return replace(source, target)
-        if place == "after renaming":
+        if moment == "after renaming":
             replace(source, target)
-        monkeypatch.setattr(type(target), "unlink", lambda *_, **__: None)  # SIGKILL tidies nothing
+        monkeypatch.setattr(
+            type(target), "unlink", lambda *_, **__: None
+        )  # SIGKILL cleans up nothing
         raise Killed
 
-    if "renaming" in place:
+    if "renaming" in moment:
         monkeypatch.setattr(os, "replace", kill_at_replace)
     else:
-        monkeypatch.setattr(durable, "append", kill_in_append)
+        monkeypatch.setattr(atomic_files, "append", kill_in_append)
     with pytest.raises(Killed):
         run(tmp_path)
     monkeypatch.undo()
-    assert (tmp_path / "checkpoint.pt.tmp").exists() == (place == "before renaming")
-    assert not is_finished(tmp_path, 5) or (row == 4 and place == "after renaming")
+    assert (tmp_path / "checkpoint.pt.tmp").exists() == (moment == "before renaming")
+    assert not is_finished(tmp_path, 5) or (row == 4 and moment == "after renaming")
     assert run(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == reference
     assert is_finished(tmp_path, 5)
 
 
 def test_extended_is_as_if_it_had_been_longer_from_the_start(tmp_path):
-    longer = {**CONFIG, "num_tasks": 8}
+    longer = {**CONFIG, "stream": {"num_tasks": 8}}
     run(tmp_path / "twice")
     run(tmp_path / "twice", config=longer, num_rows=8)
     run(tmp_path / "once", config=longer, num_rows=8)
     twice, once = tmp_path / "twice", tmp_path / "once"
     assert (twice / "metrics.jsonl").read_bytes() == (once / "metrics.jsonl").read_bytes()
-    assert saved_config(twice)["num_tasks"] == 8
+    assert saved_config(twice)["stream"]["num_tasks"] == 8
 
 
 def test_a_shorter_run_in_the_folder_of_a_longer_one_changes_nothing(tmp_path):
@@ -188,8 +190,8 @@ def test_a_shorter_run_in_the_folder_of_a_longer_one_changes_nothing(tmp_path):
     files = ["metrics.jsonl", "checkpoint.pt", "config.json"]
     before = {name: (tmp_path / name).read_bytes() for name in files}
     assert is_finished(tmp_path, 3)
-    run(tmp_path, config={**CONFIG, "num_tasks": 3}, num_rows=3)
-    assert saved_config(tmp_path)["num_tasks"] == 5
+    run(tmp_path, config={**CONFIG, "stream": {"num_tasks": 3}}, num_rows=3)
+    assert saved_config(tmp_path)["stream"]["num_tasks"] == 5
     assert {name: (tmp_path / name).read_bytes() for name in files} == before
 
 
@@ -204,7 +206,7 @@ def test_tensorboard_has_each_step_once_however_often_it_was_continued(tmp_path,
         run(tmp_path, after(calls))
     with (
         monkeypatch.context() as patch
-    ):  # torn in its checkpoint: the row's events are there already
+    ):  # torn at its checkpoint: the row's events are written already
         patch.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(tmp_path)
@@ -220,7 +222,7 @@ def test_tensorboard_has_each_step_once_however_often_it_was_continued(tmp_path,
     assert all(math.isnan(each.value) for each in events.Scalars("bad"))
 
 
-def test_timings_and_events_may_be_cleared_away(tmp_path, reference):
+def test_timings_and_events_may_be_deleted(tmp_path, reference):
     run(tmp_path, after(6))
     (tmp_path / "timings.jsonl").unlink()
     shutil.rmtree(tmp_path / "tensorboard")
@@ -228,17 +230,17 @@ def test_timings_and_events_may_be_cleared_away(tmp_path, reference):
     assert (tmp_path / "metrics.jsonl").read_bytes() == reference
 
 
-# ---- a folder that is not as it should be -------------------------------------------------------
+# ---- damaged folders ----------------------------------------------------------------------------
 
 
 def test_another_configuration_is_refused_with_all_keys(tmp_path):
     run(tmp_path)
     with pytest.raises(RunError) as caught:
-        RunFolder(tmp_path, {"num_tasks": 9, "rate": 0.2, "width": 4}).__enter__()
+        RunFolder(tmp_path, {"stream": {"num_tasks": 9}, "rate": 0.2, "width": 4}).__enter__()
     for part in (str(tmp_path), "rate (there 0.1, now 0.2)", "width (there 3, now 4)", "--out"):
         assert part in str(caught.value)
     assert "num_tasks" not in str(caught.value)
-    assert run(tmp_path)  # and its lock was given back
+    assert run(tmp_path)  # and its lock was released
 
 
 def test_require_same_config_accepts_a_new_folder(tmp_path):
@@ -247,7 +249,16 @@ def test_require_same_config_accepts_a_new_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"num_tasks": "5"}', b'{"num_tasks": true}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff\xfe",
+        b'{"stream": {"num_tasks": "5"}}',
+        b'{"stream": {"num_tasks": true}}',
+        b'{"stream": {"num_tasks": {}}}',
+    ],
 )
 def test_corrupt_config_is_refused(tmp_path, content):
     run(tmp_path)
@@ -292,7 +303,7 @@ def corruptions():
 
 
 @pytest.mark.parametrize("kind", corruptions())
-def test_corrupt_checkpoint_is_an_error_that_says_what_to_do(tmp_path, kind):
+def test_corrupt_checkpoint_is_an_error_with_a_remedy(tmp_path, kind):
     run(tmp_path, after(6))
     before = (tmp_path / "metrics.jsonl").read_bytes()
     corruptions()[kind](tmp_path / "checkpoint.pt")
@@ -315,17 +326,17 @@ def test_checkpoint_of_another_experiment_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 10, -1])
-def test_metrics_shorter_than_the_checkpoint_knows(tmp_path, length):
+def test_metrics_shorter_than_the_checkpoint_recorded(tmp_path, length):
     run(tmp_path, after(6))
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:length])
-    with pytest.raises(RunError, match=r"its checkpoint remembers .*Restore the file"):
+    with pytest.raises(RunError, match=r"its checkpoint recorded .*Restore the file"):
         run(tmp_path)
-    with pytest.raises(RunError, match="its checkpoint remembers"):
+    with pytest.raises(RunError, match="its checkpoint recorded"):
         is_finished(tmp_path, 5)
 
 
-def test_rows_are_not_cut_away_when_the_checkpoint_is_gone(tmp_path):
+def test_rows_are_not_truncated_when_the_checkpoint_is_missing(tmp_path):
     run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "checkpoint.pt").unlink()
@@ -345,7 +356,9 @@ def test_is_finished(tmp_path):
     run(tmp_path)
     assert is_finished(tmp_path, 5)
     assert not is_finished(tmp_path, 6)
-    with (tmp_path / "metrics.jsonl").open("ab") as file:  # a row that the checkpoint does not know
+    with (tmp_path / "metrics.jsonl").open(
+        "ab"
+    ) as file:  # a row that the checkpoint does not cover
         file.write(b'{"task": 5}\n')
     assert not is_finished(tmp_path, 5)
 
@@ -367,7 +380,7 @@ def test_a_diverged_run_is_finished(tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(atomic_files, "LOCK_PATIENCE_SECONDS", 0.1)
     message = f"{re.escape(str(tmp_path))} is in use by another process.*--out"
     with RunFolder(tmp_path, CONFIG):
         with pytest.raises(RunError, match=message):
@@ -378,7 +391,7 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
     assert run(tmp_path)
 
 
-def test_a_lock_that_is_about_to_be_given_back_is_waited_for(tmp_path):
+def test_a_lock_that_is_about_to_be_released_is_waited_for(tmp_path):
     with (tmp_path / "lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         timer = threading.Timer(0.2, fcntl.flock, (handle, fcntl.LOCK_UN))
@@ -387,7 +400,7 @@ def test_a_lock_that_is_about_to_be_given_back_is_waited_for(tmp_path):
         timer.join()
 
 
-def test_an_error_gives_the_lock_back(tmp_path):
+def test_an_error_releases_the_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, CONFIG):
         _ = 1 / 0
     require_free([tmp_path])
@@ -408,14 +421,14 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")  # noqa: PTH112
 def test_a_folder_where_nothing_may_be_written():
     with pytest.raises(RunError, match=r"Cannot write to /proc/self/runs .*give an --out"):
-        run(runs.Path("/proc/self/runs"))
+        run(folder_module.Path("/proc/self/runs"))
 
 
 @pytest.mark.parametrize("number", range(4, 9))
 def test_full_disk_keeps_the_checkpoint_and_continues_later(
     tmp_path, reference, monkeypatch, number
 ):
-    """The fsync that fails is, in turn, the row's, the timing's, the events', the checkpoint's."""
+    """Fail the fsync of the row, of the timing, of the events and of the checkpoint in turn."""
     run(tmp_path, after(4))
     before = (tmp_path / "checkpoint.pt").read_bytes()
     count, fsync = iter(range(100)), os.fsync
@@ -438,7 +451,7 @@ def test_full_disk_keeps_the_checkpoint_and_continues_later(
 
 
 def test_full_disk_that_writes_a_part(tmp_path, reference):
-    """A real one: 64 KiB of tmpfs, on which the padded checkpoint finds no room."""
+    """Fill a real disk: 64 KiB of tmpfs, into which the padded checkpoint does not fit."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = shutil.which("mount") and subprocess.run(
@@ -461,7 +474,7 @@ def test_full_disk_that_writes_a_part(tmp_path, reference):
         assert (path / "checkpoint.pt").read_bytes() == before
         assert not list(path.glob("*.tmp"))
         with (disk / "filler").open("wb", 0) as file, contextlib.suppress(OSError):
-            while True:  # until there is no room for a row either
+            while True:  # until there is no space for a row either
                 file.write(bytes(64))
         with pytest.raises(RunError, match="No space left on device"):
             run(path)
@@ -473,11 +486,11 @@ def test_full_disk_that_writes_a_part(tmp_path, reference):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-# ---- where a result comes from ------------------------------------------------------------------
+# ---- the origin of a result ---------------------------------------------------------------------
 
 
 def test_versions_name_what_a_result_depends_on():
-    found = runs.versions()
+    found = folder_module.versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["torch"] == torch.__version__
     assert found["numpy"] == np.__version__
@@ -491,18 +504,18 @@ def test_commit_of_the_checkout_that_holds_the_code(tmp_path, monkeypatch):
 
     code = tmp_path / "runs.py"
     code.write_text("one")
-    monkeypatch.setattr(runs, "__file__", str(code))
+    monkeypatch.setattr(folder_module, "__file__", str(code))
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a git hook
     with monkeypatch.context() as patch:
         patch.delenv("GIT_DIR")
         git("init", "-q")
-        assert runs.git_commit() is None  # a checkout of something else, in which we are installed
+        assert folder_module.git_commit() is None  # a checkout that does not track the file
         git("add", "runs.py")
         git("commit", "-q", "-m", "a")
         git("tag", "-a", "v1", "-m", "v1")
         commit = git("rev-parse", "HEAD")
-    assert runs.git_commit() == commit
+    assert folder_module.git_commit() == commit
     code.write_text("two")
-    assert runs.git_commit() == f"{commit}-dirty"
+    assert folder_module.git_commit() == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert runs.git_commit() is None
+    assert folder_module.git_commit() is None

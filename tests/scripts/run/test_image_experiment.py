@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,20 +10,21 @@ import torch
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.supervised.classifier import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.tasks import load_dataset
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-TINY = ImageRunConfig(
+TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
-    method="none",
-    seed=0,
-    dataset="digits",
-    num_tasks=3,
-    probe_size=32,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=3),
     network=NetworkConfig(channels=(4, 4), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=64),
+    agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=64),
+    tracking=SupervisedTracking(probe_size=32),
 )
+SHORT = {"stream.num_tasks": 1}
 
 
 @cache
@@ -32,8 +32,8 @@ def digits():
     return load_dataset("digits")
 
 
-def experiment(**changes):
-    return ImageExperiment(replace(TINY, **changes), digits())
+def experiment(changes=None):
+    return ImageExperiment(with_values(TINY, changes or {}), digits())
 
 
 def finish(experiment, should_stop=lambda: False):
@@ -90,8 +90,9 @@ def test_rows_have_the_keys_of_the_specification_layers_in_order():
 
 
 def test_every_metric_can_be_asked_for_with_every_method():
-    for method in ("none", "shift"):
-        row = finish(experiment(method=method, sigma=0.5, metrics=tuple(METRICS), num_tasks=1))[0]
+    for method in ((), (Shift(sigma=0.5),)):
+        changes = {"method": method, "tracking.metrics": tuple(METRICS), **SHORT}
+        row = finish(experiment(changes))[0]
         families = {name.split("/")[0] for name in row if "/" in name}
         assert families == set(METRICS)
         assert {name.split("/")[1] for name in row if "/" in name} == {
@@ -104,7 +105,8 @@ def test_every_metric_can_be_asked_for_with_every_method():
 
 
 def test_tracking_does_not_change_the_weights():
-    tracked, untracked = experiment(metrics=tuple(METRICS)), experiment(metrics=())
+    tracked = experiment({"tracking.metrics": tuple(METRICS)})
+    untracked = experiment({"tracking.metrics": ()})
     finish(tracked)
     rows = finish(untracked)
     assert equal(weights(tracked), weights(untracked))
@@ -121,19 +123,16 @@ def test_the_state_of_the_process_does_not_matter():
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ({"method": "none"}, {"method": "weight-decay", "strength": 0.0}),
-        ({"method": "none"}, {"method": "syre", "strength": 0.0, "sigma": 0.5}),
-        ({"method": "none"}, {"method": "l2-init", "strength": 0.0}),
-        (
-            {"method": "weight-decay", "strength": 0.01},
-            {"method": "syre", "strength": 0.01, "sigma": 0.0},
-        ),
-        ({"method": "none"}, {"method": "shift", "sigma": 0.0}),
+        ((), (WeightDecay(strength=0.0),)),
+        ((), (Syre(strength=0.0, sigma=0.5),)),
+        ((), (L2Init(strength=0.0),)),
+        ((WeightDecay(strength=0.01),), (Syre(strength=0.01, sigma=0.0),)),
+        ((), (Shift(sigma=0.0),)),
     ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
+    ids=method_name,
 )
 def test_controls_are_equal_bit_for_bit_over_a_whole_run(one, other):
-    first, second = experiment(**one), experiment(**other)
+    first, second = experiment({"method": one}), experiment({"method": other})
     assert text(finish(first)) == text(finish(second))
     unprefixed = {
         name.removeprefix("model."): value
@@ -145,15 +144,21 @@ def test_controls_are_equal_bit_for_bit_over_a_whole_run(one, other):
 
 def test_methods_do_differ():
     texts = {
-        text(finish(experiment(method=method, strength=0.01, sigma=0.5, num_tasks=2)))
-        for method in ("none", "weight-decay", "syre", "l2-init", "shift")
+        text(finish(experiment({"method": method, "stream.num_tasks": 2})))
+        for method in (
+            (),
+            (WeightDecay(strength=0.01),),
+            (Syre(strength=0.01, sigma=0.5),),
+            (L2Init(strength=0.01),),
+            (Shift(sigma=0.5),),
+        )
     }
     assert len(texts) == 5
-    assert text(finish(experiment(seed=1))) != text(finish(experiment(seed=0)))
+    assert text(finish(experiment({"seed": 1}))) != text(finish(experiment({"seed": 0})))
 
 
 def test_a_longer_run_begins_as_a_shorter_one():
-    longer = experiment(num_tasks=4)
+    longer = experiment({"stream.num_tasks": 4})
     assert text(finish(longer)[:3]) == text(finish(experiment()))
     assert longer.progress == 4
 
@@ -162,22 +167,26 @@ def test_a_longer_run_begins_as_a_shorter_one():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "syre", "strength": 0.01, "sigma": 0.5},
-        {"method": "l2-init", "strength": 0.01, "metrics": ("update_norm", "gradient_norm")},
-        {"classifier": ClassifierConfig("adam", 0.003, batch_size=100)},
-        {"method": "shift", "sigma": 0.3, "metrics": ("update_norm",)},
+        {"method": (Syre(strength=0.01, sigma=0.5),)},
+        {
+            "method": (L2Init(strength=0.01),),
+            "tracking.metrics": ("update_norm", "gradient_norm"),
+        },
+        {"agent": ClassifierConfig("adam", 0.003, batch_size=100)},
+        {"method": (Shift(sigma=0.3),), "tracking.metrics": ("update_norm",)},
     ],
     ids=["syre", "l2-init", "adam", "shift"],
 )
 def test_continued_from_the_middle_of_a_task(changes, calls, tmp_path):
-    whole = experiment(num_tasks=2, **changes)
+    changes = {"stream.num_tasks": 2, **changes}
+    whole = experiment(changes)
     expected = text(finish(whole))
     count = iter(range(1, 10**6))
-    first = experiment(num_tasks=2, **changes)
+    first = experiment(changes)
     rows = finish(first, lambda: next(count) >= calls)
     assert not first.finished
     torch.save(first.state_dict(), tmp_path / "state")
-    second = experiment(num_tasks=2, **changes)
+    second = experiment(changes)
     second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert second.progress == first.progress
     assert text(rows + finish(second)) == expected
@@ -185,7 +194,7 @@ def test_continued_from_the_middle_of_a_task(changes, calls, tmp_path):
 
 
 def test_update_norm_is_that_of_the_task():
-    tracked = experiment(metrics=("update_norm",), num_tasks=2)
+    tracked = experiment({"tracking.metrics": ("update_norm",), "stream.num_tasks": 2})
     snapshots = [{name: value.clone() for name, value in weights(tracked).items()}]
     rows = []
     for _ in range(2):
@@ -198,9 +207,8 @@ def test_update_norm_is_that_of_the_task():
 
 @pytest.mark.parametrize("metrics", [(), DEFAULT_METRICS])
 def test_a_loss_that_becomes_nan_ends_the_run(metrics):
-    diverging = experiment(
-        metrics=metrics, classifier=ClassifierConfig(learning_rate=1e20, batch_size=64)
-    )
+    agent = ClassifierConfig(learning_rate=1e20, batch_size=64)
+    diverging = experiment({"tracking.metrics": metrics, "agent": agent})
     rows = finish(diverging)
     assert [row["diverged"] for row in rows] == [True]
     assert diverging.diverged
@@ -214,7 +222,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(metrics):
 @pytest.mark.parametrize("metrics", [(), ("effective_rank",), ("weight_norm",)])
 def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics):
     mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
-    overflowing = experiment(network=mlp, metrics=metrics)
+    overflowing = experiment({"network": mlp, "tracking.metrics": metrics})
     classifier = overflowing._classifier
 
     def train(task, should_stop):
@@ -233,13 +241,13 @@ def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics):
 
 def test_a_batch_or_a_probe_larger_than_the_data_is_refused():
     # 1797 digits: 1442 to train on, 355 to test on
-    experiment(probe_size=355, classifier=ClassifierConfig(batch_size=1442))
+    experiment({"tracking.probe_size": 355, "agent": ClassifierConfig(batch_size=1442)})
     with pytest.raises(ValueError, match=r"--batch-size 1443 is larger than the 1442 training"):
-        experiment(classifier=ClassifierConfig(batch_size=1443))
+        experiment({"agent": ClassifierConfig(batch_size=1443)})
     with pytest.raises(ValueError, match=r"--probe-size 356 is larger than the 355 test"):
-        experiment(probe_size=356)
+        experiment({"tracking.probe_size": 356})
 
 
 def test_the_data_are_loaded_by_name():
-    loaded = ImageExperiment(replace(TINY, num_tasks=1))
-    assert text(finish(loaded)) == text(finish(experiment(num_tasks=1)))
+    loaded = ImageExperiment(with_values(TINY, SHORT))
+    assert text(finish(loaded)) == text(finish(experiment(SHORT)))

@@ -1,4 +1,4 @@
-"""SIGKILL, SIGTERM and Ctrl-C: the same command continues, to the same bytes, and nothing is left.
+"""SIGKILL, SIGTERM and Ctrl-C: the same command continues to the same bytes, and leaves no process.
 
 Runs are tiny. Where only the run itself matters, a harness that has imported everything forks it, so
 that a kill costs a fraction of a second; a few kills hit the real command with all its processes.
@@ -18,40 +18,41 @@ from dataclasses import replace
 import pytest
 import torch
 
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options
 from plasticity.scripts.run.folder import RunFolder, execute
 from plasticity.scripts.run.image_experiment import ImageExperiment
 
 HARNESS = """
 import json, os, random, signal, sys, time
-from dataclasses import replace
 from pathlib import Path
 import torch
 from plasticity.agents.supervised.classifier import ClassifierConfig
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.scripts import durable
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import Syre
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
+from plasticity.scripts.run import atomic_files, events
 from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.scripts.run.folder import RunFolder, execute
 from plasticity.tasks import load_dataset
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 import torch._dynamo  # every optimizer imports it: once here, and not after every fork
-from plasticity.scripts import events
 for name in events.MODULES:
     __import__(name)
 
 torch.set_num_threads(1)
 data = load_dataset("digits")
-config = ImageRunConfig(
-    benchmark="permuted-digits", method="syre", seed=0, dataset="digits", num_tasks=6,
-    strength=0.01, sigma=0.3,
-    metrics=("effective_rank", "update_norm"), probe_size=64,
+config = SupervisedRunConfig(
+    benchmark="permuted-digits", method=(Syre(strength=0.01, sigma=0.3),), seed=0,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=6),
     network=NetworkConfig(channels=(4,), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
+    agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
+    tracking=SupervisedTracking(metrics=("effective_rank", "update_norm"), probe_size=64),
 )
 
 def run(path, prepare=lambda: None):
-    "In a process of its own, whose id is given back."
+    "Run in a process of its own; return its id."
     pid = os.fork()
     if pid:
         return pid
@@ -65,7 +66,7 @@ def run(path, prepare=lambda: None):
     os._exit(0)
 
 def end(pid):
-    "The exit code, negative for a signal."
+    "Return the exit code, negative for a signal."
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def rows(path):
@@ -93,7 +94,7 @@ while kills < 24:
     killed = end(pid) != 0
     kills += killed
     lengths.append(len(rows(path)))
-    if not killed or kills % 8 == 0:  # to its end, and then another
+    if not killed or kills % 8 == 0:  # to its end; then another run
         assert end(run(path)) == 0
         assert rows(path) == reference, folders
         folders += 1
@@ -141,7 +142,7 @@ def between_row_and_checkpoint(count):
 
 def within(name):
     def prepare(count):
-        append = durable.append
+        append = atomic_files.append
         def stub(file, content):
             if file.name.startswith(name):
                 stub.left -= 1
@@ -150,11 +151,11 @@ def within(name):
                     now()
             append(file, content)
         stub.left = count
-        durable.append = stub
+        atomic_files.append = stub
     return prepare
 
 def while_writing(count):
-    write = durable.write_whole
+    write = atomic_files.write_whole
     def stub(file, content):
         if file.name == "checkpoint.pt":
             stub.left -= 1
@@ -163,12 +164,12 @@ def while_writing(count):
                 now()
         write(file, content)
     stub.left = count
-    durable.write_whole = stub
+    atomic_files.write_whole = stub
 
 def before_config(count):
     os.replace = now
 
-places = {
+moments = {
     "before renaming": before_renaming,
     "after renaming": after_renaming,
     "between row and checkpoint": between_row_and_checkpoint,
@@ -179,13 +180,13 @@ places = {
     "before the configuration": before_config,
 }
 found = {}
-for place, prepare in places.items():
+for moment, prepare in moments.items():
     for count in (1, 4):
-        path = out / f"{place} {count}"
-        assert end(run(path, lambda: prepare(count))) == -signal.SIGKILL, (place, count)
+        path = out / f"{moment} {count}"
+        assert end(run(path, lambda: prepare(count))) == -signal.SIGKILL, (moment, count)
         left = sorted(file.name for file in path.iterdir())
         assert end(run(path)) == 0
-        assert rows(path) == reference, (place, count)
+        assert rows(path) == reference, (moment, count)
         found[path.name] = left
 print(json.dumps(found))
 """
@@ -196,7 +197,7 @@ OPTIONS = shlex.split(
     "--methods none syre --seeds 0 --jobs 2 --channels 4 --hidden 8 --batch-size 48"
     " --epochs-per-task 1 --probe-size 64 --metrics effective_rank --device cpu"
 )
-# Long, for a machine that is busy with something else: a run that hangs fails all the same.
+# Long, for a busy machine: a run that hangs fails in any case.
 PATIENCE_SECONDS = 250
 ENDLESS = 100_000
 pytestmark = pytest.mark.timeout(900)
@@ -217,10 +218,10 @@ def harness(code, *arguments):
 def test_killed_at_random_moments(tmp_path):
     found = harness(RANDOM, tmp_path, 0)
     assert found["kills"] >= 20
-    assert len(set(found["lengths"])) > 3  # at different places
+    assert len(set(found["lengths"])) > 3  # at different rows
 
 
-def test_killed_at_chosen_places(tmp_path):
+def test_killed_at_chosen_moments(tmp_path):
     found = harness(PLACED, tmp_path)
     assert "checkpoint.pt.tmp" in found["before renaming 1"]
     assert "checkpoint.pt" not in found["before renaming 1"]
@@ -256,7 +257,7 @@ def started(out, tasks=ENDLESS):
 
 
 def group(process):
-    """Processes of the command's group that are not zombies: id and command line."""
+    """Return the processes of the command's group that are not zombies: id and command line."""
     shown = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,pgid=,stat=,args="],
         check=True,
@@ -283,7 +284,7 @@ def metrics(out):
 
 
 def wait_for_rows(process, out):
-    """Until both runs have a row more than now."""
+    """Wait until both runs have one row more than now."""
     before = rows_done(out)
 
     def grown():
@@ -295,7 +296,7 @@ def wait_for_rows(process, out):
 
 
 def workers(process):
-    """The two runs' own processes: forks of the server, which is the first of its name."""
+    """Return the processes of the two runs: forks of the server, which is the first of its name."""
     servers = sorted(pid for pid, line in group(process).items() if "forkserver" in line)
     assert len(servers) == 3, group(process)
     return servers[1:]
@@ -305,8 +306,8 @@ def rows_done(out):
     return {method: file.read_bytes().count(b"\n") for method, file in metrics(out).items()}
 
 
-def finished_as_if_nothing_had_happened(out, elsewhere):
-    """Let both runs do a few tasks more, and compare them with runs that nothing befell.
+def assert_finished_as_if_uninterrupted(out, elsewhere):
+    """Let both runs do a few more tasks, and compare them with uninterrupted runs.
 
     Those are made without the command, one after the other.
     """
@@ -315,19 +316,20 @@ def finished_as_if_nothing_had_happened(out, elsewhere):
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     defaults = default_options("permuted-digits")
-    options = replace(
-        defaults,
-        tasks=tasks,
-        probe_size=64,
-        device="cpu",
-        metrics=("effective_rank",),
-        network=replace(defaults.network, channels=(4,), hidden=(8,)),
-        classifier=replace(defaults.classifier, batch_size=48, epochs_per_task=1),
-    )
+    settings = {
+        "stream.num_tasks": tasks,
+        "network.channels": (4,),
+        "network.hidden": (8,),
+        "agent.batch_size": 48,
+        "agent.epochs_per_task": 1,
+        "tracking.metrics": ("effective_rank",),
+        "tracking.probe_size": 64,
+    }
+    options = replace(defaults, device="cpu", config=with_values(defaults.config, settings))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for method in ("none", "syre"):
-        config = options.config("permuted-digits", method, 0)
+        config = options.run_config(method, 0)
         path = elsewhere / "permuted-digits" / method / "seed_0"
         with RunFolder(path, config.to_json()) as folder:
             assert execute(folder, ImageExperiment(config), lambda: False)
@@ -353,7 +355,7 @@ def test_the_command_killed_at_random_moments(tmp_path):
             process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == -signal.SIGKILL
         wait_until(lambda: not group(process))
-    with started(out) as process:  # a worker alone: the other run goes on, and the command says so
+    with started(out) as process:  # one worker: the other run continues, and the command reports it
         wait_for_rows(process, out)
         os.kill(workers(process)[0], signal.SIGKILL)
         before = rows_done(out)
@@ -363,11 +365,11 @@ def test_the_command_killed_at_random_moments(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "its process was ended by SIGKILL" in said
     assert "1 runs stopped" in said
-    finished_as_if_nothing_had_happened(out, tmp_path / "reference")
+    assert_finished_as_if_uninterrupted(out, tmp_path / "reference")
 
 
 def stopped(process, number):
-    """The command that it names, after a signal to the whole group: Ctrl-C, a batch system's end."""
+    """Return the command that it names after a signal to the whole group, as of Ctrl-C or a batch system."""
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + number, said
@@ -377,12 +379,12 @@ def stopped(process, number):
     return shlex.split(said.splitlines()[-1])
 
 
-def test_ctrl_c_says_how_to_continue_to_the_same_bytes(tmp_path):
+def test_ctrl_c_names_the_command_that_continues_to_the_same_bytes(tmp_path):
     out = tmp_path / "it's mine"
     with started(out) as process:
         wait_for_rows(process, out)
         assert stopped(process, signal.SIGINT) == command_line(out, ENDLESS)
-    finished_as_if_nothing_had_happened(out, tmp_path / "reference")
+    assert_finished_as_if_uninterrupted(out, tmp_path / "reference")
 
 
 def test_the_same_command_at_once_is_refused_and_sigterm_stops_the_first(tmp_path):
@@ -398,7 +400,7 @@ def test_the_same_command_at_once_is_refused_and_sigterm_stops_the_first(tmp_pat
 
 @pytest.mark.parametrize("seconds", [1.5, 2.5, 3.5])
 def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path, seconds):
-    """Wherever it then is: the data, the server, the first runs."""
+    """Interrupt it while it loads the data, or starts the server or the first runs."""
     with started(tmp_path) as process:
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""How many runs a device holds, from figures."""
+"""Number of runs that a device holds, from figures."""
 
 import re
 import weakref
@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from plasticity.scripts.run import memory as memory_module
 from plasticity.scripts.run.folder import RunError
-from plasticity.scripts.run.memory import Memory, measured_memory, told
+from plasticity.scripts.run.memory import Memory, describe_groups, measured_memory
 
 
-def test_what_the_user_is_told():
+def test_the_message_about_groups():
     # 32 x 1.25 GB + 1 GB = 41 GB; of 24 GB, 21.6 may be used: (21.6 - 1) / 1.25 = 16.48
     memory = Memory(shared=10**9, per_run=1_250_000_000, free=24 * 10**9)
     assert memory.needed(32) == 41 * 10**9
     assert memory.most == 16
-    assert told(memory, [16, 16]) == (
+    assert describe_groups(memory, [16, 16]) == (
         "32 runs need about 41 GB, 24 GB are free: trained in 2 groups of 16."
     )
-    assert told(memory, [11, 10, 10]) == (
+    assert describe_groups(memory, [11, 10, 10]) == (
         "31 runs need about 39.8 GB, 24 GB are free: trained in 3 groups of up to 11."
     )
 
@@ -47,7 +47,7 @@ def test_a_run_that_needs_nothing_was_not_measured(per_run):
 
 
 class Device:
-    """Memory that runs take, in blocks, and give back."""
+    """Memory that runs allocate in blocks, and release."""
 
     def __init__(self, free, shared, per_run, block=1):
         self.free_at_first, self.shared, self.per_run, self.block = free, shared, per_run, block
@@ -57,7 +57,7 @@ class Device:
         return self.free_at_first - self.taken
 
     def begin(self, runs):
-        assert self.taken == 0, "the ones before were not let go"
+        assert self.taken == 0, "the previous runs were not released"
         self.begun.append(runs)
         needed = -(-(self.shared + runs * self.per_run) // self.block) * self.block
         if needed > self.free_at_first:
@@ -71,7 +71,7 @@ class Device:
 
 @pytest.mark.parametrize("runs", [2, 7, 8, 33])
 @pytest.mark.parametrize(("shared", "per_run"), [(0, 1), (10**9, 12_345_678)])
-def test_a_measure_finds_what_there_is(shared, per_run, runs):
+def test_a_measurement_finds_the_true_memory(shared, per_run, runs):
     device = Device(10**11, shared, per_run)
     memory = measured_memory(runs, device.begin, device.free)
     assert memory == Memory(shared=shared, per_run=per_run, free=10**11)
@@ -79,7 +79,7 @@ def test_a_measure_finds_what_there_is(shared, per_run, runs):
     assert max(device.begun) <= max(2, runs // 4)
 
 
-def test_blocks_are_of_no_account_among_many():
+def test_blocks_hardly_matter_among_many():
     # 8 and 16 of 64: 10 MB each, in blocks of 2 MB
     device = Device(10**11, 10**9, 10_300_000, block=2_000_000)
     memory = measured_memory(64, device.begin, device.free)
@@ -87,19 +87,19 @@ def test_blocks_are_of_no_account_among_many():
     assert memory.per_run == pytest.approx(10_300_000, rel=0.05)
 
 
-def test_a_measure_that_does_not_fit_is_taken_of_fewer():
+def test_a_measurement_that_does_not_fit_is_made_with_fewer():
     device = Device(5 * 10**9, 0, 10**9)
     memory = measured_memory(64, device.begin, device.free)
     assert device.begun == [8, 4, 8, 2, 4]
     assert (memory.per_run, memory.most) == (10**9, 4)
 
 
-def test_what_did_not_fit_is_let_go_before_the_next_measure(monkeypatch):
-    """Its error holds it for a while, and the allocator what it took."""
+def test_what_did_not_fit_is_released_before_the_next_measurement(monkeypatch):
+    """Measure again: the error keeps an attempt alive for a while, and the allocator its memory."""
     device, attempts = Device(5 * 10**9, 0, 10**9), []
 
     class Attempt:
-        """Lives as long as the frame that made it."""
+        """Object that lives as long as the frame that made it."""
 
     def begin(runs):
         attempt = Attempt()
@@ -118,11 +118,9 @@ def test_what_did_not_fit_is_let_go_before_the_next_measure(monkeypatch):
     assert measured_memory(64, begin, device.free).per_run == 10**9
 
 
-def test_two_that_do_not_fit_are_told():
+def test_two_that_do_not_fit_are_an_error():
     device = Device(10**9, 0, 6 * 10**8)
-    with pytest.raises(
-        RunError, match=r"do not fit into the 1 GB that are free: give --together 1"
-    ):
+    with pytest.raises(RunError, match=r"do not fit into the 1 GB that are free: give --stack 1"):
         measured_memory(64, device.begin, device.free)
 
 

@@ -7,36 +7,34 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.supervised.classifier import ClassifierConfig
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import Syre, WeightDecay
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import pool
 from plasticity.scripts.run import process as run_process
 from plasticity.scripts.run.folder import RunFolder, execute, is_finished
 from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.scripts.run.pool import Job, run_jobs
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-TINY = ImageRunConfig(
+TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
-    method="none",
-    seed=0,
-    dataset="digits",
-    num_tasks=2,
-    metrics=("effective_rank",),
-    probe_size=32,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=2),
     network=NetworkConfig(channels=(4,), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, batch_size=64),
+    agent=ClassifierConfig(learning_rate=0.05, batch_size=64),
+    tracking=SupervisedTracking(metrics=("effective_rank",), probe_size=32),
 )
-LONG = replace(TINY, num_tasks=10_000)
+LONG = with_values(TINY, {"stream.num_tasks": 10_000})
 
 
-def job(path, config=TINY, **changes):
-    return Job(path, replace(config, **changes))
+def job(path, config=TINY, changes=None):
+    return Job(path, with_values(config, changes or {}))
 
 
 def silent(job, value):
@@ -67,14 +65,18 @@ def in_another_session(path):
         yield
 
 
-def test_alone_or_beside_others_a_run_is_the_same_to_the_byte(tmp_path):
-    methods = ("none", "weight-decay", "syre")
+def test_a_run_is_the_same_to_the_byte_alone_or_beside_others(tmp_path):
+    methods = {
+        "none": (),
+        "weight-decay": (WeightDecay(strength=0.01),),
+        "syre": (Syre(strength=0.01, sigma=0.3),),
+    }
     progress = []
     for jobs in (1, 2):
         outcome = run_jobs(
             [
-                job(tmp_path / str(jobs) / m, method=m, strength=0.01 * (m != "none"), sigma=0.3)
-                for m in methods
+                job(tmp_path / str(jobs) / name, changes={"method": method})
+                for name, method in methods.items()
             ],
             jobs,
             lambda job, value: progress.append((job.path.name, value)),
@@ -83,13 +85,13 @@ def test_alone_or_beside_others_a_run_is_the_same_to_the_byte(tmp_path):
         assert not outcome.failed
         assert not outcome.stopped
         assert outcome.interrupted_by is None
-    for method in methods:
-        path = tmp_path / "here" / method
-        alone = job(path, method=method, strength=0.01 * (method != "none"), sigma=0.3)
+    for name, method in methods.items():
+        path = tmp_path / "here" / name
+        alone = job(path, changes={"method": method})
         with RunFolder(path, alone.config.to_json()) as folder:
             assert execute(folder, ImageExperiment(alone.config), lambda: False)
-        assert content(path) == content(tmp_path / "1" / method) == content(tmp_path / "2" / method)
-        assert (method, 2.0) in progress
+        assert content(path) == content(tmp_path / "1" / name) == content(tmp_path / "2" / name)
+        assert (name, 2.0) in progress
     assert not processes()
 
 
@@ -102,15 +104,16 @@ def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_
 
     file = tmp_path / "file"
     file.write_text("")
-    diverging = ClassifierConfig(learning_rate=1e20, batch_size=64)
+    diverging = {"agent": ClassifierConfig(learning_rate=1e20, batch_size=64)}
+    missing = {"stream.dataset": "images", "stream.data_dir": str(tmp_path / "nothing")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "PROGRESS_INTERVAL_SECONDS", 0.05)
         outcome = run_jobs(
             [
                 job(tmp_path / "killed", LONG),
                 job(file / "unwritable"),
-                job(tmp_path / "diverges", LONG, classifier=diverging),
-                job(tmp_path / "missing", dataset="images", data_dir=str(tmp_path / "nothing")),
+                job(tmp_path / "diverges", LONG, diverging),
+                job(tmp_path / "missing", changes=missing),
                 job(tmp_path / "sound"),
             ],
             2,
@@ -125,7 +128,7 @@ def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_
     assert "--data-dir" in messages["missing"]
     assert not any("Traceback" in message for message in messages.values())
     assert b'"diverged": true' in content(tmp_path / "diverges")
-    assert is_finished(tmp_path / "diverges", LONG.num_tasks)
+    assert is_finished(tmp_path / "diverges", LONG.length)
 
 
 def test_a_folder_in_use_is_a_failure_of_its_run(tmp_path):
@@ -170,7 +173,7 @@ def test_an_error_of_the_caller_stops_the_runs_in_order(tmp_path):
 
 
 def test_runs_end_with_the_server_that_forked_them(tmp_path):
-    """Nobody would know of them otherwise, and they would keep their locks."""
+    """Kill the server: otherwise runs would go on unnoticed, and keep their locks."""
     from multiprocessing import forkserver
 
     begun = []
@@ -189,8 +192,8 @@ def test_runs_end_with_the_server_that_forked_them(tmp_path):
     assert not is_running(begun[0][0])
 
 
-def test_the_server_is_deaf_to_signals(tmp_path):
-    """They reach it whenever they are sent to the whole group; with it, all knowledge would end."""
+def test_the_server_ignores_signals(tmp_path):
+    """Signal the server, as happens with the whole group; with it, the results would be lost."""
     from multiprocessing import forkserver
 
     sent = []
@@ -200,12 +203,12 @@ def test_the_server_is_deaf_to_signals(tmp_path):
             os.kill(forkserver._forkserver._forkserver_pid, number)
             sent.append(number)
 
-    outcome = run_jobs([job(tmp_path, num_tasks=10)], 1, signal_it)
+    outcome = run_jobs([job(tmp_path, changes={"stream.num_tasks": 10})], 1, signal_it)
     assert outcome.finished == [tmp_path]
     assert len(sent) >= 4  # at the beginning and at the end
 
 
-def test_a_run_has_one_thread_and_tells_what_became_of_it(tmp_path, monkeypatch):
+def test_a_run_has_one_thread_and_reports_its_outcome(tmp_path, monkeypatch):
     found = []
     failures = iter([ValueError("a sentence"), ZeroDivisionError("a bug")])
 

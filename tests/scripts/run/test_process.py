@@ -1,4 +1,4 @@
-"""A group of runs in one process: what becomes of it, and of each run."""
+"""Group of runs in one process: its result, and that of each run."""
 
 import json
 import multiprocessing
@@ -6,44 +6,43 @@ import os
 import signal
 import threading
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.supervised.classifier import ClassifierConfig
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import WeightDecay
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import memory
 from plasticity.scripts.run import process as run_process
 from plasticity.scripts.run.folder import RunError, is_finished
 from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.memory import Memory
 from plasticity.scripts.run.pool import run_jobs
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-TINY = ImageRunConfig(
+TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
-    method="none",
-    seed=0,
-    dataset="digits",
-    num_tasks=2,
-    metrics=("effective_rank",),
-    probe_size=32,
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=2),
     network=NetworkConfig(channels=(4,), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, batch_size=128),
+    agent=ClassifierConfig(learning_rate=0.05, batch_size=128),
+    tracking=SupervisedTracking(metrics=("effective_rank",), probe_size=32),
 )
-EXPLODING = replace(TINY, method="weight-decay", strength=1e20)
-LONG = 32  # tasks: of fewer, a fast machine has done all before it hears that it is to stop
+EXPLODING = with_values(TINY, {"method": (WeightDecay(strength=1e20),)})
+SHORT = {"stream.num_tasks": 1}
+LONG = {"stream.num_tasks": 32}  # with fewer, a fast machine finishes before the signal arrives
 
 
 def group(out, *configs, **settings):
     return JobGroup(
-        tuple(Job(out / str(place), config) for place, config in enumerate(configs)), **settings
+        tuple(Job(out / str(index), config) for index, config in enumerate(configs)), **settings
     )
 
 
-def seeds(count, **changes):
-    return [replace(TINY, seed=seed, **changes) for seed in range(count)]
+def seeds(count, changes=None):
+    return [with_values(TINY, {"seed": seed, **(changes or {})}) for seed in range(count)]
 
 
 def silent(job, value):
@@ -60,9 +59,9 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Three runs at once, without interruption."""
+    """Three stacked runs without interruption."""
     out = tmp_path_factory.mktemp("whole")
-    assert len(run_jobs([group(out, *seeds(3, num_tasks=LONG))], 1, silent).finished) == 3
+    assert len(run_jobs([group(out, *seeds(3, LONG))], 1, silent).finished) == 3
     return out
 
 
@@ -70,7 +69,7 @@ def test_a_group_beside_a_single_run(tmp_path):
     progress = []
     single = Job(tmp_path / "single", TINY)
     outcome = run_jobs(
-        [group(tmp_path, TINY, EXPLODING, replace(TINY, seed=1)), single],
+        [group(tmp_path, TINY, EXPLODING, with_values(TINY, {"seed": 1})), single],
         2,
         lambda job, value: progress.append((job.path.name, value)),
     )
@@ -87,8 +86,8 @@ def test_a_group_beside_a_single_run(tmp_path):
 
 
 def test_the_last_one_left_of_a_group_is_continued_to_the_byte(tmp_path, whole):
-    jobs = group(tmp_path, *seeds(3, num_tasks=LONG)).jobs
-    run_jobs([group(tmp_path, *seeds(3, num_tasks=1))], 1, silent)
+    jobs = group(tmp_path, *seeds(3, LONG)).jobs
+    run_jobs([group(tmp_path, *seeds(3, SHORT))], 1, silent)
     outcome = run_jobs([JobGroup(jobs[2:], had_more=True)], 1, silent)
     assert outcome.finished == [tmp_path / "2"]
     assert content(tmp_path / "2") == content(whole / "2")
@@ -96,7 +95,7 @@ def test_the_last_one_left_of_a_group_is_continued_to_the_byte(tmp_path, whole):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_and_continued_to_the_byte(tmp_path, whole, number):
-    jobs = group(tmp_path, *seeds(3, num_tasks=LONG))
+    jobs = group(tmp_path, *seeds(3, LONG))
     sent = []
 
     def end(job, value):
@@ -136,15 +135,15 @@ def test_a_folder_that_cannot_be_written_fails_its_group_by_name(tmp_path):
 
 
 class Events:
-    """What the process says, kept."""
+    """Connection that keeps what the process reports."""
 
     def __init__(self):
-        self.words, self.notes = {}, []
+        self.results, self.notes = {}, []
 
     def send(self, message):
         kind, value = message
         if kind == "runs":
-            self.words.update(value)
+            self.results.update(value)
         elif kind == "note":
             self.notes.append(value)
 
@@ -160,26 +159,25 @@ def stop():
 
 
 def fitting(runs):
-    """Memory that holds so many."""
+    """Return a measurement of memory that holds this many runs."""
     return lambda configs: Memory(shared=0, per_run=9 * 10**9, free=runs * 10 * 10**9)
 
 
-def test_what_does_not_fit_is_trained_in_parts(tmp_path, events, stop, monkeypatch):
+def test_runs_that_do_not_fit_are_trained_in_parts(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
-    jobs = group(tmp_path, *seeds(3, num_tasks=1), is_measured=True)
+    jobs = group(tmp_path, *seeds(3, SHORT), is_measured=True)
     run_process._execute(jobs, events, stop)
     assert events.notes == [
         "3 runs need about 27 GB, 20 GB are free: trained in 2 groups of up to 2."
     ]
-    assert events.words == dict.fromkeys(range(3), ("finished", ""))
-    together = [
-        json.loads((tmp_path / name / "timings.jsonl").read_text()).get("together")
-        for name in "012"
+    assert events.results == dict.fromkeys(range(3), ("finished", ""))
+    stacked = [
+        json.loads((tmp_path / name / "timings.jsonl").read_text()).get("stacked") for name in "012"
     ]
-    assert together == [2, 2, 1]  # the last one with a copy of itself, and not as an ordinary run
+    assert stacked == [2, 2, 1]  # the last one with a copy of itself, and not as an ordinary run
 
 
-def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
+def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
     made = []
 
     class Rehearsing:
@@ -199,30 +197,30 @@ def test_what_is_measured_is_taken_from_all_over_the_group(monkeypatch):
     assert made == [[0, 8, "rehearsed", "closed"], [0, 4, 8, 12, "rehearsed", "closed"]]
 
 
-def test_what_fits_is_trained_at_once_without_a_word(tmp_path, events, stop, monkeypatch):
+def test_runs_that_fit_are_stacked_without_a_note(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(3))
-    run_process._execute(group(tmp_path, *seeds(3, num_tasks=1), is_measured=True), events, stop)
+    run_process._execute(group(tmp_path, *seeds(3, SHORT), is_measured=True), events, stop)
     assert events.notes == []
-    assert events.words == dict.fromkeys(range(3), ("finished", ""))
+    assert events.results == dict.fromkeys(range(3), ("finished", ""))
 
 
-def test_a_part_that_fails_leaves_the_next_one_its_turn(tmp_path, events, stop, monkeypatch):
+def test_after_a_part_that_fails_the_next_one_is_trained(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
     (tmp_path / "1").write_text("a file")
-    jobs = group(tmp_path, *seeds(4, num_tasks=1), is_measured=True)
+    jobs = group(tmp_path, *seeds(4, SHORT), is_measured=True)
     run_process._execute(jobs, events, stop)
-    assert [events.words[place][0] for place in range(4)] == ["failed"] * 2 + ["finished"] * 2
-    assert str(tmp_path / "1") in events.words[0][1]
+    assert [events.results[index][0] for index in range(4)] == ["failed"] * 2 + ["finished"] * 2
+    assert str(tmp_path / "1") in events.results[0][1]
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (RunError("a sentence"), "a sentence"),
-        (torch.cuda.OutOfMemoryError("much"), "2 runs at once are too many for the memory of cpu"),
+        (torch.cuda.OutOfMemoryError("much"), "2 stacked runs are too many for the memory of cpu"),
     ],
 )
-def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
+def test_an_error_is_the_result_of_runs_that_have_not_ended(
     tmp_path, events, stop, monkeypatch, error, message
 ):
     def execute(self, should_stop):
@@ -231,30 +229,30 @@ def test_an_error_is_the_last_word_of_runs_that_have_not_ended(
 
     monkeypatch.setattr(run_process.StackedRuns, "execute", execute)
     run_process._execute(group(tmp_path, *seeds(2)), events, stop)
-    assert events.words[1] == ("diverged", "")
-    assert events.words[0][0] == "failed"
-    assert message in events.words[0][1]
+    assert events.results[1] == ("diverged", "")
+    assert events.results[0][0] == "failed"
+    assert message in events.results[0][1]
 
 
-@pytest.mark.parametrize(("most", "together"), [(2, 1), (1, None)])
-def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, most, together):
+@pytest.mark.parametrize(("most", "stacked"), [(2, 1), (1, None)])
+def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, most, stacked):
     monkeypatch.setattr(run_process, "_memory_of", fitting(most))
-    jobs = group(tmp_path, *seeds(1, num_tasks=1), is_measured=True, had_more=True)
+    jobs = group(tmp_path, *seeds(1, SHORT), is_measured=True, had_more=True)
     run_process._execute(jobs, events, stop)
-    assert events.words == {0: ("finished", "")}
+    assert events.results == {0: ("finished", "")}
     assert events.notes == []
     timing = json.loads((tmp_path / "0" / "timings.jsonl").read_text())
-    assert timing.get("together") == together  # without room for company: alone
+    assert timing.get("stacked") == stacked  # without room for a copy: as an ordinary run
 
 
-def test_a_stop_before_a_part_leaves_it_unbegun(tmp_path, events, stop):
+def test_a_part_does_not_begin_after_a_stop(tmp_path, events, stop):
     stop.set()
     assert run_process._execute(group(tmp_path, *seeds(2)), events, stop) == ("stopped", "")
-    assert events.words == {}
+    assert events.results == {}
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_cuda_runs_are_measured():
-    found = run_process._memory_of(seeds(4, device="cuda"))
+    found = run_process._memory_of(seeds(4, {"device": "cuda"}))
     assert 0 < found.per_run < found.free

@@ -1,27 +1,29 @@
-"""Runs that train at once: each folder as if its run were alone, whatever happens to the others."""
+"""Stacked runs: each folder is as if its run were alone, whatever happens to the others."""
 
 import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
-from plasticity.scripts.config.run_config import ImageRunConfig
-from plasticity.scripts.run import atomic_files as durable
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import SupervisedRunConfig
+from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run.folder import RunError, RunFolder, is_finished
 from plasticity.scripts.run.stacked import StackedRuns
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-CONFIG = ImageRunConfig(
-    benchmark="permuted-digits", method="none", seed=0, dataset="digits", num_tasks=4
+CONFIG = SupervisedRunConfig(
+    benchmark="permuted-digits", stream=PermutedImagesConfig(dataset="digits", num_tasks=4)
 )
+LONGER = {"stream.num_tasks": 6}
 STEPS = 4  # of a task
 DIVERGING_SEED = 13
 
 
 class Counting:
-    """A task is four steps, in each of which a run draws its next number from the one before."""
+    """Stacked experiment with tasks of four steps, in each of which a run computes its next number."""
 
     made: ClassVar = []
 
@@ -37,39 +39,39 @@ class Counting:
     def progress(self):
         return max(self.steps) / STEPS  # one that diverged stays behind
 
-    def is_finished(self, place):
-        return self.ended[place] or self.steps[place] >= STEPS * self.configs[place].num_tasks
+    def is_finished(self, index):
+        return self.ended[index] or self.steps[index] >= STEPS * self.configs[index].length
 
-    def has_diverged(self, place):
-        return self.ended[place]
+    def has_diverged(self, index):
+        return self.ended[index]
 
     def next_rows(self, should_stop):
-        live = [place for place, ended in enumerate(self.ended) if not ended]
-        assert len({self.steps[place] for place in live}) == 1, "not level"
+        live = [index for index, ended in enumerate(self.ended) if not ended]
+        assert len({self.steps[index] for index in live}) == 1, "not at the same step"
         while not should_stop():
-            for place in live:
-                self.values[place] = (self.values[place] * 1103515245 + 12345) % 2**31
-                self.steps[place] += 1
+            for index in live:
+                self.values[index] = (self.values[index] * 1103515245 + 12345) % 2**31
+                self.steps[index] += 1
             if self.steps[live[0]] % STEPS == 0:
-                return {place: self.row(place) for place in live}
+                return {index: self.row(index) for index in live}
         return {}
 
-    def row(self, place):
-        task = self.steps[place] // STEPS - 1
-        self.ended[place] = self.configs[place].seed == DIVERGING_SEED and task == 1
-        return {"task": task, "value": self.values[place], "diverged": self.ended[place]}
+    def row(self, index):
+        task = self.steps[index] // STEPS - 1
+        self.ended[index] = self.configs[index].seed == DIVERGING_SEED and task == 1
+        return {"task": task, "value": self.values[index], "diverged": self.ended[index]}
 
-    def take_episodes(self, place):
+    def take_episodes(self, index):
         return []
 
-    def state_dicts(self, places):
+    def state_dicts(self, indices):
         return [
             {"value": self.values[p], "step": self.steps[p], "diverged": self.ended[p]}
-            for p in places
+            for p in indices
         ]
 
-    def load_state_dict(self, place, state):
-        self.values[place], self.steps[place] = state["value"], state["step"]
+    def load_state_dict(self, index, state):
+        self.values[index], self.steps[index] = state["value"], state["step"]
 
     def close(self):
         self.closed = True
@@ -80,7 +82,7 @@ class Counting:
 
     @staticmethod
     def is_finished_at(state, config):
-        return state["diverged"] or state["step"] >= STEPS * config.num_tasks
+        return state["diverged"] or state["step"] >= STEPS * config.length
 
 
 @pytest.fixture(autouse=True)
@@ -115,10 +117,10 @@ def train(paths, configs, should_stop=never, ends=None):
         return StackedRuns(folders, configs, Counting, on_end=ends.__setitem__).execute(should_stop)
 
 
-def runs(out, seeds, **changes):
+def runs(out, seeds, changes=None):
     return (
         [out / str(seed) for seed in seeds],
-        [replace(CONFIG, seed=seed, **changes) for seed in seeds],
+        [with_values(CONFIG, {"seed": seed, **(changes or {})}) for seed in seeds],
     )
 
 
@@ -132,32 +134,32 @@ def content(path):
 
 @pytest.fixture
 def alone(tmp_path):
-    """The rows of each run by itself."""
+    """Function that returns the rows of a run trained alone."""
 
-    def content_of(seed, **changes):
+    def content_of(seed, changes=None):
         path = tmp_path / "alone" / str(seed)
-        train([path], [replace(CONFIG, seed=seed, **changes)])
+        train([path], [with_values(CONFIG, {"seed": seed, **(changes or {})})])
         return content(path)
 
     return content_of
 
 
 def test_each_folder_is_that_of_its_run_alone(tmp_path, alone, made):
-    paths, configs = runs(tmp_path, range(11))  # more than are written at once
+    paths, configs = runs(tmp_path, range(11))  # more than are written in parallel
     ends = {}
     assert train(paths, configs, ends=ends)
     assert ends == dict.fromkeys(range(11), False)
     assert len(made) == 1
     for seed, path in enumerate(paths):
         assert content(path) == alone(seed)
-        assert is_finished(path, CONFIG.num_tasks)
+        assert is_finished(path, CONFIG.length)
         for timing in rows(path, "timings"):
-            assert timing["together"] == 11
+            assert timing["stacked"] == 11
             assert timing["seconds"] * timing["tasks_per_second"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 4, 6, 15])
-def test_stopped_and_continued_together_alone_or_in_another_group(tmp_path, alone, calls):
+def test_stopped_and_continued_stacked_alone_or_in_another_group(tmp_path, alone, calls):
     paths, configs = runs(tmp_path, (1, 2, 3))
     assert not train(paths, configs, after(calls))
     assert train(paths[:1], configs[:1])
@@ -166,20 +168,20 @@ def test_stopped_and_continued_together_alone_or_in_another_group(tmp_path, alon
         assert content(path) == alone(seed)
 
 
-def test_those_behind_are_brought_level_first(tmp_path, alone, made):
+def test_runs_that_are_behind_catch_up_first(tmp_path, alone, made):
     paths, configs = runs(tmp_path, (1, 2, 3, 4))
     assert not train(paths[1:3], configs[1:3], after(6))  # in the middle of task 1
     assert not train(paths[3:], configs[3:], after(12))  # at the end of task 2
     made.clear()
     assert train(paths, configs)
-    # 1 alone to the place of 2 and 3; these three to that of 4; all to the end
-    assert [len(each.configs) for each in made] == [2, 3, 4]  # 1 has its copy for company
+    # 1 alone up to where 2 and 3 are; these three up to where 4 is; all to the end
+    assert [len(each.configs) for each in made] == [2, 3, 4]  # 1 is stacked with a copy of itself
     assert [made[0].steps, made[1].steps, made[2].steps] == [[6] * 2, [12] * 3, [16] * 4]
     for seed, path in zip((1, 2, 3, 4), paths, strict=True):
         assert content(path) == alone(seed)
 
 
-def test_a_stop_on_the_way_to_a_level_is_a_stop(tmp_path, alone):
+def test_a_stop_while_runs_catch_up_is_a_stop(tmp_path, alone):
     paths, configs = runs(tmp_path, (1, 2))
     assert not train(paths[1:], configs[1:], after(9))
     assert not train(paths, configs, after(3))
@@ -192,10 +194,10 @@ def test_a_stop_on_the_way_to_a_level_is_a_stop(tmp_path, alone):
 def test_longer_runs_extend_finished_ones(tmp_path, alone):
     paths, configs = runs(tmp_path, (1, 2))
     assert train(paths[:1], configs[:1])
-    paths, configs = runs(tmp_path, (1, 2), num_tasks=6)
+    paths, configs = runs(tmp_path, (1, 2), LONGER)
     assert train(paths, configs)
-    assert content(paths[0]) == alone(1, num_tasks=6)
-    assert content(paths[1]) == alone(2, num_tasks=6)
+    assert content(paths[0]) == alone(1, LONGER)
+    assert content(paths[1]) == alone(2, LONGER)
 
 
 def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, alone):
@@ -204,7 +206,7 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, alone):
     assert train(paths, configs, ends=ends)
     assert ends == {0: False, 1: True, 2: False}
     assert [row["diverged"] for row in rows(paths[1])] == [False, True]
-    assert is_finished(paths[1], CONFIG.num_tasks)
+    assert is_finished(paths[1], CONFIG.length)
     assert [content(path) for path in paths] == [alone(1), alone(DIVERGING_SEED), alone(2)]
     ends.clear()
     assert train(paths, configs, ends=ends)  # nothing is left to do
@@ -228,8 +230,8 @@ def test_a_folder_that_fails_is_named_and_nothing_is_lost(tmp_path, alone, monke
         return write
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "append", failing(durable.append))
-        patch.setattr(durable, "write_whole", failing(durable.write_whole))
+        patch.setattr(atomic_files, "append", failing(atomic_files.append))
+        patch.setattr(atomic_files, "write_whole", failing(atomic_files.write_whole))
         with pytest.raises(RunError, match=rf"Cannot write to {paths[2]} .*free some space"):
             train(paths, configs)
     assert [len(rows(path)) for path in (paths[0], paths[1], paths[3])] == [3, 3, 3]
@@ -247,7 +249,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_killed_between_two_folders(tmp_path, alone):
-    """Some folders then know of a row that others have lost."""
+    """Restore older folders of some runs, so that others have a row more."""
     paths, configs = runs(tmp_path, (1, 2, 3))
     assert not train(paths, configs, after(6))
     for path in paths[1:]:
@@ -260,18 +262,18 @@ def test_killed_between_two_folders(tmp_path, alone):
     assert [content(path) for path in paths] == [alone(1), alone(2), alone(3)]
 
 
-def test_progress_is_told_of_those_that_train(tmp_path):
+def test_progress_is_reported_for_the_runs_that_train(tmp_path):
     paths, configs = runs(tmp_path, (1, 2))
     assert not train(paths[1:], configs[1:], after(5))
-    told = []
+    reported = []
     with ExitStack() as opened:
         folders = [
             opened.enter_context(RunFolder(path, config.to_json()))
             for path, config in zip(paths, configs, strict=True)
         ]
         StackedRuns(
-            folders, configs, Counting, on_progress=lambda made: told.append(made())
+            folders, configs, Counting, on_progress=lambda made: reported.append(made())
         ).execute(never)
-    assert told[0] == {0: 0.0}
-    assert {0: 1.5, 1: 1.5} in told
-    assert all(each.keys() == {0, 1} for each in told if each[0] > 1.5)
+    assert reported[0] == {0: 0.0}
+    assert {0: 1.5, 1: 1.5} in reported
+    assert all(each.keys() == {0, 1} for each in reported if each[0] > 1.5)

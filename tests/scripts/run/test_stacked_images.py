@@ -1,8 +1,7 @@
-"""Image runs that train at once, against the same runs one by one."""
+"""Stacked image runs against the same runs one by one."""
 
 import json
 import math
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,31 +10,30 @@ import torch
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.supervised.classifier import ClassifierConfig
 from plasticity.metrics.registry import METRICS
-from plasticity.scripts.config.run_config import ImageRunConfig
+from plasticity.mitigations import L2Init, Syre, WeightDecay
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.scripts.run.stacked_images import StackedImages
 from plasticity.tasks import load_dataset
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-TINY = ImageRunConfig(
+TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
-    method="none",
-    seed=0,
-    dataset="digits",
-    num_tasks=2,
-    probe_size=32,
-    metrics=tuple(METRICS),
+    stream=PermutedImagesConfig(dataset="digits", num_tasks=2),
     network=NetworkConfig(channels=(4,), hidden=(8,)),
-    classifier=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=128),
+    agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=128),
+    tracking=SupervisedTracking(metrics=tuple(METRICS), probe_size=32),
 )
 STEPS = 12  # of a task: 1442 examples, 128 at a time
 RUNS = (
     TINY,
-    replace(TINY, seed=1),
-    replace(TINY, method="syre", strength=0.01, sigma=0.5, anisotropy=0.1),
-    replace(TINY, method="l2-init", strength=0.01),
-    replace(TINY, method="weight-decay", strength=0.01, seed=7),
+    with_values(TINY, {"seed": 1}),
+    with_values(TINY, {"method": (Syre(strength=0.01, sigma=0.5, anisotropy=0.1),)}),
+    with_values(TINY, {"method": (L2Init(strength=0.01),)}),
+    with_values(TINY, {"method": (WeightDecay(strength=0.01),), "seed": 7}),
 )
-EXPLODING = replace(TINY, method="weight-decay", strength=1e20)
+EXPLODING = with_values(TINY, {"method": (WeightDecay(strength=1e20),)})
 
 
 @cache
@@ -61,7 +59,7 @@ def after(calls):
 
 
 def alone(config, should_stop=never, state=None):
-    """The rows of the ordinary experiment, and its state."""
+    """Return the rows of the ordinary experiment, and its state."""
     experiment = ImageExperiment(config, digits())
     if state is not None:
         experiment.load_state_dict(state)
@@ -71,16 +69,16 @@ def alone(config, should_stop=never, state=None):
     return rows, experiment.state_dict()
 
 
-def together(configs, should_stop=never, states=None):
-    """The rows of each run, and their states."""
+def stacked(configs, should_stop=never, states=None):
+    """Return the rows of each run, and their states."""
     experiment = StackedImages(configs, digits())
-    for place, state in enumerate(states or []):
-        experiment.load_state_dict(place, state)
+    for index, state in enumerate(states or []):
+        experiment.load_state_dict(index, state)
     rows = [[] for _ in configs]
     while not all(map(experiment.is_finished, range(len(configs)))):
         found = experiment.next_rows(should_stop)
-        for place, row in found.items():
-            rows[place].append(row)
+        for index, row in found.items():
+            rows[index].append(row)
         if not found:
             break
     return rows, experiment.state_dicts(range(len(configs)))
@@ -104,34 +102,37 @@ def rows_alone():
 
 
 @cache
-def rows_together():
-    return together(RUNS)[0]
+def rows_stacked():
+    return stacked(RUNS)[0]
 
 
 def test_rows_are_those_of_each_run_alone():
-    for rows, expected in zip(rows_together(), rows_alone(), strict=True):
+    for rows, expected in zip(rows_stacked(), rows_alone(), strict=True):
         assert_near(rows, expected)
-    assert len({text(rows) for rows in rows_together()}) == len(RUNS)  # no two are one run
+    assert len({text(rows) for rows in rows_stacked()}) == len(RUNS)  # no two are one run
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_with_adam(optimizer):
     configs = [
-        replace(each, num_tasks=1, classifier=ClassifierConfig(optimizer, 0.003, batch_size=128))
+        with_values(
+            each,
+            {"stream.num_tasks": 1, "agent": ClassifierConfig(optimizer, 0.003, batch_size=128)},
+        )
         for each in RUNS[1:3]
     ]
-    for rows, config in zip(together(configs)[0], configs, strict=True):
+    for rows, config in zip(stacked(configs)[0], configs, strict=True):
         assert_near(rows, alone(config)[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("steps", [0, 5, STEPS, STEPS + 1])
-def test_continued_together_to_the_byte(steps, tmp_path):
-    begun, states = together(RUNS, after(steps))
+def test_continued_stacked_to_the_byte(steps, tmp_path):
+    begun, states = stacked(RUNS, after(steps))
     torch.save(states, tmp_path / "states")
     states = torch.load(tmp_path / "states", weights_only=True)
-    rest, _ = together(RUNS, states=states)
+    rest, _ = stacked(RUNS, states=states)
     assert [text(a + b) for a, b in zip(begun, rest, strict=True)] == list(
-        map(text, rows_together())
+        map(text, rows_stacked())
     )
     made = [StackedImages.progress_of(state) for state in states]
     assert made == [steps / STEPS] * len(RUNS)
@@ -141,52 +142,53 @@ def test_continued_together_to_the_byte(steps, tmp_path):
     )
 
 
-def test_other_company_changes_no_bit():
-    """What a run that was killed goes on by: those behind train in smaller groups."""
+def test_other_stacked_runs_change_no_bit():
+    """Train in smaller groups, as runs that were killed do to catch up."""
     for part in (RUNS[:2], RUNS[2:]):
-        places = [RUNS.index(config) for config in part]
-        assert [text(rows) for rows in together(part)[0]] == [
-            text(rows_together()[place]) for place in places
+        indices = [RUNS.index(config) for config in part]
+        assert [text(rows) for rows in stacked(part)[0]] == [
+            text(rows_stacked()[index]) for index in indices
         ]
 
 
-def test_begun_together_and_continued_alone_and_the_reverse():
-    begun, states = together(RUNS, after(STEPS + 3))
-    for place, config in enumerate(RUNS):
-        rest, _ = alone(config, state=states[place])
-        assert_near(begun[place] + rest, rows_alone()[place])
+def test_begun_stacked_and_continued_alone_and_the_reverse():
+    begun, states = stacked(RUNS, after(STEPS + 3))
+    for index, config in enumerate(RUNS):
+        rest, _ = alone(config, state=states[index])
+        assert_near(begun[index] + rest, rows_alone()[index])
     begun, states = zip(*(alone(config, after(STEPS + 3)) for config in RUNS), strict=True)
-    rest, last = together(RUNS, states=states)
-    for place, config in enumerate(RUNS):
-        assert_near(begun[place] + rest[place], rows_alone()[place])
-        assert StackedImages.is_finished_at(last[place], config)
-        assert alone(config, state=last[place])[0] == []
+    rest, last = stacked(RUNS, states=states)
+    for index, config in enumerate(RUNS):
+        assert_near(begun[index] + rest[index], rows_alone()[index])
+        assert StackedImages.is_finished_at(last[index], config)
+        assert alone(config, state=last[index])[0] == []
 
 
 def test_one_that_diverges_ends_and_disturbs_no_other():
     configs = (RUNS[0], EXPLODING, RUNS[2])
-    rows, states = together(configs)
+    rows, states = stacked(configs)
     (expected,), _ = alone(EXPLODING)
     assert [list(row) for row in rows[1]] == [list(expected)]
     assert rows[1][0]["diverged"] is True
-    assert [text(rows[place]) for place in (0, 2)] == [
-        text(rows_together()[place]) for place in (0, 2)
+    assert [text(rows[index]) for index in (0, 2)] == [
+        text(rows_stacked()[index]) for index in (0, 2)
     ]
     assert StackedImages.is_finished_at(states[1], EXPLODING)
     assert alone(EXPLODING, state=states[1])[0] == []
 
 
 def test_all_that_diverge_end():
-    experiment = StackedImages([EXPLODING, replace(EXPLODING, seed=1)], digits())
+    experiment = StackedImages([EXPLODING, with_values(EXPLODING, {"seed": 1})], digits())
     assert experiment.next_rows(never).keys() == {0, 1}
-    assert [experiment.is_finished(place) for place in (0, 1)] == [True, True]
-    assert [experiment.has_diverged(place) for place in (0, 1)] == [True, True]
+    assert [experiment.is_finished(index) for index in (0, 1)] == [True, True]
+    assert [experiment.has_diverged(index) for index in (0, 1)] == [True, True]
 
 
 @pytest.mark.parametrize("metrics", [(), ("effective_rank",)])
 def test_features_that_overflow_under_a_finite_loss_end_a_run(metrics):
     mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
-    configs = [replace(TINY, network=mlp, metrics=metrics, seed=seed) for seed in (0, 1)]
+    changes = {"network": mlp, "tracking.metrics": metrics}
+    configs = [with_values(TINY, {**changes, "seed": seed}) for seed in (0, 1)]
     experiment = StackedImages(configs, digits())
     classifier = experiment._classifier
 
@@ -200,8 +202,8 @@ def test_features_that_overflow_under_a_finite_loss_end_a_run(metrics):
     classifier.train = train
     rows = experiment.next_rows(never)
     assert math.isfinite(rows[1]["train_loss"])
-    assert [rows[place]["diverged"] for place in (0, 1)] == [False, True]
-    assert [any("/" in name for name in rows[place]) for place in (0, 1)] == [bool(metrics), False]
+    assert [rows[index]["diverged"] for index in (0, 1)] == [False, True]
+    assert [any("/" in name for name in rows[index]) for index in (0, 1)] == [bool(metrics), False]
 
 
 def test_progress_counts_the_steps():
@@ -213,8 +215,8 @@ def test_progress_counts_the_steps():
     experiment.close()
 
 
-def test_runs_of_different_places_are_refused():
-    _, states = together(RUNS[:2], after(STEPS + 1))
+def test_runs_at_different_tasks_are_refused():
+    _, states = stacked(RUNS[:2], after(STEPS + 1))
     experiment = StackedImages(RUNS[:2], digits())
     experiment.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
@@ -228,15 +230,15 @@ def test_a_rehearsal_measures():
 
 
 def test_the_data_are_loaded_by_name():
-    config = replace(TINY, num_tasks=1, metrics=())
-    experiment = StackedImages([config, replace(config, seed=1)])
+    config = with_values(TINY, {"stream.num_tasks": 1, "tracking.metrics": ()})
+    experiment = StackedImages([config, with_values(config, {"seed": 1})])
     assert experiment.next_rows(never)[0]["task"] == 0
     with pytest.raises(ValueError, match="--probe-size 400 is larger"):
-        StackedImages([replace(config, probe_size=400)])
+        StackedImages([with_values(config, {"tracking.probe_size": 400})])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_cuda_rows_are_those_of_the_cpu():
-    configs = [replace(each, device="cuda", num_tasks=1) for each in RUNS]
-    for rows, expected in zip(together(configs)[0], rows_alone(), strict=True):
+    configs = [with_values(each, {"device": "cuda", "stream.num_tasks": 1}) for each in RUNS]
+    for rows, expected in zip(stacked(configs)[0], rows_alone(), strict=True):
         assert_near(rows, expected[:1], rel=1e-2)

@@ -1,7 +1,6 @@
-"""Which runs train at once."""
+"""Grouping of runs that are stacked."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,29 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasticity.agents.supervised.classifier import ClassifierConfig
-from plasticity.scripts.config.run_config import AntRunConfig, ImageRunConfig
+from plasticity.mitigations import L2Init, Shift, Syre
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
 from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.stacks import even_parts, groups_of, left_of, planned, require_use
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
-IMAGES = ImageRunConfig(
-    benchmark="permuted-digits", method="none", seed=0, dataset="digits", num_tasks=2
+IMAGES = SupervisedRunConfig(
+    benchmark="permuted-digits", stream=PermutedImagesConfig(dataset="digits", num_tasks=2)
 )
-ANTS = AntRunConfig(
+ANTS = ControlRunConfig(
     benchmark="slippery-ant-warp",
-    method="none",
-    seed=0,
-    num_steps=100,
-    change_every=800,
-    engine="warp",
+    stream=SlipperyAntConfig(engine="warp", num_steps=100, change_every=800),
 )
 
 
 def jobs_of(*configs):
-    return [Job(Path(str(place)), config) for place, config in enumerate(configs)]
+    return [Job(Path(str(index)), config) for index, config in enumerate(configs)]
 
 
 def shape(work):
-    """The numbers of the jobs of each process; a group in brackets."""
+    """Return the numbers of the jobs of each process; those of a group as a list."""
     names = [[int(job.path.name) for job in each.jobs] for each in work]
     return [
         own if isinstance(each, JobGroup) else own[0] for each, own in zip(work, names, strict=True)
@@ -40,16 +39,16 @@ def shape(work):
 
 MIXED = jobs_of(
     IMAGES,
-    replace(IMAGES, method="syre", strength=0.1, sigma=0.3, anisotropy=0.1),
-    replace(IMAGES, method="shift", sigma=0.3),
-    replace(IMAGES, seed=5),
-    replace(IMAGES, classifier=ClassifierConfig(learning_rate=0.5)),
-    replace(IMAGES, method="l2-init", strength=0.2),
-    replace(IMAGES, method="shift", sigma=0.3, seed=1),
+    with_values(IMAGES, {"method": (Syre(strength=0.1, sigma=0.3, anisotropy=0.1),)}),
+    with_values(IMAGES, {"method": (Shift(sigma=0.3),)}),
+    with_values(IMAGES, {"seed": 5}),
+    with_values(IMAGES, {"agent": ClassifierConfig(learning_rate=0.5)}),
+    with_values(IMAGES, {"method": (L2Init(strength=0.2),)}),
+    with_values(IMAGES, {"method": (Shift(sigma=0.3),), "seed": 1}),
 )
 
 
-def test_runs_that_differ_in_method_seed_and_decay_train_together():
+def test_runs_that_differ_in_method_seed_and_decay_are_stacked():
     assert shape(planned(MIXED, 8)) == [[0, 1, 3, 5], 2, 6, 4]
     assert shape(planned(MIXED, 2)) == [[0, 1], [3, 5], 2, 6, 4]
     assert shape(planned(MIXED, 3)) == [[0, 1], [3, 5], 2, 6, 4]  # as even as can be
@@ -59,7 +58,7 @@ def test_one_at_a_time_is_the_ordinary_run():
     assert planned(MIXED, 1) == [MIXED[i] for i in (0, 1, 3, 5, 2, 6, 4)]
 
 
-def test_what_is_left_of_a_plan_keeps_its_groups():
+def test_the_unfinished_part_of_a_plan_keeps_its_groups():
     work = planned(MIXED, 2)
     assert left_of(work, MIXED) == work
     left = left_of(work, [MIXED[i] for i in (6, 5, 3, 0)])
@@ -68,9 +67,9 @@ def test_what_is_left_of_a_plan_keeps_its_groups():
     assert left_of(work, []) == []
 
 
-def test_auto_goes_by_the_device():
+def test_auto_depends_on_the_device():
     assert shape(planned(MIXED, "auto")) == [0, 1, 3, 5, 2, 6, 4]
-    there = jobs_of(*(replace(job.config, device="cuda:1") for job in MIXED))
+    there = jobs_of(*(with_values(job.config, {"device": "cuda:1"}) for job in MIXED))
     work = planned(there, "auto")
     assert shape(work) == [[0, 1, 3, 5], 2, 6, 4]
     assert work[0].is_measured
@@ -78,34 +77,41 @@ def test_auto_goes_by_the_device():
 
 
 def test_the_ants_of_a_gpu_are_a_group_even_alone():
-    jobs = jobs_of(ANTS, replace(ANTS, seed=1), replace(ANTS, critic_strength=0.5, method="syre"))
+    syre = {
+        "method": (Syre(strength=0.0, sigma=0.0),),
+        "critic_method": (Syre(strength=0.5, sigma=0.0),),
+    }
+    jobs = jobs_of(ANTS, with_values(ANTS, {"seed": 1}), with_values(ANTS, syre))
     assert shape(planned(jobs, "auto")) == [[0], [1], [2]]
     assert shape(planned(jobs, 1)) == [[0], [1], [2]]
     assert shape(planned(jobs, 3)) == [[0, 1, 2]]
-    there = jobs_of(*(replace(job.config, device="cuda") for job in jobs))
+    there = jobs_of(*(with_values(job.config, {"device": "cuda"}) for job in jobs))
     assert shape(planned(there, "auto")) == [[0, 1, 2]]
 
 
 def test_ants_on_cores_have_a_process_each():
-    jobs = jobs_of(replace(ANTS, engine="mujoco", device="cuda"), replace(ANTS, engine="bullet"))
+    jobs = jobs_of(
+        with_values(ANTS, {"stream.engine": "mujoco", "device": "cuda"}),
+        with_values(ANTS, {"stream.engine": "bullet"}),
+    )
     assert planned(jobs, "auto") == jobs
-    with pytest.raises(ValueError, match="--together 2 means nothing to these runs of slippery"):
+    with pytest.raises(ValueError, match="--stack 2 means nothing to these runs of slippery"):
         require_use(jobs, 2)
     require_use(jobs, 1)
     require_use(MIXED, 2)
 
 
 @pytest.mark.parametrize(
-    ("together", "error", "message"),
+    ("stack", "error", "message"),
     [
-        (0, ValueError, "--together must be at least 1: 0"),
-        (-3, ValueError, "--together must be at least 1: -3"),
-        (True, TypeError, "--together must be an integer"),
+        (0, ValueError, "--stack must be at least 1: 0"),
+        (-3, ValueError, "--stack must be at least 1: -3"),
+        (True, TypeError, "--stack must be an integer"),
     ],
 )
-def test_a_number_that_is_none_is_refused(together, error, message):
+def test_a_wrong_number_is_refused(stack, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        require_use(MIXED, together)
+        require_use(MIXED, stack)
 
 
 @given(st.lists(st.sampled_from(MIXED), unique=True), st.integers(1, 9))
