@@ -19,12 +19,12 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from plasticity.agents.execution.random_state import random_state, set_random_state
 from plasticity.scripts.config.benchmarks import completed
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import LENGTHS, differences
 from plasticity.scripts.run import atomic_files, events
 from plasticity.scripts.run.atomic_files import RunError, explained
-from plasticity.scripts.run.random_state import random_state, set_random_state
 
 __all__ = [
     "Experiment",
