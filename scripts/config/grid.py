@@ -9,7 +9,7 @@ from typing import Any
 
 from plasticity.checks import require_known
 from plasticity.mitigations import mitigation_names
-from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.nested import shortest, with_values
 from plasticity.scripts.config.options import CRITIC, RunOptions, parse_value, run_settings
 from plasticity.scripts.config.run_config import ControlRunConfig
 
@@ -133,7 +133,7 @@ def points(
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return "-".join(map(_text, value))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = shortest(value) if isinstance(value, float) else str(value)
     return text.replace("/", "-")  # the name is one of a folder
 
 

@@ -182,3 +182,9 @@ def _own_docstrings(kind: Any) -> dict[str, str]:
         and isinstance(after.value, ast.Constant)
         and isinstance(after.value.value, str)
     }
+
+
+def shortest(number: float) -> str:
+    """Return a number in at most six digits if they are exact, and otherwise in all that it has."""
+    text = f"{number:g}"
+    return text if float(text) == number else repr(number)

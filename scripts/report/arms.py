@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plasticity.mitigations import MITIGATIONS, PLAIN
-from plasticity.scripts.config.nested import flattened
+from plasticity.scripts.config.nested import flattened, shortest
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, METHOD_FIELDS, without_origin
 from plasticity.scripts.report.metric_names import compared_at
 from plasticity.scripts.report.run_folders import Run
@@ -154,15 +154,24 @@ def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def plain(value: object) -> str:
-    """Format a setting."""
-    return NO_VALUE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    """Format a setting, in as many digits as it has: two settings never look the same."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(plain, value))
+    if isinstance(value, float):
+        return shortest(value)
+    return NO_VALUE if value is None else str(value)
 
 
 def _usual_order(arm: Arm) -> tuple[Any, ...]:
     known = known_methods()
     rank = known.index(arm.method) if arm.method in known else len(known)
-    values = [float(v) if isinstance(v, (int, float)) else -1.0 for v in arm.settings.values()]
-    return (rank, arm.method, values, arm.label)
+    return (rank, arm.method, [_numbers(v) for v in arm.settings.values()], arm.label)
+
+
+def _numbers(value: object) -> list[float]:
+    """Return the numbers of a setting, by which it is sorted; [-1] if it is none."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [float(v) if isinstance(v, (int, float)) else -1.0 for v in values]
 
 
 def known_methods() -> list[str]:

@@ -89,7 +89,7 @@ def report(config: ReportConfig) -> list[Path]:
     )
     for comparison in comparisons:
         shown = [name for name in wanted if name in comparison.metrics]
-        _print(console, comparison, shown or headlines(comparison.metrics))
+        _print(console, comparison, shown or headlines(comparison.chosen_metrics))
     console.print("Written:", style="bold")
     for path in written:
         console.print(Text(f"  {path}"), soft_wrap=True)

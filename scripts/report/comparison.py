@@ -53,6 +53,12 @@ class Comparison:
     """Remarks that a reader needs to interpret the results."""
 
     @property
+    def chosen_metrics(self) -> tuple[str, ...]:
+        """Names of what the chosen arms measured: a sweep over depth has layers that none of them has."""
+        measured = {name for arm in self.chosen for name in arm.metrics}
+        return tuple(name for name in self.metrics if name in measured)
+
+    @property
     def headline(self) -> str:
         """Metric that settings are compared by."""
         return headlines(self.metrics)[0]

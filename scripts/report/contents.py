@@ -92,17 +92,17 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
 
 def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
     """Return the name of the first figure, and the metrics in each of its rows."""
-    played = [[name] for name in EPISODES if name in comparison.metrics]
+    played = [[name] for name in EPISODES if name in comparison.chosen_metrics]
     if played:
         return "return", played  # one below the other: many friction changes need the width
-    layerless = [name for name in headlines(comparison.metrics) if not layer_of(name)]
+    layerless = [name for name in headlines(comparison.chosen_metrics) if not layer_of(name)]
     has_accuracy = any(name.endswith("_accuracy") for name in layerless)
     return "accuracy" if has_accuracy else "progress", [layerless] if layerless else []
 
 
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
     """Return panels of PPO's diagnostics, three to a row."""
-    known = [name for name in DIAGNOSTICS if name in comparison.metrics]
+    known = [name for name in DIAGNOSTICS if name in comparison.chosen_metrics]
     return [_panels(comparison, known[start : start + 3]) for start in range(0, len(known), 3)]
 
 
@@ -121,7 +121,7 @@ def _family_rows(comparison: Comparison, families: Sequence[str]) -> list[list[P
     """Return a row of panels for each family, its layers in the order of the run's rows."""
     rows = []
     for family in families:
-        members = [name for name in comparison.metrics if family_of(name) == family]
+        members = [name for name in comparison.chosen_metrics if family_of(name) == family]
         if f"{family}/{TOTAL}" in members:
             members = [f"{family}/{TOTAL}"]  # panels of single parameters would bury it
         if members:

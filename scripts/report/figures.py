@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from plasticity.scripts.config.nested import shortest
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.statistics import Array
 
@@ -303,15 +304,15 @@ def map_figure(settings: SettingsMap) -> Figure:
     scale = Normalize(min(every), max(every) if max(every) > min(every) else min(every) + 1)
     num_rows, num_columns = settings.values.shape
     with mpl.rc_context({**_SETTINGS, "axes.grid": False}):
-        side = 1.9 if settings.references else 0.0
+        side = _references_width(settings.references)
         longest = max(num_rows, len(settings.references))
         figure = _figure(2.4 + 0.95 * num_columns + side, 1.5 + 0.62 * longest)
         ratios = [0.95 * num_columns, side] if settings.references else [1.0]
         grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
         axes = figure.add_subplot(grid[0, 0])
         image = _draw_cells(axes, settings.values, settings.notes, scale)
-        axes.set_xticks(range(num_columns), [f"{value:g}" for value in settings.columns])
-        axes.set_yticks(range(num_rows), [f"{value:g}" for value in settings.rows])
+        axes.set_xticks(range(num_columns), [shortest(value) for value in settings.columns])
+        axes.set_yticks(range(num_rows), [shortest(value) for value in settings.rows])
         axes.set_xlabel(settings.column_label)
         axes.set_ylabel(settings.row_label)
         axes.set_title(settings.title, loc="left")
@@ -326,6 +327,14 @@ def map_figure(settings: SettingsMap) -> Figure:
         bar.set_label(settings.label)
         bar.outline.set_visible(False)
         return figure
+
+
+def _references_width(references: Sequence[tuple[str, float]]) -> float:
+    """Return the width of the references' cells in inches, in which their longest line fits."""
+    if not references:
+        return 0.0
+    longest = max(len(line) for name, _ in references for line in name.splitlines())
+    return max(1.9, 0.2 + 0.07 * longest)  # at nine points
 
 
 def _draw_cells(axes: Axes, values: Array, notes: Sequence[Sequence[str]], scale: Normalize) -> Any:

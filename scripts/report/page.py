@@ -131,7 +131,7 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
         parts.append(_table(best_table(comparison)))
     parts += [
         _table(metric_table(comparison, metric, comparison.chosen, full=False))
-        for metric in headlines(comparison.metrics)
+        for metric in headlines(comparison.chosen_metrics)
     ]
     parts.append(_notes(comparison.notes))
     for name, png in images.items():

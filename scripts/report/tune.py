@@ -95,8 +95,8 @@ def _best_arms(runs: Sequence[Run]) -> dict[str, tuple[Arm, str]]:
         others = [key for key in differing_keys([arm.settings for arm in arms]) if key not in own]
         if others:
             raise ValueError(
-                f"The settings of {chosen.method} differ in {', '.join(others)} as well, which is not one of"
-                " the mitigation's: give a folder in which nothing else differs."
+                f"The runs of {chosen.method} differ in {', '.join(others)} too, and only settings of the"
+                " mitigation become defaults: give a folder in which nothing else differs."
             )
         found[chosen.method] = (chosen, comparison.headline)
     return found

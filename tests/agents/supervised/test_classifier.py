@@ -154,7 +154,11 @@ def test_batch_larger_than_the_data():
         ({"learning_rate": -0.1}, ValueError, "learning_rate must be a finite number"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate .* nan"),
         ({"momentum": 1.0}, ValueError, "momentum must be .* below 1"),
-        ({"momentum": 0.9, "optimizer": "adam"}, ValueError, "applies to sgd only, not to adam"),
+        (
+            {"momentum": 0.9, "optimizer": "adam"},
+            ValueError,
+            "applies to sgd only, not to adam: set it to 0",
+        ),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1: 0"),
         ({"epochs_per_task": 1.5}, TypeError, "epochs_per_task must be an integer"),
         ({"precision": "bf61"}, ValueError, "Unknown precision 'bf61'. Did you mean 'bf16'"),

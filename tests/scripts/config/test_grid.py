@@ -54,6 +54,17 @@ def test_a_method_that_uses_nothing_of_the_grid_runs_once():
     assert list(points(axes, "none", DIGITS)) == [("", DIGITS)]
 
 
+def test_close_values_have_folders_of_their_own():
+    # The first six digits of the last two are the same.
+    axes = parse_grid(["syre.sigma=0.1,1,0.1234567,0.1234568"], DIGITS, DIGITS)
+    assert [name for name, _ in points(axes, "syre", DIGITS)] == [
+        "syre.sigma=0.1",
+        "syre.sigma=1",
+        "syre.sigma=0.1234567",
+        "syre.sigma=0.1234568",
+    ]
+
+
 def test_values_that_fit_only_together():
     # A rollout of 8192 and its minibatches of 4096; neither fits without the other.
     words = ["minibatch-size=4096", "rollout-steps=8192", "measure-every=8192"]

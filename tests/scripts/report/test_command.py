@@ -13,7 +13,7 @@ import pytest
 from plasticity.scripts.report.arms import gather
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare, continue_commands
-from plasticity.scripts.report.contents import _panel, settings_map
+from plasticity.scripts.report.contents import _panel, draw_figures, settings_map
 from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.tables import Cell, best_table, metric_table
 
@@ -323,6 +323,42 @@ def test_other_settings_distinguish_arms_too(tmp_path):
     write_run(tmp_path / "b", "none", 0, [0.6], learning_rate=0.2)
     labels = [arm.label for arm in compared(tmp_path).arms]
     assert labels == ["none (learning_rate 0.1)", "none (learning_rate 0.2)"]
+
+
+def test_close_settings_look_different(tmp_path):
+    write_run(tmp_path / "a", "none", 0, [0.5], learning_rate=0.1234567)
+    write_run(tmp_path / "b", "none", 0, [0.6], learning_rate=0.1234568)
+    labels = [arm.label for arm in compared(tmp_path).arms]
+    assert labels == ["none (learning_rate 0.1234567)", "none (learning_rate 0.1234568)"]
+
+
+def write_depths(root):
+    """Write runs of one and of two hidden layers, of which the single layer is the best."""
+    for name, hidden, accuracy in [("a", [128], 0.5), ("b", [64], 0.6), ("c", [64, 32], 0.4)]:
+        metrics = {f"effective_rank/fc{k + 1}": [3.0, 4.0] for k in range(len(hidden))}
+        path = write_run(root / name, "none", 0, [accuracy] * 2, metrics=metrics)
+        config = json.loads((path / "config.json").read_text())
+        config["network"] = {"hidden": hidden}
+        (path / "config.json").write_text(json.dumps(config))
+
+
+def test_settings_of_several_numbers_are_in_ascending_order(tmp_path):
+    write_depths(tmp_path)
+    labels = [arm.label for arm in compared(tmp_path).arms]
+    assert labels == ["none (hidden 64)", "none (hidden 64 32)", "none (hidden 128)"]
+
+
+def test_a_layer_that_no_best_arm_has_gets_neither_panel_nor_headline(tmp_path, capsys):
+    write_depths(tmp_path)
+    comparison = compared(tmp_path)
+    assert [arm.label for arm in comparison.chosen] == ["none (hidden 64)"]
+    assert "effective_rank/fc2" in comparison.metrics  # the page's table of every arm has it
+    titles = [axes.get_title("left") for axes in draw_figures(comparison)["ranks"].axes]
+    assert titles == ["fc1"]
+    report(ReportConfig(tmp_path))
+    printed = capsys.readouterr().out
+    assert "effective rank, fc1" in printed
+    assert "effective rank, fc2" not in printed
 
 
 def test_folders_with_different_results_of_the_same_run_are_named(tmp_path):

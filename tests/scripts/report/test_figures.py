@@ -174,6 +174,18 @@ def test_a_map_labels_its_cells_and_references():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["0.001", "0.01"]
 
 
+def test_the_settings_of_a_reference_fit_in_its_cell():
+    name = "weight-decay\n(strength 0.001, learning_rate 0.0123, batch_size 128)"
+    figure = map_figure(make_map(references=(("none", 55.0), (name, 88.0))))
+    figure.canvas.draw()
+    beside = figure.axes[1]
+    cell = beside.get_window_extent()
+    for text in beside.texts:
+        extent = text.get_window_extent()
+        assert cell.x0 <= extent.x0
+        assert extent.x1 <= cell.x1
+
+
 def test_a_map_outlines_the_best_cell_and_shares_its_scale_with_the_references():
     axes, beside, _ = map_figure(make_map()).axes
     (outline,) = axes.patches

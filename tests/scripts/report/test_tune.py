@@ -117,7 +117,7 @@ def test_unfinished_runs_are_refused(tmp_path):
 def test_arms_that_differ_in_other_settings_are_refused(tmp_path):
     write_run(tmp_path, syre(0.1, 0.3), 0.5)
     write_run(tmp_path, syre(0.1, 0.3), 0.6, rate=0.1)
-    with pytest.raises(ValueError, match="syre differ in learning_rate as well"):
+    with pytest.raises(ValueError, match="syre differ in learning_rate too"):
         tune(TuneConfig(tmp_path))
 
 
