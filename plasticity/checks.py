@@ -37,6 +37,13 @@ def require_number(name: str, value: object, *, minimum: float, below: float = m
     return number
 
 
+def as_integer(name: str, value: object) -> int:
+    """Return `value` as an int, or raise a TypeError (a bool does not count as an integer)."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
+    return int(value)
+
+
 def require_integer(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
     """Return `value` as an int, or raise an error that names the expected range.
 
@@ -44,9 +51,7 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
         TypeError: if the value is not an integer (a bool does not count as one).
         ValueError: if it is out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
-    number = int(value)
+    number = as_integer(name, value)
     if number < minimum or (maximum is not None and number > maximum):
         upper = "" if maximum is None else f" and at most {maximum}"
         raise ValueError(f"{name} must be at least {minimum}{upper}: {value!r}.")

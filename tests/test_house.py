@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tokenize
+from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 from token import NAME
@@ -93,10 +94,21 @@ def listed_packages():
 
 
 def packages_of_the_tree():
-    """Every folder with modules in it, by the name that it is installed under."""
+    """Return the name that each folder with modules in it is installed under."""
     folders = {file.parent for room in ALLOWED for file in (ROOT / room).rglob("*.py")}
     names = (".".join(folder.relative_to(ROOT).parts) for folder in folders)
     return {name if name.split(".")[0] == "plasticity" else f"plasticity.{name}" for name in names}
+
+
+def modules_of_the_tree():
+    """Return the file of every module, by the name that it is installed under."""
+    found = {}
+    for room in ALLOWED:
+        for file in (ROOT / room).rglob("*.py"):
+            path = file.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(path[:-1] if path[-1] == "__init__" else path)
+            found[name if room == "plasticity" else f"plasticity.{name}"] = file
+    return found
 
 
 # setuptools leaves a package that is not listed out of the wheel, and says nothing.
@@ -141,13 +153,41 @@ def test_the_wheel_holds_every_module(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", IMPORT_EVERYTHING, str(target)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+        command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
     )
-    files = (file for room in ALLOWED for file in (ROOT / room).rglob("*.py"))
-    paths = (file.relative_to(ROOT).with_suffix("").parts for file in files)
-    names = (".".join(path[:-1] if path[-1] == "__init__" else path) for path in paths)
-    expected = {n if n.split(".")[0] == "plasticity" else f"plasticity.{n}" for n in names}
-    assert set(done.stdout.split()) == expected
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == modules_of_the_tree().keys()
+
+    # Data files (py.typed, tuned settings) are left out as silently as packages that are not listed.
+    data = [path for room in ALLOWED for path in (source / room).rglob("*") if path.is_file()]
+    data = [path.relative_to(source) for path in data if path.suffix not in {".py", ".pyc"}]
+    assert data
+    for path in data:
+        installed = path if path.parts[0] == "plasticity" else "plasticity" / path
+        assert (target / installed).is_file(), f"pyproject.toml has no package-data for {path}"
+
+
+def run_at_import(body):
+    """Yield the statements that importing a module runs: neither functions' nor type checkers'."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from run_at_import(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                yield from run_at_import(getattr(node, field, []))
+
+
+# Otherwise whether a module can be imported depends on which one was imported first.
+def test_no_modules_import_each_other():
+    modules = modules_of_the_tree()
+    graph = TopologicalSorter()
+    for name, file in modules.items():
+        for node in run_at_import(ast.parse(file.read_text()).body):
+            if isinstance(node, ast.ImportFrom):
+                imported = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph.add(name, *(each if each in modules else node.module for each in imported))
+    graph.prepare()  # raises CycleError, which names the modules
 
 
 def test_every_dependency_is_explained_in_the_readme():
@@ -161,7 +201,7 @@ def test_every_dependency_is_explained_in_the_readme():
 
 
 def docstrings_of(file):
-    """Every docstring, and every string under a field or a constant, with its line."""
+    """Yield each docstring, and each string under a field or a constant, after its line."""
     for node in ast.walk(ast.parse(file.read_text())):
         value = node.value if isinstance(node, ast.Expr) else None
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
@@ -169,11 +209,24 @@ def docstrings_of(file):
 
 
 def test_docstrings_begin_with_a_noun_or_a_verb():
-    beginnings = ("Of", "As", "What", "How", "Which", "Where", "Who", "With", "By", "In", "For")
+    beginnings = (
+        "Of",
+        "As",
+        "What",
+        "How",
+        "Which",
+        "Where",
+        "Who",
+        "With",
+        "By",
+        "In",
+        "For",
+        "Its",
+    )
     found = [
         f"{file.relative_to(ROOT)}:{line}: {text[:60]!r}"
-        for room in ALLOWED
-        for file in (ROOT / room).rglob("*.py")
+        for folder in (*ALLOWED, "examples")
+        for file in (ROOT / folder).rglob("*.py")
         for line, text in docstrings_of(file)
         if text.split(maxsplit=1)[0] in beginnings
     ]
@@ -193,10 +246,11 @@ REPLACED_WORDS = {
 
 
 def test_identifiers_are_words_of_the_field():
-    for room in ALLOWED:
-        for file in (ROOT / room).rglob("*.py"):
+    for folder in (*ALLOWED, "tests", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
             with file.open("rb") as source:
                 names = {t.string for t in tokenize.tokenize(source.readline) if t.type == NAME}
+            names.update(file.relative_to(ROOT).with_suffix("").parts)
             words = {w.lower() for name in names for w in re.findall(r"[A-Z]?[a-z]+", name)}
             found = {word: better for word, better in REPLACED_WORDS.items() if word in words}
             assert not found, file

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import torch
 
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use, which a container or batch system may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from plasticity.tasks.vector.environments import available_cores
 
 
 def describe_hardware(device: str) -> dict[str, str | int]:

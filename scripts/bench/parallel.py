@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from plasticity.scripts.bench.hardware import available_cores
 from plasticity.scripts.bench.rows import Effort, Row, speed_row
 from plasticity.scripts.bench.timing import interleaved
 from plasticity.scripts.config.benchmarks import BENCHMARKS, supervised_config
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.pool import Job, run_jobs
+from plasticity.tasks.vector.environments import available_cores
 
 _BENCHMARK = "permuted-digits"
 _PROCESSES = 2

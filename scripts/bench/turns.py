@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-from plasticity.scripts.bench.hardware import available_cores
 from plasticity.scripts.bench.rows import Row, speed_row
 from plasticity.scripts.bench.timing import Comparison
+from plasticity.tasks.vector.environments import available_cores
 
 CORES = 2
 """Number of cores that the goals of parallel measurements apply to."""

@@ -20,16 +20,16 @@ class Setting:
     """One field of a nested configuration that holds a plain value."""
 
     path: str
-    """Names of the fields that lead to it, joined by dots: `agent.learning_rate`."""
+    """Names of the fields that lead to this one, joined by dots: `agent.learning_rate`."""
 
     type: Any
-    """Its annotation, evaluated."""
+    """Annotation of the field, evaluated."""
 
     value: Any
-    """Its value in the configuration."""
+    """Value in the configuration."""
 
     help: str
-    """Its docstring."""
+    """Docstring of the field."""
 
     option: str
     """Name of its option on the command line."""

@@ -180,7 +180,7 @@ _NO_METHOD = {"method": (), "critic_method": None}
 
 
 def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:
-    """Refuse a setting that the name of the benchmark stands for, and that is another."""
+    """Raise a ValueError if a setting that the benchmark's name implies has another value."""
     given = flattened(saved)
     for path in named.fixed:
         expected = setting_at(named, path)

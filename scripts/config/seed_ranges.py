@@ -16,10 +16,10 @@ def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
     """Read seeds: `0..3 7` are 0, 1, 2, 3 and 7.
 
     Args:
-        words: Whole numbers, and ranges FIRST..LAST, which count their last number.
+        words: Integers, and ranges FIRST..LAST with both ends counted.
 
     Returns:
-        The seeds, in the order given. Whether one is given twice is looked at by who uses them.
+        The seeds, in the order given, repeated ones included.
 
     Raises:
         ValueError: if a word is neither; if a range runs backward, or is of more than

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,13 +24,14 @@ from plasticity.scripts.run.jobs import Job
 from plasticity.scripts.run.pool import Outcome, run_jobs
 from plasticity.scripts.run.progress import Messages, live_progress
 from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
+from plasticity.tasks.vector.environments import available_cores
 
 MAX_NAMED = 3
 """Number of runs that a message about many of them names."""
 
 
 def run(options: RunOptions, command: str = "the same command") -> int:
-    """Do the runs that the options request.
+    """Train the runs that the options request.
 
     Args:
         options: Options of the command line.
@@ -47,7 +47,7 @@ def run(options: RunOptions, command: str = "the same command") -> int:
 
 
 def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same command") -> int:
-    """Do the runs of a grid: as `run`, for every combination of its settings.
+    """Train the runs of a grid: as `run`, for every combination of its settings.
 
     Each combination has its own folder, named by the settings that the method uses.
     """
@@ -99,17 +99,12 @@ def _processes(options: RunOptions, jobs: Sequence[Job]) -> int:
         return 1
     config = jobs[0].config
     cores = config.stream.num_cores if isinstance(config, ControlRunConfig) else 1
-    return max(1, _available_cores() // cores)
-
-
-def _available_cores() -> int:
-    # The cores that this process may use, which a batch system may have limited.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available_cores() // cores)
 
 
 def _with_cores(jobs: Sequence[Job], processes: int) -> list[Job]:
     """Share the machine's cores among runs that can use several, unless the user did."""
-    shared = max(1, _available_cores() // min(processes, len(jobs)))
+    shared = max(1, available_cores() // min(processes, len(jobs)))
     return [replace(job, config=_on_cores(job.config, shared)) for job in jobs]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plasticity.checks import require_integer, require_number
+from plasticity.checks import as_integer, require_integer, require_number
 
 MIN_FRICTION = 0.02
 MAX_FRICTION = 2.0
@@ -88,11 +88,8 @@ class SlipperyAnt:
             TypeError: if the index is not an integer; slices are not supported.
             IndexError: if there is no such task.
         """
-        try:
-            number = require_integer("The index of a task", index, minimum=0)
-        except ValueError as error:
-            raise IndexError(str(error)) from None
-        if number >= self.num_tasks:
+        number = as_integer("The index of a task", index)
+        if not 0 <= number < self.num_tasks:
             raise IndexError(
                 f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
                 "Choose a larger num_tasks for a longer stream; its first tasks stay the same."

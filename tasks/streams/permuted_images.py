@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer, require_name
+from plasticity.checks import as_integer, require_integer, require_name
 from plasticity.tasks.datasets.images import ImageDataset
 
 
@@ -97,7 +96,7 @@ class ImageTask:
             TypeError: if the batch size is not an integer.
             ValueError: if it is below 1.
         """
-        size = _integer("batch_size", batch_size, minimum=1)
+        size = require_integer("batch_size", batch_size, minimum=1)
         starts = range(0, self.num_test, size)
         return (self._test_batch(slice(start, start + size)) for start in starts)
 
@@ -150,8 +149,8 @@ class PermutedImages:
                 f"dataset must be an ImageDataset, as returned by load_dataset: "
                 f"{type(dataset).__name__}."
             )
-        self.num_tasks = _integer("num_tasks", num_tasks, minimum=1)
-        self.seed = _integer("seed", seed, minimum=0)
+        self.num_tasks = require_integer("num_tasks", num_tasks, minimum=1)
+        self.seed = require_integer("seed", seed, minimum=0)
         self.dataset = dataset.to(device)
 
     def __len__(self) -> int:
@@ -167,7 +166,7 @@ class PermutedImages:
             TypeError: if the index is not an integer; slices are not supported.
             IndexError: if there is no such task.
         """
-        number = _as_integer("The index of a task", index)
+        number = as_integer("The index of a task", index)
         if not 0 <= number < self.num_tasks:
             raise IndexError(
                 f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
@@ -193,17 +192,3 @@ def _permutation(seed: int, task: int, pixels: int) -> Tensor:
     sequence = np.random.SeedSequence(seed, spawn_key=(task,))
     keys = np.random.PCG64(sequence).random_raw(pixels)
     return torch.from_numpy(np.argsort(keys, kind="stable").astype(np.int64))
-
-
-def _integer(name: str, value: object, *, minimum: int) -> int:
-    number = _as_integer(name, value)
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}: {number}.")
-    return number
-
-
-def _as_integer(name: str, value: object) -> int:
-    # A bool is an integer to Python; here it would be a mistake.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
-    return operator.index(value)

@@ -91,7 +91,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._hosts.append(InThisProcess(first))
         memory = unnamed_file()
         try:
-            spin = self.num_workers <= _num_cores()
+            spin = self.num_workers <= available_cores()
             for number, part in enumerate(others, start=1):
                 self._hosts.append(Worker(number, part, memory, spin=spin))
             for host in self._hosts:
@@ -285,7 +285,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._end()
 
 
-def _num_cores() -> int:
+def available_cores() -> int:
+    """Return the number of cores that this process may use, which a container or batch system may limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS

@@ -16,7 +16,7 @@ from plasticity.scripts.bench import memory as bench_memory
 from plasticity.scripts.bench import parallel as bench_parallel
 from plasticity.scripts.bench import trainer as bench_trainer
 from plasticity.scripts.bench.command import MEASUREMENTS, BenchOptions, bench
-from plasticity.scripts.bench.hardware import available_cores, cpu_model, describe_hardware
+from plasticity.scripts.bench.hardware import cpu_model, describe_hardware
 from plasticity.scripts.bench.memory import memory, memory_use, saved_bytes
 from plasticity.scripts.bench.parallel import parallel, run_side_by_side
 from plasticity.scripts.bench.rows import Effort, Row, speed_row, table_of, time_row
@@ -25,6 +25,7 @@ from plasticity.scripts.bench.timing import Comparison
 from plasticity.scripts.bench.trainer import synthetic_task, train_task
 from plasticity.scripts.main import main
 from plasticity.scripts.run.pool import Outcome
+from plasticity.tasks.vector.environments import available_cores
 
 QUICK = Effort(quick=True)
 

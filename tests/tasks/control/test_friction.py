@@ -54,7 +54,7 @@ def test_a_task_does_not_depend_on_the_stream_around_it(seed, num_tasks, change_
 
 @pytest.mark.parametrize("index", [3, 4, -1, 2**70])
 def test_past_the_end_is_an_index_error(index):
-    with pytest.raises(IndexError, match=str(index)):
+    with pytest.raises(IndexError, match=rf"tasks 0 to 2: {index}\."):
         SlipperyAnt(3, 10, seed=0)[index]
 
 
