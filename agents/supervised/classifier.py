@@ -116,7 +116,7 @@ class ClassifierConfig:
         require_number("momentum", self.momentum, minimum=0.0, below=1.0)
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(
-                f"momentum={self.momentum} applies to sgd only, not to {self.optimizer}: leave it out."
+                f"momentum={self.momentum} applies to sgd only, not to {self.optimizer}: give momentum 0."
             )
         for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
             require_integer(name, getattr(self, name), minimum=1)
