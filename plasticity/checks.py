@@ -11,10 +11,10 @@ MAX_SEED = 2**64 - 1
 """Largest seed that torch's generators take."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known name, if any is close, and all names."""
     known = list(known)
-    match = difflib.get_close_matches(name, known, n=1)
+    match = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {match[0]!r}?" if match else ""
     return f"{hint} Known: {', '.join(repr(entry) for entry in known)}."
 
@@ -58,7 +58,7 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
     return number
 
 
-def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+def require_known(kind: str, name: object, known: Iterable[str]) -> None:
     """Raise a ValueError that suggests the nearest known name, unless `name` is known."""
     if name not in (names := list(known)):
         raise ValueError(f"Unknown {kind} {name!r}.{nearest(name, names)}")

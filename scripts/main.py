@@ -136,7 +136,9 @@ def _program() -> list[str]:
 
 def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] | None]:
     """Read what gives the other options their defaults first: the benchmark, its presets, --config."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(
+        prog=f"plasticity {command}", add_help=False, allow_abbrev=False
+    )
     first.add_argument("--config", type=Path)
     known, rest = first.parse_known_args(rest)
     saved = None if known.config is None else read_config_file(known.config)
@@ -198,7 +200,8 @@ def _chosen_presets(benchmark: Benchmark, rest: Sequence[str]) -> dict[str, str]
     """Read the options that change the defaults of others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in benchmark.presets:
-        parser.add_argument(f"--{option}")
+        # Without a value, it is reported with the other options.
+        parser.add_argument(f"--{option}", nargs="?")
     given = vars(parser.parse_known_args(rest)[0])
     return {option: name for option, name in given.items() if name is not None}
 

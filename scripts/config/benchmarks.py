@@ -260,7 +260,10 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: if a key or a value is wrong.
     """
-    if saved.get("benchmark") not in BENCHMARKS:  # of a later version, or of somebody else's making
+    name = saved.get("benchmark")
+    if (
+        isinstance(name, str | None) and name not in BENCHMARKS
+    ):  # of a later version, or not of ours
         return dict(saved)
     return {**saved, **read_config(saved).to_json()}
 

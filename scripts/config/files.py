@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+_MAP, _MERGE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:merge"
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as JSON and Python do; YAML 1.1 takes it for text."""
+    """SafeLoader that reads numbers as JSON and Python do, and refuses a name that is given twice.
+
+    YAML 1.1 takes 1e-3 for text, 010 for 8 and 1:30 for 90; PyYAML keeps the last of two equal names.
+    """
+
+    def construct_object_of_names(self, node: yaml.MappingNode) -> dict[str, Any]:
+        """Make a dictionary; as a whole, so that a node that contains itself is refused."""
+        own = [key for key, _ in node.value if key.tag != _MERGE]
+        _require_names([self.construct_object(key, deep=True) for key in own])
+        found: dict[str, Any] = self.construct_mapping(node, deep=True)
+        return found
 
 
+_Loader.add_constructor(_MAP, _Loader.construct_object_of_names)
 _Loader.yaml_implicit_resolvers = {
-    first: [entry for entry in resolvers if entry[0] != "tag:yaml.org,2002:float"]
+    first: [entry for entry in resolvers if entry[0] not in (_INT, _FLOAT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(0|[1-9][\d_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    _FLOAT,
     re.compile(
         r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|nan)$"
     ),
     list("-+.0123456789"),
 )
+
+
+def _require_names(names: Sequence[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is not text: write it in quotes")
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is given twice in one object: once is enough")
+
+
+def _object_of_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _require_names([name for name, _ in pairs])
+    return dict(pairs)
 
 
 def read_config_file(file: Path) -> Mapping[str, Any]:
@@ -35,18 +63,24 @@ def read_config_file(file: Path) -> Mapping[str, Any]:
         file: Read as YAML if its name ends with .yaml or .yml, else as JSON.
 
     Raises:
-        ValueError: if the file cannot be read or its content is malformed.
+        ValueError: if the file cannot be read, its content is malformed, or an object gives a name twice.
         TypeError: if it holds something other than an object.
     """
     is_yaml = file.suffix.lower() in (".yaml", ".yml")
     try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader) if is_yaml else json.loads(text)
+        text = file.read_text(
+            encoding="utf-8-sig"
+        )  # some editors begin a file with a mark of its encoding
+        content = (
+            yaml.load(text, _Loader)
+            if is_yaml
+            else json.loads(text, object_pairs_hook=_object_of_names)
+        )
     except OSError as error:
         raise ValueError(f"--config {file} cannot be read: {error.strerror}.") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(
-            f"--config {file} is not {'YAML' if is_yaml else 'JSON'}: {error}."
+            f"--config {file} is not valid {'YAML' if is_yaml else 'JSON'}: {error}."
         ) from error
     if not isinstance(content, Mapping):
         raise TypeError(

@@ -52,8 +52,16 @@ def parse_grid(words: Sequence[str], options: RunOptions, defaults: RunOptions) 
             (the message suggests the nearest), has an option of its own too, or concerns no method.
         SystemExit: if a value has the wrong type; the message is printed.
     """
-    if not words:
-        return _searches(options)
+    axes = _named(words, options) if words else _searches(options)
+    for axis in axes:
+        if option_value(options, axis.option) != option_value(defaults, axis.option):
+            remedy = "take it off --grid" if words else "name the settings to try with --grid"
+            raise ValueError(f"--{axis.option} is in the grid: leave out the option, or {remedy}.")
+        _require_meaning(axis, axes, options)
+    return axes
+
+
+def _named(words: Sequence[str], options: RunOptions) -> list[Axis]:
     axes = []
     for word in words:
         name, equals, values = word.partition("=")
@@ -62,13 +70,7 @@ def parse_grid(words: Sequence[str], options: RunOptions, defaults: RunOptions) 
                 f"--grid {word!r}: give an option and its values, learning-rate=0.001,0.01."
             )
         option = _known_option(name.strip().removeprefix("--"), options)
-        if option_value(options, option) != option_value(defaults, option):
-            raise ValueError(
-                f"--{option} is in the grid: leave out the option, or take it off --grid."
-            )
         axes.append(Axis(option, _values(option, values.split(","), options)))
-    for axis in axes:
-        _require_meaning(axis, axes, options)
     return axes
 
 
@@ -149,7 +151,7 @@ def option_value(options: RunOptions, option: str) -> Any:
 
 
 def with_options(options: RunOptions, values: Mapping[str, Any]) -> RunOptions:
-    """Return options with other values of some settings, by option.
+    """Return options with other values of some settings, by option; None for the critic is the actor's.
 
     Raises:
         ValueError, TypeError: if a value is out of range or does not go with others.
@@ -163,7 +165,10 @@ def with_options(options: RunOptions, values: Mapping[str, Any]) -> RunOptions:
         if not prefixes:
             of_runs[settings[option].path] = value
         elif prefixes[0] == CRITIC:
-            critic.setdefault(prefixes[1], {})[key.replace("-", "_")] = value
+            given = critic.setdefault(prefixes[1], {})
+            given.pop(key.replace("-", "_"), None)
+            if value is not None:
+                given[key.replace("-", "_")] = value
         else:
             of_mitigations.setdefault(prefixes[0], {})[key.replace("-", "_")] = value
     changed = {n: replace(options.mitigations[n], **v) for n, v in of_mitigations.items()}

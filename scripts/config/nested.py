@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache, reduce
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from plasticity.checks import require_known
 
@@ -90,10 +90,12 @@ def from_plain(
 ) -> _Config:
     """Make a dataclass, and those nested in it, from what `to_plain` gives.
 
+    A whole number in a field of floats becomes a float: 1 and 1.0 are one setting, also where it is saved.
+
     Args:
         kind: The dataclass to make.
         plain: The values, by field.
-        where: Name of this part of the configuration, for messages.
+        where: Path of this part of the configuration, for messages; empty for the whole.
         fallback: Configuration that missing keys take their values from. None: a missing key has the
             default of its dataclass.
 
@@ -102,19 +104,21 @@ def from_plain(
             or what the dataclasses raise.
         TypeError: if a list, an object or a plain value stands where another of them is expected.
     """
-    values = dict(require_object(plain, where))
+    part = where or "the configuration"
+    values = dict(require_object(plain, part))
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     for name in values:
-        require_known(f"key of {where}", name, known)
+        require_known(f"key of {part}", name, known)
     types = get_type_hints(kind)
     for name, each in known.items():
         if name in values:
             inner = None if fallback is None else getattr(fallback, name)
-            values[name] = _value(types[name], values[name], f"{where}.{name}", inner)
+            path = f"{where}.{name}" if where else name
+            values[name] = _value(types[name], values[name], path, inner)
         elif fallback is not None:
             values[name] = getattr(fallback, name)
         elif not _has_default(each):
-            raise ValueError(f"{where} lacks {name}: give it.")
+            raise ValueError(f"{part} lacks {name}: give it.")
     return kind(**values)
 
 
@@ -136,10 +140,17 @@ def _value(kind: Any, plain: Any, where: str, fallback: Any) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(plain, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {plain!r}.")
-        return tuple(plain)
+        return tuple(_number(get_args(kind)[0], each) for each in plain)
     if isinstance(plain, (list, tuple, Mapping)):
         raise TypeError(f"{where} must be a single value, not {plain!r}.")
-    return plain
+    return _number(kind, plain)
+
+
+def _number(kind: Any, plain: Any) -> Any:
+    """Return a value; an int as a float where the annotation has floats and no ints."""
+    kinds = get_args(kind) or (kind,)
+    is_whole = isinstance(plain, int) and not isinstance(plain, bool)
+    return float(plain) if is_whole and float in kinds and int not in kinds else plain
 
 
 def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

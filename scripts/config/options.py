@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -14,6 +14,7 @@ import tyro
 from plasticity.checks import nearest
 from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
 from plasticity.scripts.config.benchmarks import (
+    Presets,
     named_benchmark,
     presets_of,
     require_benchmark,
@@ -84,6 +85,9 @@ class RunOptions(CommandOptions):
     critic: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings that the critic's mitigations have instead, by name."""
 
+    presets: Mapping[str, Presets] = field(default_factory=dict)
+    """Options that choose between named groups of values; none where the defaults are of a file."""
+
     @property
     def benchmark(self) -> str:
         """Name of the benchmark."""
@@ -125,8 +129,9 @@ def default_options(benchmark_name: str, presets: Mapping[str, str] | None = Non
         methods=benchmark.methods,
         seeds=benchmark.seeds,
         out=Path("runs") / benchmark_name,
-        config=presets_of(benchmark, presets or {}),
+        config=replace(presets_of(benchmark, presets or {}), device="auto"),
         mitigations={name: benchmark.mitigation(name) for name in MITIGATIONS},
+        presets=benchmark.presets,
     )
 
 
@@ -150,33 +155,44 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
             f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
     _require_fixed(saved, named)
-    shared = replace(options.config, device="auto")
-    config = type(named).from_json({**saved, "benchmark": benchmark_name}, shared)
+    config = type(named).from_json({**saved, "benchmark": benchmark_name}, options.config)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
-    methods = {
-        field_name: method_from_plain(saved[field_name], field_name, options.mitigations)
-        for field_name in METHOD_FIELDS
-        if saved.get(field_name) is not None
-    }
-    method = methods.get("method", ())
-    critic = methods.get("critic_method", ())
-    if methods.keys() == set(METHOD_FIELDS) and method_name(critic) != method_name(method):
-        raise ValueError(
-            f"critic_method {method_name(critic)} must have the mitigations of method, which is"
-            f" {method_name(method)}: give the same ones, with other settings."
-        )
+    plain = {name: saved[name] for name in METHOD_FIELDS if saved.get(name) is not None}
+    method = method_from_plain(plain.get("method", {}), "method", options.mitigations)
+    mitigations = {**options.mitigations, **{each.name: each for each in method}}
+    methods = (method_name(method),) if "method" in plain else options.methods
     return replace(
         options,
-        methods=(method_name(method),) if "method" in methods else options.methods,
+        methods=methods,
         seeds=(config.seed,) if "seed" in saved else options.seeds,
         device=config.device if "device" in saved else options.device,
-        config=with_values(config, {**fixed, **{name: _NO_METHOD[name] for name in methods}}),
-        mitigations={**options.mitigations, **{each.name: each for each in method}},
-        critic={each.name: vars(each) for each in critic},
+        config=with_values(config, {**fixed, **{name: _NO_METHOD[name] for name in plain}}),
+        mitigations=mitigations,
+        critic=_critic_settings(plain["critic_method"], methods, mitigations)
+        if "critic_method" in plain
+        else {},
+        presets={},
     )
 
 
 _NO_METHOD = {"method": (), "critic_method": None}
+
+
+def _critic_settings(
+    plain: object, methods: Sequence[str], actors: Mapping[str, Mitigation]
+) -> dict[str, dict[str, Any]]:
+    """Return the settings that a file gives the critic's mitigations; others are the actor's."""
+    critic = method_from_plain(plain, "critic_method", actors)
+    if method_name(critic) not in methods:
+        raise ValueError(
+            f"critic_method {method_name(critic)} must have the mitigations of method, which is"
+            f" {' or '.join(methods)}: give the same ones, with other settings."
+        )
+    given = plain if isinstance(plain, Mapping) else {}
+    return {
+        each.name: {key: getattr(each, key) for key in given.get(each.name) or {}}
+        for each in critic
+    }
 
 
 def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:
@@ -229,7 +245,11 @@ def parse_options(
 
     Raises:
         SystemExit: after a help text, or an error of the user, which is printed.
+        ValueError: if --grid is given twice.
     """
+    # The second would replace the first, as with every option: here, half of a sweep.
+    if sum(word.partition("=")[0] == "--grid" for word in arguments) > 1:
+        raise ValueError("--grid is given twice: give it once, with all settings after it.")
     kind = _parsed_type(defaults, with_grid=" sweep" in program)
     parsed = _parse(kind, arguments, prog=program, description=description)
     return _with_parsed(defaults, parsed), getattr(parsed, "grid", ())
@@ -241,16 +261,23 @@ def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
     Args:
         defaults: Options that have a setting of this name.
         option: Name of the option, such as "syre.sigma".
-        text: The value as it is typed; several numbers are separated by blanks.
+        text: The value as it is typed; a field of several has them separated by blanks.
 
     Raises:
         SystemExit: if it has the wrong type; the message is printed.
     """
     kind = _parsed_type(defaults, with_grid=False)
-    found = _parse(kind, [f"--{option}", *text.split()], prog="plasticity sweep NAME --grid")
+    *prefixes, _ = option.split(".")
+    is_list = not prefixes and _is_list(run_settings(defaults.config)[option])
+    words = text.split() if is_list else [text.strip()]
+    found = _parse(kind, [f"--{option}", *words], prog=f"plasticity sweep {defaults.benchmark}")
     for name in option.split("."):
         found = getattr(found, _identifier(name))
     return found
+
+
+def _is_list(setting: Setting) -> bool:
+    return get_origin(setting.type) is tuple
 
 
 def _parse(kind: type, arguments: Sequence[str], *, prog: str, description: str = "") -> Any:
@@ -283,7 +310,7 @@ def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
     entries = list(_command_entries(defaults))
     if with_grid:
         entries.append(_entry("grid", tuple[str, ...], (), GRID_HELP))
-    for option, presets in require_benchmark(defaults.benchmark).presets.items():
+    for option, presets in defaults.presets.items():
         names = Literal[tuple(presets.values)]  # type: ignore[valid-type]
         entries.append(_entry(option, names, presets.default, presets.help))
     for option, each in run_settings(defaults.config).items():
@@ -406,7 +433,7 @@ def chosen_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
+        first_line = str(error).splitlines()[0].split(". ")[0]  # torch tells a page about mps
         raise ValueError(
             f"--device {name} cannot be used here ({first_line}): give cpu, or leave it out."
         ) from error

@@ -192,7 +192,7 @@ class RunConfig:
             for each in fields(cls)
             if each.name in METHOD_FIELDS and (given := plain.pop(each.name, None)) is not None
         }
-        made = from_plain(cls, plain, "the configuration", fallback)
+        made = from_plain(cls, plain, "", fallback)
         return replace_fields(made, methods)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plasticity.checks import require_integer, require_number
+from plasticity.checks import require_integer, require_known, require_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -35,4 +35,13 @@ def test_numbers_pass_as_floats(value):
 def test_invalid_values_are_named(require, value, error):
     with pytest.raises(error, match=r"my_number .*") as caught:
         require("my_number", value, minimum=3)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [3, None, False, [1]])
+def test_a_name_that_is_no_text_is_unknown(value):
+    with pytest.raises(
+        ValueError, match=r"Unknown optimizer .*\. Known: 'sgd', 'adam'\."
+    ) as caught:
+        require_known("optimizer", value, ["sgd", "adam"])
     assert repr(value) in str(caught.value)

@@ -364,7 +364,7 @@ def test_a_file_without_a_benchmark_is_of_the_one_that_is_named(call, parsed, tm
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "holds no object of names and values"),
         ('{"benchmark": "permuted-digts"}', "Did you mean 'permuted-digits'"),
         ('{"benchmark": "permuted-digits", "sead": 1}', "Did you mean 'seed'"),
@@ -375,7 +375,7 @@ def test_a_file_without_a_benchmark_is_of_the_one_that_is_named(call, parsed, tm
             '{"benchmark": "permuted-digits", "agent": {"batch_size": 0}}',
             "batch_size must be at le",
         ),
-        ('{"benchmark": "permuted-digits", "agent": 1}', "configuration.agent must be an object"),
+        ('{"benchmark": "permuted-digits", "agent": 1}', "agent must be an object"),
         ('{"benchmark": "permuted-digits", "seed": "1"}', "seed must be an integer"),
         ('{"benchmark": "permuted-digits", "stream": {"dataset": "mnist"}}', "must be 'digits'"),
         ("{}", "Name a benchmark first: plasticity run NAME"),
@@ -393,7 +393,7 @@ def test_a_wrong_config_is_refused(call, tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("agent: [", "some.yaml is not YAML"),
+        ("agent: [", "some.yaml is not valid YAML"),
         ("- 1\n- 2\n", "holds no object of names and values"),
         ("", "holds no object of names and values"),
         ("agent: {batch_sise: 3}", "Did you mean 'batch_size'"),
@@ -475,6 +475,18 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
         ("run slippery-ant --methods shift", "shift is a control of the image benchmarks"),
         ("run slippery-ant --preset natur", "Unknown preset 'natur'. Did you mean 'nature'?"),
         ("run slippery-ant --agent standart", "Unknown agent 'standart'. Did you mean 'standard'"),
+        ("run slippery-ant --preset", "Missing value for argument '--preset'"),
+        ("run slippery-ant --config", "plasticity run: error: argument --config: expected one"),
+        ("sweep permuted-digits --grid hidden=8 --grid momentum=0", "--grid is given twice"),
+        ("run permuted-digits --optimizer adam", "momentum=0.9 applies to sgd only"),
+        (
+            "sweep permuted-digits --syre.sigma 9",
+            "--syre.sigma is in the grid: leave out the option",
+        ),
+        (
+            "sweep permuted-digits --grid syre.sigma=a",
+            "see plasticity sweep permuted-digits --help",
+        ),
         ("run permuted-digits --learning-rate 0", "learning_rate must be above 0"),
         ("run permuted-digits --learning-rate -1", "learning_rate must be a finite number"),
         ("run permuted-digits --learning-rate nan", "learning_rate must be a finite number"),

@@ -84,6 +84,21 @@ def test_values_by_option_and_back():
     assert ANT.critic == {}
 
 
+def test_none_for_the_critic_is_the_actors():
+    axes = parse_grid(["critic.syre.sigma=None,2"], ANT, ANT)
+    found = [options.run_config("syre", 0) for _, options in points(axes, "syre", ANT)]
+    assert [each.method_of_critic[0].sigma for each in found] == [0.3, 2.0]
+    given = with_options(ANT, {"critic.syre.sigma": 2.0})
+    assert with_options(given, {"critic.syre.sigma": None}).critic == {"syre": {}}
+
+
+def test_values_that_differ_in_their_last_digits_have_their_own_folders():
+    axes = parse_grid(["learning-rate=0.1234567,0.12345671,1e-5,1.0,0.1"], DIGITS, DIGITS)
+    assert [name for name, _ in points(axes, "none", DIGITS)] == [
+        f"learning-rate={text}" for text in ("0.1234567", "0.12345671", "1e-05", "1", "0.1")
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -119,6 +134,9 @@ def test_a_setting_that_has_its_option_too_is_refused():
         ValueError, match=re.escape("--syre.sigma is in the grid: leave out the option")
     ):
         parse_grid(["syre.sigma=1"], options, DIGITS)
+    # Without --grid, the mitigation's own search would replace what the option says.
+    with pytest.raises(ValueError, match="leave out the option, or name the settings to try with"):
+        parse_grid([], options, DIGITS)
 
 
 def test_a_value_of_the_wrong_type_ends_with_a_message(capsys):

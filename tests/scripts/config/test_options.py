@@ -71,7 +71,7 @@ def test_settings_of_one_run():
     options = parse("--syre.sigma 2 --device cpu --methods syre+shift")
     found = options.run_config("syre+shift", 3)
     assert found.method == (Syre(strength=3e-3, sigma=2.0), Shift(sigma=0.5))
-    assert replace(found, method=(), seed=0) == DIGITS.config
+    assert replace(found, method=(), seed=0) == replace(DIGITS.config, device="cpu")
     with pytest.raises(ValueError, match=re.escape("Unknown method 'sire'. Did you mean 'syre'")):
         options.run_config("sire", 0)
 
@@ -96,7 +96,10 @@ def test_wrong_words_end_with_a_message(words, message, capsys):
 def test_wrong_values_are_refused_by_their_dataclasses():
     with pytest.raises(ValueError, match="sigma must be a finite number of at least 0"):
         parse("--syre.sigma -1")
-    with pytest.raises(ValueError, match=re.escape("momentum=0.9 belongs to sgd")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape("momentum=0.9 applies to sgd only, not to adam: set it to 0."),
+    ):
         parse("--optimizer adam")
 
 
@@ -115,6 +118,14 @@ def test_help_has_every_setting_with_its_docstring_and_default(name, capsys):
         assert f"--{prefix}weight-decay.strength" in text
     assert "engine" not in dict.fromkeys(run_settings(defaults.config))
     assert ("--preset {nature,syre,small}" in text) == (name == "slippery-ant")
+
+
+def test_presets_are_no_options_beside_a_file(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help", options_from_config("slippery-ant", {"stream": {"change_every": 800}}))
+    text = capsys.readouterr().out
+    assert "--preset" not in text  # its default would not be what the runs have
+    assert "--agent" not in text
 
 
 def test_two_settings_of_one_option_are_refused():
@@ -142,6 +153,7 @@ def test_one_value_as_its_field_has_it():
     assert parse_value(DIGITS, "syre.sigma", "1") == 1.0
     assert parse_value(ANT, "critic.syre.sigma", "1") == 1.0
     assert parse_value(DIGITS, "compile", "True") is True
+    assert parse_value(DIGITS, "data-dir", "my data/mnist") == "my data/mnist"
 
 
 # ---- files ------------------------------------------------------------------------------------------
@@ -174,6 +186,41 @@ def test_missing_keys_have_the_values_of_the_benchmark():
     assert options_from_config("permuted-digits", {}) == DIGITS
 
 
+def test_a_whole_number_in_a_file_is_a_float_where_the_setting_is_one():
+    saved = {"agent": {"betas": [0, 0], "target_kl": 1}, "method": {"syre": {"sigma": 3}}}
+    config = options_from_config("slippery-ant", saved).run_config("syre", 0)
+    plain = config.to_json()
+    found = (plain["agent"]["betas"], plain["agent"]["target_kl"], plain["method"]["syre"]["sigma"])
+    # Of runs whose settings differ in text, a report makes two arms.
+    assert json.dumps(found) == "[[0.0, 0.0], 1.0, 3.0]"
+    assert plain["agent"]["epochs"] == 10
+
+
+def test_what_a_file_does_not_give_the_critic_is_the_actors():
+    saved = {"method": {"syre": {"sigma": 3}}, "critic_method": {"syre": {"strength": 0.5}}}
+    options = options_from_config("slippery-ant", saved)
+    assert options.run_config("syre", 0).critic_method == (Syre(strength=0.5, sigma=3),)
+    changed = parse("--syre.sigma 4", options).run_config("syre", 0)
+    assert changed.critic_method == (Syre(strength=0.5, sigma=4),)
+    for plain in ("syre", {"syre": None}, {"syre": {}}):
+        options = options_from_config("slippery-ant", {**saved, "critic_method": plain})
+        assert options.run_config("syre", 0).method_of_critic == (Syre(strength=1e-3, sigma=3),)
+
+
+@pytest.mark.parametrize(
+    ("saved", "methods"),
+    [
+        ({"critic_method": "l2-init"}, "none or weight-decay or syre"),
+        ({"critic_method": {"l2-init": {}}, "method": "syre"}, "syre"),
+        ({"critic_method": {}, "method": "syre"}, "syre"),
+    ],
+)
+def test_a_critic_whose_method_no_run_has_is_refused(saved, methods):
+    message = f"must have the mitigations of method, which is {methods}: give the same"
+    with pytest.raises(ValueError, match=message):
+        options_from_config("slippery-ant", saved)
+
+
 def test_another_benchmark_of_the_same_kind_takes_the_settings():
     saved = DIGITS.config.to_json()
     options = options_from_config("permuted-fashion", saved)
@@ -190,7 +237,7 @@ def test_another_benchmark_of_the_same_kind_takes_the_settings():
             ValueError,
             "Unknown key of the configuration 'agnet'. Did you mean 'agent'?",
         ),
-        ({"agent": {"batch": 1}}, ValueError, "Unknown key of the configuration.agent 'batch'."),
+        ({"agent": {"batch": 1}}, ValueError, "Unknown key of agent 'batch'."),
         ({"agent": {"batch_size": 0}}, ValueError, "batch_size must be at least 1"),
         ({"benchmark": "mnist"}, ValueError, "Unknown benchmark 'mnist'."),
         ({"benchmark": 3}, TypeError, "benchmark must be a name, not 3."),

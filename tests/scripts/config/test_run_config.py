@@ -149,7 +149,7 @@ def test_what_a_run_folder_adds_is_no_setting():
 def test_a_misspelt_key_is_reported_with_the_nearest():
     saved = CONFIG.to_json()
     saved["agent"]["learning_rat"] = saved["agent"].pop("learning_rate")
-    named = r"key of the configuration\.agent 'learning_rat'\. Did you mean 'learning_rate'"
+    named = r"key of agent 'learning_rat'\. Did you mean 'learning_rate'"
     with pytest.raises(ValueError, match=named):
         SupervisedRunConfig.from_json(saved)
 

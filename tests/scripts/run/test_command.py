@@ -368,7 +368,7 @@ def test_keys_that_a_file_lacks_are_the_benchmarks():
     ("saved", "message"),
     [
         ({"sead": 1}, "Unknown key of the configuration 'sead'. Did you mean 'seed'"),
-        ({"agent": {"learning_rat": 1}}, "configuration.agent 'learning_rat'. Did you mean"),
+        ({"agent": {"learning_rat": 1}}, "key of agent 'learning_rat'. Did you mean"),
         ({"learning_rate": 1}, "Unknown key of the configuration 'learning_rate'"),
         ({"method": {"sire": {}}}, "Unknown method 'sire'. Did you mean 'syre'"),
         ({"method": {"syre": {"strenght": 1}}}, "method.syre 'strenght'. Did you mean 'strength'"),
@@ -386,7 +386,7 @@ def test_wrong_keys_and_values_of_a_file_are_refused(saved, message):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        ({"agent": 3}, "the configuration.agent must be an object"),
+        ({"agent": 3}, "agent must be an object"),
         ({"network": {"hidden": 64}}, "network.hidden must be a list, not 64"),
         ({"stream": {"num_tasks": [3]}}, "stream.num_tasks must be a single value, not [3]"),
         ({"method": ["syre"]}, "method must be an object"),
