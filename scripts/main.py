@@ -18,14 +18,13 @@ from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
 from plasticity.scripts.config.benchmarks import BENCHMARKS, Benchmark, require_benchmark
+from plasticity.scripts.config.command_line import first_line, parse_options
 from plasticity.scripts.config.files import read_config_file
 from plasticity.scripts.config.grid import Axis, parse_grid
 from plasticity.scripts.config.options import (
     RunOptions,
     default_options,
-    first_line,
     options_from_config,
-    parse_options,
     require_meaning,
 )
 from plasticity.scripts.run.command import run, sweep

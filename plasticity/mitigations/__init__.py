@@ -1,9 +1,8 @@
 """Mitigations: ways to keep a network plastic, each a frozen dataclass of settings in a file of its own."""
 
-from plasticity.mitigations.base import MITIGATIONS, Mitigation, mitigation
+from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation, mitigation
 from plasticity.mitigations.method import (
     METHOD_SEPARATOR,
-    PLAIN,
     method_name,
     mitigation_names,
     regularizer_settings,

@@ -8,6 +8,9 @@ from typing import ClassVar, TypeVar
 
 from plasticity.optim.settings import RegularizerSettings
 
+PLAIN = "none"
+"""Name of the method without a mitigation: the plain optimizer."""
+
 _Kind = TypeVar("_Kind", bound="type[Mitigation]")
 
 
@@ -44,7 +47,7 @@ def mitigation(name: str) -> Callable[[_Kind], _Kind]:
     """
 
     def register(kind: _Kind) -> _Kind:
-        if name in MITIGATIONS or name == "none":
+        if name in MITIGATIONS or name == PLAIN:
             raise ValueError(
                 f"There is a method {name!r} already: give the mitigation another name."
             )

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plasticity.checks import require_known
-from plasticity.mitigations.base import MITIGATIONS, Mitigation
+from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation
 from plasticity.optim.settings import RegularizerSettings
-
-PLAIN = "none"
-"""Name of the method without a mitigation: the plain optimizer."""
 
 METHOD_SEPARATOR = "+"
 

@@ -112,8 +112,9 @@ def _permuted(
 
 _ANT_PRESETS = {
     "preset": Presets(
-        help="How often the friction changes: small (every 100,000 steps), nature (2 M), syre (5 M). It sets"
-        " --change-every and nothing else.",
+        help="Steps between two changes of friction: "
+        + ", ".join(f"{name} {steps:,}" for name, steps in SCHEDULES.items())
+        + ". It sets --change-every and nothing else.",
         default="small",
         values={name: {"stream.change_every": steps} for name, steps in SCHEDULES.items()},
     ),

@@ -24,8 +24,7 @@ class _Loader(yaml.SafeLoader):
         """Make a dictionary; as a whole, so that a node that contains itself is refused."""
         own = [key for key, _ in node.value if key.tag != _MERGE]
         _require_names([self.construct_object(key, deep=True) for key in own])
-        found: dict[str, Any] = self.construct_mapping(node, deep=True)
-        return found
+        return {str(name): each for name, each in self.construct_mapping(node, deep=True).items()}
 
 
 _Loader.add_constructor(_MAP, _Loader.construct_object_of_names)

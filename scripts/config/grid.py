@@ -9,8 +9,9 @@ from typing import Any
 
 from plasticity.checks import require_known
 from plasticity.mitigations import mitigation_names
+from plasticity.scripts.config.command_line import parse_value, run_settings
 from plasticity.scripts.config.nested import shortest, with_values
-from plasticity.scripts.config.options import CRITIC, RunOptions, parse_value, run_settings
+from plasticity.scripts.config.options import CRITIC, RunOptions
 from plasticity.scripts.config.run_config import ControlRunConfig
 
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from plasticity.mitigations import Syre
+from plasticity.scripts.config.command_line import parse_options
 from plasticity.scripts.config.grid import Axis, option_value, parse_grid, points, with_options
 from plasticity.scripts.config.nested import with_values
-from plasticity.scripts.config.options import default_options, parse_options
+from plasticity.scripts.config.options import default_options
 
 DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant")
 

@@ -19,12 +19,12 @@ from plasticity.agents.ppo.config import PRESETS
 from plasticity.mitigations import MITIGATIONS, L2Init, Mitigation, Shift, Syre, WeightDecay
 from plasticity.scripts.config import options as options_module
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
+from plasticity.scripts.config.command_line import parse_options
 from plasticity.scripts.config.grid import parse_grid
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import (
     default_options,
     options_from_config,
-    parse_options,
     require_meaning,
 )
 from plasticity.scripts.run import command as run_module
