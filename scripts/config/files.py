@@ -50,9 +50,16 @@ def _require_names(names: Sequence[object]) -> None:
             raise ValueError(f"{name!r} is given twice in one object: once is enough")
 
 
-def _object_of_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    _require_names([name for name, _ in pairs])
-    return dict(pairs)
+def _parsed_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _parsed_json(text: str) -> Any:
+    def object_of_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        _require_names([name for name, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=object_of_names)
 
 
 def read_config_file(file: Path) -> Mapping[str, Any]:
@@ -67,14 +74,8 @@ def read_config_file(file: Path) -> Mapping[str, Any]:
     """
     is_yaml = file.suffix.lower() in (".yaml", ".yml")
     try:
-        text = file.read_text(
-            encoding="utf-8-sig"
-        )  # some editors begin a file with a mark of its encoding
-        content = (
-            yaml.load(text, _Loader)
-            if is_yaml
-            else json.loads(text, object_pairs_hook=_object_of_names)
-        )
+        text = file.read_text(encoding="utf-8-sig")  # some editors mark the encoding
+        content = _parsed_yaml(text) if is_yaml else _parsed_json(text)
     except OSError as error:
         raise ValueError(f"--config {file} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
