@@ -20,6 +20,7 @@ from plasticity.scripts.config.benchmarks import (
 from plasticity.scripts.config.nested import (
     flattened,
     setting_at,
+    settings_of,
     with_values,
 )
 from plasticity.scripts.config.run_config import (
@@ -146,6 +147,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         raise ValueError(
             f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
+    _require_sections(saved, named)
     _require_fixed(saved, named)
     config = type(named).from_json({**saved, "benchmark": benchmark_name}, options.config)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
@@ -185,6 +187,17 @@ def _critic_settings(
         each.name: {key: getattr(each, key) for key in given.get(each.name) or {}}
         for each in critic
     }
+
+
+def _require_sections(saved: Mapping[str, Any], named: RunConfig) -> None:
+    """Refuse a setting outside of its section, and say where it belongs."""
+    for each in settings_of(named):
+        section, _, name = each.path.rpartition(".")
+        if section and name in saved and not hasattr(named, name):
+            raise ValueError(
+                f"Unknown key of the configuration {name!r}: it is a setting of {section}. Write"
+                f" {section}: {{{name}: {saved[name]!r}}}."
+            )
 
 
 def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:

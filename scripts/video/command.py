@@ -184,7 +184,7 @@ def _read_ant_run(path: Path) -> Run:
     if run.benchmark not in ants:
         raise ValueError(
             f"{path} is a run of {run.benchmark}, which cannot be shown as a video: give a run of"
-            f" {' or '.join(ants)}."
+            f" {', '.join(ants[:-1])} or {ants[-1]}."
         )
     return run
 

@@ -122,6 +122,12 @@ def test_another_benchmark_of_the_same_kind_takes_the_settings():
             ValueError,
             "Unknown key of the configuration 'agnet'. Did you mean 'agent'?",
         ),
+        (
+            {"learning_rate": 0.1},
+            ValueError,
+            "Unknown key of the configuration 'learning_rate': it is a setting of agent. Write"
+            " agent: {learning_rate: 0.1}.",
+        ),
         ({"agent": {"batch": 1}}, ValueError, "Unknown key of agent 'batch'."),
         ({"agent": {"batch_size": 0}}, ValueError, "batch_size must be at least 1"),
         ({"benchmark": "mnist"}, ValueError, "Unknown benchmark 'mnist'."),
