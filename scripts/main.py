@@ -152,15 +152,15 @@ def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] 
             )
         name = next(iter(BENCHMARKS))
     defaults = _default_options(name, known.config, saved, rest)
-    if command == "sweep":
+    is_sweep = command == "sweep"
+    if is_sweep:
         defaults = replace(defaults, out=Path("runs") / f"{name}-sweep")
+    description = _description(command, name)
     options, grid = parse_options(
-        defaults, rest, program=program, description=_description(command, name)
+        defaults, rest, program=program, description=description, with_grid=is_sweep
     )
     require_meaning(options, defaults)
-    if command == "run":
-        return options, None
-    return options, parse_grid(grid, options, defaults)
+    return options, parse_grid(grid, options, defaults) if is_sweep else None
 
 
 _PURPOSES = {

@@ -39,7 +39,12 @@ def run_settings(config: RunConfig) -> dict[str, Setting]:
 
 
 def parse_options(
-    defaults: RunOptions, arguments: Sequence[str], *, program: str, description: str
+    defaults: RunOptions,
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str,
+    with_grid: bool = False,
 ) -> tuple[RunOptions, tuple[str, ...]]:
     """Read the command line.
 
@@ -48,9 +53,10 @@ def parse_options(
         arguments: What follows the name of the benchmark.
         program: Name of the command, for help and messages.
         description: Text of the help before the options.
+        with_grid: Whether there is an option --grid, as for a sweep.
 
     Returns:
-        The options, and the words of --grid, which only a sweep has.
+        The options, and the words of --grid.
 
     Raises:
         SystemExit: after a help text, or an error of the user, which is printed.
@@ -59,7 +65,7 @@ def parse_options(
     # The second would replace the first, as with every option: here, half of a sweep.
     if sum(word.partition("=")[0] == "--grid" for word in arguments) > 1:
         raise ValueError("--grid is given twice: give it once, with all settings after it.")
-    kind = _parsed_type(defaults, with_grid=" sweep" in program)
+    kind = _parsed_type(defaults, with_grid=with_grid)
     parsed = _parse(kind, arguments, prog=program, description=description)
     return _with_parsed(defaults, parsed), getattr(parsed, "grid", ())
 
