@@ -31,7 +31,11 @@ class Mitigation:
     """Values that a sweep without a grid tries, by field."""
 
     def optimizer(self, settings: RegularizerSettings) -> RegularizerSettings:
-        """Return the settings with which the optimizer is to regularize the network."""
+        """Return the settings with which the optimizer is to regularize the network.
+
+        Args:
+            settings: Settings as the mitigations before this one left them, with the run's `anchor_seed`.
+        """
         return settings
 
 

@@ -12,7 +12,11 @@ METHOD_SEPARATOR = "+"
 
 
 def method_name(mitigations: Sequence[Mitigation]) -> str:
-    """Return the name of a method: those of its mitigations, joined by `+`; "none" if there are none."""
+    """Return the name of a method: those of its mitigations, joined by `+`; "none" if there are none.
+
+    Args:
+        mitigations: Mitigations in the order in which they are applied.
+    """
     return METHOD_SEPARATOR.join(each.name for each in mitigations) or PLAIN
 
 

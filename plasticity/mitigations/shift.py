@@ -16,6 +16,9 @@ from plasticity.optim.settings import RegularizerSettings
 class Shift(Mitigation):
     """Syre's shift without its decay: a control that removes no symmetry (Prop. 1).
 
+    Training starts from weights moved by an anchor as syre draws it, and nothing pulls them anywhere.
+    Whatever syre gains over it is due to the decay, and not to another initialisation.
+
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.

@@ -17,6 +17,9 @@ from plasticity.tasks.datasets.images import ImageDataset
 class PermutedImagesConfig:
     """Settings of a stream of permuted images.
 
+    Task k shows all images with their pixels in an order that depends on the run's seed and k alone; task 0
+    shows them as they are.
+
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.

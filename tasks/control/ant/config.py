@@ -10,7 +10,10 @@ from plasticity.tasks.vector.environments import ENGINES
 
 @dataclass(frozen=True, kw_only=True)
 class SlipperyAntConfig:
-    """Ants on ground whose friction changes.
+    """Settings of ants on ground whose friction changes (Dohare et al., Nature 2024).
+
+    All environments of a run share one schedule of frictions, drawn from the run's seed; steps are counted
+    over all of them together, so that a schedule does not depend on their number.
 
     Raises:
         TypeError: if a value has the wrong type.
