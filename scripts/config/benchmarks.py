@@ -262,9 +262,8 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: if a key or a value is wrong.
     """
     name = saved.get("benchmark")
-    if (
-        isinstance(name, str | None) and name not in BENCHMARKS
-    ):  # of a later version, or not of ours
+    is_foreign = isinstance(name, str | None) and name not in BENCHMARKS  # or of a later version
+    if is_foreign:
         return dict(saved)
     return {**saved, **read_config(saved).to_json()}
 

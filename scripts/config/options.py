@@ -149,9 +149,11 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         )
     _require_sections(saved, named)
     _require_fixed(saved, named)
-    config = type(named).from_json({**saved, "benchmark": benchmark_name}, options.config)
+    own = [name for name in METHOD_FIELDS if hasattr(named, name)]
+    plain = {name: saved[name] for name in own if saved.get(name) is not None}
+    rest = {name: value for name, value in saved.items() if name not in own}
+    config = type(named).from_json({**rest, "benchmark": benchmark_name}, options.config)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
-    plain = {name: saved[name] for name in METHOD_FIELDS if saved.get(name) is not None}
     method = method_from_plain(plain.get("method", {}), "method", options.mitigations)
     mitigations = {**options.mitigations, **{each.name: each for each in method}}
     methods = (method_name(method),) if "method" in plain else options.methods
@@ -160,16 +162,13 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         methods=methods,
         seeds=(config.seed,) if "seed" in saved else options.seeds,
         device=config.device if "device" in saved else options.device,
-        config=with_values(config, {**fixed, **{name: _NO_METHOD[name] for name in plain}}),
+        config=with_values(config, fixed),
         mitigations=mitigations,
         critic=_critic_settings(plain["critic_method"], methods, mitigations)
         if "critic_method" in plain
         else {},
         presets={},
     )
-
-
-_NO_METHOD = {"method": (), "critic_method": None}
 
 
 def _critic_settings(

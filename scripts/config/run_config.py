@@ -7,7 +7,7 @@ are all made from these fields.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from plasticity.agents.networks.image import NetworkConfig
@@ -193,17 +193,11 @@ class RunConfig:
             if each.name in METHOD_FIELDS and (given := plain.pop(each.name, None)) is not None
         }
         made = from_plain(cls, plain, "", fallback)
-        return replace_fields(made, methods)
+        return replace(made, **methods)
 
 
 METHOD_FIELDS = ("method", "critic_method")
 """Fields that hold mitigations."""
-
-
-def replace_fields(config: _Config, changes: Mapping[str, Any]) -> _Config:
-    """Return a copy of a configuration with other values of some of its own fields."""
-    kept = {each.name: getattr(config, each.name) for each in fields(config)}
-    return type(config)(**{**kept, **changes})
 
 
 def method_from_plain(
