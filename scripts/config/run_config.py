@@ -187,7 +187,7 @@ class RunConfig:
             TypeError: if a value has the wrong type.
         """
         plain = without_origin(saved)
-        methods = {
+        methods: dict[str, Any] = {
             each.name: method_from_plain(given, each.name)
             for each in fields(cls)
             if each.name in METHOD_FIELDS and (given := plain.pop(each.name, None)) is not None
@@ -212,7 +212,8 @@ def method_from_plain(
             the default of its dataclass.
 
     Raises:
-        ValueError, TypeError: if it names no method, or a setting is wrong.
+        ValueError, TypeError: if it names no method, a setting is wrong, or two mitigations exclude each
+            other.
     """
     if isinstance(plain, str):
         plain = dict.fromkeys(mitigation_names(plain))
@@ -220,11 +221,13 @@ def method_from_plain(
     for name in given:
         require_known("method", name, MITIGATIONS)
     known: Mapping[str, Mitigation] = {} if defaults is None else defaults
-    return tuple(
+    made = tuple(
         from_plain(kind, {} if settings is None else settings, f"{where}.{name}", known.get(name))
         for name, settings in given.items()
         for kind in (MITIGATIONS[name],)
     )
+    require_compatible(made)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
