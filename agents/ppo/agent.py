@@ -15,29 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plasticity.agents.execution.compiled import load_optimizer
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.advantages import generalized_advantages
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PRESETS, PPOConfig
-from plasticity.agents.ppo.critic_process import CriticProcess
 from plasticity.agents.ppo.episodes import Episode, RunningEpisodes
-from plasticity.agents.ppo.graphed_update import GraphedUpdate
 from plasticity.agents.ppo.normalization import ObservationNormalizer, RewardNormalizer
 from plasticity.agents.ppo.rollout import Rollout, Spaces, environment_seeds
+from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.state import require_complete, require_fitting
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    gaussian_entropy,
-    gaussian_log_probability,
-    run_half,
-    update_both,
-)
-from plasticity.checks import require_integer
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 
@@ -116,7 +102,6 @@ class PPO:
                 f"rollout_steps={config.rollout_steps} is not a multiple of the {envs.num_envs} environments,"
                 " which take equal shares: give a multiple."
             )
-        _check_update_threads(update_threads, config, self.device)
         self._seed = seed
         self._noise_generator = seeded_generator(seed, "exploration")
         self._data_order_generator = seeded_generator(seed, "minibatches")
@@ -133,10 +118,12 @@ class PPO:
         steps = config.rollout_steps // envs.num_envs
         self._rollout = Rollout(steps, envs.num_envs, self._spaces, self.device)
         self._make_normalizers()
-        self._make_updates(
+        self._policies = SinglePolicy(
+            self.policy,
+            config,
             with_anchor_seed(actor, seed, "actor anchor"),
             with_anchor_seed(critic, seed, "critic anchor"),
-            update_threads,
+            update_threads=update_threads,
         )
         self._started = False
         self._collected = False
@@ -154,22 +141,6 @@ class PPO:
         self._reward_normalizer = (
             RewardNormalizer(self.envs.num_envs, config.gamma) if config.normalize_rewards else None
         )
-
-    def _make_updates(
-        self, actor: RegularizerSettings, critic: RegularizerSettings, update_threads: int
-    ) -> None:
-        policy, config = self.policy, self.config
-        self._actor_update = ActorUpdate(policy, config, actor_optimizer(policy, config, actor))
-        self._critic_update: CriticUpdate | CriticProcess
-        self._graphed: GraphedUpdate | None = None
-        if update_threads == 2 and not config.compile:
-            self._critic_update = CriticProcess(policy.critic, config, critic)
-        else:
-            optimizer = critic_optimizer(policy.critic, config, critic)
-            self._critic_update = CriticUpdate(policy.critic, config, optimizer)
-            if config.compile:
-                halves = self._actor_update, self._critic_update
-                self._graphed = GraphedUpdate(*halves, config, self.device)
 
     @property
     def observations(self) -> Tensor:
@@ -220,7 +191,7 @@ class PPO:
         noise, discrete = self._draw_noise(), self._spaces.discrete
         episodes: list[Episode] = []
         for step in range(len(rollout.rewards)):
-            outputs = self.policy.actor(rollout.observations[step])
+            outputs = self._policies.act(rollout.observations[step])
             perturbed = outputs + noise[step]
             actions = perturbed.argmax(-1) if discrete else perturbed
             to_environment = self._to_environment(rollout.store_actions(step, outputs, actions))
@@ -319,33 +290,22 @@ class PPO:
             )
 
     def _learn(self, learning_rate: float) -> dict[str, Tensor]:
-        actor_batch, critic_batch, statistics = self._evaluate()
+        batch, statistics = self._evaluate()
         steps, epochs = self.config.rollout_steps, self.config.epochs
         data_orders = torch.stack(
             [torch.randperm(steps, generator=self._data_order_generator) for _ in range(epochs)]
         ).to(self.device)
-        actor, critic = self._actor_update, self._critic_update
-        batches = actor_batch, critic_batch
-        if self._graphed is not None:
-            return statistics | self._graphed(batches, data_orders, learning_rate)
-        if not isinstance(critic, CriticProcess):
-            return statistics | update_both(
-                actor, critic, batches, list(data_orders), learning_rate, self.config
-            )
-        actor.begin(actor_batch, learning_rate)
-        critic.start(critic_batch, data_orders, learning_rate)
-        run_half(actor, list(data_orders), self.config.num_minibatches)
-        return statistics | critic.finish() | actor.statistics()
+        return statistics | self._policies.update(batch, data_orders, [learning_rate])
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[ActorBatch, CriticBatch, dict[str, Tensor]]:
+    def _evaluate(self) -> tuple[Batch, dict[str, Tensor]]:
         """Compute values, advantages and log-probabilities of the latest rollout, and their statistics."""
         rollout, config = self._rollout, self.config
-        all_values = self.policy.critic(rollout.observations).squeeze(-1)
+        all_values = self._policies.values(rollout.observations)
         values, next_values = all_values[:-1], all_values[1:].clone()
         if rollout.final_indices:
             final = torch.from_numpy(np.stack(rollout.final_observations))
-            final_values = self.policy.critic(final.to(rollout.observations)).squeeze(-1)
+            final_values = self._policies.values(final.to(rollout.observations))
             indices = torch.tensor(rollout.final_indices, device=self.device)
             next_values.view(-1)[indices] = final_values
         advantages = generalized_advantages(
@@ -358,29 +318,16 @@ class PPO:
             gae_lambda=config.gae_lambda,
         )
         returns = advantages + values
-        log_probabilities, entropy = self._log_probabilities()
+        outputs, actions = rollout.outputs.flatten(0, 1), rollout.actions.flatten(0, 1)
+        log_probabilities = self._policies.log_probabilities(outputs, actions)
         explained = 1 - (returns - values).var() / returns.var()
         statistics = {
-            "policy_entropy": entropy,
+            "policy_entropy": self._policies.entropy(outputs),
             # Equal returns have no variance to explain, although rounding may leave a little.
             "explained_variance": explained.where(returns.max() != returns.min(), torch.nan),
         }
-        observations, actions = self.observations, rollout.actions.flatten(0, 1)
-        return (
-            ActorBatch(observations, actions, log_probabilities.flatten(), advantages.flatten()),
-            CriticBatch(observations, values.flatten(), returns.flatten()),
-            statistics,
-        )
-
-    def _log_probabilities(self) -> tuple[Tensor, Tensor]:
-        """Return the actions' log-probabilities, (steps, envs), and the mean entropy of their policy, ()."""
-        rollout, log_std = self._rollout, self.policy.log_std
-        if log_std is not None:
-            found = gaussian_log_probability(rollout.outputs, log_std, rollout.actions)
-            return found, gaussian_entropy(log_std)
-        of_all = torch.log_softmax(rollout.outputs, -1)
-        entropy = -(of_all.exp() * of_all).sum(-1).mean()
-        return of_all.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1), entropy
+        numbers = (each.flatten() for each in (advantages, values, returns))
+        return Batch(self.observations, actions, log_probabilities, *numbers), statistics
 
     def _read(
         self, statistics: dict[str, Tensor], learning_rate: float
@@ -404,13 +351,8 @@ class PPO:
         return self._state()
 
     def _state(self) -> dict[str, Any]:
-        critic = self._critic_update
         return {
-            "policy": self.policy.state_dict(),
-            "actor_optimizer": self._actor_update.optimizer.state_dict(),
-            "critic_optimizer": critic.optimizer_state_dict()
-            if isinstance(critic, CriticProcess)
-            else critic.optimizer.state_dict(),
+            **self._policies.state_dict(),
             "noise_generator": self._noise_generator.get_state(),
             "order_generator": self._data_order_generator.get_state(),
             "num_steps": self.num_steps,
@@ -443,15 +385,7 @@ class PPO:
         require_fitting(state, own)
         self._interrupted, self._collected = True, False
         self._episodes.load_state_dict(state["episodes"])
-        self.policy.load_state_dict(state["policy"])
-        load_optimizer(self._actor_update.optimizer, state["actor_optimizer"])
-        critic = self._critic_update
-        if isinstance(critic, CriticProcess):
-            critic.load_optimizer_state_dict(state["critic_optimizer"])
-        else:
-            load_optimizer(critic.optimizer, state["critic_optimizer"])
-        if self._graphed is not None:
-            self._graphed.forget()
+        self._policies.load_state_dict(state)
         self._noise_generator.set_state(state["noise_generator"].cpu())
         self._data_order_generator.set_state(state["order_generator"].cpu())
         self.num_steps = state["num_steps"]
@@ -466,8 +400,7 @@ class PPO:
 
     def close(self) -> None:
         """Stop the critic's process, if there is one. The environments stay open."""
-        if isinstance(self._critic_update, CriticProcess):
-            self._critic_update.close()
+        self._policies.close()
 
 
 def seeded_generator(seed: int, name: str) -> torch.Generator:
@@ -485,17 +418,3 @@ def with_anchor_seed(
     if settings.anchor_seed is not None:
         return settings
     return replace(settings, anchor_seed=child_seed(seed, name))
-
-
-def _check_update_threads(update_threads: int, config: PPOConfig, device: torch.device) -> None:
-    require_integer("update_threads", update_threads, minimum=1, maximum=2)
-    if update_threads == 1:
-        return
-    if device.type != "cpu":
-        raise ValueError(f"update_threads=2 works on a CPU only, not on {device}: leave it at 1.")
-    for name in ("max_gradient_norm", "target_kl"):
-        if getattr(config, name) is not None:
-            raise ValueError(
-                f"{name}={getattr(config, name)} couples actor and critic at every minibatch, so that they"
-                " cannot be updated separately: give update_threads=1."
-            )

@@ -24,18 +24,15 @@ from plasticity.agents.ppo.episodes import Episode, RunningEpisodes
 from plasticity.agents.ppo.stacked_draws import StackedDraws
 from plasticity.agents.ppo.stacked_episodes import StackedEpisodes
 from plasticity.agents.ppo.stacked_evaluation import evaluate
-from plasticity.agents.ppo.stacked_gradients import StackedDense
 from plasticity.agents.ppo.stacked_normalization import (
     StackedObservationNormalizer,
     StackedRewardNormalizer,
 )
+from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.ppo.stacked_rollout import HostCopy, StackedActing, StackedRollout
-from plasticity.agents.ppo.stacked_updates import StackedBatch, StackedUpdate
 from plasticity.agents.ppo.state import require_complete, require_fitting
-from plasticity.agents.ppo.updates import actor_optimizer, critic_optimizer
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.optim.stacked_optimizer import StackedOptimizer
-from plasticity.stacking.networks import StackedNetworks, require_index
+from plasticity.stacking.networks import require_index
 
 __all__ = ["StackedPPO"]
 
@@ -124,65 +121,31 @@ class StackedPPO:
             ).to(self.device)
             for seed in seeds
         ]
-        self.policies = StackedNetworks(networks)
-        """Actors and critics, stacked."""
-        parameters = self.policies.parameters
-        self._log_std = parameters["log_std"]
-        self._actor = StackedDense(parameters, "actor.", config.activation)
-        self._critic = StackedDense(parameters, "critic.", config.activation)
-        regularized = [
-            (
-                with_anchor_seed(actor, s, "actor anchor"),
-                with_anchor_seed(critic, s, "critic anchor"),
-            )
-            for actor, critic, s in zip(actors, critics, seeds, strict=True)
-        ]
-        self._actor_optimizer = StackedOptimizer(
-            [
-                actor_optimizer(n, config, a)
-                for n, (a, _) in zip(networks, regularized, strict=True)
-            ],
-            [*self._actor.parameters, self._log_std],
-        )
-        self._critic_optimizer = StackedOptimizer(
-            [
-                critic_optimizer(n.critic, config, c)
-                for n, (_, c) in zip(networks, regularized, strict=True)
-            ],
-            self._critic.parameters,
-        )
-        self._acting = StackedActing(self._actor, envs, self.num_stacked)
-        rollout = self._rollout
-        self._batch = StackedBatch(
-            rollout.observations[:-1].flatten(0, 1), rollout.actions.flatten(0, 1)
-        )
-        self._update = StackedUpdate(
-            self._actor,
-            self._log_std,
-            self._critic,
+        self.policies = StackedPolicies(
+            networks,
             config,
-            self._actor_optimizer,
-            self._critic_optimizer,
-            self._batch,
-            self._num_envs,
+            [
+                with_anchor_seed(own, s, "actor anchor")
+                for own, s in zip(actors, seeds, strict=True)
+            ],
+            [
+                with_anchor_seed(own, s, "critic anchor")
+                for own, s in zip(critics, seeds, strict=True)
+            ],
         )
+        """Actors and critics, stacked."""
+        assert self.policies.log_std is not None
+        self._log_std = self.policies.log_std
+        self._acting = StackedActing(self.policies.act, envs, self.num_stacked)
 
     def _capture(self) -> None:
-        """Turn the policy's part of a vector step, and an epoch of the update, into CUDA graphs."""
-        self._graphs = [
-            GraphedFunction(function, device=self.device)
-            for function in (self._acting.act, self._update.run_epoch)
-        ]
-        self._acting.run, self._update.run_epoch = self._graphs
+        """Turn the policy's part of a vector step into a CUDA graph."""
+        self._graphs = [GraphedFunction(self._acting.act, device=self.device)]
+        self._acting.run = self._graphs[0]
 
     def policy(self, index: int) -> ActorCritic:
         """Return a single policy with an agent's weights and, in `.grad`, its last minibatch's gradient."""
-        policy = self.policies.network(index)
-        assert isinstance(policy, ActorCritic)
-        for name, parameter in policy.named_parameters():
-            gradient = self.policies.parameters[name].grad
-            parameter.grad = None if gradient is None else gradient[index].clone()
-        return policy
+        return self.policies.policy(index)
 
     def observations(self, index: int) -> Tensor:
         """Return an agent's observations of the latest rollout, as `PPO.observations` does.
@@ -298,11 +261,8 @@ class StackedPPO:
         ]
         rates = [self.config.learning_rate_at(steps) for steps in begun]
         self._host_copy.send()
-        statistics = evaluate(self._rollout, self._critic, self._log_std, self.config, self._batch)
-        for optimizer in (self._actor_optimizer, self._critic_optimizer):
-            optimizer.set_learning_rate(rates)
-        self._update.run(self._draws.data_orders())
-        statistics |= self._update.statistics()
+        batch, statistics = evaluate(self._rollout, self.policies, self.config)
+        statistics |= self.policies.update(batch, self._draws.data_orders(), rates)
         # The device is busy for a while: the host does its own work now.
         self._draws.draw_ahead()
         episodes = self._episodes.read(*self._host_copy.read(), begun)
@@ -367,8 +327,7 @@ class StackedPPO:
         if index in self._frozen:
             return
         self._frozen[index] = copy.deepcopy(self.state_dict(index))
-        self._actor_optimizer.freeze(index)
-        self._critic_optimizer.freeze(index)
+        self.policies.freeze(index)
         self._acting.moving[index].fill_(False)
 
     def state_dict(self, index: int) -> dict[str, Any]:
@@ -386,9 +345,7 @@ class StackedPPO:
             return copy.deepcopy(self._frozen[index])
         observations, rewards = self._observation_normalizer, self._reward_normalizer
         return {
-            "policy": self.policies.state_dict(index),
-            "actor_optimizer": self._actor_optimizer.state_dict(index),
-            "critic_optimizer": self._critic_optimizer.state_dict(index),
+            **self.policies.state_dict(index),
             "noise_generator": self._draws.noise_state(index),
             "order_generator": self._draws.data_order_state(index),
             "num_steps": self.num_steps[index],
@@ -423,9 +380,7 @@ class StackedPPO:
         RunningEpisodes(self._num_envs).require_fitting(state["episodes"])
         require_fitting(state, own)
         self._interrupted, self._collected = True, False
-        self.policies.load_state_dict(index, state["policy"])
-        self._actor_optimizer.load_state_dict(index, state["actor_optimizer"])
-        self._critic_optimizer.load_state_dict(index, state["critic_optimizer"])
+        self.policies.load_state_dict(state, index)
         self._draws.set_states(index, state["noise_generator"], state["order_generator"])
         self.num_steps[index] = state["num_steps"]
         self._started[index], self._diverged[index] = state["started"], state["diverged"]

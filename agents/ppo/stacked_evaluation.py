@@ -6,42 +6,32 @@ import torch
 from torch import Tensor
 
 from plasticity.agents.ppo.advantages import generalized_advantages
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.stacked_gradients import StackedDense
+from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.ppo.stacked_rollout import StackedRollout
-from plasticity.agents.ppo.stacked_updates import (
-    StackedBatch,
-    stacked_entropies,
-    stacked_log_probabilities,
-)
-from plasticity.agents.ppo.updates import normalized
 
 
 @torch.no_grad()
 def evaluate(
-    rollout: StackedRollout,
-    critic: StackedDense,
-    log_std: Tensor,
-    config: PPOConfig,
-    batch: StackedBatch,
-) -> dict[str, Tensor]:
-    """Fill the batch that an update learns from. Does not wait for the device.
+    rollout: StackedRollout, policies: StackedPolicies, config: PPOConfig
+) -> tuple[Batch, dict[str, Tensor]]:
+    """Make the batch that an update learns from. Does not wait for the device.
 
     Args:
         rollout: Complete rollout.
-        critic: Critics before the update.
-        log_std: Log standard deviations of the policies that acted. Shape: (R, action_size).
+        policies: Policies that acted, before the update.
         config: Settings of each agent.
-        batch: Batch to fill, except for observations and actions, which are the rollout's.
 
     Returns:
-        The entropy of each policy, and the share of the returns' variance that its critic explained, (R,).
+        The batch, and the entropy of each policy and the share of the returns' variance that its critic
+        explained, (R,).
     """
-    num_stacked = len(log_std)
-    values = _values(critic, rollout.observations[:-1], num_stacked)
+    (num_stacked,) = policies.lead
+    values = _values(policies, rollout.observations[:-1], num_stacked)
     # Values of final observations differ from the next step's values only at time limits. All of them are
     # computed, since the host does not know where the limits are without waiting for the device.
-    next_values = _values(critic, rollout.final_observations, num_stacked)
+    next_values = _values(policies, rollout.final_observations, num_stacked)
     advantages = generalized_advantages(
         rollout.learnt_rewards,
         values,
@@ -52,18 +42,19 @@ def evaluate(
         gae_lambda=config.gae_lambda,
     )
     returns = advantages + values
-    batch.values.copy_(values.flatten())
-    batch.returns.copy_(returns.flatten())
-    if config.normalize_advantages == "rollout":
-        advantages = normalized(_split(advantages, num_stacked), dim=(0, 2))
-    batch.advantages.copy_(advantages.flatten())
-    means, actions = (_split(each, num_stacked) for each in (rollout.means, rollout.actions))
-    found = stacked_log_probabilities(means, log_std, actions)
-    batch.log_probabilities.copy_(found.flatten())
-    return {
-        "policy_entropy": stacked_entropies(log_std),
+    means, actions = (_of_each(each, num_stacked) for each in (rollout.means, rollout.actions))
+    observations = _of_each(rollout.observations[:-1], num_stacked)
+    found = policies.log_probabilities(means, actions)
+    numbers = (_of_each(each, num_stacked) for each in (advantages, values, returns))
+    return Batch(observations, actions, found, *numbers), {
+        "policy_entropy": policies.entropy(means),
         "explained_variance": _explained(_split(returns, num_stacked), _split(values, num_stacked)),
     }
+
+
+def _of_each(numbers: Tensor, num_stacked: int) -> Tensor:
+    """Group by agent. Shape: (steps, R * envs, ...) to (R, steps * envs, ...)."""
+    return _split(numbers, num_stacked).transpose(0, 1).flatten(1, 2)
 
 
 def _split(numbers: Tensor, num_stacked: int) -> Tensor:
@@ -71,14 +62,13 @@ def _split(numbers: Tensor, num_stacked: int) -> Tensor:
     return numbers.view(len(numbers), num_stacked, -1, *numbers.shape[2:])
 
 
-def _values(critic: StackedDense, observations: Tensor, num_stacked: int) -> Tensor:
+def _values(policies: StackedPolicies, observations: Tensor, num_stacked: int) -> Tensor:
     """Return each critic's values of its own observations.
 
     Shape: (steps, R * envs, observation_size) to (steps, R * envs).
     """
-    steps = len(observations)
-    of_each = _split(observations, num_stacked).transpose(0, 1).flatten(1, 2)
-    return critic(of_each).view(num_stacked, steps, -1).transpose(0, 1).reshape(steps, -1)
+    values = policies.values(_of_each(observations, num_stacked))
+    return values.view(num_stacked, len(observations), -1).transpose(0, 1).flatten(1, 2)
 
 
 def _explained(returns: Tensor, values: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plasticity.agents.ppo.device_environments import DeviceEnvironments
-from plasticity.agents.ppo.stacked_gradients import StackedDense
 
 Array = NDArray[Any]
 
@@ -57,12 +56,14 @@ class StackedActing:
     """Action selection over fixed memory, so that it can be captured.
 
     Args:
-        actor: The actors.
+        actor: Maps observations to outputs, (R, envs of each, …).
         envs: The environments.
         num_stacked: Number of agents that share the environments.
     """
 
-    def __init__(self, actor: StackedDense, envs: DeviceEnvironments, num_stacked: int) -> None:
+    def __init__(
+        self, actor: Callable[[Tensor], Tensor], envs: DeviceEnvironments, num_stacked: int
+    ) -> None:
         device, each = envs.device, envs.num_envs // num_stacked
         self._actor = actor
         self._low, self._high = envs.action_low, envs.action_high
