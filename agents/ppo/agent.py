@@ -14,7 +14,8 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.draws import seeded_generator
 from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
-from plasticity.agents.ppo.policies import SinglePolicy, StackedPolicies
+from plasticity.agents.ppo.single_policy import SinglePolicy
+from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 
@@ -44,6 +45,7 @@ class PPO(BasePPO):
             the CPU for a vector environment.
         update_threads: 2 runs the critic's update in a separate process, on another core than the actor's,
             with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two.
+        policy: Policy with networks of your own, on the device. None: dense networks as in the configuration.
 
     Raises:
         TypeError: if an argument or a space has the wrong type.
@@ -62,11 +64,12 @@ class PPO(BasePPO):
         seed: int,
         device: str | torch.device | None = None,
         update_threads: int = 1,
+        policy: ActorCritic | None = None,
     ) -> None:
         environments = _environments(envs, seed, device)
         _check(environments, config, 1, device)
         policies = SinglePolicy(
-            _new_policy(environments, config, seed),
+            _new_policy(environments, config, seed) if policy is None else policy,
             config,
             *_with_anchor_seeds(actor, critic, seed),
             update_threads=update_threads,
@@ -116,6 +119,8 @@ class StackedPPO(BasePPO):
         critics: Regularizer of each critic's layers.
         seeds: One seed for each agent, as in `PPO`. The environments have their own seeds.
         device: Device of the environments and the learner; None: the environments' device.
+        policies: Policies with networks of your own, one for each agent; their weights are copied. None:
+            dense networks as in the configuration.
 
     Raises:
         ValueError: if the numbers of agents and environments do not match, the devices differ, or the
@@ -131,6 +136,7 @@ class StackedPPO(BasePPO):
         *,
         seeds: Sequence[int],
         device: str | torch.device | None = None,
+        policies: Sequence[ActorCritic] | None = None,
     ) -> None:
         self.num_stacked = len(seeds)
         """Number of agents, R."""
@@ -144,13 +150,16 @@ class StackedPPO(BasePPO):
             _with_anchor_seeds(actor, critic, seed)
             for actor, critic, seed in zip(actors, critics, seeds, strict=True)
         ]
-        policies = StackedPolicies(
-            [_new_policy(envs, config, seed) for seed in seeds],
+        made = [_new_policy(envs, config, seed) for seed in seeds] if policies is None else policies
+        stacked = StackedPolicies(
+            made,
             config,
             [actor for actor, _ in regularizers],
             [critic for _, critic in regularizers],
         )
-        super().__init__(envs, config, seeds, policies)
+        super().__init__(envs, config, seeds, stacked)
+        self.networks = stacked.networks
+        """Actors and critics as stacked networks."""
 
     def policy(self, index: int) -> ActorCritic:
         """Return a single policy with an agent's weights and, in `.grad`, its last minibatch's gradient."""
