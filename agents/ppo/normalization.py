@@ -146,7 +146,7 @@ class RewardNormalizer:
         self.statistics = RunningStatistics((), lead, device)
         self.gamma = gamma
         self._lead = lead
-        self.returns = torch.zeros_like(self.statistics.mean).unsqueeze(-1).repeat(*lead, num_envs)
+        self.returns = self.statistics.mean.new_zeros((*lead, num_envs))
 
     @torch.no_grad()
     def __call__(self, rewards: Tensor, ended: Tensor) -> Tensor:
