@@ -509,13 +509,16 @@ def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(
     """The device "meta" has no numbers: whatever would read one, and so wait for it, is an error."""
     lead = (3,) if form == "stacked" else ()
     agent = make(form, replace(SMALL, **OPTIONS[options]), device="meta")
-    crossings.into.clear()
-    agent.collect()
-    assert crossings.into == [(*lead, 12, 4, 2)]  # the noise
-    crossings.into.clear()
     nothing = Iteration({}, (), None, False)
     monkeypatch.setattr(agent, "_read", lambda *arguments: [nothing])
     monkeypatch.setattr(agent.envs, "check", lambda: None)
+    agent.iterate()  # anchors are drawn
+    crossings.into.clear()
+    crossings.out.clear()
+    agent.collect()
+    assert crossings.into == [(*lead, 12, 4, 2)]  # the noise
+    assert crossings.out == []
+    crossings.into.clear()
     agent.update()
     assert crossings.into == [(*lead, 2, 48)]  # the data orders
     # rewards, deaths, time limits, tasks
