@@ -127,11 +127,11 @@ class RunConfig:
     length_path: ClassVar[str]
     """Path of the setting that gives the length of a run: with a larger one, it can be continued."""
 
-    fixed: ClassVar[tuple[str, ...]]
+    fixed: ClassVar[tuple[str, ...]] = ()
     """Settings that the name of the benchmark stands for."""
 
-    compiles_on: ClassVar[tuple[str, ...]]
-    """Kinds of devices that the agent's steps can be compiled for."""
+    compiles_on: ClassVar[tuple[str, ...]] = ()
+    """Kinds of devices that the agent's steps can be compiled for; none where there is no such setting."""
 
     benchmark: str
     """Name of the benchmark."""
@@ -160,7 +160,7 @@ class RunConfig:
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]
-        if self.agent.compile and kind not in ("auto", *self.compiles_on):
+        if self.compiles_on and self.agent.compile and kind not in ("auto", *self.compiles_on):
             raise ValueError(
                 f"--compile works on {' and '.join(self.compiles_on)}, and --device is {self.device}:"
                 " leave it out."
@@ -354,18 +354,19 @@ class ControlRunConfig(RunConfig):
             )
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, Any], wanted: RunConfig) -> list[str]:
     """Name what keeps a run from being continued: each setting, its saved and its wanted value.
 
     Args:
         saved: Configuration of a run folder, as `RunConfig.to_json` gives it.
         wanted: Configuration to continue with.
     """
-    there, now = flattened(without_origin(saved)), flattened(without_origin(wanted))
+    free = (*FREE_TO_CHANGE, wanted.length_path)
+    there, now = flattened(without_origin(saved)), flattened(wanted.to_json())
     return [
         f"{path} (there {there.get(path)!r}, now {now.get(path)!r})"
         for path in dict.fromkeys([*now, *there])
-        if path not in FREE_TO_CHANGE and there.get(path) != now.get(path)
+        if path not in free and there.get(path) != now.get(path)
     ]
 
 
