@@ -44,7 +44,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     hold the last ones of the ended episode. `infos` have the format of Gymnasium's own vector environments:
     an array per entry, with a mask under the same name prefixed with "_".
 
-    The results do not depend on `num_workers`. Returned arrays are copies that are never overwritten.
+    The results do not depend on `num_workers`.
 
     An error in a worker, or its death, is raised by the call that waits for it, and ends all environments.
     Workers end with this object, and with its process, even if that is killed. They ignore Ctrl-C and
@@ -56,6 +56,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         num_workers: Number of processes that step the environments, in blocks. This process is the first of
             them, as it would have to wait for the others anyway: 2 adds one process and keeps two cores
             busy; 0 or 1 adds none. At most one per environment.
+        copy: Whether returned arrays are copies, which are never overwritten. If not, they are views of the
+            memory that this process shares with the workers, valid until the next step or reset, for callers
+            that copy what they keep. `infos` are new ones in either case.
 
     Raises:
         TypeError: if an argument has the wrong type, or observation or action is not an array of fixed shape.
@@ -69,7 +72,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     # (7600); one worker and this process 7800 (8500), and with a worker that spins for a while before it
     # sleeps 8200 to 8900 (8300 to 8600). Spinning helps most when a policy acts in between: 6200 vs. 5300.
 
-    def __init__(self, env_fns: Sequence[EnvFn], num_workers: int = 0) -> None:
+    def __init__(
+        self, env_fns: Sequence[EnvFn], num_workers: int = 0, *, copy: bool = True
+    ) -> None:
         env_fns = list(env_fns)
         self.num_envs = require_integer("The number of environments", len(env_fns), minimum=1)
         self.num_workers = require_integer("num_workers", num_workers, minimum=0)
@@ -77,6 +82,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(
                 f"num_workers must be at most the number of environments, {self.num_envs}: {num_workers}."
             )
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False: {copy!r}.")
+        self.copy = copy
         self._hosts: list[Host] = []
         self._owner = os.getpid()
         self._end = weakref.finalize(self, end, self._hosts, self._owner)
@@ -150,7 +158,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             for host in self._hosts:
                 host.ask("reset", seeds[host.environments.start : host.environments.stop], options)
             infos = self._gather()
-        return self._arrays.observations.copy(), infos
+        observations = self._arrays.observations
+        return observations.copy() if self.copy else observations, infos
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Step all environments.
@@ -181,6 +190,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 host.ask_step()
             infos = self._gather()
         _, observations, rewards, terminated, truncated = self._arrays
+        if not self.copy:
+            return observations, rewards, terminated, truncated, infos
         return observations.copy(), rewards.copy(), terminated.copy(), truncated.copy(), infos
 
     def _gather(self) -> dict[str, Any]:
@@ -327,6 +338,7 @@ def slippery_ant_vector(
     num_tasks: int | None = None,
     change_every: int | None = None,
     render_mode: str | None = None,
+    copy: bool = True,
 ) -> VectorEnvironments:
     """Make ants that share one friction, or one stream of frictions.
 
@@ -341,6 +353,7 @@ def slippery_ant_vector(
             number, as each one counts its own share. An environment skips tasks if its share is shorter
             than an episode, which has up to 1000 steps: the friction changes only at a reset.
         render_mode: See the environment.
+        copy: Whether returned arrays are copies: see `VectorEnvironments`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -373,4 +386,4 @@ def slippery_ant_vector(
         change_every=change_every,
         render_mode=render_mode,
     )
-    return VectorEnvironments([env_fn] * num_envs, num_workers)
+    return VectorEnvironments([env_fn] * num_envs, num_workers, copy=copy)

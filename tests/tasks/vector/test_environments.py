@@ -1,5 +1,6 @@
 """Vector environment, against Gymnasium's own as oracle, for several numbers of workers."""
 
+import operator
 import sys
 from functools import partial
 
@@ -101,6 +102,30 @@ def test_equals_gymnasiums_own(num_workers, talkative):
         assert equal(envs.reset(seed=same), sync.reset(seed=3), exact=True)
     envs.close()
     sync.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("name", ["CartPole-v1", "Countdown"])
+def test_without_copies_the_arrays_are_views_of_the_shared_memory(name, num_workers):
+    env_fns = countdowns() if name == "Countdown" else [partial(gymnasium.make, name)] * 5
+    views = VectorEnvironments(env_fns, num_workers, copy=False)
+    copies = VectorEnvironments(env_fns, num_workers)
+    first, infos = views.reset(seed=1)
+    assert equal((first, infos), copies.reset(seed=1), exact=True)
+    rng, before, ended = np.random.default_rng(0), None, 0
+    for _ in range(60):
+        actions = rng.integers(0, views.single_action_space.n, 5)
+        ours, expected = views.step(actions), copies.step(actions)
+        assert equal(ours, expected, exact=True)
+        assert ours[0] is first
+        assert before is None or all(map(operator.is_, ours[:4], before[:4]))
+        before = ours
+        if "final_obs" in ours[-1]:
+            ended += 1
+    assert ended
+    views.close()
+    assert np.array_equal(first, expected[0])  # the memory lives as long as a view of it
+    copies.close()
 
 
 def test_ants_of_mujoco_do_not_depend_on_the_number_of_workers():
@@ -317,6 +342,11 @@ def test_an_error_in_this_process_is_raised_as_it_is_and_ends_all():
 def test_wrong_arguments_are_refused(env_fns, num_workers, error, message):
     with pytest.raises(error, match=message):
         VectorEnvironments(env_fns, num_workers)
+
+
+def test_copy_is_true_or_false():
+    with pytest.raises(TypeError, match="copy must be True or False: 1"):
+        VectorEnvironments(countdowns(), copy=1)
 
 
 @pytest.mark.parametrize(
