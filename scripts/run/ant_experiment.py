@@ -13,7 +13,7 @@ from plasticity.metrics.tracker import Tracker
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers
 from plasticity.seeds import child_seed
-from plasticity.tasks.vector.environments import slippery_ant_vector
+from plasticity.tasks.control.ant.engines import slippery_ant_vector
 
 
 class AntExperiment:

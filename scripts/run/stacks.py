@@ -13,7 +13,7 @@ from plasticity.mitigations import Shift
 from plasticity.scripts.config.options import StackSize
 from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
 from plasticity.scripts.run.jobs import Job, JobGroup, Work
-from plasticity.tasks.vector.environments import DEVICE_ENGINES
+from plasticity.tasks.control.ant.engines import DEVICE_ENGINES
 
 MAY_DIFFER = ("method", "critic_method", "seed")
 """Settings that may differ between the runs of a group, each of which has its own optimizer step."""

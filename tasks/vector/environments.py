@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -19,8 +18,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from plasticity.checks import require_integer
-from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
-from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.vector.environment_group import EnvFn, Layout, require_same
 from plasticity.tasks.vector.workers import (
     HURRY_SECONDS,
@@ -282,8 +279,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         if without:
             raise TypeError(
                 f"{without[0]} has no {method} of its own, and the state of a wrapper, such as TimeLimit's "
-                "count of steps, would be lost: pass env_fns that make the bare class, such as "
-                "SlipperyAntBulletEnv, instead of gymnasium.make, or wrappers that have the method."
+                "count of steps, would be lost: pass env_fns that make the bare class instead "
+                "of gymnasium.make, or wrappers that have the method."
             )
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -314,76 +311,3 @@ def _copy(infos: dict[str, Any]) -> dict[str, Any]:
         key: _copy(value) if isinstance(value, dict) else value.copy()
         for key, value in infos.items()
     }
-
-
-ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
-    "bullet": SlipperyAntBulletEnv,
-    "mujoco": SlipperyAntMujocoEnv,
-    "warp": SlipperyAntMujocoEnv,
-}
-"""Physics engines of Slippery-Ant, by name, with the environment of a single ant. Warp steps thousands of
-ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
-
-DEVICE_ENGINES = ("warp",)
-"""Engines that step all their ants at once on a device, not one by one in processes."""
-
-
-def slippery_ant_vector(
-    num_envs: int,
-    num_workers: int = 0,
-    *,
-    engine: str = "bullet",
-    friction: float | None = None,
-    task_seed: int | None = None,
-    num_tasks: int | None = None,
-    change_every: int | None = None,
-    render_mode: str | None = None,
-    copy: bool = True,
-) -> VectorEnvironments:
-    """Make ants that share one friction, or one stream of frictions.
-
-    Args:
-        num_envs: Number of ants.
-        num_workers: Number of processes that step them, this one included; 0 or 1: all run in this process.
-        engine: One of `ENGINES`, except `DEVICE_ENGINES`.
-        friction: See the environment.
-        task_seed: See the environment.
-        num_tasks: See the environment.
-        change_every: Total steps of all environments from one friction to the next: a multiple of their
-            number, as each one counts its own share. An environment skips tasks if its share is shorter
-            than an episode, which has up to 1000 steps: the friction changes only at a reset.
-        render_mode: See the environment.
-        copy: Whether returned arrays are copies: see `VectorEnvironments`.
-
-    Raises:
-        TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, or `change_every` cannot be divided.
-        ModuleNotFoundError: if the engine is not installed (from a worker, RuntimeError).
-    """
-    num_envs = require_integer("num_envs", num_envs, minimum=1)
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}: {engine!r}.")
-    if engine in DEVICE_ENGINES:
-        raise ValueError(
-            f"engine={engine!r} steps all its ants at once on a device, not in processes: use "
-            "engine='mujoco', or make the device's ants directly."
-        )
-    if change_every is not None:
-        change_every = require_integer("change_every", change_every, minimum=1)
-        share, rest = divmod(change_every, num_envs)
-        if rest:
-            near = [n * num_envs for n in (share, share + 1) if n]
-            raise ValueError(
-                f"change_every must be a multiple of num_envs, {num_envs}, as each environment counts its "
-                f"own share: {change_every}. Nearest: {' and '.join(map(str, near))}."
-            )
-        change_every = share
-    env_fn = partial(
-        ENGINES[engine],
-        friction,
-        task_seed=task_seed,
-        num_tasks=num_tasks,
-        change_every=change_every,
-        render_mode=render_mode,
-    )
-    return VectorEnvironments([env_fn] * num_envs, num_workers, copy=copy)
