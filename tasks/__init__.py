@@ -2,8 +2,9 @@
 
 import gymnasium
 
-from plasticity.tasks.control.ant.bullet import MAX_EPISODE_STEPS, SlipperyAntBulletEnv
+from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
 from plasticity.tasks.control.ant.engines import ENGINES, slippery_ant_vector
+from plasticity.tasks.control.ant.environment import MAX_EPISODE_STEPS
 from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
 from plasticity.tasks.datasets.downloads import DownloadError
