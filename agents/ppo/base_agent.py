@@ -34,6 +34,9 @@ from plasticity.stacking.networks import require_index
 class Iteration:
     """Results of one agent's rollout and its update."""
 
+    num_steps: int
+    """Environment steps of the agent up to the end of the rollout, summed over its environments."""
+
     statistics: dict[str, float]
     """Statistics by name: policy_entropy (nats), explained_variance (at most 1; nan if all returns are
     equal), policy_loss, value_loss, clip_fraction (0 to 1), approximate_kl (nats, over the last epoch),
@@ -247,13 +250,14 @@ class BasePPO:
         learning_rate: float,
         episodes: tuple[Episode, ...],
     ) -> Iteration:
-        task = self._episodes.newest_task(index)
+        num_steps, task = self._num_steps[index], self._episodes.newest_task(index)
         if index in self._frozen:
             nothing = dict.fromkeys((*statistics, "learning_rate"), math.nan)
-            return Iteration(nothing, (), task, self._diverged[index])
+            return Iteration(num_steps, nothing, (), task, self._diverged[index])
         needed = [statistics[name] for name in ("policy_loss", "value_loss", "policy_entropy")]
         diverged = not all(map(math.isfinite, [*needed, weights]))
-        return Iteration(statistics | {"learning_rate": learning_rate}, episodes, task, diverged)
+        found = statistics | {"learning_rate": learning_rate}
+        return Iteration(num_steps, found, episodes, task, diverged)
 
     # ---- freezing, saving and loading -------------------------------------------------------------
 
