@@ -67,11 +67,13 @@ class Environments(Protocol):
     device: torch.device
     """Device of all tensors."""
 
-    action_low: Tensor | None
-    """Lower bound of continuous actions, (action_size,); None if actions are discrete."""
+    @property
+    def action_low(self) -> Tensor | None:
+        """Lower bound of continuous actions, (action_size,); None if actions are discrete."""
 
-    action_high: Tensor | None
-    """Upper bound of continuous actions, (action_size,); None if actions are discrete."""
+    @property
+    def action_high(self) -> Tensor | None:
+        """Upper bound of continuous actions, (action_size,); None if actions are discrete."""
 
     def reset(self) -> Tensor:
         """Reset all environments with the seeds given to the constructor.

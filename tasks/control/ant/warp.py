@@ -132,6 +132,7 @@ class SlipperyAntWarp:
         self.device = numbered_device(device)
         self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
         self.action_size = NUM_JOINTS
+        self.discrete = False
         self.action_low = torch.full((NUM_JOINTS,), -1.0, dtype=torch.float32, device=self.device)
         self.action_high = -self.action_low
         self._physics = AntWarpPhysics(
