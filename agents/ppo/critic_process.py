@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,14 +24,16 @@ from torch import Tensor, nn
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import critic_optimizer, parameters_of, set_learning_rate
-from plasticity.agents.ppo.updates import CriticUpdate, minibatch_rows, run_half
-from plasticity.optim.optimizer import RegularizedOptimizer
+from plasticity.agents.ppo.optimizers import SingleOptimizer, critic_optimizer
+from plasticity.agents.ppo.updates import CriticUpdate, run_half
 from plasticity.optim.settings import RegularizerSettings
+from plasticity.stacking.networks import require_index
 
 
 class CriticProcess:
     """Runs `CriticUpdate` in another process: `start` sends a rollout, `finish` waits for the result.
+
+    Its other methods are those of the `Optimizer` there.
 
     The weights in this process are authoritative. The result equals that of a local update bit for bit, as
     both run the same operations with the same number of threads.
@@ -48,6 +51,7 @@ class CriticProcess:
         self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
         self._critic = critic
+        self._rates: Sequence[float] = [config.learning_rate]
         self._busy = False
         ours, theirs = socket.socketpair()
         with theirs:
@@ -61,26 +65,18 @@ class CriticProcess:
         self._connection = Connection(ours.detach())
         self.close = weakref.finalize(self, _stop, self._connection, self._process)
         """Stop the process. Also called when this object is garbage collected."""
-        self._send(
-            {
-                "critic": critic,
-                "config": config,
-                "regularizer": regularizer,
-                "num_threads": torch.get_num_threads(),
-            }
-        )
+        self._send(critic, config, regularizer, torch.get_num_threads())
 
-    def start(self, batch: Batch, data_orders: Tensor, learning_rate: float) -> None:
+    def start(self, batch: Batch, data_orders: Tensor) -> None:
         """Send a rollout to be learned from.
 
         Args:
             batch: The rollout.
             data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
-            learning_rate: Learning rate of the optimizer.
         """
-        arrays = [each.numpy() for each in (batch.observations, batch.values, batch.returns)]
-        weights = [parameter.detach().numpy() for parameter in self._critic.parameters()]
-        self._send(("update", weights, arrays, data_orders.numpy(), learning_rate))
+        arrays = [batch.observations, batch.values, batch.returns]
+        weights = list(self._critic.parameters())
+        self._send("update", weights, arrays, data_orders, self._rates)
         self._busy = True
 
     @torch.no_grad()
@@ -95,33 +91,45 @@ class CriticProcess:
         for parameter, weight, gradient in zip(
             self._critic.parameters(), weights, gradients, strict=True
         ):
-            parameter.copy_(torch.from_numpy(weight))
-            parameter.grad = None if gradient is None else torch.tensor(gradient)
-        return {name: torch.tensor(number) for name, number in statistics.items()}
+            parameter.copy_(weight)
+            parameter.grad = gradient
+        return statistics  # type: ignore[no-any-return]
 
-    def optimizer_state_dict(self) -> dict[str, Any]:
+    def set_learning_rate(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of the next updates."""
+        self._rates = rates
+
+    def freeze(self, index: int) -> None:
+        """Do nothing: the critic stays as it is when nobody updates it."""
+        require_index(index, 1)
+
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return the state of the optimizer."""
-        self._send(("optimizer_state_dict",))
-        return _to_tensors(self._receive())  # type: ignore[no-any-return]
+        require_index(index, 1)
+        return self._ask("state_dict", index)
 
-    def load_optimizer_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Load a state into the optimizer."""
-        self._send(("load_optimizer_state_dict", _to_arrays(state)))
-        self._receive()
+        require_index(index, 1)
+        self._ask("load_state_dict", index, dict(state))
 
-    def _send(self, message: Any) -> None:
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        self._send(name, *arguments)
+        return self._receive()
+
+    def _send(self, *message: Any) -> None:
         if self._busy:  # the result of an update was never read, for example because of Ctrl-C
             self._receive()
             self._busy = False
         # Plain pickle: multiprocessing's pickler would move every tensor into shared memory.
         try:
-            self._connection.send_bytes(pickle.dumps(message, protocol=5))
+            self._connection.send_bytes(pickle.dumps(_to_arrays(message), protocol=5))
         except OSError as error:
             raise self._gone() from error
 
     def _receive(self) -> Any:
         try:
-            return pickle.loads(self._connection.recv_bytes())
+            return _to_tensors(pickle.loads(self._connection.recv_bytes()))
         except (EOFError, OSError) as error:
             raise self._gone() from error
 
@@ -163,21 +171,13 @@ def serve(descriptor: int) -> None:
         first = _next_message(connection, parent)
         if first is None:
             return
-        torch.set_num_threads(first["num_threads"])
-        critic, config = first["critic"], first["config"]
-        optimizer = critic_optimizer(critic, config, first["regularizer"])
-        network = gradients_of(critic, config.minibatch_size)
-        update = CriticUpdate(network, optimizer, parameters_of(optimizer), config)
+        *settings, num_threads = first
+        torch.set_num_threads(num_threads)
+        served = _Served(*settings)
         while (message := _next_message(connection, parent)) is not None:
             name, *arguments = message
-            answer: Any = None
-            if name == "update":
-                answer = _update(critic, config, update, optimizer, *arguments)
-            elif name == "optimizer_state_dict":
-                answer = _to_arrays(optimizer.state_dict())
-            else:
-                optimizer.load_state_dict(_to_tensors(*arguments))
-            connection.send_bytes(pickle.dumps(answer, protocol=5))
+            answer = getattr(served, name)(*_to_tensors(arguments))
+            connection.send_bytes(pickle.dumps(_to_arrays(answer), protocol=5))
 
 
 def _next_message(connection: Connection, parent: int) -> Any:
@@ -191,43 +191,49 @@ def _next_message(connection: Connection, parent: int) -> Any:
         return None
 
 
-def _update(
-    critic: nn.Module,
-    config: PPOConfig,
-    update: CriticUpdate,
-    optimizer: RegularizedOptimizer,
-    weights: list[Any],
-    arrays: list[Any],
-    data_orders: Any,
-    learning_rate: float,
-) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    with torch.no_grad():
-        for parameter, weight in zip(critic.parameters(), weights, strict=True):
-            parameter.copy_(torch.from_numpy(weight))
-    set_learning_rate(optimizer, learning_rate)
-    update.begin(*_to_tensors(arrays))
-    rows = minibatch_rows(torch.from_numpy(data_orders), config.minibatch_size)
-    run_half(update, rows, config.num_minibatches)
-    return (
-        [parameter.detach().numpy() for parameter in critic.parameters()],
-        [_to_arrays(parameter.grad) for parameter in critic.parameters()],
-        {name: number.numpy() for name, number in update.statistics().items()},
-    )
+class _Served:
+    """Critic in its process; the methods are named by the messages."""
+
+    def __init__(
+        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
+    ) -> None:
+        optimizer = SingleOptimizer(critic_optimizer(critic, config, regularizer))
+        self._parameters, self._optimizer = list(critic.parameters()), optimizer
+        self._update = CriticUpdate(gradients_of(critic, config.minibatch_size), optimizer, config)
+        self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+
+    def update(
+        self,
+        weights: list[Tensor],
+        batch: list[Tensor],
+        data_orders: Tensor,
+        rates: Sequence[float],
+    ) -> tuple[list[Tensor], list[Tensor | None], dict[str, Tensor]]:
+        """Return the weights after an update, the gradients of its last step, and its statistics."""
+        with torch.no_grad():
+            for parameter, weight in zip(self._parameters, weights, strict=True):
+                parameter.copy_(weight)
+        self._optimizer.set_learning_rate(rates)
+        self._update.begin(*batch)
+        run_half(self._update, data_orders)
+        gradients = [parameter.grad for parameter in self._parameters]
+        return self._parameters, gradients, self._update.statistics()
 
 
 def _to_arrays(tree: Any) -> Any:
     """Replace tensors in nested containers by arrays, which pickle faster and share no memory."""
-    if isinstance(tree, dict):
-        return {key: _to_arrays(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(_to_arrays, tree))
-    return tree.detach().cpu().numpy() if isinstance(tree, Tensor) else tree
+    return _mapped(tree, Tensor, lambda tensor: tensor.detach().cpu().numpy())
 
 
 def _to_tensors(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _to_tensors(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(_to_tensors, tree))
     # Copied into memory allocated by torch: rounding in kernels may depend on its alignment.
-    return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree
+    return _mapped(tree, np.ndarray, torch.tensor)
+
+
+def _mapped(tree: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to all objects of one kind in nested containers."""
+    if isinstance(tree, dict):
+        return {key: _mapped(value, kind, function) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)([_mapped(value, kind, function) for value in tree])
+    return function(tree) if isinstance(tree, kind) else tree

@@ -9,7 +9,7 @@ Everything has leading dimensions `*lead`: none for one network, (R,) for R stac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -42,6 +42,9 @@ ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 class Gradients(Protocol):
     """Network, or stacked networks, whose gradients are computed from that of the outputs."""
+
+    parameters: Sequence[Tensor]
+    """Parameters whose `.grad` is set, in the order of the network. Shape of each: (*lead, *shape)."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the outputs for a batch of any size, without gradients.
@@ -76,6 +79,7 @@ class DenseGradients:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], activation: str, batch_size: int) -> None:
+        self.parameters: Sequence[Tensor] = list(parameters.values())
         self._weights = [p for name, p in parameters.items() if name.endswith(".weight")]
         self._biases = [p for name, p in parameters.items() if name.endswith(".bias")]
         stacked = self._weights[0].dim() == 3
@@ -139,7 +143,9 @@ class AutogradGradients:
 
     def __init__(self, function: Callable[[Tensor], Tensor], parameters: Iterable[Tensor]) -> None:
         self._function = function
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.parameters: Sequence[Tensor] = [
+            parameter for parameter in parameters if parameter.requires_grad
+        ]
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -154,10 +160,8 @@ class AutogradGradients:
 
     def backward(self, gradient: Tensor) -> None:
         """Set every parameter's `.grad`; see `Gradients`."""
-        gradients = torch.autograd.grad(
-            self._outputs, self._parameters, gradient, allow_unused=True
-        )
-        for parameter, own in zip(self._parameters, gradients, strict=True):
+        gradients = torch.autograd.grad(self._outputs, self.parameters, gradient, allow_unused=True)
+        for parameter, own in zip(self.parameters, gradients, strict=True):
             parameter.grad = own
 
 

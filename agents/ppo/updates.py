@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.distributions import Distribution
+from plasticity.agents.ppo.distributions import distribution_of
 from plasticity.agents.ppo.gradients import Gradients
-from plasticity.optim.optimizer import RegularizedOptimizer
+from plasticity.agents.ppo.optimizers import SingleOptimizer
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import clip_stacked_gradients_
 
@@ -29,29 +29,27 @@ class Half:
     """Bookkeeping that the updates of actor and critic share.
 
     Args:
-        network: Network, or stacked networks.
-        optimizer: Optimizer, or stacked optimizer, of the parameters.
-        parameters: Parameters that the optimizer updates in place. Shape of each: (*lead, *shape).
+        network: Network, or stacked networks, updated in place.
+        optimizer: Optimizer of the parameters, or a stack of them.
         config: Clipping, entropy and sizes of each policy.
     """
 
     def __init__(
-        self,
-        network: Gradients,
-        optimizer: RegularizedOptimizer | StackedOptimizer,
-        parameters: Sequence[Tensor],
-        config: PPOConfig,
+        self, network: Gradients, optimizer: SingleOptimizer | StackedOptimizer, config: PPOConfig
     ) -> None:
-        self.optimizer, self.parameters = optimizer, parameters
-        self.lead = (optimizer.num_stacked,) if isinstance(optimizer, StackedOptimizer) else ()
+        self.optimizer = optimizer
+        self.parameters = network.parameters
+        """Parameters with a gradient. Shape of each: (*lead, *shape)."""
+        stacked = isinstance(optimizer, StackedOptimizer)
+        self.lead = (optimizer.num_stacked,) if stacked else ()
         """Leading dimensions of all tensors."""
-        self._network, self._config = network, config
+        self._network, self.config = network, config
         self._shape = (config.num_minibatches, *self.lead, config.minibatch_size)
         self._done = 0
 
     def _zeros(self) -> Tensor:
         """Return memory for a number of each step, (epochs, minibatches, *lead, minibatch_size)."""
-        return self.parameters[0].new_zeros(self._config.epochs, *self._shape)
+        return self.parameters[0].new_zeros(self.config.epochs, *self._shape)
 
     def _split(self, numbers: Tensor, rows: Tensor) -> Tensor:
         """Permute to minibatches, (*lead, N, …) to (minibatches, *lead, minibatch_size, …)."""
@@ -60,18 +58,7 @@ class Half:
 
     @property
     def _epoch(self) -> int:
-        return self._done // self._config.num_minibatches
-
-    def step(self, active: Tensor | None = None) -> None:
-        """Take an optimizer step with the gradients of the latest minibatch.
-
-        Args:
-            active: Stacked policies that take the step, bool. Shape: (R,). None: all.
-        """
-        if isinstance(self.optimizer, StackedOptimizer):
-            self.optimizer.step(active)
-        else:
-            self.optimizer.step()
+        return self._done // self.config.num_minibatches
 
     def _mean(self, numbers: Tensor, counted: Tensor | None, *, last_epoch: bool = False) -> Tensor:
         """Average over minibatches and their steps, (minibatches, *lead, minibatch_size) to (*lead,).
@@ -96,29 +83,29 @@ class ActorUpdate(Half):
 
     Args:
         network: Actors, updated in place.
-        distribution: Distribution of the actions.
+        log_std: Log standard deviations, updated in place, (*lead, action_size). None: discrete actions.
         optimizer: Optimizer created by `actor_optimizer`, or a stack of them.
-        parameters: Parameters of the optimizer, as in `Half`.
         config: Clipping, entropy and sizes of each policy.
     """
 
     def __init__(
         self,
         network: Gradients,
-        distribution: Distribution,
-        optimizer: RegularizedOptimizer | StackedOptimizer,
-        parameters: Sequence[Tensor],
+        log_std: Tensor | None,
+        optimizer: SingleOptimizer | StackedOptimizer,
         config: PPOConfig,
     ) -> None:
-        super().__init__(network, optimizer, parameters, config)
-        self._distribution = distribution
+        super().__init__(network, optimizer, config)
+        self.distribution = distribution_of(log_std)
+        """Distribution of the actions."""
+        self.parameters = [*network.parameters, *([] if log_std is None else [log_std])]
         self._log_ratios, self._advantages = self._zeros(), self._zeros()
 
     def begin(self, batch: Batch) -> None:
         """Start the update on a new rollout."""
         self._batch = batch
         self._rollout_advantages = batch.advantages
-        if self._config.normalize_advantages == "rollout":
+        if self.config.normalize_advantages == "rollout":
             self._rollout_advantages = normalized(batch.advantages)
         self._done = 0
 
@@ -130,10 +117,10 @@ class ActorUpdate(Half):
         self._old = self._split(batch.log_probabilities, rows).unbind()
         advantages = self._advantages[self._epoch]
         advantages.copy_(self._split(self._rollout_advantages, rows))
-        if self._config.normalize_advantages == "minibatch":
+        if self.config.normalize_advantages == "minibatch":
             advantages.copy_(normalized(advantages))
         self._signs = advantages.sign()
-        self._limits = self._signs + self._config.clip_range
+        self._limits = self._signs + self.config.clip_range
 
     @torch.no_grad()
     def compute_gradients(self, index: int) -> None:
@@ -144,16 +131,16 @@ class ActorUpdate(Half):
         is inactive, that is, where r - 1 is within the range or its sign is opposite to the advantage's, and
         0 elsewhere.
         """
-        epoch, config = self._epoch, self._config
+        epoch, config = self._epoch, self.config
         log_ratios = self._log_ratios[epoch, index]
         outputs = self._network.forward(self._observations[index])
-        self._distribution.log_ratios(outputs, self._actions[index], self._old[index], log_ratios)
+        self.distribution.log_ratios(outputs, self._actions[index], self._old[index], log_ratios)
         ratios = log_ratios.exp()
         # (r - 1) sign(A) <= range, with the precomputed terms on the right-hand side
         unclipped = ratios * self._signs[index] <= self._limits[index]
         weights = ratios.mul_(self._advantages[epoch, index]).mul_(unclipped)
         weights.mul_(-1 / config.minibatch_size)
-        self._network.backward(self._distribution.gradient(weights, config.entropy_coefficient))
+        self._network.backward(self.distribution.gradient(weights, config.entropy_coefficient))
         self._done += 1
 
     def approximate_kl(self) -> Tensor:
@@ -170,7 +157,7 @@ class ActorUpdate(Half):
         """
         log_ratios = self._log_ratios.flatten(0, 1)[: self._done]
         advantages = self._advantages.flatten(0, 1)[: self._done]
-        ratios, clip_range = log_ratios.exp(), self._config.clip_range
+        ratios, clip_range = log_ratios.exp(), self.config.clip_range
         clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
         gains = torch.minimum(advantages * ratios, advantages * clipped)
         outside = ((ratios - 1).abs() > clip_range).to(ratios.dtype)
@@ -187,18 +174,13 @@ class CriticUpdate(Half):
     Args:
         network: Critics, updated in place.
         optimizer: Optimizer created by `critic_optimizer`, or a stack of them.
-        parameters: Parameters of the optimizer, as in `Half`.
         config: Clipping and sizes of each policy.
     """
 
     def __init__(
-        self,
-        network: Gradients,
-        optimizer: RegularizedOptimizer | StackedOptimizer,
-        parameters: Sequence[Tensor],
-        config: PPOConfig,
+        self, network: Gradients, optimizer: SingleOptimizer | StackedOptimizer, config: PPOConfig
     ) -> None:
-        super().__init__(network, optimizer, parameters, config)
+        super().__init__(network, optimizer, config)
         self._errors = self._zeros()
 
     def begin(self, observations: Tensor, values: Tensor, returns: Tensor) -> None:
@@ -221,9 +203,9 @@ class CriticUpdate(Half):
         change, and the derivative is 0 where the clipping is active.
         """
         values = self._network.forward(self._observations[index]).squeeze(-1)
-        clip_range = self._config.value_clip_range
+        clip_range = self.config.value_clip_range
         errors = self._errors[self._epoch, index]
-        scale = 2 * self._config.value_coefficient / self._config.minibatch_size
+        scale = 2 * self.config.value_coefficient / self.config.minibatch_size
         if clip_range is None:
             torch.sub(values, self._returns[index], out=errors)
             gradient = errors * scale
@@ -241,6 +223,10 @@ class CriticUpdate(Half):
         return {"value_loss": self._mean(errors.square(), counted)}
 
 
+_DENORMAL = 1e-310
+"""Number that is 0 while denormals are flushed, which concerns Python's numbers, too."""
+
+
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Flush numbers below 1.2e-38 to 0 on this thread's CPU, inside the block.
@@ -248,7 +234,7 @@ def flushed_denormals() -> Iterator[None]:
     Adam's moments of a dead unit decay to such numbers, on which a CPU is about ten times slower: without
     this, a network slows down as its units die (measured: an Adam step of 0.07 ms takes up to 1.4 ms).
     """
-    before = bool(torch.full((), 1e-40) * 1.0 == 0)
+    before = _DENORMAL * 1.0 == 0  # not a tensor's number, so that it is no wait for a device
     torch.set_flush_denormal(True)
     try:
         yield
@@ -274,37 +260,44 @@ def minibatch_rows(data_orders: Tensor, minibatch_size: int) -> Tensor:
 
 
 @flushed_denormals()
-def run_half(half: ActorUpdate | CriticUpdate, rows: Tensor, num_minibatches: int) -> None:
-    """Run all epochs of one half, after its `begin`; `rows` as from `minibatch_rows`."""
-    for rows_of_epoch in rows:
-        half.begin_epoch(rows_of_epoch)
-        for index in range(num_minibatches):
+def run_half(half: ActorUpdate | CriticUpdate, data_orders: Tensor) -> None:
+    """Run all epochs of one half, after its `begin`.
+
+    Args:
+        half: The half.
+        data_orders: One permutation of each policy's steps per epoch. Shape: (*lead, epochs, N), int64.
+    """
+    for rows in minibatch_rows(data_orders, half.config.minibatch_size):
+        half.begin_epoch(rows)
+        for index in range(half.config.num_minibatches):
             half.compute_gradients(index)
-            half.step()
+            half.optimizer.step()
 
 
 @flushed_denormals()
-def run_coupled(
-    actor: ActorUpdate, critic: CriticUpdate, rows: Tensor, config: PPOConfig
-) -> Tensor | None:
+def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -> Tensor | None:
     """Run all epochs of both halves, minibatch by minibatch, after their `begin`.
 
     The gradient norm is clipped over both networks. Both stop at the first minibatch above the target KL,
     without taking its step: one policy ends there, which the host decides; of stacked ones, each keeps its
     weights from there on, without a wait for the device.
 
+    Args:
+        actor: Actor's half.
+        critic: Critic's half.
+        data_orders: As in `run_half`.
+
     Returns:
         Number of minibatches of each stacked policy, (R,), if some may have stopped; else None.
     """
-    parameters = [*actor.parameters, *critic.parameters]
+    config, active, counted = actor.config, None, None
     limit = None if config.target_kl is None else 1.5 * config.target_kl
-    active = counted = None
     if limit is not None and actor.lead:
-        active = torch.ones(actor.lead, dtype=torch.bool, device=rows.device)
-        counted = torch.zeros(actor.lead, dtype=torch.int64, device=rows.device)
-    for rows_of_epoch in rows:
-        actor.begin_epoch(rows_of_epoch)
-        critic.begin_epoch(rows_of_epoch)
+        active = data_orders.new_ones(actor.lead, dtype=torch.bool)
+        counted = data_orders.new_zeros(actor.lead)
+    for rows in minibatch_rows(data_orders, config.minibatch_size):
+        actor.begin_epoch(rows)
+        critic.begin_epoch(rows)
         for index in range(config.num_minibatches):
             actor.compute_gradients(index)
             critic.compute_gradients(index)
@@ -314,9 +307,10 @@ def run_coupled(
             elif limit is not None and actor.approximate_kl() > limit:
                 return None
             if config.max_gradient_norm is not None:
+                parameters = [*actor.parameters, *critic.parameters]
                 _clip(parameters, config.max_gradient_norm, stacked=bool(actor.lead))
-            actor.step(active)
-            critic.step(active)
+            actor.optimizer.step(active)
+            critic.optimizer.step(active)
     return counted
 
 
@@ -328,25 +322,17 @@ def _clip(parameters: Sequence[Tensor], max_norm: float, *, stacked: bool) -> No
 
 
 def update_both(
-    actor: ActorUpdate, critic: CriticUpdate, batch: Batch, data_orders: Tensor, config: PPOConfig
+    actor: ActorUpdate, critic: CriticUpdate, batch: Batch, data_orders: Tensor
 ) -> dict[str, Tensor]:
-    """Run a whole update of both halves and return the statistics of both.
-
-    Args:
-        actor: Actor's half.
-        critic: Critic's half.
-        batch: Rollout.
-        data_orders: One permutation of each policy's steps per epoch. Shape: (*lead, epochs, N), int64.
-        config: Settings of both halves.
-    """
+    """Run a whole update of both halves and return the statistics of both; `data_orders` as in `run_half`."""
     actor.begin(batch)
     critic.begin(batch.observations, batch.values, batch.returns)
-    rows, counted = minibatch_rows(data_orders, config.minibatch_size), None
-    if config.max_gradient_norm is None and config.target_kl is None:
-        run_half(actor, rows, config.num_minibatches)
-        run_half(critic, rows, config.num_minibatches)
+    counted = None
+    if actor.config.max_gradient_norm is None and actor.config.target_kl is None:
+        run_half(actor, data_orders)
+        run_half(critic, data_orders)
     else:
-        counted = run_coupled(actor, critic, rows, config)
+        counted = run_coupled(actor, critic, data_orders)
     return critic.statistics(counted) | actor.statistics(counted)
 
 

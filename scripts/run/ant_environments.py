@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,39 +15,38 @@ from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.seeds import child_seed
-from plasticity.tasks.control.ant.engines import (
-    DEVICE_ENGINES,
-    share_of_environment,
-    slippery_ant_vector,
-)
+from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES, share_of_environment
+from plasticity.tasks.vector.environments import VectorEnvironments
 
 
 def make_environments(configs: Sequence[ControlRunConfig]) -> Environments:
     """Return the ants of some runs, run after run; each run's draw the same numbers as if it were alone.
 
     Args:
-        configs: Configurations, equal except for methods and seeds; only one for the engines of a CPU.
+        configs: Configurations, equal except for methods and seeds.
 
     Raises:
         ImportError: if the physics engine is not installed.
         torch.cuda.OutOfMemoryError: if they do not fit into the memory, for Warp as well as for torch.
     """
-    if configs[0].stream.engine in DEVICE_ENGINES:
-        return _warp_ants(configs)
-    (config,) = configs
-    stream = config.stream
-    envs = slippery_ant_vector(
-        stream.num_envs,
+    stream, device = configs[0].stream, configs[0].device
+    resets = [seed for run in configs for seed in environment_seeds(run.seed, stream.num_envs)]
+    tasks = [child_seed(run.seed, "stream") for run in configs for _ in range(stream.num_envs)]
+    change_every = share_of_environment(stream.change_every, stream.num_envs)
+    if stream.engine in DEVICE_ENGINES:
+        return _warp_ants(resets, tasks, change_every, device)
+    ant = partial(ENGINES[stream.engine], change_every=change_every)
+    envs = VectorEnvironments(
+        [partial(ant, task_seed=seed) for seed in tasks],
         num_workers=stream.num_cores if stream.num_cores > 1 else 0,
-        engine=stream.engine,
-        task_seed=child_seed(config.seed, "stream"),
-        change_every=stream.change_every,
         copy=False,
     )
-    return HostEnvironments(envs, environment_seeds(config.seed, stream.num_envs), config.device)
+    return HostEnvironments(envs, resets, device)
 
 
-def _warp_ants(configs: Sequence[ControlRunConfig]) -> Environments:
+def _warp_ants(
+    reset_seeds: Sequence[int], task_seeds: Sequence[int], change_every: int, device: str
+) -> Environments:
     from plasticity.tasks.control.ant.warp import SlipperyAntWarp  # noqa: PLC0415  (a GPU's engine)
 
     class Ants(SlipperyAntWarp):
@@ -58,15 +58,13 @@ def _warp_ants(configs: Sequence[ControlRunConfig]) -> Environments:
             except RuntimeError as error:
                 raise RunError(f"{error} The latest checkpoint is intact.") from error
 
-    config, each = configs[0], configs[0].stream.num_envs
-    streams = [child_seed(run.seed, "stream") for run in configs]
     try:
         return Ants(
-            len(configs) * each,
-            reset_seeds=[seed for run in configs for seed in environment_seeds(run.seed, each)],
-            task_seeds=[seed for seed in streams for _ in range(each)],
-            change_every=share_of_environment(config.stream.change_every, each),
-            device=config.device,
+            len(reset_seeds),
+            reset_seeds=reset_seeds,
+            task_seeds=task_seeds,
+            change_every=change_every,
+            device=device,
         )
     except RuntimeError as error:
         if "Failed to allocate" in str(error):  # Warp has no class of errors for it

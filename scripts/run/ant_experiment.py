@@ -26,21 +26,14 @@ class AntExperiment:
     Args:
         configs: Configurations of the runs; equal except for their methods and seeds.
         stacked: Whether the policies are stacked. Otherwise there is exactly one run.
-        environments: Ants of all runs, run after run. None: those of the engine.
 
     Raises:
         ImportError: if the physics engine is not installed.
     """
 
-    def __init__(
-        self,
-        configs: Sequence[ControlRunConfig],
-        *,
-        stacked: bool,
-        environments: Environments | None = None,
-    ) -> None:
+    def __init__(self, configs: Sequence[ControlRunConfig], *, stacked: bool) -> None:
         self.configs = configs
-        self._envs = make_environments(configs) if environments is None else environments
+        self._envs = make_environments(configs)
         self._agent = _agent(configs, self._envs, stacked=stacked)
         self._metrics = policy_metrics(self._agent, configs[0].tracking.metrics)
         self._rows = [AntRows(each) for each in configs]
