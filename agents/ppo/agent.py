@@ -1,4 +1,4 @@
-"""Proximal policy optimization (Schulman et al., 2017): one agent, or R stacked ones in shared environments."""
+"""Proximal policy optimization (Schulman et al., 2017): one agent, or R stacked ones."""
 
 from __future__ import annotations
 

@@ -163,7 +163,9 @@ class BasePPO:
         rollout, by_agent = self._rollout, self._rollout.by_agent
         seen = self._seen(results.observations)
         rollout.at(rollout.observations, step + 1).copy_(seen)
-        any_ended = results.final_observations is not results.observations  # as far as the host knows
+        any_ended = (
+            results.final_observations is not results.observations
+        )  # as far as the host knows
         if any_ended:
             seen = self._seen(results.final_observations, learn=False)
         if any_ended or rollout.is_dense:
@@ -193,7 +195,9 @@ class BasePPO:
         self._require_whole()
         if not self._collected:
             raise RuntimeError("There is no complete rollout to learn from: call collect() first.")
-        self._torn.update(range(self._num_agents))  # until the end, unless Ctrl-C or an error prevents that
+        self._torn.update(
+            range(self._num_agents)
+        )  # until the end, unless Ctrl-C or an error prevents that
         begun = [
             steps - (0 if index in self._frozen else self.config.rollout_steps)
             for index, steps in enumerate(self._num_steps)

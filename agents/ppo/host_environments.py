@@ -77,7 +77,9 @@ class Spaces:
         if isinstance(actions, spaces.Discrete):
             first = np.asarray(actions.start)
             dtype = np.dtype(actions.dtype)
-            return cls(*observed, int(actions.n), True, (), dtype, first, first + int(actions.n) - 1)
+            return cls(
+                *observed, int(actions.n), True, (), dtype, first, first + int(actions.n) - 1
+            )
         if not isinstance(actions, spaces.Box) or not np.issubdtype(actions.dtype, np.floating):
             raise TypeError(
                 f"PPO needs actions from a Box of floats or from Discrete, not {actions}: wrap each"
@@ -250,7 +252,9 @@ class HostEnvironments:
 
     def _to_environments(self, actions: Tensor) -> Array:
         spaces = self._spaces
-        here = actions if self._block is None else self._actions.copy_(actions)  # waits for the device
+        here = (
+            actions if self._block is None else self._actions.copy_(actions)
+        )  # waits for the device
         given: Array = here.numpy()
         if spaces.discrete:
             return (given + spaces.low).astype(spaces.action_dtype)

@@ -59,7 +59,7 @@ class Rollout:
         """Tasks before each step and after the last one. Shape: (*lead, steps + 1, envs)."""
 
     def at(self, stored: Tensor, step: int) -> Tensor:
-        """Return one step of a stored tensor, as a view. Shape: (*lead, steps, envs, …) to (*lead, envs, …)."""
+        """Return one stored step, as a view. Shape: (*lead, steps, envs, …) to (*lead, envs, …)."""
         return stored.select(len(self.lead), step)
 
     def by_agent(self, numbers: Tensor) -> Tensor:

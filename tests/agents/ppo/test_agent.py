@@ -202,7 +202,9 @@ def test_normalized_observations_and_rewards():
         ratios[-1] * ppo._reward_normalizer.statistics.variance.sqrt().item(), 1.0, rtol=1e-5
     )
     returns = [e.episode_return for e in plain.update().episodes]
-    assert [e.episode_return for e in ppo.update().episodes] == returns  # as the environment gave them
+    assert [
+        e.episode_return for e in ppo.update().episodes
+    ] == returns  # as the environment gave them
 
 
 def test_each_vector_step_transfers_once_each_way(crossings, monkeypatch):

@@ -1,4 +1,4 @@
-"""Running statistics compared with numpy over all samples, stacked ones with separate ones, and the normalizers
+"""Running statistics compared with numpy over all samples, stacked ones with separate ones, and normalizers
 with Stable-Baselines3's."""
 
 import numpy as np
@@ -122,7 +122,9 @@ def test_stacked_rewards_equal_separate_ones():
         ended = torch.rand(2, 3, generator=random) < 0.2
         found = ours(rewards, ended)
         for index, separate in enumerate(theirs):
-            torch.testing.assert_close(found[index], separate(rewards[index], ended[index]), **CLOSE)
+            torch.testing.assert_close(
+                found[index], separate(rewards[index], ended[index]), **CLOSE
+            )
         if step == 7:
             for index, separate in enumerate(theirs):
                 state = ours.state_dict(index)
