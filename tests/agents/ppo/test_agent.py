@@ -132,7 +132,7 @@ def test_time_limits_bootstrap_and_deaths_do_not():
         ppo.policy.critic.head.weight.zero_()
         ppo.policy.critic.head.bias.fill_(7.0)
     ppo.collect()
-    _, batch, _ = ppo._evaluate()
+    batch, _ = ppo._evaluate()
     returns = batch.returns.view(32, 2)[:, 0]
     rewards = ppo._rollout.rewards[:, 0]
     assert returns[26].item() == pytest.approx(rewards[26])  # died
@@ -153,7 +153,9 @@ def test_actions_follow_the_policys_distribution(discrete):
         ppo.policy.actor.head.bias.copy_(torch.tensor(outputs))
     ppo.collect()
     actions = ppo._rollout.actions.flatten(0, 1)
-    found, entropy = ppo._log_probabilities()
+    outputs_of_rollout = ppo._rollout.outputs.flatten(0, 1)
+    found = ppo._policies.log_probabilities(outputs_of_rollout, actions)
+    entropy = ppo._policies.entropy(outputs_of_rollout)
     if discrete:
         policy = torch.distributions.Categorical(logits=torch.tensor(outputs))
         shares = torch.bincount(actions) / 20_000
@@ -164,7 +166,7 @@ def test_actions_follow_the_policys_distribution(discrete):
         )
         torch.testing.assert_close(actions.mean(0), policy.mean, atol=0.011, rtol=0)
         torch.testing.assert_close(actions.std(0), policy.stddev, atol=0.008, rtol=0)
-    torch.testing.assert_close(found.flatten(), policy.log_prob(actions))
+    torch.testing.assert_close(found, policy.log_prob(actions))
     torch.testing.assert_close(entropy, policy.entropy())
 
 
@@ -263,8 +265,8 @@ def test_every_environment_has_its_own_seed():
 
 def test_actor_and_critic_are_regularized_separately():
     ppo = PPO(pendulums(), SMALL, SYRE, RegularizerSettings("syre", 0.5, 0.1), seed=0)
-    actor = ppo._actor_update.optimizer
-    critic = ppo._critic_update.optimizer
+    actor = ppo._policies._optimizers["actor_optimizer"].ordinary
+    critic = ppo._policies._optimizers["critic_optimizer"].ordinary
     assert [g["strength"] for g in actor.param_groups] == [0.01, 0.0]
     assert actor.param_groups[1]["params"] == [ppo.policy.log_std]
     assert actor.anchor(ppo.policy.log_std) is None
@@ -272,7 +274,7 @@ def test_actor_and_critic_are_regularized_separately():
     ours = 0.1 / 0.3 * actor.anchor(ppo.policy.actor.fc1.weight)
     assert not torch.allclose(ours, critic.anchor(ppo.policy.critic.fc1.weight))
     chosen = PPO(pendulums(), SMALL, RegularizerSettings("syre", 1, 1, anchor_seed=8), seed=0)
-    assert chosen._actor_update.optimizer.param_groups[0]["anchor_seed"] == 8
+    assert chosen.state_dict()["actor_optimizer"]["param_groups"][0]["anchor_seed"] == 8
 
 
 # ---- continuing --------------------------------------------------------------------------------
@@ -471,7 +473,7 @@ def test_an_agent_with_an_interrupted_update_refuses_to_continue(update_threads,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ppo._actor_update, "begin_epoch", interrupt)
+        patch.setattr(ppo._policies._actor, "begin_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ppo.iterate()
     for forbidden in (ppo.state_dict, ppo.iterate, ppo.collect, lambda: ppo.update(1e-3)):

@@ -161,7 +161,7 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     train_theirs(model, ppo, monkeypatch)
     statistics, diverged = ppo.update(config.learning_rate)
     assert not diverged
-    assert (ppo._actor_update._done < 12) == (config.target_kl is not None)
+    assert (ppo._policies._actor._done < 12) == (config.target_kl is not None)
     assert statistics["clip_fraction"] > 0
     moved = False
     for start, mine, other in zip(before, ours, theirs, strict=True):

@@ -222,7 +222,8 @@ def test_the_options_have_an_effect(float64):
     """Without an effect, the test above would compare nothing."""
     stopped = stacked(replace(SMALL, target_kl=0.02))
     stopped.iterate()
-    counts = {stopped._update._done[i].item() for i in range(3)}
+    states = [stopped.state_dict(index)["critic_optimizer"]["state"] for index in range(3)]
+    counts = {state[0]["step"].item() for state in states if state}
     assert len(counts) > 1
     assert min(counts) < 6  # 2 epochs of 3 minibatches
     limited = [e.episode_length for i in stacked().iterate() for e in i.episodes]
@@ -457,13 +458,10 @@ def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing():
 def test_neither_a_rollout_nor_its_update_waits(options, never_waits):
     ours = stacked(replace(SMALL, **OPTIONS[options]))
     ours.iterate()
-    update = ours._update
     with never_waits():
         ours.collect()
-        evaluate(ours._rollout, ours._critic, ours._log_std, ours.config, ours._batch)
-        # without `flushed_denormals` around it, which reads a number on the CPU
-        update.run.__wrapped__(update, ours._draws.data_orders())
-        update.statistics()
+        batch, _ = evaluate(ours._rollout, ours.policies, ours.config)
+        ours.policies.update(batch, ours._draws.data_orders(), [1e-3] * 3)
 
 
 def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(crossings, monkeypatch):
@@ -541,10 +539,10 @@ def test_there_is_no_update_without_a_rollout_or_after_an_interruption(monkeypat
         ours.update()
     ours.iterate()
 
-    def interrupt():
+    def interrupt(rows):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ours._update, "run_epoch", interrupt)
+    monkeypatch.setattr(ours.policies._actor, "begin_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ours.iterate()
     for forbidden in (ours.iterate, ours.update, lambda: ours.state_dict(0)):
