@@ -266,7 +266,7 @@ def test_every_environment_has_its_own_seed():
 
 def test_actor_and_critic_are_regularized_separately():
     ppo = PPO(pendulums(), SMALL, SYRE, RegularizerSettings("syre", 0.5, 0.1), seed=0)
-    actor, critic = ppo.policies._optimizers
+    actor, critic = (each.ordinary for each in ppo.policies._optimizers.values())
     assert [g["strength"] for g in actor.param_groups] == [0.01, 0.0]
     assert actor.param_groups[1]["params"] == [ppo.policy.log_std]
     assert actor.anchor(ppo.policy.log_std) is None
@@ -274,7 +274,7 @@ def test_actor_and_critic_are_regularized_separately():
     ours = 0.1 / 0.3 * actor.anchor(ppo.policy.actor.fc1.weight)
     assert not torch.allclose(ours, critic.anchor(ppo.policy.critic.fc1.weight))
     chosen = PPO(pendulums(), SMALL, RegularizerSettings("syre", 1, 1, anchor_seed=8), seed=0)
-    assert chosen.policies._optimizers[0].param_groups[0]["anchor_seed"] == 8
+    assert chosen.state_dict()["actor_optimizer"]["param_groups"][0]["anchor_seed"] == 8
 
 
 # ---- continuing --------------------------------------------------------------------------------
