@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,6 +132,7 @@ class SlipperyAntWarp:
         self.device = numbered_device(device)
         self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
         self.action_size = NUM_JOINTS
+        self.discrete = False
         self.action_low = torch.full((NUM_JOINTS,), -1.0, dtype=torch.float32, device=self.device)
         self.action_high = -self.action_low
         self._physics = AntWarpPhysics(
@@ -187,17 +188,35 @@ class SlipperyAntWarp:
             "frictions": zeros(envs),
             "unstable_episodes": zeros(envs, dtype=torch.int64),
         }
-        self._arrays = {name: physics.array(tensor) for name, tensor in self._state.items()}
+        self._ants = self._kernels_arguments()
+
+    def _kernels_arguments(self) -> Any:
+        """Return all that the kernels read and write, as their one argument."""
+        physics, data = self._physics, self._physics.data
+        tensors = {
+            **self._state,
+            **self._result._asdict(),
+            "actions": self._actions,
+            "unstable": self._unstable,
+            "refused": self._refused,
+            "refused_actions": self._refused_actions,
+            "coming_tasks": self._coming.tasks,
+            "coming_frictions": self._coming.frictions,
+        }
+        ants = physics.kernels.Ants()
+        for name, tensor in tensors.items():
+            setattr(ants, name, physics.array(tensor))
+        ants.reset_seeds = physics.array(self._reset_seeds, physics.warp.uint64)
+        ants.initial_qpos = physics.initial_qpos
+        ants.geom_friction = physics.model.geom_friction
+        ants.xpos, ants.cfrc_ext = data.xpos, data.cfrc_ext
+        ants.efc_J, ants.efc_D = data.efc.J, data.efc.D
+        return ants
 
     @property
     def tasks(self) -> Tensor:
         """Tasks of the current episodes; int64. Shape: (num_envs,)."""
         return self._state["tasks"]
-
-    @property
-    def frictions(self) -> Tensor:
-        """Frictions of the current episodes. Shape: (num_envs,)."""
-        return self._state["frictions"]
 
     @property
     def unstable_episodes(self) -> Tensor:
@@ -259,66 +278,14 @@ class SlipperyAntWarp:
 
     def _work(self) -> None:
         self._physics.step()
-        self._finish_step()
+        self._physics.launch(self._physics.kernels.finish_step, self._ants)
         self._begin_episodes()
 
-    def _finish_step(self) -> None:
-        physics, data, own = self._physics, self._physics.data, self._arrays
-        result = self._result
-        physics.launch(
-            physics.kernels.finish_step,
-            data.qpos,
-            data.qvel,
-            data.xpos,
-            data.cfrc_ext,
-            data.ctrl,
-            own["observations"],
-            own["torso_x"],
-            own["episode_steps"],
-            own["unstable_episodes"],
-            physics.array(self._refused),
-            physics.array(self._refused_actions),
-            physics.array(result.final_observations),
-            physics.array(result.rewards),
-            physics.array(result.terminated),
-            physics.array(result.truncated),
-            physics.array(self._unstable),
-        )
-
     def _begin_episodes(self) -> None:
-        physics, data, own = self._physics, self._physics.data, self._arrays
-        result = self._result
-        physics.launch(
-            physics.kernels.begin_episodes,
-            physics.array(result.terminated),
-            physics.array(result.truncated),
-            physics.array(self._unstable),
-            physics.array(result.final_observations),
-            physics.array(self._reset_seeds, physics.warp.uint64),
-            physics.array(self._coming.tasks),
-            physics.array(self._coming.frictions),
-            physics.initial_qpos,
-            own["episodes"],
-            own["episode_steps"],
-            own["tasks"],
-            own["frictions"],
-            own["torso_x"],
-            own["observations"],
-            data.qpos,
-            data.qvel,
-            data.qacc_warmstart,
-            physics.model.geom_friction,
-            data.efc.J,
-            data.efc.D,
-        )
+        self._physics.launch(self._physics.kernels.begin_episodes, self._ants)
 
     def _set_frictions(self) -> None:
-        physics = self._physics
-        physics.launch(
-            physics.kernels.restore_frictions,
-            self._arrays["frictions"],
-            physics.model.geom_friction,
-        )
+        self._physics.launch(self._physics.kernels.restore_frictions, self._ants)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on; waits for the device.
