@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,12 +144,8 @@ class SlipperyAntWarp:
         )
         self._coming = ComingTasks([kinds[seed] for seed in streams], self.device)
         self._allocate()
-        self._begin_all: Callable[[], None] = Replay(
-            self._physics, self._begin_episodes, record=False
-        )
-        self._restore_frictions: Callable[[], None] = Replay(
-            self._physics, self._set_frictions, record=False
-        )
+        self._begin_all = self._replay(self._physics.kernels.begin_episodes)
+        self._restore_frictions = self._replay(self._physics.kernels.restore_frictions)
         # The first step compiles and loads the kernels, which cannot be recorded.
         self.reset()
         Replay(self._physics, self._work, record=False)()
@@ -212,6 +209,11 @@ class SlipperyAntWarp:
         ants.xpos, ants.cfrc_ext = data.xpos, data.cfrc_ext
         ants.efc_J, ants.efc_D = data.efc.J, data.efc.D
         return ants
+
+    def _replay(self, kernel: Any) -> Callable[[], None]:
+        return Replay(
+            self._physics, partial(self._physics.launch, kernel, self._ants), record=False
+        )
 
     @property
     def tasks(self) -> Tensor:
@@ -279,13 +281,7 @@ class SlipperyAntWarp:
     def _work(self) -> None:
         self._physics.step()
         self._physics.launch(self._physics.kernels.finish_step, self._ants)
-        self._begin_episodes()
-
-    def _begin_episodes(self) -> None:
         self._physics.launch(self._physics.kernels.begin_episodes, self._ants)
-
-    def _set_frictions(self) -> None:
-        self._physics.launch(self._physics.kernels.restore_frictions, self._ants)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on; waits for the device.
