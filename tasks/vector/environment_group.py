@@ -60,7 +60,8 @@ class Arrays(NamedTuple):
     def part(self, environments: range) -> Arrays:
         """Return views of the rows of some environments."""
         part = slice(environments.start, environments.stop)
-        return Arrays(*(array[part] for array in self))
+        views: list[Any] = [array[part] for array in self]
+        return Arrays(*views)
 
 
 class Layout(NamedTuple):

@@ -219,8 +219,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 self._infos = self._add_info(self._infos, info, environment)
         infos = _copy(self._infos)
         for environment, (observation, info) in finals:
-            final = {"final_obs": observation, "final_info": info}
-            infos = self._add_info(infos, final, environment)
+            entries = {"final_obs": observation, "final_info": info}
+            infos = self._add_info(infos, entries, environment)
         return infos
 
     @contextmanager

@@ -233,11 +233,14 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
         self.unstable_episodes = state["unstable_episodes"]
 
     def _update_window(self) -> None:
-        self._picture()
+        assert self._pictures is not None
+        self._pictures.show(self._positions)
 
     def _picture(self) -> NDArray[np.uint8]:
         assert self._pictures is not None
-        return self._pictures.show(self._positions)
+        picture = self._pictures.show(self._positions)
+        assert picture is not None  # not those of a window
+        return picture
 
     def _free(self) -> None:
         if self._pictures is not None:
