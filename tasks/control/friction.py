@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ SCHEDULES: Mapping[str, int] = {"nature": 2_000_000, "syre": 5_000_000, "small":
 as in syre's Fig. 6, and one small enough for two cores."""
 
 
+@lru_cache(maxsize=2**16, typed=True)  # many environments ask for the same
 def task_friction(seed: int, index: int) -> float:
     """Return the friction of one task, without visiting any other.
 

@@ -14,11 +14,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 from numpy.typing import NDArray
 
 from plasticity.checks import require_integer
-from plasticity.tasks.vector.environment_group import EnvFn, Layout, require_same
+from plasticity.tasks.vector.environment_group import EnvFn, Layout, Report, require_same
 from plasticity.tasks.vector.workers import (
     HURRY_SECONDS,
     Host,
@@ -93,34 +93,30 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def _open(self, env_fns: Sequence[EnvFn]) -> None:
         first, *others = _parts(self.num_envs, max(self.num_workers, 1))
-        self._hosts.append(InThisProcess(first))
         memory = unnamed_file()
         try:
+            self._hosts.append(InThisProcess(first, memory))
             spin = self.num_workers <= available_cores()
             for number, part in enumerate(others, start=1):
                 self._hosts.append(Worker(number, part, memory, spin=spin))
-            for host in self._hosts:
-                host.make(env_fns[host.environments.start : host.environments.stop])
-            made = [host.answer() for host in self._hosts]
+            made = dict(self._ask("make", each=[CloudpickleWrapper(env_fn) for env_fn in env_fns]))
             description = require_same(
-                [description for description, _ in made],
-                [host.environments.start for host in self._hosts],
+                [description for description, _ in made.values()],
+                [environments.start for environments in made],
             )
             layout = Layout.of(description, self.num_envs)
             os.ftruncate(memory, layout.num_bytes)
+            list(self._ask("attach", layout))
             block = mmap.mmap(memory, layout.num_bytes)
         finally:
             os.close(memory)
-        for host in self._hosts:
-            host.attach(block, layout)
-            host.answer()
         self._arrays = layout.arrays(block)
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = description.render_mode
-        self.metadata = {**made[0][1], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {**made[first][1], "autoreset_mode": AutoresetMode.SAME_STEP}
         self._environment_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._infos: dict[str, Any] = {}
 
@@ -152,9 +148,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                     f"{self.num_envs} environments need {self.num_envs} seeds, one for each: {len(seeds)}."
                 )
         with self._all_or_none():
-            for host in self._hosts:
-                host.ask("reset", seeds[host.environments.start : host.environments.stop], options)
-            infos = self._gather()
+            infos = self._gather(self._ask("reset", options, each=seeds))
         observations = self._arrays.observations
         return observations.copy() if self.copy else observations, infos
 
@@ -183,20 +177,38 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             )
         with self._all_or_none():
             np.copyto(self._arrays.actions, actions, casting="unsafe")
-            for host in self._hosts:
-                host.ask_step()
-            infos = self._gather()
+            infos = self._gather(self._ask("step"))
         _, observations, rewards, terminated, truncated = self._arrays
         if not self.copy:
             return observations, rewards, terminated, truncated, infos
         return observations.copy(), rewards.copy(), terminated.copy(), truncated.copy(), infos
 
-    def _gather(self) -> dict[str, Any]:
+    def _ask(
+        self, name: str, *shared: Any, each: Sequence[Any] | None = None
+    ) -> Iterator[tuple[range, Any]]:
+        """Call a method of every group, at once, when iterated over.
+
+        Args:
+            name: Name of the method.
+            shared: Arguments for all groups.
+            each: One entry for each environment, of which a group gets its own as first argument.
+
+        Returns:
+            An iterator over the groups: indices of their environments, and result.
+        """
+        for host in self._hosts:
+            part = host.environments
+            own = () if each is None else (each[part.start : part.stop],)
+            host.ask(name, *own, *shared)
+        for host in self._hosts:
+            yield host.environments, host.answer()
+
+    def _gather(self, answers: Iterator[tuple[range, list[Report]]]) -> dict[str, Any]:
         """Collect the reports of all groups, and return the infos."""
         finals = []
-        for host in self._hosts:
-            for number, info, final in host.answer():
-                environment = host.environments[number]
+        for environments, reports in answers:
+            for number, info, final in reports:
+                environment = environments[number]
                 if info is not None:
                     self._environment_infos[environment] = info
                     self._infos = {}
@@ -207,8 +219,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 self._infos = self._add_info(self._infos, info, environment)
         infos = _copy(self._infos)
         for environment, (observation, info) in finals:
-            final = {"final_obs": observation, "final_info": info}
-            infos = self._add_info(infos, final, environment)
+            entries = {"final_obs": observation, "final_info": info}
+            infos = self._add_info(infos, entries, environment)
         return infos
 
     @contextmanager
@@ -236,10 +248,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def _call(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
         with self._all_or_none():
-            for host in self._hosts:
-                part = host.environments
-                host.ask("call", name, arguments[part.start : part.stop])
-            return tuple(result for host in self._hosts for result in host.answer())
+            answers = self._ask("call", name, each=arguments)
+            return tuple(result for _, results in answers for result in results)
 
     def render(self) -> tuple[Any, ...]:
         """Return the result of every environment's `render`."""
@@ -273,9 +283,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def _require_own(self, method: str) -> None:
         with self._all_or_none():
-            for host in self._hosts:
-                host.ask("without", method)
-            without = [env for host in self._hosts for env in host.answer()]
+            without = [env for _, names in self._ask("without", method) for env in names]
         if without:
             raise TypeError(
                 f"{without[0]} has no {method} of its own, and the state of a wrapper, such as TimeLimit's "

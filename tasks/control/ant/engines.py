@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from plasticity.checks import require_integer
 from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
@@ -45,12 +46,9 @@ def slippery_ant_vector(
     num_workers: int = 0,
     *,
     engine: str = "bullet",
-    friction: float | None = None,
-    task_seed: int | None = None,
-    num_tasks: int | None = None,
     change_every: int | None = None,
-    render_mode: str | None = None,
     copy: bool = True,
+    **arguments: Any,
 ) -> VectorEnvironments:
     """Make ants that share one friction, or one stream of frictions.
 
@@ -58,14 +56,11 @@ def slippery_ant_vector(
         num_envs: Number of ants.
         num_workers: Number of processes that step them, this one included; 0 or 1: all run in this process.
         engine: One of `ENGINES`, except `DEVICE_ENGINES`.
-        friction: See the environment.
-        task_seed: See the environment.
-        num_tasks: See the environment.
         change_every: Total steps of all environments from one friction to the next: a multiple of their
             number, as each one counts its own share. An environment skips tasks if its share is shorter
             than an episode, which has up to 1000 steps: the friction changes only at a reset.
-        render_mode: See the environment.
         copy: Whether returned arrays are copies: see `VectorEnvironments`.
+        arguments: Further arguments of the environment, such as friction, task_seed and num_tasks.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -82,12 +77,5 @@ def slippery_ant_vector(
         )
     if change_every is not None:
         change_every = share_of_environment(change_every, num_envs)
-    env_fn = partial(
-        ENGINES[engine],
-        friction,
-        task_seed=task_seed,
-        num_tasks=num_tasks,
-        change_every=change_every,
-        render_mode=render_mode,
-    )
+    env_fn = partial(ENGINES[engine], change_every=change_every, **arguments)
     return VectorEnvironments([env_fn] * num_envs, num_workers, copy=copy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from plasticity.tasks.control.ant.environment import (
     Observation,
     SlipperyAntEnv,
 )
+from plasticity.tasks.control.simulators import import_simulator
 
 if TYPE_CHECKING:
     from plasticity.tasks.control.ant.mujoco_pictures import Pictures, Window
@@ -81,11 +81,9 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
 
     Args:
         friction: Sliding coefficient, at least 0.
-        task_seed: See `SlipperyAntEnv`.
-        num_tasks: See `SlipperyAntEnv`.
-        change_every: See `SlipperyAntEnv`.
         include_contact_forces: Whether to observe all 105 entries, as `Ant-v5` does by default.
-        render_mode: "rgb_array" (needs OpenGL, but no display), "human" (a window), or None.
+        arguments: `task_seed`, `num_tasks`, `change_every` and `render_mode`, as of `SlipperyAntEnv`.
+            "rgb_array" needs OpenGL, but no display.
 
     Raises:
         ModuleNotFoundError: if MuJoCo is not installed.
@@ -102,24 +100,15 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
         self,
         friction: float | None = None,
         *,
-        task_seed: int | None = None,
-        num_tasks: int | None = None,
-        change_every: int | None = None,
         include_contact_forces: bool = False,
-        render_mode: str | None = None,
+        **arguments: Any,
     ) -> None:
         if not isinstance(include_contact_forces, bool):
             raise TypeError(
                 f"include_contact_forces must be True or False: {include_contact_forces!r}."
             )
         self._include_contact_forces = include_contact_forces
-        super().__init__(
-            friction,
-            task_seed=task_seed,
-            num_tasks=num_tasks,
-            change_every=change_every,
-            render_mode=render_mode,
-        )
+        super().__init__(friction, **arguments)
 
     def _load(self) -> None:
         self._mujoco = mujoco = import_mujoco()
@@ -244,11 +233,14 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
         self.unstable_episodes = state["unstable_episodes"]
 
     def _update_window(self) -> None:
-        self._picture()
+        assert self._pictures is not None
+        self._pictures.show(self._positions)
 
     def _picture(self) -> NDArray[np.uint8]:
         assert self._pictures is not None
-        return self._pictures.show(self._positions)
+        picture = self._pictures.show(self._positions)
+        assert picture is not None  # not those of a window
+        return picture
 
     def _free(self) -> None:
         if self._pictures is not None:
@@ -269,15 +261,7 @@ def import_mujoco() -> Any:
     Raises:
         ModuleNotFoundError: if it is not installed; the message says how to install it.
     """
-    try:
-        return importlib.import_module("mujoco")
-    except ModuleNotFoundError as error:
-        if error.name != "mujoco":
-            raise
-        raise ModuleNotFoundError(
-            "The MuJoCo ant needs MuJoCo, which is not installed: pip install 'plasticity[mujoco]'.",
-            name="mujoco",
-        ) from error
+    return import_simulator("mujoco", "The MuJoCo ant", "pip install 'plasticity[mujoco]'")
 
 
 def load_ant() -> Any:

@@ -260,15 +260,6 @@ def test_include_contact_forces_is_true_or_false():
         SlipperyAntMujocoEnv(include_contact_forces=1)
 
 
-def test_without_mujoco_the_error_says_what_to_install(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError("No module named 'mujoco'", name=name)
-
-    monkeypatch.setattr(ant_mujoco, "importlib", types.SimpleNamespace(import_module=missing))
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'plasticity\[mujoco\]'"):
-        SlipperyAntMujocoEnv()
-
-
 def test_it_needs_neither_pybullet_nor_gymnasiums_rendering_packages():
     """Check as on Python 3.12 and later, for which PyBullet has no wheels."""
     pytest.importorskip("mujoco")
