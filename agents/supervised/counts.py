@@ -89,7 +89,7 @@ class Counts:
         held = self._pending[position] if position < len(self._pending) else ()
         if [self._of(each, index).shape for each in held] != [each.shape for each in entry]:
             held = tuple(
-                [each.new_zeros(*self._lead, *each.shape, device=self._device) for each in entry]
+                [each.new_zeros((*self._lead, *each.shape), device=self._device) for each in entry]
             )
             self._pending[position : position + 1] = [held]
         for own, each in zip(held, entry, strict=True):
