@@ -15,7 +15,7 @@ from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.single_policy import SinglePolicy
-from plasticity.agents.supervised.classifier import Classifier
+from plasticity.agents.supervised.single import Classifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
 from plasticity.scripts.bench.steps import BATCH_SIZE, SIGMA, STRENGTH

@@ -16,7 +16,8 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.single_policy import SinglePolicy
-from plasticity.agents.supervised.classifier import ClassifierConfig, make_optimizer
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import make_optimizer
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.ppo import SYRE, config_of
 from plasticity.scripts.bench.rows import Effort, Row

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 

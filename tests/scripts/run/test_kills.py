@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 import torch
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking

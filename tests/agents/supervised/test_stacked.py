@@ -2,18 +2,16 @@
 
 import io
 import math
-import threading
 
 import pytest
 import torch
 from torch import nn
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
-from plasticity.agents.supervised.stacked_data_orders import StackedDataOrders
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.seeds import child_seed
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.base import stack
 from plasticity.tasks.streams.permuted_images import PermutedImages
@@ -32,7 +30,7 @@ class InDouble:
 
     def __init__(self, tasks):
         self.tasks = tasks
-        self.index, self.num_train = tasks.index, tasks.num_train
+        self.index, self.spec, self.num_train = tasks.index, tasks.spec, tasks.num_train
 
     def train_batch(self, indices):
         images, labels = self.tasks.train_batch(indices)
@@ -115,7 +113,7 @@ def test_whole_tasks_equal_separate_classifiers(name, architecture):
         for i, classifier in enumerate(singles):
             own = InDouble(each[i][task])
             classifier.train(own)
-            expected = classifier.finish(own)
+            (expected,) = classifier.finish(own)
             require_equal_weights(many, i, classifier)
             assert list(rows[i]) == list(expected)
             assert rows[i] == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -151,7 +149,7 @@ def test_running_statistics_are_learned_and_then_used():
         single = Classifier(normalized(i), config(), REGULARIZERS[i], data_order_seed=SEEDS[i])
         own = InDouble(each[i][1])
         single.train(own)
-        assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
+        assert rows[i] == pytest.approx(single.finish(own)[0], rel=1e-9)
         require_equal_weights(many, i, single)
     many.train(InDouble(stack(each)[2]))  # in training mode again
     assert many.state_dict(0)["network"]["2.num_batches_tracked"] == 8
@@ -195,7 +193,7 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
     stopped = begun(stacked(configuration), group)
     resumed = stacked(configuration, count=4)
     for i in range(4):
-        resumed.load_state_dict(i, saved(stopped.state_dict(i)))
+        resumed.load_state_dict(saved(stopped.state_dict(i)), i)
     assert resumed.task_progress == stopped.task_progress == 2 / resumed._task_steps
     assert resumed.train(group)
     assert resumed.finish(group) == rows  # bit for bit: the state is complete
@@ -206,10 +204,10 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
         single = separate(i, configuration)
         single.load_state_dict(saved(stopped.state_dict(i)))
         assert single.train(own)
-        assert single.finish(own) == pytest.approx(rows[i], rel=1e-9)
+        assert single.finish(own)[0] == pytest.approx(rows[i], rel=1e-9)
         begun_separately = begun(separate(i, configuration), own)
         assert begun_separately.state_dict()["pending"]
-        mixed.load_state_dict(i, saved(begun_separately.state_dict()))
+        mixed.load_state_dict(saved(begun_separately.state_dict()), i)
     assert mixed.train(group)
     for found, expected in zip(mixed.finish(group), rows, strict=True):
         assert found == pytest.approx(expected, rel=1e-9)
@@ -257,21 +255,13 @@ def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     assert all(torch.equal(w, state[n]) for n, w in with_it.networks.state_dict(2).items())
 
 
-def test_should_stop_is_called_before_every_step():
-    many = stacked(count=2)
-    calls = []
-    many.train(InDouble(stack(streams(2))[0]), lambda: calls.append(1) or False)
-    assert len(calls) == 4
-    assert many.task_progress == 1
-
-
 def test_classifiers_at_different_steps_are_rejected():
     many = stacked(count=3)
     group = InDouble(stack(streams(3))[0])
     begun = stacked(count=3)
     stops = iter([False, True])
     begun.train(group, lambda: next(stops))
-    many.load_state_dict(1, begun.state_dict(1))
+    many.load_state_dict(begun.state_dict(1), 1)
     with pytest.raises(
         ValueError, match=r"different steps .*{0: 0, 1: 1, 2: 0} \(classifier: step\).*load states"
     ):
@@ -309,43 +299,6 @@ def test_convolutions_under_bf16_are_bf16():
     assert torch.equal(found, rounded)
 
 
-def test_the_drawing_thread_allocates_no_memory(monkeypatch):
-    """Pinning memory while another thread captures a CUDA graph would break the capture."""
-    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
-    monkeypatch.setattr(
-        data_orders, "_memory", lambda count, take=data_orders._memory: allocated(take(count))
-    )
-    threads = []
-
-    def allocated(memory):
-        threads.append(threading.current_thread())
-        return memory
-
-    data_orders.draw_ahead(0, 0, 40)
-    data_orders.get(0, 0, 40)
-    data_orders.get(0, 1, 40)
-    assert threads == [threading.current_thread()] * 2
-
-
-def test_data_orders_are_the_ordinary_ones_whether_or_not_drawn_ahead():
-    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
-
-    def expected(task, epoch):
-        rows = []
-        for seed in (3, 4):
-            generator = torch.Generator().manual_seed(child_seed(seed, f"{task}/{epoch}"))
-            rows.append(torch.randperm(40, generator=generator))
-        return torch.stack(rows)
-
-    assert torch.equal(data_orders.get(0, 0, 40), expected(0, 0))
-    data_orders.draw_ahead(0, 1, 40)
-    data_orders.draw_ahead(0, 1, 40)
-    assert torch.equal(data_orders.get(0, 1, 40), expected(0, 1))
-    data_orders.draw_ahead(1, 0, 40)
-    assert torch.equal(data_orders.get(2, 0, 40), expected(2, 0))  # not the one drawn ahead
-    assert torch.equal(data_orders.get(1, 0, 40), expected(1, 0))
-
-
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="at least one network"):
         StackedClassifier([], config(), [], data_order_seeds=[])
@@ -366,9 +319,9 @@ def test_wrong_arguments():
     with pytest.raises(IndexError, match="is out of range"):
         many.freeze(2)
     with pytest.raises(IndexError, match="is out of range"):
-        many.load_state_dict(2, many.state_dict(0))
+        many.load_state_dict(many.state_dict(0), 2)
     with pytest.raises(RuntimeError, match="Missing key"):
-        many.load_state_dict(0, {**many.state_dict(0), "network": nn.Linear(1, 1).state_dict()})
+        many.load_state_dict({**many.state_dict(0), "network": nn.Linear(1, 1).state_dict()}, 0)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -390,16 +343,3 @@ def test_cuda_agrees_with_the_cpu(name, compiled):
     for layer, expected in reference.networks.parameters.items():
         found = many.networks.parameters[layer].cpu()
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
-
-
-@needs_cuda
-def test_the_loop_never_waits_for_the_device():
-    many = stacked(dtype=torch.float32, device="cuda")
-    group = stack(streams(device="cuda"))[1]
-    many.train(group)
-    many.finish(group)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        assert many.train(group)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
