@@ -291,7 +291,6 @@ COVERED_ELSEWHERE = {
     "scripts/run/experiments.py": "scripts/run/test_pool.py",
     "scripts/run/jobs.py": "scripts/run/test_stacks.py",
     "scripts/run/ant_rows.py": "scripts/run/test_ant_experiment.py",
-    "agents/execution/random_state.py": "scripts/run/test_folder.py",
     "scripts/bench/compiled.py": "scripts/bench/test_command.py",
     "scripts/bench/memory.py": "scripts/bench/test_command.py",
     "scripts/bench/parallel.py": "scripts/bench/test_command.py",

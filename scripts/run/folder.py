@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
-from plasticity.agents.execution.random_state import random_state, set_random_state
+from plasticity.random_state import random_state, set_random_state
 from plasticity.scripts.config.benchmarks import completed
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import LENGTHS, differences
