@@ -14,17 +14,18 @@ from plasticity.random_state import random_state, set_random_state
 
 
 @contextmanager
-def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """Evaluate a model without gradients, in full precision, and restore its state, also after an error.
 
     Restored are: each module's training flag; the set of buffers, each the same object with the same
     shape and values; values that a forward pass wrote into parameters (an embedding's `max_norm`); the
-    random state of torch (the CPU's and that of `devices`), NumPy and Python. Nothing else is restored: a
-    plain attribute set by a forward pass keeps its new value, even if it is a tensor.
+    random state of torch (of the CPU and of the model's devices), NumPy and Python. Nothing else is
+    restored: a plain attribute set by a forward pass keeps its new value, even if it is a tensor.
 
     Inside the block, one extra copy of the parameters and buffers is held. Tensors that did not change are
     not written to.
     """
+    devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as block:
         block.callback(set_random_state, random_state(devices))
         block.callback(_restore_values, _saved_values(model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,17 @@ class ProbeBatch:
                 "forward=lambda model, batch: …"
             )
 
-    def run(self, model: nn.Module, device: torch.device | None) -> None:
+    def run(self, model: nn.Module) -> None:
         """Call the model once on a copy of the batch, as a model may modify its input in place.
+
+        The batch is moved to the device of the model's first parameter or buffer, for good.
 
         Args:
             model: Module inside the wrappers.
-            device: Device that the batch is moved to, for good; None leaves it where it is.
         """
-        if device is not None:
+        tensor = next(chain(model.parameters(), model.buffers()), None)
+        if tensor is not None:
+            device = tensor.device
             self._batch = _mapped(lambda leaf: _moved(leaf, device), self._batch)
         batch = self._copy(self._batch)
         if self._forward is not None:

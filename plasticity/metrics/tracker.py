@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,12 @@ from plasticity.metrics import norms
 from plasticity.metrics.activations import Activations, Axes
 from plasticity.metrics.capture import capture
 from plasticity.metrics.event_files import EventFiles
-from plasticity.metrics.measuring import Measurement, host_numbers, is_finite
+from plasticity.metrics.measuring import (
+    Measurement,
+    host_numbers,
+    is_finite,
+    require_activations,
+)
 from plasticity.metrics.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
 from plasticity.metrics.registry import DEFAULT_METRICS, Metric, add_values, resolved_metrics
 from plasticity.metrics.row_file import RowFile, made_again
@@ -278,13 +284,9 @@ class Tracker:
     def _check_probe(self) -> None:
         if not any(metric.kind == "features" for metric in self._metrics):
             return
-        with preserve_state(self._model, _devices(self._model)):
+        with preserve_state(self._model):
             features = self._features()
-        if not features:
-            raise ValueError(
-                f"no activation was seen in {type(self._model).__name__}, so there are no features to "
-                "measure; name layers, as in layers=['fc1']"
-            )
+        require_activations(self._model, features)
         self.layers = tuple(features)
         add_values({}, "layer", dict.fromkeys(self.layers))
 
@@ -294,10 +296,10 @@ class Tracker:
         if probe_batch is not None:
             self._probe = ProbeBatch(probe_batch, self._model, self._forward)
         try:
-            with preserve_state(self._model, _devices(self._model)):
+            with preserve_state(self._model):
                 found = self._measurement(tolerant=tolerant)
                 values = found.values(self._metrics, self._layers_of_metric)
-                return host_numbers(values), tolerant and not found.finite()
+                return host_numbers(values), tolerant and not found.finite
         except BaseException:
             self._probe = kept
             raise
@@ -313,7 +315,8 @@ class Tracker:
                     raise
             if tolerant and not features:
                 features.update(dict.fromkeys(self.layers))
-        return Measurement(self._model, features, self._previous, tolerant=tolerant)
+        alone = nullcontext((self._model, self._previous))
+        return Measurement([lambda: alone], features, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:
         activations = self._activations(self._layouts)
@@ -331,7 +334,7 @@ class Tracker:
     def _activations(self, layouts: Mapping[str, UnitLayout] | None) -> Activations:
         """Capture the probe; the layouts of the units are reused as long as all shapes stay the same."""
         with capture(self._model, self._chosen, units=self._units, layouts=layouts) as activations:
-            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+            self._probe.run(self._model)
         return activations
 
     def _write(self, row: Mapping[str, int | float]) -> None:
@@ -355,11 +358,6 @@ def _require_initialised(model: nn.Module) -> None:
             raise ValueError(
                 f"{name!r} is lazy, and measuring would initialise it; call the model on a batch first"
             )
-
-
-def _devices(model: nn.Module) -> dict[torch.device, None]:
-    """Return the devices of the parameters and buffers, in their order (a dictionary as an ordered set)."""
-    return {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
 
 
 def _has_nan(model: nn.Module) -> bool:

@@ -130,9 +130,8 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
     """
     given, model = model, raw_module(model)
     tracer = UnitTracer(model, check_equality=True)
-    devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as block:
-        block.enter_context(preserve_state(model, devices))
+        block.enter_context(preserve_state(model))
         block.enter_context(bypassed(given))
         tracer.attach(block)
         model(*inputs, **keywords)
