@@ -69,7 +69,7 @@ class EventFiles:
             return
         self.close()
         steps = self._steps()
-        removed = range(len(steps)) if anew else made_again(steps, step)
+        removed = made_again(steps, step, anew=anew)
         start = 0
         for file in self._files:
             count = len(_steps(file))

@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional
 
 from plasticity.metrics.ranks import effective_rank, numerical_rank
+from plasticity.precision import in_float64
 from plasticity.wrappers import bypassed, unwrapped
 
 __all__ = [
@@ -211,17 +212,13 @@ def _gram(rows: Callable[[slice], Tensor], samples: int, chunk_size: int | None)
     chunks = [slice(start, start + step) for start in range(0, samples, step)]
     blocks: dict[tuple[int, int], Tensor] = {}
     for i, chunk in enumerate(chunks):
-        left = _float64(rows(chunk))
+        left = in_float64(rows(chunk))
         blocks[i, i] = left @ left.T
         for j in range(i):
-            blocks[i, j] = left @ _float64(rows(chunks[j])).T
+            blocks[i, j] = left @ in_float64(rows(chunks[j])).T
             blocks[j, i] = blocks[i, j].T
     order = range(len(chunks))
     return torch.cat([torch.cat([blocks[i, j] for j in order], dim=1) for i in order])
-
-
-def _float64(rows: Tensor) -> Tensor:
-    return (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
 
 
 def _rank_of_gram(gram: Tensor, dtype: torch.dtype, measure: Measure) -> Tensor:

@@ -212,7 +212,7 @@ def host_numbers(values: Mapping[str, Tensor]) -> dict[str, Any]:
     # NaN for values that could not be computed is on the CPU: the other values determine the device.
     devices = [value.device for value in values.values()]
     device = next((each for each in devices if each.type != "cpu"), devices[0])
-    dtype = torch.float32 if device.type == "mps" else torch.float64
+    dtype = accumulator(torch.empty(0, device=device))
     stacked = torch.stack([value.detach().to(device, dtype) for value in values.values()])
     return dict(zip(values, stacked.tolist(), strict=True))
 

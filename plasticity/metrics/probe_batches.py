@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plasticity.metrics.activations import Activations
 
-__all__ = ["ProbeBatch", "takes_keywords"]
+__all__ = ["ProbeBatch", "call_arguments"]
 
 
 class ProbeBatch:
@@ -61,12 +61,9 @@ class ProbeBatch:
         batch = self._copy(self._batch)
         if self._forward is not None:
             self._forward(model, batch)
-        elif isinstance(batch, tuple) and not hasattr(batch, "to"):
-            model(*batch)
-        elif isinstance(batch, Mapping) and takes_keywords(model, batch):
-            model(**batch)
         else:
-            model(batch)
+            arguments, keywords = call_arguments(model, batch)
+            model(*arguments, **keywords)
 
     def entry(self, name: str) -> Tensor:
         """Return the entry with this name, a key or an attribute, as a tensor.
@@ -100,7 +97,16 @@ class ProbeBatch:
         return clone() if callable(clone) else copy.deepcopy(leaf)
 
 
-def takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+def call_arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the positional and keyword arguments that a batch is for a model, as in `Tracker`."""
+    if isinstance(batch, tuple) and not hasattr(batch, "to"):
+        return batch, {}
+    if isinstance(batch, Mapping) and _takes_keywords(model, batch):
+        return (), batch
+    return (batch,), {}
+
+
+def _takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
     """Return whether a mapping is passed to a model as keywords, rather than as one argument.
 
     It is if all its keys are parameters of the model's ``forward``; if that takes ``**kwargs``, one such key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from plasticity.checks import require_integer
+from plasticity.checks import plain_number, require_integer
 from plasticity.metrics import norms
 from plasticity.metrics.activations import Activations, Axes
 from plasticity.metrics.capture import capture
@@ -269,16 +268,12 @@ class Tracker:
     def _cut(self, task: int) -> None:
         """Remove rows of this task and later ones, which the run repeats."""
         anew = self._is_new and task == 0
-
-        def repeated(tasks: Sequence[int]) -> list[int]:
-            return list(range(len(tasks))) if anew else made_again(tasks, task)
-
-        removed = repeated([int(row["task"]) for row in self.rows])
+        removed = made_again([int(row["task"]) for row in self.rows], task, anew=anew)
         self.rows = self.rows[: len(self.rows) - len(removed)]
         if self._events is not None:
             self._events.cut(task, anew=anew)
         if self._file is not None:
-            self._file.remove(repeated(self._file.counts))
+            self._file.remove(made_again(self._file.counts, task, anew=anew))
         self._is_resumed = False
 
     def _check_probe(self) -> None:
@@ -367,10 +362,7 @@ def _has_nan(model: nn.Module) -> bool:
 
 
 def _number(name: str, value: object) -> int | float:
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    number = plain_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    return number

@@ -19,8 +19,9 @@ from plasticity.metrics.dormancy import ZERO_WHEN_DEAD, dead_fraction
 from plasticity.metrics.norms import weight_norm
 from plasticity.metrics.registry import Metric, metric_key
 from plasticity.metrics.tracker import Tracker
-from plasticity.scripts.probe.flow import Flow, tensors_in, trace
+from plasticity.scripts.probe.flow import Flow, trace
 from plasticity.symmetry.report import NothingToMeasureError, symmetry_distances, symmetry_report
+from plasticity.units.numbers import tensors_in
 from plasticity.wrappers import named_modules, raw_module
 
 
