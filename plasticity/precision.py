@@ -17,14 +17,13 @@ def require_real(name: str, tensor: Tensor) -> None:
         )
 
 
-def accumulator(tensor: Tensor) -> torch.dtype:
-    """Return the most precise dtype of the tensor's device."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+def accumulator(device: torch.device) -> torch.dtype:
+    """Return the most precise dtype of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """Return the tensor in float64, detached, on a device that supports it and its decompositions."""
-    tensor = tensor.detach()
+    """Return the tensor in float64, on a device that supports it and its decompositions."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 

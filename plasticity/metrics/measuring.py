@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plasticity.metrics import ranks
 from plasticity.metrics.registry import METRICS, RANK_METRICS, Metric, add_values, is_rank
+from plasticity.precision import accumulator
 from plasticity.wrappers import named_parameters
 
 __all__ = ["Measurement", "host_numbers", "is_finite", "require_activations", "require_scalar"]
@@ -212,7 +213,7 @@ def host_numbers(values: Mapping[str, Tensor]) -> dict[str, Any]:
     # NaN for values that could not be computed is on the CPU: the other values determine the device.
     devices = [value.device for value in values.values()]
     device = next((each for each in devices if each.type != "cpu"), devices[0])
-    dtype = accumulator(torch.empty(0, device=device))
+    dtype = accumulator(device)
     stacked = torch.stack([value.detach().to(device, dtype) for value in values.values()])
     return dict(zip(values, stacked.tolist(), strict=True))
 

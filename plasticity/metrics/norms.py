@@ -135,7 +135,9 @@ def feature_norm(features: Tensor) -> Tensor:
         TypeError: if the features are not real floating-point numbers.
     """
     require_feature_matrices(features)
-    rows: Tensor = torch.linalg.vector_norm(features.detach(), dim=-1, dtype=accumulator(features))
+    rows: Tensor = torch.linalg.vector_norm(
+        features.detach(), dim=-1, dtype=accumulator(features.device)
+    )
     return rows.mean(-1).to(wide_dtype(features))
 
 
@@ -149,7 +151,7 @@ def _norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
             raise ValueError(
                 "a layer named 'total' would hide the total norm; rename that module or parameter"
             )
-        norm = torch.linalg.vector_norm(tensor.detach(), dtype=accumulator(tensor))
+        norm = torch.linalg.vector_norm(tensor.detach(), dtype=accumulator(tensor.device))
         parts.setdefault(layer, []).append(norm)
         dtypes[layer] = torch.promote_types(dtypes.get(layer, torch.float32), tensor.dtype)
     if not parts:
@@ -195,5 +197,5 @@ def _differences(
     # In the order of the network, not of the mapping.
     for name, parameter in parameters.items():
         if name in others:
-            exact = parameter.detach().to(accumulator(parameter))
+            exact = parameter.detach().to(accumulator(parameter.device))
             yield name, (exact - others[name].detach().to(exact)).to(wide_dtype(parameter))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plasticity.metrics.activations import Activations
 
-__all__ = ["ProbeBatch", "call_arguments"]
+__all__ = ["ProbeBatch", "call_arguments", "takes_keywords"]
 
 
 class ProbeBatch:
@@ -101,12 +101,12 @@ def call_arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], Mappi
     """Return the positional and keyword arguments that a batch is for a model, as in `Tracker`."""
     if isinstance(batch, tuple) and not hasattr(batch, "to"):
         return batch, {}
-    if isinstance(batch, Mapping) and _takes_keywords(model, batch):
+    if isinstance(batch, Mapping) and takes_keywords(model, batch):
         return (), batch
     return (batch,), {}
 
 
-def _takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+def takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:
     """Return whether a mapping is passed to a model as keywords, rather than as one argument.
 
     It is if all its keys are parameters of the model's ``forward``; if that takes ``**kwargs``, one such key

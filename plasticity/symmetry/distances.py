@@ -268,7 +268,7 @@ def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
             "(..., head_dim, width) with the same heads and head_dim; attention_heads(module) gives both"
         )
     # In float64, as squaring costs half of the digits.
-    queries, keys = in_float64(query), in_float64(key)
+    queries, keys = in_float64(query.detach()), in_float64(key.detach())
     gram = queries @ queries.mT + keys @ keys.mT
     finite = gram.isfinite().all(-1).all(-1)[..., None]
     values = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0)).clamp(min=0)
@@ -345,7 +345,7 @@ def _detached_vectors(incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor 
 
 
 def _norms(vectors: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=accumulator(vectors))
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=accumulator(vectors.device))
     return norms
 
 
