@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from plasticity.metrics.activations import Activations, Axes, Origin, given_layout
 from plasticity.metrics.layer_names import (
+    ACTIVATION_MODULES,
     FUNCTIONAL_ACTIVATIONS,
     OTHER_SPELLINGS,
     Wanted,
@@ -33,13 +34,6 @@ from plasticity.units.weights import geometry
 from plasticity.wrappers import bypassed, raw_module
 
 __all__ = ["capture"]
-
-ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU,
-    nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid,
-    nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
-)  # fmt: skip
-"""Elementwise activations of torch, including their subclasses; not softmax, GLU or attention."""
 
 
 @contextmanager

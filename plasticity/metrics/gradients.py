@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from plasticity.metrics.ranks import effective_rank, numerical_rank
 from plasticity.precision import in_float64
+from plasticity.preserve_state import preserve_state
 from plasticity.wrappers import bypassed, unwrapped
 
 __all__ = [
@@ -60,7 +61,7 @@ def per_sample_gradients(
             scalar, if no parameter is trainable, or if a BatchNorm keeps no running statistics (its samples
             have no separate gradients).
     """
-    _require_samples(inputs, targets)
+    require_samples(inputs, targets)
     with _evaluating(model) as network:
         return _loss_gradients(network, inputs, targets, loss)
 
@@ -99,7 +100,7 @@ def gradient_covariance_rank(
             chunk_size is below 1.
     """
     _require_measure(measure)
-    _require_samples(inputs, targets)
+    require_samples(inputs, targets)
 
     with _evaluating(model) as network:
         gram = _gram(
@@ -130,7 +131,7 @@ def neural_tangent_kernel(
         ValueError: if inputs are empty, if no parameter is trainable, if a BatchNorm keeps no running
             statistics, or if chunk_size is below 1.
     """
-    _require_samples(inputs)
+    require_samples(inputs)
     with _evaluating(model) as network:
         return _gram(
             lambda chunk: _output_gradients(network, inputs[chunk]), len(inputs), chunk_size
@@ -241,7 +242,8 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     return next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
+def require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
+    """Raise a ValueError if there is no sample, or not one target per sample."""
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
@@ -271,11 +273,6 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
                 "mixes the samples of a batch, which then have no separate gradients; set "
                 "track_running_stats=True"
             )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with bypassed(model):
-            yield model
-    finally:
-        for module, training in modes:
-            module.training = training
+    # `torch.func` differentiates whether or not autograd is on around it.
+    with preserve_state(model), bypassed(model):
+        yield model

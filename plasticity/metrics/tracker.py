@@ -17,7 +17,7 @@ from plasticity.checks import plain_number, require_integer
 from plasticity.metrics import norms
 from plasticity.metrics.activations import Activations, Axes
 from plasticity.metrics.capture import capture
-from plasticity.metrics.event_files import EventFiles
+from plasticity.metrics.event_files import EventFiles, write_scalars
 from plasticity.metrics.measuring import (
     Measurement,
     host_numbers,
@@ -340,9 +340,7 @@ class Tracker:
         if self._events is not None:
             self._events.write(scalars, task)
         if self._writer is not None:
-            for tag, value in scalars.items():
-                self._writer.add_scalar(tag, value, global_step=task)
-            self._writer.flush()
+            write_scalars(self._writer, scalars, task)
         if self._file is not None:
             self._file.append(row)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plasticity.metrics.gradients import require_samples
 from plasticity.random_state import random_state, set_random_state
 from plasticity.wrappers import unwrapped
 
@@ -178,10 +179,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _require_budget(inputs: Tensor, task: str, steps: int, learning_rate: float) -> None:
-    if inputs.ndim == 0 or len(inputs) == 0:
-        raise ValueError(
-            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
-        )
+    require_samples(inputs)
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if steps < 1:

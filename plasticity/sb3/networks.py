@@ -16,8 +16,9 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
-from plasticity.metrics.capture import ACTIVATION_MODULES, capture
+from plasticity.metrics.capture import capture
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD
+from plasticity.metrics.layer_names import ACTIVATION_MODULES, ACTIVATIONS
 from plasticity.preserve_state import preserve_state
 from plasticity.wrappers import bypassed, named_modules, unwrapped
 
@@ -25,9 +26,7 @@ __all__ = ["PolicyNetworks", "policy_networks"]
 
 Observations = Tensor | dict[str, Tensor]
 
-_RELU_FAMILY = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardshrink, nn.Softshrink
-)  # fmt: skip
+_RELU_FAMILY = tuple(kind for kind, name in ACTIVATIONS.items() if name in ZERO_WHEN_DEAD)
 
 
 def policy_networks(policy: BasePolicy) -> PolicyNetworks:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from plasticity.checks import nearest
-from plasticity.metrics.capture import ACTIVATION_MODULES
+from plasticity.metrics.layer_names import ACTIVATION_MODULES
 from plasticity.metrics.probe_batches import call_arguments
 from plasticity.symmetry.distances import (
     attention_heads,
