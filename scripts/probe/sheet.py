@@ -247,11 +247,14 @@ def _measured(model: nn.Module, arguments: tuple[Any, ...], flow: Flow) -> dict[
     values = Tracker(model, arguments, [*known, *own], list(hidden)).measure()
     found = {}
     for captured, layer in hidden.items():
-        numbers = {each.name: values[metric_key(each.name, captured)] for each in fields(Measures)}
+        numbers: dict[str, Any] = {
+            each.name: values[metric_key(each.name, captured)] for each in fields(Measures)
+        }
         if layer.activation not in ZERO_WHEN_DEAD:
             numbers["dead_fraction"] = values[metric_key("constant_fraction", captured)]
-        counts = {name: int(numbers.pop(name)) for name in ("units", "rows", "srank")}
-        found[layer.name] = Measures(**counts, **numbers)
+        for name in ("units", "rows", "srank"):
+            numbers[name] = int(numbers[name])
+        found[layer.name] = Measures(**numbers)
     return found
 
 

@@ -199,25 +199,26 @@ def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
     values = factor * matrix(arm, metric, arm.positions)
     # Where no episode ended in any run there is no return: the line goes on to the next row with one.
     known = np.isfinite(values).any(axis=0) | comparison.axis.is_dense
-    line = _mean_line(comparison, arm, np.array(arm.positions)[known], values[:, known])
+    line = _mean_line(
+        comparison, arm, np.array(arm.positions, dtype=float)[known], values[:, known]
+    )
     if is_percent(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
         low, high = np.clip(line.low, 0.0, 100.0), np.clip(line.high, 0.0, 100.0)
         line = replace(line, low=low, high=high)
     return replace(line, seeds=tuple(_seed_line(run, metric, factor) for run in arm.started))
 
 
-def _mean_line(comparison: Comparison, arm: Arm, positions: Sequence[int], values: Array) -> Line:
+def _mean_line(comparison: Comparison, arm: Arm, positions: Array, values: Array) -> Line:
     """Return means over an arm's started runs, with each run. Shape of the values: (runs, positions)."""
     mean, low, high = bands(values, comparison.confidence)
-    where = np.array(positions, dtype=float)
     return Line(
         label=arm.label,
         style=_style(comparison, arm),
-        positions=where,
+        positions=positions,
         mean=mean,
         low=low,
         high=high,
-        seeds=tuple((where, row) for row in values),
+        seeds=tuple((positions, row) for row in values),
         diverged=tuple(run in arm.diverged for run in arm.started),
     )
 
@@ -271,7 +272,7 @@ def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
     values = _task_matrix(arm, arm.started, tasks)
     if baseline is not None:
         values = values - _task_matrix(baseline, arm.started, tasks)
-    line = _mean_line(comparison, arm, tasks, values)
+    line = _mean_line(comparison, arm, np.array(tasks, dtype=float), values)
     return replace(line, seeds=(), diverged=()) if arm is baseline else line
 
 

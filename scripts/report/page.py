@@ -180,8 +180,8 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
 
 
 def _tasks(comparison: Comparison) -> str:
-    described = [description_table(comparison, key) for key in comparison.described]
-    tables = [task_table(comparison), *described]
+    tables = [task_table(comparison)]
+    tables += [description_table(comparison, key) for key in comparison.described]
     inside = "\n".join(_table(table) for table in tables if table is not None)
     summary = (
         f"Return of each task{''.join(f', and {key} by seed' for key in comparison.described)}"
