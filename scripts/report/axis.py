@@ -12,7 +12,7 @@ from plasticity.scripts.report.metric_names import short_count
 
 @dataclass(frozen=True)
 class Axis:
-    """What the rows of a run count."""
+    """Axis of the rows of a run: tasks or steps."""
 
     name: str
     """Key of the position in a row, and the word for it."""
