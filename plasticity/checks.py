@@ -58,6 +58,18 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
     return number
 
 
+def plain_number(value: object) -> int | float | None:
+    """Return a real number of any kind, also an array or tensor of shape (), as an int or a float.
+
+    None if the value is not a real number.
+    """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else None
+
+
 def require_known(kind: str, name: object, known: Iterable[str]) -> None:
     """Raise a ValueError that suggests the nearest known name, unless `name` is known."""
     if name not in (names := list(known)):

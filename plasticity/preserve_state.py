@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from plasticity.random_state import random_state, set_random_state
+
 
 @contextmanager
-def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """Evaluate a model without gradients, in full precision, and restore its state, also after an error.
 
     Restored are: each module's training flag; the set of buffers, each the same object with the same
     shape and values; values that a forward pass wrote into parameters (an embedding's `max_norm`); the
-    random state of torch (the CPU's and that of `devices`), NumPy and Python. Nothing else is restored: a
-    plain attribute set by a forward pass keeps its new value, even if it is a tensor.
+    random state of torch (of the CPU and of the model's devices), NumPy and Python. Nothing else is
+    restored: a plain attribute set by a forward pass keeps its new value, even if it is a tensor.
 
     Inside the block, one extra copy of the parameters and buffers is held. Tensors that did not change are
     not written to.
     """
+    devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as block:
-        block.callback(restore_random, random_state(devices))
+        block.callback(set_random_state, random_state(devices))
         block.callback(_restore_values, _saved_values(model))
         for module in model.modules():
             block.callback(_restore_buffers, module, dict(module._buffers))
@@ -46,36 +47,6 @@ def preserve_state(model: nn.Module, devices: Mapping[torch.device, None]) -> It
         block.enter_context(torch.inference_mode(False))
         block.enter_context(torch.no_grad())
         yield
-
-
-def random_state(devices: Iterable[torch.device]) -> dict[torch.device | str, object]:
-    """Return the state of every generator: torch's (of the CPU and of devices), NumPy's and Python's."""
-    states: dict[torch.device | str, object] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002  (modules may draw from it)
-        torch.device("cpu"): torch.get_rng_state(),
-    }
-    for device in devices:
-        if device.type == "mps":
-            states[device] = torch.mps.get_rng_state()
-        elif device.type != "cpu":
-            states[device] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def restore_random(states: Mapping[torch.device | str, object]) -> None:
-    """Restore the state of every generator, as returned by `random_state`."""
-    for source, state in states.items():
-        if source == "python":
-            random.setstate(state)  # type: ignore[arg-type]
-        elif source == "numpy":
-            np.random.set_state(state)  # type: ignore[arg-type]  # noqa: NPY002
-        elif isinstance(source, torch.device) and source.type == "mps":
-            torch.mps.set_rng_state(state)  # type: ignore[arg-type]
-        elif isinstance(source, torch.device) and source.type != "cpu":
-            torch.get_device_module(source).set_rng_state(state, source)
-        else:
-            torch.set_rng_state(state)  # type: ignore[arg-type]
 
 
 def _restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor | None]) -> None:

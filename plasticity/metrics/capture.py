@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from plasticity.metrics.activations import Activations, Axes, Origin, given_layout
 from plasticity.metrics.layer_names import (
+    ACTIVATION_MODULES,
     FUNCTIONAL_ACTIVATIONS,
     OTHER_SPELLINGS,
     Wanted,
@@ -28,18 +29,11 @@ from plasticity.metrics.layer_names import (
     require_known,
 )
 from plasticity.units.numbers import UnitLayout
-from plasticity.units.tracer import UnitTracer
+from plasticity.units.tracer import UnitTracer, hook_calls
 from plasticity.units.weights import geometry
 from plasticity.wrappers import bypassed, raw_module
 
 __all__ = ["capture"]
-
-ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU,
-    nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid,
-    nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
-)  # fmt: skip
-"""Elementwise activations of torch, including their subclasses; not softmax, GLU or attention."""
 
 
 @contextmanager
@@ -143,18 +137,13 @@ class _Recorder:
         self._memory: dict[str, object] = {}  # location in memory of each output
 
     def attach(self, block: ExitStack) -> None:
-        def add(handle: torch.utils.hooks.RemovableHandle) -> None:
-            block.callback(handle.remove)
-
-        add(self._model.register_forward_pre_hook(self._start, prepend=True))
-        add(self._model.register_forward_hook(self._stop, always_call=True))
+        hook_calls(block, self._model, self._start, self._stop)
         for module, name in module_names(self._model).items():
             activation = isinstance(module, ACTIVATION_MODULES)
             if activation:
-                add(module.register_forward_pre_hook(self._enter, prepend=True))
-                add(module.register_forward_hook(self._leave, always_call=True))
+                hook_calls(block, module, self._enter, self._leave)
             if activation or self._names(name):
-                add(module.register_forward_hook(self._module_hook(name)))
+                block.callback(module.register_forward_hook(self._module_hook(name)).remove)
 
     def require_all_seen(self) -> None:
         if not self._called:
@@ -164,16 +153,13 @@ class _Recorder:
                 "method such as .forward or .predict; pass capture the module that is called"
             )
         for wanted in self._wanted or ():
-            self._require_seen(wanted.name, wanted.output)
+            if wanted.output not in self._seen:
+                ran = ", ".join(map(repr, self._seen)) or "none"
+                raise ValueError(f"layer {wanted.name!r} did not run inside the block. Ran: {ran}.")
         for name in self._axes:
             if name not in self._used_axes:
                 ran = ", ".join(map(repr, self.activations)) or "none"
                 raise ValueError(f"units names {name!r}, which was not captured. Captured: {ran}.")
-
-    def _require_seen(self, name: str, output: str) -> None:
-        if output not in self._seen:
-            ran = ", ".join(map(repr, self._seen)) or "none"
-            raise ValueError(f"layer {name!r} did not run inside the block. Ran: {ran}.")
 
     def after_function(self, name: str, result: object) -> None:
         if not self._running or not isinstance(result, Tensor):
@@ -197,9 +183,7 @@ class _Recorder:
 
     def _stop(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._running -= 1
-        if not self._running:
-            if self.tracer is None:
-                return
+        if not self._running and self.tracer is not None:
             self.activations.ran = tuple(self.tracer.record.executed)
             outputs = {geometry(tensor) for _, tensor in named_tensors(output)}
             for name, origin in self.activations.origins.items():

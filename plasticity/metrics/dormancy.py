@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticity.metrics.ranks import require_feature_matrices
+from plasticity.precision import wide_dtype
 
 __all__ = ["ZERO_WHEN_DEAD", "dead_fraction", "dead_units", "dormant_fraction", "dormant_units"]
 
@@ -119,4 +120,4 @@ def _fraction(marked: Tensor, activations: Tensor) -> Tensor:
 
 
 def _at_least_float32(activations: Tensor) -> Tensor:
-    return activations.detach().to(torch.promote_types(activations.dtype, torch.float32))
+    return activations.detach().to(wide_dtype(activations))

@@ -12,7 +12,7 @@ from plasticity.metrics.row_file import made_again
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["EventFiles"]
+__all__ = ["EventFiles", "write_scalars"]
 
 _SUFFIX = ".plasticity"
 """Suffix of our files' names: files of other writers in the folder are left alone.
@@ -53,9 +53,7 @@ class EventFiles:
             before = self._present()
             self._writer = self._open_writer(str(self._folder), filename_suffix=_SUFFIX)
             self._files += [file for file in self._present() if file not in before]
-        for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, global_step=step)
-        self._writer.flush()
+        write_scalars(self._writer, scalars, step)
         self._latest = max(self._latest, step)
 
     def cut(self, step: int, *, anew: bool = False) -> None:
@@ -69,7 +67,7 @@ class EventFiles:
             return
         self.close()
         steps = self._steps()
-        removed = range(len(steps)) if anew else made_again(steps, step)
+        removed = made_again(steps, step, anew=anew)
         start = 0
         for file in self._files:
             count = len(_steps(file))
@@ -88,6 +86,13 @@ class EventFiles:
 
     def _present(self) -> list[Path]:
         return sorted(self._folder.glob(f"*tfevents*{_SUFFIX}"))
+
+
+def write_scalars(writer: SummaryWriter, scalars: Mapping[str, float], step: int) -> None:
+    """Write scalars by tag, and flush them."""
+    for tag, value in scalars.items():
+        writer.add_scalar(tag, value, global_step=step)
+    writer.flush()
 
 
 def _records(file: Path) -> list[tuple[bytes, Any]]:

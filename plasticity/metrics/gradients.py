@@ -20,6 +20,8 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional
 
 from plasticity.metrics.ranks import effective_rank, numerical_rank
+from plasticity.precision import in_float64
+from plasticity.preserve_state import preserve_state
 from plasticity.wrappers import bypassed, unwrapped
 
 __all__ = [
@@ -59,7 +61,7 @@ def per_sample_gradients(
             scalar, if no parameter is trainable, or if a BatchNorm keeps no running statistics (its samples
             have no separate gradients).
     """
-    _require_samples(inputs, targets)
+    require_samples(inputs, targets)
     with _evaluating(model) as network:
         return _loss_gradients(network, inputs, targets, loss)
 
@@ -98,7 +100,7 @@ def gradient_covariance_rank(
             chunk_size is below 1.
     """
     _require_measure(measure)
-    _require_samples(inputs, targets)
+    require_samples(inputs, targets)
 
     with _evaluating(model) as network:
         gram = _gram(
@@ -129,7 +131,7 @@ def neural_tangent_kernel(
         ValueError: if inputs are empty, if no parameter is trainable, if a BatchNorm keeps no running
             statistics, or if chunk_size is below 1.
     """
-    _require_samples(inputs)
+    require_samples(inputs)
     with _evaluating(model) as network:
         return _gram(
             lambda chunk: _output_gradients(network, inputs[chunk]), len(inputs), chunk_size
@@ -211,17 +213,13 @@ def _gram(rows: Callable[[slice], Tensor], samples: int, chunk_size: int | None)
     chunks = [slice(start, start + step) for start in range(0, samples, step)]
     blocks: dict[tuple[int, int], Tensor] = {}
     for i, chunk in enumerate(chunks):
-        left = _float64(rows(chunk))
+        left = in_float64(rows(chunk))
         blocks[i, i] = left @ left.T
         for j in range(i):
-            blocks[i, j] = left @ _float64(rows(chunks[j])).T
+            blocks[i, j] = left @ in_float64(rows(chunks[j])).T
             blocks[j, i] = blocks[i, j].T
     order = range(len(chunks))
     return torch.cat([torch.cat([blocks[i, j] for j in order], dim=1) for i in order])
-
-
-def _float64(rows: Tensor) -> Tensor:
-    return (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
 
 
 def _rank_of_gram(gram: Tensor, dtype: torch.dtype, measure: Measure) -> Tensor:
@@ -244,7 +242,8 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     return next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
+def require_samples(inputs: Tensor, targets: Tensor | None = None) -> None:
+    """Raise a ValueError if there is no sample, or not one target per sample."""
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
@@ -274,11 +273,6 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
                 "mixes the samples of a batch, which then have no separate gradients; set "
                 "track_running_stats=True"
             )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with bypassed(model):
-            yield model
-    finally:
-        for module, training in modes:
-            module.training = training
+    # `torch.func` differentiates whether or not autograd is on around it.
+    with preserve_state(model), bypassed(model):
+        yield model

@@ -13,11 +13,20 @@ from plasticity.checks import nearest
 from plasticity.metrics.activations import Axes
 from plasticity.wrappers import named_modules
 
-FUNCTIONAL_ACTIVATIONS = (
-    "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid",
-    "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink",
-    "softsign", "tanh", "tanhshrink", "threshold",
-)  # fmt: skip
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.CELU: "celu", nn.ELU: "elu", nn.GELU: "gelu", nn.Hardshrink: "hardshrink",
+    nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh",
+    nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "logsigmoid", nn.Mish: "mish", nn.PReLU: "prelu",
+    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.RReLU: "rrelu", nn.SELU: "selu", nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu", nn.Softplus: "softplus", nn.Softshrink: "softshrink", nn.Softsign: "softsign",
+    nn.Tanh: "tanh", nn.Tanhshrink: "tanhshrink", nn.Threshold: "threshold",
+}  # fmt: skip
+"""Elementwise activations of torch, and the functions that they call."""
+
+ACTIVATION_MODULES = tuple(ACTIVATIONS)
+"""Elementwise activations of torch, including their subclasses; not softmax, GLU or attention."""
+
+FUNCTIONAL_ACTIVATIONS = tuple(ACTIVATIONS.values())
 """Elementwise activations of torch, as functions of `torch.nn.functional`, `torch` or `torch.Tensor`,
 including in-place forms."""
 

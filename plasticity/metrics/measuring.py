@@ -1,47 +1,56 @@
-"""Measurement of all metrics of a network from its features, including a network that has diverged."""
+"""Measurement of all metrics from features: of one network, also a diverged one, or of stacked ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.metrics import ranks
-from plasticity.metrics.registry import RANK_METRICS, Metric, add_values, is_rank
+from plasticity.metrics.registry import METRICS, RANK_METRICS, Metric, add_values, is_rank
+from plasticity.precision import accumulator
 from plasticity.wrappers import named_parameters
 
-__all__ = ["Measurement", "host_numbers", "is_finite", "require_scalar"]
+__all__ = ["Measurement", "host_numbers", "is_finite", "require_activations", "require_scalar"]
+
+Opened = Callable[[], AbstractContextManager[tuple[nn.Module, Mapping[str, Tensor] | None]]]
+"""Function that opens a network for a metric: the network in evaluation mode, and its parameters at the
+previous boundary by name, None without one."""
 
 
 class Measurement:
-    """Measurement of one network on one batch.
+    """Measurement of one network on one batch, or of R stacked networks on a batch each.
 
     Args:
-        model: The network, in evaluation mode.
-        features: Matrices of shape (rows, units) by layer, in the order of the network; None for a layer
-            whose features cannot be computed in a diverged network.
-        previous: Parameters at the previous boundary, by name.
-        tolerant: Whether a number that cannot be computed in a diverged network is NaN, rather than an error.
+        networks: The networks. Stacked ones share a module, so each is open only while it is measured.
+        features: Matrices by layer, in the order of the network; None for a layer whose features cannot be
+            computed in a diverged network. Shape of each: (rows, units), or (R, rows, units) if stacked.
+        stacked: Whether the numbers have a leading dimension of the networks.
+        tolerant: Whether a number that cannot be computed in a diverged network is NaN, rather than an error;
+            for a single network only.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        networks: Sequence[Opened],
         features: Mapping[str, Tensor | None],
-        previous: Mapping[str, Tensor] | None,
         *,
-        tolerant: bool,
+        stacked: bool = False,
+        tolerant: bool = False,
     ) -> None:
-        self._model = model
+        self._networks = networks
         self._features = features
-        self._previous = previous
+        self._stacked = stacked
         self._tolerant = tolerant
-        self._finite: bool | None = None
 
     def values(
-        self, metrics: Sequence[Metric], known_layers: MutableMapping[str, tuple[str, ...]]
+        self,
+        metrics: Sequence[Metric],
+        known_layers: MutableMapping[str, tuple[str, ...]] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the metrics.
 
@@ -51,12 +60,13 @@ class Measurement:
                 name; updated here. A metric that cannot be computed gets NaN for these.
 
         Returns:
-            Scalars by `metric_key`, on their devices.
+            The numbers by `metric_key`, on their devices. Shape of each: (), or (R,) if stacked.
 
         Raises:
             ValueError: if a metric does not return a single number, two layers have the same key, or, unless
                 tolerant, features of a rank metric are not finite.
         """
+        known = {} if known_layers is None else known_layers
         summaries: dict[str, Mapping[str, Tensor]] = {}
         if any(map(is_rank, metrics)):
             summaries = self._rank_summaries()
@@ -65,80 +75,104 @@ class Measurement:
             if is_rank(metric):
                 found = {layer: summaries[layer][metric.name] for layer in self._features}
             elif metric.kind == "features":
-                found = {layer: self._of_layer(metric.function, layer) for layer in self._features}
+                found = {layer: self._of_layer(metric, layer) for layer in self._features}
             else:
-                found = self._of_model(metric, known_layers.get(metric.name, ("",)))
-                known_layers[metric.name] = tuple(found) or ("",)
-            add_values(
-                values,
-                metric.name,
-                {name: require_scalar(metric.name, name, value) for name, value in found.items()},
-            )
+                found = self._of_models(metric, known.get(metric.name, ("",)))
+                known[metric.name] = tuple(found) or ("",)
+            add_values(values, metric.name, found)
         return values
-
-    def finite(self) -> bool:
-        """Return whether the parameters and the features are finite; synchronizes with the device once."""
-        if self._finite is None:
-            self._finite = None not in self._features.values() and is_finite(
-                self._model, [each for each in self._features.values() if each is not None]
-            )
-        return self._finite
 
     def _rank_summaries(self) -> dict[str, Mapping[str, Tensor]]:
         """Compute `rank_summary` of each layer, with one batched decomposition for all layers of a shape."""
         summaries: dict[str, Mapping[str, Tensor]] = {}
-        groups: dict[Any, list[str]] = {}
+        groups: dict[Any, dict[str, Tensor]] = {}
         for layer, matrix in self._features.items():
             if matrix is None:
                 summaries[layer] = _undefined_ranks()
             else:
-                groups.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append(layer)
-        for layers in groups.values():
+                key = (matrix.shape, matrix.dtype, matrix.device)
+                groups.setdefault(key, {})[layer] = matrix
+        for matrices in groups.values():
             try:
-                stacked = ranks.rank_summary(
-                    torch.stack([_present(self._features[layer]) for layer in layers])
-                )
+                together = ranks.rank_summary(torch.stack(list(matrices.values())))
             except (TypeError, ValueError):
                 # Measuring them one by one raises an error that names the layer and the entry.
-                alone = {layer: self._ranks_of_layer(layer) for layer in layers}
+                for layer, matrix in matrices.items():
+                    found = self._computed(ranks.rank_summary, layer, matrix)
+                    summaries[layer] = _undefined_ranks() if found is _NAN else found
                 if not self._tolerant:
                     raise
-                summaries.update(alone)
                 continue
-            for position, layer in enumerate(layers):
-                summaries[layer] = {name: values[position] for name, values in stacked.items()}
+            for position, layer in enumerate(matrices):
+                summaries[layer] = {name: values[position] for name, values in together.items()}
         return summaries
 
-    def _ranks_of_layer(self, layer: str) -> Mapping[str, Tensor]:
-        found = self._of_layer(ranks.rank_summary, layer)
-        return found if isinstance(found, Mapping) else _undefined_ranks()
-
-    def _of_layer(self, function: Callable[[Tensor], Any], layer: str) -> Any:
+    def _of_layer(self, metric: Metric, layer: str) -> Tensor:
+        """Return a number per network: at once for a built-in metric, one by one for a custom one."""
         features = self._features[layer]
         if features is None:
             return _NAN
+        if METRICS.get(metric.name) is metric:
+            at_once: Tensor = self._computed(metric.function, layer, features)
+            return at_once
+        found = [
+            self._computed(metric.function, layer, each)
+            for each in (features if self._stacked else [features])
+        ]
+        return self._joined([require_scalar(metric.name, layer, each) for each in found])
+
+    def _computed(self, function: Callable[[Tensor], Any], layer: str, features: Tensor) -> Any:
         try:
             return function(features)
         except Exception as error:
-            if self._tolerant and not _all_finite(features):
+            if self._tolerant and not bool(_wide(features).isfinite().all()):
                 return _NAN
             if type(error) in (TypeError, ValueError):
                 raise type(error)(f"layer {layer!r}: {error}") from error
             raise
 
-    def _of_model(self, metric: Metric, known_layers: Iterable[str]) -> dict[str, Any]:
-        if metric.kind == "update" and self._previous is None:
-            return {}
-        arguments = (self._model,) if metric.kind == "model" else (self._model, self._previous)
-        try:
-            # Metrics of the model may compute gradients themselves (a neural tangent kernel).
-            with torch.enable_grad():
-                value = metric.function(*arguments)
-        except Exception:
-            if self._tolerant and not self.finite():
-                return dict.fromkeys(known_layers, _NAN)
-            raise
-        return dict(value) if isinstance(value, Mapping) else {"": value}
+    def _of_models(self, metric: Metric, known_layers: Iterable[str]) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        for opened in self._networks:
+            with opened() as (model, previous):
+                if metric.kind == "update" and previous is None:
+                    return {}
+                arguments = (model,) if metric.kind == "model" else (model, previous)
+                try:
+                    # Metrics of the model may compute gradients themselves (a neural tangent kernel).
+                    with torch.enable_grad():
+                        value = metric.function(*arguments)
+                except Exception:
+                    if self._tolerant and not self.finite:
+                        return dict.fromkeys(known_layers, _NAN)
+                    raise
+            for layer, number in (value if isinstance(value, Mapping) else {"": value}).items():
+                found.setdefault(layer, []).append(require_scalar(metric.name, layer, number))
+        return {layer: self._joined(numbers) for layer, numbers in found.items()}
+
+    def _joined(self, numbers: list[Tensor]) -> Tensor:
+        return torch.stack(numbers) if self._stacked else numbers[0]
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether parameters and features are finite; the first reading synchronizes with the device."""
+        features = [each for each in self._features.values() if each is not None]
+        if len(features) < len(self._features):
+            return False
+        for opened in self._networks:
+            with opened() as (model, _):
+                if not is_finite(model, features):
+                    return False
+        return True
+
+
+def require_activations(model: nn.Module, features: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError unless there are features to measure."""
+    if not features:
+        raise ValueError(
+            f"no activation was seen in {type(model).__name__}, so there are no features to measure; name"
+            " layers, as in layers=['fc1']"
+        )
 
 
 def require_scalar(metric: str, layer: str, value: object) -> Tensor:
@@ -172,14 +206,14 @@ def is_finite(model: nn.Module, features: Iterable[Tensor]) -> bool:
     return all(all(torch.stack(found).tolist()) for found in flags.values())
 
 
-def host_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the values as numbers, read in one transfer to the host."""
+def host_numbers(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the values as numbers, or as lists of them along leading dimensions, read in one transfer."""
     if not values:
         return {}
     # NaN for values that could not be computed is on the CPU: the other values determine the device.
     devices = [value.device for value in values.values()]
     device = next((each for each in devices if each.type != "cpu"), devices[0])
-    dtype = torch.float32 if device.type == "mps" else torch.float64
+    dtype = accumulator(device)
     stacked = torch.stack([value.detach().to(device, dtype) for value in values.values()])
     return dict(zip(values, stacked.tolist(), strict=True))
 
@@ -189,15 +223,6 @@ _NAN = torch.tensor(torch.nan)
 
 def _undefined_ranks() -> dict[str, Tensor]:
     return dict.fromkeys(RANK_METRICS, _NAN)
-
-
-def _present(features: Tensor | None) -> Tensor:
-    assert features is not None
-    return features
-
-
-def _all_finite(features: Tensor) -> bool:
-    return bool(_wide(features).isfinite().all())
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ function here synchronizes with the device or records a graph.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from plasticity.checks import nearest
 from plasticity.metrics.ranks import require_feature_matrices
+from plasticity.precision import accumulator, wide_dtype
 from plasticity.wrappers import named_parameters, unwrapped
 
 __all__ = [
@@ -134,8 +135,10 @@ def feature_norm(features: Tensor) -> Tensor:
         TypeError: if the features are not real floating-point numbers.
     """
     require_feature_matrices(features)
-    rows: Tensor = torch.linalg.vector_norm(features.detach(), dim=-1, dtype=_accumulator(features))
-    return rows.mean(-1).to(_result_dtype(features))
+    rows: Tensor = torch.linalg.vector_norm(
+        features.detach(), dim=-1, dtype=accumulator(features.device)
+    )
+    return rows.mean(-1).to(wide_dtype(features))
 
 
 def _norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -148,7 +151,7 @@ def _norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
             raise ValueError(
                 "a layer named 'total' would hide the total norm; rename that module or parameter"
             )
-        norm = torch.linalg.vector_norm(tensor.detach(), dtype=_accumulator(tensor))
+        norm = torch.linalg.vector_norm(tensor.detach(), dtype=accumulator(tensor.device))
         parts.setdefault(layer, []).append(norm)
         dtypes[layer] = torch.promote_types(dtypes.get(layer, torch.float32), tensor.dtype)
     if not parts:
@@ -184,9 +187,8 @@ def _differences(
     parameters = _parameters(model)
     for name, other in others.items():
         if name not in parameters:
-            nearest = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {list(parameters)}"
-            raise ValueError(f"{argument} names {name!r}, which the model does not have; {hint}")
+            hint = nearest(name, parameters)
+            raise ValueError(f"{argument} names {name!r}, which the model does not have.{hint}")
         if other.shape != parameters[name].shape:
             raise ValueError(
                 f"{argument}[{name!r}] has shape {tuple(other.shape)}, the parameter "
@@ -195,13 +197,5 @@ def _differences(
     # In the order of the network, not of the mapping.
     for name, parameter in parameters.items():
         if name in others:
-            exact = parameter.detach().to(_accumulator(parameter))
-            yield name, (exact - others[name].detach().to(exact)).to(_result_dtype(parameter))
-
-
-def _accumulator(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def _result_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+            exact = parameter.detach().to(accumulator(parameter.device))
+            yield name, (exact - others[name].detach().to(exact)).to(wide_dtype(parameter))

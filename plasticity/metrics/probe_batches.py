@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from plasticity.metrics.activations import Activations
 
-__all__ = ["ProbeBatch", "takes_keywords"]
+__all__ = ["ProbeBatch", "call_arguments", "takes_keywords"]
 
 
 class ProbeBatch:
@@ -45,24 +46,24 @@ class ProbeBatch:
                 "forward=lambda model, batch: …"
             )
 
-    def run(self, model: nn.Module, device: torch.device | None) -> None:
+    def run(self, model: nn.Module) -> None:
         """Call the model once on a copy of the batch, as a model may modify its input in place.
+
+        The batch is moved to the device of the model's first parameter or buffer, for good.
 
         Args:
             model: Module inside the wrappers.
-            device: Device that the batch is moved to, for good; None leaves it where it is.
         """
-        if device is not None:
+        tensor = next(chain(model.parameters(), model.buffers()), None)
+        if tensor is not None:
+            device = tensor.device
             self._batch = _mapped(lambda leaf: _moved(leaf, device), self._batch)
         batch = self._copy(self._batch)
         if self._forward is not None:
             self._forward(model, batch)
-        elif isinstance(batch, tuple) and not hasattr(batch, "to"):
-            model(*batch)
-        elif isinstance(batch, Mapping) and takes_keywords(model, batch):
-            model(**batch)
         else:
-            model(batch)
+            arguments, keywords = call_arguments(model, batch)
+            model(*arguments, **keywords)
 
     def entry(self, name: str) -> Tensor:
         """Return the entry with this name, a key or an attribute, as a tensor.
@@ -94,6 +95,15 @@ class ProbeBatch:
             return leaf.detach().clone()
         clone = getattr(leaf, "clone", None)
         return clone() if callable(clone) else copy.deepcopy(leaf)
+
+
+def call_arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the positional and keyword arguments that a batch is for a model, as in `Tracker`."""
+    if isinstance(batch, tuple) and not hasattr(batch, "to"):
+        return batch, {}
+    if isinstance(batch, Mapping) and takes_keywords(model, batch):
+        return (), batch
+    return (batch,), {}
 
 
 def takes_keywords(model: nn.Module, batch: Mapping[str, Any]) -> bool:

@@ -76,7 +76,8 @@ def srank(features: Tensor, delta: float = 0.01) -> Tensor:
         TypeError: if the features are not real floating-point numbers.
     """
     _require_delta(delta)
-    return _srank_of(_spectrum(features), delta)
+    spectrum = _spectrum(features)
+    return _smallest_covering(spectrum.values, delta, spectrum)
 
 
 def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
@@ -96,7 +97,8 @@ def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
         TypeError: if the features are not real floating-point numbers.
     """
     _require_delta(delta)
-    return _approximate_rank_of(_spectrum(features), delta)
+    spectrum = _spectrum(features)
+    return _smallest_covering(spectrum.values.square(), delta, spectrum)
 
 
 def stable_rank(features: Tensor) -> Tensor:
@@ -180,8 +182,8 @@ def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) ->
     spectrum = _spectrum(features)
     return {
         "effective_rank": _effective_rank_of(spectrum),
-        "srank": _srank_of(spectrum, delta),
-        "approximate_rank": _approximate_rank_of(spectrum, delta),
+        "srank": _smallest_covering(spectrum.values, delta, spectrum),
+        "approximate_rank": _smallest_covering(spectrum.values.square(), delta, spectrum),
         "stable_rank": _stable_rank_of(spectrum),
         "numerical_rank": _numerical_rank_of(spectrum),
         "feature_rank": _feature_rank_of(spectrum, eps),
@@ -284,14 +286,6 @@ def _effective_rank_of(spectrum: _Spectrum) -> Tensor:
     # Rounding may exceed the range by an ulp.
     rank = rank.clamp(1, spectrum.values.shape[-1])
     return torch.where(total > 0, rank, 0.0).to(spectrum.device, spectrum.dtype)
-
-
-def _srank_of(spectrum: _Spectrum, delta: float) -> Tensor:
-    return _smallest_covering(spectrum.values, delta, spectrum)
-
-
-def _approximate_rank_of(spectrum: _Spectrum, delta: float) -> Tensor:
-    return _smallest_covering(spectrum.values.square(), delta, spectrum)
 
 
 def _smallest_covering(amounts: Tensor, delta: float, spectrum: _Spectrum) -> Tensor:

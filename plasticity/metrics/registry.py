@@ -51,16 +51,23 @@ def _registry(
     }
 
 
+_RANKS = _registry(
+    "features",
+    {
+        ranks.effective_rank: "exponential of the entropy of the singular values",
+        ranks.srank: "number of singular values that hold 99 % of their sum",
+        ranks.approximate_rank: "number of directions that hold 99 % of the squared norm",
+        ranks.stable_rank: "squared Frobenius norm over the largest squared singular value",
+        ranks.numerical_rank: "number of singular values above the rounding error",
+        ranks.feature_rank: "number of singular values above 0.01 times the root of the batch",
+    },
+)
+
 METRICS: dict[str, Metric] = {
+    **_RANKS,
     **_registry(
         "features",
         {
-            ranks.effective_rank: "exponential of the entropy of the singular values",
-            ranks.srank: "number of singular values that hold 99 % of their sum",
-            ranks.approximate_rank: "number of directions that hold 99 % of the squared norm",
-            ranks.stable_rank: "squared Frobenius norm over the largest squared singular value",
-            ranks.numerical_rank: "number of singular values above the rounding error",
-            ranks.feature_rank: "number of singular values above 0.01 times the root of the batch",
             dormancy.dead_fraction: "share of the units that are 0 on every sample (ReLU family)",
             dormancy.dormant_fraction: "share of the units below 2.5 % of their layer's mean magnitude",
             norms.feature_norm: "mean L2 norm of a sample's features",
@@ -80,14 +87,7 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics that a `Tracker` knows by name."""
 
-RANK_METRICS: tuple[str, ...] = (
-    "effective_rank",
-    "srank",
-    "approximate_rank",
-    "stable_rank",
-    "numerical_rank",
-    "feature_rank",
-)
+RANK_METRICS: tuple[str, ...] = tuple(_RANKS)
 """Metrics that share one decomposition of a layer's features."""
 
 DEFAULT_METRICS: tuple[str, ...] = (
@@ -145,7 +145,7 @@ def add_values(values: dict[str, Any], metric: str, by_layer: Mapping[str, Any])
 
 def is_rank(metric: Metric) -> bool:
     """Return whether `rank_summary` computes the metric, and not just one of the same name."""
-    return metric.name in RANK_METRICS and metric is METRICS[metric.name]
+    return metric is _RANKS.get(metric.name)
 
 
 def resolved_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:

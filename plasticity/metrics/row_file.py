@@ -126,7 +126,7 @@ class RowFile:
             return file.read(1) == b"\n"
 
 
-def made_again(counts: Sequence[int], first: int) -> list[int]:
+def made_again(counts: Sequence[int], first: int, *, anew: bool = False) -> list[int]:
     """Return the positions of the rows that a run repeats if it continues at a count.
 
     These are the rows at this count or later at the end of the file: rows from before the count last went
@@ -135,8 +135,9 @@ def made_again(counts: Sequence[int], first: int) -> list[int]:
     Args:
         counts: Progress of the run at each of its rows.
         first: Progress at the next row.
+        anew: Whether the run starts over, so that it repeats all of them.
     """
-    start = len(counts)
+    start = 0 if anew else len(counts)
     while start > 0 and counts[start - 1] >= first:
         start -= 1
         if start > 0 and counts[start - 1] > counts[start]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from plasticity.metrics import ranks
 from plasticity.metrics.capture import capture
-from plasticity.metrics.measuring import require_scalar
-from plasticity.metrics.registry import METRICS, Metric, add_values, is_rank, resolved_metrics
+from plasticity.metrics.measuring import Measurement, host_numbers, require_activations
+from plasticity.metrics.registry import Metric, resolved_metrics
 from plasticity.preserve_state import preserve_state
 from plasticity.stacking.networks import StackedNetworks, require_index
 
@@ -55,7 +55,7 @@ def stacked_features(
             functional_call(template, (parameters, buffers), (inputs,))
         return {name: activations.units(name) for name in activations}
 
-    with preserve_state(template, {probe.device: None}):
+    with preserve_state(template):
         # Under vmap the axes of the units are unknown, so the first network runs alone, on two samples.
         first = [
             {name: each[0].clone() for name, each in tensors.items()}
@@ -67,11 +67,7 @@ def stacked_features(
         # Copies, as a module may write to its buffers or modify its input in place.
         buffers = {name: buffer.clone() for name, buffer in networks.buffers.items()}
         features: dict[str, Tensor] = vmap(of_one)(networks.parameters, buffers, probe.clone())
-    if not features:
-        raise ValueError(
-            f"no activation was seen in {type(template).__name__}, so there are no features to measure;"
-            " name layers, as in layers=['fc1']"
-        )
+    require_activations(template, features)
     return features
 
 
@@ -104,8 +100,8 @@ def stacked_metrics(
 
     Raises:
         ValueError: if a metric is unknown or does not return a single number, or features are not finite
-            (the message names the layers of one shape, and the first such entry by the layer's position
-            among them, the position in `indices`, the row and the unit).
+            (the message names the layer, and the first such entry by the position in `indices`, the row and
+            the unit).
         IndexError: if an index is out of range.
     """
     chosen = list(range(networks.num_stacked)) if indices is None else list(indices)
@@ -113,85 +109,21 @@ def stacked_metrics(
         require_index(index, networks.num_stacked)
     if not chosen:
         return []
+    opened = [partial(_opened, networks, index, previous) for index in chosen]
     taken = {layer: each[chosen] for layer, each in features.items()}
-    resolved = resolved_metrics(metrics)
-    summaries = _rank_summaries(taken) if any(map(is_rank, resolved)) else {}
-    values: dict[str, Tensor] = {}
-    for metric in resolved:
-        if is_rank(metric):
-            found = {layer: summaries[layer][metric.name] for layer in taken}
-        elif metric.kind == "features":
-            found = {layer: _of_features(metric, layer, each) for layer, each in taken.items()}
-        else:
-            found = _of_networks(metric, networks, chosen, previous)
-        add_values(values, metric.name, found)
-    return _read(values, len(chosen))
-
-
-def _rank_summaries(features: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Compute `rank_summary` of each layer, (R,), with one batched decomposition per layer shape."""
-    groups: dict[object, list[str]] = {}
-    for layer, each in features.items():
-        groups.setdefault((each.shape, each.dtype), []).append(layer)
-    summaries: dict[str, dict[str, Tensor]] = {}
-    for layers in groups.values():
-        try:
-            stacked = ranks.rank_summary(torch.stack([features[layer] for layer in layers]))
-        except ValueError as error:
-            raise ValueError(f"layers {layers} of the stacked networks: {error}") from error
-        for position, layer in enumerate(layers):
-            summaries[layer] = {name: values[position] for name, values in stacked.items()}
-    return summaries
-
-
-def _of_features(metric: Metric, layer: str, features: Tensor) -> Tensor:
-    """Return one number per network, at once for built-in metrics, one by one for custom ones."""
-    if METRICS.get(metric.name) is metric:
-        at_once: Tensor = metric.function(features)
-        return at_once
-    return torch.stack(
-        [require_scalar(metric.name, layer, metric.function(each)) for each in features]
-    )
-
-
-def _of_networks(
-    metric: Metric,
-    networks: StackedNetworks,
-    indices: Sequence[int],
-    previous: Mapping[str, Tensor] | None,
-) -> dict[str, Tensor]:
-    if metric.kind == "update" and previous is None:
-        return {}
-    found: dict[str, list[Tensor]] = {}
-    for index in indices:
-        with _measured(networks, index) as network:
-            if metric.kind == "model":
-                value = metric.function(network)
-            else:
-                assert previous is not None
-                value = metric.function(network, {n: each[index] for n, each in previous.items()})
-        for layer, number in (value if isinstance(value, Mapping) else {"": value}).items():
-            found.setdefault(layer, []).append(require_scalar(metric.name, layer, number))
-    return {layer: torch.stack(numbers) for layer, numbers in found.items()}
+    measurement = Measurement(opened, taken, stacked=True)
+    numbers = host_numbers(measurement.values(resolved_metrics(metrics)))
+    return [
+        {name: of_networks[position] for name, of_networks in numbers.items()}
+        for position in range(len(chosen))
+    ]
 
 
 @contextmanager
-def _measured(networks: StackedNetworks, index: int) -> Iterator[nn.Module]:
-    """Yield one network as a tracker passes it to a metric, which may compute gradients itself."""
-    device = next(iter(networks.parameters.values())).device
-    with (
-        networks.loaded(index) as network,
-        preserve_state(network, {device: None}),
-        torch.enable_grad(),
-    ):
-        yield network
-
-
-def _read(values: Mapping[str, Tensor], count: int) -> list[dict[str, float]]:
-    """Read all numbers in one transfer to the host. Shape of each value: (count,)."""
-    if not values:
-        return [{} for _ in range(count)]
-    device = next(iter(values.values())).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    stacked = torch.stack([value.detach().to(device, dtype) for value in values.values()], dim=1)
-    return [dict(zip(values, numbers, strict=True)) for numbers in stacked.tolist()]
+def _opened(
+    networks: StackedNetworks, index: int, previous: Mapping[str, Tensor] | None
+) -> Iterator[tuple[nn.Module, Mapping[str, Tensor] | None]]:
+    """Yield one network as a tracker passes it to a metric, and its parameters at the earlier time."""
+    earlier = None if previous is None else {name: each[index] for name, each in previous.items()}
+    with networks.loaded(index) as network, preserve_state(network):
+        yield network, earlier

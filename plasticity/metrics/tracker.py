@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from plasticity.checks import require_integer
+from plasticity.checks import plain_number, require_integer
 from plasticity.metrics import norms
 from plasticity.metrics.activations import Activations, Axes
 from plasticity.metrics.capture import capture
-from plasticity.metrics.event_files import EventFiles
-from plasticity.metrics.measuring import Measurement, host_numbers, is_finite
+from plasticity.metrics.event_files import EventFiles, write_scalars
+from plasticity.metrics.measuring import (
+    Measurement,
+    host_numbers,
+    is_finite,
+    require_activations,
+)
 from plasticity.metrics.probe_batches import ProbeBatch, mask_tensor, masked_features, required_mask
 from plasticity.metrics.registry import DEFAULT_METRICS, Metric, add_values, resolved_metrics
 from plasticity.metrics.row_file import RowFile, made_again
@@ -263,28 +268,20 @@ class Tracker:
     def _cut(self, task: int) -> None:
         """Remove rows of this task and later ones, which the run repeats."""
         anew = self._is_new and task == 0
-
-        def repeated(tasks: Sequence[int]) -> list[int]:
-            return list(range(len(tasks))) if anew else made_again(tasks, task)
-
-        removed = repeated([int(row["task"]) for row in self.rows])
+        removed = made_again([int(row["task"]) for row in self.rows], task, anew=anew)
         self.rows = self.rows[: len(self.rows) - len(removed)]
         if self._events is not None:
             self._events.cut(task, anew=anew)
         if self._file is not None:
-            self._file.remove(repeated(self._file.counts))
+            self._file.remove(made_again(self._file.counts, task, anew=anew))
         self._is_resumed = False
 
     def _check_probe(self) -> None:
         if not any(metric.kind == "features" for metric in self._metrics):
             return
-        with preserve_state(self._model, _devices(self._model)):
+        with preserve_state(self._model):
             features = self._features()
-        if not features:
-            raise ValueError(
-                f"no activation was seen in {type(self._model).__name__}, so there are no features to "
-                "measure; name layers, as in layers=['fc1']"
-            )
+        require_activations(self._model, features)
         self.layers = tuple(features)
         add_values({}, "layer", dict.fromkeys(self.layers))
 
@@ -294,10 +291,10 @@ class Tracker:
         if probe_batch is not None:
             self._probe = ProbeBatch(probe_batch, self._model, self._forward)
         try:
-            with preserve_state(self._model, _devices(self._model)):
+            with preserve_state(self._model):
                 found = self._measurement(tolerant=tolerant)
                 values = found.values(self._metrics, self._layers_of_metric)
-                return host_numbers(values), tolerant and not found.finite()
+                return host_numbers(values), tolerant and not found.finite
         except BaseException:
             self._probe = kept
             raise
@@ -313,7 +310,8 @@ class Tracker:
                     raise
             if tolerant and not features:
                 features.update(dict.fromkeys(self.layers))
-        return Measurement(self._model, features, self._previous, tolerant=tolerant)
+        alone = nullcontext((self._model, self._previous))
+        return Measurement([lambda: alone], features, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:
         activations = self._activations(self._layouts)
@@ -331,7 +329,7 @@ class Tracker:
     def _activations(self, layouts: Mapping[str, UnitLayout] | None) -> Activations:
         """Capture the probe; the layouts of the units are reused as long as all shapes stay the same."""
         with capture(self._model, self._chosen, units=self._units, layouts=layouts) as activations:
-            self._probe.run(self._model, next(iter(_devices(self._model)), None))
+            self._probe.run(self._model)
         return activations
 
     def _write(self, row: Mapping[str, int | float]) -> None:
@@ -342,9 +340,7 @@ class Tracker:
         if self._events is not None:
             self._events.write(scalars, task)
         if self._writer is not None:
-            for tag, value in scalars.items():
-                self._writer.add_scalar(tag, value, global_step=task)
-            self._writer.flush()
+            write_scalars(self._writer, scalars, task)
         if self._file is not None:
             self._file.append(row)
 
@@ -357,11 +353,6 @@ def _require_initialised(model: nn.Module) -> None:
             )
 
 
-def _devices(model: nn.Module) -> dict[torch.device, None]:
-    """Return the devices of the parameters and buffers, in their order (a dictionary as an ordered set)."""
-    return {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
-
-
 def _has_nan(model: nn.Module) -> bool:
     """Return whether a buffer, such as a running statistic, has become NaN."""
     floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
@@ -369,10 +360,7 @@ def _has_nan(model: nn.Module) -> bool:
 
 
 def _number(name: str, value: object) -> int | float:
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    number = plain_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    return number

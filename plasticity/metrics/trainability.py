@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plasticity.metrics.gradients import require_samples
+from plasticity.random_state import random_state, set_random_state
 from plasticity.wrappers import unwrapped
 
 __all__ = ["Trainability", "trainability"]
@@ -158,20 +160,12 @@ def _reinitialised(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Restore the generators of the CPU and of the device at the end of the block."""
-    cpu_state = torch.get_rng_state()
-    if device.type == "cuda":
-        device_state = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        device_state = torch.mps.get_rng_state()
+    """Restore all random generators at the end of the block."""
+    state = random_state([device])
     try:
         yield
     finally:
-        torch.set_rng_state(cpu_state)
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(device_state, device)
-        elif device.type == "mps":
-            torch.mps.set_rng_state(device_state)
+        set_random_state(state)
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -185,10 +179,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _require_budget(inputs: Tensor, task: str, steps: int, learning_rate: float) -> None:
-    if inputs.ndim == 0 or len(inputs) == 0:
-        raise ValueError(
-            f"inputs of shape {tuple(inputs.shape)} hold no sample; give at least one, as (batch, ...)"
-        )
+    require_samples(inputs)
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if steps < 1:

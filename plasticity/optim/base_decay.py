@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from plasticity.checks import nearest
 from plasticity.optim.settings import SETTING_NAMES
-from plasticity.preserve_state import random_state, restore_random
+from plasticity.random_state import random_state, set_random_state
 
 BaseDecay = Literal["none", "coupled", "decoupled", "other"]
 """Form of a base's weight decay: none, strength * theta in the gradient, theta <- theta * (1 - lr *
@@ -233,7 +233,7 @@ def _same_draws(device: torch.device) -> Iterator[None]:
         random.seed(0)
         yield
     finally:
-        restore_random(states)
+        set_random_state(states)
 
 
 def _weight(axes: int, device: torch.device) -> torch.nn.Parameter:

@@ -202,8 +202,8 @@ class PlasticityCallback(BaseCallback):
         if step == 0 and (self.rows or self.model._n_updates > 0):
             return
         if self._file is not None:
-            self._file.remove(_after(self._file.counts, step))
-        repeated = _after([row["step"] for row in self.rows], step)
+            self._file.remove(made_again(self._file.counts, step + 1, anew=step == 0))
+        repeated = made_again([row["step"] for row in self.rows], step + 1, anew=step == 0)
         if repeated:
             del self.rows[repeated[0] :]
             self._tracker_state = None
@@ -367,11 +367,6 @@ def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
         function = partial(dead_fraction, saturating=True)
         return [*metrics, Metric(_SATURATED, function, "features")]
     return list(metrics)
-
-
-def _after(steps: Sequence[int], step: int) -> list[int]:
-    """Return the indices of the rows that will be made again after a step: all rows if the step is 0."""
-    return list(range(len(steps))) if step == 0 else made_again(steps, step + 1)
 
 
 def _twice(observations: Any) -> Any:

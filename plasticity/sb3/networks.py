@@ -16,8 +16,9 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
-from plasticity.metrics.capture import ACTIVATION_MODULES, capture
+from plasticity.metrics.capture import capture
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD
+from plasticity.metrics.layer_names import ACTIVATION_MODULES, ACTIVATIONS
 from plasticity.preserve_state import preserve_state
 from plasticity.wrappers import bypassed, named_modules, unwrapped
 
@@ -25,9 +26,7 @@ __all__ = ["PolicyNetworks", "policy_networks"]
 
 Observations = Tensor | dict[str, Tensor]
 
-_RELU_FAMILY = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardshrink, nn.Softshrink
-)  # fmt: skip
+_RELU_FAMILY = tuple(kind for kind, name in ACTIVATIONS.items() if name in ZERO_WHEN_DEAD)
 
 
 def policy_networks(policy: BasePolicy) -> PolicyNetworks:
@@ -137,7 +136,7 @@ class PolicyNetworks(nn.Module):
         Raises:
             ValueError: if there are no hidden layers.
         """
-        with preserve_state(self, self.devices()), capture(self) as activations:
+        with preserve_state(self), capture(self) as activations:
             self(*inputs)
         layers = [
             *self._memories(),
@@ -160,10 +159,6 @@ class PolicyNetworks(nn.Module):
         if name in modules:
             return not isinstance(modules[name], _RELU_FAMILY)
         return name not in ZERO_WHEN_DEAD
-
-    def devices(self) -> dict[torch.device, None]:
-        """Return the devices of the parameters and buffers, each once."""
-        return {tensor.device: None for tensor in (*self.parameters(), *self.buffers())}
 
     def observations_to_tensor(self, observations: object) -> Observations:
         """Convert a batch of observations from the form of ``model.predict`` to that of `forward`.
@@ -355,7 +350,7 @@ class ActorAndCritics(PolicyNetworks):
 
     def inputs(self, observations: Observations) -> tuple[Any, ...]:
         """Return the observations and the actor's current actions for them."""
-        with preserve_state(self, self.devices()):
+        with preserve_state(self):
             return (observations, self.policy._predict(observations, deterministic=True))
 
     def latest_inputs(self, model: Any, step_locals: Mapping[str, Any]) -> tuple[Any, ...]:

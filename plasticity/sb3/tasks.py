@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+
+from plasticity.checks import plain_number
 
 __all__ = ["TaskFollower"]
 
@@ -165,26 +165,22 @@ class TaskFollower:
         value = None if self.task_key is None else info.get(self.task_key)
         if value is None or isinstance(value, str):
             return value
-        if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0:
-            value = value.item()
-        if not isinstance(value, Integral):
+        task = plain_number(value)
+        if not isinstance(task, int):
             raise TypeError(
                 f"info[{self.task_key!r}] must be an integer or a string, got {value!r} "
                 f"({type(value).__name__}); use task_key=None to follow no tasks"
             )
-        return int(value)
+        return task
 
 
 def _plain(name: str, value: object) -> int | float | str | None:
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise TypeError(
-        f"{name} must be a number or a string to enter a row, got {value!r} ({type(value).__name__}); remove"
-        " it from info_keys or convert it in the environment"
-    )
+    number = plain_number(value)
+    if number is None:
+        raise TypeError(
+            f"{name} must be a number or a string to enter a row, got {value!r} ({type(value).__name__});"
+            " remove it from info_keys or convert it in the environment"
+        )
+    return number

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.checks import require_integer, require_number
+from plasticity.precision import accumulator, as_given, in_float64, require_real, wide_dtype
 from plasticity.symmetry.projectors import swap_projector
 
 __all__ = [
@@ -221,7 +222,7 @@ def neuron_swap_projector(
             range.
         TypeError: if an index is not an integer or the weights are not real floating-point numbers.
     """
-    _require_real(incoming)
+    require_real("weights", incoming)
     tensors = [incoming, outgoing] if incoming_bias is None else [incoming, incoming_bias, outgoing]
     size = sum(tensor.numel() for tensor in tensors)
     numbers = torch.split(torch.arange(size), [tensor.numel() for tensor in tensors])
@@ -231,9 +232,12 @@ def neuron_swap_projector(
         require_integer(name, neuron, minimum=0, maximum=len(positions) - 1)
     if first == second:
         raise ValueError(f"first and second are both neuron {first}; an exchange needs two neurons")
-    dtype = torch.promote_types(incoming.dtype, torch.float32)
     return swap_projector(
-        positions[first], positions[second], size, dtype=dtype, device=incoming.device
+        positions[first],
+        positions[second],
+        size,
+        dtype=wide_dtype(incoming),
+        device=incoming.device,
     )
 
 
@@ -257,22 +261,18 @@ def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
         TypeError: if the weights are not real floating-point numbers.
     """
     for weight in (query, key):
-        _require_real(weight)
+        require_real("weights", weight)
     if min(query.dim(), key.dim()) < 2 or query.shape[:-1] != key.shape[:-1]:
         raise ValueError(
             f"query has shape {tuple(query.shape)} and key {tuple(key.shape)}, expected "
             "(..., head_dim, width) with the same heads and head_dim; attention_heads(module) gives both"
         )
     # In float64, as squaring costs half of the digits.
-    queries, keys = (
-        (weight.cpu() if weight.device.type == "mps" else weight).detach().double()
-        for weight in (query, key)
-    )
+    queries, keys = in_float64(query.detach()), in_float64(key.detach())
     gram = queries @ queries.mT + keys @ keys.mT
     finite = gram.isfinite().all(-1).all(-1)[..., None]
     values = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0)).clamp(min=0)
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    return torch.where(finite, values, torch.nan).to(dtype).to(query.device)
+    return as_given(torch.where(finite, values, torch.nan), query)
 
 
 def double_rotation_degree(
@@ -339,14 +339,13 @@ def attention_heads(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
 
 def _detached_vectors(incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None) -> Tensor:
     for weight in (incoming, outgoing):
-        _require_real(weight)
+        require_real("weights", weight)
     vectors = neuron_vectors(incoming, outgoing, incoming_bias).detach()
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return vectors.to(wide_dtype(vectors))
 
 
 def _norms(vectors: Tensor) -> Tensor:
-    precise = torch.float32 if vectors.device.type == "mps" else torch.float64
-    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=precise)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=accumulator(vectors.device))
     return norms
 
 
@@ -362,10 +361,3 @@ def _bound(values: Tensor, threshold: float, reference: Tensor | None) -> Tensor
             "broadcasts to it; take it from the same layers"
         )
     return threshold * reference.detach()
-
-
-def _require_real(weight: Tensor) -> None:
-    if not weight.is_floating_point():
-        raise TypeError(
-            f"weights must be real floating-point numbers, got {weight.dtype}; use .float() or .double()"
-        )

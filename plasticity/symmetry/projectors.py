@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from plasticity.checks import require_integer, require_number
+from plasticity.precision import as_given, in_float64, require_real
 
 __all__ = [
     "broken_projector",
@@ -50,13 +51,13 @@ def reflection_projector(vectors: Tensor) -> Tensor:
         ValueError: if the vectors are not a matrix, not finite, or all zero.
         TypeError: if they are not real floating-point numbers.
     """
-    _require_real("vectors", vectors)
+    require_real("vectors", vectors)
     if vectors.dim() != 2 or vectors.numel() == 0:
         raise ValueError(
             f"vectors must have shape (count, parameters), got {tuple(vectors.shape)}; "
             "give one vector as vector[None]"
         )
-    precise = _precise(vectors)
+    precise = in_float64(vectors)
     if not bool(precise.isfinite().all()):
         raise ValueError("vectors must be finite, got NaN or infinity; remove those rows")
     _, values, basis = torch.linalg.svd(precise, full_matrices=False)
@@ -67,7 +68,7 @@ def reflection_projector(vectors: Tensor) -> Tensor:
     # The usual bound of a numerical rank, at the precision of the given vectors.
     bound = max(vectors.shape) * torch.finfo(vectors.dtype).eps * values[0]
     basis = basis[values > bound]
-    return _as_given(basis.T @ basis, vectors)
+    return as_given(basis.T @ basis, vectors)
 
 
 def reflection_matrix(projector: Tensor) -> Tensor:
@@ -158,13 +159,13 @@ def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
         if not matrices:
             raise ValueError("matrices is empty; a group has at least the identity")
         matrices = torch.stack(list(matrices))
-    _require_real("matrices", matrices)
+    require_real("matrices", matrices)
     if matrices.dim() != 3 or matrices.shape[1] != matrices.shape[2] or matrices.numel() == 0:
         raise ValueError(
             "matrices must have shape (elements, parameters, parameters), "
             f"got {tuple(matrices.shape)}; stack the elements along the first dimension"
         )
-    elements = _precise(matrices)
+    elements = in_float64(matrices)
     # Matrices in float64 have often passed through float32.
     tolerance = max(1e-6, torch.finfo(matrices.dtype).eps ** 0.5)
     off = (elements.mT @ elements - _identity_like(elements[0])).abs().amax(dim=(1, 2))
@@ -182,7 +183,7 @@ def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
             "expected 0; give every product of two elements, the identity included, each once"
         )
     # A group holds the inverse of each element, its transpose, so any asymmetry is rounding.
-    return _as_given((projector + projector.T) / 2, matrices)
+    return as_given((projector + projector.T) / 2, matrices)
 
 
 def broken_projector(symmetric: Tensor) -> Tensor:
@@ -326,15 +327,8 @@ def _indices(name: str, block: Sequence[int] | Tensor, size: int) -> list[int]:
     ]
 
 
-def _require_real(name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point():
-        raise TypeError(
-            f"{name} must hold real floating-point numbers, got {tensor.dtype}; use .float() or .double()"
-        )
-
-
 def _require_square(projector: Tensor) -> None:
-    _require_real("a projector", projector)
+    require_real("a projector", projector)
     if projector.dim() != 2 or projector.shape[0] != projector.shape[1]:
         raise ValueError(
             f"a projector must have shape (parameters, parameters), got {tuple(projector.shape)}; "
@@ -348,13 +342,3 @@ def _require_parameters(projector: Tensor, name: str, vectors: Tensor) -> None:
             f"{name} has shape {tuple(vectors.shape)}, expected (..., {len(projector)}): as many parameters "
             "as the projector; flatten them in its order"
         )
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    """Return the tensor in float64, on a device that supports it and its decompositions."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
-def _as_given(result: Tensor, given: Tensor) -> Tensor:
-    dtype = torch.promote_types(given.dtype, torch.float32)
-    return result.to(dtype).to(given.device)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from plasticity.checks import nearest
-from plasticity.metrics.capture import ACTIVATION_MODULES
-from plasticity.metrics.probe_batches import takes_keywords
+from plasticity.metrics.layer_names import ACTIVATION_MODULES
+from plasticity.metrics.probe_batches import call_arguments
 from plasticity.symmetry.distances import (
     attention_heads,
     degree_of_symmetry,
@@ -29,7 +29,7 @@ from plasticity.symmetry.distances import (
     rotation_eigenvalues,
     sign_flip_distance,
 )
-from plasticity.units.flow import UnitFlow, UnitLayer, trace_units
+from plasticity.units.flow import UnitLayer, trace_units
 from plasticity.wrappers import named_modules, named_parameters, raw_module
 
 __all__ = ["SymmetryReport", "symmetry_distances", "symmetry_report"]
@@ -236,7 +236,8 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
 def _traced(
     model: nn.Module, inputs: ModelInputs, report: SymmetryReport
 ) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
-    flow = _flow(model, inputs)
+    arguments, keywords = call_arguments(model, inputs)
+    flow = trace_units(model, *arguments, **keywords)
     modules = _modules(model)
     ran = {layer.name for layer in flow.layers}
     for name, module in modules.items():
@@ -266,14 +267,6 @@ def _traced(
         elif reason:
             report.left_out.update((each.name, reason) for each in group)
     return vectors
-
-
-def _flow(model: nn.Module, inputs: ModelInputs) -> UnitFlow:
-    if isinstance(inputs, tuple):
-        return trace_units(model, *inputs)
-    if isinstance(inputs, Mapping) and takes_keywords(model, inputs):
-        return trace_units(model, **inputs)
-    return trace_units(model, inputs)
 
 
 def _why_not(group: list[UnitLayer]) -> str | None:

@@ -31,20 +31,21 @@ def normalisation(operation: Operation, result: Any) -> bool:
     data = operation.inputs[0] if operation.inputs else None
     if first is None or data is None or first.shape != data.shape or not first.ndim:
         return False
-    numbers = operation.numbers[0]
-    if operation.numbers[0] is None and first.ndim > 1:
+    given = numbers = operation.numbers[0]
+    along_units = re.search("layer_norm|rms_norm", operation.name) is not None
+    if given is None and first.ndim > 1:
         # Raw inputs: their channels are units of the result that no layer made.
-        axis = first.ndim - 1 if re.search("layer_norm|rms_norm", operation.name) else 1
-        source = Source(operation.record.next_number, frozenset())
+        axis = first.ndim - 1 if along_units else 1
+        source = Source(operation.record.next_number, first.shape[axis], frozenset())
         numbers = numbered(first.shape, axis, source.first)
-        operation.record.add_source(source, first.shape[axis])
+        operation.record.add_source(source)
     operation.record.assign(first, numbers)
     groups = operation.args[6] if operation.name == "native_group_norm" else 1
-    if operation.numbers[0] is not None and groups > 1:
+    if given is not None and groups > 1:
         reason = f"its units are equal within a group only: a normalisation has {groups} groups"
-        operation.record.make_unequal(operation.numbers[0], reason)
-    if operation.numbers[0] is not None and re.search("layer_norm|rms_norm", operation.name):
-        _compare_along(operation, operation.numbers[0], len(operation.args[1]))
+        operation.record.make_unequal(given, reason)
+    if given is not None and along_units:
+        _compare_along(operation, given, len(operation.args[1]))
     return True
 
 

@@ -130,9 +130,8 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
     """
     given, model = model, raw_module(model)
     tracer = UnitTracer(model, check_equality=True)
-    devices = {tensor.device: None for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as block:
-        block.enter_context(preserve_state(model, devices))
+        block.enter_context(preserve_state(model))
         block.enter_context(bypassed(given))
         tracer.attach(block)
         model(*inputs, **keywords)
@@ -157,23 +156,17 @@ class _Resolver:
             if source.members is None and source.layers:
                 own[next(iter(source.layers))].append(source)
         self.own = own
-        total = record.next_number
-        self.layer = torch.full((total,), -1)
-        self.unit = torch.arange(total)
-        ends = [source.first for source in record.sources[1:]] + [total]
-        self.count = {
-            source.first: end - source.first
-            for source, end in zip(record.sources, ends, strict=bool(record.sources))
-        }
+        self.layer = torch.full((record.next_number,), -1)
+        self.unit = torch.arange(record.next_number)
         self.size = {}
         for index, name in enumerate(self.order):
             largest = 0
             for source in own[name]:
-                count = self.count[source.first]
-                span = slice(source.first, source.first + count)
+                end = source.start + source.count
+                span = slice(source.first, source.first + source.count)
                 self.layer[span] = index
-                self.unit[span] = torch.arange(source.start, source.start + count)
-                largest = max(largest, source.start + count)
+                self.unit[span] = torch.arange(source.start, end)
+                largest = max(largest, end)
                 if source.weight is not None and source.axis is not None:
                     largest = max(largest, source.weight.shape[source.axis])
             self.size[name] = largest
@@ -249,8 +242,7 @@ class _Resolver:
             for source in self.own[name]:
                 if source.weight is not None:
                     group = frozenset({name, *joined.get(name, ())})
-                    end = source.start + self.count[source.first]
-                    for position in range(source.start, end):
+                    for position in range(source.start, source.start + source.count):
                         uses[source.weight.identity, source.axis][position].add(group)
                     axes[group, source.weight.identity].add(source.axis)
         for read in self.record.reads:
@@ -280,29 +272,25 @@ class _Resolver:
                 number = parent[number]
             return number
 
-        joints = [source for source in self.record.sources if source.members is not None]
-        for source in joints:
-            for shift, members in enumerate(
-                source.members.tolist() if source.members is not None else ()
-            ):
+        is_joined = False
+        for source in self.record.sources:
+            if source.members is None:
+                continue
+            is_joined = True
+            for shift, members in enumerate(source.members.tolist()):
                 for member in members:
                     if member >= 0:
                         parent[root(source.first + shift)] = root(member)
-        if not joints:
+        if not is_joined:
             return {}
         return self._grouped(torch.tensor([root(number) for number in range(len(parent))]))
 
     def _grouped(self, roots: Tensor) -> dict[str, dict[str, Tensor]]:
-        own = torch.tensor([source.members is None for source in self.record.sources])
-        which = torch.cat(
-            [
-                torch.full((self.count[source.first],), bool(is_own))
-                for source, is_own in zip(self.record.sources, own.tolist(), strict=True)
-            ]
-        )
         unit_of: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for number in which.nonzero().flatten().tolist():
-            unit_of[int(roots[number])][int(self.layer[number])].add(int(self.unit[number]))
+        for source in self.record.sources:
+            if source.members is None:
+                for number in range(source.first, source.first + source.count):
+                    unit_of[int(roots[number])][int(self.layer[number])].add(int(self.unit[number]))
         partners: dict[int, set[int]] = defaultdict(set)
         for members in unit_of.values():
             for layer in members:

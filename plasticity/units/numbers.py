@@ -8,7 +8,8 @@ depend on, so that they take hardly any memory; `compact` undoes that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +84,7 @@ class UnitLayout:
     def matrix(self, activation: Tensor) -> Tensor:
         """Return the activation with a column per unit. Shape: (rows, units)."""
         rest = [axis for axis in range(activation.ndim) if axis not in self.axes]
-        width = 1
-        for axis in self.axes:
-            width *= activation.shape[axis]
+        width = math.prod(activation.shape[axis] for axis in self.axes)
         rows = activation.permute(*rest, *self.axes).reshape(-1, width)
         if self.order is None:
             return rows
@@ -118,7 +117,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested dictionaries and sequences."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for entry in value.values():
             yield from tensors_in(entry)
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):

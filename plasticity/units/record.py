@@ -21,6 +21,9 @@ class Source:
     first: int
     """First of their numbers, which are consecutive."""
 
+    count: int
+    """Number of units."""
+
     layers: frozenset[str]
     """Layers whose units these are; several for joined units, none for raw inputs."""
 
@@ -120,12 +123,11 @@ class UnitRecord:
         self.products.add(geometry(tensor))
         self.keep_address(tensor)
 
-    def add_source(self, source: Source, count: int) -> int:
-        """Record the source of the next units, and return the number of the first."""
+    def add_source(self, source: Source) -> None:
+        """Record the source of the next units."""
         self.sources.append(source)
         self.firsts.append(source.first)
-        self.next_number += count
-        return source.first
+        self.next_number += source.count
 
     def layers(self, numbers: Tensor) -> frozenset[str]:
         """Return the layers that these units belong to."""
@@ -144,10 +146,9 @@ class UnitRecord:
         """Return the layers that have some, but not all, of their units among these."""
         units = torch.unique(self.members_of(torch.unique(compact(numbers))))
         present = torch.unique(self.which(units[units >= 0]), return_counts=True)
-        ends = [*self.firsts[1:], self.next_number]
         found: frozenset[str] = frozenset()
         for index, count in zip(*(each.tolist() for each in present), strict=True):
-            if count < ends[index] - self.firsts[index]:
+            if count < self.sources[index].count:
                 found |= self.sources[index].layers
         return found
 
@@ -182,9 +183,9 @@ class UnitRecord:
         if new:
             width = max(map(len, new))
             table = torch.tensor([[*row, *[NO_UNIT] * (width - len(row))] for row in new])
-            source = Source(self.next_number, self.layers(table), members=table)
+            source = Source(self.next_number, len(new), self.layers(table), members=table)
             self.joints.update((row, self.next_number + index) for index, row in enumerate(new))
-            self.add_source(source, len(new))
+            self.add_source(source)
         numbers = [self.joints.get(row, row[0] if row else NO_UNIT) for row in rows]
         return torch.tensor(numbers, dtype=torch.int32)[which]
 

@@ -11,8 +11,10 @@ for the layers that it read, the reason why their readers are unknown is recorde
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -91,21 +93,14 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def attach(self, block: ExitStack) -> None:
         """Trace the model's calls until the block ends."""
-
-        def add(handle: torch.utils.hooks.RemovableHandle) -> None:
-            block.callback(handle.remove)
-
-        add(self._model.register_forward_pre_hook(self._start, prepend=True))
-        add(self._model.register_forward_hook(self._stop, always_call=True))
+        hook_calls(block, self._model, self._start, self._stop)
         tied = {id(parameter) for parameter, count in _use_counts(self._model).items() if count > 1}
         for path, module in named_modules(self._model):
             if any(id(each) in tied for each in module._parameters.values()):
                 # Only the call shows which of the layers that share a weight is running.
-                add(module.register_forward_pre_hook(self._entering(path), prepend=True))
-                add(module.register_forward_hook(self._leaving, always_call=True))
+                hook_calls(block, module, self._entering(path), self._leaving)
             if isinstance(module, nn.utils.parametrize.ParametrizationList):
-                add(module.register_forward_pre_hook(self._parametrizing, prepend=True))
-                add(module.register_forward_hook(self._parametrized, always_call=True))
+                hook_calls(block, module, self._parametrizing, self._parametrized)
         # Torch's fused encoder layer is one opaque operation.
         block.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
@@ -186,6 +181,17 @@ class UnitTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+def hook_calls(
+    block: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+) -> None:
+    """Hook a module's calls until the block ends; `after` runs after a call that fails, too."""
+    for handle in (
+        module.register_forward_pre_hook(before, prepend=True),
+        module.register_forward_hook(after, always_call=True),
+    ):
+        block.callback(handle.remove)
+
+
 def _note(operation: Operation, result: Any) -> None:
     if operation.is_of_weights() and operation.name not in CONTRACTIONS:
         for tensor in tensors_in(result):
@@ -263,10 +269,6 @@ def _without_autograd(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return inference or any(tensor.is_inference() for tensor in tensors_in((args, kwargs)))
 
 
-def _use_counts(model: nn.Module) -> dict[nn.Parameter, int]:
-    counts: dict[nn.Parameter, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                counts[parameter] = counts.get(parameter, 0) + 1
-    return counts
+def _use_counts(model: nn.Module) -> Counter[nn.Parameter]:
+    owned = chain.from_iterable(module._parameters.values() for module in model.modules())
+    return Counter(parameter for parameter in owned if parameter is not None)

@@ -111,10 +111,9 @@ def recurrent(operation: Operation, result: Any) -> bool:
     key = (module, weight.names[0], width)
     source = operation.record.made.get(key)
     if source is None:
-        source = operation.record.made[key] = Source(
-            operation.record.next_number, frozenset({module})
-        )
-        operation.record.add_source(source, width)
+        source = Source(operation.record.next_number, width, frozenset({module}))
+        operation.record.made[key] = source
+        operation.record.add_source(source)
     operation.record.not_followed.setdefault(module, "it is recurrent: it reads itself")
     operation.record.executed.append(module)
     for output in outputs:
@@ -201,23 +200,23 @@ def _made(
     weight: Weight,
     weight_axis: int,
     bias: object = None,
-    count: int | None = None,
 ) -> None:
     """Number the units of a result, along one of its axes."""
     record = operation.record
     layer, path = _owner(operation, weight, weight_axis)
-    count = result.shape[axis] if count is None else count
+    count = result.shape[axis]
     batched = operation.name in ("bmm", "baddbmm") and tensor.shape[0] > 1 and tensor.stride(0) > 0
     along = None if batched else weight.axes[weight_axis]
     # A layer that runs again makes the same units again.
     key = (layer, along, tuple(result.shape[:1]) if batched else (), count)
     source = record.made.get(key)
     if source is None:
-        source = Source(record.next_number, frozenset({layer}), weight, path=path)
+        units = count * result.shape[0] if batched else count
+        source = Source(record.next_number, units, frozenset({layer}), weight, path=path)
         if along is not None:
             source.axis, source.start = along
         record.made[key] = source
-        record.add_source(source, count * result.shape[0] if batched else count)
+        record.add_source(source)
     if isinstance(bias, Tensor):
         adopt_bias(operation, source, bias)
     numbers = numbered(result.shape, axis, source.first)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import gymnasium
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -177,9 +178,7 @@ def _measured_policy(options: ProbeOptions) -> tuple[Sheet, str]:
         )
     saved = SavedPolicy(options.model, trust=options.trust_pickle)
     if options.env is not None:
-        keywords = _keywords("env_kwargs", options.env_kwargs)
-        environment = make_environment(options.env, keywords, options.imports)
-        venv = wrapped(environment, options.vec_normalize, trust=options.trust_pickle)
+        venv = wrapped(_environment(options), options.vec_normalize, trust=options.trust_pickle)
         try:
             policy, fresh = saved.build(venv.observation_space, venv.action_space)
             require_finite(policy, options.model)
@@ -224,8 +223,7 @@ def _measured_module(options: ProbeOptions) -> tuple[Sheet, str]:
     )
     require_finite(model, options.model)
     if options.env is not None:
-        keywords = _keywords("env_kwargs", options.env_kwargs)
-        environment = make_environment(options.env, keywords, options.imports)
+        environment = _environment(options)
         try:
             observations: Any = play_randomly(environment, options.steps, options.seed)
         finally:
@@ -235,6 +233,12 @@ def _measured_module(options: ProbeOptions) -> tuple[Sheet, str]:
         observations = read_observations(options.data)
     sheet = measure_sheet(model, as_arguments(observations, model), fresh)
     return sheet, f"{type(model).__name__} in {options.model}, {_source(options)}"
+
+
+def _environment(options: ProbeOptions) -> gymnasium.Env[Any, Any]:
+    assert options.env is not None
+    keywords = _keywords("env_kwargs", options.env_kwargs)
+    return make_environment(options.env, keywords, options.imports)
 
 
 def _source(options: ProbeOptions) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plasticity.metrics.activations import Activations
 from plasticity.metrics.capture import capture
@@ -111,15 +111,3 @@ def _layers(activations: Activations, without_rows: frozenset[str]) -> Iterator[
     # An activation comes after the layers that ran before it: a layer at position 0 has run at position 1.
     rows.sort(key=lambda row: row[0] + (0.5 if row[1].owner is not None else 0))
     return (layer for _, layer in rows)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors in nested dictionaries, lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from tensors_in(entry)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from tensors_in(entry)

@@ -98,6 +98,21 @@ def read_archive(
     return data, members
 
 
+def read_member(name: str, content: bytes, file: Path) -> Any:
+    """Read the tensors in a member of a model's file.
+
+    Args:
+        name: Name of the member, such as "policy.pth".
+        content: Content of the member.
+        file: File of the model, for messages.
+
+    Raises:
+        ProbeError: if the member is broken, or contains pickles.
+    """
+    remedy = "Stable-Baselines3 writes no pickle there: do not load the file."
+    return read_weights(io.BytesIO(content), f"{name} in {file}", remedy=remedy)
+
+
 class SavedPolicy:
     """Policy in a saved model, of any algorithm of Stable-Baselines3 or sb3-contrib.
 
@@ -113,13 +128,8 @@ class SavedPolicy:
     def __init__(self, file: Path, *, trust: bool = False) -> None:
         self.file = file
         self._trust = trust
-        data, members = read_archive(file, ("policy.pth",))
-        self._data = data
-        self._weights = read_weights(
-            io.BytesIO(members["policy.pth"]),
-            f"policy.pth in {file}",
-            remedy="Stable-Baselines3 writes no pickle there: do not load the file.",
-        )
+        self._data, members = read_archive(file, ("policy.pth",))
+        self._weights = read_member("policy.pth", members["policy.pth"], file)
 
     @property
     def was_normalized(self) -> bool | None:

@@ -8,7 +8,7 @@ freshly initialised one of the same architecture on the same probe batch, wherev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import nn
 
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD, dead_fraction
 from plasticity.metrics.norms import weight_norm
-from plasticity.metrics.registry import Metric, metric_key
+from plasticity.metrics.registry import METRICS, Metric, metric_key
 from plasticity.metrics.tracker import Tracker
-from plasticity.scripts.probe.flow import Flow, tensors_in, trace
+from plasticity.scripts.probe.flow import Flow, trace
 from plasticity.symmetry.report import NothingToMeasureError, symmetry_distances, symmetry_report
+from plasticity.units.numbers import tensors_in
 from plasticity.wrappers import named_modules, raw_module
 
 
@@ -237,27 +238,23 @@ def _traced(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] 
 def _measured(model: nn.Module, arguments: tuple[Any, ...], flow: Flow) -> dict[str, Measures]:
     """Return the measures on the probe batch, by the names of the layers in the sheet."""
     hidden = {layer.captured: layer for layer in flow.layers if layer.captured is not None}
-    ranks = ("effective_rank", "stable_rank", "srank")
-    others = ("dead_fraction", "dormant_fraction", "feature_norm")
+    known = [each.name for each in fields(Measures) if each.name in METRICS]
     own = (
         Metric("constant_fraction", partial(dead_fraction, saturating=True), "features"),
         Metric("rows", lambda features: features.new_tensor(features.shape[0]), "features"),
         Metric("units", lambda features: features.new_tensor(features.shape[1]), "features"),
     )
-    values = Tracker(model, arguments, [*ranks, *others, *own], list(hidden)).measure()
+    values = Tracker(model, arguments, [*known, *own], list(hidden)).measure()
     found = {}
     for captured, layer in hidden.items():
-        dead = "dead_fraction" if layer.activation in ZERO_WHEN_DEAD else "constant_fraction"
-        found[layer.name] = Measures(
-            units=int(values[metric_key("units", captured)]),
-            rows=int(values[metric_key("rows", captured)]),
-            effective_rank=values[metric_key("effective_rank", captured)],
-            stable_rank=values[metric_key("stable_rank", captured)],
-            srank=int(values[metric_key("srank", captured)]),
-            dead_fraction=values[metric_key(dead, captured)],
-            dormant_fraction=values[metric_key("dormant_fraction", captured)],
-            feature_norm=values[metric_key("feature_norm", captured)],
-        )
+        numbers: dict[str, Any] = {
+            each.name: values[metric_key(each.name, captured)] for each in fields(Measures)
+        }
+        if layer.activation not in ZERO_WHEN_DEAD:
+            numbers["dead_fraction"] = values[metric_key("constant_fraction", captured)]
+        for name in ("units", "rows", "srank"):
+            numbers[name] = int(numbers[name])
+        found[layer.name] = Measures(**numbers)
     return found
 
 

@@ -22,9 +22,9 @@ import tyro
 
 from plasticity.optim.base_decay import default_weight_decay
 from plasticity.optim.settings import DERIVED_KEYS, SETTING_NAMES
-from plasticity.scripts.probe.loading import ProbeError, read_weights, require_file
+from plasticity.scripts.probe.loading import ProbeError, require_file
 from plasticity.scripts.probe.pickled import SERIALIZED, Reference, edited, pickle_in, references
-from plasticity.scripts.probe.policy import is_policy_file, read_archive
+from plasticity.scripts.probe.policy import is_policy_file, read_archive, read_member
 from plasticity.scripts.run.atomic_files import explained, write_whole
 
 _PREFIXES = {"plasticity.sb3.optimizer": "Policy", "plasticity.optim.regularizers": "Regularized"}
@@ -196,12 +196,12 @@ def _strip_states(members: dict[str, bytes], file: Path) -> list[str] | None:
     Returns:
         The regularizers that they had, or None if they are already plain.
     """
-    names = list(_read("policy.pth", members["policy.pth"], file))
+    names = list(read_member("policy.pth", members["policy.pth"], file))
     regularizers: list[str] | None = None
     for member, content in members.items():
         if not member.endswith(".pth") or member in _NO_OPTIMIZERS:
             continue
-        state = _read(member, content, file)
+        state = read_member(member, content, file)
         groups = state.get("param_groups", []) if isinstance(state, Mapping) else []
         if not any("anchor_position" in group for group in groups):
             continue
@@ -212,11 +212,6 @@ def _strip_states(members: dict[str, bytes], file: Path) -> list[str] | None:
         torch.save(_plain_state(state, names, f"{member} in {file}"), written)
         members[member] = written.getvalue()
     return regularizers
-
-
-def _read(member: str, content: bytes, file: Path) -> Any:
-    remedy = "Stable-Baselines3 writes no pickle there: do not load the file."
-    return read_weights(io.BytesIO(content), f"{member} in {file}", remedy=remedy)
 
 
 def _plain_state(state: Mapping[str, Any], weights: Sequence[str], what: str) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Arm:
         return tuple(run for run in self.runs if run.diverged_at is not None)
 
     @property
+    def _sound(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.started if run.diverged_at is None)
+
+    @property
     def unfinished(self) -> tuple[Run, ...]:
         """Runs that lack rows."""
         return tuple(run for run in self.runs if not run.finished)
@@ -70,11 +74,11 @@ class Arm:
 
         If all diverged: all planned tasks, most of them without a value.
         """
-        sound = [run for run in self.started if run.diverged_at is None]
-        if sound:
-            return tuple(sorted(frozenset.intersection(*(run.regular_positions for run in sound))))
+        if self._sound:
+            shared = (run.regular_positions for run in self._sound)
+            return tuple(sorted(frozenset.intersection(*shared)))
         reached = {position for run in self.started for position in run.by_position}
-        if self.started and self.started[0].axis == "task":
+        if self.started and self.started[0].axis.is_dense:
             reached |= set(range(max(run.planned for run in self.started)))
         return tuple(sorted(reached))
 
@@ -84,8 +88,8 @@ class Arm:
 
         Empty for runs without episodes.
         """
-        sound = [run for run in self.started if run.diverged_at is None] or self.started
-        return tuple(sorted(set.intersection(*(set(run.task_returns) for run in sound))))
+        runs = self._sound or self.started
+        return tuple(sorted(set.intersection(*(set(run.task_returns) for run in runs))))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -229,7 +233,7 @@ def values_at(
 
 
 def _average(run: Run, metric: str, positions: Sequence[int]) -> float | None:
-    if run.axis == "step":
+    if not run.axis.is_dense:
         return _average_over_steps(run, metric, positions)
     values = [run.value(metric, position) for position in positions]
     present = [value for value in values if value is not None]

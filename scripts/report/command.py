@@ -18,7 +18,7 @@ from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.figures import to_png
 from plasticity.scripts.report.metric_names import headlines, resolve
 from plasticity.scripts.report.page import page
-from plasticity.scripts.report.run_folders import Run, find_runs
+from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.statistics import require_confidence
 from plasticity.scripts.report.tables import Cell, Table, best_table, metric_table, task_table
 
@@ -76,9 +76,7 @@ def report(config: ReportConfig) -> list[Path]:
         ValueError: if there are no runs, a file of a run is broken, a name is unknown, or the figures
             and the page cannot be written.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in find_runs(Path(config.folder)):
-        groups.setdefault(run.benchmark, []).append(run)
+    groups = by_benchmark(Path(config.folder))
     comparisons = [compare(runs, config.baseline, config.confidence) for runs in groups.values()]
     known = list(dict.fromkeys(name for each in comparisons for name in each.metrics))
     wanted = resolve(config.metrics, known)

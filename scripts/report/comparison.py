@@ -17,8 +17,9 @@ from plasticity.scripts.report.arms import (
     gather,
     shared_positions,
 )
-from plasticity.scripts.report.metric_names import compared_at, headlines, in_words, position_text
-from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.axis import Axis
+from plasticity.scripts.report.metric_names import compared_at, headlines, in_words
+from plasticity.scripts.report.run_folders import DESCRIPTIONS, Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
 """Default baselines, in order of preference."""
@@ -69,9 +70,23 @@ class Comparison:
         return compared_at(self.headline)
 
     @property
-    def axis(self) -> str:
-        """Axis of the rows: "task" or "step"."""
+    def axis(self) -> Axis:
+        """Axis of the rows."""
         return self.arms[0].started[0].axis
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Runs of all arms."""
+        return tuple(run for arm in self.arms for run in arm.runs)
+
+    @property
+    def described(self) -> tuple[str, ...]:
+        """Keys (of `DESCRIPTIONS`) under which the rows tell what their tasks are."""
+        return tuple(key for key in DESCRIPTIONS if any(run.described(key) for run in self.runs))
+
+    def arms_of(self, method: str) -> list[Arm]:
+        """Return the arms of one method, a setting each."""
+        return [arm for arm in self.arms if arm.method == method]
 
     @property
     def is_sweep(self) -> bool:
@@ -140,7 +155,7 @@ def _choice_notes(
 ) -> list[str]:
     if all(len(members) == 1 for members in by_method.values()):
         return []
-    axis = chosen[0].started[0].axis
+    axis = chosen[0].started[0].axis.name
     at = f"at the last {axis}"
     if compared_at(headline) == "average":
         at = f"averaged over all {axis}s that a method's settings share"
@@ -156,19 +171,18 @@ def _run_notes(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         for run in arm.unfinished:
             if run.rows:
-                axis, reached = run.axis, position_text(run.axis, max(run.by_position))
-                planned = position_text(axis, run.planned)
+                axis, reached = run.axis, run.axis.text(max(run.by_position))
                 notes.append(
-                    f"{arm.label}, seed {run.seed}, is unfinished: its last {axis} is {reached}, of"
-                    f" {planned} planned. The arm is summarised over the {axis}s that its runs"
-                    " share."
+                    f"{arm.label}, seed {run.seed}, is unfinished: its last {axis.name} is {reached}, of"
+                    f" {axis.text(run.planned)} planned. The arm is summarised over the {axis.name}s that its"
+                    " runs share."
                 )
             else:
                 notes.append(f"{arm.label}, seed {run.seed}, has no row yet and is left out.")
         for run in arm.diverged:
-            at = NO_VALUE if run.diverged_at is None else position_text(run.axis, run.diverged_at)
+            at = NO_VALUE if run.diverged_at is None else run.axis.text(run.diverged_at)
             notes.append(
-                f"{arm.label}, seed {run.seed}, diverged at {run.axis} {at}: it is left"
+                f"{arm.label}, seed {run.seed}, diverged at {run.axis.name} {at}: it is left"
                 " out from there on, and from averages. Means over the rest flatter the method."
             )
         for run in arm.runs:
@@ -204,11 +218,8 @@ def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:
     for arm in arms:
         shared = shared_positions([arm, baseline])
         if arm.positions != baseline.positions:
-            last = (
-                f"{position_text(arm.started[0].axis, shared[-1])} is the last"
-                if shared
-                else "nowhere yet"
-            )
+            axis = arm.started[0].axis
+            last = f"{axis.text(shared[-1])} is the last" if shared else "nowhere yet"
             notes.append(
                 f"Differences of {arm.label} to {baseline.label} are taken where both have"
                 f" rows: {last}."
@@ -230,7 +241,7 @@ def recorded(comparison: Comparison, key: str) -> list[str]:
     """Return the provenance recorded in the folders (`versions` or `git_commit`), without duplicates."""
     assert key in MADE_BY
     answers = []
-    for run in (run for arm in comparison.arms for run in arm.runs):
+    for run in comparison.runs:
         value = run.config.get(key)
         if isinstance(value, dict):
             answers.append(", ".join(f"{name} {version}" for name, version in value.items()))

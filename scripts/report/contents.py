@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from plasticity.scripts.report.arms import (
     shared_positions,
     summary,
 )
+from plasticity.scripts.report.axis import TASKS
 from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.figures import Line, Panel, SettingsMap, map_figure, panels_figure
 from plasticity.scripts.report.metric_names import (
@@ -25,13 +27,14 @@ from plasticity.scripts.report.metric_names import (
     RANKS,
     TOTAL,
     UNITS,
-    compared_at,
+    factor_of,
     family_of,
     headlines,
     in_words,
     is_percent,
     layer_of,
     short_count,
+    with_unit,
 )
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, bands
@@ -78,7 +81,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
     figures = {
         name: panels_figure(
             _wrapped(rows),
-            "task" if name == "tasks" else comparison.axis,
+            TASKS.name if name == "tasks" else comparison.axis.name,
             _note(comparison, has_marks=any(panel.marks for row in rows for panel in row)),
         )
         for name, rows in grids.items()
@@ -103,7 +106,7 @@ def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
     """Return panels of PPO's diagnostics, three to a row."""
     known = [name for name in DIAGNOSTICS if name in comparison.chosen_metrics]
-    return [_panels(comparison, known[start : start + 3]) for start in range(0, len(known), 3)]
+    return _wrapped([_panels(comparison, known)], 3)
 
 
 def _note(comparison: Comparison, *, has_marks: bool) -> str:
@@ -113,7 +116,7 @@ def _note(comparison: Comparison, *, has_marks: bool) -> str:
     if any(arm.diverged for arm in comparison.chosen):
         parts.append("cross: diverged")
     if has_marks:
-        parts.append("dashed: the friction changes")
+        parts.append(f"dashed: the {' and the '.join(comparison.described) or 'task'} changes")
     return "; ".join(parts)
 
 
@@ -136,11 +139,9 @@ def _family_rows(comparison: Comparison, families: Sequence[str]) -> list[list[P
     return packed
 
 
-def _wrapped(rows: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
+def _wrapped(rows: Sequence[Sequence[Panel]], columns: int = MAX_COLUMNS) -> list[list[Panel]]:
     return [
-        list(row[start : start + MAX_COLUMNS])
-        for row in rows
-        for start in range(0, len(row), MAX_COLUMNS)
+        list(row[start : start + columns]) for row in rows for start in range(0, len(row), columns)
     ]
 
 
@@ -186,7 +187,7 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
     """
     schedules = {arm.settings.get("change_every") for arm in comparison.arms}
     (every, *others) = schedules
-    if comparison.axis != "step" or others or not isinstance(every, int) or every < 1:
+    if comparison.axis.is_dense or others or not isinstance(every, int) or every < 1:
         return ()
     last = max((arm.positions[-1] for arm in comparison.chosen if arm.positions), default=0)
     marks = range(every, last, every)
@@ -194,22 +195,31 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
 
 
 def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
-    factor = 100.0 if is_percent(metric) else 1.0
+    factor = factor_of(metric)
     values = factor * matrix(arm, metric, arm.positions)
     # Where no episode ended in any run there is no return: the line goes on to the next row with one.
-    known = np.isfinite(values).any(axis=0) | (comparison.axis == "task")
-    mean, low, high = bands(values[:, known], comparison.confidence)
+    known = np.isfinite(values).any(axis=0) | comparison.axis.is_dense
+    line = _mean_line(
+        comparison, arm, np.array(arm.positions, dtype=float)[known], values[:, known]
+    )
     if is_percent(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
-        low, high = np.clip(low, 0.0, 100.0), np.clip(high, 0.0, 100.0)
+        low, high = np.clip(line.low, 0.0, 100.0), np.clip(line.high, 0.0, 100.0)
+        line = replace(line, low=low, high=high)
+    return replace(line, seeds=tuple(_seed_line(run, metric, factor) for run in arm.started))
+
+
+def _mean_line(comparison: Comparison, arm: Arm, positions: Array, values: Array) -> Line:
+    """Return means over an arm's started runs, with each run. Shape of the values: (runs, positions)."""
+    mean, low, high = bands(values, comparison.confidence)
     return Line(
         label=arm.label,
         style=_style(comparison, arm),
-        positions=np.array(arm.positions, dtype=float)[known],
+        positions=positions,
         mean=mean,
         low=low,
         high=high,
-        seeds=tuple(_seed_line(run, metric, factor) for run in arm.started),
-        diverged=tuple(run.diverged_at is not None for run in arm.started),
+        seeds=tuple((positions, row) for row in values),
+        diverged=tuple(run in arm.diverged for run in arm.started),
     )
 
 
@@ -218,7 +228,7 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
         (position, run.value(metric, position))
         for position, row in sorted(run.by_position.items())
         # As above, except that the line of a diverged run ends there.
-        if run.axis == "task" or row.get(metric) is not None or position == run.diverged_at
+        if run.axis.is_dense or row.get(metric) is not None or position == run.diverged_at
     ]
     positions = np.array([position for position, _ in points], dtype=float)
     return positions, factor * np.array([value for _, value in points], dtype=float)
@@ -262,18 +272,8 @@ def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
     values = _task_matrix(arm, arm.started, tasks)
     if baseline is not None:
         values = values - _task_matrix(baseline, arm.started, tasks)
-    mean, low, high = bands(values, comparison.confidence)
-    positions = np.array(tasks, dtype=float)
-    return Line(
-        label=arm.label,
-        style=_style(comparison, arm),
-        positions=positions,
-        mean=mean,
-        low=low,
-        high=high,
-        seeds=() if arm is baseline else tuple((positions, row) for row in values),
-        diverged=() if arm is baseline else tuple(run in arm.diverged for run in arm.started),
-    )
+    line = _mean_line(comparison, arm, np.array(tasks, dtype=float), values)
+    return replace(line, seeds=(), diverged=()) if arm is baseline else line
 
 
 def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
@@ -293,7 +293,7 @@ def settings_map(comparison: Comparison) -> SettingsMap | None:
         The map, or None if no method's arms differ in exactly two settings, both of them numbers.
     """
     for chosen in comparison.chosen:
-        arms = [arm for arm in comparison.arms if arm.method == chosen.method]
+        arms = comparison.arms_of(chosen.method)
         keys = differing_keys([arm.settings for arm in arms])
         if len(keys) == 2 and all(
             _is_number(arm.settings.get(key)) for arm in arms for key in keys
@@ -314,9 +314,7 @@ def _map_of(
     metric = comparison.headline
     complete = [arm for arm in comparison.arms if not arm.unfinished]
     where = shared_positions(complete or comparison.arms)
-    factor = 100.0 if is_percent(metric) else 1.0
-
-    moment = compared_at(metric)
+    factor, moment = factor_of(metric), comparison.moment
 
     def value(arm: Arm) -> float:
         found = summary(arm, metric, comparison.confidence, where)[moment]
@@ -331,13 +329,12 @@ def _map_of(
         return None
     others = [arm for arm in comparison.chosen if arm is not chosen]
     references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
-    unit = " (%)" if is_percent(metric) else ""
-    at = f"{comparison.axis} {where[-1]}"
+    at = f"{comparison.axis.name} {where[-1]}"
     if moment == "average":
-        at = f"average over {short_count(where[-1])} {comparison.axis}s"
+        at = f"average over {short_count(where[-1])} {comparison.axis.name}s"
     return SettingsMap(
         title=f"{chosen.method}, {at}",
-        label=f"{in_words(metric)}{unit}",
+        label=with_unit(metric),
         rows=rows,
         columns=columns,
         row_label=row_key.replace("_", " "),

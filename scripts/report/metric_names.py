@@ -70,6 +70,16 @@ def is_percent(metric: str) -> bool:
     return family_of(metric).endswith(PERCENT_ENDINGS)
 
 
+def factor_of(metric: str) -> float:
+    """Return the number that values are multiplied with where they are shown: 100 for shares, else 1."""
+    return 100.0 if is_percent(metric) else 1.0
+
+
+def with_unit(metric: str) -> str:
+    """Return the name in words, with the sign of per cent for shares."""
+    return f"{in_words(metric)}{' (%)' if is_percent(metric) else ''}"
+
+
 def in_words(metric: str) -> str:
     """Return the name in words, followed by a comma and the layer."""
     words, layer = family_of(metric).replace("_", " "), layer_of(metric)
@@ -98,11 +108,6 @@ def short_count(count: int) -> str:
         if count >= size:
             return f"{round(count / size, MAX_DECIMALS):g} {letter}"
     return str(count)
-
-
-def position_text(axis: str, position: int) -> str:
-    """Format a position: a task as it is, a number of steps in thousands or millions."""
-    return short_count(position) if axis == "step" else str(position)
 
 
 def headlines(known: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from plasticity.scripts.report.tables import (
     Cell,
     Table,
     best_table,
-    friction_table,
+    description_table,
     metric_table,
     settings_table,
     task_table,
@@ -38,9 +38,6 @@ CAPTIONS = {
     "map": "over the two settings of a sweep, with the best outlined. On the right: the other methods.",
 }
 """Captions of the figures, by name; the title goes before."""
-
-PROBES = {"task": "the probe batch", "step": "the latest rollout"}
-"""Data that metrics are measured on, by the axis of the rows."""
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -119,7 +116,7 @@ def page(comparisons: Sequence[Comparison], figures: Sequence[Mapping[str, bytes
 
 
 def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
-    arms, seeds = len(comparison.arms), {r.seed for a in comparison.arms for r in a.runs}
+    arms, seeds = len(comparison.arms), {run.seed for run in comparison.runs}
     against = comparison.baseline
     lead = f"{_count(arms, 'arm')}, {_count(len(seeds), 'seed')}"
     lead += f"; differences to {against.label}, paired by seed" if against is not None else ""
@@ -173,7 +170,7 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode("ascii")
     title = TITLES[name]
     subject = in_words(comparison.headline).capitalize() if name == "map" else title
-    caption = f"{subject} {CAPTIONS[name].format(probe=PROBES[comparison.axis])}"
+    caption = f"{subject} {CAPTIONS[name].format(probe=comparison.axis.probe)}"
     described = escape(f"{comparison.benchmark}: {caption}", quote=True)
     return (
         f"<h3>{escape(title)}</h3>\n<figure>"
@@ -183,9 +180,12 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
 
 
 def _tasks(comparison: Comparison) -> str:
-    tables = [task_table(comparison), friction_table(comparison)]
+    tables = [task_table(comparison)]
+    tables += [description_table(comparison, key) for key in comparison.described]
     inside = "\n".join(_table(table) for table in tables if table is not None)
-    summary = "Return of each task, and friction by seed"
+    summary = (
+        f"Return of each task{''.join(f', and {key} by seed' for key in comparison.described)}"
+    )
     return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
 
 

@@ -13,9 +13,13 @@ from typing import Any, TypeGuard
 from plasticity.mitigations import METHOD_SEPARATOR, PLAIN
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import LENGTHS
+from plasticity.scripts.report.axis import Axis, axis_of
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
-NOT_METRICS = ("task", "step", "diverged", "boundary", "friction", "episodes")
+DESCRIPTIONS = ("friction",)
+"""Keys of a row that tell what its task is, as the stream describes it."""
+
+NOT_METRICS = ("task", "step", "diverged", "boundary", *DESCRIPTIONS, "episodes")
 """Keys of a row for its position and for what it covers; all others are metrics."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
@@ -62,20 +66,20 @@ class Run:
         return flattened(self.config)
 
     @property
-    def axis(self) -> str:
-        """Axis of the rows: "step" if they count steps, else "task"."""
-        return "step" if self.rows and "step" in self.rows[0] else "task"
+    def axis(self) -> Axis:
+        """Axis of the rows."""
+        return axis_of(self.rows)
 
     @cached_property
     def by_position(self) -> Mapping[int, Row]:
         """Rows by their task (or step)."""
-        return {_position(row, self.axis): row for row in self.rows}
+        return {_position(row, self.axis.name): row for row in self.rows}
 
     @cached_property
     def regular_positions(self) -> frozenset[int]:
         """Positions of the rows that other seeds have too.
 
-        A change of friction adds a row at the end of an episode, at a step that differs from seed to
+        A change of the task adds a row at the end of an episode, at a step that differs from seed to
         seed; the rows at every `measure_every` steps are common to all.
         """
         every = self.flat_config.get("tracking.measure_every")
@@ -92,12 +96,12 @@ class Run:
         Raises:
             ValueError: if the configuration does not have it.
         """
-        key = LENGTHS[self.axis]
+        key = self.axis.length
         total = self.flat_config.get(key)
         if not _is_whole(total):
             raise ValueError(
                 f"{self.path / 'config.json'} has {key}={total!r}: expected the planned number"
-                f" of {self.axis}s, an integer. Restore the file."
+                f" of {self.axis.name}s, an integer. Restore the file."
             )
         return total
 
@@ -106,7 +110,7 @@ class Run:
         """Task (or step) of the first row that reports a non-finite loss; None if there is none."""
         for row in self.rows:
             if row.get("diverged"):
-                return _position(row, self.axis)
+                return _position(row, self.axis.name)
         return None
 
     @property
@@ -114,8 +118,8 @@ class Run:
         """Whether the run has all its rows; a diverged run gets no more."""
         if not self.rows:
             return False
-        # The row of a friction change, whatever its step, is never the last of a run.
-        done = max(self.regular_positions, default=-1) + (self.axis == "task")
+        # The row at a change of the task, whatever its step, is never the last of a run.
+        done = self.axis.done_at(max(self.regular_positions, default=-1))
         return self.diverged_at is not None or done >= self.planned
 
     @cached_property
@@ -128,9 +132,9 @@ class Run:
             ValueError: if `episodes.jsonl` is broken.
         """
         every = self.flat_config.get("stream.change_every")
-        if not self.rows or self.axis != "step" or not _is_whole(every):
+        if not self.rows or self.axis.is_dense or not _is_whole(every):
             return {}
-        reached = _position(self.rows[-1], "step")
+        reached = max(self.by_position)
         if self.diverged_at is not None:
             reached = self.diverged_at - 1
         file = self.path / "episodes.jsonl"
@@ -138,11 +142,10 @@ class Run:
         # A task that was cut short is not comparable with one that was learnt for its full length.
         return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
 
-    @cached_property
-    def frictions(self) -> Mapping[int, float]:
-        """Friction of each task, where the rows have it."""
-        pairs = ((_position(row, "task"), row.get("friction")) for row in self.rows)
-        return {task: friction for task, friction in pairs if friction is not None}
+    def described(self, key: str) -> Mapping[int, float]:
+        """Return what the stream tells of each task under a key of `DESCRIPTIONS`, where the rows have it."""
+        pairs = ((_position(row, "task"), row.get(key)) for row in self.rows)
+        return {task: value for task, value in pairs if value is not None}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -162,10 +165,18 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _position(row: Row, axis: str) -> int:
-    position = row[axis]
+def _position(row: Row, key: str) -> int:
+    position = row[key]
     assert position is not None  # checked by _parse_row
     return int(position)
+
+
+def by_benchmark(root: Path) -> dict[str, list[Run]]:
+    """Read every run below a folder as `find_runs`, by the names of their benchmarks."""
+    groups: dict[str, list[Run]] = {}
+    for run in find_runs(root):
+        groups.setdefault(run.benchmark, []).append(run)
+    return groups
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -275,7 +286,7 @@ def _parse_row(content: Any, where: str) -> Row:
 def _require_order(rows: list[Row], where: str) -> None:
     if len(rows) < 2:
         return
-    axis = "step" if "step" in rows[0] else "task"
+    axis = axis_of(rows).name
     if axis not in rows[-1]:
         raise ValueError(f"{where}: {axis!r} is missing, but the rows before have it.")
     before, now = (_position(row, axis) for row in rows[-2:])

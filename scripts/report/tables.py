@@ -16,8 +16,9 @@ from plasticity.scripts.report.arms import (
     shared_positions,
     summary,
 )
+from plasticity.scripts.report.axis import Axis
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.metric_names import compared_at, in_words, is_percent, position_text
+from plasticity.scripts.report.metric_names import compared_at, factor_of, is_percent, with_unit
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Estimate, estimate, paired_estimate
 
@@ -49,7 +50,7 @@ class Table:
 
 def format_values(values: Sequence[float], metric: str, *, signed: bool = False) -> list[str]:
     """Format values: shares in per cent, the rest with at least three digits of the largest."""
-    factor = 100.0 if is_percent(metric) else 1.0
+    factor = factor_of(metric)
     size = max(abs(value) for value in values)
     decimals = 1 if is_percent(metric) else sum(size < bound for bound in (1000, 10, 1))
     return [f"{factor * value:{'+' if signed else ''}.{decimals}f}" for value in values]
@@ -85,10 +86,7 @@ def _name_cell(arm: Arm, *, with_positions: bool = False) -> Cell:
     details = [arm.apart] if arm.apart else []
     details.append(f"{runs} seed{'s' if runs > 1 else ''}")
     if with_positions and arm.positions:
-        axis = arm.started[0].axis
-        positions = ", ".join(map(str, moments(arm.positions).values()))
-        last = position_text(axis, arm.positions[-1])
-        details.append(f"tasks {positions}" if axis == "task" else f"to {last}")
+        details.append(arm.started[0].axis.span(list(moments(arm.positions).values())))
     if arm.diverged:
         details.append(f"{len(arm.diverged)} of {runs} diverged")
     if arm.unfinished:
@@ -106,71 +104,67 @@ def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, fu
         full: Whether to show the difference at every moment. Otherwise only at the one that methods are
             compared at: the last, or the average for returns.
     """
-    baseline, confidence = comparison.baseline, comparison.confidence
     compared = MOMENTS if full else (compared_at(metric),)
     positions = _position_headings(comparison, arms)
     rows = []
     for arm in arms:
-        found = summary(arm, metric, confidence)
+        found = summary(arm, metric, comparison.confidence)
         name = _name_cell(arm, with_positions=not positions["last"])
         cells = [name, *(estimate_cell(found[m], metric, len(arm.runs)) for m in MOMENTS)]
-        if baseline is not None:
-            paired = paired_summary(arm, baseline, metric, confidence)
-            cells += [
-                Cell("baseline")
-                if arm is baseline
-                else estimate_cell(paired[m], metric, len(arm.runs), signed=True)
-                for m in compared
-            ]
-        rows.append(tuple(cells))
+        rows.append((*cells, *_differences(comparison, arm, metric, compared)))
     headings = [f"{name}\n{position}".strip() for name, position in positions.items()]
-    if baseline is not None:
-        headings += [f"{moment} minus\n{baseline.label}" for moment in compared]
-    unit = " (%)" if is_percent(metric) else ""
-    return Table(f"{in_words(metric)}{unit}", ("method", *headings), tuple(rows))
+    headings += _difference_headings(comparison, compared)
+    return Table(with_unit(metric), ("method", *headings), tuple(rows))
+
+
+def _differences(
+    comparison: Comparison, arm: Arm, metric: str, moments: Sequence[str]
+) -> list[Cell]:
+    """Return the differences to the baseline at these moments; no cell without a baseline."""
+    if comparison.baseline is None:
+        return []
+    if arm is comparison.baseline:
+        return [Cell("baseline")] * len(moments)
+    paired = paired_summary(arm, comparison.baseline, metric, comparison.confidence)
+    return [estimate_cell(paired[m], metric, len(arm.runs), signed=True) for m in moments]
+
+
+def _difference_headings(comparison: Comparison, moments: Sequence[str]) -> list[str]:
+    baseline = comparison.baseline
+    return [] if baseline is None else [f"{m} minus\n{baseline.label}" for m in moments]
 
 
 def _position_headings(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, str]:
     """Return the task (or step) of each moment, or "" where the arms disagree."""
     found = [moments(arm.positions) for arm in arms]
-    axis = comparison.axis
     positions = {m: {each.get(m) for each in found} for m in MOMENTS if m != "average"}
     return {
-        m: _heading(axis, next(iter(positions[m]))) if len(positions.get(m, ())) == 1 else ""
+        m: _heading(comparison.axis, *positions[m]) if len(positions.get(m, ())) == 1 else ""
         for m in MOMENTS
     }
 
 
-def _heading(axis: str, position: int | None) -> str:
-    return f"({axis} {position if position is None else position_text(axis, position)})"
+def _heading(axis: Axis, position: int | None) -> str:
+    return f"({axis.name} {position if position is None else axis.text(position)})"
 
 
 def best_table(comparison: Comparison) -> Table:
     """Compare the methods fairly: each at its own best setting."""
-    metric, confidence = comparison.headline, comparison.confidence
+    metric, compared = comparison.headline, (comparison.moment,)
     common = shared_positions(comparison.chosen)
-    baseline = comparison.baseline
     rows = []
     for arm in comparison.chosen:
-        tried = sum(other.method == arm.method for other in comparison.arms)
-        at_last = summary(arm, metric, confidence, common)
+        found = summary(arm, metric, comparison.confidence, common)
         cells = [
             _name_cell(arm),
-            Cell(str(tried)),
-            estimate_cell(at_last["last"], metric, len(arm.runs)),
-            estimate_cell(at_last["average"], metric, len(arm.runs)),
+            Cell(str(len(comparison.arms_of(arm.method)))),
+            *(estimate_cell(found[m], metric, len(arm.runs)) for m in ("last", "average")),
         ]
-        if baseline is not None:
-            paired = paired_summary(arm, baseline, metric, confidence)[comparison.moment]
-            difference = estimate_cell(paired, metric, len(arm.runs), signed=True)
-            cells.append(Cell("baseline") if arm is baseline else difference)
-        rows.append(tuple(cells))
+        rows.append((*cells, *_differences(comparison, arm, metric, compared)))
     last = f"\n{_heading(comparison.axis, common[-1])}" if common else ""
-    headings = ["method", "settings\ntried", f"last{last}", "average"]
-    headings += [f"{comparison.moment} minus\n{baseline.label}"] if baseline is not None else []
-    unit = " (%)" if is_percent(metric) else ""
-    title = f"{in_words(metric)}{unit}, each method at its own best setting"
-    return Table(title, tuple(headings), tuple(rows))
+    headings = ("method", "settings\ntried", f"last{last}", "average")
+    title = f"{with_unit(metric)}, each method at its own best setting"
+    return Table(title, (*headings, *_difference_headings(comparison, compared)), tuple(rows))
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -182,13 +176,12 @@ def settings_table(comparison: Comparison) -> Table:
         seeds = Cell(", ".join(str(run.seed) for run in arm.runs))
         done = Cell(", ".join(_done(run) for run in arm.started))
         rows.append((Cell(arm.label), *values, seeds, done))
-    done_heading = "rows of each" if comparison.axis == "task" else "steps of each"
-    return Table("Arms", ("method", *apart, "seeds", done_heading), tuple(rows))
+    return Table("Arms", ("method", *apart, "seeds", comparison.axis.done), tuple(rows))
 
 
 def _done(run: Run) -> str:
-    done = len(run.rows) if run.axis == "task" else max(run.by_position)
-    return f"{position_text(run.axis, done)} of {position_text(run.axis, run.planned)}"
+    done = run.axis.done_at(max(run.by_position))
+    return f"{run.axis.text(done)} of {run.axis.text(run.planned)}"
 
 
 # ---- tasks of runs with a row per number of steps ---------------------------------------------------
@@ -226,23 +219,24 @@ def task_returns(arm: Arm, task: int) -> dict[int, float | None]:
     return {run.seed: run.task_returns.get(task) if known else None for run in arm.runs}
 
 
-def friction_table(comparison: Comparison) -> Table | None:
-    """Return the friction of each task, by seed; it is the same for every method.
+def description_table(comparison: Comparison, key: str) -> Table:
+    """Return what the stream tells of each task, by seed; it is the same for every method.
 
-    Returns:
-        The table, or None if the rows hold no friction.
+    Args:
+        comparison: Comparison of the runs.
+        key: Key of the rows, of `Comparison.described`.
     """
     by_seed: dict[int, dict[int, float]] = {}
-    for run in (run for arm in comparison.arms for run in arm.started):
-        by_seed.setdefault(run.seed, {}).update(run.frictions)
-    found = {seed: frictions for seed, frictions in sorted(by_seed.items()) if frictions}
-    tasks = sorted({task for frictions in found.values() for task in frictions})
-    rows = tuple(
-        (
-            Cell(str(task)),
-            *(Cell(f"{each[task]:.3g}" if task in each else NO_VALUE) for each in found.values()),
-        )
+    for run in sorted(comparison.runs, key=lambda run: run.seed):
+        if run.described(key):
+            by_seed.setdefault(run.seed, {}).update(run.described(key))
+    tasks = sorted({task for each in by_seed.values() for task in each})
+    rows = [
+        [
+            str(task),
+            *(f"{each[task]:.3g}" if task in each else NO_VALUE for each in by_seed.values()),
+        ]
         for task in tasks
-    )
-    headings = ("task", *(f"seed {seed}" for seed in found))
-    return Table("friction of each task", headings, rows) if rows else None
+    ]
+    headings = ("task", *(f"seed {seed}" for seed in by_seed))
+    return Table(f"{key} of each task", headings, tuple(tuple(map(Cell, row)) for row in rows))

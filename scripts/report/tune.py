@@ -15,7 +15,7 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS, TUNED_SETTINGS
 from plasticity.scripts.report.arms import Arm, differing_keys
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.metric_names import in_words
-from plasticity.scripts.report.run_folders import Run, find_runs
+from plasticity.scripts.report.run_folders import Run, by_benchmark
 from plasticity.scripts.run.atomic_files import write_whole
 
 Tuned = dict[str, dict[str, dict[str, Any]]]
@@ -50,14 +50,11 @@ def tune(config: TuneConfig) -> Tuned:
         ValueError: if there are no runs, no method with several settings, unfinished runs, or arms that
             differ in more than the settings of their mitigation; or if the file cannot be read or written.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in find_runs(config.folder):
-        groups.setdefault(run.benchmark, []).append(run)
     found: Tuned = {}
     lines: list[str] = []
     file = TUNED_SETTINGS if config.out is None else config.out
     tuned = _read(file)
-    for benchmark, runs in groups.items():
+    for benchmark, runs in by_benchmark(config.folder).items():
         if benchmark not in BENCHMARKS:
             raise ValueError(f"{benchmark} is not a benchmark of this version: leave its runs out.")
         for name, (arm, metric) in _best_arms(runs).items():
@@ -88,7 +85,7 @@ def _best_arms(runs: Sequence[Run]) -> dict[str, tuple[Arm, str]]:
         )
     found = {}
     for chosen in comparison.chosen:
-        arms = [arm for arm in comparison.arms if arm.method == chosen.method]
+        arms = comparison.arms_of(chosen.method)
         if len(arms) == 1 or chosen.method not in MITIGATIONS:
             continue
         own = chosen.runs[0].config["method"][chosen.method]

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import torch
 
-from plasticity.agents.execution.random_state import random_state
+from plasticity.random_state import random_state
 from plasticity.scripts.config.nested import setting_at
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run import atomic_files, events

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from plasticity.agents.execution.random_state import set_random_state
+from plasticity.random_state import set_random_state
 from plasticity.scripts.config.benchmarks import completed
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import RunConfig, differences

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from plasticity.checks import require_integer, require_known, require_number
+from plasticity.checks import plain_number, require_integer, require_known, require_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -16,6 +17,24 @@ def test_integers_pass_as_ints(value):
 def test_numbers_pass_as_floats(value):
     assert type(require_number("n", value, minimum=3)) is float
     assert require_number("n", value, minimum=3) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (torch.tensor(2.0), 2.0),
+        (np.array(7), 7),
+        (torch.zeros(1), None),
+        ("3", None),
+        (None, None),
+    ],
+)
+def test_numbers_of_any_kind_become_plain_ones(value, plain):
+    found = plain_number(value)
+    assert found == plain
+    assert type(found) is type(plain)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from torch import nn
 from plasticity.metrics.tracker import Tracker
 from plasticity.preserve_state import preserve_state
 
-CPU = {torch.device("cpu"): None}
-
 
 class Writing(nn.Module):
     """Module with a buffer and a forward pass that changes it."""
@@ -119,7 +117,7 @@ def test_buffers_are_restored(write, buffer):
     kept = model.n
     bits_before, layout = bits(kept), (kept.shape, kept.stride(), kept.dtype, kept.data_ptr())
     names = list(model.state_dict())
-    with preserve_state(model, CPU):
+    with preserve_state(model):
         model()
     assert model.n is kept
     assert bits(kept) == bits_before
@@ -193,7 +191,7 @@ def test_buffers_that_share_memory_are_restored():
     first = Writing(memory[:2], in_data)
     second = Writing(memory[1:], in_data)
     second.shared = first
-    with preserve_state(second, CPU):
+    with preserve_state(second):
         second()
         first()
         assert memory.tolist() == [1, 2, 1, 1]
@@ -205,7 +203,7 @@ def test_an_unchanged_buffer_is_not_written_to():
     model = Writing(torch.full((3,), torch.nan), lambda module: None)
     model.register_buffer("expanded", torch.ones(1, 3).expand(2, 3))  # cannot be written to at all
     versions = {name: buffer._version for name, buffer in model.named_buffers()}
-    with preserve_state(model, CPU):
+    with preserve_state(model):
         model()
     assert {name: buffer._version for name, buffer in model.named_buffers()} == versions
 
@@ -214,7 +212,7 @@ def test_a_later_backward_pass_works_after_writes_through_data():
     model = Writing(torch.tensor([2.0]), in_data)
     weight = torch.tensor([3.0], requires_grad=True)
     loss = weight * model.n
-    with preserve_state(model, CPU):
+    with preserve_state(model):
         model()
     loss.backward()
     assert weight.grad.tolist() == [2.0]
@@ -234,7 +232,7 @@ def test_random_state_of_every_library_is_restored():
     expected = drawn()
     for seed in seeds:
         seed()
-    with preserve_state(model, CPU):
+    with preserve_state(model):
         model()
     assert drawn() == expected
 
@@ -247,7 +245,7 @@ def test_everything_is_restored_after_an_error():
 
     model = Writing(torch.zeros(3), write).train()
     kept = model.n
-    with pytest.raises(RuntimeError, match="on purpose"), preserve_state(model, CPU):
+    with pytest.raises(RuntimeError, match="on purpose"), preserve_state(model):
         model()
     assert model.n is kept
     assert kept.tolist() == [0, 0, 0]

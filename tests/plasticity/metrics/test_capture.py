@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from plasticity.metrics.activations import unit_matrix
-from plasticity.metrics.capture import ACTIVATION_MODULES, capture
-from plasticity.metrics.layer_names import FUNCTIONAL_ACTIVATIONS
+from plasticity.metrics.capture import capture
+from plasticity.metrics.layer_names import ACTIVATION_MODULES, FUNCTIONAL_ACTIVATIONS
 
 
 class Mixed(nn.Module):

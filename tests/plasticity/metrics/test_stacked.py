@@ -122,7 +122,7 @@ def test_stacked_networks_that_are_not_finite():
         networks.parameters["fc1.bias"][1, 0] = float("nan")
     features = stacked_features(networks, probe, ["conv1", "fc1"])
     assert finite_networks(features).tolist() == [True, False, True]
-    with pytest.raises(ValueError, match=r"layers \['fc1'\].*features\[0, 1, 0, 0\] is nan"):
+    with pytest.raises(ValueError, match=r"layer 'fc1': features\[1, 0, 0\] is nan"):
         stacked_metrics(networks, features, ["srank"])
     rows = stacked_metrics(networks, features, ["srank", "feature_norm"], indices=[0, 2])
     for row, i in zip(rows, (0, 2), strict=True):

@@ -344,13 +344,13 @@ def test_wrapped_policies_have_the_same_names_and_features_as_plain_ones(algorit
     inputs = inputs_of(plain, model)
     layers = plain.hidden_layers(inputs)
     names = list(weight_norm(plain))
-    with preserve_state(plain, {}), capture(plain, layers) as expected:
+    with preserve_state(plain), capture(plain, layers) as expected:
         plain(*inputs)
     wrapped = policy_networks(wrap(model.policy))
     assert wrapped.hidden_layers(inputs) == layers
     assert list(weight_norm(wrapped)) == names
     assert [wrapped.saturates(layer) for layer in layers] == [plain.saturates(n) for n in layers]
-    with preserve_state(wrapped, {}), capture(wrapped, layers) as activations:
+    with preserve_state(wrapped), capture(wrapped, layers) as activations:
         wrapped(*inputs)
     for layer in layers:
         assert torch.equal(activations[layer], expected[layer]), layer

@@ -22,7 +22,7 @@ from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.tables import (
     Cell,
     best_table,
-    friction_table,
+    description_table,
     metric_table,
     task_table,
 )
@@ -444,7 +444,7 @@ def test_positions_and_flags_are_not_metrics(synthetic):
 
 
 def test_the_friction_table_has_a_column_per_seed(synthetic):
-    table = friction_table(compared(synthetic))
+    table = description_table(compared(synthetic), "friction")
     assert table.columns == ("task", "seed 0", "seed 1")
     assert table.rows[3] == (Cell("3"), Cell("0.5"), Cell("1.5"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from plasticity.scripts.report.axis import STEPS
 from plasticity.scripts.report.run_folders import find_runs, read_run
 
 CONFIG = {
@@ -98,7 +99,7 @@ def test_a_complete_last_line_without_its_newline_counts(tmp_path):
 def test_rows_with_steps_have_steps_as_positions(tmp_path):
     rows = [row(0, step=100), row(0, step=200), row(1, step=300)]
     run = read_run(write(tmp_path, rows, stream={"num_steps": 300}))
-    assert run.axis == "step"
+    assert run.axis is STEPS
     assert list(run.by_position) == [100, 200, 300]
     assert run.metrics == ("test_accuracy",)
     assert run.finished
