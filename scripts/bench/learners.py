@@ -40,17 +40,18 @@ from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 from plasticity.mitigations import regularizer_settings
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.comparison import Effort, Side
-from plasticity.scripts.config.benchmarks import BENCHMARKS, control_config, supervised_config
+from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
+from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, VectorEnvironments
 from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
 
-MNIST = supervised_config("permuted-mnist")
+MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 """Benchmark whose settings the classifiers have."""
 
 SYRE = regularizer_settings([BENCHMARKS["permuted-mnist"].mitigation("syre")], anchor_seed=0)
 """Syre's settings on it."""
 
-ANT = control_config("slippery-ant")
+ANT = benchmark_config("slippery-ant", ControlRunConfig)
 """Benchmark whose settings the agents have."""
 
 ANT_SYRE = regularizer_settings([BENCHMARKS["slippery-ant"].mitigation("syre")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import torch
 from plasticity.agents.ppo.agent import PPO
 from plasticity.metrics.tracker import Tracker
 from plasticity.scripts.config.run_config import ControlRunConfig
-from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers
+from plasticity.scripts.run.adapted import Adapted
+from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers, has_all_rows
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.seeds import child_seed
-from plasticity.tasks.vector.environments import slippery_ant_vector
+from plasticity.tasks import ENGINES
+from plasticity.tasks.vector.environments import DEVICE_ENGINES, slippery_ant_vector
 
 
-class AntExperiment:
+class SingleAnts:
     """Work of a run between two rows of its `metrics.jsonl`: rollouts and their updates.
 
     `AntRows` decides when a row is due.
@@ -109,6 +112,58 @@ class AntExperiment:
         if self._tracker is not None:
             self._tracker.load_state_dict(state["tracker"])
         self._rows.load_state_dict(state)
+
+
+class AntExperiment(Adapted):
+    """Runs of Slippery-Ant, alone or stacked."""
+
+    def __init__(self, configs: Sequence[ControlRunConfig], *, stacked: bool) -> None:
+        from plasticity.scripts.run.stacked_ants import StackedAnts  # noqa: PLC0415
+
+        made = StackedAnts(configs) if stacked else SingleAnts(configs[0])
+        super().__init__(configs, made, stacked=stacked)
+
+    @staticmethod
+    def progress_of(state: dict[str, Any]) -> float:
+        """Return the steps of a run with this saved state."""
+        return float(state["agent"]["num_steps"])
+
+    @staticmethod
+    def is_finished_at(state: dict[str, Any], config: ControlRunConfig) -> bool:
+        """Return whether a run with this saved state has all its rows."""
+        return has_all_rows(state, config)
+
+    @staticmethod
+    def can_stack(config: ControlRunConfig) -> bool:
+        """Return whether a run can be stacked: the engines of a CPU step each ant by itself."""
+        return config.stream.engine in DEVICE_ENGINES
+
+    @staticmethod
+    def can_be_alone(config: ControlRunConfig) -> bool:
+        """Return whether a run has an ordinary backend: all have but the ants of a GPU."""
+        return config.stream.engine not in DEVICE_ENGINES
+
+    @staticmethod
+    def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
+        """Raise an error if an engine is not installed."""
+        for engine in {each.stream.engine for each in configs}:
+            _require_engine(engine)
+
+    @staticmethod
+    def modules(config: ControlRunConfig) -> Sequence[str]:
+        """Return the modules that a run imports late."""
+        return []
+
+
+def _require_engine(engine: str) -> None:
+    try:
+        ENGINES[engine]().close()
+        if engine == "warp":
+            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
+
+            load_modules()
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from error
 
 
 def with_tensors(state: Any) -> Any:
