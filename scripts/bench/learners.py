@@ -30,20 +30,17 @@ from plasticity.agents.ppo.updates import (
     critic_optimizer,
     update_both,
 )
-from plasticity.agents.supervised.classifier import (
-    OPTIMIZERS,
-    Classifier,
-    ClassifierConfig,
-    make_optimizer,
-)
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import OPTIMIZERS, Classifier, make_optimizer
+from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import regularizer_settings
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.comparison import Effort, Side
 from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
 from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, VectorEnvironments
-from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
+from plasticity.tasks.streams.base import stack
 
 MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 """Benchmark whose settings the classifiers have."""
@@ -187,10 +184,10 @@ def training_stacked(effort: Effort, count: int, steps: int, config: ClassifierC
     streams = [
         PermutedImages(dataset, num_tasks=2, seed=seed, device=effort.device) for seed in seeds
     ]
-    return partial(train_steps, classifier, StackedPermutedImages(streams)[1], steps)
+    return partial(train_steps, classifier, stack(streams)[1], steps)
 
 
-def train_steps(trainer: Any, task: object, steps: int) -> None:
+def train_steps(trainer: Trainer, task: Any, steps: int) -> None:
     """Train for `steps` steps; the task continues in the next turn, and starts again after its end."""
     left = steps
 

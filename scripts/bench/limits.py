@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.scripts.bench.comparison import Effort, Side
 from plasticity.scripts.bench.kernels import copy_call
 from plasticity.scripts.bench.learners import (

@@ -72,7 +72,7 @@ def test_training_on_the_same_task_again_uses_all_of_it_again():
     seen = []
 
     class Recording:
-        index, num_train = task.index, task.num_train
+        index, num_train, spec = task.index, task.num_train, task.spec
 
         def train_batch(self, indices):
             seen.append(indices)

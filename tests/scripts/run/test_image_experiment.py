@@ -1,14 +1,15 @@
-"""Whole runs of permuted-digits, tiny, in this process."""
+"""Whole runs of permuted-digits, tiny, in this process: single, stacked, and one form against the other."""
 
 import json
 import math
 from functools import cache
+from itertools import count
 
 import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
 from plasticity.scripts.config.nested import with_values
@@ -25,6 +26,7 @@ TINY = SupervisedRunConfig(
     tracking=SupervisedTracking(probe_size=32),
 )
 SHORT = {"stream.num_tasks": 1}
+FORMS = [False, True]  # stacked or not
 
 
 @cache
@@ -32,22 +34,42 @@ def digits():
     return load_dataset("digits")
 
 
-def experiment(changes=None):
-    return ImageExperiment(with_values(TINY, changes or {}), digits())
+def experiment(changes=None, stacked=False, dataset=True):
+    """Return the experiment of one run, or stacked with that of another seed."""
+    config = with_values(TINY, changes or {})
+    configs = [config, with_values(config, {"seed": config.seed + 1})] if stacked else [config]
+    return ImageExperiment(configs, stacked=stacked, dataset=digits() if dataset else None)
 
 
-def finish(experiment, should_stop=lambda: False):
-    rows = []
-    while not experiment.finished:
-        row = experiment.next_row(should_stop)
-        if row is None:
+def rows_of(experiment, should_stop=lambda: False):
+    """Return the rows of each run until all are finished."""
+    rows = [[] for _ in experiment.configs]
+    while not all(map(experiment.is_finished, range(len(rows)))):
+        found = experiment.next_rows(should_stop)
+        for run, row in found.items():
+            rows[run].append(row)
+        if not found:
             break
-        rows.append(row)
     return rows
 
 
+def finish(experiment):
+    """Return the rows of the first run."""
+    return rows_of(experiment)[0]
+
+
+def states_of(experiment):
+    return experiment.state_dicts(range(len(experiment.configs)))
+
+
 def weights(experiment):
-    return experiment.state_dict()["classifier"]["network"]
+    return states_of(experiment)[0]["classifier"]["network"]
+
+
+def after(calls):
+    """Return a `should_stop` that is true after this many steps."""
+    steps = iter(range(calls))
+    return lambda: next(steps, None) is None
 
 
 def equal(first, second):
@@ -163,33 +185,39 @@ def test_a_longer_run_begins_as_a_shorter_one():
     assert longer.progress == 4
 
 
-@pytest.mark.parametrize("calls", [1, 2, 20, 30])
+@pytest.mark.parametrize("steps", [0, 1, 19, 23, 29])  # a task has 23
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "stacked"),
     [
-        {"method": (Syre(strength=0.01, sigma=0.5),)},
-        {
-            "method": (L2Init(strength=0.01),),
-            "tracking.metrics": ("update_norm", "gradient_norm"),
-        },
-        {"agent": ClassifierConfig("adam", 0.003, batch_size=100)},
-        {"method": (Shift(sigma=0.3),), "tracking.metrics": ("update_norm",)},
+        ({"method": (Syre(strength=0.01, sigma=0.5),)}, False),
+        ({"method": (Syre(strength=0.01, sigma=0.5, anisotropy=0.1),)}, True),
+        (
+            {
+                "method": (L2Init(strength=0.01),),
+                "tracking.metrics": ("update_norm", "gradient_norm"),
+            },
+            False,
+        ),
+        ({"method": (L2Init(strength=0.01),), "tracking.metrics": ("update_norm",)}, True),
+        ({"agent": ClassifierConfig("adam", 0.003, batch_size=64)}, False),
+        ({"agent": ClassifierConfig("adam", 0.003, batch_size=64)}, True),
+        ({"method": (Shift(sigma=0.3),), "tracking.metrics": ("update_norm",)}, False),
     ],
-    ids=["syre", "l2-init", "adam", "shift"],
 )
-def test_continued_from_the_middle_of_a_task(changes, calls, tmp_path):
+def test_continued_from_anywhere_to_the_byte(changes, stacked, steps, tmp_path):
     changes = {"stream.num_tasks": 2, **changes}
-    whole = experiment(changes)
-    expected = text(finish(whole))
-    count = iter(range(1, 10**6))
-    first = experiment(changes)
-    rows = finish(first, lambda: next(count) >= calls)
-    assert not first.finished
-    torch.save(first.state_dict(), tmp_path / "state")
-    second = experiment(changes)
-    second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    assert second.progress == first.progress
-    assert text(rows + finish(second)) == expected
+    whole, first, second = (experiment(changes, stacked) for _ in range(3))
+    expected = rows_of(whole)
+    rows = rows_of(first, after(steps))
+    assert not first.is_finished(0)
+    torch.save(states_of(first), tmp_path / "states")
+    for run, state in enumerate(torch.load(tmp_path / "states", weights_only=True)):
+        assert ImageExperiment.progress_of(state) == pytest.approx(steps / 23)
+        assert not ImageExperiment.is_finished_at(state, first.configs[run])
+        second.load_state_dict(run, state)
+    assert second.progress == first.progress == pytest.approx(steps / 23)
+    rest = rows_of(second)
+    assert [text(a + b) for a, b in zip(rows, rest, strict=True)] == [text(a) for a in expected]
     assert equal(weights(second), weights(whole))
 
 
@@ -198,56 +226,212 @@ def test_update_norm_is_that_of_the_task():
     snapshots = [{name: value.clone() for name, value in weights(tracked).items()}]
     rows = []
     for _ in range(2):
-        rows.append(tracked.next_row(lambda: False))
+        rows.append(tracked.next_rows(lambda: False)[0])
         snapshots.append({name: value.clone() for name, value in weights(tracked).items()})
     for row, before, after in zip(rows, snapshots[:-1], snapshots[1:], strict=True):
         square = sum((after[name] - before[name]).double().square().sum() for name in after)
         assert row["update_norm/total"] == pytest.approx(math.sqrt(square), rel=1e-5)
 
 
+@pytest.mark.parametrize("stacked", FORMS)
 @pytest.mark.parametrize("metrics", [(), DEFAULT_METRICS])
-def test_a_loss_that_becomes_nan_ends_the_run(metrics):
+def test_a_loss_that_becomes_nan_ends_the_run(metrics, stacked):
     agent = ClassifierConfig(learning_rate=1e20, batch_size=64)
-    diverging = experiment({"tracking.metrics": metrics, "agent": agent})
-    rows = finish(diverging)
-    assert [row["diverged"] for row in rows] == [True]
-    assert diverging.diverged
-    assert diverging.finished
-    assert not any("/" in name for name in rows[0])
-    again = experiment()
-    again.load_state_dict(diverging.state_dict())
-    assert again.finished
+    diverging = experiment({"tracking.metrics": metrics, "agent": agent}, stacked)
+    runs = range(len(diverging.configs))
+    for rows in rows_of(diverging):
+        assert [row["diverged"] for row in rows] == [True]
+        assert not any("/" in name for name in rows[0])
+    assert all(map(diverging.has_diverged, runs))
+    again = experiment(stacked=stacked)
+    for run, state in enumerate(states_of(diverging)):
+        assert ImageExperiment.is_finished_at(state, diverging.configs[run])
+        again.load_state_dict(run, state)
+    assert all(map(again.is_finished, runs))
 
 
+@pytest.mark.parametrize("stacked", FORMS)
 @pytest.mark.parametrize("metrics", [(), ("effective_rank",), ("weight_norm",)])
-def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics):
+def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics, stacked):
     mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
-    overflowing = experiment({"network": mlp, "tracking.metrics": metrics})
-    classifier = overflowing._classifier
+    overflowing = experiment({"network": mlp, "tracking.metrics": metrics}, stacked)
+    trainer = overflowing._trainer
+    last = len(overflowing.configs) - 1
 
     def train(task, should_stop):
         with torch.no_grad():
-            network = classifier.network
-            network.fc1.weight.fill_(3e38)  # an image's pixels add up to more than 2: infinity
-            network.fc2.weight.fill_(-1)  # minus infinity, of which ReLU makes 0: finite logits
+            first, second = (trainer.parameters[f"fc{layer}.weight"] for layer in (1, 2))
+            if stacked:
+                first, second = first[last], second[last]
+            first.fill_(3e38)  # an image's pixels add up to more than 2: infinity
+            second.fill_(-1)  # minus infinity, of which ReLU makes 0: finite logits
         return True
 
-    classifier.train = train
-    row = overflowing.next_row(lambda: False)
-    assert math.isfinite(row["train_loss"])
-    assert row["diverged"] is True
-    assert overflowing.finished
+    trainer.train = train
+    rows = overflowing.next_rows(lambda: False)
+    assert math.isfinite(rows[last]["train_loss"])
+    assert rows[last]["diverged"] is True
+    assert not any("/" in name for name in rows[last])
+    assert overflowing.is_finished(last)
+    if stacked:
+        assert rows[0]["diverged"] is False
+        assert any("/" in name for name in rows[0]) == bool(metrics)
 
 
-def test_a_batch_or_a_probe_larger_than_the_data_is_refused():
+@pytest.mark.parametrize("stacked", FORMS)
+def test_a_batch_or_a_probe_larger_than_the_data_is_refused(stacked):
     # 1797 digits: 1442 to train on, 355 to test on
-    experiment({"tracking.probe_size": 355, "agent": ClassifierConfig(batch_size=1442)})
+    experiment({"tracking.probe_size": 355, "agent": ClassifierConfig(batch_size=1442)}, stacked)
     with pytest.raises(ValueError, match=r"--batch-size 1443 is larger than the 1442 training"):
-        experiment({"agent": ClassifierConfig(batch_size=1443)})
+        experiment({"agent": ClassifierConfig(batch_size=1443)}, stacked)
     with pytest.raises(ValueError, match=r"--probe-size 356 is larger than the 355 test"):
-        experiment({"tracking.probe_size": 356})
+        experiment({"tracking.probe_size": 356}, stacked)
 
 
-def test_the_data_are_loaded_by_name():
-    loaded = ImageExperiment(with_values(TINY, SHORT))
-    assert text(finish(loaded)) == text(finish(experiment(SHORT)))
+@pytest.mark.parametrize("stacked", FORMS)
+def test_the_data_are_loaded_by_name(stacked):
+    loaded = experiment(SHORT, stacked, dataset=False)
+    assert text(finish(loaded)) == text(finish(experiment(SHORT, stacked)))
+
+
+@pytest.mark.parametrize("stacked", FORMS)
+def test_progress_counts_the_steps(stacked):
+    running = experiment(SHORT, stacked)
+    calls = count()
+    made = []
+    running.next_rows(lambda: made.append(running.progress) or next(calls) == 7)
+    assert made == [step / 23 for step in range(8)]
+    assert running.take_episodes(0) == []
+    running.close()
+
+
+@pytest.mark.parametrize("stacked", FORMS)
+def test_a_rehearsal_measures(stacked):
+    rehearsed = experiment(stacked=stacked)
+    rehearsed.rehearse()
+    assert rehearsed.progress == 0
+
+
+# ---- stacked runs against single ones --------------------------------------------------------------
+
+MANY = with_values(
+    TINY,
+    {
+        "stream.num_tasks": 2,
+        "network": NetworkConfig(channels=(4,), hidden=(8,)),
+        "agent.batch_size": 128,
+        "tracking.metrics": tuple(METRICS),
+    },
+)
+STEPS = 12  # of a task: 1442 examples, 128 at a time
+RUNS = (
+    MANY,
+    with_values(MANY, {"seed": 1}),
+    with_values(MANY, {"method": (Syre(strength=0.01, sigma=0.5, anisotropy=0.1),)}),
+    with_values(MANY, {"method": (L2Init(strength=0.01),)}),
+    with_values(MANY, {"method": (WeightDecay(strength=0.01),), "seed": 7}),
+)
+EXPLODING = with_values(MANY, {"method": (WeightDecay(strength=1e20),)})
+
+
+def alone(config, should_stop=lambda: False, state=None):
+    """Return the rows of a single run, and its state."""
+    single = ImageExperiment([config], stacked=False, dataset=digits())
+    if state is not None:
+        single.load_state_dict(0, state)
+    return rows_of(single, should_stop)[0], states_of(single)[0]
+
+
+def stacked_rows(configs, should_stop=lambda: False, begun=()):
+    """Return the rows of stacked runs, and their states."""
+    many = ImageExperiment(configs, stacked=True, dataset=digits())
+    for run, state in enumerate(begun):
+        many.load_state_dict(run, state)
+    return rows_of(many, should_stop), states_of(many)
+
+
+def assert_near(rows, expected, rel=1e-4):
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert list(row) == list(other)
+        for name, value in other.items():
+            assert row[name] == pytest.approx(value, rel=rel, abs=1e-6), name
+
+
+@cache
+def rows_alone():
+    return [alone(config)[0] for config in RUNS]
+
+
+@cache
+def all_stacked():
+    return stacked_rows(RUNS)[0]
+
+
+def test_rows_are_those_of_each_run_alone():
+    for rows, expected in zip(all_stacked(), rows_alone(), strict=True):
+        assert_near(rows, expected)
+    assert len({text(rows) for rows in all_stacked()}) == len(RUNS)  # no two are one run
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_with_adam(optimizer):
+    configs = [
+        with_values(
+            each,
+            {"stream.num_tasks": 1, "agent": ClassifierConfig(optimizer, 0.003, batch_size=128)},
+        )
+        for each in RUNS[1:3]
+    ]
+    for rows, config in zip(stacked_rows(configs)[0], configs, strict=True):
+        assert_near(rows, alone(config)[0], rel=1e-3)
+
+
+def test_other_stacked_runs_change_no_bit():
+    """Train in smaller groups, as runs that were killed do to catch up."""
+    for part in (RUNS[:2], RUNS[2:]):
+        indices = [RUNS.index(config) for config in part]
+        assert [text(rows) for rows in stacked_rows(part)[0]] == [
+            text(all_stacked()[index]) for index in indices
+        ]
+
+
+def test_begun_stacked_and_continued_alone_and_the_reverse():
+    begun, states = stacked_rows(RUNS, after(STEPS + 3))
+    for index, config in enumerate(RUNS):
+        rest, _ = alone(config, state=states[index])
+        assert_near(begun[index] + rest, rows_alone()[index])
+    begun, states = zip(*(alone(config, after(STEPS + 3)) for config in RUNS), strict=True)
+    rest, last = stacked_rows(RUNS, begun=states)
+    for index, config in enumerate(RUNS):
+        assert_near(begun[index] + rest[index], rows_alone()[index])
+        assert ImageExperiment.is_finished_at(last[index], config)
+        assert alone(config, state=last[index])[0] == []
+
+
+def test_one_that_diverges_ends_and_disturbs_no_other():
+    configs = (RUNS[0], EXPLODING, RUNS[2])
+    rows, states = stacked_rows(configs)
+    (expected,), _ = alone(EXPLODING)
+    assert [list(row) for row in rows[1]] == [list(expected)]
+    assert rows[1][0]["diverged"] is True
+    assert [text(rows[index]) for index in (0, 2)] == [
+        text(all_stacked()[index]) for index in (0, 2)
+    ]
+    assert ImageExperiment.is_finished_at(states[1], EXPLODING)
+    assert alone(EXPLODING, state=states[1])[0] == []
+
+
+def test_runs_at_different_tasks_are_refused():
+    _, states = stacked_rows(RUNS[:2], after(STEPS + 1))
+    many = ImageExperiment(RUNS[:2], stacked=True, dataset=digits())
+    many.load_state_dict(0, states[0])
+    with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
+        many.next_rows(lambda: False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_cuda_rows_are_those_of_the_cpu():
+    configs = [with_values(each, {"device": "cuda", "stream.num_tasks": 1}) for each in RUNS]
+    for rows, expected in zip(stacked_rows(configs)[0], rows_alone(), strict=True):
+        assert_near(rows, expected[:1], rel=1e-2)

@@ -2,21 +2,19 @@
 
 import io
 import math
-import threading
 
 import pytest
 import torch
 from torch import nn
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
-from plasticity.agents.supervised.stacked_data_orders import StackedDataOrders
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.optim.settings import RegularizerSettings
-from plasticity.seeds import child_seed
 from plasticity.tasks.datasets.images import ImageDataset
+from plasticity.tasks.streams.base import stack
 from plasticity.tasks.streams.permuted_images import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
 
 REGULARIZERS = [
     RegularizerSettings("syre", 0.05, 0.5, anchor_seed=3),
@@ -32,7 +30,7 @@ class InDouble:
 
     def __init__(self, tasks):
         self.tasks = tasks
-        self.index, self.num_train = tasks.index, tasks.num_train
+        self.index, self.spec, self.num_train = tasks.index, tasks.spec, tasks.num_train
 
     def train_batch(self, indices):
         images, labels = self.tasks.train_batch(indices)
@@ -109,13 +107,13 @@ def test_whole_tasks_equal_separate_classifiers(name, architecture):
     singles = [separate(i, CONFIGS[name], architecture=architecture) for i in range(4)]
     each = streams()
     for task in (0, 1):
-        group = InDouble(StackedPermutedImages(each)[task])
+        group = InDouble(stack(each)[task])
         assert many.train(group)
         rows = many.finish(group)
         for i, classifier in enumerate(singles):
             own = InDouble(each[i][task])
             classifier.train(own)
-            expected = classifier.finish(own)
+            (expected,) = classifier.finish(own)
             require_equal_weights(many, i, classifier)
             assert list(rows[i]) == list(expected)
             assert rows[i] == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -125,7 +123,7 @@ def test_whole_tasks_equal_separate_classifiers(name, architecture):
 def test_one_step_in_float32():
     many = stacked(dtype=torch.float32)
     each = streams()
-    group = StackedPermutedImages(each)[1]
+    group = stack(each)[1]
     stops = iter([False, True])
     assert many.train(group, lambda: next(stops)) is False
     for i in range(4):
@@ -141,7 +139,7 @@ def test_running_statistics_are_learned_and_then_used():
         return nn.Sequential(*layers).double()
 
     each = streams(2)
-    group = InDouble(StackedPermutedImages(each)[1])
+    group = InDouble(stack(each)[1])
     many = StackedClassifier(
         [normalized(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
     )
@@ -151,9 +149,9 @@ def test_running_statistics_are_learned_and_then_used():
         single = Classifier(normalized(i), config(), REGULARIZERS[i], data_order_seed=SEEDS[i])
         own = InDouble(each[i][1])
         single.train(own)
-        assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
+        assert rows[i] == pytest.approx(single.finish(own)[0], rel=1e-9)
         require_equal_weights(many, i, single)
-    many.train(InDouble(StackedPermutedImages(each)[2]))  # in training mode again
+    many.train(InDouble(stack(each)[2]))  # in training mode again
     assert many.state_dict(0)["network"]["2.num_batches_tracked"] == 8
 
 
@@ -161,7 +159,7 @@ def test_each_classifier_has_its_own_learning_rate_and_momentum():
     configs = [config(learning_rate=0.02 * (i + 1), momentum=0.2 * i) for i in range(4)]
     many = stacked(configs)
     each = streams()
-    group = InDouble(StackedPermutedImages(each)[0])
+    group = InDouble(stack(each)[0])
     many.train(group)
     for i, own in enumerate(configs):
         classifier = separate(i, own)
@@ -181,7 +179,7 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
     """After a stop at the second of four steps, every way to continue gives the same numbers."""
     configuration = CONFIGS[name]
     each = streams()
-    group = InDouble(StackedPermutedImages(each)[2])
+    group = InDouble(stack(each)[2])
 
     def begun(classifier, tasks):
         stops = iter([False, False, True])
@@ -195,7 +193,7 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
     stopped = begun(stacked(configuration), group)
     resumed = stacked(configuration, count=4)
     for i in range(4):
-        resumed.load_state_dict(i, saved(stopped.state_dict(i)))
+        resumed.load_state_dict(saved(stopped.state_dict(i)), i)
     assert resumed.task_progress == stopped.task_progress == 2 / resumed._task_steps
     assert resumed.train(group)
     assert resumed.finish(group) == rows  # bit for bit: the state is complete
@@ -206,10 +204,10 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
         single = separate(i, configuration)
         single.load_state_dict(saved(stopped.state_dict(i)))
         assert single.train(own)
-        assert single.finish(own) == pytest.approx(rows[i], rel=1e-9)
+        assert single.finish(own)[0] == pytest.approx(rows[i], rel=1e-9)
         begun_separately = begun(separate(i, configuration), own)
         assert begun_separately.state_dict()["pending"]
-        mixed.load_state_dict(i, saved(begun_separately.state_dict()))
+        mixed.load_state_dict(saved(begun_separately.state_dict()), i)
     assert mixed.train(group)
     for found, expected in zip(mixed.finish(group), rows, strict=True):
         assert found == pytest.approx(expected, rel=1e-9)
@@ -218,10 +216,10 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
 def test_stacked_and_separate_states_have_the_same_format():
     many, single = stacked(CONFIGS["adam"]), separate(0, CONFIGS["adam"])
     each = streams()
-    many.train(InDouble(StackedPermutedImages(each)[0]))
+    many.train(InDouble(stack(each)[0]))
     single.train(InDouble(each[0][0]))
     single.finish(InDouble(each[0][0]))
-    many.finish(InDouble(StackedPermutedImages(each)[0]))
+    many.finish(InDouble(stack(each)[0]))
     found, expected = many.state_dict(0), single.state_dict()
     assert found.keys() == expected.keys()
     assert found["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
@@ -233,7 +231,7 @@ def test_stacked_and_separate_states_have_the_same_format():
 def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     rates = [0.05, 1e200, 0.05]
     each = streams(3)
-    group = InDouble(StackedPermutedImages(each)[0])
+    group = InDouble(stack(each)[0])
     with_it = stacked([config(learning_rate=r) for r in rates], count=3, activation="relu")
     without = stacked(count=3, activation="relu")
     for many in (with_it, without):
@@ -248,7 +246,7 @@ def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     with_it.freeze(1)
     frozen = saved(with_it.state_dict(1))
     for many in (with_it, without):
-        many.train(InDouble(StackedPermutedImages(each)[1]))
+        many.train(InDouble(stack(each)[1]))
     assert math.isnan(next(iter(frozen["network"].values())).sum())
     after = with_it.state_dict(1)["network"]
     for name, weights in frozen["network"].items():
@@ -257,21 +255,13 @@ def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     assert all(torch.equal(w, state[n]) for n, w in with_it.networks.state_dict(2).items())
 
 
-def test_should_stop_is_called_before_every_step():
-    many = stacked(count=2)
-    calls = []
-    many.train(InDouble(StackedPermutedImages(streams(2))[0]), lambda: calls.append(1) or False)
-    assert len(calls) == 4
-    assert many.task_progress == 1
-
-
 def test_classifiers_at_different_steps_are_rejected():
     many = stacked(count=3)
-    group = InDouble(StackedPermutedImages(streams(3))[0])
+    group = InDouble(stack(streams(3))[0])
     begun = stacked(count=3)
     stops = iter([False, True])
     begun.train(group, lambda: next(stops))
-    many.load_state_dict(1, begun.state_dict(1))
+    many.load_state_dict(begun.state_dict(1), 1)
     with pytest.raises(
         ValueError, match=r"different steps .*{0: 0, 1: 1, 2: 0} \(classifier: step\).*load states"
     ):
@@ -285,7 +275,7 @@ def test_classifiers_at_different_steps_are_rejected():
 def test_bf16_and_compile(settings):
     """bf16 agrees with float32 approximately, compile up to rounding."""
     each = streams(2, train=48)  # one batch size: every other is compiled again
-    group = StackedPermutedImages(each)[0]
+    group = stack(each)[0]
     plain, switched = (
         stacked(config(**more), count=2, dtype=torch.float32, architecture="mlp")
         for more in ({}, settings)
@@ -309,43 +299,6 @@ def test_convolutions_under_bf16_are_bf16():
     assert torch.equal(found, rounded)
 
 
-def test_the_drawing_thread_allocates_no_memory(monkeypatch):
-    """Pinning memory while another thread captures a CUDA graph would break the capture."""
-    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
-    monkeypatch.setattr(
-        data_orders, "_memory", lambda count, take=data_orders._memory: allocated(take(count))
-    )
-    threads = []
-
-    def allocated(memory):
-        threads.append(threading.current_thread())
-        return memory
-
-    data_orders.draw_ahead(0, 0, 40)
-    data_orders.get(0, 0, 40)
-    data_orders.get(0, 1, 40)
-    assert threads == [threading.current_thread()] * 2
-
-
-def test_data_orders_are_the_ordinary_ones_whether_or_not_drawn_ahead():
-    data_orders = StackedDataOrders([3, 4], torch.device("cpu"))
-
-    def expected(task, epoch):
-        rows = []
-        for seed in (3, 4):
-            generator = torch.Generator().manual_seed(child_seed(seed, f"{task}/{epoch}"))
-            rows.append(torch.randperm(40, generator=generator))
-        return torch.stack(rows)
-
-    assert torch.equal(data_orders.get(0, 0, 40), expected(0, 0))
-    data_orders.draw_ahead(0, 1, 40)
-    data_orders.draw_ahead(0, 1, 40)
-    assert torch.equal(data_orders.get(0, 1, 40), expected(0, 1))
-    data_orders.draw_ahead(1, 0, 40)
-    assert torch.equal(data_orders.get(2, 0, 40), expected(2, 0))  # not the one drawn ahead
-    assert torch.equal(data_orders.get(1, 0, 40), expected(1, 0))
-
-
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="at least one network"):
         StackedClassifier([], config(), [], data_order_seeds=[])
@@ -362,13 +315,13 @@ def test_wrong_arguments():
         )
     many = stacked(count=2)
     with pytest.raises(ValueError, match="batch_size=16 is larger than the task's 9"):
-        many.train(StackedPermutedImages(streams(2, train=9))[0])
+        many.train(stack(streams(2, train=9))[0])
     with pytest.raises(IndexError, match="is out of range"):
         many.freeze(2)
     with pytest.raises(IndexError, match="is out of range"):
-        many.load_state_dict(2, many.state_dict(0))
+        many.load_state_dict(many.state_dict(0), 2)
     with pytest.raises(RuntimeError, match="Missing key"):
-        many.load_state_dict(0, {**many.state_dict(0), "network": nn.Linear(1, 1).state_dict()})
+        many.load_state_dict({**many.state_dict(0), "network": nn.Linear(1, 1).state_dict()}, 0)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -382,24 +335,11 @@ def test_cuda_agrees_with_the_cpu(name, compiled):
     switched = ClassifierConfig(**{**vars(configuration), "compile": compiled})
     reference, many = stacked(configuration), stacked(switched, device="cuda")
     for task in (0, 1):
-        reference.train(InDouble(StackedPermutedImages(streams())[task]))
-        many.train(InDouble(StackedPermutedImages(streams(device="cuda"))[task]))
+        reference.train(InDouble(stack(streams())[task]))
+        many.train(InDouble(stack(streams(device="cuda"))[task]))
         if task == 0:
             reference.freeze(1)
             many.freeze(1)
     for layer, expected in reference.networks.parameters.items():
         found = many.networks.parameters[layer].cpu()
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
-
-
-@needs_cuda
-def test_the_loop_never_waits_for_the_device():
-    many = stacked(dtype=torch.float32, device="cuda")
-    group = StackedPermutedImages(streams(device="cuda"))[1]
-    many.train(group)
-    many.finish(group)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        assert many.train(group)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

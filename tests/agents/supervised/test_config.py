@@ -1,0 +1,38 @@
+"""Training settings of a classifier."""
+
+from typing import get_args
+
+import pytest
+
+from plasticity.agents.supervised.config import ClassifierConfig, Optimizer
+from plasticity.agents.supervised.single import OPTIMIZERS
+
+
+def test_every_optimizer_has_a_class():
+    assert tuple(OPTIMIZERS) == get_args(Optimizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"optimizer": "sgdd"}, ValueError, "Did you mean 'sgd'"),
+        ({"loss": "cross-entrophy"}, ValueError, "Did you mean 'cross-entropy'"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be above 0"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate must be a finite number"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate .* nan"),
+        ({"momentum": 1.0}, ValueError, "momentum must be .* below 1"),
+        (
+            {"momentum": 0.9, "optimizer": "adam"},
+            ValueError,
+            "applies to sgd only, not to adam: set it to 0",
+        ),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1: 0"),
+        ({"epochs_per_task": 1.5}, TypeError, "epochs_per_task must be an integer"),
+        ({"precision": "bf61"}, ValueError, "Unknown precision 'bf61'. Did you mean 'bf16'"),
+        ({"precision": 16}, ValueError, "Unknown precision 16"),
+        ({"compile": "yes"}, TypeError, "compile must be True or False, not 'yes'"),
+    ],
+)
+def test_wrong_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        ClassifierConfig(**settings)

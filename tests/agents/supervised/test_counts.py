@@ -1,0 +1,54 @@
+"""Counts of a task's steps."""
+
+import pytest
+import torch
+
+from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE, Counts
+
+CPU = torch.device("cpu")
+
+
+def steps(count, lead, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(count):
+        batch = 3 if step % 5 == 4 else 4
+        yield (
+            torch.randn(*lead, batch, 3, generator=generator),
+            torch.randint(0, 3, (*lead, batch), generator=generator),
+            torch.rand(lead, generator=generator),
+        )
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+@pytest.mark.parametrize("count", [1, STEPS_COUNTED_AT_ONCE, STEPS_COUNTED_AT_ONCE + 9])
+def test_means_are_those_over_all_examples(lead, count):
+    counts = Counts(lead, CPU)
+    correct, loss, examples = torch.zeros(lead), torch.zeros(lead, dtype=torch.float64), 0
+    for logits, labels, losses in steps(count, lead):
+        counts.add(logits, labels, losses)
+        correct += (logits.argmax(-1) == labels).sum(-1)
+        loss += (losses * labels.shape[-1]).double()
+        examples += labels.shape[-1]
+    accuracy, mean = counts.means(examples)
+    torch.testing.assert_close(accuracy, correct.double() / examples)
+    torch.testing.assert_close(mean, loss / examples)
+    counts.clear()
+    assert counts.means(1)[1].tolist() == torch.zeros(lead).tolist()
+
+
+@pytest.mark.parametrize("stop", [3, STEPS_COUNTED_AT_ONCE, STEPS_COUNTED_AT_ONCE + 7])
+def test_a_state_continues_to_the_bit_after_steps_of_another_position(stop):
+    """States of step `stop` are loaded into counts that are at step 45."""
+    straight, resumed = Counts((2,), CPU), Counts((2,), CPU)
+    for step in steps(45, (2,), seed=1):
+        resumed.add(*step)
+    for position, step in enumerate(steps(60, (2,))):
+        if position == stop:
+            for index in (0, 1):
+                resumed.load_state_dict(straight.state_dict(stop, index), index)
+            resumed.keep_until(stop)
+        straight.add(*step)
+        if position >= stop:
+            resumed.add(*step)
+    for found, expected in zip(resumed.means(100), straight.means(100), strict=True):
+        assert torch.equal(found, expected)

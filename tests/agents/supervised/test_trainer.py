@@ -1,0 +1,372 @@
+"""Training in both forms, of one network and of two stacked ones."""
+
+import gc
+import io
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.tasks.streams.base import StackedTask, TaskSpec
+
+SYRE = RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3)
+FORMS = ["single", "stacked"]
+BLOBS = TaskSpec(input_shape=(1, 8, 8), output_size=2)
+
+
+class Blobs:
+    """Task of 50 training and 21 test images in two classes, bright and dark."""
+
+    num_train, num_test = 50, 21
+
+    def __init__(self, index=0, seed=0, spec=BLOBS, device="cpu"):
+        self.index, self.spec = index, spec
+        generator = torch.Generator().manual_seed(100 * index + seed)
+        active = torch.tensor(spec.active or range(spec.output_size))
+        bright = torch.arange(71) % len(active)
+        noise = torch.rand(71, 1, 8, 8, generator=generator)
+        self.labels = active[bright].to(device)
+        self.images = (0.5 * noise + 0.5 * bright.view(-1, 1, 1, 1)).to(device)
+
+    def train_batch(self, indices):
+        return self.images[indices], self.labels[indices]
+
+    def test_batches(self, batch_size):
+        yield from zip(
+            self.images[50:].split(batch_size), self.labels[50:].split(batch_size), strict=True
+        )
+
+
+def task_of(form, index=0, **settings):
+    if form == "single":
+        return Blobs(index, **settings)
+    return StackedTask((Blobs(index, **settings), Blobs(index, seed=1, **settings)))
+
+
+CNN = NetworkConfig()
+
+
+def make(form, config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu", classes=2, **more):
+    """Return the training of network `seed`, or of it and `seed` + 1."""
+
+    def build(seed):
+        torch.manual_seed(seed)
+        return ImageNetwork((1, 8, 8), classes, network)
+
+    config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
+    if form == "single":
+        return Classifier(
+            build(seed), config, regularizer, data_order_seed=9, device=device, **more
+        )
+    return StackedClassifier(
+        [build(seed), build(seed + 1)],
+        config,
+        [regularizer] * 2,
+        data_order_seeds=[9, 10],
+        device=device,
+        **more,
+    )
+
+
+def weights(trainer):
+    return torch.cat([p.detach().reshape(-1) for p in trainer.parameters.values()])
+
+
+def saved(trainer):
+    file = io.BytesIO()
+    torch.save([trainer.state_dict(index) for index in range(trainer.num_networks)], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def load(trainer, states):
+    for index, state in enumerate(states):
+        trainer.load_state_dict(state, index)
+    return trainer
+
+
+def after(steps):
+    """Return a `should_stop` that is true after this many steps."""
+    calls = iter([*[False] * steps, True])
+    return lambda: next(calls)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_stopped_and_continued_equals_uninterrupted(form, precision):
+    config = ClassifierConfig(learning_rate=0.05, batch_size=16, precision=precision)
+    straight, stopped = (make(form, config, keep_start=True) for _ in range(2))
+    task = task_of(form)
+    straight.train(task)
+    assert stopped.train(task, after(2)) is False
+    assert stopped.task_progress == 2 / 4
+    resumed = load(make(form, config, seed=6, keep_start=True), saved(stopped))
+    assert resumed.train(task) is True
+    assert straight.finish(task) == resumed.finish(task)
+    assert torch.equal(weights(straight), weights(resumed))
+    assert resumed.task_progress == 0
+    probe, _ = next(task.test_batches(5))
+    indices = range(straight.num_networks)
+    measured = [
+        each.measure(probe, ["update_norm"], ["fc1"], indices) for each in (straight, resumed)
+    ]
+    assert measured[0] == measured[1]
+    assert list(measured[0]) == list(indices)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_should_stop_is_called_before_every_step(form):
+    trainer = make(form)
+    calls = []
+    trainer.train(task_of(form), lambda: calls.append(trainer.task_progress) or False)
+    assert calls[1:] == [1 / 4, 2 / 4, 3 / 4]
+    assert trainer.task_progress == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_frozen_network_stays(form):
+    trainer = make(form)
+    for index in range(trainer.num_networks):
+        trainer.freeze(index)
+    before = weights(trainer)
+    assert trainer.train(task_of(form))
+    assert torch.equal(weights(trainer), before)
+    with pytest.raises(IndexError, match=r"Index 2 is out of range"):
+        trainer.freeze(2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("loss", "precision"),
+    [("cross-entropy", "float32"), ("squared-error", "float32"), ("cross-entropy", "bf16")],
+)
+def test_learns(form, optimizer, loss, precision):
+    rate = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}[optimizer]
+    config = ClassifierConfig(
+        optimizer=optimizer,
+        learning_rate=rate,
+        batch_size=10,
+        epochs_per_task=20,
+        loss=loss,
+        precision=precision,
+    )
+    trainer, task = make(form, config), task_of(form)
+    trainer.train(task)
+    assert min(row["test_accuracy"] for row in trainer.finish(task)) > 0.95  # chance is about 0.5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_divergence_is_reported(form):
+    trainer = make(form, ClassifierConfig(learning_rate=1e30, batch_size=16))
+    task = task_of(form)
+    trainer.train(task)
+    assert {row["diverged"] for row in trainer.finish(task)} == {True}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_larger_than_the_data(form):
+    with pytest.raises(ValueError, match="batch_size=51 is larger than the task's 50"):
+        make(form, ClassifierConfig(batch_size=51)).train(task_of(form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_memory_is_freed_immediately(form, precision):
+    """Running out of memory on a GPU does not trigger garbage collection."""
+    trainer = make(form, ClassifierConfig(batch_size=16, precision=precision))
+    trainer.train(task_of(form), after(1))
+    weight = weakref.ref(next(iter(trainer.parameters.values())))
+    gc.disable()
+    try:
+        del trainer
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+# ---- what a task requests ---------------------------------------------------------------------------
+
+
+class Restricted(nn.Module):
+    """Network with the logits of some classes only."""
+
+    def __init__(self, network, classes):
+        super().__init__()
+        self.network, self.classes = network, list(classes)
+
+    def forward(self, images):
+        return self.network(images)[:, self.classes]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
+def test_inactive_classes_take_no_part(form, loss):
+    """Tasks of classes 1 and 3 of 5, then all, then 0 and 4: as a network restricted to their logits."""
+    config = ClassifierConfig(learning_rate=0.05, batch_size=16, loss=loss, momentum=0.9)
+    plain = RegularizerSettings()
+    trainer = make(form, config, plain, classes=5)
+    for index, active in enumerate([(1, 3), None, (0, 4)]):
+        states = saved(trainer)
+        spec = replace(BLOBS, output_size=5, active=active)
+        task = task_of(form, index, spec=spec)
+        trainer.train(task)
+        rows = trainer.finish(task)
+        assert len(rows) == len(states)
+        for position, (row, state) in enumerate(zip(rows, states, strict=True)):
+            network = make("single", config, classes=5).network
+            network.load_state_dict(state["network"])
+            chosen = range(5) if active is None else active
+            own = Classifier(
+                Restricted(network, chosen), config, plain, data_order_seed=9 + position
+            )
+            own.optimizer.load_state_dict(state["optimizer"])
+            blobs = Blobs(index, seed=position, spec=spec)
+            blobs.spec = replace(spec, output_size=len(chosen), active=None)
+            blobs.labels = torch.tensor([list(chosen).index(label) for label in blobs.labels])
+            own.train(blobs)
+            assert row == pytest.approx(own.finish(blobs)[0], rel=1e-5)
+            found = trainer.state_dict(position)["network"]
+            for name, expected in network.state_dict().items():
+                torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_task_chooses_its_loss(form):
+    asked = make(form)
+    configured = make(form, replace(asked.config, loss="squared-error"))
+    asked.train(task_of(form, spec=replace(BLOBS, loss="squared-error")))
+    configured.train(task_of(form))
+    assert torch.equal(weights(asked), weights(configured))
+    for trainer in (asked, configured):  # the next task requests none
+        trainer.train(task_of(form))
+        trainer.finish(task_of(form))
+        trainer.train(task_of(form, 1))
+    assert not torch.equal(weights(asked), weights(configured))
+
+
+def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu):
+    config = ClassifierConfig(learning_rate=0.05, batch_size=10, epochs_per_task=2)
+    trainers = [make("single", replace(config, compile=c), classes=5) for c in (False, True)]
+    for index, active in enumerate([None, (1, 3), (0, 4), (0, 1, 2), None]):
+        task = Blobs(index, spec=replace(BLOBS, output_size=5, active=active))
+        for trainer in trainers:
+            trainer.train(task)
+        assert trainers[0].finish(task) == trainers[1].finish(task)
+        assert torch.equal(*map(weights, trainers))
+    assert len(cuda_graphs_on_cpu) == 4  # the same number of active classes: the same graph
+
+
+# ---- compiled ---------------------------------------------------------------------------------------
+
+OPTIMIZERS = [
+    {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    {"optimizer": "adam", "learning_rate": 0.003},
+]
+
+
+def compare_with_eager(form, config, network=CNN, **tolerance):
+    """Compare two tasks eagerly, compiled, and compiled with a stop halfway."""
+    eager = make(form, replace(config, compile=False), network=network)
+    straight, stopped = (make(form, config, network=network) for _ in range(2))
+    rows = []
+    for task in (task_of(form, 0), task_of(form, 1)):
+        for trainer in (eager, straight):
+            trainer.train(task)
+        assert stopped.train(task, after(5)) is False
+        resumed = load(make(form, config, network=network, seed=6), saved(stopped))
+        resumed.train(task)
+        rows = [trainer.finish(task) for trainer in (eager, straight, resumed)]
+        assert rows[1] == rows[2]
+        assert torch.equal(weights(straight), weights(resumed))
+        stopped = resumed
+    torch.testing.assert_close(weights(eager), weights(straight), **tolerance)
+    for one, other in zip(rows[0], rows[1], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, form, optimizer):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=5, compile=True, **optimizer)
+    compare_with_eager(form, config, rtol=0, atol=0)
+    assert len(cuda_graphs_on_cpu) >= 2
+
+
+# The warning comes from torch importing its own compiler. The network is dense and all batches have one size,
+# as torch's compiler takes seconds for each size, and three times that for convolutions.
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_on_a_cpu_agrees_and_resumes(form):
+    config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
+    compare_with_eager(form, config, NetworkConfig(architecture="mlp", hidden=(16,)))
+
+
+# ---- a GPU ------------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loop_never_waits_for_the_device(form, optimizer, compiles, precision):
+    config = ClassifierConfig(
+        batch_size=16, epochs_per_task=5, compile=compiles, precision=precision, **optimizer
+    )
+    spec = replace(BLOBS, active=(0, 1))
+    trainer, task = make(form, config, device="cuda"), task_of(form, device="cuda", spec=spec)
+    trainer.train(task)  # everything is captured afterwards, including the smaller last batch
+    trainer.finish(task)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert trainer.train(task)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_continues_on_another_device(form, optimizer, compiles):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=4, compile=compiles, **optimizer)
+    plain = replace(config, compile=False)
+    straight = make(form, plain)
+    straight.train(task_of(form))
+    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
+        stopped, resumed = (
+            make(form, config if device == "cuda" else plain, device=device, seed=seed)
+            for device, seed in ((first, 5), (second, 6))
+        )
+        stopped.train(task_of(form, device=first), after(9))
+        load(resumed, saved(stopped)).train(task_of(form, device=second))
+        torch.testing.assert_close(weights(resumed).cpu(), weights(straight), rtol=1e-3, atol=1e-5)
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_on_a_gpu_agrees(form, optimizer):
+    config = ClassifierConfig(batch_size=16, epochs_per_task=4, **optimizer)
+    eager, compiled = (
+        make(form, replace(config, compile=compiles), device="cuda") for compiles in (False, True)
+    )
+    for trainer in (eager, compiled):
+        trainer.train(task_of(form, device="cuda"))
+    torch.testing.assert_close(weights(eager), weights(compiled), rtol=1e-3, atol=1e-5)
+
+
+@needs_cuda
+def test_a_single_network_on_a_gpu_uses_channels_last():
+    weight = make("single", device="cuda").network.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
