@@ -1,6 +1,7 @@
 """Compare our PPO with Stable-Baselines3's: returns over seeds, and an interval of their difference.
 
-Both get the same settings, those of the RL Zoo for the environment as far as both have them. Compared are
+Both get the same settings, those of the RL Zoo for the environment as far as both have them
+(`plasticity.scripts.bench.stable_baselines3` tells ours in their words). Compared are
 the mean return of the training episodes that end in the last fifth of the steps ("final"), and of all
 episodes ("whole"), which shows how fast they learn. The 95 % interval is Welch's, of the difference of the
 means over seeds.
@@ -26,10 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from stable_baselines3 import PPO as TheirPPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from plasticity.agents import PPO, PPOConfig
+from plasticity.scripts.bench.stable_baselines3 import stable_baselines3_ppo
 
 Array = NDArray[np.float64]
 
@@ -38,49 +39,38 @@ COMMON = PPOConfig(
     activation="tanh",
     initialisation="orthogonal",
     learning_rate=1e-3,
+    # Pendulum's is constant in the zoo; returns then fluctuate by a tenth until the end.
+    learning_rate_schedule="linear",
+    total_steps=1,
     epsilon=1e-5,
     value_coefficient=0.5,
     normalize_advantages="minibatch",
     max_gradient_norm=0.5,
 )
 
-SETTINGS = {
+SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
     "CartPole-v1": (
         8,
-        replace(
-            COMMON,
-            rollout_steps=256,
-            minibatch_size=256,
-            epochs=20,
-            gamma=0.98,
-            gae_lambda=0.8,
-            learning_rate_schedule="linear",
-            total_steps=1,
-        ),
+        {
+            "rollout_steps": 256,
+            "minibatch_size": 256,
+            "epochs": 20,
+            "gamma": 0.98,
+            "gae_lambda": 0.8,
+        },
     ),
     "Pendulum-v1": (
         4,
-        replace(
-            COMMON,
-            rollout_steps=4096,
-            minibatch_size=64,
-            epochs=10,
-            gamma=0.9,
-            # The zoo's is constant; returns then fluctuate by a tenth until the end.
-            learning_rate_schedule="linear",
-            total_steps=1,
-        ),
+        {"rollout_steps": 4096, "minibatch_size": 64, "epochs": 10, "gamma": 0.9},
     ),
 }
-"""Number of environments and configuration by environment; a linear schedule ends with the run."""
+"""Number of environments, and what differs from the common settings, by environment."""
 
 
 def settings(name: str, steps: int) -> tuple[int, PPOConfig]:
     """Return the number of environments and the configuration of a run of this length."""
-    num_envs, config = SETTINGS[name]
-    if config.total_steps is not None:
-        config = replace(config, total_steps=steps)
-    return num_envs, config
+    num_envs, changes = SETTINGS[name]
+    return num_envs, replace(COMMON, total_steps=steps, **changes)
 
 
 def train_ours(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
@@ -100,29 +90,8 @@ def train_ours(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
 def train_theirs(name: str, seed: int, steps: int) -> list[tuple[int, float]]:
     """Train Stable-Baselines3's PPO, and return the last step and the return of every episode."""
     num_envs, config = settings(name, steps)
-
-    def learning_rate(progress_remaining: float) -> float:
-        # They compute the rate after the rollout, we before it.
-        now = round((1 - progress_remaining) * steps) - config.rollout_steps
-        return config.learning_rate_at(now)
-
-    model = TheirPPO(
-        "MlpPolicy",
-        make_vec_env(name, n_envs=num_envs, seed=seed),
-        learning_rate=learning_rate,
-        n_steps=config.rollout_steps // num_envs,
-        batch_size=config.minibatch_size,
-        n_epochs=config.epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.entropy_coefficient,
-        vf_coef=config.value_coefficient,
-        max_grad_norm=config.max_gradient_norm,
-        policy_kwargs={"net_arch": list(config.hidden), "activation_fn": torch.nn.Tanh},
-        seed=seed,
-        device="cpu",
-    )
+    envs = make_vec_env(name, n_envs=num_envs, seed=seed)
+    model = stable_baselines3_ppo(envs, config, seed=seed)
     episodes: list[tuple[int, float]] = []
 
     def note(local: dict[str, Any], _: dict[str, Any]) -> bool:

@@ -25,8 +25,8 @@ from plasticity.scripts.config.options import (
     RunOptions,
     default_options,
     options_from_config,
-    require_meaning,
 )
+from plasticity.scripts.config.settings_by_option import require_meaning
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
 from plasticity.scripts.run.progress import Messages
@@ -156,11 +156,11 @@ def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] 
     if is_sweep:
         defaults = replace(defaults, out=Path("runs") / f"{name}-sweep")
     description = _description(command, name)
-    options, grid = parse_options(
+    options, grid, given = parse_options(
         defaults, rest, program=program, description=description, with_grid=is_sweep
     )
-    require_meaning(options, defaults)
-    return options, parse_grid(grid, options, defaults) if is_sweep else None
+    require_meaning(options, given)
+    return options, parse_grid(grid, options, given) if is_sweep else None
 
 
 _PURPOSES = {

@@ -317,7 +317,6 @@ COVERED_ELSEWHERE = {
     "scripts/run/ant_environments.py": "scripts/run/test_ant_experiment.py",
     "scripts/run/policy_metrics.py": "scripts/run/test_ant_experiment.py",
     "plasticity/optim/stacked_requirements.py": "plasticity/optim/test_stacked_optimizer.py",
-    "agents/supervised/stacked_data_orders.py": "agents/supervised/test_stacked_classifier.py",
     "plasticity/metrics/event_files.py": "plasticity/metrics/test_tracker.py",
     "plasticity/precision.py": "plasticity/metrics/test_norms.py",
     "plasticity/metrics/measuring.py": "plasticity/metrics/test_tracker.py",

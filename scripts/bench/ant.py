@@ -14,16 +14,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from plasticity.scripts.bench.rows import Effort, Row
-from plasticity.scripts.bench.turns import (
-    CORES,
-    fastest,
-    goal_on_cores,
-    in_turns,
-    missing,
-    rate_row,
-    unmeasured_row,
-)
+from plasticity.scripts.bench.comparison import CORES, Effort, Side, goal_on_cores
+from plasticity.scripts.bench.rows import Row, ratio_row
+from plasticity.scripts.bench.timing import fastest
 from plasticity.tasks import SlipperyAntBulletEnv, slippery_ant_vector
 from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.ant.bullet import BULLET_FRICTION
@@ -46,29 +39,25 @@ def ant_environment(effort: Effort) -> list[Row]:
 
     Bullet alone reads nothing back. All contenders make the same motion.
     """
-    name, goal = "ant_environment", 2.0
-    case, limit = "ours vs AntBulletEnv-v0", "ours vs Bullet's own step: the limit"
-    unmeasured = missing("pybullet_envs_gymnasium")
-    if without := missing("pybullet"):
-        return [unmeasured_row(name, case, goal, without)]
+    against = ("ours vs AntBulletEnv-v0", "speed", 2.0)
+    if unmeasured := effort.unmeasured(*against, "pybullet"):
+        return [unmeasured]
+    unmeasured = effort.unmeasured(*against, "pybullet_envs_gymnasium")
     actions = random_actions(effort.size(1000, 50))
     with ExitStack() as stack:
         ours = stack.enter_context(closing(gymnasium.make(OURS)))
         bullet = stack.enter_context(closing(BulletAlone(actions, play(ours, actions))))
-        contenders: dict[str, Callable[[], object]] = {
-            "ours": partial(play, ours, actions),
-            "bullet": bullet.play,
-        }
+        contenders: dict[str, Side] = {"ours": partial(play, ours, actions), "bullet": bullet.play}
         if not unmeasured:
             reference = stack.enter_context(closing(gymnasium.make(REFERENCE)))
             contenders["reference"] = partial(play, reference, actions)
-        times = in_turns(contenders, effort.rounds or effort.size(9, 2))
-    rows = [
-        unmeasured_row(name, case, goal, unmeasured)
-        if unmeasured
-        else rate_row(name, case, times["ours"], times["reference"], len(actions), goal)
+        times = effort.in_turns(contenders, rounds=9, collect_garbage=True)
+    row = partial(ratio_row, unit="speed", ours=times["ours"], steps=(len(actions),) * 2)
+    case, _, goal = against
+    return [
+        unmeasured or row(case, theirs=times["reference"], goal=goal),
+        row("ours vs Bullet's own step: the limit", theirs=times["bullet"]),
     ]
-    return [*rows, rate_row(name, limit, times["ours"], times["bullet"], len(actions))]
 
 
 def ant_vector(effort: Effort) -> list[Row]:
@@ -76,11 +65,11 @@ def ant_vector(effort: Effort) -> list[Row]:
 
     SB3 is Stable-Baselines3; all of them run our ant.
     """
-    name, ours, alone = "ant_vector", f"ours, {CORES} processes", "ours, in one process"
+    ours, alone = f"ours, {CORES} processes", "ours, in one process"
     num_envs, steps = effort.size(8, 2), effort.size(100, 5)
     case = f"{num_envs} ants, {ours}"
-    if without := missing("pybullet"):
-        return [unmeasured_row(name, case, 1.1, without)]
+    if unmeasured := effort.unmeasured(case, "speed", 1.1, "pybullet"):
+        return [unmeasured]
     actions = random_actions(steps, num_envs)
     env_fns = [SlipperyAntBulletEnv] * num_envs
     same_step = AutoresetMode.SAME_STEP
@@ -101,21 +90,14 @@ def ant_vector(effort: Effort) -> list[Row]:
             envs = stack.enter_context(closing(make()))
             envs.reset()
             contenders[label] = partial(step_all, envs, actions)
-        times = in_turns(contenders, effort.rounds or effort.size(9, 2))
-    best = fastest({label: times[label] for label in makers if label not in (ours, alone)})
-    goal, no_goal = goal_on_cores(1.1)
+        times = effort.in_turns(contenders, rounds=9, collect_garbage=True)
+    row = partial(ratio_row, unit="speed", ours=times.pop(ours), steps=(steps * num_envs,) * 2)
+    best = fastest({label: seconds for label, seconds in times.items() if label != alone})
+    bound = goal_on_cores(1.1)
+    bound["note"] = bound["note"] or "the fastest alternative"
     return [
-        rate_row(
-            name,
-            f"{case} vs {label}",
-            times[ours],
-            times[label],
-            steps * num_envs,
-            goal if label == best else None,
-            note=(no_goal or "the fastest alternative") if label == best else "",
-        )
-        for label in makers
-        if label != ours
+        row(f"{case} vs {label}", theirs=seconds, **(bound if label == best else {}))
+        for label, seconds in times.items()
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from plasticity.checks import require_integer, require_known
 from plasticity.scripts.bench.ant import ant_environment, ant_vector
+from plasticity.scripts.bench.comparison import Effort
 from plasticity.scripts.bench.compiled import compiled
 from plasticity.scripts.bench.hardware import describe_hardware
 from plasticity.scripts.bench.kernels import kernels
@@ -22,14 +23,14 @@ from plasticity.scripts.bench.limits import limits
 from plasticity.scripts.bench.memory import memory
 from plasticity.scripts.bench.parallel import parallel
 from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
-from plasticity.scripts.bench.rows import Effort, Row, table_of
+from plasticity.scripts.bench.rows import Row, table_of
 from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.steps import optimizer_step, step_cnn, step_mlp
+from plasticity.scripts.bench.timing import torch_threads
 from plasticity.scripts.bench.trainer import tracking, trainer
-from plasticity.scripts.bench.turns import torch_threads
 from plasticity.scripts.run.versions import versions
 
-MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
+MEASUREMENTS: dict[str, Callable[[Effort], Iterable[Row]]] = {
     each.__name__: each
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
@@ -58,7 +59,7 @@ class BenchOptions:
     stacked_images, stacked_ants, kernels. All of them by default."""
 
     rounds: int | None = None
-    """Pairs of turns in each comparison. None: each measurement's own default."""
+    """Rounds of turns in each comparison. None: each measurement's own default."""
 
     threads: int = 1
     """Threads of torch on a CPU. (parallel, ant_* and ppo_* choose their own number.)"""
@@ -107,7 +108,7 @@ def bench(options: BenchOptions, console: Console | None = None) -> int:
         for name, measurement in MEASUREMENTS.items():
             if not options.only or name in options.only:
                 with console.status(f"{name} …"):
-                    rows += measurement(effort)
+                    rows += [replace(row, measurement=name) for row in measurement(effort)]
     report = {
         "date": begun,
         "seconds": round(time.perf_counter() - started, 1),

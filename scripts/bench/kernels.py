@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plasticity.optim.kernels.tensor_table import Anchors, DrawnAnchor, TableCache
-from plasticity.optim.regularizers import regularized
-from plasticity.scripts.bench.rows import Effort, Row, speed_row, time_row
-from plasticity.scripts.bench.steps import SIGMA, STRENGTH
-
-COMMAND = "plasticity bench --only kernels --device cuda"
-"""Command that measures the kernels."""
+from plasticity.scripts.bench.comparison import Comparison, Effort, Side
+from plasticity.scripts.bench.learners import SYRE
+from plasticity.scripts.bench.rows import Row
+from plasticity.scripts.bench.steps import normal, optimizer_pair
 
 COPY_GOAL = 0.85
 """Goal for the decay with a stored anchor, as a share of the copy bandwidth."""
@@ -53,8 +51,6 @@ DECAY_CASES: tuple[tuple[str, bool, bool, int, float | None], ...] = (
 
 def kernels(effort: Effort) -> list[Row]:
     """Measure the kernels on 134 M float32 parameters, and Adam's on a small network as well."""
-    if torch.device(effort.device).type != "cuda":
-        return _unmeasured()
     return [
         *[decay_row(effort, *case) for case in DECAY_CASES],
         *[large_adam_row(effort, *case) for case in ADAM_CASES],
@@ -77,17 +73,12 @@ def small_shapes() -> list[tuple[int, ...]]:
     ]
 
 
-def _unmeasured() -> list[Row]:
-    note = f"not measured: needs a CUDA device; {COMMAND}"
-    decay = [
-        Row("kernels", f"{label}, vs a copy", None, "speed", goal, "at least", note=note)
-        for label, *_, goal in DECAY_CASES
-    ]
-    adam = [
-        Row("kernels", f"{label}, vs fused Adam", None, "time", goal, note=note)
-        for label, *_, goal in ADAM_CASES
-    ]
-    return decay + adam
+def _bandwidths(effort: Effort, ours: int, theirs: int) -> Callable[[float, float], str]:
+    """Return the note of a row about the large weights, from the bytes per parameter of both sides."""
+    gigabytes = sum(math.prod(shape) for shape in large_shapes(effort)) / 1e9
+    return lambda our_seconds, their_seconds: (
+        f"{ours * gigabytes / our_seconds:.0f} / {theirs * gigabytes / their_seconds:.0f} GB/s"
+    )
 
 
 # ---- the decay against a copy of as many bytes -------------------------------------------------------
@@ -97,19 +88,29 @@ def decay_row(
     effort: Effort, label: str, coupled: bool, drawn: bool, bytes_each: int, goal: float | None
 ) -> Row:
     """Measure the kernel's speed over that of a copy that moves as many bytes."""
-    parameters, gradients = (_normal(large_shapes(effort), seed, effort) for seed in (0, 1))
-    anchors: Anchors = _normal(large_shapes(effort), 2, effort)
-    if drawn:
-        anchors = [DrawnAnchor(0, index, 0.01) for index in range(len(parameters))]
-    elements = sum(parameter.numel() for parameter in parameters)
-    comparison = effort.compare(
-        decay_call(parameters, gradients, anchors, coupled=coupled),
-        copy_call(elements * bytes_each, effort.device),
+    comparison = Comparison(
+        case=f"{label}, vs a copy of as many bytes",
+        unit="speed",
+        sides=partial(_decay_sides, effort, coupled, drawn, bytes_each),
+        goal=goal,
         rounds=_ROUNDS,
         calls=10,
+        needs=("cuda",),
     )
-    row = speed_row("kernels", f"{label}, vs a copy of as many bytes", comparison, goal)
-    return _with_bandwidth(row, elements * bytes_each, elements * bytes_each)
+    return comparison.measured(effort).noted(_bandwidths(effort, bytes_each, bytes_each))
+
+
+def _decay_sides(effort: Effort, coupled: bool, drawn: bool, bytes_each: int) -> tuple[Side, Side]:
+    shapes = large_shapes(effort)
+    parameters, gradients = (normal(shapes, seed, effort.device) for seed in (0, 1))
+    anchors: Anchors = (
+        [DrawnAnchor(0, index, 0.01) for index in range(len(shapes))]
+        if drawn
+        else normal(shapes, 2, effort.device)
+    )
+    moved = sum(parameter.numel() for parameter in parameters) * bytes_each
+    ours = decay_call(parameters, gradients, anchors, coupled=coupled)
+    return ours, copy_call(moved, effort.device)
 
 
 def decay_call(
@@ -118,17 +119,17 @@ def decay_call(
     anchors: Anchors,
     *,
     coupled: bool,
-) -> Callable[[], object]:
+) -> Side:
     """Return a function that calls the decay kernel, always on the same tensors."""
     from plasticity.optim.kernels.decay import decay_toward_, decayed_gradients  # noqa: PLC0415  (triton)
 
     cache = TableCache()
     if coupled:
-        return lambda: decayed_gradients(gradients, parameters, anchors, STRENGTH, cache)
-    return lambda: decay_toward_(parameters, anchors, STRENGTH, cache)
+        return lambda: decayed_gradients(gradients, parameters, anchors, SYRE.strength, cache)
+    return lambda: decay_toward_(parameters, anchors, SYRE.strength, cache)
 
 
-def copy_call(moved: int, device: str) -> Callable[[], object]:
+def copy_call(moved: int, device: str) -> Side:
     """Return a function that copies memory: half of `moved` bytes are read, the other half written."""
     source = torch.zeros(moved // 8, device=device)
     target = torch.empty_like(source)
@@ -142,55 +143,45 @@ def large_adam_row(
     effort: Effort, label: str, settings: dict[str, Any], bytes_each: int, goal: float | None
 ) -> Row:
     """Measure our step's time over torch's where memory is the limit."""
-    ours, theirs = adam_pair(effort, large_shapes(effort), settings)
-    comparison = effort.compare(ours.step, theirs.step, rounds=_ROUNDS, calls=10)
-    row = time_row("kernels", f"{label}, vs fused Adam", comparison, goal)
-    elements = sum(math.prod(shape) for shape in large_shapes(effort))
-    return _with_bandwidth(row, elements * bytes_each, elements * 28)
+    row = _adam_row(effort, label, large_shapes(effort), settings, calls=10, goal=goal)
+    return row.noted(_bandwidths(effort, bytes_each, 28))
 
 
 def small_adam_row(effort: Effort, label: str, settings: dict[str, Any]) -> Row:
     """Measure our step's time over torch's where the host, which launches the kernels, is the limit."""
-    ours, theirs = adam_pair(effort, small_shapes(), settings)
-    comparison = effort.compare(ours.step, theirs.step, rounds=_ROUNDS, calls=100)
-    row = time_row("kernels", f"{label}, vs fused Adam, small network", comparison, None)
-    assert row.ours is not None
-    assert row.theirs is not None
-    return replace(row, note=f"{row.ours * 1e6:.0f} / {row.theirs * 1e6:.0f} µs")
+    row = _adam_row(effort, label, small_shapes(), settings, calls=100, where=", small network")
+    return row.noted(lambda ours, theirs: f"{ours * 1e6:.0f} / {theirs * 1e6:.0f} µs")
 
 
-def adam_pair(
+def _adam_row(
+    effort: Effort,
+    label: str,
+    shapes: Sequence[tuple[int, ...]],
+    settings: dict[str, Any],
+    *,
+    calls: int,
+    goal: float | None = None,
+    where: str = "",
+) -> Row:
+    return Comparison(
+        case=f"{label}, vs fused Adam{where}",
+        unit="time",
+        sides=partial(_adam_sides, effort, shapes, settings),
+        goal=goal,
+        rounds=_ROUNDS,
+        calls=calls,
+        needs=("cuda",),
+    ).measured(effort)
+
+
+def _adam_sides(
     effort: Effort, shapes: Sequence[tuple[int, ...]], settings: dict[str, Any]
-) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Return our Adam with syre and torch's fused Adam with its own decay, over equal parameters."""
-    ours = regularized(torch.optim.Adam)(
-        _with_gradients(shapes, effort),
-        lr=1e-4,
-        regularizer="syre",
-        strength=STRENGTH,
-        anchor_seed=0,
-        **{"sigma": SIGMA, **settings},
+) -> tuple[Side, Side]:
+    ours, theirs = optimizer_pair(
+        torch.optim.Adam,
+        shapes,
+        effort.device,
+        ours={"lr": 1e-4, **settings},
+        theirs={"lr": 1e-4, "fused": True},
     )
-    theirs = torch.optim.Adam(
-        _with_gradients(shapes, effort), lr=1e-4, weight_decay=STRENGTH, fused=True
-    )
-    return ours, theirs
-
-
-def _with_gradients(shapes: Sequence[tuple[int, ...]], effort: Effort) -> list[nn.Parameter]:
-    parameters = [nn.Parameter(tensor) for tensor in _normal(shapes, 0, effort)]
-    for parameter, gradient in zip(parameters, _normal(shapes, 1, effort), strict=True):
-        parameter.grad = gradient
-    return parameters
-
-
-def _normal(shapes: Sequence[tuple[int, ...]], seed: int, effort: Effort) -> list[Tensor]:
-    generator = torch.Generator(effort.device).manual_seed(seed)
-    return [torch.randn(s, generator=generator, device=effort.device) for s in shapes]
-
-
-def _with_bandwidth(row: Row, our_bytes: int, their_bytes: int) -> Row:
-    assert row.ours is not None
-    assert row.theirs is not None
-    rates = our_bytes / row.ours / 1e9, their_bytes / row.theirs / 1e9
-    return replace(row, note=f"{rates[0]:.0f} / {rates[1]:.0f} GB/s")
+    return ours.step, theirs.step

@@ -16,15 +16,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from plasticity.agents.supervised.single import OPTIMIZERS
-from plasticity.scripts.bench.rows import Effort, Row
-from plasticity.scripts.bench.steps import optimizer_pair
-
-_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("SGD", "sgd", {}),
-    ("SGD, momentum 0.9", "sgd", {"momentum": 0.9}),
-    ("Adam", "adam", {}),
-)
+from plasticity.scripts.bench.comparison import Effort
+from plasticity.scripts.bench.learners import CLASSIFIERS, torch_optimizer
+from plasticity.scripts.bench.rows import Row
+from plasticity.scripts.bench.steps import optimizer_pair, ten_million
 
 CHECKPOINT_GOAL_BYTES = 1024
 """Bytes that the settings of a group may add to a checkpoint; an anchor would add 4 per parameter."""
@@ -34,8 +29,10 @@ def memory(effort: Effort) -> list[Row]:
     """Measure the peak memory of syre's steps over torch's own, and the size of the checkpoints."""
     copies: list[Row] = []
     checkpoints: list[Row] = []
-    for label, name, extra in _CASES:
-        ours, theirs = optimizer_pair(effort, OPTIMIZERS[name], extra)
+    shapes = ten_million(effort)
+    for label in CLASSIFIERS:
+        base, extra = torch_optimizer(label)
+        ours, theirs = optimizer_pair(base, shapes, effort.device, ours=extra, theirs=extra)
         # The first step draws the anchors, and creates the optimizer's own state on both sides.
         our_first, their_first = (memory_use(each.step, effort.device) for each in (ours, theirs))
         our_next, their_next = (memory_use(each.step, effort.device) for each in (ours, theirs))
@@ -51,13 +48,12 @@ def memory(effort: Effort) -> list[Row]:
 def _copies_row(case: str, optimizer: torch.optim.Optimizer, extra_bytes: int) -> Row:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     regularized_bytes = sum(p.numel() * p.element_size() for p in parameters)
-    return Row("memory", case, extra_bytes / regularized_bytes, "copies", goal=1.0)
+    return Row(case, extra_bytes / regularized_bytes, "copies", goal=1.0)
 
 
 def _checkpoint_row(case: str, ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> Row:
     our_bytes, their_bytes = (saved_bytes(each.state_dict()) for each in (ours, theirs))
     return Row(
-        "memory",
         case,
         float(our_bytes - their_bytes),
         "bytes",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from plasticity.scripts.bench.rows import Effort, Row, speed_row
-from plasticity.scripts.bench.timing import interleaved
+from plasticity.scripts.bench.comparison import Comparison, Effort, Side, goal_if
+from plasticity.scripts.bench.rows import Row
 from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig
@@ -23,24 +24,28 @@ _PROCESSES = 2
 def parallel(effort: Effort) -> list[Row]:
     """Measure four runs of permuted-digits in two processes against the same in one; one thread each."""
     runs, tasks = effort.size(4, 2), effort.size(10, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = count()
-
-        def run_all(processes: int) -> None:
-            run_side_by_side(Path(folder) / str(next(fresh)), runs, processes, tasks)
-
-        # This first use starts the server that the runs are forked from, which imports torch.
-        run_side_by_side(Path(folder) / "start", runs=1, processes=1, tasks=1)
-        comparison = interleaved(
-            lambda: run_all(_PROCESSES),
-            lambda: run_all(1),
-            rounds=effort.rounds or effort.size(2, 1),
-            warmup=0,
-        )
     cores = available_cores()
-    case = f"{runs} runs of {_BENCHMARK}: {_PROCESSES} processes vs one"
-    note = "" if cores >= _PROCESSES else f"no goal: this process can use only {cores} core"
-    return [speed_row("parallel", case, comparison, 1.7 if not note else None, note=note)]
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = Comparison(
+            case=f"{runs} runs of {_BENCHMARK}: {_PROCESSES} processes vs one",
+            unit="speed",
+            sides=partial(_sides, Path(folder), runs, tasks),
+            rounds=2,
+            warmup=0,
+            **goal_if(cores >= _PROCESSES, 1.7, f"this process can use only {cores} core"),
+        )
+        return [comparison.measured(effort)]
+
+
+def _sides(folder: Path, runs: int, tasks: int) -> tuple[Side, Side]:
+    # This first use starts the server that the runs are forked from, which imports torch.
+    run_side_by_side(folder / "start", runs=1, processes=1, tasks=1)
+    fresh = count()
+
+    def run_all(processes: int) -> None:
+        run_side_by_side(folder / str(next(fresh)), runs, processes, tasks)
+
+    return partial(run_all, _PROCESSES), partial(run_all, 1)
 
 
 def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:

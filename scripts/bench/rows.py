@@ -1,10 +1,10 @@
-"""Input and output of the measurements of `plasticity bench`: an `Effort`, and rows of the table."""
+"""Rows of the table of `plasticity bench`: numbers, their goals, and what they were computed from."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -12,50 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from plasticity.scripts.bench.timing import Comparison, Quartiles, interleaved, synchronizer
+from plasticity.scripts.bench.timing import quartiles
 
-
-@dataclass(frozen=True)
-class Effort:
-    """Device and thoroughness of a measurement."""
-
-    device: str = "cpu"
-    """Device to measure on: cpu or cuda."""
-
-    quick: bool = False
-    """Small sizes and few rounds: checks that everything runs, but measures nothing."""
-
-    rounds: int | None = None
-    """Pairs of turns in each comparison; None: each measurement's own default."""
-
-    def size(self, full: int, quick: int) -> int:
-        """Return the full size, or the quick one if `quick` is set."""
-        return quick if self.quick else full
-
-    def compare(
-        self,
-        ours: Callable[[], object],
-        theirs: Callable[[], object],
-        *,
-        rounds: int,
-        calls: int = 1,
-    ) -> Comparison:
-        """Time two functions in turns; `rounds` and `calls` are the defaults of a full measurement."""
-        return interleaved(
-            ours,
-            theirs,
-            rounds=self.rounds or self.size(rounds, 2),
-            calls=self.size(calls, 1),
-            synchronize=synchronizer(self.device),
-        )
+Ratio = Literal["time", "speed", "share"]
+"""Units of a ratio of two times."""
 
 
 @dataclass(frozen=True)
 class Row:
     """Row of the table: a number, its goal, and the values that it was computed from."""
-
-    measurement: str
-    """Name of the measurement, as `--only` takes it."""
 
     case: str
     """Description of what was measured, and against what."""
@@ -63,15 +28,12 @@ class Row:
     value: float | None
     """Result; for a ratio, the median over the pairs. None: not measured; the note says why."""
 
-    unit: Literal["time", "speed", "share", "copies", "bytes"]
+    unit: Ratio | Literal["copies", "bytes"]
     """Unit of the value. time, speed: ours over theirs; share: a part over the whole; copies (of the
     parameters) and bytes: ours minus theirs."""
 
     goal: float | None = None
     """Bound that the value is to meet; None: shown without a goal."""
-
-    bound: Literal["at most", "at least"] = "at most"
-    """Side of the goal on which it is met."""
 
     lower: float | None = None
     """Lower quartile over the pairs; None for a value that does not vary."""
@@ -80,13 +42,21 @@ class Row:
     """Upper quartile, likewise."""
 
     ours: float | None = None
-    """Our side of the comparison: median seconds per call, or bytes."""
+    """Our side of the comparison: median seconds per call (per step, if the note tells steps/s), or bytes."""
 
     theirs: float | None = None
     """Other side of the comparison."""
 
     note: str = ""
     """Remark that the reader needs beside the value."""
+
+    measurement: str = ""
+    """Name of the measurement, as `--only` takes it; the command fills it in."""
+
+    @property
+    def bound(self) -> Literal["at most", "at least"]:
+        """Side of the goal on which it is met."""
+        return "at least" if self.unit == "speed" else "at most"
 
     @property
     def met(self) -> bool | None:
@@ -96,49 +66,56 @@ class Row:
         return self.value <= self.goal if self.bound == "at most" else self.value >= self.goal
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields, and `met`."""
-        return {**asdict(self), "met": self.met}
+        """Return all fields, `bound` and `met`."""
+        name = {"measurement": self.measurement}
+        return {**name, **asdict(self), "bound": self.bound, "met": self.met}
+
+    def noted(self, text: Callable[[float, float], str]) -> Row:
+        """Return the row with a note about both sides; without it, if nothing was measured.
+
+        Args:
+            text: Function from `ours` and `theirs` to the note.
+        """
+        if self.ours is None or self.theirs is None:
+            return self
+        return replace(self, note=text(self.ours, self.theirs))
 
 
-def time_row(
-    measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
-) -> Row:
-    """Return the row of our time over theirs; the goal is its upper bound."""
-    ratio = comparison.time_ratio
-    return _ratio_row(measurement, case, comparison, ratio, "time", goal, "at most", note)
-
-
-def speed_row(
-    measurement: str, case: str, comparison: Comparison, goal: float | None, *, note: str = ""
-) -> Row:
-    """Return the row of our speed over theirs; the goal is its lower bound."""
-    ratio = comparison.speed_ratio
-    return _ratio_row(measurement, case, comparison, ratio, "speed", goal, "at least", note)
-
-
-def _ratio_row(
-    measurement: str,
+def ratio_row(
     case: str,
-    comparison: Comparison,
-    ratio: Quartiles,
-    unit: Literal["time", "speed"],
-    goal: float | None,
-    bound: Literal["at most", "at least"],
-    note: str,
+    unit: Ratio,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    goal: float | None = None,
+    *,
+    note: str = "",
+    steps: tuple[int, int] | None = None,
 ) -> Row:
-    return Row(
-        measurement,
-        case,
-        ratio.median,
-        unit,
-        goal=goal,
-        bound=bound,
-        lower=ratio.lower,
-        upper=ratio.upper,
-        ours=statistics.median(comparison.ours),
-        theirs=statistics.median(comparison.theirs),
-        note=note,
-    )
+    """Return the row of a ratio, computed pair by pair.
+
+    Args:
+        case: Case of the row.
+        unit: Ratio to compute: our time (or a part's share of it) over theirs, or our speed over theirs.
+        ours: Seconds of each of our turns, round by round.
+        theirs: Seconds of each of their turns, likewise.
+        goal: Goal of the row.
+        note: Note of the row.
+        steps: Steps per turn on both sides. The row has seconds per step, and its note both rates.
+
+    Raises:
+        ValueError: if there are no pairs, or the two sides differ in length.
+    """
+    if steps is not None:
+        ours, theirs = (
+            [s / n for s in side] for side, n in zip((ours, theirs), steps, strict=True)
+        )
+    medians = statistics.median(ours), statistics.median(theirs)
+    if steps is not None:
+        rates = " / ".join(f"{1 / median:.0f}" for median in medians)
+        note = f"{note}; {rates} steps/s" if note else f"{rates} steps/s"
+    pairs = zip(ours, theirs, strict=True)
+    found = quartiles([b / a if unit == "speed" else a / b for a, b in pairs])
+    return Row(case, found.median, unit, goal, found.lower, found.upper, *medians, note)
 
 
 _TITLES = {

@@ -3,128 +3,75 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.agents.supervised.single import OPTIMIZERS, make_optimizer
-from plasticity.mitigations import regularizer_settings
+from plasticity.agents.networks.image import NetworkConfig
 from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
-from plasticity.scripts.bench.rows import Effort, Row, time_row
-from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
-from plasticity.scripts.config.run_config import SupervisedRunConfig
-
-_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
-_SYRE = regularizer_settings([BENCHMARKS["permuted-mnist"].mitigation("syre")])
-
-STRENGTH = _SYRE.strength
-"""Strength of the decay on both sides: the benchmark's."""
-
-SIGMA = _SYRE.sigma
-"""Standard deviation of syre's anchor: the benchmark's."""
-
-BATCH_SIZE = 64
-"""Examples per step."""
-
-OptimizerName = Literal["sgd", "adam"]
-
-_CASES: tuple[tuple[str, OptimizerName, float], ...] = (
-    ("SGD", "sgd", 0.0),
-    ("SGD, momentum 0.9", "sgd", 0.9),
-    ("Adam", "adam", 0.0),
+from plasticity.scripts.bench.comparison import Comparison, Effort, Side
+from plasticity.scripts.bench.learners import (
+    CLASSIFIERS,
+    MNIST,
+    SYRE,
+    image_network,
+    learning_step,
+    on_batches,
+    syre_optimizer,
+    torch_optimizer,
+    wide_mlp,
 )
+from plasticity.scripts.bench.rows import Row
 
 
 def step_cnn(effort: Effort) -> list[Row]:
     """Measure a training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
-    network = ImageNetwork((1, 28, 28), 10, _MNIST.network)
-    return [
-        _step_row("step_cnn", effort, network, case, goal=1.02, rounds=200, calls=5)
-        for case in _CASES[1:]
-    ]
+    labels = ("SGD, momentum 0.9", "Adam")
+    return _step_rows(effort, MNIST.network, labels, goal=1.02, rounds=200, calls=5)
 
 
 def step_mlp(effort: Effort) -> list[Row]:
     """Measure a training step of an MLP of 3 x 2000, with syre against torch's weight_decay."""
-    width = effort.size(2000, 50)
-    config = NetworkConfig(architecture="mlp", hidden=(width,) * 3)
-    network = ImageNetwork((1, 28, 28), 10, config)
-    return [
-        _step_row("step_mlp", effort, network, case, goal=1.05, rounds=60, calls=1)
-        for case in _CASES
-    ]
+    return _step_rows(effort, wide_mlp(effort), tuple(CLASSIFIERS), goal=1.05, rounds=60, calls=1)
 
 
-def _step_row(
-    measurement: str,
+def _step_rows(
     effort: Effort,
-    network: nn.Module,
-    case: tuple[str, OptimizerName, float],
+    network: NetworkConfig,
+    labels: Sequence[str],
     *,
     goal: float,
     rounds: int,
     calls: int,
-) -> Row:
-    label, name, momentum = case
-    rate = _MNIST.agent.learning_rate if name == "sgd" else 1e-3
-    config = ClassifierConfig(optimizer=name, learning_rate=rate, momentum=momentum)
-    syre = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
-    our_network = copy.deepcopy(network).to(effort.device)
-    our_optimizer = make_optimizer(our_network, config, syre)
+) -> list[Row]:
+    return [
+        Comparison(
+            case=f"{label}: syre vs weight_decay",
+            unit="time",
+            sides=partial(_step_sides, effort, network, label),
+            goal=goal,
+            rounds=rounds,
+            calls=calls,
+        ).measured(effort)
+        for label in labels
+    ]
+
+
+def _step_sides(effort: Effort, config: NetworkConfig, label: str) -> tuple[Side, Side]:
+    our_network = image_network(config).to(effort.device)
+    their_network = copy.deepcopy(our_network)
+    ours = syre_optimizer(our_network, CLASSIFIERS[label])
+    base, extra = torch_optimizer(label)
     # In the same form as the trainer's: a fused step is faster than a plain one, with any decay.
-    form = {key: our_optimizer.param_groups[0][key] for key in ("foreach", "fused")}
-    extra: dict[str, Any] = {"momentum": momentum} if name == "sgd" else {}
-    their_network = copy.deepcopy(network).to(effort.device)
-    base: Any = OPTIMIZERS[name]
-    their_optimizer = base(
-        their_network.parameters(), lr=rate, weight_decay=STRENGTH, **extra, **form
+    form = {key: ours.param_groups[0][key] for key in ("lr", "foreach", "fused")}
+    theirs = base(their_network.parameters(), weight_decay=SYRE.strength, **extra, **form)
+    return (
+        on_batches(learning_step(our_network, ours), effort),
+        on_batches(learning_step(their_network, theirs), effort),
     )
-    comparison = effort.compare(
-        training_step(our_network, our_optimizer, _batches(effort)),
-        training_step(their_network, their_optimizer, _batches(effort)),
-        rounds=rounds,
-        calls=calls,
-    )
-    return time_row(measurement, f"{label}: syre vs weight_decay", comparison, goal)
-
-
-def training_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Callable[[], tuple[Tensor, Tensor]],
-) -> Callable[[], None]:
-    """Return a function that does forward, backward and update on the next batch."""
-
-    def step() -> None:
-        images, labels = batches()
-        loss = functional.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def _batches(effort: Effort) -> Callable[[], tuple[Tensor, Tensor]]:
-    # Many batches in turn: a single one would be memorized, and its gradients would vanish.
-    count = effort.size(100, 2)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand((count, BATCH_SIZE, 1, 28, 28), generator=generator).to(effort.device)
-    labels = torch.randint(0, 10, (count, BATCH_SIZE), generator=generator).to(effort.device)
-    index = -1
-
-    def next_batch() -> tuple[Tensor, Tensor]:
-        nonlocal index
-        index = (index + 1) % count
-        return images[index], labels[index]
-
-    return next_batch
 
 
 # ---- the optimizer alone ----------------------------------------------------------------------------
@@ -132,46 +79,74 @@ def _batches(effort: Effort) -> Callable[[], tuple[Tensor, Tensor]]:
 
 def optimizer_step(effort: Effort) -> list[Row]:
     """Measure the optimizer's step alone on 10 M parameters, against torch's foreach and fused forms."""
-    rows: list[Row] = []
-    for form, goal in (("foreach", 1.5), ("fused", 2.5)):
-        for label, name, momentum in _CASES:
-            extra: dict[str, Any] = {form: True}
-            extra |= {"momentum": momentum} if momentum else {}
-            ours, theirs = optimizer_pair(effort, OPTIMIZERS[name], extra)
-            comparison = effort.compare(ours.step, theirs.step, rounds=60)
-            case = f"{label}: syre vs weight_decay, both {form}"
-            plain_sgd = name == "sgd" and not momentum
-            rows.append(time_row("optimizer_step", case, comparison, goal if plain_sgd else None))
-    return rows
+    return [
+        Comparison(
+            case=f"{label}: syre vs weight_decay, both {form}",
+            unit="time",
+            sides=partial(_optimizer_sides, effort, label, form),
+            goal=goal if label == "SGD" else None,
+            rounds=60,
+        ).measured(effort)
+        for form, goal in (("foreach", 1.5), ("fused", 2.5))
+        for label in CLASSIFIERS
+    ]
+
+
+def _optimizer_sides(effort: Effort, label: str, form: str) -> tuple[Side, Side]:
+    base, extra = torch_optimizer(label)
+    extra = {**extra, form: True}
+    ours, theirs = optimizer_pair(
+        base, ten_million(effort), effort.device, ours=extra, theirs=extra
+    )
+    return ours.step, theirs.step
+
+
+def ten_million(effort: Effort) -> list[tuple[int, ...]]:
+    """Return the shapes of ten weight matrices, 10 M parameters in all."""
+    side = effort.size(1000, 20)
+    return [(side, side)] * 10
 
 
 def optimizer_pair(
-    effort: Effort, base: type[torch.optim.Optimizer], extra: Mapping[str, Any]
+    base: type[torch.optim.Optimizer],
+    shapes: Sequence[tuple[int, ...]],
+    device: str,
+    *,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Return two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
+    """Return two optimizers over equal parameters with constant gradients: with syre, and torch's own.
+
+    Args:
+        base: Optimizer of both.
+        shapes: Shapes of the parameters.
+        device: Device of the parameters.
+        ours: Further settings of the one with syre.
+        theirs: Further settings of torch's own, which has as strong a decay.
+    """
     # The benchmark's own rate: a decay below the rounding error would take another code path.
-    common = {"lr": _MNIST.agent.learning_rate, **extra}
-    ours = regularized(base)(
-        many_parameters(effort),
-        regularizer="syre",
-        strength=STRENGTH,
-        sigma=SIGMA,
-        anchor_seed=0,
-        **common,
+    rate = {"lr": MNIST.agent.learning_rate}
+    syre = {
+        "regularizer": "syre",
+        "strength": SYRE.strength,
+        "sigma": SYRE.sigma,
+        "anchor_seed": 0,
+    }
+    decay = {"weight_decay": SYRE.strength}
+    return (
+        regularized(base)(_parameters(shapes, device), **{**rate, **syre, **ours}),
+        base(_parameters(shapes, device), **{**rate, **decay, **theirs}),
     )
-    theirs = base(many_parameters(effort), **{**common, "weight_decay": STRENGTH})
-    return ours, theirs
 
 
-def many_parameters(effort: Effort) -> list[nn.Parameter]:
-    """Return ten weight matrices of 1000 x 1000 (10 M parameters), with gradients."""
-    side = effort.size(1000, 20)
-    generator = torch.Generator().manual_seed(0)
-
-    def normal() -> Tensor:
-        return torch.randn((side, side), generator=generator).to(effort.device)
-
-    parameters = [nn.Parameter(normal()) for _ in range(10)]
-    for parameter in parameters:
-        parameter.grad = normal()
+def _parameters(shapes: Sequence[tuple[int, ...]], device: str) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(tensor) for tensor in normal(shapes, 0, device)]
+    for parameter, gradient in zip(parameters, normal(shapes, 1, device), strict=True):
+        parameter.grad = gradient
     return parameters
+
+
+def normal(shapes: Sequence[tuple[int, ...]], seed: int, device: str) -> list[Tensor]:
+    """Draw standard normal tensors of some shapes."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return [torch.randn(shape, generator=generator, device=device) for shape in shapes]

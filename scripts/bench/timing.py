@@ -1,49 +1,75 @@
-"""Interleaved timing of two functions: a disturbance of the machine affects both alike."""
+"""Timing of functions that take turns: a disturbance of the machine affects all of them alike."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from plasticity.checks import require_integer
 
+Times = dict[str, tuple[float, ...]]
+"""Seconds per call of each contender, one number per round: equal positions were timed next to each other."""
 
-@dataclass(frozen=True)
-class Comparison:
-    """Seconds of two functions, pair by pair: entry i of one was timed right next to the other's.
+
+def in_turns(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    calls: int = 1,
+    synchronize: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+    collect_garbage: bool = False,
+) -> Times:
+    """Let every contender take one turn in each round.
+
+    Args:
+        contenders: Functions to time, by label.
+        rounds: Number of timed rounds, at least 1.
+        warmup: Number of untimed rounds that precede them.
+        calls: Calls per turn, at least 1: more for functions too short for the clock.
+        synchronize: Function that waits for the device, called before the clock is read.
+        clock: Function that returns the time in seconds.
+        collect_garbage: Whether garbage is collected as usual, for turns that are long in comparison: a loop
+            that makes more of it then pays more. Otherwise, no turn is charged for it.
+
+    Returns:
+        The seconds per call of each contender, round by round.
 
     Raises:
-        ValueError: if there are no pairs, or the two sides differ in length.
+        ValueError: if a count is out of range.
     """
+    require_integer("rounds", rounds, minimum=1)
+    require_integer("warmup", warmup, minimum=0)
+    require_integer("calls", calls, minimum=1)
 
-    ours: tuple[float, ...]
-    """Seconds per call of the first function, one number per round."""
+    def turn(function: Callable[[], object]) -> float:
+        synchronize()
+        started = clock()
+        for _ in range(calls):
+            function()
+        synchronize()
+        return (clock() - started) / calls
 
-    theirs: tuple[float, ...]
-    """Seconds per call of the second function, likewise."""
+    times: dict[str, list[float]] = {label: [] for label in contenders}
+    with nullcontext() if collect_garbage else _no_garbage_collection():
+        for index in range(warmup + rounds):
+            for label, function in contenders.items():
+                seconds = turn(function)
+                if index >= warmup:
+                    times[label].append(seconds)
+    return {label: tuple(seconds) for label, seconds in times.items()}
 
-    def __post_init__(self) -> None:
-        if not self.ours or len(self.ours) != len(self.theirs):
-            raise ValueError(
-                f"A comparison needs pairs of times, at least one, but got {len(self.ours)} and"
-                f" {len(self.theirs)} times: time both sides equally often."
-            )
 
-    @property
-    def time_ratio(self) -> Quartiles:
-        """Ratio of our time to theirs, in quartiles: below 1, ours is faster."""
-        return quartiles([a / b for a, b in zip(self.ours, self.theirs, strict=True)])
-
-    @property
-    def speed_ratio(self) -> Quartiles:
-        """Ratio of our speed to theirs, in quartiles: above 1, ours is faster."""
-        return quartiles([b / a for a, b in zip(self.ours, self.theirs, strict=True)])
+def fastest(times: Mapping[str, Sequence[float]]) -> str:
+    """Return the label of the contender with the smallest median."""
+    return min(times, key=lambda label: statistics.median(times[label]))
 
 
 @dataclass(frozen=True)
@@ -73,50 +99,6 @@ def quartiles(numbers: Sequence[float]) -> Quartiles:
     return Quartiles(*statistics.quantiles(numbers, n=4, method="inclusive"))
 
 
-def interleaved(
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
-    *,
-    rounds: int,
-    warmup: int = 1,
-    calls: int = 1,
-    synchronize: Callable[[], object] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Comparison:
-    """Time two functions in turns: ours, theirs, ours, theirs, and so on.
-
-    Args:
-        ours: First function.
-        theirs: Second function.
-        rounds: Number of timed pairs, at least 1.
-        warmup: Number of untimed pairs that precede them.
-        calls: Calls per turn, at least 1: more for functions too short for the clock.
-        synchronize: Function that waits for the device, called before the clock is read.
-        clock: Function that returns the time in seconds.
-
-    Raises:
-        ValueError: if a count is out of range.
-    """
-    require_integer("rounds", rounds, minimum=1)
-    require_integer("warmup", warmup, minimum=0)
-    require_integer("calls", calls, minimum=1)
-
-    def turn(function: Callable[[], object]) -> float:
-        synchronize()
-        started = clock()
-        for _ in range(calls):
-            function()
-        synchronize()
-        return (clock() - started) / calls
-
-    with _no_garbage_collection():
-        for _ in range(warmup):
-            turn(ours)
-            turn(theirs)
-        pairs = [(turn(ours), turn(theirs)) for _ in range(rounds)]
-    return Comparison(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
-
-
 def synchronizer(device: torch.device | str) -> Callable[[], object]:
     """Return a function that waits for a device's queued work; on a CPU it does nothing."""
     kind = torch.device(device).type
@@ -124,8 +106,18 @@ def synchronizer(device: torch.device | str) -> Callable[[], object]:
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Set the number of torch's threads in this process, and restore it afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    # A collection during a turn would be charged to it, whichever side made the garbage.
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -5,37 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin
 
 import tyro
 
-from plasticity.mitigations import Mitigation
-from plasticity.scripts.config.nested import Setting, field_docstrings, settings_of, with_values
+from plasticity.scripts.config.nested import Setting, setting_at, settings_of
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
-from plasticity.scripts.config.run_config import RunConfig
-
-NOT_OPTIONS = ("benchmark", "seed", "device")
-"""Fields of a run that the command's own options fill in, as they do those of its methods."""
-
-
-def run_settings(config: RunConfig) -> dict[str, Setting]:
-    """Return the settings of a run that the command line changes, by option name.
-
-    Raises:
-        ValueError: if two settings have the same option.
-    """
-    found: dict[str, Setting] = {}
-    taken = {each.name.replace("_", "-") for each in fields(CommandOptions)}
-    for each in settings_of(config):
-        if each.path in (*NOT_OPTIONS, *config.method_fields(), *config.fixed):
-            continue
-        if each.option in taken | set(found):
-            raise ValueError(
-                f"Two settings of {config.benchmark} have the option --{each.option}"
-                f" ({each.path} is one): give one of them another name."
-            )
-        found[each.option] = each
-    return found
+from plasticity.scripts.config.settings_by_option import settings_by_option, with_options
 
 
 def parse_options(
@@ -45,7 +21,7 @@ def parse_options(
     program: str,
     description: str,
     with_grid: bool = False,
-) -> tuple[RunOptions, tuple[str, ...]]:
+) -> tuple[RunOptions, tuple[str, ...], list[str]]:
     """Read the command line.
 
     Args:
@@ -56,7 +32,8 @@ def parse_options(
         with_grid: Whether there is an option --grid, as for a sweep.
 
     Returns:
-        The options, and the words of --grid.
+        The options; the words of --grid; and the names of the settings that were typed, also those at their
+        default values.
 
     Raises:
         SystemExit: after a help text, or an error of the user, which is printed.
@@ -67,7 +44,13 @@ def parse_options(
         raise ValueError("--grid is given twice: give it once, with all settings after it.")
     kind = _parsed_type(defaults, with_grid=with_grid)
     parsed = _parse(kind, arguments, prog=program, description=description)
-    return _with_parsed(defaults, parsed), getattr(parsed, "grid", ())
+    settings = settings_by_option(defaults)
+    values = {option: setting_at(parsed, _identifier(option)) for option in settings}
+    own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
+    typed = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    given = [option for option in settings if f"--{option}" in typed]
+    options = replace(with_options(defaults, values), **own)
+    return options, getattr(parsed, "grid", ()), given
 
 
 def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
@@ -82,17 +65,10 @@ def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
         SystemExit: if it has the wrong type; the message is printed.
     """
     kind = _parsed_type(defaults, with_grid=False)
-    *prefixes, _ = option.split(".")
-    is_list = not prefixes and _is_list(run_settings(defaults.config)[option])
+    is_list = get_origin(settings_by_option(defaults)[option].type) is tuple
     words = text.split() if is_list else [text.strip()]
     found = _parse(kind, [f"--{option}", *words], prog=f"plasticity sweep {defaults.benchmark}")
-    for name in option.split("."):
-        found = getattr(found, _identifier(name))
-    return found
-
-
-def _is_list(setting: Setting) -> bool:
-    return get_origin(setting.type) is tuple
+    return setting_at(found, _identifier(option))
 
 
 def _parse(kind: type, arguments: Sequence[str], *, prog: str, description: str = "") -> Any:
@@ -100,43 +76,20 @@ def _parse(kind: type, arguments: Sequence[str], *, prog: str, description: str 
     return tyro.cli(kind, prog=prog, description=description, args=arguments, config=markers)
 
 
-def _with_parsed(defaults: RunOptions, parsed: Any) -> RunOptions:
-    settings = run_settings(defaults.config)
-    values = {each.path: getattr(parsed, _identifier(name)) for name, each in settings.items()}
-    mitigations = {
-        name: replace(each, **vars(getattr(parsed, _identifier(name))))
-        for name, each in defaults.mitigations.items()
-    }
-    given = getattr(parsed, CRITIC, None)
-    critic: dict[str, dict[str, Any]] = {name: dict(v) for name, v in defaults.critic.items()}
-    for name in defaults.mitigations if given is not None else ():
-        settings_given = vars(getattr(given, _identifier(name)))
-        critic.setdefault(name, {}).update(
-            {key: value for key, value in settings_given.items() if value is not None}
-        )
-    own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
-    # With its own device, a run checks whether it can be compiled there.
-    config = with_values(defaults.config, {**values, "device": "auto"})
-    return replace(defaults, **own, config=config, mitigations=mitigations, critic=critic)
-
-
 def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
     """Make the dataclass that tyro reads the command line into."""
-    entries = list(_command_entries(defaults))
+    own = {each.name for each in fields(CommandOptions)}
+    entries = [_setting_entry(each) for each in settings_of(defaults) if each.path in own]
     if with_grid:
-        entries.append(_entry("grid", tuple[str, ...], (), GRID_HELP))
+        entries.append(_entry("grid", tuple[str, ...], GRID_HELP, default=()))
     for option, presets in defaults.presets.items():
         names = Literal[tuple(presets.values)]  # type: ignore[valid-type]
-        entries.append(_entry(option, names, presets.default, presets.help))
-    for option, each in run_settings(defaults.config).items():
-        entries.append(_entry(option, each.type, each.value, each.help))
-    entries += [_mitigation_entry(each) for each in defaults.mitigations.values()]
-    if defaults.config.has_critic():
-        overrides = [
-            _override_entry(each, defaults.critic.get(name, {}))
-            for name, each in defaults.mitigations.items()
-        ]
-        entries.append(_group(CRITIC, overrides, "Mitigations of the critic."))
+        entries.append(_entry(option, names, presets.help, default=presets.default))
+    titles = {CRITIC: "Mitigations of the critic."}
+    for name, each in defaults.mitigations.items():
+        titles[name] = first_line(type(each))
+        titles[f"{CRITIC}.{name}"] = f"Settings of the critic's {name}."
+    entries += _entries_of(settings_by_option(defaults), titles)
     return _dataclass("Options", entries)
 
 
@@ -149,46 +102,30 @@ GRID_HELP = (
 _Entry = tuple[str, Any, Any]
 
 
-def _command_entries(defaults: RunOptions) -> Iterator[_Entry]:
-    types = get_type_hints(CommandOptions, include_extras=True)
-    docs = field_docstrings(CommandOptions)
-    for each in fields(CommandOptions):
-        yield _entry(each.name, types[each.name], getattr(defaults, each.name), docs[each.name])
+def _entries_of(
+    settings: Mapping[str, Setting], titles: Mapping[str, str], prefix: str = ""
+) -> Iterator[_Entry]:
+    """Yield the entries of some settings; dotted options become entries of groups, which have titles."""
+    groups: dict[str, dict[str, Setting]] = {}
+    for option, each in settings.items():
+        group, dot, rest = option.partition(".")
+        if dot:
+            groups.setdefault(group, {})[rest] = each
+        else:
+            yield _setting_entry(each)
+    for group, inner in groups.items():
+        kind = _dataclass(group, list(_entries_of(inner, titles, f"{prefix}{group}.")))
+        yield _entry(group, kind, titles[prefix + group], default_factory=kind)
 
 
-def _entry(option: str, kind: Any, default: Any, text: str) -> _Entry:
+def _setting_entry(each: Setting) -> _Entry:
+    return _entry(each.option, each.type, each.help, default=each.value)
+
+
+def _entry(option: str, kind: Any, text: str, **default: Any) -> _Entry:
     # A blank at a line's end would be a paragraph to tyro.
     argument = tyro.conf.arg(name=option, help=" ".join(text.split()))
-    return (_identifier(option), Annotated[kind, argument], field(default=default))
-
-
-def _mitigation_entry(each: Mitigation) -> _Entry:
-    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
-    entries = [
-        _entry(f.name.replace("_", "-"), types[f.name], getattr(each, f.name), docs.get(f.name, ""))
-        for f in fields(each)
-    ]
-    return _group(each.name, entries, first_line(type(each)))
-
-
-def _override_entry(each: Mitigation, given: Mapping[str, Any]) -> _Entry:
-    types, docs = get_type_hints(type(each)), field_docstrings(type(each))
-    entries = [
-        _entry(
-            f.name.replace("_", "-"),
-            types[f.name] | None,
-            given.get(f.name),
-            f"{docs.get(f.name, '')} None: the actor's.",
-        )
-        for f in fields(each)
-    ]
-    return _group(each.name, entries, f"Settings of the critic's {each.name}.")
-
-
-def _group(name: str, entries: list[_Entry], text: str) -> _Entry:
-    kind = _dataclass(name, entries)
-    argument = tyro.conf.arg(name=name, help=text)
-    return (_identifier(name), Annotated[kind, argument], field(default_factory=kind))
+    return (_identifier(option), Annotated[kind, argument], field(**default))
 
 
 def _dataclass(name: str, entries: list[_Entry]) -> type:

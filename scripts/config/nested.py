@@ -40,7 +40,8 @@ def settings_of(config: Any, prefix: str = "") -> Iterator[Setting]:
 
     An option is named as its field, unless the field's metadata has another name under "option".
     """
-    types, docs = get_type_hints(type(config)), field_docstrings(type(config))
+    types = get_type_hints(type(config), include_extras=True)
+    docs = field_docstrings(type(config))
     for each in fields(config):
         path, value = f"{prefix}{each.name}", getattr(config, each.name)
         if is_dataclass(value):

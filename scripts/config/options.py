@@ -157,7 +157,8 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         methods=methods,
         seeds=(config.seed,) if "seed" in saved else options.seeds,
         device=config.device if "device" in saved else options.device,
-        config=with_values(config, fixed),
+        # With its own device, a run checks whether it can be compiled there.
+        config=with_values(config, {**fixed, "device": "auto"}),
         mitigations=mitigations,
         critic=_critic_settings(plain["critic_method"], methods, mitigations)
         if "critic_method" in plain
@@ -202,31 +203,6 @@ def _require_fixed(saved: Mapping[str, Any], named: RunConfig) -> None:
         if given.get(path, expected) != expected:
             raise ValueError(
                 f"{path} must be {expected!r}, that of {named.benchmark}, not {given[path]!r}."
-            )
-
-
-def require_meaning(options: RunOptions, defaults: RunOptions) -> None:
-    """Refuse a setting of a mitigation that none of the methods uses.
-
-    Raises:
-        ValueError: naming the option and its value.
-    """
-    used = {name for method in options.methods for name in mitigation_names(method)}
-    for name, each in options.mitigations.items():
-        if name in used:
-            continue
-        changed = {
-            f"{name}.{key}": value
-            for key, value in vars(each).items()
-            if value != getattr(defaults.mitigations[name], key)
-        }
-        for key, value in options.critic.get(name, {}).items():
-            if (key, value) not in defaults.critic.get(name, {}).items():
-                changed[f"{CRITIC}.{name}.{key}"] = value
-        for option, value in changed.items():
-            raise ValueError(
-                f"--{option.replace('_', '-')} {value} means nothing to {', '.join(options.methods)}:"
-                f" leave it out, or add {name} to --methods."
             )
 
 

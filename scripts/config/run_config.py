@@ -130,6 +130,9 @@ class RunConfig:
     fixed: ClassVar[tuple[str, ...]] = ()
     """Settings that the name of the benchmark stands for."""
 
+    has_video: ClassVar[bool] = False
+    """Whether `plasticity video` can show what a run has learned."""
+
     compiles_on: ClassVar[tuple[str, ...]] = ()
     """Kinds of devices that the agent's steps can be compiled for; none where there is no such setting."""
 
@@ -301,6 +304,7 @@ class ControlRunConfig(RunConfig):
     axes: ClassVar[tuple[str, ...]] = ("task", "step")
     length_path: ClassVar[str] = LENGTHS["step"]
     fixed: ClassVar[tuple[str, ...]] = ("stream.engine",)
+    has_video: ClassVar[bool] = True
     compiles_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     critic_method: tuple[Mitigation, ...] | None = None

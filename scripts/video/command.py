@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.normalization import ObservationNormalizer
 from plasticity.checks import MAX_SEED, require_integer, require_number
-from plasticity.scripts.config.benchmarks import BENCHMARKS
-from plasticity.scripts.config.run_config import ControlRunConfig
+from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
+from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.run_folders import Run, read_run
 from plasticity.scripts.run.atomic_files import RunError
@@ -180,18 +180,18 @@ def _read_ant_run(path: Path) -> Run:
         )
         raise ValueError(f"{path} is not the folder of a run (it has no config.json): {remedy}.")
     run = read_run(path)
-    ants = [n for n, each in BENCHMARKS.items() if isinstance(each.config, ControlRunConfig)]
-    if run.benchmark not in ants:
+    shown = [name for name, each in BENCHMARKS.items() if each.config.has_video]
+    if run.benchmark not in shown:
         raise ValueError(
             f"{path} is a run of {run.benchmark}, which cannot be shown as a video: give a run of"
-            f" {', '.join(ants[:-1])} or {ants[-1]}."
+            f" {', '.join(shown[:-1])} or {shown[-1]}."
         )
     return run
 
 
-def _settings(run: Run) -> ControlRunConfig:
+def _settings(run: Run) -> RunConfig:
     try:
-        return ControlRunConfig.from_json(run.config)
+        return read_config(run.config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run.path / 'config.json'}: {error}") from error
 
@@ -245,7 +245,7 @@ class TrainedPolicy:
     def __init__(
         self,
         state: dict[str, Any],
-        settings: ControlRunConfig,
+        settings: RunConfig,
         env: AntEnv,
         *,
         seed: int,

@@ -20,6 +20,7 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.grid import Axis
 from plasticity.scripts.config.nested import setting_at
 from plasticity.scripts.config.options import default_options
+from plasticity.scripts.config.settings_by_option import concerns
 from plasticity.scripts.main import COMMANDS, main
 from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run import command as run_module
@@ -235,7 +236,7 @@ def test_a_sweep_of_a_critic(call, parsed):
     call("sweep", "slippery-ant", "--grid", "critic.syre.sigma=0.5,1", "num-envs=4,8")
     ((options, axes, _),) = parsed
     assert axes == [Axis("critic.syre.sigma", (0.5, 1.0)), Axis("num-envs", (4, 8))]
-    assert [axes[0].concerns(method) for method in options.methods] == [False, False, True]
+    assert [concerns(axes[0].option, method) for method in options.methods] == [False, False, True]
 
 
 def test_a_critic_has_options_of_its_own(call, parsed):

@@ -15,8 +15,7 @@ from plasticity.scripts.bench.ant import (
     random_actions,
     step_all,
 )
-from plasticity.scripts.bench.rows import Effort
-from plasticity.scripts.bench.turns import in_turns
+from plasticity.scripts.bench.comparison import Effort
 
 QUICK = Effort(quick=True)
 
@@ -30,7 +29,7 @@ needs_reference = pytest.mark.skipif(
 
 
 def without(package):
-    return lambda name: f"pip install {name}" if name == package else ""
+    return lambda _, requirement: requirement == package
 
 
 # ---- playing ----------------------------------------------------------------------------------------
@@ -102,7 +101,7 @@ def test_rows_of_the_environment():
 
 @needs_bullet
 def test_without_the_reference_its_row_says_so(monkeypatch):
-    monkeypatch.setattr(bench_ant, "missing", without("pybullet_envs_gymnasium"))
+    monkeypatch.setattr(Effort, "lacks", without("pybullet_envs_gymnasium"))
     reference, limit = ant_environment(QUICK)
     assert (reference.value, reference.met, reference.goal) == (None, None, 2.0)
     assert "pip install pybullet_envs_gymnasium" in reference.note
@@ -111,11 +110,10 @@ def test_without_the_reference_its_row_says_so(monkeypatch):
 
 @pytest.mark.parametrize("measurement", [ant_environment, ant_vector])
 def test_without_bullet_nothing_is_measured(measurement, monkeypatch):
-    monkeypatch.setattr(bench_ant, "missing", without("pybullet"))
+    monkeypatch.setattr(Effort, "lacks", without("pybullet"))
     (row,) = measurement(QUICK)
-    assert row.measurement == measurement.__name__
     assert row.value is None
-    assert "pip install pybullet" in row.note
+    assert "plasticity[bullet]" in row.note
 
 
 @needs_bullet
@@ -130,12 +128,13 @@ def test_rows_of_the_vector_environments(monkeypatch):
         "SB3 Subproc": 1.5,
     }
 
-    def fake(contenders, rounds):
-        in_turns(contenders, 1)
+    def fake(_, contenders, *, rounds, **__):
+        for turn in contenders.values():
+            turn()
         return {label: (seconds[label],) * rounds for label in contenders}
 
-    monkeypatch.setattr(bench_ant, "in_turns", fake)
-    monkeypatch.setattr(bench_ant, "goal_on_cores", lambda goal: (goal, ""))
+    monkeypatch.setattr(Effort, "in_turns", fake)
+    monkeypatch.setattr(bench_ant, "goal_on_cores", lambda goal: {"goal": goal, "note": ""})
     rows = ant_vector(QUICK)
     assert [row.value for row in rows] == pytest.approx([0.5, 2.0, 4.0, 1.25, 1.5])
     # Only the fastest alternative has a goal: neither ours nor the slower ones.

@@ -6,23 +6,19 @@ import pytest
 import torch
 import tyro
 from rich.console import Console
-from torch import nn
 
-from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench import command as bench_module
-from plasticity.scripts.bench import compiled as bench_compiled
 from plasticity.scripts.bench import memory as bench_memory
 from plasticity.scripts.bench import parallel as bench_parallel
-from plasticity.scripts.bench import trainer as bench_trainer
 from plasticity.scripts.bench.command import MEASUREMENTS, BenchOptions, bench
+from plasticity.scripts.bench.comparison import Effort
 from plasticity.scripts.bench.hardware import cpu_model, describe_hardware
+from plasticity.scripts.bench.learners import SYRE, synthetic_task
 from plasticity.scripts.bench.memory import memory, memory_use, saved_bytes
 from plasticity.scripts.bench.parallel import parallel, run_side_by_side
-from plasticity.scripts.bench.rows import Effort, Row, speed_row, table_of, time_row
-from plasticity.scripts.bench.steps import STRENGTH, many_parameters, optimizer_pair, training_step
-from plasticity.scripts.bench.timing import Comparison
-from plasticity.scripts.bench.trainer import synthetic_task, train_task
+from plasticity.scripts.bench.rows import Row, ratio_row, table_of
+from plasticity.scripts.bench.steps import optimizer_pair, ten_million
+from plasticity.scripts.bench.trainer import best_loop, loader_loop
 from plasticity.scripts.main import main
 from plasticity.scripts.run.pool import Outcome
 from plasticity.tasks.vector.environments import available_cores
@@ -39,7 +35,6 @@ def fake_measurements(monkeypatch):
         calls.append((name, effort, torch.get_num_threads()))
         return [
             Row(
-                name,
                 "ours vs theirs",
                 value,
                 "time",
@@ -171,30 +166,58 @@ def test_bench_runs_from_the_command_line(tmp_path, capsys):
 
 
 def test_a_goal_is_met_on_its_own_side():
-    assert Row("m", "c", 1.0, "time", 1.0).met is True
-    assert Row("m", "c", 1.1, "time", 1.0).met is False
-    assert Row("m", "c", 1.1, "speed", 1.0, "at least").met is True
-    assert Row("m", "c", 0.9, "speed", 1.0, "at least").met is False
-    assert Row("m", "c", 0.9, "speed").met is None
+    assert Row("c", 1.0, "time", 1.0).met is True
+    assert Row("c", 1.1, "time", 1.0).met is False
+    assert Row("c", 1.1, "speed", 1.0).met is True
+    assert Row("c", 0.9, "speed", 1.0).met is False
+    assert Row("c", 0.9, "speed").met is None
 
 
-def test_rows_of_a_comparison():
-    comparison = Comparison(ours=(2.0, 3.0, 8.0), theirs=(1.0, 2.0, 2.0))
-    row = time_row("m", "c", comparison, 2.5)
+def test_rows_of_ratios():
+    ours, theirs = (2.0, 3.0, 8.0), (1.0, 2.0, 2.0)
+    row = ratio_row("c", "time", ours, theirs, 2.5)
     # The pairs' ratios are 2, 1.5 and 4; the sides' own medians 3 and 2 have another ratio.
     assert (row.value, row.lower, row.upper, row.ours, row.theirs) == (2.0, 1.75, 3.0, 3.0, 2.0)
     assert (row.unit, row.bound, row.met) == ("time", "at most", True)
-    row = speed_row("m", "c", comparison, 0.6)
-    assert (row.value, row.unit, row.bound, row.met) == (0.5, "speed", "at least", False)
+    row = ratio_row("c", "speed", ours, theirs, 0.6)
+    # 1/2, 2/3, 1/4; sorted 1/4, 1/2, 2/3: (1/4 + 1/2) / 2 = 3/8 and (1/2 + 2/3) / 2 = 7/12.
+    assert (row.lower, row.value, row.upper) == pytest.approx((3 / 8, 1 / 2, 7 / 12))
+    assert (row.unit, row.bound, row.met) == ("speed", "at least", False)
+
+
+def test_a_row_of_steps_tells_both_rates():
+    steps = (100, 100)
+    row = ratio_row("c", "speed", (2.0, 4.0, 3.0), (4.0, 4.0, 9.0), 1.5, steps=steps)
+    # Pair by pair, ours is 2, 1 and 3 times as fast; a median turn has 100 / 3 and 100 / 4 steps a second.
+    assert (row.value, row.lower, row.upper) == pytest.approx((2.0, 1.5, 2.5))
+    assert (row.ours, row.theirs) == pytest.approx((0.03, 0.04))
+    assert (row.bound, row.met, row.note) == ("at least", True, "33 / 25 steps/s")
+    # 35 steps in 1 s against 7 in 1 s
+    row = ratio_row("c", "speed", (1.0,), (1.0,), steps=(35, 7), note="the best")
+    assert (row.value, row.goal, row.note) == (pytest.approx(5.0), None, "the best; 35 / 7 steps/s")
+
+
+def test_unpaired_times_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        ratio_row("c", "time", (1.0, 2.0), (1.0,))
+    with pytest.raises(ValueError, match="no median"):
+        ratio_row("c", "time", (), ())
+
+
+def test_a_note_about_both_sides():
+    row = Row("c", 0.5, "time", ours=1.0, theirs=2.0)
+    assert row.noted(lambda ours, theirs: f"{ours} / {theirs}").note == "1.0 / 2.0"
+    unmeasured = Row("c", None, "time", note="not measured")
+    assert unmeasured.noted(lambda ours, theirs: "").note == "not measured"
 
 
 def test_the_table_fits_a_terminal_and_shows_goals_and_verdicts():
     rows = [
-        Row("step", "SGD: syre vs weight_decay", 1.01234, "time", 1.02, lower=0.99, upper=1.03),
-        Row("memory", "peak", 0.9, "copies", 1.0, note="[first] step"),
-        Row("memory", "checkpoint", 2000.0, "bytes", 1024.0),
-        Row("trainer", "loop", 1.2, "speed", 1.1, "at least"),
-        Row("trainer", "no goal", 1.2, "speed"),
+        Row("SGD: syre vs weight_decay", 1.01234, "time", 1.02, 0.99, 1.03, measurement="step"),
+        Row("peak", 0.9, "copies", 1.0, note="[first] step", measurement="memory"),
+        Row("checkpoint", 2000.0, "bytes", 1024.0, measurement="memory"),
+        Row("loop", 1.2, "speed", 1.1, measurement="trainer"),
+        Row("no goal", 1.2, "speed", measurement="trainer"),
     ]
     output = io.StringIO()
     Console(file=output, width=80).print(table_of(rows))
@@ -211,8 +234,8 @@ def test_the_table_fits_a_terminal_and_shows_goals_and_verdicts():
 
 def test_a_goal_without_a_measurement_is_neither_met_nor_missed():
     rows = [
-        Row("ant", "ours", None, "speed", 2.0, "at least", note="needs a package"),
-        Row("parts", "physics", 0.25, "share", lower=0.2, upper=0.3),
+        Row("ours", None, "speed", 2.0, note="needs a package", measurement="ant"),
+        Row("physics", 0.25, "share", lower=0.2, upper=0.3, measurement="parts"),
     ]
     assert [row.met for row in rows] == [None, None]
     output = io.StringIO()
@@ -221,18 +244,6 @@ def test_a_goal_without_a_measurement_is_neither_met_nor_missed():
     assert "ours (needs a package) ≥ 2 parts:" in text
     assert "parts: share of the time" in text
     assert text.endswith("physics 0.250 0.200 … 0.300")
-
-
-def test_effort_chooses_sizes_and_rounds():
-    calls = []
-    ours, theirs = partial(calls.append, "a"), partial(calls.append, "b")
-    assert Effort().size(10, 3) == 10
-    assert QUICK.size(10, 3) == 3
-    QUICK.compare(ours, theirs, rounds=9, calls=5)  # 1 pair untimed, then 2 pairs of single calls
-    assert calls == ["a", "b"] * 3
-    calls.clear()
-    Effort(rounds=4).compare(ours, theirs, rounds=9, calls=2)
-    assert calls == ["a", "a", "b", "b"] * 5
 
 
 # ---- the measurements, quickly ----------------------------------------------------------------------
@@ -253,7 +264,6 @@ def test_a_measurement_returns_its_rows(name, goals):
     assert [row.goal for row in rows] == goals
     assert len({row.case for row in rows}) == len(rows)
     for row in rows:
-        assert row.measurement == name
         assert 0 < row.lower <= row.value <= row.upper
         assert row.ours > 0
         assert row.theirs > 0
@@ -268,10 +278,6 @@ def test_compiled_measures_the_modes_that_the_device_supports():
             assert (row.value, row.note) == (None, "not measured: needs --device cuda")
         else:
             assert 0 < row.lower <= row.value <= row.upper
-    eager = bench_compiled._ppo_update(QUICK, compiles=False)
-    assert set(eager()) > {"policy_loss", "value_loss"}
-    with pytest.raises(ValueError, match="needs a CUDA device"):
-        bench_compiled._ppo_update(QUICK, compiles=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -280,11 +286,17 @@ def test_compiled_measures_every_mode_on_a_gpu():
     assert all(row.value > 0 for row in rows)
 
 
+def momentum_pair():
+    extra = {"momentum": 0.9, "foreach": True}
+    shapes = ten_million(QUICK)
+    return optimizer_pair(torch.optim.SGD, shapes, "cpu", ours=extra, theirs=extra)
+
+
 def test_both_optimizers_have_equal_parameters_and_settings():
-    ours, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
+    ours, theirs = momentum_pair()
     our_group, their_group = ours.param_groups[0], theirs.param_groups[0]
-    assert (our_group["regularizer"], our_group["strength"]) == ("syre", STRENGTH)
-    assert their_group["weight_decay"] == STRENGTH
+    assert (our_group["regularizer"], our_group["strength"]) == ("syre", SYRE.strength)
+    assert their_group["weight_decay"] == SYRE.strength
     for key in ("lr", "momentum", "foreach", "fused"):
         assert our_group[key] == their_group[key]
     assert len(our_group["params"]) == 10
@@ -295,19 +307,7 @@ def test_both_optimizers_have_equal_parameters_and_settings():
 
 
 def test_the_default_size_is_ten_million_parameters():
-    assert sum(parameter.numel() for parameter in many_parameters(Effort())) == 10_000_000
-
-
-def test_a_training_step_updates_on_the_given_batch():
-    network = nn.Linear(2, 2, bias=False)
-    with torch.no_grad():
-        network.weight.zero_()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    batch = torch.tensor([[1.0, 3.0]]), torch.tensor([0])
-    training_step(network, optimizer, lambda: batch)()
-    # Both classes have probability 1/2, so the gradient is (1/2 - 1) x for class 0 and x/2 for class 1.
-    expected = torch.tensor([[0.05, 0.15], [-0.05, -0.15]])
-    torch.testing.assert_close(network.weight.detach(), expected)
+    assert sum(a * b for a, b in ten_million(Effort())) == 10_000_000
 
 
 # ---- memory -----------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_memory_use_tracks_every_tensor():
 
 
 def test_the_memory_of_torchs_own_step_is_as_computed_by_hand():
-    _, theirs = optimizer_pair(QUICK, torch.optim.SGD, {"momentum": 0.9, "foreach": True})
+    _, theirs = momentum_pair()
     used = memory_use(theirs.step, "cpu")
     # Ten tensors of 20 x 20 float32 are 16 000 bytes; the momentum stays, and the decayed gradients
     # exist beside it during the step.
@@ -362,43 +362,11 @@ def test_saved_bytes_are_the_size_of_the_file(tmp_path):
 # ---- the trainer and its alternatives ---------------------------------------------------------------
 
 
-def test_the_synthetic_task_is_permuted_and_of_mnists_size_by_default():
-    task = synthetic_task(QUICK)
-    assert task.index == 1
-    assert not torch.equal(task.permutation, torch.arange(784))
-    assert (task.num_train, task.dataset.image_shape) == (256, (28, 28))
-    assert torch.equal(task.dataset.train_images, synthetic_task(QUICK).dataset.train_images)
-
-
-def test_training_on_the_same_task_again_uses_all_of_it_again():
-    task = synthetic_task(QUICK)
-    seen = []
-
-    class Recording:
-        index, num_train = task.index, task.num_train
-
-        def train_batch(self, indices):
-            seen.append(indices)
-            return task.train_batch(indices)
-
-    network = bench_trainer._network(bench_trainer._NETWORKS[1][1])
-    classifier = bench_trainer._classifier(network, RegularizerSettings(), QUICK)
-    for _ in range(2):
-        train_task(classifier, Recording())
-    for half in (seen[:4], seen[4:]):  # 256 examples in batches of 64
-        assert torch.equal(torch.cat(half).sort().values, torch.arange(256))
-    assert classifier.network.fc1.weight.ne(network.fc1.weight).any()
-
-
-@pytest.mark.parametrize("loop", [bench_trainer._best_loop, bench_trainer._loader_loop])
-def test_the_alternatives_train_on_every_example_once(loop, monkeypatch):
+@pytest.mark.parametrize("loop", [best_loop, loader_loop])
+def test_the_alternatives_train_on_every_example_once(loop):
     task = synthetic_task(QUICK)
     batches = []
-    monkeypatch.setattr(
-        bench_trainer, "_update", lambda *_, **__: lambda *batch: batches.append(batch)
-    )
-    train = loop(nn.Identity(), task, ClassifierConfig(batch_size=100))
-    train()
+    loop(task, lambda *batch: batches.append(batch), 100)()
     assert [len(labels) for _, labels in batches] == [100, 100, 56]
     images, labels = task.train_batch(torch.arange(256))
     seen = torch.cat([each for each, _ in batches]).flatten(1)
@@ -407,20 +375,6 @@ def test_the_alternatives_train_on_every_example_once(loop, monkeypatch):
     assert torch.equal(data_order.sort().values, torch.arange(256))
     assert not torch.equal(data_order, torch.arange(256))
     assert torch.equal(torch.cat([each for _, each in batches]), labels[data_order])
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_update_of_the_alternatives_is_torchs_sgd(fused):
-    network = nn.Linear(2, 2, bias=False)
-    with torch.no_grad():
-        network.weight.zero_()
-    config = ClassifierConfig(learning_rate=0.1, momentum=0.9)
-    update = bench_trainer._update(network, config, fused=fused)
-    update(torch.tensor([[1.0, 3.0]]), torch.tensor([0]))
-    expected = torch.tensor(
-        [[0.05, 0.15], [-0.05, -0.15]]
-    )  # as above: the first step has no momentum
-    torch.testing.assert_close(network.weight.detach(), expected)
 
 
 # ---- runs side by side ------------------------------------------------------------------------------

@@ -1,20 +1,16 @@
 import pytest
 import torch
 
-from plasticity.scripts.bench import limits as bench_limits
+from plasticity.scripts.bench.comparison import Effort
+from plasticity.scripts.bench.learners import MNIST, ppo_update
 from plasticity.scripts.bench.limits import (
     DeviceLimits,
     classifier_step,
+    limit_row,
     limits,
     measure_limits,
-    ppo_update,
 )
-from plasticity.scripts.bench.rows import Effort
 from plasticity.scripts.bench.work_counter import Work, count_work
-from plasticity.scripts.config.benchmarks import benchmark_config
-from plasticity.scripts.config.run_config import SupervisedRunConfig
-
-MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 
 
 def test_the_least_times_by_hand():
@@ -25,7 +21,7 @@ def test_the_least_times_by_hand():
 
 
 def test_the_operations_of_a_ppo_update_are_those_of_its_products():
-    update = ppo_update(Effort())
+    update = ppo_update(Effort(), 27)
     update()
     inputs, hidden, actions, steps = 27, 256, 8, 2048
     first, second = inputs * hidden, hidden * hidden
@@ -70,11 +66,11 @@ def test_every_row_names_the_nearest_limit():
 
 
 def test_the_share_of_the_nearest_limit_by_hand(monkeypatch):
-    monkeypatch.setattr(bench_limits, "_times", lambda *args, **kwargs: [2e-3, 4e-3, 8e-3])
+    monkeypatch.setattr(Effort, "in_turns", lambda *_, **__: {"alone": (2e-3, 4e-3, 8e-3)})
     left, right = torch.ones(10, 100), torch.ones(100, 20)
     # 2 * 10 * 100 * 20 = 40 000 operations take 1 ms; 4 (1000 + 2000 + 200) = 12 800 bytes take less
     device = DeviceLimits(4e7, 12.8e9, 1e-9)
-    row = bench_limits._row("a product", lambda: left @ right, device, Effort(quick=True))
+    row = limit_row("a product", lambda: left @ right, device, Effort(quick=True))
     # of 1 / 2, 1 / 4 and 1 / 8, with quartiles halfway between them
     assert (row.value, row.lower, row.upper) == pytest.approx((0.25, 0.1875, 0.375))
     assert (row.ours, row.theirs) == pytest.approx((4e-3, 1e-3))

@@ -3,10 +3,8 @@ import importlib.util
 import pytest
 import torch
 
-from plasticity.scripts.bench import stacked as bench_stacked
-from plasticity.scripts.bench.rows import Effort
+from plasticity.scripts.bench.comparison import Effort
 from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
-from plasticity.scripts.bench.timing import Comparison
 
 QUICK = Effort(quick=True)
 
@@ -23,34 +21,14 @@ def test_stacked_classifiers_are_measured():
     assert "no goal" in row.note
 
 
-def test_the_time_of_one_run_is_multiplied_by_the_number_of_runs(monkeypatch):
-    # ours 4 s for all, one alone 3 s, five of them 15 s: 15 / 4
-    monkeypatch.setattr(Effort, "compare", lambda *args, **kwargs: Comparison((4.0,), (3.0,)))
-    row = bench_stacked._run_row("name", "case", QUICK, None, None, num_stacked=5, steps=20)
-    assert row.value == pytest.approx(15 / 4)
-    # 5 runs of 20 steps in 4 s and in 15 s
-    assert row.note == "25 / 7 steps/s"
-
-
-def test_a_turn_has_its_steps_and_the_next_one_continues():
-    class Trainer:
-        done, tasks = 0, 0
-
-        def train(self, task, should_stop):
-            while self.done < 5:
-                if should_stop():
-                    return False
-                self.done += 1
-            return True
-
-        def finish(self, task):
-            self.done, self.tasks = 0, self.tasks + 1
-
-    trainer = Trainer()
-    bench_stacked._train(trainer, None, 3)
-    assert (trainer.tasks, trainer.done) == (0, 3)
-    bench_stacked._train(trainer, None, 4)
-    assert (trainer.tasks, trainer.done) == (1, 2)
+def test_speeds_are_steps_of_all_runs_per_second(monkeypatch):
+    # ours 0.4 s for all, one alone 0.3 s, two of them 0.6 s: 0.6 / 0.4
+    times = {"ours": (0.4,), "theirs": (0.3,)}
+    monkeypatch.setattr(Effort, "in_turns", lambda *_, **__: times)
+    (row,) = stacked_images(QUICK)
+    assert row.value == pytest.approx(0.6 / 0.4)
+    # 2 runs of 2 steps in 0.4 s and in 0.6 s
+    assert row.note.endswith("10 / 7 steps/s")
 
 
 @needs_warp

@@ -2,15 +2,16 @@ import gc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plasticity.scripts.bench.timing import (
-    Comparison,
-    Quartiles,
-    interleaved,
+    fastest,
+    in_turns,
     quartiles,
     synchronizer,
+    torch_threads,
 )
 
 
@@ -38,37 +39,26 @@ class FakeClock:
         return call
 
 
-def test_turns_alternate_after_the_warmup():
+def test_every_contender_takes_a_turn_in_every_round_after_the_warmup():
     clock = FakeClock()
-    interleaved(
-        clock.function("a", *[1.0] * 3),
-        clock.function("b", *[1.0] * 3),
-        rounds=2,
-        warmup=1,
-        clock=clock.read,
-    )
-    assert [entry for entry in clock.log if entry != "clock"] == ["a", "b", "a", "b", "a", "b"]
+    contenders = {"a": clock.function("a", 9, 1, 2), "b": clock.function("b", 9, 3, 4)}
+    times = in_turns(contenders, rounds=2, warmup=1, clock=clock.read)
+    assert times == {"a": (1.0, 2.0), "b": (3.0, 4.0)}
+    assert [entry for entry in clock.log if entry != "clock"] == ["a", "b"] * 3
 
 
 def test_a_turn_is_several_calls_and_yields_the_time_of_one():
     clock = FakeClock()
-    comparison = interleaved(
-        clock.function("a", 1.0, 2.0, 3.0),
-        clock.function("b", 4.0, 4.0, 1.0),
-        rounds=1,
-        warmup=0,
-        calls=3,
-        clock=clock.read,
-    )
+    contenders = {"a": clock.function("a", 1.0, 2.0, 3.0), "b": clock.function("b", 4.0, 4.0, 1.0)}
+    times = in_turns(contenders, rounds=1, warmup=0, calls=3, clock=clock.read)
     assert [entry for entry in clock.log if entry != "clock"] == ["a"] * 3 + ["b"] * 3
-    assert comparison == Comparison(ours=(2.0,), theirs=(3.0,))  # (1+2+3)/3 and (4+4+1)/3
+    assert times == {"a": (2.0,), "b": (3.0,)}  # (1+2+3)/3 and (4+4+1)/3
 
 
 def test_the_device_is_synchronized_before_the_clock_is_read():
     clock = FakeClock()
-    interleaved(
-        clock.function("a", 1.0),
-        clock.function("b", 1.0),
+    in_turns(
+        {"a": clock.function("a", 1.0), "b": clock.function("b", 1.0)},
         rounds=1,
         warmup=0,
         synchronize=clock.synchronize,
@@ -80,20 +70,9 @@ def test_the_device_is_synchronized_before_the_clock_is_read():
     ]
 
 
-def test_ratios_are_of_pairs_not_of_sums():
-    clock = FakeClock()
-    comparison = interleaved(
-        clock.function("a", 50.0, 2.0, 3.0, 8.0),  # the first is the warm-up
-        clock.function("b", 70.0, 1.0, 2.0, 2.0),
-        rounds=3,
-        warmup=1,
-        clock=clock.read,
-    )
-    # 2/1 = 2, 3/2 = 1.5, 8/2 = 4; sorted 1.5, 2, 4: the quartiles are halfway between, 1.75 and 3.
-    assert comparison.time_ratio == Quartiles(1.75, 2.0, 3.0)
-    # 1/2, 2/3, 1/4; sorted 1/4, 1/2, 2/3: (1/4 + 1/2) / 2 = 3/8 and (1/2 + 2/3) / 2 = 7/12.
-    speed = comparison.speed_ratio
-    assert (speed.lower, speed.median, speed.upper) == pytest.approx((3 / 8, 1 / 2, 7 / 12))
+def test_the_fastest_has_the_smallest_median():
+    # Means: 4 and 3.
+    assert fastest({"a": (1.0, 2.0, 9.0), "b": (3.0, 3.0, 3.0)}) == "a"
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20))
@@ -103,22 +82,23 @@ def test_quartiles_are_numpys(numbers):
     assert (found.lower, found.median, found.upper) == pytest.approx(tuple(expected))
 
 
-def test_garbage_collection_is_off_while_timing_and_on_afterwards():
+@pytest.mark.parametrize("collects", [False, True])
+def test_garbage_is_collected_while_timing_only_if_wanted(collects):
     seen = []
-    interleaved(
-        lambda: seen.append(gc.isenabled()), lambda: seen.append(gc.isenabled()), rounds=2, warmup=1
-    )
-    assert seen == [False] * 6
+    contenders = dict.fromkeys("ab", lambda: seen.append(gc.isenabled()))
+    in_turns(contenders, rounds=2, collect_garbage=collects)
+    assert seen == [collects] * 6
     assert gc.isenabled()
 
 
 def test_garbage_collection_is_restored_after_an_error():
+    contenders = {"a": lambda: 1 / 0}
     with pytest.raises(ZeroDivisionError):
-        interleaved(lambda: 1 / 0, lambda: None, rounds=1)
+        in_turns(contenders, rounds=1)
     assert gc.isenabled()
     gc.disable()
     try:
-        interleaved(lambda: None, lambda: None, rounds=1)
+        in_turns({}, rounds=1)
         assert not gc.isenabled()
     finally:
         gc.enable()
@@ -134,20 +114,28 @@ def test_garbage_collection_is_restored_after_an_error():
 )
 def test_counts_out_of_range_are_refused_by_name(counts, name):
     with pytest.raises(ValueError, match=name):
-        interleaved(lambda: None, lambda: None, **counts)
+        in_turns({"a": lambda: None}, **counts)
 
 
-def test_unpaired_times_are_refused():
-    with pytest.raises(ValueError, match="2 and 1"):
-        Comparison((1.0, 2.0), (1.0,))
-    with pytest.raises(ValueError, match="0 and 0"):
-        Comparison((), ())
+def test_no_numbers_have_no_quartiles():
     with pytest.raises(ValueError, match="no numbers"):
         quartiles([])
 
 
 def test_cuda_is_synchronized_and_a_cpu_is_not():
-    import torch
-
     assert synchronizer("cpu")() is None
     assert synchronizer("cuda:0") is torch.cuda.synchronize
+
+
+def test_torchs_threads_are_restored_even_after_an_error():
+    before, seen = torch.get_num_threads(), []
+
+    def fail():
+        with torch_threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before

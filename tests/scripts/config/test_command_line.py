@@ -1,23 +1,24 @@
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay
 from plasticity.scripts.config.benchmarks import BENCHMARKS
-from plasticity.scripts.config.command_line import parse_options, parse_value, run_settings
+from plasticity.scripts.config.command_line import parse_options, parse_value
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import (
     default_options,
     options_from_config,
 )
+from plasticity.scripts.config.settings_by_option import run_settings
 
 DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant")
 
 
 def parse(words, defaults=DIGITS, program="plasticity run"):
-    options, grid = parse_options(defaults, words.split(), program=program, description="")
+    options, grid, _ = parse_options(defaults, words.split(), program=program, description="")
     assert grid == ()
     return options
 
@@ -25,9 +26,7 @@ def parse(words, defaults=DIGITS, program="plasticity run"):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_without_words_nothing_changes(name):
     defaults = default_options(name)
-    assert parse("", defaults) == replace(
-        defaults, critic={n: {} for n in parse("", defaults).critic}
-    )
+    assert parse("", defaults) == defaults
 
 
 def test_words_change_settings():
@@ -105,24 +104,14 @@ def test_presets_are_no_options_beside_a_file(capsys):
     assert "--agent" not in text
 
 
-def test_two_settings_of_one_option_are_refused():
-    @dataclass(frozen=True)
-    class Agent:
-        num_tasks: int = field(default=1, metadata={"option": "tasks"})
-        compile: bool = False
-
-    with pytest.raises(
-        ValueError, match=re.escape("have the option --tasks (agent.num_tasks is one)")
-    ):
-        run_settings(replace(DIGITS.config, agent=Agent()))
-
-    @dataclass(frozen=True)
-    class OfTheCommand:
-        out: str = ""
-        compile: bool = False
-
-    with pytest.raises(ValueError, match=re.escape("have the option --out (agent.out is one)")):
-        run_settings(replace(DIGITS.config, agent=OfTheCommand()))
+def test_the_settings_that_were_typed_are_told_also_at_their_defaults():
+    words = "--methods none --weight-decay.strength 1e-3 --learning_rate=0.01 --grid momentum=0"
+    options, grid, given = parse_options(
+        DIGITS, words.split(), program="plasticity sweep", description="", with_grid=True
+    )
+    assert given == ["learning-rate", "weight-decay.strength"]
+    assert grid == ("momentum=0",)
+    assert options == replace(DIGITS, methods=("none",))
 
 
 def test_one_value_as_its_field_has_it():

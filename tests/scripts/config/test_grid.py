@@ -5,7 +5,7 @@ import pytest
 
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.command_line import parse_options
-from plasticity.scripts.config.grid import Axis, option_value, parse_grid, points, with_options
+from plasticity.scripts.config.grid import Axis, parse_grid, points
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options
 
@@ -14,7 +14,7 @@ DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant"
 
 def test_values_of_any_setting():
     words = ["learning_rate=1e-3,1e-2", "syre.sigma=1", "hidden=64,64 32", "--metrics=srank"]
-    axes = parse_grid([*words, "optimizer=sgd,adam"], DIGITS, DIGITS)
+    axes = parse_grid([*words, "optimizer=sgd,adam"], DIGITS, [])
     assert axes == [
         Axis("learning-rate", (1e-3, 1e-2)),
         Axis("syre.sigma", (1.0,)),
@@ -22,21 +22,20 @@ def test_values_of_any_setting():
         Axis("metrics", (("srank",),)),
         Axis("optimizer", ("sgd", "adam")),
     ]
-    (axis,) = parse_grid(["critic.syre.sigma=1,2"], ANT, ANT)
+    (axis,) = parse_grid(["critic.syre.sigma=1,2"], ANT, [])
     assert axis == Axis("critic.syre.sigma", (1.0, 2.0))
-    assert axis.mitigation == "syre"
 
 
 def test_without_words_the_mitigations_searches():
-    axes = parse_grid([], DIGITS, DIGITS)  # methods none, weight-decay, syre
+    axes = parse_grid([], DIGITS, [])  # methods none, weight-decay, syre
     names = ["weight-decay.strength", "syre.strength", "syre.sigma"]
     assert [axis.option for axis in axes] == names
     assert axes[-1].values == Syre.search["sigma"]
-    assert parse_grid([], replace(DIGITS, methods=("none",)), DIGITS) == []
+    assert parse_grid([], replace(DIGITS, methods=("none",)), []) == []
 
 
 def test_every_combination_of_what_a_method_uses():
-    axes = parse_grid(["learning-rate=1,2", "syre.sigma=3,4", "hidden=5 6"], DIGITS, DIGITS)
+    axes = parse_grid(["learning-rate=1,2", "syre.sigma=3,4", "hidden=5 6"], DIGITS, [])
     plain = dict(points(axes, "none", DIGITS))
     assert list(plain) == ["learning-rate=1,hidden=5-6", "learning-rate=2,hidden=5-6"]
     values = {"agent.learning_rate": 2.0, "network.hidden": (5, 6)}
@@ -51,13 +50,13 @@ def test_every_combination_of_what_a_method_uses():
 
 
 def test_a_method_that_uses_nothing_of_the_grid_runs_once():
-    axes = parse_grid(["syre.sigma=3,4"], DIGITS, DIGITS)
+    axes = parse_grid(["syre.sigma=3,4"], DIGITS, [])
     assert list(points(axes, "none", DIGITS)) == [("", DIGITS)]
 
 
 def test_close_values_have_folders_of_their_own():
     # The first six digits of the last two are the same.
-    axes = parse_grid(["syre.sigma=0.1,1,0.1234567,0.1234568"], DIGITS, DIGITS)
+    axes = parse_grid(["syre.sigma=0.1,1,0.1234567,0.1234568"], DIGITS, [])
     assert [name for name, _ in points(axes, "syre", DIGITS)] == [
         "syre.sigma=0.1",
         "syre.sigma=1",
@@ -69,32 +68,20 @@ def test_close_values_have_folders_of_their_own():
 def test_values_that_fit_only_together():
     # A rollout of 8192 and its minibatches of 4096; neither fits without the other.
     words = ["minibatch-size=4096", "rollout-steps=8192", "measure-every=8192"]
-    ((_, options),) = points(parse_grid(words, ANT, ANT), "none", ANT)
+    ((_, options),) = points(parse_grid(words, ANT, []), "none", ANT)
     assert options.config.agent.minibatch_size == 4096
     with pytest.raises(ValueError, match="minibatch_size"):
-        list(points(parse_grid(words[:1], ANT, ANT), "none", ANT))
-
-
-def test_values_by_option_and_back():
-    changed = with_options(ANT, {"critic.syre.sigma": 2.0, "syre.strength": 3.0, "gamma": 0.5})
-    assert changed.critic == {"syre": {"sigma": 2.0}}
-    assert option_value(changed, "critic.syre.sigma") == 2.0
-    assert option_value(changed, "critic.syre.strength") is None
-    assert option_value(changed, "syre.strength") == 3.0
-    assert option_value(changed, "gamma") == 0.5
-    assert ANT.critic == {}
+        list(points(parse_grid(words[:1], ANT, []), "none", ANT))
 
 
 def test_none_for_the_critic_is_the_actors():
-    axes = parse_grid(["critic.syre.sigma=None,2"], ANT, ANT)
+    axes = parse_grid(["critic.syre.sigma=None,2"], ANT, [])
     found = [options.run_config("syre", 0) for _, options in points(axes, "syre", ANT)]
     assert [each.method_of_critic[0].sigma for each in found] == [0.3, 2.0]
-    given = with_options(ANT, {"critic.syre.sigma": 2.0})
-    assert with_options(given, {"critic.syre.sigma": None}).critic == {"syre": {}}
 
 
 def test_values_that_differ_in_their_last_digits_have_their_own_folders():
-    axes = parse_grid(["learning-rate=0.1234567,0.12345671,1e-5,1.0,0.1"], DIGITS, DIGITS)
+    axes = parse_grid(["learning-rate=0.1234567,0.12345671,1e-5,1.0,0.1"], DIGITS, [])
     assert [name for name, _ in points(axes, "none", DIGITS)] == [
         f"learning-rate={text}" for text in ("0.1234567", "0.12345671", "1e-05", "1", "0.1")
     ]
@@ -124,23 +111,43 @@ def test_values_that_differ_in_their_last_digits_have_their_own_folders():
 )
 def test_wrong_grids_are_refused(words, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parse_grid(words, DIGITS, DIGITS)
+        parse_grid(words, DIGITS, [])
 
 
-def test_a_setting_that_has_its_option_too_is_refused():
-    options, _ = parse_options(
-        DIGITS, ["--syre.sigma", "2"], program="plasticity sweep", description=""
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--syre.sigma", "2"],
+        ["--syre.sigma=2"],
+        ["--syre.sigma", "0.5"],  # the default, but given all the same
+        ["--grid", "learning-rate=1", "--syre.sigma", "2"],
+    ],
+)
+def test_a_setting_that_has_its_option_too_is_refused(words):
+    options, _, given = parse_options(
+        DIGITS, words, program="plasticity sweep", description="", with_grid=True
     )
+    assert given == ["syre.sigma"]
     with pytest.raises(
         ValueError, match=re.escape("--syre.sigma is in the grid: leave out the option")
     ):
-        parse_grid(["syre.sigma=1"], options, DIGITS)
+        parse_grid(["syre.sigma=1"], options, given)
     # Without --grid, the mitigation's own search would replace what the option says.
     with pytest.raises(ValueError, match="leave out the option, or name the settings to try with"):
-        parse_grid([], options, DIGITS)
+        parse_grid([], options, given)
+
+
+def test_a_preset_is_no_setting_of_a_grid():
+    message = (
+        "--grid preset=… is no setting of a run: it chooses the defaults of others. Sweep once for"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_grid(["preset=small,nature"], ANT, [])
+    with pytest.raises(ValueError, match="Unknown setting of a grid 'preset'"):
+        parse_grid(["preset=small,nature"], DIGITS, [])
 
 
 def test_a_value_of_the_wrong_type_ends_with_a_message(capsys):
     with pytest.raises(SystemExit):
-        parse_grid(["learning-rate=fast"], DIGITS, DIGITS)
+        parse_grid(["learning-rate=fast"], DIGITS, [])
     assert "--learning-rate" in capsys.readouterr().err
