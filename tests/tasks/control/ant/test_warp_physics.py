@@ -52,11 +52,7 @@ def fallen():
         values = np.stack([getattr(data, name) for _, data in states])
         physics.tensor(getattr(physics.data, name)).copy_(torch.from_numpy(values))
     frictions = torch.tensor([float(friction) for friction, _ in states])
-    physics.launch(
-        physics.kernels.restore_frictions,
-        physics.array(frictions),
-        physics.model.geom_friction,
-    )
+    physics.tensor(physics.model.geom_friction)[..., 0] = frictions[:, None]
     with physics.warp.ScopedDevice("cpu"):
         mujoco_warp.forward(physics.model, physics.data)
     return physics, states
