@@ -311,7 +311,7 @@ COVERED_ELSEWHERE = {
     "agents/ppo/stacked_evaluation.py": "agents/ppo/test_stacked_agent.py",
     "agents/ppo/stacked_rollout.py": "agents/ppo/test_stacked_agent.py",
     "plasticity/optim/stacked_requirements.py": "plasticity/optim/test_stacked_optimizer.py",
-    "agents/supervised/stacked_data_orders.py": "agents/supervised/test_stacked_classifier.py",
+    "agents/supervised/task.py": "agents/supervised/test_trainer.py",
     "plasticity/metrics/event_files.py": "plasticity/metrics/test_tracker.py",
     "plasticity/metrics/measuring.py": "plasticity/metrics/test_tracker.py",
     "plasticity/metrics/registry.py": "plasticity/metrics/test_tracker.py",
