@@ -317,6 +317,7 @@ COVERED_ELSEWHERE = {
     "scripts/run/ant_environments.py": "scripts/run/test_ant_experiment.py",
     "scripts/run/policy_metrics.py": "scripts/run/test_ant_experiment.py",
     "plasticity/optim/stacked_requirements.py": "plasticity/optim/test_stacked_optimizer.py",
+    "agents/supervised/task.py": "agents/supervised/test_trainer.py",
     "plasticity/metrics/event_files.py": "plasticity/metrics/test_tracker.py",
     "plasticity/precision.py": "plasticity/metrics/test_norms.py",
     "plasticity/metrics/measuring.py": "plasticity/metrics/test_tracker.py",

@@ -122,6 +122,8 @@ class StackedClassifier(Trainer):
         features = stacked_features(self.networks, probe, layers)
         finite = finite_networks(features).tolist()
         sound = [index for index in indices if finite[index]]
+        if not metrics:
+            return {index: {} for index in sound}
         measured = stacked_metrics(
             self.networks, features, metrics, indices=sound, previous=self._start
         )

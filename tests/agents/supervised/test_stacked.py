@@ -270,25 +270,19 @@ def test_classifiers_at_different_steps_are_rejected():
     assert many.train(group)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own use
-@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"compile": True}])
-def test_bf16_and_compile(settings):
-    """bf16 agrees with float32 approximately, compile up to rounding."""
-    each = streams(2, train=48)  # one batch size: every other is compiled again
-    group = stack(each)[0]
+def test_bf16_agrees_with_float32_approximately():
+    group = stack(streams(2))[0]
     plain, switched = (
         stacked(config(**more), count=2, dtype=torch.float32, architecture="mlp")
-        for more in ({}, settings)
+        for more in ({}, {"precision": "bf16"})
     )
     for many in (plain, switched):
         many.train(group)
-    tolerance = 1e-5 if "compile" in settings else 0.05
     for name, expected in plain.networks.parameters.items():
         found = switched.networks.parameters[name]
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    if "precision" in settings:
-        assert not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert not torch.equal(found, expected)
 
 
 def test_convolutions_under_bf16_are_bf16():
