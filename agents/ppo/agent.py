@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -200,11 +200,12 @@ class StackedPPO(BasePPO):
 def _environments(
     envs: VectorEnv[Any, Any, Any] | Environments, seed: int, device: str | torch.device | None
 ) -> Environments:
-    # Callers with a vector environment have imported gymnasium; other callers need not have it.
-    if hasattr(envs, "single_observation_space"):
-        seeds = environment_seeds(seed, envs.num_envs)
-        return HostEnvironments(envs, seeds, "cpu" if device is None else device)
-    return envs
+    if not hasattr(envs, "single_observation_space"):
+        return cast("Environments", envs)
+    # not isinstance: callers with a vector environment have imported gymnasium, others need not have it
+    vector = cast("VectorEnv[Any, Any, Any]", envs)
+    seeds = environment_seeds(seed, vector.num_envs)
+    return HostEnvironments(vector, seeds, "cpu" if device is None else device)
 
 
 def _check(

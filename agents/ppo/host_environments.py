@@ -151,7 +151,13 @@ class HostEnvironments:
         self.action_size = spaces.action_size
         self.discrete = spaces.discrete
         self.device = torch.device(device)
-        self.action_low, self.action_high = (None, None) if spaces.discrete else self._bounds()
+        self.action_low: Tensor | None = None
+        self.action_high: Tensor | None = None
+        if not spaces.discrete:
+            self.action_low, self.action_high = (
+                torch.from_numpy(bound).to(self.device, torch.get_default_dtype())
+                for bound in (spaces.low, spaces.high)
+            )
         self._seeds = list(seeds)
         self._tasks = np.full(self.num_envs, -1)
         self._actions = torch.zeros(
@@ -160,13 +166,6 @@ class HostEnvironments:
             pin_memory=self.device.type == "cuda",
         )
         self._block = None if self.device.type == "cpu" else self._make_block()
-
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        low, high = (
-            torch.from_numpy(bound).to(self.device, torch.get_default_dtype())
-            for bound in (self._spaces.low, self._spaces.high)
-        )
-        return low, high
 
     def _make_block(self) -> _Block:
         observed, each = (self.num_envs, self.observation_size), (self.num_envs,)

@@ -199,7 +199,7 @@ def test_normalized_observations_and_rewards():
     ratios = (ppo._rollout.learnt_rewards / plain._rollout.learnt_rewards).numpy()
     assert np.all(ratios[:, 0] == ratios[:, 1])
     np.testing.assert_allclose(
-        ratios[-1] * ppo._reward_normalizer.statistics.variance.sqrt().item(), 1.0, rtol=1e-5
+        ratios[-1] * ppo._reward_normalizer.statistics.variance**0.5, 1.0, rtol=1e-5
     )
     returns = [e.episode_return for e in plain.update().episodes]
     assert [

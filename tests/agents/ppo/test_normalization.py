@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity.agents.ppo import normalization
 from plasticity.agents.ppo.normalization import (
     ObservationNormalizer,
     RewardNormalizer,
@@ -21,9 +20,9 @@ def test_equals_the_statistics_of_all_samples(seed, sizes):
     random = np.random.default_rng(seed)
     samples = random.normal(5.0, 3.0, size=(sum(sizes), 4))
     statistics = RunningStatistics((4,))
-    statistics.count.zero_()  # drop the initial samples of (0, 1)
+    statistics.count = np.float64(0)  # drop the initial samples of (0, 1)
     for part in np.split(samples, np.cumsum(sizes)[:-1]):
-        statistics.update(torch.from_numpy(part))
+        statistics.update(part)
     np.testing.assert_allclose(statistics.mean, samples.mean(0), rtol=1e-12)
     np.testing.assert_allclose(statistics.variance, samples.var(0), rtol=1e-9, atol=1e-12)
     assert statistics.count == len(samples)
@@ -88,7 +87,7 @@ def test_equal_stable_baselines3():
     expected = theirs.normalize_obs(final)
     found = of_observations(torch.from_numpy(final), learn=False)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert of_observations.statistics.count.item() == pytest.approx(31 * 3 + 1e-4)
+    assert of_observations.statistics.count == pytest.approx(31 * 3 + 1e-4)
 
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
@@ -133,12 +132,25 @@ def test_stacked_rewards_equal_separate_ones():
 
 
 @pytest.mark.parametrize("lead", [(), (3,)])
-def test_numpy_and_torch_agree(lead):
-    """On a CPU mean and variance are numpy's, elsewhere torch's."""
-    samples = torch.randn(*lead, 5, 2, generator=torch.Generator().manual_seed(0))
-    found = normalization._variance_and_mean(samples.double(), len(lead))
-    expected = torch.var_mean(samples.double(), dim=len(lead), correction=0)
-    for one, other in zip(found, expected, strict=True):
+def test_arrays_and_tensors_give_the_same(lead):
+    """On a CPU the numbers are numpy's, elsewhere tensors."""
+    random = torch.Generator().manual_seed(0)
+    found = []
+    given = torch.randn(6, *lead, 5, 2, generator=random)
+    ended = torch.rand(6, *lead, 5, generator=random) < 0.3
+    for is_numpy in (True, False):
+        observations, rewards = ObservationNormalizer(2, lead), RewardNormalizer(5, 0.9, lead)
+        for statistics in (observations.statistics, rewards.statistics):
+            if not is_numpy:
+                for name in ("mean", "variance", "count"):
+                    setattr(statistics, name, torch.as_tensor(getattr(statistics, name)))
+                statistics._is_numpy = False
+        rewards.returns = torch.as_tensor(rewards.returns) if not is_numpy else rewards.returns
+        for each, ends in zip(given, ended, strict=True):
+            found += [observations(each), rewards(each[..., 0], ends)]
+        found += [torch.as_tensor(observations.statistics.mean)]
+    half = len(found) // 2
+    for one, other in zip(found[:half], found[half:], strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
@@ -155,7 +167,7 @@ def test_a_large_mean_keeps_its_variance(lead):
     ours = ObservationNormalizer(1, lead)
     samples = torch.tensor([[1e4 - 1e-2], [1e4 + 1e-2]], dtype=torch.float64)
     for _ in range(5):
-        ours.statistics.update(samples.view(*lead, 2, 1))
+        ours.statistics.update(samples.view(*lead, 2, 1).numpy())
     # the initial 1e-4 samples of (0, 1) contribute 1e-4 / 10 x 1e4^2 = 1e3
     variance = ours.statistics.variance.item()
     count = 10 + 1e-4
@@ -181,5 +193,5 @@ def test_continues_from_its_state():
 
 def test_a_constant_observation_becomes_zero():
     normalizer = ObservationNormalizer(1)
-    normalizer.statistics.count.zero_()
+    normalizer.statistics.count = np.float64(0)
     assert normalizer(torch.full((8, 1), 4.0)).tolist() == [[0.0]] * 8
