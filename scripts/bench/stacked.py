@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from plasticity.agents.networks.image import ImageNetwork
-from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import StackedPPO
+from plasticity.agents.ppo.agent import StackedPPO
+from plasticity.agents.ppo.environments import environment_seeds
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
 from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 from plasticity.optim.settings import RegularizerSettings
@@ -25,7 +25,7 @@ from plasticity.scripts.bench.turns import missing, rate_row, unmeasured_row
 from plasticity.scripts.config.benchmarks import benchmark_config
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
+from plasticity.tasks.streams.base import stack
 
 _MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 _GOAL_STACKED, _GOAL_SPEED = 32, 15.0
@@ -120,7 +120,7 @@ def _stacked(effort: Effort, num_stacked: int, steps: int, *, compile: bool) -> 
         data_order_seeds=range(num_stacked),
         device=effort.device,
     )
-    return partial(_train, classifier, StackedPermutedImages(streams)[1], steps)
+    return partial(_train, classifier, stack(streams)[1], steps)
 
 
 def _train(trainer: Classifier | StackedClassifier, task: object, steps: int) -> None:
