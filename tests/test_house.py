@@ -289,7 +289,6 @@ COVERED_ELSEWHERE = {
     "scripts/report/metric_names.py": "scripts/report/test_command.py",
     "scripts/report/contents.py": "scripts/report/test_command.py",
     "scripts/report/page.py": "scripts/report/test_command.py",
-    "scripts/run/experiments.py": "scripts/run/test_pool.py",
     "scripts/run/jobs.py": "scripts/run/test_stacks.py",
     "scripts/run/ant_rows.py": "scripts/run/test_ant_experiment.py",
     "agents/ppo/batch.py": "agents/ppo/test_policies.py",
