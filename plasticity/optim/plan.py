@@ -45,7 +45,13 @@ def decay_form(
       decoupled one has nothing to restore. But a small decay of the weights alone is lost to rounding,
       where the sum of gradient and decay is not.
 
-    MEASURED
+    Fused steps of a CNN and of an MLP with 9.6 million parameters, on one core, in units of the step without
+    decay:
+
+        SGD with momentum, syre    shifted 2.5, 2.3     coupled 3.3, 3.8
+        plain SGD, syre            decoupled 2.0, 2.1   shifted 2.7, 2.8   coupled 3.3, 2.9
+        Adam, syre                 shifted 1.6, 1.9     coupled 1.9, 2.2
+        Adam, weight decay         base 1.0, 1.0        coupled 1.6, 1.6
 
     Args:
         group: Group of a regularized optimizer, complete.
