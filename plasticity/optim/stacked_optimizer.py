@@ -104,9 +104,10 @@ class StackedOptimizer:
         rows = [numbers_of(optimizer) for optimizer in optimizers]
         every = list(zip(*rows, strict=True))
         self._blocks = adjacent_blocks(self._parameters, every)
-        self._table = torch.zeros(0, dtype=wide, device=device)
-        self._narrow = torch.zeros(0, dtype=dtype, device=device)
-        self._make_table()
+        numbers = [[list(each) for each in block.numbers] for block in self._blocks]
+        table = torch.tensor(numbers, dtype=wide).permute(2, 0, 1).unsqueeze(-1)
+        self._table = table.contiguous().to(device)
+        self._narrow = self._table.to(dtype)
         for index, optimizer in enumerate(optimizers):
             self._take(index, optimizer, rows[index])
 
@@ -244,8 +245,6 @@ class StackedOptimizer:
             column = torch.tensor(each, dtype=self._table.dtype).view(-1, 1)
             self._table[RATE].copy_(column, non_blocking=True)
         self._narrow[RATE].copy_(self._table[RATE])
-        for block in self._blocks:
-            block.numbers = [n._replace(rate=r) for n, r in zip(block.numbers, each, strict=True)]
         for groups, rate in zip(self._groups, each, strict=True):
             for group in groups:
                 group["lr"] = rate
@@ -279,12 +278,6 @@ class StackedOptimizer:
         self._blocks = blocks
         self._table = self._table[:, rows].contiguous()
         self._narrow = self._narrow[:, rows].contiguous()
-
-    def _make_table(self) -> None:
-        numbers = [[list(each) for each in block.numbers] for block in self._blocks]
-        table = torch.tensor(numbers, dtype=self._table.dtype).permute(2, 0, 1).unsqueeze(-1)
-        self._table = table.contiguous().to(self._active.device)
-        self._narrow = self._table.to(self._narrow.dtype)
 
     # ---- saving and loading ---------------------------------------------------------------------
 
