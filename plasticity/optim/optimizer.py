@@ -51,7 +51,7 @@ class RegularizedOptimizer(RegularizedState):
             that is not torch's.
         anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
             randomness, and in a distributed run takes rank 0's: then every process has to create the
-            optimizer. The integer is stored in the groups and in `defaults`.
+            optimizer. The integer is stored in the groups that draw anchors and in `defaults`.
         anchor_name: Name that distinguishes optimizers whose anchors should differ under one seed, such
             as those of an ensemble: "member 3". It is mixed into the seed, once.
         initial_weights: Anchors of l2-init by parameter. None, or a parameter that is missing: its

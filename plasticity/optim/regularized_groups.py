@@ -226,7 +226,8 @@ class RegularizedGroups(Optimizer):
                     " for example strength=1e-3; 0 switches it off."
                 )
             given["strength"] = 0.0
-        if given["anchor_seed"] is None:
+        given["anchor_seed"] = group.get("anchor_seed")
+        if given["anchor_seed"] is None and given["regularizer"] == "syre":
             given["anchor_seed"] = self.defaults["anchor_seed"]
         return RegularizerSettings(**given)
 
@@ -305,6 +306,7 @@ class RegularizedGroups(Optimizer):
         Returns:
             The form of the group's decay in this step.
         """
+        self._follow_parameters(index, group)
         settings = tuple([group[name] for name in SETTING_NAMES])
         base_decay = self._base_decay(index, group) if is_active(group) else "none"
         if self._checked.get(index) != settings:
@@ -314,7 +316,6 @@ class RegularizedGroups(Optimizer):
             if is_active(group):
                 require_known_form(group, self.base, base_decay)
             self._checked[index] = settings
-        self._follow_parameters(index, group)
         form = decay_form(
             group,
             self.base,
@@ -336,7 +337,9 @@ class RegularizedGroups(Optimizer):
             self._follow_parameters(index, group)
 
     def _follow_parameters(self, index: int, group: dict[str, Any]) -> None:
-        """Update the fan-ins and anchors after parameters were replaced (for example by a larger head)."""
+        """Update fan-ins and anchors after parameters were replaced (for example by a larger head)."""
+        if group["anchor_seed"] is None and group["regularizer"] == "syre":  # since a user's edit
+            group["anchor_seed"] = self.defaults["anchor_seed"]
         parameters = group["params"]
         seen = self._seen.setdefault(index, list(parameters))
         if len(group["fan_in"]) != len(parameters):
