@@ -104,5 +104,5 @@ def _require_same_settings(
 
 
 def _matters(name: str, saved: dict[str, Any], own: dict[str, Any]) -> bool:
-    # Every group has an anchor seed, but only syre draws from it.
+    # A group may be given an anchor seed that it does not draw from: only syre does.
     return name != "anchor_seed" or "syre" in (saved.get("regularizer"), own["regularizer"])

@@ -83,34 +83,27 @@ def _fill(
     """Fill a tensor like `like` with random numbers: element i is lane i % 4 of counter block i // 4.
 
     `finish` maps the float32 draws (in place) to the values. The numbers are drawn chunk by chunk, so
-    that only the result takes memory in proportion to its size.
+    that only the result takes memory in proportion to its size. Of a sharded tensor, the elements that are
+    in this process are drawn.
     """
-    if is_sharded(like):
-        return _fill_shard(like, seed, position, stream, finish)
-    count, device = like.numel(), _drawing_device(like.device)
-    drawn = torch.empty(count, dtype=like.dtype, device=like.device)
-    for start in range(0, count, _CHUNK):
-        length = min(_CHUNK, count - start)
-        blocks = torch.arange(start // 4, start // 4 - (-length // 4), device=device)
-        lanes = _lanes(seed, position, blocks, stream)
-        drawn[start : start + length] = finish(lanes.reshape(-1)[:length])
+    local = local_part(like)
+    device = _drawing_device(local.device)
+    elements = local_elements(like).reshape(-1).to(device) if is_sharded(like) else None
+    drawn = torch.empty(local.numel(), dtype=local.dtype, device=local.device)
+    for start in range(0, len(drawn), _CHUNK):
+        stop = min(start + _CHUNK, len(drawn))
+        if elements is None:
+            blocks = torch.arange(start // 4, -(-stop // 4), device=device)
+            lanes = _lanes(seed, position, blocks, stream).reshape(-1)[: stop - start]
+        else:
+            chosen = elements[start:stop]
+            lanes = _lanes(seed, position, chosen // 4, stream)
+            lanes = lanes.gather(1, (chosen % 4).unsqueeze(1)).squeeze(1)
+        drawn[start:stop] = finish(lanes)
+    if elements is not None:
+        return sharded_like(drawn.view(local.shape), like)
     shaped = drawn.view(like.shape)
     return shaped if like.is_contiguous() else torch.empty_like(like).copy_(shaped)
-
-
-def _fill_shard(
-    like: Tensor, seed: int, position: int, stream: int, finish: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Do the same as `_fill` for the elements of a sharded tensor that are in this process."""
-    local = local_part(like)
-    elements = local_elements(like).reshape(-1).to(_drawing_device(local.device))
-    drawn = torch.empty(local.numel(), dtype=local.dtype, device=local.device)
-    for start in range(0, len(elements), _CHUNK):
-        chosen = elements[start : start + _CHUNK]
-        lanes = _lanes(seed, position, chosen // 4, stream)
-        picked = lanes.gather(1, (chosen % 4).unsqueeze(1)).squeeze(1)
-        drawn[start : start + len(chosen)] = finish(picked)
-    return sharded_like(drawn.view(local.shape), like)
 
 
 def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

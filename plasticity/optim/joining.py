@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticity.optim.decay import shift_gradients_, shifted_gradients
+
 
 class JoinedGradients:
     """Record of the changes that a step made to the gradients, which can be undone."""
@@ -36,11 +38,10 @@ class JoinedGradients:
             if all(uses[g.data_ptr()] == 1 and _may_write(g) for g in gradients):
                 in_place.append((gradients, anchors, strength))
             else:
-                shifted = torch._foreach_add(gradients, anchors, alpha=-strength)
-                self.replace(parameters, list(shifted))
+                self.replace(parameters, shifted_gradients(gradients, anchors, strength))
         # After all copies are made: a gradient may belong to parameters of several groups.
         for gradients, anchors, strength in in_place:
-            torch._foreach_add_(gradients, anchors, alpha=-strength)
+            shift_gradients_(gradients, anchors, strength)
         self._shifted = in_place
         self._requests.clear()
 
@@ -57,7 +58,7 @@ class JoinedGradients:
         if self._shifted:
             with torch.no_grad():
                 for gradients, anchors, strength in self._shifted:
-                    torch._foreach_add_(gradients, anchors, alpha=strength)
+                    shift_gradients_(gradients, anchors, -strength)
         self._replaced.clear()
         self._shifted.clear()
 

@@ -18,18 +18,11 @@ from plasticity.optim.decay import decay_toward_, decayed_gradients
 from plasticity.optim.initial_weights import InitialWeights
 from plasticity.optim.joining import JoinedGradients
 from plasticity.optim.kernels.step import KernelSteps, make_kernels
-from plasticity.optim.regularized_groups import is_active
+from plasticity.optim.plan import DecayForm, is_active
 from plasticity.optim.regularized_state import RegularizedState
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.sharded import of_one_kind
-from plasticity.optim.targets import (
-    DrawnTargets,
-    Targets,
-    has_target,
-    has_zero_anchor,
-    make_anchor,
-    target_recipe,
-)
+from plasticity.optim.targets import Targets, has_target, make_anchor, target_recipe
 from plasticity.optim.transferred_groups import LIVING
 from plasticity.seeds import child_seed
 
@@ -58,7 +51,7 @@ class RegularizedOptimizer(RegularizedState):
             that is not torch's.
         anchor_seed: Seed of the anchors. None reads `torch.initial_seed()`, which consumes no
             randomness, and in a distributed run takes rank 0's: then every process has to create the
-            optimizer. The integer is stored in the groups and in `defaults`.
+            optimizer. The integer is stored in the groups that draw anchors and in `defaults`.
         anchor_name: Name that distinguishes optimizers whose anchors should differ under one seed, such
             as those of an ensemble: "member 3". It is mixed into the seed, once.
         initial_weights: Anchors of l2-init by parameter. None, or a parameter that is missing: its
@@ -158,7 +151,7 @@ class RegularizedOptimizer(RegularizedState):
         if self._kernels is not None and self._kernels.whole_step:
             return self._step_in_kernels(self._kernels, closure)
         base_step = step_without_hooks(self.base)
-        by_base = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
+        forms = [self._sync_base_decay(*each) for each in enumerate(self.param_groups)]
         joined = JoinedGradients()
 
         def closure_then_decay() -> Any:
@@ -166,12 +159,12 @@ class RegularizedOptimizer(RegularizedState):
             joined.undo()  # the closure may run again, and accumulates gradients unless it clears them
             with torch.enable_grad():
                 loss = closure()
-            self._join(by_base, joined)
+            self._join(forms, joined)
             return loss
 
         try:
             if closure is None:
-                self._join(by_base, joined)
+                self._join(forms, joined)
                 return base_step(self)
             return base_step(self, closure_then_decay)
         finally:
@@ -186,65 +179,53 @@ class RegularizedOptimizer(RegularizedState):
         self._hold_awaited()
         for index, group in enumerate(self.param_groups):
             self._sync_base_decay(index, group)
-            targets = self._step_targets_of(index, group) if is_active(group) else None
+            targets = self._targets_of(index, group) if is_active(group) else None
             kernels.adam_step(index, group, self.state, targets)
         return loss
 
     @torch.no_grad()
-    def _join(self, by_base: Sequence[bool], joined: JoinedGradients) -> None:
+    def _join(self, forms: Sequence[DecayForm], joined: JoinedGradients) -> None:
         """Add the decay to the gradients, or to the weights where it is decoupled, before the base's step."""
         self._hold_awaited()
-        for index, group in enumerate(self.param_groups):
-            if is_active(group) and not (by_base[index] and has_zero_anchor(group)):
-                self._join_group(index, group, by_base[index], joined)
+        for index, (group, form) in enumerate(zip(self.param_groups, forms, strict=True)):
+            if form in ("none", "base"):
+                continue
+            targets = self._targets_of(index, group)
+            chosen = [i for i in targets.indices if group["params"][i].grad is not None]
+            for part in of_one_kind(chosen, group["params"]):
+                parameters = [group["params"][i] for i in part]
+                target = targets.anchors(part), targets.factors(part)
+                if form != "decoupled":
+                    self._join_gradients(index, form, joined, parameters, *target)
+                elif not joined.moved:
+                    self._move(index, parameters, *target)
         joined.apply()
         joined.moved = True  # a closure that runs twice must not decay the weights twice
 
-    def _join_group(
-        self, index: int, group: dict[str, Any], by_base: bool, joined: JoinedGradients
-    ) -> None:
-        targets = self._step_targets_of(index, group)
-        chosen = [i for i in targets.indices if group["params"][i].grad is not None]
-        for part in of_one_kind(chosen, group["params"]):
-            self._join_part(index, group, by_base, joined, targets, part)
+    def _move(self, index: int, parameters: list[Tensor], anchors: Any, factors: Any) -> None:
+        """Apply the decoupled decay to parameters of one group."""
+        amount = self._amount(self.param_groups[index], parameters[0])
+        if self._kernels is None:
+            decay_toward_(parameters, anchors, amount, factors)
+        else:
+            self._kernels.decay_toward_(index, parameters, anchors, amount)
 
-    def _join_part(
+    def _join_gradients(
         self,
         index: int,
-        group: dict[str, Any],
-        by_base: bool,
+        form: DecayForm,
         joined: JoinedGradients,
-        targets: Targets | DrawnTargets,
-        chosen: Sequence[int],
+        parameters: list[Tensor],
+        anchors: Any,
+        factors: Any,
     ) -> None:
-        parameters = [group["params"][i] for i in chosen]
-        anchors: Any = targets.anchors(chosen)
-        factors = targets.factors(chosen)
-        if group["decoupled"] or self._decay_commutes(group):
-            if joined.moved:
-                return
-            amount = self._amount(group, parameters[0])
-            if self._kernels is None:
-                decay_toward_(parameters, anchors, amount, factors)
-            else:
-                self._kernels.decay_toward_(index, parameters, anchors, amount)
-            return
+        """Join the coupled decay, or the anchors' part of it, to the gradients of parameters of one group."""
         gradients = [parameter.grad for parameter in parameters]
-        if any(gradient.is_sparse for gradient in gradients):
-            raise RuntimeError(
-                "A coupled decay cannot be added to a sparse gradient: give decoupled=True, or make the"
-                " gradient dense (nn.Embedding(sparse=False))."
-            )
-        foreign = not self.base.__module__.startswith("torch.optim")
-        if foreign and any(gradient.requires_grad for gradient in gradients):
-            raise RuntimeError(
-                f"The gradients have a graph (backward(create_graph=True)), which {self.base.__name__} may"
-                " differentiate, and a decay added to them has none: give decoupled=True, or"
-                ' regularizer="weight-decay", which the base applies itself.'
-            )
+        self._require_addable(gradients)
+        group = self.param_groups[index]
         # torch negates the gradient before it decays
         strength = -group["strength"] if group.get("maximize", False) else group["strength"]
-        if by_base and anchors is not None:
+        if form == "shifted":
             joined.shift(parameters, gradients, anchors, strength)
             return
         grad_scale = getattr(self, "grad_scale", None)
@@ -257,6 +238,21 @@ class RegularizedOptimizer(RegularizedState):
                 index, gradients, parameters, anchors, strength
             )
         joined.replace(parameters, decayed)
+
+    def _require_addable(self, gradients: Sequence[Tensor]) -> None:
+        """Raise an error unless a coupled decay can be added to these gradients."""
+        if any(gradient.is_sparse for gradient in gradients):
+            raise RuntimeError(
+                "A coupled decay cannot be added to a sparse gradient: give decoupled=True, or make the"
+                " gradient dense (nn.Embedding(sparse=False))."
+            )
+        foreign = not self.base.__module__.startswith("torch.optim")
+        if foreign and any(gradient.requires_grad for gradient in gradients):
+            raise RuntimeError(
+                f"The gradients have a graph (backward(create_graph=True)), which {self.base.__name__} may"
+                " differentiate, and a decay added to them has none: give decoupled=True, or"
+                ' regularizer="weight-decay", which the base applies itself.'
+            )
 
     def _amount(self, group: Mapping[str, Any], parameter: Tensor) -> Any:
         """Return learning rate * strength: a number, or a tensor where the device decides."""
@@ -303,20 +299,17 @@ class RegularizedOptimizer(RegularizedState):
             self._initial_weights[parameter] = parameter.detach().clone()
             self._awaited.remove(parameter)
 
-    def _step_targets_of(self, index: int, group: dict[str, Any]) -> Targets | DrawnTargets:
-        """Return the targets of a step; where kernels draw syre's anchors, no tensor is created."""
-        drawn = None if self._kernels is None else self._kernels.drawn_targets(index, group)
-        return self._targets_of(index, group) if drawn is None else drawn
-
     def _forget(self) -> None:
         super()._forget()
         self._targets: dict[int, Targets] = {}
 
     def _targets_of(self, index: int, group: dict[str, Any]) -> Targets:
-        cached = self._targets.get(index)
-        if cached is None or cached.recipe != target_recipe(group):
-            cached = self._targets[index] = Targets(group, self._initial_weights)
-        return cached
+        """Return the targets of a step; where kernels draw syre's anchors, no tensor is created."""
+        found = self._targets.get(index)
+        if found is None or found.recipe != target_recipe(group):
+            draws = self._kernels is not None and self._kernels.draws
+            found = self._targets[index] = Targets(group, self._initial_weights, draws=draws)
+        return found
 
 
 def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:

@@ -218,29 +218,20 @@ def report_groups(
 ) -> None:
     """Log the content of the groups, and warn of unknown layouts where anchors depend on them."""
     logger.info("%s", describe_groups(groups))
-    warn_of_unknown_layouts(
-        {
-            member.name: (member.parameter, member.layout)
-            for member in members
-            if member.is_regularized
-        },
-        settings,
-    )
+    warn_of_unknown_layouts([member for member in members if member.is_regularized], settings)
 
 
-def warn_of_unknown_layouts(
-    members: Mapping[str, tuple[nn.Parameter, Layout]], settings: RegularizerSettings
-) -> None:
+def warn_of_unknown_layouts(members: Sequence[Member], settings: RegularizerSettings) -> None:
     """Log a warning that names the parameters whose anchors are scaled by a guessed fan-in, if any.
 
     Args:
-        members: The regularized parameters of one group and their layouts, by name.
+        members: The regularized parameters of one group.
         settings: Settings of the group: anchors are scaled under syre with sigma > 0.
     """
     unknown = [
-        f"{name} {tuple(parameter.shape)} gets {layout.fan_in}"
-        for name, (parameter, layout) in members.items()
-        if layout.kind == "unknown"
+        f"{member.name} {tuple(member.parameter.shape)} gets {member.layout.fan_in}"
+        for member in members
+        if member.layout.kind == "unknown"
     ]
     if unknown and settings.regularizer == "syre" and settings.sigma > 0:
         logger.warning(

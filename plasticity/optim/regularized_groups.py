@@ -7,7 +7,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from plasticity.optim.fan_in_replacement import replaced_fan_in
 from plasticity.optim.initial_weights import InitialWeights, of_shape
 from plasticity.optim.kernels.step import KernelSteps
 from plasticity.optim.parameter_groups import checked_fan_in, describe_groups, require_real
+from plasticity.optim.plan import BY_BASE, DecayForm, decay_form, is_active, require_known_form
 from plasticity.optim.settings import (
     REGULARIZERS,
     SETTING_NAMES,
@@ -226,7 +226,8 @@ class RegularizedGroups(Optimizer):
                     " for example strength=1e-3; 0 switches it off."
                 )
             given["strength"] = 0.0
-        if given["anchor_seed"] is None:
+        given["anchor_seed"] = group.get("anchor_seed")
+        if given["anchor_seed"] is None and given["regularizer"] == "syre":
             given["anchor_seed"] = self.defaults["anchor_seed"]
         return RegularizerSettings(**given)
 
@@ -299,52 +300,46 @@ class RegularizedGroups(Optimizer):
             self._measured[index] = kind
         return self._measured[index]
 
-    def _sync_base_decay(self, index: int, group: dict[str, Any]) -> bool:
-        """Let the base do the decay where it can, at torch's speed; return whether it does."""
+    def _sync_base_decay(self, index: int, group: dict[str, Any]) -> DecayForm:
+        """Check a group that a user may have edited, and set the base's part of its decay.
+
+        Returns:
+            The form of the group's decay in this step.
+        """
+        self._follow_parameters(index, group)
         settings = tuple([group[name] for name in SETTING_NAMES])
-        if self._checked.get(index) != settings:  # a user may edit a group
+        base_decay = self._base_decay(index, group) if is_active(group) else "none"
+        if self._checked.get(index) != settings:
             RegularizerSettings(*settings)
             if self._kernels is not None:
                 self._kernels.check_group(group)
-            self._require_known_decay(index, group)
+            if is_active(group):
+                require_known_form(group, self.base, base_decay)
             self._checked[index] = settings
-        self._follow_parameters(index, group)
-        by_base = self._base_decays(index, group)
-        wanted = group["strength"] if by_base else 0.0
+        form = decay_form(
+            group,
+            self.base,
+            base_decay,
+            in_kernels=self._kernels is not None,
+            is_scaled=getattr(self, "grad_scale", None) is not None,
+        )
+        wanted = group["strength"] if form in BY_BASE else 0.0
         found = group.get("weight_decay", wanted)
         if found != wanted:
             if found != self._written.get(index, found):
                 raise ValueError(NO_BASE_DECAY.format(found))
             group["weight_decay"] = wanted
         self._written[index] = wanted
-        return by_base
-
-    def _require_known_decay(self, index: int, group: Mapping[str, Any]) -> None:
-        """Raise an error if it is not known how the decay of a group should act with this base."""
-        if not is_active(group):
-            return
-        by_base_alone = group["decoupled"] is None and has_zero_anchor(group)
-        if group["decoupled"] is not False and not by_base_alone:
-            if self._base_decay(index, group) == "other":
-                raise ValueError(
-                    f"{self.base.__name__}'s own weight decay is neither added to the gradient nor a"
-                    " factor (1 - lr * weight_decay) before the step, as far as a few steps of it show:"
-                    f" regularizer={group['regularizer']!r} with decoupled={group['decoupled']!r} would"
-                    " be another kind of decay. Give decoupled=False, which adds it to the gradient"
-                    ' (for "weight-decay" too, if you compare the two).'
-                )
-            if group["decoupled"] and not isinstance(group.get("lr"), (int, float, Tensor)):
-                raise ValueError(
-                    f"decoupled=True scales the decay by the learning rate, and {self.base.__name__} has"
-                    f" lr={group.get('lr')!r}: give decoupled=False."
-                )
+        return form
 
     def _follow_every_parameter(self) -> None:
         for index, group in enumerate(self.param_groups):
             self._follow_parameters(index, group)
 
     def _follow_parameters(self, index: int, group: dict[str, Any]) -> None:
-        """Update the fan-ins and anchors after parameters were replaced (for example by a larger head)."""
+        """Update fan-ins and anchors after parameters were replaced (for example by a larger head)."""
+        if group["anchor_seed"] is None and group["regularizer"] == "syre":  # since a user's edit
+            group["anchor_seed"] = self.defaults["anchor_seed"]
         parameters = group["params"]
         seen = self._seen.setdefault(index, list(parameters))
         if len(group["fan_in"]) != len(parameters):
@@ -366,47 +361,3 @@ class RegularizedGroups(Optimizer):
             self._awaited.discard(old)
         self._seen[index] = list(parameters)
         self._describe(group)
-
-    def _base_decays(self, index: int, group: Mapping[str, Any]) -> bool:
-        """Return whether the base's own weight decay does the part toward zero.
-
-        With a zero anchor that is all of the decay, and equal to the base bit for bit. With another,
-        strength * theta is left to the base and -strength * anchor is added to the gradient, if the
-        decay is coupled.
-        """
-        if group["regularizer"] == "none" or "weight_decay" not in group:
-            return False
-        kind = self._base_decay(index, group)
-        if kind == "none":
-            return False
-        if group["decoupled"] is not None and group["decoupled"] != (kind == "decoupled"):
-            return False
-        if kind == "other" and group["decoupled"] is not None:
-            return False
-        if has_zero_anchor(group):
-            return True
-        return (
-            not group["decoupled"]
-            and self._kernels is None  # which do both parts in one pass
-            and self.base.__module__.startswith("torch.optim")  # whose decay is known
-            and group["anisotropy"] == 0
-            and not self._decay_commutes(group)
-            and getattr(self, "grad_scale", None) is None
-            and (group["regularizer"] != "syre" or NO_FAN_IN not in group["fan_in"])
-        )
-
-    def _decay_commutes(self, group: Mapping[str, Any]) -> bool:
-        # Plain SGD is linear in the gradient, so that the coupled and the decoupled step are the same,
-        # and the decoupled one does not have to restore the gradients. But a small decay of the weights
-        # alone is lost to rounding, where the sum of gradient and decay is not.
-        if self.base is not torch.optim.SGD or group["momentum"] != 0:
-            return False
-        amount = group["lr"] * group["strength"]
-        epsilons = [torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]}]
-        coarsest = max(epsilons, default=0.0)  # a group may be empty
-        return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
-
-
-def is_active(group: Mapping[str, Any]) -> bool:
-    """Return whether a group is regularized at all."""
-    return bool(group["regularizer"] != "none" and group["strength"] != 0)

@@ -97,6 +97,8 @@ class RegularizedState(RegularizedGroups):
         own = {name: group[name] for name in (*SETTING_NAMES, "fan_in", "anchor_position")}
         kept = [name for name in SETTING_NAMES if name != "anchor_seed"] if keep_settings else []
         loaded = {**own, **saved, **{name: own[name] for name in kept}}
+        if loaded["anchor_seed"] is None:  # the saved group drew no anchors
+            loaded["anchor_seed"] = own["anchor_seed"]
         RegularizerSettings(**{name: loaded[name] for name in SETTING_NAMES})
         if saved.get("weight_decay") and "regularizer" not in saved:
             logger.warning(

@@ -40,7 +40,8 @@ class RegularizerSettings:
     """Whether the decay is separate from the gradient (AdamW) or added to it (Adam). None: as in the base."""
 
     anchor_seed: int | None = None
-    """Seed of syre's anchor, from 0 to 2**64 - 1. None: `torch.initial_seed()`, read once and stored."""
+    """Seed of syre's anchor, from 0 to 2**64 - 1. None: `torch.initial_seed()`, read once and stored in the
+    groups that draw anchors."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.regularizer, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -49,7 +49,8 @@ class Block:
     columns: list[slice]
     """Columns of each parameter in the matrices below."""
     numbers: list[Numbers]
-    """Coefficients of each stacked network, as last set from the host; their `step` is not incremented."""
+    """Coefficients of each stacked network when its settings were last loaded; later changes of the rate
+    and the step count are not in them."""
     weights: Tensor
     """Memory of the parameters. Shape: (R, width), as for all matrices that follow."""
     first: Tensor | None = None
@@ -207,22 +208,18 @@ def _block(tensors: Sequence[Tensor], positions: list[int], numbers: list[Number
 
 def pieces_of(block: Block) -> list[Block]:
     """Return one block for each parameter of this one, as views of its memory."""
-
-    def part(matrix: Tensor | None, columns: slice) -> Tensor | None:
-        return None if matrix is None else matrix[:, columns]
-
+    matrices = {
+        name: matrix
+        for name in ("weights", "first", "second", "anchors", "factors")
+        if (matrix := getattr(block, name)) is not None
+    }
     return [
-        Block(
+        replace(
+            block,
             positions=[position],
             columns=[slice(0, columns.stop - columns.start)],
             numbers=list(block.numbers),
-            weights=block.weights[:, columns],
-            first=part(block.first, columns),
-            second=part(block.second, columns),
-            anchors=part(block.anchors, columns),
-            factors=part(block.factors, columns),
-            coupled=block.coupled,
-            decoupled=block.decoupled,
+            **{name: matrix[:, columns] for name, matrix in matrices.items()},
         )
         for position, columns in zip(block.positions, block.columns, strict=True)
     ]

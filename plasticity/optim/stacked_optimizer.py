@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plasticity.checks import require_number
+from plasticity.optim.decay import decay_toward_, decayed_gradients
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.saved_anchors import ANCHOR, without_anchors
 from plasticity.optim.settings import SETTING_NAMES
@@ -103,9 +104,10 @@ class StackedOptimizer:
         rows = [numbers_of(optimizer) for optimizer in optimizers]
         every = list(zip(*rows, strict=True))
         self._blocks = adjacent_blocks(self._parameters, every)
-        self._table = torch.zeros(0, dtype=wide, device=device)
-        self._narrow = torch.zeros(0, dtype=dtype, device=device)
-        self._make_table()
+        numbers = [[list(each) for each in block.numbers] for block in self._blocks]
+        table = torch.tensor(numbers, dtype=wide).permute(2, 0, 1).unsqueeze(-1)
+        self._table = table.contiguous().to(device)
+        self._narrow = self._table.to(dtype)
         for index, optimizer in enumerate(optimizers):
             self._take(index, optimizer, rows[index])
 
@@ -141,13 +143,13 @@ class StackedOptimizer:
             counted.add_(self._moving)
         numbers = self._adam_numbers() if self._is_adam else None
         for row in chosen:
-            block = self._blocks[row]
-            gradient = self._decayed_gradient(block, self._narrow[:, row])
+            block, own = self._blocks[row], self._narrow[:, row]
+            weights, gradient = self._decayed(block, own)
             if numbers is None:
-                self._sgd(block, gradient, self._narrow[:, row])
+                self._sgd(block, weights, gradient, own)
             else:
                 rates, scales = numbers
-                self._adam(block, gradient, self._narrow[:, row], rates[row], scales[row])
+                self._adam(block, weights, gradient, own, rates[row], scales[row])
 
     def _adam_numbers(self) -> tuple[Tensor, Tensor]:
         """Return rate / first bias correction, and 1 / root of the second. Shape: (blocks, R, 1)."""
@@ -155,48 +157,53 @@ class StackedOptimizer:
         rates = self._table[RATE] / corrections[0]
         return rates.to(self._narrow.dtype), corrections[1].rsqrt().to(self._narrow.dtype)
 
-    def _decayed_gradient(self, block: Block, numbers: Tensor) -> Tensor:
-        """Return the gradient with the coupled decay; apply a decoupled one to the weights at once."""
+    def _decayed(self, block: Block, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights and the gradient that the step without decay starts from."""
+        weights = block.weights
         gradient = side_by_side(
             [_gradient(self._parameters[position]) for position in block.positions]
         )
-        if not (block.coupled or block.decoupled):
-            return gradient
-        direction = block.weights if block.anchors is None else block.weights - block.anchors
-        if block.factors is not None:
-            direction = direction * block.factors
+        anchors = None if block.anchors is None else [block.anchors]
+        factors = None if block.factors is None else [block.factors]
         if block.coupled:
-            gradient = torch.addcmul(gradient, direction, numbers[COUPLED])
-        if block.decoupled:
-            amounts = numbers[RATE] * numbers[DECOUPLED]
-            moved = torch.addcmul(
-                block.weights, direction, amounts, value=-1, out=self._out(block.weights)
+            (gradient,) = decayed_gradients(
+                [gradient], [weights], anchors, numbers[COUPLED], factors
             )
-            self._keep(block.weights, moved)
-        return gradient
+        if block.decoupled:
+            if self._masked:
+                weights = weights.clone()  # some rows must stay
+            decay_toward_([weights], anchors, numbers[RATE] * numbers[DECOUPLED], factors)
+        return weights, gradient
 
-    def _sgd(self, block: Block, gradient: Tensor, numbers: Tensor) -> None:
-        weights, buffer = block.weights, block.first
-        if buffer is not None:
+    def _sgd(self, block: Block, weights: Tensor, gradient: Tensor, numbers: Tensor) -> None:
+        if block.first is not None:
             # It starts at zero, so that after the first step it is the gradient, as in torch.
-            gradient = torch.addcmul(gradient, buffer, numbers[FIRST])
-            self._keep(buffer, gradient)
-        moved = torch.addcmul(weights, gradient, numbers[RATE], value=-1, out=self._out(weights))
-        self._keep(weights, moved)
+            gradient = torch.addcmul(gradient, block.first, numbers[FIRST])
+            self._keep(block.first, gradient)
+        out = self._out(block.weights)
+        moved = torch.addcmul(weights, gradient, numbers[RATE], value=-1, out=out)
+        self._keep(block.weights, moved)
 
     def _adam(
-        self, block: Block, gradient: Tensor, numbers: Tensor, rate: Tensor, scale: Tensor
+        self,
+        block: Block,
+        weights: Tensor,
+        gradient: Tensor,
+        numbers: Tensor,
+        rate: Tensor,
+        scale: Tensor,
     ) -> None:
         assert block.first is not None
         assert block.second is not None
-        first, second, weights = block.first, block.second, block.weights
+        first, second = block.first, block.second
         mean = torch.lerp(first, gradient, numbers[FIRST], out=self._out(first))
         square = torch.lerp(second, gradient.square(), numbers[SECOND], out=self._out(second))
         self._keep(first, mean)
         self._keep(second, square)
         divisor = torch.addcmul(numbers[EPSILON], square.sqrt(), scale)
-        moved = torch.addcdiv(weights, mean * rate, divisor, value=-1, out=self._out(weights))
-        self._keep(weights, moved)
+        out = self._out(block.weights)
+        moved = torch.addcdiv(weights, mean * rate, divisor, value=-1, out=out)
+        self._keep(block.weights, moved)
 
     def _out(self, target: Tensor) -> Tensor | None:
         """Return the output for a new value of `target`: itself, unless some rows must stay."""
@@ -238,8 +245,6 @@ class StackedOptimizer:
             column = torch.tensor(each, dtype=self._table.dtype).view(-1, 1)
             self._table[RATE].copy_(column, non_blocking=True)
         self._narrow[RATE].copy_(self._table[RATE])
-        for block in self._blocks:
-            block.numbers = [n._replace(rate=r) for n, r in zip(block.numbers, each, strict=True)]
         for groups, rate in zip(self._groups, each, strict=True):
             for group in groups:
                 group["lr"] = rate
@@ -273,12 +278,6 @@ class StackedOptimizer:
         self._blocks = blocks
         self._table = self._table[:, rows].contiguous()
         self._narrow = self._narrow[:, rows].contiguous()
-
-    def _make_table(self) -> None:
-        numbers = [[list(each) for each in block.numbers] for block in self._blocks]
-        table = torch.tensor(numbers, dtype=self._table.dtype).permute(2, 0, 1).unsqueeze(-1)
-        self._table = table.contiguous().to(self._active.device)
-        self._narrow = self._table.to(self._narrow.dtype)
 
     # ---- saving and loading ---------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plasticity.optim.anchors import anisotropy_factors, syre_anchor
 from plasticity.optim.fan_in import NO_FAN_IN
-from plasticity.optim.kernels.tensor_table import DrawnAnchor
+from plasticity.optim.kernels.tensor_table import Anchors, DrawnAnchor
 
 
 class Targets:
@@ -21,6 +21,8 @@ class Targets:
     Args:
         group: A parameter group of a regularized optimizer, complete.
         initial_weights: Anchors of l2-init, by parameter.
+        draws: Whether kernels draw syre's anchors again at every step: then they are described, and take
+            no memory.
     """
 
     recipe: tuple[object, ...]
@@ -29,15 +31,22 @@ class Targets:
     indices: list[int]
     """Indices of the group's parameters that are decayed."""
 
-    def __init__(self, group: Mapping[str, Any], initial_weights: Mapping[Tensor, Tensor]) -> None:
+    def __init__(
+        self,
+        group: Mapping[str, Any],
+        initial_weights: Mapping[Tensor, Tensor],
+        *,
+        draws: bool = False,
+    ) -> None:
         self.recipe = target_recipe(group)
         self.indices = [index for index in range(len(group["params"])) if has_target(group, index)]
         self._group = group
         self._initial_weights = initial_weights
-        self._anchors: dict[int, Tensor] = {}
+        self._draws = draws and group["regularizer"] == "syre"
+        self._anchors: dict[int, Any] = {}
         self._factors: dict[int, Tensor] = {}
 
-    def anchors(self, indices: Sequence[int]) -> list[Tensor] | None:
+    def anchors(self, indices: Sequence[int]) -> Anchors:
         """Return the anchors of some of the group's parameters; None where they are zero.
 
         Raises:
@@ -47,9 +56,11 @@ class Targets:
             return None
         for index in indices:
             if index not in self._anchors:
-                anchor = make_anchor(self._group, index, self._initial_weights)
-                assert anchor is not None
-                self._anchors[index] = anchor
+                self._anchors[index] = (
+                    drawn_anchor(self._group, index)
+                    if self._draws
+                    else make_anchor(self._group, index, self._initial_weights)
+                )
         return [self._anchors[index] for index in indices]
 
     def factors(self, indices: Sequence[int]) -> list[Tensor] | None:
@@ -62,28 +73,6 @@ class Targets:
         return [self._factors[index] for index in indices]
 
 
-class DrawnTargets:
-    """Anchors of one group that kernels draw again at every step: `Targets` without memory."""
-
-    recipe: tuple[object, ...]
-    """Values that determine the anchors, as in `Targets`."""
-
-    indices: list[int]
-    """Indices of the group's parameters that are decayed."""
-
-    def __init__(self, group: Mapping[str, Any]) -> None:
-        self.recipe = target_recipe(group)
-        self._drawn = [drawn_anchor(group, index) for index in range(len(group["params"]))]
-        self.indices = [index for index, anchor in enumerate(self._drawn) if anchor is not None]
-
-    def anchors(self, indices: Sequence[int]) -> list[DrawnAnchor]:
-        """Return descriptions of the anchors that a kernel draws for some of the group's parameters."""
-        return [anchor for index in indices if (anchor := self._drawn[index]) is not None]
-
-    def factors(self, _indices: Sequence[int]) -> None:
-        """Return None: kernels support no factors."""
-
-
 def has_target(group: Mapping[str, Any], index: int) -> bool:
     """Return whether a group's parameter is decayed: a random anchor needs a fan-in for its scale."""
     if group["regularizer"] == "syre" and group["sigma"] > 0:
@@ -91,17 +80,10 @@ def has_target(group: Mapping[str, Any], index: int) -> bool:
     return True
 
 
-def anchor_deviation(group: Mapping[str, Any], index: int) -> float:
-    """Return the standard deviation of the anchor of a parameter with a fan-in: sigma / sqrt(fan-in)."""
-    return float(group["sigma"] / group["fan_in"][index] ** 0.5)
-
-
-def drawn_anchor(group: Mapping[str, Any], index: int) -> DrawnAnchor | None:
-    """Return the anchor that a kernel draws for one parameter of a syre group; None without a target."""
-    if not has_target(group, index):
-        return None
-    position = group["anchor_position"] + index
-    return DrawnAnchor(group["anchor_seed"], position, anchor_deviation(group, index))
+def drawn_anchor(group: Mapping[str, Any], index: int) -> DrawnAnchor:
+    """Return the description of the anchor of one parameter, with a target, of a syre group."""
+    deviation = float(group["sigma"] / group["fan_in"][index] ** 0.5)
+    return DrawnAnchor(group["anchor_seed"], group["anchor_position"] + index, deviation)
 
 
 def has_zero_anchor(group: Mapping[str, Any]) -> bool:
@@ -163,10 +145,5 @@ def make_anchor(
             return held
         return torch.empty_like(parameter).copy_(held)
     if group["regularizer"] == "syre" and group["sigma"] > 0 and has_target(group, index):
-        return syre_anchor(
-            parameter,
-            seed=group["anchor_seed"],
-            position=group["anchor_position"] + index,
-            standard_deviation=anchor_deviation(group, index),
-        )
+        return syre_anchor(parameter, **drawn_anchor(group, index)._asdict())
     return None

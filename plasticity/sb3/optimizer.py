@@ -25,7 +25,7 @@ from plasticity.optim import regularizers
 from plasticity.optim.agreement import agreed_seed
 from plasticity.optim.fan_in import NO_FAN_IN, model_layouts
 from plasticity.optim.optimizer import RegularizedOptimizer
-from plasticity.optim.parameter_groups import warn_of_unknown_layouts
+from plasticity.optim.parameter_groups import Member, warn_of_unknown_layouts
 from plasticity.optim.settings import SETTING_NAMES, RegularizerSettings
 from plasticity.optim.transferred_groups import sources_of
 from plasticity.seeds import child_seed
@@ -184,7 +184,8 @@ def _policy_groups(
             seed = own_seed if seed is None else seed
             group |= asdict(settings[role]) | {"anchor_seed": child_seed(seed, role)}
             group["fan_in"] = [layouts[parameter].fan_in for _, parameter in named]
-            warn_of_unknown_layouts({n: (p, layouts[p]) for n, p in named}, settings[role])
+            members = [Member(n, p, layouts[p], is_regularized=True) for n, p in named]
+            warn_of_unknown_layouts(members, settings[role])
         if named:
             groups.append(group)
     return groups

@@ -46,15 +46,14 @@ from torch import Tensor
 
 from plasticity.optim.kernels.table import (
     COLUMNS,
-    ELEMENTS,
     FIRST_MOMENT,
-    FIRST_PROGRAM,
     GRADIENT,
     NUMBERS,
     PARAMETER,
     SECOND_MOMENT,
     STEP,
-    distance_to_anchor,
+    chunk_of_program,
+    decayed,
     launches,
     scalar_argument,
     tensor_at,
@@ -75,6 +74,7 @@ def count_kernel(
     log_beta2: tl.tensor,
     count: tl.tensor,
     rate_on_device: tl.constexpr,
+    decoupled: tl.constexpr,
     rows: tl.constexpr,
 ) -> None:
     """Increment the step counts, and store the numbers that all elements of a tensor share.
@@ -95,7 +95,10 @@ def count_kernel(
     to_numbers = numbers + row * NUMBERS
     tl.store(to_numbers + 1, (rate / correction1).to(tl.float32), mask=mask)
     tl.store(to_numbers + 2, (1.0 / tl.sqrt(correction2)).to(tl.float32), mask=mask)
-    tl.store(to_numbers + 3, rate * strength, mask=mask)
+    amount = strength
+    if decoupled:
+        amount = rate * strength
+    tl.store(to_numbers + 3, amount, mask=mask)
 
 
 @triton.jit
@@ -109,7 +112,6 @@ def _adam_chunk(
     beta2: tl.tensor,
     weight2: tl.tensor,
     epsilon: tl.tensor,
-    strength: tl.tensor,
     decays: tl.constexpr,
     decoupled: tl.constexpr,
     maximize: tl.constexpr,
@@ -129,14 +131,10 @@ def _adam_chunk(
     if maximize:
         gradient = -gradient
     if decays:
-        distance = distance_to_anchor(
-            *(parameter, fields, tl.load(numbers), start, offsets, mask),
-            *(anchor, dtype, aligned, chunk),
+        parameter, gradient = decayed(
+            *(parameter, gradient, tl.load(numbers + 3), fields, tl.load(numbers)),
+            *(start, offsets, mask, decoupled, anchor, dtype, aligned, chunk),
         )
-        if decoupled:
-            parameter = parameter - tl.load(numbers + 3) * distance
-        else:
-            gradient = gradient + strength * distance
     first = first + weight1 * (gradient - first)
     second = beta2 * second + weight2 * (gradient * gradient)
     denominator = tl.sqrt(second) * tl.load(numbers + 2) + epsilon
@@ -155,7 +153,6 @@ def adam_kernel(
     beta2: tl.tensor,
     weight2: tl.tensor,
     epsilon: tl.tensor,
-    strength: tl.tensor,
     decays: tl.constexpr,
     decoupled: tl.constexpr,
     maximize: tl.constexpr,
@@ -165,23 +162,18 @@ def adam_kernel(
     chunk: tl.constexpr,
 ) -> None:
     """Update one chunk of one tensor, and its moments."""
-    program = tl.program_id(0)
-    row = tl.load(program_rows + program).to(tl.int64)
-    fields = table + row * COLUMNS
-    start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
-    elements = tl.load(fields + ELEMENTS)
-    offsets = start + tl.arange(0, chunk)
+    row, fields, elements, start, offsets = chunk_of_program(table, program_rows, chunk)
     # A whole chunk needs no mask, which would prevent the 16-byte reads.
     if start + chunk <= elements:
         _adam_chunk(
             *(fields, numbers + row * NUMBERS, start, offsets, None),
-            *(weight1, beta2, weight2, epsilon, strength),
+            *(weight1, beta2, weight2, epsilon),
             *(decays, decoupled, maximize, anchor, dtype, aligned, chunk),
         )
     else:
         _adam_chunk(
             *(fields, numbers + row * NUMBERS, start, offsets, offsets < elements),
-            *(weight1, beta2, weight2, epsilon, strength),
+            *(weight1, beta2, weight2, epsilon),
             *(decays, decoupled, maximize, anchor, dtype, aligned, chunk),
         )
 
@@ -238,12 +230,13 @@ def adam_step_(
             *(table.fields, table.numbers, rate, float(strength)),
             *(_logarithm(beta1), _logarithm(beta2), table.count),
             rate_on_device=rate_on_device,
+            decoupled=decoupled,
             rows=_ROWS,
             num_warps=4,
         )
         adam_kernel[(table.programs,)](
             *(table.fields, table.program_rows, table.numbers),
-            *(1.0 - beta1, float(beta2), 1.0 - beta2, float(eps), float(strength)),
+            *(1.0 - beta1, float(beta2), 1.0 - beta2, float(eps)),
             decays=strength != 0,
             decoupled=decoupled,
             maximize=maximize,

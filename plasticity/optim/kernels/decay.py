@@ -28,14 +28,12 @@ import triton.language as tl
 from torch import Tensor
 
 from plasticity.optim.kernels.table import (
-    COLUMNS,
-    ELEMENTS,
-    FIRST_PROGRAM,
     GRADIENT,
     NUMBERS,
     OUTPUT,
     PARAMETER,
-    distance_to_anchor,
+    chunk_of_program,
+    decayed,
     launches,
     scalar_argument,
     tensor_at,
@@ -51,7 +49,7 @@ def _decay_chunk(
     start: tl.tensor,
     offsets: tl.tensor,
     mask: tl.tensor,
-    coupled: tl.constexpr,
+    decoupled: tl.constexpr,
     anchor: tl.constexpr,
     dtype: tl.constexpr,
     aligned: tl.constexpr,
@@ -59,16 +57,19 @@ def _decay_chunk(
 ) -> None:
     to_parameter = tensor_at(fields, PARAMETER, dtype, aligned) + offsets
     parameter = tl.load(to_parameter, mask=mask).to(tl.float32)
-    distance = distance_to_anchor(
-        parameter, fields, deviation, start, offsets, mask, anchor, dtype, aligned, chunk
-    )
-    if coupled:
+    gradient = parameter  # not used if the decay is decoupled
+    if not decoupled:
         to_gradient = tensor_at(fields, GRADIENT, dtype, aligned) + offsets
-        gradient = tl.load(to_gradient, mask=mask).to(tl.float32) + amount * distance
+        gradient = tl.load(to_gradient, mask=mask).to(tl.float32)
+    parameter, gradient = decayed(
+        *(parameter, gradient, amount, fields, deviation, start, offsets, mask),
+        *(decoupled, anchor, dtype, aligned, chunk),
+    )
+    if decoupled:
+        tl.store(to_parameter, parameter.to(dtype), mask=mask)
+    else:
         to_output = tensor_at(fields, OUTPUT, dtype, aligned) + offsets
         tl.store(to_output, gradient.to(dtype), mask=mask)
-    else:
-        tl.store(to_parameter, (parameter - amount * distance).to(dtype), mask=mask)
 
 
 @triton.jit
@@ -78,32 +79,27 @@ def decay_kernel(
     numbers: tl.tensor,
     amount: tl.tensor,
     amount_on_device: tl.constexpr,
-    coupled: tl.constexpr,
+    decoupled: tl.constexpr,
     anchor: tl.constexpr,
     dtype: tl.constexpr,
     aligned: tl.constexpr,
     chunk: tl.constexpr,
 ) -> None:
     """Decay one chunk of one tensor. `amount` is a number, or a pointer to one float32."""
-    program = tl.program_id(0)
-    row = tl.load(program_rows + program).to(tl.int64)
-    fields = table + row * COLUMNS
+    row, fields, elements, start, offsets = chunk_of_program(table, program_rows, chunk)
     deviation = tl.load(numbers + row * NUMBERS)
     if amount_on_device:
         amount = tl.load(amount)
-    start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
-    elements = tl.load(fields + ELEMENTS)
-    offsets = start + tl.arange(0, chunk)
     # A whole chunk needs no mask, which would prevent the 16-byte reads.
     if start + chunk <= elements:
         _decay_chunk(
             *(fields, deviation, amount, start, offsets, None),
-            *(coupled, anchor, dtype, aligned, chunk),
+            *(decoupled, anchor, dtype, aligned, chunk),
         )
     else:
         _decay_chunk(
             *(fields, deviation, amount, start, offsets, offsets < elements),
-            *(coupled, anchor, dtype, aligned, chunk),
+            *(decoupled, anchor, dtype, aligned, chunk),
         )
 
 
@@ -123,7 +119,7 @@ def decay_toward_(
         amount: Learning rate * strength; a tensor of one element stays on the device.
         cache: Cache that keeps the tables of addresses between calls.
     """
-    _decay({Column.PARAMETER: parameters}, anchors, amount, cache, coupled=False)
+    _decay({Column.PARAMETER: parameters}, anchors, amount, cache, decoupled=True)
 
 
 def decayed_gradients(
@@ -149,7 +145,7 @@ def decayed_gradients(
         Column.GRADIENT: gradients,
         Column.OUTPUT: decayed,
     }
-    _decay(columns, anchors, strength, cache, coupled=True)
+    _decay(columns, anchors, strength, cache, decoupled=False)
     return decayed
 
 
@@ -160,13 +156,13 @@ def _decay(
     amount: float | Tensor,
     cache: TableCache | None,
     *,
-    coupled: bool,
+    decoupled: bool,
 ) -> None:
     for table, constants in launches(columns, anchors, cache):
         given, on_device = scalar_argument(amount, table.key.device)
         decay_kernel[(table.programs,)](
             *(table.fields, table.program_rows, table.numbers, given),
             amount_on_device=on_device,
-            coupled=coupled,
+            decoupled=decoupled,
             **constants,
         )

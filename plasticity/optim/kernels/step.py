@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from plasticity.checks import nearest
 from plasticity.optim.kernels.tensor_table import Anchors, TableCache
-from plasticity.optim.targets import DrawnTargets, Targets, target_recipe
+from plasticity.optim.targets import Targets
 
 KERNELS = ("eager", "triton", "triton-drawn")
 """Implementations of a step: torch's own operations, kernels that read stored anchors, and kernels that
@@ -54,7 +54,6 @@ class KernelSteps:
         self.draws = kernel == "triton-drawn"
         self.whole_step = base in _WHOLE_STEP
         self._caches: dict[object, TableCache] = {}
-        self._drawn: dict[int, DrawnTargets] = {}
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise an error if a group has a setting that the kernels do not support.
@@ -73,15 +72,6 @@ class KernelSteps:
                 f"The kernels do not support {' and '.join(refused)}: leave it out, or give"
                 ' kernel="eager".'
             )
-
-    def drawn_targets(self, index: int, group: Mapping[str, Any]) -> DrawnTargets | None:
-        """Return the anchors drawn for the group of this index; None if they are stored, or zero."""
-        if not self.draws or group["regularizer"] != "syre" or group["sigma"] == 0:
-            return None
-        found = self._drawn.get(index)
-        if found is None or found.recipe != target_recipe(group):
-            found = self._drawn[index] = DrawnTargets(group)
-        return found
 
     def ordinary_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state dict in the base's format: step counts on the host, unless capturable."""
@@ -127,7 +117,7 @@ class KernelSteps:
         index: int,
         group: Mapping[str, Any],
         state: MutableMapping[Tensor, dict[str, Any]],
-        targets: Targets | DrawnTargets | None,
+        targets: Targets | None,
     ) -> None:
         """Take one step of Adam over the parameters of a group that have a gradient.
 

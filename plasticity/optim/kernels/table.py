@@ -57,19 +57,43 @@ def tensor_at(
 
 
 @triton.jit
-def distance_to_anchor(
+def chunk_of_program(
+    table: tl.tensor, program_rows: tl.tensor, chunk: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Return the part of the work that this program does.
+
+    Returns:
+        Row of its tensor, fields of that row, number of elements of the tensor, index of the chunk's first
+        element, and the indices of all its elements, some of which may be past the end.
+    """
+    program = tl.program_id(0)
+    row = tl.load(program_rows + program).to(tl.int64)
+    fields = table + row * COLUMNS
+    start = (program - tl.load(fields + FIRST_PROGRAM)) * chunk
+    return row, fields, tl.load(fields + ELEMENTS), start, start + tl.arange(0, chunk)
+
+
+@triton.jit
+def decayed(
     parameter: tl.tensor,
+    gradient: tl.tensor,
+    amount: tl.tensor,
     fields: tl.tensor,
     deviation: tl.tensor,
     start: tl.tensor,
     offsets: tl.tensor,
     mask: tl.tensor,
+    decoupled: tl.constexpr,
     anchor: tl.constexpr,
     dtype: tl.constexpr,
     aligned: tl.constexpr,
     chunk: tl.constexpr,
-) -> tl.tensor:
-    """Compute theta - anchor for one chunk in float32; a drawn anchor is rounded to the parameter's dtype."""
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return parameters and gradients with the decay, for one chunk in float32.
+
+    Decoupled: theta - amount * (theta - anchor). Coupled: gradient + amount * (theta - anchor). A drawn
+    anchor is rounded to the parameter's dtype.
+    """
     distance = parameter
     if anchor == STORED_ANCHOR:
         stored = tl.load(tensor_at(fields, ANCHOR, dtype, aligned) + offsets, mask=mask)
@@ -78,7 +102,11 @@ def distance_to_anchor(
         seed, position = tl.load(fields + SEED), tl.load(fields + POSITION)
         drawn = drawn_normals(start // 4, seed, position, chunk) * deviation
         distance = parameter - drawn.to(dtype).to(tl.float32)
-    return distance
+    if decoupled:
+        parameter = parameter - amount * distance
+    else:
+        gradient = gradient + amount * distance
+    return parameter, gradient
 
 
 # ---- the launch -------------------------------------------------------------------------------------

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity.optim.decay import decay_direction, decay_toward_, decayed_gradients
+from plasticity.optim.decay import (
+    decay_direction,
+    decay_toward_,
+    decayed_gradients,
+    shift_gradients_,
+    shifted_gradients,
+)
 
 
 def lists(seed, count=3):
@@ -58,3 +64,37 @@ def test_by_hand():
     # moved by 0.1 of the way: 3 - 0.1 * (3 - 1) = 2.8
     decay_toward_([theta], [anchor], 0.1)
     assert theta.item() == pytest.approx(2.8)
+
+
+@cases
+@factor_cases
+@given(seed=st.integers(0, 10_000))
+def test_stacked_networks_decay_as_each_alone(seed, with_anchor, with_factors):
+    gradients, parameters, anchors, factors = (
+        [torch.stack(same) for same in zip(*networks, strict=True)]
+        for networks in zip(*(lists(seed + i, count=1) for i in range(3)), strict=True)
+    )
+    anchors = anchors if with_anchor else None
+    factors = factors if with_factors else None
+    strengths = torch.tensor([0.3, 0.0, -1.2], dtype=torch.float64)
+    amounts = strengths.view(3, 1, 1)
+    joined = decayed_gradients(gradients, parameters, anchors, amounts, factors)
+    moved = [p.clone() for p in parameters]
+    decay_toward_(moved, anchors, amounts, factors)
+    for i, strength in enumerate(strengths.tolist()):
+        theta = [p[i].clone() for p in parameters]
+        own = [None if each is None else [t[i] for t in each] for each in (anchors, factors)]
+        alone = decayed_gradients([g[i] for g in gradients], theta, own[0], strength, own[1])
+        torch.testing.assert_close([j[i] for j in joined], alone)
+        decay_toward_(theta, own[0], strength, own[1])
+        torch.testing.assert_close([m[i] for m in moved], theta)
+
+
+def test_shifted_gradients_and_the_bases_decay_are_the_coupled_decay():
+    (gradient,), (theta,), (anchor,), _ = lists(0, count=1)
+    shifted = shifted_gradients([gradient], [anchor], 0.3)
+    whole = decayed_gradients([gradient], [theta], [anchor], 0.3)
+    torch.testing.assert_close(shifted[0] + 0.3 * theta, whole[0])
+    restored = shifted[0].clone()
+    shift_gradients_([restored], [anchor], -0.3)
+    torch.testing.assert_close(restored, gradient)

@@ -403,6 +403,29 @@ def test_anchor_seed_is_read_once_without_consuming_randomness():
     assert optimizer.param_groups[0]["anchor_seed"] == 77
 
 
+def test_only_groups_with_random_anchors_store_the_seed_that_was_read():
+    groups = [
+        {"params": [nn.Parameter(torch.zeros(2, 2))], "regularizer": name, "strength": 0.1}
+        for name in ("syre", "weight-decay", "l2-init")
+    ]
+    groups.append({"params": [nn.Parameter(torch.zeros(2, 2))], "regularizer": "none"})
+    torch.manual_seed(77)
+    optimizer = regularized(torch.optim.SGD)(groups, lr=0.1)
+    state = optimizer.state_dict()
+    assert [group["anchor_seed"] for group in state["param_groups"]] == [77, None, None, None]
+    twin = regularized(torch.optim.SGD)(groups, lr=0.1, anchor_seed=5)
+    twin.load_state_dict(state)
+    for each in (optimizer, twin):
+        each.param_groups[1].update(regularizer="syre", sigma=1.0)  # a user's edit
+        assert each.anchor(groups[1]["params"][0]).any()
+    assert optimizer.param_groups[1]["anchor_seed"] == 77
+    # Settings that are kept on loading draw from this optimizer's seed if the saved ones drew nothing.
+    syre = regularized(torch.optim.SGD)(groups[1]["params"], lr=0.1, **SYRE)
+    saved = regularized(torch.optim.SGD)(groups[1]["params"], lr=0.1).state_dict()
+    syre.load_state_dict(saved, keep_settings=True)
+    assert syre.param_groups[0]["anchor_seed"] == SYRE["anchor_seed"]
+
+
 def test_state_of_the_plain_base_loads_and_keeps_the_settings():
     _, base = train(plain("Adam", weight_decay=0.3))
     optimizer = maker("Adam", **SYRE)(network().parameters())

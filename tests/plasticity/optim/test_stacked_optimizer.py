@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from plasticity import StackedNetworks, StackedOptimizer, parameter_groups, regularized
 from plasticity.optim import stacked_optimizer
@@ -463,8 +464,9 @@ class Recording(TorchDispatchMode):
     def replay(self):
         for func, args, kwargs, found in self.done:
             again = func(*args, **kwargs)
-            if again is not found and isinstance(found, torch.Tensor):
-                found.copy_(again)
+            for old, new in zip(tree_leaves(found), tree_leaves(again), strict=True):
+                if new is not old and isinstance(old, torch.Tensor):
+                    old.copy_(new)
 
 
 @every_base

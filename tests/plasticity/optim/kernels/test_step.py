@@ -44,7 +44,7 @@ def test_interpreted_on_the_cpu():
 
 ADAM = {
     **{"table": "*i64", "program_rows": "*i32", "numbers": "*fp32"},
-    **dict.fromkeys(["weight1", "beta2", "weight2", "epsilon", "strength"], "fp32"),
+    **dict.fromkeys(["weight1", "beta2", "weight2", "epsilon"], "fp32"),
 }
 DECAY = {"table": "*i64", "program_rows": "*i32", "numbers": "*fp32", "amount": "fp32"}
 
@@ -77,7 +77,7 @@ def test_aligned_tensors_are_read_16_bytes_at_a_time_and_draws_stay_in_registers
 
     common = {"dtype": tl.float32, "aligned": True, "chunk": CHUNK}
     adam = {"decays": True, "decoupled": False, "maximize": False}
-    decay = {"amount_on_device": False, "coupled": True}
+    decay = {"amount_on_device": False, "decoupled": False}
     # 8 elements per thread are two reads per tensor: parameter, gradient, moments, stored anchor
     for anchor, adam_reads in ((0, 8), (1, 10), (2, 8)):
         for function, types, own, reads in (
@@ -88,8 +88,12 @@ def test_aligned_tensors_are_read_16_bytes_at_a_time_and_draws_stay_in_registers
             assert made.asm["ptx"].count("ld.global.v4") == reads
             assert made.metadata.shared == 0  # elements and their draws are in the same thread
             assert "local" not in made.asm["ptx"]  # and no register spills
-    steps = {"rate": "*fp32", "count": "i32", **dict.fromkeys(["log_beta1", "log_beta2"], "fp32")}
-    compiled(count_kernel, {**ADAM, **steps}, {"rate_on_device": True, "rows": 128}, capability)
+    steps = {
+        **{"table": "*i64", "numbers": "*fp32", "rate": "*fp32", "count": "i32"},
+        **dict.fromkeys(["strength", "log_beta1", "log_beta2"], "fp32"),
+    }
+    own = {"rate_on_device": True, "decoupled": True, "rows": 128}
+    compiled(count_kernel, steps, own, capability)
     half = {**common, **adam, "anchor": 2, "dtype": tl.bfloat16, "aligned": False}
     assert "cvt.rn.bf16" in compiled(adam_kernel, ADAM, half, capability).asm["ptx"]
 
