@@ -15,21 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.agents import PPO, PRESETS, PPOConfig
+from plasticity.agents import PPO, PRESETS, Environments, PPOConfig, StackedPPO
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo.device_environments import DeviceEnvironments
-from plasticity.agents.ppo.graphed_update import GraphedUpdate
-from plasticity.agents.ppo.stacked_agent import StackedPPO
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    update_both,
-)
+from plasticity.agents.ppo.batch import Batch
+from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import OPTIMIZERS, Classifier, make_optimizer
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -220,7 +210,7 @@ def make_ppo(
     return PPO(envs, ppo_config(effort), settings, settings, seed=0, update_threads=cores)
 
 
-def make_stacked_ppo(envs: DeviceEnvironments, effort: Effort, count: int) -> StackedPPO:
+def make_stacked_ppo(envs: Environments, effort: Effort, count: int) -> StackedPPO:
     """Return stacked agents with syre, compiled on a GPU."""
     settings: Sequence[RegularizerSettings] = [ANT_SYRE] * count
     config = replace(ppo_config(effort), compile=effort.on_gpu)
@@ -242,8 +232,7 @@ def ppo_update(effort: Effort, observation_size: int, *, compile: bool = False) 
     generator = torch.Generator().manual_seed(0)
     policy = ActorCritic(observation_size, NUM_ACTIONS, config, generator=generator)
     policy.to(effort.device)
-    actor = ActorUpdate(policy, config, actor_optimizer(policy, config, ANT_SYRE))
-    critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, ANT_SYRE))
+    policies = SinglePolicy(policy, config, ANT_SYRE, ANT_SYRE)
     steps = config.rollout_steps
 
     def normal(*shape: int) -> Tensor:
@@ -253,14 +242,7 @@ def ppo_update(effort: Effort, observation_size: int, *, compile: bool = False) 
     values = normal(steps)
     # Roughly the log-density of 8 standard normal numbers, so that ratios stay near 1.
     log_probabilities = -0.5 * (actions.square().sum(-1) + NUM_ACTIONS * 1.837877)
-    batches = (
-        ActorBatch(observations, actions, log_probabilities, values),
-        CriticBatch(observations, values, values + 1),
-    )
+    batch = Batch(observations, actions, log_probabilities, values, values, values + 1)
     orders = [torch.randperm(steps, generator=generator) for _ in range(config.epochs)]
     data_orders = torch.stack(orders).to(effort.device)
-    rate = config.learning_rate
-    if compile:
-        graphed = GraphedUpdate(actor, critic, config, torch.device(effort.device))
-        return partial(graphed, batches, data_orders, rate)
-    return partial(update_both, actor, critic, batches, list(data_orders), rate, config)
+    return partial(policies.update, batch, data_orders, [config.learning_rate])

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from plasticity.agents.ppo.rollout import environment_seeds
+from plasticity.agents.ppo.environments import environment_seeds
 from plasticity.scripts.bench.comparison import Comparison, Effort, Side, both, goal_if
 from plasticity.scripts.bench.learners import (
     MNIST,

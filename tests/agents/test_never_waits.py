@@ -8,19 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    run_coupled,
-    run_half,
-)
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -122,38 +110,3 @@ def test_regularized_steps(never_waits, settings, decoupled, base, extra):
     with never_waits():
         nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
         optimizer.step()
-
-
-@pytest.mark.parametrize("discrete", [False, True])
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"normalize_advantages": "minibatch"},
-        {"normalize_advantages": "rollout", "value_clip_range": 0.2},
-        {"max_gradient_norm": 0.5, "entropy_coefficient": 0.01},
-    ],
-)
-def test_the_update_of_ppo(never_waits, options, settings, discrete):
-    config = PPOConfig(rollout_steps=32, minibatch_size=16, epochs=2, hidden=(4,), **options)
-    policy = ActorCritic(3, 2, config, discrete=discrete)
-    actor = ActorUpdate(policy, config, actor_optimizer(policy, config, settings))
-    critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, settings))
-    observations = torch.randn(32, 3)
-    actions = torch.randint(2, (32,)) if discrete else torch.randn(32, 2)
-    zeros, data_orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
-
-    def update():
-        actor.begin(ActorBatch(observations, actions, zeros, torch.randn(32)), 1e-3)
-        critic.begin(CriticBatch(observations, zeros, torch.randn(32)), 1e-3)
-        # Without `flushed_denormals` around it, which reads a number on the CPU.
-        if config.max_gradient_norm is None:
-            run_half.__wrapped__(actor, data_orders, config.num_minibatches)
-            run_half.__wrapped__(critic, data_orders, config.num_minibatches)
-        else:
-            run_coupled.__wrapped__(actor, critic, data_orders, config)
-        return actor.statistics() | critic.statistics()
-
-    update()
-    with never_waits():
-        update()

@@ -221,7 +221,7 @@ def test_the_timed_loop_learns_like_the_untimed_one(in_one_process):
     with ExitStack() as stack:
         loop = TimedLoop(QUICK, stack)
         loop.iterate()
-        settings = loop._agent._actor_update.optimizer.param_groups[0]
+        settings = loop._agent.state_dict()["actor_optimizer"]["param_groups"][0]
         assert settings["regularizer"] == "syre"
         plain = our_agent(QUICK, stack, 1, ANT_SYRE)
         plain.iterate()
