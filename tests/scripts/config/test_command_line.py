@@ -104,7 +104,7 @@ def test_presets_are_no_options_beside_a_file(capsys):
     assert "--agent" not in text
 
 
-def test_the_settings_that_were_typed_are_told_also_at_their_defaults():
+def test_the_settings_that_were_typed_are_given_also_at_their_defaults():
     words = "--methods none --weight-decay.strength 1e-3 --learning_rate=0.01 --grid momentum=0"
     options, grid, given = parse_options(
         DIGITS, words.split(), program="plasticity sweep", description="", with_grid=True
