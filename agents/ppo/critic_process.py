@@ -13,28 +13,33 @@ import socket
 import subprocess
 import sys
 import weakref
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from plasticity.agents.networks.actor_critic import DenseNetwork
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.updates import CriticBatch, CriticUpdate, critic_optimizer, run_half
+from plasticity.agents.ppo.gradients import gradients_of
+from plasticity.agents.ppo.optimizers import SingleOptimizer, critic_optimizer
+from plasticity.agents.ppo.updates import CriticUpdate, run_half
 from plasticity.optim.settings import RegularizerSettings
+from plasticity.stacking.networks import require_index
 
 
 class CriticProcess:
     """Runs `CriticUpdate` in another process: `start` sends a rollout, `finish` waits for the result.
 
+    Its other methods are those of the `Optimizer` there.
+
     The weights in this process are authoritative. The result equals that of a local update bit for bit, as
     both run the same operations with the same number of threads.
 
     Args:
-        critic: Critic on the CPU. `finish` writes its weights and their `.grad`.
+        critic: Critic on the CPU, which can be pickled. `finish` writes its weights and their `.grad`.
         config: Settings of the update.
         regularizer: Regularizer of the critic's layers.
 
@@ -43,9 +48,10 @@ class CriticProcess:
     """
 
     def __init__(
-        self, critic: DenseNetwork, config: PPOConfig, regularizer: RegularizerSettings
+        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
         self._critic = critic
+        self._rates: Sequence[float] = [config.learning_rate]
         self._busy = False
         ours, theirs = socket.socketpair()
         with theirs:
@@ -59,26 +65,18 @@ class CriticProcess:
         self._connection = Connection(ours.detach())
         self.close = weakref.finalize(self, _stop, self._connection, self._process)
         """Stop the process. Also called when this object is garbage collected."""
-        self._send(
-            {
-                "critic": critic,
-                "config": config,
-                "regularizer": regularizer,
-                "num_threads": torch.get_num_threads(),
-            }
-        )
+        self._send(critic, config, regularizer, torch.get_num_threads())
 
-    def start(self, batch: CriticBatch, data_orders: Tensor, learning_rate: float) -> None:
+    def start(self, batch: Batch, data_orders: Tensor) -> None:
         """Send a rollout to be learned from.
 
         Args:
             batch: The rollout.
             data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
-            learning_rate: Learning rate of the optimizer.
         """
-        arrays = {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
-        weights = [parameter.detach().numpy() for parameter in self._critic.parameters()]
-        self._send(("update", weights, arrays, data_orders.numpy(), learning_rate))
+        arrays = [batch.observations, batch.values, batch.returns]
+        weights = list(self._critic.parameters())
+        self._send("update", weights, arrays, data_orders, self._rates)
         self._busy = True
 
     @torch.no_grad()
@@ -93,33 +91,45 @@ class CriticProcess:
         for parameter, weight, gradient in zip(
             self._critic.parameters(), weights, gradients, strict=True
         ):
-            parameter.copy_(torch.from_numpy(weight))
-            parameter.grad = torch.tensor(gradient)
-        return {name: torch.tensor(number) for name, number in statistics.items()}
+            parameter.copy_(weight)
+            parameter.grad = gradient
+        return statistics  # type: ignore[no-any-return]
 
-    def optimizer_state_dict(self) -> dict[str, Any]:
+    def set_learning_rate(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of the next updates."""
+        self._rates = rates
+
+    def freeze(self, index: int) -> None:
+        """Do nothing: the critic stays as it is when nobody updates it."""
+        require_index(index, 1)
+
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return the state of the optimizer."""
-        self._send(("optimizer_state_dict",))
-        return _to_tensors(self._receive())  # type: ignore[no-any-return]
+        require_index(index, 1)
+        return self._ask("state_dict", index)
 
-    def load_optimizer_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Load a state into the optimizer."""
-        self._send(("load_optimizer_state_dict", _to_arrays(state)))
-        self._receive()
+        require_index(index, 1)
+        self._ask("load_state_dict", index, dict(state))
 
-    def _send(self, message: Any) -> None:
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        self._send(name, *arguments)
+        return self._receive()
+
+    def _send(self, *message: Any) -> None:
         if self._busy:  # the result of an update was never read, for example because of Ctrl-C
             self._receive()
             self._busy = False
         # Plain pickle: multiprocessing's pickler would move every tensor into shared memory.
         try:
-            self._connection.send_bytes(pickle.dumps(message, protocol=5))
+            self._connection.send_bytes(pickle.dumps(_to_arrays(message), protocol=5))
         except OSError as error:
             raise self._gone() from error
 
     def _receive(self) -> Any:
         try:
-            return pickle.loads(self._connection.recv_bytes())
+            return _to_tensors(pickle.loads(self._connection.recv_bytes()))
         except (EOFError, OSError) as error:
             raise self._gone() from error
 
@@ -161,20 +171,13 @@ def serve(descriptor: int) -> None:
         first = _next_message(connection, parent)
         if first is None:
             return
-        torch.set_num_threads(first["num_threads"])
-        critic, config = first["critic"], first["config"]
-        optimizer = critic_optimizer(critic, config, first["regularizer"])
-        update = CriticUpdate(critic, config, optimizer)
+        *settings, num_threads = first
+        torch.set_num_threads(num_threads)
+        served = _Served(*settings)
         while (message := _next_message(connection, parent)) is not None:
             name, *arguments = message
-            answer: Any = None
-            if name == "update":
-                answer = _update(critic, config, update, *arguments)
-            elif name == "optimizer_state_dict":
-                answer = _to_arrays(optimizer.state_dict())
-            else:
-                optimizer.load_state_dict(_to_tensors(*arguments))
-            connection.send_bytes(pickle.dumps(answer, protocol=5))
+            answer = getattr(served, name)(*_to_tensors(arguments))
+            connection.send_bytes(pickle.dumps(_to_arrays(answer), protocol=5))
 
 
 def _next_message(connection: Connection, parent: int) -> Any:
@@ -188,40 +191,49 @@ def _next_message(connection: Connection, parent: int) -> Any:
         return None
 
 
-def _update(
-    critic: DenseNetwork,
-    config: PPOConfig,
-    update: CriticUpdate,
-    weights: list[Any],
-    arrays: dict[str, Any],
-    data_orders: Any,
-    learning_rate: float,
-) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    with torch.no_grad():
-        for parameter, weight in zip(critic.parameters(), weights, strict=True):
-            parameter.copy_(torch.from_numpy(weight))
-    update.begin(CriticBatch(**_to_tensors(arrays)), learning_rate)
-    run_half(update, list(torch.from_numpy(data_orders)), config.num_minibatches)
-    return (
-        [parameter.detach().numpy() for parameter in critic.parameters()],
-        [parameter.grad.numpy() for parameter in critic.parameters() if parameter.grad is not None],
-        {name: number.numpy() for name, number in update.statistics().items()},
-    )
+class _Served:
+    """Critic in its process; the methods are named by the messages."""
+
+    def __init__(
+        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
+    ) -> None:
+        optimizer = SingleOptimizer(critic_optimizer(critic, config, regularizer))
+        self._parameters, self._optimizer = list(critic.parameters()), optimizer
+        self._update = CriticUpdate(gradients_of(critic, config.minibatch_size), optimizer, config)
+        self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+
+    def update(
+        self,
+        weights: list[Tensor],
+        batch: list[Tensor],
+        data_orders: Tensor,
+        rates: Sequence[float],
+    ) -> tuple[list[Tensor], list[Tensor | None], dict[str, Tensor]]:
+        """Return the weights after an update, the gradients of its last step, and its statistics."""
+        with torch.no_grad():
+            for parameter, weight in zip(self._parameters, weights, strict=True):
+                parameter.copy_(weight)
+        self._optimizer.set_learning_rate(rates)
+        self._update.begin(*batch)
+        run_half(self._update, data_orders)
+        gradients = [parameter.grad for parameter in self._parameters]
+        return self._parameters, gradients, self._update.statistics()
 
 
 def _to_arrays(tree: Any) -> Any:
     """Replace tensors in nested containers by arrays, which pickle faster and share no memory."""
-    if isinstance(tree, dict):
-        return {key: _to_arrays(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(_to_arrays, tree))
-    return tree.detach().cpu().numpy() if isinstance(tree, Tensor) else tree
+    return _mapped(tree, Tensor, lambda tensor: tensor.detach().cpu().numpy())
 
 
 def _to_tensors(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _to_tensors(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(_to_tensors, tree))
     # Copied into memory allocated by torch: rounding in kernels may depend on its alignment.
-    return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree
+    return _mapped(tree, np.ndarray, torch.tensor)
+
+
+def _mapped(tree: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to all objects of one kind in nested containers."""
+    if isinstance(tree, dict):
+        return {key: _mapped(value, kind, function) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)([_mapped(value, kind, function) for value in tree])
+    return function(tree) if isinstance(tree, kind) else tree

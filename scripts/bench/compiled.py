@@ -12,17 +12,9 @@ from torch import Tensor
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.graphed_update import GraphedUpdate
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    update_both,
-)
+from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.supervised.single import Classifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
@@ -103,26 +95,22 @@ def _ppo_update(effort: Effort, *, compiles: bool) -> Callable[[], object]:
     )
     generator = torch.Generator().manual_seed(0)
     policy = ActorCritic(_OBSERVATIONS, _ACTIONS, config, generator=generator).to(effort.device)
-    actor = ActorUpdate(policy, config, actor_optimizer(policy, config, _SYRE))
-    critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, _SYRE))
+    policies = SinglePolicy(policy, config, _SYRE, _SYRE)
     steps = config.rollout_steps
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(effort.device)
 
-    observations = normal(steps, _OBSERVATIONS)
-    batches = (
-        ActorBatch(observations, normal(steps, _ACTIONS), normal(steps) - 11, normal(steps)),
-        CriticBatch(observations, normal(steps), normal(steps)),
+    batch = Batch(
+        normal(steps, _OBSERVATIONS),
+        normal(steps, _ACTIONS),
+        normal(steps) - 11,
+        *(normal(steps) for _ in range(3)),
     )
     data_orders = torch.stack(
         [torch.randperm(steps, generator=generator) for _ in range(config.epochs)]
     ).to(effort.device)
-    if not compiles:
-        rate = config.learning_rate
-        return partial(update_both, actor, critic, batches, list(data_orders), rate, config)
-    graphed = GraphedUpdate(actor, critic, config, torch.device(effort.device))
-    update = partial(graphed, batches, data_orders, config.learning_rate)
-    for _ in range(4):
+    update = partial(policies.update, batch, data_orders, [config.learning_rate])
+    for _ in range(4):  # enough for a CUDA graph to be captured
         update()
     return update

@@ -14,15 +14,8 @@ from torch import Tensor
 from plasticity.agents import PRESETS
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    run_half,
-)
+from plasticity.agents.ppo.batch import Batch
+from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import make_optimizer
 from plasticity.optim.settings import RegularizerSettings
@@ -152,17 +145,14 @@ def ppo_update(effort: Effort) -> Callable[[], None]:
     # Roughly the log-density of 8 standard normal numbers, so that ratios stay near 1.
     actions = normal(steps, _ACTION_SIZE)
     old = -0.5 * (actions.square().sum(-1) + _ACTION_SIZE * 1.837877)
-    actor = ActorUpdate(policy, config, actor_optimizer(policy, config, SYRE))
-    critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, SYRE))
-    data_orders = [
-        torch.randperm(steps, generator=generator).to(effort.device) for _ in range(config.epochs)
-    ]
+    batch = Batch(observations, actions, old, values, values, values + 1)
+    policies = SinglePolicy(policy, config, SYRE, SYRE)
+    data_orders = torch.stack(
+        [torch.randperm(steps, generator=generator) for _ in range(config.epochs)]
+    ).to(effort.device)
 
     def update() -> None:
-        actor.begin(ActorBatch(observations, actions, old, values), config.learning_rate)
-        critic.begin(CriticBatch(observations, values, values + 1), config.learning_rate)
-        run_half(actor, data_orders, config.num_minibatches)
-        run_half(critic, data_orders, config.num_minibatches)
+        policies.update(batch, data_orders, [config.learning_rate])
 
     return update
 

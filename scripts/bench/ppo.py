@@ -288,7 +288,7 @@ class TimedLoop:
         started = time.perf_counter()
         self._agent.collect()
         collected = time.perf_counter()
-        self._agent.update(self._agent.config.learning_rate)
+        self._agent.update()
         updated = time.perf_counter()
         stepping = self._step.take()
         each = self._envs.call("take_seconds")

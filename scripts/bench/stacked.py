@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from plasticity.agents.networks.image import ImageNetwork
-from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import StackedPPO
+from plasticity.agents.ppo.agent import StackedPPO
+from plasticity.agents.ppo.environments import environment_seeds
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier

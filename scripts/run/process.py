@@ -102,7 +102,8 @@ class _Reports:
     def _results(self, runs: Sequence[int], result: Result) -> None:
         new = dict.fromkeys(self._without_result.intersection(runs), result)
         self._without_result -= new.keys()
-        self._send("results", new)
+        if new:
+            self._send("results", new)
 
     def _send(self, kind: str, value: Any) -> None:
         with suppress(OSError):  # the parent was killed: this process is about to end as well

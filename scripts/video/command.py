@@ -232,7 +232,7 @@ class TrainedPolicy:
     """Policy given by the actor in a checkpoint.
 
     Args:
-        state: State as returned by `plasticity.agents.ppo.agent.PPO.state_dict`.
+        state: State as returned by `plasticity.agents.PPO.state_dict`.
         settings: Configuration of the run.
         env: Environment that defines the observations and actions.
         seed: Seed of the sampled actions.
@@ -276,9 +276,10 @@ class TrainedPolicy:
     @torch.no_grad()
     def __call__(self, observation: Array) -> Array:
         """Return an action, (8,), for an observation."""
+        seen = torch.as_tensor(observation)
         if self._normalizer is not None:
-            observation = self._normalizer(observation[None], learn=False)[0]
-        action = self._network.actor(torch.as_tensor(observation, dtype=torch.float32))
+            seen = self._normalizer(seen[None], learn=False)[0]
+        action = self._network.actor(seen.float())
         if not self._deterministic:
             assert self._network.log_std is not None  # an ant's actions are continuous
             noise = torch.randn(action.shape, generator=self._generator)

@@ -60,13 +60,8 @@ class Arrays(NamedTuple):
     def part(self, environments: range) -> Arrays:
         """Return views of the rows of some environments."""
         part = slice(environments.start, environments.stop)
-        return Arrays(
-            self.actions[part],
-            self.observations[part],
-            self.rewards[part],
-            self.terminated[part],
-            self.truncated[part],
-        )
+        views: list[Any] = [array[part] for array in self]
+        return Arrays(*views)
 
 
 class Layout(NamedTuple):
@@ -185,7 +180,7 @@ class EnvironmentGroup:
         self._reported[number] = dict(info)
         return info
 
-    def call(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def call(self, arguments: Sequence[tuple[Any, ...]], name: str) -> list[Any]:
         """Call a method of every environment with its own arguments, or read an attribute."""
         found = [env.get_wrapper_attr(name) for env in self.envs]
         return [

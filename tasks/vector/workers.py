@@ -30,9 +30,12 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
-from gymnasium.vector.utils import CloudpickleWrapper
-
-from plasticity.tasks.vector.environment_group import EnvFn, EnvironmentGroup, Layout
+from plasticity.tasks.vector.environment_group import (
+    Description,
+    EnvFn,
+    EnvironmentGroup,
+    Layout,
+)
 
 # Nothing may be imported before sys.path is the learner's: an interpreter's own path begins with the working
 # folder, where a json.py, say, would shadow the standard library's. (sys is built in.)
@@ -53,22 +56,16 @@ _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Host(Protocol):
-    """Host of a group: `ask` requests a call of one of its methods, `answer` returns the result."""
+    """Host of a group: `ask` requests a call of one of its methods, `answer` returns the result.
+
+    The first two requests are `make` and `attach` of `InThisProcess`, the others those of its group.
+    """
 
     environments: range
     """Indices of the group's environments among all environments."""
 
-    def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Request a group of these environments; the answer is its description and metadata."""
-
-    def attach(self, block: Any, layout: Layout) -> None:
-        """Request that the group use its part of the arrays on this block."""
-
     def ask(self, name: str, *arguments: Any) -> None:
-        """Request a call of a method of the group."""
-
-    def ask_step(self) -> None:
-        """Request a step."""
+        """Request a call of a method."""
 
     def answer(self) -> Any:
         """Wait for the result of the last request, and return it; an empty one as an empty list."""
@@ -81,34 +78,34 @@ class Host(Protocol):
 
 
 class InThisProcess:
-    """Host of a group in this process, which executes a request when its answer is taken."""
+    """Host of a group in this process, which executes a request when its answer is taken.
 
-    def __init__(self, environments: range) -> None:
+    Args:
+        environments: Indices of its environments among all environments.
+        memory: Descriptor of the file that is to hold the arrays; it may be closed after `attach`.
+    """
+
+    def __init__(self, environments: range, memory: int) -> None:
         self.environments = environments
+        self._memory = memory
         self._group: EnvironmentGroup | None = None
         self._asked: Callable[[], Any]
 
-    def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Request a group of these environments; the answer is its description and metadata."""
+    def make(self, env_fns: Sequence[EnvFn]) -> tuple[Description, dict[str, Any]]:
+        """Make the group of these environments, and return its description and metadata."""
+        self._group = EnvironmentGroup(env_fns, self.environments.start)
+        return self._group.description, self._group.metadata
 
-        def make() -> Any:
-            self._group = EnvironmentGroup(env_fns, self.environments.start)
-            return self._group.description, self._group.metadata
-
-        self._asked = make
-
-    def attach(self, block: Any, layout: Layout) -> None:
-        """Request that the group use its part of the arrays on this block."""
-        self.ask("attach", layout.arrays(block).part(self.environments))
+    def attach(self, layout: Layout) -> None:
+        """Let the group use its part of the arrays in the file."""
+        assert self._group is not None
+        block = mmap.mmap(self._memory, layout.num_bytes)
+        self._group.attach(layout.arrays(block).part(self.environments))
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Request a call of a method of the group."""
-        self._asked = partial(getattr(self._group, name), *arguments)
-
-    def ask_step(self) -> None:
-        """Request a step."""
-        assert self._group is not None
-        self._asked = self._group.step
+        """Request a call of a method of this host or of the group."""
+        owner = self if name in ("make", "attach") else self._group
+        self._asked = partial(getattr(owner, name), *arguments)
 
     def answer(self) -> Any:
         """Execute the request, and return its result."""
@@ -150,21 +147,10 @@ class Worker:
         self._poller = select.poll()
         self._poller.register(self._connection.fileno(), select.POLLIN)
 
-    def make(self, env_fns: Sequence[EnvFn]) -> None:
-        """Request a group of these environments; cloudpickle must be able to serialize `env_fns`."""
-        self.ask("make", [CloudpickleWrapper(env_fn) for env_fn in env_fns])
-
     def ask(self, name: str, *arguments: Any) -> None:
-        """Request a call of a method of the group."""
-        self._send(pickle.dumps((name, arguments)))
-
-    def ask_step(self) -> None:
-        """Request a step, by an empty message."""
-        self._send(b"")
-
-    def _send(self, message: bytes) -> None:
+        """Request a call of a method; a step, by an empty message."""
         try:
-            self._connection.send_bytes(message)
+            self._connection.send_bytes(b"" if name == "step" else pickle.dumps((name, *arguments)))
         except OSError:
             raise self._ended() from None
 
@@ -207,10 +193,6 @@ class Worker:
         first, last = self.environments[0], self.environments[-1]
         which = f"environment {first}" if first == last else f"environments {first} to {last}"
         return f"Worker {self._number} ({which}, process {self._process.pid})"
-
-    def attach(self, block: Any, layout: Layout) -> None:
-        """Request that the worker use its part of the shared file."""
-        self.ask("attach", layout)
 
     def hang_up(self) -> None:
         """Close the connection, which makes the worker end."""
@@ -333,7 +315,7 @@ def _watch(learner: int) -> None:
 
 
 def _serve(connection: Connection, memory: int, environments: range, spin: bool) -> None:
-    host = InThisProcess(environments)
+    host = InThisProcess(environments, memory)
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
     try:
@@ -342,17 +324,7 @@ def _serve(connection: Connection, memory: int, environments: range, spin: bool)
                 _spin(poller)
             message = connection.recv_bytes()
             try:
-                if not message:
-                    host.ask_step()
-                else:
-                    name, arguments = pickle.loads(message)
-                    if name == "make":
-                        host.make(*arguments)
-                    elif name == "attach":
-                        (layout,) = arguments
-                        host.attach(mmap.mmap(memory, layout.num_bytes), layout)
-                    else:
-                        host.ask(name, *arguments)
+                host.ask(*pickle.loads(message) if message else ("step",))
                 answer = host.answer()
                 reply = pickle.dumps(answer) if answer else b""
             except Exception:

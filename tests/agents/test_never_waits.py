@@ -8,24 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    actor_optimizer,
-    critic_optimizer,
-    run_coupled,
-    run_half,
-)
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.agents.supervised.trainer import Trainer
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
+from plasticity.tasks.streams.base import TaskSpec
 
 SETTINGS = [
     RegularizerSettings(),
@@ -54,42 +44,40 @@ def test_the_mode_catches_waiting_operations(never_waits, waiting):
         waiting(torch.ones(3))
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
+@pytest.mark.parametrize(
+    "settings", [*SETTINGS, None], ids=lambda s: s.regularizer if s else "stacked"
+)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize(
-    ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
+    ("precision", "loss", "active"),
+    [
+        ("float32", "cross-entropy", None),
+        ("bf16", "squared-error", None),
+        ("float32", "cross-entropy", tuple(range(8))),
+        ("float32", "squared-error", tuple(range(8))),
+    ],
 )
-def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, loss):
+def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, loss, active):
+    """One network with each regularizer, and networks with all of them stacked (None)."""
     config = ClassifierConfig(
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
-    network = ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,)))
-    classifier = Classifier(network, config, settings, data_order_seed=1)
+    count = 1 if settings else len(SETTINGS)
+    networks = [
+        ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in range(count)
+    ]
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
-    classifier._train_step(images, labels)  # creates the optimizer's state and the anchors
+    trainer: Trainer
+    if settings is not None:
+        trainer = Classifier(networks[0], config, settings, data_order_seed=1)
+    else:
+        trainer = StackedClassifier(networks, config, SETTINGS, data_order_seeds=range(count))
+        images, labels = torch.rand(count, 8, 1, 8, 8), labels.expand(count, -1)
+    trainer._follow(TaskSpec(input_shape=(1, 8, 8), output_size=10, active=active))
+    trainer._train_step(images, labels)  # creates the optimizer's state and the anchors
     with never_waits():
         for _ in range(33):  # until the accuracy has been counted
-            classifier._train_step(images, labels)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize(
-    ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
-)
-def test_the_step_of_stacked_classifiers(never_waits, optimizer, precision, loss):
-    config = ClassifierConfig(
-        optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
-    )
-    networks = [
-        ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in SETTINGS
-    ]
-    seeds = range(len(SETTINGS))
-    classifier = StackedClassifier(networks, config, SETTINGS, data_order_seeds=seeds)
-    images = torch.rand(len(SETTINGS), 8, 1, 8, 8)
-    labels = torch.arange(8).expand(len(SETTINGS), -1)
-    classifier._train_step(images, labels)
-    with never_waits():
-        classifier._train_step(images, labels)
+            trainer._train_step(images, labels)
 
 
 # Adam without `fused` reads its step count, which is then on the CPU.
@@ -122,38 +110,3 @@ def test_regularized_steps(never_waits, settings, decoupled, base, extra):
     with never_waits():
         nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
         optimizer.step()
-
-
-@pytest.mark.parametrize("discrete", [False, True])
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"normalize_advantages": "minibatch"},
-        {"normalize_advantages": "rollout", "value_clip_range": 0.2},
-        {"max_gradient_norm": 0.5, "entropy_coefficient": 0.01},
-    ],
-)
-def test_the_update_of_ppo(never_waits, options, settings, discrete):
-    config = PPOConfig(rollout_steps=32, minibatch_size=16, epochs=2, hidden=(4,), **options)
-    policy = ActorCritic(3, 2, config, discrete=discrete)
-    actor = ActorUpdate(policy, config, actor_optimizer(policy, config, settings))
-    critic = CriticUpdate(policy.critic, config, critic_optimizer(policy.critic, config, settings))
-    observations = torch.randn(32, 3)
-    actions = torch.randint(2, (32,)) if discrete else torch.randn(32, 2)
-    zeros, data_orders = torch.zeros(32), [torch.randperm(32) for _ in range(2)]
-
-    def update():
-        actor.begin(ActorBatch(observations, actions, zeros, torch.randn(32)), 1e-3)
-        critic.begin(CriticBatch(observations, zeros, torch.randn(32)), 1e-3)
-        # Without `flushed_denormals` around it, which reads a number on the CPU.
-        if config.max_gradient_norm is None:
-            run_half.__wrapped__(actor, data_orders, config.num_minibatches)
-            run_half.__wrapped__(critic, data_orders, config.num_minibatches)
-        else:
-            run_coupled.__wrapped__(actor, critic, data_orders, config)
-        return actor.statistics() | critic.statistics()
-
-    update()
-    with never_waits():
-        update()

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.display import require_display
+from plasticity.tasks.control.simulators import import_simulator, standard_error_closed
 
 STEP_SECONDS = 0.0165
 """Simulated time of one step; Bullet divides it into four substeps."""
-
-NUM_JOINTS = 8
 
 _SUBSTEPS = 4
 _SOLVER_ITERATIONS = 5
@@ -194,36 +193,15 @@ class AntSimulation:
 
 
 def _bullet() -> Any:
-    loaded = sys.modules.get("pybullet") is not None
-    try:
-        with nullcontext() if loaded else standard_error_closed():
-            return importlib.import_module("pybullet")
-    except ModuleNotFoundError as error:
-        if error.name != "pybullet":
-            raise
+    remedy = "pip install 'plasticity[bullet]'"
+    if sys.version_info >= (3, 12):
         python = ".".join(map(str, sys.version_info[:2]))
-        remedy = "pip install 'plasticity[bullet]'"
-        if sys.version_info >= (3, 12):
-            remedy = (
-                f"this is Python {python}: use 3.10 or 3.11, the last with wheels, and {remedy}; or use "
-                "the MuJoCo ant, with pip install 'plasticity[mujoco]'"
-            )
-        raise ModuleNotFoundError(
-            f"The Bullet ant needs PyBullet, which is not installed: {remedy}.", name="pybullet"
-        ) from error
-
-
-@contextmanager
-def standard_error_closed() -> Iterator[None]:
-    """Keep C code from printing to standard error: Bullet its build date, Warp that there is no GPU."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        remedy = (
+            f"this is Python {python}: use 3.10 or 3.11, the last with wheels, and {remedy}; or use "
+            "the MuJoCo ant, with pip install 'plasticity[mujoco]'"
+        )
+    with nullcontext() if "pybullet" in sys.modules else standard_error_closed():
+        return import_simulator("pybullet", "The Bullet ant", remedy)
 
 
 def _connect(bullet: Any, mode: int) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from plasticity.checks import require_integer, require_number
-from plasticity.tasks.control.ant.actions import not_finite, too_large
-from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS
+from plasticity.tasks.control.ant.actions import NUM_JOINTS, not_finite, too_large
 from plasticity.tasks.control.ant.warp_frictions import ComingTasks
 from plasticity.tasks.control.ant.warp_physics import (
     LEAST_FRICTION,
@@ -133,6 +133,7 @@ class SlipperyAntWarp:
         self.device = numbered_device(device)
         self.observation_size = _STATE_SIZE + _CONTACT_SIZE * bool(include_contact_forces)
         self.action_size = NUM_JOINTS
+        self.discrete = False
         self.action_low = torch.full((NUM_JOINTS,), -1.0, dtype=torch.float32, device=self.device)
         self.action_high = -self.action_low
         self._physics = AntWarpPhysics(
@@ -143,12 +144,8 @@ class SlipperyAntWarp:
         )
         self._coming = ComingTasks([kinds[seed] for seed in streams], self.device)
         self._allocate()
-        self._begin_all: Callable[[], None] = Replay(
-            self._physics, self._begin_episodes, record=False
-        )
-        self._restore_frictions: Callable[[], None] = Replay(
-            self._physics, self._set_frictions, record=False
-        )
+        self._begin_all = self._replay(self._physics.kernels.begin_episodes)
+        self._restore_frictions = self._replay(self._physics.kernels.restore_frictions)
         # The first step compiles and loads the kernels, which cannot be recorded.
         self.reset()
         Replay(self._physics, self._work, record=False)()
@@ -188,17 +185,40 @@ class SlipperyAntWarp:
             "frictions": zeros(envs),
             "unstable_episodes": zeros(envs, dtype=torch.int64),
         }
-        self._arrays = {name: physics.array(tensor) for name, tensor in self._state.items()}
+        self._ants = self._kernels_arguments()
+
+    def _kernels_arguments(self) -> Any:
+        """Return all that the kernels read and write, as their one argument."""
+        physics, data = self._physics, self._physics.data
+        tensors = {
+            **self._state,
+            **self._result._asdict(),
+            "actions": self._actions,
+            "unstable": self._unstable,
+            "refused": self._refused,
+            "refused_actions": self._refused_actions,
+            "coming_tasks": self._coming.tasks,
+            "coming_frictions": self._coming.frictions,
+        }
+        ants = physics.kernels.Ants()
+        for name, tensor in tensors.items():
+            setattr(ants, name, physics.array(tensor))
+        ants.reset_seeds = physics.array(self._reset_seeds, physics.warp.uint64)
+        ants.initial_qpos = physics.initial_qpos
+        ants.geom_friction = physics.model.geom_friction
+        ants.xpos, ants.cfrc_ext = data.xpos, data.cfrc_ext
+        ants.efc_J, ants.efc_D = data.efc.J, data.efc.D
+        return ants
+
+    def _replay(self, kernel: Any) -> Callable[[], None]:
+        return Replay(
+            self._physics, partial(self._physics.launch, kernel, self._ants), record=False
+        )
 
     @property
     def tasks(self) -> Tensor:
         """Tasks of the current episodes; int64. Shape: (num_envs,)."""
         return self._state["tasks"]
-
-    @property
-    def frictions(self) -> Tensor:
-        """Frictions of the current episodes. Shape: (num_envs,)."""
-        return self._state["frictions"]
 
     @property
     def unstable_episodes(self) -> Tensor:
@@ -260,66 +280,8 @@ class SlipperyAntWarp:
 
     def _work(self) -> None:
         self._physics.step()
-        self._finish_step()
-        self._begin_episodes()
-
-    def _finish_step(self) -> None:
-        physics, data, own = self._physics, self._physics.data, self._arrays
-        result = self._result
-        physics.launch(
-            physics.kernels.finish_step,
-            data.qpos,
-            data.qvel,
-            data.xpos,
-            data.cfrc_ext,
-            data.ctrl,
-            own["observations"],
-            own["torso_x"],
-            own["episode_steps"],
-            own["unstable_episodes"],
-            physics.array(self._refused),
-            physics.array(self._refused_actions),
-            physics.array(result.final_observations),
-            physics.array(result.rewards),
-            physics.array(result.terminated),
-            physics.array(result.truncated),
-            physics.array(self._unstable),
-        )
-
-    def _begin_episodes(self) -> None:
-        physics, data, own = self._physics, self._physics.data, self._arrays
-        result = self._result
-        physics.launch(
-            physics.kernels.begin_episodes,
-            physics.array(result.terminated),
-            physics.array(result.truncated),
-            physics.array(self._unstable),
-            physics.array(result.final_observations),
-            physics.array(self._reset_seeds, physics.warp.uint64),
-            physics.array(self._coming.tasks),
-            physics.array(self._coming.frictions),
-            physics.initial_qpos,
-            own["episodes"],
-            own["episode_steps"],
-            own["tasks"],
-            own["frictions"],
-            own["torso_x"],
-            own["observations"],
-            data.qpos,
-            data.qvel,
-            data.qacc_warmstart,
-            physics.model.geom_friction,
-            data.efc.J,
-            data.efc.D,
-        )
-
-    def _set_frictions(self) -> None:
-        physics = self._physics
-        physics.launch(
-            physics.kernels.restore_frictions,
-            self._arrays["frictions"],
-            physics.model.geom_friction,
-        )
+        self._physics.launch(self._physics.kernels.finish_step, self._ants)
+        self._physics.launch(self._physics.kernels.begin_episodes, self._ants)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on; waits for the device.

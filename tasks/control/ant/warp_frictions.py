@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plasticity.tasks.control.friction import FrictionSchedule, SlipperyAntTask
+from plasticity.tasks.control.friction import FrictionSchedule
 
 
 class ComingTasks:
@@ -24,13 +24,10 @@ class ComingTasks:
     """
 
     def __init__(self, schedules: Sequence[FrictionSchedule], device: torch.device) -> None:
-        self._kinds = list(dict.fromkeys(schedules))
-        numbers = {schedule: number for number, schedule in enumerate(self._kinds)}
-        self._kind = np.array([numbers[schedule] for schedule in schedules])
+        self._schedules = tuple(schedules)
         # A constant friction never changes.
-        every = [schedule.change_every or np.iinfo(np.int64).max for schedule in self._kinds]
-        self._every = np.array(every)[self._kind]
-        self._known: dict[tuple[int, int], SlipperyAntTask] = {}
+        never = np.iinfo(np.int64).max
+        self._every = np.array([schedule.change_every or never for schedule in self._schedules])
         self.tasks = torch.zeros(len(schedules), dtype=torch.int64, device=device)
         """Indices in the streams. Shape: (num_envs,)."""
         self.frictions = torch.zeros(len(schedules), dtype=torch.float32, device=device)
@@ -56,15 +53,9 @@ class ComingTasks:
 
     def after(self, steps: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return tasks and frictions after `steps` steps of each environment, on the host."""
-        index = steps // self._every
-        needed = np.unique(np.stack([self._kind, index]), axis=1).T.tolist()
-        # Earlier tasks are dropped, as streams only go forward.
-        self._known = {
-            (kind, i): self._known.get((kind, i)) or self._task(self._kinds[kind], i)
-            for kind, i in needed
-        }
         found = [
-            self._known[pair] for pair in zip(self._kind.tolist(), index.tolist(), strict=True)
+            schedule.task_at(own)
+            for schedule, own in zip(self._schedules, steps.tolist(), strict=True)
         ]
         return (
             torch.tensor([task.index for task in found], dtype=torch.int64, device="cpu"),
@@ -77,10 +68,6 @@ class ComingTasks:
         tasks, frictions = self.after(steps)
         self._copy(self.tasks, tasks)
         self._copy(self.frictions, frictions)
-
-    @staticmethod
-    def _task(schedule: FrictionSchedule, index: int) -> SlipperyAntTask:
-        return schedule.task_at(index * (schedule.change_every or 0))
 
     @staticmethod
     def _copy(target: Tensor, source: Tensor) -> None:

@@ -9,7 +9,7 @@ Each thread handles one environment; no thread reads another environment's data.
 import warp as wp
 
 from plasticity.tasks.control.ant import actions as ant_actions
-from plasticity.tasks.control.ant import bullet as ant_bullet
+from plasticity.tasks.control.ant import environment as ant_environment
 from plasticity.tasks.control.ant import mujoco as ant_mujoco
 
 # No gradients; and loops stay loops, which compile in a fraction of the time.
@@ -22,7 +22,7 @@ CONTACT_FORCE_LIMIT = wp.constant(ant_mujoco.CONTACT_FORCE_LIMIT)
 RESET_NOISE = wp.constant(ant_mujoco.RESET_NOISE)
 MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
 MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
-EPISODE_STEPS = wp.constant(ant_bullet.MAX_EPISODE_STEPS)
+EPISODE_STEPS = wp.constant(ant_environment.MAX_EPISODE_STEPS)
 LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
 # Above it, MuJoCo considers a state unstable (mjMAXVAL).
 LARGEST = wp.constant(1e10)
@@ -142,166 +142,167 @@ def note_needs(
     wp.atomic_max(needs, 1, nefc[env])
 
 
+@wp.struct
+class Ants:
+    """Arrays of all ants, with a row for each, except for the position before the noise of a reset."""
+
+    # The physics'.
+    qpos: wp.array2d[float]
+    qvel: wp.array2d[float]
+    qacc_warmstart: wp.array2d[float]
+    xpos: wp.array2d[wp.vec3]
+    cfrc_ext: wp.array2d[wp.spatial_vector]
+    geom_friction: wp.array2d[wp.vec3]
+    efc_J: wp.array3d[float]
+    efc_D: wp.array2d[float]
+    initial_qpos: wp.array[float]
+    # The step's: its actions, and its results.
+    actions: wp.array2d[float]
+    observations: wp.array2d[float]
+    rewards: wp.array[float]
+    terminated: wp.array[bool]
+    truncated: wp.array[bool]
+    final_observations: wp.array2d[float]
+    unstable: wp.array[bool]
+    refused: wp.array[bool]
+    refused_actions: wp.array2d[float]
+    # The episodes'.
+    reset_seeds: wp.array[wp.uint64]
+    torso_x: wp.array[float]
+    episodes: wp.array[wp.int64]
+    episode_steps: wp.array[wp.int64]
+    unstable_episodes: wp.array[wp.int64]
+    tasks: wp.array[wp.int64]
+    frictions: wp.array[float]
+    coming_tasks: wp.array[wp.int64]
+    coming_frictions: wp.array[float]
+
+
 @wp.func
-def _note_refused(
-    env: int,
-    actions: wp.array2d[float],
-    refused: wp.array[bool],
-    refused_actions: wp.array2d[float],
-) -> None:
+def _copy(env: int, source: wp.array2d[float], target: wp.array2d[float]) -> None:
+    for i in range(target.shape[1]):
+        target[env, i] = source[env, i]
+
+
+@wp.func
+def _observe_state(env: int, ants: Ants, observations: wp.array2d[float]) -> None:
+    """Write the observation of an ant's position and velocity."""
+    for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):
+        observations[env, i] = ants.qpos[env, i + SKIPPED_POSITIONS]
+    for i in range(NUM_VELOCITIES):
+        observations[env, NUM_POSITIONS - SKIPPED_POSITIONS + i] = ants.qvel[env, i]
+
+
+@wp.func
+def _set_friction(env: int, ants: Ants) -> None:
+    """Set the coefficient of all contacts: MuJoCo uses the larger of floor and ant, so both are set."""
+    for geom in range(ants.geom_friction.shape[1]):
+        old = ants.geom_friction[env, geom]
+        ants.geom_friction[env, geom] = wp.vec3(ants.frictions[env], old[1], old[2])
+
+
+@wp.func
+def _note_refused(env: int, ants: Ants) -> None:
     """Record an environment's first action that the MuJoCo ant refuses."""
     size = wp.float32(0.0)
     for i in range(NUM_ACTIONS):
-        size += wp.abs(actions[env, i])
+        size += wp.abs(ants.actions[env, i])
     # False for nan, too.
-    if not size <= LARGEST_ACTION and not refused[env]:
-        refused[env] = True
+    if not size <= LARGEST_ACTION and not ants.refused[env]:
+        ants.refused[env] = True
         for i in range(NUM_ACTIONS):
-            refused_actions[env, i] = actions[env, i]
+            ants.refused_actions[env, i] = ants.actions[env, i]
 
 
 @wp.kernel
-def finish_step(
-    qpos: wp.array2d[float],
-    qvel: wp.array2d[float],
-    xpos: wp.array2d[wp.vec3],
-    cfrc_ext: wp.array2d[wp.spatial_vector],
-    actions: wp.array2d[float],
-    observations: wp.array2d[float],
-    torso_x: wp.array[float],
-    episode_steps: wp.array[wp.int64],
-    unstable_episodes: wp.array[wp.int64],
-    refused: wp.array[bool],
-    refused_actions: wp.array2d[float],
-    final_observations: wp.array2d[float],
-    rewards: wp.array[float],
-    terminated: wp.array[bool],
-    truncated: wp.array[bool],
-    unstable: wp.array[bool],
-) -> None:
+def finish_step(ants: Ants) -> None:
     """Compute observation, reward and ending as `Ant-v5` does."""
     env = wp.tid()
     stable = wp.bool(True)
     for i in range(NUM_POSITIONS):
-        stable = stable and _is_stable(qpos[env, i])
+        stable = stable and _is_stable(ants.qpos[env, i])
     for i in range(NUM_VELOCITIES):
-        stable = stable and _is_stable(qvel[env, i])
-    height = qpos[env, 2]
+        stable = stable and _is_stable(ants.qvel[env, i])
+    height = ants.qpos[env, 2]
     healthy = stable and height >= MIN_HEIGHT and height <= MAX_HEIGHT
 
     effort = wp.float32(0.0)
     for i in range(NUM_ACTIONS):
-        effort += actions[env, i] * actions[env, i]
-    _note_refused(env, actions, refused, refused_actions)
+        effort += ants.actions[env, i] * ants.actions[env, i]
+    _note_refused(env, ants)
     reward = -CONTROL_COST * effort
     if stable:
-        for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):
-            final_observations[env, i] = qpos[env, i + SKIPPED_POSITIONS]
-        for i in range(NUM_VELOCITIES):
-            final_observations[env, NUM_POSITIONS - SKIPPED_POSITIONS + i] = qvel[env, i]
+        _observe_state(env, ants, ants.final_observations)
         impact = wp.float32(0.0)
         for body in range(1, NUM_BODIES):
             for i in range(6):
-                force = wp.clamp(cfrc_ext[env, body][i], -CONTACT_FORCE_LIMIT, CONTACT_FORCE_LIMIT)
+                force = wp.clamp(
+                    ants.cfrc_ext[env, body][i], -CONTACT_FORCE_LIMIT, CONTACT_FORCE_LIMIT
+                )
                 impact += force * force
-                if observations.shape[1] > NUM_STATE:
-                    final_observations[env, NUM_STATE + 6 * (body - 1) + i] = force
-        x = xpos[env, 1][0]
-        reward += (x - torso_x[env]) / STEP_SECONDS - CONTACT_COST * impact
-        torso_x[env] = x
+                if ants.observations.shape[1] > NUM_STATE:
+                    ants.final_observations[env, NUM_STATE + 6 * (body - 1) + i] = force
+        x = ants.xpos[env, 1][0]
+        reward += (x - ants.torso_x[env]) / STEP_SECONDS - CONTACT_COST * impact
+        ants.torso_x[env] = x
     else:
         # An unstable state must not reach a learner, which gets the previous observation.
-        unstable_episodes[env] += wp.int64(1)
-        for i in range(observations.shape[1]):
-            final_observations[env, i] = observations[env, i]
+        ants.unstable_episodes[env] += wp.int64(1)
+        _copy(env, ants.observations, ants.final_observations)
     if healthy:
         reward += 1.0
 
-    episode_steps[env] += wp.int64(1)
-    rewards[env] = reward
-    unstable[env] = not stable
-    terminated[env] = not healthy
-    truncated[env] = episode_steps[env] >= wp.int64(EPISODE_STEPS)
+    ants.episode_steps[env] += wp.int64(1)
+    ants.rewards[env] = reward
+    ants.unstable[env] = not stable
+    ants.terminated[env] = not healthy
+    ants.truncated[env] = ants.episode_steps[env] >= wp.int64(EPISODE_STEPS)
 
 
 @wp.kernel
-def begin_episodes(
-    terminated: wp.array[bool],
-    truncated: wp.array[bool],
-    unstable: wp.array[bool],
-    final_observations: wp.array2d[float],
-    seeds: wp.array[wp.uint64],
-    coming_tasks: wp.array[wp.int64],
-    coming_frictions: wp.array[float],
-    initial_qpos: wp.array[float],
-    episodes: wp.array[wp.int64],
-    episode_steps: wp.array[wp.int64],
-    tasks: wp.array[wp.int64],
-    frictions: wp.array[float],
-    torso_x: wp.array[float],
-    observations: wp.array2d[float],
-    qpos: wp.array2d[float],
-    qvel: wp.array2d[float],
-    qacc_warmstart: wp.array2d[float],
-    geom_friction: wp.array2d[wp.vec3],
-    efc_J: wp.array3d[float],
-    efc_D: wp.array2d[float],
-) -> None:
+def begin_episodes(ants: Ants) -> None:
     """Reset, as `Ant-v5` does, the environments whose episode ended; the others keep their observations."""
     env = wp.tid()
-    if not (terminated[env] or truncated[env]):
-        for i in range(observations.shape[1]):
-            observations[env, i] = final_observations[env, i]
+    if not (ants.terminated[env] or ants.truncated[env]):
+        _copy(env, ants.final_observations, ants.observations)
         return
 
     # The number of the episode that begins now: the first has 0, and the counter starts at -1.
-    episode = episodes[env] + wp.int64(1)
-    episodes[env] = episode
-    episode_steps[env] = wp.int64(0)
-    tasks[env] = coming_tasks[env]
-    frictions[env] = coming_frictions[env]
-    set_friction(env, coming_frictions[env], geom_friction)
+    episode = ants.episodes[env] + wp.int64(1)
+    ants.episodes[env] = episode
+    ants.episode_steps[env] = wp.int64(0)
+    ants.tasks[env] = ants.coming_tasks[env]
+    ants.frictions[env] = ants.coming_frictions[env]
+    _set_friction(env, ants)
     for i in range(NUM_POSITIONS):
-        bits = _bits(seeds[env], wp.uint64(episode), i // 4)
+        bits = _bits(ants.reset_seeds[env], wp.uint64(episode), i // 4)
         noise = RESET_NOISE * (2.0 * _uniform(bits[i % 4]) - 1.0)
-        qpos[env, i] = initial_qpos[i] + noise
+        ants.qpos[env, i] = ants.initial_qpos[i] + noise
     for i in range(NUM_VELOCITIES // 2):
         # Box-Muller: two uniform numbers give two normal ones.
-        bits = _bits(seeds[env], wp.uint64(episode), 4 + i // 2)
+        bits = _bits(ants.reset_seeds[env], wp.uint64(episode), 4 + i // 2)
         radius = wp.sqrt(-2.0 * wp.log(_uniform(bits[2 * (i % 2)])))
         angle = 2.0 * wp.pi * _uniform(bits[2 * (i % 2) + 1])
-        qvel[env, 2 * i] = RESET_NOISE * radius * wp.cos(angle)
-        qvel[env, 2 * i + 1] = RESET_NOISE * radius * wp.sin(angle)
+        ants.qvel[env, 2 * i] = RESET_NOISE * radius * wp.cos(angle)
+        ants.qvel[env, 2 * i + 1] = RESET_NOISE * radius * wp.sin(angle)
     for i in range(NUM_VELOCITIES):
-        qacc_warmstart[env, i] = 0.0
-    torso_x[env] = qpos[env, 0]
+        ants.qacc_warmstart[env, i] = 0.0
+    ants.torso_x[env] = ants.qpos[env, 0]
 
-    for i in range(NUM_POSITIONS - SKIPPED_POSITIONS):
-        observations[env, i] = qpos[env, i + SKIPPED_POSITIONS]
-    for i in range(NUM_VELOCITIES):
-        observations[env, NUM_POSITIONS - SKIPPED_POSITIONS + i] = qvel[env, i]
-    for i in range(NUM_STATE, observations.shape[1]):
-        observations[env, i] = 0.0
+    _observe_state(env, ants, ants.observations)
+    for i in range(NUM_STATE, ants.observations.shape[1]):
+        ants.observations[env, i] = 0.0
 
-    if unstable[env]:
+    if ants.unstable[env]:
         # The solver multiplies unused rows by 0, which does not remove a nan.
-        for i in range(efc_D.shape[1]):
-            efc_D[env, i] = 0.0
-        for i in range(efc_J.shape[1]):
-            for j in range(efc_J.shape[2]):
-                efc_J[env, i, j] = 0.0
-
-
-@wp.func
-def set_friction(env: int, friction: float, geom_friction: wp.array2d[wp.vec3]) -> None:
-    """Set the coefficient of all contacts: MuJoCo uses the larger of floor and ant, so both are set."""
-    for geom in range(geom_friction.shape[1]):
-        old = geom_friction[env, geom]
-        geom_friction[env, geom] = wp.vec3(friction, old[1], old[2])
+        for i in range(ants.efc_D.shape[1]):
+            ants.efc_D[env, i] = 0.0
+        for i in range(ants.efc_J.shape[1]):
+            for j in range(ants.efc_J.shape[2]):
+                ants.efc_J[env, i, j] = 0.0
 
 
 @wp.kernel
-def restore_frictions(frictions: wp.array[float], geom_friction: wp.array2d[wp.vec3]) -> None:
+def restore_frictions(ants: Ants) -> None:
     """Set every environment's friction to that of its episode."""
-    env = wp.tid()
-    set_friction(env, frictions[env], geom_friction)
+    _set_friction(wp.tid(), ants)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticity.tasks.control.ant.bullet_simulation import standard_error_closed
 from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, load_ant
+from plasticity.tasks.control.simulators import import_simulator, standard_error_closed
 
 MOST_CONTACTS = 25
 """Largest possible number of contacts of an ant: two of each of its 12 capsules with the floor, one of its
@@ -24,7 +24,6 @@ LEAST_FRICTION = 0.01
 _ROWS_PER_CONTACT = 4
 _JOINT_LIMITS = 8
 _EVALUATIONS = 4
-_MODULES = ("mujoco", "warp", "mujoco_warp")
 
 
 def load_modules() -> tuple[Any, Any, Any]:
@@ -33,16 +32,10 @@ def load_modules() -> tuple[Any, Any, Any]:
     Raises:
         ModuleNotFoundError: if one is not installed.
     """
-    try:
-        mujoco, warp, mujoco_warp = (importlib.import_module(name) for name in _MODULES)
-    except ModuleNotFoundError as error:
-        if error.name not in _MODULES:
-            raise
-        raise ModuleNotFoundError(
-            f"The Warp ant needs {error.name}, which is not installed: pip install 'plasticity[gpu]' "
-            "(Python 3.11 or newer).",
-            name=error.name,
-        ) from error
+    remedy = "pip install 'plasticity[gpu]' (Python 3.11 or newer)"
+    mujoco, warp, mujoco_warp = (
+        import_simulator(name, "The Warp ant", remedy) for name in ("mujoco", "warp", "mujoco_warp")
+    )
     # Otherwise Warp prints a line for every module it loads. Warnings and errors are still printed.
     warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
     return mujoco, warp, mujoco_warp
@@ -135,9 +128,10 @@ class AntWarpPhysics:
         """Return a tensor as a Warp array that shares its memory."""
         return self.warp.from_torch(tensor, dtype=dtype)
 
-    def launch(self, kernel: Any, *arrays: Any) -> None:
-        """Run a kernel, with one thread for each ant."""
-        self.warp.launch(kernel, dim=self.num_envs, inputs=list(arrays), device=self.warp_device)
+    def launch(self, kernel: Any, *arguments: Any, threads: int | None = None) -> None:
+        """Run a kernel, with one thread for each ant, or another number of them."""
+        threads = self.num_envs if threads is None else threads
+        self.warp.launch(kernel, dim=threads, inputs=list(arguments), device=self.warp_device)
 
     def step(self) -> None:
         """Take five steps of 0.01 s, and compute the forces on bodies in the last one, as Gymnasium does."""
@@ -164,19 +158,16 @@ class AntWarpPhysics:
     def _align_contacts(self, model: Any, data: Any) -> None:
         self._calls["contactfilter"] += 1
         contact = data.contact
-        self.warp.launch(
+        self.launch(
             self.kernels.align_contacts,
-            dim=data.naconmax,
-            inputs=[
-                data.nacon,
-                contact.worldid,
-                contact.geom,
-                model.geom_type,
-                data.geom_xmat,
-                self._capsule,
-                contact.frame,
-            ],
-            device=self.warp_device,
+            data.nacon,
+            contact.worldid,
+            contact.geom,
+            model.geom_type,
+            data.geom_xmat,
+            self._capsule,
+            contact.frame,
+            threads=data.naconmax,
         )
 
     def _before_solver(self, model: Any, data: Any) -> None:

@@ -98,3 +98,29 @@ def test_a_tracker_sees_every_hidden_layer():
     torch.testing.assert_close(activations["critic.fc2"], expected)
     tracker = Tracker(policy, observations, ["dead_fraction"], layers=policy.hidden_layers)
     assert list(tracker.measure()) == [f"dead_fraction/{name}" for name in policy.hidden_layers]
+
+
+def test_own_networks_are_used_as_they_are():
+    actor, critic = nn.Linear(3, 2), nn.Linear(3, 1)
+    before = torch.get_rng_state()
+    policy = ActorCritic(3, 2, PPOConfig(), actor=actor, critic=critic)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (policy.actor, policy.critic) == (actor, critic)
+    assert policy.hidden_layers == ()
+    outputs, values = policy(torch.ones(4, 3))
+    assert torch.equal(outputs, actor(torch.ones(4, 3)))
+    assert values.shape == (4,)
+    one = ActorCritic(3, 2, PPOConfig(hidden=(4,)), critic=critic)
+    assert one.hidden_layers == ("actor.fc1",)
+
+
+def test_actor_and_critic_share_no_parameters():
+    trunk = nn.Linear(3, 4)
+    with pytest.raises(ValueError, match=r"parameter '0\.weight' is also the actor's '0\.weight'"):
+        ActorCritic(
+            3,
+            2,
+            PPOConfig(),
+            actor=nn.Sequential(trunk, nn.Linear(4, 2)),
+            critic=nn.Sequential(trunk, nn.Linear(4, 1)),
+        )

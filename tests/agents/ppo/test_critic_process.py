@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.critic_process import CriticProcess
-from plasticity.agents.ppo.updates import CriticBatch, CriticUpdate, critic_optimizer, run_half
+from plasticity.agents.ppo.gradients import gradients_of
+from plasticity.agents.ppo.optimizers import SingleOptimizer, critic_optimizer
+from plasticity.agents.ppo.updates import CriticUpdate, run_half
 from plasticity.optim.settings import RegularizerSettings
 
 CONFIG = PPOConfig(hidden=(16, 8), rollout_steps=64, minibatch_size=16, epochs=2)
@@ -31,7 +34,8 @@ def make_batch(seed):
     observations = torch.randn(64, 5, generator=generator)
     values, returns = torch.randn(2, 64, generator=generator)
     data_orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
-    return CriticBatch(observations, values, returns), data_orders
+    actor = torch.empty(0), torch.empty(0), torch.empty(0)  # what only the actor learns from
+    return Batch(observations, *actor, values, returns), data_orders
 
 
 def is_running(process):
@@ -48,20 +52,22 @@ def process():
 
 def test_same_bits_as_a_local_update(process):
     twin = make_critic()
-    optimizer = critic_optimizer(twin, CONFIG, L2_INIT)
-    update = CriticUpdate(twin, CONFIG, optimizer)
+    optimizer = SingleOptimizer(critic_optimizer(twin, CONFIG, L2_INIT))
+    update = CriticUpdate(gradients_of(twin, CONFIG.minibatch_size), optimizer, CONFIG)
     critic = process._critic
     for seed, rate in ((1, 1e-2), (2, 1e-3)):
         batch, data_orders = make_batch(seed)
-        process.start(batch, data_orders, rate)
+        process.set_learning_rate([rate])
+        process.start(batch, data_orders)
         statistics = process.finish()
-        update.begin(batch, rate)
-        run_half(update, list(data_orders), CONFIG.num_minibatches)
+        optimizer.set_learning_rate([rate])
+        update.begin(batch.observations, batch.values, batch.returns)
+        run_half(update, data_orders)
         for name, parameter in critic.named_parameters():
             assert torch.equal(parameter, twin.get_parameter(name))
             assert torch.equal(parameter.grad, twin.get_parameter(name).grad)
         assert torch.equal(statistics["value_loss"], update.statistics()["value_loss"])
-        state, expected = process.optimizer_state_dict(), optimizer.state_dict()
+        state, expected = process.state_dict(), optimizer.state_dict()
         assert state["param_groups"] == expected["param_groups"]
         for key in ("exp_avg", "exp_avg_sq", "step", "anchor"):
             for index in expected["state"]:
@@ -71,14 +77,14 @@ def test_same_bits_as_a_local_update(process):
 def test_an_update_starts_from_the_weights_of_this_process(process):
     """The next update starts from weights changed here, and from a loaded optimizer state."""
     critic = process._critic
-    state = process.optimizer_state_dict()
+    state = process.state_dict()
     weights = {name: p.detach().clone() for name, p in critic.named_parameters()}
     batch, data_orders = make_batch(3)
     found = []
     for _ in range(2):
         critic.load_state_dict(weights)
-        process.load_optimizer_state_dict(state)
-        process.start(batch, data_orders, 1e-2)
+        process.load_state_dict(0, state)
+        process.start(batch, data_orders)
         process.finish()
         found.append([p.detach().clone() for p in critic.parameters()])
     for first, second, before in zip(*found, weights.values(), strict=True):
@@ -88,30 +94,30 @@ def test_an_update_starts_from_the_weights_of_this_process(process):
 
 def test_an_update_that_was_never_finished_is_skipped(process):
     batch, data_orders = make_batch(4)
-    process.start(batch, data_orders, 1e-2)
-    steps = process.optimizer_state_dict()["state"][0]["step"]
-    process.start(batch, data_orders, 1e-2)
+    process.start(batch, data_orders)
+    steps = process.state_dict()["state"][0]["step"]
+    process.start(batch, data_orders)
     process.finish()
-    assert process.optimizer_state_dict()["state"][0]["step"] == steps + 8
+    assert process.state_dict()["state"][0]["step"] == steps + 8
 
 
 def test_a_killed_process_is_an_error_that_names_it():
     process = CriticProcess(make_critic(), CONFIG, L2_INIT)
     batch, data_orders = make_batch(0)
-    process.start(batch, data_orders, 1e-3)
+    process.start(batch, data_orders)
     number = process._process.pid
     os.kill(number, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=f"process {number} ended with exit status -9"):
         process.finish()
     with pytest.raises(RuntimeError, match="Continue from the last checkpoint"):
-        process.start(batch, data_orders, 1e-3)
+        process.start(batch, data_orders)
 
 
 def test_it_ends_with_its_owner():
     process = CriticProcess(make_critic(), CONFIG, L2_INIT)
     popen = process._process
     assert os.getsid(popen.pid) != os.getsid(0)  # so that Ctrl-C does not reach it
-    process.optimizer_state_dict()
+    process.state_dict()
     del process
     gc.collect()
     assert popen.poll() == 0
@@ -133,7 +139,7 @@ def test_modules_are_found_on_the_search_path_of_this_process(tmp_path, monkeypa
     critic = make_critic()
     critic.__class__ = importlib.import_module("critic_of_a_user").UserNetwork
     process = CriticProcess(critic, CONFIG, L2_INIT)
-    assert process.optimizer_state_dict()["param_groups"]
+    assert process.state_dict()["param_groups"]
     process.close()
 
 
@@ -146,7 +152,7 @@ from plasticity.optim.settings import RegularizerSettings
 
 config = PPOConfig(hidden=(4,))
 process = CriticProcess(ActorCritic(2, 1, config).critic, config, RegularizerSettings())
-process.optimizer_state_dict()
+process.state_dict()
 child = os.fork()
 if child == 0:
     os.close(1)

@@ -58,10 +58,11 @@ def their_parameters(policy):
 def final_values_of(model, rollout):
     """Return their critic's values of the last observations of episodes that reached their time limit."""
     found = np.zeros((STEPS, NUM_ENVS), np.float32)
-    for index, final in zip(rollout.final_indices, rollout.final_observations, strict=True):
+    for step, env in (rollout.truncated & ~rollout.terminated).nonzero().tolist():
         with torch.no_grad():
-            value = model.policy.predict_values(torch.from_numpy(final).float()[None])
-        found[divmod(index, NUM_ENVS)] = value.item()
+            found[step, env] = model.policy.predict_values(
+                rollout.final_observations[step, env][None]
+            )
     return found
 
 
@@ -76,7 +77,7 @@ def fill(model, ppo):
         actions = rollout.actions[t]
         with torch.no_grad():
             values, log_probabilities, _ = model.policy.evaluate_actions(observations, actions)
-        rewards = rollout.rewards[t] + model.gamma * final_values[t]
+        rewards = rollout.rewards[t].numpy() + model.gamma * final_values[t]
         model.rollout_buffer.add(
             observations.numpy(),
             actions.numpy().reshape(NUM_ENVS, -1),
@@ -85,7 +86,7 @@ def fill(model, ppo):
             values,
             log_probabilities,
         )
-        starts = rollout.terminated[t] | rollout.truncated[t]
+        starts = (rollout.terminated[t] | rollout.truncated[t]).numpy()
     with torch.no_grad():
         last = model.policy.predict_values(rollout.observations[-1])
     model.rollout_buffer.compute_returns_and_advantage(last, starts)
@@ -94,12 +95,10 @@ def fill(model, ppo):
 def train_theirs(model, ppo, monkeypatch):
     """Run their update on our rollout, with the data orders that our next update will draw."""
     fill(model, ppo)
-    state = ppo._data_order_generator.get_state()
     count = ppo.config.rollout_steps
-    data_orders = [
-        torch.randperm(count, generator=ppo._data_order_generator) for _ in range(ppo.config.epochs)
-    ]
-    ppo._data_order_generator.set_state(state)
+    generator = torch.Generator()
+    generator.set_state(ppo.state_dict()["order_generator"])
+    data_orders = [torch.randperm(count, generator=generator) for _ in range(ppo.config.epochs)]
     remaining = iter(data_orders)
 
     def their_permutation(asked):
@@ -159,9 +158,11 @@ def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     assert ppo._rollout.truncated.any()  # the data include time limits
     assert ppo._rollout.terminated.any() == (name == "CartPole-v1")
     train_theirs(model, ppo, monkeypatch)
-    statistics, diverged = ppo.update(config.learning_rate)
-    assert not diverged
-    assert (ppo._actor_update._done < 12) == (config.target_kl is not None)
+    result = ppo.update()
+    statistics = result.statistics
+    assert not result.diverged
+    (steps, *_) = (each["step"] for each in ppo.state_dict()["actor_optimizer"]["state"].values())
+    assert (steps < 12) == (config.target_kl is not None)
     assert statistics["clip_fraction"] > 0
     moved = False
     for start, mine, other in zip(before, ours, theirs, strict=True):
@@ -201,9 +202,9 @@ def test_several_iterations_equal_theirs(name, limit, monkeypatch):
     ppo, model = make_both(name, limit, config)
     ended = 0
     for _ in range(8):
-        ended += len(ppo.collect())
+        ppo.collect()
         train_theirs(model, ppo, monkeypatch)
-        ppo.update(config.learning_rate)
+        ended += len(ppo.update().episodes)
     assert ended > 16
     for mine, other in zip(ppo.policy.parameters(), their_parameters(model.policy), strict=True):
         # 64 steps of about 1e-3

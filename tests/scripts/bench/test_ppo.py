@@ -260,7 +260,7 @@ def test_the_timed_loop_learns_like_the_untimed_one(in_one_process):
         loop = TimedLoop(QUICK, stack)
         loop.iterate()
         envs = stack.enter_context(closing(slippery_ant_vector(2)))
-        settings = loop._agent._actor_update.optimizer.param_groups[0]
+        settings = loop._agent.state_dict()["actor_optimizer"]["param_groups"][0]
         assert settings["regularizer"] == "syre"
         plain = bench_ppo._our_agent(envs, QUICK, stack, 1, bench_ppo.SYRE)
         plain.iterate()

@@ -27,7 +27,6 @@ DIVERGING_SEED = 13  # its second point is not finite
 class Curve:
     num_points: int = 4
     pause: float = 0.0  # seconds that a step takes
-    padding: int = 0  # bytes that a checkpoint is longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class Points:
     """Runs with points of four steps, in each of which a run computes its next number."""
 
     made: ClassVar = []
+    padding = 0  # numbers that a checkpoint has in addition
 
     def __init__(self, configs, *, stacked):
         assert stacked or len(configs) == 1
@@ -102,7 +102,7 @@ class Points:
                 "value": self.values[run],
                 "step": self.steps[run],
                 "diverged": self.ended[run],
-                "padding": torch.zeros(self.configs[run].stream.padding),
+                "padding": torch.zeros(self.padding),
             }
             for run in runs
         ]

@@ -1,22 +1,31 @@
-"""Slippery-Ant run: its rows, and the exact continuation of a stopped one."""
+"""Slippery-Ant runs, alone and stacked: their rows, and the exact continuation of stopped ones."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 import torch
 
+from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.mitigations import Syre
+from plasticity.agents.ppo.episodes import Episode
+from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
+from plasticity.scripts.run.ant_environments import make_environments
 from plasticity.scripts.run.ant_experiment import AntExperiment
-from plasticity.scripts.run.folder import RunFolder, execute, is_finished, progress_made
-from plasticity.scripts.run.pool import Job, run_jobs
+from plasticity.scripts.run.ant_rows import AntRows
+from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.folder import RunFolder
+from plasticity.scripts.run.jobs import Job, JobGroup
+from plasticity.scripts.run.pool import run_jobs
+from plasticity.scripts.run.runner import Runner
+from plasticity.scripts.run.saved_run import is_finished, progress_made
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.control.friction import task_friction
 
-# Two ants; the friction of each changes at the end of its first episode after 100 steps of its own.
+# Two ants for each run, whose friction changes at the first end of an episode after 100 steps.
 TINY = ControlRunConfig(
     benchmark="slippery-ant",
     method=(Syre(strength=0.01, sigma=0.3),),
@@ -24,12 +33,34 @@ TINY = ControlRunConfig(
     stream=SlipperyAntConfig(engine="bullet", num_steps=768, change_every=200, num_envs=2),
     agent=PPOConfig(rollout_steps=64, epochs=2, minibatch_size=16, hidden=(16, 16)),
     tracking=ControlTracking(
-        metrics=("effective_rank", "dead_fraction", "weight_norm", "update_norm"),
+        metrics=("effective_rank", "dead_fraction", "weight_norm", "gradient_norm", "update_norm"),
         measure_every=128,
+    ),
+)
+RUNS = (
+    TINY,
+    with_values(TINY, {"method": ()}),
+    with_values(
+        TINY,
+        {
+            "seed": 4,
+            "method": (WeightDecay(strength=0.01),),
+            "critic_method": (WeightDecay(strength=0.1),),
+        },
     ),
 )
 
 MUJOCO = with_values(TINY, {"benchmark": "slippery-ant-mujoco", "stream.engine": "mujoco"})
+
+FORMS = {"alone": (TINY,), "stacked": RUNS}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def never():
@@ -37,54 +68,73 @@ def never():
 
 
 def after(calls):
-    """Return a should_stop that is True from the given call on, counted from 1."""
-    count = 0
-
-    def should_stop():
-        nonlocal count
-        count += 1
-        return count >= calls
-
-    return should_stop
+    """Return a should_stop that is True after a number of calls."""
+    count = iter(range(calls))
+    return lambda: next(count, None) is None
 
 
-def run(path, config=TINY, should_stop=never):
-    with RunFolder(path, config.to_json()) as folder:
-        experiment = AntExperiment(config)
-        try:
-            return execute(folder, experiment, should_stop)
-        finally:
-            experiment.close()
+def train(out, configs, should_stop=never):
+    with ExitStack() as opened:
+        folders = [
+            opened.enter_context(RunFolder(out / str(index), config))
+            for index, config in enumerate(configs)
+        ]
+        return Runner(folders).execute(should_stop)
 
 
 def rows(path, name="metrics"):
     return [json.loads(line) for line in (path / f"{name}.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Run without interruption."""
-    pytest.importorskip(
-        "pybullet", reason="the Bullet ant needs pybullet: pip install 'plasticity[bullet]'"
-    )
-    path = tmp_path_factory.mktemp("whole")
-    assert run(path)
-    return path
+def contents(out, configs):
+    return [
+        (out / str(index) / f"{name}.jsonl").read_bytes()
+        for index in range(len(configs))
+        for name in ("metrics", "episodes")
+    ]
 
 
 @pytest.fixture(scope="module")
-def whole_in_mujoco(tmp_path_factory):
-    """Run of MuJoCo's ants without interruption."""
-    pytest.importorskip(
-        "mujoco", reason="the MuJoCo ant needs mujoco: pip install 'plasticity[mujoco]'"
-    )
-    path = tmp_path_factory.mktemp("mujoco")
-    assert run(path, MUJOCO)
-    return path
+def finished(tmp_path_factory):
+    """Return a function that returns the folder of runs without interruption; it trains them once."""
+    known = {}
+
+    def folder(configs):
+        if configs not in known:
+            pytest.importorskip(
+                "pybullet", reason="needs pybullet: pip install 'plasticity[bullet]'"
+            )
+            pytest.importorskip("mujoco", reason="needs mujoco: pip install 'plasticity[mujoco]'")
+            known[configs] = tmp_path_factory.mktemp("whole")
+            assert train(known[configs], configs)
+        return known[configs]
+
+    return folder
 
 
-def test_rows_come_at_the_cadence_and_at_each_change(whole):
-    found = rows(whole)
+@pytest.fixture(params=FORMS)
+def configs(request):
+    """Configurations of runs that are trained together."""
+    return FORMS[request.param]
+
+
+@pytest.fixture
+def whole(finished, configs):
+    """Folder of these runs without interruption."""
+    return finished(configs)
+
+
+@pytest.fixture
+def alone(finished):
+    """Folder of the single run without interruption."""
+    return finished(FORMS["alone"]) / "0"
+
+
+# ---- rows and episodes ---------------------------------------------------------------------------
+
+
+def test_rows_come_at_the_cadence_and_at_each_change(alone):
+    found = rows(alone)
     steps = [row["step"] for row in found]
     assert steps == sorted(set(steps))
     assert set(range(128, 769, 128)) <= set(steps)
@@ -102,8 +152,8 @@ def test_rows_come_at_the_cadence_and_at_each_change(whole):
         assert not row["diverged"]
 
 
-def test_episodes_name_their_friction_and_add_up(whole):
-    episodes, metrics = rows(whole, "episodes"), rows(whole)
+def test_episodes_name_their_friction_and_add_up(alone):
+    episodes, metrics = rows(alone, "episodes"), rows(alone)
     assert episodes
     assert {each["environment"] for each in episodes} <= {0, 1}
     begun = 0
@@ -123,96 +173,310 @@ def test_episodes_name_their_friction_and_add_up(whole):
         assert sum(each["episode_length"] for each in own) <= 768 / 2
 
 
-@pytest.mark.parametrize("calls", [2, 4, 7, 9])
-def test_a_stopped_run_continues_to_the_byte(tmp_path, whole, calls):
-    assert not run(tmp_path, should_stop=after(calls))
-    assert run(tmp_path)
-    for name in ("metrics.jsonl", "episodes.jsonl"):
-        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+def test_rows_of_each_run_come_at_its_own_steps(whole, configs):
+    steps = [[row["step"] for row in rows(whole / str(run))] for run in range(len(configs))]
+    assert all(set(range(128, 769, 128)) <= set(each) for each in steps)
+    if len(configs) > 1:
+        # another ant's episodes end at other steps, and so do its tasks
+        assert steps[0] != steps[2]
+    for run in range(len(configs)):
+        path = whole / str(run)
+        for timing, row in zip(rows(path, "timings"), rows(path), strict=True):
+            assert timing.get("stacked", 1) == len(configs)
+            assert timing["step"] == row["step"]
+            assert timing["steps_per_second"] > 0
 
 
-@pytest.mark.parametrize("calls", [3, 8])
-def test_a_stopped_run_of_mujoco_continues_to_the_byte(tmp_path, whole_in_mujoco, calls):
-    assert {row["task"] for row in rows(whole_in_mujoco)} >= {0, 1}
-    assert rows(whole_in_mujoco, "episodes")
-    assert not run(tmp_path, MUJOCO, should_stop=after(calls))
-    # In another process, with the environments in two more.
-    outcome = run_jobs(
-        [Job(tmp_path, with_values(MUJOCO, {"stream.cores": 2}))], 1, lambda job, value: None
-    )
-    assert outcome.finished == [tmp_path], outcome
-    for name in ("metrics.jsonl", "episodes.jsonl"):
-        assert (tmp_path / name).read_bytes() == (whole_in_mujoco / name).read_bytes()
+def test_what_is_measured_changes_nothing(tmp_path, whole, configs):
+    assert train(tmp_path, [with_values(config, {"tracking.metrics": ()}) for config in configs])
+    for run in range(len(configs)):
+        bare, full = rows(tmp_path / str(run)), rows(whole / str(run))
+        assert bare == [{key: row[key] for key in bare[0]} for row in full]
 
 
-def test_the_engines_are_different_ants(whole, whole_in_mujoco):
-    assert rows(whole)[0]["episode_return"] != rows(whole_in_mujoco)[0]["episode_return"]
-    steps = [[row["step"] for row in rows(path)] for path in (whole, whole_in_mujoco)]
+def test_the_engines_are_different_ants(finished, alone):
+    in_mujoco = finished((MUJOCO,)) / "0"
+    assert rows(alone)[0]["episode_return"] != rows(in_mujoco)[0]["episode_return"]
+    steps = [[row["step"] for row in rows(path)] for path in (alone, in_mujoco)]
     assert set(range(128, 769, 128)) <= set(steps[0]) & set(steps[1])
 
 
-def test_a_longer_run_extends_a_finished_one(tmp_path, whole):
-    short = with_values(TINY, {"stream.num_steps": 300})
-    assert run(tmp_path, short)
-    assert is_finished(tmp_path, 300)
-    assert progress_made(tmp_path) == short.length == 384  # the first row at or past 300
-    assert not is_finished(tmp_path, 768)
-    assert run(tmp_path)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-
-def test_a_change_of_friction_ends_no_run(tmp_path, whole):
-    """Kill the run just after a row of a change: the row that the run should end with is missing."""
-    steps = [row["step"] for row in rows(whole)]
-    between = next(step for step in steps if step % 128)
-    config = with_values(TINY, {"stream.num_steps": between})
-    assert not run(
-        tmp_path, config, should_stop=after(between // 64 + 1)
-    )  # called before each rollout
-    assert rows(tmp_path)[-1]["step"] == between
-    assert not is_finished(tmp_path, config.length)
-    assert progress_made(tmp_path) == between // 128 * 128
-    assert run(tmp_path, config)
-    assert is_finished(tmp_path, config.length)
-    assert (
-        (whole / "metrics.jsonl").read_bytes().startswith((tmp_path / "metrics.jsonl").read_bytes())
-    )
-
-
-def test_what_is_measured_changes_nothing(tmp_path, whole):
-    assert run(tmp_path, with_values(TINY, {"tracking.metrics": ()}))
-    bare, full = rows(tmp_path), rows(whole)
-    assert bare == [{key: row[key] for key in bare[0]} for row in full]
-
-
-def test_more_cores_and_other_processes_change_nothing(tmp_path, whole):
-    """Run in a process of its own, with the environments in two more."""
-    config = with_values(TINY, {"stream.cores": 2})
-    outcome = run_jobs([Job(tmp_path / "run", config)], 1, lambda job, value: None)
-    assert outcome.finished == [tmp_path / "run"], outcome
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (
-        whole / "metrics.jsonl"
-    ).read_bytes()
-
-
-def test_methods_begin_alike_and_diverge(tmp_path, whole):
+def test_methods_begin_alike_and_diverge(finished):
     """Compare methods: weights, noise and friction depend on the seed, the decay on the method."""
-    plain = with_values(TINY, {"method": ()})
     begun = []
-    for config in (plain, TINY):
-        experiment = AntExperiment(config)
-        begun.append(experiment.state_dict()["agent"]["policy"])
+    for config in RUNS[:2]:
+        experiment = AntExperiment([config], stacked=False)
+        begun.append(experiment.state_dicts([0])[0]["agent"]["policy"])
         experiment.close()
     assert begun[0].keys() == begun[1].keys()
     assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
-    assert run(tmp_path, plain)
-    assert (
-        rows(whole)[0]["effective_rank/actor.fc1"] != rows(tmp_path)[0]["effective_rank/actor.fc1"]
+    first = [rows(finished(RUNS) / str(run))[0]["effective_rank/actor.fc1"] for run in (0, 1)]
+    assert first[0] != first[1]
+
+
+def test_an_episode_has_the_friction_of_its_task():
+    own = AntRows(TINY)
+    episodes = (Episode(8, 0, -1.0, 8, 2), Episode(9, 1, -1.0, 9, None))
+    own.take(Iteration(16, {}, episodes, 2, False))
+    (found, other) = own.take_episodes()
+    assert found["friction"] == task_friction(child_seed(TINY.seed, "stream"), 2)
+    assert list(found)[-2:] == ["task", "friction"]
+    assert "friction" not in other
+
+
+# ---- stacked against alone -----------------------------------------------------------------------
+
+
+def played(experiment):
+    """Return all rows and episodes of some runs, from `next_rows`."""
+    count = len(experiment.configs)
+    found, episodes = [[] for _ in range(count)], [[] for _ in range(count)]
+    while not all(map(experiment.is_finished, range(count))):
+        for index, row in experiment.next_rows(never).items():
+            found[index].append(row)
+            episodes[index] += experiment.take_episodes(index)
+    experiment.close()
+    return found, episodes
+
+
+def played_alone(config):
+    (found,), (episodes,) = played(AntExperiment([config], stacked=False))
+    return found, episodes
+
+
+def assert_near(found, expected, rel):
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        assert list(row) == list(other)
+        for name, value in other.items():
+            if value is None:
+                assert row[name] is None
+            else:
+                assert row[name] == pytest.approx(value, rel=rel, abs=1e-6), name
+
+
+@pytest.fixture
+def wide():
+    """Rounding differences grow where an ant touches the ground, and those of float32 are large."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_rows_and_episodes_are_those_of_each_run_alone(wide):
+    found, episodes = played(AntExperiment(RUNS, stacked=True))
+    assert all("update_norm/total" not in own[0] for own in found)
+    boundaries = 0
+    for index, config in enumerate(RUNS):
+        expected = played_alone(config)
+        boundaries += sum(row["boundary"] for row in expected[0])
+        assert_near(found[index], expected[0], rel=1e-6)
+        assert_near(episodes[index], expected[1], rel=1e-6)
+    assert boundaries
+
+
+def test_begun_alone_continued_stacked_and_finished_alone(wide):
+    expected = [played_alone(config)[0] for config in RUNS[:2]]
+    found, states = [], []
+    for config in RUNS[:2]:
+        experiment = AntExperiment([config], stacked=False)
+        found.append([experiment.next_rows(never)[0]])  # at step 128
+        states += experiment.state_dicts([0])
+        experiment.close()
+    group = AntExperiment(RUNS[:2], stacked=True)
+    for index, state in enumerate(states):
+        group.load_state_dict(index, state)
+    while group.progress < 256:
+        for index, row in group.next_rows(never).items():
+            found[index].append(row)
+    states = group.state_dicts((0, 1))
+    group.close()
+    for index, config in enumerate(RUNS[:2]):
+        experiment = AntExperiment([config], stacked=False)
+        experiment.load_state_dict(0, states[index])
+        while not experiment.is_finished(0):
+            found[index].append(experiment.next_rows(never)[0])
+        experiment.close()
+        assert_near(found[index], expected[index], rel=1e-6)
+
+
+def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, finished):
+    exploding = with_values(TINY, {"method": (WeightDecay(strength=1e30),)})
+    configs = (RUNS[0], exploding, RUNS[2])
+    assert train(tmp_path, configs)
+    last = rows(tmp_path / "1")[-1]
+    assert last["diverged"] is True
+    assert last["step"] < TINY.stream.num_steps
+    assert not any("/" in name for name in last)
+    for index in (0, 2):
+        own, expected = (
+            (out / str(index) / "metrics.jsonl").read_bytes() for out in (tmp_path, finished(RUNS))
+        )
+        assert own == expected
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_rehearsal_collects_a_rollout_and_measures(form):
+    pytest.importorskip("pybullet", reason="needs pybullet: pip install 'plasticity[bullet]'")
+    experiment = AntExperiment(FORMS[form], stacked=form == "stacked")
+    experiment.rehearse()
+    assert experiment.progress == 64
+    experiment.close()
+
+
+# ---- stopping and continuing ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calls", [0, 1, 5, 8])
+def test_stopped_runs_continue_to_the_byte(tmp_path, whole, configs, calls):
+    assert not train(tmp_path, configs, after(calls))
+    assert train(tmp_path, configs)
+    assert contents(tmp_path, configs) == contents(whole, configs)
+
+
+@pytest.mark.parametrize("calls", [2, 7])
+def test_a_stopped_run_of_mujoco_continues_to_the_byte(tmp_path, finished, calls):
+    whole = finished((MUJOCO,))
+    assert {row["task"] for row in rows(whole / "0")} >= {0, 1}
+    assert rows(whole / "0", "episodes")
+    assert not train(tmp_path, (MUJOCO,), after(calls))
+    # In another process, with the environments in two more.
+    job = Job(tmp_path / "0", with_values(MUJOCO, {"stream.cores": 2}))
+    outcome = run_jobs([JobGroup((job,))], 1, lambda job, value: None)
+    assert outcome.finished == [tmp_path / "0"], outcome
+    assert contents(tmp_path, (MUJOCO,)) == contents(whole, (MUJOCO,))
+
+
+def test_more_cores_and_other_processes_change_nothing(tmp_path, alone):
+    """Run in a process of its own, with the environments in two more."""
+    job = Job(tmp_path / "0", with_values(TINY, {"stream.cores": 2}))
+    outcome = run_jobs([JobGroup((job,))], 1, lambda job, value: None)
+    assert outcome.finished == [tmp_path / "0"], outcome
+    assert contents(tmp_path, (TINY,)) == contents(alone.parent, (TINY,))
+
+
+def test_longer_runs_extend_finished_ones(tmp_path, whole, configs):
+    short = [with_values(config, {"stream.num_steps": 300}) for config in configs]
+    assert train(tmp_path, short)
+    for run, (config, full) in enumerate(zip(short, configs, strict=True)):
+        path = tmp_path / str(run)
+        assert is_finished(path, config)
+        assert progress_made(path, config) == config.length == 384  # the first row at or past 300
+        assert not is_finished(path, full)
+    assert train(tmp_path, configs)
+    assert contents(tmp_path, configs) == contents(whole, configs)
+
+
+def test_a_change_of_friction_ends_no_run(tmp_path, alone):
+    """Kill the run just after a row of a change: the row that the run should end with is missing."""
+    between = next(row["step"] for row in rows(alone) if row["step"] % 128)
+    config = with_values(TINY, {"stream.num_steps": between})
+    path = tmp_path / "0"
+    assert not train(tmp_path, [config], after(between // 64))  # called before each rollout
+    assert rows(path)[-1]["step"] == between
+    assert not is_finished(path, config)
+    assert train(tmp_path, [config])
+    assert is_finished(path, config)
+    assert (alone / "metrics.jsonl").read_bytes().startswith((path / "metrics.jsonl").read_bytes())
+
+
+def test_killed_when_one_run_alone_had_a_row(tmp_path, finished, monkeypatch):
+    """Continue where one checkpoint is ahead of the others, which catch up first."""
+    whole = finished(RUNS)
+    steps = [[row["step"] for row in rows(whole / str(index))] for index in range(len(RUNS))]
+    # a row that a single run has, between two regular ones
+    index, step = next(
+        (index, step)
+        for index, own in enumerate(steps)
+        for step in own
+        if sum(step in each for each in steps) < len(RUNS)
     )
+    append = RunFolder.append
+
+    def killed(folder, row, *rest):
+        if row["step"] > step:
+            raise ZeroDivisionError  # the next row is never written
+        append(folder, row, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", killed)
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path, RUNS)
+    saved = [
+        torch.load(tmp_path / str(each) / "checkpoint.pt", weights_only=True)["experiment"]
+        for each in range(len(RUNS))
+    ]
+    made = [AntExperiment.progress_of(each) for each in saved]
+    assert made[index] == step > min(made)
+    assert train(tmp_path, RUNS)
+    assert contents(tmp_path, RUNS) == contents(whole, RUNS)
 
 
-def test_timings_count_steps(whole):
-    timings = rows(whole, "timings")
-    assert len(timings) == len(rows(whole))
-    for each in timings:
-        assert each["steps_per_second"] > 0
+# ---- the ants of a GPU, on a CPU ----------------------------------------------------------------
+
+WARP = with_values(
+    TINY,
+    {"benchmark": "slippery-ant-warp", "stream.engine": "warp", "stream.num_steps": 128},
+)
+
+
+@pytest.fixture
+def warp():
+    pytest.importorskip("mujoco_warp", reason="needs mujoco-warp: pip install 'plasticity[gpu]'")
+
+
+def test_the_ants_of_a_gpu_continue_to_the_byte(tmp_path, warp):
+    configs = [WARP, with_values(WARP, {"seed": 4})]
+    assert train(tmp_path / "whole", configs)
+    assert not train(tmp_path / "stopped", configs, after(1))
+    assert train(tmp_path / "stopped", configs)
+    for index in ("0", "1"):
+        assert rows(tmp_path / "whole" / index) == rows(tmp_path / "stopped" / index)
+        assert rows(tmp_path / "whole" / index)[0]["friction"] > 0
+
+
+def test_a_simulator_without_space_is_an_error_of_the_run(warp, monkeypatch):
+    envs = make_environments([WARP])
+    assert envs.num_envs == 2
+    physics = type(envs._physics)
+
+    def full(self):
+        raise RuntimeError("3 contacts did not fit.")
+
+    monkeypatch.setattr(physics, "check", full)
+    with pytest.raises(
+        RunError, match=r"^3 contacts did not fit\. The latest checkpoint is intact"
+    ):
+        envs.check()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Failed to allocate 64 bytes on device 'cuda:0'", torch.cuda.OutOfMemoryError),
+        ("another", RuntimeError),
+    ],
+)
+def test_a_simulator_that_does_not_fit_is_distinguished_from_other_errors(
+    monkeypatch, message, kind, warp
+):
+    class Failing:
+        def __init__(self, *arguments, **settings):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr("plasticity.tasks.control.ant.warp.SlipperyAntWarp", Failing)
+    with pytest.raises(RuntimeError, match=message) as caught:
+        make_environments([WARP])
+    assert type(caught.value) is kind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_cuda_runs_stop_and_continue(tmp_path, warp, compile):
+    configs = [
+        with_values(each, {"device": "cuda", "agent.compile": compile})
+        for each in (WARP, with_values(WARP, {"seed": 4}))
+    ]
+    assert not train(tmp_path, configs, after(1))
+    assert train(tmp_path, configs)
+    assert [row["step"] for row in rows(tmp_path / "1") if not row["boundary"]] == [128]

@@ -28,11 +28,11 @@ from plasticity.scripts.config.options import (
     require_meaning,
 )
 from plasticity.scripts.run import command as run_module
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
-from plasticity.scripts.run.experiments import require_runnable
-from plasticity.scripts.run.folder import RunError, require_same_config
 from plasticity.scripts.run.pool import Outcome
 from plasticity.scripts.run.progress import Messages, TimeLeft, live_progress
+from plasticity.scripts.run.saved_run import require_same_config
 from plasticity.tasks import ENGINES, SCHEDULES
 
 METHODS = ("none", *MITIGATIONS)
@@ -47,15 +47,19 @@ SIGMAS = {"permuted-mnist": 1.0, "permuted-digits": 0.5, "slippery-ant": 0.3}
 
 @pytest.fixture
 def started(monkeypatch):
-    """Jobs and number of processes of each call, which runs nothing."""
-    jobs = []
+    """Work and number of processes of each call, which runs nothing."""
+    calls = []
 
     def note(given, processes, on_progress, on_note):
-        jobs.append((list(given), processes))
-        return Outcome(finished=[job.path for each in given for job in each.jobs])
+        calls.append((list(given), processes))
+        return Outcome(finished=[job.path for job in jobs_of(given)])
 
     monkeypatch.setattr(run_module, "run_jobs", note)
-    return jobs
+    return calls
+
+
+def jobs_of(work):
+    return [job for each in work for job in each.jobs]
 
 
 def options_of(benchmark="permuted-digits", settings=None, **changes):
@@ -245,7 +249,7 @@ def test_an_engine_that_is_not_its_benchmarks_is_refused():
 
 
 @pytest.mark.parametrize("engine", ["bullet", "mujoco", "warp"])
-def test_without_its_engine_a_run_says_what_to_install(monkeypatch, engine):
+def test_without_its_engine_a_run_says_what_to_install(tmp_path, monkeypatch, engine):
     def missing(*_):
         raise ModuleNotFoundError("install it", name=engine)
 
@@ -256,7 +260,7 @@ def test_without_its_engine_a_run_says_what_to_install(monkeypatch, engine):
     else:
         monkeypatch.setitem(ENGINES, engine, missing)
     with pytest.raises(RunError, match="install it"):
-        require_runnable([default_options(name).run_config("none", 0)])
+        run(replace(default_options(name), out=tmp_path, device="cpu"))
 
 
 def test_a_saved_configuration_of_another_kind_is_refused():
@@ -297,7 +301,7 @@ def test_the_schedule_of_frictions_has_names():
         (
             {"stream.change_every": 4100},
             {},
-            "change_every 4100 cannot be shared by 8 environments",
+            "change_every must be a multiple of num_envs, 8",
         ),
         (
             {"tracking.measure_every": 3000},
@@ -322,7 +326,7 @@ def test_few_ants_share_the_cores(tmp_path, started, monkeypatch):
     for methods in (("none",), ("none", "syre")):
         run(options_of("slippery-ant", methods=methods, **common))
     run(options_of("slippery-ant", {"stream.cores": 2}, **common))
-    cores = [[job.config.stream.cores for job in jobs] for jobs, _ in started]
+    cores = [[job.config.stream.cores for job in jobs_of(work)] for work, _ in started]
     assert cores == [[6], [3, 3], [2, 2, 2]]
     assert [processes for _, processes in started] == [6, 6, 3]
 
@@ -405,23 +409,23 @@ def test_keys_that_a_run_folder_lacks_are_the_defaults_of_their_classes(tmp_path
         del saved["agent"][key]
     del saved["critic_method" if "critic_method" in saved else "device"]
     assert read_config(saved) == config
-    require_same_config(tmp_path, saved, config.to_json())
+    require_same_config(tmp_path, saved, config)
     other = with_values(config, {"agent.precision": "bf16"})
     message = r"agent\.precision \(there 'float32', now 'bf16'\)"
     with pytest.raises(RunError, match=message):
-        require_same_config(tmp_path, saved, other.to_json())
+        require_same_config(tmp_path, saved, other)
     del saved["stream"]["num_tasks"]
     with pytest.raises(RunError, match=r"config\.json: .*stream lacks num_tasks: give it"):
-        require_same_config(tmp_path, saved, config.to_json())
+        require_same_config(tmp_path, saved, config)
     with pytest.raises(RunError, match=r"Unknown key .* 'sigma'.* Restore the file"):
-        require_same_config(tmp_path, {**config.to_json(), "sigma": 0.3}, config.to_json())
+        require_same_config(tmp_path, {**config.to_json(), "sigma": 0.3}, config)
 
 
 def test_settings_of_another_method_are_another_configuration(tmp_path):
     options = default_options("permuted-digits")
-    syre, decay = (options.run_config(method, 0).to_json() for method in ("syre", "weight-decay"))
+    syre, decay = (options.run_config(method, 0) for method in ("syre", "weight-decay"))
     with pytest.raises(RunError) as caught:
-        require_same_config(tmp_path, syre, decay)
+        require_same_config(tmp_path, syre.to_json(), decay)
     for part in (
         "method.weight-decay.strength (there None, now 0.001)",
         "method.syre.strength (there 0.003, now None)",
@@ -436,8 +440,8 @@ def test_settings_of_another_method_are_another_configuration(tmp_path):
 def test_runs_are_seeds_times_methods(tmp_path, started):
     options = options_of(out=tmp_path, seeds=(0, 5))
     assert run(options) == 0
-    ((jobs, _),) = started
-    assert [str(job.path.relative_to(tmp_path)) for job in jobs] == [
+    ((work, _),) = started
+    assert [str(job.path.relative_to(tmp_path)) for job in jobs_of(work)] == [
         f"permuted-digits/{method}/seed_{seed}" for seed in (0, 5) for method in options.methods
     ]
 
@@ -467,7 +471,7 @@ def test_runs_are_stacked_on_request(tmp_path, started):
 
 def test_the_rest_of_a_group_is_marked_as_such(tmp_path, started, monkeypatch):
     options = options_of(out=tmp_path, device="cpu", seeds=(0, 1), stack=3)
-    monkeypatch.setattr(run_module, "is_finished", lambda path, length: path.parent.name != "syre")
+    monkeypatch.setattr(run_module, "is_finished", lambda path, config: path.parent.name != "syre")
     run(options)
     ((work, _),) = started
     assert [[str(job.path.relative_to(tmp_path)) for job in each.jobs] for each in work] == [
@@ -583,8 +587,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
 
 def folders(started, out):
     """Runs of the one sweep that was started, by folder without seed_0."""
-    ((jobs, _),) = started
-    return {str(job.path.relative_to(out).parent): job.config for job in jobs}
+    ((work, _),) = started
+    return {str(job.path.relative_to(out).parent): job.config for job in jobs_of(work)}
 
 
 def test_a_sweep_has_a_folder_for_each_setting(tmp_path, started):

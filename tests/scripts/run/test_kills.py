@@ -20,11 +20,13 @@ import torch
 
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options
-from plasticity.scripts.run.folder import RunFolder, execute
-from plasticity.scripts.run.image_experiment import ImageExperiment
+from plasticity.scripts.run.folder import RunFolder
+from plasticity.scripts.run.runner import Runner
 
 HARNESS = """
 import json, os, random, signal, sys, time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 import torch
 from plasticity.agents.supervised.config import ClassifierConfig
@@ -32,8 +34,8 @@ from plasticity.agents.networks.image import NetworkConfig
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import atomic_files, events
-from plasticity.scripts.run.image_experiment import ImageExperiment
-from plasticity.scripts.run.folder import RunFolder, execute
+from plasticity.scripts.run.folder import RunFolder
+from plasticity.scripts.run.runner import Runner
 from plasticity.tasks import load_dataset
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
@@ -42,7 +44,7 @@ for name in events.MODULES:
     __import__(name)
 
 torch.set_num_threads(1)
-data = load_dataset("digits")
+load_dataset("digits")  # imports scikit-learn
 config = SupervisedRunConfig(
     benchmark="permuted-digits", method=(Syre(strength=0.01, sigma=0.3),), seed=0,
     stream=PermutedImagesConfig(dataset="digits", num_tasks=6),
@@ -52,14 +54,18 @@ config = SupervisedRunConfig(
 )
 
 def run(path, prepare=lambda: None):
-    "Run in a process of its own; return its id."
+    "Do the runs, stacked if there are several, in a process of their own; return its id."
     pid = os.fork()
     if pid:
         return pid
     try:
         prepare()
-        with RunFolder(Path(path), config.to_json()) as folder:
-            execute(folder, ImageExperiment(config, data), lambda: False)
+        with ExitStack() as opened:
+            folders = [
+                opened.enter_context(RunFolder(Path(path) / str(seed), replace(config, seed=seed)))
+                for seed in range(count)
+            ]
+            Runner(folders).execute(lambda: False)
     except BaseException as error:
         print(repr(error), file=sys.stderr)
         os._exit(1)
@@ -70,10 +76,10 @@ def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def rows(path):
-    file = Path(path) / "metrics.jsonl"
-    return file.read_bytes() if file.exists() else b""
+    files = [Path(path) / str(seed) / "metrics.jsonl" for seed in range(count)]
+    return [file.read_bytes() if file.exists() else b"" for file in files]
 
-out = Path(sys.argv[1])
+out, count = Path(sys.argv[1]), int(sys.argv[2])
 began = time.monotonic()
 assert end(run(out / "reference")) == 0
 whole = time.monotonic() - began
@@ -83,7 +89,7 @@ reference = rows(out / "reference")
 RANDOM = (
     HARNESS
     + """
-chance = random.Random(int(sys.argv[2]))
+chance = random.Random(0)
 kills, folders, lengths = 0, 0, []
 while kills < 24:
     assert folders < 200
@@ -93,7 +99,7 @@ while kills < 24:
     os.kill(pid, signal.SIGKILL)
     killed = end(pid) != 0
     kills += killed
-    lengths.append(len(rows(path)))
+    lengths.append(len(rows(path)[0]))
     if not killed or kills % 8 == 0:  # to its end; then another run
         assert end(run(path)) == 0
         assert rows(path) == reference, folders
@@ -108,7 +114,7 @@ PLACED = (
 def now(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def before_renaming(count):
+def before_renaming(nth):
     replace = os.replace
     def stub(source, target):
         if Path(target).name == "checkpoint.pt":
@@ -116,10 +122,10 @@ def before_renaming(count):
             if not stub.left:
                 now()
         replace(source, target)
-    stub.left = count
+    stub.left = nth
     os.replace = stub
 
-def after_renaming(count):
+def after_renaming(nth):
     replace = os.replace
     def stub(source, target):
         replace(source, target)
@@ -127,21 +133,21 @@ def after_renaming(count):
             stub.left -= 1
             if not stub.left:
                 now()
-    stub.left = count
+    stub.left = nth
     os.replace = stub
 
-def between_row_and_checkpoint(count):
+def between_row_and_checkpoint(nth):
     save = RunFolder.save
     def stub(*arguments):
         stub.left -= 1
         if not stub.left:
             now()
         save(*arguments)
-    stub.left = count
+    stub.left = nth
     RunFolder.save = stub
 
 def within(name):
-    def prepare(count):
+    def prepare(nth):
         append = atomic_files.append
         def stub(file, content):
             if file.name.startswith(name):
@@ -150,11 +156,11 @@ def within(name):
                     append(file, content[: len(content) // 2])
                     now()
             append(file, content)
-        stub.left = count
+        stub.left = nth
         atomic_files.append = stub
     return prepare
 
-def while_writing(count):
+def while_writing(nth):
     write = atomic_files.write_whole
     def stub(file, content):
         if file.name == "checkpoint.pt":
@@ -163,10 +169,10 @@ def while_writing(count):
                 file.with_name(file.name + ".tmp").write_bytes(bytes(content[: len(content) // 2]))
                 now()
         write(file, content)
-    stub.left = count
+    stub.left = nth
     atomic_files.write_whole = stub
 
-def before_config(count):
+def before_config(nth):
     os.replace = now
 
 moments = {
@@ -181,12 +187,12 @@ moments = {
 }
 found = {}
 for moment, prepare in moments.items():
-    for count in (1, 4):
-        path = out / f"{moment} {count}"
-        assert end(run(path, lambda: prepare(count))) == -signal.SIGKILL, (moment, count)
-        left = sorted(file.name for file in path.iterdir())
+    for nth in (1, 4):
+        path = out / f"{moment} {nth}"
+        assert end(run(path, lambda: prepare(nth))) == -signal.SIGKILL, (moment, nth)
+        left = sorted(file.name for file in (path / "0").iterdir())
         assert end(run(path)) == 0
-        assert rows(path) == reference, (moment, count)
+        assert rows(path) == reference, (moment, nth)
         found[path.name] = left
 print(json.dumps(found))
 """
@@ -215,14 +221,15 @@ def harness(code, *arguments):
     return json.loads(done.stdout)
 
 
-def test_killed_at_random_moments(tmp_path):
-    found = harness(RANDOM, tmp_path, 0)
+@pytest.mark.parametrize("count", [1, 3])  # alone and stacked
+def test_killed_at_random_moments(tmp_path, count):
+    found = harness(RANDOM, tmp_path, count)
     assert found["kills"] >= 20
     assert len(set(found["lengths"])) > 3  # at different rows
 
 
 def test_killed_at_chosen_moments(tmp_path):
-    found = harness(PLACED, tmp_path)
+    found = harness(PLACED, tmp_path, 1)
     assert "checkpoint.pt.tmp" in found["before renaming 1"]
     assert "checkpoint.pt" not in found["before renaming 1"]
     assert {"checkpoint.pt", "checkpoint.pt.tmp"} <= set(found["before renaming 4"])
@@ -333,8 +340,8 @@ def assert_finished_as_if_uninterrupted(out, elsewhere):
     for method in ("none", "syre"):
         config = options.run_config(method, 0)
         path = elsewhere / "permuted-digits" / method / "seed_0"
-        with RunFolder(path, config.to_json()) as folder:
-            assert execute(folder, ImageExperiment(config), lambda: False)
+        with RunFolder(path, config) as folder:
+            assert Runner([folder]).execute(lambda: False)
     torch.set_num_threads(threads)
     assert {method: file.read_bytes() for method, file in metrics(out).items()} == {
         method: file.read_bytes() for method, file in metrics(elsewhere).items()

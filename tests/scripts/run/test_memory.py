@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasticity.scripts.run import memory as memory_module
-from plasticity.scripts.run.folder import RunError
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.memory import Memory, describe_groups, measured_memory
 
 

@@ -18,9 +18,11 @@ from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import pool
 from plasticity.scripts.run import process as run_process
-from plasticity.scripts.run.folder import RunFolder, execute, is_finished
-from plasticity.scripts.run.image_experiment import ImageExperiment
-from plasticity.scripts.run.pool import Job, run_jobs
+from plasticity.scripts.run.folder import RunFolder
+from plasticity.scripts.run.jobs import Job, JobGroup
+from plasticity.scripts.run.pool import run_jobs
+from plasticity.scripts.run.runner import Runner
+from plasticity.scripts.run.saved_run import is_finished
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 TINY = SupervisedRunConfig(
@@ -34,7 +36,8 @@ LONG = with_values(TINY, {"stream.num_tasks": 10_000})
 
 
 def job(path, config=TINY, changes=None):
-    return Job(path, with_values(config, changes or {}))
+    """Return the work of a process with a single run."""
+    return JobGroup((Job(path, with_values(config, changes or {})),))
 
 
 def silent(job, value):
@@ -87,9 +90,8 @@ def test_a_run_is_the_same_to_the_byte_alone_or_beside_others(tmp_path):
         assert outcome.interrupted_by is None
     for name, method in methods.items():
         path = tmp_path / "here" / name
-        alone = job(path, changes={"method": method})
-        with RunFolder(path, alone.config.to_json()) as folder:
-            assert execute(folder, ImageExperiment(alone.config), lambda: False)
+        with RunFolder(path, with_values(TINY, {"method": method})) as folder:
+            assert Runner([folder]).execute(lambda: False)
         assert content(path) == content(tmp_path / "1" / name) == content(tmp_path / "2" / name)
         assert (name, 2.0) in progress
     assert not processes()
@@ -128,7 +130,7 @@ def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_
     assert "--data-dir" in messages["missing"]
     assert not any("Traceback" in message for message in messages.values())
     assert b'"diverged": true' in content(tmp_path / "diverges")
-    assert is_finished(tmp_path / "diverges", LONG.length)
+    assert is_finished(tmp_path / "diverges", with_values(LONG, diverging))
 
 
 def test_a_folder_in_use_is_a_failure_of_its_run(tmp_path):
@@ -216,11 +218,11 @@ def test_a_run_has_one_thread_and_reports_its_outcome(tmp_path, monkeypatch):
         def send(self, message):
             found.append(message)
 
-    def execute(*_):
+    def train(*_, **__):
         found.append(torch.get_num_threads())
         raise next(failures)
 
-    monkeypatch.setattr(run_process, "_execute", execute)
+    monkeypatch.setattr(run_process, "_train", train)
     before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     try:
         for _ in range(2):
@@ -229,6 +231,9 @@ def test_a_run_has_one_thread_and_reports_its_outcome(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
         torch.set_num_threads(threads)
-    assert found[:3] == [1, ("failed", "a sentence"), 1]
-    assert found[3][1].startswith("Traceback")
-    assert found[3][1].rstrip().endswith("ZeroDivisionError: a bug")
+    assert found[0] == found[2] == 1
+    assert found[1] == ("results", {0: ("failed", "a sentence")})
+    kind, text = found[3][1][0]
+    assert kind == "failed"
+    assert text.startswith("Traceback")
+    assert text.rstrip().endswith("ZeroDivisionError: a bug")

@@ -17,10 +17,11 @@ from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import memory
 from plasticity.scripts.run import process as run_process
-from plasticity.scripts.run.folder import RunError, is_finished
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.memory import Memory
 from plasticity.scripts.run.pool import run_jobs
+from plasticity.scripts.run.saved_run import is_finished
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 TINY = SupervisedRunConfig(
@@ -67,7 +68,7 @@ def whole(tmp_path_factory):
 
 def test_a_group_beside_a_single_run(tmp_path):
     progress = []
-    single = Job(tmp_path / "single", TINY)
+    single = JobGroup((Job(tmp_path / "single", TINY),))
     outcome = run_jobs(
         [group(tmp_path, TINY, EXPLODING, with_values(TINY, {"seed": 1})), single],
         2,
@@ -81,7 +82,7 @@ def test_a_group_beside_a_single_run(tmp_path):
     assert rows(tmp_path / "0")[1]["train_loss"] == pytest.approx(
         rows(tmp_path / "single")[1]["train_loss"], rel=1e-4
     )
-    assert all(is_finished(tmp_path / name, 2) for name in "012")
+    assert is_finished(tmp_path / "0", TINY)
     assert not multiprocessing.active_children()
 
 
@@ -142,7 +143,7 @@ class Events:
 
     def send(self, message):
         kind, value = message
-        if kind == "runs":
+        if kind == "results":
             self.results.update(value)
         elif kind == "note":
             self.notes.append(value)
@@ -166,7 +167,7 @@ def fitting(runs):
 def test_runs_that_do_not_fit_are_trained_in_parts(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
     jobs = group(tmp_path, *seeds(3, SHORT), is_measured=True)
-    run_process._execute(jobs, events, stop)
+    run_process.execute(jobs, events, stop)
     assert events.notes == [
         "3 runs need about 27 GB, 20 GB are free: trained in 2 groups of up to 2."
     ]
@@ -181,7 +182,8 @@ def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
     made = []
 
     class Rehearsing:
-        def __init__(self, configs):
+        def __init__(self, configs, *, stacked):
+            assert stacked
             made.append([each.seed for each in configs])
 
         def rehearse(self):
@@ -190,7 +192,7 @@ def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
         def close(self):
             made[-1].append("closed")
 
-    monkeypatch.setattr(run_process, "stacked_experiment", lambda config: Rehearsing)
+    monkeypatch.setattr(run_process, "experiment_class", lambda config: Rehearsing)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(memory, "_free_bytes", lambda: 1)
     assert run_process._memory_of(seeds(16)).free == 1
@@ -199,7 +201,7 @@ def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
 
 def test_runs_that_fit_are_stacked_without_a_note(tmp_path, events, stop, monkeypatch):
     monkeypatch.setattr(run_process, "_memory_of", fitting(3))
-    run_process._execute(group(tmp_path, *seeds(3, SHORT), is_measured=True), events, stop)
+    run_process.execute(group(tmp_path, *seeds(3, SHORT), is_measured=True), events, stop)
     assert events.notes == []
     assert events.results == dict.fromkeys(range(3), ("finished", ""))
 
@@ -208,7 +210,7 @@ def test_after_a_part_that_fails_the_next_one_is_trained(tmp_path, events, stop,
     monkeypatch.setattr(run_process, "_memory_of", fitting(2))
     (tmp_path / "1").write_text("a file")
     jobs = group(tmp_path, *seeds(4, SHORT), is_measured=True)
-    run_process._execute(jobs, events, stop)
+    run_process.execute(jobs, events, stop)
     assert [events.results[index][0] for index in range(4)] == ["failed"] * 2 + ["finished"] * 2
     assert str(tmp_path / "1") in events.results[0][1]
 
@@ -224,11 +226,11 @@ def test_an_error_is_the_result_of_runs_that_have_not_ended(
     tmp_path, events, stop, monkeypatch, error, message
 ):
     def execute(self, should_stop):
-        self.end(1, diverged=True)
+        self._end(1, diverged=True)
         raise error
 
-    monkeypatch.setattr(run_process.StackedRuns, "execute", execute)
-    run_process._execute(group(tmp_path, *seeds(2)), events, stop)
+    monkeypatch.setattr(run_process.Runner, "execute", execute)
+    run_process.execute(group(tmp_path, *seeds(2)), events, stop)
     assert events.results[1] == ("diverged", "")
     assert events.results[0][0] == "failed"
     assert message in events.results[0][1]
@@ -238,7 +240,7 @@ def test_an_error_is_the_result_of_runs_that_have_not_ended(
 def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, most, stacked):
     monkeypatch.setattr(run_process, "_memory_of", fitting(most))
     jobs = group(tmp_path, *seeds(1, SHORT), is_measured=True, had_more=True)
-    run_process._execute(jobs, events, stop)
+    run_process.execute(jobs, events, stop)
     assert events.results == {0: ("finished", "")}
     assert events.notes == []
     timing = json.loads((tmp_path / "0" / "timings.jsonl").read_text())
@@ -247,8 +249,8 @@ def test_the_last_one_left_is_measured_too(tmp_path, events, stop, monkeypatch, 
 
 def test_a_part_does_not_begin_after_a_stop(tmp_path, events, stop):
     stop.set()
-    assert run_process._execute(group(tmp_path, *seeds(2)), events, stop) == ("stopped", "")
-    assert events.results == {}
+    run_process.execute(group(tmp_path, *seeds(2)), events, stop)
+    assert events.results == dict.fromkeys(range(2), ("stopped", ""))
     assert not list(tmp_path.iterdir())
 
 

@@ -30,11 +30,8 @@ def jobs_of(*configs):
 
 
 def shape(work):
-    """Return the numbers of the jobs of each process; those of a group as a list."""
-    names = [[int(job.path.name) for job in each.jobs] for each in work]
-    return [
-        own if isinstance(each, JobGroup) else own[0] for each, own in zip(work, names, strict=True)
-    ]
+    """Return the numbers of the jobs of each process."""
+    return [[int(job.path.name) for job in each.jobs] for each in work]
 
 
 MIXED = jobs_of(
@@ -49,30 +46,30 @@ MIXED = jobs_of(
 
 
 def test_runs_that_differ_in_method_seed_and_decay_are_stacked():
-    assert shape(planned(MIXED, 8)) == [[0, 1, 3, 5], 2, 6, 4]
-    assert shape(planned(MIXED, 2)) == [[0, 1], [3, 5], 2, 6, 4]
-    assert shape(planned(MIXED, 3)) == [[0, 1], [3, 5], 2, 6, 4]  # as even as can be
+    assert shape(planned(MIXED, 8)) == [[0, 1, 3, 5], [2], [6], [4]]
+    assert shape(planned(MIXED, 2)) == [[0, 1], [3, 5], [2], [6], [4]]
+    assert shape(planned(MIXED, 3)) == [[0, 1], [3, 5], [2], [6], [4]]  # as even as can be
 
 
 def test_one_at_a_time_is_the_ordinary_run():
-    assert planned(MIXED, 1) == [MIXED[i] for i in (0, 1, 3, 5, 2, 6, 4)]
+    assert planned(MIXED, 1) == [JobGroup((MIXED[i],)) for i in (0, 1, 3, 5, 2, 6, 4)]
 
 
 def test_the_unfinished_part_of_a_plan_keeps_its_groups():
     work = planned(MIXED, 2)
     assert left_of(work, MIXED) == work
     left = left_of(work, [MIXED[i] for i in (6, 5, 3, 0)])
-    assert shape(left) == [[0], [3, 5], 6]
-    assert [each.had_more for each in left[:2]] == [True, False]
+    assert shape(left) == [[0], [3, 5], [6]]
+    assert [each.had_more for each in left] == [True, False, False]
     assert left_of(work, []) == []
 
 
 def test_auto_depends_on_the_device():
-    assert shape(planned(MIXED, "auto")) == [0, 1, 3, 5, 2, 6, 4]
+    assert shape(planned(MIXED, "auto")) == [[0], [1], [3], [5], [2], [6], [4]]
     there = jobs_of(*(with_values(job.config, {"device": "cuda:1"}) for job in MIXED))
     work = planned(there, "auto")
-    assert shape(work) == [[0, 1, 3, 5], 2, 6, 4]
-    assert work[0].is_measured
+    assert shape(work) == [[0, 1, 3, 5], [2], [6], [4]]
+    assert [each.is_measured for each in work] == [True, False, False, True]
     assert not planned(there, 4)[0].is_measured
 
 
@@ -94,7 +91,7 @@ def test_ants_on_cores_have_a_process_each():
         with_values(ANTS, {"stream.engine": "mujoco", "device": "cuda"}),
         with_values(ANTS, {"stream.engine": "bullet"}),
     )
-    assert planned(jobs, "auto") == jobs
+    assert planned(jobs, "auto") == [JobGroup((job,)) for job in jobs]
     with pytest.raises(ValueError, match="--stack 2 means nothing to these runs of slippery"):
         require_use(jobs, 2)
     require_use(jobs, 1)

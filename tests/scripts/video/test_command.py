@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from PIL import Image
 
 from plasticity.agents.networks.actor_critic import ActorCritic
-from plasticity.agents.ppo.agent import PPOConfig
+from plasticity.agents.ppo.config import PPOConfig
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.main import main
@@ -293,9 +293,9 @@ def test_a_real_checkpoint_can_be_shown(brief, tmp_path, monkeypatch, engine):
             hidden=(8,), rollout_steps=64, minibatch_size=32, epochs=1, normalize_observations=True
         ),
     )
-    experiment = AntExperiment(settings)
-    assert experiment.next_row(lambda: False) is not None
-    state = experiment.state_dict()
+    experiment = AntExperiment([settings], stacked=False)
+    assert experiment.next_rows(lambda: False)
+    (state,) = experiment.state_dicts([0])
     experiment.close()
     path = write_run(tmp_path / "seed_0", settings)
     torch.save({"experiment": state}, path / "checkpoint.pt")

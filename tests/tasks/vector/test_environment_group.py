@@ -225,7 +225,7 @@ def test_a_wrapper_does_not_inherit_a_method_of_its_environment():
 
 def test_methods_and_attributes_of_each_environment():
     group, _ = group_of(Reporting(), Reporting(as_array=True))
-    assert group.call("as_array", [(), ()]) == [False, True]
-    infos = group.call("_info", [(1.0,), (2.0,)])
+    assert group.call([(), ()], "as_array") == [False, True]
+    infos = group.call([(1.0,), (2.0,)], "_info")
     assert infos[0] == {"action": 1.0}
     assert infos[1]["action"].tolist() == [2, 2]

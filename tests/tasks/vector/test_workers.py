@@ -258,6 +258,8 @@ import gymnasium
 import numpy as np
 from plasticity.tasks import VectorEnvironments
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 class Env(gymnasium.Env):
     observation_space = action_space = gymnasium.spaces.Box(0, 9, (1,), np.float32)
     def reset(self, *, seed=None, options=None):

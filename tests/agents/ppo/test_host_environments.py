@@ -1,7 +1,6 @@
 """A Gymnasium vector environment presented as one on the device: same numbers, one block each way."""
 
 import copy
-import math
 
 import gymnasium as gym
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from plasticity.agents.ppo.device_environments import HostEnvironments
-from plasticity.agents.ppo.rollout import environment_seeds
+from plasticity.agents.ppo.environments import environment_seeds
+from plasticity.agents.ppo.host_environments import HostEnvironments, Spaces
 from plasticity.tasks.vector.environments import VectorEnvironments
 
 SEEDS = environment_seeds(0, 3)
@@ -27,7 +26,7 @@ class Walk(gym.Env):
         self.episode = -1
 
     def info(self):
-        return {"task": self.episode // 2, "friction": self.episode + 0.1} if self.reports else {}
+        return {"task": self.episode // 2} if self.reports else {}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -79,7 +78,6 @@ def test_every_step_equals_that_of_the_vector_environment(device):
     seen = np.zeros(2, bool)
     for action in actions(20):
         assert ours.tasks.tolist() == infos["task"].tolist()
-        assert ours.frictions.tolist() == infos["friction"].tolist()
         step = ours.step(action.to(device))
         observations, rewards, terminated, truncated, infos = vector.step(action.numpy())
         assert {part.device.type for part in step} == {device}
@@ -112,8 +110,7 @@ def test_environments_without_tasks():
     for action in actions(6):
         ours.step(action)
     assert ours.tasks.tolist() == [-1] * 3
-    assert all(map(math.isnan, ours.frictions.tolist()))
-    assert set(ours.state_dict()) == {"environments"}
+    assert ours.state_dict()["tasks"].tolist() == [-1] * 3
 
 
 def test_a_reset_starts_over():
@@ -126,14 +123,54 @@ def test_a_reset_starts_over():
     assert again.tolist() == first.tolist()
 
 
+def test_discrete_actions():
+    def make():
+        return VectorEnvironments([lambda: gym.make("CartPole-v1").unwrapped] * 3)
+
+    ours, vector = HostEnvironments(make(), SEEDS), make()
+    assert (ours.discrete, ours.action_size, ours.action_low) == (True, 2, None)
+    observations, _ = vector.reset(seed=SEEDS)
+    assert ours.reset().tolist() == observations.tolist()
+    for step in range(30):
+        actions = torch.tensor([0, 1, step % 2])
+        found = ours.step(actions)
+        observations, rewards, terminated, *_ = vector.step(actions.numpy())
+        assert found.observations.tolist() == observations.tolist()
+        assert found.rewards.tolist() == rewards.tolist()
+        assert found.terminated.tolist() == terminated.tolist()
+
+
+def test_an_observation_is_not_copied_on_a_cpu():
+    """It keeps the type and the memory of the vector environment's array."""
+
+    class Kept(gym.vector.VectorEnv):
+        num_envs = 2
+        metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
+        single_observation_space = spaces.Box(-1, 1, (3,), np.float64)
+        single_action_space = spaces.Box(-1, 1, (1,))
+        seen = np.ones((2, 3))
+
+        def step(self, actions):
+            none = np.zeros(2, bool)
+            return self.seen, np.zeros(2), none, none, {}
+
+    ours = HostEnvironments(Kept(), [1, 2])
+    step = ours.step(torch.zeros(2, 1))
+    assert step.observations.dtype == torch.float64
+    assert step.observations.data_ptr() == Kept.seen.ctypes.data
+    assert step.final_observations is step.observations  # no episode ended
+    Kept.seen.flags.writeable = False
+    assert ours.step(torch.zeros(2, 1)).observations.tolist() == Kept.seen.tolist()
+
+
 def test_one_block_is_transferred_each_way(crossings):
     ours = envs(device="meta")
     crossings.into.clear()
     ours.reset()
-    # for 3 environments: 8-byte tasks, frictions and rewards, 2 x 4 bytes of observations and of final
-    # observations, and 2 flags, each array rounded up to a multiple of 8 bytes
-    often, whole = 24 + 24 + 8 + 3, 24 + 24 + 8 + 8 + 24 + 24 + 24
-    assert crossings.into == [(whole,)]
+    # for 3 environments: 8-byte rewards and tasks, 2 x 4 bytes of observations and of final observations, and
+    # 2 flags, each array rounded up to a multiple of 8 bytes
+    often, reset, whole = 24 + 24 + 8 + 3, 24 + 24 + 8 + 8 + 24, 24 + 24 + 8 + 8 + 24 + 24
+    assert crossings.into == [(reset,)]
     ends = 0
     for _ in range(12):
         crossings.into.clear()
@@ -146,35 +183,66 @@ def test_one_block_is_transferred_each_way(crossings):
     assert 0 < ends < 12
 
 
-def test_data_in_transfer_is_not_overwritten():
+def test_data_in_transfer_is_not_overwritten(crossings):
     """A reset, a step and a loaded state wait for the previous copy to arrive."""
-    ours = envs()
+    ours = envs(device="meta")
     ours.reset()
-    state, host = copy.deepcopy(ours.state_dict()), ours._block.on_host
-    host["frictions"][:] = 7
+    state, host = copy.deepcopy(ours.state_dict()), ours._block._on_host
     waits = []
 
     class Arrival:
         def synchronize(self):
-            waits.append(host["frictions"].tolist() == [7] * 3)
+            waits.append(host["tasks"].tolist() == [7] * 3)
+
+        def record(self):
+            pass
 
     ours._block._arrived = Arrival()
     for act in (
-        lambda: ours.step(torch.zeros(3, 2)),
         ours.reset,
         lambda: ours.load_state_dict(state),
+        lambda: [ours.step(torch.zeros(3, 2, device="meta")) for _ in range(5)],  # to an end
     ):
         waits.clear()
-        host["frictions"][:] = 7
+        host["tasks"][:] = 7
         act()
-        assert waits == [True]
-        assert host["frictions"].tolist() != [7] * 3
+        assert waits[0]
+        assert host["tasks"].tolist() != [7] * 3
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        np.array(["reach-v2", "push-v2", "push-v3"]),
+        np.array([None, {}, 1], object),
+        np.array([[1, 2], [3, 4]]),
+        np.array([True, False, True]),
+        np.array([1.5, 2.0, 3.0]),
+        {"name": np.array([1, 2, 3])},
+    ],
+    ids=["string", "object", "rows", "bool", "float", "dict"],
+)
+def test_tasks_that_are_not_integers_count_as_none(reported):
+    ours = envs()
+    ours._note({"task": np.array([1, 2, 3])})
+    assert ours._note({"task": reported})
+    assert ours.tasks.tolist() == [-1] * 3
+
+
+def test_tasks_of_some_environments():
+    ours, given = envs(), np.array([0, 0, 2**40])
+    ours._note({"task": np.array([4, 5, 6], np.int32)})
+    assert ours._note({"task": given, "_task": np.array([False, False, True])})
+    given[2] = 0  # the environments' arrays are copied
+    assert ours.tasks.tolist() == [4, 5, 2**40]
+    assert not ours._note({})
+    assert ours.tasks.tolist() == [4, 5, 2**40]
 
 
 def test_a_task_that_changes_within_an_episode_is_reported():
     class Restless(Walk):
         def info(self):
-            return {"task": self.left, "friction": 0.5}
+            return {"task": self.left}
 
     ours = envs(Restless)
     ours.reset()
@@ -199,7 +267,6 @@ def test_continues_with_reordered_environments():
     other.reset()
     other.load_state_dict({name: turned(part) for name, part in state.items()})
     assert other.tasks.tolist() == turned(straight.tasks).tolist()
-    assert other.frictions.tolist() == turned(straight.frictions).tolist()
     for action in given[5:]:
         found, expected = other.step(turned(action)), straight.step(action)
         for one, wanted in zip(found, expected, strict=True):
@@ -211,15 +278,76 @@ def test_continues_with_reordered_environments():
     ("make", "seeds", "error", "message"),
     [
         (lambda: VectorEnvironments([Walk] * 3), [1, 2], ValueError, "3 environments need as many"),
-        (
-            lambda: VectorEnvironments([lambda: gym.make("CartPole-v1")]),
-            [1],
-            TypeError,
-            "Stacked agents need continuous actions, not Discrete",
-        ),
         (lambda: gym.make_vec("Pendulum-v1", 1), [1], ValueError, "autoreset_mode="),
     ],
 )
 def test_wrong_arguments(make, seeds, error, message):
     with pytest.raises(error, match=message):
         HostEnvironments(make(), seeds)
+
+
+# ---- spaces ------------------------------------------------------------------------------------------
+
+SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
+
+
+class Still(gym.Env):
+    """Environment in which nothing happens."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def vector(observation_space, action_space, mode=SAME_STEP):
+    return gym.vector.SyncVectorEnv(
+        [lambda: Still(observation_space, action_space)] * 2, autoreset_mode=mode
+    )
+
+
+BOX = spaces.Box(-1.0, 1.0, (3,))
+
+
+def test_box():
+    low = np.array([[-1, -np.inf], [0, 2]], np.float64)
+    high = np.array([[1, np.inf], [3, 4]], np.float64)
+    found = Spaces.of(vector(spaces.Box(0, 1, (2, 3)), spaces.Box(low, high, dtype=np.float64)))
+    assert (found.observation_size, found.action_size, found.discrete) == (6, 4, False)
+    assert found.action_shape == (2, 2)
+    assert found.action_dtype == np.float64
+    assert found.low.tolist() == [-1, -np.inf, 0, 2]
+    assert found.high.tolist() == [1, np.inf, 3, 4]
+
+
+def test_discrete_actions_that_do_not_start_at_zero():
+    found = Spaces.of(vector(BOX, spaces.Discrete(4, start=-2)))
+    assert (found.action_size, found.discrete, found.action_shape) == (4, True, ())
+    assert (found.low, found.high) == (-2, 1)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "error", "message"),
+    [
+        (spaces.Discrete(3), BOX, TypeError, "observations from a Box, not Discrete.*Flatten"),
+        (BOX, spaces.MultiDiscrete([2, 3]), TypeError, "Box of floats or from Discrete, not Multi"),
+        (BOX, spaces.Box(0, 5, (2,), np.int64), TypeError, "Box of floats"),
+    ],
+)
+def test_rejected_spaces(observations, actions, error, message):
+    with pytest.raises(error, match=message):
+        Spaces.of(vector(observations, actions))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_rejected_autoreset_modes(mode):
+    envs = vector(BOX, BOX, gym.vector.AutoresetMode(mode))
+    with pytest.raises(
+        ValueError, match=r"set autoreset_mode=gymnasium\.vector\.AutoresetMode\.SAME_STEP"
+    ):
+        Spaces.of(envs)

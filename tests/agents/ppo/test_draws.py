@@ -1,16 +1,19 @@
-"""Each stacked agent draws the same as PPO with its seed, whether or not drawn ahead."""
+"""Each agent draws what its own seed gives, alone or stacked, whether or not drawn ahead."""
 
+import math
+
+import pytest
 import torch
 
-from plasticity.agents.ppo.stacked_draws import StackedDraws
+from plasticity.agents.ppo.draws import Draws
 from plasticity.seeds import child_seed
 
 SEEDS = (4, 7)
 NOISE, ORDERS = (5, 3, 2), (2, 15)
 
 
-def make():
-    return StackedDraws(SEEDS, NOISE, ORDERS, torch.device("cpu"))
+def make(discrete=False):
+    return Draws(SEEDS, NOISE, ORDERS, (2,), torch.device("cpu"), discrete=discrete)
 
 
 def generators(name):
@@ -27,6 +30,24 @@ def test_noise_and_data_orders_are_those_of_the_seeds():
         )
         assert torch.equal(draws.data_orders(), expected)
         draws.draw_ahead()
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_one_agent_draws_the_same_as_in_a_stack(discrete):
+    stacked = make(discrete)
+    noise, data_orders = stacked.noise(), stacked.data_orders()
+    for index, seed in enumerate(SEEDS):
+        alone = Draws([seed], NOISE, ORDERS, (), torch.device("cpu"), discrete=discrete)
+        assert torch.equal(alone.noise(), noise[index])
+        assert torch.equal(alone.data_orders(), data_orders[index])
+
+
+def test_discrete_actions_need_gumbel_noise():
+    """Its mean is Euler's constant, 0.577, and its variance pi^2 / 6."""
+    draws = Draws([0], (100, 100, 10), (1, 1), (), torch.device("cpu"), discrete=True)
+    noise = draws.noise()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)  # 5 deviations
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, rel=0.05)
 
 
 def test_drawing_ahead_does_not_change_the_state():
