@@ -1,4 +1,4 @@
-"""What the training of a network asks of a task."""
+"""Interface of a task, as the training of a network needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TaskSpec(Protocol):
-    """What the training follows of a task's specification."""
+    """Interface of a task's specification."""
 
     @property
     def output_size(self) -> int:

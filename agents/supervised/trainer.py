@@ -29,7 +29,7 @@ from plasticity.stacking.networks import StackedNetworks, require_index
 
 EVALUATION_BATCH = 250
 """Examples of each network evaluated at once; memory holds the activations of R times as many. On a CPU the
-CNN of the benchmarks takes half the time per example that it takes with 1000."""
+CNN of the benchmarks takes two thirds of the time that it takes with 1000."""
 
 
 class Trainer(ABC):

@@ -17,7 +17,7 @@ Loss = Literal["cross-entropy", "squared-error"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What a learner must know of a task besides its batches.
+    """Sizes, loss and active classes of a task, which a learner needs besides its batches.
 
     Raises:
         TypeError: if a size is not an integer.

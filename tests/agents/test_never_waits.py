@@ -12,8 +12,10 @@ from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.agents.supervised.trainer import Trainer
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
+from plasticity.tasks.streams.base import TaskSpec
 
 SETTINGS = [
     RegularizerSettings(),
@@ -42,42 +44,40 @@ def test_the_mode_catches_waiting_operations(never_waits, waiting):
         waiting(torch.ones(3))
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
+@pytest.mark.parametrize(
+    "settings", [*SETTINGS, None], ids=lambda s: s.regularizer if s else "stacked"
+)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize(
-    ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
+    ("precision", "loss", "active"),
+    [
+        ("float32", "cross-entropy", None),
+        ("bf16", "squared-error", None),
+        ("float32", "cross-entropy", tuple(range(8))),
+        ("float32", "squared-error", tuple(range(8))),
+    ],
 )
-def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, loss):
+def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, loss, active):
+    """One network with each regularizer, and networks with all of them stacked (None)."""
     config = ClassifierConfig(
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
-    network = ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,)))
-    classifier = Classifier(network, config, settings, data_order_seed=1)
+    count = 1 if settings else len(SETTINGS)
+    networks = [
+        ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in range(count)
+    ]
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
-    classifier._train_step(images, labels)  # creates the optimizer's state and the anchors
+    trainer: Trainer
+    if settings is not None:
+        trainer = Classifier(networks[0], config, settings, data_order_seed=1)
+    else:
+        trainer = StackedClassifier(networks, config, SETTINGS, data_order_seeds=range(count))
+        images, labels = torch.rand(count, 8, 1, 8, 8), labels.expand(count, -1)
+    trainer._follow(TaskSpec(input_shape=(1, 8, 8), output_size=10, active=active))
+    trainer._train_step(images, labels)  # creates the optimizer's state and the anchors
     with never_waits():
         for _ in range(33):  # until the accuracy has been counted
-            classifier._train_step(images, labels)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize(
-    ("precision", "loss"), [("float32", "cross-entropy"), ("bf16", "squared-error")]
-)
-def test_the_step_of_stacked_classifiers(never_waits, optimizer, precision, loss):
-    config = ClassifierConfig(
-        optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
-    )
-    networks = [
-        ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in SETTINGS
-    ]
-    seeds = range(len(SETTINGS))
-    classifier = StackedClassifier(networks, config, SETTINGS, data_order_seeds=seeds)
-    images = torch.rand(len(SETTINGS), 8, 1, 8, 8)
-    labels = torch.arange(8).expand(len(SETTINGS), -1)
-    classifier._train_step(images, labels)
-    with never_waits():
-        classifier._train_step(images, labels)
+            trainer._train_step(images, labels)
 
 
 # Adam without `fused` reads its step count, which is then on the CPU.
