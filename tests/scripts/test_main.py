@@ -19,8 +19,8 @@ from plasticity.scripts import main as main_module
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.grid import Axis
 from plasticity.scripts.config.nested import setting_at
-from plasticity.scripts.config.settings_by_option import concerns
 from plasticity.scripts.config.options import default_options
+from plasticity.scripts.config.settings_by_option import concerns
 from plasticity.scripts.main import COMMANDS, main
 from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run import command as run_module
@@ -609,12 +609,12 @@ def test_a_run_that_diverges_ends_and_is_not_repeated(call, tmp_path):
 def test_a_run_that_fails_gives_code_1_and_the_command_to_continue(call, tmp_path, monkeypatch):
     real = run_module.run_jobs
 
-    def block_the_folder(jobs, *rest):
+    def block_the_folder(groups, *rest):
         # Between the check of the folders and the run, a file takes the folder's path.
-        path = jobs[0].path
+        path = groups[0].jobs[0].path
         shutil.rmtree(path)
         path.write_text("")
-        return real(jobs, *rest)
+        return real(groups, *rest)
 
     monkeypatch.setattr(run_module, "run_jobs", block_the_folder)
     code, _, said = tiny_run(call, tmp_path / "a b", "--methods", "none", "syre")
