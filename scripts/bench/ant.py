@@ -14,7 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from plasticity.scripts.bench.comparison import CORES, Effort, Side, goal_on_cores
+from plasticity.scripts.bench.comparison import CORES, Effort, Goal, Side, goal_on_cores
 from plasticity.scripts.bench.rows import Row, ratio_row
 from plasticity.scripts.bench.timing import fastest
 from plasticity.tasks import SlipperyAntBulletEnv, slippery_ant_vector
@@ -39,10 +39,10 @@ def ant_environment(effort: Effort) -> list[Row]:
 
     Bullet alone reads nothing back. All contenders make the same motion.
     """
-    against = ("ours vs AntBulletEnv-v0", "speed", 2.0)
-    if unmeasured := effort.unmeasured(*against, "pybullet"):
+    case, goal = "ours vs AntBulletEnv-v0", 2.0
+    if unmeasured := effort.unmeasured(case, "speed", goal, "pybullet"):
         return [unmeasured]
-    unmeasured = effort.unmeasured(*against, "pybullet_envs_gymnasium")
+    unmeasured = effort.unmeasured(case, "speed", goal, "pybullet_envs_gymnasium")
     actions = random_actions(effort.size(1000, 50))
     with ExitStack() as stack:
         ours = stack.enter_context(closing(gymnasium.make(OURS)))
@@ -53,7 +53,6 @@ def ant_environment(effort: Effort) -> list[Row]:
             contenders["reference"] = partial(play, reference, actions)
         times = effort.in_turns(contenders, rounds=9, collect_garbage=True)
     row = partial(ratio_row, unit="speed", ours=times["ours"], steps=(len(actions),) * 2)
-    case, _, goal = against
     return [
         unmeasured or row(case, theirs=times["reference"], goal=goal),
         row("ours vs Bullet's own step: the limit", theirs=times["bullet"]),
@@ -95,8 +94,10 @@ def ant_vector(effort: Effort) -> list[Row]:
     best = fastest({label: seconds for label, seconds in times.items() if label != alone})
     bound = goal_on_cores(1.1)
     bound["note"] = bound["note"] or "the fastest alternative"
+    bounds = {best: bound}
+    no_bound = Goal(goal=None, note="")
     return [
-        row(f"{case} vs {label}", theirs=seconds, **(bound if label == best else {}))
+        row(f"{case} vs {label}", theirs=seconds, **bounds.get(label, no_bound))
         for label, seconds in times.items()
     ]
 

@@ -132,7 +132,13 @@ class Comparison:
             calls=self.calls,
         )
         return ratio_row(
-            self.case, self.unit, *times.values(), self.goal, note=self.note, steps=self.steps
+            self.case,
+            self.unit,
+            times["ours"],
+            times["theirs"],
+            self.goal,
+            note=self.note,
+            steps=self.steps,
         )
 
 

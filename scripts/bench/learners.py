@@ -120,7 +120,7 @@ def on_batches(step: Callable[[Tensor, Tensor], object], effort: Effort) -> Side
     return lambda: step(*next(batches))
 
 
-def torch_optimizer(label: str) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def torch_optimizer(label: str) -> tuple[Any, dict[str, Any]]:
     """Return torch's optimizer of one of `CLASSIFIERS`, and its settings but for the learning rate."""
     config = CLASSIFIERS[label]
     extra = {"momentum": config.momentum} if config.optimizer == "sgd" else {}

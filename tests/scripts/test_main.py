@@ -609,12 +609,12 @@ def test_a_run_that_diverges_ends_and_is_not_repeated(call, tmp_path):
 def test_a_run_that_fails_gives_code_1_and_the_command_to_continue(call, tmp_path, monkeypatch):
     real = run_module.run_jobs
 
-    def block_the_folder(jobs, *rest):
+    def block_the_folder(groups, *rest):
         # Between the check of the folders and the run, a file takes the folder's path.
-        path = jobs[0].path
+        path = groups[0].jobs[0].path
         shutil.rmtree(path)
         path.write_text("")
-        return real(jobs, *rest)
+        return real(groups, *rest)
 
     monkeypatch.setattr(run_module, "run_jobs", block_the_folder)
     code, _, said = tiny_run(call, tmp_path / "a b", "--methods", "none", "syre")
