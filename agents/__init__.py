@@ -2,11 +2,12 @@
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.ppo.agent import PPO, Iteration
+from plasticity.agents.ppo.agent import PPO, StackedPPO
+from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PRESETS, PPOConfig
-from plasticity.agents.ppo.device_environments import DeviceEnvironments, HostEnvironments
+from plasticity.agents.ppo.environments import Environments
 from plasticity.agents.ppo.episodes import Episode
-from plasticity.agents.ppo.stacked_agent import StackedPPO
+from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
 from plasticity.agents.supervised.stacked_classifier import StackedClassifier
 
@@ -16,7 +17,7 @@ __all__ = [
     "ActorCritic",
     "Classifier",
     "ClassifierConfig",
-    "DeviceEnvironments",
+    "Environments",
     "Episode",
     "HostEnvironments",
     "ImageNetwork",

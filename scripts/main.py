@@ -27,8 +27,8 @@ from plasticity.scripts.config.options import (
     options_from_config,
     require_meaning,
 )
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
-from plasticity.scripts.run.folder import RunError
 from plasticity.scripts.run.progress import Messages
 
 COMMANDS = {

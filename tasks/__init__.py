@@ -2,14 +2,16 @@
 
 import gymnasium
 
-from plasticity.tasks.control.ant.bullet import MAX_EPISODE_STEPS, SlipperyAntBulletEnv
+from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
+from plasticity.tasks.control.ant.engines import ENGINES, slippery_ant_vector
+from plasticity.tasks.control.ant.environment import MAX_EPISODE_STEPS
 from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
 from plasticity.tasks.datasets.downloads import DownloadError
 from plasticity.tasks.datasets.images import DATASETS, ImageDataset, load_dataset
+from plasticity.tasks.streams.base import Stream, SupervisedStream, TaskSpec, stack
 from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
-from plasticity.tasks.vector.environments import ENGINES, VectorEnvironments, slippery_ant_vector
+from plasticity.tasks.vector.environments import VectorEnvironments
 
 __all__ = [
     "DATASETS",
@@ -23,11 +25,13 @@ __all__ = [
     "SlipperyAntBulletEnv",
     "SlipperyAntMujocoEnv",
     "SlipperyAntTask",
-    "StackedImageTask",
-    "StackedPermutedImages",
+    "Stream",
+    "SupervisedStream",
+    "TaskSpec",
     "VectorEnvironments",
     "load_dataset",
     "slippery_ant_vector",
+    "stack",
     "task_friction",
 ]
 

@@ -1,4 +1,4 @@
-"""Actor and critic: two dense networks that share no parameters."""
+"""Actor and critic: two networks that share no parameters, dense ones by default."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ class ActorCritic(nn.Module):
         discrete: Whether actions are discrete.
         generator: CPU generator that draws the initial weights, so that they are the same on every device.
             None: torch's default generator.
+        actor: Network to use as it is, from (..., observation_size) to (..., action_size). None: a dense one.
+        critic: Network to use as it is, from (..., observation_size) to (..., 1). None: a dense one.
+
+    Raises:
+        ValueError: if actor and critic share a parameter.
     """
 
     def __init__(
@@ -69,29 +74,37 @@ class ActorCritic(nn.Module):
         *,
         discrete: bool = False,
         generator: torch.Generator | None = None,
+        actor: nn.Module | None = None,
+        critic: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        # torch's default initialization, overwritten below, must not advance the global generator.
-        with torch.random.fork_rng(devices=[]):
-            self.actor = DenseNetwork(
-                observation_size, config.hidden, action_size, config.activation
-            )
-            self.critic = DenseNetwork(observation_size, config.hidden, 1, config.activation)
+
+        def dense(outputs: int, head_gain: float) -> DenseNetwork:
+            # torch's default initialization, overwritten below, must not advance the global generator.
+            with torch.random.fork_rng(devices=[]):
+                network = DenseNetwork(observation_size, config.hidden, outputs, config.activation)
+            initialise(network, config.initialisation, head_gain=head_gain, generator=generator)
+            return network
+
+        self.actor = dense(action_size, 0.01) if actor is None else actor
+        self.critic = dense(1, 1.0) if critic is None else critic
+        _require_separate(self.actor, self.critic)
         self.log_std = (
             None
             if discrete
             else nn.Parameter(torch.full((action_size,), float(config.initial_log_std)))
         )
-        initialise(self.actor, config.initialisation, head_gain=0.01, generator=generator)
-        initialise(self.critic, config.initialisation, head_gain=1.0, generator=generator)
 
     @property
     def hidden_layers(self) -> tuple[str, ...]:
-        """Names of the layers measured by a tracker: ("actor.fc1", …, "critic.fc1", …)."""
+        """Names of the layers measured by a tracker: ("actor.fc1", …, "critic.fc1", …).
+
+        A network that is not dense names its own in an attribute `hidden_layers`, or has none.
+        """
         return tuple(
             f"{part}.{name}"
             for part, network in (("actor", self.actor), ("critic", self.critic))
-            for name in network.hidden_layers
+            for name in getattr(network, "hidden_layers", ())
         )
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +117,16 @@ class ActorCritic(nn.Module):
             Means or logits, (..., action_size), and values, (...).
         """
         return self.actor(observations), self.critic(observations).squeeze(-1)
+
+
+def _require_separate(actor: nn.Module, critic: nn.Module) -> None:
+    owners = {id(parameter): name for name, parameter in actor.named_parameters()}
+    for name, parameter in critic.named_parameters():
+        if id(parameter) in owners:
+            raise ValueError(
+                f"The critic's parameter {name!r} is also the actor's {owners[id(parameter)]!r}, but each of"
+                " the two has its own optimizer: give networks that share no parameters."
+            )
 
 
 @torch.no_grad()

@@ -26,27 +26,27 @@ def generalized_advantages(
     log2(steps) operations on whole tensors instead of `steps` operations on rows.
 
     Args:
-        rewards: Rewards r_t. Shape: (steps, envs).
-        values: V(s_t). Shape: (steps, envs).
-        next_values: V(s_{t+1}); any finite number where an episode died. Shape: (steps, envs).
-        terminated: Whether the episode died at step t; bool. Shape: (steps, envs).
+        rewards: Rewards r_t. Shape: (…, steps, envs).
+        values: V(s_t). Shape: (…, steps, envs).
+        next_values: V(s_{t+1}); any finite number where an episode died. Shape: (…, steps, envs).
+        terminated: Whether the episode died at step t; bool. Shape: (…, steps, envs).
         truncated: Whether the episode reached its time limit at step t; bool. A death at the limit counts
-            as a death. Shape: (steps, envs).
+            as a death. Shape: (…, steps, envs).
         gamma: Discount per step.
         gae_lambda: Lambda of the estimator: 0 is one-step temporal difference, 1 is Monte Carlo.
 
     Returns:
-        Advantages, (steps, envs). Add `values` for the returns that a critic learns.
+        Advantages, (…, steps, envs). Add `values` for the returns that a critic learns.
     """
     alive = (~terminated).to(rewards.dtype)
     goes_on = (~(terminated | truncated)).to(rewards.dtype)
     advantages = rewards + gamma * alive * next_values - values
     reach = gamma * gae_lambda * goes_on  # weight of the advantage `span` steps ahead
-    span, steps = 1, rewards.shape[0]
+    span, steps = 1, rewards.shape[-2]
     while span < steps:
-        advantages = torch.cat(
-            (advantages[:-span] + reach[:-span] * advantages[span:], advantages[-span:])
-        )
-        reach = torch.cat((reach[:-span] * reach[span:], reach[-span:]))
+        now, later = advantages[..., :-span, :], advantages[..., span:, :]
+        near, far = reach[..., :-span, :], reach[..., span:, :]
+        advantages = torch.cat((now + near * later, advantages[..., -span:, :]), -2)
+        reach = torch.cat((near * far, reach[..., -span:, :]), -2)
         span *= 2
     return advantages

@@ -13,17 +13,19 @@ import socket
 import subprocess
 import sys
 import weakref
-from dataclasses import fields
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from plasticity.agents.networks.actor_critic import DenseNetwork
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.updates import CriticBatch, CriticUpdate, critic_optimizer, run_half
+from plasticity.agents.ppo.gradients import gradients_of
+from plasticity.agents.ppo.optimizers import critic_optimizer, parameters_of, set_learning_rate
+from plasticity.agents.ppo.updates import CriticUpdate, minibatch_rows, run_half
+from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.settings import RegularizerSettings
 
 
@@ -34,7 +36,7 @@ class CriticProcess:
     both run the same operations with the same number of threads.
 
     Args:
-        critic: Critic on the CPU. `finish` writes its weights and their `.grad`.
+        critic: Critic on the CPU, which can be pickled. `finish` writes its weights and their `.grad`.
         config: Settings of the update.
         regularizer: Regularizer of the critic's layers.
 
@@ -43,7 +45,7 @@ class CriticProcess:
     """
 
     def __init__(
-        self, critic: DenseNetwork, config: PPOConfig, regularizer: RegularizerSettings
+        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
         self._critic = critic
         self._busy = False
@@ -68,7 +70,7 @@ class CriticProcess:
             }
         )
 
-    def start(self, batch: CriticBatch, data_orders: Tensor, learning_rate: float) -> None:
+    def start(self, batch: Batch, data_orders: Tensor, learning_rate: float) -> None:
         """Send a rollout to be learned from.
 
         Args:
@@ -76,7 +78,7 @@ class CriticProcess:
             data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
             learning_rate: Learning rate of the optimizer.
         """
-        arrays = {field.name: getattr(batch, field.name).numpy() for field in fields(batch)}
+        arrays = [each.numpy() for each in (batch.observations, batch.values, batch.returns)]
         weights = [parameter.detach().numpy() for parameter in self._critic.parameters()]
         self._send(("update", weights, arrays, data_orders.numpy(), learning_rate))
         self._busy = True
@@ -94,7 +96,7 @@ class CriticProcess:
             self._critic.parameters(), weights, gradients, strict=True
         ):
             parameter.copy_(torch.from_numpy(weight))
-            parameter.grad = torch.tensor(gradient)
+            parameter.grad = None if gradient is None else torch.tensor(gradient)
         return {name: torch.tensor(number) for name, number in statistics.items()}
 
     def optimizer_state_dict(self) -> dict[str, Any]:
@@ -164,12 +166,13 @@ def serve(descriptor: int) -> None:
         torch.set_num_threads(first["num_threads"])
         critic, config = first["critic"], first["config"]
         optimizer = critic_optimizer(critic, config, first["regularizer"])
-        update = CriticUpdate(critic, config, optimizer)
+        network = gradients_of(critic, config.minibatch_size)
+        update = CriticUpdate(network, optimizer, parameters_of(optimizer), config)
         while (message := _next_message(connection, parent)) is not None:
             name, *arguments = message
             answer: Any = None
             if name == "update":
-                answer = _update(critic, config, update, *arguments)
+                answer = _update(critic, config, update, optimizer, *arguments)
             elif name == "optimizer_state_dict":
                 answer = _to_arrays(optimizer.state_dict())
             else:
@@ -189,22 +192,25 @@ def _next_message(connection: Connection, parent: int) -> Any:
 
 
 def _update(
-    critic: DenseNetwork,
+    critic: nn.Module,
     config: PPOConfig,
     update: CriticUpdate,
+    optimizer: RegularizedOptimizer,
     weights: list[Any],
-    arrays: dict[str, Any],
+    arrays: list[Any],
     data_orders: Any,
     learning_rate: float,
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     with torch.no_grad():
         for parameter, weight in zip(critic.parameters(), weights, strict=True):
             parameter.copy_(torch.from_numpy(weight))
-    update.begin(CriticBatch(**_to_tensors(arrays)), learning_rate)
-    run_half(update, list(torch.from_numpy(data_orders)), config.num_minibatches)
+    set_learning_rate(optimizer, learning_rate)
+    update.begin(*_to_tensors(arrays))
+    rows = minibatch_rows(torch.from_numpy(data_orders), config.minibatch_size)
+    run_half(update, rows, config.num_minibatches)
     return (
         [parameter.detach().numpy() for parameter in critic.parameters()],
-        [parameter.grad.numpy() for parameter in critic.parameters() if parameter.grad is not None],
+        [_to_arrays(parameter.grad) for parameter in critic.parameters()],
         {name: number.numpy() for name, number in update.statistics().items()},
     )
 

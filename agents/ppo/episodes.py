@@ -1,15 +1,14 @@
-"""Current episodes of the environments: their return, length, task and friction so far."""
+"""Episodes in the environments of all agents, counted on the host from a whole rollout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[Any]
 
@@ -33,78 +32,76 @@ class Episode:
     task: int | None
     """Task of the episode, from `info["task"]`; None if the environment has none, or not an integer."""
 
-    friction: float | None
-    """Friction during the episode, from `info["friction"]`; None if the environment has none, or not a
-    number."""
-
 
 class RunningEpisodes:
     """Tracks the current episode of each environment across rollouts.
 
     Args:
-        num_envs: Number of environments.
+        num_envs: Number of environments of each agent.
+        num_agents: Number of agents.
     """
 
-    def __init__(self, num_envs: int) -> None:
+    def __init__(self, num_envs: int, num_agents: int = 1) -> None:
         self._num_envs = num_envs
-        self._returns = np.zeros(num_envs)
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._tasks: Array | None = None
-        self._frictions: Array | None = None
+        environments = num_agents * num_envs
+        self._returns = np.zeros(environments)
+        self._lengths = np.zeros(environments, np.int64)
+        self._tasks = np.full(environments, -1)
 
-    def add(self, rewards: Array) -> None:
-        """Add the rewards of one vector step. Shape: (num_envs,)."""
-        self._returns += rewards
-        self._lengths += 1
+    def read(
+        self, rewards: Array, ended: Array, tasks: Array, num_steps: Sequence[int]
+    ) -> list[tuple[Episode, ...]]:
+        """Count the episodes of a rollout.
 
-    def end(self, environment: int, step: int) -> Episode:
-        """Close an environment's episode. Call this before `read_task` stores the next episode's task."""
-        episode = Episode(
-            step,
-            environment,
-            float(self._returns[environment]),
-            int(self._lengths[environment]),
-            None if self._tasks is None else int(self._tasks[environment]),
-            None if self._frictions is None else float(self._frictions[environment]),
-        )
-        self._returns[environment] = 0.0
-        self._lengths[environment] = 0
-        return episode
+        Args:
+            rewards: Rewards as returned by the environments. Shape: (*lead, steps, num_envs).
+            ended: Whether a step ended its episode; bool. Shape: (*lead, steps, num_envs).
+            tasks: Tasks before each step and after the last one; -1: none. Shape:
+                (*lead, steps + 1, num_envs).
+            num_steps: Environment steps of each agent before the rollout.
 
-    def read_task(self, infos: dict[str, Any]) -> None:
-        """Store "task" and "friction" of each environment's current episode, if `infos` has them.
-
-        Environments may put values of any type there: a task that is not an integer (such as a name) counts
-        as none, and so does a friction that is not a number.
+        Returns:
+            For each agent, the episodes that ended, by the time of their end.
         """
-        self._tasks = noted(self._tasks, infos, "task", self._num_envs, np.dtype(np.int64))
-        self._frictions = noted(
-            self._frictions, infos, "friction", self._num_envs, np.dtype(np.float64)
-        )
+        rewards, ended, tasks = (_by_step(each) for each in (rewards, ended, tasks))
+        found: list[list[Episode]] = [[] for _ in num_steps]
+        steps, environments = np.nonzero(ended)
+        bounds = np.searchsorted(steps, np.arange(len(rewards) + 1)).tolist()
+        for step, row in enumerate(rewards):
+            self._returns += row
+            self._lengths += 1
+            for column in environments[bounds[step] : bounds[step + 1]].tolist():
+                index, environment = divmod(column, self._num_envs)
+                episode = Episode(
+                    num_steps[index] + (step + 1) * self._num_envs,
+                    environment,
+                    float(self._returns[column]),
+                    int(self._lengths[column]),
+                    _task(tasks[step, column]),
+                )
+                found[index].append(episode)
+                self._returns[column] = 0.0
+                self._lengths[column] = 0
+        self._tasks[:] = tasks[-1]
+        return [tuple(episodes) for episodes in found]
 
-    @property
-    def newest_task(self) -> int | None:
-        """Highest task among the environments."""
-        return None if self._tasks is None else int(self._tasks.max())
+    def newest_task(self, index: int = 0) -> int | None:
+        """Return the highest task among an agent's environments."""
+        return _task(self._tasks[self._own(index)].max())
 
-    @property
-    def newest_friction(self) -> float | None:
-        """Friction of the environment with the highest task."""
-        if self._frictions is None:
-            return None
-        newest = 0 if self._tasks is None else int(self._tasks.argmax())
-        return float(self._frictions[newest])
+    def _own(self, index: int) -> slice:
+        return slice(index * self._num_envs, (index + 1) * self._num_envs)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state as tensors."""
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
+        """Return the state of one agent's episodes as tensors."""
+        own = self._own(index)
         return {
-            "returns": torch.tensor(self._returns),
-            "lengths": torch.tensor(self._lengths),
-            "tasks": None if self._tasks is None else torch.tensor(self._tasks),
-            "frictions": None if self._frictions is None else torch.tensor(self._frictions),
+            "returns": torch.tensor(self._returns[own]),
+            "lengths": torch.tensor(self._lengths[own]),
+            "tasks": torch.tensor(self._tasks[own]),
         }
 
-    def require_fitting(self, state: dict[str, Any]) -> None:
+    def require_fitting(self, state: Mapping[str, Any]) -> None:
         """Raise an error if `load_state_dict` would reject this state.
 
         Raises:
@@ -117,50 +114,23 @@ class RunningEpisodes:
                 " same number."
             )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
+    def load_state_dict(self, state: Mapping[str, Any], index: int = 0) -> None:
+        """Let one agent continue from a `state_dict`.
 
         Raises:
             ValueError: if it has another number of environments.
         """
         self.require_fitting(state)
-        self._returns = _array(state["returns"])
-        self._lengths = _array(state["lengths"])
-        tasks, frictions = state["tasks"], state["frictions"]
-        self._tasks = None if tasks is None else _array(tasks).astype(np.int64)
-        self._frictions = None if frictions is None else _array(frictions).astype(np.float64)
+        own = self._own(index)
+        self._returns[own] = state["returns"].cpu().numpy()
+        self._lengths[own] = state["lengths"].cpu().numpy()
+        self._tasks[own] = state["tasks"].cpu().numpy()
 
 
-def noted(
-    known: Array | None, infos: Mapping[str, Any], key: str, num_envs: int, dtype: np.dtype[Any]
-) -> Array | None:
-    """Update the known values of all environments with an entry of a vector step's `infos`.
-
-    Args:
-        known: Last result of this function, overwritten in place; None: nothing yet. Shape: (num_envs,).
-        infos: Infos of a vector environment, with a mask "_key" for every key that only some environments
-            have.
-        key: Name of the entry.
-        num_envs: Number of environments.
-        dtype: Data type of the result.
-
-    Returns:
-        One number for each environment, (num_envs,); None if `infos` never had the entry, or if its value
-        is not a number of this type.
-    """
-    if key not in infos:
-        return known
-    found = np.asarray(infos[key])
-    is_number = found.dtype.kind in "iuf" and np.can_cast(found.dtype, dtype, "same_kind")
-    if not is_number or found.shape not in ((), (num_envs,)):
-        return None
-    if known is None:
-        known = np.zeros(num_envs, dtype)
-    # Gymnasium's vector environments add a mask of the environments that provided the key.
-    np.copyto(known, found, casting="same_kind", where=infos.get(f"_{key}", True))
-    return known
+def _by_step(numbers: Array) -> Array:
+    """Line up the environments of all agents. Shape: (*lead, steps, num_envs) to (steps, environments)."""
+    return np.moveaxis(numbers, -2, 0).reshape(numbers.shape[-2], -1)
 
 
-def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.cpu().numpy().copy()
-    return array
+def _task(number: Any) -> int | None:
+    return None if number < 0 else int(number)

@@ -6,35 +6,23 @@ them takes the host longer than the GPU needs to run them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from plasticity.agents.execution.compiled import GraphedFunction, optimizer_constants
-from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.updates import (
-    ActorBatch,
-    ActorUpdate,
-    CriticBatch,
-    CriticUpdate,
-    set_learning_rate,
-    update_both,
-)
-
-_ACTOR_FIELDS = len(fields(ActorBatch))
+from plasticity.agents.execution.compiled import GraphedFunction
+from plasticity.agents.ppo.batch import Batch
 
 
 class GraphedUpdate:
-    """Captured form of `update_both`.
+    """Captured form of an update.
 
     Args:
-        actor: Actor's half on a CUDA device, with a capturable optimizer, as created under
-            `PPOConfig(compile=True)`.
-        critic: Critic's half, likewise.
-        config: Settings of both, without `target_kl`.
+        update: Takes a batch and data orders and returns statistics; as in `GraphedFunction`.
         device: Device of both.
+        constants: As in `GraphedFunction`.
 
     Raises:
         ValueError: if the device is not CUDA.
@@ -42,53 +30,21 @@ class GraphedUpdate:
 
     def __init__(
         self,
-        actor: ActorUpdate,
-        critic: CriticUpdate,
-        config: PPOConfig,
+        update: Callable[[Batch, Tensor], dict[str, Tensor]],
         device: torch.device,
+        constants: Callable[[], Hashable] = tuple,
     ) -> None:
-        self._actor, self._critic, self._config = actor, critic, config
-        self._graphed = GraphedFunction(self._run, device=device, constants=self._constants)
-        # On the device, so that a schedule does not need a new capture for every update.
-        self._learning_rate = torch.zeros((), device=device)
+        def run(data_orders: Tensor, *tensors: Tensor) -> dict[str, Tensor]:
+            return update(Batch(*tensors), data_orders)
 
-    def __call__(
-        self, batches: tuple[ActorBatch, CriticBatch], data_orders: Tensor, learning_rate: float
-    ) -> dict[str, Tensor]:
-        """Run an update.
+        self._graphed = GraphedFunction(run, device=device, constants=constants)
 
-        Args:
-            batches: The rollout.
-            data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps), integers.
-            learning_rate: Learning rate of both optimizers.
-
-        Returns:
-            The statistics of both halves, (); the next update overwrites them.
-        """
-        optimizers = (self._actor.optimizer, self._critic.optimizer)
-        self._learning_rate.fill_(learning_rate)
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, self._learning_rate)
-        tensors = [getattr(batch, each.name) for batch in batches for each in fields(batch)]
+    def __call__(self, batch: Batch, data_orders: Tensor) -> dict[str, Tensor]:
+        """Run the update and return its statistics, which the next one overwrites."""
+        tensors = [getattr(batch, field.name) for field in fields(batch)]
         statistics: dict[str, Tensor] = self._graphed(data_orders, *tensors)
-        for optimizer in optimizers:  # a number, as without a graph, because it is saved
-            set_learning_rate(optimizer, learning_rate)
         return statistics
 
     def forget(self) -> None:
         """Drop all captures. Call this after loading a state, which may have replaced tensors."""
         self._graphed.forget()
-
-    def _run(self, data_orders: Tensor, *tensors: Tensor) -> dict[str, Tensor]:
-        batches = ActorBatch(*tensors[:_ACTOR_FIELDS]), CriticBatch(*tensors[_ACTOR_FIELDS:])
-        return update_both(
-            self._actor,
-            self._critic,
-            batches,
-            list(data_orders),
-            self._learning_rate,
-            self._config,
-        )
-
-    def _constants(self) -> Hashable:
-        return tuple(optimizer_constants(half.optimizer) for half in (self._actor, self._critic))

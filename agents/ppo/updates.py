@@ -3,121 +3,135 @@
 The two halves share only the rollout and its data order, so each can run by itself, in a separate process,
 unless a joint gradient norm or a target KL couples them. The gradients of the losses with respect to the
 networks' outputs are written out explicitly, each with its formula.
+
+Everything has leading dimensions `*lead`: none for one policy, (R,) for R stacked ones. A half learns from
+slices of a rollout that was permuted to minibatches of shape (minibatches, *lead, minibatch_size, …).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from plasticity.agents.networks.actor_critic import ActorCritic, DenseNetwork
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.dense_gradients import DenseGradients
+from plasticity.agents.ppo.distributions import Distribution
+from plasticity.agents.ppo.gradients import Gradients
 from plasticity.optim.optimizer import RegularizedOptimizer
-from plasticity.optim.parameter_groups import parameter_groups
-from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import clip_stacked_gradients_
 
 
-@dataclass(frozen=True)
-class ActorBatch:
-    """Flattened rollout that the actor learns from."""
-
-    observations: Tensor
-    """Observations. Shape: (rollout_steps, observation_size)."""
-
-    actions: Tensor
-    """Actions as sampled, before any clipping. Shape: (rollout_steps, action_size), or (rollout_steps,) for
-    integers."""
-
-    log_probabilities: Tensor
-    """Log-probabilities of the actions under the policy that took them. Shape: (rollout_steps,)."""
-
-    advantages: Tensor
-    """Advantages of the actions. Shape: (rollout_steps,)."""
-
-
-@dataclass(frozen=True)
-class CriticBatch:
-    """Flattened rollout that the critic learns from."""
-
-    observations: Tensor
-    """Observations. Shape: (rollout_steps, observation_size)."""
-
-    values: Tensor
-    """Values before the update. Shape: (rollout_steps,)."""
-
-    returns: Tensor
-    """Targets of the values. Shape: (rollout_steps,)."""
-
-
-def gaussian_log_probability(means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
-    """Return the log-density of actions, (..., action_size) to (...); log_std has shape (action_size,)."""
-    deviations = (actions - means) * torch.exp(-log_std)
-    return -0.5 * deviations.square().sum(-1) - log_std.sum() - _half_log_tau(log_std)
-
-
-def gaussian_entropy(log_std: Tensor) -> Tensor:
-    """Return the entropy in nats of a Gaussian with diagonal covariance. Shape: (action_size,) to ()."""
-    return log_std.sum() + 0.5 * log_std.numel() + _half_log_tau(log_std)
-
-
-def _half_log_tau(log_std: Tensor) -> float:
-    return 0.5 * log_std.numel() * math.log(2 * math.pi)
-
-
-class ActorUpdate:
-    """Clipped policy gradient steps on one rollout.
+class Half:
+    """Bookkeeping that the updates of actor and critic share.
 
     Args:
-        policy: Policy whose actor and `log_std` are updated in place.
-        config: Clipping, entropy and sizes.
-        optimizer: Optimizer created by `actor_optimizer`.
+        network: Network, or stacked networks.
+        optimizer: Optimizer, or stacked optimizer, of the parameters.
+        parameters: Parameters that the optimizer updates in place. Shape of each: (*lead, *shape).
+        config: Clipping, entropy and sizes of each policy.
     """
 
     def __init__(
-        self, policy: ActorCritic, config: PPOConfig, optimizer: RegularizedOptimizer
+        self,
+        network: Gradients,
+        optimizer: RegularizedOptimizer | StackedOptimizer,
+        parameters: Sequence[Tensor],
+        config: PPOConfig,
     ) -> None:
-        self.optimizer = optimizer
-        self._config = config
-        self._log_std = policy.log_std
-        self._network = DenseGradients(policy.actor, config.minibatch_size)
-        weight = policy.actor.head.weight
-        self._ones = weight.new_ones(policy.actor.head.out_features)
-        shape = (config.epochs, config.num_minibatches, config.minibatch_size)
-        self._log_ratios = weight.new_zeros(shape)
-        self._advantages = weight.new_zeros(shape)
+        self.optimizer, self.parameters = optimizer, parameters
+        self.lead = (optimizer.num_stacked,) if isinstance(optimizer, StackedOptimizer) else ()
+        """Leading dimensions of all tensors."""
+        self._network, self._config = network, config
+        self._shape = (config.num_minibatches, *self.lead, config.minibatch_size)
         self._done = 0
 
-    def begin(self, batch: ActorBatch, learning_rate: float | Tensor) -> None:
+    def _zeros(self) -> Tensor:
+        """Return memory for a number of each step, (epochs, minibatches, *lead, minibatch_size)."""
+        return self.parameters[0].new_zeros(self._config.epochs, *self._shape)
+
+    def _split(self, numbers: Tensor, rows: Tensor) -> Tensor:
+        """Permute to minibatches, (*lead, N, …) to (minibatches, *lead, minibatch_size, …)."""
+        flat = numbers.flatten(0, len(self.lead))
+        return flat.index_select(0, rows).view(*self._shape, *flat.shape[1:])
+
+    @property
+    def _epoch(self) -> int:
+        return self._done // self._config.num_minibatches
+
+    def step(self, active: Tensor | None = None) -> None:
+        """Take an optimizer step with the gradients of the latest minibatch.
+
+        Args:
+            active: Stacked policies that take the step, bool. Shape: (R,). None: all.
+        """
+        if isinstance(self.optimizer, StackedOptimizer):
+            self.optimizer.step(active)
+        else:
+            self.optimizer.step()
+
+    def _mean(self, numbers: Tensor, counted: Tensor | None, *, last_epoch: bool = False) -> Tensor:
+        """Average over minibatches and their steps, (minibatches, *lead, minibatch_size) to (*lead,).
+
+        Args:
+            numbers: One number for each step of all minibatches so far.
+            counted: Number of minibatches to average over, for each stacked policy, (R,). None: all.
+            last_epoch: Whether to average over the last epoch only.
+        """
+        done: int | Tensor = self._done if counted is None else counted
+        first = (done - 1) // self._shape[0] * self._shape[0] if last_epoch else 0
+        if counted is None:
+            return numbers[first:].mean((0, -1))
+        index = torch.arange(len(numbers), device=numbers.device).unsqueeze(-1)
+        kept = (index < done) & (index >= first)
+        # Not a multiplication by 0, which a NaN would survive.
+        return torch.where(kept, numbers.mean(-1), 0.0).sum(0) / kept.sum(0)
+
+
+class ActorUpdate(Half):
+    """Clipped policy gradient steps on one rollout.
+
+    Args:
+        network: Actors, updated in place.
+        distribution: Distribution of the actions.
+        optimizer: Optimizer created by `actor_optimizer`, or a stack of them.
+        parameters: Parameters of the optimizer, as in `Half`.
+        config: Clipping, entropy and sizes of each policy.
+    """
+
+    def __init__(
+        self,
+        network: Gradients,
+        distribution: Distribution,
+        optimizer: RegularizedOptimizer | StackedOptimizer,
+        parameters: Sequence[Tensor],
+        config: PPOConfig,
+    ) -> None:
+        super().__init__(network, optimizer, parameters, config)
+        self._distribution = distribution
+        self._log_ratios, self._advantages = self._zeros(), self._zeros()
+
+    def begin(self, batch: Batch) -> None:
         """Start the update on a new rollout."""
         self._batch = batch
-        self._done = 0
-        set_learning_rate(self.optimizer, learning_rate)
+        self._rollout_advantages = batch.advantages
         if self._config.normalize_advantages == "rollout":
-            self._batch = ActorBatch(
-                batch.observations,
-                batch.actions,
-                batch.log_probabilities,
-                normalized(batch.advantages, dim=0),
-            )
+            self._rollout_advantages = normalized(batch.advantages)
+        self._done = 0
 
-    def begin_epoch(self, data_order: Tensor) -> None:
-        """Permute the rollout, so that each minibatch is a slice. Shape: (rollout_steps,)."""
-        epoch = self._done // self._config.num_minibatches
-        size = self._config.minibatch_size
-        self._observations = torch.split(self._batch.observations[data_order], size)
-        self._actions = torch.split(self._batch.actions[data_order], size)
-        self._old = torch.split(self._batch.log_probabilities[data_order], size)
-        advantages = self._advantages[epoch]
-        advantages.copy_(self._batch.advantages[data_order].view_as(advantages))
+    def begin_epoch(self, rows: Tensor) -> None:
+        """Permute the rollout, so that each minibatch is a slice. `rows` as from `minibatch_rows`."""
+        batch = self._batch
+        self._observations = self._split(batch.observations, rows).unbind()
+        self._actions = self._split(batch.actions, rows).unbind()
+        self._old = self._split(batch.log_probabilities, rows).unbind()
+        advantages = self._advantages[self._epoch]
+        advantages.copy_(self._split(self._rollout_advantages, rows))
         if self._config.normalize_advantages == "minibatch":
-            advantages.copy_(normalized(advantages, dim=1))
+            advantages.copy_(normalized(advantages))
         self._signs = advantages.sign()
         self._limits = self._signs + self._config.clip_range
 
@@ -130,109 +144,73 @@ class ActorUpdate:
         is inactive, that is, where r - 1 is within the range or its sign is opposite to the advantage's, and
         0 elsewhere.
         """
-        epoch = self._done // self._config.num_minibatches
+        epoch, config = self._epoch, self._config
         log_ratios = self._log_ratios[epoch, index]
         outputs = self._network.forward(self._observations[index])
-        if self._log_std is None:
-            gradient = self._categorical(outputs, index, epoch, log_ratios)
-        else:
-            gradient = self._gaussian(self._log_std, outputs, index, epoch, log_ratios)
-        self._network.backward(gradient)
-        self._done += 1
-
-    def _gaussian(
-        self, log_std: Tensor, means: Tensor, index: int, epoch: int, log_ratios: Tensor
-    ) -> Tensor:
-        """Return the gradient with respect to the means and set that of `log_std`.
-
-        With z = (a - mean) / std, d log p / d mean = z / std and d log p / d log_std = z^2 - 1.
-        """
-        inverse_std = torch.exp(-log_std)
-        deviations = (self._actions[index] - means).mul_(inverse_std)
-        squares = deviations.square()
-        rest = self._old[index] + (log_std.sum() + _half_log_tau(log_std))
-        torch.addmv(rest, squares, self._ones, alpha=-0.5, beta=-1, out=log_ratios)
-        weights = self._weights(index, epoch, log_ratios)
-        # d entropy / d log_std = 1
-        log_std.grad = torch.mv(squares.sub_(1).t(), weights) - self._config.entropy_coefficient
-        return deviations.mul_(weights.unsqueeze(1)).mul_(inverse_std)
-
-    def _categorical(self, logits: Tensor, index: int, epoch: int, log_ratios: Tensor) -> Tensor:
-        """Return the gradient with respect to the logits.
-
-        With p = softmax(logits), d log p_a / d logits = onehot(a) - p.
-        """
-        actions = self._actions[index].unsqueeze(1)
-        log_probabilities = torch.log_softmax(logits, dim=1)
-        torch.sub(log_probabilities.gather(1, actions).squeeze(1), self._old[index], out=log_ratios)
-        weights = self._weights(index, epoch, log_ratios).unsqueeze(1)
-        probabilities = log_probabilities.exp()
-        gradient = (-weights * probabilities).scatter_add_(1, actions, weights)
-        if self._config.entropy_coefficient:  # d entropy / d logits = -p (log p + entropy)
-            entropy = -(probabilities * log_probabilities).sum(1, keepdim=True)
-            scale = self._config.entropy_coefficient / self._config.minibatch_size
-            gradient.add_(probabilities * (log_probabilities + entropy), alpha=scale)
-        return gradient
-
-    def _weights(self, index: int, epoch: int, log_ratios: Tensor) -> Tensor:
+        self._distribution.log_ratios(outputs, self._actions[index], self._old[index], log_ratios)
         ratios = log_ratios.exp()
         # (r - 1) sign(A) <= range, with the precomputed terms on the right-hand side
         unclipped = ratios * self._signs[index] <= self._limits[index]
         weights = ratios.mul_(self._advantages[epoch, index]).mul_(unclipped)
-        return weights.mul_(-1 / self._config.minibatch_size)
+        weights.mul_(-1 / config.minibatch_size)
+        self._network.backward(self._distribution.gradient(weights, config.entropy_coefficient))
+        self._done += 1
 
     def approximate_kl(self) -> Tensor:
-        """Return the KL from old to new policy on the latest minibatch, the mean of r - 1 - log r (k3)."""
-        return _k3(self._log_ratios.flatten(0, 1)[self._done - 1])
+        """Return the KL from old to new policy on the latest minibatch, the mean of k3. Shape: (*lead,)."""
+        return k3(self._log_ratios.flatten(0, 1)[self._done - 1]).mean(-1)
 
-    def statistics(self) -> dict[str, Tensor]:
+    def statistics(self, counted: Tensor | None = None) -> dict[str, Tensor]:
         """Return policy_loss and clip_fraction, averaged over all minibatches so far, and approximate_kl.
 
-        The last is averaged over the last epoch only. Shape of each: ().
+        The last is averaged over the last epoch only. Shape of each: (*lead,).
+
+        Args:
+            counted: Number of minibatches of each stacked policy, if some stopped early. Shape: (R,).
         """
         log_ratios = self._log_ratios.flatten(0, 1)[: self._done]
         advantages = self._advantages.flatten(0, 1)[: self._done]
         ratios, clip_range = log_ratios.exp(), self._config.clip_range
         clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
-        last_epoch = (self._done - 1) // self._config.num_minibatches * self._config.num_minibatches
+        gains = torch.minimum(advantages * ratios, advantages * clipped)
+        outside = ((ratios - 1).abs() > clip_range).to(ratios.dtype)
         return {
-            "policy_loss": -torch.minimum(advantages * ratios, advantages * clipped).mean(),
-            "clip_fraction": ((ratios - 1).abs() > clip_range).to(ratios.dtype).mean(),
-            "approximate_kl": _k3(log_ratios[last_epoch:]),
+            "policy_loss": -self._mean(gains, counted),
+            "clip_fraction": self._mean(outside, counted),
+            "approximate_kl": self._mean(k3(log_ratios), counted, last_epoch=True),
         }
 
 
-class CriticUpdate:
+class CriticUpdate(Half):
     """Squared-error steps of the critic on one rollout.
 
     Args:
-        critic: Critic, updated in place.
-        config: Clipping and sizes.
-        optimizer: Optimizer created by `critic_optimizer`.
+        network: Critics, updated in place.
+        optimizer: Optimizer created by `critic_optimizer`, or a stack of them.
+        parameters: Parameters of the optimizer, as in `Half`.
+        config: Clipping and sizes of each policy.
     """
 
     def __init__(
-        self, critic: DenseNetwork, config: PPOConfig, optimizer: RegularizedOptimizer
+        self,
+        network: Gradients,
+        optimizer: RegularizedOptimizer | StackedOptimizer,
+        parameters: Sequence[Tensor],
+        config: PPOConfig,
     ) -> None:
-        self.optimizer = optimizer
-        self._config = config
-        self._network = DenseGradients(critic, config.minibatch_size)
-        shape = (config.epochs, config.num_minibatches, config.minibatch_size)
-        self._errors = critic.head.weight.new_zeros(shape)
+        super().__init__(network, optimizer, parameters, config)
+        self._errors = self._zeros()
+
+    def begin(self, observations: Tensor, values: Tensor, returns: Tensor) -> None:
+        """Start the update on a new rollout, with the tensors of a `Batch`."""
+        self._batch = observations, values, returns
         self._done = 0
 
-    def begin(self, batch: CriticBatch, learning_rate: float | Tensor) -> None:
-        """Start the update on a new rollout."""
-        self._batch = batch
-        self._done = 0
-        set_learning_rate(self.optimizer, learning_rate)
-
-    def begin_epoch(self, data_order: Tensor) -> None:
-        """Permute the rollout, so that each minibatch is a slice. Shape: (rollout_steps,)."""
-        size = self._config.minibatch_size
-        self._observations = torch.split(self._batch.observations[data_order], size)
-        self._values = torch.split(self._batch.values[data_order], size)
-        self._returns = torch.split(self._batch.returns[data_order], size)
+    def begin_epoch(self, rows: Tensor) -> None:
+        """Permute the rollout, so that each minibatch is a slice. `rows` as from `minibatch_rows`."""
+        self._observations, self._values, self._returns = (
+            self._split(each, rows).unbind() for each in self._batch
+        )
 
     @torch.no_grad()
     def compute_gradients(self, index: int) -> None:
@@ -242,9 +220,9 @@ class CriticUpdate:
         2 * value_coefficient * (V - R) / size. With value clipping, V is the old value plus the clipped
         change, and the derivative is 0 where the clipping is active.
         """
-        values = self._network.forward(self._observations[index]).squeeze(1)
+        values = self._network.forward(self._observations[index]).squeeze(-1)
         clip_range = self._config.value_clip_range
-        errors = self._errors[self._done // self._config.num_minibatches, index]
+        errors = self._errors[self._epoch, index]
         scale = 2 * self._config.value_coefficient / self._config.minibatch_size
         if clip_range is None:
             torch.sub(values, self._returns[index], out=errors)
@@ -254,12 +232,13 @@ class CriticUpdate:
             clipped = change.clamp(-clip_range, clip_range)
             torch.sub(self._values[index] + clipped, self._returns[index], out=errors)
             gradient = (errors * scale).mul_(change.abs() <= clip_range)
-        self._network.backward(gradient.unsqueeze(1))
+        self._network.backward(gradient.unsqueeze(-1))
         self._done += 1
 
-    def statistics(self) -> dict[str, Tensor]:
-        """Return value_loss, the mean squared error over the minibatches so far, ()."""
-        return {"value_loss": self._errors.flatten(0, 1)[: self._done].square().mean()}
+    def statistics(self, counted: Tensor | None = None) -> dict[str, Tensor]:
+        """Return value_loss, the mean squared error over the minibatches so far, as in `ActorUpdate`."""
+        errors = self._errors.flatten(0, 1)[: self._done]
+        return {"value_loss": self._mean(errors.square(), counted)}
 
 
 @contextmanager
@@ -277,114 +256,106 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def minibatch_rows(data_orders: Tensor, minibatch_size: int) -> Tensor:
+    """Convert data orders to rows of a `Batch` whose leading dimensions are flattened, epoch by epoch.
+
+    Args:
+        data_orders: One permutation of a policy's steps per epoch. Shape: (*lead, epochs, N), int64.
+        minibatch_size: Steps of each policy in a minibatch.
+
+    Returns:
+        Rows, by minibatch, policy and step. Shape: (epochs, N * product of lead).
+    """
+    epochs, steps = data_orders.shape[-2:]
+    flat = data_orders.reshape(-1, epochs, steps)
+    first = torch.arange(len(flat), device=flat.device).view(-1, 1, 1) * steps
+    minibatches = (flat + first).view(len(flat), epochs, -1, minibatch_size)
+    return minibatches.permute(1, 2, 0, 3).reshape(epochs, -1)
+
+
 @flushed_denormals()
-def run_half(
-    half: ActorUpdate | CriticUpdate, data_orders: Sequence[Tensor], num_minibatches: int
-) -> None:
-    """Run all epochs of one half, after its `begin`."""
-    for data_order in data_orders:
-        half.begin_epoch(data_order)
+def run_half(half: ActorUpdate | CriticUpdate, rows: Tensor, num_minibatches: int) -> None:
+    """Run all epochs of one half, after its `begin`; `rows` as from `minibatch_rows`."""
+    for rows_of_epoch in rows:
+        half.begin_epoch(rows_of_epoch)
         for index in range(num_minibatches):
             half.compute_gradients(index)
-            half.optimizer.step()
+            half.step()
 
 
 @flushed_denormals()
 def run_coupled(
-    actor: ActorUpdate, critic: CriticUpdate, data_orders: Sequence[Tensor], config: PPOConfig
-) -> None:
+    actor: ActorUpdate, critic: CriticUpdate, rows: Tensor, config: PPOConfig
+) -> Tensor | None:
     """Run all epochs of both halves, minibatch by minibatch, after their `begin`.
 
     The gradient norm is clipped over both networks. Both stop at the first minibatch above the target KL,
-    without taking its step.
+    without taking its step: one policy ends there, which the host decides; of stacked ones, each keeps its
+    weights from there on, without a wait for the device.
+
+    Returns:
+        Number of minibatches of each stacked policy, (R,), if some may have stopped; else None.
     """
-    parameters = [
-        parameter
-        for half in (actor, critic)
-        for group in half.optimizer.param_groups
-        for parameter in group["params"]
-    ]
-    for data_order in data_orders:
-        actor.begin_epoch(data_order)
-        critic.begin_epoch(data_order)
+    parameters = [*actor.parameters, *critic.parameters]
+    limit = None if config.target_kl is None else 1.5 * config.target_kl
+    active = counted = None
+    if limit is not None and actor.lead:
+        active = torch.ones(actor.lead, dtype=torch.bool, device=rows.device)
+        counted = torch.zeros(actor.lead, dtype=torch.int64, device=rows.device)
+    for rows_of_epoch in rows:
+        actor.begin_epoch(rows_of_epoch)
+        critic.begin_epoch(rows_of_epoch)
         for index in range(config.num_minibatches):
             actor.compute_gradients(index)
             critic.compute_gradients(index)
-            if config.target_kl is not None and actor.approximate_kl() > 1.5 * config.target_kl:
-                return
+            if active is not None and counted is not None:
+                counted += active
+                active &= ~(actor.approximate_kl() > limit)
+            elif limit is not None and actor.approximate_kl() > limit:
+                return None
             if config.max_gradient_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-            actor.optimizer.step()
-            critic.optimizer.step()
+                _clip(parameters, config.max_gradient_norm, stacked=bool(actor.lead))
+            actor.step(active)
+            critic.step(active)
+    return counted
+
+
+def _clip(parameters: Sequence[Tensor], max_norm: float, *, stacked: bool) -> None:
+    if stacked:
+        clip_stacked_gradients_([p.grad for p in parameters if p.grad is not None], max_norm)
+    else:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 def update_both(
-    actor: ActorUpdate,
-    critic: CriticUpdate,
-    batches: tuple[ActorBatch, CriticBatch],
-    data_orders: Sequence[Tensor],
-    learning_rate: float | Tensor,
-    config: PPOConfig,
+    actor: ActorUpdate, critic: CriticUpdate, batch: Batch, data_orders: Tensor, config: PPOConfig
 ) -> dict[str, Tensor]:
-    """Run a whole update of both halves and return the statistics of both."""
-    actor.begin(batches[0], learning_rate)
-    critic.begin(batches[1], learning_rate)
+    """Run a whole update of both halves and return the statistics of both.
+
+    Args:
+        actor: Actor's half.
+        critic: Critic's half.
+        batch: Rollout.
+        data_orders: One permutation of each policy's steps per epoch. Shape: (*lead, epochs, N), int64.
+        config: Settings of both halves.
+    """
+    actor.begin(batch)
+    critic.begin(batch.observations, batch.values, batch.returns)
+    rows, counted = minibatch_rows(data_orders, config.minibatch_size), None
     if config.max_gradient_norm is None and config.target_kl is None:
-        run_half(actor, data_orders, config.num_minibatches)
-        run_half(critic, data_orders, config.num_minibatches)
+        run_half(actor, rows, config.num_minibatches)
+        run_half(critic, rows, config.num_minibatches)
     else:
-        run_coupled(actor, critic, data_orders, config)
-    return critic.statistics() | actor.statistics()
+        counted = run_coupled(actor, critic, rows, config)
+    return critic.statistics(counted) | actor.statistics(counted)
 
 
-def actor_optimizer(
-    policy: ActorCritic, config: PPOConfig, regularizer: RegularizerSettings
-) -> RegularizedOptimizer:
-    """Create Adam over the actor and its `log_std`, which is not regularized."""
-    groups = _groups(policy.actor, regularizer)
-    if policy.log_std is not None:
-        groups.append({"params": [policy.log_std], "regularizer": "none", "strength": 0.0})
-    return _adam(groups, policy.actor, config)
-
-
-def critic_optimizer(
-    critic: DenseNetwork, config: PPOConfig, regularizer: RegularizerSettings
-) -> RegularizedOptimizer:
-    """Create Adam over the critic."""
-    return _adam(_groups(critic, regularizer), critic, config)
-
-
-def _groups(network: DenseNetwork, regularizer: RegularizerSettings) -> list[dict[str, object]]:
-    settings = {field.name: getattr(regularizer, field.name) for field in fields(regularizer)}
-    return parameter_groups(network, **settings)
-
-
-def _adam(
-    groups: list[dict[str, object]], network: DenseNetwork, config: PPOConfig
-) -> RegularizedOptimizer:
-    device = network.head.weight.device.type
-    return regularized(torch.optim.Adam)(
-        groups,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        # One kernel instead of a few per tensor, where torch supports it.
-        fused=device in ("cpu", "cuda", "mps"),
-        capturable=config.compile and device == "cuda",
-    )
-
-
-def set_learning_rate(optimizer: RegularizedOptimizer, learning_rate: float | Tensor) -> None:
-    """Set the learning rate of all groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def normalized(advantages: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Normalize to mean 0 and standard deviation 1 over these dimensions."""
-    deviation, mean = torch.std_mean(advantages, dim=dim, keepdim=True)
+def normalized(advantages: Tensor) -> Tensor:
+    """Normalize to mean 0 and standard deviation 1 over the last dimension."""
+    deviation, mean = torch.std_mean(advantages, dim=-1, keepdim=True)
     return (advantages - mean) / (deviation + 1e-8)
 
 
-def _k3(log_ratios: Tensor) -> Tensor:
-    return (log_ratios.exp() - 1 - log_ratios).mean()
+def k3(log_ratios: Tensor) -> Tensor:
+    """Return r - 1 - log r, whose mean estimates the KL from old to new policy (Schulman's k3)."""
+    return log_ratios.exp() - 1 - log_ratios

@@ -25,8 +25,9 @@ from plasticity.scripts.bench.turns import (
     unmeasured_row,
 )
 from plasticity.tasks import SlipperyAntBulletEnv, slippery_ant_vector
+from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.ant.bullet import BULLET_FRICTION
-from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS, AntSimulation
+from plasticity.tasks.control.ant.bullet_simulation import AntSimulation
 
 REFERENCE = "pybullet_envs_gymnasium:AntBulletEnv-v0"
 """Environment that ours is compared with, as passed to `gymnasium.make`."""

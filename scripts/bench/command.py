@@ -27,7 +27,7 @@ from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.steps import optimizer_step, step_cnn, step_mlp
 from plasticity.scripts.bench.trainer import tracking, trainer
 from plasticity.scripts.bench.turns import torch_threads
-from plasticity.scripts.run.folder import versions
+from plasticity.scripts.run.versions import versions
 
 MEASUREMENTS: dict[str, Callable[[Effort], list[Row]]] = {
     each.__name__: each

@@ -27,10 +27,11 @@ from plasticity.agents.supervised.classifier import Classifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
 from plasticity.scripts.bench.steps import BATCH_SIZE, SIGMA, STRENGTH
-from plasticity.scripts.config.benchmarks import supervised_config
+from plasticity.scripts.config.benchmarks import benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 
 _SYRE = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
-_MNIST = supervised_config("permuted-mnist")
+_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 _NETWORKS = {
     "CNN of permuted-mnist": _MNIST.network,
     "MLP of 3 x 2000": NetworkConfig(architecture="mlp", hidden=(2000,) * 3),

@@ -30,7 +30,8 @@ from plasticity.scripts.bench.rows import Effort, Row
 from plasticity.scripts.bench.steps import BATCH_SIZE, SIGMA, STRENGTH, training_step
 from plasticity.scripts.bench.timing import quartiles, synchronizer
 from plasticity.scripts.bench.work_counter import Work, count_work
-from plasticity.scripts.config.benchmarks import supervised_config
+from plasticity.scripts.config.benchmarks import benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 
 _OBSERVATION_SIZE, _ACTION_SIZE = 27, 8  # of MuJoCo's ant
 
@@ -78,7 +79,7 @@ def limits(effort: Effort) -> list[Row]:
         _row("PPO update, 2 x 256, 10 epochs of 2048, syre", ppo_update(effort), device, effort)
     )
     for label, network, config in (
-        ("CNN of permuted-mnist, syre", supervised_config("permuted-mnist").network, _SGD),
+        ("CNN of permuted-mnist, syre", _MNIST.network, _SGD),
         ("MLP 3 x 2000, syre, Adam", _wide(effort), _ADAM),
     ):
         rows.append(
@@ -87,7 +88,8 @@ def limits(effort: Effort) -> list[Row]:
     return rows
 
 
-_SGD = supervised_config("permuted-mnist").agent
+_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
+_SGD = _MNIST.agent
 _ADAM = ClassifierConfig(optimizer="adam", learning_rate=1e-3)
 
 

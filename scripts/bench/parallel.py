@@ -9,9 +9,11 @@ from pathlib import Path
 
 from plasticity.scripts.bench.rows import Effort, Row, speed_row
 from plasticity.scripts.bench.timing import interleaved
-from plasticity.scripts.config.benchmarks import BENCHMARKS, supervised_config
+from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
 from plasticity.scripts.config.nested import with_values
-from plasticity.scripts.run.pool import Job, run_jobs
+from plasticity.scripts.config.run_config import SupervisedRunConfig
+from plasticity.scripts.run.jobs import Job, JobGroup
+from plasticity.scripts.run.pool import run_jobs
 from plasticity.tasks.vector.environments import available_cores
 
 _BENCHMARK = "permuted-digits"
@@ -54,14 +56,15 @@ def run_side_by_side(out: Path, runs: int, processes: int, tasks: int) -> None:
         RuntimeError: if a run did not finish; the message is the run's.
     """
     config = with_values(
-        supervised_config(_BENCHMARK),
+        benchmark_config(_BENCHMARK, SupervisedRunConfig),
         {
             "method": (BENCHMARKS[_BENCHMARK].mitigation("syre"),),
             "stream.num_tasks": tasks,
         },
     )
     jobs = [Job(out / f"seed_{seed}", replace(config, seed=seed)) for seed in range(runs)]
-    outcome = run_jobs(jobs, processes, lambda _job, _value: None)
+    work = [JobGroup((job,)) for job in jobs]
+    outcome = run_jobs(work, processes, lambda _job, _value: None)
     if outcome.interrupted_by is not None:
         raise KeyboardInterrupt
     if len(outcome.finished) < len(jobs):

@@ -33,13 +33,14 @@ from plasticity.scripts.bench.turns import (
     torch_threads,
     unmeasured_row,
 )
-from plasticity.scripts.config.benchmarks import BENCHMARKS, control_config
+from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.tasks import SlipperyAntBulletEnv, VectorEnvironments, slippery_ant_vector
 
 ROLLOUTS_PER_ROW = 10
 """Rollouts for each row of metrics: by default a run has one every 20 480 steps; a rollout has 2048."""
 
-_BENCHMARK = control_config("slippery-ant")
+_BENCHMARK = benchmark_config("slippery-ant", ControlRunConfig)
 SYRE = regularizer_settings([BENCHMARKS["slippery-ant"].mitigation("syre")])
 """Settings of the benchmark, for actor and critic."""
 

@@ -22,11 +22,12 @@ from plasticity.scripts.bench.steps import SIGMA, STRENGTH
 from plasticity.scripts.bench.timing import Comparison, synchronizer
 from plasticity.scripts.bench.trainer import synthetic_task
 from plasticity.scripts.bench.turns import missing, rate_row, unmeasured_row
-from plasticity.scripts.config.benchmarks import supervised_config
+from plasticity.scripts.config.benchmarks import benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
+from plasticity.tasks.streams.base import stack
 
-_MNIST = supervised_config("permuted-mnist")
+_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 _GOAL_STACKED, _GOAL_SPEED = 32, 15.0
 _GOAL_SHARE = 0.8  # of the simulation's speed, in training
 
@@ -119,7 +120,7 @@ def _stacked(effort: Effort, num_stacked: int, steps: int, *, compile: bool) -> 
         data_order_seeds=range(num_stacked),
         device=effort.device,
     )
-    return partial(_train, classifier, StackedPermutedImages(streams)[1], steps)
+    return partial(_train, classifier, stack(streams)[1], steps)
 
 
 def _train(trainer: Classifier | StackedClassifier, task: object, steps: int) -> None:

@@ -16,8 +16,10 @@ from plasticity.mitigations import regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
-from plasticity.scripts.config.benchmarks import BENCHMARKS, supervised_config
+from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 
+_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 _SYRE = regularizer_settings([BENCHMARKS["permuted-mnist"].mitigation("syre")])
 
 STRENGTH = _SYRE.strength
@@ -40,7 +42,7 @@ _CASES: tuple[tuple[str, OptimizerName, float], ...] = (
 
 def step_cnn(effort: Effort) -> list[Row]:
     """Measure a training step of the CNN of permuted-mnist, with syre against torch's weight_decay."""
-    network = ImageNetwork((1, 28, 28), 10, supervised_config("permuted-mnist").network)
+    network = ImageNetwork((1, 28, 28), 10, _MNIST.network)
     return [
         _step_row("step_cnn", effort, network, case, goal=1.02, rounds=200, calls=5)
         for case in _CASES[1:]
@@ -69,7 +71,7 @@ def _step_row(
     calls: int,
 ) -> Row:
     label, name, momentum = case
-    rate = supervised_config("permuted-mnist").agent.learning_rate if name == "sgd" else 1e-3
+    rate = _MNIST.agent.learning_rate if name == "sgd" else 1e-3
     config = ClassifierConfig(optimizer=name, learning_rate=rate, momentum=momentum)
     syre = RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0)
     our_network = copy.deepcopy(network).to(effort.device)
@@ -147,7 +149,7 @@ def optimizer_pair(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return two optimizers over equal parameters with constant gradients: with syre, and torch's own."""
     # The benchmark's own rate: a decay below the rounding error would take another code path.
-    common = {"lr": supervised_config("permuted-mnist").agent.learning_rate, **extra}
+    common = {"lr": _MNIST.agent.learning_rate, **extra}
     ours = regularized(base)(
         many_parameters(effort),
         regularizer="syre",

@@ -17,12 +17,14 @@ from plasticity.metrics.tracker import Tracker
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, speed_row, time_row
 from plasticity.scripts.bench.steps import SIGMA, STRENGTH
-from plasticity.scripts.config.benchmarks import supervised_config
+from plasticity.scripts.config.benchmarks import benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages
 
-_CONFIG = supervised_config("permuted-mnist").agent
+_MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
+_CONFIG = _MNIST.agent
 _NETWORKS = (
-    ("CNN of permuted-mnist", supervised_config("permuted-mnist").network, 1.1),
+    ("CNN of permuted-mnist", _MNIST.network, 1.1),
     ("MLP 784-256-10", NetworkConfig(architecture="mlp", hidden=(256,)), 1.3),
 )
 _NONE = RegularizerSettings()
@@ -49,9 +51,9 @@ def trainer(effort: Effort) -> list[Row]:
 def tracking(effort: Effort) -> list[Row]:
     """Measure the time of the metrics at a task's end, as a share of the training on the task."""
     task = synthetic_task(effort)
-    probe_size = effort.size(supervised_config("permuted-mnist").tracking.probe_size, 32)
+    probe_size = effort.size(_MNIST.tracking.probe_size, 32)
     classifier = _classifier(
-        _network(supervised_config("permuted-mnist").network),
+        _network(_MNIST.network),
         RegularizerSettings("syre", STRENGTH, SIGMA, anchor_seed=0),
         effort,
     )

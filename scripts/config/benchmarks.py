@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.classifier import ClassifierConfig
@@ -23,6 +23,8 @@ from plasticity.scripts.config.run_config import (
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+
+_Config = TypeVar("_Config", bound=RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,26 +210,18 @@ def require_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def supervised_config(name: str) -> SupervisedRunConfig:
-    """Return the configuration of a supervised benchmark.
+def benchmark_config(name: str, kind: type[_Config]) -> _Config:
+    """Return the configuration of a benchmark whose runs are of a kind that is known.
 
     Raises:
         ValueError: if there is none of this name.
         TypeError: if it is a benchmark of another kind.
     """
     config = require_benchmark(name).config
-    if not isinstance(config, SupervisedRunConfig):
+    if type(config) is not kind:
         raise TypeError(
-            f"{name} must be a supervised benchmark, not one of {type(config).__name__}."
+            f"{name} must be a benchmark of {kind.__name__}, not one of {type(config).__name__}."
         )
-    return config
-
-
-def control_config(name: str) -> ControlRunConfig:
-    """Return the configuration of a control benchmark; raises as `supervised_config`."""
-    config = require_benchmark(name).config
-    if not isinstance(config, ControlRunConfig):
-        raise TypeError(f"{name} must be a control benchmark, not one of {type(config).__name__}.")
     return config
 
 

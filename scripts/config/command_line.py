@@ -12,10 +12,10 @@ import tyro
 from plasticity.mitigations import Mitigation
 from plasticity.scripts.config.nested import Setting, field_docstrings, settings_of, with_values
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
-from plasticity.scripts.config.run_config import METHOD_FIELDS, ControlRunConfig, RunConfig
+from plasticity.scripts.config.run_config import RunConfig
 
-NOT_OPTIONS = ("benchmark", "seed", "device", *METHOD_FIELDS)
-"""Fields of a run that the command's own options fill in."""
+NOT_OPTIONS = ("benchmark", "seed", "device")
+"""Fields of a run that the command's own options fill in, as they do those of its methods."""
 
 
 def run_settings(config: RunConfig) -> dict[str, Setting]:
@@ -27,7 +27,7 @@ def run_settings(config: RunConfig) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     taken = {each.name.replace("_", "-") for each in fields(CommandOptions)}
     for each in settings_of(config):
-        if each.path in (*NOT_OPTIONS, *config.fixed):
+        if each.path in (*NOT_OPTIONS, *config.method_fields(), *config.fixed):
             continue
         if each.option in taken | set(found):
             raise ValueError(
@@ -131,7 +131,7 @@ def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
     for option, each in run_settings(defaults.config).items():
         entries.append(_entry(option, each.type, each.value, each.help))
     entries += [_mitigation_entry(each) for each in defaults.mitigations.values()]
-    if isinstance(defaults.config, ControlRunConfig):
+    if defaults.config.has_critic():
         overrides = [
             _override_entry(each, defaults.critic.get(name, {}))
             for name, each in defaults.mitigations.items()

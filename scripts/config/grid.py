@@ -12,7 +12,6 @@ from plasticity.mitigations import mitigation_names
 from plasticity.scripts.config.command_line import parse_value, run_settings
 from plasticity.scripts.config.nested import shortest, with_values
 from plasticity.scripts.config.options import CRITIC, RunOptions
-from plasticity.scripts.config.run_config import ControlRunConfig
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _known_option(name: str, options: RunOptions) -> str:
         for each in fields(settings)
     ]
     known += own
-    if isinstance(options.config, ControlRunConfig):
+    if options.config.has_critic():
         known += [f"{CRITIC}.{option}" for option in own]
     option = name.replace("_", "-")
     require_known("setting of a grid", option, known)

@@ -23,12 +23,7 @@ from plasticity.scripts.config.nested import (
     settings_of,
     with_values,
 )
-from plasticity.scripts.config.run_config import (
-    METHOD_FIELDS,
-    ControlRunConfig,
-    RunConfig,
-    method_from_plain,
-)
+from plasticity.scripts.config.run_config import RunConfig, method_from_plain
 from plasticity.scripts.config.seed_ranges import Seeds
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -94,7 +89,7 @@ class RunOptions(CommandOptions):
         """
         names = mitigation_names(method)
         changes: dict[str, Any] = {}
-        if isinstance(self.config, ControlRunConfig) and any(self.critic.get(n) for n in names):
+        if self.config.has_critic() and any(self.critic.get(n) for n in names):
             changes["critic_method"] = tuple(
                 replace(self.mitigations[name], **self.critic.get(name, {})) for name in names
             )
@@ -149,7 +144,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         )
     _require_sections(saved, named)
     _require_fixed(saved, named)
-    own = [name for name in METHOD_FIELDS if hasattr(named, name)]
+    own = named.method_fields()
     plain = {name: saved[name] for name in own if saved.get(name) is not None}
     rest = {name: value for name, value in saved.items() if name not in own}
     config = type(named).from_json({**rest, "benchmark": benchmark_name}, options.config)

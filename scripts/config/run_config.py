@@ -28,15 +28,24 @@ from plasticity.mitigations import (
     mitigation_names,
     require_compatible,
 )
-from plasticity.scripts.config.nested import flattened, from_plain, require_object, to_plain
+from plasticity.scripts.config.nested import (
+    flattened,
+    from_plain,
+    require_object,
+    setting_at,
+    to_plain,
+    with_values,
+)
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 _Config = TypeVar("_Config", bound="RunConfig")
 
+LENGTHS = {"task": "stream.num_tasks", "step": "stream.num_steps"}
+"""Path of the setting that gives the length of a run, by the axis of its rows."""
+
 FREE_TO_CHANGE = (
-    "stream.num_tasks",
-    "stream.num_steps",
+    *LENGTHS.values(),
     "stream.data_dir",
     "stream.cores",
     "agent.compile",
@@ -45,8 +54,8 @@ FREE_TO_CHANGE = (
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes
 numbers by rounding at most), and where its data lie."""
 
-LENGTHS = {"task": "stream.num_tasks", "step": "stream.num_steps"}
-"""Path of the setting that gives the length of a run, by the axis of its rows."""
+METHOD_FIELDS = ("method", "critic_method")
+"""Fields that hold mitigations."""
 
 MADE_BY = ("versions", "git_commit")
 """Keys of a run folder's `config.json` that are not settings."""
@@ -109,14 +118,20 @@ class RunConfig:
         ValueError: if a value is out of range.
     """
 
-    axis: ClassVar[str]
-    """Axis of the rows, a key of `LENGTHS`."""
+    experiment: ClassVar[str]
+    """Class that trains the runs, as "module:Class"; `experiment_class` imports it when it is needed."""
 
-    fixed: ClassVar[tuple[str, ...]]
+    axes: ClassVar[tuple[str, ...]]
+    """Keys of a row that tell its position, from the coarsest to the finest, in which progress is counted."""
+
+    length_path: ClassVar[str]
+    """Path of the setting that gives the length of a run: with a larger one, it can be continued."""
+
+    fixed: ClassVar[tuple[str, ...]] = ()
     """Settings that the name of the benchmark stands for."""
 
-    compiles_on: ClassVar[tuple[str, ...]]
-    """Kinds of devices that the agent's steps can be compiled for."""
+    compiles_on: ClassVar[tuple[str, ...]] = ()
+    """Kinds of devices that the agent's steps can be compiled for; none where there is no such setting."""
 
     benchmark: str
     """Name of the benchmark."""
@@ -145,7 +160,7 @@ class RunConfig:
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]
-        if self.agent.compile and kind not in ("auto", *self.compiles_on):
+        if self.compiles_on and self.agent.compile and kind not in ("auto", *self.compiles_on):
             raise ValueError(
                 f"--compile works on {' and '.join(self.compiles_on)}, and --device is {self.device}:"
                 " leave it out."
@@ -158,8 +173,27 @@ class RunConfig:
 
     @property
     def length(self) -> int:
-        """Length of the run, in tasks or steps."""
-        raise NotImplementedError
+        """Length of the run, in units of its finest axis."""
+        return int(setting_at(self, self.length_path))
+
+    @property
+    def cores(self) -> int:
+        """Cores that the run occupies."""
+        return 1
+
+    def with_cores(self: _Config, cores: int) -> _Config:
+        """Return the configuration of a run that uses this many cores, unless the user gave a number."""
+        return self
+
+    @classmethod
+    def method_fields(cls) -> tuple[str, ...]:
+        """Return the names of the fields that hold mitigations."""
+        return tuple(each.name for each in fields(cls) if each.name in METHOD_FIELDS)
+
+    @classmethod
+    def has_critic(cls) -> bool:
+        """Return whether the runs have a critic, whose mitigations can have settings of their own."""
+        return "critic_method" in cls.method_fields()
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as nested objects; a method is an object of its mitigations by name."""
@@ -167,7 +201,7 @@ class RunConfig:
 
     def _plain(self, name: str) -> Any:
         value = getattr(self, name)
-        if name in METHOD_FIELDS and value is not None:
+        if name in self.method_fields() and value is not None:
             return {each.name: to_plain(each) for each in value}
         return to_plain(value)
 
@@ -188,16 +222,12 @@ class RunConfig:
         """
         plain = without_origin(saved)
         methods: dict[str, Any] = {
-            each.name: method_from_plain(given, each.name)
-            for each in fields(cls)
-            if each.name in METHOD_FIELDS and (given := plain.pop(each.name, None)) is not None
+            name: method_from_plain(given, name)
+            for name in cls.method_fields()
+            if (given := plain.pop(name, None)) is not None
         }
         made = from_plain(cls, plain, "", fallback)
         return replace(made, **methods)
-
-
-METHOD_FIELDS = ("method", "critic_method")
-"""Fields that hold mitigations."""
 
 
 def method_from_plain(
@@ -239,7 +269,9 @@ class SupervisedRunConfig(RunConfig):
         ValueError: if a value is out of range.
     """
 
-    axis: ClassVar[str] = "task"
+    experiment: ClassVar[str] = "plasticity.scripts.run.image_experiment:ImageExperiment"
+    axes: ClassVar[tuple[str, ...]] = ("task",)
+    length_path: ClassVar[str] = LENGTHS["task"]
     fixed: ClassVar[tuple[str, ...]] = ("stream.dataset",)
     compiles_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
@@ -255,11 +287,6 @@ class SupervisedRunConfig(RunConfig):
     agent: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Settings of the training."""
 
-    @property
-    def length(self) -> int:
-        """Number of tasks."""
-        return self.stream.num_tasks
-
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRunConfig(RunConfig):
@@ -270,7 +297,9 @@ class ControlRunConfig(RunConfig):
         ValueError: if a value is out of range, or if values do not go together.
     """
 
-    axis: ClassVar[str] = "step"
+    experiment: ClassVar[str] = "plasticity.scripts.run.ant_experiment:AntExperiment"
+    axes: ClassVar[tuple[str, ...]] = ("task", "step")
+    length_path: ClassVar[str] = LENGTHS["step"]
     fixed: ClassVar[tuple[str, ...]] = ("stream.engine",)
     compiles_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
@@ -291,6 +320,15 @@ class ControlRunConfig(RunConfig):
         """Steps at which the run ends: those of the first row at or past `num_steps`."""
         every = self.tracking.measure_every
         return -(-self.stream.num_steps // every) * every
+
+    @property
+    def cores(self) -> int:
+        """Cores that the environments are shared among."""
+        return self.stream.num_cores
+
+    def with_cores(self, cores: int) -> ControlRunConfig:
+        """Return the configuration of ants on this many cores, unless the user gave a number."""
+        return self if self.stream.cores is not None else with_values(self, {"stream.cores": cores})
 
     @property
     def method_of_critic(self) -> tuple[Mitigation, ...]:
@@ -316,18 +354,19 @@ class ControlRunConfig(RunConfig):
             )
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, Any], wanted: RunConfig) -> list[str]:
     """Name what keeps a run from being continued: each setting, its saved and its wanted value.
 
     Args:
         saved: Configuration of a run folder, as `RunConfig.to_json` gives it.
         wanted: Configuration to continue with.
     """
-    there, now = flattened(without_origin(saved)), flattened(without_origin(wanted))
+    free = (*FREE_TO_CHANGE, wanted.length_path)
+    there, now = flattened(without_origin(saved)), flattened(wanted.to_json())
     return [
         f"{path} (there {there.get(path)!r}, now {now.get(path)!r})"
         for path in dict.fromkeys([*now, *there])
-        if path not in FREE_TO_CHANGE and there.get(path) != now.get(path)
+        if path not in free and there.get(path) != now.get(path)
     ]
 
 

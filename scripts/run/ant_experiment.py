@@ -1,120 +1,222 @@
-"""Slippery-Ant run: joins the ants, PPO and the tracker."""
+"""Slippery-Ant runs: join the ants, PPO and the metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
-from plasticity.agents.ppo.agent import PPO
-from plasticity.metrics.tracker import Tracker
+from plasticity.agents.ppo.agent import PPO, StackedPPO
+from plasticity.agents.ppo.environments import Environments
+from plasticity.mitigations import regularizer_settings
+from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.config.run_config import ControlRunConfig
-from plasticity.scripts.run.ant_rows import AntRows, ant_regularizers
+from plasticity.scripts.run.ant_environments import joined, make_environments, part, with_tensors
+from plasticity.scripts.run.ant_rows import AntRows, has_all_rows
+from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.policy_metrics import policy_metrics
 from plasticity.seeds import child_seed
-from plasticity.tasks.vector.environments import slippery_ant_vector
+from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
 
 
 class AntExperiment:
-    """Work of a run between two rows of its `metrics.jsonl`: rollouts and their updates.
+    """Runs of Slippery-Ant: each has a row when `AntRows` decides that one is due.
 
-    `AntRows` decides when a row is due.
+    An `Experiment`, whose protocol describes the methods.
 
     Args:
-        config: Configuration of the run.
+        configs: Configurations of the runs; equal except for their methods and seeds.
+        stacked: Whether the policies are stacked. Otherwise there is exactly one run.
+        environments: Ants of all runs, run after run. None: those of the engine.
 
     Raises:
         ImportError: if the physics engine is not installed.
     """
 
-    def __init__(self, config: ControlRunConfig) -> None:
-        self.config = config
-        self._envs = slippery_ant_vector(
-            config.stream.num_envs,
-            num_workers=config.stream.num_cores if config.stream.num_cores > 1 else 0,
-            engine=config.stream.engine,
-            task_seed=child_seed(config.seed, "stream"),
-            change_every=config.stream.change_every,
-        )
-        self._agent = PPO(
-            self._envs,
-            config.agent,
-            *ant_regularizers(config),
-            seed=config.seed,
-            device=config.device,
-            update_threads=min(config.stream.num_cores, 2),
-        )
-        probe = torch.zeros(2, self._agent.observations.shape[-1])  # replaced for each row
-        self._tracker: Tracker | None = None
-        if config.tracking.metrics:
-            policy = self._agent.policy
-            self._tracker = Tracker(policy, probe, config.tracking.metrics, policy.hidden_layers)
-        self._rows = AntRows(config)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete."""
-        return self._rows.finished
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss became NaN or infinite."""
-        return self._rows.diverged
+    def __init__(
+        self,
+        configs: Sequence[ControlRunConfig],
+        *,
+        stacked: bool,
+        environments: Environments | None = None,
+    ) -> None:
+        self.configs = configs
+        self._envs = make_environments(configs) if environments is None else environments
+        self._agent = _agent(configs, self._envs, stacked=stacked)
+        self._metrics = policy_metrics(self._agent, configs[0].tracking.metrics)
+        self._rows = [AntRows(each) for each in configs]
+        self._num_steps = [0] * len(configs)
+        # states of the environments by run, until all are there: they are loaded as one
+        self._loaded: dict[int, dict[str, Any]] = {}
 
     @property
     def progress(self) -> float:
-        """Steps made so far, summed over all environments."""
-        return float(self._agent.num_steps)
+        """Steps made so far by each run, summed over its environments."""
+        live = [run for run in range(len(self._rows)) if not self.has_diverged(run)]
+        return float(self._num_steps[live[0] if live else 0])
 
-    def close(self) -> None:
-        """Stop the processes of the environments."""
-        self._envs.close()
+    def is_finished(self, run: int) -> bool:
+        """Return whether a run is complete."""
+        return self._rows[run].finished
 
-    def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Collect rollouts and learn until the next row is due.
+    def has_diverged(self, run: int) -> bool:
+        """Return whether a run ended because a loss became NaN or infinite."""
+        return self._rows[run].diverged
+
+    def next_rows(self, should_stop: Callable[[], bool]) -> dict[int, dict[str, Any]]:
+        """Collect rollouts and learn until the next row of any run is due.
 
         Args:
             should_stop: Called before every rollout.
 
         Returns:
-            The row; None if stopped before it was due.
+            Rows by run; none if stopped before one was due.
+
+        Raises:
+            RunError: if the simulator ran out of space, so that its numbers must not be used.
         """
+        self._load_environments()
         while not should_stop():
-            iteration = self._agent.iterate()
-            row = self._rows.take(iteration, self._agent.num_steps)
+            rows = self._iterate()
+            if rows:
+                self._measure(rows)
+                return rows
+        return {}
+
+    def _iterate(self) -> dict[int, dict[str, Any]]:
+        """Run one iteration, and return the rows that are due, without metrics."""
+        found = self._agent.iterate()
+        rows: dict[int, dict[str, Any]] = {}
+        for run, iteration in enumerate(found if isinstance(found, list) else [found]):
+            if self.has_diverged(run):
+                continue
+            self._num_steps[run] = iteration.num_steps
+            row = self._rows[run].take(iteration)
             if row is not None:
-                if self._tracker is not None and not self.diverged:
-                    row.update(self._tracker.take(self._agent.observations)[0])
-                return row
-        return None
+                rows[run] = row
+        return rows
 
-    def take_episodes(self) -> list[dict[str, Any]]:
-        """Return the episodes that ended since the last call, in the order of their ends."""
-        return self._rows.take_episodes()
+    def _measure(self, rows: Mapping[int, dict[str, Any]]) -> None:
+        """Add the metrics to these rows."""
+        sound = [run for run in rows if not self.has_diverged(run)]
+        for run, numbers in self._metrics.take(self._agent.observations, sound).items():
+            rows[run].update(numbers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on, except its configuration."""
-        return {
-            "agent": self._agent.state_dict(),
-            "environments": with_tensors(self._envs.state_dict()),
-            "tracker": None if self._tracker is None else self._tracker.state_dict(),
-            **self._rows.state_dict(),
-        }
+    def take_episodes(self, run: int) -> list[dict[str, Any]]:
+        """Return the episodes of a run that ended since the last call, in the order of their ends."""
+        return self._rows[run].take_episodes()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self._agent.load_state_dict(state["agent"])
-        self._envs.load_state_dict(state["environments"])
-        if self._tracker is not None:
-            self._tracker.load_state_dict(state["tracker"])
-        self._rows.load_state_dict(state)
+    def state_dicts(self, runs: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the states of these runs."""
+        self._load_environments()
+        environments = with_tensors(self._envs.state_dict())
+        num_envs = self.configs[0].stream.num_envs
+        return [
+            {
+                "agent": self._agent.state_dict(run),
+                "environments": part(environments, run, num_envs),
+                "tracker": self._metrics.state_dict(run),
+                **self._rows[run].state_dict(),
+            }
+            for run in runs
+        ]
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        """Continue a run from its state; in the end, all runs must have the same progress."""
+        self._agent.load_state_dict(state["agent"], run)
+        self._num_steps[run] = state["agent"]["num_steps"]
+        if state["agent"]["started"]:
+            self._loaded[run] = state["environments"]
+        self._metrics.load_state_dict(state["tracker"], run)
+        self._rows[run].load_state_dict(state)
+
+    def _load_environments(self) -> None:
+        if self._loaded:
+            states = [self._loaded[run] for run in range(len(self.configs))]
+            self._envs.load_state_dict(joined(states))
+            self._loaded.clear()
+
+    def rehearse(self) -> None:
+        """Collect one rollout, learn from it, and measure."""
+        self._iterate()
+        self._measure({run: {} for run in range(len(self._rows))})
+
+    def close(self) -> None:
+        """Stop the processes of agent and environments, or close the simulator."""
+        self._agent.close()
+        self._envs.close()
+
+    # ---- without an experiment ---------------------------------------------------------------------
+
+    @staticmethod
+    def progress_of(state: dict[str, Any]) -> float:
+        """Return the steps of a run with this saved state."""
+        return float(state["agent"]["num_steps"])
+
+    @staticmethod
+    def is_finished_at(state: dict[str, Any], config: ControlRunConfig) -> bool:
+        """Return whether a run with this saved state has all its rows."""
+        return has_all_rows(state, config)
+
+    @staticmethod
+    def can_stack(config: ControlRunConfig) -> bool:
+        """Return whether a run can be stacked: the engines of a CPU step each ant by itself."""
+        return config.stream.engine in DEVICE_ENGINES
+
+    @staticmethod
+    def can_be_alone(config: ControlRunConfig) -> bool:
+        """Return whether a run has an ordinary backend: all have but the ants of a GPU."""
+        return config.stream.engine not in DEVICE_ENGINES
+
+    @staticmethod
+    def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
+        """Raise an error if an engine is not installed."""
+        for engine in {each.stream.engine for each in configs}:
+            _require_engine(engine)
+
+    @staticmethod
+    def modules(config: ControlRunConfig) -> Sequence[str]:
+        """Return the modules that a run imports late."""
+        return []
 
 
-def with_tensors(state: Any) -> Any:
-    """Return a copy with tensors for arrays, which `torch.load` reads with `weights_only=True`."""
-    if isinstance(state, Mapping):
-        return {name: with_tensors(value) for name, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return [with_tensors(value) for value in state]
-    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+def _agent(
+    configs: Sequence[ControlRunConfig], envs: Environments, *, stacked: bool
+) -> PPO | StackedPPO:
+    config = configs[0]
+    regularizers = [_regularizers(each) for each in configs]
+    if not stacked:
+        return PPO(
+            envs,
+            config.agent,
+            *regularizers[0],
+            seed=config.seed,
+            device=config.device,
+            update_threads=min(config.stream.num_cores, 2),
+        )
+    return StackedPPO(
+        envs,
+        config.agent,
+        [actor for actor, _ in regularizers],
+        [critic for _, critic in regularizers],
+        seeds=[each.seed for each in configs],
+        device=config.device,
+    )
+
+
+def _regularizers(config: ControlRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
+    """Return the settings with which a run's method regularizes its actor, and those for its critic."""
+    return (
+        regularizer_settings(config.method, child_seed(config.seed, "actor anchor")),
+        regularizer_settings(config.method_of_critic, child_seed(config.seed, "critic anchor")),
+    )
+
+
+def _require_engine(engine: str) -> None:
+    try:
+        ENGINES[engine]().close()
+        if engine == "warp":
+            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
+
+            load_modules()
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from error

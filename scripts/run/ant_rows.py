@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from plasticity.agents.ppo.agent import Episode, Iteration
-from plasticity.mitigations import regularizer_settings
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.agents.ppo.base_agent import Iteration
+from plasticity.agents.ppo.episodes import Episode
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.seeds import child_seed
-from plasticity.tasks.control.friction import task_friction
+from plasticity.tasks.control.friction import SlipperyAnt
 
 
 class AntRows:
@@ -25,6 +24,9 @@ class AntRows:
 
     def __init__(self, config: ControlRunConfig) -> None:
         self._config = config
+        change_every = config.stream.change_every
+        num_tasks = config.length // change_every + 1
+        self._stream = SlipperyAnt(num_tasks, change_every, child_seed(config.seed, "stream"))
         self._task = 0
         self._row_steps = 0
         self._since_row: list[Episode] = []
@@ -41,37 +43,29 @@ class AntRows:
         """Whether a loss became NaN or infinite."""
         return self._diverged
 
-    def take(self, iteration: Iteration, num_steps: int) -> dict[str, Any] | None:
-        """Record an iteration.
-
-        Args:
-            iteration: The latest iteration.
-            num_steps: Environment steps of the run up to its end.
-
-        Returns:
-            A row, if one is due.
-        """
+    def take(self, iteration: Iteration) -> dict[str, Any] | None:
+        """Record the latest iteration, and return a row if one is due."""
         self._since_row += iteration.episodes
         self._untaken += iteration.episodes
         newest = self._task if iteration.task is None else iteration.task
         boundary = newest > self._task
-        is_due = num_steps % self._config.tracking.measure_every == 0
+        is_due = iteration.num_steps % self._config.tracking.measure_every == 0
         if not (boundary or iteration.diverged or is_due):
             return None
         if is_due:
-            self._row_steps = num_steps
+            self._row_steps = iteration.num_steps
         self._diverged = iteration.diverged
-        row = self._row(iteration, num_steps, boundary=boundary)
+        row = self._row(iteration, boundary=boundary)
         self._task = newest
         return row
 
-    def _row(self, iteration: Iteration, num_steps: int, *, boundary: bool) -> dict[str, Any]:
+    def _row(self, iteration: Iteration, *, boundary: bool) -> dict[str, Any]:
         # All that ended since the previous row: around a change, some of them on the previous ground.
         episodes, self._since_row = self._since_row, []
         return {
-            "step": num_steps,
+            "step": iteration.num_steps,
             "task": self._task,
-            "friction": self._friction(self._task),
+            **self._stream.describe(self._task),
             "boundary": boundary,
             "episodes": len(episodes),
             "episode_return": _mean([each.episode_return for each in episodes]),
@@ -83,16 +77,10 @@ class AntRows:
     def take_episodes(self) -> list[dict[str, Any]]:
         """Return the episodes that ended since the last call, in the order of their ends."""
         taken, self._untaken = self._untaken, []
-        return [asdict(self._on_its_ground(each)) for each in taken]
+        return [asdict(each) | self._description(each.task) for each in taken]
 
-    def _on_its_ground(self, episode: Episode) -> Episode:
-        # A simulator in float32 reports the friction in float32; rows and episodes must agree to the digit.
-        return replace(episode, friction=self._friction(episode.task))
-
-    def _friction(self, task: int | None) -> float | None:
-        if task is None:
-            return None
-        return task_friction(child_seed(self._config.seed, "stream"), task)
+    def _description(self, task: int | None) -> dict[str, Any]:
+        return {} if task is None else self._stream.describe(task)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later rows depend on."""
@@ -117,14 +105,6 @@ def has_all_rows(state: dict[str, Any], config: ControlRunConfig) -> bool:
     """Return whether a run that saved this `AntRows.state_dict` has all its rows."""
     # Only a row ends a run, so that an extended run equals one that was longer from the start.
     return bool(state["diverged"]) or int(state["row_steps"]) >= config.stream.num_steps
-
-
-def ant_regularizers(config: ControlRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
-    """Return the settings with which a run's method regularizes its actor, and those for its critic."""
-    return (
-        regularizer_settings(config.method, child_seed(config.seed, "actor anchor")),
-        regularizer_settings(config.method_of_critic, child_seed(config.seed, "critic anchor")),
-    )
 
 
 def _mean(values: list[float]) -> float | None:

@@ -9,20 +9,18 @@ from pathlib import Path
 
 from plasticity.checks import require_integer
 from plasticity.scripts.config.grid import Axis, points
-from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import RunOptions
-from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
-from plasticity.scripts.run.experiments import require_runnable
-from plasticity.scripts.run.folder import (
-    is_finished,
-    progress_made,
-    require_free,
-    require_same_config,
-    saved_config,
-)
+from plasticity.scripts.run.experiment import experiment_class
+from plasticity.scripts.run.folder import require_free
 from plasticity.scripts.run.jobs import Job
 from plasticity.scripts.run.pool import Outcome, run_jobs
 from plasticity.scripts.run.progress import Messages, live_progress
+from plasticity.scripts.run.saved_run import (
+    is_finished,
+    progress_made,
+    require_same_config,
+    saved_config,
+)
 from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
 from plasticity.tasks.vector.environments import available_cores
 
@@ -80,8 +78,8 @@ def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     if not unfinished:
         return 0
     totals = {job.path: job.config.length for job in unfinished}
-    done = {path: float(progress_made(path)) for path in totals}
-    unit = unfinished[0].config.axis
+    done = {job.path: progress_made(job.path, job.config) for job in unfinished}
+    unit = unfinished[0].config.axes[-1]
     work = left_of(planned(jobs, options.stack), unfinished)
     with live_progress(messages, totals, done, unit) as on_progress:
         outcome = run_jobs(
@@ -97,21 +95,13 @@ def _processes(options: RunOptions, jobs: Sequence[Job]) -> int:
         return require_integer("--jobs", options.jobs, minimum=1)
     if jobs[0].config.device != "cpu":
         return 1
-    config = jobs[0].config
-    cores = config.stream.num_cores if isinstance(config, ControlRunConfig) else 1
-    return max(1, available_cores() // cores)
+    return max(1, available_cores() // jobs[0].config.cores)
 
 
 def _with_cores(jobs: Sequence[Job], processes: int) -> list[Job]:
     """Share the machine's cores among runs that can use several, unless the user did."""
     shared = max(1, available_cores() // min(processes, len(jobs)))
-    return [replace(job, config=_on_cores(job.config, shared)) for job in jobs]
-
-
-def _on_cores(config: RunConfig, cores: int) -> RunConfig:
-    if not isinstance(config, ControlRunConfig) or config.stream.cores is not None:
-        return config
-    return with_values(config, {"stream.cores": cores})
+    return [replace(job, config=job.config.with_cores(shared)) for job in jobs]
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:
@@ -122,9 +112,10 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
                 f"{path} is named twice, by a repeated method, seed or setting: once is enough."
             )
     for job in jobs:
-        require_same_config(job.path, saved_config(job.path), job.config.to_json())
-    require_runnable([group[0].config for group in groups_of(jobs)])
-    unfinished = [job for job in jobs if not is_finished(job.path, job.config.length)]
+        require_same_config(job.path, saved_config(job.path), job.config)
+    configs = [group[0].config for group in groups_of(jobs)]
+    experiment_class(configs[0]).require_runnable(configs)  # all are of one benchmark
+    unfinished = [job for job in jobs if not is_finished(job.path, job.config)]
     require_free([job.path for job in unfinished])
     return unfinished
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.scripts.config.run_config import SupervisedRunConfig
+from plasticity.scripts.run.adapted import Adapted
 from plasticity.seeds import child_seed
 from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
 
@@ -26,7 +27,7 @@ FINITE = Metric("finite", lambda features: features.isfinite().all().to(features
 """Metric that is 1 where all features of a layer are finite, else 0."""
 
 
-class ImageExperiment:
+class SingleImages:
     """Work of a run between two rows of its `metrics.jsonl`: learning one task.
 
     Args:
@@ -142,6 +143,55 @@ class ImageExperiment:
         self._next_task = state["next_task"]
         self._diverged = state["diverged"]
         self._before = state.get("before")  # absent between two tasks
+
+
+class ImageExperiment(Adapted):
+    """Image runs, alone or stacked."""
+
+    def __init__(
+        self,
+        configs: Sequence[SupervisedRunConfig],
+        dataset: ImageDataset | None = None,
+        *,
+        stacked: bool,
+    ) -> None:
+        from plasticity.scripts.run.stacked_images import StackedImages  # noqa: PLC0415
+
+        made = StackedImages(configs, dataset) if stacked else SingleImages(configs[0], dataset)
+        super().__init__(configs, made, stacked=stacked)
+
+    @staticmethod
+    def progress_of(state: dict[str, Any]) -> float:
+        """Return the number of tasks done by a run with this saved state."""
+        classifier = state["classifier"]
+        return float(state["next_task"] + classifier["step"] / classifier["task_steps"])
+
+    @staticmethod
+    def is_finished_at(state: dict[str, Any], config: SupervisedRunConfig) -> bool:
+        """Return whether a run with this saved state has all its tasks."""
+        return bool(state["diverged"]) or int(state["next_task"]) >= config.stream.num_tasks
+
+    @staticmethod
+    def can_stack(config: SupervisedRunConfig) -> bool:
+        """Return whether a run can be stacked: `Shift` wraps its network in another."""
+        return not any(isinstance(each, Shift) for each in config.method)
+
+    @staticmethod
+    def can_be_alone(config: SupervisedRunConfig) -> bool:
+        """Return True: the ordinary backend trains every run."""
+        return True
+
+    @staticmethod
+    def require_runnable(configs: Sequence[SupervisedRunConfig]) -> None:
+        """Raise an error if settings and data do not fit together; download the data."""
+        load = cache(load_dataset)  # a grid may have many configurations on the same images
+        for config in configs:
+            require_fitting(config, load(config.stream.dataset, data_dir=config.stream.data_dir))
+
+    @staticmethod
+    def modules(config: SupervisedRunConfig) -> Sequence[str]:
+        """Return the modules that a run imports late."""
+        return ["sklearn.datasets"] if config.stream.dataset == "digits" else []
 
 
 def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> PermutedImages:

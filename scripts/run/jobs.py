@@ -18,18 +18,13 @@ class Job:
     config: RunConfig
     """Configuration of the run."""
 
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        """Tuple of this run alone, as `JobGroup.jobs` is of several."""
-        return (self,)
-
 
 @dataclass(frozen=True)
 class JobGroup:
-    """Runs to be trained stacked in one process."""
+    """Runs to be done in one process: a single one, or several that are trained stacked."""
 
     jobs: tuple[Job, ...]
-    """Runs of the group, each with its own folder; their configurations are such that
+    """Runs of the group, each with its own folder; the configurations of several are such that
     `plasticity.scripts.run.stacks` groups them."""
 
     is_measured: bool = False
@@ -39,7 +34,3 @@ class JobGroup:
     had_more: bool = False
     """Whether other runs of the group are finished already. The rest is then stacked even if it is a single
     run, so that it rounds as it would with them."""
-
-
-Work = Job | JobGroup
-"""Work that one process does."""

@@ -1,4 +1,4 @@
-"""Runs side by side, in processes of one thread each: a run in each, or a group of stacked runs."""
+"""Runs side by side, in processes of one thread each: a group of runs in each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.events import MODULES as TENSORBOARD
-from plasticity.scripts.run.jobs import Job, JobGroup, Work
-from plasticity.scripts.run.process import PROGRESS_INTERVAL_SECONDS, do_work
-
-__all__ = ["Job", "Outcome", "run_jobs"]
+from plasticity.scripts.run.experiment import experiment_class
+from plasticity.scripts.run.jobs import Job, JobGroup
+from plasticity.scripts.run.process import PROGRESS_INTERVAL_SECONDS, Result, do_work
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,13 +48,12 @@ class _Running:
     jobs: tuple[Job, ...]
     process: BaseProcess
     events: Connection
-    results: dict[int, tuple[str, str]] = field(default_factory=dict)  # of single runs, by index
-    message: tuple[str, str] | None = None  # the result of all other runs
+    results: dict[int, Result] = field(default_factory=dict)  # by index of the run
     asked_to_stop: bool = False
 
 
 def run_jobs(
-    work: Sequence[Work],
+    work: Sequence[JobGroup],
     processes: int,
     on_progress: Callable[[Job, float], None],
     on_note: Callable[[str], None] = lambda note: None,
@@ -97,25 +94,20 @@ def run_jobs(
     return outcome
 
 
-def _preloaded(work: Sequence[Work]) -> list[str]:
+def _preloaded(work: Sequence[JobGroup]) -> list[str]:
     # A server that has imported everything forks the runs: a run starts in milliseconds, without the
     # threads and locks of this process, and with the code as of now, even if the checkout changes while
     # other runs have their turn.
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run.command", "torch._dynamo", *TENSORBOARD]
-    configs = [job.config for each in work for job in each.jobs]
-    if any(
-        isinstance(each, SupervisedRunConfig) and each.stream.dataset == "digits"
-        for each in configs
-    ):
-        modules.append("sklearn.datasets")
-    for group in (each for each in work if isinstance(each, JobGroup)):
-        is_image = isinstance(group.jobs[0].config, SupervisedRunConfig)
-        modules.append(f"plasticity.scripts.run.stacked_{'images' if is_image else 'ants'}")
+    for group in work:
+        config = group.jobs[0].config
+        kind = experiment_class(config)
+        modules += [kind.__module__, *kind.modules(config)]
     return modules
 
 
-def _start(context: Any, work: Work, outcome: Outcome) -> list[_Running]:
+def _start(context: Any, work: JobGroup, outcome: Outcome) -> list[_Running]:
     error: Exception
     name = str(work.jobs[0].path)
     for patience in (PROGRESS_INTERVAL_SECONDS, 0.0):  # again, in case the server was just killed
@@ -189,17 +181,15 @@ def _drain(
                 on_progress(each.jobs[index], progress)
         elif kind == "note":
             on_note(value)
-        elif kind == "runs":
-            each.results.update(value)
         else:
-            each.message = (kind, value)
+            each.results.update(value)
 
 
 def _settle(each: _Running, outcome: Outcome) -> None:
     each.process.join()
     each.events.close()
     for index, job in enumerate(each.jobs):
-        kind, value = each.results.get(index) or each.message or _unreported(each.process.exitcode)
+        kind, value = each.results.get(index) or _unreported(each.process.exitcode)
         if kind in ("finished", "diverged"):
             outcome.finished.append(job.path)
         if kind == "diverged":
@@ -207,10 +197,10 @@ def _settle(each: _Running, outcome: Outcome) -> None:
         elif kind == "stopped":
             outcome.stopped.append(job.path)
         elif kind == "failed":
-            outcome.failed[job.path] = str(value)
+            outcome.failed[job.path] = value
 
 
-def _unreported(code: int | None) -> tuple[str, str]:
+def _unreported(code: int | None) -> Result:
     """Return the result of a process that reported none."""
     if code is not None and code < 0:
         return ("failed", f"its process was ended by {signal.Signals(-code).name}")

@@ -1,4 +1,4 @@
-"""Process of a run, or of a group of stacked runs."""
+"""Process of a group of runs: trains them, in parts that fit into memory, and reports their results."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
 from plasticity.scripts.config.run_config import RunConfig
-from plasticity.scripts.run.experiments import make_experiment, stacked_experiment
-from plasticity.scripts.run.folder import RunError, RunFolder, execute
-from plasticity.scripts.run.jobs import Job, JobGroup, Work
+from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.experiment import Experiment, experiment_class
+from plasticity.scripts.run.folder import RunFolder
+from plasticity.scripts.run.jobs import JobGroup
 from plasticity.scripts.run.memory import Memory, describe_groups, measured_memory
-from plasticity.scripts.run.stacked import StackedExperiment, StackedRuns
-from plasticity.scripts.run.stacks import even_parts, has_ordinary_experiment
+from plasticity.scripts.run.runner import Runner
+from plasticity.scripts.run.stacks import even_parts
 
 PROGRESS_INTERVAL_SECONDS = 0.5
 """Seconds between two progress reports of a run."""
 
+Result = tuple[str, str]
+"""Result of a run: finished, diverged, stopped or failed, and the message of a failure."""
 
-def do_work(work: Work, events: Connection) -> None:
+
+def do_work(group: JobGroup, events: Connection) -> None:
     """Do the work of this process, and report its results.
 
     Args:
-        work: A run, or a group of runs.
-        events: Connection for the reports: progress by index in the group, notes, results of single runs,
-            and finally the result of all others.
+        group: Runs to be done.
+        events: Connection for the reports: progress and results of runs by index in the group, and notes.
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -41,14 +44,7 @@ def do_work(work: Work, events: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    message: tuple[str, str]
-    try:
-        message = _execute(work, events, stop)
-    except (RunError, ValueError, OSError) as error:
-        message = ("failed", str(error))
-    except Exception:
-        message = ("failed", traceback.format_exc())
-    _send(events, message)
+    execute(group, events, stop)
 
 
 def _end_with_parent() -> None:
@@ -62,92 +58,103 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _send(events: Connection, message: tuple[str, Any]) -> None:
-    with suppress(OSError):  # the parent was killed: this process is about to end as well
-        events.send(message)
+class _Reports:
+    """Reports about the runs of a group, by index: progress at most every `PROGRESS_INTERVAL_SECONDS`."""
 
-
-class _ProgressReports:
-    """Reports of the progress of runs, at most one every `PROGRESS_INTERVAL_SECONDS`."""
-
-    def __init__(self, events: Connection) -> None:
+    def __init__(self, events: Connection, group: JobGroup) -> None:
         self._events = events
+        self._jobs = group.jobs
+        self._without_result = set(range(len(group.jobs)))
         self._latest = -PROGRESS_INTERVAL_SECONDS
 
-    def __call__(self, progress: Callable[[], dict[int, float]]) -> None:
+    def progress(self, progress: Callable[[], Mapping[int, float]]) -> None:
+        """Report the progress of runs, if it is time for it."""
         now = time.monotonic()
         if now - self._latest > PROGRESS_INTERVAL_SECONDS:
             self._latest = now
-            _send(self._events, ("progress", progress()))
+            self._send("progress", progress())
 
+    def note(self, text: str) -> None:
+        """Report a message to the user."""
+        self._send("note", text)
 
-def _execute(work: Work, events: Connection, stop: threading.Event) -> tuple[str, str]:
-    if isinstance(work, JobGroup):
-        return _execute_group(work, events, stop)
-    return _execute_job(work, 0, events, stop)
+    def end(self, run: int, *, diverged: bool) -> None:
+        """Report that a run has its last row."""
+        self._send("progress", {run: float(self._jobs[run].config.length)})
+        self._results([run], ("diverged" if diverged else "finished", ""))
 
+    def stopped(self) -> None:
+        """Report that all runs without a result were stopped."""
+        self._results(range(len(self._jobs)), ("stopped", ""))
 
-def _execute_job(
-    job: Job, index: int, events: Connection, stop: threading.Event
-) -> tuple[str, str]:
-    """Do one run, which has this index in its group; return its result."""
-    report = _ProgressReports(events)
-    with RunFolder(job.path, job.config.to_json()) as folder:
-        experiment = make_experiment(job.config)
-
-        def should_stop() -> bool:
-            report(lambda: {index: experiment.progress})
-            return stop.is_set()
-
+    @contextmanager
+    def failures(self, runs: Sequence[int]) -> Iterator[None]:
+        """Report an error inside a `with` as the result of those of its runs that have none."""
         try:
-            finished = execute(folder, experiment, should_stop)
-        finally:
-            experiment.close()
-        if not finished:
-            return ("stopped", "")
-        _send(events, ("progress", {index: float(job.config.length)}))
-        return ("diverged" if experiment.diverged else "finished", "")
-
-
-def _execute_group(group: JobGroup, events: Connection, stop: threading.Event) -> tuple[str, str]:
-    """Do the runs of a group, in parts that fit; return the result of runs without one of their own."""
-    indices = list(range(len(group.jobs)))
-    parts = [indices]
-    is_stacked = len(indices) > 1 or group.had_more
-    if group.is_measured and is_stacked:
-        memory = _memory_of([job.config for job in group.jobs])
-        parts = even_parts(indices, memory.most)
-        is_stacked = memory.most > 1
-        if len(parts) > 1:
-            _send(events, ("note", describe_groups(memory, [len(part) for part in parts])))
-    for part in parts:
-        if stop.is_set():
-            break
-        results = dict.fromkeys(part, ("stopped", ""))
-        try:
-            if not is_stacked and has_ordinary_experiment(group.jobs[part[0]].config):
-                results[part[0]] = _execute_job(group.jobs[part[0]], part[0], events, stop)
-            else:
-                _execute_part(group.jobs, part, results, events, stop, is_stacked=is_stacked)
-        except (RunError, ValueError, OSError) as error:
-            _fail(results, str(error))
+            yield
         except torch.cuda.OutOfMemoryError:
-            _fail(
-                results,
-                f"{len(part)} stacked runs are too many for the memory of {group.jobs[0].config.device}:"
-                " give a smaller --stack.",
-            )
-        _send(events, ("runs", results))
-    return ("stopped", "")
+            self._results(runs, ("failed", _too_large(len(runs), self._jobs[0].config.device)))
+        except (RunError, ValueError, OSError) as error:
+            self._results(runs, ("failed", str(error)))
+        except Exception:
+            self._results(runs, ("failed", traceback.format_exc()))
+
+    def _results(self, runs: Sequence[int], result: Result) -> None:
+        new = dict.fromkeys(self._without_result.intersection(runs), result)
+        self._without_result -= new.keys()
+        self._send("results", new)
+
+    def _send(self, kind: str, value: Any) -> None:
+        with suppress(OSError):  # the parent was killed: this process is about to end as well
+            self._events.send((kind, value))
+
+
+def _too_large(runs: int, device: str) -> str:
+    if runs == 1:
+        return f"The run is too large for the memory of {device}: give a smaller network or batch."
+    return f"{runs} stacked runs are too many for the memory of {device}: give a smaller --stack."
+
+
+def execute(group: JobGroup, events: Connection, stop: threading.Event) -> None:
+    """Train the runs of a group, in parts that fit; a part that fails does not stop the next one.
+
+    Args:
+        group: Runs to be done.
+        events: Connection for the reports, as in `do_work`.
+        stop: Once it is set, the runs write their checkpoints and stop.
+    """
+    reports = _Reports(events, group)
+    with reports.failures(range(len(group.jobs))):
+        parts, in_group = _parts(group, reports)
+        for part in parts:
+            if stop.is_set():
+                break
+            with reports.failures(part):
+                _train(group, part, reports, stop, in_group=in_group)
+    reports.stopped()
+
+
+def _parts(group: JobGroup, reports: _Reports) -> tuple[list[list[int]], bool]:
+    """Return the indices of the runs that are trained at once, and whether a single one is stacked too."""
+    indices = list(range(len(group.jobs)))
+    in_group = len(indices) > 1 or group.had_more
+    if not (group.is_measured and in_group):
+        return [indices], in_group
+    memory = _memory_of([job.config for job in group.jobs])
+    parts = even_parts(indices, memory.most)
+    if len(parts) > 1:
+        reports.note(describe_groups(memory, [len(part) for part in parts]))
+    return parts, memory.most > 1
 
 
 def _memory_of(configs: Sequence[RunConfig]) -> Memory:
-    """Measure the memory that runs like these need on their CUDA device."""
-    kind = stacked_experiment(configs[0])
+    """Measure the memory that stacked runs like these need on their CUDA device."""
+    kind = experiment_class(configs[0])
 
-    def begin(runs: int) -> StackedExperiment:
+    def begin(runs: int) -> Experiment:
         # Evenly spaced in the group: a method with anchors needs more memory than one without.
-        experiment = kind([configs[index * len(configs) // runs] for index in range(runs)])
+        chosen = [configs[index * len(configs) // runs] for index in range(runs)]
+        experiment = kind(chosen, stacked=True)
         experiment.rehearse()
         return experiment
 
@@ -155,43 +162,23 @@ def _memory_of(configs: Sequence[RunConfig]) -> Memory:
         return measured_memory(max(2, len(configs)), begin)  # a single run of a group may be left
 
 
-def _fail(results: dict[int, tuple[str, str]], message: str) -> None:
-    """Set the result of all runs that are not finished to a failure."""
-    for index, (kind, _) in results.items():
-        if kind == "stopped":
-            results[index] = ("failed", message)
-
-
-def _execute_part(
-    jobs: Sequence[Job],
-    indices: Sequence[int],
-    results: dict[int, tuple[str, str]],
-    events: Connection,
+def _train(
+    group: JobGroup,
+    part: Sequence[int],
+    reports: _Reports,
     stop: threading.Event,
     *,
-    is_stacked: bool,
+    in_group: bool,
 ) -> None:
-    """Train the runs with these indices stacked, and fill in the results of those that end."""
-    report = _ProgressReports(events)
-    part = [jobs[index] for index in indices]
-
-    def on_end(member: int, diverged: bool) -> None:
-        index = indices[member]
-        results[index] = ("diverged" if diverged else "finished", "")
-        _send(events, ("progress", {index: float(jobs[index].config.length)}))
-        _send(events, ("runs", {index: results[index]}))
-
-    with ExitStack() as open_folders:
-        folders = [
-            open_folders.enter_context(RunFolder(job.path, job.config.to_json())) for job in part
-        ]
-        StackedRuns(
+    """Train the runs with these indices together, and report the results of those that end."""
+    with ExitStack() as opened:
+        jobs = [group.jobs[index] for index in part]
+        folders = [opened.enter_context(RunFolder(job.path, job.config)) for job in jobs]
+        Runner(
             folders,
-            [job.config for job in part],
-            stacked_experiment(part[0].config),
-            is_stacked=is_stacked,
-            on_progress=lambda progress: report(
-                lambda: {indices[member]: value for member, value in progress().items()}
+            in_group=in_group,
+            on_progress=lambda progress: reports.progress(
+                lambda: {part[run]: value for run, value in progress().items()}
             ),
-            on_end=on_end,
+            on_end=lambda run, diverged: reports.end(part[run], diverged=diverged),
         ).execute(stop.is_set)

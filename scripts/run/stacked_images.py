@@ -19,7 +19,7 @@ from plasticity.scripts.run.image_experiment import (
 )
 from plasticity.seeds import child_seed
 from plasticity.tasks import ImageDataset, load_dataset
-from plasticity.tasks.streams.stacked_permuted_images import StackedImageTask, StackedPermutedImages
+from plasticity.tasks.streams.base import Task, stack
 
 REHEARSED_STEPS = 8
 """Number of steps after which a compiled step has been captured and has allocated all its memory."""
@@ -45,7 +45,7 @@ class StackedImages:
             dataset = load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
         require_fitting(config, dataset)
         dataset = dataset.to(config.device)  # once: the streams share it
-        self._streams = StackedPermutedImages([image_stream(each, dataset) for each in configs])
+        self._streams = stack([image_stream(each, dataset) for each in configs])
         networks = [initial_network(each, dataset) for each in configs]
         self._hidden_layers = networks[0].hidden_layers
         self._classifier = StackedClassifier(
@@ -114,7 +114,7 @@ class StackedImages:
                 self._classifier.freeze(index)
         return rows
 
-    def _complete(self, rows: dict[int, dict[str, Any]], tasks: StackedImageTask) -> None:
+    def _complete(self, rows: dict[int, dict[str, Any]], tasks: Task) -> None:
         """Add the metrics to these rows, measured on the stacked networks."""
         config, networks = self.configs[0], self._classifier.networks
         probe, _ = next(iter(tasks.test_batches(config.tracking.probe_size)))

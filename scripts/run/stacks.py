@@ -9,20 +9,19 @@ from itertools import pairwise
 from typing import TypeVar
 
 from plasticity.checks import require_integer
-from plasticity.mitigations import Shift
 from plasticity.scripts.config.options import StackSize
-from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig
-from plasticity.scripts.run.jobs import Job, JobGroup, Work
-from plasticity.tasks.vector.environments import DEVICE_ENGINES
+from plasticity.scripts.config.run_config import METHOD_FIELDS
+from plasticity.scripts.run.experiment import experiment_class
+from plasticity.scripts.run.jobs import Job, JobGroup
 
-MAY_DIFFER = ("method", "critic_method", "seed")
+MAY_DIFFER = (*METHOD_FIELDS, "seed")
 """Settings that may differ between the runs of a group, each of which has its own optimizer step."""
 
 _Item = TypeVar("_Item")
 
 
-def planned(jobs: Sequence[Job], stack: StackSize) -> list[Work]:
-    """Group jobs that can be stacked; the others stay single.
+def planned(jobs: Sequence[Job], stack: StackSize) -> list[JobGroup]:
+    """Group jobs that can be stacked; each of the others is a group by itself.
 
     Args:
         jobs: Runs, in the order in which they are to be done.
@@ -33,50 +32,33 @@ def planned(jobs: Sequence[Job], stack: StackSize) -> list[Work]:
     Returns:
         The work of each process; each job is in it once.
     """
-    work: list[Work] = []
+    work: list[JobGroup] = []
     for group in groups_of(jobs):
         config = group[0].config
-        if not can_be_stacked(config):
-            work += group
-            continue
-        measured = stack == "auto" and config.device.startswith("cuda")
-        size = len(group) if measured else 1 if stack == "auto" else stack
-        for part in even_parts(group, size):
-            alone = len(part) == 1 and has_ordinary_experiment(config)
-            work.append(part[0] if alone else JobGroup(tuple(part), is_measured=measured))
+        is_measured, size = False, 1
+        if experiment_class(config).can_stack(config):
+            is_measured = stack == "auto" and config.device.startswith("cuda")
+            if stack != "auto":
+                size = stack
+            elif is_measured:
+                size = len(group)
+        work += [JobGroup(tuple(part), is_measured) for part in even_parts(group, size)]
     return work
 
 
-def left_of(work: Sequence[Work], unfinished: Sequence[Job]) -> list[Work]:
+def left_of(work: Sequence[JobGroup], unfinished: Sequence[Job]) -> list[JobGroup]:
     """Return the part of a plan that is not finished.
 
     Groups are planned before finished runs are left out, so that the same command again continues its runs
     as they were begun, to the byte: a run that was begun stacked rounds otherwise if it is continued alone.
     """
     paths = {job.path for job in unfinished}
-    left: list[Work] = []
+    left: list[JobGroup] = []
     for each in work:
         jobs = tuple(job for job in each.jobs if job.path in paths)
-        if jobs and isinstance(each, JobGroup):
+        if jobs:
             left.append(replace(each, jobs=jobs, had_more=len(jobs) < len(each.jobs)))
-        elif jobs:
-            left.append(each)
     return left
-
-
-def can_be_stacked(config: RunConfig) -> bool:
-    """Return whether a run can be stacked with others of its kind, in one process.
-
-    The mitigation `Shift` wraps its network in another, and the engines of a CPU step each ant by itself.
-    """
-    if isinstance(config, ControlRunConfig):
-        return config.stream.engine in DEVICE_ENGINES
-    return not any(isinstance(each, Shift) for each in config.method)
-
-
-def has_ordinary_experiment(config: RunConfig) -> bool:
-    """Return whether a single run has an experiment that is not stacked: all have but the ants of a GPU."""
-    return not (isinstance(config, ControlRunConfig) and config.stream.engine in DEVICE_ENGINES)
 
 
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -88,7 +70,8 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     for job in jobs:
         saved = job.config.to_json()
         shared = {name: value for name, value in saved.items() if name not in MAY_DIFFER}
-        key = json.dumps([can_be_stacked(job.config), shared], sort_keys=True)
+        is_stackable = experiment_class(job.config).can_stack(job.config)
+        key = json.dumps([is_stackable, shared], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
@@ -110,7 +93,7 @@ def require_use(jobs: Sequence[Job], stack: StackSize) -> None:
     if stack == "auto":
         return
     most = require_integer("--stack", stack, minimum=1)
-    if most > 1 and not any(can_be_stacked(job.config) for job in jobs):
+    if most > 1 and not any(experiment_class(job.config).can_stack(job.config) for job in jobs):
         raise ValueError(
             f"--stack {most} means nothing to these runs of {jobs[0].config.benchmark}, which have a"
             " process each: leave it out, and give --jobs for runs side by side."

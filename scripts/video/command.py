@@ -20,7 +20,7 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.run_folders import Run, read_run
-from plasticity.scripts.run.folder import RunError
+from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.video.files import Clip, Frame, require_writer, write_video
 from plasticity.seeds import child_seed
 from plasticity.tasks import ENGINES, SlipperyAntBulletEnv, SlipperyAntMujocoEnv

@@ -6,12 +6,14 @@ walking ant on a floor whose friction changes at regular intervals, to a value l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from plasticity.checks import as_integer, require_integer, require_number
+from plasticity.checks import require_integer, require_number
+from plasticity.tasks.streams.base import Stream
 
 MIN_FRICTION = 0.02
 MAX_FRICTION = 2.0
@@ -57,7 +59,7 @@ class SlipperyAntTask:
     """Coefficient of friction of the floor."""
 
 
-class SlipperyAnt:
+class SlipperyAnt(Stream[SlipperyAntTask]):
     """Stream of Slippery-Ant tasks: `stream[k]` is task `k`, a pure function of (seed, k).
 
     Args:
@@ -71,33 +73,16 @@ class SlipperyAnt:
     """
 
     def __init__(self, num_tasks: int, change_every: int, seed: int) -> None:
-        self.num_tasks = require_integer("num_tasks", num_tasks, minimum=1)
+        super().__init__(num_tasks, seed)
         self.change_every = require_integer("change_every", change_every, minimum=1)
-        self.seed = require_integer("seed", seed, minimum=0)
 
-    def __len__(self) -> int:
-        return self.num_tasks
+    def make_task(self, index: int) -> SlipperyAntTask:
+        """Return task `index`, from 0 to `num_tasks` - 1."""
+        return SlipperyAntTask(index, task_friction(self.seed, index))
 
-    def __getitem__(self, index: int) -> SlipperyAntTask:
-        """Return a task of the stream.
-
-        Args:
-            index: Index of the task, from 0; negative indices are not supported.
-
-        Raises:
-            TypeError: if the index is not an integer; slices are not supported.
-            IndexError: if there is no such task.
-        """
-        number = as_integer("The index of a task", index)
-        if not 0 <= number < self.num_tasks:
-            raise IndexError(
-                f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
-                "Choose a larger num_tasks for a longer stream; its first tasks stay the same."
-            )
-        return SlipperyAntTask(number, task_friction(self.seed, number))
-
-    def __iter__(self) -> Iterator[SlipperyAntTask]:
-        return (self[index] for index in range(self.num_tasks))
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return the friction of a task, which a row of metrics tells besides its index."""
+        return {"friction": self[index].friction}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -19,8 +18,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from plasticity.checks import require_integer
-from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
-from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.vector.environment_group import EnvFn, Layout, require_same
 from plasticity.tasks.vector.workers import (
     HURRY_SECONDS,
@@ -44,7 +41,7 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     hold the last ones of the ended episode. `infos` have the format of Gymnasium's own vector environments:
     an array per entry, with a mask under the same name prefixed with "_".
 
-    The results do not depend on `num_workers`. Returned arrays are copies that are never overwritten.
+    The results do not depend on `num_workers`.
 
     An error in a worker, or its death, is raised by the call that waits for it, and ends all environments.
     Workers end with this object, and with its process, even if that is killed. They ignore Ctrl-C and
@@ -56,6 +53,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         num_workers: Number of processes that step the environments, in blocks. This process is the first of
             them, as it would have to wait for the others anyway: 2 adds one process and keeps two cores
             busy; 0 or 1 adds none. At most one per environment.
+        copy: Whether returned arrays are copies, which are never overwritten. If not, they are views of the
+            memory that this process shares with the workers, valid until the next step or reset, for callers
+            that copy what they keep. `infos` are new ones in either case.
 
     Raises:
         TypeError: if an argument has the wrong type, or observation or action is not an array of fixed shape.
@@ -69,7 +69,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     # (7600); one worker and this process 7800 (8500), and with a worker that spins for a while before it
     # sleeps 8200 to 8900 (8300 to 8600). Spinning helps most when a policy acts in between: 6200 vs. 5300.
 
-    def __init__(self, env_fns: Sequence[EnvFn], num_workers: int = 0) -> None:
+    def __init__(
+        self, env_fns: Sequence[EnvFn], num_workers: int = 0, *, copy: bool = True
+    ) -> None:
         env_fns = list(env_fns)
         self.num_envs = require_integer("The number of environments", len(env_fns), minimum=1)
         self.num_workers = require_integer("num_workers", num_workers, minimum=0)
@@ -77,6 +79,9 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(
                 f"num_workers must be at most the number of environments, {self.num_envs}: {num_workers}."
             )
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False: {copy!r}.")
+        self.copy = copy
         self._hosts: list[Host] = []
         self._owner = os.getpid()
         self._end = weakref.finalize(self, end, self._hosts, self._owner)
@@ -150,7 +155,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             for host in self._hosts:
                 host.ask("reset", seeds[host.environments.start : host.environments.stop], options)
             infos = self._gather()
-        return self._arrays.observations.copy(), infos
+        observations = self._arrays.observations
+        return observations.copy() if self.copy else observations, infos
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Step all environments.
@@ -181,6 +187,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 host.ask_step()
             infos = self._gather()
         _, observations, rewards, terminated, truncated = self._arrays
+        if not self.copy:
+            return observations, rewards, terminated, truncated, infos
         return observations.copy(), rewards.copy(), terminated.copy(), truncated.copy(), infos
 
     def _gather(self) -> dict[str, Any]:
@@ -271,8 +279,8 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         if without:
             raise TypeError(
                 f"{without[0]} has no {method} of its own, and the state of a wrapper, such as TimeLimit's "
-                "count of steps, would be lost: pass env_fns that make the bare class, such as "
-                "SlipperyAntBulletEnv, instead of gymnasium.make, or wrappers that have the method."
+                "count of steps, would be lost: pass env_fns that make the bare class instead "
+                "of gymnasium.make, or wrappers that have the method."
             )
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -303,74 +311,3 @@ def _copy(infos: dict[str, Any]) -> dict[str, Any]:
         key: _copy(value) if isinstance(value, dict) else value.copy()
         for key, value in infos.items()
     }
-
-
-ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
-    "bullet": SlipperyAntBulletEnv,
-    "mujoco": SlipperyAntMujocoEnv,
-    "warp": SlipperyAntMujocoEnv,
-}
-"""Physics engines of Slippery-Ant, by name, with the environment of a single ant. Warp steps thousands of
-ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
-
-DEVICE_ENGINES = ("warp",)
-"""Engines that step all their ants at once on a device, not one by one in processes."""
-
-
-def slippery_ant_vector(
-    num_envs: int,
-    num_workers: int = 0,
-    *,
-    engine: str = "bullet",
-    friction: float | None = None,
-    task_seed: int | None = None,
-    num_tasks: int | None = None,
-    change_every: int | None = None,
-    render_mode: str | None = None,
-) -> VectorEnvironments:
-    """Make ants that share one friction, or one stream of frictions.
-
-    Args:
-        num_envs: Number of ants.
-        num_workers: Number of processes that step them, this one included; 0 or 1: all run in this process.
-        engine: One of `ENGINES`, except `DEVICE_ENGINES`.
-        friction: See the environment.
-        task_seed: See the environment.
-        num_tasks: See the environment.
-        change_every: Total steps of all environments from one friction to the next: a multiple of their
-            number, as each one counts its own share. An environment skips tasks if its share is shorter
-            than an episode, which has up to 1000 steps: the friction changes only at a reset.
-        render_mode: See the environment.
-
-    Raises:
-        TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, or `change_every` cannot be divided.
-        ModuleNotFoundError: if the engine is not installed (from a worker, RuntimeError).
-    """
-    num_envs = require_integer("num_envs", num_envs, minimum=1)
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}: {engine!r}.")
-    if engine in DEVICE_ENGINES:
-        raise ValueError(
-            f"engine={engine!r} steps all its ants at once on a device, not in processes: use "
-            "engine='mujoco', or make the device's ants directly."
-        )
-    if change_every is not None:
-        change_every = require_integer("change_every", change_every, minimum=1)
-        share, rest = divmod(change_every, num_envs)
-        if rest:
-            near = [n * num_envs for n in (share, share + 1) if n]
-            raise ValueError(
-                f"change_every must be a multiple of num_envs, {num_envs}, as each environment counts its "
-                f"own share: {change_every}. Nearest: {' and '.join(map(str, near))}."
-            )
-        change_every = share
-    env_fn = partial(
-        ENGINES[engine],
-        friction,
-        task_seed=task_seed,
-        num_tasks=num_tasks,
-        change_every=change_every,
-        render_mode=render_mode,
-    )
-    return VectorEnvironments([env_fn] * num_envs, num_workers)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS
+NUM_JOINTS = 8
+"""Joints of the ant, two in each leg; an action has a torque for each."""
 
 LARGEST_ACTION = 1e15
 """Largest allowed sum of the absolute values of an action's entries. The cost is computed before the action

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +10,18 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticity.tasks.control.ant.actions import checked_action
-from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS, STEP_SECONDS, AntSimulation
-from plasticity.tasks.control.display import RENDER_MODES, render_modes_here
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks.control.ant.actions import NUM_JOINTS, checked_action
+from plasticity.tasks.control.ant.bullet_simulation import STEP_SECONDS, AntSimulation
+from plasticity.tasks.control.ant.environment import (
+    MAX_EPISODE_STEPS,
+    PICTURE_HEIGHT,
+    PICTURE_WIDTH,
+    Observation,
+    SlipperyAntEnv,
+)
 
 BULLET_FRICTION = 0.8
 """Friction of the floor in `AntBulletEnv-v0`."""
-
-MAX_EPISODE_STEPS = 1000
 
 _OBSERVATION_SIZE = 28
 _JOINT_VELOCITIES = slice(9, 24, 2)
@@ -31,12 +33,9 @@ _MIN_HEIGHT = 0.26
 # Positions are compared to 0.99 in float32: a float64 above this value is rounded to more than that.
 _AT_LIMIT = (float(np.float32(0.99)) + float(np.nextafter(np.float32(0.99), np.float32(1)))) / 2
 _ELECTRICITY_COST, _STALL_TORQUE_COST, _JOINT_AT_LIMIT_COST = -2.0, -0.1, -0.1
-_WIDTH, _HEIGHT = 320, 240
-
-Observation = NDArray[np.float32]
 
 
-class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
+class SlipperyAntBulletEnv(SlipperyAntEnv):
     """Ant with four legs that learns to run toward a far target, on a floor whose friction changes.
 
     `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
@@ -61,14 +60,14 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
     `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation does not
     contain it; `info` has "task", the index in the stream, and "friction".
 
+    A state has the start of the episode and its actions, and loading replays them: with Bullet's own saved
+    states and a foot on the floor, the very next step differs.
+
     Args:
         friction: Lateral coefficient of the floor, at least 0; Bullet multiplies it with the link's, 1.5.
-        task_seed: Seed of the stream of frictions, 0 or more. It is independent of the seed of `reset`, which
-            determines how an episode starts, so that parallel environments can share one stream.
-        num_tasks: Length of the stream; its last task stays. None: the stream is endless.
-        change_every: Steps of this environment from one task to the next. The friction changes at the first
-            reset after that, so that an episode has one friction. If this is less than the length of an
-            episode, up to 1000 steps, tasks are skipped.
+        task_seed: See `SlipperyAntEnv`.
+        num_tasks: See `SlipperyAntEnv`.
+        change_every: See `SlipperyAntEnv`.
         render_mode: "rgb_array" (needs no display), "human" (a window), or None.
 
     Raises:
@@ -78,112 +77,32 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         RuntimeError: if there is no display for "human".
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  (declared so by Gymnasium)
-        "render_modes": [*RENDER_MODES],
-        "render_fps": 60,
-    }
+    metadata = SlipperyAntEnv.metadata | {"render_fps": 60}
+    stock_friction = BULLET_FRICTION
+    step_seconds = STEP_SECONDS
 
-    def __init__(
-        self,
-        friction: float | None = None,
-        *,
-        task_seed: int | None = None,
-        num_tasks: int | None = None,
-        change_every: int | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        self._arguments = (friction, task_seed, num_tasks, change_every, render_mode)
-        if (friction, task_seed, num_tasks, change_every) == (None,) * 4:
-            friction = BULLET_FRICTION
-        self._schedule = FrictionSchedule(friction, task_seed, num_tasks, change_every)
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode must be None or one of {RENDER_MODES}: {render_mode!r}.")
-        self.render_mode = render_mode
-        # Environment checkers make an environment with each of these modes.
-        self.metadata = {**self.metadata, "render_modes": render_modes_here()}
+    def _load(self) -> None:
         self.observation_space = gymnasium.spaces.Box(
             -_CLIP, _CLIP, (_OBSERVATION_SIZE,), np.float32
         )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (NUM_JOINTS,), np.float32)
-        self._ant = AntSimulation(window=render_mode == "human")
+        self._ant = AntSimulation(window=self.render_mode == "human")
         # A position of a joint as a share of its range: 2 * (position - lower) / range - 1.
         self._ranges = [(lower, upper - lower) for lower, upper in self._ant.joint_limits]
-        self._steps = 0
-        self._episode_steps = 0
-        self._shown = 0.0
-        self._running = False
-        self._closed = False
         self._actions = np.zeros((MAX_EPISODE_STEPS, NUM_JOINTS))
         self._generator_at_start: Mapping[str, Any] | None = None
-        self._task = self._schedule.task_at(0)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad.
-
-        Args:
-            seed: Seed of `np_random`; None: keep its state. The count of steps continues in either case.
-            options: Not used.
-
-        Returns:
-            The observation, shape (28,), and `info`.
-
-        Raises:
-            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
-        """
-        self._require_open()
-        super().reset(seed=seed, options=options)
-        self._task = self._schedule.task_at(self._steps)
-        return self._begin(), self._info()
-
-    def _begin(self) -> Observation:
+    def _start(self, friction: float) -> Observation:
+        """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad."""
         self._generator_at_start = dict(self.np_random.bit_generator.state)
         self._ant.restart(self.np_random.uniform(-_START_ANGLE, _START_ANGLE, NUM_JOINTS).tolist())
-        self._ant.set_friction(self._task.friction)
-        self._episode_steps = 0
-        self._running = True
+        self._ant.set_friction(friction)
         self._feet_on_floor = [0.0] * len(self._ant.feet)
         self._start_height = self._ant.torso()[0][2]
-        observation = self._observe()
-        if self.render_mode == "human":
-            self._show()
-        return np.clip(observation, -_CLIP, _CLIP)
+        return np.clip(self._observe(), -_CLIP, _CLIP)
 
-    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Let the ant move for 16.5 ms.
-
-        Args:
-            action: Finite real numbers, whose absolute values add up to at most 1e15. Shape: (8,).
-
-        Returns:
-            The observation, shape (28,), the reward, whether the ant fell, whether this was the 1000th
-            step, and `info`.
-
-        Raises:
-            TypeError: if the entries of the action are not real numbers.
-            ValueError: if the action has another shape, an entry that is not finite, or absolute values whose
-                sum is above 1e15.
-            gymnasium.error.ResetNeeded: if no episode is running.
-            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
-            FloatingPointError: if Bullet's numbers are no longer finite.
-        """
-        action = checked_action(action)
-        if not self._running:
-            self._require_open()
-            raise gymnasium.error.ResetNeeded("The episode has ended, or none began: call reset().")
-        observation, reward, fell = self._advance(action)
-        if self.render_mode == "human":
-            self._show()
-        truncated = self._episode_steps == MAX_EPISODE_STEPS
-        self._running = not (fell or truncated)
-        return observation, reward, fell, truncated, self._info()
-
-    def _advance(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
-        self._actions[self._episode_steps] = action
+    def _move(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
+        self._actions[self._episode_steps - 1] = action
         self._ant.step(_torques(action))
-        self._steps += 1
-        self._episode_steps += 1
         potential = self._potential
         observation = self._observe()
         # The height as the observation has it: in float32, and clipped.
@@ -238,107 +157,34 @@ class SlipperyAntBulletEnv(gymnasium.Env[Observation, NDArray[Any]]):
         values += self._feet_on_floor
         return np.array(values, dtype=np.float32)
 
-    def _info(self) -> dict[str, Any]:
-        return {"task": self._task.index, "friction": self._task.friction}
-
-    def _show(self) -> None:
-        """Update the window, in real time."""
-        self._ant.follow()
-        due = self._shown + STEP_SECONDS
-        time.sleep(max(due - time.monotonic(), 0.0))
-        self._shown = time.monotonic()
-
-    def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture from a camera that follows the ant; the window of "human" needs no call.
-
-        Returns:
-            uint8, shape (240, 320, 3), with render_mode "rgb_array"; else None.
-
-        Raises:
-            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
-        """
-        self._require_open()
-        if self.render_mode == "rgb_array":
-            return self._ant.picture(_WIDTH, _HEIGHT)
-        return None
-
-    def close(self) -> None:
-        """Free Bullet's world; closing twice is fine."""
-        self._running = False
-        self._closed = True
-        self._ant.close()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise gymnasium.error.ClosedEnvironmentError(
-                "The environment was closed: make a new one."
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on: the start of the episode and the actions since then.
-
-        `load_state_dict` replays the episode and continues bitwise identically, in another process too.
-        (Bullet's own saved states do not: with a foot on the floor, the very next step differs.)
-
-        Returns:
-            Plain numbers, strings, dictionaries of them, and an array: the actions, shape (steps since the
-            reset, 8).
-        """
+    def _save(self) -> dict[str, Any]:
         return {
-            "steps": self._steps,
-            "running": self._running,
-            "task": self._task.index,
-            "friction": self._task.friction,
-            "generator": self.np_random.bit_generator.state,
             "generator_at_start": self._generator_at_start,
             "actions": self._actions[: self._episode_steps].copy(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`.
+    def _episode_steps_of(self, state: Mapping[str, Any]) -> int:
+        return len(state["actions"])
 
-        Raises:
-            KeyError: if an entry is missing.
-            ValueError: if the state was saved with another friction than this environment has at that step.
-            gymnasium.error.ClosedEnvironmentError: if the environment was closed.
-        """
-        self._require_open()
-        actions = np.asarray(state["actions"])
-        steps_at_start = state["steps"] - len(actions)
-        task = self._schedule.task_at(steps_at_start)
-        if (task.index, task.friction) != (state["task"], state["friction"]):
-            raise ValueError(
-                f"The state was saved at task {state['task']} with friction {state['friction']:g}, but "
-                f"this environment has task {task.index} with friction {task.friction:g}: make it with "
-                "the arguments of the saved environment."
-            )
-        self._steps, self._task = steps_at_start, task
+    def _restore(self, state: Mapping[str, Any], friction: float) -> None:
+        """Replay the episode."""
         if state["generator_at_start"] is None:  # the saved environment was never reset
             self._generator_at_start = None
-            self._episode_steps = 0
-        else:
-            self.np_random.bit_generator.state = state["generator_at_start"]
-            self._begin()
-            for action in actions:
-                self._advance(checked_action(action))
-        self._running = state["running"]
-        self.np_random.bit_generator.state = state["generator"]
+            return
+        self.np_random.bit_generator.state = state["generator_at_start"]
+        self._start(friction)
+        for number, action in enumerate(state["actions"], start=1):
+            self._episode_steps = number
+            self._move(checked_action(action))
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Bullet's world cannot be copied: a copy, or a pickle, makes its own and replays the episode.
-        return {"arguments": self._arguments, "state": self.state_dict()}
+    def _update_window(self) -> None:
+        self._ant.follow()
 
-    def __setstate__(self, pickled: dict[str, Any]) -> None:
-        friction, task_seed, num_tasks, change_every, render_mode = pickled["arguments"]
-        SlipperyAntBulletEnv.__init__(
-            self,
-            friction,
-            task_seed=task_seed,
-            num_tasks=num_tasks,
-            change_every=change_every,
-            render_mode=render_mode,
-        )
-        self.load_state_dict(pickled["state"])
+    def _picture(self) -> NDArray[np.uint8]:
+        return self._ant.picture(PICTURE_WIDTH, PICTURE_HEIGHT)
+
+    def _free(self) -> None:
+        self._ant.close()
 
 
 def _torques(action: NDArray[Any]) -> list[float]:
@@ -348,7 +194,7 @@ def _torques(action: NDArray[Any]) -> list[float]:
     ]
 
 
-def _motor_cost(action: NDArray[Any], velocities: Observation) -> float:
+def _motor_cost(action: NDArray[Any], velocities: NDArray[np.float32]) -> float:
     """Return the cost of driving the motors: that of their power, and of current through a joint at rest."""
     power = np.add.reduce(np.abs(action * velocities)) / NUM_JOINTS
     current = np.add.reduce(np.square(action)) / NUM_JOINTS

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.display import require_display
 
 STEP_SECONDS = 0.0165
 """Simulated time of one step; Bullet divides it into four substeps."""
-
-NUM_JOINTS = 8
 
 _SUBSTEPS = 4
 _SOLVER_ITERATIONS = 5

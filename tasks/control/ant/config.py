@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plasticity.checks import require_integer, require_known, require_name
-from plasticity.tasks.vector.environments import ENGINES
+from plasticity.tasks.control.ant.engines import ENGINES, share_of_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,10 @@ class SlipperyAntConfig:
     def __post_init__(self) -> None:
         require_name("engine", self.engine)
         require_known("engine", self.engine, ENGINES)
-        for name in ("num_steps", "change_every", "num_envs"):
-            require_integer(name, getattr(self, name), minimum=1)
+        require_integer("num_steps", self.num_steps, minimum=1)
         if self.cores is not None:
             require_integer("cores", self.cores, minimum=1)
-        if self.change_every % self.num_envs:
-            raise ValueError(
-                f"change_every {self.change_every} cannot be shared by {self.num_envs} environments: give"
-                " a multiple of num_envs."
-            )
+        share_of_environment(self.change_every, self.num_envs)
 
     @property
     def num_cores(self) -> int:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticity.checks import require_integer, require_number
-from plasticity.tasks.control.ant.actions import not_finite, too_large
-from plasticity.tasks.control.ant.bullet_simulation import NUM_JOINTS
+from plasticity.tasks.control.ant.actions import NUM_JOINTS, not_finite, too_large
 from plasticity.tasks.control.ant.warp_frictions import ComingTasks
 from plasticity.tasks.control.ant.warp_physics import (
     LEAST_FRICTION,

@@ -9,7 +9,7 @@ Each thread handles one environment; no thread reads another environment's data.
 import warp as wp
 
 from plasticity.tasks.control.ant import actions as ant_actions
-from plasticity.tasks.control.ant import bullet as ant_bullet
+from plasticity.tasks.control.ant import environment as ant_environment
 from plasticity.tasks.control.ant import mujoco as ant_mujoco
 
 # No gradients; and loops stay loops, which compile in a fraction of the time.
@@ -22,7 +22,7 @@ CONTACT_FORCE_LIMIT = wp.constant(ant_mujoco.CONTACT_FORCE_LIMIT)
 RESET_NOISE = wp.constant(ant_mujoco.RESET_NOISE)
 MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
 MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
-EPISODE_STEPS = wp.constant(ant_bullet.MAX_EPISODE_STEPS)
+EPISODE_STEPS = wp.constant(ant_environment.MAX_EPISODE_STEPS)
 LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
 # Above it, MuJoCo considers a state unstable (mjMAXVAL).
 LARGEST = wp.constant(1e10)

@@ -15,8 +15,8 @@ from plasticity.agents.supervised.stacked_data_orders import StackedDataOrders
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 from plasticity.tasks.datasets.images import ImageDataset
+from plasticity.tasks.streams.base import stack
 from plasticity.tasks.streams.permuted_images import PermutedImages
-from plasticity.tasks.streams.stacked_permuted_images import StackedPermutedImages
 
 REGULARIZERS = [
     RegularizerSettings("syre", 0.05, 0.5, anchor_seed=3),
@@ -109,7 +109,7 @@ def test_whole_tasks_equal_separate_classifiers(name, architecture):
     singles = [separate(i, CONFIGS[name], architecture=architecture) for i in range(4)]
     each = streams()
     for task in (0, 1):
-        group = InDouble(StackedPermutedImages(each)[task])
+        group = InDouble(stack(each)[task])
         assert many.train(group)
         rows = many.finish(group)
         for i, classifier in enumerate(singles):
@@ -125,7 +125,7 @@ def test_whole_tasks_equal_separate_classifiers(name, architecture):
 def test_one_step_in_float32():
     many = stacked(dtype=torch.float32)
     each = streams()
-    group = StackedPermutedImages(each)[1]
+    group = stack(each)[1]
     stops = iter([False, True])
     assert many.train(group, lambda: next(stops)) is False
     for i in range(4):
@@ -141,7 +141,7 @@ def test_running_statistics_are_learned_and_then_used():
         return nn.Sequential(*layers).double()
 
     each = streams(2)
-    group = InDouble(StackedPermutedImages(each)[1])
+    group = InDouble(stack(each)[1])
     many = StackedClassifier(
         [normalized(i) for i in range(2)], config(), REGULARIZERS[:2], data_order_seeds=SEEDS[:2]
     )
@@ -153,7 +153,7 @@ def test_running_statistics_are_learned_and_then_used():
         single.train(own)
         assert rows[i] == pytest.approx(single.finish(own), rel=1e-9)
         require_equal_weights(many, i, single)
-    many.train(InDouble(StackedPermutedImages(each)[2]))  # in training mode again
+    many.train(InDouble(stack(each)[2]))  # in training mode again
     assert many.state_dict(0)["network"]["2.num_batches_tracked"] == 8
 
 
@@ -161,7 +161,7 @@ def test_each_classifier_has_its_own_learning_rate_and_momentum():
     configs = [config(learning_rate=0.02 * (i + 1), momentum=0.2 * i) for i in range(4)]
     many = stacked(configs)
     each = streams()
-    group = InDouble(StackedPermutedImages(each)[0])
+    group = InDouble(stack(each)[0])
     many.train(group)
     for i, own in enumerate(configs):
         classifier = separate(i, own)
@@ -181,7 +181,7 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
     """After a stop at the second of four steps, every way to continue gives the same numbers."""
     configuration = CONFIGS[name]
     each = streams()
-    group = InDouble(StackedPermutedImages(each)[2])
+    group = InDouble(stack(each)[2])
 
     def begun(classifier, tasks):
         stops = iter([False, False, True])
@@ -218,10 +218,10 @@ def test_a_checkpoint_continues_separately_and_stacked(name):
 def test_stacked_and_separate_states_have_the_same_format():
     many, single = stacked(CONFIGS["adam"]), separate(0, CONFIGS["adam"])
     each = streams()
-    many.train(InDouble(StackedPermutedImages(each)[0]))
+    many.train(InDouble(stack(each)[0]))
     single.train(InDouble(each[0][0]))
     single.finish(InDouble(each[0][0]))
-    many.finish(InDouble(StackedPermutedImages(each)[0]))
+    many.finish(InDouble(stack(each)[0]))
     found, expected = many.state_dict(0), single.state_dict()
     assert found.keys() == expected.keys()
     assert found["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
@@ -233,7 +233,7 @@ def test_stacked_and_separate_states_have_the_same_format():
 def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     rates = [0.05, 1e200, 0.05]
     each = streams(3)
-    group = InDouble(StackedPermutedImages(each)[0])
+    group = InDouble(stack(each)[0])
     with_it = stacked([config(learning_rate=r) for r in rates], count=3, activation="relu")
     without = stacked(count=3, activation="relu")
     for many in (with_it, without):
@@ -248,7 +248,7 @@ def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
     with_it.freeze(1)
     frozen = saved(with_it.state_dict(1))
     for many in (with_it, without):
-        many.train(InDouble(StackedPermutedImages(each)[1]))
+        many.train(InDouble(stack(each)[1]))
     assert math.isnan(next(iter(frozen["network"].values())).sum())
     after = with_it.state_dict(1)["network"]
     for name, weights in frozen["network"].items():
@@ -260,14 +260,14 @@ def test_a_diverging_classifier_is_reported_and_does_not_affect_the_others():
 def test_should_stop_is_called_before_every_step():
     many = stacked(count=2)
     calls = []
-    many.train(InDouble(StackedPermutedImages(streams(2))[0]), lambda: calls.append(1) or False)
+    many.train(InDouble(stack(streams(2))[0]), lambda: calls.append(1) or False)
     assert len(calls) == 4
     assert many.task_progress == 1
 
 
 def test_classifiers_at_different_steps_are_rejected():
     many = stacked(count=3)
-    group = InDouble(StackedPermutedImages(streams(3))[0])
+    group = InDouble(stack(streams(3))[0])
     begun = stacked(count=3)
     stops = iter([False, True])
     begun.train(group, lambda: next(stops))
@@ -285,7 +285,7 @@ def test_classifiers_at_different_steps_are_rejected():
 def test_bf16_and_compile(settings):
     """bf16 agrees with float32 approximately, compile up to rounding."""
     each = streams(2, train=48)  # one batch size: every other is compiled again
-    group = StackedPermutedImages(each)[0]
+    group = stack(each)[0]
     plain, switched = (
         stacked(config(**more), count=2, dtype=torch.float32, architecture="mlp")
         for more in ({}, settings)
@@ -362,7 +362,7 @@ def test_wrong_arguments():
         )
     many = stacked(count=2)
     with pytest.raises(ValueError, match="batch_size=16 is larger than the task's 9"):
-        many.train(StackedPermutedImages(streams(2, train=9))[0])
+        many.train(stack(streams(2, train=9))[0])
     with pytest.raises(IndexError, match="is out of range"):
         many.freeze(2)
     with pytest.raises(IndexError, match="is out of range"):
@@ -382,8 +382,8 @@ def test_cuda_agrees_with_the_cpu(name, compiled):
     switched = ClassifierConfig(**{**vars(configuration), "compile": compiled})
     reference, many = stacked(configuration), stacked(switched, device="cuda")
     for task in (0, 1):
-        reference.train(InDouble(StackedPermutedImages(streams())[task]))
-        many.train(InDouble(StackedPermutedImages(streams(device="cuda"))[task]))
+        reference.train(InDouble(stack(streams())[task]))
+        many.train(InDouble(stack(streams(device="cuda"))[task]))
         if task == 0:
             reference.freeze(1)
             many.freeze(1)
@@ -395,7 +395,7 @@ def test_cuda_agrees_with_the_cpu(name, compiled):
 @needs_cuda
 def test_the_loop_never_waits_for_the_device():
     many = stacked(dtype=torch.float32, device="cuda")
-    group = StackedPermutedImages(streams(device="cuda"))[1]
+    group = stack(streams(device="cuda"))[1]
     many.train(group)
     many.finish(group)
     torch.cuda.set_sync_debug_mode("error")

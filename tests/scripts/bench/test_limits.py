@@ -11,9 +11,10 @@ from plasticity.scripts.bench.limits import (
 )
 from plasticity.scripts.bench.rows import Effort
 from plasticity.scripts.bench.work_counter import Work, count_work
-from plasticity.scripts.config.benchmarks import supervised_config
+from plasticity.scripts.config.benchmarks import benchmark_config
+from plasticity.scripts.config.run_config import SupervisedRunConfig
 
-MNIST = supervised_config("permuted-mnist")
+MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 
 
 def test_the_least_times_by_hand():

@@ -299,7 +299,7 @@ def test_the_critics_method_is_the_actors_unless_given():
             {"tracking.measure_every": 3000},
             "measure_every 3000 must be a multiple of rollout_steps 2048",
         ),
-        ({"stream.change_every": 1023}, "change_every 1023 cannot be shared by 8 environments"),
+        ({"stream.change_every": 1023}, "change_every must be a multiple of num_envs, 8"),
         ({"stream.engine": "mujocco"}, "Unknown engine 'mujocco'. Did you mean 'mujoco'?"),
     ],
 )

@@ -297,7 +297,7 @@ def test_the_schedule_of_frictions_has_names():
         (
             {"stream.change_every": 4100},
             {},
-            "change_every 4100 cannot be shared by 8 environments",
+            "change_every must be a multiple of num_envs, 8",
         ),
         (
             {"tracking.measure_every": 3000},

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity.tasks.datasets.images import ImageDataset, load_dataset
-from plasticity.tasks.streams.permuted_images import PermutedImages
+from plasticity.tasks.streams.base import StackedTask, stack
+from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -159,19 +160,6 @@ def test_train_and_test_images_share_the_permutation():
     assert torch.equal(test_images, task.train_batch(torch.arange(7))[0])
 
 
-def test_a_stream_is_a_sequence():
-    stream = PermutedImages(_dataset(), num_tasks=4, seed=0)
-    assert len(stream) == 4
-    assert [task.index for task in stream] == [0, 1, 2, 3]
-    assert stream[np.int64(2)].index == 2
-    for index in (4, -1, 10**30):
-        with pytest.raises(IndexError, match=rf"tasks 0 to 3: {index}\."):
-            stream[index]
-    for index in (1.0, "1", None, slice(0, 2), True):
-        with pytest.raises(TypeError, match="index of a task must be an integer"):
-            stream[index]
-
-
 def test_tasks_share_pixels_and_return_new_tensors():
     dataset = _dataset()
     stream = PermutedImages(dataset, num_tasks=2, seed=0)
@@ -195,10 +183,7 @@ def test_tasks_share_pixels_and_return_new_tensors():
     ("changed", "error", "message"),
     [
         ({"num_tasks": 0}, ValueError, "num_tasks must be at least 1: 0"),
-        ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, not 2.0"),
-        ({"num_tasks": True}, TypeError, "num_tasks must be an integer, not True"),
         ({"seed": -1}, ValueError, "seed must be at least 0: -1"),
-        ({"seed": None}, TypeError, "seed must be an integer, not None"),
         ({"dataset": "mnist"}, TypeError, "dataset must be an ImageDataset.*: str"),
     ],
 )
@@ -231,6 +216,71 @@ def test_a_gpu_gives_the_same_bits_without_synchronization():
     assert torch.equal(labels.cpu(), expected_labels)
     for (images, _), (expected, _) in zip(test_batches, on_cpu.test_batches(3), strict=True):
         assert torch.equal(images.cpu(), expected)
+
+
+# ---- stacked ----------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    st.integers(0, 4),
+    st.integers(1, 6),
+    st.integers(0, 2**32),
+    st.sampled_from([16, 255, 7]),
+)
+@settings(max_examples=25, deadline=None)
+def test_stacked_batches_are_those_of_the_general_form(seeds, index, batch, order_seed, max_value):
+    dataset = _dataset(max_value=max_value)
+    streams = [PermutedImages(dataset, 5, seed) for seed in seeds]
+    fast = stack(streams)[index]
+    general = StackedTask(tuple(stream[index] for stream in streams))
+    assert isinstance(fast, ImageTask)
+    for name in ("index", "spec", "num_train", "num_test"):
+        assert getattr(fast, name) == getattr(general, name)
+    generator = torch.Generator().manual_seed(order_seed)
+    indices = torch.randint(0, 20, (len(seeds), batch), generator=generator)
+    found = [fast.train_batch(indices), *fast.test_batches(batch)]
+    expected = [general.train_batch(indices), *general.test_batches(batch)]
+    for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, expected_images)
+        assert torch.equal(labels, expected_labels)
+
+
+def test_streams_of_different_datasets_are_stacked_in_the_general_form():
+    brighter = dataclasses.replace(_dataset(), train_images=_dataset().train_images.clamp(min=9))
+    streams = [PermutedImages(data, 2, seed=0) for data in (_dataset(), brighter)]
+    task = stack(streams)[1]
+    assert isinstance(task, StackedTask)
+    images, _ = task.train_batch(torch.zeros(2, 4, dtype=torch.int64))
+    for own, stream in zip(images, streams, strict=True):
+        assert torch.equal(own, stream[1].train_batch(torch.zeros(4, dtype=torch.int64))[0])
+
+
+def test_stacked_tasks_share_pixels_and_return_new_tensors():
+    dataset = _dataset()
+    before = [tensor.clone() for tensor in (dataset.train_images, dataset.test_images)]
+    labels_before = dataset.test_labels.clone()
+    stacked = stack([PermutedImages(dataset, 2, seed) for seed in (0, 1)])
+    for task in stacked:
+        assert task.dataset.train_images.data_ptr() == dataset.train_images.data_ptr()
+        first = torch.zeros(2, 3, dtype=torch.int64)
+        for images, labels in (task.train_batch(first), *task.test_batches(4)):
+            images.fill_(9)
+            labels.fill_(9)
+    assert torch.equal(dataset.train_images, before[0])
+    assert torch.equal(dataset.test_images, before[1])
+    assert torch.equal(dataset.test_labels, labels_before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_stacked_pixels_on_a_gpu_are_those_of_the_cpu():
+    indices = torch.randint(0, 20, (2, 6))
+    batches = []
+    for device in ("cpu", "cuda"):
+        data = _dataset().to(device)
+        task = stack([PermutedImages(data, 5, seed, device) for seed in (1, 2)])[3]
+        batches.append(task.train_batch(indices.to(device))[0].cpu())
+    assert torch.equal(*batches)
 
 
 @needs_mnist

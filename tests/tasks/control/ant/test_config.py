@@ -21,7 +21,7 @@ def test_every_engine_is_known():
         ("num_envs", 1.5, TypeError, "num_envs must be an integer"),
         ("cores", 0, ValueError, "cores must be at least 1"),
         ("cores", True, TypeError, "cores must be an integer"),
-        ("change_every", 1023, ValueError, "change_every 1023 cannot be shared by 8 environments"),
+        ("change_every", 1023, ValueError, "change_every must be a multiple of num_envs, 8"),
     ],
 )
 def test_wrong_values_are_refused(key, value, error, message):

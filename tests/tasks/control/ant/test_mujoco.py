@@ -1,28 +1,22 @@
-"""MuJoCo ant: parity with Gymnasium's `Ant-v5`, friction, schedule, and saving and loading."""
+"""MuJoCo ant: parity with Gymnasium's `Ant-v5`, friction, ends and states."""
 
-import copy
-import io
 import math
 import pickle
 import subprocess
 import sys
 import types
-import warnings
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.env_checker import data_equivalence as equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from plasticity.tasks import SlipperyAntMujocoEnv, task_friction
 from plasticity.tasks.control.ant import mujoco as ant_mujoco
 
 ID = "plasticity.tasks:plasticity/SlipperyAntMujoco-v0"
-STREAM = {"task_seed": 5, "num_tasks": 4, "change_every": 60}
 
 
 @pytest.fixture
@@ -202,27 +196,6 @@ def test_a_friction_of_zero_is_nearly_frictionless(make):
 # ---- episodes ----------------------------------------------------------------------------------------
 
 
-def test_an_episode_has_no_history(make):
-    fresh, used = make(0.3), make(0.3)
-    used.reset(seed=5)
-    rollout(used, actions_of(1, 300))
-    actions = actions_of(0, 60)
-    first = [fresh.reset(seed=3), *rollout(fresh, actions)]
-    second = [used.reset(seed=3), *rollout(used, actions)]
-    assert equal(first, second, exact=True)
-
-
-def test_time_limit_after_1000_steps_without_a_wrapper(make):
-    env = make()
-    env.reset(seed=0)
-    ends = [env.step(np.zeros(8))[2:4] for _ in range(1000)]
-    assert ends == [(False, False)] * 999 + [(False, True)]
-    with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(8))
-    env.reset()
-    env.step(np.zeros(8))
-
-
 def test_an_unhealthy_height_ends_the_episode(make):
     env = make()
     env.reset(seed=0)
@@ -238,11 +211,6 @@ def test_an_unhealthy_height_ends_the_episode(make):
     assert ends == [not 0.2 <= height <= 1.0 for height in heights]
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.zeros(8))
-
-
-def test_a_step_needs_a_reset(make):
-    with pytest.raises(gymnasium.error.ResetNeeded):
-        make().step(np.zeros(8, np.float32))
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e200])
@@ -284,55 +252,10 @@ def test_too_many_contacts_are_an_error(make):
         env.step(np.zeros(8))
 
 
-# ---- the schedule ------------------------------------------------------------------------------------
+# ---- installation ------------------------------------------------------------------------------------
 
 
-def test_the_friction_changes_at_the_first_episode_end_after_the_interval(make):
-    env = make(**STREAM)
-    _, info = env.reset(seed=0)
-    task, begun, seen = 0, 0, set()
-    for steps, action in enumerate(thrown(0, 300), start=1):
-        assert info == {"task": task, "friction": task_friction(5, task)}
-        *_, terminated, truncated, info = env.step(action)
-        assert info["task"] == task
-        if terminated or truncated:
-            seen.add((task, begun))
-            begun = steps
-            task = min(steps // 60, 3)
-            _, info = env.reset()
-    # A task lasted several episodes, and an episode that began before a change continued past it.
-    assert len(seen) > 4
-    assert task == 3
-
-
-def test_a_seed_does_not_restart_the_schedule(make):
-    env = make(task_seed=0, change_every=10)
-    env.reset(seed=0)
-    for _ in range(10):
-        env.step(np.zeros(8))
-    assert env.reset(seed=0)[1]["task"] == 1
-
-
-def test_the_scheduled_friction_is_the_one_in_mujoco(make):
-    scheduled = make(task_seed=3, change_every=5)
-    scheduled.reset(seed=0)
-    for _ in range(5):
-        scheduled.step(np.zeros(8))
-    scheduled.reset(seed=9)
-    fixed = make(task_friction(3, 1))
-    fixed.reset(seed=9)
-    for action in actions_of(0, 40, 0.3):
-        ours, expected = scheduled.step(action), fixed.step(action)
-        assert equal(ours[:-1], expected[:-1], exact=True)
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="one or the other"):
-        SlipperyAntMujocoEnv(0.5, task_seed=0, change_every=10)
-    with pytest.raises(ValueError, match="task_seed and change_every"):
-        SlipperyAntMujocoEnv(num_tasks=3)
-    with pytest.raises(ValueError, match=r"rgb_array.*ansi"):
-        SlipperyAntMujocoEnv(render_mode="ansi")
+def test_include_contact_forces_is_true_or_false():
     with pytest.raises(TypeError, match="True or False: 1"):
         SlipperyAntMujocoEnv(include_contact_forces=1)
 
@@ -367,118 +290,7 @@ envs.close()
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-# ---- checkers and rendering --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def can_draw():
-    pytest.importorskip("mujoco")
-    try:
-        SlipperyAntMujocoEnv(render_mode="rgb_array").close()
-    except RuntimeError as error:
-        pytest.skip(f"no OpenGL here: {error}")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"task_seed": 1, "num_tasks": 5, "change_every": 1000},
-        {"include_contact_forces": True},
-    ],
-)
-@pytest.mark.usefixtures("can_draw")
-def test_the_checkers_pass(monkeypatch, arguments):
-    monkeypatch.delenv("DISPLAY", raising=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # As in `Ant-v5`, velocities have no bounds: this is the only warning.
-        warnings.filterwarnings("ignore", ".*observation space m(ax|in)imum value is")
-        for env in (gymnasium.make(ID, **arguments), gymnasium.make(ID, **arguments).unwrapped):
-            check_env_for_sb3(env)
-            check_env(env.unwrapped)
-            env.close()
-
-
-def test_gymnasium_make(make):
-    env = gymnasium.make(ID, friction=0.1)
-    assert env.spec.max_episode_steps == 1000
-    env.reset(seed=4)
-    direct = make(0.1)
-    direct.reset(seed=4)
-    for action in actions_of(0, 10):
-        assert equal(env.step(action), direct.step(action), exact=True)
-    env.close()
-
-
-@pytest.mark.usefixtures("can_draw")
-def test_rendering_changes_nothing(make):
-    drawn, plain = make(render_mode="rgb_array"), make()
-    drawn.reset(seed=0), plain.reset(seed=0)
-    for step, action in enumerate(actions_of(0, 12)):
-        assert equal(drawn.step(action), plain.step(action), exact=True)
-        if step in (4, 8):
-            frame = drawn.render()
-            np.testing.assert_array_equal(frame, drawn.render())
-            assert (frame.shape, frame.dtype) == ((240, 320, 3), np.uint8)
-            assert frame.std() > 10
-    assert plain.render() is None
-
-
-def test_the_window_is_updated_in_real_time(make, monkeypatch):
-    env = make()
-    env.reset(seed=0)
-    env.render_mode = "human"  # a window cannot be opened here: its calls are recorded
-    shown, slept = [], []
-    env._pictures = types.SimpleNamespace(show=shown.append, close=lambda: None)
-    monkeypatch.setattr("plasticity.tasks.control.ant.mujoco.time.sleep", slept.append)
-    monkeypatch.setattr("plasticity.tasks.control.ant.mujoco.time.monotonic", lambda: 50.0)
-    for _ in range(3):
-        env.step(np.zeros(8))
-    assert len(shown) == 3
-    assert slept == pytest.approx([0.0, 0.05, 0.05])
-    assert env.render() is None
-
-
-def test_a_closed_environment_raises_an_error(make):
-    env = make()
-    env.reset(seed=0)
-    state = env.state_dict()
-    env.close()
-    env.close()
-    for use in (
-        lambda: env.step(np.zeros(8)),
-        env.reset,
-        env.render,
-        lambda: env.load_state_dict(state),
-    ):
-        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make a new one"):
-            use()
-
-
 # ---- continuing --------------------------------------------------------------------------------------
-
-
-def continued(env, actions):
-    return [*rollout(env, actions), env.state_dict()]
-
-
-@pytest.mark.parametrize("saved_after", [0, 1, 59, 130, 199])
-def test_a_resumed_environment_equals_an_uninterrupted_one(make, saved_after):
-    """Resume across friction changes, in the middle of an episode and at its end."""
-    actions = thrown(8, 300)
-    env = make(**STREAM)
-    env.reset(seed=2)
-    rollout(env, actions[:saved_after])
-    saved = copy.deepcopy(env.state_dict())
-    expected = continued(env, actions[saved_after:])
-    assert expected[-1]["task"] == 3
-    other = make(**STREAM)
-    other.reset(seed=77)
-    rollout(other, actions_of(1, 90))
-    other.load_state_dict(saved)
-    assert equal(other.state_dict(), saved, exact=True)
-    assert equal(continued(other, actions[saved_after:]), expected, exact=True)
 
 
 def test_every_step_can_be_resumed(make):
@@ -494,97 +306,12 @@ def test_every_step_can_be_resumed(make):
             env.reset()
 
 
-def test_continuing_in_a_fresh_process(make, tmp_path):
-    actions = thrown(8, 120)
-    env = make(**STREAM)
-    env.reset(seed=2)
-    rollout(env, actions[:50])
-    (tmp_path / "state").write_bytes(pickle.dumps(env.state_dict()))
-    (tmp_path / "actions").write_bytes(pickle.dumps(actions[50:]))
-    program = f"""
-import pathlib, pickle, sys
-from plasticity.tasks import SlipperyAntMujocoEnv
-folder = pathlib.Path(sys.argv[1])
-env = SlipperyAntMujocoEnv(**{STREAM})
-env.load_state_dict(pickle.loads((folder / "state").read_bytes()))
-seen = []
-for action in pickle.loads((folder / "actions").read_bytes()):
-    seen.append(env.step(action))
-    if seen[-1][2] or seen[-1][3]:
-        seen.append(env.reset())
-(folder / "seen").write_bytes(pickle.dumps([*seen, env.state_dict()]))
-"""
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
-    seen = pickle.loads((tmp_path / "seen").read_bytes())
-    assert seen[-1]["task"] > 0
-    assert equal(seen, continued(env, actions[50:]), exact=True)
-
-
-def test_loading_a_state_from_before_the_first_reset_clears_the_episode(make):
-    env, other = make(**STREAM), make(**STREAM)
-    env.np_random = np.random.Generator(np.random.PCG64(5))
-    fresh = env.state_dict()
-    other.reset(seed=0)
-    other.step(np.zeros(8))
-    other.load_state_dict(fresh)
-    assert equal(other.state_dict(), fresh, exact=True)
-    with pytest.raises(gymnasium.error.ResetNeeded):
-        other.step(np.zeros(8))
-    assert equal(other.reset(), env.reset(), exact=True)
-
-
-def test_a_state_after_the_end_still_needs_a_reset(make):
-    env, other = make(), make()
-    env.reset(seed=0)
-    actions = iter(thrown(0, 100))
-    while not env.step(next(actions))[2]:
-        pass
-    other.load_state_dict(env.state_dict())
-    with pytest.raises(gymnasium.error.ResetNeeded):
-        other.step(np.zeros(8))
-    assert equal(other.reset(), env.reset(), exact=True)
-
-
-def test_a_state_is_plain_and_a_copy(make):
-    env = make(**STREAM)
-    env.reset(seed=0)
-    env.step(np.ones(8))
-
-    def leaves(value):
-        if isinstance(value, dict):
-            return [leaf for entry in value.values() for leaf in leaves(entry)]
-        return [value]
-
-    state = env.state_dict()
-    assert {type(leaf) for leaf in leaves(state)} == {int, bool, float, str, np.ndarray}
-    kept = copy.deepcopy(state)
-    env.step(np.zeros(8))
-    assert equal(state, kept, exact=True)
-
-
-def test_states_of_other_environments_are_refused(make):
-    env = make(**STREAM)
+def test_a_state_of_another_version_of_mujoco_is_refused(make):
+    env = make()
     env.reset(seed=0)
     state = env.state_dict()
-    with pytest.raises(ValueError, match=r"task 0 with friction .* the arguments of the saved"):
-        make(0.8).load_state_dict(state)
     with pytest.raises(ValueError, match=r"shape \(3,\), but that of MuJoCo .* the version"):
         env.load_state_dict({**state, "physics": np.zeros(3)})
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda env: pickle.load(io.BytesIO(pickle.dumps(env)))]
-)
-def test_a_copy_is_independent(make, copied):
-    env = make(**STREAM, include_contact_forces=True)
-    env.reset(seed=0)
-    actions = actions_of(0, 60)
-    rollout(env, actions[:30])
-    twin = copied(env)
-    seen = rollout(twin, actions[30:])
-    assert equal(seen, rollout(env, actions[30:]), exact=True)
-    twin.close()
-    env.reset()
 
 
 # ---- Stable-Baselines3 -------------------------------------------------------------------------------

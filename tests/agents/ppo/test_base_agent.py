@@ -1,4 +1,4 @@
-"""Stacked agents compared with separate ones: iterations in float64, and one update in float32."""
+"""One agent and stacked ones: compared with each other, continued, frozen, captured, and never waiting."""
 
 import copy
 import io
@@ -11,12 +11,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from plasticity.agents.ppo.agent import PPO
+from plasticity.agents.ppo.agent import PPO, StackedPPO
+from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.device_environments import HostEnvironments, HostStep
-from plasticity.agents.ppo.rollout import environment_seeds
-from plasticity.agents.ppo.stacked_agent import StackedPPO
-from plasticity.agents.ppo.stacked_evaluation import evaluate
+from plasticity.agents.ppo.environments import environment_seeds
+from plasticity.agents.ppo.host_environments import HostEnvironments, HostStep
 from plasticity.optim.settings import RegularizerSettings
 
 EACH = 4  # environments of an agent
@@ -41,7 +40,7 @@ SMALL = PPOConfig(
 class Toy:
     """Linear dynamics on a device, with deaths, time limits and tasks; resets depend on a counter."""
 
-    observation_size, action_size, limit = 3, 2, 7
+    observation_size, action_size, discrete, limit = 3, 2, False, 7
 
     def __init__(self, seeds, device="cpu"):
         self.num_envs, self.device = len(seeds), torch.device(device)
@@ -82,10 +81,6 @@ class Toy:
     def tasks(self):
         return (self.episodes // 2).to(torch.int64)
 
-    @property
-    def frictions(self):
-        return 0.25 + self.tasks.double()
-
     def state_dict(self):
         return {name: getattr(self, name) for name in ("state", "episodes", "lengths")}
 
@@ -111,7 +106,7 @@ class ToyVector(gym.vector.VectorEnv):
         self.num_envs = num_envs
 
     def infos(self):
-        return {"task": self.toy.tasks.numpy(), "friction": self.toy.frictions.numpy()}
+        return {"task": self.toy.tasks.numpy()}
 
     def reset(self, *, seed=None, options=None):
         self.toy = Toy(seed)
@@ -137,22 +132,42 @@ def seeds_of_all(seeds):
     return [seed for each in seeds for seed in environment_seeds(each, EACH)]
 
 
-def stacked(config=SMALL, indices=(0, 1, 2), *, host=False, device="cpu", **settings):
+def stacked(config=SMALL, indices=(0, 1, 2), *, host=False, device="cpu"):
     seeds = [SEEDS[i] for i in indices]
     every = seeds_of_all(seeds)
     envs = HostEnvironments(ToyVector(len(every)), every, device) if host else Toy(every, device)
     return StackedPPO(
-        envs,
-        config,
-        [ACTORS[i] for i in indices],
-        [CRITICS[i] for i in indices],
-        seeds=seeds,
-        **settings,
+        envs, config, [ACTORS[i] for i in indices], [CRITICS[i] for i in indices], seeds=seeds
     )
 
 
-def separate(index, config=SMALL):
-    return PPO(ToyVector(), config, ACTORS[index], CRITICS[index], seed=SEEDS[index])
+def separate(index, config=SMALL, *, host=True, device="cpu"):
+    envs = ToyVector() if host else Toy(seeds_of_all([SEEDS[index]]), device)
+    given = {"seed": SEEDS[index], "device": device}
+    return PPO(envs, config, ACTORS[index], CRITICS[index], **given)
+
+
+def make(form, config=SMALL, *, device="cpu"):
+    """Make an agent of each form, in environments on the device, or on the host in the form "host"."""
+    if form == "stacked":
+        return stacked(config, device=device)
+    return separate(0, config, host=form == "host", device=device)
+
+
+both_forms = pytest.mark.parametrize("form", ["single", "stacked"])
+
+
+def listed(iterations):
+    return iterations if isinstance(iterations, list) else [iterations]
+
+
+def states_of(agent):
+    return [saved(agent.state_dict(index)) for index in range(len(agent._diverged))]
+
+
+def load(agent, states):
+    for index, state in enumerate(states):
+        agent.load_state_dict(state, index)
 
 
 def assert_close(found, expected, **tolerance):
@@ -173,8 +188,8 @@ def assert_close(found, expected, **tolerance):
 
 def assert_equal_iterations(found, expected, **tolerance):
     assert_close(found.statistics, expected.statistics, **tolerance)
-    assert (found.task, found.friction) == (expected.task, expected.friction)
-    assert found.diverged == expected.diverged
+    for name in ("num_steps", "task", "diverged"):
+        assert getattr(found, name) == getattr(expected, name)
     assert len(found.episodes) == len(expected.episodes)
     for one, other in zip(found.episodes, expected.episodes, strict=True):
         assert_close(vars(one), vars(other), **tolerance)
@@ -213,18 +228,55 @@ def test_each_agent_learns_the_same_as_a_separate_one(options, host, float64):
             expected = ppo.iterate()
             assert expected.episodes
             assert_equal_iterations(found[index], expected, rtol=1e-9, atol=1e-10)
-            assert_close(ours.observations(index), ppo.observations, rtol=1e-9, atol=1e-10)
+            assert_close(ours.observations[index], ppo.observations, rtol=1e-9, atol=1e-10)
     for index, ppo in enumerate(theirs):
         assert_close(ours.state_dict(index), ppo.state_dict(), rtol=1e-9, atol=1e-10)
 
 
+def carts(seeds):
+    """CartPoles with time limits, by seed of the agent."""
+    count = EACH * len(seeds)
+    envs = gym.vector.SyncVectorEnv(
+        [lambda: gym.make("CartPole-v1", max_episode_steps=15)] * count,
+        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+    )
+    return HostEnvironments(envs, seeds_of_all(seeds))
+
+
+@pytest.mark.parametrize("options", ["minibatch", "normalized", "target-kl"])
+def test_discrete_actions_are_learned_the_same_in_a_stack(options, float64):
+    config = replace(SMALL, rollout_steps=96, **OPTIONS[options])
+    ours = StackedPPO(carts(SEEDS), config, ACTORS, CRITICS, seeds=SEEDS)
+    theirs = [
+        PPO(carts([seed]).envs, config, actor, critic, seed=seed)
+        for seed, actor, critic in zip(SEEDS, ACTORS, CRITICS, strict=True)
+    ]
+    for _ in range(3):
+        found = ours.iterate()
+        for index, ppo in enumerate(theirs):
+            expected = ppo.iterate()
+            assert expected.episodes
+            assert_equal_iterations(found[index], expected, rtol=1e-9, atol=1e-10)
+    for index, ppo in enumerate(theirs):
+        assert_close(ours.state_dict(index), ppo.state_dict(), rtol=1e-9, atol=1e-10)
+
+
+def test_the_environments_may_be_on_the_device_for_one_agent(float64):
+    """One agent takes `Environments` as well as a vector environment."""
+    for _ in range(2):
+        found, expected = (separate(1, FULL, host=host).iterate() for host in (False, True))
+        assert_equal_iterations(found, expected, rtol=1e-9, atol=1e-10)
+
+
 def test_the_options_have_an_effect(float64):
-    """Without an effect, the test above would compare nothing."""
-    stopped = stacked(replace(SMALL, target_kl=0.02))
+    """Without an effect, the tests above would compare nothing."""
+    stopped, full = stacked(replace(SMALL, target_kl=0.02)), stacked(SMALL)
     stopped.iterate()
-    counts = {stopped._update._done[i].item() for i in range(3)}
-    assert len(counts) > 1
-    assert min(counts) < 6  # 2 epochs of 3 minibatches
+    full.iterate()
+    steps = [state["actor_optimizer"]["state"][0]["step"] for state in states_of(stopped)]
+    assert len(set(steps)) > 1
+    assert min(steps) < 6  # 2 epochs of 3 minibatches
+    assert states_of(full)[0]["actor_optimizer"]["state"][0]["step"] == 6
     limited = [e.episode_length for i in stacked().iterate() for e in i.episodes]
     assert limited.count(Toy.limit) > 3
     assert min(limited) < Toy.limit
@@ -278,7 +330,7 @@ def test_stacked_ants_equal_separate_ones():
         ppo = PPO(single, config, ACTORS[index], CRITICS[index], seed=seed)
         expected = ppo.iterate()
         close = {"rtol": 1e-3, "atol": 1e-3}
-        assert_close(ours.observations(index), ppo.observations, **close)
+        assert_close(ours.observations[index], ppo.observations, **close)
         assert_equal_iterations(found[index], expected, **close)
         assert relative(ours.policy(index), ppo.policy) < 1e-3
         single.close()
@@ -320,21 +372,19 @@ def test_a_frozen_agent_does_not_change():
     untouched.iterate()
     ours.freeze(0)
     state = ours.state_dict(0)
-    weights = ours.policies.state_dict(0)
+    weights = ours.networks.state_dict(0)
     expected = untouched.iterate()
     found = ours.iterate()
     assert found[1:] == expected[1:]
     assert (found[0].diverged, found[0].episodes) == (False, ())
     assert_close(ours.state_dict(0), state, rtol=0.0, atol=0.0)
-    assert_close(ours.policies.state_dict(0), weights, rtol=0.0, atol=0.0)
-    with pytest.raises(RuntimeError, match="Stacked agent 0 is frozen: make a new"):
-        ours.load_state_dict(0, state)
+    assert_close(ours.networks.state_dict(0), weights, rtol=0.0, atol=0.0)
+    with pytest.raises(RuntimeError, match="Agent 0 is frozen: make a new StackedPPO"):
+        ours.load_state_dict(state)
     ours.freeze(0)
     ours.freeze(1)
     ours.freeze(2)
-    with pytest.raises(
-        RuntimeError, match="All 3 stacked agents diverged or were frozen: make a new"
-    ):
+    with pytest.raises(RuntimeError, match="No agent is left to train: 3 of 3 diverged"):
         ours.iterate()
 
 
@@ -362,36 +412,32 @@ def own(state, index):
     return {name: part[index * EACH : (index + 1) * EACH] for name, part in state.items()}
 
 
+@pytest.mark.parametrize("form", ["host", "single", "stacked"])
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
 @pytest.mark.parametrize("done", [0, 2])
-def test_continues_bit_for_bit(config, done):
-    straight = stacked(config)
+def test_continues_bit_for_bit(form, config, done):
+    straight = make(form, config)
     for _ in range(done):
         straight.iterate()
-    states = [saved(straight.state_dict(index)) for index in range(3)]
-    environments = saved(straight.envs.state_dict()) if done else None
+    states, resumed = states_of(straight), make(form, config)
+    resumed.envs = copy.deepcopy(straight.envs)
     expected = [straight.iterate() for _ in range(2)]
-    resumed = stacked(config)
-    for index, state in enumerate(states):
-        resumed.load_state_dict(index, state)
-    if done:
-        resumed.envs.load_state_dict(environments)
-    assert resumed.num_steps == [48 * done] * 3
+    load(resumed, states)
+    assert {state["num_steps"] for state in states_of(resumed)} == {48 * done}
     assert [resumed.iterate() for _ in range(2)] == expected
-    for index in range(3):
-        assert_close(resumed.state_dict(index), straight.state_dict(index), rtol=0.0, atol=0.0)
+    assert_close(states_of(resumed), states_of(straight), rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
 def test_a_run_continues_separately_or_in_another_stack(config, float64):
     straight = stacked(config)
     straight.iterate()
-    states = [saved(straight.state_dict(index)) for index in range(3)]
+    states = states_of(straight)
     environments = [own(saved(straight.envs.state_dict()), index) for index in range(3)]
     expected = [straight.iterate() for _ in range(2)]
     ppo = separate(2, config)
-    ppo.envs.reset(seed=environment_seeds(SEEDS[2], EACH))
-    ppo.envs.toy.load_state_dict(environments[2])
+    ppo.envs.reset()
+    ppo.envs.envs.toy.load_state_dict(environments[2])
     ppo.load_state_dict(copy.deepcopy(states[2]))  # torch's optimizers keep using its tensors
     for iterations in expected:
         assert_equal_iterations(ppo.iterate(), iterations[2], rtol=1e-9, atol=1e-10)
@@ -401,7 +447,7 @@ def test_a_run_continues_separately_or_in_another_stack(config, float64):
         {name: torch.cat([environments[i][name] for i in (2, 0)]) for name in environments[0]}
     )
     for position, index in enumerate((2, 0)):
-        reordered.load_state_dict(position, states[index])
+        reordered.load_state_dict(states[index], position)
     for iterations in expected:
         found = reordered.iterate()
         for position, index in enumerate((2, 0)):
@@ -414,8 +460,8 @@ def test_a_separate_run_joins_a_stack(float64):
     ppo.iterate()
     joined = stacked(FULL, indices=(1,))
     joined.envs.reset()
-    joined.envs.load_state_dict(ppo.envs.toy.state_dict())
-    joined.load_state_dict(0, saved(ppo.state_dict()))
+    joined.envs.load_state_dict(ppo.envs.envs.toy.state_dict())
+    joined.load_state_dict(saved(ppo.state_dict()))
     assert_equal_iterations(joined.iterate()[0], ppo.iterate(), rtol=1e-9, atol=1e-10)
 
 
@@ -424,8 +470,7 @@ def test_a_diverged_state_is_loaded_frozen():
     spoil(ours, 1)
     ours.iterate()
     again = stacked()
-    for index in range(3):
-        again.load_state_dict(index, ours.state_dict(index))
+    load(again, states_of(ours))
     again.envs.reset()
     again.envs.load_state_dict(ours.envs.state_dict())
     assert again.iterate()[1].diverged
@@ -438,14 +483,14 @@ def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing():
     before = ours.state_dict(0)
     state = ours.state_dict(1)
     with pytest.raises(ValueError, match="actor_optimizer: regularizer='weight-decay'"):
-        ours.load_state_dict(0, state)
+        ours.load_state_dict(state)
     with pytest.raises(ValueError, match="The state has no 'policy'"):
-        ours.load_state_dict(0, {key: part for key, part in before.items() if key != "policy"})
+        ours.load_state_dict({key: part for key, part in before.items() if key != "policy"})
     assert_close(ours.state_dict(0), before, rtol=0.0, atol=0.0)
     with pytest.raises(IndexError, match="is out of range"):
         ours.state_dict(3)
     fresh = stacked()
-    fresh.load_state_dict(0, before)
+    fresh.load_state_dict(before)
     with pytest.raises(RuntimeError, match=r"others have not \(agents \[1, 2\]\)"):
         fresh.iterate()
 
@@ -453,32 +498,32 @@ def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing():
 # ---- waiting for the device ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_neither_a_rollout_nor_its_update_waits(options, never_waits):
-    ours = stacked(replace(SMALL, **OPTIONS[options]))
-    ours.iterate()
-    update = ours._update
-    with never_waits():
-        ours.collect()
-        evaluate(ours._rollout, ours._critic, ours._log_std, ours.config, ours._batch)
-        # without `flushed_denormals` around it, which reads a number on the CPU
-        update.run.__wrapped__(update, ours._draws.data_orders())
-        update.statistics()
-
-
-def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(crossings, monkeypatch):
-    config = replace(SMALL, target_kl=0.1, max_gradient_norm=1.0, normalize_observations=True)
-    ours = stacked(config, device="meta")
+# With a target KL, one agent's update waits at every minibatch.
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("stacked", name) for name in OPTIONS]
+    + [("single", name) for name in OPTIONS if name != "target-kl"],
+)
+def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(
+    options, form, crossings, monkeypatch
+):
+    """The device "meta" has no numbers: whatever would read one, and so wait for it, is an error."""
+    lead = (3,) if form == "stacked" else ()
+    agent = make(form, replace(SMALL, **OPTIONS[options]), device="meta")
+    nothing = Iteration(0, {}, (), None, False)
+    monkeypatch.setattr(agent, "_read", lambda *arguments: [nothing])
+    monkeypatch.setattr(agent.envs, "check", lambda: None)
+    agent.iterate()  # anchors are drawn
     crossings.into.clear()
-    ours.collect()
-    assert crossings.into == [(3, 12, 4, 2)]  # the noise
+    crossings.out.clear()
+    agent.collect()
+    assert crossings.into == [(*lead, 12, 4, 2)]  # the noise
+    assert crossings.out == []
     crossings.into.clear()
-    monkeypatch.setattr(ours, "_read", lambda *arguments: [])
-    monkeypatch.setattr(ours.envs, "check", lambda: None)
-    ours.update()
-    assert crossings.into == [(3, 2, 48)]  # the data orders
-    # rewards, deaths, time limits, tasks, frictions
-    assert crossings.out == [(12, 12)] * 3 + [(13, 12)] * 2
+    agent.update()
+    assert crossings.into == [(*lead, 2, 48)]  # the data orders
+    # rewards, deaths, time limits, tasks
+    assert crossings.out == [(*lead, 12, 4)] * 3 + [(*lead, 13, 4)]
 
 
 # ---- captured --------------------------------------------------------------------------------------
@@ -486,28 +531,30 @@ def test_two_blocks_are_sent_to_the_device_and_nothing_waits_until_the_end(cross
 CAPTURED = [name for name in OPTIONS if name != "target-kl"]  # PPOConfig cannot compile target_kl
 
 
-def compare_with_eager(options, device):
+def compare_with_eager(form, options, device):
     config = replace(SMALL, **OPTIONS[options])
     eager, captured = (
-        stacked(replace(config, compile=compile), device=device) for compile in (False, True)
+        make(form, replace(config, compile=compile), device=device) for compile in (False, True)
     )
     for iteration in range(8):
         if iteration == 4:
-            captured.load_state_dict(0, captured.state_dict(0))
-        if iteration == 6:
+            captured.load_state_dict(captured.state_dict())
+        if iteration == 6 and form == "stacked":
             spoil(captured, 1)
             spoil(eager, 1)
-        for found, expected in zip(captured.iterate(), eager.iterate(), strict=True):
+        for found, expected in zip(
+            listed(captured.iterate()), listed(eager.iterate()), strict=True
+        ):
             assert_equal_iterations(found, expected, rtol=1e-9, atol=1e-10)
-    for index in (0, 2):
-        found, expected = (ours.policies.state_dict(index) for ours in (captured, eager))
-        assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    for found, expected in zip(states_of(captured)[::2], states_of(eager)[::2], strict=True):
+        assert_close(found["policy"], expected["policy"], rtol=1e-9, atol=1e-10)
 
 
+@both_forms
 @pytest.mark.parametrize("options", CAPTURED)
-def test_captured_and_eager_agree(options, float64, cuda_graphs_on_cpu):
-    compare_with_eager(options, "cpu")
-    assert len(cuda_graphs_on_cpu) == 4  # acting and an epoch, and both again after loading
+def test_captured_and_eager_agree(form, options, float64, cuda_graphs_on_cpu):
+    compare_with_eager(form, options, "cpu")
+    assert len(cuda_graphs_on_cpu) == 4  # acting and the update, and both again after loading
 
 
 # ---- errors --------------------------------------------------------------------------------------
@@ -523,7 +570,7 @@ def test_captured_and_eager_agree(options, float64, cuda_graphs_on_cpu):
             {"config": replace(SMALL, compile=True)},
             "needs a CUDA device, not cpu: leave out compile",
         ),
-        ({"config": replace(SMALL, rollout_steps=6, minibatch_size=2)}, "not a multiple of an"),
+        ({"config": replace(SMALL, rollout_steps=6, minibatch_size=2)}, "not a multiple of the 4"),
         ({"envs": Toy([1, 2, 3, 4])}, "4 environments cannot be shared by 3"),
         ({"envs": Toy([1, 2])}, "2 environments cannot be shared by 3"),
     ],
@@ -535,21 +582,43 @@ def test_wrong_arguments(settings, message):
         StackedPPO(envs, config, ACTORS, CRITICS, **given)
 
 
-def test_there_is_no_update_without_a_rollout_or_after_an_interruption(monkeypatch):
-    ours = stacked()
+@both_forms
+def test_there_is_no_update_without_a_rollout(form):
+    agent = make(form)
+    before = states_of(agent)
     with pytest.raises(RuntimeError, match="no complete rollout to learn from: call collect"):
-        ours.update()
-    ours.iterate()
+        agent.update()
+    assert_close(states_of(agent), before, rtol=0.0, atol=0.0)
+    agent.iterate()
+    load(agent, states_of(agent))  # a state has no rollout
+    with pytest.raises(RuntimeError, match="no complete rollout"):
+        agent.update()
+    agent.collect()
+    agent.update()
+    states_of(agent)
 
-    def interrupt():
+
+@both_forms
+def test_an_agent_with_an_interrupted_update_refuses_to_continue(form, monkeypatch):
+    agent = make(form)
+    agent.iterate()
+    states, envs = states_of(agent), copy.deepcopy(agent.envs)
+    expected = agent.iterate()
+
+    def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ours._update, "run_epoch", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        ours.iterate()
-    for forbidden in (ours.iterate, ours.update, lambda: ours.state_dict(0)):
-        with pytest.raises(RuntimeError, match=r"was interrupted within an update.*load the last"):
-            forbidden()
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.policies, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            agent.iterate()
+    agent.envs = envs
+    for index, state in enumerate(states):
+        for forbidden in (agent.state_dict, agent.iterate, agent.collect, agent.update):
+            with pytest.raises(RuntimeError, match=r"interrupted within an update.*load the last"):
+                forbidden()
+        agent.load_state_dict(state, index)
+    assert agent.iterate() == expected
 
 
 def test_an_error_on_the_device_stops_the_run(monkeypatch):
@@ -582,32 +651,35 @@ def test_a_gpu_gives_the_same_results(options, host, float64):
 
 
 @on_a_gpu
+@both_forms
 @pytest.mark.parametrize("options", CAPTURED)
-def test_captured_and_eager_agree_on_a_gpu(options, float64):
-    compare_with_eager(options, "cuda")
+def test_captured_and_eager_agree_on_a_gpu(form, options, float64):
+    compare_with_eager(form, options, "cuda")
 
 
 @on_a_gpu
+@both_forms
 @pytest.mark.parametrize("compile", [False, True])
-def test_a_rollout_never_waits_on_a_gpu(compile):
-    ours = stacked(replace(FULL, compile=compile), device="cuda")
+def test_a_rollout_never_waits_on_a_gpu(form, compile):
+    agent = make(form, replace(FULL, compile=compile), device="cuda")
     for _ in range(5):  # past the captures
-        ours.iterate()
+        agent.iterate()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ours.collect()
+        agent.collect()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @on_a_gpu
-def test_a_run_continues_on_another_device(float64):
-    straight = stacked(FULL)
+@both_forms
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
+def test_a_run_continues_on_another_device(form, config, devices, float64):
+    straight, resumed = (make(form, config, device=device) for device in devices)
     straight.iterate()
-    resumed = stacked(FULL, device="cuda")
     resumed.envs.reset()
     resumed.envs.load_state_dict(straight.envs.state_dict())
-    for index in range(3):
-        resumed.load_state_dict(index, saved(straight.state_dict(index)))
-    for found, expected in zip(resumed.iterate(), straight.iterate(), strict=True):
+    load(resumed, states_of(straight))
+    for found, expected in zip(listed(resumed.iterate()), listed(straight.iterate()), strict=True):
         assert_equal_iterations(found, expected, rtol=1e-7, atol=1e-8)

@@ -1,0 +1,93 @@
+"""Physics engines of Slippery-Ant, and vector environments of its ants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from plasticity.checks import require_integer
+from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
+from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
+from plasticity.tasks.vector.environments import VectorEnvironments
+
+ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
+    "bullet": SlipperyAntBulletEnv,
+    "mujoco": SlipperyAntMujocoEnv,
+    "warp": SlipperyAntMujocoEnv,
+}
+"""Physics engines of Slippery-Ant, by name, with the environment of a single ant. Warp steps thousands of
+ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
+
+DEVICE_ENGINES = ("warp",)
+"""Engines that step all their ants at once on a device, not one by one in processes."""
+
+
+def share_of_environment(change_every: int, num_envs: int) -> int:
+    """Return the steps that each environment makes while all of them together make `change_every`.
+
+    Raises:
+        TypeError: if a number is not an integer.
+        ValueError: if one is below 1, or the environments cannot share the steps evenly.
+    """
+    change_every = require_integer("change_every", change_every, minimum=1)
+    share, rest = divmod(change_every, require_integer("num_envs", num_envs, minimum=1))
+    if rest:
+        near = [n * num_envs for n in (share, share + 1) if n]
+        raise ValueError(
+            f"change_every must be a multiple of num_envs, {num_envs}, as each environment counts its own "
+            f"share: {change_every}. Nearest: {' and '.join(map(str, near))}."
+        )
+    return share
+
+
+def slippery_ant_vector(
+    num_envs: int,
+    num_workers: int = 0,
+    *,
+    engine: str = "bullet",
+    friction: float | None = None,
+    task_seed: int | None = None,
+    num_tasks: int | None = None,
+    change_every: int | None = None,
+    render_mode: str | None = None,
+    copy: bool = True,
+) -> VectorEnvironments:
+    """Make ants that share one friction, or one stream of frictions.
+
+    Args:
+        num_envs: Number of ants.
+        num_workers: Number of processes that step them, this one included; 0 or 1: all run in this process.
+        engine: One of `ENGINES`, except `DEVICE_ENGINES`.
+        friction: See the environment.
+        task_seed: See the environment.
+        num_tasks: See the environment.
+        change_every: Total steps of all environments from one friction to the next: a multiple of their
+            number, as each one counts its own share. An environment skips tasks if its share is shorter
+            than an episode, which has up to 1000 steps: the friction changes only at a reset.
+        render_mode: See the environment.
+        copy: Whether returned arrays are copies: see `VectorEnvironments`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range, or `change_every` cannot be divided.
+        ModuleNotFoundError: if the engine is not installed (from a worker, RuntimeError).
+    """
+    num_envs = require_integer("num_envs", num_envs, minimum=1)
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}: {engine!r}.")
+    if engine in DEVICE_ENGINES:
+        raise ValueError(
+            f"engine={engine!r} steps all its ants at once on a device, not in processes: use "
+            "engine='mujoco', or make the device's ants directly."
+        )
+    if change_every is not None:
+        change_every = share_of_environment(change_every, num_envs)
+    env_fn = partial(
+        ENGINES[engine],
+        friction,
+        task_seed=task_seed,
+        num_tasks=num_tasks,
+        change_every=change_every,
+        render_mode=render_mode,
+    )
+    return VectorEnvironments([env_fn] * num_envs, num_workers, copy=copy)

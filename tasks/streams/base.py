@@ -1,0 +1,277 @@
+"""Streams of tasks: what a task and a stream are, and several streams stacked into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from plasticity.checks import as_integer, require_integer, require_known
+
+Loss = Literal["cross-entropy", "squared-error"]
+"""Losses that a task can request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What a learner must know of a task besides its batches.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if a value is out of range.
+    """
+
+    input_shape: tuple[int, ...]
+    """Shape of one input."""
+
+    output_size: int
+    """Number of outputs of the network: of a classifier, the classes of the whole stream."""
+
+    loss: Loss | None = None
+    """Training loss. None: the learner's choice."""
+
+    active: tuple[int, ...] | None = None
+    """Classes that the task has, in ascending order; a learner ignores the logits of all others. None: all
+    classes."""
+
+    def __post_init__(self) -> None:
+        for size in self.input_shape:
+            require_integer("a size of input_shape", size, minimum=1)
+        require_integer("output_size", self.output_size, minimum=1)
+        if self.loss is not None:
+            require_known("loss", self.loss, get_args(Loss))
+        if self.active is None:
+            return
+        for label in self.active:
+            require_integer("an active class", label, minimum=0, maximum=self.output_size - 1)
+        if not self.active or list(self.active) != sorted(set(self.active)):
+            raise ValueError(
+                f"active must hold at least one class, each once and in ascending order: {self.active}."
+                " Give None if all classes are active."
+            )
+
+
+class Task(Protocol):
+    """Task that is learned from batches of examples.
+
+    A stacked task holds R tasks at the same position in their streams; all its tensors have a leading
+    axis of length R.
+    """
+
+    @property
+    def index(self) -> int:
+        """Index in the stream, from 0."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Sizes, loss and active classes; of one task, if it is a stacked one."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+
+    @property
+    def num_test(self) -> int:
+        """Number of test examples."""
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return training examples, without waiting for the device.
+
+        Args:
+            indices: Indices of the examples, 0 to `num_train` - 1, int64, on the task's device. Shape:
+                (batch,), or (R, batch) of a stacked task.
+
+        Returns:
+            The inputs, shape (..., batch, *input_shape), and their labels, int64, shape (..., batch); both
+            new tensors.
+        """
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the test examples, always in the same order.
+
+        Args:
+            batch_size: Examples in a batch, at least 1; the last batch may have fewer.
+
+        Returns:
+            An iterator over inputs and labels, shaped as those of `train_batch`.
+
+        Raises:
+            TypeError: if the batch size is not an integer.
+            ValueError: if it is below 1.
+        """
+
+
+Task_co = TypeVar("Task_co", covariant=True)
+"""Kind of the tasks of a stream."""
+
+
+class Stream(Generic[Task_co]):
+    """Sequence of tasks: `stream[k]` is task `k`, a pure function of (seed, k).
+
+    A task is made without visiting any other. A subclass implements `make_task`.
+
+    Args:
+        num_tasks: Length of the stream, at least 1.
+        seed: Seed of the tasks, 0 or more, of any number of bits.
+
+    Raises:
+        TypeError: if a number is not an integer.
+        ValueError: if one is out of range.
+    """
+
+    def __init__(self, num_tasks: int, seed: int) -> None:
+        self.num_tasks = require_integer("num_tasks", num_tasks, minimum=1)
+        self.seed = require_integer("seed", seed, minimum=0)
+
+    def make_task(self, index: int) -> Task_co:
+        """Return task `index`, from 0 to `num_tasks` - 1."""
+        raise NotImplementedError
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return what a row of metrics tells of a task besides its index; nothing by default."""
+        return {}
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def __getitem__(self, index: int) -> Task_co:
+        """Return a task of the stream.
+
+        Args:
+            index: Index of the task, from 0; negative indices are not supported.
+
+        Raises:
+            TypeError: if the index is not an integer; slices are not supported.
+            IndexError: if there is no such task.
+        """
+        number = as_integer("The index of a task", index)
+        if not 0 <= number < self.num_tasks:
+            raise IndexError(
+                f"The stream has the tasks 0 to {self.num_tasks - 1}: {number}. "
+                "Choose a larger num_tasks for a longer stream; its first tasks stay the same."
+            )
+        return self.make_task(number)
+
+    def __iter__(self) -> Iterator[Task_co]:
+        return (self[index] for index in range(self.num_tasks))
+
+
+class SupervisedStream(Stream[Task_co]):
+    """Stream of tasks that are learned from batches of examples (`Task`), which can be stacked."""
+
+    def stack_tasks(self, tasks: Sequence[Task]) -> Task:
+        """Return several tasks with equal specs and numbers of examples as a stacked one.
+
+        A subclass may return one that is faster, with equal batches.
+
+        Args:
+            tasks: Tasks of equal index: one of this stream, first, and one of each stream stacked with it.
+        """
+        return StackedTask(tuple(tasks))
+
+
+@dataclass(frozen=True)
+class StackedTask:
+    """R tasks as one, in the general form: each makes its batch, and the batches are stacked."""
+
+    tasks: tuple[Task, ...]
+    """The tasks, with equal indices, specs and numbers of examples."""
+
+    @property
+    def index(self) -> int:
+        """Index of the tasks in their streams, from 0."""
+        return self.tasks[0].index
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Sizes, loss and active classes of each task."""
+        return self.tasks[0].spec
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples of each task."""
+        return self.tasks[0].num_train
+
+    @property
+    def num_test(self) -> int:
+        """Number of test examples of each task."""
+        return self.tasks[0].num_test
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return training examples of every task, as `Task.train_batch`."""
+        return _stacked(
+            [task.train_batch(own) for task, own in zip(self.tasks, indices, strict=True)]
+        )
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the test examples of all tasks, as `Task.test_batches`."""
+        batches = [task.test_batches(batch_size) for task in self.tasks]
+        return (_stacked(batch) for batch in zip(*batches, strict=True))
+
+
+def _stacked(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    inputs, labels = zip(*batch, strict=True)
+    return torch.stack(inputs), torch.stack(labels)
+
+
+class StackedStream:
+    """R streams as one: `stacked[k]` holds task `k` of each. Made by `stack`."""
+
+    def __init__(self, streams: Sequence[SupervisedStream[Task]]) -> None:
+        self.streams = tuple(streams)
+
+    def __len__(self) -> int:
+        return len(self.streams[0])
+
+    def __getitem__(self, index: int) -> Task:
+        """Return the tasks with this index, stacked.
+
+        Raises:
+            TypeError: if the index is not an integer.
+            IndexError: if there are no such tasks.
+            ValueError: if the specs or numbers of examples of the tasks differ.
+        """
+        tasks = [stream[index] for stream in self.streams]
+        _require_alike(tasks)
+        return self.streams[0].stack_tasks(tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[index] for index in range(len(self)))
+
+
+def stack(streams: Sequence[SupervisedStream[Task]]) -> StackedStream:
+    """Stack R streams, whose tasks are then learned at once.
+
+    Args:
+        streams: Streams of equal length; their seeds may be equal.
+
+    Raises:
+        ValueError: if there are no streams, or their lengths, or the specs or numbers of examples of their
+            first tasks differ.
+    """
+    if not streams:
+        raise ValueError("Stacked streams need at least one stream: an empty list was given.")
+    for position, stream in enumerate(streams):
+        if len(stream) != len(streams[0]):
+            raise ValueError(
+                f"streams[{position}] has {len(stream)} tasks, streams[0] {len(streams[0])}: stack"
+                " streams of equal length."
+            )
+    _require_alike([stream[0] for stream in streams])  # now, before training
+    return StackedStream(streams)
+
+
+def _require_alike(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError, with the position, unless all specs and numbers of examples are equal."""
+    first = tasks[0]
+    for position, task in enumerate(tasks):
+        for name in ("spec", "num_train", "num_test"):
+            found, expected = getattr(task, name), getattr(first, name)
+            if found != expected:
+                raise ValueError(
+                    f"Task {task.index} of streams[{position}] has {name} {found}, that of streams[0]"
+                    f" {expected}: stack streams of tasks that differ in their examples only."
+                )
