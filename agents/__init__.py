@@ -8,8 +8,9 @@ from plasticity.agents.ppo.config import PRESETS, PPOConfig
 from plasticity.agents.ppo.environments import Environments
 from plasticity.agents.ppo.episodes import Episode
 from plasticity.agents.ppo.host_environments import HostEnvironments
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 
 __all__ = [
     "PPO",

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.checks import nearest, require_integer
+from plasticity.checks import require_integer, require_known
+
+Architecture = Literal["cnn", "mlp"]
+"""Kinds of networks by their name in a configuration."""
+
+Downsampling = Literal["stride", "max-pool"]
+"""Methods by which a convolution halves an image, by their name in a configuration."""
+
+Activation = Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"]
+"""Names of `ACTIVATIONS`."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -36,14 +45,14 @@ class NetworkConfig:
         ValueError: if a size is under 1 or a name is unknown.
     """
 
-    architecture: Literal["cnn", "mlp"] = "cnn"
+    architecture: Architecture = "cnn"
     """Kind of network. cnn: two convolution and two fully connected layers, as in the syre paper.
     mlp: dense layers only."""
 
     channels: tuple[int, ...] = (8, 16)
     """Output channels of the convolutions; each halves the image's height and width."""
 
-    downsampling: Literal["stride", "max-pool"] = "stride"
+    downsampling: Downsampling = "stride"
     """Method by which a convolution halves the image: a stride of 2, or a 2 x 2 max-pooling after it, which
     costs three times as much on a CPU."""
 
@@ -53,23 +62,13 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64,)
     """Widths of the hidden dense layers."""
 
-    activation: Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"] = "relu"
+    activation: Activation = "relu"
     """Activation applied after every layer except the last."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("cnn", "mlp"):
-            raise ValueError(
-                f"Unknown architecture {self.architecture!r}.{nearest(self.architecture, ('cnn', 'mlp'))}"
-            )
-        if self.downsampling not in ("stride", "max-pool"):
-            known = ("stride", "max-pool")
-            raise ValueError(
-                f"Unknown downsampling {self.downsampling!r}.{nearest(self.downsampling, known)}"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"Unknown activation {self.activation!r}.{nearest(self.activation, ACTIVATIONS)}"
-            )
+        require_known("architecture", self.architecture, get_args(Architecture))
+        require_known("downsampling", self.downsampling, get_args(Downsampling))
+        require_known("activation", self.activation, ACTIVATIONS)
         for name in ("channels", "hidden"):
             if not isinstance(getattr(self, name), tuple):
                 raise TypeError(f"{name} must be a tuple of widths, not {getattr(self, name)!r}.")
@@ -134,7 +133,7 @@ class ImageNetwork(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, config: NetworkConfig
+        self, image_shape: tuple[int, ...], num_classes: int, config: NetworkConfig
     ) -> None:
         super().__init__()
         require_integer("num_classes", num_classes, minimum=2)

@@ -23,7 +23,7 @@ from plasticity.agents.ppo.updates import (
     critic_optimizer,
     update_both,
 )
-from plasticity.agents.supervised.classifier import Classifier
+from plasticity.agents.supervised.single import Classifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, time_row
 from plasticity.scripts.bench.steps import BATCH_SIZE, SIGMA, STRENGTH

@@ -23,7 +23,8 @@ from plasticity.agents.ppo.updates import (
     critic_optimizer,
     run_half,
 )
-from plasticity.agents.supervised.classifier import ClassifierConfig, make_optimizer
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import make_optimizer
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.ppo import SYRE, config_of
 from plasticity.scripts.bench.rows import Effort, Row

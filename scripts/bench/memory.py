@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from plasticity.agents.supervised.classifier import OPTIMIZERS
+from plasticity.agents.supervised.single import OPTIMIZERS
 from plasticity.scripts.bench.rows import Effort, Row
 from plasticity.scripts.bench.steps import optimizer_pair
 

@@ -13,8 +13,9 @@ import torch
 from plasticity.agents.networks.image import ImageNetwork
 from plasticity.agents.ppo.rollout import environment_seeds
 from plasticity.agents.ppo.stacked_agent import StackedPPO
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.ppo import SYRE, config_of
 from plasticity.scripts.bench.rows import Effort, Row, speed_row

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.classifier import OPTIMIZERS, ClassifierConfig, make_optimizer
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import OPTIMIZERS, make_optimizer
 from plasticity.mitigations import regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings

@@ -12,7 +12,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
 from plasticity.metrics.tracker import Tracker
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench.rows import Effort, Row, speed_row, time_row

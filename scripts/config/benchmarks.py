@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plasticity.agents.ppo.config import PRESETS
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
 from plasticity.scripts.config.nested import with_values

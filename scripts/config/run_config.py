@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import (
     MAX_SEED,
     require_integer,

@@ -1,180 +1,181 @@
-"""Image run: joins the permuted stream, the classifier and the tracker."""
+"""Image runs: join streams of images, their training, and the measurements after each task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from plasticity.agents.networks.image import ImageNetwork
-from plasticity.agents.supervised.classifier import Classifier
-from plasticity.metrics.norms import parameter_snapshot, update_norm
-from plasticity.metrics.registry import Metric
-from plasticity.metrics.tracker import Tracker
+from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import Shift, regularizer_settings
 from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.scripts.config.run_config import SupervisedRunConfig
-from plasticity.scripts.run.adapted import Adapted
 from plasticity.seeds import child_seed
-from plasticity.tasks import ImageDataset, ImageTask, PermutedImages, load_dataset
+from plasticity.tasks import ImageDataset, PermutedImages, TaskSpec, load_dataset, stack
+from plasticity.tasks.streams.base import Task
 
-FINITE = Metric("finite", lambda features: features.isfinite().all().to(features.dtype), "features")
-"""Metric that is 1 where all features of a layer are finite, else 0."""
+REHEARSED_STEPS = STEPS_COUNTED_AT_ONCE
+"""Number of steps after which a compiled step has been captured, and no more memory is allocated."""
 
 
-class SingleImages:
-    """Work of a run between two rows of its `metrics.jsonl`: learning one task.
+class ImageExperiment:
+    """Runs of an image benchmark: each has a row for each task.
+
+    An `Experiment`, whose protocol describes the methods.
 
     Args:
-        config: Configuration of the run.
-        dataset: Images of the run. None: they are loaded.
+        configs: Configurations of the runs; equal except for their methods and seeds.
+        stacked: Whether the networks are stacked. Otherwise there is exactly one run.
+        dataset: Images of the runs. None: they are loaded.
 
     Raises:
         ValueError: if a setting and the data do not fit together.
     """
 
-    def __init__(self, config: SupervisedRunConfig, dataset: ImageDataset | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        configs: Sequence[SupervisedRunConfig],
+        *,
+        stacked: bool,
+        dataset: ImageDataset | None = None,
+    ) -> None:
+        config = configs[0]
+        self.configs = configs
         if dataset is None:
             dataset = load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
         require_fitting(config, dataset)
-        self._stream = image_stream(config, dataset)
-        regularizer = image_regularizer(config)
-        image_network = initial_network(config, dataset)
-        self._hidden_layers = image_network.hidden_layers
-        network: nn.Module = image_network
-        shift = next((each for each in config.method if isinstance(each, Shift)), None)
-        if shift is not None:
-            assert regularizer.anchor_seed is not None
-            anchors = _syre_anchors(image_network, shift.sigma, regularizer.anchor_seed)
-            network = ShiftedModel(image_network, anchors, keep_function=False)
-        self._classifier = Classifier(
-            network,
-            config.agent,
-            regularizer,
-            data_order_seed=child_seed(config.seed, "order"),
-            device=config.device,
-        )
-        self._next_task = 0
-        self._diverged = False
-        self._before: dict[str, torch.Tensor] | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete."""
-        return self._diverged or self._next_task >= self.config.stream.num_tasks
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss or a feature became NaN or infinite."""
-        return self._diverged
+        dataset = dataset.to(config.device)  # once: the streams share it
+        self._streams = [image_stream(each, dataset) for each in configs]
+        self._tasks = stack(self._streams) if stacked else self._streams[0]
+        networks = [initial_network(each, self._tasks[0].spec) for each in configs]
+        self._layers = networks[0].hidden_layers
+        self._prefix = "" if _shift(config) is None else "model."  # of the layers' names
+        self._trainer = _trainer(configs, networks, stacked=stacked)
+        self._next_tasks = [0] * len(configs)
+        self._diverged = [False] * len(configs)
 
     @property
     def progress(self) -> float:
         """Number of tasks done; the current one counts by its share of steps."""
-        return self._next_task + self._classifier.task_progress
+        return self._next_task + (self._trainer.task_progress if self._live else 0.0)
 
-    def next_row(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Learn the next task, or the rest of it.
+    @property
+    def _live(self) -> list[int]:
+        return [run for run, diverged in enumerate(self._diverged) if not diverged]
+
+    @property
+    def _next_task(self) -> int:
+        """Index of the next task of the runs that have not diverged."""
+        tasks = {self._next_tasks[run] for run in self._live}
+        if len(tasks) > 1:
+            raise ValueError(
+                f"The runs are at the tasks {sorted(tasks)}: only runs at the same task can be stacked."
+            )
+        return next(iter(tasks), self.configs[0].stream.num_tasks)
+
+    def is_finished(self, run: int) -> bool:
+        """Return whether a run is complete."""
+        return self._diverged[run] or self._next_tasks[run] >= self.configs[0].stream.num_tasks
+
+    def has_diverged(self, run: int) -> bool:
+        """Return whether a run ended because a loss or a feature became NaN or infinite."""
+        return self._diverged[run]
+
+    def next_rows(self, should_stop: Callable[[], bool]) -> dict[int, dict[str, Any]]:
+        """Learn the next task of every run, or the rest of it.
 
         Args:
             should_stop: Called before every step.
 
         Returns:
-            The task's row; None if stopped before its end.
+            Rows of the task by run; none if stopped before its end.
         """
-        if "update_norm" in self.config.tracking.metrics and self._before is None:
-            self._before = parameter_snapshot(self._classifier.network)
-        task = self._stream[self._next_task]
-        if not self._classifier.train(task, should_stop):
-            return None
-        row: dict[str, Any] = {"task": task.index, **self._classifier.finish(task)}
-        # Losses may be finite where features are not (a ReLU maps minus infinity to 0). Checked regardless
-        # of the metrics, on which the course of a run must not depend.
-        row["diverged"] = row["diverged"] or not all(self._measure(task, [FINITE]).values())
-        if not row["diverged"] and self.config.tracking.metrics:
-            row.update(self._measure(task, self._metrics()))
-        self._diverged = bool(row["diverged"])
-        self._before = None
-        self._next_task += 1
-        return row
+        task = self._tasks[self._next_task]
+        if not self._trainer.train(task, should_stop):
+            return {}
+        results = self._trainer.finish(task)
+        rows: dict[int, dict[str, Any]] = {
+            run: {"task": task.index, **self._streams[run].describe(task.index), **results[run]}
+            for run in self._live
+        }
+        self._measure(rows, task)
+        for run, row in rows.items():
+            self._next_tasks[run] += 1
+            if row["diverged"]:
+                self._diverged[run] = True
+                self._trainer.freeze(run)
+        return rows
 
-    def take_episodes(self) -> list[dict[str, Any]]:
+    def _measure(self, rows: dict[int, dict[str, Any]], task: Task) -> None:
+        """Add the metrics to these rows."""
+        tracking = self.configs[0].tracking
+        probe, _ = next(iter(task.test_batches(tracking.probe_size)))
+        sound = [run for run, row in rows.items() if not row["diverged"]]
+        layers = [self._prefix + layer for layer in self._layers]
+        measured = self._trainer.measure(probe, tracking.metrics, layers, sound)
+        for run, row in rows.items():
+            # Losses may be finite where features are not (a ReLU maps minus infinity to 0). Checked
+            # regardless of the metrics, on which the course of a run must not depend.
+            row["diverged"] = run not in measured
+            for name, value in measured.get(run, {}).items():
+                row[name.replace(f"/{self._prefix}", "/")] = value
+
+    def take_episodes(self, run: int) -> list[dict[str, Any]]:
         """Return no episodes: a classifier has none."""
         return []
+
+    def state_dicts(self, runs: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the states of these runs."""
+        return [
+            {
+                "classifier": self._trainer.state_dict(run),
+                "next_task": self._next_tasks[run],
+                "diverged": self._diverged[run],
+            }
+            for run in runs
+        ]
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        """Continue a run from its state; in the end, all runs must have the same progress."""
+        self._trainer.load_state_dict(state["classifier"], run)
+        self._next_tasks[run] = state["next_task"]
+        self._diverged[run] = state["diverged"]
+        if self._diverged[run]:
+            self._trainer.freeze(run)
+
+    def rehearse(self) -> None:
+        """Do a few steps, and measure."""
+        steps = iter(range(REHEARSED_STEPS))
+        task = self._tasks[0]
+        self._trainer.train(task, lambda: next(steps, None) is None)
+        self._measure(dict(enumerate(self._trainer.finish(task))), task)
 
     def close(self) -> None:
         """Do nothing: there are no processes to stop."""
 
-    def _measure(self, task: ImageTask, metrics: list[str | Metric]) -> dict[str, float]:
-        """Return the measured values by metric and layer."""
-        images, _ = next(iter(task.test_batches(self.config.tracking.probe_size)))
-        network = self._classifier.network
-        prefix = "model." if isinstance(network, ShiftedModel) else ""
-        layers = [prefix + layer for layer in self._hidden_layers]
-        measured = Tracker(network, images, metrics, layers).measure()
-        return {name.replace(f"/{prefix}", "/"): value for name, value in measured.items()}
-
-    def _metrics(self) -> list[str | Metric]:
-        # Every task has a new tracker, which measures on its images and knows no earlier boundary: the
-        # update is measured against the weights at the task's beginning.
-        updates = Metric("update_norm", partial(update_norm, previous=self._before or {}), "model")
-        return [updates if name == "update_norm" else name for name in self.config.tracking.metrics]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on, except its configuration."""
-        state: dict[str, Any] = {
-            "classifier": self._classifier.state_dict(),
-            "next_task": self._next_task,
-            "diverged": self._diverged,
-        }
-        if self._before is not None:
-            state["before"] = self._before
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self._classifier.load_state_dict(state["classifier"])
-        self._next_task = state["next_task"]
-        self._diverged = state["diverged"]
-        self._before = state.get("before")  # absent between two tasks
-
-
-class ImageExperiment(Adapted):
-    """Image runs, alone or stacked."""
-
-    def __init__(
-        self,
-        configs: Sequence[SupervisedRunConfig],
-        dataset: ImageDataset | None = None,
-        *,
-        stacked: bool,
-    ) -> None:
-        from plasticity.scripts.run.stacked_images import StackedImages  # noqa: PLC0415
-
-        made = StackedImages(configs, dataset) if stacked else SingleImages(configs[0], dataset)
-        super().__init__(configs, made, stacked=stacked)
-
     @staticmethod
     def progress_of(state: dict[str, Any]) -> float:
-        """Return the number of tasks done by a run with this saved state."""
+        """Return the number of tasks done by a run with this state."""
         classifier = state["classifier"]
         return float(state["next_task"] + classifier["step"] / classifier["task_steps"])
 
     @staticmethod
     def is_finished_at(state: dict[str, Any], config: SupervisedRunConfig) -> bool:
-        """Return whether a run with this saved state has all its tasks."""
+        """Return whether a run with this state has all its tasks."""
         return bool(state["diverged"]) or int(state["next_task"]) >= config.stream.num_tasks
 
     @staticmethod
     def can_stack(config: SupervisedRunConfig) -> bool:
         """Return whether a run can be stacked: `Shift` wraps its network in another."""
-        return not any(isinstance(each, Shift) for each in config.method)
+        return _shift(config) is None
 
     @staticmethod
     def can_be_alone(config: SupervisedRunConfig) -> bool:
@@ -204,17 +205,12 @@ def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> Permuted
     )
 
 
-def initial_network(config: SupervisedRunConfig, dataset: ImageDataset) -> ImageNetwork:
+def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> ImageNetwork:
     """Return the initial network of a run, on the CPU."""
     # Layers draw their initial weights from the global generator, which is seeded here and used for
     # nothing else.
     torch.manual_seed(child_seed(config.seed, "weights"))
-    return ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
-
-
-def image_regularizer(config: SupervisedRunConfig) -> RegularizerSettings:
-    """Return the settings with which a run's method regularizes every layer."""
-    return regularizer_settings(config.method, child_seed(config.seed, "anchor"))
+    return ImageNetwork(spec.input_shape, spec.output_size, config.network)
 
 
 def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
@@ -233,8 +229,49 @@ def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
                 f"{option} {wanted} is larger than the {len(labels)} {split} examples of"
                 f" {config.stream.dataset}: give at most {len(labels)}."
             )
+    spec = PermutedImages(dataset, num_tasks=1, seed=0)[0].spec
     with torch.device("meta"):  # shapes without memory
-        ImageNetwork((1, *dataset.image_shape), dataset.num_classes, config.network)
+        ImageNetwork(spec.input_shape, spec.output_size, config.network)
+
+
+def _trainer(
+    configs: Sequence[SupervisedRunConfig], networks: Sequence[ImageNetwork], *, stacked: bool
+) -> Trainer:
+    """Return the training of these networks, at its beginning."""
+    config = configs[0]
+    anchor_seeds = [child_seed(each.seed, "anchor") for each in configs]
+    regularizers = [
+        regularizer_settings(each.method, seed)
+        for each, seed in zip(configs, anchor_seeds, strict=True)
+    ]
+    order_seeds = [child_seed(each.seed, "order") for each in configs]
+    keep_start = "update_norm" in config.tracking.metrics
+    if stacked:
+        return StackedClassifier(
+            networks,
+            config.agent,
+            regularizers,
+            data_order_seeds=order_seeds,
+            device=config.device,
+            keep_start=keep_start,
+        )
+    network: nn.Module = networks[0]
+    shift = _shift(config)
+    if shift is not None:
+        anchors = _syre_anchors(network, shift.sigma, anchor_seeds[0])
+        network = ShiftedModel(network, anchors, keep_function=False)
+    return Classifier(
+        network,
+        config.agent,
+        regularizers[0],
+        data_order_seed=order_seeds[0],
+        device=config.device,
+        keep_start=keep_start,
+    )
+
+
+def _shift(config: SupervisedRunConfig) -> Shift | None:
+    return next((each for each in config.method if isinstance(each, Shift)), None)
 
 
 def _syre_anchors(

@@ -21,8 +21,9 @@ from plasticity.agents.ppo.updates import (
     run_coupled,
     run_half,
 )
-from plasticity.agents.supervised.classifier import Classifier, ClassifierConfig
-from plasticity.agents.supervised.stacked_classifier import StackedClassifier
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 

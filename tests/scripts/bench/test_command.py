@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.bench import command as bench_module
 from plasticity.scripts.bench import compiled as bench_compiled

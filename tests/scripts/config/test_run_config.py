@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from plasticity.agents.networks.image import ACTIVATIONS, NetworkConfig
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay
 from plasticity.scripts.config.nested import flattened, with_values

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
 from plasticity.scripts.config.nested import with_values

@@ -27,7 +27,7 @@ HARNESS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking

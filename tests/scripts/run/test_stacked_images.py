@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity.agents.networks.image import NetworkConfig
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import L2Init, Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity.agents.supervised.classifier import ClassifierConfig
+from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.mitigations import L2Init, Shift, Syre
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig

@@ -1,0 +1,99 @@
+"""Accuracy and loss over the batches of a task, summed on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS_COUNTED_AT_ONCE = 32
+"""Number of steps whose logits are kept before they are counted: the few tiny operations for each step cost
+as much as a layer."""
+
+
+class Counts:
+    """Correct predictions and summed losses, counted for many steps at once.
+
+    Args:
+        lead: Leading dimensions `...`: () for one network, (R,) for R stacked ones.
+        device: Device of the sums.
+    """
+
+    def __init__(self, lead: tuple[int, ...], device: torch.device) -> None:
+        self._lead, self._device = lead, device
+        self._pending: list[tuple[Tensor, ...]] = []
+        self._correct = torch.zeros(lead, dtype=torch.int64, device=device)
+        # float32 sums over a long task lose digits, but mps has no wider dtype
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._loss_sum = torch.zeros(lead, dtype=wide, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
+        """Add a step.
+
+        Args:
+            logits: New tensor. Shape: (..., batch, classes).
+            labels: New tensor. Shape: (..., batch).
+            losses: Each network's mean loss over the batch. Shape: (...).
+        """
+        self._pending.append((logits, labels, losses * labels.shape[-1]))
+        if len(self._pending) == STEPS_COUNTED_AT_ONCE:
+            self._count_pending()
+
+    def means(self, examples: int) -> tuple[Tensor, Tensor]:
+        """Return accuracy and loss, averaged over this many examples, on the device. Shape of each: (...)."""
+        self._count_pending()
+        return self._correct.to(self._loss_sum.dtype) / examples, self._loss_sum / examples
+
+    def _count_pending(self) -> None:
+        if not self._pending:
+            return
+        logits, labels, losses = zip(*self._pending, strict=True)
+        found = torch.cat(logits, dim=-2).argmax(dim=-1)
+        self._correct += (found == torch.cat(labels, dim=-1)).sum(-1)
+        self._loss_sum += torch.stack(losses, dim=-1).to(self._loss_sum.dtype).sum(-1)
+        self._pending.clear()
+
+    def clear(self) -> None:
+        """Begin again at zero."""
+        self._pending.clear()
+        self._correct.zero_()
+        self._loss_sum.zero_()
+
+    def keep_until(self, step: int) -> None:
+        """Drop steps at or after this one, which networks had done before they loaded states of this step."""
+        del self._pending[step % STEPS_COUNTED_AT_ONCE :]
+
+    def state_dict(self, step: int, index: int) -> dict[str, Any]:
+        """Return the sums of one network, which has done this many steps since the beginning."""
+        # Steps are saved separately instead of being counted early: rounding depends on the order of a sum.
+        pending = self._pending[: step % STEPS_COUNTED_AT_ONCE]
+        return {
+            "pending": [
+                tuple([self._of(each, index).clone() for each in entry]) for entry in pending
+            ],
+            "online_correct": self._of(self._correct, index).clone(),
+            "loss_sum": self._of(self._loss_sum, index).clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], index: int) -> None:
+        """Load the sums of one network, saved on any device."""
+        self._of(self._correct, index).copy_(state["online_correct"])
+        self._of(self._loss_sum, index).copy_(state["loss_sum"])
+        for position, entry in enumerate(state["pending"]):
+            self._load_pending(position, entry, index)
+
+    def _load_pending(self, position: int, entry: Sequence[Tensor], index: int) -> None:
+        """Load one network's part of a pending step."""
+        held = self._pending[position] if position < len(self._pending) else ()
+        if [self._of(each, index).shape for each in held] != [each.shape for each in entry]:
+            held = tuple(
+                [each.new_zeros(*self._lead, *each.shape, device=self._device) for each in entry]
+            )
+            self._pending[position : position + 1] = [held]
+        for own, each in zip(held, entry, strict=True):
+            self._of(own, index).copy_(each)
+
+    def _of(self, tensor: Tensor, index: int) -> Tensor:
+        return tensor[index] if self._lead else tensor

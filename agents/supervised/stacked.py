@@ -1,0 +1,147 @@
+"""Backend of the training of R stacked networks, with the same results as `Classifier` in separate runs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import make_optimizer
+from plasticity.agents.supervised.trainer import Trainer
+from plasticity.metrics.registry import Metric
+from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
+from plasticity.optim.settings import RegularizerSettings
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks
+
+
+class StackedClassifier(Trainer):
+    """R stacked networks that are trained on one task after another.
+
+    Network i computes the same numbers as a `Classifier` with `networks[i]`, `regularizers[i]` and
+    `data_order_seeds[i]`, up to rounding, and each can load the other's states.
+
+    Args:
+        networks: Networks of one architecture, moved to the device. Each maps inputs (batch, *input_shape)
+            to logits (batch, classes).
+        config: Training settings of all, or one for each, which may differ only in `learning_rate` and
+            `momentum`.
+        regularizers: Regularizer of each network.
+        data_order_seeds: Seed of each network's data order.
+        device: Device of the networks: "cpu", "cuda", "mps", …
+        convolution: As in `StackedNetworks`, except that None also means "products" under bf16.
+        keep_start: As in `Trainer`.
+
+    Raises:
+        ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the networks
+            cannot be stacked, the configurations differ in other settings, or they compile and the device
+            is neither CPU nor CUDA.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        config: ClassifierConfig | Sequence[ClassifierConfig],
+        regularizers: Sequence[RegularizerSettings],
+        *,
+        data_order_seeds: Sequence[int],
+        device: str | torch.device = "cpu",
+        convolution: Literal["grouped", "products"] | None = None,
+        keep_start: bool = False,
+    ) -> None:
+        configs = _one_each(config, len(networks))
+        for name, given in (("regularizers", regularizers), ("data_order_seeds", data_order_seeds)):
+            if len(given) != len(networks):
+                raise ValueError(
+                    f"{len(given)} {name} were given for {len(networks)} networks: give one for each."
+                )
+        moved = [network.to(device) for network in networks]
+        if convolution is None and configs[0].precision == "bf16":
+            # On a CPU, autocast does not convert convolutions inside vmap: grouped ones would stay float32.
+            convolution = "products"
+        self.networks = StackedNetworks(moved, convolution=convolution)
+        optimizers = [
+            make_optimizer(*each) for each in zip(moved, configs, regularizers, strict=True)
+        ]
+        self.optimizer = StackedOptimizer(
+            optimizers, self.networks.in_order_of(optimizers[0], moved[0])
+        )
+        super().__init__(
+            self.networks,
+            self.optimizer,
+            configs[0],
+            data_order_seeds=data_order_seeds,
+            lead=(len(moved),),
+            device=device,
+            keep_start=keep_start,
+        )
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters by name. Shape of each: (R, *shape)."""
+        return self.networks.parameters
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return each.view(labels.shape).mean(1)
+
+    def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits - targets).square().mean((1, 2))
+
+    def _optimizer_constants(self) -> Hashable:
+        return ()  # its numbers are tensors, which a captured step reads
+
+    def freeze(self, index: int) -> None:
+        """Freeze a network, as `Trainer.freeze`."""
+        super().freeze(index)
+        self.optimizer.freeze(index)
+
+    def _own_states(self, index: int) -> dict[str, Any]:
+        return {
+            "network": self.networks.state_dict(index),
+            "optimizer": self.optimizer.state_dict(index),
+        }
+
+    def _load_own_states(self, state: Mapping[str, Any], index: int) -> None:
+        self.networks.load_state_dict(index, state["network"])
+        self.optimizer.load_state_dict(index, state["optimizer"])
+
+    def measure(
+        self,
+        probe: Tensor,
+        metrics: Sequence[str | Metric],
+        layers: Sequence[str],
+        indices: Sequence[int],
+    ) -> dict[int, dict[str, float]]:
+        """Measure networks at once, as `Trainer.measure`."""
+        features = stacked_features(self.networks, probe, layers)
+        finite = finite_networks(features).tolist()
+        sound = [index for index in indices if finite[index]]
+        measured = stacked_metrics(
+            self.networks, features, metrics, indices=sound, previous=self._start
+        )
+        return dict(zip(sound, measured, strict=True))
+
+
+def _one_each(
+    config: ClassifierConfig | Sequence[ClassifierConfig], count: int
+) -> Sequence[ClassifierConfig]:
+    if isinstance(config, ClassifierConfig):
+        return [config] * max(count, 1)
+    if len(config) != count:
+        raise ValueError(
+            f"{len(config)} configurations were given for {count} networks: give one, or one for each."
+        )
+    for index, each in enumerate(config):
+        alike = replace(each, learning_rate=config[0].learning_rate, momentum=config[0].momentum)
+        if alike != config[0]:
+            raise ValueError(
+                f"config[{index}] is {each}, but config[0] is {config[0]}: the configurations of stacked"
+                " classifiers may differ in learning_rate and momentum only."
+            )
+    return config

@@ -1,0 +1,46 @@
+"""What the training of a network asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+
+class TaskSpec(Protocol):
+    """What the training follows of a task's specification."""
+
+    @property
+    def output_size(self) -> int:
+        """Number of logits."""
+
+    @property
+    def loss(self) -> str | None:
+        """Name of the loss. None: that of the configuration."""
+
+    @property
+    def active(self) -> tuple[int, ...] | None:
+        """Classes that the task has. None: all."""
+
+
+class Task(Protocol):
+    """Interface of a task: batches of inputs and labels, with a leading axis if it holds R stacked tasks."""
+
+    @property
+    def index(self) -> int:
+        """Position in the stream, from 0."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Loss and active classes."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs (..., batch, *input_shape) and labels (..., batch) at indices (..., batch)."""
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the test set in batches, without shuffling."""

@@ -1,0 +1,381 @@
+"""Training of one network, or of R stacked ones, on one task after another.
+
+One optimizer and one network go through the whole stream; nothing is reset at task boundaries. The inner loop
+never waits for the device: sums stay on it and are read once per task.
+
+Regardless of the precision of the training steps, weights, optimizer and decay are float32, and measurements
+after a task are made in float32, so that results of both precisions are comparable.
+
+Everything here has leading dimensions `...`: none for one network, (R,) for R stacked ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.agents.execution.compiled import CompiledStep
+from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.counts import Counts
+from plasticity.agents.supervised.data_orders import DataOrders
+from plasticity.agents.supervised.task import Task, TaskSpec
+from plasticity.metrics.registry import Metric
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks, require_index
+
+EVALUATION_BATCH = 250
+"""Examples of each network evaluated at once; memory holds the activations of R times as many. On a CPU the
+CNN of the benchmarks takes half the time per example that it takes with 1000."""
+
+
+class Trainer(ABC):
+    """Networks, their optimizer, and their position in the stream, which all share.
+
+    The two backends are `Classifier`, for one network, and `StackedClassifier`. A network is addressed by its
+    index: 0 for the only one.
+
+    Args:
+        model: The network, or the stacked ones, on the device.
+        optimizer: Its optimizer.
+        config: Training settings.
+        data_order_seeds: Seed of each network's data order, which depends only on the seed, the task and the
+            epoch.
+        lead: Leading dimensions: () for one network, (R,) for R stacked ones.
+        device: Device of the networks.
+        keep_start: Whether to keep the weights from the beginning of each task, for the metric
+            `update_norm`.
+
+    Raises:
+        ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | StackedNetworks,
+        optimizer: torch.optim.Optimizer | StackedOptimizer,
+        config: ClassifierConfig,
+        *,
+        data_order_seeds: Sequence[int],
+        lead: tuple[int, ...],
+        device: str | torch.device,
+        keep_start: bool,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.num_networks = len(data_order_seeds)
+        self._model, self._optimizer, self._lead = model, optimizer, lead
+        self._data_orders = DataOrders(data_order_seeds, lead, self.device)
+        self._frozen: set[int] = set()
+        self._steps = [0] * self.num_networks
+        self._task_steps = 1
+        self._loss: str = config.loss
+        self._active: tuple[int, ...] | None = None
+        self._inactive: Tensor | None = None
+        self._online = Counts(lead, self.device)
+        self._keep_start = keep_start
+        self._start: dict[str, Tensor] | None = None
+        self._compiled = self._compile() if config.compile else None
+
+    # ---- what a backend implements --------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters by name. Shape of each: (..., *shape)."""
+
+    @abstractmethod
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each network's mean loss. Shape: (..., batch, classes) and (..., batch) to (...)."""
+
+    @abstractmethod
+    def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return each network's mean squared difference. Shape: (..., batch, classes) to (...)."""
+
+    @abstractmethod
+    def _optimizer_constants(self) -> Hashable:
+        """Return the numbers that a captured step of the optimizer holds fixed."""
+
+    @abstractmethod
+    def _own_states(self, index: int) -> dict[str, Any]:
+        """Return the states `network` and `optimizer` of one network."""
+
+    @abstractmethod
+    def _load_own_states(self, state: Mapping[str, Any], index: int) -> None:
+        """Load the states `network` and `optimizer` of one network."""
+
+    @abstractmethod
+    def measure(
+        self,
+        probe: Tensor,
+        metrics: Sequence[str | Metric],
+        layers: Sequence[str],
+        indices: Sequence[int],
+    ) -> dict[int, dict[str, float]]:
+        """Measure networks without disturbing them.
+
+        Args:
+            probe: Inputs. Shape: (..., batch, *input_shape).
+            metrics: As in `Tracker`. With `keep_start`, `update_norm` is that of the latest task.
+            layers: Names of the layers whose features are measured.
+            indices: Indices of the networks to measure.
+
+        Returns:
+            The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
+        """
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def train(self, task: Task, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train on one task, or continue it after a stop.
+
+        Args:
+            task: The task, or the stacked ones; after a stop, pass the same again.
+            should_stop: Called before every step; True leaves the task unfinished.
+
+        Returns:
+            Whether the task is finished.
+
+        Raises:
+            ValueError: if the batch size exceeds the number of training examples, or the networks are at
+                different steps.
+        """
+        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        if batch_size > task.num_train:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the task's {task.num_train} training"
+                " examples: give a smaller one."
+            )
+        steps_per_epoch = -(-task.num_train // batch_size)
+        self._task_steps = epochs * steps_per_epoch
+        step = self._common_step()
+        self._begin(task, step)
+        while step < self._task_steps:
+            epoch, first = divmod(step, steps_per_epoch)
+            data_orders = self._data_orders.get(task.index, epoch, task.num_train)
+            is_last = epoch + 1 == epochs
+            following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
+            self._data_orders.draw_ahead(*following, task.num_train)
+            for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
+                if should_stop():
+                    return False
+                self._train_step(*task.train_batch(indices))
+                step += 1
+                self._steps = [step] * self.num_networks
+        return True
+
+    def _common_step(self) -> int:
+        live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
+        if len(set(live.values())) > 1:
+            raise ValueError(
+                f"The stacked classifiers are at different steps of their tasks: {live} (classifier: step)."
+                " They can only be trained from the same step: load states saved at one step."
+            )
+        return next(iter(live.values()), self._task_steps)
+
+    def _begin(self, task: Task, step: int) -> None:
+        """Prepare to train on a task from this step on."""
+        self._model.train(True)
+        self._follow(task.spec)
+        self._online.keep_until(step)
+        if self._keep_start and step == 0:
+            self._start = {name: each.detach().clone() for name, each in self.parameters.items()}
+
+    def _follow(self, spec: TaskSpec) -> None:
+        """Set the loss and the active classes to those of a task."""
+        self._loss = spec.loss or self.config.loss
+        if spec.active == self._active:
+            return
+        self._active = spec.active
+        if spec.active is None:
+            self._inactive = None
+            return
+        inactive = torch.ones(spec.output_size, dtype=torch.bool)
+        inactive[list(spec.active)] = False
+        if self._inactive is None:
+            self._inactive = inactive.to(self.device)
+        else:
+            self._inactive.copy_(inactive)  # where a captured step reads it
+
+    @property
+    def task_progress(self) -> float:
+        """Share of the current task's steps that are done, 0 to 1, for the networks not frozen."""
+        return self._common_step() / self._task_steps
+
+    def _train_step(self, inputs: Tensor, labels: Tensor) -> None:
+        # Chosen at each step: storing the bound method in self would create a reference cycle, so that
+        # the object and its memory would be freed late.
+        learn = self._compiled or self._learn_eagerly
+        losses, logits = learn(inputs, labels)
+        self._online.add(logits, labels, losses)  # the logits are those before the update
+
+    def _learn_eagerly(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        losses, logits = self._forward(inputs, labels)
+        self._update(losses)
+        return losses.detach(), logits.detach()
+
+    def _compile(self) -> CompiledStep:
+        # Only inputs and labels are inputs: how they are produced differs from task to task.
+        return CompiledStep(
+            self._forward, self._update, device=self.device, constants=self._constants
+        )
+
+    def _constants(self) -> Hashable:
+        """Return what a captured step holds fixed."""
+        num_active = None if self._active is None else len(self._active)
+        return self._loss, num_active, self._optimizer_constants()
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        in_bf16 = self.config.precision == "bf16"
+        logits = self._logits_in_bf16(inputs) if in_bf16 else self._model(inputs)
+        logits = self._masked(logits)
+        return self._losses(logits, labels), logits
+
+    def _logits_in_bf16(self, inputs: Tensor) -> Tensor:
+        # Every weight is used once, so caching its bfloat16 copy would gain nothing.
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            logits: Tensor = self._model(inputs)
+        return logits.float()
+
+    def _masked(self, logits: Tensor) -> Tensor:
+        """Return the logits, those of inactive classes as minus infinity."""
+        if self._inactive is None:
+            return logits
+        return logits.masked_fill(self._inactive, -torch.inf)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each network's mean loss over masked logits. Shape: (...)."""
+        if self._loss == "cross-entropy":
+            return self._cross_entropy(logits, labels)
+        # Not functional.one_hot, which reads the labels on the host.
+        one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
+        if self._inactive is None or self._active is None:
+            return self._squared_error(logits, one_hot)
+        # Inactive classes count neither in the sum nor in the number that divides it.
+        loss = self._squared_error(logits.masked_fill(self._inactive, 0.0), one_hot)
+        return loss * (logits.shape[-1] / len(self._active))
+
+    def _update(self, losses: Tensor) -> None:
+        self._optimizer.zero_grad()
+        # The gradient of their sum holds the gradient of each: no network is part of another's loss.
+        torch.autograd.backward(losses, torch.ones_like(losses))
+        self._optimizer.step()
+
+    def freeze(self, index: int) -> None:
+        """Freeze a network: its weights and optimizer no longer change, and its results become invalid.
+
+        A stacked one is still computed along with the others, without effect; only a new stack without it
+        saves time.
+
+        Raises:
+            IndexError: if there is no such network.
+        """
+        require_index(index, self.num_networks)
+        self._frozen.add(index)
+
+    # ---- measuring ------------------------------------------------------------------------------
+
+    def finish(self, task: Task) -> list[dict[str, float | bool]]:
+        """Measure a task that `train` has finished, and prepare for the next one.
+
+        Args:
+            task: The finished task.
+
+        Returns:
+            For each network: `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each
+            example before the update that uses it) and `train_loss` over the task, all averaged over
+            examples, and `diverged`: whether a loss was not finite. For frozen ones the numbers are
+            meaningless.
+        """
+        examples = task.num_train * self.config.epochs_per_task
+        count = min(self.config.train_evaluation_size, task.num_train)
+        first = torch.arange(count, device=self.device).expand(*self._lead, -1)
+        train_batches = (
+            task.train_batch(indices) for indices in torch.split(first, EVALUATION_BATCH, dim=-1)
+        )
+        train_accuracy, _ = self._evaluate(train_batches)
+        test_accuracy, test_loss = self._evaluate(task.test_batches(EVALUATION_BATCH))
+        online_accuracy, train_loss = self._online.means(examples)
+        figures = (test_accuracy, train_accuracy, online_accuracy, train_loss, test_loss)
+        host = torch.stack(figures, dim=-1).view(-1, len(figures)).cpu()
+        self._steps = [0] * self.num_networks
+        self._online.clear()
+        return [
+            {
+                "test_accuracy": test,
+                "train_accuracy": train,
+                "online_accuracy": online,
+                "train_loss": loss,
+                "diverged": not finite,
+            }
+            for (test, train, online, loss, _), finite in zip(
+                host.tolist(), host.isfinite().all(1).tolist(), strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return accuracy and mean loss of each network, as tensors on the device. Shape: (...)."""
+        self._model.train(False)
+        counts = Counts(self._lead, self.device)
+        examples = 0
+        for inputs, labels in batches:
+            logits = self._masked(self._model(inputs))
+            counts.add(logits, labels, self._losses(logits, labels))
+            examples += labels.shape[-1]
+        return counts.means(examples)
+
+    # ---- saving and loading ---------------------------------------------------------------------
+
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
+        """Return all that the next step of one network depends on, except the task itself.
+
+        Either backend continues from it.
+
+        Raises:
+            IndexError: if there is no such network.
+        """
+        require_index(index, self.num_networks)
+        step = self._steps[index]
+        state = {
+            **self._own_states(index),
+            "step": step,
+            "task_steps": self._task_steps,
+            **self._online.state_dict(step, index),
+        }
+        if self._start is not None and step > 0:
+            state["start"] = {
+                name: self._of(each, index).clone() for name, each in self._start.items()
+            }
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], index: int = 0) -> None:
+        """Load a state of one network, saved by either backend on any device.
+
+        Before the next `train`, all networks that are not frozen must have states of the same step. A frozen
+        one takes the state and stays frozen.
+
+        Raises:
+            IndexError: if there is no such network.
+            RuntimeError: if the state belongs to another network (torch's message).
+            ValueError: if it belongs to another optimizer.
+        """
+        require_index(index, self.num_networks)
+        self._load_own_states(state, index)
+        if self._compiled is not None:
+            self._compiled.forget()  # the loaded state is in other tensors
+        self._steps[index] = state["step"]
+        self._task_steps = state["task_steps"]
+        self._online.load_state_dict(state, index)
+        if self._keep_start and "start" in state:  # absent between two tasks
+            if self._start is None:
+                self._start = {name: torch.empty_like(p) for name, p in self.parameters.items()}
+            for name, tensor in state["start"].items():
+                self._of(self._start[name], index).copy_(tensor)
+
+    def _of(self, tensor: Tensor, index: int) -> Tensor:
+        """Return one network's part of a tensor with leading dimensions."""
+        return tensor[index] if self._lead else tensor
