@@ -60,8 +60,8 @@ class ClassifierConfig:
     kernel: Kernel = "eager"
     """Implementation of the optimizer's step and its decay. eager: torch's own. triton: kernels in Triton,
     for a CUDA device. triton-drawn: kernels that draw syre's anchors at every step and never store them,
-    which needs contiguous weights (the MLP's, not the CNN's). The numbers agree up to rounding. With a kernel,
-    runs are not stacked: the stack has a step of its own."""
+    which needs contiguous weights (the MLP's, not the CNN's). The numbers agree up to rounding. With a
+    kernel, runs are not stacked: the stack has a step of its own."""
 
     def __post_init__(self) -> None:
         require_known("optimizer", self.optimizer, get_args(Optimizer))
