@@ -8,6 +8,7 @@ from typing import Literal
 
 from plasticity.agents.networks.image import ACTIVATIONS
 from plasticity.checks import nearest, require_integer, require_number
+from plasticity.optim.kernels.step import KERNELS, Kernel
 
 INITIALISATIONS = ("lecun", "orthogonal")
 """Initialization schemes by their name in a configuration."""
@@ -110,6 +111,11 @@ class PPOConfig:
     """Whether to run an update, with all its epochs and minibatches, as one CUDA graph; on CUDA only. The
     numbers agree up to rounding."""
 
+    kernel: Kernel = "eager"
+    """Implementation of the optimizer's step and its decay. eager: torch's own. triton: kernels in Triton,
+    for a CUDA device. triton-drawn: kernels that draw syre's anchors at every step and never store them. The
+    numbers agree up to rounding. With a kernel, runs are not stacked: the stack has a step of its own."""
+
     def __post_init__(self) -> None:
         self._check_network()
         self._check_sizes()
@@ -122,6 +128,7 @@ class PPOConfig:
                 f"target_kl={self.target_kl} is read by the host at every minibatch, which a captured update"
                 " cannot do: leave out target_kl or compile."
             )
+        _require_known("kernel", self.kernel, KERNELS)
         _require_known("normalize_advantages", self.normalize_advantages, ADVANTAGE_NORMALISATIONS)
         if self.normalize_advantages == "minibatch" and self.minibatch_size == 1:
             raise ValueError(

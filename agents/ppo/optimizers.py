@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plasticity.agents.execution.compiled import load_optimizer
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.optim.kernels.step import step_options
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.parameter_groups import parameter_groups
 from plasticity.optim.regularizers import regularized
@@ -107,13 +108,12 @@ def _groups(network: nn.Module, regularizer: RegularizerSettings) -> list[dict[s
 def _adam(
     groups: list[dict[str, object]], network: nn.Module, config: PPOConfig
 ) -> RegularizedOptimizer:
-    device = next(network.parameters()).device.type
+    device = next(network.parameters()).device
     return regularized(torch.optim.Adam)(
         groups,
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.epsilon,
-        # One kernel instead of a few per tensor, where torch supports it.
-        fused=device in ("cpu", "cuda", "mps"),
-        capturable=config.compile and device == "cuda",
+        capturable=config.compile and device.type == "cuda",
+        **step_options(config.kernel, torch.optim.Adam, device),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from plasticity.checks import require_integer, require_known, require_number
+from plasticity.optim.kernels.step import KERNELS, Kernel
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 """Optimizers by their name in a configuration."""
@@ -56,10 +57,17 @@ class ClassifierConfig:
     """Whether to run the training step as one CUDA graph, or on a CPU, its forward pass through
     torch.compile, which is no faster there. The numbers agree only up to rounding."""
 
+    kernel: Kernel = "eager"
+    """Implementation of the optimizer's step and its decay. eager: torch's own. triton: kernels in Triton,
+    for a CUDA device. triton-drawn: kernels that draw syre's anchors at every step and never store them,
+    which needs contiguous weights (the MLP's, not the CNN's). The numbers agree up to rounding. With a
+    kernel, runs are not stacked: the stack has a step of its own."""
+
     def __post_init__(self) -> None:
         require_known("optimizer", self.optimizer, get_args(Optimizer))
         require_known("loss", self.loss, get_args(Loss))
         require_known("precision", self.precision, get_args(Precision))
+        require_known("kernel", self.kernel, KERNELS)
         if not isinstance(self.compile, bool):
             raise TypeError(f"compile must be True or False, not {self.compile!r}.")
         if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:

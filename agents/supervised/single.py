@@ -16,6 +16,7 @@ from plasticity.agents.supervised.trainer import Trainer
 from plasticity.metrics.norms import update_norm
 from plasticity.metrics.registry import Metric
 from plasticity.metrics.tracker import Tracker
+from plasticity.optim.kernels.step import step_options
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.parameter_groups import parameter_groups
 from plasticity.optim.regularizers import regularized
@@ -126,10 +127,8 @@ def make_optimizer(
         anchor_seed=regularizer.anchor_seed,
     )
     extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    device = next(network.parameters()).device.type
-    # One kernel instead of a few per tensor, where torch supports it.
-    extra["fused"] = device in ("cpu", "cuda", "mps")
-    if config.compile and device == "cuda" and config.optimizer != "sgd":
+    base, device = OPTIMIZERS[config.optimizer], next(network.parameters()).device
+    extra |= step_options(config.kernel, base, device)
+    if config.compile and device.type == "cuda" and config.optimizer != "sgd":
         extra["capturable"] = True
-    optimizer_class = regularized(OPTIMIZERS[config.optimizer])
-    return optimizer_class(groups, lr=config.learning_rate, **extra)
+    return regularized(base)(groups, lr=config.learning_rate, **extra)

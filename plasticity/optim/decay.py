@@ -11,17 +11,20 @@ number for each stacked network, in a tensor that broadcasts against each parame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+"""List of tensors, as torch's operations over lists take it."""
+
 
 def decay_direction(
-    parameters: Sequence[Tensor],
-    anchors: Sequence[Tensor] | None,
-    factors: Sequence[Tensor] | None = None,
-) -> Sequence[Tensor]:
+    parameters: Tensors,
+    anchors: Tensors | None,
+    factors: Tensors | None = None,
+) -> Tensors:
     """Compute the gradient of |theta - anchor|^2 / 2, times the factors: D * (theta - anchor).
 
     Args:
@@ -37,11 +40,11 @@ def decay_direction(
 
 
 def decayed_gradients(
-    gradients: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    anchors: Sequence[Tensor] | None,
+    gradients: Tensors,
+    parameters: Tensors,
+    anchors: Tensors | None,
     strength: float | Tensor,
-    factors: Sequence[Tensor] | None = None,
+    factors: Tensors | None = None,
 ) -> list[Tensor]:
     """Return gradients with the coupled decay: gradient + strength * D * (theta - anchor).
 
@@ -64,14 +67,12 @@ def decayed_gradients(
     direction = decay_direction(parameters, anchors, factors)
     if _is_per_network(strength):
         return list(torch._foreach_addcmul(gradients, direction, [strength] * len(direction)))
-    decayed = list(torch._foreach_mul(direction, strength))
+    decayed = _scaled(direction, strength)
     torch._foreach_add_(decayed, gradients)
     return decayed
 
 
-def shifted_gradients(
-    gradients: Sequence[Tensor], anchors: Sequence[Tensor], strength: float
-) -> list[Tensor]:
+def shifted_gradients(gradients: Tensors, anchors: Tensors, strength: float) -> list[Tensor]:
     """Return gradients with the anchors' part of the coupled decay: gradient - strength * anchor.
 
     The other part, strength * theta, is the weight decay of torch's optimizers.
@@ -87,18 +88,16 @@ def shifted_gradients(
     return list(torch._foreach_add(gradients, anchors, alpha=-strength))
 
 
-def shift_gradients_(
-    gradients: Sequence[Tensor], anchors: Sequence[Tensor], strength: float
-) -> None:
+def shift_gradients_(gradients: Tensors, anchors: Tensors, strength: float) -> None:
     """Apply `shifted_gradients` in place. The negative strength undoes it, to rounding."""
     torch._foreach_add_(gradients, anchors, alpha=-strength)
 
 
 def decay_toward_(
-    parameters: Sequence[Tensor],
-    anchors: Sequence[Tensor] | None,
+    parameters: Tensors,
+    anchors: Tensors | None,
     amount: float | Tensor,
-    factors: Sequence[Tensor] | None = None,
+    factors: Tensors | None = None,
 ) -> None:
     """Apply the decoupled decay in place: theta <- theta - amount * D * (theta - anchor).
 
@@ -119,10 +118,15 @@ def decay_toward_(
     if _is_per_network(amount):
         torch._foreach_addcmul_(parameters, direction, [amount] * len(direction), value=-1)
     else:
-        torch._foreach_sub_(parameters, torch._foreach_mul(direction, amount))
+        torch._foreach_sub_(parameters, _scaled(direction, amount))
 
 
-def _is_per_network(strength: float | Tensor) -> bool:
+def _scaled(tensors: Tensors, scale: Any) -> list[Tensor]:
+    """Return tensors times a number, or times a tensor without dimensions."""
+    return list(torch._foreach_mul(tensors, scale))
+
+
+def _is_per_network(strength: float | Tensor) -> TypeGuard[Tensor]:
     # One number for a whole list goes into one operation over it; one operation over R numbers and a list
     # of tensors does not exist, and a stack is one tensor: there, one pass over memory counts more.
     return isinstance(strength, Tensor) and strength.dim() > 0

@@ -220,7 +220,7 @@ class RegularizedOptimizer(RegularizedState):
         factors: Any,
     ) -> None:
         """Join the coupled decay, or the anchors' part of it, to the gradients of parameters of one group."""
-        gradients = [parameter.grad for parameter in parameters]
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
         self._require_addable(gradients)
         group = self.param_groups[index]
         # torch negates the gradient before it decays

@@ -308,12 +308,13 @@ class RegularizedGroups(Optimizer):
         """
         self._follow_parameters(index, group)
         settings = tuple([group[name] for name in SETTING_NAMES])
-        base_decay = self._base_decay(index, group) if is_active(group) else "none"
+        decays = is_active(group)
+        base_decay = self._base_decay(index, group) if decays else "none"
         if self._checked.get(index) != settings:
             RegularizerSettings(*settings)
             if self._kernels is not None:
                 self._kernels.check_group(group)
-            if is_active(group):
+            if decays:
                 require_known_form(group, self.base, base_decay)
             self._checked[index] = settings
         form = decay_form(

@@ -39,6 +39,11 @@ def require_alike(optimizers: Sequence[RegularizedOptimizer]) -> None:
                 f"optimizers[{index}] is a {type(optimizer).__name__}, optimizers[0] a"
                 f" {type(first).__name__}: all must be of one class. Make a stack for each."
             )
+        if (kernel := optimizer.defaults["kernel"]) != "eager":
+            raise ValueError(
+                f"optimizers[{index}] has kernel={kernel!r}, and the stack has a step of its own: leave it"
+                ' at "eager", or train this one alone.'
+            )
         require_formula(optimizer, index)
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         expected = [len(group["params"]) for group in first.param_groups]

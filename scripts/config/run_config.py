@@ -49,6 +49,7 @@ FREE_TO_CHANGE = (
     "stream.data_dir",
     "stream.cores",
     "agent.compile",
+    "agent.kernel",
     "device",
 )
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes

@@ -13,6 +13,7 @@ from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_environments import joined, make_environments, part, with_tensors
 from plasticity.scripts.run.ant_rows import AntRows, has_all_rows
 from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.kernels import require_kernels
 from plasticity.scripts.run.policy_metrics import policy_metrics
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
@@ -162,7 +163,14 @@ class AntExperiment:
 
     @staticmethod
     def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
-        """Raise an error if an engine is not installed."""
+        """Raise an error if an engine is not installed, or a kernel cannot run."""
+        require_kernels(configs)
+        for config in configs:
+            if config.stream.engine in DEVICE_ENGINES and config.agent.kernel != "eager":
+                raise ValueError(
+                    f"--kernel {config.agent.kernel} is the step of an ordinary optimizer, and runs of the"
+                    f" engine {config.stream.engine!r} are stacked, with a step of their own: leave it out."
+                )
         for engine in {each.stream.engine for each in configs}:
             _require_engine(engine)
 

@@ -18,6 +18,7 @@ from plasticity.mitigations import Shift, regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.scripts.config.run_config import SupervisedRunConfig
+from plasticity.scripts.run.kernels import require_kernels
 from plasticity.seeds import child_seed
 from plasticity.tasks import ImageDataset, PermutedImages, TaskSpec, load_dataset, stack
 from plasticity.tasks.streams.base import Task
@@ -174,8 +175,11 @@ class ImageExperiment:
 
     @staticmethod
     def can_stack(config: SupervisedRunConfig) -> bool:
-        """Return whether a run can be stacked: `Shift` wraps its network in another."""
-        return _shift(config) is None
+        """Return whether a run can be stacked.
+
+        `Shift` wraps its network in another, and a kernel is the step of an ordinary optimizer.
+        """
+        return _shift(config) is None and config.agent.kernel == "eager"
 
     @staticmethod
     def can_be_alone(config: SupervisedRunConfig) -> bool:
@@ -185,6 +189,7 @@ class ImageExperiment:
     @staticmethod
     def require_runnable(configs: Sequence[SupervisedRunConfig]) -> None:
         """Raise an error if settings and data do not fit together; download the data."""
+        require_kernels(configs)
         load = cache(load_dataset)  # a grid may have many configurations on the same images
         for config in configs:
             require_fitting(config, load(config.stream.dataset, data_dir=config.stream.data_dir))

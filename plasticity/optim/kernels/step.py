@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,12 +19,35 @@ from plasticity.checks import nearest
 from plasticity.optim.kernels.tensor_table import Anchors, TableCache
 from plasticity.optim.targets import Targets
 
-KERNELS = ("eager", "triton", "triton-drawn")
+Kernel = Literal["eager", "triton", "triton-drawn"]
+"""Name of an implementation of a step."""
+
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 """Implementations of a step: torch's own operations, kernels that read stored anchors, and kernels that
 draw syre's anchors again at every step."""
 
 _WHOLE_STEP = (torch.optim.Adam, torch.optim.AdamW)
 """Bases whose step and decay are one kernel. With another base only the decay is a kernel."""
+
+
+_FUSED = ("cpu", "cuda", "mps")
+"""Types of device on which torch has fused optimizers: one kernel instead of a few for each tensor."""
+
+
+def step_options(kernel: Kernel, base: type[Optimizer], device: torch.device) -> dict[str, Any]:
+    """Return the options that give a regularized SGD, Adam or AdamW its fastest step with this kernel.
+
+    Args:
+        kernel: Implementation of the step.
+        base: The optimizer class that is regularized.
+        device: Device of the parameters.
+
+    Raises:
+        RuntimeError: if the kernel cannot run there.
+    """
+    require_kernel(kernel, device)
+    step_is_ours = kernel != "eager" and base in _WHOLE_STEP
+    return {"kernel": kernel, "fused": device.type in _FUSED and not step_is_ours}
 
 
 def make_kernels(kernel: object, base: type[Optimizer]) -> KernelSteps | None:
@@ -50,7 +73,7 @@ class KernelSteps:
     """
 
     def __init__(self, kernel: str, base: type[Optimizer]) -> None:
-        _require_triton(kernel)
+        require_kernel(kernel)
         self.draws = kernel == "triton-drawn"
         self.whole_step = base in _WHOLE_STEP
         self._caches: dict[object, TableCache] = {}
@@ -177,15 +200,24 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"plasticity.optim.kernels.{name}")  # which imports triton
 
 
-def _require_triton(kernel: str) -> None:
+def require_kernel(kernel: str, device: torch.device | str = "cuda") -> None:
+    """Raise an error if a kernel cannot run on a device.
+
+    Raises:
+        RuntimeError: if Triton or a CUDA device is missing, or the device is another one.
+    """
+    if kernel == "eager":
+        return
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError(
             f"kernel={kernel!r} needs triton, which is not installed: it comes with torch's CUDA"
             ' wheels on Linux (or: pip install triton). kernel="eager" needs neither.'
         )
-    if not interpreted() and not torch.cuda.is_available():
+    on_cuda = torch.device(device).type == "cuda"
+    if not interpreted() and not (on_cuda and torch.cuda.is_available()):
+        found = "torch finds none here" if on_cuda else f"the device is {device}"
         raise RuntimeError(
-            f"kernel={kernel!r} needs a CUDA device, and torch finds none here: give"
+            f"kernel={kernel!r} needs a CUDA device, and {found}: give"
             ' kernel="eager". (With TRITON_INTERPRET=1 in the environment the kernels are'
             " interpreted on the CPU, for tests: thousands of times slower.)"
         )

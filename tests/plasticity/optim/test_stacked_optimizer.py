@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from plasticity import StackedNetworks, StackedOptimizer, parameter_groups, regularized
 from plasticity.optim import stacked_optimizer
+from plasticity.optim.kernels import step as kernel_step
 
 BASES = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 every_base = pytest.mark.parametrize("base", BASES)
@@ -358,6 +359,15 @@ def test_anchors_take_memory_only_where_needed():
     # One block of decayed parameters with anchors, one of the normalisation without; no momentum.
     assert {block.anchors is None for block in pair.stacked._blocks} == {True, False}
     assert all(block.first is None for block in pair.stacked._blocks)
+
+
+def test_kernels_are_not_stacked(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(kernel_step.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(
+        ValueError, match=r"optimizers\[0\] has kernel='triton', and the stack has a"
+    ):
+        StackedOptimizer([optimizer_of(kernel="triton")], [torch.zeros(1, 2)])
 
 
 def optimizer_of(base=torch.optim.SGD, **options):

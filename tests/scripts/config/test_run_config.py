@@ -266,8 +266,9 @@ def test_differences_names_every_changed_setting_with_both_values():
     assert "method.syre.sigma (there 0.5, now None)" in differences(CONFIG.to_json(), other)
 
 
-def test_length_device_compilation_and_the_folder_of_the_data_may_change():
+def test_length_device_compilation_kernel_and_the_folder_of_the_data_may_change():
     values = {"stream.num_tasks": 9, "stream.data_dir": "elsewhere", "agent.compile": True}
+    values["agent.kernel"] = "triton"
     other = replace(with_values(CONFIG, values), device="cuda")
     assert differences(CONFIG.to_json(), other) == []
     other = with_values(ANT, {"stream.num_steps": 9, "stream.cores": 2})

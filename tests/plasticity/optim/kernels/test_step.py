@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from plasticity.optim.kernels import step
-from plasticity.optim.kernels.step import KERNELS, make_kernels
+from plasticity.optim.kernels.step import KERNELS, make_kernels, step_options
 from plasticity.optim.regularizers import regularized
 
 HERE = Path(__file__).parent
@@ -134,6 +134,18 @@ def test_a_parameter_that_is_not_on_a_gpu_is_reported(monkeypatch):
     parameter.grad = torch.ones(2)
     with pytest.raises(RuntimeError, match="this parameter is on cpu: move the model there"):
         optimizer.step()
+
+
+def test_options_of_the_fastest_step(monkeypatch):
+    cpu, sgd, adam = torch.device("cpu"), torch.optim.SGD, torch.optim.Adam
+    assert step_options("eager", adam, cpu) == {"kernel": "eager", "fused": True}
+    with pytest.raises(RuntimeError, match="triton"):
+        step_options("triton", adam, cpu)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: object())
+    # Adam's whole step is a kernel of ours; SGD's is torch's fused one after the decay.
+    assert step_options("triton", adam, cpu) == {"kernel": "triton", "fused": False}
+    assert step_options("triton", sgd, cpu) == {"kernel": "triton", "fused": True}
 
 
 def test_unknown_kernels():
