@@ -160,6 +160,7 @@ class HostEnvironments:
             )
         self._seeds = list(seeds)
         self._tasks = np.full(self.num_envs, -1)
+        self._tasks_tensor = torch.from_numpy(self._tasks)
         self._actions = torch.zeros(
             (self.num_envs,) if spaces.discrete else (self.num_envs, self.action_size),
             dtype=torch.int64 if spaces.discrete else None,
@@ -190,7 +191,7 @@ class HostEnvironments:
     def tasks(self) -> Tensor:
         """Tasks of the current episodes; int64, -1: none. Shape: (num_envs,)."""
         if self._block is None:
-            return torch.from_numpy(self._tasks)
+            return self._tasks_tensor
         return self._block.on_device["tasks"]
 
     def reset(self) -> Tensor:
@@ -219,10 +220,10 @@ class HostEnvironments:
             self._to_environments(actions)
         )
         found = final = self._flat(observations)
-        ended = np.flatnonzero(np.logical_or(terminated, truncated)).tolist()
+        ended = bool(np.logical_or(terminated, truncated).any())
         if ended:
             final = found.copy()
-            for index in ended:
+            for index in np.flatnonzero(np.logical_or(terminated, truncated)).tolist():
                 final[index] = np.ravel(infos["final_obs"][index])
         changed = self._note(infos)
         arrays = {
