@@ -311,7 +311,8 @@ class BasePPO:
 
     def _last_observations(self, index: int) -> Tensor:
         rollout = self._rollout
-        return of_agent(rollout.by_step["observations"][-1], rollout.lead, index)
+        last: Tensor = of_agent(rollout.by_step["observations"][-1], rollout.lead, index)
+        return last
 
     def load_state_dict(self, state: dict[str, Any], index: int = 0) -> None:
         """Let an agent continue from a `state_dict` of any agent, single or stacked, saved on any device.
