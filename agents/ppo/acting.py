@@ -30,15 +30,15 @@ class Acting:
         self._policies = policies
         self._low, self._high = envs.action_low, envs.action_high
         each = (*policies.lead, *[1] * (1 if envs.discrete else 2))
-        self.active = torch.ones(each, dtype=torch.bool, device=envs.device)
-        """Whether each agent acts; the environments of the others get the action nearest to 0. Shape:
-        (*lead, 1, 1), or (*lead, 1) if actions are discrete."""
+        dtype = torch.int64 if envs.discrete else None
+        self.active = torch.ones(each, dtype=dtype, device=envs.device)
+        """1 for each agent that acts; the environments of the others, with 0, get the action nearest to 0.
+        Shape: (*lead, 1, 1), or (*lead, 1) if actions are discrete."""
         self._graph = GraphedFunction(self._choose, device=envs.device) if captured else None
         self._run: Callable[..., Chosen] = self._graph or self._choose
 
-    @torch.no_grad()
     def __call__(self, observations: Tensor, noise: Tensor) -> Chosen:
-        """Choose actions.
+        """Choose actions, where gradients are off.
 
         Outputs plus normal noise, scaled by the standard deviation, are continuous actions. With Gumbel
         noise, the argmax of the sum is the discrete action.
@@ -58,9 +58,9 @@ class Acting:
         perturbed = outputs + noise
         if self._low is None:
             actions = perturbed.argmax(-1)
-            return outputs, actions, torch.where(self.active, actions, 0)
+            return outputs, actions, actions * self.active
         # A policy that diverged returns nan, which a simulator may reject, as Warp's ants do.
-        moving = torch.where(self.active & ~perturbed.isnan(), perturbed, 0.0)
+        moving = torch.nan_to_num(perturbed * self.active)
         return outputs, perturbed, torch.clamp(moving, self._low, self._high)
 
     def forget(self) -> None:

@@ -201,7 +201,7 @@ def _environments(
     envs: VectorEnv[Any, Any, Any] | Environments, seed: int, device: str | torch.device | None
 ) -> Environments:
     if not hasattr(envs, "single_observation_space"):
-        return cast("Environments", envs)
+        return envs
     # not isinstance: callers with a vector environment have imported gymnasium, others need not have it
     vector = cast("VectorEnv[Any, Any, Any]", envs)
     seeds = environment_seeds(seed, vector.num_envs)

@@ -131,11 +131,11 @@ class BasePPO:
         noise, log_std = self._draws.noise(), self.policies.log_std
         if log_std is not None:
             noise *= log_std.exp().unsqueeze(-2).unsqueeze(-2)
-        for step in range(rollout.num_steps):
-            observations = rollout.at(rollout.observations, step)
-            outputs, actions, given = self._acting(observations, rollout.at(noise, step))
-            rollout.at(rollout.outputs, step).copy_(outputs)
-            rollout.at(rollout.actions, step).copy_(actions)
+        for step, own_noise in enumerate(noise.unbind(len(rollout.lead))):
+            observations = rollout.by_step["observations"][step]
+            outputs, actions, given = self._acting(observations, own_noise)
+            rollout.by_step["outputs"][step].copy_(outputs)
+            rollout.by_step["actions"][step].copy_(actions)
             self._store(step, self.envs.step(given.flatten(0, len(rollout.lead))))
         for index in set(range(self._num_agents)) - set(self._frozen):
             self._num_steps[index] += self.config.rollout_steps
@@ -144,9 +144,9 @@ class BasePPO:
     def _begin(self) -> None:
         """Store the first observations and tasks of the rollout."""
         rollout = self._rollout
-        first = rollout.at(rollout.observations, 0)
+        first = rollout.by_step["observations"][0]
         if all(self._started):
-            first.copy_(rollout.at(rollout.observations, -1))
+            first.copy_(rollout.by_step["observations"][-1])
         elif any(self._started):
             raise RuntimeError(
                 "Some stacked agents have started and others have not (agents "
@@ -156,37 +156,33 @@ class BasePPO:
         else:
             first.copy_(self._seen(self.envs.reset()))
             self._started = [True] * self._num_agents
-        rollout.at(rollout.tasks, 0).copy_(rollout.by_agent(self.envs.tasks))
+        rollout.by_step["tasks"][0].copy_(rollout.by_agent(self.envs.tasks))
 
     def _store(self, step: int, results: EnvironmentStep) -> None:
         """Store the results of a vector step."""
         rollout, by_agent = self._rollout, self._rollout.by_agent
         seen = self._seen(results.observations)
-        rollout.at(rollout.observations, step + 1).copy_(seen)
-        any_ended = (
-            results.final_observations is not results.observations
-        )  # as far as the host knows
+        rollout.by_step["observations"][step + 1].copy_(seen)
+        # as far as the host knows
+        any_ended = results.final_observations is not results.observations
         if any_ended:
             seen = self._seen(results.final_observations, learn=False)
         if any_ended or rollout.is_dense:
-            rollout.at(rollout.final_observations, step).copy_(seen)
+            rollout.by_step["final_observations"][step].copy_(seen)
         rewards, terminated, truncated = (
             by_agent(each) for each in (results.rewards, results.terminated, results.truncated)
         )
         normalizer = self._reward_normalizer
         learnt = rewards if normalizer is None else normalizer(rewards, terminated | truncated)
-        rollout.at(rollout.rewards, step).copy_(rewards)
-        rollout.at(rollout.learnt_rewards, step).copy_(learnt)
-        rollout.at(rollout.terminated, step).copy_(terminated)
-        rollout.at(rollout.truncated, step).copy_(truncated)
-        rollout.at(rollout.tasks, step + 1).copy_(by_agent(self.envs.tasks))
+        rollout.by_step["rewards"][step].copy_(rewards)
+        rollout.by_step["learnt_rewards"][step].copy_(learnt)
+        rollout.by_step["terminated"][step].copy_(terminated)
+        rollout.by_step["truncated"][step].copy_(truncated)
+        rollout.by_step["tasks"][step + 1].copy_(by_agent(self.envs.tasks))
 
     def _seen(self, observations: Tensor, *, learn: bool = True) -> Tensor:
-        observations, normalizer = (
-            self._rollout.by_agent(observations),
-            self._observation_normalizer,
-        )
-        return observations if normalizer is None else normalizer(observations, learn=learn)
+        each, normalizer = self._rollout.by_agent(observations), self._observation_normalizer
+        return each if normalizer is None else normalizer(each, learn=learn)
 
     # ---- update ---------------------------------------------------------------------------------
 
@@ -277,7 +273,7 @@ class BasePPO:
             return
         self._frozen[index] = copy.deepcopy(self.state_dict(index))
         self.policies.freeze(index)
-        of_agent(self._acting.active, self.policies.lead, index).fill_(False)
+        of_agent(self._acting.active, self.policies.lead, index).zero_()
 
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return everything that an agent's next iteration depends on, except the state of the environments.
@@ -315,7 +311,8 @@ class BasePPO:
 
     def _last_observations(self, index: int) -> Tensor:
         rollout = self._rollout
-        return of_agent(rollout.at(rollout.observations, -1), rollout.lead, index)
+        last: Tensor = of_agent(rollout.by_step["observations"][-1], rollout.lead, index)
+        return last
 
     def load_state_dict(self, state: dict[str, Any], index: int = 0) -> None:
         """Let an agent continue from a `state_dict` of any agent, single or stacked, saved on any device.

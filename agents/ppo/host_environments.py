@@ -159,7 +159,7 @@ class HostEnvironments:
                 for bound in (spaces.low, spaces.high)
             )
         self._seeds = list(seeds)
-        self._tasks = np.full(self.num_envs, -1)
+        self._tasks = torch.full((self.num_envs,), -1)
         self._actions = torch.zeros(
             (self.num_envs,) if spaces.discrete else (self.num_envs, self.action_size),
             dtype=torch.int64 if spaces.discrete else None,
@@ -190,7 +190,7 @@ class HostEnvironments:
     def tasks(self) -> Tensor:
         """Tasks of the current episodes; int64, -1: none. Shape: (num_envs,)."""
         if self._block is None:
-            return torch.from_numpy(self._tasks)
+            return self._tasks
         return self._block.on_device["tasks"]
 
     def reset(self) -> Tensor:
@@ -200,12 +200,12 @@ class HostEnvironments:
             Observations, (num_envs, observation_size).
         """
         observations, infos = self.envs.reset(seed=self._seeds)  # type: ignore[arg-type]
-        self._tasks.fill(-1)
+        self._tasks.fill_(-1)
         self._note(infos)
         flat = self._flat(observations)
         if self._block is None:
             return _tensor(flat)
-        self._block.send({"observations": flat, "tasks": self._tasks}, wait=True)
+        self._block.send({"observations": flat, "tasks": self._tasks.numpy()}, wait=True)
         return self._block.on_device["observations"]
 
     def step(self, actions: Tensor) -> HostStep:
@@ -219,10 +219,10 @@ class HostEnvironments:
             self._to_environments(actions)
         )
         found = final = self._flat(observations)
-        ended = np.flatnonzero(np.logical_or(terminated, truncated)).tolist()
+        ended = bool(np.logical_or(terminated, truncated).any())
         if ended:
             final = found.copy()
-            for index in ended:
+            for index in np.flatnonzero(np.logical_or(terminated, truncated)).tolist():
                 final[index] = np.ravel(infos["final_obs"][index])
         changed = self._note(infos)
         arrays = {
@@ -236,7 +236,7 @@ class HostEnvironments:
             last = _tensor(final) if ended else tensors["observations"]
             return HostStep(**tensors, final_observations=last)
         if changed or ended:
-            arrays["tasks"] = self._tasks
+            arrays["tasks"] = self._tasks.numpy()
         if ended:
             arrays["final_observations"] = final
         self._block.send(arrays)
@@ -267,15 +267,16 @@ class HostEnvironments:
         """
         if "task" not in infos:
             return False
-        before = self._tasks.copy()
+        known = self._tasks.numpy()
+        before = known.copy()
         found = np.asarray(infos["task"])
         if found.dtype.kind in "iu" and found.shape in ((), (self.num_envs,)):
             # Gymnasium's vector environments add a mask of the environments that provided the key.
             given = infos.get("_task", True)
-            np.copyto(self._tasks, found, casting="same_kind", where=given)
+            np.copyto(known, found, casting="same_kind", where=given)
         else:
-            self._tasks.fill(-1)
-        return not np.array_equal(before, self._tasks)
+            known.fill(-1)
+        return not np.array_equal(before, known)
 
     def _flat(self, observations: Array) -> Array:
         return np.asarray(observations).reshape(self.num_envs, -1)
@@ -286,8 +287,7 @@ class HostEnvironments:
         Raises:
             AttributeError: if the vector environment has no `state_dict` (those of this package have one).
         """
-        tasks = {"tasks": torch.tensor(self._tasks)}
-        return self.envs.state_dict() | tasks  # type: ignore[attr-defined, no-any-return]
+        return self.envs.state_dict() | {"tasks": self._tasks.clone()}  # type: ignore[attr-defined, no-any-return]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`, or from one concatenated from slices.
@@ -296,9 +296,9 @@ class HostEnvironments:
             ValueError: if it has another number of environments.
         """
         self.envs.load_state_dict({"environments": state["environments"]})  # type: ignore[attr-defined]
-        self._tasks[:] = state["tasks"].cpu().numpy()
+        self._tasks.copy_(state["tasks"])
         if self._block is not None:
-            self._block.send({"tasks": self._tasks}, wait=True)
+            self._block.send({"tasks": self._tasks.numpy()}, wait=True)
 
     def check(self) -> None:
         """Do nothing: environments on the host raise errors where they occur."""

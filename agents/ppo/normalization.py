@@ -48,6 +48,7 @@ class RunningStatistics:
         device: str | torch.device = "cpu",
     ) -> None:
         self._lead, self._device = lead, torch.device(device)
+        self._dtype = widest_float(self._device)
         self._is_numpy = self._device.type == "cpu"
         self.mean = self.full(0.0, *shape)
         self.variance = self.full(1.0, *shape)
@@ -59,7 +60,7 @@ class RunningStatistics:
 
     def native(self, tensor: Tensor) -> Any:
         """Return a tensor in the form of the statistics: an array, or float64 on the device."""
-        moved = tensor.to(self._device, widest_float(self._device))
+        moved = tensor.to(self._device, self._dtype)
         return moved.numpy() if self._is_numpy else moved
 
     def update(self, samples: Any) -> None:
@@ -69,7 +70,7 @@ class RunningStatistics:
         """
         dim, batch = len(self._lead), samples.shape[len(self._lead)]
         variance = samples.var(dim) if self._is_numpy else samples.var(dim, correction=0)
-        known = self.count[(..., *[None] * (self.mean.ndim - dim))]
+        known = self.count[(..., *[None] * (self.mean.ndim - dim))] if dim else self.count
         total = known + batch
         shift = samples.mean(dim) - self.mean
         squares = self.variance * known + variance * batch

@@ -58,9 +58,13 @@ class Rollout:
         self.tasks = zeros(steps=num_steps + 1, dtype=torch.int64)
         """Tasks before each step and after the last one. Shape: (*lead, steps + 1, envs)."""
 
-    def at(self, stored: Tensor, step: int) -> Tensor:
-        """Return one stored step, as a view. Shape: (*lead, steps, envs, …) to (*lead, envs, …)."""
-        return stored.select(len(self.lead), step)
+        # Made once, as making a view takes as long as a small operation.
+        self.by_step = {
+            name: stored.unbind(len(lead))
+            for name, stored in vars(self).items()
+            if isinstance(stored, Tensor)
+        }
+        """Views of each step of these tensors, by their names. Shape of each: (*lead, envs, …)."""
 
     def by_agent(self, numbers: Tensor) -> Tensor:
         """Divide numbers of all environments by agent, as a view: (R * envs, …) to (*lead, envs, …)."""

@@ -24,7 +24,7 @@ def test_views_share_the_storage(lead, discrete):
     count = EACH * (lead[0] if lead else 1)
     given = torch.arange(count * 4.0).view(count, 4)
     for step in range(STEPS + 1):
-        rollout.at(rollout.observations, step).copy_(rollout.by_agent(given + 100 * step))
+        rollout.by_step["observations"][step].copy_(rollout.by_agent(given + 100 * step))
     acted_on = rollout.acted_on
     assert acted_on.shape == (*lead, STEPS * EACH, 4)
     assert acted_on.data_ptr() == rollout.observations.data_ptr()
