@@ -184,8 +184,8 @@ def _policy_groups(
             seed = own_seed if seed is None else seed
             group |= asdict(settings[role]) | {"anchor_seed": child_seed(seed, role)}
             group["fan_in"] = [layouts[parameter].fan_in for _, parameter in named]
-            members = [Member(n, p, layouts[p], is_regularized=True) for n, p in named]
-            warn_of_unknown_layouts(members, settings[role])
+            decayed = [Member(n, p, layouts[p], is_regularized=True) for n, p in named]
+            warn_of_unknown_layouts(decayed, settings[role])
         if named:
             groups.append(group)
     return groups
