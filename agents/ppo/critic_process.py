@@ -106,7 +106,8 @@ class CriticProcess:
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return the state of the optimizer."""
         require_index(index, 1)
-        return self._ask("state_dict", index)
+        state: dict[str, Any] = self._ask("state_dict", index)
+        return state
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Load a state into the optimizer."""
@@ -208,7 +209,7 @@ class _Served:
         batch: list[Tensor],
         data_orders: Tensor,
         rates: Sequence[float],
-    ) -> tuple[list[Tensor], list[Tensor | None], dict[str, Tensor]]:
+    ) -> tuple[Sequence[Tensor], list[Tensor | None], dict[str, Tensor]]:
         """Return the weights after an update, the gradients of its last step, and its statistics."""
         with torch.no_grad():
             for parameter, weight in zip(self._parameters, weights, strict=True):

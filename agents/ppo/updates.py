@@ -10,6 +10,7 @@ slices of a rollout that was permuted to minibatches of shape (minibatches, *lea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -40,9 +41,10 @@ class Half:
         self.optimizer = optimizer
         self.parameters = network.parameters
         """Parameters with a gradient. Shape of each: (*lead, *shape)."""
-        stacked = isinstance(optimizer, StackedOptimizer)
-        self.lead = (optimizer.num_stacked,) if stacked else ()
+        self.lead: tuple[int, ...] = ()
         """Leading dimensions of all tensors."""
+        if isinstance(optimizer, StackedOptimizer):
+            self.lead = (optimizer.num_stacked,)
         self._network, self.config = network, config
         self._shape = (config.num_minibatches, *self.lead, config.minibatch_size)
         self._done = 0
@@ -291,8 +293,8 @@ def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -
         Number of minibatches of each stacked policy, (R,), if some may have stopped; else None.
     """
     config, active, counted = actor.config, None, None
-    limit = None if config.target_kl is None else 1.5 * config.target_kl
-    if limit is not None and actor.lead:
+    limit = math.inf if config.target_kl is None else 1.5 * config.target_kl
+    if config.target_kl is not None and actor.lead:
         active = data_orders.new_ones(actor.lead, dtype=torch.bool)
         counted = data_orders.new_zeros(actor.lead)
     for rows in minibatch_rows(data_orders, config.minibatch_size):
@@ -304,7 +306,7 @@ def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -
             if active is not None and counted is not None:
                 counted += active
                 active &= ~(actor.approximate_kl() > limit)
-            elif limit is not None and actor.approximate_kl() > limit:
+            elif config.target_kl is not None and actor.approximate_kl() > limit:
                 return None
             if config.max_gradient_norm is not None:
                 parameters = [*actor.parameters, *critic.parameters]
