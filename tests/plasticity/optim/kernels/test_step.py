@@ -138,6 +138,7 @@ def test_a_parameter_that_is_not_on_a_gpu_is_reported(monkeypatch):
 
 def test_options_of_the_fastest_step(monkeypatch):
     cpu, sgd, adam = torch.device("cpu"), torch.optim.SGD, torch.optim.Adam
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert step_options("eager", adam, cpu) == {"kernel": "eager", "fused": True}
     with pytest.raises(RuntimeError, match="triton"):
         step_options("triton", adam, cpu)
