@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -140,8 +141,8 @@ class Trainer(ABC):
             Whether the task is finished.
 
         Raises:
-            ValueError: if the batch size exceeds the number of training examples, or the networks are at
-                different steps.
+            ValueError: if the batch size exceeds the number of training examples, a label is outside the
+                task's active classes, or the networks are at different steps.
         """
         batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
         if batch_size > task.num_train:
@@ -180,6 +181,8 @@ class Trainer(ABC):
         """Prepare to train on a task from this step on."""
         self._model.train(True)
         self._follow(task.spec)
+        if step == 0:
+            self._require_active_labels(task)
         self._online.keep_until(step)
         if self._keep_start and step == 0:
             self._start = {name: each.detach().clone() for name, each in self.parameters.items()}
@@ -199,6 +202,19 @@ class Trainer(ABC):
             self._inactive = inactive.to(self.device)
         else:
             self._inactive.copy_(inactive)  # where a captured step reads it
+
+    def _require_active_labels(self, task: Task) -> None:
+        """Raise a ValueError if an example has a label outside the task's active classes."""
+        if self._inactive is None:
+            return
+        train_batches = self._first_train_batches(task, task.num_train)
+        batches = chain(train_batches, task.test_batches(EVALUATION_BATCH))
+        # read once, in the end: the device goes on meanwhile
+        if torch.stack([self._inactive[labels].any() for _, labels in batches]).any():
+            raise ValueError(
+                f"Task {task.index} has labels outside its active classes {self._active}: name them in the"
+                " task's spec.active, or leave out their examples."
+            )
 
     @property
     def task_progress(self) -> float:
@@ -225,8 +241,7 @@ class Trainer(ABC):
 
     def _constants(self) -> Hashable:
         """Return what a captured step holds fixed."""
-        num_active = None if self._active is None else len(self._active)
-        return self._loss, num_active, self._optimizer_constants()
+        return self._loss, self._inactive is None, self._optimizer_constants()
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         in_bf16 = self.config.precision == "bf16"
@@ -252,11 +267,11 @@ class Trainer(ABC):
             return self._cross_entropy(logits, labels)
         # Not functional.one_hot, which reads the labels on the host.
         one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
-        if self._inactive is None or self._active is None:
+        if self._inactive is None:
             return self._squared_error(logits, one_hot)
         # Inactive classes count neither in the sum nor in the number that divides it.
         loss = self._squared_error(logits.masked_fill(self._inactive, 0.0), one_hot)
-        return loss * (logits.shape[-1] / len(self._active))
+        return loss * (logits.shape[-1] / self._inactive.logical_not().sum())
 
     def _update(self, losses: Tensor) -> None:
         self._optimizer.zero_grad()
@@ -292,11 +307,7 @@ class Trainer(ABC):
         """
         examples = task.num_train * self.config.epochs_per_task
         count = min(self.config.train_evaluation_size, task.num_train)
-        first = torch.arange(count, device=self.device).expand(*self._lead, -1)
-        train_batches = (
-            task.train_batch(indices) for indices in torch.split(first, EVALUATION_BATCH, dim=-1)
-        )
-        train_accuracy, _ = self._evaluate(train_batches)
+        train_accuracy, _ = self._evaluate(self._first_train_batches(task, count))
         test_accuracy, test_loss = self._evaluate(task.test_batches(EVALUATION_BATCH))
         online_accuracy, train_loss = self._online.means(examples)
         figures = (test_accuracy, train_accuracy, online_accuracy, train_loss, test_loss)
@@ -315,6 +326,13 @@ class Trainer(ABC):
                 host.tolist(), host.isfinite().all(1).tolist(), strict=True
             )
         ]
+
+    def _first_train_batches(self, task: Task, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the first training examples of a task, in order."""
+        first = torch.arange(count, device=self.device).expand(*self._lead, -1)
+        return (
+            task.train_batch(indices) for indices in torch.split(first, EVALUATION_BATCH, dim=-1)
+        )
 
     @torch.no_grad()
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

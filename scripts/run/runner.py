@@ -137,10 +137,10 @@ class Runner:
             return should_stop() or (has_target and experiment.progress >= target)
 
         while live and experiment.progress < target:
-            rows = clock.timed(lambda: experiment.next_rows(should_pause))
-            rows = {run: row for run, row in rows.items() if run in live}
-            if not rows:
+            found = clock.timed(lambda: experiment.next_rows(should_pause))
+            if not found:
                 break
+            rows = {run: row for run, row in found.items() if run in live}  # but those of a copy
             self._write(experiment, members, rows, clock)
             for run in [each for each in live if experiment.is_finished(each)]:
                 live.remove(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -183,7 +183,8 @@ class PermutedImages(SupervisedStream[ImageTask]):
 
     def stack_tasks(self, tasks: Sequence[Task]) -> Task:
         """Return several tasks as a stacked one, with one gather for all if they share a dataset."""
-        alike = [task for task in tasks if isinstance(task, ImageTask)]
+        # A subclass may have batches of its own, of which one gather would know nothing.
+        alike = [task for task in tasks if type(task) is ImageTask]
         if len(alike) < len(tasks) or any(not _one_dataset(task, alike[0]) for task in alike):
             return super().stack_tasks(tasks)
         permutations = torch.stack([task.permutation for task in alike])
@@ -191,9 +192,10 @@ class PermutedImages(SupervisedStream[ImageTask]):
 
 
 def _one_dataset(task: ImageTask, other: ImageTask) -> bool:
+    # Identity of tensors: those at one address may still be different views of it.
     return all(
-        getattr(task.dataset, name).data_ptr() == getattr(other.dataset, name).data_ptr()
-        for name in ("train_images", "train_labels", "test_images", "test_labels")
+        getattr(task.dataset, each.name) is getattr(other.dataset, each.name)
+        for each in fields(ImageDataset)
     )
 
 

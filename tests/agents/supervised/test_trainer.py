@@ -239,6 +239,21 @@ def test_inactive_classes_take_no_part(form, loss):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
+@pytest.mark.parametrize("example", [49, 70])  # the last of the training and of the test set
+def test_a_label_outside_the_active_classes_is_refused(form, loss, example):
+    task = task_of(form, 2, spec=replace(BLOBS, output_size=5, active=(1, 3), loss=loss))
+    (task if form == "single" else task.tasks[1]).labels[example] = 4
+    trainer = make(form, classes=5)
+    before = weights(trainer)
+    with pytest.raises(
+        ValueError, match=r"Task 2 has labels .* active classes \(1, 3\): name them"
+    ):
+        trainer.train(task)
+    assert torch.equal(weights(trainer), before)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_task_chooses_its_loss(form):
     asked = make(form)
     configured = make(form, replace(asked.config, loss="squared-error"))
@@ -252,6 +267,18 @@ def test_a_task_chooses_its_loss(form):
     assert not torch.equal(weights(asked), weights(configured))
 
 
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit:DeprecationWarning")
+def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
+    """Compiled anew for each number, torch would refuse the ninth."""
+    config = ClassifierConfig(batch_size=25, loss="squared-error", compile=True)
+    network = NetworkConfig(architecture="mlp", hidden=(4,))
+    trainer = make("single", config, RegularizerSettings(), classes=12, network=network)
+    for index in range(1, 12):
+        spec = replace(BLOBS, output_size=12, active=tuple(range(index)))
+        assert trainer.train(Blobs(index, spec=spec))
+        trainer.finish(Blobs(index, spec=spec))
+
+
 def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu):
     config = ClassifierConfig(learning_rate=0.05, batch_size=10, epochs_per_task=2)
     trainers = [make("single", replace(config, compile=c), classes=5) for c in (False, True)]
@@ -261,7 +288,7 @@ def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu):
             trainer.train(task)
         assert trainers[0].finish(task) == trainers[1].finish(task)
         assert torch.equal(*map(weights, trainers))
-    assert len(cuda_graphs_on_cpu) == 4  # the same number of active classes: the same graph
+    assert len(cuda_graphs_on_cpu) == 3  # one for all sets of active classes
 
 
 # ---- compiled ---------------------------------------------------------------------------------------

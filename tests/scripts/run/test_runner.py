@@ -167,6 +167,22 @@ def test_a_single_run_is_stacked_where_it_must_be(
     assert timing.get("stacked") == (1 if stacked else None)
 
 
+def test_rows_of_one_run_at_a_time(tmp_path, alone, monkeypatch):
+    """A copy's row comes by itself, too, and is no sign of a stop."""
+    waiting, together = {}, Points.next_rows
+
+    def next_rows(experiment, should_stop):
+        waiting.update({} if waiting else together(experiment, should_stop))
+        first = min(waiting, default=None)
+        return {} if first is None else {first: waiting.pop(first)}
+
+    runs = curves(tmp_path, [1])
+    expected = alone(1)
+    monkeypatch.setattr(Points, "next_rows", next_rows)
+    assert train(runs, in_group=True)
+    assert content(runs[0][0]) == expected
+
+
 def test_a_stop_while_runs_catch_up_is_a_stop(tmp_path, alone):
     runs = curves(tmp_path, (1, 2))
     assert not train(runs[1:], after(9))

@@ -246,14 +246,50 @@ def test_stacked_batches_are_those_of_the_general_form(seeds, index, batch, orde
         assert torch.equal(labels, expected_labels)
 
 
-def test_streams_of_different_datasets_are_stacked_in_the_general_form():
-    brighter = dataclasses.replace(_dataset(), train_images=_dataset().train_images.clamp(min=9))
-    streams = [PermutedImages(data, 2, seed=0) for data in (_dataset(), brighter)]
-    task = stack(streams)[1]
+class Inverted(ImageTask):
+    """Task of a user's own: its images are inverted, and two of its classes are active."""
+
+    @property
+    def spec(self):
+        return dataclasses.replace(super().spec, active=(0, 2))
+
+    def train_batch(self, indices):
+        images, labels = super().train_batch(indices)
+        return 1 - images, labels
+
+
+class InvertedImages(PermutedImages):
+    def make_task(self, index):
+        task = super().make_task(index)
+        return Inverted(task.index, task.permutation, task.dataset)
+
+
+SQUARE = _dataset(height=4, width=4, max_value=200)
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        [
+            PermutedImages(dataclasses.replace(SQUARE, **changed), 2, seed=0)
+            for changed in ({}, other)
+        ]
+        for other in (
+            {"train_images": SQUARE.train_images.clamp(min=9)},
+            {"train_images": SQUARE.train_images.mT},  # the same memory, in another order
+            {"max_value": 255},
+        )
+    ]
+    + [[InvertedImages(SQUARE, 2, seed) for seed in (0, 1)]],
+    ids=["pixels", "transposed", "max_value", "tasks"],
+)
+def test_streams_that_no_gather_covers_are_stacked_in_the_general_form(streams):
+    task, indices = stack(streams)[1], torch.arange(5)
     assert isinstance(task, StackedTask)
-    images, _ = task.train_batch(torch.zeros(2, 4, dtype=torch.int64))
+    assert task.spec == streams[0][1].spec
+    images, _ = task.train_batch(indices.expand(2, -1))
     for own, stream in zip(images, streams, strict=True):
-        assert torch.equal(own, stream[1].train_batch(torch.zeros(4, dtype=torch.int64))[0])
+        assert torch.equal(own, stream[1].train_batch(indices)[0])
 
 
 def test_stacked_tasks_share_pixels_and_return_new_tensors():
