@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -63,7 +64,8 @@ class ActorCritic(nn.Module):
         critic: Network to use as it is, from (..., observation_size) to (..., 1). None: a dense one.
 
     Raises:
-        ValueError: if actor and critic share a parameter.
+        ValueError: if actor and critic share a parameter, or a network of your own has nothing to learn or
+            outputs of another shape.
     """
 
     def __init__(
@@ -88,6 +90,10 @@ class ActorCritic(nn.Module):
 
         self.actor = dense(action_size, 0.01) if actor is None else actor
         self.critic = dense(1, 1.0) if critic is None else critic
+        if actor is not None:
+            _require_fitting("actor", actor, observation_size, action_size)
+        if critic is not None:
+            _require_fitting("critic", critic, observation_size, 1)
         _require_separate(self.actor, self.critic)
         self.log_std = (
             None
@@ -117,6 +123,22 @@ class ActorCritic(nn.Module):
             Means or logits, (..., action_size), and values, (...).
         """
         return self.actor(observations), self.critic(observations).squeeze(-1)
+
+
+def _require_fitting(name: str, network: nn.Module, inputs: int, outputs: int) -> None:
+    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not learnt:
+        raise ValueError(
+            f"The {name} has no parameter that requires a gradient: give one that learns."
+        )
+    # A copy in evaluation mode, so that neither running statistics nor generators change.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = copy.deepcopy(network).eval()(learnt[0].new_zeros(2, inputs))
+    if found.shape != (2, outputs):
+        raise ValueError(
+            f"The {name} maps observations of shape (2, {inputs}) to outputs of shape {tuple(found.shape)},"
+            f" (2, {outputs}) was expected: give a network with {outputs} outputs, in the last dimension."
+        )
 
 
 def _require_separate(actor: nn.Module, critic: nn.Module) -> None:

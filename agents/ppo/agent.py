@@ -34,8 +34,8 @@ class PPO(BasePPO):
     Args:
         envs: Any Gymnasium vector environment with SAME_STEP autoreset, a Box of observations, and a Box of
             floats or Discrete for actions; or `Environments`, which have seeds of their own. Only the actions
-            passed to the environment are clipped to the Box. If `info` has an integer "task", episodes report
-            it.
+            passed to the environment are clipped to the Box. If `info` has an integer "task" of at least 0,
+            episodes report it.
         config: Settings of the algorithm.
         actor: Regularizer of the actor's layers; `log_std` is never regularized. If its `anchor_seed` is
             None, the anchor seed is derived from `seed`.
@@ -44,7 +44,8 @@ class PPO(BasePPO):
         device: Device of the networks and the update: "cpu", "cuda", … None: that of the `Environments`, and
             the CPU for a vector environment.
         update_threads: 2 runs the critic's update in a separate process, on another core than the actor's,
-            with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two.
+            with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two. A critic
+            of your own must be one that can be pickled and draws no random numbers.
         policy: Policy with networks of your own, on the device. None: dense networks as in the configuration.
 
     Raises:

@@ -39,17 +39,20 @@ class CriticProcess:
     both run the same operations with the same number of threads.
 
     Args:
-        critic: Critic on the CPU, which can be pickled. `finish` writes its weights and their `.grad`.
+        critic: Critic on the CPU, which can be pickled and draws no random numbers. `finish` writes its
+            weights, buffers and gradients.
         config: Settings of the update.
         regularizer: Regularizer of the critic's layers.
 
     Raises:
         RuntimeError: from every method, if the process has ended; the message gives its exit status.
+        ValueError: if the critic has a dropout layer, or cannot be pickled.
     """
 
     def __init__(
         self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
+        _require_movable(critic)
         self._critic = critic
         self._rates: Sequence[float] = [config.learning_rate]
         self._busy = False
@@ -75,8 +78,7 @@ class CriticProcess:
             data_orders: One permutation of its steps per epoch. Shape: (epochs, rollout_steps).
         """
         arrays = [batch.observations, batch.values, batch.returns]
-        weights = list(self._critic.parameters())
-        self._send("update", weights, arrays, data_orders, self._rates)
+        self._send("update", _weights(self._critic), arrays, data_orders, self._rates)
         self._busy = True
 
     @torch.no_grad()
@@ -88,10 +90,8 @@ class CriticProcess:
         """
         weights, gradients, statistics = self._receive()
         self._busy = False
-        for parameter, weight, gradient in zip(
-            self._critic.parameters(), weights, gradients, strict=True
-        ):
-            parameter.copy_(weight)
+        _copy_weights(self._critic, weights)
+        for parameter, gradient in zip(self._critic.parameters(), gradients, strict=True):
             parameter.grad = gradient
         return statistics  # type: ignore[no-any-return]
 
@@ -140,6 +140,22 @@ class CriticProcess:
             f"The critic's process {self._process.pid} ended with exit status {status}: its error, if it"
             " printed one, is above. Continue from the last checkpoint."
         )
+
+
+def _require_movable(critic: nn.Module) -> None:
+    for name, module in critic.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ValueError(
+                f"{name!r} is a dropout layer with p={module.p}, which would draw other random numbers in the"
+                " critic's own process: give update_threads=1, or set p=0."
+            )
+    try:
+        pickle.dumps(critic)
+    except Exception as error:  # anything: a module's own __reduce__ or __getstate__ may raise it
+        raise ValueError(
+            f"The critic cannot be sent to its own process, as it cannot be pickled ({error}): give"
+            " update_threads=1, or define its classes and functions in a module."
+        ) from error
 
 
 def _program(descriptor: int) -> str:
@@ -199,7 +215,7 @@ class _Served:
         self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
     ) -> None:
         optimizer = SingleOptimizer(critic_optimizer(critic, config, regularizer))
-        self._parameters, self._optimizer = list(critic.parameters()), optimizer
+        self._critic, self._optimizer = critic, optimizer
         self._update = CriticUpdate(gradients_of(critic, config.minibatch_size), optimizer, config)
         self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
 
@@ -209,16 +225,25 @@ class _Served:
         batch: list[Tensor],
         data_orders: Tensor,
         rates: Sequence[float],
-    ) -> tuple[Sequence[Tensor], list[Tensor | None], dict[str, Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor | None], dict[str, Tensor]]:
         """Return the weights after an update, the gradients of its last step, and its statistics."""
-        with torch.no_grad():
-            for parameter, weight in zip(self._parameters, weights, strict=True):
-                parameter.copy_(weight)
+        _copy_weights(self._critic, weights)
         self._optimizer.set_learning_rate(rates)
         self._update.begin(*batch)
         run_half(self._update, data_orders)
-        gradients = [parameter.grad for parameter in self._parameters]
-        return self._parameters, gradients, self._update.statistics()
+        gradients = [parameter.grad for parameter in self._critic.parameters()]
+        return _weights(self._critic), gradients, self._update.statistics()
+
+
+def _weights(critic: nn.Module) -> list[Tensor]:
+    """Return the parameters, and the buffers, to which an update adds in layers such as batch norm."""
+    return [*critic.parameters(), *critic.buffers()]
+
+
+@torch.no_grad()
+def _copy_weights(critic: nn.Module, weights: Sequence[Tensor]) -> None:
+    for own, weight in zip(_weights(critic), weights, strict=True):
+        own.copy_(weight)
 
 
 def _to_arrays(tree: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from plasticity.agents.networks.actor_critic import DenseNetwork
-from plasticity.agents.networks.image import ACTIVATIONS
+from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
 from plasticity.stacking.networks import StackedNetworks
 
 _aten = torch.ops.aten
@@ -204,9 +204,24 @@ def stacked_gradients_of(networks: StackedNetworks, part: str, batch_size: int) 
 
 
 def _is_dense(network: nn.Module) -> TypeGuard[DenseNetwork]:
-    """Return whether the network computes what `DenseNetwork` does, and not what a subclass makes of it."""
+    """Return whether a network computes and learns exactly what `DenseGradients` does.
+
+    A `DenseNetwork` may have been changed after it was made: other layers, activations or hooks, no bias,
+    tied or frozen weights.
+    """
+    if not isinstance(network, DenseNetwork) or type(network).forward is not DenseNetwork.forward:
+        return False
+    *hidden, head = list(network.children())
+    activation = ACTIVATIONS[network.activation]
+    layers_are_its_own = type(head) is nn.Linear and all(
+        type(layer) is DenseLayer and layer.activation is activation for layer in hidden
+    )
+    # tied parameters have one name only, and a missing bias has none
+    parameters = dict(network.named_parameters())
+    names = [f"{layer}.{kind}" for layer in network._modules for kind in ("weight", "bias")]
     return (
-        isinstance(network, DenseNetwork)
-        and type(network).forward is DenseNetwork.forward
-        and all(isinstance(layer, nn.Linear) for layer in network.children())
+        layers_are_its_own
+        and list(parameters) == names
+        and all(parameter.requires_grad for parameter in parameters.values())
+        and not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
     )

@@ -309,8 +309,12 @@ class HostEnvironments:
 
 
 def _tensor(array: Array) -> Tensor:
-    """Return a tensor on the array's memory, or on that of a copy if the array is read-only."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    """Return a tensor on the array's memory, or on that of a copy if torch cannot use it as it is.
+
+    It cannot use a read-only array, nor a reversed view.
+    """
+    flags = array.flags
+    return torch.from_numpy(array if flags.writeable and flags.c_contiguous else array.copy())
 
 
 class _Block:

@@ -34,7 +34,8 @@ class SinglePolicy(Policies):
         actor: Regularizer of the actor's layers; `log_std` is never regularized.
         critic: Regularizer of the critic's layers.
         update_threads: 2 runs the critic's update in a separate process, on another core than the actor's,
-            with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two.
+            with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two. A critic
+            of your own must be one that can be pickled and draws no random numbers.
 
     Raises:
         TypeError: if `update_threads` is not an integer.

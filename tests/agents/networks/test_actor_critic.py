@@ -124,3 +124,19 @@ def test_actor_and_critic_share_no_parameters():
             actor=nn.Sequential(trunk, nn.Linear(4, 2)),
             critic=nn.Sequential(trunk, nn.Linear(4, 1)),
         )
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"critic": nn.Linear(3, 2)}, r"critic maps .* of shape \(2, 2\), \(2, 1\) was expected"),
+        ({"actor": nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))}, r"actor maps .* shape \(2,\)"),
+        (
+            {"critic": nn.Linear(3, 1).requires_grad_(False)},
+            "critic has no parameter that requires",
+        ),
+    ],
+)
+def test_networks_of_ones_own_must_fit(networks, message):
+    with pytest.raises(ValueError, match=message):
+        ActorCritic(3, 2, PPOConfig(), **networks)

@@ -1,5 +1,6 @@
 """The critic in a separate process: same bits, no process left behind, an error if the process dies."""
 
+import copy
 import gc
 import importlib
 import os
@@ -10,6 +11,7 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
@@ -90,6 +92,38 @@ def test_an_update_starts_from_the_weights_of_this_process(process):
     for first, second, before in zip(*found, weights.values(), strict=True):
         assert torch.equal(first, second)
         assert not torch.equal(first, before)
+
+
+def test_running_statistics_come_back():
+    here = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    there = copy.deepcopy(here)
+    optimizer = SingleOptimizer(critic_optimizer(here, CONFIG, L2_INIT))
+    update = CriticUpdate(gradients_of(here, CONFIG.minibatch_size), optimizer, CONFIG)
+    process = CriticProcess(there, CONFIG, L2_INIT)
+    try:
+        for seed in (1, 2):
+            batch, data_orders = make_batch(seed)
+            update.begin(batch.observations, batch.values, batch.returns)
+            run_half(update, data_orders)
+            process.start(batch, data_orders)
+            process.finish()
+            for network in (here, there):  # a rollout changes them in this process
+                network(batch.observations)
+    finally:
+        process.close()
+    for name, tensor in here.state_dict().items():
+        assert torch.equal(there.state_dict()[name], tensor)
+
+
+def test_critics_that_cannot_be_moved_are_refused():
+    local = nn.Linear(5, 1)
+    local.function = lambda x: x
+    for critic, message in (
+        (nn.Sequential(nn.Linear(5, 1), nn.Dropout(0.2)), r"'1' is a dropout layer with p=0\.2"),
+        (local, "cannot be pickled .*give update_threads=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CriticProcess(critic, CONFIG, L2_INIT)
 
 
 def test_an_update_that_was_never_finished_is_skipped(process):

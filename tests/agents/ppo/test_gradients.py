@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from plasticity.agents.networks.actor_critic import DenseNetwork, initialise
-from plasticity.agents.networks.image import ACTIVATIONS
+from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
 from plasticity.agents.ppo.gradients import (
     ACTIVATION_GRADIENTS,
     AutogradGradients,
@@ -115,6 +115,65 @@ def test_a_subclass_with_its_own_forward_is_not_dense(form):
     for network in networks:
         network.__class__ = Doubled
     Found(form, networks).assert_equals_autograd(0)
+
+
+def without_bias(network):
+    network.head = nn.Linear(4, 2, bias=False, dtype=torch.float64)
+
+
+def with_another_activation(network):
+    network.fc1 = DenseLayer(3, 4, torch.sigmoid).double()
+
+
+def with_a_layer_after_the_head(network):
+    network.extra = nn.Linear(2, 2, dtype=torch.float64)
+
+
+def with_tied_weights(network):
+    network.fc2.weight = network.fc1.weight
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def with_a_parametrization(network):
+    nn.utils.parametrize.register_parametrization(network.fc1, "weight", Doubled())
+
+
+def with_a_hook(network):
+    network.fc1.register_forward_hook(lambda layer, inputs, outputs: 2 * outputs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_bias,
+        with_another_activation,
+        with_a_layer_after_the_head,
+        with_tied_weights,
+        with_a_parametrization,
+        with_a_hook,
+    ],
+)
+def test_a_dense_network_that_was_changed_is_differentiated_by_autograd(form, change):
+    hidden = (3, 3) if change is with_tied_weights else (4, 4)
+    networks = [make(hidden=hidden, seed=seed) for seed in range(3)]
+    for network in networks:
+        change(network)
+    Found(form, networks).assert_equals_autograd(0)
+
+
+def test_frozen_weights_of_a_dense_network_get_no_gradient(form):
+    networks = [make(seed=seed) for seed in range(3)]
+    for network in networks:
+        network.fc1.weight.requires_grad_(False)
+    found = Found(form, networks)
+    found.gradients.forward(draw(*found.lead, 7, 3, seed=0))
+    found.gradients.backward(draw(*found.lead, 7, 2, seed=1))
+    assert found.parameters["fc1.weight"].grad is None
+    assert found.parameters["fc1.bias"].grad.any()
 
 
 def test_a_minibatch_may_be_a_view(form):

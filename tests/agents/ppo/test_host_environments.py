@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from plasticity.agents.ppo.environments import environment_seeds
-from plasticity.agents.ppo.host_environments import HostEnvironments, Spaces
+from plasticity.agents.ppo.host_environments import HostEnvironments, Spaces, _tensor
 from plasticity.tasks.vector.environments import VectorEnvironments
 
 SEEDS = environment_seeds(0, 3)
@@ -351,3 +351,12 @@ def test_rejected_autoreset_modes(mode):
         ValueError, match=r"set autoreset_mode=gymnasium\.vector\.AutoresetMode\.SAME_STEP"
     ):
         Spaces.of(envs)
+
+
+def test_reversed_and_read_only_arrays_become_tensors():
+    array = np.arange(6.0).reshape(2, 3)
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    for given in (array, array[:, ::-1], array[::-1], read_only):
+        assert np.array_equal(_tensor(given).numpy(), given)
+    assert np.shares_memory(_tensor(array).numpy(), array)
