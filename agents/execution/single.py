@@ -113,8 +113,9 @@ def constants_of(optimizer: object) -> Hashable:
 
     Those of a `StackedOptimizer` are none: they are tensors, which a captured step reads.
     """
-    is_single = isinstance(optimizer, SingleOptimizer)
-    return optimizer_constants(optimizer.ordinary) if is_single else ()
+    if isinstance(optimizer, SingleOptimizer):
+        return optimizer_constants(optimizer.ordinary)
+    return ()
 
 
 def _load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
