@@ -54,7 +54,7 @@ class Iteration:
 
 
 class BasePPO:
-    """What one agent and R stacked ones have in common, which is everything but their policies.
+    """Everything that one agent and R stacked ones have in common: all but their policies.
 
     Args:
         envs: Environments of all agents: agent r has environments r * E to (r + 1) * E - 1, where E is their
