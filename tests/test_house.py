@@ -291,6 +291,7 @@ COVERED_ELSEWHERE = {
     "scripts/report/page.py": "scripts/report/test_command.py",
     "scripts/run/jobs.py": "scripts/run/test_stacks.py",
     "scripts/run/ant_rows.py": "scripts/run/test_ant_experiment.py",
+    "agents/execution/measuring.py": "agents/supervised/test_trainer.py",
     "agents/ppo/batch.py": "agents/ppo/test_policies.py",
     "agents/ppo/single_policy.py": "agents/ppo/test_policies.py",
     "agents/ppo/stacked_policies.py": "agents/ppo/test_policies.py",

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CompiledStep", "GraphedFunction", "load_optimizer", "optimizer_constants"]
+__all__ = ["CompiledStep", "GraphedFunction", "optimizer_constants"]
 
 WARM_UP_CALLS = 3
 """Calls of each shape that run eagerly before one is captured, while libraries initialize, optimizers create
@@ -221,20 +221,6 @@ def optimizer_constants(optimizer: torch.optim.Optimizer) -> Hashable:
             for group in optimizer.param_groups
         ]
     )
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state, but keep the current implementation (fused, foreach, capturable).
-
-    The implementation depends on the device, which may differ from that of the saved run.
-    """
-    names = ("fused", "foreach", "capturable")
-    forms = [
-        {name: group[name] for name in names if name in group} for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, form in zip(optimizer.param_groups, forms, strict=True):
-        group.update(form)
 
 
 def _kind(device: str | torch.device) -> str:

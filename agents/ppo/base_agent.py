@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticity.agents.execution.single import part_of
 from plasticity.agents.ppo.acting import Acting
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.draws import Draws
 from plasticity.agents.ppo.environments import Environments, EnvironmentStep
 from plasticity.agents.ppo.episodes import Episode, RunningEpisodes
 from plasticity.agents.ppo.evaluation import evaluate
-from plasticity.agents.ppo.normalization import ObservationNormalizer, RewardNormalizer, of_agent
+from plasticity.agents.ppo.normalization import ObservationNormalizer, RewardNormalizer
 from plasticity.agents.ppo.policies import Policies
 from plasticity.agents.ppo.rollout import HostCopy, Rollout
 from plasticity.agents.ppo.state import require_complete, require_fitting
@@ -273,7 +274,7 @@ class BasePPO:
             return
         self._frozen[index] = copy.deepcopy(self.state_dict(index))
         self.policies.freeze(index)
-        of_agent(self._acting.active, self.policies.lead, index).zero_()
+        part_of(self._acting.active, self.policies.lead, index).zero_()
 
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return everything that an agent's next iteration depends on, except the state of the environments.
@@ -311,7 +312,7 @@ class BasePPO:
 
     def _last_observations(self, index: int) -> Tensor:
         rollout = self._rollout
-        last: Tensor = of_agent(rollout.by_step["observations"][-1], rollout.lead, index)
+        last: Tensor = part_of(rollout.by_step["observations"][-1], rollout.lead, index)
         return last
 
     def load_state_dict(self, state: dict[str, Any], index: int = 0) -> None:

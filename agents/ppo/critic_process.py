@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import SingleOptimizer, critic_optimizer
+from plasticity.agents.ppo.optimizers import critic_optimizer
 from plasticity.agents.ppo.updates import CriticUpdate, run_half
+from plasticity.containers import mapped
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.stacking.networks import require_index
 
@@ -248,18 +250,11 @@ def _copy_weights(critic: nn.Module, weights: Sequence[Tensor]) -> None:
 
 def _to_arrays(tree: Any) -> Any:
     """Replace tensors in nested containers by arrays, which pickle faster and share no memory."""
-    return _mapped(tree, Tensor, lambda tensor: tensor.detach().cpu().numpy())
+    return mapped(
+        lambda leaf: leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else leaf, tree
+    )
 
 
 def _to_tensors(tree: Any) -> Any:
     # Copied into memory allocated by torch: rounding in kernels may depend on its alignment.
-    return _mapped(tree, np.ndarray, torch.tensor)
-
-
-def _mapped(tree: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to all objects of one kind in nested containers."""
-    if isinstance(tree, dict):
-        return {key: _mapped(value, kind, function) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)([_mapped(value, kind, function) for value in tree])
-    return function(tree) if isinstance(tree, kind) else tree
+    return mapped(lambda leaf: torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity.agents.execution.single import part_of
+
 EPSILON = 1e-8
 """Number added to a variance before taking its root."""
 
@@ -22,11 +24,6 @@ CLIP = 10.0
 def widest_float(device: torch.device) -> torch.dtype:
     """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def of_agent(numbers: Any, lead: tuple[int, ...], index: int) -> Any:
-    """Return the part of a tensor or an array that belongs to one agent, as a view: (*lead, …) to (…)."""
-    return numbers[index] if lead else numbers
 
 
 class RunningStatistics:
@@ -85,7 +82,7 @@ class RunningStatistics:
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return mean, variance and count of one agent."""
         mean, variance, count = (
-            torch.as_tensor(of_agent(each, self._lead, index)).cpu().clone()
+            torch.as_tensor(part_of(each, self._lead, index)).cpu().clone()
             for each in (self.mean, self.variance, self.count)
         )
         return {"mean": mean, "variance": variance, "count": float(count)}
@@ -175,7 +172,7 @@ class RewardNormalizer:
 
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return the statistics and the running returns of one agent."""
-        returns = torch.as_tensor(of_agent(self.returns, self._lead, index))
+        returns = torch.as_tensor(part_of(self.returns, self._lead, index))
         return {
             "statistics": self.statistics.state_dict(index),
             "returns": returns.cpu().clone(),

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticity.agents.execution.compiled import GraphedFunction, optimizer_constants
+from plasticity.agents.execution.compiled import GraphedFunction
+from plasticity.agents.execution.single import SingleNetwork, constants_of
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
-from plasticity.agents.ppo.optimizers import Optimizer, SingleOptimizer
+from plasticity.agents.ppo.optimizers import Optimizer
 from plasticity.agents.ppo.updates import ActorUpdate
+from plasticity.stacking.networks import StackedNetworks
 
 
 class Policies(ABC):
@@ -28,8 +30,8 @@ class Policies(ABC):
     log_std: Tensor | None
     """Log standard deviations of continuous actions, (*lead, action_size). None: actions are discrete."""
 
-    parameters: Mapping[str, Tensor]
-    """Parameters by their names in an `ActorCritic`. Shape of each: (*lead, *shape)."""
+    networks: SingleNetwork | StackedNetworks
+    """Actors and critics."""
 
     hidden_layers: tuple[str, ...]
     """Names of the layers measured by a tracker, as in `ActorCritic`."""
@@ -37,6 +39,11 @@ class Policies(ABC):
     _actor: ActorUpdate
     _optimizers: dict[str, Optimizer]
     _graphed: GraphedFunction | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters by their names in an `ActorCritic`. Shape of each: (*lead, *shape)."""
+        return self.networks.parameters
 
     # ---- acting -----------------------------------------------------------------------------------
 
@@ -108,11 +115,7 @@ class Policies(ABC):
         )
 
     def _constants(self) -> tuple[Any, ...]:
-        return tuple(
-            optimizer_constants(each.ordinary)
-            for each in self._optimizers.values()
-            if isinstance(each, SingleOptimizer)
-        )
+        return tuple([constants_of(each) for each in self._optimizers.values()])
 
     # ---- freezing, saving and loading -------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Policies(ABC):
             IndexError: if there is no such policy.
         """
         optimizers = {name: each.state_dict(index) for name, each in self._optimizers.items()}
-        return {"policy": self._weights(index), **optimizers}
+        return {"policy": self.networks.state_dict(index), **optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any], index: int = 0) -> None:
         """Load a `state_dict` of either form, saved on any device, into a policy.
@@ -148,19 +151,11 @@ class Policies(ABC):
         Raises:
             IndexError: if there is no such policy.
         """
-        self._load_weights(index, state["policy"])
+        self.networks.load_state_dict(index, state["policy"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(index, state[name])
         if self._graphed is not None:
             self._graphed.forget()  # loading may have replaced tensors of the optimizers
-
-    @abstractmethod
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        """Return the weights of a policy."""
-
-    @abstractmethod
-    def _load_weights(self, index: int, weights: Mapping[str, Tensor]) -> None:
-        """Load weights into a policy."""
 
     def close(self) -> None:  # noqa: B027
         """End what runs outside of this process, if anything does."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
+from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.critic_process import CriticProcess
 from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import SingleOptimizer, actor_optimizer, critic_optimizer
+from plasticity.agents.ppo.optimizers import actor_optimizer, critic_optimizer
 from plasticity.agents.ppo.policies import Policies
 from plasticity.agents.ppo.updates import (
     ActorUpdate,
@@ -55,7 +54,7 @@ class SinglePolicy(Policies):
         _check_update_threads(update_threads, config, next(policy.parameters()).device)
         self._policy = policy
         self.lead, self.log_std = (), policy.log_std
-        self.parameters, self.hidden_layers = dict(policy.named_parameters()), policy.hidden_layers
+        self.networks, self.hidden_layers = SingleNetwork(policy), policy.hidden_layers
         captured, size = config.compile, config.minibatch_size
         optimizer = SingleOptimizer(actor_optimizer(policy, config, actor), captured=captured)
         self._actor = ActorUpdate(
@@ -99,12 +98,6 @@ class SinglePolicy(Policies):
         """Return the policy itself."""
         require_index(index, 1)
         return self._policy
-
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        return self.policy(index).state_dict()
-
-    def _load_weights(self, index: int, weights: Mapping[str, Tensor]) -> None:
-        self.policy(index).load_state_dict(weights)
 
     def close(self) -> None:
         """End the critic's process, if there is one."""

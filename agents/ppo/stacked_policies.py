@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -44,9 +44,8 @@ class StackedPolicies(Policies):
                 f"There are {len(policies)} policies, {len(actors)} actors' and {len(critics)} critics'"
                 " settings: give one of each for every policy."
             )
-        self.networks = StackedNetworks(policies)
-        """Actors and critics, stacked."""
-        self.lead, self.parameters = (len(policies),), self.networks.parameters
+        self.networks: StackedNetworks = StackedNetworks(policies)
+        self.lead = (len(policies),)
         self.log_std, self.hidden_layers = self.parameters.get("log_std"), policies[0].hidden_layers
         pairs = (
             [actor_optimizer(p, config, s) for p, s in zip(policies, actors, strict=True)],
@@ -85,9 +84,3 @@ class StackedPolicies(Policies):
             gradient = self.parameters[name].grad
             parameter.grad = None if gradient is None else gradient[index].clone()
         return policy
-
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        return self.networks.state_dict(index)
-
-    def _load_weights(self, index: int, weights: Mapping[str, Tensor]) -> None:
-        self.networks.load_state_dict(index, weights)

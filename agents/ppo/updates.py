@@ -17,11 +17,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.distributions import distribution_of
 from plasticity.agents.ppo.gradients import Gradients
-from plasticity.agents.ppo.optimizers import SingleOptimizer
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import clip_stacked_gradients_
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticity.agents.execution.single import part_of
+
 STEPS_COUNTED_AT_ONCE = 32
 """Number of steps whose logits are kept before they are counted: the few tiny operations for each step cost
 as much as a layer."""
@@ -71,29 +73,29 @@ class Counts:
         pending = self._pending[: step % STEPS_COUNTED_AT_ONCE]
         return {
             "pending": [
-                tuple([self._of(each, index).clone() for each in entry]) for entry in pending
+                tuple([part_of(each, self._lead, index).clone() for each in entry])
+                for entry in pending
             ],
-            "online_correct": self._of(self._correct, index).clone(),
-            "loss_sum": self._of(self._loss_sum, index).clone(),
+            "online_correct": part_of(self._correct, self._lead, index).clone(),
+            "loss_sum": part_of(self._loss_sum, self._lead, index).clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], index: int) -> None:
         """Load the sums of one network, saved on any device."""
-        self._of(self._correct, index).copy_(state["online_correct"])
-        self._of(self._loss_sum, index).copy_(state["loss_sum"])
+        part_of(self._correct, self._lead, index).copy_(state["online_correct"])
+        part_of(self._loss_sum, self._lead, index).copy_(state["loss_sum"])
         for position, entry in enumerate(state["pending"]):
             self._load_pending(position, entry, index)
 
     def _load_pending(self, position: int, entry: Sequence[Tensor], index: int) -> None:
         """Load one network's part of a pending step."""
         held = self._pending[position] if position < len(self._pending) else ()
-        if [self._of(each, index).shape for each in held] != [each.shape for each in entry]:
+        if [part_of(each, self._lead, index).shape for each in held] != [
+            each.shape for each in entry
+        ]:
             held = tuple(
                 [each.new_zeros((*self._lead, *each.shape), device=self._device) for each in entry]
             )
             self._pending[position : position + 1] = [held]
         for own, each in zip(held, entry, strict=True):
-            self._of(own, index).copy_(each)
-
-    def _of(self, tensor: Tensor, index: int) -> Tensor:
-        return tensor[index] if self._lead else tensor
+            part_of(own, self._lead, index).copy_(each)

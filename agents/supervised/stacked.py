@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from torch.nn import functional
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import make_optimizer
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.metrics.registry import Metric
-from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks
@@ -81,53 +79,12 @@ class StackedClassifier(Trainer):
             keep_start=keep_start,
         )
 
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Parameters by name. Shape of each: (R, *shape)."""
-        return self.networks.parameters
-
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return each.view(labels.shape).mean(1)
 
     def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits - targets).square().mean((1, 2))
-
-    def _optimizer_constants(self) -> Hashable:
-        return ()  # its numbers are tensors, which a captured step reads
-
-    def freeze(self, index: int) -> None:
-        """Freeze a network, as `Trainer.freeze`."""
-        super().freeze(index)
-        self.optimizer.freeze(index)
-
-    def _own_states(self, index: int) -> dict[str, Any]:
-        return {
-            "network": self.networks.state_dict(index),
-            "optimizer": self.optimizer.state_dict(index),
-        }
-
-    def _load_own_states(self, state: Mapping[str, Any], index: int) -> None:
-        self.networks.load_state_dict(index, state["network"])
-        self.optimizer.load_state_dict(index, state["optimizer"])
-
-    def measure(
-        self,
-        probe: Tensor,
-        metrics: Sequence[str | Metric],
-        layers: Sequence[str],
-        indices: Sequence[int],
-    ) -> dict[int, dict[str, float]]:
-        """Measure networks at once, as `Trainer.measure`."""
-        features = stacked_features(self.networks, probe, layers)
-        finite = finite_networks(features).tolist()
-        sound = [index for index in indices if finite[index]]
-        if not metrics:
-            return {index: {} for index in sound}
-        measured = stacked_metrics(
-            self.networks, features, metrics, indices=sound, previous=self._start
-        )
-        return dict(zip(sound, measured, strict=True))
 
 
 def _one_each(

@@ -17,9 +17,16 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plasticity.agents.execution.compiled import CompiledStep
+from plasticity.agents.execution.measuring import measured
+from plasticity.agents.execution.single import (
+    SingleNetwork,
+    SingleOptimizer,
+    constants_of,
+    part_of,
+)
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
@@ -40,7 +47,7 @@ class Trainer(ABC):
     index: 0 for the only one.
 
     Args:
-        model: The network, or the stacked ones, on the device.
+        networks: The network, or the stacked ones, on the device.
         optimizer: Its optimizer.
         config: Training settings.
         data_order_seeds: Seed of each network's data order, which depends only on the seed, the task and the
@@ -56,8 +63,8 @@ class Trainer(ABC):
 
     def __init__(
         self,
-        model: nn.Module | StackedNetworks,
-        optimizer: torch.optim.Optimizer | StackedOptimizer,
+        networks: SingleNetwork | StackedNetworks,
+        optimizer: SingleOptimizer | StackedOptimizer,
         config: ClassifierConfig,
         *,
         data_order_seeds: Sequence[int],
@@ -68,7 +75,7 @@ class Trainer(ABC):
         self.config = config
         self.device = torch.device(device)
         self.num_networks = len(data_order_seeds)
-        self._model, self._optimizer, self._lead = model, optimizer, lead
+        self._networks, self._optimizer, self._lead = networks, optimizer, lead
         self._data_orders = DataOrders(data_order_seeds, lead, self.device)
         self._frozen: set[int] = set()
         self._steps = [0] * self.num_networks
@@ -81,12 +88,12 @@ class Trainer(ABC):
         self._start: dict[str, Tensor] | None = None
         self._compiled = self._compile() if config.compile else None
 
-    # ---- what a backend implements --------------------------------------------------------------
-
     @property
-    @abstractmethod
     def parameters(self) -> Mapping[str, Tensor]:
         """Parameters by name. Shape of each: (..., *shape)."""
+        return self._networks.parameters
+
+    # ---- what a backend implements --------------------------------------------------------------
 
     @abstractmethod
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,38 +102,6 @@ class Trainer(ABC):
     @abstractmethod
     def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return each network's mean squared difference. Shape: (..., batch, classes) to (...)."""
-
-    @abstractmethod
-    def _optimizer_constants(self) -> Hashable:
-        """Return the numbers that a captured step of the optimizer holds fixed."""
-
-    @abstractmethod
-    def _own_states(self, index: int) -> dict[str, Any]:
-        """Return the states `network` and `optimizer` of one network."""
-
-    @abstractmethod
-    def _load_own_states(self, state: Mapping[str, Any], index: int) -> None:
-        """Load the states `network` and `optimizer` of one network."""
-
-    @abstractmethod
-    def measure(
-        self,
-        probe: Tensor,
-        metrics: Sequence[str | Metric],
-        layers: Sequence[str],
-        indices: Sequence[int],
-    ) -> dict[int, dict[str, float]]:
-        """Measure networks without disturbing them.
-
-        Args:
-            probe: Inputs. Shape: (..., batch, *input_shape).
-            metrics: As in `Tracker`. With `keep_start`, `update_norm` is that of the latest task.
-            layers: Names of the layers whose features are measured.
-            indices: Indices of the networks to measure.
-
-        Returns:
-            The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
-        """
 
     # ---- training -------------------------------------------------------------------------------
 
@@ -179,7 +154,7 @@ class Trainer(ABC):
 
     def _begin(self, task: Task, step: int) -> None:
         """Prepare to train on a task from this step on."""
-        self._model.train(True)
+        self._networks.train(True)
         self._follow(task.spec)
         if step == 0:
             self._require_active_labels(task)
@@ -241,18 +216,18 @@ class Trainer(ABC):
 
     def _constants(self) -> Hashable:
         """Return what a captured step holds fixed."""
-        return self._loss, self._inactive is None, self._optimizer_constants()
+        return self._loss, self._inactive is None, constants_of(self._optimizer)
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         in_bf16 = self.config.precision == "bf16"
-        logits = self._logits_in_bf16(inputs) if in_bf16 else self._model(inputs)
+        logits = self._logits_in_bf16(inputs) if in_bf16 else self._networks(inputs)
         logits = self._masked(logits)
         return self._losses(logits, labels), logits
 
     def _logits_in_bf16(self, inputs: Tensor) -> Tensor:
         # Every weight is used once, so caching its bfloat16 copy would gain nothing.
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
-            logits: Tensor = self._model(inputs)
+            logits: Tensor = self._networks(inputs)
         return logits.float()
 
     def _masked(self, logits: Tensor) -> Tensor:
@@ -290,6 +265,7 @@ class Trainer(ABC):
         """
         require_index(index, self.num_networks)
         self._frozen.add(index)
+        self._optimizer.freeze(index)
 
     # ---- measuring ------------------------------------------------------------------------------
 
@@ -337,14 +313,36 @@ class Trainer(ABC):
     @torch.no_grad()
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Return accuracy and mean loss of each network, as tensors on the device. Shape: (...)."""
-        self._model.train(False)
+        self._networks.train(False)
         counts = Counts(self._lead, self.device)
         examples = 0
         for inputs, labels in batches:
-            logits = self._masked(self._model(inputs))
+            logits = self._masked(self._networks(inputs))
             counts.add(logits, labels, self._losses(logits, labels))
             examples += labels.shape[-1]
         return counts.means(examples)
+
+    def measure(
+        self,
+        probe: Tensor,
+        metrics: Sequence[str | Metric],
+        layers: Sequence[str],
+        indices: Sequence[int],
+    ) -> dict[int, dict[str, float]]:
+        """Measure networks without disturbing them.
+
+        Args:
+            probe: Inputs. Shape: (..., batch, *input_shape).
+            metrics: As in `Tracker`. With `keep_start`, `update_norm` is that of the latest task.
+            layers: Names of the layers whose features are measured.
+            indices: Indices of the networks to measure.
+
+        Returns:
+            The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
+        """
+        return measured(
+            self._networks, probe, metrics, layers, indices=indices, previous=self._start
+        )
 
     # ---- saving and loading ---------------------------------------------------------------------
 
@@ -359,14 +357,15 @@ class Trainer(ABC):
         require_index(index, self.num_networks)
         step = self._steps[index]
         state = {
-            **self._own_states(index),
+            "network": self._networks.state_dict(index),
+            "optimizer": self._optimizer.state_dict(index),
             "step": step,
             "task_steps": self._task_steps,
             **self._online.state_dict(step, index),
         }
         if self._start is not None and step > 0:
             state["start"] = {
-                name: self._of(each, index).clone() for name, each in self._start.items()
+                name: part_of(each, self._lead, index).clone() for name, each in self._start.items()
             }
         return state
 
@@ -382,7 +381,8 @@ class Trainer(ABC):
             ValueError: if it belongs to another optimizer.
         """
         require_index(index, self.num_networks)
-        self._load_own_states(state, index)
+        self._networks.load_state_dict(index, state["network"])
+        self._optimizer.load_state_dict(index, state["optimizer"])
         if self._compiled is not None:
             self._compiled.forget()  # the loaded state is in other tensors
         self._steps[index] = state["step"]
@@ -392,8 +392,4 @@ class Trainer(ABC):
             if self._start is None:
                 self._start = {name: torch.empty_like(p) for name, p in self.parameters.items()}
             for name, tensor in state["start"].items():
-                self._of(self._start[name], index).copy_(tensor)
-
-    def _of(self, tensor: Tensor, index: int) -> Tensor:
-        """Return one network's part of a tensor with leading dimensions."""
-        return tensor[index] if self._lead else tensor
+                part_of(self._start[name], self._lead, index).copy_(tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plasticity.containers import mapped
 from plasticity.metrics.activations import Activations
 
 __all__ = ["ProbeBatch", "call_arguments", "takes_keywords"]
@@ -57,7 +58,7 @@ class ProbeBatch:
         tensor = next(chain(model.parameters(), model.buffers()), None)
         if tensor is not None:
             device = tensor.device
-            self._batch = _mapped(lambda leaf: _moved(leaf, device), self._batch)
+            self._batch = mapped(lambda leaf: _moved(leaf, device), self._batch)
         batch = self._copy(self._batch)
         if self._forward is not None:
             self._forward(model, batch)
@@ -84,7 +85,7 @@ class ProbeBatch:
 
     def _copy(self, batch: Any) -> Any:
         with torch.no_grad():
-            return _mapped(self._copied, batch)
+            return mapped(self._copied, batch)
 
     def _copied(self, leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray) and self._converts and leaf.dtype != object:
@@ -210,26 +211,9 @@ def _as_tensor(name: str, value: object) -> Tensor:
     return value.detach()
 
 
-def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to the leaves of nested dictionaries, lists and tuples; a batch object is one leaf."""
-    if isinstance(value, Tensor) or hasattr(value, "to"):
-        return function(value)
-    if isinstance(value, MutableMapping) and type(value) is not dict:
-        copied = copy.copy(value)
-        for key, entry in value.items():
-            copied[key] = _mapped(function, entry)
-        return copied
-    if isinstance(value, Mapping):
-        return {key: _mapped(function, entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        entries = [_mapped(function, entry) for entry in value]
-        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
-    return function(value)
-
-
 def _leaves(value: Any) -> list[Any]:
     leaves: list[Any] = []
-    _mapped(leaves.append, value)
+    mapped(leaves.append, value)
     return leaves
 
 

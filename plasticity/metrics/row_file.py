@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 from collections import Counter
@@ -12,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RowFile", "made_again"]
+from plasticity.containers import finite_or_none, mapped
+
+__all__ = ["RowFile", "encoded", "made_again"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class RowFile:
 
         A last line that a killed process left unfinished is removed first.
         """
-        finite = {key: _finite(value) for key, value in row.items()}
-        line = json.dumps(finite, allow_nan=False).encode()
+        line = encoded(row)
         if not self._ends_with_newline():
             self._write(self._read())
         with self.path.open("ab") as file:
@@ -126,6 +126,11 @@ class RowFile:
             return file.read(1) == b"\n"
 
 
+def encoded(row: Mapping[str, Any]) -> bytes:
+    """Return a row as JSON, without a line end; numbers that are not finite are null."""
+    return json.dumps(mapped(finite_or_none, row), allow_nan=False).encode()
+
+
 def made_again(counts: Sequence[int], first: int, *, anew: bool = False) -> list[int]:
     """Return the positions of the rows that a run repeats if it continues at a count.
 
@@ -151,7 +156,3 @@ def _is_json(line: bytes) -> bool:
     except ValueError:  # includes text that is not UTF-8
         return False
     return True
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from plasticity.checks import require_integer
+from plasticity.containers import mapped
 from plasticity.metrics.dormancy import dead_fraction
 from plasticity.metrics.registry import (
     DEFAULT_METRICS,
@@ -371,6 +372,4 @@ def _with_saturation(metrics: Sequence[Metric]) -> list[Metric]:
 
 def _twice(observations: Any) -> Any:
     """Repeat observations to a batch of at least two, to run the networks on before any steps are made."""
-    if isinstance(observations, Mapping):
-        return {key: _twice(value) for key, value in observations.items()}
-    return np.concatenate([observations, observations])
+    return mapped(lambda each: np.concatenate([each, each]), observations)

@@ -16,6 +16,7 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
+from plasticity.containers import mapped
 from plasticity.metrics.capture import capture
 from plasticity.metrics.dormancy import ZERO_WHEN_DEAD
 from plasticity.metrics.layer_names import ACTIVATION_MODULES, ACTIVATIONS
@@ -367,9 +368,8 @@ class ActorAndCritics(PolicyNetworks):
 
 def _tensors(observations: Any) -> Observations:
     """Copy observations, as an environment may write its next observation into the same memory."""
-    if isinstance(observations, Mapping):
-        return {key: torch.tensor(value) for key, value in observations.items()}
-    return torch.tensor(observations)
+    copied: Observations = mapped(torch.tensor, observations)
+    return copied
 
 
 def _array(observations: object) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plasticity.checks import require_integer
+from plasticity.containers import finite_or_none, mapped
 from plasticity.sb3.networks import policy_networks
 from plasticity.scripts.probe.batch import (
     as_arguments,
@@ -156,7 +156,8 @@ def probe(options: ProbeOptions) -> Sheet:
     with _stdout_to_stderr() if options.json else nullcontext():
         sheet, title = _measured(options)
     if options.json:
-        print(json.dumps(_plain(_record(sheet, title, options)), indent=2, allow_nan=False))
+        record = mapped(finite_or_none, _record(sheet, title, options))
+        print(json.dumps(record, indent=2, allow_nan=False))
     else:
         _print(sheet, title)
     return sheet
@@ -291,15 +292,6 @@ def _record(sheet: Sheet, title: str, options: ProbeOptions) -> dict[str, Any]:
         "notes": list(sheet.notes),
         "thresholds": asdict(THRESHOLDS),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with None for floats that JSON cannot represent."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(sheet: Sheet, title: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
+from plasticity.containers import mapped
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.seeds import child_seed
@@ -101,8 +102,6 @@ def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def with_tensors(state: Any) -> Any:
     """Return a copy with tensors for arrays, which `torch.load` reads with `weights_only=True`."""
-    if isinstance(state, Mapping):
-        return {name: with_tensors(value) for name, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return [with_tensors(value) for value in state]
-    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+    return mapped(
+        lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf, state
+    )

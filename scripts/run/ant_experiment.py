@@ -8,14 +8,12 @@ from typing import Any
 from plasticity.agents.ppo.agent import PPO, StackedPPO
 from plasticity.agents.ppo.environments import Environments
 from plasticity.mitigations import regularizer_settings
-from plasticity.optim.settings import RegularizerSettings
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_environments import joined, make_environments, part, with_tensors
 from plasticity.scripts.run.ant_rows import AntRows, has_all_rows
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.kernels import require_kernels
-from plasticity.scripts.run.policy_metrics import policy_metrics
-from plasticity.seeds import child_seed
+from plasticity.scripts.run.policy_metrics import PolicyMetrics
 from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
 
 
@@ -36,7 +34,7 @@ class AntExperiment:
         self.configs = configs
         self._envs = make_environments(configs)
         self._agent = _agent(configs, self._envs, stacked=stacked)
-        self._metrics = policy_metrics(self._agent, configs[0].tracking.metrics)
+        self._metrics = PolicyMetrics(self._agent.policies, configs[0].tracking.metrics)
         self._rows = [AntRows(each) for each in configs]
         self._num_steps = [0] * len(configs)
         # states of the environments by run, until all are there: they are loaded as one
@@ -184,7 +182,10 @@ def _agent(
     configs: Sequence[ControlRunConfig], envs: Environments, *, stacked: bool
 ) -> PPO | StackedPPO:
     config = configs[0]
-    regularizers = [_regularizers(each) for each in configs]
+    regularizers = [
+        (regularizer_settings(each.method), regularizer_settings(each.method_of_critic))
+        for each in configs
+    ]  # the agent derives the seeds of their anchors from its own
     if not stacked:
         return PPO(
             envs,
@@ -201,14 +202,6 @@ def _agent(
         [critic for _, critic in regularizers],
         seeds=[each.seed for each in configs],
         device=config.device,
-    )
-
-
-def _regularizers(config: ControlRunConfig) -> tuple[RegularizerSettings, RegularizerSettings]:
-    """Return the settings with which a run's method regularizes its actor, and those for its critic."""
-    return (
-        regularizer_settings(config.method, child_seed(config.seed, "actor anchor")),
-        regularizer_settings(config.method_of_critic, child_seed(config.seed, "critic anchor")),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 import torch
 
+from plasticity.metrics.row_file import encoded
 from plasticity.random_state import random_state
 from plasticity.scripts.config.nested import setting_at
 from plasticity.scripts.config.run_config import RunConfig
@@ -141,12 +141,7 @@ class RunFolder:
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
-    # JSON has no NaN and no infinity.
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+    return encoded(row) + b"\n"
 
 
 def require_free(paths: Sequence[Path]) -> None:

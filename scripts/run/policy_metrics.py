@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticity.agents.ppo.agent import PPO, StackedPPO
-from plasticity.metrics.stacked import stacked_features, stacked_metrics
-from plasticity.metrics.tracker import Tracker
+from plasticity.agents.execution.measuring import measured
+from plasticity.agents.execution.single import part_of
+from plasticity.agents.ppo.policies import Policies
 
 
-class PolicyMetrics(Protocol):
-    """Metrics of runs, each of which is measured from boundary to boundary."""
+class PolicyMetrics:
+    """Metrics of runs, each of which is measured from boundary to boundary.
+
+    Args:
+        policies: Policies of all runs.
+        metrics: As in `Tracker`.
+    """
+
+    def __init__(self, policies: Policies, metrics: Sequence[str]) -> None:
+        self._policies, self._metrics = policies, metrics
+        # Parameters at each run's latest boundary, (*lead, *shape), and the runs that have had one.
+        self._previous: dict[str, Tensor] = {}
+        self._has_previous: set[int] = set()
 
     def take(self, observations: Tensor, runs: Sequence[int]) -> dict[int, dict[str, float]]:
         """Measure the policies of some runs.
@@ -24,93 +35,50 @@ class PolicyMetrics(Protocol):
             runs: Indices of the runs.
 
         Returns:
-            Metrics by run; the first ones of a run are without those of the update since its latest boundary.
+            Metrics by run, of those whose features are finite; the first ones of a run are without those of
+            the update since its latest boundary.
         """
-
-    def state_dict(self, run: int) -> dict[str, Any] | None:
-        """Return the state of a run's `Tracker`, which a stacked run would have if it were alone."""
-
-    def load_state_dict(self, state: dict[str, Any] | None, run: int) -> None:
-        """Continue from a `state_dict`."""
-
-
-def policy_metrics(agent: PPO | StackedPPO, metrics: Sequence[str]) -> PolicyMetrics:
-    """Return what measures these metrics of an agent."""
-    if not metrics:
-        return _Nothing()
-    if isinstance(agent, PPO):
-        return _Single(agent, metrics)
-    return _Stacked(agent, metrics)
-
-
-class _Nothing:
-    def take(self, observations: Tensor, runs: Sequence[int]) -> dict[int, dict[str, float]]:
-        return {}
-
-    def state_dict(self, run: int) -> None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any] | None, run: int) -> None:
-        pass
-
-
-class _Single:
-    def __init__(self, agent: PPO, metrics: Sequence[str]) -> None:
-        policy = agent.policy
-        # the probe is replaced each time
-        self._tracker = Tracker(policy, agent.observations[:2], metrics, policy.hidden_layers)
-
-    def take(self, observations: Tensor, runs: Sequence[int]) -> dict[int, dict[str, float]]:
-        return {run: self._tracker.take(observations)[0] for run in runs}
-
-    def state_dict(self, run: int) -> dict[str, Any]:
-        return self._tracker.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any] | None, run: int) -> None:
-        assert state is not None
-        self._tracker.load_state_dict(state)
-
-
-class _Stacked:
-    def __init__(self, agent: StackedPPO, metrics: Sequence[str]) -> None:
-        self._networks, self._metrics = agent.networks, metrics
-        self._layers = agent.policies.hidden_layers
-        # Stacked parameters at each run's latest boundary, and the runs that have had one.
-        self._previous: dict[str, Tensor] = {}
-        self._has_previous: set[int] = set()
-
-    def take(self, observations: Tensor, runs: Sequence[int]) -> dict[int, dict[str, float]]:
-        if not runs:
+        if not self._metrics:
             return {}
-        features = stacked_features(self._networks, observations, self._layers)
+        policies = self._policies
         found: dict[int, dict[str, float]] = {}
         for previous, indices in (
             (self._previous, [run for run in runs if run in self._has_previous]),
             (None, [run for run in runs if run not in self._has_previous]),
         ):
-            measured = stacked_metrics(
-                self._networks, features, self._metrics, indices=indices, previous=previous
+            found |= measured(
+                policies.networks,
+                observations,
+                self._metrics,
+                policies.hidden_layers,
+                indices=indices,
+                previous=previous,
             )
-            found.update(zip(indices, measured, strict=True))
         if "update_norm" in self._metrics:
             for run in runs:
-                self._keep(run, {name: p[run] for name, p in self._networks.parameters.items()})
+                self._keep(run, self._of(policies.parameters, run))
         return found
+
+    def _of(self, tensors: Mapping[str, Tensor], run: int) -> dict[str, Tensor]:
+        lead = self._policies.lead
+        return {name: part_of(tensor, lead, run).detach() for name, tensor in tensors.items()}
 
     def _keep(self, run: int, parameters: Mapping[str, Tensor]) -> None:
         if not self._previous:
-            stacked = self._networks.parameters
-            self._previous = {name: torch.zeros_like(p) for name, p in stacked.items()}
-        for name, parameter in parameters.items():
-            self._previous[name][run].copy_(parameter.detach())
+            every = self._policies.parameters
+            self._previous = {name: torch.zeros_like(p).detach() for name, p in every.items()}
+        for name, kept in self._of(self._previous, run).items():
+            kept.copy_(parameters[name])
         self._has_previous.add(run)
 
     def state_dict(self, run: int) -> dict[str, Any]:
+        """Return a run's parameters at its latest boundary, whether it is stacked or alone."""
         if run not in self._has_previous:
             return {"previous": None}
-        return {"previous": {name: p[run].clone() for name, p in self._previous.items()}}
+        own = self._of(self._previous, run)
+        return {"previous": {name: tensor.clone() for name, tensor in own.items()}}
 
-    def load_state_dict(self, state: dict[str, Any] | None, run: int) -> None:
-        assert state is not None
+    def load_state_dict(self, state: Mapping[str, Any], run: int) -> None:
+        """Continue from a `state_dict`, saved on any device."""
         if state["previous"] is not None:
             self._keep(run, state["previous"])

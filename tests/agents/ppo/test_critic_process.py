@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.critic_process import CriticProcess
 from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import SingleOptimizer, critic_optimizer
+from plasticity.agents.ppo.optimizers import critic_optimizer
 from plasticity.agents.ppo.updates import CriticUpdate, run_half
 from plasticity.optim.settings import RegularizerSettings
 

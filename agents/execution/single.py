@@ -1,0 +1,132 @@
+"""One ordinary network and its optimizer, behind the interfaces of stacked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.agents.execution.compiled import optimizer_constants
+from plasticity.stacking.networks import require_index
+
+__all__ = ["SingleNetwork", "SingleOptimizer", "constants_of", "part_of"]
+
+
+def part_of(numbers: Any, lead: tuple[int, ...], index: int) -> Any:
+    """Return one network's part of a tensor or an array, as a view: (*lead, …) to (…).
+
+    Args:
+        numbers: Tensor or array.
+        lead: Leading dimensions: () for one network, (R,) for R stacked ones.
+        index: Index of the network; without leading dimensions, all belongs to the only one.
+    """
+    return numbers[index] if lead else numbers
+
+
+class SingleNetwork:
+    """Ordinary network with the interface of `StackedNetworks`.
+
+    Args:
+        network: The network, which is not copied.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.parameters: Mapping[str, Tensor] = dict(network.named_parameters())
+        """Parameters by name."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Run the network."""
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+    def train(self, mode: bool = True) -> None:
+        """Set the network to training mode, or to evaluation mode if `mode` is False."""
+        self.network.train(mode)
+
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
+        """Return the weights and buffers of the network."""
+        require_index(index, 1)
+        return self.network.state_dict()
+
+    def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
+        """Load the weights and buffers of a network."""
+        require_index(index, 1)
+        self.network.load_state_dict(state)
+
+
+class SingleOptimizer:
+    """Ordinary optimizer of one network with the interface of a `StackedOptimizer`.
+
+    Args:
+        ordinary: The optimizer.
+        captured: Whether steps are captured in a CUDA graph. The learning rate then lies on the device, so
+            that a schedule does not need a new capture for every update.
+    """
+
+    def __init__(self, ordinary: torch.optim.Optimizer, *, captured: bool = False) -> None:
+        self.ordinary = ordinary
+        self._rate = ordinary.param_groups[0]["lr"]
+        parameter = ordinary.param_groups[0]["params"][0]
+        self._captured_rate = torch.zeros((), device=parameter.device) if captured else None
+
+    def step(self, active: Tensor | None = None) -> None:
+        """Take a step; `active` is for stacked networks only."""
+        self.ordinary.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.ordinary.zero_grad()
+
+    def set_learning_rate(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of all groups."""
+        (self._rate,) = rates
+        rate: float | Tensor = self._rate
+        if self._captured_rate is not None:
+            rate = self._captured_rate.fill_(self._rate)
+        for group in self.ordinary.param_groups:
+            group["lr"] = rate
+
+    def freeze(self, index: int) -> None:
+        """Do nothing: the only network stays as it is when nobody takes a step."""
+        require_index(index, 1)
+
+    def state_dict(self, index: int = 0) -> dict[str, Any]:
+        """Return the state of the optimizer."""
+        require_index(index, 1)
+        state = self.ordinary.state_dict()
+        for group in state["param_groups"]:
+            group["lr"] = self._rate  # a number, as without a graph
+        return state
+
+    def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
+        """Load the state of an optimizer."""
+        require_index(index, 1)
+        _load(self.ordinary, state)
+        self.set_learning_rate([self.ordinary.param_groups[0]["lr"]])
+
+
+def constants_of(optimizer: object) -> Hashable:
+    """Return the numbers that a captured step of an optimizer holds fixed.
+
+    Those of a `StackedOptimizer` are none: they are tensors, which a captured step reads.
+    """
+    if isinstance(optimizer, SingleOptimizer):
+        return optimizer_constants(optimizer.ordinary)
+    return ()
+
+
+def _load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimizer's state, but keep the current implementation (fused, foreach, capturable).
+
+    The implementation depends on the device, which may differ from that of the saved run.
+    """
+    names = ("fused", "foreach", "capturable")
+    forms = [
+        {name: group[name] for name in names if name in group} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(dict(state))
+    for group, form in zip(optimizer.param_groups, forms, strict=True):
+        group.update(form)

@@ -1,0 +1,42 @@
+"""One ordinary network and its optimizer behind the interfaces of stacked ones."""
+
+import copy
+
+import pytest
+import torch
+
+from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
+
+
+def make(*, captured=False):
+    network = torch.nn.Linear(3, 2)
+    return network, SingleOptimizer(torch.optim.Adam(network.parameters()), captured=captured)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_learning_rate_is_saved_as_a_number_and_keeps_its_place(captured):
+    network, optimizer = make(captured=captured)
+    network.bias.grad = torch.ones(2)
+    before = network.bias.detach().clone()
+    optimizer.set_learning_rate([0.25])
+    places = [id(group["lr"]) for group in optimizer.ordinary.param_groups]
+    optimizer.step()
+    # Adam's first step is the rate times the sign of the gradient.
+    moved = before - network.bias
+    torch.testing.assert_close(moved, torch.full((2,), 0.25), rtol=2e-2, atol=0.0)
+    state = optimizer.state_dict()
+    assert [group["lr"] for group in state["param_groups"]] == [0.25]
+    _, other = make(captured=captured)
+    other.load_state_dict(0, copy.deepcopy(state))
+    assert other.state_dict()["param_groups"] == state["param_groups"]
+    optimizer.set_learning_rate([0.5])
+    if captured:  # a captured step reads the rate where it was
+        assert [id(group["lr"]) for group in optimizer.ordinary.param_groups] == places
+        assert optimizer.ordinary.param_groups[0]["lr"].item() == 0.5
+
+
+def test_there_is_one_network():
+    network, optimizer = make()
+    for call in (optimizer.freeze, optimizer.state_dict, SingleNetwork(network).state_dict):
+        with pytest.raises(IndexError, match="Index 1 is out of range"):
+            call(1)
