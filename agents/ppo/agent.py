@@ -93,8 +93,8 @@ class PPO(BasePPO):
         Raises:
             RuntimeError: if an earlier iteration diverged, or its update was interrupted.
         """
-        self.collect()
-        return self.update()
+        (iteration,) = self.iterate_all()
+        return iteration
 
     def update(self) -> Iteration:
         """Learn from the latest rollout; the second part of `iterate`.
@@ -182,8 +182,7 @@ class StackedPPO(BasePPO):
             RuntimeError: if all agents are frozen, an earlier update was interrupted, or the environments
                 found an error on the device.
         """
-        self.collect()
-        return self.update()
+        return self.iterate_all()
 
     def update(self) -> list[Iteration]:
         """Learn from the latest rollout; the second part of `iterate`.

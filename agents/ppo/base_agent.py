@@ -110,6 +110,19 @@ class BasePPO:
         """
         return self._rollout.acted_on
 
+    def iterate_all(self) -> list[Iteration]:
+        """Run one rollout and learn from it.
+
+        Returns:
+            The iteration of each agent. A frozen one has no episodes, and nan for all statistics.
+
+        Raises:
+            RuntimeError: if all agents diverged or were frozen, an earlier update was interrupted, or the
+                environments found an error on the device.
+        """
+        self.collect()
+        return self._update()
+
     # ---- rollout --------------------------------------------------------------------------------
 
     @torch.no_grad()

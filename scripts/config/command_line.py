@@ -45,10 +45,10 @@ def parse_options(
     kind = _parsed_type(defaults, with_grid=with_grid)
     parsed = _parse(kind, arguments, prog=program, description=description)
     settings = settings_by_option(defaults)
-    values = {option: setting_at(parsed, _identifier(option)) for option in settings}
     own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
     typed = {word.partition("=")[0].replace("_", "-") for word in arguments}
     given = [option for option in settings if f"--{option}" in typed]
+    values = {option: setting_at(parsed, _identifier(option)) for option in given}
     options = replace(with_options(defaults, values), **own)
     return options, getattr(parsed, "grid", ()), given
 

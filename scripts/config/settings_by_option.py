@@ -74,19 +74,16 @@ def with_options(options: RunOptions, values: Mapping[str, Any]) -> RunOptions:
     mitigations = {
         name: replace(each, **groups.get(name, {})) for name, each in options.mitigations.items()
     }
-    critic = {
-        name: {**options.critic.get(name, {}), **groups.get(f"{CRITIC}.{name}", {})}
-        for name in mitigations
-    }
-    given = {
-        name: {key: value for key, value in each.items() if value is not None}
-        for name, each in critic.items()
-    }
+    critic: dict[str, dict[str, Any]] = {}
+    for name in mitigations:
+        typed = groups.get(f"{CRITIC}.{name}", {})
+        kept = {k: v for k, v in options.critic.get(name, {}).items() if k not in typed}
+        critic[name] = kept | {k: v for k, v in typed.items() if v is not None}
     return replace(
         options,
         config=with_values(options.config, groups.get("", {})),
         mitigations=mitigations,
-        critic={name: each for name, each in given.items() if each},
+        critic={name: each for name, each in critic.items() if each},
     )
 
 

@@ -76,9 +76,8 @@ class AntExperiment:
 
     def _iterate(self) -> dict[int, dict[str, Any]]:
         """Run one iteration, and return the rows that are due, without metrics."""
-        found = self._agent.iterate()
         rows: dict[int, dict[str, Any]] = {}
-        for run, iteration in enumerate(found if isinstance(found, list) else [found]):
+        for run, iteration in enumerate(self._agent.iterate_all()):
             if self.has_diverged(run):
                 continue
             self._num_steps[run] = iteration.num_steps

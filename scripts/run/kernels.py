@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from plasticity.optim.kernels.step import require_kernel
-from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
+from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run.atomic_files import RunError
 
 
-def require_kernels(configs: Iterable[SupervisedRunConfig | ControlRunConfig]) -> None:
+def require_kernels(configs: Iterable[RunConfig]) -> None:
     """Raise an error if the kernel of a configuration cannot run on its device.
 
     Raises:

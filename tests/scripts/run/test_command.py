@@ -22,11 +22,8 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.command_line import parse_options
 from plasticity.scripts.config.grid import parse_grid
 from plasticity.scripts.config.nested import with_values
-from plasticity.scripts.config.options import (
-    default_options,
-    options_from_config,
-    require_meaning,
-)
+from plasticity.scripts.config.options import default_options, options_from_config
+from plasticity.scripts.config.settings_by_option import require_meaning
 from plasticity.scripts.run import command as run_module
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
@@ -69,14 +66,20 @@ def options_of(benchmark="permuted-digits", settings=None, **changes):
     return replace(defaults, config=config, **changes)
 
 
-def swept(options, *grid):
-    return sweep(options, parse_grid(grid, options, default_options(options.benchmark)))
+def swept(options, *grid, given=()):
+    return sweep(options, parse_grid(grid, options, given))
 
 
 def typed(defaults, line):
     """Options as they are typed after the name of the benchmark."""
+    return typed_names(defaults, line)[0]
+
+
+def typed_names(defaults, line):
+    """The same, and the names of the options that were typed."""
     program = f"plasticity run {defaults.benchmark}"
-    return parse_options(defaults, shlex.split(line), program=program, description="")[0]
+    options, _, given = parse_options(defaults, shlex.split(line), program=program, description="")
+    return options, given
 
 
 def settings_of(config):
@@ -702,10 +705,11 @@ def test_what_a_grid_refuses(tmp_path, started, grid, message):
 def test_a_sweep_refuses_unknown_methods_and_options_of_its_grid(started):
     with pytest.raises(ValueError, match="Did you mean 'syre'"):
         swept(options_of(methods=("sire",)))
-    options = typed(default_options("permuted-digits"), "--learning-rate 0.5 --syre.sigma 3")
+    line = "--learning-rate 0.5 --syre.sigma 3"
+    options, given = typed_names(default_options("permuted-digits"), line)
     for word, name in (("learning-rate=0.1", "learning-rate"), ("--syre.sigma=0.1", "syre.sigma")):
         with pytest.raises(ValueError, match=f"--{name} is in the grid: leave out the option"):
-            swept(options, word)
+            swept(options, word, given=given)
     assert not started
 
 
@@ -847,10 +851,10 @@ def test_on_a_terminal_there_is_a_live_bar_with_an_estimate(tmp_path):
 )
 def test_an_option_that_means_nothing_is_refused(methods, line, message):
     defaults = default_options("slippery-ant" if "critic" in line else "permuted-digits")
-    require_meaning(typed(defaults, f"{line} --methods {' '.join(MITIGATIONS)}"), defaults)
-    options = typed(defaults, f"{line} --methods {' '.join(methods)}")
+    require_meaning(*typed_names(defaults, f"{line} --methods {' '.join(MITIGATIONS)}"))
+    options, given = typed_names(defaults, f"{line} --methods {' '.join(methods)}")
     with pytest.raises(ValueError, match=re.escape(message)):
-        require_meaning(options, defaults)
+        require_meaning(options, given)
 
 
 def test_settings_of_a_file_may_go_unused():
@@ -858,6 +862,6 @@ def test_settings_of_a_file_may_go_unused():
     critic = (replace(saved.method[0], sigma=0.7),)
     saved = with_values(saved, {"critic_method": critic})
     defaults = options_from_config("slippery-ant", saved.to_json())
-    options = typed(defaults, "--methods none")
-    require_meaning(options, defaults)
+    options, given = typed_names(defaults, "--methods none")
+    require_meaning(options, given)
     assert options.run_config("none", 0).critic_method is None
