@@ -97,15 +97,17 @@ class SingleOptimizer:
         """Return the state of the optimizer."""
         require_index(index, 1)
         state = self.ordinary.state_dict()
-        for group in state["param_groups"]:
-            group["lr"] = self._rate  # a number, as without a graph
+        if self._captured_rate is not None:
+            for group in state["param_groups"]:
+                group["lr"] = self._rate  # a number, as without a graph
         return state
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Load the state of an optimizer."""
         require_index(index, 1)
         _load(self.ordinary, state)
-        self.set_learning_rate([self.ordinary.param_groups[0]["lr"]])
+        if self._captured_rate is not None:  # the loaded one is a number
+            self.set_learning_rate([self.ordinary.param_groups[0]["lr"]])
 
 
 def constants_of(optimizer: object) -> Hashable:

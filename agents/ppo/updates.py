@@ -293,6 +293,7 @@ def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -
         Number of minibatches of each stacked policy, (R,), if some may have stopped; else None.
     """
     config, active, counted = actor.config, None, None
+    parameters = [*actor.parameters, *critic.parameters]
     limit = math.inf if config.target_kl is None else 1.5 * config.target_kl
     if config.target_kl is not None and actor.lead:
         active = data_orders.new_ones(actor.lead, dtype=torch.bool)
@@ -309,7 +310,6 @@ def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -
             elif config.target_kl is not None and actor.approximate_kl() > limit:
                 return None
             if config.max_gradient_norm is not None:
-                parameters = [*actor.parameters, *critic.parameters]
                 _clip(parameters, config.max_gradient_norm, stacked=bool(actor.lead))
             actor.optimizer.step(active)
             critic.optimizer.step(active)

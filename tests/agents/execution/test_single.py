@@ -35,6 +35,21 @@ def test_a_learning_rate_is_saved_as_a_number_and_keeps_its_place(captured):
         assert optimizer.ordinary.param_groups[0]["lr"].item() == 0.5
 
 
+def test_learning_rates_that_a_scheduler_sets_are_saved_for_each_group():
+    def make():
+        network = torch.nn.Linear(3, 2)
+        groups = [{"params": [each]} for each in network.parameters()]
+        return SingleOptimizer(torch.optim.Adam(groups, lr=0.1))
+
+    optimizer, other = make(), make()
+    for group, rate in zip(optimizer.ordinary.param_groups, (0.02, 0.03), strict=True):
+        group["lr"] = rate
+    state = optimizer.state_dict()
+    assert [group["lr"] for group in state["param_groups"]] == [0.02, 0.03]
+    other.load_state_dict(0, state)
+    assert [group["lr"] for group in other.ordinary.param_groups] == [0.02, 0.03]
+
+
 def test_there_is_one_network():
     network, optimizer = make()
     for call in (optimizer.freeze, optimizer.state_dict, SingleNetwork(network).state_dict):

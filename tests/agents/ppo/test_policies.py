@@ -1,6 +1,7 @@
 """One policy and stacked ones: what they compute, learn, save and capture, for any network."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,7 +167,9 @@ def test_rates_may_differ_and_a_frozen_policy_stays(make):
 
 @pytest.mark.parametrize("form", ["single"], indirect=True)
 @pytest.mark.parametrize("networks", [None, convolutions])
-def test_a_critic_in_its_own_process_gives_the_same_bits(make, networks):
+def test_a_critic_in_its_own_process_gives_the_same_bits(make, networks, monkeypatch):
+    # The process imports this file, which holds the class of one of the critics.
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
     made = make(networks=networks)
     here, there = (
         SinglePolicy(copy.deepcopy(made.copies[0]), made.config, SYRE, DECAY, update_threads=n)
