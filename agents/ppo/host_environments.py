@@ -125,7 +125,7 @@ class HostEnvironments:
 
     Args:
         envs: Vector environment with SAME_STEP autoreset, a Box of observations, and a Box of floats or
-            Discrete for actions. `info` may have an integer "task"; values of other types count as none.
+            Discrete for actions. `info` may have an integer "task" of at least 0; others count as none.
         seeds: Seed of each environment's first reset (`environment_seeds` returns those of a run).
         device: Device of the learner.
 
