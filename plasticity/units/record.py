@@ -84,6 +84,8 @@ class UnitRecord:
         self.not_followed: dict[str, str] = {}
         self.unequal: dict[str, str] = {}
         self.outputs: set[str] = set()
+        # unit numbers along the first axis of a normalisation's tensor, its path, whether it is a factor
+        self.normalizers: list[tuple[Tensor, str, bool]] = []
 
     def source(self, number: int) -> Source:
         """Return the source of a unit."""

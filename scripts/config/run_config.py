@@ -23,7 +23,6 @@ from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import (
     MITIGATIONS,
     Mitigation,
-    Shift,
     method_name,
     mitigation_names,
     require_compatible,
@@ -194,6 +193,10 @@ class RunConfig:
         """Return the names of the fields that hold mitigations."""
         return tuple(each.name for each in fields(cls) if each.name in METHOD_FIELDS)
 
+    def methods(self) -> tuple[tuple[Mitigation, ...], ...]:
+        """Return the mitigations of each network that the run trains."""
+        return (self.method,)
+
     @classmethod
     def has_critic(cls) -> bool:
         """Return whether the runs have a critic, whose mitigations can have settings of their own."""
@@ -335,6 +338,10 @@ class ControlRunConfig(RunConfig):
         """Return the configuration of ants on this many cores, unless the user gave a number."""
         return self if self.stream.cores is not None else with_values(self, {"stream.cores": cores})
 
+    def methods(self) -> tuple[tuple[Mitigation, ...], ...]:
+        """Return the mitigations of actor and critic."""
+        return self.method, self.method_of_critic
+
     @property
     def method_of_critic(self) -> tuple[Mitigation, ...]:
         """Mitigations of the critic."""
@@ -344,8 +351,6 @@ class ControlRunConfig(RunConfig):
         super().__post_init__()
         if self.critic_method is not None:
             require_compatible(self.critic_method)
-        if any(isinstance(each, Shift) for each in (*self.method, *self.method_of_critic)):
-            raise ValueError(f"{Shift.name} is a control of the image benchmarks: leave it out.")
         rollout = self.agent.rollout_steps
         if rollout % self.stream.num_envs:
             raise ValueError(

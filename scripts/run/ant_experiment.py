@@ -7,7 +7,6 @@ from typing import Any
 
 from plasticity.agents.ppo.agent import PPO, StackedPPO
 from plasticity.agents.ppo.environments import Environments
-from plasticity.mitigations import regularizer_settings
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.ant_environments import joined, make_environments, part, with_tensors
 from plasticity.scripts.run.ant_rows import AntRows, has_all_rows
@@ -89,8 +88,9 @@ class AntExperiment:
     def _measure(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Add the metrics to these rows."""
         sound = [run for run in rows if not self.has_diverged(run)]
+        counts = self._agent.policies.take_counts()
         for run, numbers in self._metrics.take(self._agent.observations, sound).items():
-            rows[run].update(numbers)
+            rows[run].update(numbers | counts[run])
 
     def take_episodes(self, run: int) -> list[dict[str, Any]]:
         """Return the episodes of a run that ended since the last call, in the order of their ends."""
@@ -181,15 +181,12 @@ def _agent(
     configs: Sequence[ControlRunConfig], envs: Environments, *, stacked: bool
 ) -> PPO | StackedPPO:
     config = configs[0]
-    regularizers = [
-        (regularizer_settings(each.method), regularizer_settings(each.method_of_critic))
-        for each in configs
-    ]  # the agent derives the seeds of their anchors from its own
     if not stacked:
         return PPO(
             envs,
             config.agent,
-            *regularizers[0],
+            config.method,
+            config.method_of_critic,
             seed=config.seed,
             device=config.device,
             update_threads=min(config.stream.num_cores, 2),
@@ -197,8 +194,8 @@ def _agent(
     return StackedPPO(
         envs,
         config.agent,
-        [actor for actor, _ in regularizers],
-        [critic for _, critic in regularizers],
+        [each.method for each in configs],
+        [each.method_of_critic for each in configs],
         seeds=[each.seed for each in configs],
         device=config.device,
     )

@@ -13,10 +13,10 @@ from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, SeededMethod, Syre
 from plasticity.tasks.streams.base import StackedTask, TaskSpec
 
-SYRE = RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3)
+SYRE = SeededMethod((Syre(strength=0.01, sigma=0.5),), anchor_seed=3)
 FORMS = ["single", "stacked"]
 BLOBS = TaskSpec(input_shape=(1, 8, 8), output_size=2)
 
@@ -53,7 +53,7 @@ def task_of(form, index=0, **settings):
 CNN = NetworkConfig()
 
 
-def make(form, config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu", classes=2, **more):
+def make(form, config=None, method=SYRE, seed=5, network=CNN, device="cpu", classes=2, **more):
     """Return the training of network `seed`, or of it and `seed` + 1."""
 
     def build(seed):
@@ -62,13 +62,11 @@ def make(form, config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu",
 
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
     if form == "single":
-        return Classifier(
-            build(seed), config, regularizer, data_order_seed=9, device=device, **more
-        )
+        return Classifier(build(seed), config, method, data_order_seed=9, device=device, **more)
     return StackedClassifier(
         [build(seed), build(seed + 1)],
         config,
-        [regularizer] * 2,
+        [method] * 2,
         data_order_seeds=[9, 10],
         device=device,
         **more,
@@ -211,7 +209,7 @@ class Restricted(nn.Module):
 def test_inactive_classes_take_no_part(form, loss):
     """Tasks of classes 1 and 3 of 5, then all, then 0 and 4: as a network restricted to their logits."""
     config = ClassifierConfig(learning_rate=0.05, batch_size=16, loss=loss, momentum=0.9)
-    plain = RegularizerSettings()
+    plain = PLAIN_METHOD
     trainer = make(form, config, plain, classes=5)
     for index, active in enumerate([(1, 3), None, (0, 4)]):
         states = saved(trainer)
@@ -272,7 +270,7 @@ def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
     """Compiled anew for each number, torch would refuse the ninth."""
     config = ClassifierConfig(batch_size=25, loss="squared-error", compile=True)
     network = NetworkConfig(architecture="mlp", hidden=(4,))
-    trainer = make("single", config, RegularizerSettings(), classes=12, network=network)
+    trainer = make("single", config, PLAIN_METHOD, classes=12, network=network)
     for index in range(1, 12):
         spec = replace(BLOBS, output_size=12, active=tuple(range(index)))
         assert trainer.train(Blobs(index, spec=spec))
