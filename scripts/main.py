@@ -21,6 +21,7 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS, Benchmark, require_
 from plasticity.scripts.config.command_line import first_line, parse_options
 from plasticity.scripts.config.files import read_config_file
 from plasticity.scripts.config.grid import Axis, parse_grid
+from plasticity.scripts.config.nested import require_object
 from plasticity.scripts.config.options import (
     RunOptions,
     default_options,
@@ -186,10 +187,14 @@ def _default_options(
     chosen = _chosen_presets(require_benchmark(name), rest)
     if saved is None:
         return default_options(name, chosen)
+    architecture = chosen.pop("architecture", None)
     if chosen:
         option = next(iter(chosen))
         raise ValueError(f"Give --{option} {chosen[option]} or --config {file}, not both.")
     try:
+        if architecture is not None:
+            network = require_object(saved.get("network", {}), "network")
+            saved = {**saved, "network": {**network, "architecture": architecture}}
         return options_from_config(name, saved)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--config {file}: {error}") from error
@@ -198,7 +203,7 @@ def _default_options(
 def _chosen_presets(benchmark: Benchmark, rest: Sequence[str]) -> dict[str, str]:
     """Read the options that change the defaults of others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in benchmark.presets:
+    for option in benchmark.all_presets:
         # Without a value, it is reported with the other options.
         parser.add_argument(f"--{option}", nargs="?")
     given = vars(parser.parse_known_args(rest)[0])

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from plasticity.agents.networks import NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
@@ -61,7 +62,12 @@ class Benchmark:
     """Benchmark whose tuned settings count for mitigations that were not searched on this one."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
-    """Options that choose between named groups of values, by name."""
+    """Options of its own that choose between named groups of values, by name."""
+
+    @property
+    def all_presets(self) -> dict[str, Presets]:
+        """Options that choose between named groups of values, that of the network's architecture included."""
+        return {**self.presets, **architecture_presets(self.config)}
 
     def mitigation(self, name: str) -> Mitigation:
         """Return a mitigation with its tuned settings; with its own defaults where none were searched.
@@ -261,6 +267,25 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {**saved, **read_config(saved).to_json()}
 
 
+def architecture_presets(config: RunConfig) -> dict[str, Presets]:
+    """Return the option that chooses the network's architecture; none for runs without such a network.
+
+    Another architecture than that of the configuration begins with its own defaults.
+    """
+    if not isinstance(config, SupervisedRunConfig):
+        return {}
+    own = config.network
+    networks = {
+        name: own if name == own.architecture else kind() for name, kind in NETWORKS.items()
+    }
+    presets = Presets(
+        help="Architecture of the network; each has options of its own.",
+        default=own.architecture,
+        values={name: {"network": each} for name, each in networks.items()},
+    )
+    return {"architecture": presets}
+
+
 def presets_of(benchmark: Benchmark, chosen: Mapping[str, str]) -> RunConfig:
     """Return the configuration of a benchmark with the values of chosen presets.
 
@@ -271,12 +296,12 @@ def presets_of(benchmark: Benchmark, chosen: Mapping[str, str]) -> RunConfig:
     Raises:
         ValueError: if the benchmark has no such option, or the option no such group.
     """
-    config = benchmark.config
+    config, presets = benchmark.config, benchmark.all_presets
     for option, name in chosen.items():
-        if option not in benchmark.presets:
+        if option not in presets:
             raise ValueError(
                 f"--{option} {name} means nothing to {config.benchmark}: leave it out."
             )
-        require_known(option, name, benchmark.presets[option].values)
-        config = with_values(config, benchmark.presets[option].values[name])
+        require_known(option, name, presets[option].values)
+        config = with_values(config, presets[option].values[name])
     return config

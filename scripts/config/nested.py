@@ -39,12 +39,15 @@ class Setting:
 def settings_of(config: Any, prefix: str = "") -> Iterator[Setting]:
     """Yield the settings of a dataclass instance and of those nested in it, in the order of its fields.
 
-    An option is named as its field, unless the field's metadata has another name under "option".
+    An option is named as its field, unless the field's metadata has another name under "option". Fields that
+    a class fixes (`init=False`) are no settings.
     """
     types = get_type_hints(type(config), include_extras=True)
     docs = field_docstrings(type(config))
     for each in fields(config):
         path, value = f"{prefix}{each.name}", getattr(config, each.name)
+        if not each.init:
+            continue
         if is_dataclass(value):
             yield from settings_of(value, f"{path}.")
         else:
@@ -97,6 +100,7 @@ def from_plain(
     """Make a dataclass, and those nested in it, from what `to_plain` gives.
 
     A whole number in a field of floats becomes a float: 1 and 1.0 are one setting, also where it is saved.
+    Values of fields that a class fixes (`init=False`) are ignored: they tell `kinds` which class to make.
 
     Args:
         kind: The dataclass to make.
@@ -119,7 +123,9 @@ def from_plain(
         require_known(f"key of {part}", name, known)
     types = get_type_hints(kind)
     for name, each in known.items():
-        if name in values:
+        if not each.init:
+            values.pop(name, None)
+        elif name in values:
             inner = None if fallback is None else getattr(fallback, name)
             path = f"{where}.{name}" if where else name
             values[name] = _value(kinds.get(path, types[name]), values[name], path, inner, kinds)
@@ -144,7 +150,8 @@ def _has_default(each: Field[Any]) -> bool:
 def _value(kind: Any, plain: Any, where: str, fallback: Any, kinds: Mapping[str, type]) -> Any:
     if is_dataclass(kind):
         assert isinstance(kind, type)
-        return from_plain(kind, plain, where, fallback, kinds)
+        same_kind = fallback if isinstance(fallback, kind) else None
+        return from_plain(kind, plain, where, same_kind, kinds)
     if get_origin(kind) is tuple:
         if not isinstance(plain, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {plain!r}.")

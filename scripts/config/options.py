@@ -13,6 +13,7 @@ from plasticity.checks import nearest
 from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
 from plasticity.scripts.config.benchmarks import (
     Presets,
+    architecture_presets,
     named_benchmark,
     presets_of,
     require_benchmark,
@@ -74,7 +75,8 @@ class RunOptions(CommandOptions):
     """Settings that the critic's mitigations have instead, by name."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
-    """Options that choose between named groups of values; none where the defaults are of a file."""
+    """Options that choose between named groups of values; a benchmark's own have no place where the defaults
+    are of a file."""
 
     @property
     def benchmark(self) -> str:
@@ -119,7 +121,7 @@ def default_options(benchmark_name: str, presets: Mapping[str, str] | None = Non
         out=Path("runs") / benchmark_name,
         config=replace(presets_of(benchmark, presets or {}), device="auto"),
         mitigations={name: benchmark.mitigation(name) for name in MITIGATIONS},
-        presets=benchmark.presets,
+        presets=benchmark.all_presets,
     )
 
 
@@ -163,7 +165,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         critic=_critic_settings(plain["critic_method"], methods, mitigations)
         if "critic_method" in plain
         else {},
-        presets={},
+        presets=architecture_presets(config),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN, NETWORKS, Network
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import (
@@ -298,11 +298,20 @@ class SupervisedRunConfig(RunConfig):
     tracking: SupervisedTracking = field(default_factory=SupervisedTracking)
     """Measurements along the way."""
 
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Shape of the network."""
+    network: Network = field(default_factory=CNN)
+    """Network, of any architecture."""
 
     agent: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Settings of the training."""
+
+    def kinds_of(self, plain: Mapping[str, Any]) -> dict[str, type]:
+        """Return the kinds of the stream and of the network, which names its architecture."""
+        network = plain.get("network")
+        named = network.get("architecture") if isinstance(network, Mapping) else None
+        if named is None:
+            return {**super().kinds_of(plain), "network": type(self.network)}
+        require_known("architecture", named, NETWORKS)
+        return {**super().kinds_of(plain), "network": NETWORKS[named]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork
 from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import Shift, regularizer_settings
+from plasticity.mitigations import Shift, network_spec, regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.scripts.config.run_config import SupervisedRunConfig
@@ -57,7 +56,7 @@ class ImageExperiment:
         self._streams = [image_stream(each, dataset) for each in configs]
         self._tasks = stack(self._streams) if stacked else self._streams[0]
         networks = [initial_network(each, self._tasks[0].spec) for each in configs]
-        self._layers = networks[0].hidden_layers
+        self._layers: Sequence[str] = networks[0].hidden_layers  # type: ignore[assignment]
         self._prefix = "" if _shift(config) is None else "model."  # of the layers' names
         self._trainer = _trainer(configs, networks, stacked=stacked)
         self._next_tasks = [0] * len(configs)
@@ -210,12 +209,17 @@ def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> Permuted
     )
 
 
-def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> ImageNetwork:
+def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
     """Return the initial network of a run, on the CPU."""
     # Layers draw their initial weights from the global generator, which is seeded here and used for
     # nothing else.
     torch.manual_seed(child_seed(config.seed, "weights"))
-    return ImageNetwork(spec.input_shape, spec.output_size, config.network)
+    return _built(config, spec)
+
+
+def _built(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
+    plain = config.network.spec(spec.input_shape, spec.output_size)
+    return config.network.build(network_spec(config.method, plain))
 
 
 def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
@@ -236,11 +240,11 @@ def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
             )
     spec = PermutedImages(dataset, num_tasks=1, seed=0)[0].spec
     with torch.device("meta"):  # shapes without memory
-        ImageNetwork(spec.input_shape, spec.output_size, config.network)
+        _built(config, spec)
 
 
 def _trainer(
-    configs: Sequence[SupervisedRunConfig], networks: Sequence[ImageNetwork], *, stacked: bool
+    configs: Sequence[SupervisedRunConfig], networks: Sequence[nn.Module], *, stacked: bool
 ) -> Trainer:
     """Return the training of these networks, at its beginning."""
     config = configs[0]

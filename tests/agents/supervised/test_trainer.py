@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -44,21 +44,23 @@ class Blobs:
         )
 
 
+DEFAULT = CNN()
+
+
 def task_of(form, index=0, **settings):
     if form == "single":
         return Blobs(index, **settings)
     return StackedTask((Blobs(index, **settings), Blobs(index, seed=1, **settings)))
 
 
-CNN = NetworkConfig()
-
-
-def make(form, config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu", classes=2, **more):
+def make(
+    form, config=None, regularizer=SYRE, seed=5, network=DEFAULT, device="cpu", classes=2, **more
+):
     """Return the training of network `seed`, or of it and `seed` + 1."""
 
     def build(seed):
         torch.manual_seed(seed)
-        return ImageNetwork((1, 8, 8), classes, network)
+        return network.build(network.spec((1, 8, 8), classes))
 
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
     if form == "single":
@@ -271,7 +273,7 @@ def test_a_task_chooses_its_loss(form):
 def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
     """Compiled anew for each number, torch would refuse the ninth."""
     config = ClassifierConfig(batch_size=25, loss="squared-error", compile=True)
-    network = NetworkConfig(architecture="mlp", hidden=(4,))
+    network = MLP(hidden=(4,))
     trainer = make("single", config, RegularizerSettings(), classes=12, network=network)
     for index in range(1, 12):
         spec = replace(BLOBS, output_size=12, active=tuple(range(index)))
@@ -299,7 +301,7 @@ OPTIMIZERS = [
 ]
 
 
-def compare_with_eager(form, config, network=CNN, **tolerance):
+def compare_with_eager(form, config, network=DEFAULT, **tolerance):
     """Compare two tasks eagerly, compiled, and compiled with a stop halfway."""
     eager = make(form, replace(config, compile=False), network=network)
     straight, stopped = (make(form, config, network=network) for _ in range(2))
@@ -333,7 +335,7 @@ def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, form, optimizer):
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_on_a_cpu_agrees_and_resumes(form):
     config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
-    compare_with_eager(form, config, NetworkConfig(architecture="mlp", hidden=(16,)))
+    compare_with_eager(form, config, MLP(hidden=(16,)))
 
 
 # ---- a GPU ------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity.agents.networks.image import ACTIVATIONS, NetworkConfig
+from plasticity.agents.networks import CNN, MLP
+from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
@@ -40,14 +41,17 @@ ANT = ControlRunConfig(
 
 widths = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
 positive = st.floats(1e-9, 1e3)
-networks = st.builds(
-    NetworkConfig,
-    architecture=st.sampled_from(["cnn", "mlp"]),
-    channels=widths,
-    downsampling=st.sampled_from(["stride", "max-pool"]),
-    kernel_size=st.sampled_from([1, 3, 5]),
-    hidden=widths,
-    activation=st.sampled_from(sorted(ACTIVATIONS)),
+activations = st.sampled_from(sorted(ACTIVATIONS))
+networks = st.one_of(
+    st.builds(
+        CNN,
+        channels=widths,
+        downsampling=st.sampled_from(["stride", "max-pool"]),
+        kernel_size=st.sampled_from([1, 3, 5]),
+        hidden=widths,
+        activation=activations,
+    ),
+    st.builds(MLP, hidden=widths, activation=activations),
 )
 classifiers = st.one_of(
     st.builds(

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 import torch
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
@@ -21,7 +21,7 @@ from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
     stream=PermutedImagesConfig(dataset="digits", num_tasks=3),
-    network=NetworkConfig(channels=(4, 4), hidden=(8,)),
+    network=CNN(channels=(4, 4), hidden=(8,)),
     agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=64),
     tracking=SupervisedTracking(probe_size=32),
 )
@@ -253,7 +253,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(metrics, stacked):
 @pytest.mark.parametrize("stacked", FORMS)
 @pytest.mark.parametrize("metrics", [(), ("effective_rank",), ("weight_norm",)])
 def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics, stacked):
-    mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
+    mlp = MLP(hidden=(2, 2))
     overflowing = experiment({"network": mlp, "tracking.metrics": metrics}, stacked)
     trainer = overflowing._trainer
     last = len(overflowing.configs) - 1
@@ -318,7 +318,7 @@ MANY = with_values(
     TINY,
     {
         "stream.num_tasks": 2,
-        "network": NetworkConfig(channels=(4,), hidden=(8,)),
+        "network": CNN(channels=(4,), hidden=(8,)),
         "agent.batch_size": 128,
         "tracking.metrics": tuple(METRICS),
     },
