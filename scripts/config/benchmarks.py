@@ -14,6 +14,7 @@ from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
+from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -234,11 +235,14 @@ def benchmark_config(name: str, kind: type[_Config]) -> _Config:
 def read_config(saved: Mapping[str, Any]) -> RunConfig:
     """Read a configuration as `config.json` holds it; a missing key has the default of its dataclass.
 
+    The modules that it names are imported first.
+
     Raises:
         ValueError: if a key or a name in it is unknown, a key without a default is missing, or a value is
             out of range.
         TypeError: if a value has the wrong type.
     """
+    import_saved(saved)
     return require_benchmark(named_benchmark(saved)).config.read(saved)
 
 
@@ -260,6 +264,7 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: if a key or a value is wrong.
     """
+    import_saved(saved)
     name = saved.get("benchmark")
     is_foreign = isinstance(name, str | None) and name not in BENCHMARKS  # or of a later version
     if is_foreign:

@@ -51,9 +51,11 @@ FREE_TO_CHANGE = (
     "agent.compile",
     "agent.kernel",
     "device",
+    "imports",
 )
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes
-numbers by rounding at most), and where its data lie."""
+numbers by rounding at most), where its data lie, and which modules are imported (a run needs its own ones,
+and its method, stream and network name what they registered)."""
 
 METHOD_FIELDS = ("method", "critic_method")
 """Fields that hold mitigations."""
@@ -146,6 +148,9 @@ class RunConfig:
     device: str = "cpu"
     """Device that the run trains on: cpu, cuda, cuda:1, mps; auto before one is chosen, in `RunOptions`."""
 
+    imports: tuple[str, ...] = ()
+    """Modules of the user's own, imported first: they register what the run is made of."""
+
     stream: Any
     """Stream of tasks; its settings are of the same kind as those in the benchmark's default
     configuration."""
@@ -159,6 +164,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("benchmark", "device"):
             require_name(name, getattr(self, name))
+        for each in self.imports:
+            require_name("a name in imports", each)
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]

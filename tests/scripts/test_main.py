@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plasticity.agents.networks import CNN, MLP
+from plasticity.agents.networks import CNN, MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
@@ -86,10 +86,10 @@ def test_usage_names_every_command(call, arguments):
 def test_list_has_a_line_for_each_entry(call):
     code, out, _ = call("list")
     assert code == 0
-    for name in (*BENCHMARKS, "none", *MITIGATIONS, *METRICS):
+    for name in (*BENCHMARKS, "none", *MITIGATIONS, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
-    assert (code, out.splitlines()[0]) == (0, "usage: plasticity list")
+    assert (code, out.splitlines()[0]) == (0, "usage: plasticity list [--import MODULE …]")
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
@@ -103,7 +103,7 @@ def test_help_of_a_run_names_every_option(call, command, benchmark):
     options += ["--weight-decay.decoupled", "--l2-init.strength", "--shift.sigma"]
     options += ["--architecture", "--channels", "--downsampling", "--kernel-size", "--hidden"]
     options += ["--activation", "--optimizer", "--learning-rate", "--momentum", "--batch-size"]
-    options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config"]
+    options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config", "--import"]
     for option in options:
         assert re.search(rf"{option}\b", out), option
     assert ("--grid" in out) == (command == "sweep")
