@@ -88,7 +88,8 @@ class SupervisedTracking(Tracking):
     """Measurements of a classifier, at the end of every task."""
 
     probe_size: int = 512
-    """Test images (the first ones, of the task) that the metrics are measured on."""
+    """Test examples of the task (the first ones) that the metrics are measured on; training examples if it
+    has no test set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 
@@ -14,8 +15,13 @@ from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
-from plasticity.scripts.run.image_experiment import ImageExperiment
-from plasticity.tasks import load_dataset
+from plasticity.scripts.run.image_experiment import ImageExperiment, supervised_stream
+from plasticity.tasks import TaskSpec, load_dataset
+from plasticity.tasks.streams.images import (
+    ImageStreamConfig,
+    SelectedImages,
+    SelectedImagesStream,
+)
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 TINY = SupervisedRunConfig(
@@ -38,7 +44,7 @@ def experiment(changes=None, stacked=False, dataset=True):
     """Return the experiment of one run, or stacked with that of another seed."""
     config = with_values(TINY, changes or {})
     configs = [config, with_values(config, {"seed": config.seed + 1})] if stacked else [config]
-    return ImageExperiment(configs, stacked=stacked, dataset=digits() if dataset else None)
+    return ImageExperiment(configs, stacked=stacked, data=digits() if dataset else None)
 
 
 def rows_of(experiment, should_stop=lambda: False):
@@ -288,6 +294,49 @@ def test_a_batch_or_a_probe_larger_than_the_data_is_refused(stacked):
         experiment({"tracking.probe_size": 356}, stacked)
 
 
+class Untested(SelectedImagesStream):
+    """Even digits, then odd ones, or the reverse, by the seed; there is no test set."""
+
+    def make_task(self, index):
+        own = (self.dataset.train_labels + self.seed) % 2 == index % 2
+        rows = own.nonzero().flatten()[:600]
+        classes = tuple(label for label in range(10) if (label + self.seed) % 2 == index % 2)
+        spec = TaskSpec(input_shape=(1, 8, 8), output_size=10, active=classes)
+        labels = self.dataset.train_labels[rows]
+        return SelectedImages(index, spec, self.dataset, rows, labels, rows[:0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntestedConfig(ImageStreamConfig):
+    def make(self, data, seed):
+        return Untested(data, self.num_tasks, seed)
+
+
+def test_a_stream_of_ones_own_without_tests_and_with_other_classes_in_each_run():
+    stream = UntestedConfig(dataset="digits", num_tasks=2)
+    config = replace(TINY, stream=stream)
+    configs = [with_values(config, {"seed": seed}) for seed in range(4)]
+    streams = [supervised_stream(each, digits()) for each in configs]
+    assert len({each[0].spec.active for each in streams}) == 2  # even digits and odd ones
+    together = stacked_rows(configs)[0]
+    for each, rows, own in zip(configs, together, streams, strict=True):
+        single = ImageExperiment([each], stacked=False, data=digits())
+        expected = rows_of(single)[0]
+        assert_near(rows, expected)
+        assert "test_accuracy" not in expected[0]
+        # the first 32 training images: the metrics of the last row are of the trained network on them
+        probe = own[1].train_batch(torch.arange(32))[0]
+        found = single._trainer.measure(probe, ("dead_fraction",), single._layers, [0])[0]
+        for name, value in found.items():
+            assert expected[-1][name] == value
+
+
+def test_a_probe_of_training_examples_is_no_larger_than_their_set():
+    config = replace(TINY, stream=UntestedConfig(dataset="digits", num_tasks=2))
+    with pytest.raises(ValueError, match=r"--probe-size 601 is larger than the 600 training exam"):
+        ImageExperiment.require_runnable([with_values(config, {"tracking.probe_size": 601})])
+
+
 @pytest.mark.parametrize("stacked", FORMS)
 def test_the_data_are_loaded_by_name(stacked):
     loaded = experiment(SHORT, stacked, dataset=False)
@@ -336,7 +385,7 @@ EXPLODING = with_values(MANY, {"method": (WeightDecay(strength=1e20),)})
 
 def alone(config, should_stop=lambda: False, state=None):
     """Return the rows of a single run, and its state."""
-    single = ImageExperiment([config], stacked=False, dataset=digits())
+    single = ImageExperiment([config], stacked=False, data=digits())
     if state is not None:
         single.load_state_dict(0, state)
     return rows_of(single, should_stop)[0], states_of(single)[0]
@@ -344,7 +393,7 @@ def alone(config, should_stop=lambda: False, state=None):
 
 def stacked_rows(configs, should_stop=lambda: False, begun=()):
     """Return the rows of stacked runs, and their states."""
-    many = ImageExperiment(configs, stacked=True, dataset=digits())
+    many = ImageExperiment(configs, stacked=True, data=digits())
     for run, state in enumerate(begun):
         many.load_state_dict(run, state)
     return rows_of(many, should_stop), states_of(many)
@@ -424,7 +473,7 @@ def test_one_that_diverges_ends_and_disturbs_no_other():
 
 def test_runs_at_different_tasks_are_refused():
     _, states = stacked_rows(RUNS[:2], after(STEPS + 1))
-    many = ImageExperiment(RUNS[:2], stacked=True, dataset=digits())
+    many = ImageExperiment(RUNS[:2], stacked=True, data=digits())
     many.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
         many.next_rows(lambda: False)
