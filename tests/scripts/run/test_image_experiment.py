@@ -8,11 +8,13 @@ from itertools import count
 
 import pytest
 import torch
+from curve_runs import Killed, content, train
 
 from plasticity.agents.networks.image import NetworkConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
+from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run.image_experiment import ImageExperiment, supervised_stream
@@ -477,6 +479,64 @@ def test_runs_at_different_tasks_are_refused():
     many.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
         many.next_rows(lambda: False)
+
+
+# ---- every benchmark -------------------------------------------------------------------------------
+
+STREAMS = {
+    type(each.config.stream): name
+    for name, each in BENCHMARKS.items()
+    if isinstance(each.config, SupervisedRunConfig)
+    and isinstance(each.config.stream, ImageStreamConfig)
+}.values()  # one of each kind
+
+
+def small(name):
+    """Return configurations of two runs of a benchmark, on the digits, with little to do."""
+    settings = {
+        **{"stream.dataset": "digits", "stream.num_tasks": 3, "network": TINY.network},
+        **{"agent.epochs_per_task": 2, "agent.batch_size": 64},
+        **{"tracking.probe_size": 32, "tracking.metrics": ("effective_rank", "update_norm")},
+        "method": (Syre(strength=0.01, sigma=0.5),),
+    }
+    config = with_values(BENCHMARKS[name].config, settings)
+    return [config, with_values(config, {"seed": 1})]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_stacked_runs_of_every_benchmark_are_those_alone(name):
+    configs = small(name)
+    together = stacked_rows(configs)[0]
+    for rows, config in zip(together, configs, strict=True):
+        assert_near(rows, alone(config)[0], rel=1e-3)
+        assert [row["task"] for row in rows] == [0, 1, 2]
+    assert together[0] != together[1]
+
+
+@pytest.mark.parametrize("stacked", FORMS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_benchmark_is_continued_to_the_byte(name, stacked, tmp_path):
+    configs = small(name)[: 1 + stacked]
+    whole, killed = ([(tmp_path / o / str(c.seed), c) for c in configs] for o in ("one", "other"))
+    assert train(whole)
+
+    def kill_after(calls):
+        steps = after(calls)
+
+        def kill():
+            if steps():
+                raise Killed
+
+        return kill
+
+    with pytest.raises(Killed):
+        train(killed, kill_after(8))
+    stops = 1
+    while not train(killed, after(11)):
+        stops += 1
+    assert stops > 2
+    for (path, _), (expected, _) in zip(killed, whole, strict=True):
+        assert content(path) == content(expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
