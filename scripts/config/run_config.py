@@ -288,7 +288,7 @@ class SupervisedRunConfig(RunConfig):
         ValueError: if a value is out of range.
     """
 
-    experiment: ClassVar[str] = "plasticity.scripts.run.image_experiment:ImageExperiment"
+    experiment: ClassVar[str] = "plasticity.scripts.run.supervised_experiment:SupervisedExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task",)
     length_path: ClassVar[str] = LENGTHS["task"]
     compiles_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")

@@ -17,7 +17,7 @@ from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
-from plasticity.scripts.run.image_experiment import ImageExperiment, supervised_stream
+from plasticity.scripts.run.supervised_experiment import SupervisedExperiment, supervised_stream
 from plasticity.tasks import TaskSpec, load_dataset
 from plasticity.tasks.streams.images import (
     ImageStreamConfig,
@@ -46,7 +46,7 @@ def experiment(changes=None, stacked=False, dataset=True):
     """Return the experiment of one run, or stacked with that of another seed."""
     config = with_values(TINY, changes or {})
     configs = [config, with_values(config, {"seed": config.seed + 1})] if stacked else [config]
-    return ImageExperiment(configs, stacked=stacked, data=digits() if dataset else None)
+    return SupervisedExperiment(configs, stacked=stacked, data=digits() if dataset else None)
 
 
 def rows_of(experiment, should_stop=lambda: False):
@@ -220,8 +220,8 @@ def test_continued_from_anywhere_to_the_byte(changes, stacked, steps, tmp_path):
     assert not first.is_finished(0)
     torch.save(states_of(first), tmp_path / "states")
     for run, state in enumerate(torch.load(tmp_path / "states", weights_only=True)):
-        assert ImageExperiment.progress_of(state) == pytest.approx(steps / 23)
-        assert not ImageExperiment.is_finished_at(state, first.configs[run])
+        assert SupervisedExperiment.progress_of(state) == pytest.approx(steps / 23)
+        assert not SupervisedExperiment.is_finished_at(state, first.configs[run])
         second.load_state_dict(run, state)
     assert second.progress == first.progress == pytest.approx(steps / 23)
     rest = rows_of(second)
@@ -253,7 +253,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(metrics, stacked):
     assert all(map(diverging.has_diverged, runs))
     again = experiment(stacked=stacked)
     for run, state in enumerate(states_of(diverging)):
-        assert ImageExperiment.is_finished_at(state, diverging.configs[run])
+        assert SupervisedExperiment.is_finished_at(state, diverging.configs[run])
         again.load_state_dict(run, state)
     assert all(map(again.is_finished, runs))
 
@@ -322,7 +322,7 @@ def test_a_stream_of_ones_own_without_tests_and_with_other_classes_in_each_run()
     assert len({each[0].spec.active for each in streams}) == 2  # even digits and odd ones
     together = stacked_rows(configs)[0]
     for each, rows, own in zip(configs, together, streams, strict=True):
-        single = ImageExperiment([each], stacked=False, data=digits())
+        single = SupervisedExperiment([each], stacked=False, data=digits())
         expected = rows_of(single)[0]
         assert_near(rows, expected)
         assert "test_accuracy" not in expected[0]
@@ -336,7 +336,7 @@ def test_a_stream_of_ones_own_without_tests_and_with_other_classes_in_each_run()
 def test_a_probe_of_training_examples_is_no_larger_than_their_set():
     config = replace(TINY, stream=UntestedConfig(dataset="digits", num_tasks=2))
     with pytest.raises(ValueError, match=r"--probe-size 601 is larger than the 600 training exam"):
-        ImageExperiment.require_runnable([with_values(config, {"tracking.probe_size": 601})])
+        SupervisedExperiment.require_runnable([with_values(config, {"tracking.probe_size": 601})])
 
 
 @pytest.mark.parametrize("stacked", FORMS)
@@ -387,7 +387,7 @@ EXPLODING = with_values(MANY, {"method": (WeightDecay(strength=1e20),)})
 
 def alone(config, should_stop=lambda: False, state=None):
     """Return the rows of a single run, and its state."""
-    single = ImageExperiment([config], stacked=False, data=digits())
+    single = SupervisedExperiment([config], stacked=False, data=digits())
     if state is not None:
         single.load_state_dict(0, state)
     return rows_of(single, should_stop)[0], states_of(single)[0]
@@ -395,7 +395,7 @@ def alone(config, should_stop=lambda: False, state=None):
 
 def stacked_rows(configs, should_stop=lambda: False, begun=()):
     """Return the rows of stacked runs, and their states."""
-    many = ImageExperiment(configs, stacked=True, data=digits())
+    many = SupervisedExperiment(configs, stacked=True, data=digits())
     for run, state in enumerate(begun):
         many.load_state_dict(run, state)
     return rows_of(many, should_stop), states_of(many)
@@ -456,7 +456,7 @@ def test_begun_stacked_and_continued_alone_and_the_reverse():
     rest, last = stacked_rows(RUNS, begun=states)
     for index, config in enumerate(RUNS):
         assert_near(begun[index] + rest[index], rows_alone()[index])
-        assert ImageExperiment.is_finished_at(last[index], config)
+        assert SupervisedExperiment.is_finished_at(last[index], config)
         assert alone(config, state=last[index])[0] == []
 
 
@@ -469,13 +469,13 @@ def test_one_that_diverges_ends_and_disturbs_no_other():
     assert [text(rows[index]) for index in (0, 2)] == [
         text(all_stacked()[index]) for index in (0, 2)
     ]
-    assert ImageExperiment.is_finished_at(states[1], EXPLODING)
+    assert SupervisedExperiment.is_finished_at(states[1], EXPLODING)
     assert alone(EXPLODING, state=states[1])[0] == []
 
 
 def test_runs_at_different_tasks_are_refused():
     _, states = stacked_rows(RUNS[:2], after(STEPS + 1))
-    many = ImageExperiment(RUNS[:2], stacked=True, data=digits())
+    many = SupervisedExperiment(RUNS[:2], stacked=True, data=digits())
     many.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
         many.next_rows(lambda: False)

@@ -27,7 +27,7 @@ REHEARSED_STEPS = STEPS_COUNTED_AT_ONCE
 """Number of steps after which a compiled step has been captured, and no more memory is allocated."""
 
 
-class ImageExperiment:
+class SupervisedExperiment:
     """Runs of a classifier on a stream: each has a row for each task.
 
     An `Experiment`, whose protocol describes the methods.
