@@ -53,14 +53,15 @@ class Benchmark:
     config: RunConfig
     """Configuration of its runs; the method and the seed are filled in later."""
 
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ("none", "weight-decay", "syre")
     """Methods of a run, by default."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of a run, by default."""
 
-    tuned_as: str
-    """Benchmark whose tuned settings count for mitigations that were not searched on this one."""
+    tuned_as: str | None = None
+    """Benchmark whose tuned settings count for mitigations that were not searched on this one. None: each
+    mitigation has its own defaults."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
     """Options of its own that choose between named groups of values, by name."""
@@ -79,7 +80,9 @@ class Benchmark:
         require_known("method", name, MITIGATIONS)
         tuned = tuned_settings()
         searched = (
-            tuned.get(each, {}).get(name) for each in (self.config.benchmark, self.tuned_as)
+            tuned.get(each, {}).get(name)
+            for each in (self.config.benchmark, self.tuned_as)
+            if each is not None
         )
         return MITIGATIONS[name](**next((each for each in searched if each is not None), {}))
 
@@ -157,54 +160,73 @@ def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -
     )
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    each.config.benchmark: each
-    for each in (
-        _permuted(
-            "permuted-mnist",
-            "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
-            "mnist",
-        ),
-        _permuted(
-            "permuted-fashion",
-            "Fashion-MNIST, permuted; the settings of permuted-mnist",
-            "fashion-mnist",
-        ),
-        _permuted(
-            "permuted-digits",
-            "scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
-            "digits",
-            num_tasks=30,
-            methods=("none", "weight-decay", "syre"),
-            tuned_as="permuted-digits",
-            probe_size=256,
-            batch_size=32,
-            epochs_per_task=10,
-        ),
-        _permuted(
-            "permuted-images",
-            "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
-            "images",
-        ),
-        _slippery_ant(
-            "slippery-ant",
-            "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
-            "bullet",
-        ),
-        _slippery_ant(
-            "slippery-ant-mujoco",
-            "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
-            "mujoco",
-        ),
-        _slippery_ant(
-            "slippery-ant-warp",
-            "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
-            "warp",
-            num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
-        ),
-    )
-}
+BENCHMARKS: dict[str, Benchmark] = {}
 """Benchmarks by name."""
+
+
+def register_benchmark(benchmark: Benchmark) -> Benchmark:
+    """Add a benchmark, which `plasticity run`, `sweep` and `list` then know by the name in its configuration.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        ValueError: if there is one of this name.
+    """
+    name = benchmark.config.benchmark
+    if name in BENCHMARKS:
+        raise ValueError(
+            f"There is a benchmark named {name!r} ({BENCHMARKS[name].description}): give another name."
+        )
+    BENCHMARKS[name] = benchmark
+    return benchmark
+
+
+for _each in (
+    _permuted(
+        "permuted-mnist",
+        "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
+        "mnist",
+    ),
+    _permuted(
+        "permuted-fashion",
+        "Fashion-MNIST, permuted; the settings of permuted-mnist",
+        "fashion-mnist",
+    ),
+    _permuted(
+        "permuted-digits",
+        "scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
+        "digits",
+        num_tasks=30,
+        methods=("none", "weight-decay", "syre"),
+        tuned_as="permuted-digits",
+        probe_size=256,
+        batch_size=32,
+        epochs_per_task=10,
+    ),
+    _permuted(
+        "permuted-images",
+        "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
+        "images",
+    ),
+    _slippery_ant(
+        "slippery-ant",
+        "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+        "bullet",
+    ),
+    _slippery_ant(
+        "slippery-ant-mujoco",
+        "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
+        "mujoco",
+    ),
+    _slippery_ant(
+        "slippery-ant-warp",
+        "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
+        "warp",
+        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+    ),
+):
+    register_benchmark(_each)
 
 
 def require_benchmark(name: str) -> Benchmark:

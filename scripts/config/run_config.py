@@ -90,7 +90,8 @@ class SupervisedTracking(Tracking):
     """Measurements of a classifier, at the end of every task."""
 
     probe_size: int = 512
-    """Test images (the first ones, of the task) that the metrics are measured on."""
+    """Test examples of the task (the first ones) that the metrics are measured on; training examples if it
+    has no test set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -294,7 +295,7 @@ class SupervisedRunConfig(RunConfig):
         ValueError: if a value is out of range.
     """
 
-    experiment: ClassVar[str] = "plasticity.scripts.run.image_experiment:ImageExperiment"
+    experiment: ClassVar[str] = "plasticity.scripts.run.supervised_experiment:SupervisedExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task",)
     length_path: ClassVar[str] = LENGTHS["task"]
     compiles_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
