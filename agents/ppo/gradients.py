@@ -10,14 +10,14 @@ Everything has leading dimensions `*lead`: none for one network, (R,) for R stac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.single import SingleNetwork
 from plasticity.agents.networks.actor_critic import DenseNetwork
-from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
+from plasticity.agents.networks.layers import ACTIVATIONS, DenseLayer
 from plasticity.stacking.networks import StackedNetworks
 
 _aten = torch.ops.aten
@@ -208,30 +208,39 @@ def gradients_of(
         batch_size: Number of rows of each network's input.
         by_autograd: Whether something has to be differentiated that is not written out.
     """
-    if _is_dense(networks.template) and not by_autograd:
-        return DenseGradients(networks.parameters, networks.template.activation, batch_size)
+    activation = None if by_autograd else _dense_activation(networks.template)
+    if activation is not None:
+        return DenseGradients(networks.parameters, activation, batch_size)
     return AutogradGradients(networks)
 
 
-def _is_dense(network: nn.Module) -> TypeGuard[DenseNetwork]:
-    """Return whether a network computes and learns exactly what `DenseGradients` does.
+def _dense_activation(network: nn.Module) -> str | None:
+    """Return the activation of a network that computes and learns exactly what `DenseGradients` does.
 
-    A `DenseNetwork` may have been changed after it was made: other layers, activations or hooks, no bias,
-    tied or frozen weights.
+    None for all others: a `DenseNetwork` may normalize its sums or have several activations, and it may have
+    been changed after it was made: other layers, activations or hooks, no bias, tied or frozen weights.
     """
     if not isinstance(network, DenseNetwork) or type(network).forward is not DenseNetwork.forward:
-        return False
+        return None
     *hidden, head = list(network.children())
-    activation = ACTIVATIONS[network.activation]
+    activation = next(
+        (
+            name
+            for name, function in ACTIVATIONS.items()
+            if all(getattr(layer, "activations", None) == (function,) for layer in hidden)
+        ),
+        None,
+    )
     layers_are_its_own = type(head) is nn.Linear and all(
-        type(layer) is DenseLayer and layer.activation is activation for layer in hidden
+        type(layer) is DenseLayer and layer.normalization is None for layer in hidden
     )
     # tied parameters have one name only, and a missing bias has none
     parameters = dict(network.named_parameters())
     names = [f"{layer}.{kind}" for layer in network._modules for kind in ("weight", "bias")]
-    return (
+    is_dense = (
         layers_are_its_own
         and list(parameters) == names
         and all(parameter.requires_grad for parameter in parameters.values())
         and not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
     )
+    return activation if is_dense else None

@@ -81,11 +81,6 @@ def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> Networ
     return spec
 
 
-def network_mitigations(mitigations: Sequence[Mitigation]) -> tuple[Mitigation, ...]:
-    """Return those that change the network: runs with the same ones have networks of the same shape."""
-    return tuple(each for each in mitigations if type(each).network is not Mitigation.network)
-
-
 def regularizer_settings(
     mitigations: Sequence[Mitigation], anchor_seed: int | None = None
 ) -> RegularizerSettings:
