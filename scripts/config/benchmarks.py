@@ -233,8 +233,7 @@ def read_config(saved: Mapping[str, Any]) -> RunConfig:
             out of range.
         TypeError: if a value has the wrong type.
     """
-    benchmark = require_benchmark(named_benchmark(saved))
-    return type(benchmark.config).from_json(saved)
+    return require_benchmark(named_benchmark(saved)).config.read(saved)
 
 
 def named_benchmark(saved: Mapping[str, Any], default: str | None = None) -> str:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache, reduce
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from plasticity.checks import require_known
@@ -87,7 +88,11 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(
-    kind: type[_Config], plain: object, where: str, fallback: _Config | None = None
+    kind: type[_Config],
+    plain: object,
+    where: str,
+    fallback: _Config | None = None,
+    kinds: Mapping[str, type] = MappingProxyType({}),
 ) -> _Config:
     """Make a dataclass, and those nested in it, from what `to_plain` gives.
 
@@ -99,6 +104,8 @@ def from_plain(
         where: Path of this part of the configuration, for messages; empty for the whole.
         fallback: Configuration that missing keys take their values from. None: a missing key has the
             default of its dataclass.
+        kinds: Dataclasses that fields hold instead of what they are annotated with, by path: those of the
+            streams, of which each benchmark has its own.
 
     Raises:
         ValueError: if a key is unknown (the message suggests the nearest), or missing without a default;
@@ -115,7 +122,7 @@ def from_plain(
         if name in values:
             inner = None if fallback is None else getattr(fallback, name)
             path = f"{where}.{name}" if where else name
-            values[name] = _value(types[name], values[name], path, inner)
+            values[name] = _value(kinds.get(path, types[name]), values[name], path, inner, kinds)
         elif fallback is not None:
             values[name] = getattr(fallback, name)
         elif not _has_default(each):
@@ -134,10 +141,10 @@ def _has_default(each: Field[Any]) -> bool:
     return each.default is not MISSING or each.default_factory is not MISSING
 
 
-def _value(kind: Any, plain: Any, where: str, fallback: Any) -> Any:
+def _value(kind: Any, plain: Any, where: str, fallback: Any, kinds: Mapping[str, type]) -> Any:
     if is_dataclass(kind):
         assert isinstance(kind, type)
-        return from_plain(kind, plain, where, fallback)
+        return from_plain(kind, plain, where, fallback, kinds)
     if get_origin(kind) is tuple:
         if not isinstance(plain, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {plain!r}.")

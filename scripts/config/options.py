@@ -138,7 +138,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
     """
     named = require_benchmark(named_benchmark(saved, benchmark_name)).config
     options = default_options(benchmark_name)
-    if type(named) is not type(options.config):
+    if not named.is_like(options.config):
         raise ValueError(
             f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
@@ -147,7 +147,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
     own = named.method_fields()
     plain = {name: saved[name] for name in own if saved.get(name) is not None}
     rest = {name: value for name, value in saved.items() if name not in own}
-    config = type(named).from_json({**rest, "benchmark": benchmark_name}, options.config)
+    config = options.config.read({**rest, "benchmark": benchmark_name}, options.config)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
     method = method_from_plain(plain.get("method", {}), "method", options.mitigations)
     mitigations = {**options.mitigations, **{each.name: each for each in method}}

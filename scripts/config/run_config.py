@@ -37,7 +37,7 @@ from plasticity.scripts.config.nested import (
     with_values,
 )
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
-from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+from plasticity.tasks.streams.base import SupervisedStreamConfig
 
 _Config = TypeVar("_Config", bound="RunConfig")
 
@@ -128,9 +128,6 @@ class RunConfig:
     length_path: ClassVar[str]
     """Path of the setting that gives the length of a run: with a larger one, it can be continued."""
 
-    fixed: ClassVar[tuple[str, ...]] = ()
-    """Settings that the name of the benchmark stands for."""
-
     has_video: ClassVar[bool] = False
     """Whether `plasticity video` can show what a run has learned."""
 
@@ -150,7 +147,8 @@ class RunConfig:
     """Device that the run trains on: cpu, cuda, cuda:1, mps; auto before one is chosen, in `RunOptions`."""
 
     stream: Any
-    """Stream of tasks."""
+    """Stream of tasks; its settings are of the same kind as those in the benchmark's default
+    configuration."""
 
     agent: Any
     """Settings of the learner."""
@@ -181,6 +179,11 @@ class RunConfig:
         return int(setting_at(self, self.length_path))
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        """Paths of the settings that the name of the benchmark stands for."""
+        return tuple(f"stream.{name}" for name in self.stream.fixed)
+
+    @property
     def cores(self) -> int:
         """Cores that the run occupies."""
         return 1
@@ -199,6 +202,10 @@ class RunConfig:
         """Return whether the runs have a critic, whose mitigations can have settings of their own."""
         return "critic_method" in cls.method_fields()
 
+    def is_like(self, other: RunConfig) -> bool:
+        """Return whether another configuration has settings of the same names."""
+        return (type(self), type(self.stream)) == (type(other), type(other.stream))
+
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as nested objects; a method is an object of its mitigations by name."""
         return {each.name: self._plain(each.name) for each in fields(self)}
@@ -209,11 +216,10 @@ class RunConfig:
             return {each.name: to_plain(each) for each in value}
         return to_plain(value)
 
-    @classmethod
-    def from_json(
-        cls: type[_Config], saved: Mapping[str, Any], fallback: _Config | None = None
-    ) -> _Config:
-        """Read what `to_json` gave, and what a run folder adds to it.
+    def read(self: _Config, saved: Mapping[str, Any], fallback: _Config | None = None) -> _Config:
+        """Read the configuration of a run of the same kind of benchmark, as `to_json` gave it.
+
+        What a run folder adds to it is left out. Of this configuration only the kinds of its parts count.
 
         Args:
             saved: The configuration.
@@ -227,11 +233,19 @@ class RunConfig:
         plain = without_origin(saved)
         methods: dict[str, Any] = {
             name: method_from_plain(given, name)
-            for name in cls.method_fields()
+            for name in self.method_fields()
             if (given := plain.pop(name, None)) is not None
         }
-        made = from_plain(cls, plain, "", fallback)
+        made = from_plain(type(self), plain, "", fallback, self.kinds_of(plain))
         return replace(made, **methods)
+
+    def kinds_of(self, plain: Mapping[str, Any]) -> dict[str, type]:
+        """Return the dataclasses of the parts that differ from benchmark to benchmark, by path.
+
+        Args:
+            plain: The configuration that is read, of which a part may name its own kind.
+        """
+        return {"stream": type(self.stream)}
 
 
 def method_from_plain(
@@ -276,10 +290,9 @@ class SupervisedRunConfig(RunConfig):
     experiment: ClassVar[str] = "plasticity.scripts.run.image_experiment:ImageExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task",)
     length_path: ClassVar[str] = LENGTHS["task"]
-    fixed: ClassVar[tuple[str, ...]] = ("stream.dataset",)
     compiles_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
-    stream: PermutedImagesConfig
+    stream: SupervisedStreamConfig
     """Stream of tasks."""
 
     tracking: SupervisedTracking = field(default_factory=SupervisedTracking)
@@ -304,7 +317,6 @@ class ControlRunConfig(RunConfig):
     experiment: ClassVar[str] = "plasticity.scripts.run.ant_experiment:AntExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task", "step")
     length_path: ClassVar[str] = LENGTHS["step"]
-    fixed: ClassVar[tuple[str, ...]] = ("stream.engine",)
     has_video: ClassVar[bool] = True
     compiles_on: ClassVar[tuple[str, ...]] = ("cuda",)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,25 @@ from plasticity.checks import as_integer, require_integer, require_known
 
 Loss = Literal["cross-entropy", "squared-error"]
 """Losses that a task can request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedStreamConfig:
+    """Settings of a supervised stream; a stream has its own, with these among them.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Settings that the name of a benchmark stands for: they are no options."""
+
+    num_tasks: int = field(metadata={"option": "tasks"})
+    """Number of tasks in the stream; a larger number extends a finished run."""
+
+    def __post_init__(self) -> None:
+        require_integer("num_tasks", self.num_tasks, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +12,16 @@ from torch import Tensor
 
 from plasticity.checks import require_integer, require_name
 from plasticity.tasks.datasets.images import ImageDataset
-from plasticity.tasks.streams.base import SupervisedStream, Task, TaskSpec
+from plasticity.tasks.streams.base import (
+    SupervisedStream,
+    SupervisedStreamConfig,
+    Task,
+    TaskSpec,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PermutedImagesConfig:
+class PermutedImagesConfig(SupervisedStreamConfig):
     """Settings of a stream of permuted images.
 
     Task k shows all images with their pixels in an order that depends on the run's seed and k alone; task 0
@@ -26,19 +32,18 @@ class PermutedImagesConfig:
         ValueError: if a value is out of range.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ("dataset",)
+
     dataset: str
     """Images that are permuted: mnist, fashion-mnist, kmnist, digits, or images (any folder of such
     files)."""
-
-    num_tasks: int = field(metadata={"option": "tasks"})
-    """Number of tasks in the stream; a larger number extends a finished run."""
 
     data_dir: str | None = None
     """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_name("dataset", self.dataset)
-        require_integer("num_tasks", self.num_tasks, minimum=1)
         if self.data_dir is not None and not isinstance(self.data_dir, str):
             raise TypeError(
                 f"data_dir must be the name of a folder or None, not {self.data_dir!r}."
