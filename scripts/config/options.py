@@ -57,7 +57,7 @@ class CommandOptions:
 
     stack: StackSize = "auto"
     """Runs that each process trains stacked: of image benchmarks (but for the method shift) and of
-    slippery-ant-warp. auto: one on a CPU; on CUDA as many as its memory holds."""
+    environments on a device (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

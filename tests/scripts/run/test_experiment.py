@@ -89,7 +89,12 @@ def test_the_program_does_not_name_its_kinds():
     shared = [f for f in folder.glob("*.py") if not f.name.startswith((*kinds, "stacked_"))]
     for file in shared:
         text = file.read_text()
-        for name in ("SupervisedRunConfig", "ControlRunConfig", "ImageExperiment", "AntExperiment"):
+        for name in (
+            "SupervisedRunConfig",
+            "ControlRunConfig",
+            "ImageExperiment",
+            "ControlExperiment",
+        ):
             assert name not in text, file
 
 
