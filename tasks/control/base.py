@@ -92,6 +92,11 @@ class EnvironmentConfig:
         """Return the stream of tasks, whose `describe(k)` gives a row what task `k` changed."""
         raise NotImplementedError
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """Keys of a row under which the stream tells what its task is (`Stream.describe`)."""
+        return tuple(self.make_stream(1, seed=0).describe(0))
+
     def make_env(
         self,
         values: Mapping[str, float] | None = None,

@@ -52,7 +52,9 @@ def test_runs_with_a_kernel_are_not_stacked(monkeypatch):
     assert ImageExperiment.can_stack(configured("permuted-digits", "eager"))
     assert not ImageExperiment.can_stack(configured("permuted-digits", "triton"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match="slippery-ant-warp are stacked, with a step of their own: leave"):
+    with pytest.raises(
+        ValueError, match="slippery-ant-warp are stacked, with a step of their own: leave"
+    ):
         ControlExperiment.require_runnable([configured("slippery-ant-warp", "triton")])
 
 

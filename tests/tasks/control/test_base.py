@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plasticity.tasks.control.base import EnvironmentConfig
+from plasticity.tasks.streams.base import Stream
 
 WHOLE = {"num_steps": 4096, "change_every": 1024}
 
@@ -23,6 +24,13 @@ class Echo(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         return self.seen, {}
+
+
+class Weights(Stream):
+    """Stream of weights."""
+
+    def describe(self, index):
+        return {"weight": float(index)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +74,11 @@ def test_a_family_without_pictures_or_device():
     config = EnvironmentConfig(**WHOLE)
     assert config.view is None
     assert config.on_device is False
+
+
+def test_rows_are_described_by_the_keys_of_the_stream():
+    class Described(EnvironmentConfig):
+        def make_stream(self, num_tasks, seed):
+            return Weights(num_tasks, seed)
+
+    assert Described(**WHOLE).described == ("weight",)
