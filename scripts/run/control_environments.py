@@ -53,14 +53,14 @@ def part(state: Mapping[str, Any], run: int, num_envs: int) -> dict[str, Any]:
 
 
 def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the state of all environments, from those of each run's."""
+    """Return the state of all environments, from those of each run's, as their `state_dict` gave it."""
     found: dict[str, Any] = {}
     for name in states[0]:
         values = [each[name] for each in states]
         if isinstance(values[0], Tensor):
             found[name] = torch.cat(values)
         else:
-            found[name] = [entry for value in values for entry in value]
+            found[name] = [_with_arrays(entry) for value in values for entry in value]
     return found
 
 
@@ -69,3 +69,8 @@ def with_tensors(state: Any) -> Any:
     return mapped(
         lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf, state
     )
+
+
+def _with_arrays(state: Any) -> Any:
+    """Return a copy with the arrays that `with_tensors` replaced."""
+    return mapped(lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf, state)

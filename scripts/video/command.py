@@ -223,9 +223,10 @@ class TrainedPolicy:
     ) -> None:
         observations, actions = env.observation_space, env.action_space
         assert isinstance(observations, Box), observations
+        assert isinstance(actions, Box | Discrete), actions
         discrete = isinstance(actions, Discrete)
         (size,) = observations.shape
-        num_outputs = int(actions.n) if discrete else actions.shape[0]
+        num_outputs = int(actions.n) if isinstance(actions, Discrete) else actions.shape[0]
         self._network = ActorCritic(size, num_outputs, settings.agent, discrete=discrete)
         self._normalizer = None
         try:

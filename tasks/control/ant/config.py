@@ -43,7 +43,7 @@ class SlipperyAntConfig(EnvironmentConfig):
         self, values: Mapping[str, float] | None = None, **arguments: Any
     ) -> gymnasium.Env[Any, Any]:
         """Make one ant; Warp's, one by one, are MuJoCo's."""
-        return ENGINES[self.engine](**(values or {}), **arguments)
+        return ENGINES[self.engine](**{**(values or {}), **arguments})
 
     @property
     def view(self) -> View:

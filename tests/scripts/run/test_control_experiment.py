@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,12 @@ from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.run.atomic_files import RunError
-from plasticity.scripts.run.control_environments import make_environments
+from plasticity.scripts.run.control_environments import (
+    joined,
+    make_environments,
+    part,
+    with_tensors,
+)
 from plasticity.scripts.run.control_experiment import ControlExperiment
 from plasticity.scripts.run.control_rows import ControlRows
 from plasticity.scripts.run.folder import RunFolder
@@ -481,3 +487,18 @@ def test_on_cuda_runs_stop_and_continue(tmp_path, warp, compile):
     assert not train(tmp_path, configs, after(1))
     assert train(tmp_path, configs)
     assert [row["step"] for row in rows(tmp_path / "1") if not row["boundary"]] == [128]
+
+
+def test_an_environment_gets_the_arrays_that_it_saved():
+    """Check the form of a checkpoint and back: tensors in between, as `torch.load` reads no arrays."""
+    states = [
+        {"tasks": torch.tensor([0, 1]), "environments": [{"x": np.arange(2.0)}, {"x": np.ones(1)}]},
+        {"tasks": torch.tensor([2, 3]), "environments": [{"x": np.zeros(3)}, {"x": np.ones(2)}]},
+    ]
+    whole = joined([with_tensors(state) for state in states])
+    assert whole["tasks"].tolist() == [0, 1, 2, 3]
+    assert [type(each["x"]) for each in whole["environments"]] == [np.ndarray] * 4
+    assert whole["environments"][0]["x"].tolist() == [0, 1]
+    second = part(with_tensors(whole), run=1, num_envs=2)
+    assert second["tasks"].tolist() == [2, 3]
+    assert [each["x"].tolist() for each in second["environments"]] == [[0, 0, 0], [1, 1]]
