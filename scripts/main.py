@@ -39,7 +39,7 @@ COMMANDS = {
     "sweep": "the same for every combination of a grid of settings",
     "report": "tables and figures of finished or unfinished runs",
     "tune": "make the best settings of a sweep the defaults of its benchmark",
-    "video": "a GIF, video or filmstrip of a run's trained ant",
+    "video": "a GIF, video or filmstrip of a run's trained agent",
     "list": "benchmarks, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",

@@ -27,6 +27,9 @@ class SupervisedStreamConfig:
     fixed: ClassVar[tuple[str, ...]] = ()
     """Settings that the name of a benchmark stands for: they are no options."""
 
+    described: ClassVar[tuple[str, ...]] = ()
+    """Keys of a row under which the stream tells what its task is (`Stream.describe`)."""
+
     num_tasks: int = field(metadata={"option": "tasks"})
     """Number of tasks in the stream; a larger number extends a finished run."""
 
