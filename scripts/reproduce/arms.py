@@ -24,6 +24,14 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the figure gives it, by option; the others are those of the command."""
 
+    line: str = ""
+    """Name of the line that it is a point of. Empty: that of the method."""
+
+    @property
+    def name(self) -> str:
+        """Name of the line that it is a point of."""
+        return self.line or self.method
+
     def folder(self, out: Path) -> Path:
         """Return the folder of its runs; each is in BENCHMARK/METHOD/seed_N in there."""
         return out / settings_name(self.settings)

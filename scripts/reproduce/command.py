@@ -59,22 +59,16 @@ def reproduce(arguments: Sequence[str], command: str = "the same command") -> in
     arms = figure.arms(scale)
     _require_free_settings(figure, arms, given)
     folder = options.out / name / scale
-    jobs = {arm_index: arm.jobs(options, folder) for arm_index, arm in enumerate(arms)}
-    wanted = [
-        job
-        for index, arm in enumerate(arms)
-        if arm.method in options.methods
-        for job in jobs[index]
-    ]
-    code = run_all(wanted, options, command)
+    planned = [(arm, arm.jobs(options, folder)) for arm in arms]
+    chosen = [jobs for arm, jobs in planned if arm.method in options.methods]
+    by_path = {job.path: job for jobs in chosen for job in jobs}  # lines may share a point
+    code = run_all(list(by_path.values()), options, command)
     if code:
         return code
     if not set(figure.methods) <= set(options.methods):
         print(f"No verdict: {name} compares {', '.join(figure.methods)}. Leave --methods out.")
         return 0
-    results = Results(
-        [(arm, [read_run(job.path) for job in jobs[index]]) for index, arm in enumerate(arms)]
-    )
+    results = Results([(arm, [read_run(job.path) for job in jobs]) for arm, jobs in planned])
     _conclude(figure, results, options, scale, given)
     return 0
 

@@ -29,8 +29,8 @@ class Results:
     arms: Sequence[tuple[Arm, Sequence[Run]]]
     """Each arm with its runs, one for each seed."""
 
-    def select(self, method: str, settings: Settings | None = None) -> list[tuple[Arm, list[Run]]]:
-        """Return the arms of a method with these settings.
+    def select(self, line: str, settings: Settings | None = None) -> list[tuple[Arm, list[Run]]]:
+        """Return the arms of a line (of a method, unless the figure names lines) with these settings.
 
         Raises:
             ValueError: if there is none.
@@ -39,22 +39,22 @@ class Results:
         found = [
             (arm, list(runs))
             for arm, runs in self.arms
-            if arm.method == method and wanted.items() <= arm.settings.items()
+            if arm.name == line and wanted.items() <= arm.settings.items()
         ]
         if not found:
-            raise ValueError(f"The figure has no arm of {method} with {dict(wanted)}.")
+            raise ValueError(f"The figure has no arm of {line} with {dict(wanted)}.")
         return found
 
-    def runs(self, method: str, settings: Settings | None = None) -> list[Run]:
+    def runs(self, line: str, settings: Settings | None = None) -> list[Run]:
         """Return the runs of one arm.
 
         Raises:
             ValueError: if no arm, or more than one, has these settings.
         """
-        found = self.select(method, settings)
+        found = self.select(line, settings)
         if len(found) > 1:
             raise ValueError(
-                f"{len(found)} arms of {method} have {dict(settings or {})}, the first of them"
+                f"{len(found)} arms of {line} have {dict(settings or {})}, the first of them"
                 f" {dict(found[0][0].settings)}: name more settings."
             )
         return found[0][1]
@@ -64,49 +64,46 @@ class Results:
         return sorted({arm.settings[option] for arm, _ in self.arms if option in arm.settings})
 
     def final(
-        self, metric: str, method: str, settings: Settings | None = None
+        self, metric: str, line: str, settings: Settings | None = None
     ) -> dict[int, float | None]:
         """Return the values of an arm at the end of its runs, by seed.
 
         Raises:
             ValueError: as `runs`.
         """
-        return {run.seed: _final(run, metric) for run in self.runs(method, settings)}
+        return {run.seed: _final(run, metric) for run in self.runs(line, settings)}
 
-    def estimate(
-        self, metric: str, method: str, settings: Settings | None = None
-    ) -> Estimate | None:
+    def estimate(self, metric: str, line: str, settings: Settings | None = None) -> Estimate | None:
         """Estimate the mean of `final` over seeds."""
-        return estimate(self.final(metric, method, settings).values())
+        return estimate(self.final(metric, line, settings).values())
 
     def difference(
         self,
         metric: str,
-        method: str,
+        line: str,
         settings: Settings,
         baseline: Settings,
-        baseline_method: str | None = None,
+        baseline_line: str | None = None,
     ) -> Estimate | None:
         """Estimate the mean difference of one arm from another at the end, paired by seed.
 
         Args:
             metric: Name in the rows.
-            method: Method of the arm.
+            line: Line of the arm.
             settings: Settings of the arm.
             baseline: Settings of the other arm, which is subtracted.
-            baseline_method: Method of the other arm. None: the same.
+            baseline_line: Line of the other arm. None: the same.
         """
-        other = self.final(metric, baseline_method or method, baseline)
-        return paired_estimate(self.final(metric, method, settings), other)
+        other = self.final(metric, baseline_line or line, baseline)
+        return paired_estimate(self.final(metric, line, settings), other)
 
     def line_over(
         self,
         option: str,
         metric: str,
-        method: str,
+        line: str,
         settings: Settings | None = None,
         *,
-        label: str,
         style: int,
     ) -> Line:
         """Return a line of a panel: the final values of arms over a setting that they differ in.
@@ -114,27 +111,26 @@ class Results:
         Args:
             option: Setting on the horizontal axis; those of the arms with other settings as given.
             metric: Name in the rows.
-            method: Method of the arms.
+            line: Line of the arms, which is the label in the legend.
             settings: Settings that the arms have in common.
-            label: Label in the legend.
             style: Index in `plasticity.scripts.report.figures.STYLES`.
         """
-        found = sorted(self.select(method, settings), key=lambda each: each[0].settings[option])
+        found = sorted(self.select(line, settings), key=lambda each: each[0].settings[option])
         positions = [float(arm.settings[option]) for arm, _ in found]
         seeds = sorted({run.seed for _, runs in found for run in runs})
         by_arm = [{run.seed: _final(run, metric) for run in runs} for _, runs in found]
         values = [[values.get(seed) for values in by_arm] for seed in seeds]
-        return _line(label, style, positions, values, [False] * len(seeds))
+        return _line(line, style, positions, values, [False] * len(seeds))
 
     def line_over_steps(
-        self, metric: str, method: str, settings: Settings | None = None, *, label: str, style: int
+        self, metric: str, line: str, settings: Settings | None = None, *, style: int
     ) -> Line:
         """Return a line of a panel: the values of one arm over its rows; arguments as in `line_over`."""
-        runs = self.runs(method, settings)
+        runs = self.runs(line, settings)
         positions = sorted({position for run in runs for position in run.by_position})
         values = [[run.value(metric, position) for position in positions] for run in runs]
         diverged = [run.diverged_at is not None for run in runs]
-        return _line(label, style, [float(each) for each in positions], values, diverged)
+        return _line(line, style, [float(each) for each in positions], values, diverged)
 
 
 def _final(run: Run, metric: str) -> float | None:

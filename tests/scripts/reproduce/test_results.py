@@ -56,14 +56,14 @@ def test_an_arm_must_be_named_fully(results):
 
 
 def test_lines(results):
-    line = results.line_over("drift", "place", "none", {"pause": 0.0}, label="x", style=1)
+    line = results.line_over("drift", "place", "none", {"pause": 0.0}, style=1)
     assert line.positions.tolist() == [0.0, 5.0]
     assert line.mean.tolist() == [3.0, 9.0]
     assert [values.tolist() for _, values in line.seeds[:2]] == [[2.0, 9.0], [4.0, 13.0]]
     assert np.isnan(line.seeds[2][1][0])
     # 2 and 4: 3 ± 12.706 (t at one degree) · 1 (standard error √2 / √2).
     assert line.high[0] == pytest.approx(3 + 12.706, abs=1e-3)
-    line = results.line_over_steps("place", "none", {"drift": 0.0}, label="x", style=1)
+    line = results.line_over_steps("place", "none", {"drift": 0.0}, style=1)
     assert line.positions.tolist() == [3.0, 6.0]
     assert line.mean.tolist() == [1.0, 3.0]
     assert line.diverged == (False, False, True)

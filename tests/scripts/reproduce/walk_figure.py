@@ -105,9 +105,9 @@ class WalkFigure(Figure):
         from plasticity.scripts.report.figures import Panel
 
         lines = tuple(
-            results.line_over("drift", "place", method, label=method, style=index)
+            results.line_over("drift", "place", method, style=index)
             for index, method in enumerate(self.methods)
         )
-        steps = results.line_over_steps("place", "none", {"drift": 10.0}, label="none", style=0)
+        steps = results.line_over_steps("place", "none", {"drift": 10.0}, style=0)
         first = Panel("end", "place", lines, x_label="drift per step")
         return [[first, Panel("way", "place", (steps,))]]
