@@ -1,7 +1,7 @@
 """Learners: networks, the continual classifier, and PPO."""
 
+from plasticity.agents.networks import CNN, MLP, Network
 from plasticity.agents.networks.actor_critic import ActorCritic
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.ppo.agent import PPO, StackedPPO
 from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PRESETS, PPOConfig
@@ -13,6 +13,8 @@ from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 
 __all__ = [
+    "CNN",
+    "MLP",
     "PPO",
     "PRESETS",
     "ActorCritic",
@@ -21,9 +23,8 @@ __all__ = [
     "Environments",
     "Episode",
     "HostEnvironments",
-    "ImageNetwork",
     "Iteration",
-    "NetworkConfig",
+    "Network",
     "PPOConfig",
     "StackedClassifier",
     "StackedPPO",

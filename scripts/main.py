@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from plasticity.agents.networks import NETWORKS
 from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
@@ -21,6 +22,8 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS, require_benchmark
 from plasticity.scripts.config.command_line import chosen_presets, first_line, parse_options
 from plasticity.scripts.config.files import read_config_file
 from plasticity.scripts.config.grid import Axis, parse_grid
+from plasticity.scripts.config.imports import import_saved, take_imports
+from plasticity.scripts.config.nested import require_object
 from plasticity.scripts.config.options import (
     RunOptions,
     default_options,
@@ -40,7 +43,7 @@ COMMANDS = {
     "report": "tables and figures of finished or unfinished runs",
     "tune": "make the best settings of a sweep the defaults of its benchmark",
     "video": "a GIF, video or filmstrip of a run's trained ant",
-    "list": "benchmarks, figures, methods and metrics, a line each",
+    "list": "benchmarks, figures, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",
     "strip": "a Stable-Baselines3 model that loads where this package is not installed",
@@ -89,7 +92,7 @@ def _dispatch(given: list[str]) -> int:
         return 0
     require_known("command", command, COMMANDS)
     if command == "list":
-        return _list(rest)
+        return _list(take_imports(rest, "plasticity list")[1])
     if command in ("report", "tune", "video", "probe", "strip"):
         _file_command(command, rest)
         return 0
@@ -145,7 +148,9 @@ def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] 
     )
     first.add_argument("--config", type=Path)
     known, rest = first.parse_known_args(rest)
+    modules, rest = take_imports(rest, f"plasticity {command}")
     saved = None if known.config is None else read_config_file(known.config)
+    import_saved(saved or {})
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if name is None and saved is not None and "benchmark" in saved:
         name = str(saved["benchmark"])
@@ -157,6 +162,8 @@ def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] 
             )
         name = next(iter(BENCHMARKS))
     defaults = _default_options(name, known.config, saved, rest)
+    imports = tuple(dict.fromkeys((*defaults.config.imports, *modules)))
+    defaults = replace(defaults, config=replace(defaults.config, imports=imports))
     is_sweep = command == "sweep"
     if is_sweep:
         defaults = replace(defaults, out=Path("runs") / f"{name}-sweep")
@@ -181,7 +188,8 @@ def _description(command: str, name: str) -> str:
         " ones; more tasks or steps extend them."
         f"\n\nDefaults of {name}: {require_benchmark(name).description}. Other benchmarks: {others}."
         "\n\nThe defaults may come from a file: --config FILE takes a run's config.json, or a JSON or YAML"
-        " file with some of its keys."
+        " file with some of its keys. Methods, networks and benchmarks may come from modules of your own:"
+        " --import MODULE … imports them first."
     )
 
 
@@ -191,10 +199,14 @@ def _default_options(
     chosen = chosen_presets(require_benchmark(name), rest)
     if saved is None:
         return default_options(name, chosen)
+    architecture = chosen.pop("architecture", None)
     if chosen:
         option = next(iter(chosen))
         raise ValueError(f"Give --{option} {chosen[option]} or --config {file}, not both.")
     try:
+        if architecture is not None:
+            network = require_object(saved.get("network", {}), "network")
+            saved = {**saved, "network": {**network, "architecture": architecture}}
         return options_from_config(name, saved)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--config {file}: {error}") from error
@@ -202,7 +214,7 @@ def _default_options(
 
 def _list(rest: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
-        print(f"usage: plasticity list\n\n{COMMANDS['list']}")
+        print(f"usage: plasticity list [--import MODULE …]\n\n{COMMANDS['list']}")
         return 0
     if rest:
         raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
@@ -210,6 +222,7 @@ def _list(rest: list[str]) -> int:
         ("benchmarks", {n: each.description for n, each in BENCHMARKS.items() if n not in FIGURES}),
         ("figures", {name: BENCHMARKS[name].description for name in FIGURES}),
         ("methods", _methods()),
+        ("networks", {name: first_line(kind) for name, kind in NETWORKS.items()}),
         ("metrics", {name: each.description for name, each in METRICS.items()}),
     ):
         print(f"{title}:")

@@ -292,6 +292,7 @@ COVERED_ELSEWHERE = {
     "scripts/run/jobs.py": "scripts/run/test_stacks.py",
     "scripts/run/ant_rows.py": "scripts/run/test_ant_experiment.py",
     "agents/execution/measuring.py": "agents/supervised/test_trainer.py",
+    "agents/networks/feedforward.py": "agents/networks/test_cnn.py",
     "agents/ppo/batch.py": "agents/ppo/test_policies.py",
     "agents/ppo/single_policy.py": "agents/ppo/test_policies.py",
     "agents/ppo/stacked_policies.py": "agents/ppo/test_policies.py",

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
+from plasticity.agents.networks.layers import (
+    ACTIVATIONS,
+    default_initialization,
+    dense_layers,
+)
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.initialization import Constant, Distribution, Orthogonal, Uniform
+from plasticity.mitigations import Mitigation, network_spec
+from plasticity.network_spec import LayerSpec, NetworkSpec
 
 
 class DenseNetwork(nn.Module):
-    """Dense layers `fc1`, `fc2`, … with their activation, followed by a linear layer `head`.
+    """Dense layers `fc1`, `fc2`, … with their activations, followed by a linear layer `head`.
 
     Args:
         inputs: Size of an input.
         hidden: Widths of the hidden layers.
         outputs: Size of an output.
-        activation: A name in `ACTIVATIONS`.
+        layer: Work of every hidden layer.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: str) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer: LayerSpec) -> None:
         super().__init__()
-        self.activation = activation
-        names = []
-        for count, units in enumerate(hidden, start=1):
-            names.append(f"fc{count}")
-            self.add_module(names[-1], DenseLayer(inputs, units, ACTIVATIONS[activation]))
-            inputs = units
-        self.head = nn.Linear(inputs, outputs)
-        self.hidden_layers = tuple(names)
+        for count, each in enumerate(dense_layers(inputs, hidden, layer), start=1):
+            self.add_module(f"fc{count}", each)
+        self.hidden_layers = tuple(name for name, _ in self.named_children())
         """Names of the layers before the head, from input to output."""
+        self.head = nn.Linear(layer.outputs(hidden[-1]) if hidden else inputs, outputs)
+        self._initialization = default_initialization(self)
 
     def layers(self) -> list[nn.Linear]:
         """Return all layers from input to output, the head last."""
@@ -44,6 +48,22 @@ class DenseNetwork(nn.Module):
         for layer in self.layers():
             inputs = layer(inputs)
         return inputs
+
+    def initialization(self) -> dict[str, Distribution]:
+        """Return the distribution of each parameter's initial values, by name."""
+        return dict(self._initialization)
+
+    def draw(self, distributions: Mapping[str, Distribution], generator: torch.Generator) -> None:
+        """Draw parameters from distributions, which become those of `initialization`.
+
+        Args:
+            distributions: Distributions by parameter name; others keep theirs and are drawn from it.
+            generator: Generator on the network's device.
+        """
+        self._initialization |= distributions
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                self._initialization[name].draw_(parameter, generator)
 
 
 class ActorCritic(nn.Module):
@@ -56,12 +76,14 @@ class ActorCritic(nn.Module):
     Args:
         observation_size: Size of an observation.
         action_size: Size of a continuous action, or number of discrete actions.
-        config: Widths, activation and initialization.
+        config: Widths, activation and initialization of dense networks.
         discrete: Whether actions are discrete.
         generator: CPU generator that draws the initial weights, so that they are the same on every device.
             None: torch's default generator.
         actor: Network to use as it is, from (..., observation_size) to (..., action_size). None: a dense one.
         critic: Network to use as it is, from (..., observation_size) to (..., 1). None: a dense one.
+        actor_method: Mitigations, of which those that change networks change a dense actor.
+        critic_method: Mitigations of a dense critic, likewise.
 
     Raises:
         ValueError: if actor and critic share a parameter, or a network of your own has nothing to learn or
@@ -78,27 +100,31 @@ class ActorCritic(nn.Module):
         generator: torch.Generator | None = None,
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
+        actor_method: Sequence[Mitigation] = (),
+        critic_method: Sequence[Mitigation] = (),
     ) -> None:
         super().__init__()
 
-        def dense(outputs: int, head_gain: float) -> DenseNetwork:
+        def dense(outputs: int, head_gain: float, method: Sequence[Mitigation]) -> DenseNetwork:
+            layer = LayerSpec(activations=(ACTIVATIONS[config.activation],))
+            plain = NetworkSpec(input_shape=(observation_size,), output_size=outputs, layer=layer)
+            spec = network_spec(method, plain)
             # torch's default initialization, overwritten below, must not advance the global generator.
             with torch.random.fork_rng(devices=[]):
-                network = DenseNetwork(observation_size, config.hidden, outputs, config.activation)
+                network = DenseNetwork(observation_size, config.hidden, outputs, spec.layer)
             initialise(network, config.initialisation, head_gain=head_gain, generator=generator)
             return network
 
-        self.actor = dense(action_size, 0.01) if actor is None else actor
-        self.critic = dense(1, 1.0) if critic is None else critic
+        self.actor = dense(action_size, 0.01, actor_method) if actor is None else actor
+        self.critic = dense(1, 1.0, critic_method) if critic is None else critic
         if actor is not None:
             _require_fitting("actor", actor, observation_size, action_size)
         if critic is not None:
             _require_fitting("critic", critic, observation_size, 1)
         _require_separate(self.actor, self.critic)
+        self._initial_log_std = float(config.initial_log_std)
         self.log_std = (
-            None
-            if discrete
-            else nn.Parameter(torch.full((action_size,), float(config.initial_log_std)))
+            None if discrete else nn.Parameter(torch.full((action_size,), self._initial_log_std))
         )
 
     @property
@@ -112,6 +138,19 @@ class ActorCritic(nn.Module):
             for part, network in (("actor", self.actor), ("critic", self.critic))
             for name in getattr(network, "hidden_layers", ())
         )
+
+    def initialization(self) -> dict[str, Distribution]:
+        """Return the distribution of each parameter's initial values, by name.
+
+        The parameters of networks of your own are among them if the network has such a method too.
+        """
+        found: dict[str, Distribution] = {}
+        for part, network in (("actor", self.actor), ("critic", self.critic)):
+            own = network.initialization() if hasattr(network, "initialization") else {}
+            found |= {f"{part}.{name}": each for name, each in own.items()}
+        if self.log_std is not None:
+            found["log_std"] = Constant(self._initial_log_std)
+        return found
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Run both networks.
@@ -151,7 +190,6 @@ def _require_separate(actor: nn.Module, critic: nn.Module) -> None:
             )
 
 
-@torch.no_grad()
 def initialise(
     network: DenseNetwork,
     scheme: str,
@@ -168,11 +206,14 @@ def initialise(
         head_gain: Gain of the orthogonal head.
         generator: Generator of the weights. None: torch's default generator.
     """
-    for layer in network.layers():
+    found: dict[str, Distribution] = {}
+    for name in (*network.hidden_layers, "head"):
+        layer = network.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
         if scheme == "orthogonal":
-            gain = head_gain if layer is network.head else math.sqrt(2)
-            nn.init.orthogonal_(layer.weight, gain, generator=generator)
+            gain = head_gain if name == "head" else math.sqrt(2)
+            found[f"{name}.weight"] = Orthogonal(gain)
         else:
-            bound = math.sqrt(3 / layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        nn.init.zeros_(layer.bias)
+            found[f"{name}.weight"] = Uniform(math.sqrt(3 / layer.in_features))
+        found[f"{name}.bias"] = Constant(0.0)
+    network.draw(found, torch.default_generator if generator is None else generator)

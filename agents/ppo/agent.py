@@ -16,13 +16,14 @@ from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
+from plasticity.mitigations import Mitigation
 from plasticity.optim.settings import RegularizerSettings
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-__all__ = ["PPO", "StackedPPO"]
+__all__ = ["PPO", "StackedPPO", "initial_policy"]
 
 
 class PPO(BasePPO):
@@ -70,7 +71,7 @@ class PPO(BasePPO):
         environments = _environments(envs, seed, device)
         _check(environments, config, 1, device)
         policies = SinglePolicy(
-            _new_policy(environments, config, seed) if policy is None else policy,
+            initial_policy(environments, config, seed) if policy is None else policy,
             config,
             *_with_anchor_seeds(actor, critic, seed),
             update_threads=update_threads,
@@ -151,7 +152,9 @@ class StackedPPO(BasePPO):
             _with_anchor_seeds(actor, critic, seed)
             for actor, critic, seed in zip(actors, critics, seeds, strict=True)
         ]
-        made = [_new_policy(envs, config, seed) for seed in seeds] if policies is None else policies
+        made = (
+            [initial_policy(envs, config, seed) for seed in seeds] if policies is None else policies
+        )
         stacked = StackedPolicies(
             made,
             config,
@@ -229,13 +232,30 @@ def _check(
             )
 
 
-def _new_policy(envs: Environments, config: PPOConfig, seed: int) -> ActorCritic:
+def initial_policy(
+    envs: Environments,
+    config: PPOConfig,
+    seed: int,
+    actor_method: Sequence[Mitigation] = (),
+    critic_method: Sequence[Mitigation] = (),
+) -> ActorCritic:
+    """Return the policy that an agent begins with: dense networks on the device of the environments.
+
+    Args:
+        envs: Environments of the agent, which give the sizes.
+        config: Settings of the agent.
+        seed: Seed of the agent, of which the weights have a named child seed.
+        actor_method: Mitigations, of which those that change networks change the actor.
+        critic_method: Mitigations of the critic, likewise.
+    """
     return ActorCritic(
         envs.observation_size,
         envs.action_size,
         config,
         discrete=envs.discrete,
         generator=seeded_generator(seed, "weights"),
+        actor_method=actor_method,
+        critic_method=critic_method,
     ).to(envs.device)
 
 

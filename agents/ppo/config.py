@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from plasticity.agents.networks.image import ACTIVATIONS
+from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.checks import nearest, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 

@@ -10,14 +10,14 @@ Everything has leading dimensions `*lead`: none for one network, (R,) for R stac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from plasticity.agents.networks.actor_critic import DenseNetwork
-from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
+from plasticity.agents.networks.layers import ACTIVATIONS, DenseLayer
 from plasticity.stacking.networks import StackedNetworks
 
 _aten = torch.ops.aten
@@ -167,9 +167,9 @@ class AutogradGradients:
 
 def gradients_of(network: nn.Module, batch_size: int) -> Gradients:
     """Return the passes of one network, for batches of a fixed size."""
-    if _is_dense(network):
-        parameters = dict(network.named_parameters())
-        return DenseGradients(parameters, network.activation, batch_size)
+    activation = _dense_activation(network)
+    if activation is not None:
+        return DenseGradients(dict(network.named_parameters()), activation, batch_size)
     return AutogradGradients(network, network.parameters())
 
 
@@ -190,8 +190,9 @@ def stacked_gradients_of(networks: StackedNetworks, part: str, batch_size: int) 
         }
         for tensors in (networks.parameters, networks.buffers)
     )
-    if _is_dense(module):
-        return DenseGradients(parameters, module.activation, batch_size)
+    activation = _dense_activation(module)
+    if activation is not None:
+        return DenseGradients(parameters, activation, batch_size)
 
     def one(tensors: dict[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(module, tensors, (inputs,))
@@ -203,25 +204,33 @@ def stacked_gradients_of(networks: StackedNetworks, part: str, batch_size: int) 
     return AutogradGradients(every, parameters.values())
 
 
-def _is_dense(network: nn.Module) -> TypeGuard[DenseNetwork]:
-    """Return whether a network computes and learns exactly what `DenseGradients` does.
+def _dense_activation(network: nn.Module) -> str | None:
+    """Return the activation of a network that computes and learns exactly what `DenseGradients` does.
 
-    A `DenseNetwork` may have been changed after it was made: other layers, activations or hooks, no bias,
-    tied or frozen weights.
+    None for all others: a `DenseNetwork` may normalize its sums or have several activations, and it may have
+    been changed after it was made: other layers, activations or hooks, no bias, tied or frozen weights.
     """
     if not isinstance(network, DenseNetwork) or type(network).forward is not DenseNetwork.forward:
-        return False
+        return None
     *hidden, head = list(network.children())
-    activation = ACTIVATIONS[network.activation]
+    activation = next(
+        (
+            name
+            for name, function in ACTIVATIONS.items()
+            if all(getattr(layer, "activations", None) == (function,) for layer in hidden)
+        ),
+        None,
+    )
     layers_are_its_own = type(head) is nn.Linear and all(
-        type(layer) is DenseLayer and layer.activation is activation for layer in hidden
+        type(layer) is DenseLayer and layer.normalization is None for layer in hidden
     )
     # tied parameters have one name only, and a missing bias has none
     parameters = dict(network.named_parameters())
     names = [f"{layer}.{kind}" for layer in network._modules for kind in ("weight", "bias")]
-    return (
+    is_dense = (
         layers_are_its_own
         and list(parameters) == names
         and all(parameter.requires_grad for parameter in parameters.values())
         and not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
     )
+    return activation if is_dense else None

@@ -20,8 +20,8 @@ class TaskSpec(Protocol):
         """Name of the loss. None: that of the configuration."""
 
     @property
-    def active(self) -> tuple[int, ...] | None:
-        """Classes that the task has. None: all."""
+    def active(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
+        """Classes that the task has; of R stacked tasks whose classes differ, those of each. None: all."""
 
 
 class Task(Protocol):
@@ -43,4 +43,4 @@ class Task(Protocol):
         """Return inputs (..., batch, *input_shape) and labels (..., batch) at indices (..., batch)."""
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the test set in batches, without shuffling."""
+        """Iterate over the test set in batches, without shuffling; nothing if there is none."""

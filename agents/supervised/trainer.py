@@ -81,7 +81,7 @@ class Trainer(ABC):
         self._steps = [0] * self.num_networks
         self._task_steps = 1
         self._loss: str = config.loss
-        self._active: tuple[int, ...] | None = None
+        self._active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
         self._inactive: Tensor | None = None
         self._online = Counts(lead, self.device)
         self._keep_start = keep_start
@@ -171,8 +171,10 @@ class Trainer(ABC):
         if spec.active is None:
             self._inactive = None
             return
-        inactive = torch.ones(spec.output_size, dtype=torch.bool)
-        inactive[list(spec.active)] = False
+        inactive = torch.ones(*self._lead, spec.output_size, dtype=torch.bool)
+        is_of_each = isinstance(spec.active[0], tuple)
+        for position, row in enumerate(inactive.view(-1, spec.output_size)):
+            row[torch.tensor(spec.active[position] if is_of_each else spec.active)] = False
         if self._inactive is None:
             self._inactive = inactive.to(self.device)
         else:
@@ -185,7 +187,7 @@ class Trainer(ABC):
         train_batches = self._first_train_batches(task, task.num_train)
         batches = chain(train_batches, task.test_batches(EVALUATION_BATCH))
         # read once, in the end: the device goes on meanwhile
-        if torch.stack([self._inactive[labels].any() for _, labels in batches]).any():
+        if torch.stack([self._inactive.gather(-1, labels).any() for _, labels in batches]).any():
             raise ValueError(
                 f"Task {task.index} has labels outside its active classes {self._active}: name them in the"
                 " task's spec.active, or leave out their examples."
@@ -234,7 +236,7 @@ class Trainer(ABC):
         """Return the logits, those of inactive classes as minus infinity."""
         if self._inactive is None:
             return logits
-        return logits.masked_fill(self._inactive, -torch.inf)
+        return logits.masked_fill(self._inactive.unsqueeze(-2), -torch.inf)
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each network's mean loss over masked logits. Shape: (...)."""
@@ -245,8 +247,8 @@ class Trainer(ABC):
         if self._inactive is None:
             return self._squared_error(logits, one_hot)
         # Inactive classes count neither in the sum nor in the number that divides it.
-        loss = self._squared_error(logits.masked_fill(self._inactive, 0.0), one_hot)
-        return loss * (logits.shape[-1] / self._inactive.logical_not().sum())
+        loss = self._squared_error(logits.masked_fill(self._inactive.unsqueeze(-2), 0.0), one_hot)
+        return loss * (logits.shape[-1] / self._inactive.logical_not().sum(-1))
 
     def _update(self, losses: Tensor) -> None:
         self._optimizer.zero_grad()
@@ -276,31 +278,32 @@ class Trainer(ABC):
             task: The finished task.
 
         Returns:
-            For each network: `test_accuracy` and `train_accuracy` after the task, `online_accuracy` (each
-            example before the update that uses it) and `train_loss` over the task, all averaged over
-            examples, and `diverged`: whether a loss was not finite. For frozen ones the numbers are
-            meaningless.
+            For each network: `test_accuracy` (if the task has test examples) and `train_accuracy` after the
+            task, `online_accuracy` (each example before the update that uses it) and `train_loss` over the
+            task, all averaged over examples, and `diverged`: whether a loss was not finite. For frozen ones
+            the numbers are meaningless.
         """
         examples = task.num_train * self.config.epochs_per_task
         count = min(self.config.train_evaluation_size, task.num_train)
+        tested = self._evaluate(task.test_batches(EVALUATION_BATCH))
         train_accuracy, _ = self._evaluate(self._first_train_batches(task, count))
-        test_accuracy, test_loss = self._evaluate(task.test_batches(EVALUATION_BATCH))
         online_accuracy, train_loss = self._online.means(examples)
-        figures = (test_accuracy, train_accuracy, online_accuracy, train_loss, test_loss)
-        host = torch.stack(figures, dim=-1).view(-1, len(figures)).cpu()
+        figures: dict[str, Tensor] = {}
+        if tested:
+            figures["test_accuracy"], figures["test_loss"] = tested
+        figures |= {
+            "train_accuracy": train_accuracy,
+            "online_accuracy": online_accuracy,
+            "train_loss": train_loss,
+        }
+        host = torch.stack(list(figures.values()), dim=-1).view(-1, len(figures)).cpu()
         self._steps = [0] * self.num_networks
         self._online.clear()
+        finite = host.isfinite().all(1).tolist()
+        rows = [dict(zip(figures, each, strict=True)) for each in host.tolist()]
         return [
-            {
-                "test_accuracy": test,
-                "train_accuracy": train,
-                "online_accuracy": online,
-                "train_loss": loss,
-                "diverged": not finite,
-            }
-            for (test, train, online, loss, _), finite in zip(
-                host.tolist(), host.isfinite().all(1).tolist(), strict=True
-            )
+            {name: row[name] for name in figures if name != "test_loss"} | {"diverged": not sound}
+            for row, sound in zip(rows, finite, strict=True)
         ]
 
     def _first_train_batches(self, task: Task, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -311,8 +314,11 @@ class Trainer(ABC):
         )
 
     @torch.no_grad()
-    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return accuracy and mean loss of each network, as tensors on the device. Shape: (...)."""
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        """Return accuracy and mean loss of each network, as tensors on the device; nothing without examples.
+
+        Shape of each: (...).
+        """
         self._networks.train(False)
         counts = Counts(self._lead, self.device)
         examples = 0
@@ -320,7 +326,7 @@ class Trainer(ABC):
             logits = self._masked(self._networks(inputs))
             counts.add(logits, labels, self._losses(logits, labels))
             examples += labels.shape[-1]
-        return counts.means(examples)
+        return counts.means(examples) if examples else ()
 
     def measure(
         self,

@@ -5,6 +5,8 @@ from plasticity.mitigations.method import (
     METHOD_SEPARATOR,
     method_name,
     mitigation_names,
+    network_mitigations,
+    network_spec,
     regularizer_settings,
     require_compatible,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "method_name",
     "mitigation",
     "mitigation_names",
+    "network_mitigations",
+    "network_spec",
     "regularizer_settings",
     "require_compatible",
 ]

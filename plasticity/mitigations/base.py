@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
+from plasticity.network_spec import NetworkSpec
 from plasticity.optim.settings import RegularizerSettings
 
 PLAIN = "none"
@@ -29,6 +30,14 @@ class Mitigation:
 
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        """Return the specification that the network is to be built from.
+
+        Args:
+            spec: Specification as the mitigations before this one left it.
+        """
+        return spec
 
     def optimizer(self, settings: RegularizerSettings) -> RegularizerSettings:
         """Return the settings with which the optimizer is to regularize the network.

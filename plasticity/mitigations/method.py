@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from plasticity.checks import require_known
 from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation
+from plasticity.network_spec import NetworkSpec
 from plasticity.optim.settings import RegularizerSettings
 
 METHOD_SEPARATOR = "+"
@@ -62,6 +63,23 @@ def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
                 f"{claimed[kind.claims]} and {kind.name} both set {kind.claims}: leave one out."
             )
         claimed[kind.claims] = kind.name
+
+
+def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> NetworkSpec:
+    """Return the specification that a method's network is built from.
+
+    Args:
+        mitigations: Mitigations of the method, applied in this order.
+        spec: Specification without a mitigation.
+    """
+    for each in mitigations:
+        spec = each.network(spec)
+    return spec
+
+
+def network_mitigations(mitigations: Sequence[Mitigation]) -> tuple[Mitigation, ...]:
+    """Return those that change the network: runs with the same ones have networks of the same shape."""
+    return tuple(each for each in mitigations if type(each).network is not Mitigation.network)
 
 
 def regularizer_settings(

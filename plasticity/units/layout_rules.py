@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticity.units.numbers import NO_UNIT, collapsed, tensors_in
+from plasticity.units.numbers import NO_UNIT, collapsed, collapsed_everywhere, tensors_in
 from plasticity.units.operation import Operation
 
 LAYOUT = frozenset(
@@ -83,6 +83,11 @@ def moved(operation: Operation, result: Any) -> bool:
         return value
 
     args = [on_numbers(value) for value in operation.args]
+    if operation.name == "cat" and all(
+        _lies_along(piece, args[1] if len(args) > 1 else operation.kwargs.get("dim", 0))
+        for piece in args[0]
+    ):
+        args[0] = operation.record.told_apart(args[0])
     if operation.name == "constant_pad_nd":
         args = [args[0], operation.args[1], NO_UNIT]
     numbers = operation.func(
@@ -92,6 +97,12 @@ def moved(operation: Operation, result: Any) -> bool:
     for each, of_each in zip(tensors_in(result), found, strict=True):
         operation.record.assign(each, of_each.round().to(torch.int32) if exact else of_each)
     return True
+
+
+def _lies_along(numbers: Tensor, axis: int) -> bool:
+    """Return whether the units differ along an axis; a single unit, whether there is one entry along it."""
+    sizes = collapsed_everywhere(numbers).shape
+    return sizes[axis] > 1 or (sizes.numel() == 1 and numbers.shape[axis] == 1)
 
 
 def _dims(operation: Operation) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +43,8 @@ class Source:
     """Name of the bias in the model."""
 
     members: Tensor | None = None
-    """Numbers of the units joined in each unit, sorted, padded with -1. Shape: (units, members)."""
+    """Numbers of the units joined in each unit, sorted, padded with -1; for a unit's further outputs, beside
+    its first, that unit alone. Shape: (units, members)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class UnitRecord:
         self.made: dict[Any, Source] = {}
         self.usual_axis: dict[str, int | None] = {}
         self.joints: dict[tuple[int, ...], int] = {}
+        self.copies: dict[tuple[int, int], int] = {}
         self.reads: list[Read] = []
         self.input_reads: set[tuple[Any, int | None]] = set()
         self.executed: list[str] = []
@@ -188,6 +192,28 @@ class UnitRecord:
             self.add_source(source)
         numbers = [self.joints.get(row, row[0] if row else NO_UNIT) for row in rows]
         return torch.tensor(numbers, dtype=torch.int32)[which]
+
+    def told_apart(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        """Return numbers of tensors that are put beside each other along their units.
+
+        A unit that occurs in several (CReLU: relu(z) beside relu(-z)) has a number for each, so that its
+        outputs are not taken for one output at several positions.
+        """
+        occurrences: Counter[int] = Counter()
+        found = []
+        for piece in pieces:
+            units, which = torch.unique(compacted := compact(piece), return_inverse=True)
+            keys = [(unit, occurrences[unit]) for unit in units.tolist()]
+            occurrences.update(units.tolist())
+            new = [key for key in keys if key[0] >= 0 < key[1] and key not in self.copies]
+            if new:
+                table = self.members_of(torch.tensor([unit for unit, _ in new]))
+                source = Source(self.next_number, len(new), self.layers(table), members=table)
+                self.copies.update((key, source.first + index) for index, key in enumerate(new))
+                self.add_source(source)
+            numbers = torch.tensor([self.copies.get(key, key[0]) for key in keys]).int()
+            found.append(numbers[which].view(compacted.shape).expand(piece.shape))
+        return found
 
     def refuse(self, layers: frozenset[str], reason: str) -> None:
         """Record why the readers of layers are unknown."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import Network
 from plasticity.scripts.bench.comparison import Comparison, Effort, Side, both
 from plasticity.scripts.bench.learners import (
     MNIST,
@@ -60,7 +60,7 @@ def compiled(effort: Effort) -> list[Row]:
     return [each.measured(effort) for each in (*comparisons, update)]
 
 
-def _step(effort: Effort, network: NetworkConfig, changes: dict[str, Any]) -> Side:
+def _step(effort: Effort, network: Network, changes: dict[str, Any]) -> Side:
     config = replace(MNIST.agent, **changes)
     classifier = make_classifier(image_network(network), effort.device, SYRE, config)
     return partial(classifier_step(classifier), *next(synthetic_batches(effort)))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plasticity.agents import PPO, PRESETS, Environments, PPOConfig, StackedPPO
+from plasticity.agents.networks import MLP, Network
 from plasticity.agents.networks.actor_critic import ActorCritic
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.supervised.config import ClassifierConfig
@@ -59,15 +59,15 @@ _NONE = RegularizerSettings()
 # ---- images -----------------------------------------------------------------------------------------
 
 
-def wide_mlp(effort: Effort) -> NetworkConfig:
+def wide_mlp(effort: Effort) -> MLP:
     """Return the shape of an MLP of 3 x 2000."""
-    return NetworkConfig(architecture="mlp", hidden=(effort.size(2000, 50),) * 3)
+    return MLP(hidden=(effort.size(2000, 50),) * 3)
 
 
-def image_network(config: NetworkConfig = MNIST.network, seed: int = 0) -> ImageNetwork:
+def image_network(config: Network = MNIST.network, seed: int = 0) -> nn.Module:
     """Return a network for MNIST; by default, the benchmark's CNN."""
     torch.manual_seed(seed)
-    return ImageNetwork((1, 28, 28), 10, config)
+    return config.build(config.spec((1, 28, 28), 10))
 
 
 def synthetic_dataset(effort: Effort) -> ImageDataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import Network
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.scripts.bench.comparison import Effort, Side
 from plasticity.scripts.bench.kernels import copy_call
@@ -74,9 +74,7 @@ def limits(effort: Effort) -> list[Row]:
     ]
 
 
-def classifier_step(
-    network_config: NetworkConfig, config: ClassifierConfig, effort: Effort
-) -> Side:
+def classifier_step(network_config: Network, config: ClassifierConfig, effort: Effort) -> Side:
     """Return a step (forward, backward, update with syre) on batches of random pixels."""
     network = image_network(network_config).to(effort.device)
     return on_batches(learning_step(network, syre_optimizer(network, config)), effort)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import Network
 from plasticity.optim.regularizers import regularized
 from plasticity.scripts.bench.comparison import Comparison, Effort, Side
 from plasticity.scripts.bench.learners import (
@@ -40,7 +40,7 @@ def step_mlp(effort: Effort) -> list[Row]:
 
 def _step_rows(
     effort: Effort,
-    network: NetworkConfig,
+    network: Network,
     labels: Sequence[str],
     *,
     goal: float,
@@ -60,7 +60,7 @@ def _step_rows(
     ]
 
 
-def _step_sides(effort: Effort, config: NetworkConfig, label: str) -> tuple[Side, Side]:
+def _step_sides(effort: Effort, config: Network, label: str) -> tuple[Side, Side]:
     our_network = image_network(config).to(effort.device)
     their_network = copy.deepcopy(our_network)
     ours = syre_optimizer(our_network, CLASSIFIERS[label])

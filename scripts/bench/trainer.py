@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import MLP, Network
 from plasticity.metrics.tracker import Tracker
 from plasticity.scripts.bench.comparison import Comparison, Effort, Side
 from plasticity.scripts.bench.learners import (
@@ -33,7 +33,7 @@ Loop = Callable[[ImageTask, Step, int], Side]
 
 _NETWORKS = (
     ("CNN of permuted-mnist", MNIST.network, 1.1),
-    ("MLP 784-256-10", NetworkConfig(architecture="mlp", hidden=(256,)), 1.3),
+    ("MLP 784-256-10", MLP(hidden=(256,)), 1.3),
 )
 
 
@@ -55,7 +55,7 @@ def trainer(effort: Effort) -> list[Row]:
     ]
 
 
-def _trainer_sides(effort: Effort, config: NetworkConfig, loop: Loop) -> tuple[Side, Side]:
+def _trainer_sides(effort: Effort, config: Network, loop: Loop) -> tuple[Side, Side]:
     task = synthetic_task(effort)
     network = image_network(config).to(effort.device)
     classifier = make_classifier(copy.deepcopy(network), effort.device)

@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from plasticity.agents.networks import NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
+from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -51,17 +53,23 @@ class Benchmark:
     config: RunConfig
     """Configuration of its runs; the method and the seed are filled in later."""
 
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ("none", "weight-decay", "syre")
     """Methods of a run, by default."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of a run, by default."""
 
-    tuned_as: str
-    """Benchmark whose tuned settings count for mitigations that were not searched on this one."""
+    tuned_as: str | None = None
+    """Benchmark whose tuned settings count for mitigations that were not searched on this one. None: each
+    mitigation has its own defaults."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
-    """Options that choose between named groups of values, by name."""
+    """Options of its own that choose between named groups of values, by name."""
+
+    @property
+    def all_presets(self) -> dict[str, Presets]:
+        """Options that choose between named groups of values, that of the network's architecture included."""
+        return {**self.presets, **architecture_presets(self.config)}
 
     def mitigation(self, name: str) -> Mitigation:
         """Return a mitigation with its tuned settings; with its own defaults where none were searched.
@@ -72,7 +80,9 @@ class Benchmark:
         require_known("method", name, MITIGATIONS)
         tuned = tuned_settings()
         searched = (
-            tuned.get(each, {}).get(name) for each in (self.config.benchmark, self.tuned_as)
+            tuned.get(each, {}).get(name)
+            for each in (self.config.benchmark, self.tuned_as)
+            if each is not None
         )
         return MITIGATIONS[name](**next((each for each in searched if each is not None), {}))
 
@@ -150,54 +160,73 @@ def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -
     )
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    each.config.benchmark: each
-    for each in (
-        _permuted(
-            "permuted-mnist",
-            "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
-            "mnist",
-        ),
-        _permuted(
-            "permuted-fashion",
-            "Fashion-MNIST, permuted; the settings of permuted-mnist",
-            "fashion-mnist",
-        ),
-        _permuted(
-            "permuted-digits",
-            "scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
-            "digits",
-            num_tasks=30,
-            methods=("none", "weight-decay", "syre"),
-            tuned_as="permuted-digits",
-            probe_size=256,
-            batch_size=32,
-            epochs_per_task=10,
-        ),
-        _permuted(
-            "permuted-images",
-            "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
-            "images",
-        ),
-        _slippery_ant(
-            "slippery-ant",
-            "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
-            "bullet",
-        ),
-        _slippery_ant(
-            "slippery-ant-mujoco",
-            "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
-            "mujoco",
-        ),
-        _slippery_ant(
-            "slippery-ant-warp",
-            "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
-            "warp",
-            num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
-        ),
-    )
-}
+BENCHMARKS: dict[str, Benchmark] = {}
 """Benchmarks by name."""
+
+
+def register_benchmark(benchmark: Benchmark) -> Benchmark:
+    """Add a benchmark, which `plasticity run`, `sweep` and `list` then know by the name in its configuration.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        ValueError: if there is one of this name.
+    """
+    name = benchmark.config.benchmark
+    if name in BENCHMARKS:
+        raise ValueError(
+            f"There is a benchmark named {name!r} ({BENCHMARKS[name].description}): give another name."
+        )
+    BENCHMARKS[name] = benchmark
+    return benchmark
+
+
+for _each in (
+    _permuted(
+        "permuted-mnist",
+        "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
+        "mnist",
+    ),
+    _permuted(
+        "permuted-fashion",
+        "Fashion-MNIST, permuted; the settings of permuted-mnist",
+        "fashion-mnist",
+    ),
+    _permuted(
+        "permuted-digits",
+        "scikit-learn's 8 x 8 digits, permuted; needs no download, two minutes",
+        "digits",
+        num_tasks=30,
+        methods=("none", "weight-decay", "syre"),
+        tuned_as="permuted-digits",
+        probe_size=256,
+        batch_size=32,
+        epochs_per_task=10,
+    ),
+    _permuted(
+        "permuted-images",
+        "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
+        "images",
+    ),
+    _slippery_ant(
+        "slippery-ant",
+        "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+        "bullet",
+    ),
+    _slippery_ant(
+        "slippery-ant-mujoco",
+        "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
+        "mujoco",
+    ),
+    _slippery_ant(
+        "slippery-ant-warp",
+        "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
+        "warp",
+        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+    ),
+):
+    register_benchmark(_each)
 
 
 def require_benchmark(name: str) -> Benchmark:
@@ -228,13 +257,15 @@ def benchmark_config(name: str, kind: type[_Config]) -> _Config:
 def read_config(saved: Mapping[str, Any]) -> RunConfig:
     """Read a configuration as `config.json` holds it; a missing key has the default of its dataclass.
 
+    The modules that it names are imported first.
+
     Raises:
         ValueError: if a key or a name in it is unknown, a key without a default is missing, or a value is
             out of range.
         TypeError: if a value has the wrong type.
     """
-    benchmark = require_benchmark(named_benchmark(saved))
-    return type(benchmark.config).from_json(saved)
+    import_saved(saved)
+    return require_benchmark(named_benchmark(saved)).config.read(saved)
 
 
 def named_benchmark(saved: Mapping[str, Any], default: str | None = None) -> str:
@@ -255,11 +286,31 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: if a key or a value is wrong.
     """
+    import_saved(saved)
     name = saved.get("benchmark")
     is_foreign = isinstance(name, str | None) and name not in BENCHMARKS  # or of a later version
     if is_foreign:
         return dict(saved)
     return {**saved, **read_config(saved).to_json()}
+
+
+def architecture_presets(config: RunConfig) -> dict[str, Presets]:
+    """Return the option that chooses the network's architecture; none for runs without such a network.
+
+    Another architecture than that of the configuration begins with its own defaults.
+    """
+    if not isinstance(config, SupervisedRunConfig):
+        return {}
+    own = config.network
+    networks = {
+        name: own if name == own.architecture else kind() for name, kind in NETWORKS.items()
+    }
+    presets = Presets(
+        help="Architecture of the network; each has options of its own.",
+        default=own.architecture,
+        values={name: {"network": each} for name, each in networks.items()},
+    )
+    return {"architecture": presets}
 
 
 def presets_of(benchmark: Benchmark, chosen: Mapping[str, str]) -> RunConfig:
@@ -272,12 +323,12 @@ def presets_of(benchmark: Benchmark, chosen: Mapping[str, str]) -> RunConfig:
     Raises:
         ValueError: if the benchmark has no such option, or the option no such group.
     """
-    config = benchmark.config
+    config, presets = benchmark.config, benchmark.all_presets
     for option, name in chosen.items():
-        if option not in benchmark.presets:
+        if option not in presets:
             raise ValueError(
                 f"--{option} {name} means nothing to {config.benchmark}: leave it out."
             )
-        require_known(option, name, benchmark.presets[option].values)
-        config = with_values(config, benchmark.presets[option].values[name])
+        require_known(option, name, presets[option].values)
+        config = with_values(config, presets[option].values[name])
     return config

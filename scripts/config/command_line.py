@@ -63,7 +63,7 @@ def chosen_presets(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, 
         arguments: What follows the name of the benchmark.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in benchmark.presets:
+    for option in benchmark.all_presets:
         # Without a value, it is reported with the other options.
         parser.add_argument(f"--{option}", nargs="?")
     given = vars(parser.parse_known_args(arguments)[0])

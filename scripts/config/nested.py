@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache, reduce
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from plasticity.checks import require_known
@@ -38,12 +39,15 @@ class Setting:
 def settings_of(config: Any, prefix: str = "") -> Iterator[Setting]:
     """Yield the settings of a dataclass instance and of those nested in it, in the order of its fields.
 
-    An option is named as its field, unless the field's metadata has another name under "option".
+    An option is named as its field, unless the field's metadata has another name under "option". Fields that
+    a class fixes (`init=False`) are no settings.
     """
     types = get_type_hints(type(config), include_extras=True)
     docs = field_docstrings(type(config))
     for each in fields(config):
         path, value = f"{prefix}{each.name}", getattr(config, each.name)
+        if not each.init:
+            continue
         if is_dataclass(value):
             yield from settings_of(value, f"{path}.")
         else:
@@ -87,11 +91,16 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(
-    kind: type[_Config], plain: object, where: str, fallback: _Config | None = None
+    kind: type[_Config],
+    plain: object,
+    where: str,
+    fallback: _Config | None = None,
+    kinds: Mapping[str, type] = MappingProxyType({}),
 ) -> _Config:
     """Make a dataclass, and those nested in it, from what `to_plain` gives.
 
     A whole number in a field of floats becomes a float: 1 and 1.0 are one setting, also where it is saved.
+    Values of fields that a class fixes (`init=False`) are ignored: they tell `kinds` which class to make.
 
     Args:
         kind: The dataclass to make.
@@ -99,6 +108,8 @@ def from_plain(
         where: Path of this part of the configuration, for messages; empty for the whole.
         fallback: Configuration that missing keys take their values from. None: a missing key has the
             default of its dataclass.
+        kinds: Dataclasses that fields hold instead of what they are annotated with, by path: those of the
+            streams, of which each benchmark has its own.
 
     Raises:
         ValueError: if a key is unknown (the message suggests the nearest), or missing without a default;
@@ -112,10 +123,12 @@ def from_plain(
         require_known(f"key of {part}", name, known)
     types = get_type_hints(kind)
     for name, each in known.items():
-        if name in values:
+        if not each.init:
+            values.pop(name, None)
+        elif name in values:
             inner = None if fallback is None else getattr(fallback, name)
             path = f"{where}.{name}" if where else name
-            values[name] = _value(types[name], values[name], path, inner)
+            values[name] = _value(kinds.get(path, types[name]), values[name], path, inner, kinds)
         elif fallback is not None:
             values[name] = getattr(fallback, name)
         elif not _has_default(each):
@@ -134,10 +147,11 @@ def _has_default(each: Field[Any]) -> bool:
     return each.default is not MISSING or each.default_factory is not MISSING
 
 
-def _value(kind: Any, plain: Any, where: str, fallback: Any) -> Any:
+def _value(kind: Any, plain: Any, where: str, fallback: Any, kinds: Mapping[str, type]) -> Any:
     if is_dataclass(kind):
         assert isinstance(kind, type)
-        return from_plain(kind, plain, where, fallback)
+        same_kind = fallback if isinstance(fallback, kind) else None
+        return from_plain(kind, plain, where, same_kind, kinds)
     if get_origin(kind) is tuple:
         if not isinstance(plain, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {plain!r}.")

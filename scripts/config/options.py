@@ -13,6 +13,7 @@ from plasticity.checks import nearest
 from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
 from plasticity.scripts.config.benchmarks import (
     Presets,
+    architecture_presets,
     named_benchmark,
     presets_of,
     require_benchmark,
@@ -74,7 +75,8 @@ class RunOptions(CommandOptions):
     """Settings that the critic's mitigations have instead, by name."""
 
     presets: Mapping[str, Presets] = field(default_factory=dict)
-    """Options that choose between named groups of values; none where the defaults are of a file."""
+    """Options that choose between named groups of values; a benchmark's own have no place where the defaults
+    are of a file."""
 
     @property
     def benchmark(self) -> str:
@@ -119,7 +121,7 @@ def default_options(benchmark_name: str, presets: Mapping[str, str] | None = Non
         out=Path("runs") / benchmark_name,
         config=replace(presets_of(benchmark, presets or {}), device="auto"),
         mitigations={name: benchmark.mitigation(name) for name in MITIGATIONS},
-        presets=benchmark.presets,
+        presets=benchmark.all_presets,
     )
 
 
@@ -138,7 +140,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
     """
     named = require_benchmark(named_benchmark(saved, benchmark_name)).config
     options = default_options(benchmark_name)
-    if type(named) is not type(options.config):
+    if not named.is_like(options.config):
         raise ValueError(
             f"it is of {named.benchmark}, whose settings mean nothing to {benchmark_name}."
         )
@@ -147,7 +149,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
     own = named.method_fields()
     plain = {name: saved[name] for name in own if saved.get(name) is not None}
     rest = {name: value for name, value in saved.items() if name not in own}
-    config = type(named).from_json({**rest, "benchmark": benchmark_name}, options.config)
+    config = options.config.read({**rest, "benchmark": benchmark_name}, options.config)
     fixed = {path: setting_at(options.config, path) for path in config.fixed}
     method = method_from_plain(plain.get("method", {}), "method", options.mitigations)
     mitigations = {**options.mitigations, **{each.name: each for each in method}}
@@ -163,7 +165,7 @@ def options_from_config(benchmark_name: str, saved: Mapping[str, Any]) -> RunOpt
         critic=_critic_settings(plain["critic_method"], methods, mitigations)
         if "critic_method" in plain
         else {},
-        presets={},
+        presets=architecture_presets(config),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN, NETWORKS, Network
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import (
@@ -37,7 +37,7 @@ from plasticity.scripts.config.nested import (
     with_values,
 )
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
-from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+from plasticity.tasks.streams.base import SupervisedStreamConfig
 
 _Config = TypeVar("_Config", bound="RunConfig")
 
@@ -51,9 +51,11 @@ FREE_TO_CHANGE = (
     "agent.compile",
     "agent.kernel",
     "device",
+    "imports",
 )
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes
-numbers by rounding at most), and where its data lie."""
+numbers by rounding at most), where its data lie, and which modules are imported (a run needs its own ones,
+and its method, stream and network name what they registered)."""
 
 METHOD_FIELDS = ("method", "critic_method")
 """Fields that hold mitigations."""
@@ -88,7 +90,8 @@ class SupervisedTracking(Tracking):
     """Measurements of a classifier, at the end of every task."""
 
     probe_size: int = 512
-    """Test images (the first ones, of the task) that the metrics are measured on."""
+    """Test examples of the task (the first ones) that the metrics are measured on; training examples if it
+    has no test set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,9 +131,6 @@ class RunConfig:
     length_path: ClassVar[str]
     """Path of the setting that gives the length of a run: with a larger one, it can be continued."""
 
-    fixed: ClassVar[tuple[str, ...]] = ()
-    """Settings that the name of the benchmark stands for."""
-
     has_video: ClassVar[bool] = False
     """Whether `plasticity video` can show what a run has learned."""
 
@@ -149,8 +149,12 @@ class RunConfig:
     device: str = "cpu"
     """Device that the run trains on: cpu, cuda, cuda:1, mps; auto before one is chosen, in `RunOptions`."""
 
+    imports: tuple[str, ...] = ()
+    """Modules of the user's own, imported first: they register what the run is made of."""
+
     stream: Any
-    """Stream of tasks."""
+    """Stream of tasks; its settings are of the same kind as those in the benchmark's default
+    configuration."""
 
     agent: Any
     """Settings of the learner."""
@@ -161,6 +165,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("benchmark", "device"):
             require_name(name, getattr(self, name))
+        for each in self.imports:
+            require_name("a name in imports", each)
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]
@@ -181,6 +187,11 @@ class RunConfig:
         return int(setting_at(self, self.length_path))
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        """Paths of the settings that the name of the benchmark stands for."""
+        return tuple(f"stream.{name}" for name in self.stream.fixed)
+
+    @property
     def cores(self) -> int:
         """Cores that the run occupies."""
         return 1
@@ -199,6 +210,10 @@ class RunConfig:
         """Return whether the runs have a critic, whose mitigations can have settings of their own."""
         return "critic_method" in cls.method_fields()
 
+    def is_like(self, other: RunConfig) -> bool:
+        """Return whether another configuration has settings of the same names."""
+        return (type(self), type(self.stream)) == (type(other), type(other.stream))
+
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as nested objects; a method is an object of its mitigations by name."""
         return {each.name: self._plain(each.name) for each in fields(self)}
@@ -209,11 +224,10 @@ class RunConfig:
             return {each.name: to_plain(each) for each in value}
         return to_plain(value)
 
-    @classmethod
-    def from_json(
-        cls: type[_Config], saved: Mapping[str, Any], fallback: _Config | None = None
-    ) -> _Config:
-        """Read what `to_json` gave, and what a run folder adds to it.
+    def read(self: _Config, saved: Mapping[str, Any], fallback: _Config | None = None) -> _Config:
+        """Read the configuration of a run of the same kind of benchmark, as `to_json` gave it.
+
+        What a run folder adds to it is left out. Of this configuration only the kinds of its parts count.
 
         Args:
             saved: The configuration.
@@ -227,11 +241,19 @@ class RunConfig:
         plain = without_origin(saved)
         methods: dict[str, Any] = {
             name: method_from_plain(given, name)
-            for name in cls.method_fields()
+            for name in self.method_fields()
             if (given := plain.pop(name, None)) is not None
         }
-        made = from_plain(cls, plain, "", fallback)
+        made = from_plain(type(self), plain, "", fallback, self.kinds_of(plain))
         return replace(made, **methods)
+
+    def kinds_of(self, plain: Mapping[str, Any]) -> dict[str, type]:
+        """Return the dataclasses of the parts that differ from benchmark to benchmark, by path.
+
+        Args:
+            plain: The configuration that is read, of which a part may name its own kind.
+        """
+        return {"stream": type(self.stream)}
 
 
 def method_from_plain(
@@ -273,23 +295,31 @@ class SupervisedRunConfig(RunConfig):
         ValueError: if a value is out of range.
     """
 
-    experiment: ClassVar[str] = "plasticity.scripts.run.image_experiment:ImageExperiment"
+    experiment: ClassVar[str] = "plasticity.scripts.run.supervised_experiment:SupervisedExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task",)
     length_path: ClassVar[str] = LENGTHS["task"]
-    fixed: ClassVar[tuple[str, ...]] = ("stream.dataset",)
     compiles_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
-    stream: PermutedImagesConfig
+    stream: SupervisedStreamConfig
     """Stream of tasks."""
 
     tracking: SupervisedTracking = field(default_factory=SupervisedTracking)
     """Measurements along the way."""
 
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Shape of the network."""
+    network: Network = field(default_factory=CNN)
+    """Network, of any architecture."""
 
     agent: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Settings of the training."""
+
+    def kinds_of(self, plain: Mapping[str, Any]) -> dict[str, type]:
+        """Return the kinds of the stream and of the network, which names its architecture."""
+        network = plain.get("network")
+        named = network.get("architecture") if isinstance(network, Mapping) else None
+        if named is None:
+            return {**super().kinds_of(plain), "network": type(self.network)}
+        require_known("architecture", named, NETWORKS)
+        return {**super().kinds_of(plain), "network": NETWORKS[named]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +334,6 @@ class ControlRunConfig(RunConfig):
     experiment: ClassVar[str] = "plasticity.scripts.run.ant_experiment:AntExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task", "step")
     length_path: ClassVar[str] = LENGTHS["step"]
-    fixed: ClassVar[tuple[str, ...]] = ("stream.engine",)
     has_video: ClassVar[bool] = True
     compiles_on: ClassVar[tuple[str, ...]] = ("cuda",)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from plasticity.mitigations import METHOD_SEPARATOR, PLAIN
+from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.report.axis import TASK, Axis, axis_of
 from plasticity.scripts.report.episodes import read_episodes, task_means
@@ -257,6 +258,10 @@ def _read_config(file: Path) -> dict[str, Any]:
             f"{file} is not the configuration of a run: it lacks {', '.join(missing)}. Give a"
             " folder that contains only runs."
         )
+    try:
+        import_saved(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
     if not _is_whole(config["seed"]):
         raise ValueError(f"{file}: seed must be an integer, not {config['seed']!r}.")
     if not isinstance(config["method"], dict):

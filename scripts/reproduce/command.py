@@ -12,6 +12,7 @@ from typing import Any
 
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.command_line import chosen_presets, parse_options
+from plasticity.scripts.config.imports import take_imports
 from plasticity.scripts.config.nested import to_plain
 from plasticity.scripts.config.options import RunOptions, default_options
 from plasticity.scripts.config.settings_by_option import require_meaning, settings_by_option
@@ -28,10 +29,11 @@ from plasticity.scripts.run.versions import made_by
 OUT = Path("runs") / "reproduce"
 """Folder of all figures, by default; one has OUT/NAME/SCALE, with its runs below."""
 
-USAGE = """usage: plasticity reproduce list [--out OUT]
+USAGE = """usage: plasticity reproduce list [--out OUT] [--import MODULE …]
        plasticity reproduce NAME [--scale small|full] [--seeds SEEDS] [--jobs N] [--out OUT] [OPTIONS]
 
-`list` shows the figures, each with its paper, its claim, and its last result in OUT.
+`list` shows the figures, each with its paper, its claim, and its last result in OUT. Figures of your own are
+those of a module that --import names, after NAME.
 `plasticity reproduce NAME --help` tells the options of a figure, which are those of its runs."""
 
 
@@ -48,14 +50,15 @@ def reproduce(arguments: Sequence[str], command: str = "the same command") -> in
     Raises:
         RunError, ValueError, TypeError: before anything runs, if the options cannot be satisfied.
     """
-    name, *rest = arguments or ["--help"]
+    modules, given_words = take_imports(arguments, "plasticity reproduce")
+    name, *rest = given_words or ["--help"]
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
     if name == "list":
         return _list(rest)
     figure = require_figure(name)
-    options, scale, given = _options(figure, rest)
+    options, scale, given = _options(figure, rest, modules)
     arms = figure.arms(scale)
     _require_free_settings(figure, arms, given)
     folder = options.out / name / scale
@@ -73,11 +76,14 @@ def reproduce(arguments: Sequence[str], command: str = "the same command") -> in
     return 0
 
 
-def _options(figure: Figure, rest: Sequence[str]) -> tuple[RunOptions, str, list[str]]:
+def _options(
+    figure: Figure, rest: Sequence[str], modules: tuple[str, ...]
+) -> tuple[RunOptions, str, list[str]]:
     """Return the options, the scale, and the names of the settings that were typed."""
     benchmark = BENCHMARKS[figure.name]
     presets = chosen_presets(benchmark, rest)
-    defaults = replace(default_options(figure.name, presets), out=OUT)
+    defaults = default_options(figure.name, presets)
+    defaults = replace(defaults, out=OUT, config=replace(defaults.config, imports=modules))
     options, _, given = parse_options(
         defaults,
         rest,

@@ -18,6 +18,12 @@ class FigureStream:
         ValueError: if a value is out of range.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Names of settings that the figure's name stands for: none."""
+
+    described: ClassVar[tuple[str, ...]] = ()
+    """Keys of a row that tell what its task is: none, as there is one task."""
+
     num_steps: int = 1000
     """Steps of a run."""
 

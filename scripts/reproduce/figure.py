@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
-from plasticity.scripts.config.benchmarks import BENCHMARKS, Benchmark, Presets
+from plasticity.scripts.config.benchmarks import Benchmark, Presets, register_benchmark
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.reproduce.arms import Arm
@@ -127,10 +127,6 @@ def figure(name: str) -> Callable[[_Kind], _Kind]:
     """
 
     def register(kind: _Kind) -> _Kind:
-        if name in BENCHMARKS:
-            raise ValueError(
-                f"There is a figure or benchmark {name!r} already: give the figure another name."
-            )
         if kind.config.benchmark != name:
             raise ValueError(
                 f"The configuration of the figure {name!r} has benchmark={kind.config.benchmark!r}: give it"
@@ -140,22 +136,23 @@ def figure(name: str) -> Callable[[_Kind], _Kind]:
             raise ValueError(
                 f"The figure {name!r} has the scales {tuple(kind.scales)}, expected {SCALES}."
             )
-        kind.name = name
-        FIGURES[name] = kind()
-        BENCHMARKS[name] = FigureBenchmark(
-            description=f"{kind.claim} ({kind.number} of: {kind.paper})",
-            config=with_values(kind.config, kind.scales[SCALES[0]]),
-            methods=kind.methods,
-            tuned_as=name,
-            mitigations=kind.mitigations,
-            presets={
-                "scale": Presets(
-                    help="Size: small for some minutes on a CPU, full for that of the paper.",
-                    default=SCALES[0],
-                    values=kind.scales,
-                )
-            },
+        made = kind()
+        scale = Presets(
+            help="Size: small for some minutes on a CPU, full for that of the paper.",
+            default=SCALES[0],
+            values=kind.scales,
         )
+        register_benchmark(
+            FigureBenchmark(
+                description=f"{kind.claim} ({kind.number} of: {kind.paper})",
+                config=with_values(kind.config, kind.scales[SCALES[0]]),
+                methods=kind.methods,
+                mitigations=kind.mitigations,
+                presets={"scale": scale},
+            )
+        )
+        kind.name = name
+        FIGURES[name] = made
         return kind
 
     return register

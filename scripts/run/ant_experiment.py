@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from plasticity.agents.ppo.agent import PPO, StackedPPO
+from plasticity.agents.ppo.agent import PPO, StackedPPO, initial_policy
 from plasticity.agents.ppo.environments import Environments
 from plasticity.mitigations import regularizer_settings
 from plasticity.scripts.config.run_config import ControlRunConfig
@@ -185,6 +185,10 @@ def _agent(
         (regularizer_settings(each.method), regularizer_settings(each.method_of_critic))
         for each in configs
     ]  # the agent derives the seeds of their anchors from its own
+    policies = [
+        initial_policy(envs, each.agent, each.seed, each.method, each.method_of_critic)
+        for each in configs
+    ]
     if not stacked:
         return PPO(
             envs,
@@ -193,6 +197,7 @@ def _agent(
             seed=config.seed,
             device=config.device,
             update_threads=min(config.stream.num_cores, 2),
+            policy=policies[0],
         )
     return StackedPPO(
         envs,
@@ -201,6 +206,7 @@ def _agent(
         [critic for _, critic in regularizers],
         seeds=[each.seed for each in configs],
         device=config.device,
+        policies=policies,
     )
 
 

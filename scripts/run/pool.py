@@ -103,7 +103,7 @@ def _preloaded(work: Sequence[JobGroup]) -> list[str]:
     for group in work:
         config = group.jobs[0].config
         kind = experiment_class(config)
-        modules += [kind.__module__, *kind.modules(config)]
+        modules += [kind.__module__, *kind.modules(config), *config.imports]
     return modules
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from plasticity.scripts.config.imports import import_modules
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.experiment import Experiment, experiment_class
@@ -44,6 +45,7 @@ def do_work(group: JobGroup, events: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    import_modules(group.jobs[0].config.imports)  # equal in a group
     execute(group, events, stop)
 
 

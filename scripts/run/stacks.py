@@ -1,4 +1,7 @@
-"""Groups of runs that are stacked: their configurations are equal except for method and seed."""
+"""Groups of runs that are stacked: their configurations are equal except for method and seed.
+
+Methods may differ as far as the networks have the same shapes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from itertools import pairwise
 from typing import TypeVar
 
 from plasticity.checks import require_integer
+from plasticity.mitigations import network_mitigations
+from plasticity.scripts.config.nested import to_plain
 from plasticity.scripts.config.options import StackSize
-from plasticity.scripts.config.run_config import METHOD_FIELDS
+from plasticity.scripts.config.run_config import METHOD_FIELDS, RunConfig
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.scripts.run.jobs import Job, JobGroup
 
@@ -64,16 +69,25 @@ def left_of(work: Sequence[JobGroup], unfinished: Sequence[Job]) -> list[JobGrou
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Group jobs whose configurations differ in nothing but `MAY_DIFFER`, in their order.
 
-    Runs that cannot be stacked are in groups apart from those that can.
+    Runs that cannot be stacked are in groups apart from those that can, and so are runs whose methods change
+    the network in different ways.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         saved = job.config.to_json()
         shared = {name: value for name, value in saved.items() if name not in MAY_DIFFER}
         is_stackable = experiment_class(job.config).can_stack(job.config)
-        key = json.dumps([is_stackable, shared], sort_keys=True)
+        key = json.dumps([is_stackable, shared, _changes(job.config)], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
+
+
+def _changes(config: RunConfig) -> list[list[object]]:
+    """Return the mitigations that change the networks of a run."""
+    methods = [getattr(config, name) or () for name in config.method_fields()]
+    return [
+        [[each.name, to_plain(each)] for each in network_mitigations(method)] for method in methods
+    ]
 
 
 def even_parts(items: Sequence[_Item], most: int) -> list[list[_Item]]:

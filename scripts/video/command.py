@@ -17,7 +17,7 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.normalization import ObservationNormalizer
 from plasticity.checks import MAX_SEED, require_integer, require_number
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
-from plasticity.scripts.config.run_config import RunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.run_folders import Run, read_run
 from plasticity.scripts.run.atomic_files import RunError
@@ -189,11 +189,15 @@ def _read_ant_run(path: Path) -> Run:
     return run
 
 
-def _settings(run: Run) -> RunConfig:
+def _settings(run: Run) -> ControlRunConfig:
     try:
-        return read_config(run.config)
+        config = read_config(run.config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run.path / 'config.json'}: {error}") from error
+    assert isinstance(config, ControlRunConfig), (
+        config
+    )  # as those of all benchmarks with videos are
+    return config
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -245,7 +249,7 @@ class TrainedPolicy:
     def __init__(
         self,
         state: dict[str, Any],
-        settings: RunConfig,
+        settings: ControlRunConfig,
         env: AntEnv,
         *,
         seed: int,
@@ -255,7 +259,13 @@ class TrainedPolicy:
         assert isinstance(observations, Box), observations
         assert isinstance(actions, Box), actions
         (size,) = observations.shape
-        self._network = ActorCritic(size, actions.shape[0], settings.agent)
+        self._network = ActorCritic(
+            size,
+            actions.shape[0],
+            settings.agent,
+            actor_method=settings.method,
+            critic_method=settings.method_of_critic,
+        )
         self._normalizer = None
         try:
             self._network.load_state_dict(state["policy"])

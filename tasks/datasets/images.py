@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -99,6 +99,12 @@ class ImageDataset:
         height, width = self.train_images.shape[1:]
         return height, width
 
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Return stored pixels as float32 from 0 to 1, in a new tensor of the same shape."""
+        # Multiplied by the reciprocal, because that is how a GPU divides by a constant: the pixels
+        # are bitwise equal on every device.
+        return pixels.to(torch.float32).mul_(1 / self.max_value)
+
     def to(self, device: torch.device | str) -> ImageDataset:
         """Return the dataset on another device; tensors that are already there are not copied."""
         return replace(
@@ -108,6 +114,16 @@ class ImageDataset:
             test_images=self.test_images.to(device),
             test_labels=self.test_labels.to(device),
         )
+
+
+def all_the_same(datasets: Sequence[ImageDataset]) -> bool:
+    """Return whether datasets consist of the same tensors, so that a gather from one serves all."""
+    # Identity of tensors: those at one address may still be different views of it.
+    return all(
+        getattr(each, name.name) is getattr(datasets[0], name.name)
+        for each in datasets
+        for name in fields(ImageDataset)
+    )
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,52 @@ from plasticity.checks import as_integer, require_integer, require_known
 
 Loss = Literal["cross-entropy", "squared-error"]
 """Losses that a task can request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedStreamConfig:
+    """Settings of a supervised stream: a stream has a subclass, which loads its data and makes it.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Settings that the name of a benchmark stands for: they are no options."""
+
+    num_tasks: int = field(metadata={"option": "tasks"})
+    """Number of tasks in the stream; a larger number extends a finished run."""
+
+    def __post_init__(self) -> None:
+        require_integer("num_tasks", self.num_tasks, minimum=1)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that `load` imports late, which processes may import ahead; none by default."""
+        return ()
+
+    def load(self, device: torch.device | str = "cpu") -> Any:
+        """Return the data of the stream on a device, which all runs of one process share.
+
+        Data that are not here are downloaded, if they can be.
+
+        Raises:
+            ValueError: if they are missing or not as expected; the message says what to do.
+        """
+        raise NotImplementedError
+
+    def make(self, data: Any, seed: int) -> SupervisedStream[Task]:
+        """Return the stream of one run.
+
+        Args:
+            data: What `load` returned; the stream's batches are on its device.
+            seed: Seed of the tasks.
+
+        Raises:
+            ValueError: if the settings and the data do not fit together.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +79,9 @@ class TaskSpec:
     loss: Loss | None = None
     """Training loss. None: the learner's choice."""
 
-    active: tuple[int, ...] | None = None
+    active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
     """Classes that the task has, in ascending order; a learner ignores the logits of all others. None: all
-    classes."""
+    classes. Of stacked tasks whose classes differ: the classes of each."""
 
     def __post_init__(self) -> None:
         for size in self.input_shape:
@@ -45,13 +91,26 @@ class TaskSpec:
             require_known("loss", self.loss, get_args(Loss))
         if self.active is None:
             return
-        for label in self.active:
+        is_of_each = bool(self.active) and isinstance(self.active[0], tuple)
+        for classes in self.active if is_of_each else (self.active,):
+            self._require_classes(classes)
+
+    def _require_classes(self, classes: Any) -> None:
+        for label in classes:
             require_integer("an active class", label, minimum=0, maximum=self.output_size - 1)
-        if not self.active or list(self.active) != sorted(set(self.active)):
+        if not classes or list(classes) != sorted(set(classes)):
             raise ValueError(
-                f"active must hold at least one class, each once and in ascending order: {self.active}."
+                f"active must hold at least one class, each once and in ascending order: {classes}."
                 " Give None if all classes are active."
             )
+
+
+def stacked_spec(specs: Sequence[TaskSpec]) -> TaskSpec:
+    """Return the spec of stacked tasks, whose own specs differ in their active classes at most."""
+    if all(each.active == specs[0].active for each in specs):
+        return specs[0]
+    whole = tuple(range(specs[0].output_size))
+    return replace(specs[0], active=tuple([each.active or whole for each in specs]))
 
 
 class Task(Protocol):
@@ -67,7 +126,7 @@ class Task(Protocol):
 
     @property
     def spec(self) -> TaskSpec:
-        """Sizes, loss and active classes; of one task, if it is a stacked one."""
+        """Sizes, loss and active classes; the sizes are those of one task, if it is a stacked one."""
 
     @property
     def num_train(self) -> int:
@@ -75,7 +134,7 @@ class Task(Protocol):
 
     @property
     def num_test(self) -> int:
-        """Number of test examples."""
+        """Number of test examples; 0 if the task has no test set."""
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return training examples, without waiting for the device.
@@ -163,12 +222,13 @@ class SupervisedStream(Stream[Task_co]):
     """Stream of tasks that are learned from batches of examples (`Task`), which can be stacked."""
 
     def stack_tasks(self, tasks: Sequence[Task]) -> Task:
-        """Return several tasks with equal specs and numbers of examples as a stacked one.
+        """Return several tasks as a stacked one.
 
         A subclass may return one that is faster, with equal batches.
 
         Args:
             tasks: Tasks of equal index: one of this stream, first, and one of each stream stacked with it.
+                Their numbers of examples are equal, and their specs but for the active classes.
         """
         return StackedTask(tuple(tasks))
 
@@ -178,7 +238,7 @@ class StackedTask:
     """R tasks as one, in the general form: each makes its batch, and the batches are stacked."""
 
     tasks: tuple[Task, ...]
-    """The tasks, with equal indices, specs and numbers of examples."""
+    """The tasks, with equal indices and numbers of examples, and equal specs but for the active classes."""
 
     @property
     def index(self) -> int:
@@ -187,8 +247,8 @@ class StackedTask:
 
     @property
     def spec(self) -> TaskSpec:
-        """Sizes, loss and active classes of each task."""
-        return self.tasks[0].spec
+        """Sizes and loss of each task, and active classes."""
+        return stacked_spec([task.spec for task in self.tasks])
 
     @property
     def num_train(self) -> int:
@@ -232,7 +292,7 @@ class StackedStream:
         Raises:
             TypeError: if the index is not an integer.
             IndexError: if there are no such tasks.
-            ValueError: if the specs or numbers of examples of the tasks differ.
+            ValueError: if the sizes, losses or numbers of examples of the tasks differ.
         """
         tasks = [stream[index] for stream in self.streams]
         _require_alike(tasks)
@@ -249,8 +309,8 @@ def stack(streams: Sequence[SupervisedStream[Task]]) -> StackedStream:
         streams: Streams of equal length; their seeds may be equal.
 
     Raises:
-        ValueError: if there are no streams, or their lengths, or the specs or numbers of examples of their
-            first tasks differ.
+        ValueError: if there are no streams, or their lengths, or the sizes, losses or numbers of examples
+            of their first tasks differ.
     """
     if not streams:
         raise ValueError("Stacked streams need at least one stream: an empty list was given.")
@@ -265,13 +325,21 @@ def stack(streams: Sequence[SupervisedStream[Task]]) -> StackedStream:
 
 
 def _require_alike(tasks: Sequence[Task]) -> None:
-    """Raise a ValueError, with the position, unless all specs and numbers of examples are equal."""
-    first = tasks[0]
+    """Raise a ValueError, with the position, unless sizes, losses and numbers of examples are equal."""
+    first = _shared_by_stacked(tasks[0])
     for position, task in enumerate(tasks):
-        for name in ("spec", "num_train", "num_test"):
-            found, expected = getattr(task, name), getattr(first, name)
+        for name, found in _shared_by_stacked(task).items():
+            expected = first[name]
             if found != expected:
                 raise ValueError(
                     f"Task {task.index} of streams[{position}] has {name} {found}, that of streams[0]"
-                    f" {expected}: stack streams of tasks that differ in their examples only."
+                    f" {expected}: stack streams of tasks that differ in their examples and classes only."
                 )
+
+
+def _shared_by_stacked(task: Task) -> dict[str, Any]:
+    return {
+        "spec": replace(task.spec, active=None),
+        "num_train": task.num_train,
+        "num_test": task.num_test,
+    }

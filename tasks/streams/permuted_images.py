@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer, require_name
-from plasticity.tasks.datasets.images import ImageDataset
-from plasticity.tasks.streams.base import SupervisedStream, Task, TaskSpec
+from plasticity.checks import require_integer
+from plasticity.tasks.datasets.images import ImageDataset, all_the_same
+from plasticity.tasks.streams.base import Task, TaskSpec
+from plasticity.tasks.streams.draws import random_order
+from plasticity.tasks.streams.images import ImageStream, ImageStreamConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PermutedImagesConfig:
+class PermutedImagesConfig(ImageStreamConfig):
     """Settings of a stream of permuted images.
 
     Task k shows all images with their pixels in an order that depends on the run's seed and k alone; task 0
@@ -26,23 +27,9 @@ class PermutedImagesConfig:
         ValueError: if a value is out of range.
     """
 
-    dataset: str
-    """Images that are permuted: mnist, fashion-mnist, kmnist, digits, or images (any folder of such
-    files)."""
-
-    num_tasks: int = field(metadata={"option": "tasks"})
-    """Number of tasks in the stream; a larger number extends a finished run."""
-
-    data_dir: str | None = None
-    """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
-
-    def __post_init__(self) -> None:
-        require_name("dataset", self.dataset)
-        require_integer("num_tasks", self.num_tasks, minimum=1)
-        if self.data_dir is not None and not isinstance(self.data_dir, str):
-            raise TypeError(
-                f"data_dir must be the name of a folder or None, not {self.data_dir!r}."
-            )
+    def make(self, data: ImageDataset, seed: int) -> PermutedImages:
+        """Return the stream of one run."""
+        return PermutedImages(data, self.num_tasks, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +116,7 @@ class ImageTask:
         # gathered one by one); 57 us with pixels stored as float32, for four times the memory;
         # 100 us with one gather over a combined index. A permuted copy of the dataset would take
         # 20 us, but 146 ms to make for 60 000 images, which is what it saves in 7 epochs.
-        # Multiplied by the reciprocal, because that is how a GPU divides by a constant: the pixels
-        # are bitwise equal on every device.
-        images = pixels.to(torch.float32).mul_(1 / self.dataset.max_value)
+        images = self.dataset.scaled(pixels)
         if self.index != 0:
             images = self._reordered(images)
         return images.view(*pixels.shape[:-1], 1, *self.dataset.image_shape)
@@ -142,72 +127,27 @@ class ImageTask:
         return images.gather(-1, self.permutation.unsqueeze(-2).expand_as(images))
 
 
-class PermutedImages(SupervisedStream[ImageTask]):
+class PermutedImages(ImageStream[ImageTask]):
     """Stream of permuted-image tasks, after the continual benchmark of syre (Sec. 6.6, Fig. 11).
 
     `stream[k]` is task `k`, created without visiting any other. Task 0 is the unpermuted dataset. The
     permutation of any other task is a pure function of the seed, the task's index and the number of
     pixels, the same on every machine and for every `num_tasks`; training and test images share it.
-
-    Args:
-        dataset: The images. They are moved to the device once, as uint8.
-        num_tasks: Length of the stream, at least 1.
-        seed: Seed of the permutations, 0 or more, of any number of bits.
-        device: Device of the batches.
-
-    Raises:
-        TypeError: if the dataset is not an `ImageDataset`, or a number is not an integer.
-        ValueError: if a number is out of range.
+    Arguments and errors are those of `ImageStream`.
     """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        num_tasks: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        if not isinstance(dataset, ImageDataset):
-            raise TypeError(
-                f"dataset must be an ImageDataset, as returned by load_dataset: "
-                f"{type(dataset).__name__}."
-            )
-        super().__init__(num_tasks, seed)
-        self.dataset = dataset.to(device)
 
     def make_task(self, index: int) -> ImageTask:
         """Return task `index`, from 0 to `num_tasks` - 1."""
         height, width = self.dataset.image_shape
-        permutation = _permutation(self.seed, index, height * width)
+        pixels = height * width
+        permutation = random_order(pixels, self.seed, index) if index else torch.arange(pixels)
         return ImageTask(index, permutation.to(self.dataset.train_images.device), self.dataset)
 
     def stack_tasks(self, tasks: Sequence[Task]) -> Task:
         """Return several tasks as a stacked one, with one gather for all if they share a dataset."""
         # A subclass may have batches of its own, of which one gather would know nothing.
         alike = [task for task in tasks if type(task) is ImageTask]
-        if len(alike) < len(tasks) or any(not _one_dataset(task, alike[0]) for task in alike):
+        if len(alike) < len(tasks) or not all_the_same([task.dataset for task in alike]):
             return super().stack_tasks(tasks)
         permutations = torch.stack([task.permutation for task in alike])
         return ImageTask(alike[0].index, permutations, alike[0].dataset)
-
-
-def _one_dataset(task: ImageTask, other: ImageTask) -> bool:
-    # Identity of tensors: those at one address may still be different views of it.
-    return all(
-        getattr(task.dataset, each.name) is getattr(other.dataset, each.name)
-        for each in fields(ImageDataset)
-    )
-
-
-def _permutation(seed: int, task: int, pixels: int) -> Tensor:
-    """Draw a task's permutation: the order that sorts one random 64-bit integer per pixel.
-
-    The integers are the raw output of PCG64, seeded by `SeedSequence(seed, spawn_key=(task,))`. numpy
-    guarantees that neither ever changes, which it does not for `Generator.permutation`. The sort is
-    stable, so that the result is unique even if integers are equal.
-    """
-    if task == 0:
-        return torch.arange(pixels)
-    sequence = np.random.SeedSequence(seed, spawn_key=(task,))
-    keys = np.random.PCG64(sequence).random_raw(pixels)
-    return torch.from_numpy(np.argsort(keys, kind="stable").astype(np.int64))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import CNN
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -63,9 +63,8 @@ def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, l
         optimizer=optimizer, learning_rate=0.01, precision=precision, loss=loss
     )
     count = 1 if settings else len(SETTINGS)
-    networks = [
-        ImageNetwork((1, 8, 8), 10, NetworkConfig(channels=(2,), hidden=(4,))) for _ in range(count)
-    ]
+    small = CNN(channels=(2,), hidden=(4,))
+    networks = [small.build(small.spec((1, 8, 8), 10)) for _ in range(count)]
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
     trainer: Trainer
     if settings is not None:

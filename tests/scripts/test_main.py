@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from plasticity.agents.networks import CNN, MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
@@ -85,10 +86,10 @@ def test_usage_names_every_command(call, arguments):
 def test_list_has_a_line_for_each_entry(call):
     code, out, _ = call("list")
     assert code == 0
-    for name in (*BENCHMARKS, "none", *MITIGATIONS, *METRICS):
+    for name in (*BENCHMARKS, "none", *MITIGATIONS, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
-    assert (code, out.splitlines()[0]) == (0, "usage: plasticity list")
+    assert (code, out.splitlines()[0]) == (0, "usage: plasticity list [--import MODULE …]")
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
@@ -102,7 +103,7 @@ def test_help_of_a_run_names_every_option(call, command, benchmark):
     options += ["--weight-decay.decoupled", "--l2-init.strength", "--shift.sigma"]
     options += ["--architecture", "--channels", "--downsampling", "--kernel-size", "--hidden"]
     options += ["--activation", "--optimizer", "--learning-rate", "--momentum", "--batch-size"]
-    options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config"]
+    options += ["--epochs-per-task", "--loss", "--train-evaluation-size", "--config", "--import"]
     for option in options:
         assert re.search(rf"{option}\b", out), option
     assert ("--grid" in out) == (command == "sweep")
@@ -110,6 +111,14 @@ def test_help_of_a_run_names_every_option(call, command, benchmark):
     before_options = out.split("options")[0]
     assert not re.search(r"^ +\S", before_options, re.MULTILINE)  # the docstring's indentation
     assert "\n\n\n" not in before_options
+
+
+def test_help_of_an_architecture_names_its_options_only(call):
+    code, out, _ = call("run", "permuted-mnist", "--architecture", "mlp", "--help")
+    assert code == 0
+    for option in ("architecture", "hidden", "activation"):
+        assert re.search(rf"--{option}\b", out), option
+    assert not re.search(r"--(channels|downsampling|kernel-size)\b", out)
 
 
 @pytest.mark.parametrize("benchmark", ["slippery-ant", "slippery-ant-warp"])
@@ -267,6 +276,29 @@ def test_presets_give_the_defaults_of_other_options(call, parsed):
         (4000, standard.betas, 1e-5),
         (100_000, (0.8, 0.9), other.epsilon),
     ]
+
+
+def test_the_architecture_is_chosen_before_its_options(call, parsed, tmp_path):
+    call("run", "permuted-digits", "--hidden", "5", "--architecture=mlp")
+    call("run", "permuted-digits", "--architecture", "cnn", "--channels", "2")
+    file = tmp_path / "some.yaml"
+    file.write_text("network: {architecture: mlp, hidden: [3]}")
+    call("run", "permuted-digits", "--config", file, "--activation", "tanh")
+    file.write_text("network: {hidden: [4]}")
+    call("run", "permuted-digits", "--config", file, "--architecture", "mlp")
+    call("run", "permuted-digits", "--config", file)
+    assert [options.config.network for options, _, _ in parsed] == [
+        MLP(hidden=(5,)),
+        CNN(channels=(2,)),
+        MLP(hidden=(3,), activation="tanh"),
+        MLP(hidden=(4,)),
+        CNN(hidden=(4,)),
+    ]
+    saved = parsed[0][0].run_config("none", 0).to_json()
+    assert saved["network"] == {"architecture": "mlp", "activation": "relu", "hidden": [5]}
+    file.write_text("network: {channels: [4]}")
+    _, _, said = call("run", "permuted-digits", "--config", file, "--architecture", "mlp")
+    assert "Unknown key of network 'channels'" in said
 
 
 def test_config_gives_the_defaults_and_options_override_it(call, parsed, tmp_path):
@@ -435,6 +467,13 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
             "run permuted-digit",
             "Unknown benchmark 'permuted-digit'. Did you mean 'permuted-digits'",
         ),
+        (
+            "run permuted-digits --architecture mpl",
+            "Unknown architecture 'mpl'. Did you mean 'mlp'?",
+        ),
+        ("run permuted-digits --architecture mlp --channels 4", "--channels"),
+        ("run slippery-ant --architecture mlp", "--architecture"),
+        ("sweep permuted-digits --grid architecture=cnn,mlp", "is no setting of a run"),
         ("run permuted-digits --methods sire", "Unknown method 'sire'. Did you mean 'syre'?"),
         ("run permuted-digits --metrics sranc", "Unknown metric 'sranc'. Did you mean 'srank'?"),
         ("run permuted-digits --task 3", "--tasks INT"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from plasticity.checks import require_integer, require_known, require_name
 from plasticity.tasks.control.ant.engines import ENGINES, share_of_environment
@@ -19,6 +20,9 @@ class SlipperyAntConfig:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range, or the environments cannot share the interval evenly.
     """
+
+    fixed: ClassVar[tuple[str, ...]] = ("engine",)
+    """Settings that the name of a benchmark stands for."""
 
     engine: str
     """Physics engine, a key of `plasticity.tasks.ENGINES`: bullet, mujoco or warp."""

@@ -9,6 +9,7 @@ from torch import nn
 from plasticity import Tracker, capture
 from plasticity.agents.networks.actor_critic import ActorCritic, DenseNetwork, initialise
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.network_spec import LayerSpec
 
 
 def make(config=None, *, discrete=False, seed=0):
@@ -36,7 +37,7 @@ def test_discrete_actions_have_no_log_std():
 
 
 def test_equals_a_plain_sequential():
-    network = DenseNetwork(3, (5, 4), 2, "tanh")
+    network = DenseNetwork(3, (5, 4), 2, LayerSpec(activations=(torch.tanh,)))
     twin = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
     for p, q in zip(twin.parameters(), network.parameters(), strict=True):
         p.data.copy_(q.data)
@@ -79,7 +80,7 @@ def test_the_generator_draws_all_weights(scheme):
 
 
 def test_torchs_default_generator_draws_without_a_generator():
-    network = DenseNetwork(3, (5,), 2, "relu")
+    network = DenseNetwork(3, (5,), 2, LayerSpec())
     torch.manual_seed(3)
     initialise(network, "lecun", head_gain=1.0)
     first = network.fc1.weight.clone()

@@ -1,11 +1,13 @@
 """Explicit backpropagation of one and of stacked dense networks, and autograd's for any network."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from plasticity.agents.networks.actor_critic import DenseNetwork, initialise
-from plasticity.agents.networks.image import ACTIVATIONS, DenseLayer
+from plasticity.agents.networks.layers import ACTIVATIONS, DenseLayer
 from plasticity.agents.ppo.gradients import (
     ACTIVATION_GRADIENTS,
     AutogradGradients,
@@ -13,11 +15,12 @@ from plasticity.agents.ppo.gradients import (
     gradients_of,
     stacked_gradients_of,
 )
+from plasticity.network_spec import LayerSpec
 from plasticity.stacking.networks import StackedNetworks
 
 
 def make(activation="tanh", hidden=(5, 4), *, seed=0, dtype=torch.float64):
-    network = DenseNetwork(3, hidden, 2, activation)
+    network = DenseNetwork(3, hidden, 2, LayerSpec(activations=(ACTIVATIONS[activation],)))
     generator = torch.Generator().manual_seed(seed)
     initialise(network, "orthogonal", head_gain=1.0, generator=generator)
     for layer in network.layers():
@@ -106,6 +109,21 @@ def test_other_networks_are_differentiated_by_autograd(form):
         found.assert_equals_autograd(seed)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerSpec(activations=(torch.sin, torch.cos)),
+        LayerSpec(normalization=partial(nn.LayerNorm, dtype=torch.float64)),
+        LayerSpec(activations=(torch.sigmoid,)),
+    ],
+)
+def test_other_layers_of_a_dense_network_are_differentiated_by_autograd(form, layer):
+    networks = [DenseNetwork(3, (6, 4), 2, layer).double() for _ in range(3)]
+    found = Found(form, networks)
+    assert isinstance(found.gradients, AutogradGradients)
+    found.assert_equals_autograd(0)
+
+
 def test_a_subclass_with_its_own_forward_is_not_dense(form):
     class Doubled(DenseNetwork):
         def forward(self, inputs):
@@ -122,7 +140,7 @@ def without_bias(network):
 
 
 def with_another_activation(network):
-    network.fc1 = DenseLayer(3, 4, torch.sigmoid).double()
+    network.fc1 = DenseLayer(3, 4, LayerSpec(activations=(torch.sigmoid,))).double()
 
 
 def with_a_layer_after_the_head(network):

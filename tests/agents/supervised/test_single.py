@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.optim.settings import RegularizerSettings
@@ -38,7 +38,8 @@ class Blobs:
 
 def make(config=None, network=None):
     torch.manual_seed(5)
-    network = ImageNetwork((1, 8, 8), 2, network or NetworkConfig())
+    network = network or CNN()
+    network = network.build(network.spec((1, 8, 8), 2))
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
     return Classifier(network, config, SYRE, data_order_seed=9)
 
@@ -93,7 +94,7 @@ BF16 = ClassifierConfig(learning_rate=0.05, batch_size=16, precision="bf16")
 
 def test_a_bf16_step_computed_by_hand():
     """Products of rounded factors are summed in float32 and rounded; the decay is in float32."""
-    network = NetworkConfig(architecture="mlp", hidden=(3,))
+    network = MLP(hidden=(3,))
     classifier, twin = (make(BF16, network=network) for _ in range(2))
     images, labels = Blobs().train_batch(torch.arange(16))
     classifier._train_step(images, labels)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import NETWORKS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -54,12 +54,14 @@ def streams(count=4, device="cpu", train=50):
     return [PermutedImages(data, 4, seed, device) for seed in range(count)]
 
 
-def network(seed, dtype=torch.float64, **settings):
+def network(seed, dtype=torch.float64, architecture="cnn", **settings):
     torch.manual_seed(seed)
     # tanh, because the weights of a dead ReLU have gradient 0: l2-init's pull at its anchor is then 0 or a
     # rounding error, and Adam turns even the latter into a full step.
-    settings = {"activation": "tanh", "channels": (2, 3), "hidden": (12,), **settings}
-    return ImageNetwork((1, 8, 8), 3, NetworkConfig(**settings)).to(dtype)
+    sizes = {"channels": (2, 3)} if architecture == "cnn" else {}
+    settings = {"activation": "tanh", "hidden": (12,), **sizes, **settings}
+    network = NETWORKS[architecture](**settings)
+    return network.build(network.spec((1, 8, 8), 3)).to(dtype)
 
 
 def config(**settings):

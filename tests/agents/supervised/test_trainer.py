@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -44,21 +44,23 @@ class Blobs:
         )
 
 
+DEFAULT = CNN()
+
+
 def task_of(form, index=0, **settings):
     if form == "single":
         return Blobs(index, **settings)
     return StackedTask((Blobs(index, **settings), Blobs(index, seed=1, **settings)))
 
 
-CNN = NetworkConfig()
-
-
-def make(form, config=None, regularizer=SYRE, seed=5, network=CNN, device="cpu", classes=2, **more):
+def make(
+    form, config=None, regularizer=SYRE, seed=5, network=DEFAULT, device="cpu", classes=2, **more
+):
     """Return the training of network `seed`, or of it and `seed` + 1."""
 
     def build(seed):
         torch.manual_seed(seed)
-        return ImageNetwork((1, 8, 8), classes, network)
+        return network.build(network.spec((1, 8, 8), classes))
 
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
     if form == "single":
@@ -206,24 +208,33 @@ class Restricted(nn.Module):
         return self.network(images)[:, self.classes]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "classes_of"),
+    [
+        ("single", [((1, 3),), (None,), ((0, 4),)]),
+        ("stacked", [((1, 3), (1, 3)), (None, None), ((0, 4), (0, 4))]),
+        ("stacked", [((1, 3), (0, 2, 4)), (None, (1, 2)), ((0, 4), None), (None, None)]),
+    ],
+)
 @pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
-def test_inactive_classes_take_no_part(form, loss):
-    """Tasks of classes 1 and 3 of 5, then all, then 0 and 4: as a network restricted to their logits."""
+def test_inactive_classes_take_no_part(form, classes_of, loss):
+    """Tasks of some of 5 classes, which may differ in a stack: as networks restricted to their logits."""
     config = ClassifierConfig(learning_rate=0.05, batch_size=16, loss=loss, momentum=0.9)
     plain = RegularizerSettings()
     trainer = make(form, config, plain, classes=5)
-    for index, active in enumerate([(1, 3), None, (0, 4)]):
+    for index, actives in enumerate(classes_of):
         states = saved(trainer)
-        spec = replace(BLOBS, output_size=5, active=active)
-        task = task_of(form, index, spec=spec)
+        specs = [replace(BLOBS, output_size=5, active=active) for active in actives]
+        tasks = [Blobs(index, seed=position, spec=each) for position, each in enumerate(specs)]
+        task = tasks[0] if form == "single" else StackedTask(tuple(tasks))
         trainer.train(task)
         rows = trainer.finish(task)
         assert len(rows) == len(states)
         for position, (row, state) in enumerate(zip(rows, states, strict=True)):
             network = make("single", config, classes=5).network
             network.load_state_dict(state["network"])
-            chosen = range(5) if active is None else active
+            spec = specs[position]
+            chosen = spec.active or range(5)
             own = Classifier(
                 Restricted(network, chosen), config, plain, data_order_seed=9 + position
             )
@@ -253,6 +264,36 @@ def test_a_label_outside_the_active_classes_is_refused(form, loss, example):
     assert torch.equal(weights(trainer), before)
 
 
+def test_a_label_outside_the_active_classes_of_its_own_run_is_refused():
+    specs = [replace(BLOBS, output_size=5, active=active) for active in ((1, 3), (0, 4))]
+    tasks = tuple(Blobs(seed=seed, spec=spec) for seed, spec in enumerate(specs))
+    make("stacked", classes=5).train(StackedTask(tasks))
+    tasks[1].labels[7] = 1  # active in the other run
+    with pytest.raises(ValueError, match=r"active classes \(\(1, 3\), \(0, 4\)\)"):
+        make("stacked", classes=5).train(StackedTask(tasks))
+
+
+class Untested(Blobs):
+    num_test = 0
+
+    def test_batches(self, batch_size):
+        return iter(())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_task_without_a_test_set_has_no_test_accuracy(form):
+    found, expected = make(form), make(form)
+    tasks = [[kind(seed=seed) for seed in range(2)] for kind in (Untested, Blobs)]
+    own, other = (each[0] if form == "single" else StackedTask(tuple(each)) for each in tasks)
+    found.train(own)
+    expected.train(other)
+    for row, tested in zip(found.finish(own), expected.finish(other), strict=True):
+        assert next(iter(tested)) == "test_accuracy"
+        del tested["test_accuracy"]
+        assert row == tested
+        assert list(row) == list(tested)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_task_chooses_its_loss(form):
     asked = make(form)
@@ -271,7 +312,7 @@ def test_a_task_chooses_its_loss(form):
 def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
     """Compiled anew for each number, torch would refuse the ninth."""
     config = ClassifierConfig(batch_size=25, loss="squared-error", compile=True)
-    network = NetworkConfig(architecture="mlp", hidden=(4,))
+    network = MLP(hidden=(4,))
     trainer = make("single", config, RegularizerSettings(), classes=12, network=network)
     for index in range(1, 12):
         spec = replace(BLOBS, output_size=12, active=tuple(range(index)))
@@ -299,7 +340,7 @@ OPTIMIZERS = [
 ]
 
 
-def compare_with_eager(form, config, network=CNN, **tolerance):
+def compare_with_eager(form, config, network=DEFAULT, **tolerance):
     """Compare two tasks eagerly, compiled, and compiled with a stop halfway."""
     eager = make(form, replace(config, compile=False), network=network)
     straight, stopped = (make(form, config, network=network) for _ in range(2))
@@ -333,7 +374,7 @@ def test_captured_equals_eager_and_resumes(cuda_graphs_on_cpu, form, optimizer):
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_on_a_cpu_agrees_and_resumes(form):
     config = ClassifierConfig(batch_size=10, epochs_per_task=2, compile=True, **OPTIMIZERS[1])
-    compare_with_eager(form, config, NetworkConfig(architecture="mlp", hidden=(16,)))
+    compare_with_eager(form, config, MLP(hidden=(16,)))
 
 
 # ---- a GPU ------------------------------------------------------------------------------------------

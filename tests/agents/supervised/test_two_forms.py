@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import CNN
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.tasks import PermutedImages, load_dataset
@@ -15,7 +15,7 @@ def test_thousand_steps_on_digits_agree_to_1e_10():
     """Compare loss(theta + theta_0) + strength / 2 |theta|^2 with decay toward theta_0, under SGD."""
     task = PermutedImages(load_dataset("digits"), num_tasks=2, seed=0)[1]
     torch.manual_seed(0)
-    model = ImageNetwork((1, 8, 8), 10, NetworkConfig()).double()
+    model = CNN().build(CNN().spec((1, 8, 8), 10)).double()
     optimizer = regularized(torch.optim.SGD)(
         model.parameters(), lr=0.05, regularizer="syre", strength=0.01, sigma=0.5, anchor_seed=1
     )

@@ -5,14 +5,15 @@ import torch
 from torch import nn
 
 from plasticity import StackedNetworks, Tracker
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import NETWORKS
 from plasticity.metrics.registry import METRICS, Metric
 from plasticity.metrics.stacked import finite_networks, stacked_features, stacked_metrics
 
 
-def image_network(seed, **settings):
+def image_network(seed, architecture="cnn", **settings):
     torch.manual_seed(seed)
-    network = ImageNetwork((1, 8, 8), 3, NetworkConfig(hidden=(16, 16), **settings))
+    network = NETWORKS[architecture](hidden=(16, 16), **settings)
+    network = network.build(network.spec((1, 8, 8), 3))
     with torch.no_grad():  # some dead and dormant units
         network.fc1.bias[: 2 + seed] = -10.0
         network.fc2.weight[3] *= 1e-4

@@ -1,17 +1,23 @@
 import re
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from plasticity.mitigations import (
     L2Init,
+    Mitigation,
     Shift,
     Syre,
     WeightDecay,
     method_name,
     mitigation_names,
+    network_mitigations,
+    network_spec,
     regularizer_settings,
     require_compatible,
 )
+from plasticity.network_spec import LayerSpec, NetworkSpec
 from plasticity.optim.settings import RegularizerSettings
 
 SETTINGS = {
@@ -73,3 +79,23 @@ def test_wrong_mitigations_are_refused():
         require_compatible((Syre(), L2Init()))
     with pytest.raises(TypeError, match="must be a tuple of mitigations, not of 's'"):
         require_compatible("syre")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Append(Mitigation):
+    """Mitigation that adds an activation."""
+
+    function: object
+
+    def network(self, spec):
+        activations = (*spec.layer.activations, self.function)
+        return replace(spec, layer=replace(spec.layer, activations=activations))
+
+
+def test_networks_are_specified_in_the_order_written():
+    spec = NetworkSpec(input_shape=(2,), output_size=1, layer=LayerSpec(activations=(abs,)))
+    sine, cosine = _Append(function=torch.sin), _Append(function=torch.cos)
+    found = network_spec([sine, Syre(), cosine], spec)
+    assert found.layer.activations == (abs, torch.sin, torch.cos)
+    assert network_spec([Syre(), Shift()], spec) is spec
+    assert network_mitigations([sine, Syre(), cosine]) == (sine, cosine)

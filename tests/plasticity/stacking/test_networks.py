@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plasticity import StackedNetworks, clip_stacked_gradients_, stacked_gradient_norms
-from plasticity.agents.networks.image import ImageNetwork, NetworkConfig
+from plasticity.agents.networks import NETWORKS
 from plasticity.optim.shifted_model import ShiftedModel
 
 
@@ -27,8 +27,9 @@ class WithOddParts(nn.Module):
         return self.scale * self.second(torch.tanh(self.norm(self.first(inputs))))
 
 
-def image_network(**settings):
-    return ImageNetwork((1, 8, 8), 3, NetworkConfig(**settings))
+def image_network(architecture="cnn", **settings):
+    network = NETWORKS[architecture](**settings)
+    return network.build(network.spec((1, 8, 8), 3))
 
 
 MAKERS = {

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plasticity.metrics.capture import capture
+from plasticity.units import trace_units
 
 
 class Applies(nn.Module):
@@ -254,3 +255,40 @@ def test_exchanged_parameters_are_followed():
     with capture(model) as activations:
         torch.func.functional_call(model, other, (torch.randn(2, 4, 6),))
     assert activations.units("relu").shape == (8, 11)
+
+
+class TwoOutputs(nn.Module):
+    """CReLU: relu(z) beside relu(-z), of a convolution and of a dense layer."""
+
+    def __init__(self, channels, units):
+        super().__init__()
+        self.conv, self.both = nn.Conv2d(1, channels, 2), nn.Identity()
+        self.fc, self.both_dense = nn.Linear(2 * channels * 4, units), nn.Identity()
+        self.head = nn.Linear(2 * units, 2)
+
+    def forward(self, images):
+        sums = self.conv(images)
+        features = self.both(torch.cat([sums.relu(), (-sums).relu()], 1)).flatten(1)
+        sums = self.fc(features)
+        return self.head(self.both_dense(torch.cat([sums.relu(), (-sums).relu()], 1)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("units", [1, 2])
+def test_a_unit_may_have_two_outputs(channels, units):
+    model, images = TwoOutputs(channels, units), torch.randn(5, 1, 3, 3)
+    flow = trace_units(model, images)
+    # Channel c of 2 x 2 positions: columns 4 c to 4 c + 3, and the same after all channels.
+    first = [
+        [4 * c + n + 4 * channels * k for k in range(2) for n in range(4)] for c in range(channels)
+    ]
+    assert flow["conv"].readers[0].columns.tolist() == first
+    assert flow["fc"].readers[0].columns.tolist() == [[i, i + units] for i in range(units)]
+    for layer in flow.layers:
+        assert (layer.not_followed, layer.unequal, dict(layer.joined)) == (None, None, {}), layer
+    with capture(model, ["both", "both_dense"]) as activations:
+        model(images)
+    # Each output is a column: the two are no positions of one feature.
+    maps = activations["both"].permute(0, 2, 3, 1).reshape(-1, 2 * channels)
+    assert torch.equal(activations.units("both"), maps)
+    assert torch.equal(activations.units("both_dense"), activations["both_dense"])

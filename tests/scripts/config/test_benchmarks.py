@@ -1,16 +1,20 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+import plasticity.scripts.config.benchmarks as benchmarks_module
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.mitigations import MITIGATIONS, Syre, mitigation_names
 from plasticity.scripts.config.benchmarks import (
     BENCHMARKS,
+    Benchmark,
     completed,
     named_benchmark,
     presets_of,
     read_config,
+    register_benchmark,
     require_benchmark,
     tuned_settings,
 )
@@ -21,8 +25,7 @@ def test_every_benchmark_is_whole(name):
     benchmark = BENCHMARKS[name]
     assert benchmark.config.benchmark == name
     assert benchmark.config.method == ()
-    assert benchmark.tuned_as in tuned_settings()
-    for method in benchmark.methods:
+    for method in benchmark.methods if benchmark.tuned_as is not None else ():
         for each in mitigation_names(method):
             assert each in tuned_settings()[benchmark.tuned_as]
     assert read_config(json.loads(json.dumps(benchmark.config.to_json()))) == benchmark.config
@@ -42,6 +45,26 @@ def test_a_mitigation_has_its_tuned_settings():
     assert BENCHMARKS["permuted-fashion"].mitigation("syre") == Syre(strength=3e-3, sigma=1.0)
     with pytest.raises(ValueError, match=re.escape("Unknown method 'sire'. Did you mean 'syre'")):
         BENCHMARKS["permuted-digits"].mitigation("sire")
+
+
+def test_a_benchmark_that_was_not_tuned_has_the_mitigations_own_settings():
+    plain = Benchmark(description="one", config=BENCHMARKS["permuted-mnist"].config)
+    other = replace(plain, config=replace(plain.config, benchmark="other"))
+    assert other.mitigation("syre") == Syre()
+    assert plain.mitigation("syre") != Syre()
+
+
+def test_a_benchmark_is_registered_once(monkeypatch):
+    monkeypatch.setattr(benchmarks_module, "BENCHMARKS", dict(BENCHMARKS))
+    config = replace(BENCHMARKS["permuted-digits"].config, benchmark="mine")
+    mine = Benchmark(description="digits of mine", config=config)
+    assert register_benchmark(mine) is mine
+    assert require_benchmark("mine") is mine
+    assert read_config(config.to_json()) == config
+    with pytest.raises(
+        ValueError, match=r"benchmark named 'mine' \(digits of mine\): give another"
+    ):
+        register_benchmark(mine)
 
 
 def test_presets_change_their_values_and_nothing_else():

@@ -141,6 +141,38 @@ def test_wrong_plain_forms_are_refused_by_path(plain, error, message):
         from_plain(Root, plain, "it")
 
 
+@dataclass(frozen=True)
+class _Shape:
+    kind: str = field(init=False, default="shape")
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class _Disk(_Shape):
+    kind: str = field(init=False, default="disk")
+    radius: float = 0.5
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    shape: _Shape = field(default_factory=_Shape)
+
+
+def test_a_field_may_hold_one_of_several_kinds():
+    """A field that a class fixes is saved, but is no setting; which class is made, the caller says."""
+    drawing = _Drawing(_Disk(size=3))
+    plain = to_plain(drawing)
+    assert plain == {"shape": {"kind": "disk", "size": 3, "radius": 0.5}}
+    assert [each.path for each in settings_of(drawing)] == ["shape.size", "shape.radius"]
+    assert from_plain(_Drawing, plain, "", None, {"shape": _Disk}) == drawing
+    # The fallback is of another kind: its values mean nothing.
+    other = _Drawing(_Shape(size=7))
+    plain = {"shape": {"kind": "disk", "radius": 1}}
+    assert from_plain(_Drawing, plain, "", other, {"shape": _Disk}) == _Drawing(_Disk(radius=1.0))
+    with pytest.raises(ValueError, match="Unknown key of shape 'radius'"):
+        from_plain(_Drawing, plain, "", other)
+
+
 def test_flattened():
     assert flattened({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {
         "a.b": 1,

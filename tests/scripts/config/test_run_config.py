@@ -1,13 +1,14 @@
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity.agents.networks.image import ACTIVATIONS, NetworkConfig
+from plasticity.agents.networks import CNN, MLP
+from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
@@ -22,6 +23,7 @@ from plasticity.scripts.config.run_config import (
     method_from_plain,
 )
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.base import SupervisedStreamConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 CONFIG = SupervisedRunConfig(
@@ -39,14 +41,17 @@ ANT = ControlRunConfig(
 
 widths = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
 positive = st.floats(1e-9, 1e3)
-networks = st.builds(
-    NetworkConfig,
-    architecture=st.sampled_from(["cnn", "mlp"]),
-    channels=widths,
-    downsampling=st.sampled_from(["stride", "max-pool"]),
-    kernel_size=st.sampled_from([1, 3, 5]),
-    hidden=widths,
-    activation=st.sampled_from(sorted(ACTIVATIONS)),
+activations = st.sampled_from(sorted(ACTIVATIONS))
+networks = st.one_of(
+    st.builds(
+        CNN,
+        channels=widths,
+        downsampling=st.sampled_from(["stride", "max-pool"]),
+        kernel_size=st.sampled_from([1, 3, 5]),
+        hidden=widths,
+        activation=activations,
+    ),
+    st.builds(MLP, hidden=widths, activation=activations),
 )
 classifiers = st.one_of(
     st.builds(
@@ -124,7 +129,7 @@ configs = st.one_of(
 @settings(max_examples=150, deadline=None)
 def test_what_is_saved_is_read_back(config):
     saved = json.loads(json.dumps(config.to_json()))
-    assert type(config).from_json(saved) == config
+    assert config.read(saved) == config
     assert differences(saved, config) == []
 
 
@@ -142,7 +147,7 @@ def test_the_saved_form_is_nested():
 
 def test_what_a_run_folder_adds_is_no_setting():
     saved = {**CONFIG.to_json(), "versions": {"torch": "2"}, "git_commit": None}
-    assert SupervisedRunConfig.from_json(saved) == CONFIG
+    assert CONFIG.read(saved) == CONFIG
     assert differences(saved, CONFIG) == []
 
 
@@ -151,7 +156,7 @@ def test_a_misspelt_key_is_reported_with_the_nearest():
     saved["agent"]["learning_rat"] = saved["agent"].pop("learning_rate")
     named = r"key of agent 'learning_rat'\. Did you mean 'learning_rate'"
     with pytest.raises(ValueError, match=named):
-        SupervisedRunConfig.from_json(saved)
+        CONFIG.read(saved)
 
 
 def test_a_missing_key_has_the_default_of_its_dataclass():
@@ -163,16 +168,31 @@ def test_a_missing_key_has_the_default_of_its_dataclass():
         saved["method"]["syre"]["sigma"],
     )
     expected = replace(CONFIG, seed=0, method=(Syre(strength=0.01),))
-    assert SupervisedRunConfig.from_json(saved) == expected
+    assert CONFIG.read(saved) == expected
     del saved["stream"]["num_tasks"]
     with pytest.raises(ValueError, match=r"stream lacks num_tasks"):
-        SupervisedRunConfig.from_json(saved)
+        CONFIG.read(saved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotatedConfig(SupervisedStreamConfig):
+    angle: float = 0.0
+
+
+def test_a_stream_is_read_as_the_kind_of_its_benchmark():
+    config = replace(CONFIG, stream=RotatedConfig(num_tasks=3))
+    saved = json.loads(json.dumps(config.to_json()))
+    saved["stream"]["angle"] = 30
+    assert config.read(saved) == replace(config, stream=RotatedConfig(num_tasks=3, angle=30.0))
+    assert not config.is_like(CONFIG)
+    with pytest.raises(ValueError, match="key of stream 'angle'"):
+        CONFIG.read(saved)
 
 
 def test_a_missing_key_is_taken_from_a_fallback():
     fallback = with_values(CONFIG, {"agent.batch_size": 7, "stream.num_tasks": 9})
     saved = {"agent": {"learning_rate": 0.5}, "stream": {"dataset": "mnist"}, "method": "none"}
-    found = SupervisedRunConfig.from_json(saved, fallback)
+    found = CONFIG.read(saved, fallback)
     changes = {"agent.learning_rate": 0.5, "stream.dataset": "mnist", "method": ()}
     assert found == with_values(fallback, changes)
 
@@ -204,7 +224,7 @@ def test_a_method_by_its_name_or_with_its_settings():
 )
 def test_a_wrong_method_is_refused(method, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        SupervisedRunConfig.from_json({**CONFIG.to_json(), "method": method})
+        CONFIG.read({**CONFIG.to_json(), "method": method})
 
 
 @pytest.mark.parametrize(
@@ -250,7 +270,7 @@ def test_a_wrong_value_is_refused_by_name(path, value, named):
         part = part[section]
     part[name] = value
     with pytest.raises((ValueError, TypeError), match=named):
-        SupervisedRunConfig.from_json(saved)
+        CONFIG.read(saved)
 
 
 def test_differences_names_every_changed_setting_with_both_values():
@@ -315,7 +335,7 @@ def test_compilation_is_refused_where_it_does_not_work():
 
 def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
     assert set(flattened(ANT.to_json())) == {
-        *("benchmark", "seed", "device", "critic_method"),
+        *("benchmark", "seed", "device", "imports", "critic_method"),
         *(f"method.syre.{name}" for name in vars(Syre())),
         *(f"stream.{name}" for name in vars(ANT.stream)),
         *(f"agent.{name}" for name in vars(ANT.agent)),

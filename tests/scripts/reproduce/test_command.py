@@ -1,7 +1,6 @@
 """Command `plasticity reproduce`: runs, verdict, picture, list."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -119,10 +118,9 @@ def test_a_killed_figure_continues_exactly(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     slow = [*QUICK, "--pause", "0.02", "--num-steps", "30"]
     assert reproduce(["walks", "--out", str(whole), *slow]) == 0
-    code = "import walk_figure, sys; from plasticity.scripts.main import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "reproduce", "walks", "--out", str(killed), *slow]
-    folder = str(Path(walk_figure.__file__).parent)
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": folder})
+    words = ["reproduce", "walks", "--import", "walk_figure", "--out", str(killed), *slow]
+    command = [sys.executable, "-m", "plasticity.scripts.main", *words]
+    process = subprocess.Popen(command, cwd=Path(walk_figure.__file__).parent)
     deadline = time.monotonic() + 60
     while not list(killed.rglob("checkpoint.pt")):
         assert time.monotonic() < deadline

@@ -29,10 +29,11 @@ def test_unknown_figures_are_refused():
 
 def test_what_cannot_be_registered():
     kind = walk_figure.WalkFigure
-    with pytest.raises(ValueError, match="already"):
+    with pytest.raises(ValueError, match="There is a benchmark named 'walks'"):
         figure("walks")(kind)
-    with pytest.raises(ValueError, match="already"):
-        figure("permuted-digits")(kind)
+    config = replace(kind.config, benchmark="permuted-digits")
+    with pytest.raises(ValueError, match="There is a benchmark named 'permuted-digits'"):
+        figure("permuted-digits")(type("Other", (kind,), {"config": config}))
     with pytest.raises(ValueError, match="benchmark='walks'"):
         figure("others")(kind)
     config = replace(kind.config, benchmark="others")

@@ -85,11 +85,16 @@ def longer():
 def test_the_program_does_not_name_its_kinds():
     """The runner, the pool and the command are the same for every kind."""
     folder = Path(sys.modules[experiment_class.__module__].__file__).parent
-    kinds = ("ant_", "image_")
+    kinds = ("ant_", "supervised_")
     shared = [f for f in folder.glob("*.py") if not f.name.startswith((*kinds, "stacked_"))]
     for file in shared:
         text = file.read_text()
-        for name in ("SupervisedRunConfig", "ControlRunConfig", "ImageExperiment", "AntExperiment"):
+        for name in (
+            "SupervisedRunConfig",
+            "ControlRunConfig",
+            "SupervisedExperiment",
+            "AntExperiment",
+        ):
             assert name not in text, file
 
 

@@ -13,8 +13,8 @@ from plasticity.optim.kernels import step
 from plasticity.scripts.config.options import default_options
 from plasticity.scripts.run.ant_experiment import AntExperiment
 from plasticity.scripts.run.atomic_files import RunError
-from plasticity.scripts.run.image_experiment import ImageExperiment
 from plasticity.scripts.run.kernels import require_kernels
+from plasticity.scripts.run.supervised_experiment import SupervisedExperiment
 
 
 def configured(benchmark, kernel, device="cpu"):
@@ -31,7 +31,7 @@ def compiled(monkeypatch):
 @pytest.mark.parametrize("benchmark", ["permuted-digits", "slippery-ant"])
 def test_a_kernel_on_a_cpu_is_refused_before_anything_runs(benchmark, monkeypatch):
     config = configured(benchmark, "triton")
-    experiment = ImageExperiment if benchmark == "permuted-digits" else AntExperiment
+    experiment = SupervisedExperiment if benchmark == "permuted-digits" else AntExperiment
     with pytest.raises(
         RunError, match=r"--kernel triton: .*needs a CUDA device, and the device is"
     ):
@@ -49,8 +49,8 @@ def test_a_missing_triton_is_refused(monkeypatch):
 
 
 def test_runs_with_a_kernel_are_not_stacked(monkeypatch):
-    assert ImageExperiment.can_stack(configured("permuted-digits", "eager"))
-    assert not ImageExperiment.can_stack(configured("permuted-digits", "triton"))
+    assert SupervisedExperiment.can_stack(configured("permuted-digits", "eager"))
+    assert not SupervisedExperiment.can_stack(configured("permuted-digits", "triton"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match="'warp' are stacked, with a step of their own: leave it"):
         AntExperiment.require_runnable([configured("slippery-ant-warp", "triton")])

@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN
 from plasticity.mitigations import Syre
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.scripts.run import atomic_files, events
@@ -48,7 +48,7 @@ load_dataset("digits")  # imports scikit-learn
 config = SupervisedRunConfig(
     benchmark="permuted-digits", method=(Syre(strength=0.01, sigma=0.3),), seed=0,
     stream=PermutedImagesConfig(dataset="digits", num_tasks=6),
-    network=NetworkConfig(channels=(4,), hidden=(8,)),
+    network=CNN(channels=(4,), hidden=(8,)),
     agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=48),
     tracking=SupervisedTracking(metrics=("effective_rank", "update_norm"), probe_size=64),
 )

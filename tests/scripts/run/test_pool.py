@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
@@ -28,7 +28,7 @@ from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
     stream=PermutedImagesConfig(dataset="digits", num_tasks=2),
-    network=NetworkConfig(channels=(4,), hidden=(8,)),
+    network=CNN(channels=(4,), hidden=(8,)),
     agent=ClassifierConfig(learning_rate=0.05, batch_size=64),
     tracking=SupervisedTracking(metrics=("effective_rank",), probe_size=32),
 )

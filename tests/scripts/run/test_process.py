@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.mitigations import WeightDecay
 from plasticity.scripts.config.nested import with_values
@@ -27,7 +27,7 @@ from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
     stream=PermutedImagesConfig(dataset="digits", num_tasks=2),
-    network=NetworkConfig(channels=(4,), hidden=(8,)),
+    network=CNN(channels=(4,), hidden=(8,)),
     agent=ClassifierConfig(learning_rate=0.05, batch_size=128),
     tracking=SupervisedTracking(metrics=("effective_rank",), probe_size=32),
 )

@@ -1,14 +1,17 @@
 """Grouping of runs that are stacked."""
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.mitigations import L2Init, Shift, Syre
+from plasticity.mitigations import L2Init, Mitigation, Shift, Syre
+from plasticity.network_spec import LayerSpec
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
 from plasticity.scripts.run.jobs import Job, JobGroup
@@ -49,6 +52,31 @@ def test_runs_that_differ_in_method_seed_and_decay_are_stacked():
     assert shape(planned(MIXED, 8)) == [[0, 1, 3, 5], [2], [6], [4]]
     assert shape(planned(MIXED, 2)) == [[0, 1], [3, 5], [2], [6], [4]]
     assert shape(planned(MIXED, 3)) == [[0, 1], [3, 5], [2], [6], [4]]  # as even as can be
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrow(Mitigation):
+    """Mitigation that changes the network."""
+
+    name = "narrow"
+    claims = "the width"
+    parts: int = 2
+
+    def network(self, spec):
+        return replace(spec, layer=LayerSpec(activations=(torch.relu,) * self.parts))
+
+
+def test_runs_whose_methods_change_the_network_alike_are_stacked():
+    methods = [
+        (),
+        (Narrow(),),
+        (Narrow(), Syre()),
+        (Narrow(parts=4),),
+        (Syre(),),
+        (Syre(), Narrow()),
+    ]
+    jobs = jobs_of(*(with_values(IMAGES, {"method": method}) for method in methods))
+    assert shape(planned(jobs, 8)) == [[0, 4], [1, 2, 5], [3]]
 
 
 def test_one_at_a_time_is_the_ordinary_run():

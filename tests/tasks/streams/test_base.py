@@ -84,6 +84,19 @@ def test_streams_that_cannot_be_stacked(streams, message):
         stack(streams)
 
 
+def test_stacked_tasks_may_differ_in_their_active_classes():
+    first, second = (TaskSpec(input_shape=(2,), output_size=3, active=a) for a in ((1,), (0, 2)))
+    whole = TaskSpec(input_shape=(2,), output_size=3)
+    for specs, active in (
+        ((first, second), ((1,), (0, 2))),
+        ((first, whole), ((1,), (0, 1, 2))),
+        ((first, first), (1,)),
+        ((whole, whole), None),
+    ):
+        task = stack([NumberStream(0, spec=each) for each in specs])[1]
+        assert task.spec == TaskSpec(input_shape=(2,), output_size=3, active=active)
+
+
 def test_a_later_task_that_differs_is_refused():
     class Growing(NumberStream):
         def make_task(self, index):
@@ -121,6 +134,8 @@ def test_wrong_lengths_and_seeds(changed, error, message):
         ({"active": (2, 1)}, ValueError, r"in ascending order: \(2, 1\)"),
         ({"active": (0, 3)}, ValueError, "an active class must be at least 0 and at most 2: 3"),
         ({"active": (0.5,)}, TypeError, "an active class must be an integer"),
+        ({"active": ((0, 1), ())}, ValueError, r"active must hold at least one class.*: \(\)"),
+        ({"active": ((0, 1), (2, 1))}, ValueError, r"in ascending order: \(2, 1\)"),
     ],
 )
 def test_wrong_specs(changed, error, message):

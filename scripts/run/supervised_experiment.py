@@ -1,41 +1,40 @@
-"""Image runs: join streams of images, their training, and the measurements after each task."""
+"""Supervised runs: join streams of tasks, their training, and the measurements after each task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from plasticity.agents.networks.image import ImageNetwork
 from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import Shift, regularizer_settings
+from plasticity.mitigations import Shift, network_spec, regularizer_settings
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.shifted_model import ShiftedModel
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.seeds import child_seed
-from plasticity.tasks import ImageDataset, PermutedImages, TaskSpec, load_dataset, stack
+from plasticity.tasks import SupervisedStream, TaskSpec, stack
 from plasticity.tasks.streams.base import Task
 
 REHEARSED_STEPS = STEPS_COUNTED_AT_ONCE
 """Number of steps after which a compiled step has been captured, and no more memory is allocated."""
 
 
-class ImageExperiment:
-    """Runs of an image benchmark: each has a row for each task.
+class SupervisedExperiment:
+    """Runs of a classifier on a stream: each has a row for each task.
 
     An `Experiment`, whose protocol describes the methods.
 
     Args:
         configs: Configurations of the runs; equal except for their methods and seeds.
         stacked: Whether the networks are stacked. Otherwise there is exactly one run.
-        dataset: Images of the runs. None: they are loaded.
+        data: Data of the streams, on the device of the runs. None: they are loaded.
 
     Raises:
         ValueError: if a setting and the data do not fit together.
@@ -46,18 +45,18 @@ class ImageExperiment:
         configs: Sequence[SupervisedRunConfig],
         *,
         stacked: bool,
-        dataset: ImageDataset | None = None,
+        data: Any = None,
     ) -> None:
         config = configs[0]
         self.configs = configs
-        if dataset is None:
-            dataset = load_dataset(config.stream.dataset, data_dir=config.stream.data_dir)
-        require_fitting(config, dataset)
-        dataset = dataset.to(config.device)  # once: the streams share it
-        self._streams = [image_stream(each, dataset) for each in configs]
+        if data is None:
+            data = config.stream.load(config.device)
+        require_fitting(config, data)
+        self._streams = [supervised_stream(each, data) for each in configs]
+        self._lead = (len(configs),) if stacked else ()
         self._tasks = stack(self._streams) if stacked else self._streams[0]
         networks = [initial_network(each, self._tasks[0].spec) for each in configs]
-        self._layers = networks[0].hidden_layers
+        self._layers: Sequence[str] = networks[0].hidden_layers  # type: ignore[assignment]
         self._prefix = "" if _shift(config) is None else "model."  # of the layers' names
         self._trainer = _trainer(configs, networks, stacked=stacked)
         self._next_tasks = [0] * len(configs)
@@ -118,7 +117,7 @@ class ImageExperiment:
     def _measure(self, rows: dict[int, dict[str, Any]], task: Task) -> None:
         """Add the metrics to these rows."""
         tracking = self.configs[0].tracking
-        probe, _ = next(iter(task.test_batches(tracking.probe_size)))
+        probe = self._probe(task, tracking.probe_size)
         sound = [run for run, row in rows.items() if not row["diverged"]]
         layers = [self._prefix + layer for layer in self._layers]
         measured = self._trainer.measure(probe, tracking.metrics, layers, sound)
@@ -128,6 +127,13 @@ class ImageExperiment:
             row["diverged"] = run not in measured
             for name, value in measured.get(run, {}).items():
                 row[name.replace(f"/{self._prefix}", "/")] = value
+
+    def _probe(self, task: Task, size: int) -> torch.Tensor:
+        """Return the first inputs of the test set, or of the training set if there is no other."""
+        if task.num_test:
+            return next(iter(task.test_batches(size)))[0]
+        indices = torch.arange(size, device=self._trainer.device)
+        return task.train_batch(indices.expand(*self._lead, -1))[0]
 
     def take_episodes(self, run: int) -> list[dict[str, Any]]:
         """Return no episodes: a classifier has none."""
@@ -190,57 +196,61 @@ class ImageExperiment:
     def require_runnable(configs: Sequence[SupervisedRunConfig]) -> None:
         """Raise an error if settings and data do not fit together; download the data."""
         require_kernels(configs)
-        load = cache(load_dataset)  # a grid may have many configurations on the same images
+        load = lru_cache(maxsize=1)(
+            lambda stream: stream.load()
+        )  # a grid has many on the same data
         for config in configs:
-            require_fitting(config, load(config.stream.dataset, data_dir=config.stream.data_dir))
+            require_fitting(config, load(config.stream))
 
     @staticmethod
     def modules(config: SupervisedRunConfig) -> Sequence[str]:
         """Return the modules that a run imports late."""
-        return ["sklearn.datasets"] if config.stream.dataset == "digits" else []
+        return config.stream.modules
 
 
-def image_stream(config: SupervisedRunConfig, dataset: ImageDataset) -> PermutedImages:
-    """Return the tasks of a run, on its device."""
-    return PermutedImages(
-        dataset,
-        num_tasks=config.stream.num_tasks,
-        seed=child_seed(config.seed, "stream"),
-        device=config.device,
-    )
+def supervised_stream(config: SupervisedRunConfig, data: Any) -> SupervisedStream[Task]:
+    """Return the tasks of a run."""
+    return config.stream.make(data, child_seed(config.seed, "stream"))
 
 
-def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> ImageNetwork:
+def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
     """Return the initial network of a run, on the CPU."""
     # Layers draw their initial weights from the global generator, which is seeded here and used for
     # nothing else.
     torch.manual_seed(child_seed(config.seed, "weights"))
-    return ImageNetwork(spec.input_shape, spec.output_size, config.network)
+    return _built(config, spec)
 
 
-def require_fitting(config: SupervisedRunConfig, dataset: ImageDataset) -> None:
+def _built(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
+    plain = config.network.spec(spec.input_shape, spec.output_size)
+    return config.network.build(network_spec(config.method, plain))
+
+
+def require_fitting(config: SupervisedRunConfig, data: Any) -> None:
     """Raise an error if the settings do not fit the data, without building an experiment.
 
     Raises:
-        ValueError: if a batch is larger than the training set, the probe larger than the test set,
-            or the images too small for the network.
+        ValueError: if the stream cannot be made, a batch is larger than the first task's training set, the
+            probe larger than its test set (its training set, if there is no other), or the inputs too small
+            for the network.
     """
-    for option, wanted, split, labels in (
-        ("--batch-size", config.agent.batch_size, "training", dataset.train_labels),
-        ("--probe-size", config.tracking.probe_size, "test", dataset.test_labels),
+    task = supervised_stream(config, data)[0]
+    train, test = (task.num_train, "training"), (task.num_test, "test")
+    for option, wanted, (count, split) in (
+        ("--batch-size", config.agent.batch_size, train),
+        ("--probe-size", config.tracking.probe_size, test if task.num_test else train),
     ):
-        if wanted > len(labels):
+        if wanted > count:
             raise ValueError(
-                f"{option} {wanted} is larger than the {len(labels)} {split} examples of"
-                f" {config.stream.dataset}: give at most {len(labels)}."
+                f"{option} {wanted} is larger than the {count} {split} examples of the first task of"
+                f" {config.benchmark}: give at most {count}."
             )
-    spec = PermutedImages(dataset, num_tasks=1, seed=0)[0].spec
     with torch.device("meta"):  # shapes without memory
-        ImageNetwork(spec.input_shape, spec.output_size, config.network)
+        _built(config, task.spec)
 
 
 def _trainer(
-    configs: Sequence[SupervisedRunConfig], networks: Sequence[ImageNetwork], *, stacked: bool
+    configs: Sequence[SupervisedRunConfig], networks: Sequence[nn.Module], *, stacked: bool
 ) -> Trainer:
     """Return the training of these networks, at its beginning."""
     config = configs[0]

@@ -2,26 +2,34 @@
 
 import json
 import math
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 
 import pytest
 import torch
+from curve_runs import Killed, content, train
 
-from plasticity.agents.networks.image import NetworkConfig
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
+from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
-from plasticity.scripts.run.image_experiment import ImageExperiment
-from plasticity.tasks import load_dataset
+from plasticity.scripts.run.supervised_experiment import SupervisedExperiment, supervised_stream
+from plasticity.tasks import TaskSpec, load_dataset
+from plasticity.tasks.streams.images import (
+    ImageStreamConfig,
+    SelectedImages,
+    SelectedImagesStream,
+)
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 TINY = SupervisedRunConfig(
     benchmark="permuted-digits",
     stream=PermutedImagesConfig(dataset="digits", num_tasks=3),
-    network=NetworkConfig(channels=(4, 4), hidden=(8,)),
+    network=CNN(channels=(4, 4), hidden=(8,)),
     agent=ClassifierConfig(learning_rate=0.05, momentum=0.9, batch_size=64),
     tracking=SupervisedTracking(probe_size=32),
 )
@@ -38,7 +46,7 @@ def experiment(changes=None, stacked=False, dataset=True):
     """Return the experiment of one run, or stacked with that of another seed."""
     config = with_values(TINY, changes or {})
     configs = [config, with_values(config, {"seed": config.seed + 1})] if stacked else [config]
-    return ImageExperiment(configs, stacked=stacked, dataset=digits() if dataset else None)
+    return SupervisedExperiment(configs, stacked=stacked, data=digits() if dataset else None)
 
 
 def rows_of(experiment, should_stop=lambda: False):
@@ -212,8 +220,8 @@ def test_continued_from_anywhere_to_the_byte(changes, stacked, steps, tmp_path):
     assert not first.is_finished(0)
     torch.save(states_of(first), tmp_path / "states")
     for run, state in enumerate(torch.load(tmp_path / "states", weights_only=True)):
-        assert ImageExperiment.progress_of(state) == pytest.approx(steps / 23)
-        assert not ImageExperiment.is_finished_at(state, first.configs[run])
+        assert SupervisedExperiment.progress_of(state) == pytest.approx(steps / 23)
+        assert not SupervisedExperiment.is_finished_at(state, first.configs[run])
         second.load_state_dict(run, state)
     assert second.progress == first.progress == pytest.approx(steps / 23)
     rest = rows_of(second)
@@ -245,7 +253,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(metrics, stacked):
     assert all(map(diverging.has_diverged, runs))
     again = experiment(stacked=stacked)
     for run, state in enumerate(states_of(diverging)):
-        assert ImageExperiment.is_finished_at(state, diverging.configs[run])
+        assert SupervisedExperiment.is_finished_at(state, diverging.configs[run])
         again.load_state_dict(run, state)
     assert all(map(again.is_finished, runs))
 
@@ -253,7 +261,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(metrics, stacked):
 @pytest.mark.parametrize("stacked", FORMS)
 @pytest.mark.parametrize("metrics", [(), ("effective_rank",), ("weight_norm",)])
 def test_features_that_overflow_under_a_finite_loss_end_the_run(metrics, stacked):
-    mlp = NetworkConfig(architecture="mlp", hidden=(2, 2))
+    mlp = MLP(hidden=(2, 2))
     overflowing = experiment({"network": mlp, "tracking.metrics": metrics}, stacked)
     trainer = overflowing._trainer
     last = len(overflowing.configs) - 1
@@ -288,6 +296,49 @@ def test_a_batch_or_a_probe_larger_than_the_data_is_refused(stacked):
         experiment({"tracking.probe_size": 356}, stacked)
 
 
+class Untested(SelectedImagesStream):
+    """Even digits, then odd ones, or the reverse, by the seed; there is no test set."""
+
+    def make_task(self, index):
+        own = (self.dataset.train_labels + self.seed) % 2 == index % 2
+        rows = own.nonzero().flatten()[:600]
+        classes = tuple(label for label in range(10) if (label + self.seed) % 2 == index % 2)
+        spec = TaskSpec(input_shape=(1, 8, 8), output_size=10, active=classes)
+        labels = self.dataset.train_labels[rows]
+        return SelectedImages(index, spec, self.dataset, rows, labels, rows[:0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntestedConfig(ImageStreamConfig):
+    def make(self, data, seed):
+        return Untested(data, self.num_tasks, seed)
+
+
+def test_a_stream_of_ones_own_without_tests_and_with_other_classes_in_each_run():
+    stream = UntestedConfig(dataset="digits", num_tasks=2)
+    config = replace(TINY, stream=stream)
+    configs = [with_values(config, {"seed": seed}) for seed in range(4)]
+    streams = [supervised_stream(each, digits()) for each in configs]
+    assert len({each[0].spec.active for each in streams}) == 2  # even digits and odd ones
+    together = stacked_rows(configs)[0]
+    for each, rows, own in zip(configs, together, streams, strict=True):
+        single = SupervisedExperiment([each], stacked=False, data=digits())
+        expected = rows_of(single)[0]
+        assert_near(rows, expected)
+        assert "test_accuracy" not in expected[0]
+        # the first 32 training images: the metrics of the last row are of the trained network on them
+        probe = own[1].train_batch(torch.arange(32))[0]
+        found = single._trainer.measure(probe, ("dead_fraction",), single._layers, [0])[0]
+        for name, value in found.items():
+            assert expected[-1][name] == value
+
+
+def test_a_probe_of_training_examples_is_no_larger_than_their_set():
+    config = replace(TINY, stream=UntestedConfig(dataset="digits", num_tasks=2))
+    with pytest.raises(ValueError, match=r"--probe-size 601 is larger than the 600 training exam"):
+        SupervisedExperiment.require_runnable([with_values(config, {"tracking.probe_size": 601})])
+
+
 @pytest.mark.parametrize("stacked", FORMS)
 def test_the_data_are_loaded_by_name(stacked):
     loaded = experiment(SHORT, stacked, dataset=False)
@@ -318,7 +369,7 @@ MANY = with_values(
     TINY,
     {
         "stream.num_tasks": 2,
-        "network": NetworkConfig(channels=(4,), hidden=(8,)),
+        "network": CNN(channels=(4,), hidden=(8,)),
         "agent.batch_size": 128,
         "tracking.metrics": tuple(METRICS),
     },
@@ -336,7 +387,7 @@ EXPLODING = with_values(MANY, {"method": (WeightDecay(strength=1e20),)})
 
 def alone(config, should_stop=lambda: False, state=None):
     """Return the rows of a single run, and its state."""
-    single = ImageExperiment([config], stacked=False, dataset=digits())
+    single = SupervisedExperiment([config], stacked=False, data=digits())
     if state is not None:
         single.load_state_dict(0, state)
     return rows_of(single, should_stop)[0], states_of(single)[0]
@@ -344,7 +395,7 @@ def alone(config, should_stop=lambda: False, state=None):
 
 def stacked_rows(configs, should_stop=lambda: False, begun=()):
     """Return the rows of stacked runs, and their states."""
-    many = ImageExperiment(configs, stacked=True, dataset=digits())
+    many = SupervisedExperiment(configs, stacked=True, data=digits())
     for run, state in enumerate(begun):
         many.load_state_dict(run, state)
     return rows_of(many, should_stop), states_of(many)
@@ -405,7 +456,7 @@ def test_begun_stacked_and_continued_alone_and_the_reverse():
     rest, last = stacked_rows(RUNS, begun=states)
     for index, config in enumerate(RUNS):
         assert_near(begun[index] + rest[index], rows_alone()[index])
-        assert ImageExperiment.is_finished_at(last[index], config)
+        assert SupervisedExperiment.is_finished_at(last[index], config)
         assert alone(config, state=last[index])[0] == []
 
 
@@ -418,16 +469,74 @@ def test_one_that_diverges_ends_and_disturbs_no_other():
     assert [text(rows[index]) for index in (0, 2)] == [
         text(all_stacked()[index]) for index in (0, 2)
     ]
-    assert ImageExperiment.is_finished_at(states[1], EXPLODING)
+    assert SupervisedExperiment.is_finished_at(states[1], EXPLODING)
     assert alone(EXPLODING, state=states[1])[0] == []
 
 
 def test_runs_at_different_tasks_are_refused():
     _, states = stacked_rows(RUNS[:2], after(STEPS + 1))
-    many = ImageExperiment(RUNS[:2], stacked=True, dataset=digits())
+    many = SupervisedExperiment(RUNS[:2], stacked=True, data=digits())
     many.load_state_dict(0, states[0])
     with pytest.raises(ValueError, match=r"at the tasks \[0, 1\]"):
         many.next_rows(lambda: False)
+
+
+# ---- every benchmark -------------------------------------------------------------------------------
+
+STREAMS = {
+    type(each.config.stream): name
+    for name, each in BENCHMARKS.items()
+    if isinstance(each.config, SupervisedRunConfig)
+    and isinstance(each.config.stream, ImageStreamConfig)
+}.values()  # one of each kind
+
+
+def small(name):
+    """Return configurations of two runs of a benchmark, on the digits, with little to do."""
+    settings = {
+        **{"stream.dataset": "digits", "stream.num_tasks": 3, "network": TINY.network},
+        **{"agent.epochs_per_task": 2, "agent.batch_size": 64},
+        **{"tracking.probe_size": 32, "tracking.metrics": ("effective_rank", "update_norm")},
+        "method": (Syre(strength=0.01, sigma=0.5),),
+    }
+    config = with_values(BENCHMARKS[name].config, settings)
+    return [config, with_values(config, {"seed": 1})]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_stacked_runs_of_every_benchmark_are_those_alone(name):
+    configs = small(name)
+    together = stacked_rows(configs)[0]
+    for rows, config in zip(together, configs, strict=True):
+        assert_near(rows, alone(config)[0], rel=1e-3)
+        assert [row["task"] for row in rows] == [0, 1, 2]
+    assert together[0] != together[1]
+
+
+@pytest.mark.parametrize("stacked", FORMS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_benchmark_is_continued_to_the_byte(name, stacked, tmp_path):
+    configs = small(name)[: 1 + stacked]
+    whole, killed = ([(tmp_path / o / str(c.seed), c) for c in configs] for o in ("one", "other"))
+    assert train(whole)
+
+    def kill_after(calls):
+        steps = after(calls)
+
+        def kill():
+            if steps():
+                raise Killed
+
+        return kill
+
+    with pytest.raises(Killed):
+        train(killed, kill_after(8))
+    stops = 1
+    while not train(killed, after(11)):
+        stops += 1
+    assert stops > 2
+    for (path, _), (expected, _) in zip(killed, whole, strict=True):
+        assert content(path) == content(expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -1,0 +1,156 @@
+"""Hidden layers: a weight, then the normalization and the activations of a `LayerSpec`.
+
+A layer applies its own activations, so that the module `fc1` both holds the weights `fc1.weight` and outputs
+the features of `fc1`: one name for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.initialization import Constant, Distribution, torch_default
+from plasticity.network_spec import LayerSpec
+
+Activation = Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"]
+"""Names of `ACTIVATIONS`."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+    "gelu": functional.gelu,
+    "leaky-relu": functional.leaky_relu,
+    "elu": functional.elu,
+    "silu": functional.silu,
+}
+"""Activations by their name in a configuration."""
+
+
+class DenseLayer(nn.Linear):
+    """Fully connected layer with its normalization and activations.
+
+    Args:
+        inputs: Size of an input.
+        width: Number of outputs, or of units (`LayerSpec.keep_units`).
+        spec: Work of the layer on its sums.
+    """
+
+    normalization: nn.Module | None
+
+    def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
+        super().__init__(inputs, spec.units(width))
+        self.activations = spec.activations
+        self.normalization = spec.normalization and spec.normalization((self.out_features,))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
+        return _features(super().forward(features), self.normalization, self.activations, -1)
+
+    def extra_repr(self) -> str:
+        """Return the settings of the layer, its activations included."""
+        return f"{super().extra_repr()}, activations={_names(self.activations)}"
+
+
+class ConvolutionLayer(nn.Conv2d):
+    """Padded convolution with its normalization and activations.
+
+    Args:
+        inputs: Number of input channels.
+        width: Number of output channels, or of units (`LayerSpec.keep_units`).
+        kernel_size: Side length of the kernels; odd.
+        size: Height and width of the input images.
+        stride: Stride of the kernels.
+        spec: Work of the layer on its sums.
+    """
+
+    normalization: nn.Module | None
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        kernel_size: int,
+        size: tuple[int, int],
+        *,
+        stride: int,
+        spec: LayerSpec,
+    ) -> None:
+        units = spec.units(width)
+        super().__init__(inputs, units, kernel_size, stride=stride, padding=kernel_size // 2)
+        self.activations = spec.activations
+        map_shape = (units, *(-(-side // stride) for side in size))
+        self.normalization = spec.normalization and spec.normalization(map_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of a batch.
+
+        Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
+        """
+        return _features(super().forward(images), self.normalization, self.activations, -3)
+
+    def extra_repr(self) -> str:
+        """Return the settings of the layer, its activations included."""
+        return f"{super().extra_repr()}, activations={_names(self.activations)}"
+
+
+def _features(
+    sums: Tensor,
+    normalization: nn.Module | None,
+    activations: Sequence[Callable[[Tensor], Tensor]],
+    axis: int,
+) -> Tensor:
+    if normalization is not None:
+        sums = normalization(sums)
+    outputs = [activation(sums) for activation in activations]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+
+
+def _names(functions: Sequence[Callable[..., object]]) -> str:
+    # Not repr, whose address differs between equal objects.
+    return f"({', '.join(getattr(each, '__name__', type(each).__name__) for each in functions)})"
+
+
+def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[DenseLayer]:
+    """Return dense layers in a row.
+
+    Args:
+        inputs: Size of an input of the first.
+        widths: Width of each.
+        spec: Work of each on its sums.
+    """
+    layers = []
+    for width in widths:
+        layers.append(DenseLayer(inputs, width, spec))
+        inputs = spec.outputs(width)
+    return layers
+
+
+def default_initialization(network: nn.Module) -> dict[str, Distribution]:
+    """Return the distributions that torch draws initial parameters from, by parameter name.
+
+    A normalization has weights of 1 and biases of 0, as all of torch's have.
+
+    Args:
+        network: Network of linear layers, convolutions and normalizations.
+
+    Raises:
+        ValueError: if it has a parameter of another kind.
+    """
+    found: dict[str, Distribution] = {}
+    for path, module in network.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            key = f"{path}.{name}" if path else name
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                found[key] = torch_default(module.weight[0].numel())
+            elif name in ("weight", "bias"):
+                found[key] = Constant(float(name == "weight"))
+            else:
+                raise ValueError(
+                    f"The initial values of {key!r}, a parameter of {type(module).__name__}, are not known:"
+                    " give its network a method `initialization` of its own."
+                )
+    return found

@@ -1,0 +1,185 @@
+"""Streams of images: their dataset, and tasks that select examples of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from plasticity.checks import require_integer, require_name
+from plasticity.tasks.datasets.images import ImageDataset, all_the_same, load_dataset
+from plasticity.tasks.streams.base import (
+    SupervisedStream,
+    SupervisedStreamConfig,
+    Task,
+    Task_co,
+    TaskSpec,
+    stacked_spec,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStreamConfig(SupervisedStreamConfig):
+    """Settings of a stream of images.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    dataset: str
+    """Images of the tasks: mnist, fashion-mnist, kmnist, digits, or images (any folder of such files)."""
+
+    data_dir: str | None = None
+    """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_name("dataset", self.dataset)
+        if self.data_dir is not None and not isinstance(self.data_dir, str):
+            raise TypeError(
+                f"data_dir must be the name of a folder or None, not {self.data_dir!r}."
+            )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that `load` imports late."""
+        return ("sklearn.datasets",) if self.dataset == "digits" else ()
+
+    def load(self, device: torch.device | str = "cpu") -> ImageDataset:
+        """Return the images on a device, as `load_dataset` reads or downloads them.
+
+        Raises:
+            ValueError: if the dataset is unknown, or files are missing or not as expected.
+            DownloadError: if no mirror delivers.
+        """
+        return load_dataset(self.dataset, data_dir=self.data_dir).to(device)
+
+
+class ImageStream(SupervisedStream[Task_co]):
+    """Stream of tasks on one dataset of images.
+
+    Args:
+        dataset: The images, shared by all tasks, as uint8.
+        num_tasks: Length of the stream, at least 1.
+        seed: Seed of the tasks, 0 or more, of any number of bits.
+        device: Device of the batches, to which the images are moved once. None: that of the images.
+
+    Raises:
+        TypeError: if the dataset is not an `ImageDataset`, or a number is not an integer.
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        num_tasks: int,
+        seed: int,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not isinstance(dataset, ImageDataset):
+            raise TypeError(
+                f"dataset must be an ImageDataset, as returned by load_dataset: "
+                f"{type(dataset).__name__}."
+            )
+        super().__init__(num_tasks, seed)
+        self.dataset = dataset if device is None else dataset.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedImages:
+    """Task of some examples of a dataset, which may have labels of its own.
+
+    A stacked task selects from one dataset for R tasks: every tensor but the images has a leading axis of
+    length R.
+    """
+
+    index: int
+    """Index in the stream, from 0."""
+
+    spec: TaskSpec
+    """Sizes, loss and active classes."""
+
+    dataset: ImageDataset
+    """Images, shared by all tasks of a stream."""
+
+    train_rows: Tensor
+    """Positions of the training examples among the dataset's, int64. Shape: (..., num_train)."""
+
+    train_labels: Tensor
+    """Their labels, int64. Shape: (..., num_train)."""
+
+    test_rows: Tensor
+    """Positions of the test examples among the dataset's, int64. Shape: (..., num_test)."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+        return self.train_rows.shape[-1]
+
+    @property
+    def num_test(self) -> int:
+        """Number of test examples, which may be 0."""
+        return self.test_rows.shape[-1]
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return training examples, without waiting for the device.
+
+        Args:
+            indices: Indices of the examples, 0 to `num_train` - 1, int64, on the dataset's device.
+                Shape: (..., batch).
+
+        Returns:
+            The images, float32, from 0 to 1, shape (..., batch, 1, height, width), and the labels, int64,
+            shape (..., batch); both new tensors.
+        """
+        rows = self.train_rows.gather(-1, indices)
+        return self._images(self.dataset.train_images, rows), self.train_labels.gather(-1, indices)
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the test examples, in the order of `test_rows`, with the dataset's labels.
+
+        Args:
+            batch_size: Examples in a batch, at least 1; the last batch may have fewer.
+
+        Returns:
+            An iterator over images and labels, shaped as those of `train_batch`; empty if there are none.
+
+        Raises:
+            TypeError: if the batch size is not an integer.
+            ValueError: if it is below 1.
+        """
+        size = require_integer("batch_size", batch_size, minimum=1)
+        parts = torch.split(self.test_rows, size, dim=-1) if self.num_test else ()
+        return (
+            (self._images(self.dataset.test_images, rows), self.dataset.test_labels[rows])
+            for rows in parts
+        )
+
+    def _images(self, stored: Tensor, rows: Tensor) -> Tensor:
+        images = self.dataset.scaled(stored.index_select(0, rows.flatten()))
+        return images.view(*rows.shape, 1, *self.dataset.image_shape)
+
+
+class SelectedImagesStream(ImageStream[SelectedImages]):
+    """Stream of tasks that select examples of one dataset. A subclass implements `make_task`."""
+
+    def stack_tasks(self, tasks: Sequence[Task]) -> Task:
+        """Return several tasks as a stacked one, with one gather for all if they share a dataset."""
+        alike = [task for task in tasks if type(task) is SelectedImages]
+        if len(alike) < len(tasks) or not all_the_same([task.dataset for task in alike]):
+            return super().stack_tasks(tasks)
+        return SelectedImages(
+            alike[0].index,
+            stacked_spec([task.spec for task in alike]),
+            alike[0].dataset,
+            *(
+                torch.stack([getattr(task, name) for task in alike])
+                for name in ("train_rows", "train_labels", "test_rows")
+            ),
+        )
