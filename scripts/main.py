@@ -18,8 +18,8 @@ from plasticity.agents.networks import NETWORKS
 from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
-from plasticity.scripts.config.benchmarks import BENCHMARKS, Benchmark, require_benchmark
-from plasticity.scripts.config.command_line import first_line, parse_options
+from plasticity.scripts.config.benchmarks import BENCHMARKS, require_benchmark
+from plasticity.scripts.config.command_line import chosen_presets, first_line, parse_options
 from plasticity.scripts.config.files import read_config_file
 from plasticity.scripts.config.grid import Axis, parse_grid
 from plasticity.scripts.config.imports import import_saved, take_imports
@@ -30,6 +30,8 @@ from plasticity.scripts.config.options import (
     options_from_config,
 )
 from plasticity.scripts.config.settings_by_option import require_meaning
+from plasticity.scripts.reproduce.command import reproduce
+from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
 from plasticity.scripts.run.progress import Messages
@@ -37,10 +39,11 @@ from plasticity.scripts.run.progress import Messages
 COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
     "sweep": "the same for every combination of a grid of settings",
+    "reproduce": "figures of the papers: train their runs, judge the claim, draw",
     "report": "tables and figures of finished or unfinished runs",
     "tune": "make the best settings of a sweep the defaults of its benchmark",
     "video": "a GIF, video or filmstrip of a run's trained agent",
-    "list": "benchmarks, methods, networks and metrics, a line each",
+    "list": "benchmarks, figures, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",
     "strip": "a Stable-Baselines3 model that loads where this package is not installed",
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _usage() -> str:
     lines = ["usage: plasticity COMMAND …", "", "commands:"]
-    lines += [f"  {name:8s} {description}" for name, description in COMMANDS.items()]
+    lines += [f"  {name:9s} {description}" for name, description in COMMANDS.items()]
     lines += ["", "`plasticity COMMAND --help` tells the options of each."]
     return "\n".join(lines)
 
@@ -98,6 +101,8 @@ def _dispatch(given: list[str]) -> int:
 
         return bench(tyro.cli(BenchOptions, prog="plasticity bench", args=rest))
     again = shlex.join([*_program(), *given])
+    if command == "reproduce":
+        return reproduce(rest, again)
     options, axes = _run_options(command, rest)
     return run(options, again) if axes is None else sweep(options, axes, again)
 
@@ -191,7 +196,7 @@ def _description(command: str, name: str) -> str:
 def _default_options(
     name: str, file: Path | None, saved: Mapping[str, Any] | None, rest: Sequence[str]
 ) -> RunOptions:
-    chosen = _chosen_presets(require_benchmark(name), rest)
+    chosen = chosen_presets(require_benchmark(name), rest)
     if saved is None:
         return default_options(name, chosen)
     architecture = chosen.pop("architecture", None)
@@ -207,16 +212,6 @@ def _default_options(
         raise ValueError(f"--config {file}: {error}") from error
 
 
-def _chosen_presets(benchmark: Benchmark, rest: Sequence[str]) -> dict[str, str]:
-    """Read the options that change the defaults of others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in benchmark.all_presets:
-        # Without a value, it is reported with the other options.
-        parser.add_argument(f"--{option}", nargs="?")
-    given = vars(parser.parse_known_args(rest)[0])
-    return {option: name for option, name in given.items() if name is not None}
-
-
 def _list(rest: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         print(f"usage: plasticity list [--import MODULE …]\n\n{COMMANDS['list']}")
@@ -224,7 +219,8 @@ def _list(rest: list[str]) -> int:
     if rest:
         raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
     for title, entries in (
-        ("benchmarks", {name: each.description for name, each in BENCHMARKS.items()}),
+        ("benchmarks", {n: each.description for n, each in BENCHMARKS.items() if n not in FIGURES}),
+        ("figures", {name: BENCHMARKS[name].description for name in FIGURES}),
         ("methods", _methods()),
         ("networks", {name: first_line(kind) for name, kind in NETWORKS.items()}),
         ("metrics", {name: each.description for name, each in METRICS.items()}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import tyro
 
+from plasticity.scripts.config.benchmarks import Benchmark
 from plasticity.scripts.config.nested import Setting, setting_at, settings_of
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
 from plasticity.scripts.config.settings_by_option import settings_by_option, with_options
@@ -51,6 +53,21 @@ def parse_options(
     values = {option: setting_at(parsed, _identifier(option)) for option in given}
     options = replace(with_options(defaults, values), **own)
     return options, getattr(parsed, "grid", ()), given
+
+
+def chosen_presets(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, str]:
+    """Read the options that change the defaults of others: the name that is chosen, by option.
+
+    Args:
+        benchmark: Benchmark whose presets they choose between.
+        arguments: What follows the name of the benchmark.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in benchmark.all_presets:
+        # Without a value, it is reported with the other options.
+        parser.add_argument(f"--{option}", nargs="?")
+    given = vars(parser.parse_known_args(arguments)[0])
+    return {option: name for option, name in given.items() if name is not None}
 
 
 def parse_value(defaults: RunOptions, option: str, text: str) -> Any:

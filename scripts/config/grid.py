@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +113,12 @@ def points(
     used = [axis for axis in axes if concerns(axis.option, method)]
     for values in itertools.product(*(axis.values for axis in used)):
         chosen = {axis.option: value for axis, value in zip(used, values, strict=True)}
-        name = ",".join(f"{option}={_text(value)}" for option, value in chosen.items())
-        yield name, with_options(options, chosen)
+        yield settings_name(chosen), with_options(options, chosen)
+
+
+def settings_name(settings: Mapping[str, Any]) -> str:
+    """Return the name of the folder of runs with these settings, by option; empty without any."""
+    return ",".join(f"{option}={_text(value)}" for option, value in settings.items())
 
 
 def _text(value: Any) -> str:

@@ -1,71 +1,73 @@
-"""Axes of a report: what the rows of a run count, and all that depends on it."""
+"""Axis of a report: what the rows of a run count, and all that depends on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from plasticity.scripts.config.run_config import LENGTHS
+from plasticity.scripts.config.benchmarks import require_benchmark
 from plasticity.scripts.report.metric_names import short_count
+
+TASK = "task"
+"""Axis of rows at the end of every task, counted from 0."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Axis of the rows of a run: tasks or steps."""
+    """Axis of the rows of a run, as the configuration of its benchmark has it: tasks, steps or others."""
 
-    name: str
-    """Key of the position in a row, and the word for it."""
+    keys: tuple[str, ...]
+    """Keys of the position in a row, from the coarsest to the finest."""
 
-    is_dense: bool
-    """Whether each position has a row: from 0, and with every value, so that a missing one is a gap in a line
-    and in an average. Otherwise a row stands for all positions since the row before it, and one that lacks a
-    value (no episode ended) is passed over."""
-
-    text: Callable[[int], str]
-    """Function that formats a position."""
-
-    span: Callable[[Sequence[int]], str]
-    """Function that describes what an arm is summarised over, given the first, the middle and the last
-    position."""
-
-    done: str
-    """Heading for how far each run is."""
-
-    probe: str
-    """Data that metrics are measured on."""
+    length: str
+    """Path of the setting that gives the length of a run."""
 
     @property
-    def length(self) -> str:
-        """Path of the setting that gives the length of a run."""
-        return LENGTHS[self.name]
+    def name(self) -> str:
+        """Key of the finest position, and the word for it."""
+        return self.keys[-1]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether each position has a row, from 0, and with every value: a missing one is a gap.
+
+        Otherwise a row stands for all positions since the row before it, and one that lacks a value (no
+        episode ended) is passed over in lines and averages.
+        """
+        return self.name == TASK
+
+    @property
+    def done(self) -> str:
+        """Heading for how far each run is."""
+        return "rows of each" if self.is_dense else f"{self.name}s of each"
+
+    @property
+    def probe(self) -> str:
+        """Data that metrics are measured on."""
+        if self.is_dense:
+            return "the probe batch"
+        return "the latest rollout" if TASK in self.keys else "the data of the row"
+
+    def text(self, position: int) -> str:
+        """Format a position."""
+        return str(position) if self.is_dense else short_count(position)
+
+    def span(self, positions: Sequence[int]) -> str:
+        """Describe what an arm is summarised over, given the first, the middle and the last position."""
+        if self.is_dense:
+            return f"tasks {', '.join(map(str, positions))}"
+        return f"to {short_count(positions[-1])}"
 
     def done_at(self, position: int) -> int:
         """Return how much of the length is done with the row at a position."""
         return position + self.is_dense
 
 
-TASKS = Axis(
-    name="task",
-    is_dense=True,
-    text=str,
-    span=lambda positions: f"tasks {', '.join(map(str, positions))}",
-    done="rows of each",
-    probe="the probe batch",
-)
-"""A row for each task, at its end."""
+def axis_of(benchmark: str) -> Axis:
+    """Return the axis of the runs of a benchmark.
 
-STEPS = Axis(
-    name="step",
-    is_dense=False,
-    text=short_count,
-    span=lambda positions: f"to {short_count(positions[-1])}",
-    done="steps of each",
-    probe="the latest rollout",
-)
-"""A row for every so many steps; it names the task, too."""
-
-
-def axis_of(rows: Sequence[Mapping[str, Any]]) -> Axis:
-    """Return the axis of some rows, which the first one shows."""
-    return STEPS if rows and STEPS.name in rows[0] else TASKS
+    Raises:
+        ValueError: if the benchmark is unknown; the message suggests the nearest.
+    """
+    config = require_benchmark(benchmark).config
+    return Axis(config.axes, config.length_path)

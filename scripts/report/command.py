@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
 from plasticity.scripts.report.comparison import Comparison, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.figures import to_png

@@ -17,7 +17,7 @@ from plasticity.scripts.report.arms import (
     shared_positions,
     summary,
 )
-from plasticity.scripts.report.axis import TASKS
+from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.figures import Line, Panel, SettingsMap, map_figure, panels_figure
 from plasticity.scripts.report.metric_names import (
@@ -81,7 +81,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
     figures = {
         name: panels_figure(
             _wrapped(rows),
-            TASKS.name if name == "tasks" else comparison.axis.name,
+            TASK if name == "tasks" else comparison.axis.name,
             _note(comparison, has_marks=any(panel.marks for row in rows for panel in row)),
         )
         for name, rows in grids.items()

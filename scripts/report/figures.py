@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
 DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
+NOTE_CHARACTERS_PER_INCH = 14  # at nine points
 THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
 _SETTINGS: Any = {
@@ -118,6 +120,16 @@ class Panel:
     marks: tuple[float, ...] = ()
     """Positions of vertical lines, at changes of the task."""
 
+    x_label: str = ""
+    """Label of the horizontal axis; empty for that of the whole figure, below its last panels. With one, the
+    ticks are those of any numbers, not of tasks or steps."""
+
+    log_x: bool = False
+    """Whether the horizontal axis is logarithmic, with a tick at every position."""
+
+    log_y: bool = False
+    """Whether the vertical axis is logarithmic."""
+
 
 @dataclass(frozen=True)
 class SettingsMap:
@@ -160,7 +172,7 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
     Args:
         rows: Rows of the grid, which may differ in length.
         x_label: Label of the horizontal axes.
-        note: Text below the grid.
+        note: Text below the grid, which is wrapped.
 
     Raises:
         ValueError: if there is no panel.
@@ -173,7 +185,9 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
         height = 3.9 if columns < 3 else 2.9
         handles = _legend_handles([panel for row in rows for panel in row])
         legend_rows = _legend_rows(handles, width)
-        head, foot = 0.15 + 0.24 * legend_rows, 0.28 if note else 0.05
+        note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
+        head = 0.15 + 0.24 * legend_rows
+        foot = 0.1 + 0.18 * len(note.splitlines()) if note else 0.05
         total = head + foot + height * len(rows)
         figure = _figure(width, total)
         figure.get_layout_engine().set(rect=(0, foot / total, 1, 1 - (head + foot) / total))  # type: ignore[union-attr, call-arg]
@@ -183,8 +197,8 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
                 axes = figure.add_subplot(grid[i, j])
                 _draw_panel(axes, panel)
                 below = rows[i + 1] if i + 1 < len(rows) else ()
-                if j >= len(below):
-                    axes.set_xlabel(x_label)
+                if panel.x_label or j >= len(below):
+                    axes.set_xlabel(panel.x_label or x_label)
         figure.legend(
             handles=handles,
             loc="upper center",
@@ -224,10 +238,7 @@ def _legend_rows(handles: Sequence[Line2D], width: float) -> int:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, loc="left")
     axes.set_ylabel(panel.label)
-    furthest = max((line.positions.max(initial=0.0) for line in panel.lines), default=0.0)
-    rounded = {"steps": [1, 2, 2.5, 5, 10]} if furthest >= THOUSANDS else {}
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, **rounded))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(round(position))))
+    _set_scales(axes, panel)
     if panel.marks:
         axes.grid(visible=False, axis="x")  # grid lines would be mistaken for changes
     for mark in panel.marks:
@@ -245,6 +256,23 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         # An axis from 0 to 0 would have no height.
         top = axes.get_ylim()[1]
         axes.set_ylim(0.0, top if top > 0 else 1.0)
+
+
+def _set_scales(axes: Axes, panel: Panel) -> None:
+    if panel.log_y:
+        axes.set_yscale("log")
+    if panel.log_x:
+        axes.set_xscale("log")
+        positions = sorted({float(each) for line in panel.lines for each in line.positions})
+        axes.set_xticks(positions, [shortest(each) for each in positions])
+        axes.minorticks_off()
+    elif not panel.x_label:
+        furthest = max((line.positions.max(initial=0.0) for line in panel.lines), default=0.0)
+        rounded = {"steps": [1, 2, 2.5, 5, 10]} if furthest >= THOUSANDS else {}
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, **rounded))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda position, _: short_count(round(position)))
+        )
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:

@@ -14,12 +14,11 @@ from plasticity.mitigations import METHOD_SEPARATOR, PLAIN
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import flattened
-from plasticity.scripts.config.run_config import LENGTHS
-from plasticity.scripts.report.axis import Axis, axis_of
+from plasticity.scripts.report.axis import TASK, Axis, axis_of
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
-NOT_METRICS = ("task", "step", "diverged", "boundary", "episodes")
-"""Keys of a row for its position and for what it covers; all others are metrics, or describe its task."""
+NOT_METRICS = ("diverged", "boundary", "episodes")
+"""Keys of a row for what it covers; all others are metrics, but for its position and what describes its task."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
 """Keys that the `config.json` of a run must have."""
@@ -73,7 +72,7 @@ class Run:
     @property
     def axis(self) -> Axis:
         """Axis of the rows."""
-        return axis_of(self.rows)
+        return axis_of(self.benchmark)
 
     @cached_property
     def by_position(self) -> Mapping[int, Row]:
@@ -149,13 +148,13 @@ class Run:
 
     def described(self, key: str) -> Mapping[int, float]:
         """Return what the stream tells of each task under one of `descriptions`, where the rows have it."""
-        pairs = ((_position(row, "task"), row.get(key)) for row in self.rows)
+        pairs = ((_position(row, TASK), row.get(key)) for row in self.rows)
         return {task: value for task, value in pairs if value is not None}
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what was measured, in the order of the rows."""
-        others = (*NOT_METRICS, *self.descriptions)
+        others = (*self.axis.keys, *NOT_METRICS, *self.descriptions)
         names = {name: None for row in self.rows for name in row if name not in others}
         return tuple(names)
 
@@ -224,6 +223,7 @@ def read_run(path: Path) -> Run:
     file = path / "metrics.jsonl"
     if not file.exists():
         return Run(path, config, (), half_written=False)
+    axis = axis_of(str(config["benchmark"]))
     lines = _read_text(file).splitlines()
     rows: list[Row] = []
     half_written = False
@@ -237,8 +237,8 @@ def read_run(path: Path) -> Run:
             raise ValueError(
                 f"{file}, line {number}, is not JSON ({error}): remove {path} and run it again."
             ) from error
-        rows.append(_parse_row(content, f"{file}, line {number}"))
-        _require_order(rows, f"{file}, line {number}")
+        rows.append(_parse_row(content, axis, f"{file}, line {number}"))
+        _require_order(rows, axis.name, f"{file}, line {number}")
     return Run(path, config, tuple(rows), half_written)
 
 
@@ -276,14 +276,14 @@ def _read_config(file: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _parse_row(content: Any, where: str) -> Row:
+def _parse_row(content: Any, axis: Axis, where: str) -> Row:
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a JSON object, not {content!r}.")  # noqa: TRY004  (a broken file)
-    for axis in [name for name in LENGTHS if name == "task" or name in content]:
-        position = content.get(axis)
+    for key in axis.keys:
+        position = content.get(key)
         if not _is_whole(position) or position < 0:
             raise ValueError(
-                f"{where}: {axis!r} must be an integer of at least 0, not {position!r}."
+                f"{where}: {key!r} must be an integer of at least 0, not {position!r}."
             )
     row: dict[str, float | None] = {}
     for name, value in content.items():
@@ -293,12 +293,9 @@ def _parse_row(content: Any, where: str) -> Row:
     return row
 
 
-def _require_order(rows: list[Row], where: str) -> None:
+def _require_order(rows: list[Row], axis: str, where: str) -> None:
     if len(rows) < 2:
         return
-    axis = axis_of(rows).name
-    if axis not in rows[-1]:
-        raise ValueError(f"{where}: {axis!r} is missing, but the rows before have it.")
     before, now = (_position(row, axis) for row in rows[-2:])
     if now <= before:
         raise ValueError(

@@ -41,7 +41,7 @@ def run(options: RunOptions, command: str = "the same command") -> int:
     Raises:
         RunError, ValueError, TypeError: before anything runs, if the options cannot be satisfied.
     """
-    return _run_all(_jobs(options, options.methods, options.out), options, command)
+    return run_all(_jobs(options, options.methods, options.out), options, command)
 
 
 def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same command") -> int:
@@ -53,7 +53,7 @@ def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same co
     for method in options.methods:
         for name, chosen in points(axes, method, options):
             jobs += _jobs(chosen, (method,), options.out / name)
-    return _run_all(jobs, options, command)
+    return run_all(jobs, options, command)
 
 
 def _jobs(options: RunOptions, methods: Sequence[str], out: Path) -> list[Job]:
@@ -67,7 +67,14 @@ def _jobs(options: RunOptions, methods: Sequence[str], out: Path) -> list[Job]:
     ]
 
 
-def _run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
+def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
+    """Train runs of one benchmark, those that are not finished; arguments and result as `run`.
+
+    Args:
+        jobs: The runs.
+        options: Options of the command, for how they share the machine.
+        command: Command line that continues the runs.
+    """
     messages = Messages()
     processes = _processes(options, jobs)
     require_use(jobs, options.stack)

@@ -188,13 +188,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _values(settings: RunConfig, task: int) -> dict[str, float]:
+def _values(settings: ControlRunConfig, task: int) -> dict[str, float]:
     """Return what a task of a run changes, by name."""
     stream = settings.stream.make_stream(task + 1, child_seed(settings.seed, "stream"))
     return dict(stream.describe(task))
 
 
-def _make_env(settings: RunConfig, values: Mapping[str, float]) -> Environment:
+def _make_env(settings: ControlRunConfig, values: Mapping[str, float]) -> Environment:
     stream: EnvironmentConfig = settings.stream
     try:
         return stream.make_env(values, render_mode="rgb_array")

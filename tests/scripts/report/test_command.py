@@ -498,10 +498,10 @@ def test_metrics_instead_of_the_headline_ones(tmp_path, capsys):
 
 
 def test_runs_without_accuracies_are_reported_by_what_they_have(tmp_path, capsys):
-    path = tmp_path / "ant" / "syre" / "seed_0"
+    path = tmp_path / "slippery-ant" / "syre" / "seed_0"
     path.mkdir(parents=True)
     config = {
-        "benchmark": "ant",
+        "benchmark": "slippery-ant",
         "method": {"syre": {}},
         "seed": 0,
         "stream": {"num_steps": 200},
@@ -510,14 +510,14 @@ def test_runs_without_accuracies_are_reported_by_what_they_have(tmp_path, capsys
     rows = [{"task": 0, "step": step, "episode_return": step / 8} for step in (100, 200)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = [path.name for path in report(ReportConfig(tmp_path))]
-    assert names == ["report.html", "ant_return.png"]
+    assert names == ["report.html", "slippery-ant_return.png"]
     printed = capsys.readouterr().out
     assert "episode return" in printed
     assert "(step 200)" in printed
     assert "25.0" in printed  # 200 / 8
     (path / "metrics.jsonl").write_text('{"task": 0, "step": 200, "wonder": 1}\n')
     names = [path.name for path in report(ReportConfig(tmp_path))]
-    assert names == ["report.html", "ant_progress.png"]
+    assert names == ["report.html", "slippery-ant_progress.png"]
 
 
 def test_several_benchmarks_get_a_section_each(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plasticity.scripts.report.axis import STEPS
+from plasticity.scripts.report.axis import axis_of
 from plasticity.scripts.report.run_folders import find_runs, read_run
 
 CONFIG = {
@@ -98,12 +98,13 @@ def test_a_complete_last_line_without_its_newline_counts(tmp_path):
 
 def test_rows_with_steps_have_steps_as_positions(tmp_path):
     rows = [row(0, step=100), row(0, step=200), row(1, step=300)]
-    run = read_run(write(tmp_path, rows, stream={"num_steps": 300}))
-    assert run.axis is STEPS
+    ant = {"benchmark": "slippery-ant"}
+    run = read_run(write(tmp_path, rows, **ant, stream={"num_steps": 300}))
+    assert run.axis.keys == ("task", "step")
     assert list(run.by_position) == [100, 200, 300]
     assert run.metrics == ("test_accuracy",)
     assert run.finished
-    assert not read_run(write(tmp_path, rows, stream={"num_steps": 400})).finished
+    assert not read_run(write(tmp_path, rows, **ant, stream={"num_steps": 400})).finished
 
 
 @pytest.mark.parametrize(
@@ -125,8 +126,10 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, broken, message):
 
 
 def test_a_row_without_the_step_of_the_others_is_named(tmp_path):
-    path = write(tmp_path, [row(0, step=1), row(1)], stream={"num_steps": 2})
-    with pytest.raises(ValueError, match="line 2: 'step' is missing"):
+    path = write(tmp_path, [row(0, step=1), row(1)], benchmark="slippery-ant", stream={})
+    with pytest.raises(
+        ValueError, match="line 2: 'step' must be an integer of at least 0, not None"
+    ):
         read_run(path)
 
 
@@ -181,11 +184,25 @@ def test_a_path_that_is_not_a_folder_is_refused(tmp_path):
 
 
 def test_a_friction_change_past_the_end_does_not_finish_a_run(tmp_path):
+    ant = {
+        "benchmark": "slippery-ant",
+        "stream": {"num_steps": 300},
+        "tracking": {"measure_every": 200},
+    }
     rows = [row(0, step=200), row(0, step=310, boundary=True)]
-    assert not read_run(
-        write(tmp_path, rows, stream={"num_steps": 300}, tracking={"measure_every": 200})
-    ).finished
+    assert not read_run(write(tmp_path, rows, **ant)).finished
     rows.append(row(1, step=400))
-    assert read_run(
-        write(tmp_path, rows, stream={"num_steps": 300}, tracking={"measure_every": 200})
-    ).finished
+    assert read_run(write(tmp_path, rows, **ant)).finished
+
+
+def test_the_axis_is_that_of_the_benchmark():
+    images, ant = axis_of("permuted-digits"), axis_of("slippery-ant")
+    assert (images.keys, images.length, images.is_dense) == (("task",), "stream.num_tasks", True)
+    assert (ant.keys, ant.length, ant.is_dense) == (("task", "step"), "stream.num_steps", False)
+    # Tasks are counted from 0, with a row at the end of each; the row at step 100 has 100 steps behind it.
+    assert (images.done_at(4), ant.done_at(100)) == (5, 100)
+    assert (images.done, ant.done) == ("rows of each", "steps of each")
+    assert (images.probe, ant.probe) == ("the probe batch", "the latest rollout")
+    assert (images.span([0, 2, 4]), ant.span([500, 2000, 5000])) == ("tasks 0, 2, 4", "to 5k")
+    with pytest.raises(ValueError, match="permuted-digits"):
+        axis_of("permuted-digit")

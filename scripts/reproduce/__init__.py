@@ -1,0 +1,1 @@
+"""Figures and tables of the papers as experiments: a file for each."""

@@ -1,0 +1,168 @@
+"""Figures of papers as experiments, and the registry that `@figure` adds them to.
+
+A figure is a class in a file of its own: the configuration of its runs, its arms, the conditions for
+"holds" and its panels. `plasticity reproduce NAME` trains the arms as ordinary runs, judges, and draws.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from plasticity.checks import require_known
+from plasticity.mitigations import MITIGATIONS, Mitigation
+from plasticity.scripts.config.benchmarks import Benchmark, Presets, register_benchmark
+from plasticity.scripts.config.nested import with_values
+from plasticity.scripts.config.run_config import RunConfig
+from plasticity.scripts.reproduce.arms import Arm
+from plasticity.scripts.reproduce.results import Results
+from plasticity.scripts.reproduce.verdict import Check
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+    from plasticity.scripts.report.figures import Panel
+
+SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
+"""Paper of Ziyin, Xu and Chuang."""
+
+SYMMETRY = "Parameter Symmetry Potentially Unifies Deep Learning Theory (2025)"
+"""Paper of Ziyin and others."""
+
+SCALES = ("small", "full")
+"""Names of the sizes that a figure is reproduced at; the first one is the default."""
+
+
+class Figure(ABC):
+    """Figure of a paper: what is run, what must be seen, and how it is drawn.
+
+    The runs are ordinary ones of a benchmark with the figure's name: `plasticity run`, `sweep` and `report`
+    take them too.
+    """
+
+    name: ClassVar[str]
+    """Name in `plasticity reproduce`, given by `@figure`."""
+
+    paper: ClassVar[str]
+    """Title and year of the paper."""
+
+    number: ClassVar[str]
+    """Number of the figure, table or theorem in the paper: "Figs. 2 and 7"."""
+
+    claim: ClassVar[str]
+    """Statement of the paper that is tested: one sentence, without its full stop."""
+
+    config: ClassVar[RunConfig]
+    """Configuration of the runs, named as the figure; arms, scale and options change its settings."""
+
+    methods: ClassVar[tuple[str, ...]]
+    """Methods of the arms."""
+
+    mitigations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings of mitigations that differ from their own defaults, by mitigation and field."""
+
+    scales: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Values by path that each of `SCALES` gives the configuration."""
+
+    min_seeds: ClassVar[int] = 3
+    """Number of seeds that a verdict needs: 1 where nothing is random."""
+
+    @abstractmethod
+    def arms(self, scale: str) -> Sequence[Arm]:
+        """Return the arms that are run at a scale (`plasticity.scripts.reproduce.arms.grid`)."""
+
+    @abstractmethod
+    def requirements(self, results: Results) -> Sequence[Check]:
+        """Check what the plain arm must reach for the figure to mean anything."""
+
+    @abstractmethod
+    def claims(self, results: Results) -> Sequence[Check]:
+        """Check what must be seen for "holds"; stated before the runs."""
+
+    @abstractmethod
+    def sentence(self, results: Results) -> str:
+        """Return one sentence about what came out, with its numbers, without its full stop."""
+
+    @abstractmethod
+    def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
+        """Return the panels of the figure, row by row."""
+
+    def draw(self, results: Results, caption: str) -> Drawing:
+        """Draw the figure, with its caption; overridden where it is something other than panels."""
+        from plasticity.scripts.report.figures import panels_figure  # noqa: PLC0415  (matplotlib)
+
+        return panels_figure(self.panels(results), "step", caption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureBenchmark(Benchmark):
+    """Benchmark of a figure's runs."""
+
+    mitigations: Mapping[str, Mapping[str, Any]]
+    """Settings of mitigations that differ from their own defaults, by mitigation and field."""
+
+    def mitigation(self, name: str) -> Mitigation:
+        """Return a mitigation with the figure's settings.
+
+        Raises:
+            ValueError: if the name is unknown.
+        """
+        require_known("method", name, MITIGATIONS)
+        return MITIGATIONS[name](**self.mitigations.get(name, {}))
+
+
+FIGURES: dict[str, Figure] = {}
+"""Figures by name."""
+
+_Kind = TypeVar("_Kind", bound="type[Figure]")
+
+
+def figure(name: str) -> Callable[[_Kind], _Kind]:
+    """Register a figure under a name, and its runs as a benchmark of this name; also from a user's module.
+
+    Raises:
+        ValueError: if the name is taken, its configuration has another, or it lacks a scale.
+    """
+
+    def register(kind: _Kind) -> _Kind:
+        if kind.config.benchmark != name:
+            raise ValueError(
+                f"The configuration of the figure {name!r} has benchmark={kind.config.benchmark!r}: give it"
+                " the figure's name."
+            )
+        if tuple(kind.scales) != SCALES:
+            raise ValueError(
+                f"The figure {name!r} has the scales {tuple(kind.scales)}, expected {SCALES}."
+            )
+        made = kind()
+        scale = Presets(
+            help="Size: small for some minutes on a CPU, full for that of the paper.",
+            default=SCALES[0],
+            values=kind.scales,
+        )
+        register_benchmark(
+            FigureBenchmark(
+                description=f"{kind.claim} ({kind.number} of: {kind.paper})",
+                config=with_values(kind.config, kind.scales[SCALES[0]]),
+                methods=kind.methods,
+                mitigations=kind.mitigations,
+                presets={"scale": scale},
+            )
+        )
+        kind.name = name
+        FIGURES[name] = made
+        return kind
+
+    return register
+
+
+def require_figure(name: str) -> Figure:
+    """Return a figure by name.
+
+    Raises:
+        ValueError: if there is none of this name; the message suggests the nearest.
+    """
+    require_known("figure", name, FIGURES)
+    return FIGURES[name]

@@ -1,0 +1,111 @@
+"""Verdict on a claim: checks that were stated before the run, each with the figures that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plasticity.scripts.report.statistics import Estimate
+
+HOLDS = "holds"
+FAILS = "does not hold"
+INSUFFICIENT = "the plain arm did not reach what it must"
+NOT_JUDGED = "not judged: too few seeds"
+OUTCOMES = (HOLDS, FAILS, INSUFFICIENT, NOT_JUDGED)
+"""Outcomes of a verdict."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition, and whether the results meet it."""
+
+    statement: str
+    """The condition, in words."""
+
+    passed: bool
+    """Whether it is met."""
+
+    figures: Mapping[str, float | None]
+    """Numbers that decide it, by what they are; None for one that does not exist."""
+
+    @classmethod
+    def above(cls, statement: str, found: Estimate | None, bound: float) -> Check:
+        """Return a check that the whole t interval of a mean is above a bound.
+
+        Args:
+            statement: The condition, in words.
+            found: The mean with its interval. None, and one without an interval, do not pass.
+            bound: The bound.
+        """
+        low = None if found is None or found.t is None else found.t[0]
+        return cls(statement, low is not None and low > bound, _figures(found, bound))
+
+    @classmethod
+    def below(cls, statement: str, found: Estimate | None, bound: float) -> Check:
+        """Return a check that the whole t interval of a mean is below a bound; as `above`."""
+        high = None if found is None or found.t is None else found.t[1]
+        return cls(statement, high is not None and high < bound, _figures(found, bound))
+
+    def __str__(self) -> str:
+        numbers = ", ".join(
+            f"{name} {'none' if value is None else format(value, '.4g')}"
+            for name, value in self.figures.items()
+        )
+        return f"{'yes' if self.passed else 'NO '}  {self.statement} ({numbers})"
+
+
+def shown(found: Estimate | None, form: str = ".3g") -> str:
+    """Format a mean with its t interval, "0.52 [0.5, 0.54]"; "no value" if every run diverged."""
+    if found is None:
+        return "no value"
+    ends = "" if found.t is None else f" [{found.t[0]:{form}}, {found.t[1]:{form}}]"
+    return f"{found.mean:{form}}{ends}"
+
+
+def _figures(found: Estimate | None, bound: float) -> dict[str, float | None]:
+    low, high = (None, None) if found is None or found.t is None else found.t
+    mean = None if found is None else found.mean
+    return {"mean": mean, "low": low, "high": high, "bound": bound}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of a figure.
+
+    The requirements come first: a claim about networks that have not learnt is neither right nor wrong.
+    """
+
+    requirements: Sequence[Check]
+    """Conditions that the plain arm must meet for the figure to mean anything."""
+
+    claims: Sequence[Check]
+    """Conditions for "holds"."""
+
+    enough_seeds: bool = True
+    """Whether there are as many seeds as the figure needs."""
+
+    @property
+    def outcome(self) -> str:
+        """One of `OUTCOMES`."""
+        if not self.enough_seeds:
+            return NOT_JUDGED
+        if not all(each.passed for each in self.requirements):
+            return INSUFFICIENT
+        return HOLDS if all(each.passed for each in self.claims) else FAILS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as JSON can hold it."""
+        return {
+            "outcome": self.outcome,
+            "requirements": [_plain(each) for each in self.requirements],
+            "claims": [_plain(each) for each in self.claims],
+        }
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    return {
+        "statement": check.statement,
+        "passed": check.passed,
+        "figures": dict(check.figures),
+    }
