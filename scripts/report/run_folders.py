@@ -18,7 +18,7 @@ from plasticity.scripts.report.axis import TASK, Axis, axis_of
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
 NOT_METRICS = ("diverged", "boundary", "episodes")
-"""Keys of a row for what it covers; all others are metrics, but for its position and what describes its task."""
+"""Keys of a row for what it covers; others are metrics, but for its position and what its task is."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
 """Keys that the `config.json` of a run must have."""
