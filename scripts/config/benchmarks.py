@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plasticity.agents.networks import NETWORKS
+from plasticity.agents.networks import MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
@@ -25,6 +25,7 @@ from plasticity.scripts.config.run_config import (
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+from plasticity.tasks.streams.random_labels import RandomLabelsConfig
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
@@ -208,6 +209,15 @@ for _each in (
         "permuted-images",
         "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
         "images",
+    ),
+    Benchmark(
+        description="1200 images of MNIST, labelled at random anew for every task (Kumar et al., 2023)",
+        config=SupervisedRunConfig(
+            benchmark="random-labels",
+            stream=RandomLabelsConfig(dataset="mnist", num_tasks=50),
+            network=MLP(hidden=(100, 100)),
+            agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
+        ),
     ),
     _slippery_ant(
         "slippery-ant",

@@ -316,11 +316,15 @@ def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
         trainer.finish(Blobs(index, spec=spec))
 
 
-def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu):
+@pytest.mark.parametrize("form", FORMS)
+def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu, form):
     config = ClassifierConfig(learning_rate=0.05, batch_size=10, epochs_per_task=2)
-    trainers = [make("single", replace(config, compile=c), classes=5) for c in (False, True)]
-    for index, active in enumerate([None, (1, 3), (0, 4), (0, 1, 2), None]):
-        task = Blobs(index, spec=replace(BLOBS, output_size=5, active=active))
+    trainers = [make(form, replace(config, compile=c), classes=5) for c in (False, True)]
+    of_each = [None, (1, 3), (0, 4), (0, 1, 2), None], [None, (1, 3), (2, 4), (3,), None]
+    for index, actives in enumerate(zip(*of_each, strict=True)):
+        specs = [replace(BLOBS, output_size=5, active=active) for active in actives]
+        tasks = [Blobs(index, seed=seed, spec=spec) for seed, spec in enumerate(specs)]
+        task = tasks[0] if form == "single" else StackedTask(tuple(tasks))
         for trainer in trainers:
             trainer.train(task)
         assert trainers[0].finish(task) == trainers[1].finish(task)
