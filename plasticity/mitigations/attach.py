@@ -192,7 +192,8 @@ class Attached:
     # ---- steps ----------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: Any) -> None:
-        if (args and args[0] is not None) or kwargs.get("closure") is not None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # behind the optimizer itself
+        if closure is not None:
             raise ValueError(
                 "step() was given a closure, inside which the gradients are computed, but mitigations act on"
                 " them before it: compute the gradients first, and call step()."
