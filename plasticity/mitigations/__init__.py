@@ -18,6 +18,7 @@ from plasticity.mitigations.weight_decay import WeightDecay as WeightDecay
 from plasticity.mitigations.syre import Syre as Syre
 from plasticity.mitigations.l2_init import L2Init as L2Init
 from plasticity.mitigations.shift import Shift as Shift
+from plasticity.mitigations.redo import ReDo as ReDo
 # isort: on
 
 __all__ = [
