@@ -24,6 +24,7 @@ from plasticity.scripts.config.run_config import (
 )
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.class_incremental import ClassIncrementalConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 from plasticity.tasks.streams.random_labels import RandomLabelsConfig
 
@@ -218,6 +219,15 @@ for _each in (
             network=MLP(hidden=(100, 100)),
             agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
         ),
+    ),
+    Benchmark(
+        description="MNIST, two more classes with every task, in an order of each seed; tests on all seen",
+        config=SupervisedRunConfig(
+            benchmark="class-incremental",
+            stream=ClassIncrementalConfig(dataset="mnist", num_tasks=5),
+            agent=ClassifierConfig(learning_rate=0.01, momentum=0.9),
+        ),
+        tuned_as="permuted-mnist",
     ),
     _slippery_ant(
         "slippery-ant",
