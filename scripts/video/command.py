@@ -112,6 +112,7 @@ def video(config: VideoConfig) -> Path:
         require_known("value", name, values)
     values.update(changes)
     env, view = _make_env(settings, values), settings.stream.view
+    assert view is not None, "_settings requires one"
     try:
         policy = TrainedPolicy(
             state["agent"], settings, env, seed=config.seed, deterministic=config.deterministic
