@@ -1,4 +1,4 @@
-"""Mitigations in plain loops: as in our trainer, exact continuation, frozen and new weights, several handles."""
+"""Mitigations in plain loops: as in our trainer, continued exactly, with frozen and new weights."""
 
 import copy
 import io
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from plasticity.agents.networks import MLP
-from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
 from plasticity.initialization import Constant, Uniform
 from plasticity.mitigations import Mitigation, ReDo, SeededMethod, Shift, Syre, WeightDecay
 from plasticity.mitigations.attach import attach
@@ -338,7 +338,7 @@ def test_two_models_of_one_optimizer():
 
 def test_regularized_optimizer_takes_mitigations_that_are_no_decay():
     own, other = make_model(), make_model()
-    settings = dict(lr=0.1, regularizer="weight-decay", strength=0.1)
+    settings = {"lr": 0.1, "regularizer": "weight-decay", "strength": 0.1}
     first = regularized(torch.optim.SGD)(own.parameters(), **settings)
     second = regularized(torch.optim.SGD)(other.parameters(), **settings)
     attached = attach(own, first, ReDo(every=4, tau=0.5))
@@ -434,7 +434,7 @@ def test_residual_sum_names_the_layers_and_the_remedy():
     torch.manual_seed(0)
     model = Residual()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with pytest.raises(ValueError) as fault:
+    with pytest.raises(ValueError, match="Those that can") as fault:
         attach(model, optimizer, ReDo(), inputs=make_batch(0)[0])
     assert "'stem' cannot be reset one by one: its units are added to those of out" in str(
         fault.value
