@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from fnmatch import fnmatchcase
 from functools import partial
@@ -188,9 +188,7 @@ class Attached:
 
     def _is_trained(self, units: HiddenUnits) -> bool:
         """Return whether the optimizer trains all weights of these units, and all that read them."""
-        names = [units.weight, units.bias, *units.scales, *units.offsets]
-        names += [each.weight for each in units.readers]
-        own = [self._parameters[name] for name in names if name in self._parameters]
+        own = [self._parameters[each] for each in _weights_of(units) if each in self._parameters]
         return all(each.requires_grad and each in self._owned for each in own)
 
     def _follow_groups(self) -> None:
@@ -232,17 +230,17 @@ class Attached:
         """
         recorded = self._hooks.progress.layer_inputs
         units = self._trained.units
-        units.clear()
         for name, each in self._units.items():
-            if self._is_trained(each) and (not on_pass or each.readers[0].layer in recorded):
-                units[name] = each
+            if not self._is_trained(each) or (on_pass and each.readers[0].layer not in recorded):
+                del units[name]
         self._is_acting = True
         try:
             yield
         finally:
             self._is_acting = False
-            units.clear()
-            units.update(self._units)
+            if len(units) < len(self._units):
+                units.clear()
+                units.update(self._units)
 
     # ---- forward passes -------------------------------------------------------------------------
 
@@ -284,8 +282,9 @@ class Attached:
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
-        with self._acting(on_pass=self._is_recording):
-            self._hooks.before_step()
+        if self._hooks.acts_before_step:
+            with self._acting(on_pass=self._is_recording):
+                self._hooks.before_step()
         if self._decay is not None:
             self._undecayed = self._decay.join()
 
@@ -312,7 +311,8 @@ class Attached:
         if self._skipped:
             self._hooks.progress.layer_inputs = {}
         else:
-            with self._acting(on_pass=self._is_recording):
+            # most steps only count
+            with self._acting(on_pass=self._is_recording) if self._hooks.is_due else nullcontext():
                 self._hooks.after_step()
             self._is_recording = bool(self._hooks.recorded_layers)
         self._passes.forget()
@@ -390,16 +390,22 @@ class Attached:
         self._handles.clear()
 
 
-@torch.no_grad()
+def _weights_of(units: HiddenUnits) -> list[str]:
+    """Return the names of the weights of units, and of those that read them."""
+    own = [units.weight, *units.scales, *units.offsets, *(each.weight for each in units.readers)]
+    return own if units.bias is None else [*own, units.bias]
+
+
 def _unscale(optimizer: Optimizer) -> None:
     """Divide the gradients by the scale of a `GradScaler`, where a fused step would do so itself."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad.div_(scale.to(parameter.grad.device))
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale.to(parameter.grad.device))
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
