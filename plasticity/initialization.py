@@ -80,3 +80,24 @@ def torch_default(fan_in: int) -> Uniform:
         fan_in: Inputs of one unit: input features, or input channels times the area of the kernel.
     """
     return Uniform(1 / math.sqrt(fan_in))
+
+
+def initialization_of(model: nn.Module) -> dict[str, Distribution]:
+    """Return the distribution of each parameter of a model, before its training, by name.
+
+    A model may declare it in a method `initialization()`. Otherwise each weight has a normal distribution of
+    the spread that it has now, and each vector is constant if all its entries are equal.
+    """
+    declared = getattr(model, "initialization", None)
+    if callable(declared):
+        found: dict[str, Distribution] = declared()
+        return found
+    return {name: _measured(each.detach()) for name, each in model.named_parameters()}
+
+
+def _measured(weights: Tensor) -> Distribution:
+    first = float(weights.flatten()[0])
+    if bool((weights == first).all()):
+        return Constant(first)
+    deviation, mean = torch.std_mean(weights.float(), correction=0)
+    return Normal(float(deviation), float(mean) if weights.dim() < 2 else 0.0)

@@ -42,7 +42,7 @@ COMMANDS = {
     "reproduce": "figures of the papers: train their runs, judge the claim, draw",
     "report": "tables and figures of finished or unfinished runs",
     "tune": "make the best settings of a sweep the defaults of its benchmark",
-    "video": "a GIF, video or filmstrip of a run's trained ant",
+    "video": "a GIF, video or filmstrip of a run's trained agent",
     "list": "benchmarks, figures, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",

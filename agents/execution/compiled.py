@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticity.containers import mapped
+
 __all__ = ["CompiledStep", "GraphedFunction", "optimizer_constants"]
 
 WARM_UP_CALLS = 3
@@ -153,9 +155,10 @@ class CompiledStep:
     """Training step behind one switch: a CUDA graph of the whole step, or a compiled forward pass on a CPU.
 
     Args:
-        forward: Takes the inputs and returns a tuple of tensors, the loss first. It must be pure. On a CPU,
-            torch.compile must see it as one graph; each new batch size is compiled again.
-        update: Takes the loss; clears the gradients, runs backward and steps the optimizer.
+        forward: Takes the inputs and returns a tuple of tensors, or of dicts of tensors. It must be pure. On
+            a CPU, torch.compile must see it as one graph; each new batch size is compiled again.
+        update: Takes the outputs of `forward`, and then the inputs; clears the gradients, runs backward and
+            steps the optimizer.
         device: A CPU or a CUDA device.
         constants: As in `GraphedFunction`, for both `update` and `forward`.
 
@@ -165,8 +168,8 @@ class CompiledStep:
 
     def __init__(
         self,
-        forward: Callable[..., tuple[Tensor, ...]],
-        update: Callable[[Tensor], None],
+        forward: Callable[..., tuple[Any, ...]],
+        update: Callable[..., None],
         *,
         device: str | torch.device,
         constants: Callable[[], Hashable] = tuple,
@@ -182,25 +185,27 @@ class CompiledStep:
             else None
         )
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor) -> tuple[Any, ...]:
         """Do one step.
 
         Returns:
-            The outputs of `forward`, detached. They are new tensors, which later calls do not overwrite.
+            The outputs of `forward`, detached. Tensors are new ones, which later calls do not overwrite; the
+            next call overwrites those in dicts.
         """
         if self._graphed is None:
             return self._step(*inputs)
-        return tuple([output.clone() for output in self._graphed(*inputs)])
+        outputs = self._graphed(*inputs)
+        return tuple([each.clone() if isinstance(each, Tensor) else each for each in outputs])
 
     def forget(self) -> None:
         """Drop all captures. Call this after loading a state, which may have replaced tensors."""
         if self._graphed is not None:
             self._graphed.forget()
 
-    def _step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _step(self, *inputs: Tensor) -> tuple[Any, ...]:
         outputs = self._forward(*inputs)
-        self._update(outputs[0])
-        return tuple([output.detach() for output in outputs])
+        self._update(*outputs, *inputs)
+        return tuple([mapped(Tensor.detach, output) for output in outputs])
 
 
 def optimizer_constants(optimizer: torch.optim.Optimizer) -> Hashable:

@@ -43,7 +43,7 @@ def measured(
     if not indices:
         return {}
     if isinstance(networks, SingleNetwork):
-        tracker = partial(Tracker, networks.network, probe, layers=layers)
+        tracker = partial(Tracker, networks.template, probe, layers=layers)
         if not all(tracker(metrics=[FINITE]).measure().values()):
             return {}
         if not metrics:

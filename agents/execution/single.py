@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import optimizer_constants
+from plasticity.mitigations.trained import optimizer_moments
+from plasticity.recording import record_inputs, recorded_inputs
 from plasticity.stacking.networks import require_index
 
 __all__ = ["SingleNetwork", "SingleOptimizer", "constants_of", "part_of"]
@@ -33,28 +35,55 @@ class SingleNetwork:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.template = network
+        """The network."""
         self.parameters: Mapping[str, Tensor] = dict(network.named_parameters())
         """Parameters by name."""
+        self.buffers: Mapping[str, Tensor] = dict(network.named_buffers())
+        """Buffers by name."""
+        self._recorded: dict[str, Tensor] | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the network."""
-        outputs: Tensor = self.network(inputs)
+        outputs: Tensor = self.template(inputs)
         return outputs
+
+    def with_inputs_of(
+        self, layers: Sequence[str], inputs: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the network, and return the inputs of these layers by name, too."""
+        if self._recorded is not None:
+            return self(inputs), dict(self._recorded)
+        if not layers:
+            return self(inputs), {}
+        with recorded_inputs(self.template, layers) as found:
+            outputs = self(inputs)
+        return outputs, found
+
+    def always_record(self, layers: Sequence[str]) -> None:
+        """Record the inputs of these layers at every call, so that a compiled call records them, too."""
+        if self._recorded is None:
+            self._recorded = {}
+            record_inputs(self.template, layers, self._recorded)
+
+    def network(self, index: int = 0) -> nn.Module:
+        """Return the network itself."""
+        require_index(index, 1)
+        return self.template
 
     def train(self, mode: bool = True) -> None:
         """Set the network to training mode, or to evaluation mode if `mode` is False."""
-        self.network.train(mode)
+        self.template.train(mode)
 
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return the weights and buffers of the network."""
         require_index(index, 1)
-        return self.network.state_dict()
+        return self.template.state_dict()
 
     def load_state_dict(self, index: int, state: Mapping[str, Any]) -> None:
         """Load the weights and buffers of a network."""
         require_index(index, 1)
-        self.network.load_state_dict(state)
+        self.template.load_state_dict(state)
 
 
 class SingleOptimizer:
@@ -75,6 +104,10 @@ class SingleOptimizer:
     def step(self, active: Tensor | None = None) -> None:
         """Take a step; `active` is for stacked networks only."""
         self.ordinary.step()
+
+    def moments(self, parameter: Tensor) -> Mapping[str, Tensor]:
+        """Return the state of a parameter that has the parameter's shape, by name; empty if there is none."""
+        return optimizer_moments(self.ordinary, parameter)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

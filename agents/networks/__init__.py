@@ -2,10 +2,10 @@
 
 from plasticity.agents.networks.base import NETWORKS, Network, network
 
-# In the order in which lists have them.
+# A line for each architecture, in the order in which lists have them.
 # isort: off
-from plasticity.agents.networks.cnn import CNN
-from plasticity.agents.networks.mlp import MLP
+from plasticity.agents.networks.cnn import CNN as CNN
+from plasticity.agents.networks.mlp import MLP as MLP
 # isort: on
 
-__all__ = ["CNN", "MLP", "NETWORKS", "Network", "network"]
+__all__ = ["NETWORKS", "Network", "network"]

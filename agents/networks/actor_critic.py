@@ -146,7 +146,7 @@ class ActorCritic(nn.Module):
         """
         found: dict[str, Distribution] = {}
         for part, network in (("actor", self.actor), ("critic", self.critic)):
-            own = network.initialization() if hasattr(network, "initialization") else {}
+            own: dict[str, Distribution] = getattr(network, "initialization", dict)()
             found |= {f"{part}.{name}": each for name, each in own.items()}
         if self.log_std is not None:
             found["log_std"] = Constant(self._initial_log_std)

@@ -94,7 +94,8 @@ class ConvolutionLayer(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
-        return f"{super().extra_repr()}, activations={_names(self.activations)}"
+        settings: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{settings}, activations={_names(self.activations)}"
 
 
 def _features(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,8 +15,7 @@ from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
-from plasticity.mitigations import Mitigation
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import Mitigation, SeededMethod
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
@@ -38,9 +36,8 @@ class PPO(BasePPO):
             passed to the environment are clipped to the Box. If `info` has an integer "task" of at least 0,
             episodes report it.
         config: Settings of the algorithm.
-        actor: Regularizer of the actor's layers; `log_std` is never regularized. If its `anchor_seed` is
-            None, the anchor seed is derived from `seed`.
-        critic: Regularizer of the critic's layers, likewise.
+        actor: Mitigations of the actor's layers, such as `(Syre(strength=1e-3),)`; `log_std` is left alone.
+        critic: Mitigations of the critic's layers.
         seed: Seed of everything that is drawn.
         device: Device of the networks and the update: "cpu", "cuda", … None: that of the `Environments`, and
             the CPU for a vector environment.
@@ -60,8 +57,8 @@ class PPO(BasePPO):
         self,
         envs: VectorEnv[Any, Any, Any] | Environments,
         config: PPOConfig,
-        actor: RegularizerSettings | None = None,
-        critic: RegularizerSettings | None = None,
+        actor: Sequence[Mitigation] = (),
+        critic: Sequence[Mitigation] = (),
         *,
         seed: int,
         device: str | torch.device | None = None,
@@ -71,9 +68,9 @@ class PPO(BasePPO):
         environments = _environments(envs, seed, device)
         _check(environments, config, 1, device)
         policies = SinglePolicy(
-            initial_policy(environments, config, seed) if policy is None else policy,
+            initial_policy(environments, config, seed, actor, critic) if policy is None else policy,
             config,
-            *_with_anchor_seeds(actor, critic, seed),
+            *_seeded(actor, critic, seed),
             update_threads=update_threads,
         )
         super().__init__(environments, config, [seed], policies)
@@ -117,8 +114,8 @@ class StackedPPO(BasePPO):
         envs: Environments of all agents: agent r has environments r * E to (r + 1) * E - 1, where E is their
             number divided by R. Wrap environments on the host in `HostEnvironments`.
         config: Settings of each agent; `rollout_steps` counts the steps of one agent.
-        actors: Regularizer of each actor's layers, as in `PPO`.
-        critics: Regularizer of each critic's layers.
+        actors: Mitigations of each actor's layers, as in `PPO`; of one kind, but for decays.
+        critics: Mitigations of each critic's layers.
         seeds: One seed for each agent, as in `PPO`. The environments have their own seeds.
         device: Device of the environments and the learner; None: the environments' device.
         policies: Policies with networks of your own, one for each agent; their weights are copied. None:
@@ -133,8 +130,8 @@ class StackedPPO(BasePPO):
         self,
         envs: Environments,
         config: PPOConfig,
-        actors: Sequence[RegularizerSettings | None],
-        critics: Sequence[RegularizerSettings | None],
+        actors: Sequence[Sequence[Mitigation]],
+        critics: Sequence[Sequence[Mitigation]],
         *,
         seeds: Sequence[int],
         device: str | torch.device | None = None,
@@ -148,18 +145,23 @@ class StackedPPO(BasePPO):
                 " give one of each for every agent."
             )
         _check(envs, config, len(seeds), device)
-        regularizers = [
-            _with_anchor_seeds(actor, critic, seed)
+        methods = [
+            _seeded(actor, critic, seed)
             for actor, critic, seed in zip(actors, critics, seeds, strict=True)
         ]
         made = (
-            [initial_policy(envs, config, seed) for seed in seeds] if policies is None else policies
+            [
+                initial_policy(envs, config, *each)
+                for each in zip(seeds, actors, critics, strict=True)
+            ]
+            if policies is None
+            else policies
         )
         stacked = StackedPolicies(
             made,
             config,
-            [actor for actor, _ in regularizers],
-            [critic for _, critic in regularizers],
+            [actor for actor, _ in methods],
+            [critic for _, critic in methods],
         )
         super().__init__(envs, config, seeds, stacked)
         self.networks = stacked.networks
@@ -259,15 +261,16 @@ def initial_policy(
     ).to(envs.device)
 
 
-def _with_anchor_seeds(
-    actor: RegularizerSettings | None, critic: RegularizerSettings | None, seed: int
-) -> tuple[RegularizerSettings, RegularizerSettings]:
-    """Return the settings, with anchor seeds derived from the run's seed where they have none."""
+def _seeded(
+    actor: Sequence[Mitigation], critic: Sequence[Mitigation], seed: int
+) -> tuple[SeededMethod, SeededMethod]:
+    """Return the methods of actor and critic, with seeds derived from that of the run."""
 
-    def complete(settings: RegularizerSettings | None, name: str) -> RegularizerSettings:
-        settings = RegularizerSettings() if settings is None else settings
-        if settings.anchor_seed is not None:
-            return settings
-        return replace(settings, anchor_seed=child_seed(seed, name))
+    def seeded(method: Sequence[Mitigation], name: str) -> SeededMethod:
+        return SeededMethod(
+            tuple(method),
+            anchor_seed=child_seed(seed, f"{name} anchor"),
+            noise_seed=child_seed(seed, f"{name} mitigations"),
+        )
 
-    return complete(actor, "actor anchor"), complete(critic, "critic anchor")
+    return seeded(actor, "actor"), seeded(critic, "critic")

@@ -218,7 +218,9 @@ class BasePPO:
         statistics |= self.policies.update(batch, self._draws.data_orders(), rates)
         if self.device.type != "cpu":  # busy for a while: the host does its own work now
             self._draws.draw_ahead()
+        tasks = [self._episodes.newest_task(index) for index in range(self._num_agents)]
         episodes = self._episodes.read(*self._host_copy.read(), begun)
+        self._end_tasks(tasks)
         iterations = self._read(statistics, rates, episodes)
         self.envs.check()
         self._torn.clear()
@@ -228,6 +230,13 @@ class BasePPO:
                 self._diverged[index] = True
                 self.freeze(index)
         return iterations
+
+    def _end_tasks(self, before: Sequence[int | None]) -> None:
+        """Let the mitigations act where any environment of an agent is at a newer task than before."""
+        for index, old in enumerate(before):
+            new = self._episodes.newest_task(index)
+            if index not in self._frozen and old is not None and new is not None and new > old:
+                self.policies.boundary(new, index)
 
     def _require_whole(self) -> None:
         if self._torn:

@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import critic_optimizer
-from plasticity.agents.ppo.updates import CriticUpdate, run_half
+from plasticity.agents.ppo.halves import critic_half
+from plasticity.agents.ppo.updates import run_half
 from plasticity.containers import mapped
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod
+from plasticity.mitigations.stacked_settings import acts_on_steps
 from plasticity.stacking.networks import require_index
 
 
@@ -44,16 +43,14 @@ class CriticProcess:
         critic: Critic on the CPU, which can be pickled and draws no random numbers. `finish` writes its
             weights, buffers and gradients.
         config: Settings of the update.
-        regularizer: Regularizer of the critic's layers.
+        method: Mitigations of the critic's layers; their states live in the process, with the optimizer.
 
     Raises:
         RuntimeError: from every method, if the process has ended; the message gives its exit status.
         ValueError: if the critic has a dropout layer, or cannot be pickled.
     """
 
-    def __init__(
-        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
-    ) -> None:
+    def __init__(self, critic: nn.Module, config: PPOConfig, method: SeededMethod) -> None:
         _require_movable(critic)
         self._critic = critic
         self._rates: Sequence[float] = [config.learning_rate]
@@ -70,7 +67,8 @@ class CriticProcess:
         self._connection = Connection(ours.detach())
         self.close = weakref.finalize(self, _stop, self._connection, self._process)
         """Stop the process. Also called when this object is garbage collected."""
-        self._send(critic, config, regularizer, torch.get_num_threads())
+        self._send(critic, config, method, torch.get_num_threads())
+        self._acts_on_steps = any(acts_on_steps(each) for each in method.mitigations)
 
     def start(self, batch: Batch, data_orders: Tensor) -> None:
         """Send a rollout to be learned from.
@@ -116,6 +114,19 @@ class CriticProcess:
         require_index(index, 1)
         self._ask("load_state_dict", index, dict(state))
 
+    @property
+    def hooks(self) -> HooksThere | None:
+        """Mitigations there that act on steps; None if there are none."""
+        return HooksThere(self) if self._acts_on_steps else None
+
+    def ask_hooks(self, name: str, *arguments: Any) -> Any:
+        """Call a method of the mitigations' hooks there, which must not change the critic."""
+        return self._ask("ask_hooks", name, *arguments)
+
+    def boundary(self, task: int, runs: Sequence[int]) -> None:
+        """Let the mitigations there act between two tasks."""
+        _copy_weights(self._critic, self._ask("boundary", _weights(self._critic), task, runs))
+
     def _ask(self, name: str, *arguments: Any) -> Any:
         self._send(name, *arguments)
         return self._receive()
@@ -142,6 +153,44 @@ class CriticProcess:
             f"The critic's process {self._process.pid} ended with exit status {status}: its error, if it"
             " printed one, is above. Continue from the last checkpoint."
         )
+
+
+class HooksThere:
+    """Hooks of the mitigations in a critic's process, as in `Hooks`.
+
+    Args:
+        process: The process.
+    """
+
+    def __init__(self, process: CriticProcess) -> None:
+        self._process = process
+
+    def boundary(self, task: int, runs: Sequence[int]) -> None:
+        """Let the mitigations act between two tasks."""
+        self._process.boundary(task, runs)
+
+    def evaluation_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters to evaluate the critic with, by name."""
+        found: dict[str, Tensor] = self._process.ask_hooks("evaluation_parameters")
+        return found
+
+    def take_counts(self) -> list[dict[str, float]]:
+        """Return the numbers that the mitigations counted since the last call."""
+        found: list[dict[str, float]] = self._process.ask_hooks("take_counts")
+        return found
+
+    def freeze(self, run: int) -> None:
+        """Do nothing: the critic stays as it is when nobody updates it."""
+        require_index(run, 1)
+
+    def state_dict(self, run: int = 0) -> dict[str, Any]:
+        """Return the state of the mitigations."""
+        state: dict[str, Any] = self._process.ask_hooks("state_dict", run)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], run: int = 0) -> None:
+        """Load a state of the mitigations."""
+        self._process.ask_hooks("load_state_dict", dict(state), run)
 
 
 def _require_movable(critic: nn.Module) -> None:
@@ -213,13 +262,22 @@ def _next_message(connection: Connection, parent: int) -> Any:
 class _Served:
     """Critic in its process; the methods are named by the messages."""
 
-    def __init__(
-        self, critic: nn.Module, config: PPOConfig, regularizer: RegularizerSettings
-    ) -> None:
-        optimizer = SingleOptimizer(critic_optimizer(critic, config, regularizer))
-        self._critic, self._optimizer = critic, optimizer
-        self._update = CriticUpdate(gradients_of(critic, config.minibatch_size), optimizer, config)
+    def __init__(self, critic: nn.Module, config: PPOConfig, method: SeededMethod) -> None:
+        self._critic = critic
+        self._update = critic_half(critic, config, method)
+        self._optimizer = optimizer = self._update.optimizer
         self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+
+    def ask_hooks(self, name: str, *arguments: Any) -> Any:
+        """Return the result of a method of the mitigations' hooks."""
+        return getattr(self._update.hooks, name)(*arguments)
+
+    def boundary(self, weights: list[Tensor], task: int, runs: Sequence[int]) -> list[Tensor]:
+        """Return the weights after the mitigations acted between two tasks."""
+        assert self._update.hooks is not None
+        _copy_weights(self._critic, weights)
+        self._update.hooks.boundary(task, runs)
+        return _weights(self._critic)
 
     def update(
         self,

@@ -10,12 +10,12 @@ Everything has leading dimensions `*lead`: none for one network, (R,) for R stac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
+from plasticity.agents.execution.single import SingleNetwork
 from plasticity.agents.networks.actor_critic import DenseNetwork
 from plasticity.agents.networks.layers import ACTIVATIONS, DenseLayer
 from plasticity.stacking.networks import StackedNetworks
@@ -52,19 +52,28 @@ class Gradients(Protocol):
         Shape: (*lead, any batch, inputs) to (*lead, any batch, outputs).
         """
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, recorded: Sequence[str] = ()) -> Tensor:
         """Return the outputs, which the next call overwrites.
 
         Shape: (*lead, batch, inputs) to (*lead, batch, outputs).
+
+        Args:
+            inputs: Inputs.
+            recorded: Layers whose inputs `layer_inputs` is to hold.
         """
 
-    def backward(self, gradient: Tensor) -> None:
+    def backward(self, gradient: Tensor, penalty: Tensor | None = None) -> None:
         """Set every parameter's `.grad`.
 
         Args:
             gradient: Gradient of the loss with respect to the outputs of the last `forward`. Shape:
                 (*lead, batch, outputs).
+            penalty: Further term of each network's loss, with a graph. Shape: (*lead,).
         """
+
+    @property
+    def layer_inputs(self) -> Mapping[str, Tensor]:
+        """Inputs of the layers that the last `forward` recorded, by name, each (*lead, batch, …)."""
 
 
 class DenseGradients:
@@ -80,6 +89,9 @@ class DenseGradients:
 
     def __init__(self, parameters: Mapping[str, Tensor], activation: str, batch_size: int) -> None:
         self.parameters: Sequence[Tensor] = list(parameters.values())
+        self._layers = [
+            name.removesuffix(".weight") for name in parameters if name.endswith(".weight")
+        ]
         self._weights = [p for name, p in parameters.items() if name.endswith(".weight")]
         self._biases = [p for name, p in parameters.items() if name.endswith(".bias")]
         stacked = self._weights[0].dim() == 3
@@ -101,7 +113,7 @@ class DenseGradients:
         """Return the outputs for a batch of any size; see `Gradients`."""
         return self._run(inputs, [None] * len(self._sums))
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, recorded: Sequence[str] = ()) -> Tensor:
         """Return the outputs; see `Gradients`."""
         self._inputs.clear()
         return self._run(inputs, self._sums)
@@ -118,9 +130,14 @@ class DenseGradients:
                 inputs = activation(inputs)
         return inputs
 
+    @property
+    def layer_inputs(self) -> Mapping[str, Tensor]:
+        """Inputs of all layers, which are stored for the backward pass; see `Gradients`."""
+        return dict(zip(self._layers, self._inputs, strict=True))
+
     @torch.no_grad()
-    def backward(self, gradient: Tensor) -> None:
-        """Set every parameter's `.grad`; see `Gradients`."""
+    def backward(self, gradient: Tensor, penalty: Tensor | None = None) -> None:
+        """Set every parameter's `.grad`; see `Gradients`. A penalty depends on the weights alone."""
         for index in reversed(range(len(self._weights))):
             weight, bias, inputs = self._weights[index], self._biases[index], self._inputs[index]
             weight.grad, bias.grad = self._weight_gradients[index], self._bias_gradients[index]
@@ -131,77 +148,70 @@ class DenseGradients:
                 gradient = self._activation_gradient(
                     self._gradients[index], self._sums[index - 1], inputs
                 )
+        if penalty is not None:
+            own = _gradients(penalty, self.parameters)
+            for parameter, each in zip(self.parameters, own, strict=True):
+                if each is not None and parameter.grad is not None:
+                    parameter.grad += each
 
 
 class AutogradGradients:
-    """Forward and backward pass of any network.
+    """Forward and backward pass of any network; `backward` sets the `.grad` of those parameters that matter.
 
     Args:
-        function: Maps inputs to outputs by the parameters.
-        parameters: Parameters; `backward` sets the `.grad` of those that the outputs depend on.
+        networks: The network, or stacked ones.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], parameters: Iterable[Tensor]) -> None:
-        self._function = function
+    def __init__(self, networks: SingleNetwork | StackedNetworks) -> None:
+        self._networks = networks
         self.parameters: Sequence[Tensor] = [
-            parameter for parameter in parameters if parameter.requires_grad
+            parameter for parameter in networks.parameters.values() if parameter.requires_grad
         ]
+        self.layer_inputs: Mapping[str, Tensor] = {}
+        """Inputs of the recorded layers, with the graph of the forward pass."""
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the outputs for a batch of any size; see `Gradients`."""
-        return self._function(inputs)
+        return self._networks(inputs)
 
     @torch.enable_grad()
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, recorded: Sequence[str] = ()) -> Tensor:
         """Return the outputs; see `Gradients`."""
-        self._outputs = self._function(inputs)
+        self._outputs, self.layer_inputs = self._networks.with_inputs_of(recorded, inputs)
         return self._outputs.detach()
 
-    def backward(self, gradient: Tensor) -> None:
+    def backward(self, gradient: Tensor, penalty: Tensor | None = None) -> None:
         """Set every parameter's `.grad`; see `Gradients`."""
-        gradients = torch.autograd.grad(self._outputs, self.parameters, gradient, allow_unused=True)
+        outputs, weights = [self._outputs], [gradient]
+        if penalty is not None:
+            outputs, weights = [*outputs, penalty], [*weights, torch.ones_like(penalty)]
+        gradients = torch.autograd.grad(outputs, self.parameters, weights, allow_unused=True)
         for parameter, own in zip(self.parameters, gradients, strict=True):
             parameter.grad = own
 
 
-def gradients_of(network: nn.Module, batch_size: int) -> Gradients:
-    """Return the passes of one network, for batches of a fixed size."""
-    activation = _dense_activation(network)
-    if activation is not None:
-        return DenseGradients(dict(network.named_parameters()), activation, batch_size)
-    return AutogradGradients(network, network.parameters())
+def _gradients(penalty: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(penalty, parameters, torch.ones_like(penalty), allow_unused=True)
 
 
-def stacked_gradients_of(networks: StackedNetworks, part: str, batch_size: int) -> Gradients:
-    """Return the passes of one part of stacked networks, for batches of a fixed size.
+def gradients_of(
+    networks: SingleNetwork | StackedNetworks,
+    batch_size: int,
+    *,
+    by_autograd: bool = False,
+) -> Gradients:
+    """Return the passes of a network, or of stacked ones, for batches of a fixed size.
 
     Args:
-        networks: Stacked networks.
-        part: Name of the submodule that maps inputs to outputs, such as "actor".
+        networks: The network, or stacked ones.
         batch_size: Number of rows of each network's input.
+        by_autograd: Whether something has to be differentiated that is not written out.
     """
-    module = networks.template.get_submodule(part)
-    parameters, buffers = (
-        {
-            name.removeprefix(f"{part}."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(f"{part}.")
-        }
-        for tensors in (networks.parameters, networks.buffers)
-    )
-    activation = _dense_activation(module)
+    activation = None if by_autograd else _dense_activation(networks.template)
     if activation is not None:
-        return DenseGradients(parameters, activation, batch_size)
-
-    def one(tensors: dict[str, Tensor], inputs: Tensor) -> Any:
-        return functional_call(module, tensors, (inputs,))
-
-    def every(inputs: Tensor) -> Tensor:
-        outputs: Tensor = vmap(one)(parameters | buffers, inputs)
-        return outputs
-
-    return AutogradGradients(every, parameters.values())
+        return DenseGradients(networks.parameters, activation, batch_size)
+    return AutogradGradients(networks)
 
 
 def _dense_activation(network: nn.Module) -> str | None:

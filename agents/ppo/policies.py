@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +17,30 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.optimizers import Optimizer
 from plasticity.agents.ppo.updates import ActorUpdate
+from plasticity.mitigations.hooks import replaced_parameters
 from plasticity.stacking.networks import StackedNetworks
+
+
+class PolicyHooks(Protocol):
+    """Interface of `Hooks` on which PPO relies, whichever process has them."""
+
+    def boundary(self, task: int, runs: Sequence[int], /) -> None:
+        """Let the mitigations act between two tasks."""
+
+    def evaluation_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters to evaluate the networks with, by name."""
+
+    def take_counts(self) -> list[dict[str, float]]:
+        """Return the numbers that the mitigations counted since the last call, for each policy."""
+
+    def freeze(self, run: int, /) -> None:
+        """Keep a network as it is from now on."""
+
+    def state_dict(self, run: int, /) -> dict[str, Any]:
+        """Return one network's state."""
+
+    def load_state_dict(self, state: Mapping[str, Any], run: int, /) -> None:
+        """Load one network's state."""
 
 
 class Policies(ABC):
@@ -38,6 +63,7 @@ class Policies(ABC):
 
     _actor: ActorUpdate
     _optimizers: dict[str, Optimizer]
+    _hooks: dict[str, PolicyHooks | None]
     _graphed: GraphedFunction | None = None
 
     @property
@@ -117,6 +143,45 @@ class Policies(ABC):
     def _constants(self) -> tuple[Any, ...]:
         return tuple([constants_of(each) for each in self._optimizers.values()])
 
+    # ---- mitigations ------------------------------------------------------------------------------
+
+    def _active_hooks(self) -> dict[str, PolicyHooks]:
+        """Return the mitigations that act on steps, of "actor" and "critic", where there are any."""
+        return {part: each for part, each in self._hooks.items() if each is not None}
+
+    def boundary(self, task: int, index: int) -> None:
+        """Let the mitigations of a policy act between two tasks.
+
+        Args:
+            task: Index of the task that begins.
+            index: Index of the policy.
+        """
+        for hooks in self._active_hooks().values():
+            hooks.boundary(task, [index])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Give the networks the parameters that they are measured with, inside the block."""
+        with ExitStack() as block:
+            for part, hooks in self._active_hooks().items():
+                others = {
+                    f"{part}.{name}": each for name, each in hooks.evaluation_parameters().items()
+                }
+                block.enter_context(replaced_parameters(self.parameters, others))
+            yield
+
+    def take_counts(self) -> list[dict[str, float]]:
+        """Return the numbers that the mitigations counted since the last call, for each policy.
+
+        Names are those of layers in an `ActorCritic`: "reset_units/actor.fc1".
+        """
+        found: list[dict[str, float]] = [{} for _ in range(math.prod(self.lead))]
+        for part, hooks in self._active_hooks().items():
+            for own, counts in zip(found, hooks.take_counts(), strict=True):
+                for name, number in counts.items():
+                    own[name.replace("/", f"/{part}.", 1)] = number
+        return found
+
     # ---- freezing, saving and loading -------------------------------------------------------------
 
     def freeze(self, index: int) -> None:
@@ -127,6 +192,8 @@ class Policies(ABC):
         """
         for optimizer in self._optimizers.values():
             optimizer.freeze(index)
+        for hooks in self._active_hooks().values():
+            hooks.freeze(index)
 
     @abstractmethod
     def policy(self, index: int = 0) -> ActorCritic:
@@ -139,11 +206,17 @@ class Policies(ABC):
     def state_dict(self, index: int = 0) -> dict[str, Any]:
         """Return a policy's "policy", "actor_optimizer" and "critic_optimizer", in one format for both forms.
 
+        Those of its mitigations that act on steps are "actor_mitigations" and "critic_mitigations".
+
         Raises:
             IndexError: if there is no such policy.
         """
         optimizers = {name: each.state_dict(index) for name, each in self._optimizers.items()}
-        return {"policy": self.networks.state_dict(index), **optimizers}
+        mitigations = {
+            f"{part}_mitigations": each.state_dict(index)
+            for part, each in self._active_hooks().items()
+        }
+        return {"policy": self.networks.state_dict(index), **optimizers, **mitigations}
 
     def load_state_dict(self, state: Mapping[str, Any], index: int = 0) -> None:
         """Load a `state_dict` of either form, saved on any device, into a policy.
@@ -154,6 +227,8 @@ class Policies(ABC):
         self.networks.load_state_dict(index, state["policy"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(index, state[name])
+        for part, hooks in self._active_hooks().items():
+            hooks.load_state_dict(state[f"{part}_mitigations"], index)
         if self._graphed is not None:
             self._graphed.forget()  # loading may have replaced tensors of the optimizers
 

@@ -10,8 +10,8 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.critic_process import CriticProcess
-from plasticity.agents.ppo.gradients import gradients_of
-from plasticity.agents.ppo.optimizers import actor_optimizer, critic_optimizer
+from plasticity.agents.ppo.halves import critic_half, passes_and_hooks
+from plasticity.agents.ppo.optimizers import actor_optimizer
 from plasticity.agents.ppo.policies import Policies
 from plasticity.agents.ppo.updates import (
     ActorUpdate,
@@ -20,7 +20,7 @@ from plasticity.agents.ppo.updates import (
     update_both,
 )
 from plasticity.checks import require_integer
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod
 from plasticity.stacking.networks import require_index
 
 
@@ -30,8 +30,8 @@ class SinglePolicy(Policies):
     Args:
         policy: Policy, updated in place. Its device is the update's.
         config: Settings of the update.
-        actor: Regularizer of the actor's layers; `log_std` is never regularized.
-        critic: Regularizer of the critic's layers.
+        actor: Mitigations of the actor's layers; `log_std` is left alone.
+        critic: Mitigations of the critic's layers.
         update_threads: 2 runs the critic's update in a separate process, on another core than the actor's,
             with bit-for-bit the same numbers. On a CPU only, and only if nothing couples the two. A critic
             of your own must be one that can be pickled and draws no random numbers.
@@ -39,15 +39,15 @@ class SinglePolicy(Policies):
     Raises:
         TypeError: if `update_threads` is not an integer.
         ValueError: if `update_threads` does not fit the device or the configuration, or the configuration
-            compiles without CUDA.
+            compiles without CUDA, or compiles with mitigations that act on steps.
     """
 
     def __init__(
         self,
         policy: ActorCritic,
         config: PPOConfig,
-        actor: RegularizerSettings,
-        critic: RegularizerSettings,
+        actor: SeededMethod,
+        critic: SeededMethod,
         *,
         update_threads: int = 1,
     ) -> None:
@@ -55,21 +55,22 @@ class SinglePolicy(Policies):
         self._policy = policy
         self.lead, self.log_std = (), policy.log_std
         self.networks, self.hidden_layers = SingleNetwork(policy), policy.hidden_layers
-        captured, size = config.compile, config.minibatch_size
-        optimizer = SingleOptimizer(actor_optimizer(policy, config, actor), captured=captured)
-        self._actor = ActorUpdate(
-            gradients_of(policy.actor, size), policy.log_std, optimizer, config
+        for network, method in ((policy.actor, actor), (policy.critic, critic)):
+            method.prepare(network)
+        captured = config.compile
+        optimizer = SingleOptimizer(
+            actor_optimizer(policy, config, actor.regularizer), captured=captured
         )
+        passes, hooks = passes_and_hooks(SingleNetwork(policy.actor), optimizer, [actor], config)
+        self._actor = ActorUpdate(passes, policy.log_std, optimizer, config, hooks)
         self._critic: CriticUpdate | CriticProcess
         if update_threads == 2 and not captured:
             self._critic = process = CriticProcess(policy.critic, config, critic)
             self._optimizers = {"actor_optimizer": optimizer, "critic_optimizer": process}
         else:
-            other = SingleOptimizer(
-                critic_optimizer(policy.critic, config, critic), captured=captured
-            )
-            self._critic = CriticUpdate(gradients_of(policy.critic, size), other, config)
-            self._optimizers = {"actor_optimizer": optimizer, "critic_optimizer": other}
+            self._critic = half = critic_half(policy.critic, config, critic)
+            self._optimizers = {"actor_optimizer": optimizer, "critic_optimizer": half.optimizer}
+        self._hooks = {"actor": hooks, "critic": self._critic.hooks}
         if captured:
             self._capture()
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.gradients import stacked_gradients_of
+from plasticity.agents.ppo.halves import passes_and_hooks
 from plasticity.agents.ppo.optimizers import actor_optimizer, critic_optimizer
 from plasticity.agents.ppo.policies import Policies
 from plasticity.agents.ppo.updates import ActorUpdate, CriticUpdate, update_both
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks
 
@@ -24,44 +24,59 @@ class StackedPolicies(Policies):
     Args:
         policies: R policies of one architecture on one device. Their weights are copied.
         config: Settings of each policy's update.
-        actors: Regularizer of each actor's layers; `log_std` is never regularized.
-        critics: Regularizer of each critic's layers.
+        actors: Mitigations of each actor's layers; `log_std` is left alone.
+        critics: Mitigations of each critic's layers.
 
     Raises:
-        ValueError: if the policies differ in architecture, the numbers of arguments differ, or the
-            configuration compiles without CUDA.
+        ValueError: if the policies differ in architecture, the numbers of arguments differ, methods cannot be
+            stacked, the configuration compiles without CUDA, or it compiles or has a target KL while
+            mitigations act on steps.
     """
 
     def __init__(
         self,
         policies: Sequence[ActorCritic],
         config: PPOConfig,
-        actors: Sequence[RegularizerSettings],
-        critics: Sequence[RegularizerSettings],
+        actors: Sequence[SeededMethod],
+        critics: Sequence[SeededMethod],
     ) -> None:
         if not len(policies) == len(actors) == len(critics):
             raise ValueError(
                 f"There are {len(policies)} policies, {len(actors)} actors' and {len(critics)} critics'"
                 " settings: give one of each for every policy."
             )
+        for policy, actor, critic in zip(policies, actors, critics, strict=True):
+            actor.prepare(policy.actor)
+            critic.prepare(policy.critic)
         self.networks: StackedNetworks = StackedNetworks(policies)
         self.lead = (len(policies),)
         self.log_std, self.hidden_layers = self.parameters.get("log_std"), policies[0].hidden_layers
         pairs = (
-            [actor_optimizer(p, config, s) for p, s in zip(policies, actors, strict=True)],
-            [critic_optimizer(p.critic, config, s) for p, s in zip(policies, critics, strict=True)],
+            [
+                actor_optimizer(policy, config, method.regularizer)
+                for policy, method in zip(policies, actors, strict=True)
+            ],
+            [
+                critic_optimizer(policy.critic, config, method.regularizer)
+                for policy, method in zip(policies, critics, strict=True)
+            ],
         )
         for_actors, for_critics = (
             StackedOptimizer(each, self.networks.in_order_of(each[0], policies[0]))
             for each in pairs
         )
         self._optimizers = {"actor_optimizer": for_actors, "critic_optimizer": for_critics}
-        self._actor_networks, self._critic_networks = (
-            stacked_gradients_of(self.networks, part, config.minibatch_size)
-            for part in ("actor", "critic")
+        self._actor_networks, actor_hooks = passes_and_hooks(
+            self.networks.part("actor"), for_actors, actors, config
         )
-        self._actor = ActorUpdate(self._actor_networks, self.log_std, for_actors, config)
-        self._critic = CriticUpdate(self._critic_networks, for_critics, config)
+        self._critic_networks, critic_hooks = passes_and_hooks(
+            self.networks.part("critic"), for_critics, critics, config
+        )
+        self._actor = ActorUpdate(
+            self._actor_networks, self.log_std, for_actors, config, actor_hooks
+        )
+        self._critic = CriticUpdate(self._critic_networks, for_critics, config, critic_hooks)
+        self._hooks = {"actor": actor_hooks, "critic": critic_hooks}
         if config.compile:
             self._capture()
 

@@ -22,6 +22,7 @@ from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.distributions import distribution_of
 from plasticity.agents.ppo.gradients import Gradients
+from plasticity.mitigations.hooks import Hooks
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import clip_stacked_gradients_
 
@@ -33,12 +34,17 @@ class Half:
         network: Network, or stacked networks, updated in place.
         optimizer: Optimizer of the parameters, or a stack of them.
         config: Clipping, entropy and sizes of each policy.
+        hooks: Mitigations that act on the network; None: there are none.
     """
 
     def __init__(
-        self, network: Gradients, optimizer: SingleOptimizer | StackedOptimizer, config: PPOConfig
+        self,
+        network: Gradients,
+        optimizer: SingleOptimizer | StackedOptimizer,
+        config: PPOConfig,
+        hooks: Hooks | None = None,
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self.hooks = optimizer, hooks
         self.parameters = network.parameters
         """Parameters with a gradient. Shape of each: (*lead, *shape)."""
         self.lead: tuple[int, ...] = ()
@@ -48,6 +54,34 @@ class Half:
         self._network, self.config = network, config
         self._shape = (config.num_minibatches, *self.lead, config.minibatch_size)
         self._done = 0
+
+    def _begin_hooks(self, observations: Tensor) -> None:
+        if self.hooks is not None:
+            self.hooks.begin(lambda: observations)
+
+    def _forward(self, observations: Tensor) -> Tensor:
+        """Return the outputs for a minibatch, and show it to the mitigations."""
+        if self.hooks is None:
+            return self._network.forward(observations)
+        outputs = self._network.forward(observations, self.hooks.recorded_layers)
+        self.hooks.observe(observations, self._network.layer_inputs)
+        return outputs
+
+    def _backward(self, gradient: Tensor) -> None:
+        """Set `.grad`, given the gradient with respect to the outputs of the last `_forward`."""
+        self._network.backward(gradient, None if self.hooks is None else self.hooks.penalty())
+
+    def take_step(self, active: Tensor | None = None) -> None:
+        """Take a step of the optimizer, by the gradients that are there, and let the mitigations act.
+
+        Args:
+            active: As in `StackedOptimizer.step`.
+        """
+        if self.hooks is not None:
+            self.hooks.before_step()
+        self.optimizer.step(active)
+        if self.hooks is not None:
+            self.hooks.after_step()
 
     def _zeros(self) -> Tensor:
         """Return memory for a number of each step, (epochs, minibatches, *lead, minibatch_size)."""
@@ -88,6 +122,7 @@ class ActorUpdate(Half):
         log_std: Log standard deviations, updated in place, (*lead, action_size). None: discrete actions.
         optimizer: Optimizer created by `actor_optimizer`, or a stack of them.
         config: Clipping, entropy and sizes of each policy.
+        hooks: Mitigations of the actor.
     """
 
     def __init__(
@@ -96,8 +131,9 @@ class ActorUpdate(Half):
         log_std: Tensor | None,
         optimizer: SingleOptimizer | StackedOptimizer,
         config: PPOConfig,
+        hooks: Hooks | None = None,
     ) -> None:
-        super().__init__(network, optimizer, config)
+        super().__init__(network, optimizer, config, hooks)
         self.distribution = distribution_of(log_std)
         """Distribution of the actions."""
         self.parameters = [*network.parameters, *([] if log_std is None else [log_std])]
@@ -106,6 +142,7 @@ class ActorUpdate(Half):
     def begin(self, batch: Batch) -> None:
         """Start the update on a new rollout."""
         self._batch = batch
+        self._begin_hooks(batch.observations)
         self._rollout_advantages = batch.advantages
         if self.config.normalize_advantages == "rollout":
             self._rollout_advantages = normalized(batch.advantages)
@@ -135,14 +172,14 @@ class ActorUpdate(Half):
         """
         epoch, config = self._epoch, self.config
         log_ratios = self._log_ratios[epoch, index]
-        outputs = self._network.forward(self._observations[index])
+        outputs = self._forward(self._observations[index])
         self.distribution.log_ratios(outputs, self._actions[index], self._old[index], log_ratios)
         ratios = log_ratios.exp()
         # (r - 1) sign(A) <= range, with the precomputed terms on the right-hand side
         unclipped = ratios * self._signs[index] <= self._limits[index]
         weights = ratios.mul_(self._advantages[epoch, index]).mul_(unclipped)
         weights.mul_(-1 / config.minibatch_size)
-        self._network.backward(self.distribution.gradient(weights, config.entropy_coefficient))
+        self._backward(self.distribution.gradient(weights, config.entropy_coefficient))
         self._done += 1
 
     def approximate_kl(self) -> Tensor:
@@ -177,17 +214,23 @@ class CriticUpdate(Half):
         network: Critics, updated in place.
         optimizer: Optimizer created by `critic_optimizer`, or a stack of them.
         config: Clipping and sizes of each policy.
+        hooks: Mitigations of the critic.
     """
 
     def __init__(
-        self, network: Gradients, optimizer: SingleOptimizer | StackedOptimizer, config: PPOConfig
+        self,
+        network: Gradients,
+        optimizer: SingleOptimizer | StackedOptimizer,
+        config: PPOConfig,
+        hooks: Hooks | None = None,
     ) -> None:
-        super().__init__(network, optimizer, config)
+        super().__init__(network, optimizer, config, hooks)
         self._errors = self._zeros()
 
     def begin(self, observations: Tensor, values: Tensor, returns: Tensor) -> None:
         """Start the update on a new rollout, with the tensors of a `Batch`."""
         self._batch = observations, values, returns
+        self._begin_hooks(observations)
         self._done = 0
 
     def begin_epoch(self, rows: Tensor) -> None:
@@ -204,7 +247,7 @@ class CriticUpdate(Half):
         2 * value_coefficient * (V - R) / size. With value clipping, V is the old value plus the clipped
         change, and the derivative is 0 where the clipping is active.
         """
-        values = self._network.forward(self._observations[index]).squeeze(-1)
+        values = self._forward(self._observations[index]).squeeze(-1)
         clip_range = self.config.value_clip_range
         errors = self._errors[self._epoch, index]
         scale = 2 * self.config.value_coefficient / self.config.minibatch_size
@@ -216,7 +259,7 @@ class CriticUpdate(Half):
             clipped = change.clamp(-clip_range, clip_range)
             torch.sub(self._values[index] + clipped, self._returns[index], out=errors)
             gradient = (errors * scale).mul_(change.abs() <= clip_range)
-        self._network.backward(gradient.unsqueeze(-1))
+        self._backward(gradient.unsqueeze(-1))
         self._done += 1
 
     def statistics(self, counted: Tensor | None = None) -> dict[str, Tensor]:
@@ -273,7 +316,7 @@ def run_half(half: ActorUpdate | CriticUpdate, data_orders: Tensor) -> None:
         half.begin_epoch(rows)
         for index in range(half.config.num_minibatches):
             half.compute_gradients(index)
-            half.optimizer.step()
+            half.take_step()
 
 
 @flushed_denormals()
@@ -311,8 +354,8 @@ def run_coupled(actor: ActorUpdate, critic: CriticUpdate, data_orders: Tensor) -
                 return None
             if config.max_gradient_norm is not None:
                 _clip(parameters, config.max_gradient_norm, stacked=bool(actor.lead))
-            actor.optimizer.step(active)
-            critic.optimizer.step(active)
+            actor.take_step(active)
+            critic.take_step(active)
     return counted
 
 

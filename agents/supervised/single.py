@@ -12,6 +12,7 @@ from torch.nn import functional
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.trainer import Trainer
+from plasticity.mitigations import PLAIN_METHOD, SeededMethod
 from plasticity.optim.kernels.step import step_options
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.parameter_groups import parameter_groups
@@ -33,7 +34,7 @@ class Classifier(Trainer):
         network: Network that maps inputs (batch, *input_shape) to logits (batch, classes). It is moved to
             the device.
         config: Training settings.
-        regularizer: Regularizer of every layer except normalization layers.
+        method: Mitigations of every layer; a decay leaves normalization layers out.
         data_order_seed: Seed of the data order, which depends only on the seed, the task and the epoch.
         device: Device of the network: "cpu", "cuda", "mps", …
         keep_start: As in `Trainer`.
@@ -46,18 +47,20 @@ class Classifier(Trainer):
         self,
         network: nn.Module,
         config: ClassifierConfig,
-        regularizer: RegularizerSettings,
+        method: SeededMethod = PLAIN_METHOD,
         *,
         data_order_seed: int,
         device: str | torch.device = "cpu",
         keep_start: bool = False,
     ) -> None:
+        method.prepare(network)
         self.network = network.to(device)
-        self.optimizer = make_optimizer(self.network, config, regularizer)
+        self.optimizer = make_optimizer(self.network, config, method.regularizer)
         super().__init__(
             SingleNetwork(self.network),
             SingleOptimizer(self.optimizer),
             config,
+            methods=[method],
             data_order_seeds=[data_order_seed],
             lead=(),
             device=device,

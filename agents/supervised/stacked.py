@@ -13,7 +13,7 @@ from torch.nn import functional
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import make_optimizer
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks
 
@@ -21,7 +21,7 @@ from plasticity.stacking.networks import StackedNetworks
 class StackedClassifier(Trainer):
     """R stacked networks that are trained on one task after another.
 
-    Network i computes the same numbers as a `Classifier` with `networks[i]`, `regularizers[i]` and
+    Network i computes the same numbers as a `Classifier` with `networks[i]`, `methods[i]` and
     `data_order_seeds[i]`, up to rounding, and each can load the other's states.
 
     Args:
@@ -29,14 +29,14 @@ class StackedClassifier(Trainer):
             to logits (batch, classes).
         config: Training settings of all, or one for each, which may differ only in `learning_rate` and
             `momentum`.
-        regularizers: Regularizer of each network.
+        methods: Mitigations of each network, as in `Classifier`: of one kind, but for decays.
         data_order_seeds: Seed of each network's data order.
         device: Device of the networks: "cpu", "cuda", "mps", …
         convolution: As in `StackedNetworks`, except that None also means "products" under bf16.
         keep_start: As in `Trainer`.
 
     Raises:
-        ValueError: if the numbers of networks, regularizers, seeds and configurations differ, the networks
+        ValueError: if the numbers of networks, methods, seeds and configurations differ, networks or methods
             cannot be stacked, the configurations differ in other settings, or they compile and the device
             is neither CPU nor CUDA.
     """
@@ -45,7 +45,7 @@ class StackedClassifier(Trainer):
         self,
         networks: Sequence[nn.Module],
         config: ClassifierConfig | Sequence[ClassifierConfig],
-        regularizers: Sequence[RegularizerSettings],
+        methods: Sequence[SeededMethod],
         *,
         data_order_seeds: Sequence[int],
         device: str | torch.device = "cpu",
@@ -53,18 +53,21 @@ class StackedClassifier(Trainer):
         keep_start: bool = False,
     ) -> None:
         configs = _one_each(config, len(networks))
-        for name, given in (("regularizers", regularizers), ("data_order_seeds", data_order_seeds)):
+        for name, given in (("methods", methods), ("data_order_seeds", data_order_seeds)):
             if len(given) != len(networks):
                 raise ValueError(
                     f"{len(given)} {name} were given for {len(networks)} networks: give one for each."
                 )
+        for network, method in zip(networks, methods, strict=True):
+            method.prepare(network)
         moved = [network.to(device) for network in networks]
         if convolution is None and configs[0].precision == "bf16":
             # On a CPU, autocast does not convert convolutions inside vmap: grouped ones would stay float32.
             convolution = "products"
         self.networks = StackedNetworks(moved, convolution=convolution)
         optimizers = [
-            make_optimizer(*each) for each in zip(moved, configs, regularizers, strict=True)
+            make_optimizer(network, own, method.regularizer)
+            for network, own, method in zip(moved, configs, methods, strict=True)
         ]
         self.optimizer = StackedOptimizer(
             optimizers, self.networks.in_order_of(optimizers[0], moved[0])
@@ -73,6 +76,7 @@ class StackedClassifier(Trainer):
             self.networks,
             self.optimizer,
             configs[0],
+            methods=methods,
             data_order_seeds=data_order_seeds,
             lead=(len(moved),),
             device=device,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from plasticity.agents.execution.compiled import CompiledStep
+from plasticity.agents.execution.hooks import make_hooks
 from plasticity.agents.execution.measuring import measured
 from plasticity.agents.execution.single import (
     SingleNetwork,
@@ -32,6 +34,8 @@ from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
 from plasticity.agents.supervised.task import Task, TaskSpec
 from plasticity.metrics.registry import Metric
+from plasticity.mitigations import SeededMethod
+from plasticity.mitigations.hooks import Hooks
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks, require_index
 
@@ -50,6 +54,7 @@ class Trainer(ABC):
         networks: The network, or the stacked ones, on the device.
         optimizer: Its optimizer.
         config: Training settings.
+        methods: Mitigations of each network.
         data_order_seeds: Seed of each network's data order, which depends only on the seed, the task and the
             epoch.
         lead: Leading dimensions: () for one network, (R,) for R stacked ones.
@@ -67,6 +72,7 @@ class Trainer(ABC):
         optimizer: SingleOptimizer | StackedOptimizer,
         config: ClassifierConfig,
         *,
+        methods: Sequence[SeededMethod],
         data_order_seeds: Sequence[int],
         lead: tuple[int, ...],
         device: str | torch.device,
@@ -86,6 +92,7 @@ class Trainer(ABC):
         self._online = Counts(lead, self.device)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
+        self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
 
     @property
@@ -158,9 +165,22 @@ class Trainer(ABC):
         self._follow(task.spec)
         if step == 0:
             self._require_active_labels(task)
+        if self._hooks is not None:
+            self._begin_hooks(self._hooks, task, step)
         self._online.keep_until(step)
         if self._keep_start and step == 0:
             self._start = {name: each.detach().clone() for name, each in self.parameters.items()}
+
+    def _begin_hooks(self, hooks: Hooks, task: Task, step: int) -> None:
+        hooks.begin(lambda: next(self._first_train_batches(task, 2))[0])
+        if step == 0 and task.index > 0:
+            runs = [run for run in range(self.num_networks) if run not in self._frozen]
+            hooks.boundary(
+                task.index, runs, lambda: self._first_train_batches(task, task.num_train)
+            )
+        hooks.progress.task = task.index
+        if self._compiled is not None and isinstance(self._networks, SingleNetwork):
+            self._networks.always_record(hooks.all_recorded_layers)
 
     def _follow(self, spec: TaskSpec) -> None:
         """Set the loss and the active classes to those of a task."""
@@ -202,13 +222,23 @@ class Trainer(ABC):
         # Chosen at each step: storing the bound method in self would create a reference cycle, so that
         # the object and its memory would be freed late.
         learn = self._compiled or self._learn_eagerly
-        losses, logits = learn(inputs, labels)
+        losses, logits, layer_inputs = learn(inputs, labels)
+        if self._hooks is not None:
+            self._hooks.observe(inputs, layer_inputs)
+            self._hooks.after_step()
         self._online.add(logits, labels, losses)  # the logits are those before the update
 
-    def _learn_eagerly(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        losses, logits = self._forward(inputs, labels)
-        self._update(losses)
-        return losses.detach(), logits.detach()
+    def _learn_eagerly(self, inputs: Tensor, labels: Tensor) -> tuple[Any, ...]:
+        losses, logits, layer_inputs = self._forward(inputs, labels)
+        self._update(losses, logits, layer_inputs, inputs, labels)
+        return losses.detach(), logits.detach(), layer_inputs
+
+    def _recorded_layers(self) -> tuple[str, ...]:
+        """Return the layers whose inputs the mitigations need of the next step; of all, once compiled."""
+        if self._hooks is None:
+            return ()
+        is_fixed = self.config.compile
+        return self._hooks.all_recorded_layers if is_fixed else self._hooks.recorded_layers
 
     def _compile(self) -> CompiledStep:
         # Only inputs and labels are inputs: how they are produced differs from task to task.
@@ -220,17 +250,18 @@ class Trainer(ABC):
         """Return what a captured step holds fixed."""
         return self._loss, self._inactive is None, constants_of(self._optimizer)
 
-    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        in_bf16 = self.config.precision == "bf16"
-        logits = self._logits_in_bf16(inputs) if in_bf16 else self._networks(inputs)
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return losses, logits, and the inputs of the layers that the mitigations need, by name."""
+        layers = self._recorded_layers()
+        if self.config.precision == "bf16":
+            # Every weight is used once, so caching its bfloat16 copy would gain nothing.
+            with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+                logits, layer_inputs = self._networks.with_inputs_of(layers, inputs)
+            logits = logits.float()
+        else:
+            logits, layer_inputs = self._networks.with_inputs_of(layers, inputs)
         logits = self._masked(logits)
-        return self._losses(logits, labels), logits
-
-    def _logits_in_bf16(self, inputs: Tensor) -> Tensor:
-        # Every weight is used once, so caching its bfloat16 copy would gain nothing.
-        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
-            logits: Tensor = self._networks(inputs)
-        return logits.float()
+        return self._losses(logits, labels), logits, layer_inputs
 
     def _masked(self, logits: Tensor) -> Tensor:
         """Return the logits, those of inactive classes as minus infinity."""
@@ -250,10 +281,24 @@ class Trainer(ABC):
         loss = self._squared_error(logits.masked_fill(self._inactive.unsqueeze(-2), 0.0), one_hot)
         return loss * (logits.shape[-1] / self._inactive.logical_not().sum(-1))
 
-    def _update(self, losses: Tensor) -> None:
+    def _update(
+        self,
+        losses: Tensor,
+        logits: Tensor,
+        layer_inputs: Mapping[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+    ) -> None:
         self._optimizer.zero_grad()
+        hooks = self._hooks
+        if hooks is not None and hooks.has_penalty:
+            hooks.observe(inputs, layer_inputs)
+            penalty = hooks.penalty()
+            losses = losses if penalty is None else losses + penalty
         # The gradient of their sum holds the gradient of each: no network is part of another's loss.
         torch.autograd.backward(losses, torch.ones_like(losses))
+        if hooks is not None:
+            hooks.before_step()
         self._optimizer.step()
 
     def freeze(self, index: int) -> None:
@@ -268,6 +313,8 @@ class Trainer(ABC):
         require_index(index, self.num_networks)
         self._frozen.add(index)
         self._optimizer.freeze(index)
+        if self._hooks is not None:
+            self._hooks.freeze(index)
 
     # ---- measuring ------------------------------------------------------------------------------
 
@@ -280,13 +327,14 @@ class Trainer(ABC):
         Returns:
             For each network: `test_accuracy` (if the task has test examples) and `train_accuracy` after the
             task, `online_accuracy` (each example before the update that uses it) and `train_loss` over the
-            task, all averaged over examples, and `diverged`: whether a loss was not finite. For frozen ones
-            the numbers are meaningless.
+            task, all averaged over examples, what the mitigations counted, such as `reset_units/LAYER`, and
+            `diverged`: whether a loss was not finite. For frozen ones the numbers are meaningless.
         """
         examples = task.num_train * self.config.epochs_per_task
         count = min(self.config.train_evaluation_size, task.num_train)
-        tested = self._evaluate(task.test_batches(EVALUATION_BATCH))
-        train_accuracy, _ = self._evaluate(self._first_train_batches(task, count))
+        with self._evaluating():
+            tested = self._evaluate(task.test_batches(EVALUATION_BATCH))
+            train_accuracy, _ = self._evaluate(self._first_train_batches(task, count))
         online_accuracy, train_loss = self._online.means(examples)
         figures: dict[str, Tensor] = {}
         if tested:
@@ -301,10 +349,17 @@ class Trainer(ABC):
         self._online.clear()
         finite = host.isfinite().all(1).tolist()
         rows = [dict(zip(figures, each, strict=True)) for each in host.tolist()]
+        counts = [{}] * len(rows) if self._hooks is None else self._hooks.take_counts()
         return [
-            {name: row[name] for name in figures if name != "test_loss"} | {"diverged": not sound}
-            for row, sound in zip(rows, finite, strict=True)
+            {name: row[name] for name in figures if name != "test_loss"}
+            | counted
+            | {"diverged": not sound}
+            for row, counted, sound in zip(rows, counts, finite, strict=True)
         ]
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """Give the networks the weights that they are evaluated with, inside the block."""
+        return nullcontext() if self._hooks is None else self._hooks.evaluating()
 
     def _first_train_batches(self, task: Task, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the first training examples of a task, in order."""
@@ -346,9 +401,10 @@ class Trainer(ABC):
         Returns:
             The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
         """
-        return measured(
-            self._networks, probe, metrics, layers, indices=indices, previous=self._start
-        )
+        with self._evaluating():
+            return measured(
+                self._networks, probe, metrics, layers, indices=indices, previous=self._start
+            )
 
     # ---- saving and loading ---------------------------------------------------------------------
 
@@ -369,6 +425,8 @@ class Trainer(ABC):
             "task_steps": self._task_steps,
             **self._online.state_dict(step, index),
         }
+        if self._hooks is not None:
+            state["mitigations"] = self._hooks.state_dict(index)
         if self._start is not None and step > 0:
             state["start"] = {
                 name: part_of(each, self._lead, index).clone() for name, each in self._start.items()
@@ -391,6 +449,8 @@ class Trainer(ABC):
         self._optimizer.load_state_dict(index, state["optimizer"])
         if self._compiled is not None:
             self._compiled.forget()  # the loaded state is in other tensors
+        if self._hooks is not None:
+            self._hooks.load_state_dict(state["mitigations"], index)
         self._steps[index] = state["step"]
         self._task_steps = state["task_steps"]
         self._online.load_state_dict(state, index)

@@ -3,35 +3,36 @@
 from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation, mitigation
 from plasticity.mitigations.method import (
     METHOD_SEPARATOR,
+    PLAIN_METHOD,
+    SeededMethod,
     method_name,
     mitigation_names,
-    network_mitigations,
     network_spec,
     regularizer_settings,
     require_compatible,
 )
 
-# In the order in which lists and reports have them.
+# A line for each mitigation, in the order in which lists and reports have them.
 # isort: off
-from plasticity.mitigations.weight_decay import WeightDecay
-from plasticity.mitigations.syre import Syre
-from plasticity.mitigations.l2_init import L2Init
-from plasticity.mitigations.shift import Shift
+from plasticity.mitigations.weight_decay import WeightDecay as WeightDecay
+from plasticity.mitigations.syre import Syre as Syre
+from plasticity.mitigations.l2_init import L2Init as L2Init
+from plasticity.mitigations.shift import Shift as Shift
+from plasticity.mitigations.redo import ReDo as ReDo
+from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
+from plasticity.mitigations.crelu import CReLU as CReLU
 # isort: on
 
 __all__ = [
     "METHOD_SEPARATOR",
     "MITIGATIONS",
     "PLAIN",
-    "L2Init",
+    "PLAIN_METHOD",
     "Mitigation",
-    "Shift",
-    "Syre",
-    "WeightDecay",
+    "SeededMethod",
     "method_name",
     "mitigation",
     "mitigation_names",
-    "network_mitigations",
     "network_spec",
     "regularizer_settings",
     "require_compatible",

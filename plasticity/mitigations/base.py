@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from torch import Tensor, nn
 
 from plasticity.network_spec import NetworkSpec
 from plasticity.optim.settings import RegularizerSettings
+
+if TYPE_CHECKING:
+    from plasticity.mitigations.context import Context
 
 PLAIN = "none"
 """Name of the method without a mitigation: the plain optimizer."""
@@ -19,7 +24,10 @@ _Kind = TypeVar("_Kind", bound="type[Mitigation]")
 class Mitigation:
     """Settings of one way to keep a network plastic, validated where they are made.
 
-    The hooks below say what a mitigation does; each does nothing unless a subclass overrides it.
+    The hooks below say what a mitigation does; each does nothing unless a subclass overrides it. They are
+    called in the order in which they stand here, and those of several mitigations in the order of the method.
+    All are written over leading dimensions `...`: none for one network, (R,) for R stacked ones, where a
+    field of floats may be a tensor of shape (R,): use it through `context.per_run`.
     """
 
     name: ClassVar[str]
@@ -31,6 +39,19 @@ class Mitigation:
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""
 
+    reads_units: ClassVar[bool] = False
+    """Whether the hooks use `context.units` or `context.features`."""
+
+    penalizes_features: ClassVar[bool] = False
+    """Whether `penalty` depends on features, and not only on weights."""
+
+    @property
+    def cadence(self) -> int:
+        """Optimizer steps from one call of `after_step` to the next."""
+        return int(getattr(self, "every", 1))
+
+    # ---- before the training --------------------------------------------------------------------
+
     def network(self, spec: NetworkSpec) -> NetworkSpec:
         """Return the specification that the network is to be built from.
 
@@ -39,6 +60,14 @@ class Mitigation:
         """
         return spec
 
+    def initial_weights(self, network: nn.Module, seed: int) -> None:
+        """Change the initial weights of a network in place, before its optimizer is made.
+
+        Args:
+            network: One network, before it is stacked with others.
+            seed: Seed of the anchors of this network.
+        """
+
     def optimizer(self, settings: RegularizerSettings) -> RegularizerSettings:
         """Return the settings with which the optimizer is to regularize the network.
 
@@ -46,6 +75,40 @@ class Mitigation:
             settings: Settings as the mitigations before this one left them, with the run's `anchor_seed`.
         """
         return settings
+
+    def initial_state(self, context: Context) -> dict[str, Tensor]:
+        """Return the state at the beginning, which the hooks below find and change in `context.state`.
+
+        It is saved and loaded with the network. Shape of each tensor: (..., *shape).
+        """
+        return {}
+
+    # ---- at every step --------------------------------------------------------------------------
+
+    def penalty(self, context: Context) -> Tensor | None:
+        """Return a term of each network's loss, with a graph of gradients. Shape: (...)."""
+        return None
+
+    def before_step(self, context: Context) -> None:
+        """Act before an optimizer step, when the gradients are there, unscaled and clipped."""
+
+    def after_step(self, context: Context) -> None:
+        """Act after every optimizer step, or, if there is a setting `every`, after each so many steps.
+
+        A step that a `GradScaler` skipped is none.
+        """
+
+    # ---- between and after tasks ----------------------------------------------------------------
+
+    def boundary(self, context: Context) -> None:
+        """Act when a task has ended, before the first step on the next one.
+
+        It is called for each network by itself: without leading dimensions, and with plain numbers as fields.
+        """
+
+    def evaluation_parameters(self, context: Context) -> Mapping[str, Tensor] | None:
+        """Return the parameters to measure and evaluate the network with, by name; None: those it trains."""
+        return None
 
 
 MITIGATIONS: dict[str, type[Mitigation]] = {}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
 
 from plasticity.checks import require_known
 from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation
@@ -77,11 +81,6 @@ def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> Networ
     return spec
 
 
-def network_mitigations(mitigations: Sequence[Mitigation]) -> tuple[Mitigation, ...]:
-    """Return those that change the network: runs with the same ones have networks of the same shape."""
-    return tuple(each for each in mitigations if type(each).network is not Mitigation.network)
-
-
 def regularizer_settings(
     mitigations: Sequence[Mitigation], anchor_seed: int | None = None
 ) -> RegularizerSettings:
@@ -95,3 +94,39 @@ def regularizer_settings(
     for each in mitigations:
         settings = each.optimizer(settings)
     return settings
+
+
+@dataclass(frozen=True)
+class SeededMethod:
+    """Mitigations of one network, and the seeds of all that they draw."""
+
+    mitigations: tuple[Mitigation, ...] = ()
+    """Mitigations, in the order in which they are applied."""
+
+    anchor_seed: int | None = None
+    """Seed of random anchors. None: `torch.initial_seed()`."""
+
+    noise_seed: int = 0
+    """Seed of what is drawn while the network is trained."""
+
+    def __post_init__(self) -> None:
+        require_compatible(self.mitigations)
+
+    @property
+    def regularizer(self) -> RegularizerSettings:
+        """Settings with which the optimizer regularizes the network."""
+        return regularizer_settings(self.mitigations, self.anchor_seed)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change the initial weights of a network as the mitigations ask for, before its optimizer is made.
+
+        Args:
+            network: One network, changed in place, before it is stacked with others.
+        """
+        seed = torch.initial_seed() if self.anchor_seed is None else self.anchor_seed
+        for each in self.mitigations:
+            each.initial_weights(network, seed)
+
+
+PLAIN_METHOD = SeededMethod()
+"""Method without mitigations."""

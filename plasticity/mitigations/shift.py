@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import nn
+
 from plasticity.checks import require_number
 from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 
 
@@ -32,3 +36,18 @@ class Shift(Mitigation):
 
     def __post_init__(self) -> None:
         require_number("sigma", self.sigma, minimum=0.0)
+
+    @torch.no_grad()
+    def initial_weights(self, network: nn.Module, seed: int) -> None:
+        """Move the weights by the anchors that syre would decay them toward."""
+        optimizer = regularized(torch.optim.SGD)(
+            network.parameters(),
+            regularizer="syre",
+            strength=0.0,
+            sigma=self.sigma,
+            anchor_seed=seed,
+        )
+        for parameter in network.parameters():
+            anchor = optimizer.anchor(parameter)
+            if anchor is not None:
+                parameter.add_(anchor)

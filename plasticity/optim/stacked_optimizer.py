@@ -47,6 +47,11 @@ from plasticity.optim.stacked_requirements import (
 )
 from plasticity.stacking.networks import require_index
 
+ADAM_STATE = (("first", "exp_avg"), ("second", "exp_avg_sq"))
+"""Matrices of a block, with torch's names of what they hold."""
+
+SGD_STATE = (("first", "momentum_buffer"),)
+
 
 class StackedOptimizer:
     """Optimizer that does the work of R ordinary regularized ones, over parameters stacked on a first axis.
@@ -216,6 +221,29 @@ class StackedOptimizer:
             torch.where(self._moving, new, target, out=target)
         elif new is not target:
             target.copy_(new)
+
+    def moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return the state of a stacked parameter by torch's names, as views; empty if there is none.
+
+        Shape of each: (R, *shape).
+
+        Raises:
+            ValueError: if it is not one of this optimizer's parameters.
+        """
+        for block in self._blocks:
+            for position, columns in zip(block.positions, block.columns, strict=True):
+                if self._parameters[position] is parameter:
+                    names = ADAM_STATE if self._is_adam else SGD_STATE
+                    matrices = ((name, getattr(block, own)) for own, name in names)
+                    return {
+                        name: matrix[:, columns].view(parameter.shape)
+                        for name, matrix in matrices
+                        if matrix is not None
+                    }
+        raise ValueError(
+            f"This tensor of shape {tuple(parameter.shape)} is no parameter of the optimizer: give one of"
+            " the stacked parameters."
+        )
 
     def zero_grad(self) -> None:
         """Set every `.grad` to None."""
@@ -393,10 +421,10 @@ class StackedOptimizer:
             for name in ("first", "second"):
                 if getattr(block, name) is None:
                     setattr(block, name, zeros_like_block(block))
-            return (("first", "exp_avg"), ("second", "exp_avg_sq"))
+            return ADAM_STATE
         if block.first is None and any(numbers.first_weight for numbers in block.numbers):
             block.first = zeros_like_block(block)
-        return (("first", "momentum_buffer"),)
+        return SGD_STATE
 
 
 def _is_captured(tensor: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from plasticity.checks import nearest
+from plasticity.recording import recorded_inputs
 from plasticity.stacking.convolution import use_convolutions, use_products
 
 _ROW_MULTIPLE = 32
@@ -107,6 +108,50 @@ class StackedNetworks:
         # Created for each call: if it were stored, a copy of this object would call the original's template.
         outputs: Tensor = vmap(self._one)(self.parameters, self.buffers, inputs)
         return outputs
+
+    def with_inputs_of(
+        self, layers: Sequence[str], inputs: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run each network on its own inputs, and return the inputs of these layers, too.
+
+        Args:
+            layers: Names of modules; without any, this is an ordinary call.
+            inputs: Shape: (R, batch, …).
+
+        Returns:
+            The outputs, and the layers' inputs by name. Shape of each: (R, batch, …).
+        """
+        if not layers:
+            return self(inputs), {}
+
+        def one(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            # A hook's tensors cannot leave vmap, except as outputs.
+            with recorded_inputs(self.template, layers) as found:
+                outputs = self._one(parameters, buffers, inputs)
+            return outputs, found
+
+        outputs: tuple[Tensor, dict[str, Tensor]] = vmap(one)(self.parameters, self.buffers, inputs)
+        return outputs
+
+    def part(self, name: str) -> StackedNetworks:
+        """Return a submodule of every network as stacked networks of their own, which share the memory.
+
+        Raises:
+            AttributeError: if there is no such submodule.
+        """
+        part = copy.copy(self)
+        part.template = self.template.get_submodule(name)
+        part.parameters, part.buffers = (
+            {
+                own.removeprefix(f"{name}."): tensor
+                for own, tensor in tensors.items()
+                if own.startswith(f"{name}.")
+            }
+            for tensors in (self.parameters, self.buffers)
+        )
+        return part
 
     def train(self, mode: bool = True) -> None:
         """Set all networks to training mode, or to evaluation mode if `mode` is False."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plasticity.units.numbers import (
     NO_UNIT,
+    collapsed,
     collapsed_everywhere,
     compact,
     numbered,
@@ -21,6 +22,9 @@ from plasticity.units.record import Source
 from plasticity.units.weight_rules import adopt_bias
 
 NORMALISATION = re.compile(r"(batch|layer|group|instance|rms)_norm")
+
+FACTOR_NAMES = ("weight", "running_var")
+"""Names of a normalisation's tensors that are 1 at the beginning; the others are 0."""
 
 SOFTMAX = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
 
@@ -40,6 +44,8 @@ def normalisation(operation: Operation, result: Any) -> bool:
         numbers = numbered(first.shape, axis, source.first)
         operation.record.add_source(source)
     operation.record.assign(first, numbers)
+    if given is not None:
+        _record_normalizers(operation, given, -1 if along_units else 1)
     groups = operation.args[6] if operation.name == "native_group_norm" else 1
     if given is not None and groups > 1:
         reason = f"its units are equal within a group only: a normalisation has {groups} groups"
@@ -47,6 +53,27 @@ def normalisation(operation: Operation, result: Any) -> bool:
     if given is not None and along_units:
         _compare_along(operation, given, len(operation.args[1]))
     return True
+
+
+def _record_normalizers(operation: Operation, numbers: Tensor, axis: int) -> None:
+    """Record the factors and offsets, learned or running, that a normalisation has for each unit.
+
+    Args:
+        operation: The normalisation.
+        numbers: Unit numbers of its input.
+        axis: Axis of the units where there is one factor for each; -1 also for a normalisation over
+            several axes, the first of which holds the units.
+    """
+    for weight in operation.weights[1:]:
+        if weight is None or not weight.shape:
+            continue
+        along = (numbers.ndim - len(weight.shape)) if axis == -1 else axis
+        units = collapsed(numbers, [each for each in range(numbers.ndim) if each != along])
+        if units is None or units.shape[along] != weight.shape[0]:
+            continue
+        name = weight.names[0]
+        path = f"{weight.layers[0]}.{name}" if weight.layers[0] else name
+        operation.record.normalizers.append((units.flatten(), path, name in FACTOR_NAMES))
 
 
 def softmax(operation: Operation, result: Any) -> bool:

@@ -76,6 +76,13 @@ class UnitLayer:
     readers: tuple[Reader, ...]
     """Weights that read its units, in the order of the pass."""
 
+    scales: tuple[str, ...]
+    """Names of the factors of normalisations of its units, learned ones and running variances, which are 1 at
+    the beginning. Shape of each in the model: (units, …)."""
+
+    offsets: tuple[str, ...]
+    """Names of the offsets of normalisations, and running means, which are 0 at the beginning; likewise."""
+
     joined: Mapping[str, Tensor]
     """Layers whose units meet this layer's in a sum or product, with the index of the unit that each of this
     layer's units meets: units that a reader cannot tell apart. Shape of each: (units,)."""
@@ -172,7 +179,7 @@ class _Resolver:
             self.size[name] = largest
 
     def flow(self) -> UnitFlow:
-        readers = self._readers()
+        readers, normalizers = self._readers(), self._normalizers()
         joined = self._joined()
         self._find_shared(joined)
         layers = []
@@ -186,6 +193,8 @@ class _Resolver:
                     axis=first.axis,
                     bias=next((each.bias for each in self.own[name] if each.bias), None),
                     readers=tuple(readers.get(name, ())),
+                    scales=tuple(normalizers[name, True]),
+                    offsets=tuple(normalizers[name, False]),
                     joined=joined.get(name, {}),
                     not_followed=self.not_followed.get(name),
                     unequal=self.unequal.get(name),
@@ -207,6 +216,21 @@ class _Resolver:
                 self.not_followed.setdefault(name, "it reads itself")
             readers[name].append(Reader(layer, path, axis, columns, groups))
         return readers
+
+    def _normalizers(self) -> Mapping[tuple[str, bool], list[str]]:
+        """Return the names of factors (True) and offsets (False) of normalisations, by layer."""
+        found: dict[tuple[str, bool], list[str]] = defaultdict(list)
+        for numbers, path, is_factor in self.record.normalizers:
+            if bool((numbers < 0).any()):
+                continue
+            layers = self.layer[numbers]
+            name = self.order[int(layers[0])]
+            is_whole = len(numbers) == self.size[name] and bool((layers == layers[0]).all())
+            # in the order of the units; a part of a layer is nobody's
+            in_order = torch.equal(self.unit[numbers], torch.arange(len(numbers)))
+            if is_whole and in_order and path not in found[name, is_factor]:
+                found[name, is_factor].append(path)
+        return found
 
     def _pairs(self, read: Read) -> Iterable[tuple[str, Tensor]]:
         """Yield the units of each layer with the positions that they feed. Shape of each: (pairs, 2)."""

@@ -87,7 +87,7 @@ def moved(operation: Operation, result: Any) -> bool:
         _lies_along(piece, args[1] if len(args) > 1 else operation.kwargs.get("dim", 0))
         for piece in args[0]
     ):
-        args[0] = operation.record.told_apart(args[0])
+        args[0] = operation.record.distinguished(args[0])
     if operation.name == "constant_pad_nd":
         args = [args[0], operation.args[1], NO_UNIT]
     numbers = operation.func(

@@ -88,6 +88,8 @@ class UnitRecord:
         self.not_followed: dict[str, str] = {}
         self.unequal: dict[str, str] = {}
         self.outputs: set[str] = set()
+        # unit numbers along the first axis of a normalisation's tensor, its path, whether it is a factor
+        self.normalizers: list[tuple[Tensor, str, bool]] = []
 
     def source(self, number: int) -> Source:
         """Return the source of a unit."""
@@ -193,7 +195,7 @@ class UnitRecord:
         numbers = [self.joints.get(row, row[0] if row else NO_UNIT) for row in rows]
         return torch.tensor(numbers, dtype=torch.int32)[which]
 
-    def told_apart(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+    def distinguished(self, pieces: Sequence[Tensor]) -> list[Tensor]:
         """Return numbers of tensors that are put beside each other along their units.
 
         A unit that occurs in several (CReLU: relu(z) beside relu(-z)) has a number for each, so that its

@@ -125,8 +125,10 @@ def decay_call(
 
     cache = TableCache()
     if coupled:
-        return lambda: decayed_gradients(gradients, parameters, anchors, SYRE.strength, cache)
-    return lambda: decay_toward_(parameters, anchors, SYRE.strength, cache)
+        return lambda: decayed_gradients(
+            gradients, parameters, anchors, SYRE.regularizer.strength, cache
+        )
+    return lambda: decay_toward_(parameters, anchors, SYRE.regularizer.strength, cache)
 
 
 def copy_call(moved: int, device: str) -> Side:

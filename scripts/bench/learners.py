@@ -6,7 +6,7 @@ Agents are made here and nowhere else in `plasticity bench`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,8 +24,7 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import OPTIMIZERS, Classifier, make_optimizer
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import regularizer_settings
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, SeededMethod
 from plasticity.scripts.bench.comparison import Effort, Side
 from plasticity.scripts.config.benchmarks import BENCHMARKS, benchmark_config
 from plasticity.scripts.config.run_config import ControlRunConfig, SupervisedRunConfig
@@ -35,13 +34,13 @@ from plasticity.tasks.streams.base import stack
 MNIST = benchmark_config("permuted-mnist", SupervisedRunConfig)
 """Benchmark whose settings the classifiers have."""
 
-SYRE = regularizer_settings([BENCHMARKS["permuted-mnist"].mitigation("syre")], anchor_seed=0)
+SYRE = SeededMethod((BENCHMARKS["permuted-mnist"].mitigation("syre"),), anchor_seed=0)
 """Syre's settings on it."""
 
 ANT = benchmark_config("slippery-ant", ControlRunConfig)
 """Benchmark whose settings the agents have."""
 
-ANT_SYRE = regularizer_settings([BENCHMARKS["slippery-ant"].mitigation("syre")])
+ANT_SYRE = SeededMethod((BENCHMARKS["slippery-ant"].mitigation("syre"),), anchor_seed=0)
 """Syre's settings on it, for actor and critic."""
 
 NUM_ACTIONS = 8
@@ -53,8 +52,6 @@ CLASSIFIERS: dict[str, ClassifierConfig] = {
     "Adam": replace(MNIST.agent, optimizer="adam", momentum=0.0, learning_rate=1e-3),
 }
 """Settings of classifiers by the label of their optimizer."""
-
-_NONE = RegularizerSettings()
 
 # ---- images -----------------------------------------------------------------------------------------
 
@@ -129,17 +126,17 @@ def torch_optimizer(label: str) -> tuple[Any, dict[str, Any]]:
 
 def syre_optimizer(network: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
     """Return the optimizer that a classifier has with syre."""
-    return make_optimizer(network, config, SYRE)
+    return make_optimizer(network, config, SYRE.regularizer)
 
 
 def make_classifier(
     network: nn.Module,
     device: str,
-    settings: RegularizerSettings = _NONE,
+    method: SeededMethod = PLAIN_METHOD,
     config: ClassifierConfig = MNIST.agent,
 ) -> Classifier:
     """Return a classifier that trains a network."""
-    return Classifier(network, config, settings, data_order_seed=0, device=device)
+    return Classifier(network, config, method, data_order_seed=0, device=device)
 
 
 def classifier_step(classifier: Classifier) -> Callable[[Tensor, Tensor], None]:
@@ -204,17 +201,24 @@ def make_ppo(
     envs: VectorEnvironments,
     effort: Effort,
     cores: int,
-    settings: RegularizerSettings | None = None,
+    method: SeededMethod = PLAIN_METHOD,
 ) -> PPO:
     """Return an agent that learns on some cores."""
-    return PPO(envs, ppo_config(effort), settings, settings, seed=0, update_threads=cores)
+    return PPO(
+        envs,
+        ppo_config(effort),
+        method.mitigations,
+        method.mitigations,
+        seed=0,
+        update_threads=cores,
+    )
 
 
 def make_stacked_ppo(envs: Environments, effort: Effort, count: int) -> StackedPPO:
     """Return stacked agents with syre, compiled on a GPU."""
-    settings: Sequence[RegularizerSettings] = [ANT_SYRE] * count
+    methods = [ANT_SYRE.mitigations] * count
     config = replace(ppo_config(effort), compile=effort.on_gpu)
-    return StackedPPO(envs, config, settings, settings, seeds=range(count))
+    return StackedPPO(envs, config, methods, methods, seeds=range(count))
 
 
 def ppo_update(effort: Effort, observation_size: int, *, compile: bool = False) -> Side:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from plasticity.agents import PPO
 from plasticity.metrics.tracker import Tracker
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, SeededMethod
 from plasticity.scripts.bench.ant import OURS, REFERENCE, BulletAlone, play, random_actions
 from plasticity.scripts.bench.comparison import CORES, Effort, Requirement, Side, goal_on_cores
 from plasticity.scripts.bench.learners import ANT, ANT_SYRE, make_ppo, ppo_config
@@ -123,14 +123,14 @@ def our_agent(
     effort: Effort,
     stack: ExitStack,
     cores: int,
-    settings: RegularizerSettings | None = None,
+    method: SeededMethod = PLAIN_METHOD,
     envs: VectorEnvironments | None = None,
 ) -> PPO:
     """Return our agent on some cores, by default with environments of its own; the stack closes both."""
     if envs is None:
         envs = slippery_ant_vector(_num_envs(effort), cores if cores > 1 else 0)
     stack.enter_context(closing(envs))
-    return stack.enter_context(closing(make_ppo(envs, effort, cores, settings)))
+    return stack.enter_context(closing(make_ppo(envs, effort, cores, method)))
 
 
 def tracking_of(agent: PPO) -> Callable[[], None]:

@@ -67,7 +67,9 @@ def _step_sides(effort: Effort, config: Network, label: str) -> tuple[Side, Side
     base, extra = torch_optimizer(label)
     # In the same form as the trainer's: a fused step is faster than a plain one, with any decay.
     form = {key: ours.param_groups[0][key] for key in ("lr", "foreach", "fused")}
-    theirs = base(their_network.parameters(), weight_decay=SYRE.strength, **extra, **form)
+    theirs = base(
+        their_network.parameters(), weight_decay=SYRE.regularizer.strength, **extra, **form
+    )
     return (
         on_batches(learning_step(our_network, ours), effort),
         on_batches(learning_step(their_network, theirs), effort),
@@ -128,11 +130,11 @@ def optimizer_pair(
     rate = {"lr": MNIST.agent.learning_rate}
     syre = {
         "regularizer": "syre",
-        "strength": SYRE.strength,
-        "sigma": SYRE.sigma,
+        "strength": SYRE.regularizer.strength,
+        "sigma": SYRE.regularizer.sigma,
         "anchor_seed": 0,
     }
-    decay = {"weight_decay": SYRE.strength}
+    decay = {"weight_decay": SYRE.regularizer.strength}
     return (
         regularized(base)(_parameters(shapes, device), **{**rate, **syre, **ours}),
         base(_parameters(shapes, device), **{**rate, **decay, **theirs}),

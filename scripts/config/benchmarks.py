@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plasticity.agents.networks import NETWORKS
-from plasticity.agents.ppo.config import PRESETS
+from plasticity.agents.networks import MLP, NETWORKS
+from plasticity.agents.ppo.config import PRESETS, PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
@@ -18,13 +18,17 @@ from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
+    ControlTracking,
     RunConfig,
     SupervisedRunConfig,
     SupervisedTracking,
 )
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.classic import ClassicControlConfig
+from plasticity.tasks.streams.class_incremental import ClassIncrementalConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+from plasticity.tasks.streams.random_labels import RandomLabelsConfig
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
@@ -160,6 +164,34 @@ def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -
     )
 
 
+def _classic(
+    name: str, description: str, environment: str, changes: str, **agent: Any
+) -> Benchmark:
+    return Benchmark(
+        description=description,
+        config=ControlRunConfig(
+            benchmark=name,
+            stream=ClassicControlConfig(
+                environment=environment,
+                changes=changes,
+                num_steps=1_000_000,
+                change_every=50_000,
+            ),
+            agent=PPOConfig(
+                hidden=(64, 64),
+                initialisation="orthogonal",
+                rollout_steps=1024,
+                learning_rate=1e-3,
+                max_gradient_norm=0.5,
+                **agent,
+            ),
+            tracking=ControlTracking(measure_every=10_240),
+        ),
+        methods=("none", "weight-decay", "syre"),
+        tuned_as="continual-cartpole",  # searched with one seed, over 1e-6 and 1e-5; the others were not
+    )
+
+
 BENCHMARKS: dict[str, Benchmark] = {}
 """Benchmarks by name."""
 
@@ -209,6 +241,24 @@ for _each in (
         "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
         "images",
     ),
+    Benchmark(
+        description="1200 images of MNIST, labelled at random anew for every task (Kumar et al., 2023)",
+        config=SupervisedRunConfig(
+            benchmark="random-labels",
+            stream=RandomLabelsConfig(dataset="mnist", num_tasks=50),
+            network=MLP(hidden=(100, 100)),
+            agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
+        ),
+    ),
+    Benchmark(
+        description="MNIST, two more classes with every task, in an order of each seed; tests on all seen",
+        config=SupervisedRunConfig(
+            benchmark="class-incremental",
+            stream=ClassIncrementalConfig(dataset="mnist", num_tasks=5),
+            agent=ClassifierConfig(learning_rate=0.01, momentum=0.9),
+        ),
+        tuned_as="permuted-mnist",
+    ),
     _slippery_ant(
         "slippery-ant",
         "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
@@ -224,6 +274,31 @@ for _each in (
         "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
         "warp",
         num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+    ),
+    _classic(
+        "continual-cartpole",
+        "Gymnasium's CartPole, whose gravity, pole length and force change; PPO",
+        "cartpole",
+        "physics",
+    ),
+    _classic(
+        "continual-pendulum",
+        "Gymnasium's Pendulum, whose gravity, length and mass change; PPO, continuous actions",
+        "pendulum",
+        "physics",
+        gamma=0.9,
+    ),
+    _classic(
+        "offset-cartpole",
+        "Gymnasium's CartPole, whose observations get another offset (TRAC, C-CHAIN); PPO",
+        "cartpole",
+        "observations",
+    ),
+    _classic(
+        "offset-acrobot",
+        "Gymnasium's Acrobot, whose observations get another offset (TRAC, C-CHAIN); PPO",
+        "acrobot",
+        "observations",
     ),
 ):
     register_benchmark(_each)

@@ -57,8 +57,8 @@ class CommandOptions:
     """Processes at once. None: the number of cores on a CPU, one on a GPU."""
 
     stack: StackSize = "auto"
-    """Runs that each process trains stacked: of image benchmarks (but for the method shift) and of
-    slippery-ant-warp. auto: one on a CPU; on CUDA as many as its memory holds."""
+    """Runs that each process trains stacked: of supervised benchmarks and of environments on a device
+    (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

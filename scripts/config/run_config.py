@@ -23,7 +23,6 @@ from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import (
     MITIGATIONS,
     Mitigation,
-    Shift,
     method_name,
     mitigation_names,
     require_compatible,
@@ -36,7 +35,7 @@ from plasticity.scripts.config.nested import (
     to_plain,
     with_values,
 )
-from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.base import EnvironmentConfig
 from plasticity.tasks.streams.base import SupervisedStreamConfig
 
 _Config = TypeVar("_Config", bound="RunConfig")
@@ -131,9 +130,6 @@ class RunConfig:
     length_path: ClassVar[str]
     """Path of the setting that gives the length of a run: with a larger one, it can be continued."""
 
-    has_video: ClassVar[bool] = False
-    """Whether `plasticity video` can show what a run has learned."""
-
     compiles_on: ClassVar[tuple[str, ...]] = ()
     """Kinds of devices that the agent's steps can be compiled for; none where there is no such setting."""
 
@@ -196,6 +192,11 @@ class RunConfig:
         """Cores that the run occupies."""
         return 1
 
+    @property
+    def has_video(self) -> bool:
+        """Whether `plasticity video` can show what the run has learned."""
+        return False
+
     def with_cores(self: _Config, cores: int) -> _Config:
         """Return the configuration of a run that uses this many cores, unless the user gave a number."""
         return self
@@ -204,6 +205,10 @@ class RunConfig:
     def method_fields(cls) -> tuple[str, ...]:
         """Return the names of the fields that hold mitigations."""
         return tuple(each.name for each in fields(cls) if each.name in METHOD_FIELDS)
+
+    def methods(self) -> tuple[tuple[Mitigation, ...], ...]:
+        """Return the mitigations of each network that the run trains."""
+        return (self.method,)
 
     @classmethod
     def has_critic(cls) -> bool:
@@ -331,16 +336,15 @@ class ControlRunConfig(RunConfig):
         ValueError: if a value is out of range, or if values do not go together.
     """
 
-    experiment: ClassVar[str] = "plasticity.scripts.run.ant_experiment:AntExperiment"
+    experiment: ClassVar[str] = "plasticity.scripts.run.control_experiment:ControlExperiment"
     axes: ClassVar[tuple[str, ...]] = ("task", "step")
     length_path: ClassVar[str] = LENGTHS["step"]
-    has_video: ClassVar[bool] = True
     compiles_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     critic_method: tuple[Mitigation, ...] | None = None
     """Mitigations of the critic. None: those of the actor, which are `method`."""
 
-    stream: SlipperyAntConfig
+    stream: EnvironmentConfig
     """Environments, and their schedule of changes."""
 
     tracking: ControlTracking = field(default_factory=ControlTracking)
@@ -360,9 +364,18 @@ class ControlRunConfig(RunConfig):
         """Cores that the environments are shared among."""
         return self.stream.num_cores
 
+    @property
+    def has_video(self) -> bool:
+        """Whether the environments can be drawn."""
+        return self.stream.view is not None
+
     def with_cores(self, cores: int) -> ControlRunConfig:
-        """Return the configuration of ants on this many cores, unless the user gave a number."""
+        """Return the configuration of environments on this many cores, unless the user gave a number."""
         return self if self.stream.cores is not None else with_values(self, {"stream.cores": cores})
+
+    def methods(self) -> tuple[tuple[Mitigation, ...], ...]:
+        """Return the mitigations of actor and critic."""
+        return self.method, self.method_of_critic
 
     @property
     def method_of_critic(self) -> tuple[Mitigation, ...]:
@@ -373,8 +386,6 @@ class ControlRunConfig(RunConfig):
         super().__post_init__()
         if self.critic_method is not None:
             require_compatible(self.critic_method)
-        if any(isinstance(each, Shift) for each in (*self.method, *self.method_of_critic)):
-            raise ValueError(f"{Shift.name} is a control of the image benchmarks: leave it out.")
         rollout = self.agent.rollout_steps
         if rollout % self.stream.num_envs:
             raise ValueError(

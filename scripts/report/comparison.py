@@ -19,7 +19,7 @@ from plasticity.scripts.report.arms import (
 )
 from plasticity.scripts.report.axis import Axis
 from plasticity.scripts.report.metric_names import compared_at, headlines, in_words
-from plasticity.scripts.report.run_folders import DESCRIPTIONS, Run
+from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
 """Default baselines, in order of preference."""
@@ -81,8 +81,9 @@ class Comparison:
 
     @property
     def described(self) -> tuple[str, ...]:
-        """Keys (of `DESCRIPTIONS`) under which the rows tell what their tasks are."""
-        return tuple(key for key in DESCRIPTIONS if any(run.described(key) for run in self.runs))
+        """Keys under which the rows tell what their tasks are."""
+        keys = dict.fromkeys(key for run in self.runs for key in run.descriptions)
+        return tuple(key for key in keys if any(run.described(key) for run in self.runs))
 
     def arms_of(self, method: str) -> list[Arm]:
         """Return the arms of one method, a setting each."""

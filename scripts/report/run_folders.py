@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from plasticity.mitigations import METHOD_SEPARATOR, PLAIN
+from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.imports import import_saved
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.report.axis import TASK, Axis, axis_of
 from plasticity.scripts.report.episodes import read_episodes, task_means
 
-DESCRIPTIONS = ("friction",)
-"""Keys of a row that tell what its task is, as the stream describes it."""
-
-NOT_METRICS = ("diverged", "boundary", *DESCRIPTIONS, "episodes")
-"""Keys of a row for what it covers; all others, but for those of its position, are metrics."""
+NOT_METRICS = ("diverged", "boundary", "episodes")
+"""Keys of a row for what it covers; others are metrics, but for its position and what its task is."""
 
 REQUIRED_KEYS = ("benchmark", "method", "seed")
 """Keys that the `config.json` of a run must have."""
@@ -64,6 +62,12 @@ class Run:
     def flat_config(self) -> Mapping[str, Any]:
         """Settings by path: `stream.num_tasks`."""
         return flattened(self.config)
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """Keys of a row that tell what its task is; none of a benchmark that is not known."""
+        known = BENCHMARKS.get(self.benchmark)
+        return () if known is None else tuple(known.config.stream.described)
 
     @property
     def axis(self) -> Axis:
@@ -143,15 +147,16 @@ class Run:
         return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
 
     def described(self, key: str) -> Mapping[int, float]:
-        """Return what the stream tells of each task under a key of `DESCRIPTIONS`, where the rows have it."""
-        described = [row for row in self.rows if row.get(key) is not None]
-        return {_position(row, TASK): value for row in described if (value := row[key]) is not None}
+        """Return what the stream tells of each task under one of `descriptions`, where the rows have it."""
+        pairs = ((_position(row, TASK), row.get(key)) for row in self.rows)
+        return {task: value for task, value in pairs if value is not None}
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what was measured, in the order of the rows."""
-        others = (*self.axis.keys, *NOT_METRICS)
-        return tuple({name: None for row in self.rows for name in row if name not in others})
+        others = (*self.axis.keys, *NOT_METRICS, *self.descriptions)
+        names = {name: None for row in self.rows for name in row if name not in others}
+        return tuple(names)
 
     def value(self, metric: str, position: int) -> float | None:
         """Return one value; None where there is no row or no finite value, and once the run diverged."""

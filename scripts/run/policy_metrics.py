@@ -46,14 +46,15 @@ class PolicyMetrics:
             (self._previous, [run for run in runs if run in self._has_previous]),
             (None, [run for run in runs if run not in self._has_previous]),
         ):
-            found |= measured(
-                policies.networks,
-                observations,
-                self._metrics,
-                policies.hidden_layers,
-                indices=indices,
-                previous=previous,
-            )
+            with policies.evaluating():
+                found |= measured(
+                    policies.networks,
+                    observations,
+                    self._metrics,
+                    policies.hidden_layers,
+                    indices=indices,
+                    previous=previous,
+                )
         if "update_norm" in self._metrics:
             for run in runs:
                 self._keep(run, self._of(policies.parameters, run))

@@ -1,7 +1,4 @@
-"""Groups of runs that are stacked: their configurations are equal except for method and seed.
-
-Methods may differ as far as the networks have the same shapes.
-"""
+"""Groups of runs that are stacked: their configurations are equal except for seed, and partly the method."""
 
 from __future__ import annotations
 
@@ -12,15 +9,14 @@ from itertools import pairwise
 from typing import TypeVar
 
 from plasticity.checks import require_integer
-from plasticity.mitigations import network_mitigations
-from plasticity.scripts.config.nested import to_plain
+from plasticity.mitigations.stacked_settings import stack_key
 from plasticity.scripts.config.options import StackSize
-from plasticity.scripts.config.run_config import METHOD_FIELDS, RunConfig
+from plasticity.scripts.config.run_config import METHOD_FIELDS
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.scripts.run.jobs import Job, JobGroup
 
 MAY_DIFFER = (*METHOD_FIELDS, "seed")
-"""Settings that may differ between the runs of a group, each of which has its own optimizer step."""
+"""Settings that may differ between the runs of a group, methods as far as `stack_key` allows."""
 
 _Item = TypeVar("_Item")
 
@@ -69,25 +65,18 @@ def left_of(work: Sequence[JobGroup], unfinished: Sequence[Job]) -> list[JobGrou
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Group jobs whose configurations differ in nothing but `MAY_DIFFER`, in their order.
 
-    Runs that cannot be stacked are in groups apart from those that can, and so are runs whose methods change
-    the network in different ways.
+    Their methods may differ in decays, and in floats of the other mitigations. Runs that cannot be stacked
+    are in groups apart from those that can.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         saved = job.config.to_json()
         shared = {name: value for name, value in saved.items() if name not in MAY_DIFFER}
         is_stackable = experiment_class(job.config).can_stack(job.config)
-        key = json.dumps([is_stackable, shared, _changes(job.config)], sort_keys=True)
+        kinds = [stack_key(method) for method in job.config.methods()]
+        key = json.dumps([is_stackable, kinds, shared], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
-
-
-def _changes(config: RunConfig) -> list[list[object]]:
-    """Return the mitigations that change the networks of a run."""
-    methods = [getattr(config, name) or () for name in config.method_fields()]
-    return [
-        [[each.name, to_plain(each)] for each in network_mitigations(method)] for method in methods
-    ]
 
 
 def even_parts(items: Sequence[_Item], most: int) -> list[list[_Item]]:

@@ -13,9 +13,7 @@ from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import Shift, network_spec, regularizer_settings
-from plasticity.optim.regularizers import regularized
-from plasticity.optim.shifted_model import ShiftedModel
+from plasticity.mitigations import SeededMethod, network_spec
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.seeds import child_seed
@@ -57,7 +55,6 @@ class SupervisedExperiment:
         self._tasks = stack(self._streams) if stacked else self._streams[0]
         networks = [initial_network(each, self._tasks[0].spec) for each in configs]
         self._layers: Sequence[str] = networks[0].hidden_layers  # type: ignore[assignment]
-        self._prefix = "" if _shift(config) is None else "model."  # of the layers' names
         self._trainer = _trainer(configs, networks, stacked=stacked)
         self._next_tasks = [0] * len(configs)
         self._diverged = [False] * len(configs)
@@ -119,14 +116,12 @@ class SupervisedExperiment:
         tracking = self.configs[0].tracking
         probe = self._probe(task, tracking.probe_size)
         sound = [run for run, row in rows.items() if not row["diverged"]]
-        layers = [self._prefix + layer for layer in self._layers]
-        measured = self._trainer.measure(probe, tracking.metrics, layers, sound)
+        measured = self._trainer.measure(probe, tracking.metrics, self._layers, sound)
         for run, row in rows.items():
             # Losses may be finite where features are not (a ReLU maps minus infinity to 0). Checked
             # regardless of the metrics, on which the course of a run must not depend.
             row["diverged"] = run not in measured
-            for name, value in measured.get(run, {}).items():
-                row[name.replace(f"/{self._prefix}", "/")] = value
+            row.update(measured.get(run, {}))
 
     def _probe(self, task: Task, size: int) -> torch.Tensor:
         """Return the first inputs of the test set, or of the training set if there is no other."""
@@ -181,11 +176,8 @@ class SupervisedExperiment:
 
     @staticmethod
     def can_stack(config: SupervisedRunConfig) -> bool:
-        """Return whether a run can be stacked.
-
-        `Shift` wraps its network in another, and a kernel is the step of an ordinary optimizer.
-        """
-        return _shift(config) is None and config.agent.kernel == "eager"
+        """Return whether a run can be stacked: a kernel is the step of an ordinary optimizer."""
+        return config.agent.kernel == "eager"
 
     @staticmethod
     def can_be_alone(config: SupervisedRunConfig) -> bool:
@@ -254,10 +246,14 @@ def _trainer(
 ) -> Trainer:
     """Return the training of these networks, at its beginning."""
     config = configs[0]
-    anchor_seeds = [child_seed(each.seed, "anchor") for each in configs]
-    regularizers = [
-        regularizer_settings(each.method, seed)
-        for each, seed in zip(configs, anchor_seeds, strict=True)
+
+    methods = [
+        SeededMethod(
+            each.method,
+            anchor_seed=child_seed(each.seed, "anchor"),
+            noise_seed=child_seed(each.seed, "mitigations"),
+        )
+        for each in configs
     ]
     order_seeds = [child_seed(each.seed, "order") for each in configs]
     keep_start = "update_norm" in config.tracking.metrics
@@ -265,35 +261,16 @@ def _trainer(
         return StackedClassifier(
             networks,
             config.agent,
-            regularizers,
+            methods,
             data_order_seeds=order_seeds,
             device=config.device,
             keep_start=keep_start,
         )
-    network: nn.Module = networks[0]
-    shift = _shift(config)
-    if shift is not None:
-        anchors = _syre_anchors(network, shift.sigma, anchor_seeds[0])
-        network = ShiftedModel(network, anchors, keep_function=False)
     return Classifier(
-        network,
+        networks[0],
         config.agent,
-        regularizers[0],
+        methods[0],
         data_order_seed=order_seeds[0],
         device=config.device,
         keep_start=keep_start,
     )
-
-
-def _shift(config: SupervisedRunConfig) -> Shift | None:
-    return next((each for each in config.method if isinstance(each, Shift)), None)
-
-
-def _syre_anchors(
-    network: nn.Module, sigma: float, anchor_seed: int
-) -> dict[str, torch.Tensor | None]:
-    """Return the anchors that syre would decay this network toward, by parameter name."""
-    optimizer = regularized(torch.optim.SGD)(
-        network.parameters(), regularizer="syre", strength=0.0, sigma=sigma, anchor_seed=anchor_seed
-    )
-    return {name: optimizer.anchor(parameter) for name, parameter in network.named_parameters()}

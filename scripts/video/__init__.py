@@ -1,1 +1,1 @@
-"""Command `plasticity video`: episodes of a trained ant as a GIF, a video or a filmstrip."""
+"""Command `plasticity video`: episodes of a trained agent as a GIF, a video or a filmstrip."""

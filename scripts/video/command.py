@@ -1,21 +1,22 @@
-"""Command `plasticity video`: the trained ant of a run plays episodes, which are written as pictures."""
+"""Command `plasticity video`: the trained agent of a run plays episodes, which are written as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 import tyro
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.normalization import ObservationNormalizer
-from plasticity.checks import MAX_SEED, require_integer, require_number
+from plasticity.checks import MAX_SEED, require_integer, require_known
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.report.metric_names import short_count
@@ -23,106 +24,67 @@ from plasticity.scripts.report.run_folders import Run, read_run
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.video.files import Clip, Frame, require_writer, write_video
 from plasticity.seeds import child_seed
-from plasticity.tasks import ENGINES, SlipperyAntBulletEnv, SlipperyAntMujocoEnv
-from plasticity.tasks.control.ant import bullet_simulation as bullet_ant
-from plasticity.tasks.control.ant import mujoco as mujoco_ant
-from plasticity.tasks.control.friction import task_friction
-
-# In the Bullet ant's observation:
-_SINE, _COSINE = 1, 2  # of the angle between its heading and the target
-_VELOCITIES = slice(3, 5)  # forward and to the left, …
-_VELOCITY_SCALE = 0.3  # … times this
-
-_VELOCITY_ALONG_X = 13  # in the MuJoCo ant's observation
+from plasticity.tasks.control.base import EnvironmentConfig, View
+from plasticity.tasks.control.schedule import listed
 
 Array = NDArray[Any]
 Policy = Callable[[Array], Array]
-AntEnv: TypeAlias = SlipperyAntBulletEnv | SlipperyAntMujocoEnv
-
-
-def bullet_speed(observation: Array) -> float:
-    """Return the speed of the Bullet ant's torso toward its target, in m/s, from an observation, (28,)."""
-    forward, left = observation[_VELOCITIES] / _VELOCITY_SCALE
-    return float(forward * observation[_COSINE] + left * observation[_SINE])
-
-
-def mujoco_speed(observation: Array) -> float:
-    """Return the speed of the MuJoCo ant's torso along x, in m/s, from an observation, (27,)."""
-    return float(observation[_VELOCITY_ALONG_X])
-
-
-@dataclass(frozen=True)
-class View:
-    """Properties of an engine's ant that are needed to record it."""
-
-    step_seconds: float
-    """Simulated time of a step, in seconds."""
-
-    steps_per_frame: int
-    """Number of steps from one picture to the next."""
-
-    speed: Callable[[Array], float]
-    """Function that returns the ant's speed toward its target, in m/s, from an observation."""
-
-    ending: str = "fell"
-    """Description of a termination before the time limit."""
-
-
-_MUJOCO_VIEW = View(mujoco_ant.STEP_SECONDS, 1, mujoco_speed, "fell, or jumped too high")
-# 20 pictures per simulated second with every engine.
-VIEWS: Mapping[str, View] = {
-    "bullet": View(bullet_ant.STEP_SECONDS, 3, bullet_speed),
-    "mujoco": _MUJOCO_VIEW,
-    "warp": _MUJOCO_VIEW,
-}
-"""Views by the names of `plasticity.tasks.ENGINES`."""
+Environment = gymnasium.Env[Any, Any]
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Let the trained ant of a run play, and write a GIF, a video, or a filmstrip.
+    """Let the trained agent of a run play, and write a GIF, a video, or a filmstrip.
 
     The policy is that of the run's latest checkpoint; the run may still be going on.
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range, or both a friction and a task are given.
+        ValueError: if a value is out of range, or not written as NAME=NUMBER.
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of one run, OUT/BENCHMARK/METHOD/seed_N, of a Slippery-Ant benchmark."""
+    """Folder of one run, OUT/BENCHMARK/METHOD/seed_N, in an environment that can be drawn."""
 
     episodes: int = 1
     """Number of episodes to play, one after another."""
 
-    friction: float | None = None
-    """Friction of the floor. None: that of the task."""
-
     task: int | None = None
-    """Task of the run whose friction to use. None: the latest task at the time of the checkpoint."""
+    """Task of the run to play in. None: the latest task at the time of the checkpoint."""
+
+    values: tuple[str, ...] = ()
+    """Changes of the task, as NAME=NUMBER: friction=0.3."""
 
     out: Path | None = None
     """File to write: .gif, .mp4 (needs ffmpeg), or .png (a filmstrip). None: video.gif in the run's
     folder."""
 
     seed: int = 0
-    """Seed of the ant's initial postures, and of its actions if they are sampled."""
+    """Seed of the episodes' starts, and of the actions if they are sampled."""
 
     deterministic: bool = False
-    """Take the policy's mean action at every step. Otherwise actions are sampled, as in training."""
+    """Take the policy's mean action, or its most likely one, at every step. Otherwise actions are sampled,
+    as in training."""
 
     def __post_init__(self) -> None:
         require_integer("episodes", self.episodes, minimum=1)
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
-        if self.friction is not None:
-            require_number("friction", self.friction, minimum=0.0)
         if self.task is not None:
             require_integer("task", self.task, minimum=0)
-            if self.friction is not None:
+        self.changes()
+
+    def changes(self) -> dict[str, float]:
+        """Return the changes of the task, by name."""
+        found = {}
+        for each in self.values:
+            name, _, number = each.partition("=")
+            try:
+                found[name] = float(number)
+            except ValueError as error:
                 raise ValueError(
-                    f"Give --friction {self.friction:g} or --task {self.task}, not both: a task has"
-                    " its own friction."
-                )
+                    f"--values {each} must be NAME=NUMBER, such as friction=0.3."
+                ) from error
+        return found
 
 
 def video(config: VideoConfig) -> Path:
@@ -135,30 +97,31 @@ def video(config: VideoConfig) -> Path:
         The path written.
 
     Raises:
-        ValueError: if the folder is not a run, the run is not of an ant, it has no readable checkpoint,
-            or the file cannot be written.
-        RunError: if the physics engine is not installed, or cannot render here.
+        ValueError: if the folder is not a run, its environment cannot be drawn or does not have the values,
+            it has no readable checkpoint, or the file cannot be written.
+        RunError: if a package of the environment is not installed, or it cannot render here.
     """
-    run = _read_ant_run(Path(config.run))
+    run = _read_run(Path(config.run))
     out = run.path / "video.gif" if config.out is None else Path(config.out)
     require_writer(out)
     settings = _settings(run)
     state = load_checkpoint(run.path)
-    stream = child_seed(settings.seed, "stream")
     task = int(state["task"]) if config.task is None else config.task
-    friction = task_friction(stream, task) if config.friction is None else config.friction
-    env, view = _make_env(settings.stream.engine, friction), VIEWS[settings.stream.engine]
+    values, changes = _values(settings, task), config.changes()
+    for name in changes:
+        require_known("value", name, values)
+    values.update(changes)
+    env, view = _make_env(settings, values), settings.stream.view
     try:
         policy = TrainedPolicy(
             state["agent"], settings, env, seed=config.seed, deterministic=config.deterministic
         )
-        where = f"friction {friction:.3g}"
-        where += f" (task {task})" if config.friction is None else ""
+        where = listed(values) + ("" if changes else f" (task {task})")
         steps = short_count(int(state["agent"]["num_steps"]))
         print(f"{run.method}, seed {run.seed}, after {steps} steps, {where}")
         clips = []
         for episode in range(config.episodes):
-            title = f"{run.method}, {steps} steps, friction {friction:.3g}"
+            title = f"{run.method}, {steps} steps, {listed(values)}"
             # Only the first episode is seeded: the others continue its random stream.
             seed = config.seed if episode == 0 else None
             clip, ended = play(env, policy, view, title, seed=seed)
@@ -172,7 +135,7 @@ def video(config: VideoConfig) -> Path:
     return out
 
 
-def _read_ant_run(path: Path) -> Run:
+def _read_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         below = sorted(file.parent for file in path.rglob("config.json"))
         remedy = (
@@ -220,14 +183,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises errors of many kinds for truncated or foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{file} contains no readable policy of an ant ({reason}): it is damaged, or was written by"
+            f"{file} contains no readable policy ({reason}): it is damaged, or was written by"
             " another version of this program. Continue the run, or give another one."
         ) from error
 
 
-def _make_env(engine: str, friction: float) -> AntEnv:
+def _values(settings: ControlRunConfig, task: int) -> dict[str, float]:
+    """Return what a task of a run changes, by name."""
+    stream = settings.stream.make_stream(task + 1, child_seed(settings.seed, "stream"))
+    return dict(stream.describe(task))
+
+
+def _make_env(settings: ControlRunConfig, values: Mapping[str, float]) -> Environment:
+    stream: EnvironmentConfig = settings.stream
     try:
-        return ENGINES[engine](friction, render_mode="rgb_array")
+        return stream.make_env(values, render_mode="rgb_array")
     except (ModuleNotFoundError, RuntimeError) as error:
         raise RunError(str(error)) from error
 
@@ -240,7 +210,7 @@ class TrainedPolicy:
         settings: Configuration of the run.
         env: Environment that defines the observations and actions.
         seed: Seed of the sampled actions.
-        deterministic: Whether to take the mean action instead of sampling.
+        deterministic: Whether to take the mean action, or the most likely one, instead of sampling.
 
     Raises:
         ValueError: if the weights do not fit the configuration.
@@ -250,19 +220,22 @@ class TrainedPolicy:
         self,
         state: dict[str, Any],
         settings: ControlRunConfig,
-        env: AntEnv,
+        env: Environment,
         *,
         seed: int,
         deterministic: bool,
     ) -> None:
         observations, actions = env.observation_space, env.action_space
         assert isinstance(observations, Box), observations
-        assert isinstance(actions, Box), actions
+        assert isinstance(actions, Box | Discrete), actions
+        discrete = isinstance(actions, Discrete)
         (size,) = observations.shape
+        num_outputs = int(actions.n) if isinstance(actions, Discrete) else actions.shape[0]
         self._network = ActorCritic(
             size,
-            actions.shape[0],
+            num_outputs,
             settings.agent,
+            discrete=discrete,
             actor_method=settings.method,
             critic_method=settings.method_of_critic,
         )
@@ -278,57 +251,68 @@ class TrainedPolicy:
                 f"The checkpoint's policy does not fit the run's config.json ({reason}): one of the"
                 " two was changed. Restore it."
             ) from error
-        self._low, self._high = actions.low, actions.high
+        self._actions = actions
         # The name of the seed is kept from earlier versions: every sampled action depends on it.
         self._generator = torch.Generator().manual_seed(child_seed(seed, "watch") >> 1)
         self._deterministic = deterministic
 
     @torch.no_grad()
     def __call__(self, observation: Array) -> Array:
-        """Return an action, (8,), for an observation."""
+        """Return an action for an observation: (action_size,), or the number of a discrete one, ()."""
         seen = torch.as_tensor(observation)
         if self._normalizer is not None:
             seen = self._normalizer(seen[None], learn=False)[0]
-        action = self._network.actor(seen.float())
+        output = self._network.actor(seen.float())
+        if isinstance(self._actions, Discrete):
+            return np.asarray(self._actions.start + self._discrete(output))
+        assert self._network.log_std is not None  # as the actions are continuous
+        assert isinstance(self._actions, Box)
         if not self._deterministic:
-            assert self._network.log_std is not None  # an ant's actions are continuous
-            noise = torch.randn(action.shape, generator=self._generator)
-            action = action + self._network.log_std.exp() * noise
-        clipped: Array = np.clip(action.numpy(), self._low, self._high)
+            noise = torch.randn(output.shape, generator=self._generator)
+            output = output + self._network.log_std.exp() * noise
+        clipped: Array = np.clip(output.numpy(), self._actions.low, self._actions.high)
         return clipped
+
+    def _discrete(self, logits: torch.Tensor) -> int:
+        """Return the most likely discrete action, or a sampled one."""
+        if self._deterministic:
+            return int(logits.argmax())
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=self._generator)
+        return int(drawn)
 
 
 def play(
-    env: AntEnv, policy: Policy, view: View, title: str, *, seed: int | None
+    env: Environment, policy: Policy, view: View, title: str, *, seed: int | None
 ) -> tuple[Clip, bool]:
     """Play one episode.
 
     Args:
         env: Environment with render_mode "rgb_array".
-        policy: Function from an observation to an action, (8,).
-        view: View of the environment's engine.
+        policy: Function from an observation to an action.
+        view: View of the environment.
         title: Title of the clip.
-        seed: Seed of the ant's initial posture. None: continue the environment's random stream.
+        seed: Seed of the start. None: continue the environment's random stream.
 
     Returns:
         The clip, including a picture after the last step, and whether the episode ended before its time
         limit.
     """
     observation, _ = env.reset(seed=seed)
-    step, distance, total = 0, 0.0, 0.0
+    step, total = 0, 0.0
+    distance = None if view.speed is None else 0.0
     terminated = truncated = False
     frames = [_frame(env, 0.0, distance, total)]
     while not (terminated or truncated):
         observation, reward, terminated, truncated, _ = env.step(policy(observation))
         step += 1
-        total += reward
-        distance += view.speed(observation) * view.step_seconds
+        total += float(reward)
+        if view.speed is not None and distance is not None:
+            distance += view.speed(observation) * view.step_seconds
         if step % view.steps_per_frame == 0 or terminated or truncated:
             frames.append(_frame(env, step * view.step_seconds, distance, total))
     return Clip(title, tuple(frames), view.steps_per_frame * view.step_seconds), terminated
 
 
-def _frame(env: AntEnv, seconds: float, distance: float, total: float) -> Frame:
-    picture = env.render()
-    assert picture is not None  # never None with "rgb_array"
+def _frame(env: Environment, seconds: float, distance: float | None, total: float) -> Frame:
+    picture: Any = env.render()
     return Frame(picture, seconds, distance, total)

@@ -40,15 +40,17 @@ class Frame:
     seconds: float
     """Simulated time since the start of the episode, in seconds."""
 
-    distance: float
-    """Distance toward the target since the start of the episode, in metres."""
+    distance: float | None
+    """Distance toward the target since the start of the episode, in metres; None if there is no target."""
 
     episode_return: float
     """Sum of the rewards so far."""
 
     def __str__(self) -> str:
-        distance = round(self.distance, 1) + 0.0  # avoids -0.0 m
-        return f"{self.seconds:.1f} s, {distance:.1f} m, return {self.episode_return:.0f}"
+        distance = ""
+        if self.distance is not None:
+            distance = f"{round(self.distance, 1) + 0.0:.1f} m, "  # avoids -0.0 m
+        return f"{self.seconds:.1f} s, {distance}return {self.episode_return:.0f}"
 
 
 @dataclass(frozen=True)

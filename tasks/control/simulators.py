@@ -1,4 +1,4 @@
-"""Imports of simulators, which are loaded only where an environment needs them."""
+"""Simulators: their imports, only where an environment needs them, and their errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class SimulationError(RuntimeError):
+    """Error of a simulator whose numbers are wrong from here on."""
 
 
 def import_simulator(name: str, needed_by: str, remedy: str) -> Any:

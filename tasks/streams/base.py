@@ -27,6 +27,9 @@ class SupervisedStreamConfig:
     fixed: ClassVar[tuple[str, ...]] = ()
     """Settings that the name of a benchmark stands for: they are no options."""
 
+    described: ClassVar[tuple[str, ...]] = ()
+    """Keys of a row under which the stream tells what its task is (`Stream.describe`)."""
+
     num_tasks: int = field(metadata={"option": "tasks"})
     """Number of tasks in the stream; a larger number extends a finished run."""
 
@@ -110,7 +113,8 @@ def stacked_spec(specs: Sequence[TaskSpec]) -> TaskSpec:
     if all(each.active == specs[0].active for each in specs):
         return specs[0]
     whole = tuple(range(specs[0].output_size))
-    return replace(specs[0], active=tuple([each.active or whole for each in specs]))
+    of_each: Any = tuple([each.active or whole for each in specs])
+    return replace(specs[0], active=of_each)
 
 
 class Task(Protocol):

@@ -13,16 +13,16 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
+from plasticity.mitigations import PLAIN_METHOD, L2Init, SeededMethod, Syre, WeightDecay
 from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
 from plasticity.tasks.streams.base import TaskSpec
 
 SETTINGS = [
-    RegularizerSettings(),
-    RegularizerSettings("weight-decay", 0.01),
-    RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3),
-    RegularizerSettings("syre", 0.01, 0.5, anisotropy=0.2, anchor_seed=3),
-    RegularizerSettings("l2-init", 0.01),
+    PLAIN_METHOD,
+    SeededMethod((WeightDecay(strength=0.01),)),
+    SeededMethod((Syre(strength=0.01, sigma=0.5),), anchor_seed=3),
+    SeededMethod((Syre(anisotropy=0.2, strength=0.01, sigma=0.5),), anchor_seed=3),
+    SeededMethod((L2Init(strength=0.01),)),
 ]
 
 
@@ -45,7 +45,7 @@ def test_the_mode_catches_waiting_operations(never_waits, waiting):
 
 
 @pytest.mark.parametrize(
-    "settings", [*SETTINGS, None], ids=lambda s: s.regularizer if s else "stacked"
+    "settings", [*SETTINGS, None], ids=lambda s: s.regularizer.regularizer if s else "stacked"
 )
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, l
 
 
 # Adam without `fused` reads its step count, which is then on the CPU.
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer)
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.regularizer.regularizer)
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(
     ("base", "extra"),
@@ -96,10 +96,10 @@ def test_regularized_steps(never_waits, settings, decoupled, base, extra):
     optimizer = regularized(base)(
         layer.parameters(),
         lr=0.01,
-        regularizer=settings.regularizer,
-        strength=settings.strength,
-        sigma=settings.sigma,
-        anisotropy=settings.anisotropy,
+        regularizer=settings.regularizer.regularizer,
+        strength=settings.regularizer.strength,
+        sigma=settings.regularizer.sigma,
+        anisotropy=settings.regularizer.anisotropy,
         decoupled=decoupled,
         **extra,
     )

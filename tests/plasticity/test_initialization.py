@@ -18,7 +18,8 @@ def test_a_constant_draws_nothing():
     before = generator.get_state()
     weights = torch.ones(2, 3)
     Constant(0.5).draw_(weights, generator)
-    assert (weights == 0.5).all() and torch.equal(before, generator.get_state())
+    assert (weights == 0.5).all()
+    assert torch.equal(before, generator.get_state())
 
 
 @pytest.mark.parametrize(

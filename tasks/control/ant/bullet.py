@@ -16,9 +16,10 @@ from plasticity.tasks.control.ant.environment import (
     MAX_EPISODE_STEPS,
     PICTURE_HEIGHT,
     PICTURE_WIDTH,
-    Observation,
     SlipperyAntEnv,
 )
+from plasticity.tasks.control.environment import Observation
+from plasticity.tasks.control.friction import SlipperyAntTask
 
 BULLET_FRICTION = 0.8
 """Friction of the floor in `AntBulletEnv-v0`."""
@@ -82,6 +83,7 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
     step_seconds = STEP_SECONDS
 
     def _load(self) -> None:
+        super()._load()
         self.observation_space = gymnasium.spaces.Box(
             -_CLIP, _CLIP, (_OBSERVATION_SIZE,), np.float32
         )
@@ -91,11 +93,11 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
         self._actions = np.zeros((MAX_EPISODE_STEPS, NUM_JOINTS))
         self._generator_at_start: Mapping[str, Any] | None = None
 
-    def _start(self, friction: float) -> Observation:
+    def _start(self, task: SlipperyAntTask) -> Observation:
         """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad."""
         self._generator_at_start = dict(self.np_random.bit_generator.state)
         self._ant.restart(self.np_random.uniform(-_START_ANGLE, _START_ANGLE, NUM_JOINTS).tolist())
-        self._ant.set_friction(friction)
+        self._ant.set_friction(task.friction)
         self._feet_on_floor = [0.0] * len(self._ant.feet)
         self._start_height = self._ant.torso()[0][2]
         return np.clip(self._observe(), -_CLIP, _CLIP)
@@ -166,13 +168,13 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
     def _episode_steps_of(self, state: Mapping[str, Any]) -> int:
         return len(state["actions"])
 
-    def _restore(self, state: Mapping[str, Any], friction: float) -> None:
+    def _restore(self, state: Mapping[str, Any], task: SlipperyAntTask) -> None:
         """Replay the episode."""
         if state["generator_at_start"] is None:  # the saved environment was never reset
             self._generator_at_start = None
             return
         self.np_random.bit_generator.state = state["generator_at_start"]
-        self._start(friction)
+        self._start(task)
         for number, action in enumerate(state["actions"], start=1):
             self._episode_steps = number
             self._move(checked_action(action))

@@ -1,20 +1,24 @@
-"""Settings of the Slippery-Ant stream, for all engines."""
+"""Slippery-Ant as a family of environments, one for each physics engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from plasticity.checks import require_integer, require_known, require_name
-from plasticity.tasks.control.ant.engines import ENGINES, share_of_environment
+import gymnasium
+import torch
+
+from plasticity.checks import require_known, require_name
+from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
+from plasticity.tasks.control.ant.views import VIEWS
+from plasticity.tasks.control.base import EnvironmentConfig, View
+from plasticity.tasks.control.friction import SlipperyAnt
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlipperyAntConfig:
+class SlipperyAntConfig(EnvironmentConfig):
     """Settings of ants on ground whose friction changes (Dohare et al., Nature 2024).
-
-    All environments of a run share one schedule of frictions, drawn from the run's seed; steps are counted
-    over all of them together, so that a schedule does not depend on their number.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -22,35 +26,58 @@ class SlipperyAntConfig:
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("engine",)
-    """Settings that the name of a benchmark stands for."""
 
     engine: str
     """Physics engine, a key of `plasticity.tasks.ENGINES`: bullet, mujoco or warp."""
 
-    num_steps: int = field(metadata={"option": "steps"})
-    """Steps of all environments together. A run ends with the first row of metrics at or past it; a
-    larger number extends a finished run."""
-
-    change_every: int
-    """Steps of all environments together between two changes of friction."""
-
-    num_envs: int = 8
-    """Environments that are stepped together; they share one schedule of frictions."""
-
-    cores: int | None = None
-    """Cores for each run: with more than one, the environments step in that many processes, and actor and
-    critic learn side by side; the results do not depend on it. None: the machine's, shared by the runs
-    that go on at once."""
-
     def __post_init__(self) -> None:
         require_name("engine", self.engine)
         require_known("engine", self.engine, ENGINES)
-        require_integer("num_steps", self.num_steps, minimum=1)
-        if self.cores is not None:
-            require_integer("cores", self.cores, minimum=1)
-        share_of_environment(self.change_every, self.num_envs)
+        super().__post_init__()
+
+    def make_stream(self, num_tasks: int, seed: int) -> SlipperyAnt:
+        """Return the stream of frictions."""
+        return SlipperyAnt(num_tasks, self.change_every, seed)
+
+    def make_env(
+        self, values: Mapping[str, float] | None = None, **arguments: Any
+    ) -> gymnasium.Env[Any, Any]:
+        """Make one ant; Warp's, one by one, are MuJoCo's."""
+        return ENGINES[self.engine](**{**(values or {}), **arguments})
 
     @property
-    def num_cores(self) -> int:
-        """Cores that one run by itself may use: one, unless a number is given."""
-        return 1 if self.cores is None else self.cores
+    def view(self) -> View:
+        """Properties of the engine's ant that `plasticity video` needs."""
+        return VIEWS[self.engine]
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the engine steps the ants of several runs at once."""
+        return self.engine in DEVICE_ENGINES
+
+    def require_installed(self) -> None:
+        """Raise a ModuleNotFoundError if a package of the engine is missing."""
+        super().require_installed()
+        if self.engine == "warp":
+            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
+
+            load_modules()
+
+    def make_on_device(
+        self, reset_seeds: Sequence[int], task_seeds: Sequence[int], device: str
+    ) -> Any:
+        """Make Warp's ants."""
+        from plasticity.tasks.control.ant.warp import SlipperyAntWarp  # noqa: PLC0415  (a GPU's engine)
+
+        try:
+            return SlipperyAntWarp(
+                len(reset_seeds),
+                reset_seeds=reset_seeds,
+                task_seeds=task_seeds,
+                change_every=self.env_change_every,
+                device=device,
+            )
+        except RuntimeError as error:
+            if "Failed to allocate" in str(error):  # Warp has no class of errors for it
+                raise torch.cuda.OutOfMemoryError(str(error)) from error
+            raise

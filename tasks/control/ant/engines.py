@@ -9,6 +9,7 @@ from typing import Any
 from plasticity.checks import require_integer
 from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
 from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
+from plasticity.tasks.control.schedule import share_of_environment
 from plasticity.tasks.vector.environments import VectorEnvironments
 
 ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
@@ -21,24 +22,6 @@ ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
 
 DEVICE_ENGINES = ("warp",)
 """Engines that step all their ants at once on a device, not one by one in processes."""
-
-
-def share_of_environment(change_every: int, num_envs: int) -> int:
-    """Return the steps that each environment makes while all of them together make `change_every`.
-
-    Raises:
-        TypeError: if a number is not an integer.
-        ValueError: if one is below 1, or the environments cannot share the steps evenly.
-    """
-    change_every = require_integer("change_every", change_every, minimum=1)
-    share, rest = divmod(change_every, require_integer("num_envs", num_envs, minimum=1))
-    if rest:
-        near = [n * num_envs for n in (share, share + 1) if n]
-        raise ValueError(
-            f"change_every must be a multiple of num_envs, {num_envs}, as each environment counts its own "
-            f"share: {change_every}. Nearest: {' and '.join(map(str, near))}."
-        )
-    return share
 
 
 def slippery_ant_vector(

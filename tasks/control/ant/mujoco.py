@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from plasticity.tasks.control.ant.environment import (
     PICTURE_HEIGHT,
     PICTURE_WIDTH,
-    Observation,
     SlipperyAntEnv,
 )
+from plasticity.tasks.control.environment import Observation
+from plasticity.tasks.control.friction import SlipperyAntTask
 from plasticity.tasks.control.simulators import import_simulator
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
         super().__init__(friction, **arguments)
 
     def _load(self) -> None:
+        super()._load()
         self._mujoco = mujoco = import_mujoco()
         self._model = model = load_ant()
         self._data = data = mujoco.MjData(model)
@@ -140,9 +142,9 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
             return mujoco_pictures.Window(self._model, _TORSO)
         return mujoco_pictures.Pictures(self._model, _TORSO, PICTURE_WIDTH, PICTURE_HEIGHT)
 
-    def _start(self, friction: float) -> Observation:
+    def _start(self, task: SlipperyAntTask) -> Observation:
         """Begin an episode near the ant at rest, at 0.75 m of height: noise on positions and velocities."""
-        self._model.geom_friction[:, 0] = friction
+        self._model.geom_friction[:, 0] = task.friction
         mujoco, model, data = self._mujoco, self._model, self._data
         mujoco.mj_resetData(model, data)
         noise = self.np_random.uniform(-RESET_NOISE, RESET_NOISE, model.nq)
@@ -217,7 +219,7 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
     def _episode_steps_of(self, state: Mapping[str, Any]) -> int:
         return int(state["episode_steps"])
 
-    def _restore(self, state: Mapping[str, Any], friction: float) -> None:
+    def _restore(self, state: Mapping[str, Any], task: SlipperyAntTask) -> None:
         physics = np.array(state["physics"], np.float64)
         size = self._mujoco.mj_stateSize(self._model, self._whole_state)
         if physics.shape != (size,):
@@ -227,7 +229,7 @@ class SlipperyAntMujocoEnv(SlipperyAntEnv):
             )
         self._mujoco.mj_resetData(self._model, self._data)
         self._mujoco.mj_setState(self._model, self._data, physics, self._whole_state)
-        self._model.geom_friction[:, 0] = friction
+        self._model.geom_friction[:, 0] = task.friction
         self._torso_x = state["torso_x"]
         self._observation = np.array(state["observation"], np.float64)
         self.unstable_episodes = state["unstable_episodes"]

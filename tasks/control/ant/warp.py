@@ -123,7 +123,13 @@ class SlipperyAntWarp:
         else:
             streams = _one_each("task_seeds", task_seeds, self.num_envs)
         kinds = {
-            seed: FrictionSchedule(friction, seed, num_tasks, change_every) for seed in streams
+            seed: FrictionSchedule(
+                friction=friction,
+                task_seed=seed,
+                num_tasks=num_tasks,
+                change_every=change_every,
+            )
+            for seed in streams
         }
         if friction is not None:
             require_number("The friction of Warp's ants", friction, minimum=LEAST_FRICTION)
@@ -337,7 +343,7 @@ class SlipperyAntWarp:
         """Raise any error noted on the device since the last `reset` or `load_state_dict`; waits for it.
 
         Raises:
-            RuntimeError: if contacts did not fit and were left out.
+            SimulationError: if contacts did not fit and were left out.
             ValueError: if an action was not finite, or its absolute values added up to more than 1e15.
         """
         self._physics.check()

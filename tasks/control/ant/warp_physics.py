@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, load_ant
-from plasticity.tasks.control.simulators import import_simulator, standard_error_closed
+from plasticity.tasks.control.simulators import (
+    SimulationError,
+    import_simulator,
+    standard_error_closed,
+)
 
 MOST_CONTACTS = 25
 """Largest possible number of contacts of an ant: two of each of its 12 capsules with the floor, one of its
@@ -198,7 +202,7 @@ class AntWarpPhysics:
         """Read the device's record, and raise an error if contacts did not fit; waits for the device.
 
         Raises:
-            RuntimeError: if contacts or rows of constraints did not fit and were left out.
+            SimulationError: if contacts or rows of constraints did not fit and were left out.
         """
         contacts, rows = self._needs.tolist()
         flags = self._mujoco_warp.OverflowType
@@ -207,7 +211,7 @@ class AntWarpPhysics:
         most = self.num_envs * self._max_contacts
         if contacts <= most and rows <= self.max_rows and not bool(overflow.any()):
             return
-        raise RuntimeError(
+        raise SimulationError(
             f"The Warp ants ran out of capacity, and contacts were left out: max_contacts = "
             f"{self._max_contacts} allows {self.num_envs} ants {most} contacts in total, but {contacts} were "
             f"needed at once, and each ant {self.max_rows} rows of constraints, but one needed {rows}. Start "

@@ -11,10 +11,9 @@ from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD as NONE
 
 SMALL = {"hidden": (8, 7), "rollout_steps": 64, "minibatch_size": 16, "epochs": 2}
-NONE = RegularizerSettings()
 LOG_STD = torch.tensor([-0.5, 0.0, 0.3])
 
 
@@ -29,7 +28,16 @@ def distribution(policy, observations):
 class Made:
     """Policies of one form in float64, ordinary copies of them, and a rollout with much clipping."""
 
-    def __init__(self, form, config, *, discrete=False, actor=NONE, critic=NONE, networks=None):
+    def __init__(
+        self,
+        form,
+        config,
+        *,
+        discrete=False,
+        actor=NONE,
+        critic=NONE,
+        networks=None,
+    ):
         self.form, self.config = form, config
         seeds = range(1 if form == "single" else 3)
         self.copies = [self._policy(seed, discrete, networks) for seed in seeds]

@@ -16,13 +16,13 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.agent import PPO
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.evaluation import evaluate
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import Syre, WeightDecay
 
 SMALL = PPOConfig(
     hidden=(16, 16), rollout_steps=64, minibatch_size=32, epochs=2, learning_rate=1e-3
 )
-SYRE = RegularizerSettings("syre", 1e-2, 0.3)
-DECAY = RegularizerSettings("weight-decay", 1e-2)
+SYRE = (Syre(strength=1e-2, sigma=0.3),)
+DECAY = (WeightDecay(strength=1e-2),)
 
 
 class Counter(gym.Env):
@@ -243,9 +243,9 @@ def test_a_run_depends_only_on_its_seed():
     assert not torch.equal(weights(first), weights(other))
 
 
-def test_methods_differ_only_in_the_regularizer():
+def test_methods_differ_only_in_the_decay():
     """Initial weights, noise, data orders and environments are the same under any regularizer."""
-    plain, syre = (PPO(pendulums(), SMALL, regularizer, seed=4) for regularizer in (None, SYRE))
+    plain, syre = (PPO(pendulums(), SMALL, method, seed=4) for method in ((), SYRE))
     assert torch.equal(weights(plain), weights(syre))
     plain.iterate()
     syre.iterate()
@@ -265,7 +265,7 @@ def test_every_environment_has_its_own_seed():
 
 
 def test_actor_and_critic_are_regularized_separately():
-    ppo = PPO(pendulums(), SMALL, SYRE, RegularizerSettings("syre", 0.5, 0.1), seed=0)
+    ppo = PPO(pendulums(), SMALL, SYRE, (Syre(strength=0.5, sigma=0.1),), seed=0)
     actor, critic = (each.ordinary for each in ppo.policies._optimizers.values())
     assert [g["strength"] for g in actor.param_groups] == [0.01, 0.0]
     assert actor.param_groups[1]["params"] == [ppo.policy.log_std]
@@ -273,8 +273,12 @@ def test_actor_and_critic_are_regularized_separately():
     assert (critic.param_groups[0]["strength"], critic.param_groups[0]["sigma"]) == (0.5, 0.1)
     ours = 0.1 / 0.3 * actor.anchor(ppo.policy.actor.fc1.weight)
     assert not torch.allclose(ours, critic.anchor(ppo.policy.critic.fc1.weight))
-    chosen = PPO(pendulums(), SMALL, RegularizerSettings("syre", 1, 1, anchor_seed=8), seed=0)
-    assert chosen.state_dict()["actor_optimizer"]["param_groups"][0]["anchor_seed"] == 8
+
+
+def test_a_state_belongs_to_the_seed_of_its_anchors():
+    saved = PPO(pendulums(), SMALL, SYRE, SYRE, seed=0).state_dict()
+    with pytest.raises(ValueError, match=r"actor_optimizer: anchor_seed=.* \(here "):
+        PPO(pendulums(), SMALL, SYRE, SYRE, seed=1).load_state_dict(saved)
 
 
 # ---- continuing --------------------------------------------------------------------------------
@@ -397,7 +401,7 @@ def parts(ppo):
 
 
 @pytest.mark.parametrize(
-    ("changes", "regularizer", "message"),
+    ("changes", "critic", "message"),
     [
         (
             {"hidden": (16, 9)},
@@ -412,14 +416,13 @@ def parts(ppo):
         ),
         ({"epsilon": 1e-5}, SYRE, r"actor_optimizer: eps=1e-08 \(here 1e-05\)"),
         ({}, DECAY, r"critic_optimizer: regularizer='syre' \(here 'weight-decay'\), sigma=0.3"),
-        ({}, replace(SYRE, strength=0.5), r"critic_optimizer: strength=0.01 \(here 0.5\)\."),
-        ({}, replace(SYRE, anchor_seed=7), r"critic_optimizer: anchor_seed=.* \(here 7\)\."),
+        ({}, (Syre(strength=0.5, sigma=0.3),), r"critic_optimizer: strength=0.01 \(here 0.5\)\."),
     ],
 )
-def test_a_state_that_does_not_fit_changes_nothing(changes, regularizer, message):
+def test_a_state_that_does_not_fit_changes_nothing(changes, critic, message):
     saved = PPO(pendulums(), SMALL, SYRE, SYRE, seed=0)
     saved.iterate()
-    ppo = PPO(pendulums(), replace(SMALL, **changes), SYRE, regularizer, seed=0)
+    ppo = PPO(pendulums(), replace(SMALL, **changes), SYRE, critic, seed=0)
     before = parts(ppo)
     with pytest.raises(ValueError, match=message):
         ppo.load_state_dict(saved.state_dict())

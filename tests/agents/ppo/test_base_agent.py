@@ -16,16 +16,20 @@ from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.environments import environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments, HostStep
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import L2Init, Syre, WeightDecay
 
 EACH = 4  # environments of an agent
 SEEDS = (3, 11, 2**40)
 ACTORS = (
-    RegularizerSettings("syre", 1e-2, 0.3),
-    RegularizerSettings("weight-decay", 1e-2),
-    RegularizerSettings("l2-init", 1e-1),
+    (Syre(strength=1e-2, sigma=0.3),),
+    (WeightDecay(strength=1e-2),),
+    (L2Init(strength=1e-1),),
 )
-CRITICS = (RegularizerSettings("syre", 0.5, 0.1, 0.2), None, RegularizerSettings("syre", 1e-3, 1.0))
+CRITICS = (
+    (Syre(strength=0.5, sigma=0.1, anisotropy=0.2),),
+    (),
+    (Syre(strength=1e-3, sigma=1.0),),
+)
 # Not relu: Adam divides the rounding error of a dead unit's l2-init decay by its epsilon.
 SMALL = PPOConfig(
     hidden=(8, 7),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.agents.execution.single import SingleOptimizer
+from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
@@ -21,10 +21,10 @@ from plasticity.agents.ppo.critic_process import CriticProcess
 from plasticity.agents.ppo.gradients import gradients_of
 from plasticity.agents.ppo.optimizers import critic_optimizer
 from plasticity.agents.ppo.updates import CriticUpdate, run_half
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import L2Init, SeededMethod
 
 CONFIG = PPOConfig(hidden=(16, 8), rollout_steps=64, minibatch_size=16, epochs=2)
-L2_INIT = RegularizerSettings("l2-init", 0.1, anchor_seed=1)
+L2_INIT = SeededMethod((L2Init(strength=0.1),), anchor_seed=1)
 
 
 def make_critic():
@@ -55,8 +55,10 @@ def process():
 
 def test_same_bits_as_a_local_update(process):
     twin = make_critic()
-    optimizer = SingleOptimizer(critic_optimizer(twin, CONFIG, L2_INIT))
-    update = CriticUpdate(gradients_of(twin, CONFIG.minibatch_size), optimizer, CONFIG)
+    optimizer = SingleOptimizer(critic_optimizer(twin, CONFIG, L2_INIT.regularizer))
+    update = CriticUpdate(
+        gradients_of(SingleNetwork(twin), CONFIG.minibatch_size), optimizer, CONFIG
+    )
     critic = process._critic
     for seed, rate in ((1, 1e-2), (2, 1e-3)):
         batch, data_orders = make_batch(seed)
@@ -98,8 +100,10 @@ def test_an_update_starts_from_the_weights_of_this_process(process):
 def test_running_statistics_come_back():
     here = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     there = copy.deepcopy(here)
-    optimizer = SingleOptimizer(critic_optimizer(here, CONFIG, L2_INIT))
-    update = CriticUpdate(gradients_of(here, CONFIG.minibatch_size), optimizer, CONFIG)
+    optimizer = SingleOptimizer(critic_optimizer(here, CONFIG, L2_INIT.regularizer))
+    update = CriticUpdate(
+        gradients_of(SingleNetwork(here), CONFIG.minibatch_size), optimizer, CONFIG
+    )
     process = CriticProcess(there, CONFIG, L2_INIT)
     try:
         for seed in (1, 2):
@@ -183,10 +187,10 @@ import os, signal, time
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.critic_process import CriticProcess
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD
 
 config = PPOConfig(hidden=(4,))
-process = CriticProcess(ActorCritic(2, 1, config).critic, config, RegularizerSettings())
+process = CriticProcess(ActorCritic(2, 1, config).critic, config, PLAIN_METHOD)
 process.state_dict()
 child = os.fork()
 if child == 0:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from plasticity.agents.execution.single import SingleNetwork
 from plasticity.agents.networks.actor_critic import DenseNetwork, initialise
 from plasticity.agents.networks.layers import ACTIVATIONS, DenseLayer
 from plasticity.agents.ppo.gradients import (
@@ -13,7 +14,6 @@ from plasticity.agents.ppo.gradients import (
     AutogradGradients,
     DenseGradients,
     gradients_of,
-    stacked_gradients_of,
 )
 from plasticity.network_spec import LayerSpec
 from plasticity.stacking.networks import StackedNetworks
@@ -54,11 +54,11 @@ class Found:
         self.networks = networks[:1] if form == "single" else networks
         self.lead = () if form == "single" else (3,)
         if form == "single":
-            self.gradients = gradients_of(networks[0], 7)
+            self.gradients = gradients_of(SingleNetwork(networks[0]), 7)
             self.parameters = dict(networks[0].named_parameters())
         else:
             stacked = StackedNetworks([nn.ModuleDict({"part": each}) for each in networks])
-            self.gradients = stacked_gradients_of(stacked, "part", 7)
+            self.gradients = gradients_of(stacked.part("part"), 7)
             self.parameters = {
                 name.removeprefix("part."): tensor for name, tensor in stacked.parameters.items()
             }
@@ -241,7 +241,7 @@ def test_float32_is_as_close_as_autograd():
         return torch.autograd.grad(outputs, list(network.parameters()), gradient.to(dtype))
 
     expected, autograd = by_autograd(exact, torch.float64), by_autograd(network, torch.float32)
-    gradients = gradients_of(network, 128)
+    gradients = gradients_of(SingleNetwork(network), 128)
     gradients.forward(inputs)
     gradients.backward(gradient)
     for parameter, theirs, wanted in zip(network.parameters(), autograd, expected, strict=True):

@@ -12,10 +12,10 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.ppo.updates import Half
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, L2Init, SeededMethod, Syre, WeightDecay
 
-SYRE = RegularizerSettings("syre", 1e-2, 0.3, anchor_seed=1)
-DECAY = RegularizerSettings("weight-decay", 1e-2, anchor_seed=2)
+SYRE = SeededMethod((Syre(strength=1e-2, sigma=0.3),), anchor_seed=1)
+DECAY = SeededMethod((WeightDecay(strength=1e-2),), anchor_seed=2)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -193,16 +193,16 @@ def test_a_critic_in_its_own_process_gives_the_same_bits(make, networks, monkeyp
 # ---- waiting for the device ----------------------------------------------------------------------
 
 REGULARIZERS = [
-    RegularizerSettings(),
+    PLAIN_METHOD,
     DECAY,
     SYRE,
-    RegularizerSettings("syre", 0.01, 0.5, anisotropy=0.2, anchor_seed=3),
-    RegularizerSettings("l2-init", 0.01),
+    SeededMethod((Syre(anisotropy=0.2, strength=0.01, sigma=0.5),), anchor_seed=3),
+    SeededMethod((L2Init(strength=0.01),)),
 ]
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-@pytest.mark.parametrize("settings", REGULARIZERS, ids=lambda s: s.regularizer)
+@pytest.mark.parametrize("settings", REGULARIZERS, ids=lambda s: s.regularizer.regularizer)
 @pytest.mark.parametrize(
     "options",
     [

@@ -11,7 +11,7 @@ from plasticity.agents.ppo.updates import (
     run_coupled,
     run_half,
 )
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod, Syre
 
 
 def begun(made):
@@ -132,7 +132,7 @@ def test_statistics(make, by_autograd):
 
 def test_a_half_equals_an_explicit_loop(make, by_autograd):
     """With a regularizer, the weights are the same as with autograd and torch's Adam."""
-    syre = RegularizerSettings("syre", 0.1, 0.5, anchor_seed=4)
+    syre = SeededMethod((Syre(strength=0.1, sigma=0.5),), anchor_seed=4)
     made = make(actor=syre, normalize_advantages="none", betas=(0.8, 0.9))
     actor, _ = begun(made)
     run_half(actor, made.orders)

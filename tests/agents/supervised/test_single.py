@@ -7,11 +7,11 @@ from torch import nn
 from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import SeededMethod, Syre
 from plasticity.seeds import child_seed
 from plasticity.tasks.streams.base import TaskSpec
 
-SYRE = RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3)
+SYRE = SeededMethod((Syre(strength=0.01, sigma=0.5),), anchor_seed=3)
 
 
 class Blobs:

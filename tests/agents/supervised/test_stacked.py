@@ -11,16 +11,16 @@ from plasticity.agents.networks import NETWORKS
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, L2Init, SeededMethod, Syre, WeightDecay
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.base import stack
 from plasticity.tasks.streams.permuted_images import PermutedImages
 
 REGULARIZERS = [
-    RegularizerSettings("syre", 0.05, 0.5, anchor_seed=3),
-    RegularizerSettings(),
-    RegularizerSettings("l2-init", 0.1),
-    RegularizerSettings("weight-decay", 0.02),
+    SeededMethod((Syre(strength=0.05, sigma=0.5),), anchor_seed=3),
+    PLAIN_METHOD,
+    SeededMethod((L2Init(strength=0.1),)),
+    SeededMethod((WeightDecay(strength=0.02),)),
 ]
 SEEDS = [11, 12, 11, 14]
 
@@ -299,7 +299,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="at least one network"):
         StackedClassifier([], config(), [], data_order_seeds=[])
     networks = [network(seed) for seed in range(2)]
-    with pytest.raises(ValueError, match="1 regularizers were given for 2 networks"):
+    with pytest.raises(ValueError, match="1 methods were given for 2 networks"):
         StackedClassifier(networks, config(), REGULARIZERS[:1], data_order_seeds=[1, 2])
     with pytest.raises(ValueError, match="3 data_order_seeds were given for 2"):
         StackedClassifier(networks, config(), REGULARIZERS[:2], data_order_seeds=[1, 2, 3])

@@ -13,10 +13,10 @@ from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
-from plasticity.optim.settings import RegularizerSettings
+from plasticity.mitigations import PLAIN_METHOD, SeededMethod, Syre
 from plasticity.tasks.streams.base import StackedTask, TaskSpec
 
-SYRE = RegularizerSettings("syre", 0.01, 0.5, anchor_seed=3)
+SYRE = SeededMethod((Syre(strength=0.01, sigma=0.5),), anchor_seed=3)
 FORMS = ["single", "stacked"]
 BLOBS = TaskSpec(input_shape=(1, 8, 8), output_size=2)
 
@@ -53,9 +53,7 @@ def task_of(form, index=0, **settings):
     return StackedTask((Blobs(index, **settings), Blobs(index, seed=1, **settings)))
 
 
-def make(
-    form, config=None, regularizer=SYRE, seed=5, network=DEFAULT, device="cpu", classes=2, **more
-):
+def make(form, config=None, method=SYRE, seed=5, network=DEFAULT, device="cpu", classes=2, **more):
     """Return the training of network `seed`, or of it and `seed` + 1."""
 
     def build(seed):
@@ -64,13 +62,11 @@ def make(
 
     config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
     if form == "single":
-        return Classifier(
-            build(seed), config, regularizer, data_order_seed=9, device=device, **more
-        )
+        return Classifier(build(seed), config, method, data_order_seed=9, device=device, **more)
     return StackedClassifier(
         [build(seed), build(seed + 1)],
         config,
-        [regularizer] * 2,
+        [method] * 2,
         data_order_seeds=[9, 10],
         device=device,
         **more,
@@ -220,7 +216,7 @@ class Restricted(nn.Module):
 def test_inactive_classes_take_no_part(form, classes_of, loss):
     """Tasks of some of 5 classes, which may differ in a stack: as networks restricted to their logits."""
     config = ClassifierConfig(learning_rate=0.05, batch_size=16, loss=loss, momentum=0.9)
-    plain = RegularizerSettings()
+    plain = PLAIN_METHOD
     trainer = make(form, config, plain, classes=5)
     for index, actives in enumerate(classes_of):
         states = saved(trainer)
@@ -313,18 +309,22 @@ def test_a_step_compiled_on_a_cpu_serves_any_number_of_active_classes():
     """Compiled anew for each number, torch would refuse the ninth."""
     config = ClassifierConfig(batch_size=25, loss="squared-error", compile=True)
     network = MLP(hidden=(4,))
-    trainer = make("single", config, RegularizerSettings(), classes=12, network=network)
+    trainer = make("single", config, PLAIN_METHOD, classes=12, network=network)
     for index in range(1, 12):
         spec = replace(BLOBS, output_size=12, active=tuple(range(index)))
         assert trainer.train(Blobs(index, spec=spec))
         trainer.finish(Blobs(index, spec=spec))
 
 
-def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu):
+@pytest.mark.parametrize("form", FORMS)
+def test_active_classes_change_under_a_captured_step(cuda_graphs_on_cpu, form):
     config = ClassifierConfig(learning_rate=0.05, batch_size=10, epochs_per_task=2)
-    trainers = [make("single", replace(config, compile=c), classes=5) for c in (False, True)]
-    for index, active in enumerate([None, (1, 3), (0, 4), (0, 1, 2), None]):
-        task = Blobs(index, spec=replace(BLOBS, output_size=5, active=active))
+    trainers = [make(form, replace(config, compile=c), classes=5) for c in (False, True)]
+    of_each = [None, (1, 3), (0, 4), (0, 1, 2), None], [None, (1, 3), (2, 4), (3,), None]
+    for index, actives in enumerate(zip(*of_each, strict=True)):
+        specs = [replace(BLOBS, output_size=5, active=active) for active in actives]
+        tasks = [Blobs(index, seed=seed, spec=spec) for seed, spec in enumerate(specs)]
+        task = tasks[0] if form == "single" else StackedTask(tuple(tasks))
         for trainer in trainers:
             trainer.train(task)
         assert trainers[0].finish(task) == trainers[1].finish(task)

@@ -12,7 +12,6 @@ from plasticity.mitigations import (
     WeightDecay,
     method_name,
     mitigation_names,
-    network_mitigations,
     network_spec,
     regularizer_settings,
     require_compatible,
@@ -98,4 +97,3 @@ def test_networks_are_specified_in_the_order_written():
     found = network_spec([sine, Syre(), cosine], spec)
     assert found.layer.activations == (abs, torch.sin, torch.cos)
     assert network_spec([Syre(), Shift()], spec) is spec
-    assert network_mitigations([sine, Syre(), cosine]) == (sine, cosine)

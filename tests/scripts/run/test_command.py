@@ -254,7 +254,7 @@ def test_an_engine_that_is_not_its_benchmarks_is_refused():
 
 @pytest.mark.parametrize("engine", ["bullet", "mujoco", "warp"])
 def test_without_its_engine_a_run_says_what_to_install(tmp_path, monkeypatch, engine):
-    def missing(*_):
+    def missing(*_, **__):
         raise ModuleNotFoundError("install it", name=engine)
 
     name = "slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}"

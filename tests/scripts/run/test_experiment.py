@@ -85,7 +85,7 @@ def longer():
 def test_the_program_does_not_name_its_kinds():
     """The runner, the pool and the command are the same for every kind."""
     folder = Path(sys.modules[experiment_class.__module__].__file__).parent
-    kinds = ("ant_", "supervised_")
+    kinds = ("control_", "supervised_")
     shared = [f for f in folder.glob("*.py") if not f.name.startswith((*kinds, "stacked_"))]
     for file in shared:
         text = file.read_text()
@@ -93,7 +93,7 @@ def test_the_program_does_not_name_its_kinds():
             "SupervisedRunConfig",
             "ControlRunConfig",
             "SupervisedExperiment",
-            "AntExperiment",
+            "ControlExperiment",
         ):
             assert name not in text, file
 

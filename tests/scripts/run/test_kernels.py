@@ -11,8 +11,8 @@ import torch
 
 from plasticity.optim.kernels import step
 from plasticity.scripts.config.options import default_options
-from plasticity.scripts.run.ant_experiment import AntExperiment
 from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.control_experiment import ControlExperiment
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.scripts.run.supervised_experiment import SupervisedExperiment
 
@@ -31,7 +31,7 @@ def compiled(monkeypatch):
 @pytest.mark.parametrize("benchmark", ["permuted-digits", "slippery-ant"])
 def test_a_kernel_on_a_cpu_is_refused_before_anything_runs(benchmark, monkeypatch):
     config = configured(benchmark, "triton")
-    experiment = SupervisedExperiment if benchmark == "permuted-digits" else AntExperiment
+    experiment = SupervisedExperiment if benchmark == "permuted-digits" else ControlExperiment
     with pytest.raises(
         RunError, match=r"--kernel triton: .*needs a CUDA device, and the device is"
     ):
@@ -52,8 +52,10 @@ def test_runs_with_a_kernel_are_not_stacked(monkeypatch):
     assert SupervisedExperiment.can_stack(configured("permuted-digits", "eager"))
     assert not SupervisedExperiment.can_stack(configured("permuted-digits", "triton"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match="'warp' are stacked, with a step of their own: leave it"):
-        AntExperiment.require_runnable([configured("slippery-ant-warp", "triton")])
+    with pytest.raises(
+        ValueError, match="slippery-ant-warp are stacked, with a step of their own: leave"
+    ):
+        ControlExperiment.require_runnable([configured("slippery-ant-warp", "triton")])
 
 
 # Triton reads the variable when it is imported, so this runs in a separate process.

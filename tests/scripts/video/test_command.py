@@ -1,12 +1,13 @@
 """Videos of a run: the policy and the friction used, the files written, and errors."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from plasticity.agents.networks.actor_critic import ActorCritic
@@ -16,12 +17,8 @@ from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracki
 from plasticity.scripts.main import main
 from plasticity.scripts.video import command
 from plasticity.scripts.video.command import (
-    VIEWS,
     TrainedPolicy,
     VideoConfig,
-    View,
-    bullet_speed,
-    mujoco_speed,
     play,
     video,
 )
@@ -33,6 +30,8 @@ from plasticity.tasks import (
     task_friction,
 )
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.ant.views import VIEWS, bullet_speed, mujoco_speed
+from plasticity.tasks.control.base import View
 
 ENV = SimpleNamespace(
     observation_space=Box(-5, 5, (28,), np.float32), action_space=Box(-1, 1, (8,), np.float32)
@@ -134,6 +133,26 @@ def test_observations_are_normalised_as_in_training():
     )  # the statistics are not updated
 
 
+def test_discrete_actions_are_drawn_from_the_softmax_of_the_logits():
+    """Draw 1,000 times: the share of each action is its probability, and the mean is the most likely one."""
+    env = SimpleNamespace(
+        observation_space=Box(-5, 5, (4,), np.float32), action_space=Discrete(2, start=3)
+    )
+    settings = make_settings()
+    policy = ActorCritic(4, 2, settings.agent, discrete=True)
+    with torch.no_grad():
+        policy.actor.head.weight.zero_()
+        policy.actor.head.bias.copy_(torch.tensor([0.0, 1.0]))
+    state = {"policy": policy.state_dict()}
+    act = TrainedPolicy(state, settings, env, seed=0, deterministic=False)
+    drawn = [int(act(np.zeros(4, np.float32))) for _ in range(1000)]
+    assert set(drawn) == {3, 4}
+    # 1 / (1 + exp(-1)) = 0.731; the standard deviation of the share is 0.014
+    assert np.mean(np.array(drawn) == 4) == pytest.approx(0.731, abs=0.06)
+    best = TrainedPolicy(state, settings, env, seed=0, deterministic=True)
+    assert best(np.zeros(4, np.float32)) == 4
+
+
 # ---- playing -----------------------------------------------------------------
 
 
@@ -179,52 +198,11 @@ def test_an_episode_computed_by_hand(falls):
     )
 
 
-def make_real_env(friction=0.8):
-    pytest.importorskip("pybullet")
-    return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
-
-
-def test_the_distance_is_that_of_the_bullet_torso():
-    env = make_real_env()
-    random = np.random.default_rng(0)
-    observation, _ = env.reset(seed=1)
-    start, distance = env._ant.torso()[0][0], 0.0  # the target is far along x
-    for action in np.repeat(random.uniform(-1, 1, (10, 8)), 20, axis=0):
-        observation, _, fell, _, _ = env.step(action)
-        distance += bullet_speed(observation) * 0.0165
-        if fell:
-            break
-    moved = env._ant.torso()[0][0] - start
-    env.close()
-    assert abs(moved) > 0.03
-    assert distance == pytest.approx(moved, abs=0.01)
-
-
-def test_the_distance_is_that_of_the_mujoco_torso():
-    pytest.importorskip("mujoco")
-    env = SlipperyAntMujocoEnv()
-    env.reset(seed=1)
-    start, distance = env._data.qpos[0], 0.0
-    for action in np.repeat(np.random.default_rng(0).uniform(-0.3, 0.3, (10, 8)), 10, axis=0):
-        observation, *_ = env.step(action)
-        distance += mujoco_speed(observation) * 0.05
-    moved = env._data.qpos[0] - start
-    assert abs(moved) > 0.15
-    # The speed at the end of each 50 ms is taken for the whole step, which is not exact.
-    assert distance == pytest.approx(moved, rel=0.2)
-
-
-def test_every_engine_has_a_view():
-    assert set(VIEWS) == set(ENGINES)
-    for view in VIEWS.values():
-        assert view.steps_per_frame * view.step_seconds == pytest.approx(0.05, rel=0.02)
-
-
 @pytest.fixture
 def brief(monkeypatch):
     """Take few pictures: rendering them takes longer than the episode."""
     pytest.importorskip("pybullet")
-    monkeypatch.setitem(command.VIEWS, "bullet", View(0.0165, 100, bullet_speed))
+    monkeypatch.setitem(VIEWS, "bullet", View(0.0165, 100, "fell", bullet_speed))
 
 
 def test_a_run_is_shown_at_its_latest_task(brief, tmp_path, capsys):
@@ -239,19 +217,19 @@ def test_a_run_is_shown_at_its_latest_task(brief, tmp_path, capsys):
         assert film.n_frames >= 2
 
 
-def test_the_friction_can_be_given_directly_or_by_task(brief, tmp_path, monkeypatch):
+def test_the_friction_is_that_of_a_task_or_a_given_one(brief, tmp_path, monkeypatch):
     path = write_run(tmp_path / "seed_3")
     frictions = []
 
-    def make_env(engine, friction):
-        assert engine == "bullet"
-        frictions.append(friction)
-        return SlipperyAntBulletEnv(friction, render_mode="rgb_array")
+    def make_env(settings, values):
+        assert settings.stream.engine == "bullet"
+        frictions.append(values["friction"])
+        return SlipperyAntBulletEnv(**values, render_mode="rgb_array")
 
     monkeypatch.setattr(command, "_make_env", make_env)
     monkeypatch.setattr(command, "play", lambda *_, **__: (SimpleNamespace(frames=["end"]), False))
     monkeypatch.setattr(command, "write_video", lambda *_: None)
-    for given in ({"friction": 1.25}, {"task": 5}, {}):
+    for given in ({"values": ("friction=1.25",)}, {"task": 5}, {}):
         video(VideoConfig(path, **given))
     stream = child_seed(3, "stream")
     assert frictions == [1.25, task_friction(stream, 5), task_friction(stream, 1)]
@@ -260,7 +238,7 @@ def test_the_friction_can_be_given_directly_or_by_task(brief, tmp_path, monkeypa
 def test_the_same_command_writes_the_same_file(brief, tmp_path):
     path = write_run(tmp_path / "seed_3")
     for name in ("one.gif", "two.gif"):
-        video(VideoConfig(path, out=tmp_path / name, friction=0.5, seed=2))
+        video(VideoConfig(path, out=tmp_path / name, values=("friction=0.5",), seed=2))
     assert (tmp_path / "one.gif").read_bytes() == (tmp_path / "two.gif").read_bytes()
 
 
@@ -276,11 +254,11 @@ def test_episodes_follow_each_other_and_differ(brief, tmp_path, capsys):
 @pytest.mark.parametrize("engine", ["bullet", "mujoco"])
 def test_a_real_checkpoint_can_be_shown(brief, tmp_path, monkeypatch, engine):
     """Check that the checkpoint of a run can be read."""
-    from plasticity.scripts.run.ant_experiment import AntExperiment
+    from plasticity.scripts.run.control_experiment import ControlExperiment
 
     if engine == "mujoco":
         pytest.importorskip("mujoco")
-        monkeypatch.setitem(VIEWS, engine, View(0.05, 100, mujoco_speed))
+        monkeypatch.setitem(VIEWS, engine, View(0.05, 100, "fell", mujoco_speed))
         try:
             SlipperyAntMujocoEnv(render_mode="rgb_array").close()
         except RuntimeError as error:
@@ -293,7 +271,7 @@ def test_a_real_checkpoint_can_be_shown(brief, tmp_path, monkeypatch, engine):
             hidden=(8,), rollout_steps=64, minibatch_size=32, epochs=1, normalize_observations=True
         ),
     )
-    experiment = AntExperiment([settings], stacked=False)
+    experiment = ControlExperiment([settings], stacked=False)
     assert experiment.next_rows(lambda: False)
     (state,) = experiment.state_dicts([0])
     experiment.close()
@@ -381,9 +359,9 @@ def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"friction": 0.5, "task": 1}, "Give --friction 0.5 or --task 1, not both"),
+        ({"values": ("friction",)}, "--values friction must be NAME=NUMBER"),
+        ({"values": ("friction=slippery",)}, "--values friction=slippery must be NAME=NUMBER"),
         ({"episodes": 0}, "episodes must be at least 1"),
-        ({"friction": -1.0}, "friction must be a finite number of at least 0"),
         ({"task": -1}, "task must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
@@ -391,6 +369,19 @@ def test_without_pybullet_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
 def test_invalid_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         VideoConfig(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("friction=-1", "friction must be a finite number of at least 0"),
+        ("frction=1", "Unknown value 'frction'. Did you mean 'friction'?"),
+    ],
+)
+def test_values_that_the_environment_does_not_have_are_refused(tmp_path, given, message):
+    pytest.importorskip("pybullet")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        video(VideoConfig(write_run(tmp_path), values=(given,)))
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_read(tmp_path):

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from plasticity.tasks import ENGINES
+from plasticity.tasks import ENGINES, task_friction
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.ant.views import VIEWS
 
 WHOLE = {"engine": "bullet", "num_steps": 4096, "change_every": 1024}
 
@@ -18,9 +19,6 @@ def test_every_engine_is_known():
         ("engine", "mujocco", ValueError, "Unknown engine 'mujocco'. Did you mean 'mujoco'?"),
         ("engine", 3, TypeError, "engine must be a name, not 3"),
         ("num_steps", 0, ValueError, "num_steps must be at least 1"),
-        ("num_envs", 1.5, TypeError, "num_envs must be an integer"),
-        ("cores", 0, ValueError, "cores must be at least 1"),
-        ("cores", True, TypeError, "cores must be an integer"),
         ("change_every", 1023, ValueError, "change_every must be a multiple of num_envs, 8"),
     ],
 )
@@ -29,6 +27,10 @@ def test_wrong_values_are_refused(key, value, error, message):
         SlipperyAntConfig(**{**WHOLE, key: value})
 
 
-def test_a_run_by_itself_uses_one_core():
-    assert SlipperyAntConfig(**WHOLE).num_cores == 1
-    assert SlipperyAntConfig(**WHOLE, cores=3).num_cores == 3
+def test_the_family_says_what_its_runs_need():
+    for engine, each in ((e, SlipperyAntConfig(**{**WHOLE, "engine": e})) for e in ENGINES):
+        assert each.on_device == (engine == "warp")
+        assert each.view is VIEWS[engine]
+        stream = each.make_stream(3, seed=5)
+        assert (len(stream), stream.change_every) == (3, 1024)
+        assert stream.describe(2) == {"friction": task_friction(5, 2)}

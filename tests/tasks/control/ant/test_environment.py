@@ -279,8 +279,8 @@ def test_the_window_is_updated_in_real_time(engine, make, monkeypatch):
     env.render_mode = "human"  # a window cannot be opened here: its calls are recorded
     shown, slept = [], []
     engine.record_window(env, shown)
-    monkeypatch.setattr("plasticity.tasks.control.ant.environment.time.sleep", slept.append)
-    monkeypatch.setattr("plasticity.tasks.control.ant.environment.time.monotonic", lambda: 50.0)
+    monkeypatch.setattr("plasticity.tasks.control.environment.time.sleep", slept.append)
+    monkeypatch.setattr("plasticity.tasks.control.environment.time.monotonic", lambda: 50.0)
     for _ in range(3):
         env.step(np.zeros(8))
     assert len(shown) == 3

@@ -1,24 +1,28 @@
-"""Slippery-Ant runs: join the ants, PPO and the metrics."""
+"""Runs in changing environments: join the environments, PPO and the metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from plasticity.agents.ppo.agent import PPO, StackedPPO, initial_policy
+from plasticity.agents.ppo.agent import PPO, StackedPPO
 from plasticity.agents.ppo.environments import Environments
-from plasticity.mitigations import regularizer_settings
 from plasticity.scripts.config.run_config import ControlRunConfig
-from plasticity.scripts.run.ant_environments import joined, make_environments, part, with_tensors
-from plasticity.scripts.run.ant_rows import AntRows, has_all_rows
 from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.control_environments import (
+    joined,
+    make_environments,
+    part,
+    with_tensors,
+)
+from plasticity.scripts.run.control_rows import ControlRows, has_all_rows
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.scripts.run.policy_metrics import PolicyMetrics
-from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
+from plasticity.tasks.control.simulators import SimulationError
 
 
-class AntExperiment:
-    """Runs of Slippery-Ant: each has a row when `AntRows` decides that one is due.
+class ControlExperiment:
+    """Runs in environments of one family: each has a row when `ControlRows` decides that one is due.
 
     An `Experiment`, whose protocol describes the methods.
 
@@ -27,7 +31,7 @@ class AntExperiment:
         stacked: Whether the policies are stacked. Otherwise there is exactly one run.
 
     Raises:
-        ImportError: if the physics engine is not installed.
+        ModuleNotFoundError: if a package that the environments need is not installed.
     """
 
     def __init__(self, configs: Sequence[ControlRunConfig], *, stacked: bool) -> None:
@@ -35,7 +39,7 @@ class AntExperiment:
         self._envs = make_environments(configs)
         self._agent = _agent(configs, self._envs, stacked=stacked)
         self._metrics = PolicyMetrics(self._agent.policies, configs[0].tracking.metrics)
-        self._rows = [AntRows(each) for each in configs]
+        self._rows = [ControlRows(each) for each in configs]
         self._num_steps = [0] * len(configs)
         # states of the environments by run, until all are there: they are loaded as one
         self._loaded: dict[int, dict[str, Any]] = {}
@@ -77,7 +81,11 @@ class AntExperiment:
     def _iterate(self) -> dict[int, dict[str, Any]]:
         """Run one iteration, and return the rows that are due, without metrics."""
         rows: dict[int, dict[str, Any]] = {}
-        for run, iteration in enumerate(self._agent.iterate_all()):
+        try:
+            iterations = self._agent.iterate_all()
+        except SimulationError as error:
+            raise RunError(f"{error} The latest checkpoint is intact.") from error
+        for run, iteration in enumerate(iterations):
             if self.has_diverged(run):
                 continue
             self._num_steps[run] = iteration.num_steps
@@ -89,6 +97,9 @@ class AntExperiment:
     def _measure(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Add the metrics to these rows."""
         sound = [run for run in rows if not self.has_diverged(run)]
+        counts = self._agent.policies.take_counts()
+        for run in rows:
+            rows[run].update(counts[run])
         for run, numbers in self._metrics.take(self._agent.observations, sound).items():
             rows[run].update(numbers)
 
@@ -150,26 +161,29 @@ class AntExperiment:
 
     @staticmethod
     def can_stack(config: ControlRunConfig) -> bool:
-        """Return whether a run can be stacked: the engines of a CPU step each ant by itself."""
-        return config.stream.engine in DEVICE_ENGINES
+        """Return whether a run can be stacked: those can whose environments step at once on a device."""
+        return config.stream.on_device
 
     @staticmethod
     def can_be_alone(config: ControlRunConfig) -> bool:
-        """Return whether a run has an ordinary backend: all have but the ants of a GPU."""
-        return config.stream.engine not in DEVICE_ENGINES
+        """Return whether a run has an ordinary backend: all have but those that can be stacked."""
+        return not config.stream.on_device
 
     @staticmethod
     def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
-        """Raise an error if an engine is not installed, or a kernel cannot run."""
+        """Raise an error if a package is not installed, or a kernel cannot run."""
         require_kernels(configs)
         for config in configs:
-            if config.stream.engine in DEVICE_ENGINES and config.agent.kernel != "eager":
+            if config.stream.on_device and config.agent.kernel != "eager":
                 raise ValueError(
-                    f"--kernel {config.agent.kernel} is the step of an ordinary optimizer, and runs of the"
-                    f" engine {config.stream.engine!r} are stacked, with a step of their own: leave it out."
+                    f"--kernel {config.agent.kernel} is the step of an ordinary optimizer, and runs of"
+                    f" {config.benchmark} are stacked, with a step of their own: leave it out."
                 )
-        for engine in {each.stream.engine for each in configs}:
-            _require_engine(engine)
+        for stream in {each.stream for each in configs}:
+            try:
+                stream.require_installed()
+            except ModuleNotFoundError as error:
+                raise RunError(str(error)) from error
 
     @staticmethod
     def modules(config: ControlRunConfig) -> Sequence[str]:
@@ -181,41 +195,21 @@ def _agent(
     configs: Sequence[ControlRunConfig], envs: Environments, *, stacked: bool
 ) -> PPO | StackedPPO:
     config = configs[0]
-    regularizers = [
-        (regularizer_settings(each.method), regularizer_settings(each.method_of_critic))
-        for each in configs
-    ]  # the agent derives the seeds of their anchors from its own
-    policies = [
-        initial_policy(envs, each.agent, each.seed, each.method, each.method_of_critic)
-        for each in configs
-    ]
     if not stacked:
         return PPO(
             envs,
             config.agent,
-            *regularizers[0],
+            config.method,
+            config.method_of_critic,
             seed=config.seed,
             device=config.device,
             update_threads=min(config.stream.num_cores, 2),
-            policy=policies[0],
         )
     return StackedPPO(
         envs,
         config.agent,
-        [actor for actor, _ in regularizers],
-        [critic for _, critic in regularizers],
+        [each.method for each in configs],
+        [each.method_of_critic for each in configs],
         seeds=[each.seed for each in configs],
         device=config.device,
-        policies=policies,
     )
-
-
-def _require_engine(engine: str) -> None:
-    try:
-        ENGINES[engine]().close()
-        if engine == "warp":
-            from plasticity.tasks.control.ant.warp_physics import load_modules  # noqa: PLC0415  (a GPU's engine)
-
-            load_modules()
-    except ModuleNotFoundError as error:
-        raise RunError(str(error)) from error

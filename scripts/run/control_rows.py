@@ -1,4 +1,4 @@
-"""Rows of a Slippery-Ant run: when one is due, and its entries about episodes and learning."""
+"""Rows of a run in a changing environment: when one is due, and its entries about episodes and learning."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.episodes import Episode
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.seeds import child_seed
-from plasticity.tasks.control.friction import SlipperyAnt
 
 
-class AntRows:
+class ControlRows:
     """Rows of one run, without its metrics.
 
-    A row is due every `measure_every` steps, and at each change of friction: at the end of the rollout in
-    which the first ant met its new ground. That row describes the task that ended.
+    A row is due every `measure_every` steps, and at each change of the task: at the end of the rollout in
+    which the first environment met its new task. That row describes the task that ended.
 
     Args:
         config: Configuration of the run.
@@ -24,9 +23,8 @@ class AntRows:
 
     def __init__(self, config: ControlRunConfig) -> None:
         self._config = config
-        change_every = config.stream.change_every
-        num_tasks = config.length // change_every + 1
-        self._stream = SlipperyAnt(num_tasks, change_every, child_seed(config.seed, "stream"))
+        num_tasks = config.length // config.stream.change_every + 1
+        self._stream = config.stream.make_stream(num_tasks, child_seed(config.seed, "stream"))
         self._task = 0
         self._row_steps = 0
         self._since_row: list[Episode] = []
@@ -60,7 +58,7 @@ class AntRows:
         return row
 
     def _row(self, iteration: Iteration, *, boundary: bool) -> dict[str, Any]:
-        # All that ended since the previous row: around a change, some of them on the previous ground.
+        # All that ended since the previous row: around a change, some of them in the previous task.
         episodes, self._since_row = self._since_row, []
         return {
             "step": iteration.num_steps,
@@ -102,7 +100,7 @@ class AntRows:
 
 
 def has_all_rows(state: dict[str, Any], config: ControlRunConfig) -> bool:
-    """Return whether a run that saved this `AntRows.state_dict` has all its rows."""
+    """Return whether a run that saved this `ControlRows.state_dict` has all its rows."""
     # Only a row ends a run, so that an extended run equals one that was longer from the start.
     return bool(state["diverged"]) or int(state["row_steps"]) >= config.stream.num_steps
 

@@ -1,8 +1,9 @@
-"""Slippery-Ant runs, alone and stacked: their rows, and the exact continuation of stopped ones."""
+"""Runs of ants, alone and stacked: their rows, and the exact continuation of stopped ones."""
 
 import json
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,15 @@ from plasticity.agents.ppo.episodes import Episode
 from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
-from plasticity.scripts.run.ant_environments import make_environments
-from plasticity.scripts.run.ant_experiment import AntExperiment
-from plasticity.scripts.run.ant_rows import AntRows
 from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.control_environments import (
+    joined,
+    make_environments,
+    part,
+    with_tensors,
+)
+from plasticity.scripts.run.control_experiment import ControlExperiment
+from plasticity.scripts.run.control_rows import ControlRows
 from plasticity.scripts.run.folder import RunFolder
 from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.pool import run_jobs
@@ -23,7 +29,9 @@ from plasticity.scripts.run.runner import Runner
 from plasticity.scripts.run.saved_run import is_finished, progress_made
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
 from plasticity.tasks.control.friction import task_friction
+from plasticity.tasks.control.simulators import SimulationError
 
 # Two ants for each run, whose friction changes at the first end of an episode after 100 steps.
 TINY = ControlRunConfig(
@@ -205,7 +213,7 @@ def test_methods_begin_alike_and_diverge(finished):
     """Compare methods: weights, noise and friction depend on the seed, the decay on the method."""
     begun = []
     for config in RUNS[:2]:
-        experiment = AntExperiment([config], stacked=False)
+        experiment = ControlExperiment([config], stacked=False)
         begun.append(experiment.state_dicts([0])[0]["agent"]["policy"])
         experiment.close()
     assert begun[0].keys() == begun[1].keys()
@@ -215,7 +223,7 @@ def test_methods_begin_alike_and_diverge(finished):
 
 
 def test_an_episode_has_the_friction_of_its_task():
-    own = AntRows(TINY)
+    own = ControlRows(TINY)
     episodes = (Episode(8, 0, -1.0, 8, 2), Episode(9, 1, -1.0, 9, None))
     own.take(Iteration(16, {}, episodes, 2, False))
     (found, other) = own.take_episodes()
@@ -240,7 +248,7 @@ def played(experiment):
 
 
 def played_alone(config):
-    (found,), (episodes,) = played(AntExperiment([config], stacked=False))
+    (found,), (episodes,) = played(ControlExperiment([config], stacked=False))
     return found, episodes
 
 
@@ -264,7 +272,7 @@ def wide():
 
 
 def test_rows_and_episodes_are_those_of_each_run_alone(wide):
-    found, episodes = played(AntExperiment(RUNS, stacked=True))
+    found, episodes = played(ControlExperiment(RUNS, stacked=True))
     assert all("update_norm/total" not in own[0] for own in found)
     boundaries = 0
     for index, config in enumerate(RUNS):
@@ -279,11 +287,11 @@ def test_begun_alone_continued_stacked_and_finished_alone(wide):
     expected = [played_alone(config)[0] for config in RUNS[:2]]
     found, states = [], []
     for config in RUNS[:2]:
-        experiment = AntExperiment([config], stacked=False)
+        experiment = ControlExperiment([config], stacked=False)
         found.append([experiment.next_rows(never)[0]])  # at step 128
         states += experiment.state_dicts([0])
         experiment.close()
-    group = AntExperiment(RUNS[:2], stacked=True)
+    group = ControlExperiment(RUNS[:2], stacked=True)
     for index, state in enumerate(states):
         group.load_state_dict(index, state)
     while group.progress < 256:
@@ -292,7 +300,7 @@ def test_begun_alone_continued_stacked_and_finished_alone(wide):
     states = group.state_dicts((0, 1))
     group.close()
     for index, config in enumerate(RUNS[:2]):
-        experiment = AntExperiment([config], stacked=False)
+        experiment = ControlExperiment([config], stacked=False)
         experiment.load_state_dict(0, states[index])
         while not experiment.is_finished(0):
             found[index].append(experiment.next_rows(never)[0])
@@ -318,7 +326,7 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path, finished):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_rehearsal_collects_a_rollout_and_measures(form):
     pytest.importorskip("pybullet", reason="needs pybullet: pip install 'plasticity[bullet]'")
-    experiment = AntExperiment(FORMS[form], stacked=form == "stacked")
+    experiment = ControlExperiment(FORMS[form], stacked=form == "stacked")
     experiment.rehearse()
     assert experiment.progress == 64
     experiment.close()
@@ -406,7 +414,7 @@ def test_killed_when_one_run_alone_had_a_row(tmp_path, finished, monkeypatch):
         torch.load(tmp_path / str(each) / "checkpoint.pt", weights_only=True)["experiment"]
         for each in range(len(RUNS))
     ]
-    made = [AntExperiment.progress_of(each) for each in saved]
+    made = [ControlExperiment.progress_of(each) for each in saved]
     assert made[index] == step > min(made)
     assert train(tmp_path, RUNS)
     assert contents(tmp_path, RUNS) == contents(whole, RUNS)
@@ -436,18 +444,17 @@ def test_the_ants_of_a_gpu_continue_to_the_byte(tmp_path, warp):
 
 
 def test_a_simulator_without_space_is_an_error_of_the_run(warp, monkeypatch):
-    envs = make_environments([WARP])
-    assert envs.num_envs == 2
-    physics = type(envs._physics)
+    experiment = ControlExperiment([WARP], stacked=True)
 
     def full(self):
-        raise RuntimeError("3 contacts did not fit.")
+        raise SimulationError("3 contacts did not fit.")
 
-    monkeypatch.setattr(physics, "check", full)
+    monkeypatch.setattr(AntWarpPhysics, "check", full)
     with pytest.raises(
         RunError, match=r"^3 contacts did not fit\. The latest checkpoint is intact"
     ):
-        envs.check()
+        experiment.next_rows(never)
+    experiment.close()
 
 
 @pytest.mark.parametrize(
@@ -480,3 +487,18 @@ def test_on_cuda_runs_stop_and_continue(tmp_path, warp, compile):
     assert not train(tmp_path, configs, after(1))
     assert train(tmp_path, configs)
     assert [row["step"] for row in rows(tmp_path / "1") if not row["boundary"]] == [128]
+
+
+def test_an_environment_gets_the_arrays_that_it_saved():
+    """Check the form of a checkpoint and back: tensors in between, as `torch.load` reads no arrays."""
+    states = [
+        {"tasks": torch.tensor([0, 1]), "environments": [{"x": np.arange(2.0)}, {"x": np.ones(1)}]},
+        {"tasks": torch.tensor([2, 3]), "environments": [{"x": np.zeros(3)}, {"x": np.ones(2)}]},
+    ]
+    whole = joined([with_tensors(state) for state in states])
+    assert whole["tasks"].tolist() == [0, 1, 2, 3]
+    assert [type(each["x"]) for each in whole["environments"]] == [np.ndarray] * 4
+    assert whole["environments"][0]["x"].tolist() == [0, 1]
+    second = part(with_tensors(whole), run=1, num_envs=2)
+    assert second["tasks"].tolist() == [2, 3]
+    assert [each["x"].tolist() for each in second["environments"]] == [[0, 0, 0], [1, 1]]

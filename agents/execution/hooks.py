@@ -1,0 +1,46 @@
+"""Hooks of mitigations on the networks of a learner, one or R stacked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
+from plasticity.initialization import initialization_of
+from plasticity.mitigations import SeededMethod
+from plasticity.mitigations.hooks import Hooks
+from plasticity.mitigations.stacked_settings import acts_on_steps
+from plasticity.mitigations.trained import Trained
+from plasticity.optim.stacked_optimizer import StackedOptimizer
+from plasticity.stacking.networks import StackedNetworks
+
+
+def make_hooks(
+    networks: SingleNetwork | StackedNetworks,
+    optimizer: SingleOptimizer | StackedOptimizer,
+    methods: Sequence[SeededMethod],
+) -> Hooks | None:
+    """Return the hooks of these methods, or None if none of their mitigations acts on steps.
+
+    Args:
+        networks: The network, or the stacked ones.
+        optimizer: Their optimizer.
+        methods: Method of each network.
+
+    Raises:
+        ValueError: if methods of stacked networks cannot be stacked.
+    """
+    if not any(acts_on_steps(each) for method in methods for each in method.mitigations):
+        return None
+    trained = Trained(
+        parameters=networks.parameters,
+        buffers=networks.buffers,
+        module=networks.template,
+        moments=optimizer.moments,
+        initialization=initialization_of(networks.network(0)),
+        ordinary=partial(networks.network, 0),
+        lead=(networks.num_stacked,) if isinstance(networks, StackedNetworks) else (),
+    )
+    return Hooks(
+        [each.mitigations for each in methods], trained, [each.noise_seed for each in methods]
+    )

@@ -1,0 +1,286 @@
+"""Context: everything that a mitigation's hooks see of the network that is trained, and can do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, distributed
+
+from plasticity.initialization import Distribution
+from plasticity.mitigations.hidden_units import HiddenUnits
+from plasticity.mitigations.resets import reset_some_units, reset_units
+from plasticity.mitigations.trained import Moments, Trained
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+@dataclass
+class Progress:
+    """Latest events in the training of a network, which the contexts of its mitigations share."""
+
+    step: int = 0
+    """Optimizer steps done so far, on this network."""
+
+    task: int = 0
+    """Index of the current task; at a boundary, of the one that begins."""
+
+    inputs: Tensor | None = None
+    """Inputs of the latest training step."""
+
+    layer_inputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Inputs of the layers that were recorded in the latest step, of each of its forward passes, by name."""
+
+    batches: Batches | None = None
+    """Function that iterates over the data of the task that begins."""
+
+
+class Context:
+    """One mitigation's view of a network in training, or of R stacked ones.
+
+    Everything has leading dimensions `...`: none for one network, (R,) for R stacked ones.
+
+    Args:
+        networks: The networks.
+        progress: Latest events.
+        generators: One generator for each network, on its device: all noise of the mitigation comes from it.
+    """
+
+    def __init__(
+        self, networks: Trained, progress: Progress, generators: Sequence[torch.Generator]
+    ) -> None:
+        self._networks, self._progress = networks, progress
+        self.generators = generators
+        """Generator of each network."""
+        self._memory: dict[str, Tensor] = {}
+        self.state: dict[str, Tensor] = {}
+        """State of the mitigation, saved with the network. Shape of each tensor: (..., *shape)."""
+        self.counts: dict[str, Tensor] = {}
+        """Numbers for the next row of metrics, as `count` adds them. Shape of each: (...)."""
+
+    # ---- what there is --------------------------------------------------------------------------
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Leading dimensions: () for one network, (R,) for R stacked ones."""
+        return self._networks.lead
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters by name. Shape of each: (..., *shape)."""
+        return self._networks.parameters
+
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Gradients of the parameters that have one, by name. Shape of each: (..., *shape)."""
+        return {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
+
+    def moments(self, name: str) -> Moments:
+        """Return the optimizer's state of a parameter by name, such as "exp_avg".
+
+        It may be empty: plain SGD has none, and Adam none before its first step. Shape: (..., *shape).
+        """
+        return self._networks.moments(self.parameters[name])
+
+    @property
+    def units(self) -> Mapping[str, HiddenUnits]:
+        """Hidden layers by name, from input to output, with weights and readers; needs `reads_units`."""
+        return self._networks.units
+
+    def features(self, layer: str) -> Tensor:
+        """Return what the units of a layer feed to the layer that reads them, in the latest training step.
+
+        That is after the activation, and after a pooling or normalization behind it. Each entry that a unit
+        feeds is a sample: each position of a convolution's map, both outputs of a CReLU. Needs `reads_units`.
+
+        Shape: (..., samples, units).
+
+        Raises:
+            RuntimeError: if there was no training step since, whose features were recorded.
+        """
+        reader = self.units[layer].readers[0]
+        found = self._progress.layer_inputs.get(reader.layer)
+        if not found:
+            raise RuntimeError(
+                f"The features of {layer!r} are not recorded: set reads_units=True in the class of the"
+                " mitigation, and read features in penalty, before_step or after_step."
+            )
+        parts = [reader.by_unit(each, len(self.lead)) for each in found]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+
+    @property
+    def inputs(self) -> Tensor:
+        """Inputs of the latest training step. Shape: (..., batch, *input_shape)."""
+        assert self._progress.inputs is not None
+        return self._progress.inputs
+
+    def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Run the networks, with other parameters where these are given.
+
+        Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
+        """
+        return self._networks.forward(inputs, parameters)
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Iterate over inputs and labels of the task that begins; in `boundary` only.
+
+        Raises:
+            RuntimeError: if the learner has no such data, as an agent in an environment.
+        """
+        if self._progress.batches is None:
+            raise RuntimeError(
+                "There are no batches of the task that begins: only a learner of examples has them, and only"
+                " in boundary()."
+            )
+        return self._progress.batches()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done so far, on this network."""
+        return self._progress.step
+
+    @property
+    def task(self) -> int:
+        """Index of the current task; in `boundary`, of the one that begins."""
+        return self._progress.task
+
+    # ---- settings, statistics, noise ------------------------------------------------------------
+
+    def per_run(self, value: float | Tensor, like: Tensor) -> float | Tensor:
+        """Return a setting so that it broadcasts to a tensor, each network with its own value.
+
+        A plain (R,) against (R, units) would broadcast along the units, silently where R equals their number.
+
+        Args:
+            value: A field of the mitigation: a number, or one for each stacked network, (R,).
+            like: Tensor that it is used with. Shape: (R, ...).
+        """
+        if not isinstance(value, Tensor):
+            return value
+        return value.view(*value.shape, *[1] * (like.dim() - value.dim()))
+
+    def mean_over_samples(self, values: Tensor) -> Tensor:
+        """Average over samples, and over the processes of a distributed run.
+
+        Shape: (..., samples, units) to (..., units).
+        """
+        return self._over_processes(values.mean(-2), mean=True)
+
+    def any_over_samples(self, values: Tensor) -> Tensor:
+        """Return whether any sample of a unit is True, in any process of a distributed run.
+
+        Shape: (..., samples, units) to (..., units), bool.
+        """
+        found = values.any(-2)
+        return (
+            self._over_processes(found.to(torch.float32), mean=False) > 0
+            if _is_distributed()
+            else found
+        )
+
+    def _over_processes(self, statistic: Tensor, *, mean: bool) -> Tensor:
+        if not _is_distributed():
+            return statistic
+        statistic = statistic.contiguous()
+        distributed.all_reduce(statistic)
+        return statistic / distributed.get_world_size() if mean else statistic
+
+    def draw(self, distribution: Distribution, out: Tensor) -> Tensor:
+        """Fill a tensor from a distribution, each network by its own generator.
+
+        Args:
+            distribution: For example `Normal(1e-3)`.
+            out: Tensor to fill. Shape: (..., *shape).
+        """
+        if not self.lead:
+            distribution.draw_(out, self.generators[0])
+            return out
+        for own, generator in zip(out, self.generators, strict=True):
+            distribution.draw_(own, generator)
+        return out
+
+    def fresh(self, name: str) -> Tensor:
+        """Draw a parameter from the distribution of its initial weights.
+
+        The next call for the parameter overwrites it. Shape: (..., *shape).
+        """
+        if name not in self._memory:
+            self._memory[name] = torch.empty_like(
+                self.parameters[name], memory_format=torch.contiguous_format, requires_grad=False
+            )
+        return self.draw(self._networks.initialization[name], self._memory[name])
+
+    # ---- what it can do -------------------------------------------------------------------------
+
+    def reset_units(self, chosen: Mapping[str, Tensor], *, at_most: int | None = None) -> None:
+        """Reset units: draw their incoming weights anew, and set the outgoing ones and all moments to 0.
+
+        Biases, and factors and offsets of a normalization, get their first value. All units are drawn before
+        outgoing weights are set to 0. The next row counts the units, as `reset_units/LAYER`.
+
+        Args:
+            chosen: Units to reset, by layer. Bool. Shape of each: (..., units).
+            at_most: Largest number of units of a layer that are reset; more are left for later. For resets
+                at every step, which then touch only their weights. None: all.
+        """
+        if at_most is None:
+            reset_units(self._networks, chosen, self._draw)
+        else:
+            reset_some_units(self._networks, chosen, at_most, self._draw)
+        for layer, mask in chosen.items():
+            number = mask.sum(-1)
+            self.count(
+                f"reset_units/{layer}", number if at_most is None else number.clamp(max=at_most)
+            )
+
+    def _draw(self, distribution: Distribution, out: Tensor) -> None:
+        self.draw(distribution, out)
+
+    def count(self, name: str, number: Tensor) -> None:
+        """Add to a number that the next row of metrics tells, without waiting for the device.
+
+        Args:
+            name: Name in the row.
+            number: Shape: (...).
+        """
+        self._number(name, number.to(torch.float32)).add_(number)
+
+    # ---- one of several networks, for a boundary ------------------------------------------------
+
+    def of_run(self, index: int) -> Context:
+        """Return the context of one of R stacked networks, with views of their memory."""
+        own = Context(self._networks.of_run(index), self._progress, [self.generators[index]])
+        own.state = {name: each[index] for name, each in self.state.items()}
+        return own
+
+    def take_back(self, own: Context, index: int) -> None:
+        """Take over the state and the counts of one of R stacked networks, which its hook has changed."""
+        for name, each in own.state.items():
+            self.state[name][index] = each
+        for name, number in own.counts.items():
+            self._number(name, number)[index] += number
+
+    def _number(self, name: str, like: Tensor) -> Tensor:
+        """Return the memory of a counted number. Shape: (...)."""
+        if name not in self.counts:
+            self.counts[name] = like.new_zeros(self.lead)
+        return self.counts[name]
+
+    def load(self, state: Mapping[str, Tensor], counts: Mapping[str, Tensor], index: int) -> None:
+        """Load one network's state and counts, saved on any device."""
+        for name, each in self.state.items():
+            (each[index] if self.lead else each).copy_(state[name])
+        for each in self.counts.values():
+            (each[index] if self.lead else each).zero_()
+        for name, number in counts.items():
+            own = self._number(name, number.to(self._networks.device))
+            (own[index] if self.lead else own).copy_(number)
+
+
+def _is_distributed() -> bool:
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )

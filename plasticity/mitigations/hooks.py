@@ -1,0 +1,308 @@
+"""Hooks of a method at work: the mitigations that act while a network, or R stacked ones, are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity.mitigations.base import Mitigation
+from plasticity.mitigations.context import Batches, Context, Progress
+from plasticity.mitigations.stacked_settings import acts_on_steps, overrides, stack_settings
+from plasticity.mitigations.trained import Trained
+from plasticity.seeds import child_seed
+
+
+class Hooks:
+    """Mitigations that act on a network in training, or on R stacked ones, with their states.
+
+    A learner calls the methods in the order of a step: it records the inputs of `recorded_layers` in the
+    forward pass and passes them to `observe`, adds `penalty`, and calls `before_step` and `after_step`.
+
+    Args:
+        methods: Method of each network; those of stacked ones have equal keys (`stack_key`).
+        networks: The networks.
+        seeds: Seed of each network's noise; each of its mitigations has a named child seed of it.
+
+    Raises:
+        ValueError: if the methods cannot be stacked.
+    """
+
+    def __init__(
+        self, methods: Sequence[Sequence[Mitigation]], networks: Trained, seeds: Sequence[int]
+    ) -> None:
+        self._methods = [[each for each in method if acts_on_steps(each)] for method in methods]
+        for method in self._methods:
+            if len(method) != len(self._methods[0]):
+                raise ValueError(
+                    "The mitigations of stacked networks must be of one kind, not"
+                    f" {[[each.name for each in one] for one in self._methods]}: stack each kind apart."
+                )
+        self._networks, self._seeds = networks, seeds
+        self.progress = Progress()
+        """Latest events in the training."""
+        self._steps = [0] * len(seeds)
+        self._frozen: set[int] = set()
+        self._mitigations = [
+            stack_settings(each, networks.device) for each in zip(*self._methods, strict=True)
+        ]
+        self._contexts = [
+            Context(networks, self.progress, self._generators(each.name))
+            for each in self._mitigations
+        ]
+        self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
+        self._loaded: dict[int, Mapping[str, Any]] = {}
+        self._begun = False
+
+    def _generators(self, name: str) -> list[torch.Generator]:
+        return [
+            torch.Generator(self._networks.device).manual_seed(child_seed(seed, name))
+            for seed in self._seeds
+        ]
+
+    @torch.no_grad()
+    def begin(self, example: Callable[[], Tensor]) -> None:
+        """Make the states at the beginning, or those that were loaded; only the first call does anything.
+
+        Args:
+            example: Function that returns a few inputs, which a mitigation that reads units needs. Shape:
+                (..., batch, *input_shape).
+
+        Raises:
+            ValueError: if the units of a layer cannot be followed.
+        """
+        if self._begun:
+            return
+        if any(each.reads_units for each in self._mitigations):
+            self._networks.find_units(example())
+        for mitigation, context in self._at_work:
+            context.state = mitigation.initial_state(context)
+        self._begun = True
+        for run, state in self._loaded.items():
+            self._load(state, run)
+        self._loaded.clear()
+
+    # ---- a step ---------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done so far by the networks that are not frozen."""
+        live = [step for run, step in enumerate(self._steps) if run not in self._frozen]
+        return live[0] if live else 0
+
+    @property
+    def recorded_layers(self) -> tuple[str, ...]:
+        """Layers whose inputs the hooks need of the next training step, without repetition."""
+        following = self.step + 1
+        if not any(each.reads_units and _reads(each, following) for each in self._mitigations):
+            return ()
+        return self.all_recorded_layers
+
+    @property
+    def all_recorded_layers(self) -> tuple[str, ...]:
+        """Layers whose inputs the hooks need of some training steps."""
+        if not any(each.reads_units for each in self._mitigations):
+            return ()
+        every = self._networks.units.values()
+        return tuple(dict.fromkeys(each.readers[0].layer for each in every))
+
+    def observe(self, inputs: Tensor, layer_inputs: Mapping[str, Tensor]) -> None:
+        """Take the inputs of a training step, and those of its recorded layers."""
+        self.progress.inputs = inputs
+        self.progress.layer_inputs = {name: [each] for name, each in layer_inputs.items()}
+
+    @property
+    def names(self) -> str:
+        """Names of the mitigations, for messages."""
+        return ", ".join(each.name for each in self._mitigations)
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether there is a term of the loss to be added."""
+        return any(overrides(each, "penalty") for each in self._mitigations)
+
+    @property
+    def penalizes_features(self) -> bool:
+        """Whether a term of the loss depends on features."""
+        return any(each.penalizes_features for each in self._mitigations)
+
+    @torch.enable_grad()
+    def penalty(self) -> Tensor | None:
+        """Return the sum of all terms of the loss, with a graph; None if there is none. Shape: (...)."""
+        terms = [mitigation.penalty(context) for mitigation, context in self._at_work]
+        given = [each for each in terms if each is not None]
+        return torch.stack(given).sum(0) if given else None
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Call the hooks that act before the optimizer's step."""
+        for mitigation, context in self._at_work:
+            mitigation.before_step(context)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Count a step, and call the hooks that are due after it."""
+        step = self.step + 1
+        self._steps = [own if run in self._frozen else step for run, own in enumerate(self._steps)]
+        self.progress.step = step
+        due = [each for each in self._at_work if step % each[0].cadence == 0]
+        if due:
+            with self._frozen_kept():
+                for mitigation, context in due:
+                    mitigation.after_step(context)
+        self.progress.layer_inputs = {}
+
+    @contextmanager
+    def _frozen_kept(self) -> Iterator[None]:
+        """Keep the weights of frozen networks as they are."""
+        parameters = [each.detach() for each in self._networks.parameters.values()]
+        kept = [(own[run], own[run].clone()) for run in self._frozen for own in parameters]
+        yield
+        for own, before in kept:
+            own.copy_(before)
+
+    # ---- tasks ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def boundary(self, task: int, runs: Sequence[int], batches: Batches | None = None) -> None:
+        """Call the hooks that act between two tasks.
+
+        Args:
+            task: Index of the task that begins.
+            runs: Networks for which it begins; 0 for the only one.
+            batches: Function that iterates over the data of the task, with leading dimensions.
+        """
+        self.progress.task = task
+        for position, context in enumerate(self._contexts):
+            for run in runs:
+                self.progress.batches = None if batches is None else self._of_run(batches, run)
+                own = context.of_run(run) if context.lead else context
+                self._methods[run][position].boundary(own)
+                if context.lead:
+                    context.take_back(own, run)
+        self.progress.batches = None
+
+    def _of_run(self, batches: Batches, run: int) -> Batches:
+        if not self._networks.lead:
+            return batches
+        return lambda: ((inputs[run], labels[run]) for inputs, labels in batches())
+
+    @torch.no_grad()
+    def evaluation_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters to evaluate the networks with, by name, where they are not those trained."""
+        found: dict[str, Tensor] = {}
+        for mitigation, context in self._at_work:
+            found |= mitigation.evaluation_parameters(context) or {}
+        return found
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Give the networks the parameters that they are evaluated with, inside the block."""
+        return replaced_parameters(self._networks.parameters, self.evaluation_parameters())
+
+    # ---- rows, saving and loading ---------------------------------------------------------------
+
+    def take_counts(self) -> list[dict[str, float]]:
+        """Return the numbers that the mitigations counted since the last call, for each network."""
+        found: list[dict[str, float]] = [{} for _ in self._seeds]
+        for context in self._contexts:
+            if not context.counts:
+                continue
+            names = list(context.counts)
+            numbers = torch.stack(list(context.counts.values()), -1).view(len(found), -1).tolist()
+            for own, row in zip(found, numbers, strict=True):
+                own.update(zip(names, row, strict=True))
+            for each in context.counts.values():
+                each.zero_()
+        return found
+
+    def freeze(self, run: int) -> None:
+        """Keep a network as it is from now on."""
+        self._frozen.add(run)
+
+    def state_dict(self, run: int = 0) -> dict[str, Any]:
+        """Return all that the next step of one network's mitigations depends on."""
+        if run in self._loaded:
+            return dict(self._loaded[run])
+        return {
+            "steps": self._steps[run],
+            "task": self.progress.task,
+            "device": self._networks.device.type,
+            **{
+                mitigation.name: {
+                    "state": _of_run(context.state, context, run) if self._begun else None,
+                    "counts": _of_run(context.counts, context, run),
+                    "generator": context.generators[run].get_state(),
+                }
+                for mitigation, context in self._at_work
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], run: int = 0) -> None:
+        """Load a network's state, saved stacked or not, on any device.
+
+        A generator continues exactly on the same kind of device. On another, whose numbers differ anyway, it
+        is seeded by the number of steps.
+
+        Raises:
+            ValueError: if the state is that of other mitigations.
+        """
+        saved = set(state) - {"steps", "task", "device"}
+        names = {each.name for each in self._mitigations}
+        if saved != names:
+            raise ValueError(
+                f"The state belongs to the mitigations {sorted(saved)}, but these are {sorted(names)}: load"
+                " that of a run with the same method."
+            )
+        self._steps[run] = state["steps"]
+        self.progress.step, self.progress.task = self.step, state["task"]
+        if self._begun:
+            self._load(state, run)
+        else:
+            self._loaded[run] = state
+
+    @torch.no_grad()
+    def _load(self, state: Mapping[str, Any], run: int) -> None:
+        for mitigation, context in self._at_work:
+            own = state[mitigation.name]
+            if own["state"] is not None:  # None: saved before the beginning
+                context.load(own["state"], own["counts"], run)
+            generator = context.generators[run]
+            if state["device"] == self._networks.device.type:
+                generator.set_state(own["generator"])
+            else:
+                seed = child_seed(self._seeds[run], f"{mitigation.name}/{state['steps']}")
+                generator.manual_seed(seed)
+
+
+@contextmanager
+def replaced_parameters(
+    parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Give some parameters other values, inside the block.
+
+    Args:
+        parameters: Parameters by name, which are changed in place.
+        others: The values, by name.
+    """
+    own = {name: parameters[name].detach() for name in others}
+    kept = {name: each.clone() for name, each in own.items()}
+    for name, each in others.items():
+        own[name].copy_(each)
+    try:
+        yield
+    finally:
+        for name, each in kept.items():
+            own[name].copy_(each)
+
+
+def _reads(mitigation: Mitigation, step: int) -> bool:
+    """Return whether a mitigation needs features of a step."""
+    is_due = step % mitigation.cadence == 0 and overrides(mitigation, "after_step")
+    return is_due or overrides(mitigation, "penalty") or overrides(mitigation, "before_step")
+
+
+def _of_run(numbers: Mapping[str, Tensor], context: Context, run: int) -> dict[str, Tensor]:
+    return {name: (each[run] if context.lead else each).clone() for name, each in numbers.items()}
