@@ -98,7 +98,7 @@ class NetworkExperiment(FigureExperiment):
     def step(self) -> None:
         """Do an optimizer step."""
         self.optimizer.zero_grad()
-        self.loss().backward()
+        torch.autograd.backward(self.loss())
         self.optimizer.step()
 
     def state(self, run: int) -> dict[str, Any]:
