@@ -41,7 +41,11 @@ STRENGTHS = {
     "permuted-digits": {"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
     "slippery-ant": {"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
 }
-SIGMAS = {"permuted-mnist": 1.0, "permuted-digits": 0.5, "slippery-ant": 0.3}
+SIGMAS = {
+    "permuted-mnist": {"syre": 1.0, "shift": 1.0},
+    "permuted-digits": {"syre": 0.5, "shift": 0.5},
+    "slippery-ant": {"syre": 0.3},
+}
 
 
 @pytest.fixture
@@ -106,9 +110,9 @@ def test_default_options_are_the_benchmarks(name):
         if isinstance(config.stream, SlipperyAntConfig):
             assert config.stream.change_every == SCHEDULES["small"]
             assert config.agent == PRESETS["standard"]
-        for own in settings_of(config).values() if searched is not None else ():
+        for own in settings_of(config).values() if searched in STRENGTHS else ():
             assert own.get("strength") == STRENGTHS[searched].get(method)
-            assert own.get("sigma", SIGMAS[searched]) == SIGMAS[searched]
+            assert own.get("sigma") == SIGMAS[searched].get(method, own.get("sigma"))
             assert (own.get("anisotropy", 0.0), own.get("decoupled")) == (0.0, None)
 
 
