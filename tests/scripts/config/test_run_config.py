@@ -309,8 +309,6 @@ def test_the_critics_method_is_the_actors_unless_given():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": (Shift(),)}, "shift is a control of the image benchmarks: leave it out."),
-        ({"critic_method": (Shift(),)}, "shift is a control of the image benchmarks"),
         ({"critic_method": (Syre(), L2Init())}, "syre and l2-init both set the decay"),
         ({"agent.compile": True}, "--compile works on cuda, and --device is cpu: leave it out."),
         ({"agent.rollout_steps": 2044}, "rollout_steps 2044 cannot be shared by 8 environments"),
