@@ -102,7 +102,7 @@ class NetworkExperiment(FigureExperiment):
     def step(self) -> None:
         """Do an optimizer step."""
         self.optimizer.zero_grad()
-        torch.autograd.backward(self.loss())  # type: ignore[no-untyped-call]
+        torch.autograd.backward(self.loss())
         self.optimizer.step()
 
     def state(self, run: int) -> dict[str, Any]:
