@@ -35,7 +35,7 @@ from plasticity.agents.supervised.task import Task
 from plasticity.agents.supervised.task_loss import TaskLoss
 from plasticity.metrics.registry import Metric
 from plasticity.mitigations import SeededMethod
-from plasticity.mitigations.hooks import Hooks
+from plasticity.mitigations.hooks import Hooks, require_same_mitigations
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks, require_index
 
@@ -165,9 +165,12 @@ class Trainer:
     def _begin_hooks(self, hooks: Hooks, task: Task, step: int) -> None:
         hooks.begin(lambda: next(self._first_train_batches(task, 2))[0])
         if step == 0 and task.index > 0:
-            runs = [run for run in range(self.num_networks) if run not in self._frozen]
+            # those whose boundary is not behind them already, before a stop at this step
+            runs = [run for run, latest in enumerate(hooks.tasks) if latest != task.index]
             hooks.boundary(
-                task.index, runs, lambda: self._first_train_batches(task, task.num_train)
+                task.index,
+                [run for run in runs if run not in self._frozen],
+                lambda: self._first_train_batches(task, task.num_train),
             )
         hooks.progress.task = task.index
         if self._compiled is not None and isinstance(self._networks, SingleNetwork):
@@ -233,7 +236,7 @@ class Trainer:
     ) -> None:
         self._optimizer.zero_grad()
         hooks = self._hooks
-        if hooks is not None and hooks.has_penalty:
+        if hooks is not None:
             hooks.observe(inputs, layer_inputs)
             penalty = hooks.penalty()
             losses = losses if penalty is None else losses + penalty
@@ -384,9 +387,11 @@ class Trainer:
         Raises:
             IndexError: if there is no such network.
             RuntimeError: if the state belongs to another network (torch's message).
-            ValueError: if it belongs to another optimizer.
+            ValueError: if it belongs to another optimizer, or to other mitigations.
         """
         require_index(index, self.num_networks)
+        own = None if self._hooks is None else self._hooks.state_dict(index)
+        require_same_mitigations(state.get("mitigations"), own)
         self._networks.load_state_dict(index, state["network"])
         self._optimizer.load_state_dict(index, state["optimizer"])
         if self._compiled is not None:
