@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).parent))  # for what several rooms' tests share
 
 # All tests share two processes, since a second pair would spend most of its time on imports. Test files
 # are not packages that a child process could import, so it loads them by path. Seeds differ between

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from plasticity.mitigations.hooks import require_same_mitigations
 from plasticity.optim.settings import SETTING_NAMES
 
 # Neither the learning rate, which follows its schedule, nor settings that torch chooses by the device.
@@ -32,7 +33,7 @@ def require_complete(state: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def require_fitting(state: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raise an error if a state has another network, normalization or optimizer settings.
+    """Raise an error if a state has another network, normalization, mitigations or optimizer settings.
 
     Args:
         state: Complete state to load.
@@ -44,6 +45,8 @@ def require_fitting(state: dict[str, Any], own: dict[str, Any]) -> None:
     _require_same_normalization(state, own)
     for key in _OF_ONE_SHAPE:
         _require_same_shapes(key, state[key], own[key])
+    for key in ("actor_mitigations", "critic_mitigations"):
+        require_same_mitigations(state.get(key), own.get(key))
     for key in ("actor_optimizer", "critic_optimizer"):
         _require_same_settings(key, state[key]["param_groups"], own[key]["param_groups"])
 

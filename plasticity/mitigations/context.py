@@ -154,10 +154,12 @@ class Context:
 
         Args:
             value: A field of the mitigation: a number, or one for each stacked network, (R,).
-            like: Tensor that it is used with. Shape: (R, ...).
+            like: Tensor of floats that it is used with, whose dtype it gets, as a number does. Shape:
+                (R, ...).
         """
         if not isinstance(value, Tensor):
             return value
+        value = value.to(like.dtype)
         return value.view(*value.shape, *[1] * (like.dim() - value.dim()))
 
     def mean_over_samples(self, values: Tensor) -> Tensor:
@@ -218,8 +220,8 @@ class Context:
     def reset_units(self, chosen: Mapping[str, Tensor], *, at_most: int | None = None) -> None:
         """Reset units: draw their incoming weights anew, and set the outgoing ones and all moments to 0.
 
-        Biases, and factors and offsets of a normalization, get their first value. All units are drawn before
-        outgoing weights are set to 0. The next row counts the units, as `reset_units/LAYER`.
+        Biases and the offsets of a normalization become 0, its factors 1. All units are drawn before outgoing
+        weights are set to 0. The next row counts the units, as `reset_units/LAYER`.
 
         Args:
             chosen: Units to reset, by layer. Bool. Shape of each: (..., units).

@@ -45,9 +45,12 @@ class Hooks:
         self.progress = Progress()
         """Latest events in the training."""
         self._steps = [0] * len(seeds)
+        self.tasks = [0] * len(seeds)
+        """Index of the task that began with each network's latest boundary; 0 before the first."""
         self._frozen: set[int] = set()
+        like = next(iter(networks.parameters.values()))
         self._mitigations = [
-            stack_settings(each, networks.device) for each in zip(*self._methods, strict=True)
+            stack_settings(each, like) for each in zip(*self._methods, strict=True)
         ]
         self._contexts = [
             Context(networks, self.progress, self._generators(each.name))
@@ -193,6 +196,8 @@ class Hooks:
             batches: Function that iterates over the data of the task, with leading dimensions.
         """
         self.progress.task = task
+        for run in runs:
+            self.tasks[run] = task
         for position, context in enumerate(self._contexts):
             for run in runs:
                 self.progress.batches = None if batches is None else self._of_run(batches, run)
@@ -209,7 +214,20 @@ class Hooks:
 
     @torch.no_grad()
     def evaluation_parameters(self) -> dict[str, Tensor]:
-        """Return the parameters to evaluate the networks with, by name, where they are not those trained."""
+        """Return the parameters to evaluate the networks with, by name, where they are not those trained.
+
+        Before the beginning there are none.
+
+        Raises:
+            RuntimeError: if a state was loaded, which the mitigations take only when training continues.
+        """
+        if self._loaded:
+            raise RuntimeError(
+                f"The state of {self.names} was loaded, but is not in use before training"
+                " continues: train before you measure."
+            )
+        if not self._begun:
+            return {}
         found: dict[str, Tensor] = {}
         for mitigation, context in self._at_work:
             found |= mitigation.evaluation_parameters(context) or {}
@@ -245,7 +263,7 @@ class Hooks:
             return dict(self._loaded[run])
         return {
             "steps": self._steps[run],
-            "task": self.progress.task,
+            "task": self.tasks[run],
             "device": self._networks.device.type,
             **{
                 mitigation.name: {
@@ -266,14 +284,8 @@ class Hooks:
         Raises:
             ValueError: if the state is that of other mitigations.
         """
-        saved = set(state) - {"steps", "task", "device"}
-        names = {each.name for each in self._mitigations}
-        if saved != names:
-            raise ValueError(
-                f"The state belongs to the mitigations {sorted(saved)}, but these are {sorted(names)}: load"
-                " that of a run with the same method."
-            )
-        self._steps[run] = state["steps"]
+        require_same_mitigations(state, self.state_dict(run))
+        self._steps[run], self.tasks[run] = state["steps"], state["task"]
         self.progress.step, self.progress.task = self.step, state["task"]
         if self._begun:
             self._load(state, run)
@@ -282,16 +294,18 @@ class Hooks:
 
     @torch.no_grad()
     def _load(self, state: Mapping[str, Any], run: int) -> None:
-        for mitigation, context in self._at_work:
-            own = state[mitigation.name]
-            if own["state"] is not None:  # None: saved before the beginning
-                context.load(own["state"], own["counts"], run)
+        for mitigation, context in zip(self._methods[run], self._contexts, strict=True):
+            saved = state[mitigation.name]
             generator = context.generators[run]
             if state["device"] == self._networks.device.type:
-                generator.set_state(own["generator"])
+                generator.set_state(saved["generator"])
             else:
                 seed = child_seed(self._seeds[run], f"{mitigation.name}/{state['steps']}")
                 generator.manual_seed(seed)
+            own = saved["state"]
+            if own is None:  # saved before the beginning
+                own = mitigation.initial_state(context.of_run(run) if context.lead else context)
+            context.load(own, saved["counts"], run)
 
 
 @contextmanager
@@ -313,6 +327,26 @@ def replaced_parameters(
     finally:
         for name, each in kept.items():
             own[name].copy_(each)
+
+
+def require_same_mitigations(
+    state: Mapping[str, Any] | None, own: Mapping[str, Any] | None
+) -> None:
+    """Raise an error unless two states of `Hooks` are those of the same mitigations.
+
+    Args:
+        state: State to load; None if it was saved without mitigations that act on steps.
+        own: State of the hooks that load it; None if there are none.
+
+    Raises:
+        ValueError: if the mitigations differ.
+    """
+    saved, here = (sorted(set(each or {}) - {"steps", "task", "device"}) for each in (state, own))
+    if saved != here:
+        raise ValueError(
+            f"The state belongs to the mitigations {saved}, but these are {here}: load that of a run with the"
+            " same method."
+        )
 
 
 def _reads(mitigation: Mitigation, step: int) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from plasticity.mitigations.base import Mitigation
 
@@ -53,12 +54,12 @@ def stack_key(method: Sequence[Mitigation]) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def stack_settings(settings: Sequence[_Kind], device: torch.device) -> _Kind:
+def stack_settings(settings: Sequence[_Kind], like: Tensor) -> _Kind:
     """Return one object with the settings of R mitigations of one kind.
 
     Args:
         settings: One for each stacked network.
-        device: Device of the networks.
+        like: Tensor whose device and dtype the settings get: a parameter of the networks.
 
     Returns:
         The mitigation itself if all are equal; else one whose differing fields are tensors. Shape: (R,).
@@ -84,6 +85,6 @@ def stack_settings(settings: Sequence[_Kind], device: torch.device) -> _Kind:
                     f"{first.name}.{each.name} must be equal in all stacked networks, not {values}: only"
                     " floats may differ. Stack those with equal values."
                 )
-            value = torch.tensor(values, device=device)
+            value = torch.tensor(values, dtype=like.dtype, device=like.device)
         object.__setattr__(stacked, each.name, value)
     return stacked

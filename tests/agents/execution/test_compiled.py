@@ -50,14 +50,14 @@ class Learner:
         outputs = self.network(inputs)
         return outputs.square().mean(), outputs
 
-    def update(self, loss):
+    def update(self, loss, outputs, inputs):
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
 
     def eagerly(self, inputs):
         loss, outputs = self.forward(inputs)
-        self.update(loss)
+        self.update(loss, outputs, inputs)
         return loss.detach(), outputs.detach()
 
     def compiled(self, device):
@@ -219,7 +219,7 @@ def test_a_forward_that_is_not_one_graph_is_an_error(without_inductor):
     def forward(inputs):
         return (inputs.sum() if inputs.sum() > 0 else -inputs.sum(),)
 
-    step = CompiledStep(forward, lambda loss: None, device="cpu")
+    step = CompiledStep(forward, lambda loss, inputs: None, device="cpu")
     with pytest.raises(Exception, match="Data-dependent branching"):
         step(torch.ones(2))
 

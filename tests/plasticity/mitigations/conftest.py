@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from plasticity.scripts.config.run_config import (
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+
+sys.path.append(str(Path(__file__).parent))
 
 DIGITS = SupervisedRunConfig(
     benchmark="permuted-digits",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay
+from plasticity.mitigations import MITIGATIONS, L2Init, Shift, Syre, WeightDecay
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.command_line import parse_options, parse_value
 from plasticity.scripts.config.nested import with_values
@@ -44,12 +44,14 @@ def test_words_change_settings():
         "tracking.metrics": ("srank",),
     }
     assert options.config == with_values(DIGITS.config, values)
-    assert options.mitigations == {
+    tuned = {
         "weight-decay": WeightDecay(strength=3e-5),
         "syre": Syre(strength=3e-3, sigma=2.0, decoupled=True),
         "l2-init": L2Init(strength=1e-2),
         "shift": Shift(sigma=0.5),
     }
+    defaults = {name: kind() for name, kind in MITIGATIONS.items()}
+    assert options.mitigations == defaults | tuned
 
 
 @pytest.mark.parametrize(

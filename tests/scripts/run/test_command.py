@@ -23,7 +23,7 @@ from plasticity.scripts.config.command_line import parse_options
 from plasticity.scripts.config.grid import parse_grid
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options, options_from_config
-from plasticity.scripts.config.run_config import SupervisedRunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.config.settings_by_option import require_meaning
 from plasticity.scripts.run import command as run_module
 from plasticity.scripts.run.atomic_files import RunError
@@ -32,6 +32,7 @@ from plasticity.scripts.run.pool import Outcome
 from plasticity.scripts.run.progress import Messages, TimeLeft, live_progress
 from plasticity.scripts.run.saved_run import require_same_config
 from plasticity.tasks import ENGINES, SCHEDULES
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
 
 METHODS = ("none", *MITIGATIONS)
 # Results of the recorded searches, by the benchmark whose settings were searched.
@@ -40,7 +41,11 @@ STRENGTHS = {
     "permuted-digits": {"weight-decay": 1e-3, "syre": 3e-3, "l2-init": 1e-2},
     "slippery-ant": {"weight-decay": 1e-4, "syre": 1e-3, "l2-init": 1e-4},
 }
-SIGMAS = {"permuted-mnist": 1.0, "permuted-digits": 0.5, "slippery-ant": 0.3}
+SIGMAS = {
+    "permuted-mnist": {"syre": 1.0, "shift": 1.0},
+    "permuted-digits": {"syre": 0.5, "shift": 0.5},
+    "slippery-ant": {"syre": 0.3},
+}
 
 
 @pytest.fixture
@@ -91,23 +96,23 @@ def settings_of(config):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_default_options_are_the_benchmarks(name):
     options, benchmark = default_options(name), BENCHMARKS[name]
-    is_image = type(benchmark.config) is SupervisedRunConfig
     searched = benchmark.tuned_as
     assert options.methods == benchmark.methods
     assert options.out == Path("runs") / name
-    for method in METHODS if is_image else [m for m in METHODS if m != "shift"]:
+    for method in METHODS:
         config = options.run_config(method, 4)
         assert config.seed == 4
         assert config.method_name == method
         assert config.stream == benchmark.config.stream
         assert config.agent == benchmark.config.agent
-        if not is_image:
+        if isinstance(config, ControlRunConfig):
+            assert config.critic_method is None
+        if isinstance(config.stream, SlipperyAntConfig):
             assert config.stream.change_every == SCHEDULES["small"]
             assert config.agent == PRESETS["standard"]
-            assert config.critic_method is None
-        for own in settings_of(config).values() if searched is not None else ():
+        for own in settings_of(config).values() if searched in STRENGTHS else ():
             assert own.get("strength") == STRENGTHS[searched].get(method)
-            assert own.get("sigma", SIGMAS[searched]) == SIGMAS[searched]
+            assert own.get("sigma") == SIGMAS[searched].get(method, own.get("sigma"))
             assert (own.get("anisotropy", 0.0), own.get("decoupled")) == (0.0, None)
 
 
@@ -119,7 +124,7 @@ def test_settings_of_a_mitigation_go_to_the_methods_that_use_it():
         "shift": Shift(sigma=0.75),
     }
     options = options_of(mitigations=mitigations)
-    found = {m: options.run_config(m, 0).method for m in (*METHODS, "syre+shift")}
+    found = {m: options.run_config(m, 0).method for m in ("none", *mitigations, "syre+shift")}
     assert found == {
         "none": (),
         **{name: (each,) for name, each in mitigations.items()},
@@ -296,7 +301,6 @@ def test_the_schedule_of_frictions_has_names():
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [
-        ({}, {"methods": ("shift",)}, "shift is a control of the image benchmarks"),
         (
             {"stream.num_envs": 7, "stream.change_every": 70_000},
             {},
@@ -465,10 +469,8 @@ def test_runs_are_stacked_on_request(tmp_path, started):
     run(options)
     (work, _), (single, _) = started
     assert [[job.path.parent.name for job in each.jobs] for each in work] == [
-        ["none", "syre"],
-        ["none", "syre"],
-        ["shift"],
-        ["shift"],
+        ["none", "syre", "shift"],
+        ["none", "syre", "shift"],
     ]
     assert [len(each.jobs) for each in single] == [1] * 6
 
@@ -498,7 +500,6 @@ def test_a_sweep_is_stacked_across_its_settings(tmp_path, started):
     [
         ({}, {"jobs": 0}, "--jobs must be at least 1: 0"),
         ({}, {"stack": 0}, "--stack must be at least 1: 0"),
-        ({}, {"stack": 2, "methods": ("shift",)}, "--stack 2 means nothing to these runs"),
         ({}, {"jobs": -2}, "--jobs must be at least 1: -2"),
         ({}, {"methods": ()}, "Give at least one method and one seed"),
         ({}, {"seeds": ()}, "Give at least one method and one seed"),
