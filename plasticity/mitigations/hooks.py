@@ -101,12 +101,15 @@ class Hooks:
         return live[0] if live else 0
 
     @property
+    def reads_next_step(self) -> bool:
+        """Whether the hooks need features of the next training step."""
+        following = self.step + 1
+        return any(each.reads_units and _reads(each, following) for each in self._mitigations)
+
+    @property
     def recorded_layers(self) -> tuple[str, ...]:
         """Layers whose inputs the hooks need of the next training step, without repetition."""
-        following = self.step + 1
-        if not any(each.reads_units and _reads(each, following) for each in self._mitigations):
-            return ()
-        return self.all_recorded_layers
+        return self.all_recorded_layers if self.reads_next_step else ()
 
     @property
     def all_recorded_layers(self) -> tuple[str, ...]:
