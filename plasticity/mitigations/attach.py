@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple
@@ -23,16 +22,15 @@ from plasticity.initialization import (
 )
 from plasticity.mitigations.attachable import inner_optimizer, require_attachable
 from plasticity.mitigations.attached_decay import AttachedDecay, require_no_decay
+from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.context import Batches
-from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, named_readers
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.method import SeededMethod, require_compatible
 from plasticity.mitigations.passes import Passes
 from plasticity.mitigations.trained import Trained, optimizer_moments
 from plasticity.seeds import child_seed
-from plasticity.units import trace_units
 from plasticity.wrappers import raw_module
 
 logger = logging.getLogger("plasticity")
@@ -75,8 +73,8 @@ def attach(
       training mode; gradients can be accumulated over micro-batches. Gradients are clipped by the loop
       before the mitigations see them. A step that a `GradScaler` skips is none. Its passes are
       recognized as dropped if `zero_grad()` sets the gradients to None, as it does by default.
-    - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with a
-      frozen weight, or that did not run in this step.
+    - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with
+      a frozen weight, or that did not run in this step.
     - **Distributed.** Every process attaches with the same seed. Statistics of units are averaged over
       processes, so that all reset the same units.
     - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
@@ -136,7 +134,7 @@ class Attached:
         initialize: Mapping[str, Distribution] | None,
     ) -> None:
         self._model, self._optimizer = raw_module(model), inner_optimizer(optimizer)
-        self._method, self._layers, self._readers = method, layers, readers
+        self._method = method
         require_attachable(model, self._model, self._optimizer, method)
         self._parameters = dict(self._model.named_parameters())
         self._require_alone()
@@ -146,12 +144,10 @@ class Attached:
         # Before the weights are moved: a redraw has the spread of those that the user gave.
         self._initialization = _initialization(self._model, initialize or {}, method)
         self._reads_units = any(each.reads_units for each in method.mitigations)
-        self._owned: set[Tensor] = set()
         self._is_silent = self._is_recording = self._begun = self._skipped = False
-        self._units: dict[str, HiddenUnits] = {}
-        self._weights: dict[HiddenUnits, list[nn.Parameter] | None] = {}
+        self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
         if self._reads_units and (readers is not None or inputs is not None):
-            self._find_units(inputs if isinstance(inputs, tuple) else (inputs,), {})
+            self._units.find(inputs if isinstance(inputs, tuple) else (inputs,), {})
         method.prepare(self._model)
         self._decay = (
             AttachedDecay(self._model, self._optimizer, settings)
@@ -163,19 +159,19 @@ class Attached:
             buffers=dict(self._model.named_buffers()),
             module=self._model,
             moments=partial(optimizer_moments, self._optimizer),
+            units=self._units.visible,
             initialization=self._initialization,
             ordinary=lambda: self._model,
         )
         self._hooks = Hooks([method.mitigations], self._trained, [method.noise_seed])
         self._passes = Passes()
         self._undecayed: dict[Tensor, Tensor] = {}
-        self._follow_groups()
         self._handles: list[Any] = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
             hook_model(self._model, self._on_call),
         ]
-        if self._units or not self._reads_units:
+        if self._units.visible or not self._reads_units:
             self._begin()
 
     def _require_alone(self) -> None:
@@ -186,64 +182,12 @@ class Attached:
             if isinstance(other, Attached) and mine & set(other._parameters.values()):
                 require_compatible([*other._method.mitigations, *self._method.mitigations])
 
-    # ---- units ----------------------------------------------------------------------------------
-
-    def _find_units(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the units, given the inputs of a call."""
-        if self._readers is not None:
-            self._units = named_readers(self._model, self._readers)
-        else:
-            with self._silent():
-                flow = trace_units(self._model, *args, **kwargs)
-            self._units = hidden_units(flow, self._model, self._layers)
-        self._follow_groups()
-        left_out = [name for name, each in self._units.items() if not self._is_trained(each)]
-        if len(left_out) == len(self._units):
-            raise ValueError(
-                "There is no hidden layer of which the optimizer trains all weights, and all that read its"
-                f" units; not trained: {left_out}. Give the optimizer that has them, or name layers in"
-                " readers={LAYER: READER}."
-            )
-        if left_out:
-            logger.info("Left alone, since not all of their weights are trained: %s.", left_out)
-
-    def _is_trained(self, units: HiddenUnits) -> bool:
-        """Return whether the optimizer trains all weights of these units, and all that read them."""
-        if units not in self._weights:
-            names = [units.weight, units.bias, *units.scales, *units.offsets]
-            names += [each.weight for each in units.readers]
-            own = [self._parameters[each] for each in names if each in self._parameters]
-            self._weights[units] = own if self._owned.issuperset(own) else None
-        weights = self._weights[units]
-        return weights is not None and all([each.requires_grad for each in weights])
-
-    def _follow_groups(self) -> None:
-        """Find which parameters the optimizer trains, which may have become more."""
-        groups = self._optimizer.param_groups
-        if sum([len(group["params"]) for group in groups]) == len(self._owned):
-            return
-        self._owned = {each for group in groups for each in group["params"]}
-        self._weights.clear()
-        known = set(self._parameters.values())
-        newer = [
-            name
-            for name, each in self._model.named_parameters()
-            if each in self._owned and each not in known
-        ]
-        if newer:
-            warnings.warn(
-                f"The model's parameters {newer} are newer than the mitigations attached to it, which leave"
-                " them alone: detach(), and attach again.",
-                stacklevel=2,
-            )
-
     def _begin(self) -> None:
         """Make the states of the mitigations, and record the inputs of the layers that read units."""
-        self._trained.units.update(self._units)
-        for name in dict.fromkeys(each.readers[0].layer for each in self._units.values()):
+        for name in dict.fromkeys(each.readers[0].layer for each in self._units.visible.values()):
             layer = self._model.get_submodule(name)
             self._handles.append(hook_layer(layer, partial(self._on_layer, name)))
-        with self._acting():
+        with self._silent():
             self._hooks.begin(lambda: torch.empty(0))  # the units are known
         self._begun = True
         self._is_recording = self._hooks.reads_next_step
@@ -251,12 +195,12 @@ class Attached:
     @contextmanager
     def _acting(self, *, on_pass: bool = False) -> Iterator[None]:
         """Let mitigations act inside the block, on trained units, and not record what they run."""
-        self._restrict_units(on_pass=on_pass)
+        self._units.show_trained(self._hooks.progress.layer_inputs if on_pass else None)
         try:
             with self._silent():
                 yield
         finally:
-            self._restore_units()
+            self._units.show_all()
 
     @contextmanager
     def _silent(self) -> Iterator[None]:
@@ -266,25 +210,6 @@ class Attached:
             yield
         finally:
             self._is_silent = False
-
-    def _restrict_units(self, *, on_pass: bool) -> None:
-        """Let mitigations see only units that are trained.
-
-        Args:
-            on_pass: Whether the recorded passes must have run through them, too.
-        """
-        self._restore_units()
-        recorded, units = self._hooks.progress.layer_inputs, self._trained.units
-        for name, each in self._units.items():
-            if not self._is_trained(each) or (on_pass and each.readers[0].layer not in recorded):
-                del units[name]
-
-    def _restore_units(self) -> None:
-        """Let mitigations see all units."""
-        units = self._trained.units
-        if len(units) < len(self._units):
-            units.clear()  # which keeps the order
-            units.update(self._units)
 
     # ---- forward passes -------------------------------------------------------------------------
 
@@ -296,7 +221,8 @@ class Attached:
         if not self._is_training_call():
             return
         if not self._begun:
-            self._find_units(args, kwargs)
+            with self._silent():
+                self._units.find(args, kwargs)
             self._begin()
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
         self._hooks.progress.inputs = next(given, None)
@@ -305,7 +231,7 @@ class Attached:
         """Record the input of a layer, if the next step's hooks need it."""
         if self._is_recording and self._is_training_call():
             inputs = next(iter((*args, *kwargs.values())))
-            self._passes.record(name, inputs, self._hooks.progress, self._owned)
+            self._passes.record(name, inputs, self._hooks.progress, self._units.optimized)
 
     # ---- steps ----------------------------------------------------------------------------------
 
@@ -321,13 +247,15 @@ class Attached:
         self._skipped = found_inf is not None and bool(found_inf)
         if self._skipped:
             return
-        self._follow_groups()
+        self._units.follow_groups()
         _unscale(optimizer)
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
         if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
-            self._restrict_units(on_pass=self._is_recording)
+            self._units.show_trained(
+                self._hooks.progress.layer_inputs if self._is_recording else None
+            )
         if self._hooks.acts_before_step:
             with self._silent():
                 self._hooks.before_step()
@@ -362,7 +290,7 @@ class Attached:
                     self._hooks.after_step()
             else:
                 self._hooks.after_step()
-            self._restore_units()
+            self._units.show_all()
             self._is_recording = self._hooks.reads_next_step
         self._passes.forget()
 

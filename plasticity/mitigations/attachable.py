@@ -1,4 +1,4 @@
-"""What mitigations cannot be attached to, with the remedies."""
+"""Requirements for attaching mitigations to a model and its optimizer, with the remedies."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Hidden units of a model, of which an optimizer trains all, some or no weights."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, named_readers
+from plasticity.units import trace_units
+
+logger = logging.getLogger("plasticity")
+
+
+class AttachedUnits:
+    """Hidden units that mitigations may act on: those of which the optimizer trains all weights.
+
+    Args:
+        model: Module without wrappers.
+        optimizer: Optimizer of its parameters, or of some of them.
+        layers: As in `attach`.
+        readers: As in `attach`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        layers: Sequence[str] | None,
+        readers: Mapping[str, str] | None,
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._layers, self._readers = layers, readers
+        self._parameters = dict(model.named_parameters())
+        self._every: dict[str, HiddenUnits] = {}
+        self._weights: dict[str, list[nn.Parameter] | None] = {}
+        self.optimized: set[Tensor] = set()
+        """Parameters of the optimizer."""
+        self.visible: dict[str, HiddenUnits] = {}
+        """Units that mitigations see at the moment, by the name of their layer."""
+        self.follow_groups()
+
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the units, given the inputs of a call.
+
+        Raises:
+            ValueError: if they cannot be followed, or the optimizer trains all weights of none.
+        """
+        if self._readers is not None:
+            self._every = named_readers(self._model, self._readers)
+        else:
+            flow = trace_units(self._model, *args, **kwargs)
+            self._every = hidden_units(flow, self._model, self._layers)
+        left_out = [name for name in self._every if not self._is_trained(name)]
+        if len(left_out) == len(self._every):
+            raise ValueError(
+                "There is no hidden layer of which the optimizer trains all weights, and all that read its"
+                f" units; not trained: {left_out}. Give the optimizer that has them, or name layers in"
+                " readers={LAYER: READER}."
+            )
+        if left_out:
+            logger.info("Left alone, since not all of their weights are trained: %s.", left_out)
+        self.show_all()
+
+    def follow_groups(self) -> None:
+        """Find which parameters the optimizer has, which may have become more."""
+        groups = self._optimizer.param_groups
+        # a list: a generator would take most of the time of this line, at every step
+        if sum([len(group["params"]) for group in groups]) == len(self.optimized):
+            return
+        self.optimized = {each for group in groups for each in group["params"]}
+        self._weights.clear()
+        known = set(self._parameters.values())
+        newer = [
+            name
+            for name, each in self._model.named_parameters()
+            if each in self.optimized and each not in known
+        ]
+        if newer:
+            warnings.warn(
+                f"The model's parameters {newer} are newer than the mitigations attached to it, which leave"
+                " them alone: detach(), and attach again.",
+                stacklevel=2,
+            )
+
+    def show_trained(self, recorded: Collection[str] | None = None) -> None:
+        """Let mitigations see only units of which all weights are trained now.
+
+        Args:
+            recorded: Layers whose inputs were recorded; then only units that one of these reads. None: all.
+        """
+        self.show_all()
+        for name, each in self._every.items():
+            has_run = recorded is None or each.readers[0].layer in recorded
+            if not has_run or not self._is_trained(name):
+                del self.visible[name]
+
+    def show_all(self) -> None:
+        """Let mitigations see all units."""
+        if len(self.visible) < len(self._every):
+            self.visible.clear()  # which keeps the order
+            self.visible.update(self._every)
+
+    def _is_trained(self, layer: str) -> bool:
+        """Return whether the optimizer trains all weights of these units, and all that read them."""
+        if layer not in self._weights:
+            units = self._every[layer]
+            names = [units.weight, units.bias, *units.scales, *units.offsets]
+            names += [each.weight for each in units.readers]
+            own = [self._parameters[each] for each in names if each in self._parameters]
+            self._weights[layer] = own if self.optimized.issuperset(own) else None
+        weights = self._weights[layer]
+        return weights is not None and all(each.requires_grad for each in weights)
