@@ -61,7 +61,7 @@ class _CallHook:
 
     def __init__(self, act: Called, on_copy: type[_OnCopy]) -> None:
         self._act, self._on_copy = act, on_copy
-        self._act_eagerly: Called = torch.compiler.disable(act)
+        self._act_eagerly: Called = torch.compiler.disable(act)  # type: ignore[no-untyped-call]
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():

@@ -123,7 +123,7 @@ def test_compiled_model_that_was_called_is_refused_with_a_remedy_that_works(comp
     assert sum(attached.take_counts().values()) == 8
 
 
-def test_hooks_that_a_compiled_model_does_not_call_are_told_of(compiler):
+def test_hooks_that_a_compiled_model_does_not_call_are_reported(compiler):
     model = Net()
     compiled = torch.compile(model, backend="eager")
     compiled(torch.ones(2, 4))
