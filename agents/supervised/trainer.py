@@ -173,7 +173,7 @@ class Trainer:
                 lambda: self._first_train_batches(task, task.num_train),
             )
         hooks.progress.task = task.index
-        if self._compiled is not None and isinstance(self._networks, SingleNetwork):
+        if self._compiled is not None:
             self._networks.always_record(hooks.all_recorded_layers)
 
     @property
