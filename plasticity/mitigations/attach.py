@@ -124,8 +124,9 @@ class Attached:
         self._initialization = _initialization(self._model, initialize or {}, method)
         self._reads_units = any(each.reads_units for each in method.mitigations)
         self._owned: set[Tensor] = set()
-        self._is_acting = self._is_recording = self._begun = self._skipped = False
+        self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units: dict[str, HiddenUnits] = {}
+        self._weights: dict[HiddenUnits, list[nn.Parameter]] = {}
         if self._reads_units and (readers is not None or inputs is not None):
             self._find_units(inputs if isinstance(inputs, tuple) else (inputs,), {})
         method.prepare(self._model)
@@ -169,11 +170,8 @@ class Attached:
         if self._readers is not None:
             self._units = named_readers(self._model, self._readers)
         else:
-            self._is_acting = True
-            try:
+            with self._silent():
                 flow = trace_units(self._model, *args, **kwargs)
-            finally:
-                self._is_acting = False
             self._units = hidden_units(flow, self._model, self._layers)
         self._follow_groups()
         left_out = [name for name, each in self._units.items() if not self._is_trained(each)]
@@ -188,10 +186,14 @@ class Attached:
 
     def _is_trained(self, units: HiddenUnits) -> bool:
         """Return whether the optimizer trains all weights of these units, and all that read them."""
-        names = [units.weight, units.bias, *units.scales, *units.offsets]
-        names += [each.weight for each in units.readers]
-        own = [self._parameters[name] for name in names if name in self._parameters]
-        return all(each.requires_grad and each in self._owned for each in own)
+        if units not in self._weights:
+            names = [units.weight, units.bias, *units.scales, *units.offsets]
+            names += [each.weight for each in units.readers]
+            self._weights[units] = [
+                self._parameters[each] for each in names if each in self._parameters
+            ]
+        own = self._weights[units]
+        return all([each.requires_grad for each in own]) and self._owned.issuperset(own)
 
     def _follow_groups(self) -> None:
         """Find which parameters the optimizer trains, which may have become more."""
@@ -221,33 +223,50 @@ class Attached:
         with self._acting():
             self._hooks.begin(lambda: torch.empty(0))  # the units are known
         self._begun = True
-        self._is_recording = bool(self._hooks.recorded_layers)
+        self._is_recording = self._hooks.reads_next_step
 
     @contextmanager
     def _acting(self, *, on_pass: bool = False) -> Iterator[None]:
-        """Let mitigations act inside the block, on trained units, and not record what they run.
+        """Let mitigations act inside the block, on trained units, and not record what they run."""
+        self._restrict_units(on_pass=on_pass)
+        try:
+            with self._silent():
+                yield
+        finally:
+            self._restore_units()
 
-        Args:
-            on_pass: Whether only units are acted on that the recorded passes ran through.
-        """
-        recorded = self._hooks.progress.layer_inputs
-        units = self._trained.units
-        units.clear()
-        for name, each in self._units.items():
-            if self._is_trained(each) and (not on_pass or each.readers[0].layer in recorded):
-                units[name] = each
-        self._is_acting = True
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Record no passes inside the block."""
+        self._is_silent = True
         try:
             yield
         finally:
-            self._is_acting = False
-            units.clear()
+            self._is_silent = False
+
+    def _restrict_units(self, *, on_pass: bool) -> None:
+        """Let mitigations see only units that are trained.
+
+        Args:
+            on_pass: Whether the recorded passes must have run through them, too.
+        """
+        self._restore_units()
+        recorded, units = self._hooks.progress.layer_inputs, self._trained.units
+        for name, each in self._units.items():
+            if not self._is_trained(each) or (on_pass and each.readers[0].layer not in recorded):
+                del units[name]
+
+    def _restore_units(self) -> None:
+        """Let mitigations see all units."""
+        units = self._trained.units
+        if len(units) < len(self._units):
+            units.clear()  # which keeps the order
             units.update(self._units)
 
     # ---- forward passes -------------------------------------------------------------------------
 
     def _is_training_call(self) -> bool:
-        return torch.is_grad_enabled() and self._model.training and not self._is_acting
+        return torch.is_grad_enabled() and self._model.training and not self._is_silent
 
     def _on_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the inputs of a call of the model."""
@@ -284,8 +303,11 @@ class Attached:
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
-        with self._acting(on_pass=self._is_recording):
-            self._hooks.before_step()
+        if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
+            self._restrict_units(on_pass=self._is_recording)
+        if self._hooks.acts_before_step:
+            with self._silent():
+                self._hooks.before_step()
         if self._decay is not None:
             self._undecayed = self._decay.join()
 
@@ -312,9 +334,13 @@ class Attached:
         if self._skipped:
             self._hooks.progress.layer_inputs = {}
         else:
-            with self._acting(on_pass=self._is_recording):
+            if self._hooks.is_due:
+                with self._silent():
+                    self._hooks.after_step()
+            else:
                 self._hooks.after_step()
-            self._is_recording = bool(self._hooks.recorded_layers)
+            self._restore_units()
+            self._is_recording = self._hooks.reads_next_step
         self._passes.forget()
 
     # ---- what a training loop calls -------------------------------------------------------------
@@ -376,7 +402,7 @@ class Attached:
             ValueError: if the state belongs to other mitigations.
         """
         self._hooks.load_state_dict(state["mitigations"])
-        self._is_recording = bool(self._hooks.recorded_layers)
+        self._is_recording = self._hooks.reads_next_step
         if self._decay is not None:
             self._decay.load_state_dict(state["anchors"])
         kinds = {"Constant": Constant, "Normal": Normal}
@@ -390,16 +416,16 @@ class Attached:
         self._handles.clear()
 
 
-@torch.no_grad()
 def _unscale(optimizer: Optimizer) -> None:
     """Divide the gradients by the scale of a `GradScaler`, where a fused step would do so itself."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad.div_(scale.to(parameter.grad.device))
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale.to(parameter.grad.device))
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 

@@ -60,12 +60,15 @@ class _CallHook:
     """Hook that calls a function, and of which a copy or a pickled one is a hook of another class."""
 
     def __init__(self, act: Called, on_copy: type[_OnCopy]) -> None:
-        # Outside compiled code, which would be compiled anew whenever what the function reads changes.
-        self._act: Called = torch.compiler.disable(act)
-        self._on_copy = on_copy
+        self._act, self._on_copy = act, on_copy
+        self._act_eagerly: Called = torch.compiler.disable(act)
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._act(args, kwargs)
+        if torch.compiler.is_compiling():
+            # Compiled code would be compiled anew whenever what the function reads changes.
+            self._act_eagerly(args, kwargs)
+        else:
+            self._act(args, kwargs)
 
     def __deepcopy__(self, _memo: Any) -> _OnCopy:
         return self._on_copy()

@@ -45,9 +45,10 @@ class Passes:
             else:
                 assert marked.grad is not None
                 self._mark = marked, marked.grad
-        progress.layer_inputs.setdefault(layer, []).append(inputs)
-        if inputs.requires_grad:
+        is_first = not progress.layer_inputs or layer == next(iter(progress.layer_inputs))
+        if is_first and inputs.requires_grad:
             inputs.register_hook(self._on_backward)
+        progress.layer_inputs.setdefault(layer, []).append(inputs)
 
     def _on_backward(self, _gradient: Any) -> None:
         self._has_gradients = True
