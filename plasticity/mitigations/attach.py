@@ -193,7 +193,7 @@ class Attached:
                 self._parameters[each] for each in names if each in self._parameters
             ]
         own = self._weights[units]
-        return all([each.requires_grad for each in own]) and self._owned.issuperset(own)
+        return all(each.requires_grad for each in own) and self._owned.issuperset(own)
 
     def _follow_groups(self) -> None:
         """Find which parameters the optimizer trains, which may have become more."""
@@ -275,8 +275,10 @@ class Attached:
         if not self._begun:
             self._find_units(args, kwargs)
             self._begin()
+        progress = self._hooks.progress
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
-        self._hooks.progress.inputs = next(given, None)
+        progress.inputs = next(given, None)
+        progress.batch_size += 0 if progress.inputs is None else len(progress.inputs)
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a layer, if the next step's hooks need it."""

@@ -122,6 +122,7 @@ class Hooks:
     def observe(self, inputs: Tensor, layer_inputs: Mapping[str, Tensor]) -> None:
         """Take the inputs of a training step, and those of its recorded layers."""
         self.progress.inputs = inputs
+        self.progress.batch_size = inputs.shape[len(self._networks.lead)]
         self.progress.layer_inputs = {name: [each] for name, each in layer_inputs.items()}
 
     @property
@@ -174,6 +175,7 @@ class Hooks:
                 for mitigation, context in due:
                     mitigation.after_step(context)
         self.progress.layer_inputs = {}
+        self.progress.batch_size = 0
 
     @contextmanager
     def _frozen_kept(self) -> Iterator[None]:

@@ -87,21 +87,29 @@ def _along(mask: Tensor, like: Tensor, axis: int) -> Tensor:
 @torch.no_grad()
 def reset_some_units(
     networks: Trained, chosen: Mapping[str, Tensor], at_most: int, draw: Draw
-) -> None:
+) -> dict[str, Tensor]:
     """Reset units as `reset_units`, but only up to `at_most` of a layer, whose weights alone are touched.
 
     For resets at every step: drawing whole layers anew costs more than the step itself.
 
     Args:
         networks: As in `reset_units`.
-        chosen: As in `reset_units`; of more than `at_most` chosen units of a layer, some are left alone.
+        chosen: As in `reset_units`; of more than `at_most` units of a layer, those with the lowest indices.
         at_most: Number of units of each layer, at least 1.
         draw: As in `reset_units`.
+
+    Returns:
+        The units that were reset, as `chosen`.
     """
     found = {}
+    done = {}
     for layer, mask in chosen.items():
-        values, indices = mask.float().topk(min(at_most, mask.shape[-1]), dim=-1)
+        units = mask.shape[-1]
+        # No two are equal: what topk makes of equals differs between devices.
+        first = torch.where(mask, torch.arange(units, 0, -1, device=mask.device), 0)
+        values, indices = first.topk(min(at_most, units), dim=-1)
         found[layer] = values > 0, indices
+        done[layer] = torch.zeros_like(mask).scatter_(-1, indices, values > 0)
     for layer, (valid, indices) in found.items():
         for name, axis, distribution in _incoming(networks, networks.units[layer]):
             _write_entries(networks, name, axis, valid, indices, distribution, draw)
@@ -110,6 +118,7 @@ def reset_some_units(
             columns = reader.columns[indices].flatten(-2)
             fed = valid.repeat_interleave(reader.columns.shape[1], dim=-1)
             _write_entries(networks, reader.weight, reader.axis, fed, columns, Constant(0.0), draw)
+    return done
 
 
 def _write_entries(

@@ -20,7 +20,7 @@ class SNR(Mitigation):
 
     See "Self-Normalized Resets for Plasticity in Continual Learning". A unit fires if it is above 0 for some
     example of the batch, at some position of a convolution's map; its age is the number of examples since
-    then, of this process in a distributed run. At every step, a silent unit whose age has reached its
+    then. At every step, a silent unit whose age has reached its
     threshold is reset. Each unit has a threshold of its own, half of `max_age` at first, and a histogram of
     the ages at which it fired again or was reset. At an update, the threshold becomes the percentile of the
     histogram if that is smaller, and otherwise grows by the factor `expansion`; the histogram begins anew.
@@ -89,11 +89,14 @@ class SNR(Mitigation):
             state[f"histogram/{layer}"] = torch.zeros(
                 *shape, self.bins, dtype=torch.int32, device=device
             )
+        state["tasks"] = torch.zeros(
+            context.lead, dtype=torch.int64, device=next(iter(state.values())).device
+        )
         return state
 
     def after_step(self, context: Context) -> None:
         """Count ages, reset units that are due, and update the thresholds, if steps decide when."""
-        examples = context.inputs.shape[len(context.lead)]
+        examples = context.batch_size
         chosen = {}
         for layer in context.units:
             fires = context.any_over_samples(context.features(layer) > 0)
@@ -105,17 +108,19 @@ class SNR(Mitigation):
             before.copy_(age.masked_fill(is_over, 0))
         context.reset_units(chosen, at_most=self.at_most)
         if self.update_steps is not None and context.step % self.update_steps == 0:
-            self._update(context)
+            self._update(context, torch.ones_like(context.state["tasks"], dtype=torch.bool))
 
     def boundary(self, context: Context) -> None:
         """Update the thresholds, if tasks decide when."""
-        if self.update_steps is None and context.task % self.update_tasks == 0:
-            self._update(context)
+        # Counted here: an agent may pass over tasks.
+        context.state["tasks"] += 1
+        if self.update_steps is None:
+            self._update(context, context.state["tasks"] % self.update_tasks == 0)
 
     def _oldest(self, age: Tensor, is_due: Tensor) -> Tensor:
         """Return the oldest of the units that are due, `at_most` of a layer. Shape: (..., units)."""
-        # chosen here, as reset_units() does not tell which it took; units of one age, which are many where
-        # a layer falls silent at once, by their place: what topk() makes of equals differs between devices
+        # reset_units() would take the first ones; units of one age, which are many where a layer falls
+        # silent at once, by their place: what topk() makes of equals differs between devices
         units = age.shape[-1]
         order = age * units + torch.arange(units - 1, -1, -1, device=age.device)
         values, places = torch.where(is_due, order, -1).topk(min(self.at_most, units), dim=-1)
@@ -131,7 +136,8 @@ class SNR(Mitigation):
         index = place.clamp(0, self.bins - 1)
         histogram.scatter_add_(-1, index.unsqueeze(-1), counted.unsqueeze(-1))
 
-    def _update(self, context: Context) -> None:
+    def _update(self, context: Context, is_due: Tensor) -> None:
+        """Update the thresholds where it is due, and begin new histograms. Shape of `is_due`: (...)."""
         for layer in context.units:
             threshold = context.state[f"threshold/{layer}"]
             histogram = context.state[f"histogram/{layer}"]
@@ -143,5 +149,6 @@ class SNR(Mitigation):
             usual = (place + 1) * (self.max_age / self.bins)
             larger = threshold * context.per_run(self.expansion, threshold)
             changed = torch.where(usual < threshold, usual, larger.clamp(max=self.max_age))
-            threshold.copy_(torch.where(total > 0, changed, threshold))
-            histogram.zero_()
+            updated = is_due.unsqueeze(-1)
+            threshold.copy_(torch.where(updated & (total > 0), changed, threshold))
+            histogram.masked_fill_(updated.unsqueeze(-1), 0)
