@@ -85,14 +85,15 @@ def torch_default(fan_in: int) -> Uniform:
 def initialization_of(model: nn.Module) -> dict[str, Distribution]:
     """Return the distribution of each parameter of a model, before its training, by name.
 
-    A model may declare it in a method `initialization()`. Otherwise each weight has a normal distribution of
-    the spread that it has now, and each vector is constant if all its entries are equal.
+    A model may declare it in a method `initialization()`. A weight that it does not declare has a normal
+    distribution of the spread that it has now; a vector is constant if all its entries are equal.
     """
-    declared = getattr(model, "initialization", None)
-    if callable(declared):
-        found: dict[str, Distribution] = declared()
-        return found
-    return {name: _measured(each.detach()) for name, each in model.named_parameters()}
+    declare = getattr(model, "initialization", None)
+    declared: dict[str, Distribution] = declare() if callable(declare) else {}
+    return {
+        name: declared[name] if name in declared else _measured(each.detach())
+        for name, each in model.named_parameters()
+    }
 
 
 def _measured(weights: Tensor) -> Distribution:

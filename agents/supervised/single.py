@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.supervised.config import ClassifierConfig
@@ -66,12 +65,6 @@ class Classifier(Trainer):
             device=device,
             keep_start=keep_start,
         )
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels)
-
-    def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.mse_loss(logits, targets)
 
 
 def make_optimizer(

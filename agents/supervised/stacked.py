@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import make_optimizer
@@ -82,13 +81,6 @@ class StackedClassifier(Trainer):
             device=device,
             keep_start=keep_start,
         )
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return each.view(labels.shape).mean(1)
-
-    def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits - targets).square().mean((1, 2))
 
 
 def _one_each(

@@ -11,7 +11,6 @@ Everything here has leading dimensions `...`: none for one network, (R,) for R s
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -32,7 +31,8 @@ from plasticity.agents.execution.single import (
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
-from plasticity.agents.supervised.task import Task, TaskSpec
+from plasticity.agents.supervised.task import Task
+from plasticity.agents.supervised.task_loss import TaskLoss
 from plasticity.metrics.registry import Metric
 from plasticity.mitigations import SeededMethod
 from plasticity.mitigations.hooks import Hooks, require_same_mitigations
@@ -44,7 +44,7 @@ EVALUATION_BATCH = 250
 CNN of the benchmarks takes two thirds of the time that it takes with 1000."""
 
 
-class Trainer(ABC):
+class Trainer:
     """Networks, their optimizer, and their position in the stream, which all share.
 
     The two backends are `Classifier`, for one network, and `StackedClassifier`. A network is addressed by its
@@ -86,9 +86,7 @@ class Trainer(ABC):
         self._frozen: set[int] = set()
         self._steps = [0] * self.num_networks
         self._task_steps = 1
-        self._loss: str = config.loss
-        self._active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
-        self._inactive: Tensor | None = None
+        self._loss = TaskLoss(config.loss, lead, self.device)
         self._online = Counts(lead, self.device)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
@@ -99,16 +97,6 @@ class Trainer(ABC):
     def parameters(self) -> Mapping[str, Tensor]:
         """Parameters by name. Shape of each: (..., *shape)."""
         return self._networks.parameters
-
-    # ---- what a backend implements --------------------------------------------------------------
-
-    @abstractmethod
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return each network's mean loss. Shape: (..., batch, classes) and (..., batch) to (...)."""
-
-    @abstractmethod
-    def _squared_error(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return each network's mean squared difference. Shape: (..., batch, classes) to (...)."""
 
     # ---- training -------------------------------------------------------------------------------
 
@@ -162,9 +150,12 @@ class Trainer(ABC):
     def _begin(self, task: Task, step: int) -> None:
         """Prepare to train on a task from this step on."""
         self._networks.train(True)
-        self._follow(task.spec)
+        self._loss.follow(task.spec)
         if step == 0:
-            self._require_active_labels(task)
+            train_batches = self._first_train_batches(task, task.num_train)
+            self._loss.require_active(
+                task, chain(train_batches, task.test_batches(EVALUATION_BATCH))
+            )
         if self._hooks is not None:
             self._begin_hooks(self._hooks, task, step)
         self._online.keep_until(step)
@@ -184,37 +175,6 @@ class Trainer(ABC):
         hooks.progress.task = task.index
         if self._compiled is not None:
             self._networks.always_record(hooks.all_recorded_layers)
-
-    def _follow(self, spec: TaskSpec) -> None:
-        """Set the loss and the active classes to those of a task."""
-        self._loss = spec.loss or self.config.loss
-        if spec.active == self._active:
-            return
-        self._active = spec.active
-        if spec.active is None:
-            self._inactive = None
-            return
-        inactive = torch.ones(*self._lead, spec.output_size, dtype=torch.bool)
-        is_of_each = isinstance(spec.active[0], tuple)
-        for position, row in enumerate(inactive.view(-1, spec.output_size)):
-            row[torch.tensor(spec.active[position] if is_of_each else spec.active)] = False
-        if self._inactive is None:
-            self._inactive = inactive.to(self.device)
-        else:
-            self._inactive.copy_(inactive)  # where a captured step reads it
-
-    def _require_active_labels(self, task: Task) -> None:
-        """Raise a ValueError if an example has a label outside the task's active classes."""
-        if self._inactive is None:
-            return
-        train_batches = self._first_train_batches(task, task.num_train)
-        batches = chain(train_batches, task.test_batches(EVALUATION_BATCH))
-        # read once, in the end: the device goes on meanwhile
-        if torch.stack([self._inactive.gather(-1, labels).any() for _, labels in batches]).any():
-            raise ValueError(
-                f"Task {task.index} has labels outside its active classes {self._active}: name them in the"
-                " task's spec.active, or leave out their examples."
-            )
 
     @property
     def task_progress(self) -> float:
@@ -251,7 +211,7 @@ class Trainer(ABC):
 
     def _constants(self) -> Hashable:
         """Return what a captured step holds fixed."""
-        return self._loss, self._inactive is None, constants_of(self._optimizer)
+        return self._loss.constants, constants_of(self._optimizer)
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return losses, logits, and the inputs of the layers that the mitigations need, by name."""
@@ -263,26 +223,8 @@ class Trainer(ABC):
             logits = logits.float()
         else:
             logits, layer_inputs = self._networks.with_inputs_of(layers, inputs)
-        logits = self._masked(logits)
-        return self._losses(logits, labels), logits, layer_inputs
-
-    def _masked(self, logits: Tensor) -> Tensor:
-        """Return the logits, those of inactive classes as minus infinity."""
-        if self._inactive is None:
-            return logits
-        return logits.masked_fill(self._inactive.unsqueeze(-2), -torch.inf)
-
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return each network's mean loss over masked logits. Shape: (...)."""
-        if self._loss == "cross-entropy":
-            return self._cross_entropy(logits, labels)
-        # Not functional.one_hot, which reads the labels on the host.
-        one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
-        if self._inactive is None:
-            return self._squared_error(logits, one_hot)
-        # Inactive classes count neither in the sum nor in the number that divides it.
-        loss = self._squared_error(logits.masked_fill(self._inactive.unsqueeze(-2), 0.0), one_hot)
-        return loss * (logits.shape[-1] / self._inactive.logical_not().sum(-1))
+        logits = self._loss.masked(logits)
+        return self._loss(logits, labels), logits, layer_inputs
 
     def _update(
         self,
@@ -381,8 +323,8 @@ class Trainer(ABC):
         counts = Counts(self._lead, self.device)
         examples = 0
         for inputs, labels in batches:
-            logits = self._masked(self._networks(inputs))
-            counts.add(logits, labels, self._losses(logits, labels))
+            logits = self._loss.masked(self._networks(inputs))
+            counts.add(logits, labels, self._loss(logits, labels))
             examples += labels.shape[-1]
         return counts.means(examples) if examples else ()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +21,15 @@ from plasticity.initialization import (
     Normal,
     initialization_of,
 )
-from plasticity.mitigations.attached_decay import AttachedDecay
+from plasticity.mitigations.attachable import inner_optimizer, require_attachable
+from plasticity.mitigations.attached_decay import AttachedDecay, require_no_decay
 from plasticity.mitigations.base import Mitigation
+from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.context import Batches
-from plasticity.mitigations.hidden_units import hidden_units, named_readers
+from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, named_readers
 from plasticity.mitigations.hooks import Hooks
-from plasticity.mitigations.method import SeededMethod
-from plasticity.mitigations.stacked_settings import overrides
+from plasticity.mitigations.method import SeededMethod, require_compatible
+from plasticity.mitigations.passes import Passes
 from plasticity.mitigations.trained import Trained, optimizer_moments
 from plasticity.seeds import child_seed
 from plasticity.units import trace_units
@@ -110,84 +112,156 @@ class Attached:
         readers: Mapping[str, str] | None,
         initialize: Mapping[str, Distribution] | None,
     ) -> None:
-        self._model, self._optimizer, self._method = raw_module(model), optimizer, method
-        self._layers, self._readers = layers, readers
-        _require_attachable(model, self._model, optimizer, method)
-        method.prepare(self._model)
+        self._model, self._optimizer = raw_module(model), inner_optimizer(optimizer)
+        self._method, self._layers, self._readers = method, layers, readers
+        require_attachable(model, self._model, self._optimizer, method)
+        self._parameters = dict(self._model.named_parameters())
+        self._require_alone()
         settings = method.regularizer
+        if settings.regularizer != "none":
+            require_no_decay(self._optimizer)
+        # Before the weights are moved: a redraw has the spread of those that the user gave.
+        self._initialization = _initialization(self._model, initialize or {}, method)
+        self._reads_units = any(each.reads_units for each in method.mitigations)
+        self._owned: set[Tensor] = set()
+        self._is_acting = self._is_recording = self._begun = self._skipped = False
+        self._units: dict[str, HiddenUnits] = {}
+        if self._reads_units and (readers is not None or inputs is not None):
+            self._find_units(inputs if isinstance(inputs, tuple) else (inputs,), {})
+        method.prepare(self._model)
         self._decay = (
-            AttachedDecay(self._model, optimizer, settings)
+            AttachedDecay(self._model, self._optimizer, settings)
             if settings.regularizer != "none"
             else None
         )
-        parameters = dict(self._model.named_parameters())
-        self._initialization = _initialization(self._model, initialize or {}, method)
         self._trained = Trained(
-            parameters=parameters,
+            parameters=self._parameters,
             buffers=dict(self._model.named_buffers()),
             module=self._model,
-            moments=lambda parameter: optimizer_moments(optimizer, parameter),
+            moments=partial(optimizer_moments, self._optimizer),
             initialization=self._initialization,
             ordinary=lambda: self._model,
         )
         self._hooks = Hooks([method.mitigations], self._trained, [method.noise_seed])
+        self._passes = Passes()
         self._undecayed: dict[Tensor, Tensor] = {}
-        self._scale: Tensor | None = None
-        self._skipped = False
-        self._tracing = False
+        self._follow_groups()
         self._handles: list[Any] = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+            hook_model(self._model, self._on_call),
         ]
-        self._reads_units = any(each.reads_units for each in method.mitigations)
-        self._begun = False
-        if not self._reads_units or readers is not None or inputs is not None:
-            self._begin(inputs if isinstance(inputs, tuple) else (inputs,), {})
-        first = _ModelHook(self)
-        self._handles.append(self._model.register_forward_pre_hook(first, with_kwargs=True))
+        if self._units or not self._reads_units:
+            self._begin()
+
+    def _require_alone(self) -> None:
+        """Raise a ValueError if mitigations that act on one of the weights already claim the same."""
+        mine = set(self._parameters.values())
+        for hook in self._optimizer._optimizer_step_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, Attached) and mine & set(other._parameters.values()):
+                require_compatible([*other._method.mitigations, *self._method.mitigations])
+
+    # ---- units ----------------------------------------------------------------------------------
+
+    def _find_units(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the units, given the inputs of a call."""
+        if self._readers is not None:
+            self._units = named_readers(self._model, self._readers)
+        else:
+            self._is_acting = True
+            try:
+                flow = trace_units(self._model, *args, **kwargs)
+            finally:
+                self._is_acting = False
+            self._units = hidden_units(flow, self._model, self._layers)
+        self._follow_groups()
+        left_out = [name for name, each in self._units.items() if not self._is_trained(each)]
+        if len(left_out) == len(self._units):
+            raise ValueError(
+                "There is no hidden layer of which the optimizer trains all weights, and all that read its"
+                f" units; not trained: {left_out}. Give the optimizer that has them, or name layers in"
+                " readers={LAYER: READER}."
+            )
+        if left_out:
+            logger.info("Left alone, since not all of their weights are trained: %s.", left_out)
+
+    def _is_trained(self, units: HiddenUnits) -> bool:
+        """Return whether the optimizer trains all weights of these units, and all that read them."""
+        own = [self._parameters[each] for each in _weights_of(units) if each in self._parameters]
+        return all(each.requires_grad and each in self._owned for each in own)
+
+    def _follow_groups(self) -> None:
+        """Find which parameters the optimizer trains, which may have become more."""
+        groups = self._optimizer.param_groups
+        if sum([len(group["params"]) for group in groups]) == len(self._owned):
+            return
+        self._owned = {each for group in groups for each in group["params"]}
+        known = set(self._parameters.values())
+        newer = [
+            name
+            for name, each in self._model.named_parameters()
+            if each in self._owned and each not in known
+        ]
+        if newer:
+            warnings.warn(
+                f"The model's parameters {newer} are newer than the mitigations attached to it, which leave"
+                " them alone: detach(), and attach again.",
+                stacklevel=2,
+            )
+
+    def _begin(self) -> None:
+        """Make the states of the mitigations, and record the inputs of the layers that read units."""
+        self._trained.units.update(self._units)
+        for name in dict.fromkeys(each.readers[0].layer for each in self._units.values()):
+            layer = self._model.get_submodule(name)
+            self._handles.append(hook_layer(layer, partial(self._on_layer, name)))
+        with self._acting():
+            self._hooks.begin(lambda: torch.empty(0))  # the units are known
+        self._begun = True
+        self._is_recording = bool(self._hooks.recorded_layers)
+
+    @contextmanager
+    def _acting(self, *, on_pass: bool = False) -> Iterator[None]:
+        """Let mitigations act inside the block, on trained units, and not record what they run.
+
+        Args:
+            on_pass: Whether only units are acted on that the recorded passes ran through.
+        """
+        recorded = self._hooks.progress.layer_inputs
+        units = self._trained.units
+        for name, each in self._units.items():
+            if not self._is_trained(each) or (on_pass and each.readers[0].layer not in recorded):
+                del units[name]
+        self._is_acting = True
+        try:
+            yield
+        finally:
+            self._is_acting = False
+            if len(units) < len(self._units):
+                units.clear()
+                units.update(self._units)
 
     # ---- forward passes -------------------------------------------------------------------------
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the units, given the inputs of a call, and record the inputs of their readers from now on."""
-        if self._begun:
-            return
-        if self._reads_units:
-            self._trained.units.update(self._find_units(args, kwargs))
-            for name in dict.fromkeys(
-                each.readers[0].layer for each in self._trained.units.values()
-            ):
-                hook = _LayerHook(self, name)
-                module = self._model.get_submodule(name)
-                self._handles.append(module.register_forward_pre_hook(hook))
-        self._begun = True
-        self._hooks.begin(lambda: torch.empty(0))  # the units are known
-
-    def _find_units(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._readers is not None:
-            return named_readers(self._model, self._readers)
-        self._tracing = True
-        try:
-            flow = trace_units(self._model, *args, **kwargs)
-        finally:
-            self._tracing = False
-        return hidden_units(flow, self._model, self._layers)
-
     def _is_training_call(self) -> bool:
-        return torch.is_grad_enabled() and self._model.training and not self._tracing
+        return torch.is_grad_enabled() and self._model.training and not self._is_acting
 
     def _on_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the inputs of a call of the model."""
-        if self._is_training_call():
-            self._begin(args, kwargs)
-            given = next((each for each in args if isinstance(each, Tensor)), None)
-            if given is not None:
-                self._hooks.progress.inputs = given
+        if not self._is_training_call():
+            return
+        if not self._begun:
+            self._find_units(args, kwargs)
+            self._begin()
+        given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+        self._hooks.progress.inputs = next(given, None)
 
-    def _on_layer(self, name: str, args: tuple[Any, ...]) -> None:
+    def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a layer, if the next step's hooks need it."""
-        if self._is_training_call() and self._hooks.recorded_layers:
-            self._hooks.progress.layer_inputs.setdefault(name, []).append(args[0])
+        if self._is_recording and self._is_training_call():
+            inputs = next(iter((*args, *kwargs.values())))
+            self._passes.record(name, inputs, self._hooks.progress, self._owned)
 
     # ---- steps ----------------------------------------------------------------------------------
 
@@ -203,12 +277,16 @@ class Attached:
         self._skipped = found_inf is not None and bool(found_inf)
         if self._skipped:
             return
-        self._scale = getattr(optimizer, "grad_scale", None)
-        self._rescale(inverse=True)
-        self._hooks.before_step()
+        self._follow_groups()
+        _unscale(optimizer)
+        if self._is_recording:
+            self._passes.join(self._hooks.progress)
+            self._require_recorded()
+        if self._hooks.acts_before_step:
+            with self._acting(on_pass=self._is_recording):
+                self._hooks.before_step()
         if self._decay is not None:
             self._undecayed = self._decay.join()
-        self._rescale(inverse=False)
 
     def _require_begun(self) -> None:
         if not self._begun:
@@ -218,15 +296,13 @@ class Attached:
                 " input."
             )
 
-    @torch.no_grad()
-    def _rescale(self, *, inverse: bool) -> None:
-        """Divide the gradients by the scale of a `GradScaler`, a power of two, or multiply them again."""
-        if self._scale is None:
-            return
-        for parameter in self._trained.parameters.values():
-            if parameter.grad is not None:
-                scale = self._scale.to(parameter.grad.device)
-                parameter.grad.mul_(scale.reciprocal() if inverse else scale)
+    def _require_recorded(self) -> None:
+        if not self._hooks.progress.layer_inputs:
+            raise RuntimeError(
+                f"{self._hooks.names} needs the features of this step, but no forward pass in training mode"
+                " and with gradients was seen since the last one: call model.train() before it, and let"
+                " torch.compile(model) compile after attach()."
+            )
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: Any) -> None:
         for parameter, gradient in self._undecayed.items():
@@ -235,18 +311,22 @@ class Attached:
         if self._skipped:
             self._hooks.progress.layer_inputs = {}
         else:
-            self._hooks.after_step()
+            # most steps only count
+            with self._acting(on_pass=self._is_recording) if self._hooks.is_due else nullcontext():
+                self._hooks.after_step()
+            self._is_recording = bool(self._hooks.recorded_layers)
+        self._passes.forget()
 
     # ---- what a training loop calls -------------------------------------------------------------
 
     def penalty(self) -> Tensor:
         """Return the mitigations' term of the loss, after the forward pass: a number, 0 if there is none."""
-        device = self._trained.device
-        if not self._hooks.has_penalty:
-            return torch.zeros((), device=device)
-        self._require_begun()
-        found = self._hooks.penalty()
-        return torch.zeros((), device=device) if found is None else found
+        found = None
+        if self._hooks.has_penalty:
+            self._require_begun()
+            with self._acting(on_pass=self._is_recording):
+                found = self._hooks.penalty()
+        return torch.zeros((), device=self._trained.device) if found is None else found
 
     def boundary(
         self, task: int, batches: Iterable[tuple[Tensor, Tensor]] | Batches | None = None
@@ -263,9 +343,10 @@ class Attached:
         """
         self._require_begun()
         every: Any = batches
-        self._hooks.boundary(
-            task, [0], every if every is None or callable(every) else lambda: every
-        )
+        with self._acting():
+            self._hooks.boundary(
+                task, [0], every if every is None or callable(every) else lambda: every
+            )
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Give the model the parameters that it is to be evaluated with, inside the block."""
@@ -295,6 +376,7 @@ class Attached:
             ValueError: if the state belongs to other mitigations.
         """
         self._hooks.load_state_dict(state["mitigations"])
+        self._is_recording = bool(self._hooks.recorded_layers)
         if self._decay is not None:
             self._decay.load_state_dict(state["anchors"])
         kinds = {"Constant": Constant, "Normal": Normal}
@@ -308,98 +390,23 @@ class Attached:
         self._handles.clear()
 
 
-class _Copied:
-    """Hook on a copy of a model that mitigations were attached to."""
-
-    warned = False
-
-    def __call__(self, module: nn.Module, *_inputs: Any) -> None:
-        if not self.warned and torch.is_grad_enabled() and module.training:
-            self.warned = True
-            warnings.warn(
-                "This model is a copy of one that mitigations are attached to, and they do not act on it:"
-                " attach() them to the copy and its optimizer.",
-                stacklevel=2,
-            )
+def _weights_of(units: HiddenUnits) -> list[str]:
+    """Return the names of the weights of units, and of those that read them."""
+    own = [units.weight, *units.scales, *units.offsets, *(each.weight for each in units.readers)]
+    return own if units.bias is None else [*own, units.bias]
 
 
-class _ModelHook:
-    """Hook on a model, which tells `Attached` of its calls. Of a copy of the model, it becomes `_Copied`."""
-
-    def __init__(self, attached: Attached) -> None:
-        self._attached = attached
-
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._attached._on_call(args, kwargs)
-
-    def __deepcopy__(self, _memo: Any) -> _Copied:
-        return _Copied()
-
-    def __reduce__(self) -> Any:
-        return _Copied, ()
-
-
-class _LayerHook:
-    """Hook on a layer that reads units; it acts on no copy of the layer."""
-
-    def __init__(self, attached: Attached, name: str) -> None:
-        self._attached, self._name = attached, name
-
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._attached._on_layer(self._name, args)
-
-    def __deepcopy__(self, _memo: Any) -> _Nothing:
-        return _Nothing()
-
-    def __reduce__(self) -> Any:
-        return _Nothing, ()
-
-
-class _Nothing:
-    """Hook that does nothing."""
-
-    def __call__(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-        pass
-
-
-def _require_attachable(
-    model: nn.Module, raw: nn.Module, optimizer: Optimizer, method: SeededMethod
-) -> None:
-    for each in method.mitigations:
-        if overrides(each, "network"):
-            raise ValueError(
-                f"{each.name} changes the architecture of a network before it is built, so that it cannot be"
-                " attached: build the network with it."
-            )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError(
-            "LBFGS evaluates its closure several times within a step, so that mitigations cannot act on its"
-            " gradients and steps: use an optimizer whose step() needs no closure."
-        )
-    owned = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(parameter in owned for parameter in raw.parameters()):
-        raise ValueError(
-            "The optimizer has none of the model's parameters: give the optimizer that trains this model."
-        )
-    if _was_compiled_and_called(model, raw):
-        raise ValueError(
-            "The model was compiled and called before, so that hooks added now would never fire: attach the"
-            " mitigations before its first call."
-        )
-
-
-def _was_compiled_and_called(model: nn.Module, raw: nn.Module) -> bool:
-    if "torch._dynamo" not in sys.modules:
-        return False
-    is_compiled = any("_orig_mod" in module._modules for module in model.modules()) or any(
-        module._compiled_call_impl is not None for module in raw.modules()
-    )
-    if not is_compiled:
-        return False
-    from torch._dynamo.eval_frame import _debug_get_cache_entry_list  # noqa: PLC0415  (the compiler)
-
-    codes = (type(module).forward.__code__ for module in raw.modules())
-    return any(_debug_get_cache_entry_list(code) for code in codes)
+def _unscale(optimizer: Optimizer) -> None:
+    """Divide the gradients by the scale of a `GradScaler`, where a fused step would do so itself."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale.to(parameter.grad.device))
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
 def _initialization(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,22 +19,10 @@ from plasticity.optim.settings import RegularizerSettings
 from plasticity.optim.targets import has_target, has_zero_anchor, make_factors
 
 
-@dataclass(eq=False)
-class _Target:
-    """Parameter of the optimizer that is decayed."""
-
-    group: int
-    """Index of its group."""
-
-    anchor: Tensor | None
-    """Point that it is decayed toward; None for zero."""
-
-    factors: Tensor | None
-    """Diagonal of syre's Eq. 7; None for one."""
-
-
 class AttachedDecay:
     """Decay of a model's layers, as `regularized` would apply it with `parameter_groups(model, …)`.
+
+    Parameters that join the optimizer later are decayed from then on, too.
 
     Args:
         model: Module without wrappers.
@@ -42,34 +30,52 @@ class AttachedDecay:
         settings: Settings of the decay.
 
     Raises:
-        ValueError: if the optimizer decays already.
+        ValueError: if the optimizer decays already, or a decay cannot be added to its steps.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, settings: RegularizerSettings
     ) -> None:
-        _require_no_decay(optimizer)
+        require_no_decay(optimizer)
+        regularized(type(optimizer))  # refuses what cannot be regularized
         self._optimizer, self._settings = optimizer, settings
-        groups = parameter_groups(model, **asdict(settings))
         # Only its anchors are of use: those of a regularized optimizer with the same groups.
-        drawn = regularized(torch.optim.SGD)(groups, lr=0.0)
-        owners = {
-            parameter: index
-            for index, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
-        }
-        self._targets: dict[Tensor, _Target] = {}
+        drawn = regularized(torch.optim.SGD)(parameter_groups(model, **asdict(settings)), lr=0.0)
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._anchors: dict[Tensor, Tensor] = {}
+        self._factors: dict[Tensor, Tensor] = {}
+        self._decayed: set[Tensor] = set()
         for group in drawn.param_groups:
             for index, parameter in enumerate(group["params"]):
-                is_decayed = group["regularizer"] != "none" and has_target(group, index)
-                if parameter not in owners or not is_decayed:
+                if group["regularizer"] == "none" or not has_target(group, index):
                     continue
+                self._decayed.add(parameter)
                 anchor = None if has_zero_anchor(group) else drawn.anchor(parameter)
-                factors = make_factors(group, index) if group["anisotropy"] else None
-                self._targets[parameter] = _Target(owners[parameter], anchor, factors)
-        first = optimizer.param_groups[0]
-        follows = base_decay_of(optimizer, type(optimizer), first) == "decoupled"
-        self._decoupled = follows if settings.decoupled is None else settings.decoupled
+                if anchor is not None:
+                    self._anchors[parameter] = anchor
+                if group["anisotropy"]:
+                    self._factors[parameter] = make_factors(group, index)
+        self._decoupled: list[bool] = []
+        self._follow_groups()
+
+    def _follow_groups(self) -> None:
+        """Find how the decay joins the steps of the groups that are new."""
+        base = type(self._optimizer)
+        if isinstance(self._optimizer, RegularizedOptimizer):
+            base = self._optimizer.base
+        for group in self._optimizer.param_groups[len(self._decoupled) :]:
+            decoupled = self._settings.decoupled
+            if decoupled is not False:
+                kind = base_decay_of(self._optimizer, base, group)
+                if kind == "other":
+                    raise ValueError(
+                        f"{base.__name__}'s own weight decay is neither added to the gradient nor a factor"
+                        f" before the step, so that decoupled={decoupled} would be another kind of decay:"
+                        " give decoupled=False, which adds it to the gradient."
+                    )
+                if decoupled is None:
+                    decoupled = kind == "decoupled"
+            self._decoupled.append(decoupled)
 
     @torch.no_grad()
     def join(self) -> dict[Tensor, Tensor]:
@@ -77,42 +83,69 @@ class AttachedDecay:
 
         Returns:
             The gradients without the decay, by parameter, where they were replaced.
+
+        Raises:
+            RuntimeError: if a gradient is sparse, and the decay is added to it.
         """
+        groups = self._optimizer.param_groups
+        if len(groups) > len(self._decoupled):
+            self._follow_groups()
         replaced: dict[Tensor, Tensor] = {}
-        for parameter, target in self._targets.items():
-            if parameter.grad is None:
+        for group, decoupled in zip(groups, self._decoupled, strict=True):
+            chosen = [
+                each for each in group["params"] if each.grad is not None and each in self._decayed
+            ]
+            if not chosen:
                 continue
-            group = self._optimizer.param_groups[target.group]
-            anchors = None if target.anchor is None else [target.anchor]
-            factors = None if target.factors is None else [target.factors]
+            anchors = [self._anchors[each] for each in chosen] if self._anchors else None
+            factors = [self._factors[each] for each in chosen] if self._factors else None
             strength = self._settings.strength
-            if self._decoupled:
-                decay_toward_([parameter], anchors, group["lr"] * strength, factors)
+            if decoupled:
+                rate = group["lr"]
+                amount = (rate.squeeze() if isinstance(rate, Tensor) else rate) * strength
+                decay_toward_(chosen, anchors, amount, factors)
                 continue
+            gradients = [each.grad for each in chosen]
+            if any(each.is_sparse for each in gradients):
+                raise RuntimeError(
+                    "A coupled decay cannot be added to a sparse gradient: give decoupled=True, or make the"
+                    " gradient dense (nn.Embedding(sparse=False))."
+                )
             if group.get("maximize", False):  # torch negates the gradient afterwards
                 strength = -strength
-            replaced[parameter] = parameter.grad
-            (parameter.grad,) = decayed_gradients(
-                [parameter.grad], [parameter], anchors, strength, factors
-            )
+            replaced.update(zip(chosen, gradients, strict=True))
+            decayed = decayed_gradients(gradients, chosen, anchors, strength, factors)
+            for parameter, gradient in zip(chosen, decayed, strict=True):
+                parameter.grad = gradient
         return replaced
 
-    def state_dict(self) -> list[Tensor] | None:
-        """Return the anchors that cannot be drawn again: those of l2-init; None for other decays."""
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """Return the anchors that cannot be drawn again, by name: those of l2-init; None for others."""
         if self._settings.regularizer != "l2-init":
             return None
-        return [each.anchor.clone() for each in self._targets.values() if each.anchor is not None]
+        return {self._names[each]: anchor.clone() for each, anchor in self._anchors.items()}
 
-    def load_state_dict(self, anchors: list[Tensor] | None) -> None:
-        """Load the anchors of l2-init."""
-        if anchors is None:
-            return
-        for target, anchor in zip(self._targets.values(), anchors, strict=True):
-            assert target.anchor is not None
-            target.anchor.copy_(anchor)
+    def load_state_dict(self, anchors: Mapping[str, Tensor] | None) -> None:
+        """Load the anchors of l2-init.
+
+        Raises:
+            ValueError: if they are those of other parameters.
+        """
+        own = {self._names[each]: anchor for each, anchor in self._anchors.items()}
+        if self._settings.regularizer != "l2-init":
+            own = {}
+        if own.keys() != (anchors or {}).keys():
+            raise ValueError(
+                f"The state has anchors of {sorted(anchors or {})}, but this model needs those of"
+                f" {sorted(own)}: load that of the same model and decay."
+            )
+        for name, anchor in own.items():
+            assert anchors is not None
+            anchor.copy_(anchors[name])
 
 
-def _require_no_decay(optimizer: Optimizer) -> None:
+def require_no_decay(optimizer: Optimizer) -> None:
+    """Raise a ValueError if the optimizer itself decays its parameters."""
     name = type(optimizer).__name__
     if isinstance(optimizer, RegularizedOptimizer) and any(
         group["regularizer"] != "none" for group in optimizer.param_groups

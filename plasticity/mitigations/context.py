@@ -167,7 +167,9 @@ class Context:
 
         Shape: (..., samples, units) to (..., units).
         """
-        return self._over_processes(values.mean(-2), mean=True)
+        # in half precision, a mean of many small numbers would lose digits, or be 0
+        precise = values.float() if values.element_size() < 4 else values
+        return self._over_processes(precise.mean(-2), mean=True)
 
     def any_over_samples(self, values: Tensor) -> Tensor:
         """Return whether any sample of a unit is True, in any process of a distributed run.

@@ -105,7 +105,19 @@ def hidden_units(
     """
     hidden = [each for each in flow.layers if not each.is_output]
     wanted = hidden if layers is None else [flow[name] for name in layers]
-    return {each.name: _units_of(each, model) for each in wanted}
+    found: dict[str, HiddenUnits] = {}
+    faults: list[str] = []
+    for each in wanted:
+        try:
+            found[each.name] = _units_of(each, model)
+        except ValueError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise ValueError(
+            "\n".join(faults) + f"\nThose that can: layers={list(found)}."
+            " Name these, or the layer that reads each layer's units, in readers={LAYER: READER}."
+        )
+    return found
 
 
 def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:
@@ -138,10 +150,7 @@ def _require_followed(layer: UnitLayer) -> None:
     ):
         reason = layer.unequal
     if reason is not None:
-        raise ValueError(
-            f"The units of {layer.name!r} cannot be reset one by one: {reason}. Name the layers that you"
-            " want, without it, in layers=[…], or the layer that reads it, in readers={…}."
-        )
+        raise ValueError(f"The units of {layer.name!r} cannot be reset one by one: {reason}.")
 
 
 def _reader_of(name: str, reader: Reader, model: nn.Module) -> UnitReader:
@@ -150,7 +159,7 @@ def _reader_of(name: str, reader: Reader, model: nn.Module) -> UnitReader:
     except AttributeError:
         raise ValueError(
             f"The features of {name!r} are read by {reader.weight!r}, which is no module of its own, so that"
-            " they cannot be recorded: make it the weight of a module, or leave the layer out of layers=[…]."
+            " they cannot be recorded: make it the weight of a module."
         ) from None
     weight = model.get_parameter(reader.weight)
     return unit_reader(reader.layer, reader.weight, reader.axis, reader.columns, weight, module)

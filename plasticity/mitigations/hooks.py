@@ -57,6 +57,8 @@ class Hooks:
             for each in self._mitigations
         ]
         self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
+        self._before = [each for each in self._at_work if overrides(each[0], "before_step")]
+        self._after = [each for each in self._at_work if overrides(each[0], "after_step")]
         self._loaded: dict[int, Mapping[str, Any]] = {}
         self._begun = False
 
@@ -93,6 +95,8 @@ class Hooks:
     @property
     def step(self) -> int:
         """Optimizer steps done so far by the networks that are not frozen."""
+        if not self._frozen:
+            return self._steps[0]
         live = [step for run, step in enumerate(self._steps) if run not in self._frozen]
         return live[0] if live else 0
 
@@ -139,21 +143,31 @@ class Hooks:
         given = [each for each in terms if each is not None]
         return torch.stack(given).sum(0) if given else None
 
-    @torch.no_grad()
+    @property
+    def acts_before_step(self) -> bool:
+        """Whether a hook acts before the optimizer's step."""
+        return bool(self._before)
+
     def before_step(self) -> None:
         """Call the hooks that act before the optimizer's step."""
-        for mitigation, context in self._at_work:
-            mitigation.before_step(context)
+        if self._before:
+            with torch.no_grad():
+                for mitigation, context in self._before:
+                    mitigation.before_step(context)
 
-    @torch.no_grad()
+    @property
+    def is_due(self) -> bool:
+        """Whether a hook acts after the next step."""
+        return any((self.step + 1) % each[0].cadence == 0 for each in self._after)
+
     def after_step(self) -> None:
         """Count a step, and call the hooks that are due after it."""
         step = self.step + 1
         self._steps = [own if run in self._frozen else step for run, own in enumerate(self._steps)]
         self.progress.step = step
-        due = [each for each in self._at_work if step % each[0].cadence == 0]
+        due = [each for each in self._after if step % each[0].cadence == 0]
         if due:
-            with self._frozen_kept():
+            with torch.no_grad(), self._frozen_kept():
                 for mitigation, context in due:
                     mitigation.after_step(context)
         self.progress.layer_inputs = {}
@@ -161,6 +175,9 @@ class Hooks:
     @contextmanager
     def _frozen_kept(self) -> Iterator[None]:
         """Keep the weights of frozen networks as they are."""
+        if not self._frozen:
+            yield
+            return
         parameters = [each.detach() for each in self._networks.parameters.values()]
         kept = [(own[run], own[run].clone()) for run in self._frozen for own in parameters]
         yield

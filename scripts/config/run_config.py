@@ -27,6 +27,7 @@ from plasticity.mitigations import (
     mitigation_names,
     require_compatible,
 )
+from plasticity.mitigations.stacked_settings import acts_on_steps
 from plasticity.scripts.config.nested import (
     flattened,
     from_plain,
@@ -386,6 +387,7 @@ class ControlRunConfig(RunConfig):
         super().__post_init__()
         if self.critic_method is not None:
             require_compatible(self.critic_method)
+        self._require_fitting_mitigations()
         rollout = self.agent.rollout_steps
         if rollout % self.stream.num_envs:
             raise ValueError(
@@ -396,6 +398,19 @@ class ControlRunConfig(RunConfig):
             raise ValueError(
                 f"measure_every {self.tracking.measure_every} must be a multiple of rollout_steps"
                 f" {rollout}: metrics are measured between two rollouts."
+            )
+
+    def _require_fitting_mitigations(self) -> None:
+        acting = [each.name for method in self.methods() for each in method if acts_on_steps(each)]
+        if acting and self.agent.compile:
+            raise ValueError(
+                f"--compile makes one CUDA graph of all steps of an update, and {acting[0]} acts between"
+                " them: leave out one of the two."
+            )
+        if acting and self.agent.target_kl is not None and self.stream.on_device:
+            raise ValueError(
+                f"--target-kl {self.agent.target_kl} ends the updates of stacked agents at different steps,"
+                f" and {acting[0]} counts the steps: leave out one of the two."
             )
 
 

@@ -217,13 +217,14 @@ def read_run(path: Path) -> Run:
         path: Folder with `config.json`, and `metrics.jsonl` once there is a row.
 
     Raises:
-        ValueError: if a file is broken; an incomplete last line of `metrics.jsonl` is left out instead.
+        ValueError: if a file is broken, or the benchmark is unknown; an incomplete last line of
+            `metrics.jsonl` is left out instead.
     """
     config = _read_config(path / "config.json")
+    axis = axis_of(str(config["benchmark"]))
     file = path / "metrics.jsonl"
     if not file.exists():
         return Run(path, config, (), half_written=False)
-    axis = axis_of(str(config["benchmark"]))
     lines = _read_text(file).splitlines()
     rows: list[Row] = []
     half_written = False

@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from plasticity.mitigations import MITIGATIONS
-from plasticity.scripts.config.benchmarks import BENCHMARKS, TUNED_SETTINGS
+from plasticity.scripts.config.benchmarks import TUNED_SETTINGS
 from plasticity.scripts.report.arms import Arm, differing_keys
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.metric_names import in_words
@@ -55,8 +55,6 @@ def tune(config: TuneConfig) -> Tuned:
     file = TUNED_SETTINGS if config.out is None else config.out
     tuned = _read(file)
     for benchmark, runs in by_benchmark(config.folder).items():
-        if benchmark not in BENCHMARKS:
-            raise ValueError(f"{benchmark} is not a benchmark of this version: leave its runs out.")
         for name, (arm, metric) in _best_arms(runs).items():
             settings = _tuned_settings(name, arm.runs[0].config["method"][name])
             before = _text(tuned.get(benchmark, {}).get(name))

@@ -1,1 +1,3 @@
 """Figures and tables of the papers as experiments: a file for each."""
+
+import plasticity.scripts.reproduce.teacher_student  # noqa: F401

@@ -14,6 +14,7 @@ from plasticity.agents.supervised.single import OPTIMIZERS
 from plasticity.checks import require_known, require_number
 from plasticity.mitigations import regularizer_settings
 from plasticity.mitigations.base import Decay
+from plasticity.optim.kernels.step import step_options
 from plasticity.optim.parameter_groups import parameter_groups
 from plasticity.optim.regularizers import regularized
 from plasticity.scripts.reproduce.config import FigureConfig, NoAgent
@@ -84,8 +85,11 @@ class NetworkExperiment(FigureExperiment):
         torch.manual_seed(child_seed(config.seed, "weights"))
         self.network = self.make_network().to(self.device)
         settings = regularizer_settings(config.method, child_seed(config.seed, "anchor"))
-        self.optimizer = regularized(OPTIMIZERS[config.agent.optimizer])(
-            parameter_groups(self.network, **asdict(settings)), lr=config.agent.learning_rate
+        base = OPTIMIZERS[config.agent.optimizer]
+        self.optimizer = regularized(base)(
+            parameter_groups(self.network, **asdict(settings)),
+            lr=config.agent.learning_rate,
+            **step_options("eager", base, self.device),
         )
 
     def generator(self, name: str) -> torch.Generator:

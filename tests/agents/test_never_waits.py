@@ -72,7 +72,7 @@ def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, l
     else:
         trainer = StackedClassifier(networks, config, SETTINGS, data_order_seeds=range(count))
         images, labels = torch.rand(count, 8, 1, 8, 8), labels.expand(count, -1)
-    trainer._follow(TaskSpec(input_shape=(1, 8, 8), output_size=10, active=active))
+    trainer._loss.follow(TaskSpec(input_shape=(1, 8, 8), output_size=10, active=active))
     trainer._train_step(images, labels)  # creates the optimizer's state and the anchors
     with never_waits():
         for _ in range(33):  # until the accuracy has been counted

@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from plasticity.agents.supervised.task_loss import TaskLoss
+from plasticity.tasks import TaskSpec
+
+CPU = torch.device("cpu")
+
+
+def loss_of(kind="cross-entropy", lead=(), active=None, chosen=None):
+    made = TaskLoss(kind, lead, CPU)
+    made.follow(TaskSpec(input_shape=(1,), output_size=3, loss=chosen, active=active))
+    return made
+
+
+def test_losses_by_hand():
+    logits = torch.tensor([[0.0, math.log(3), 0.0]])
+    # probabilities 1/5, 3/5, 1/5
+    assert loss_of()(logits, torch.tensor([1])).item() == pytest.approx(-math.log(3 / 5))
+    # (0, ln 3, 0) against (1, 0, 0): (1 + ln(3)^2) / 3
+    found = loss_of("squared-error")(logits, torch.tensor([0])).item()
+    assert found == pytest.approx((1 + math.log(3) ** 2) / 3)
+    assert loss_of(chosen="squared-error")(logits, torch.tensor([0])).item() == pytest.approx(found)
+
+
+def test_inactive_classes_count_neither_in_the_sum_nor_in_the_mean():
+    logits = torch.tensor([[5.0, math.log(3), 0.0]])
+    loss = loss_of(active=(1, 2))
+    masked = loss.masked(logits)
+    assert masked[0, 0] == -math.inf
+    assert loss(masked, torch.tensor([1])).item() == pytest.approx(-math.log(3 / 4))
+    loss = loss_of("squared-error", active=(1, 2))
+    # (ln 3, 0) against (0, 1), over two classes
+    expected = (math.log(3) ** 2 + 1) / 2
+    assert loss(loss.masked(logits), torch.tensor([2])).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "squared-error"])
+def test_stacked_networks_have_losses_of_their_own(kind):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 6, 3, dtype=torch.float64), torch.randint(1, 3, (2, 6))
+    active = ((1, 2), (0, 1, 2))
+    loss = loss_of(kind, (2,), active)
+    found = loss(loss.masked(logits), labels)
+    for own, given, wanted, classes in zip(found, logits, labels, active, strict=True):
+        single = loss_of(kind, (), classes)
+        torch.testing.assert_close(own, single(single.masked(given), wanted))
+    # the second is an ordinary loss
+    ordinary = {
+        "cross-entropy": functional.cross_entropy(logits[1], labels[1]),
+        "squared-error": functional.mse_loss(
+            logits[1], functional.one_hot(labels[1], 3).to(logits.dtype)
+        ),
+    }
+    torch.testing.assert_close(found[1], ordinary[kind])
+
+
+def test_what_a_captured_step_reads_stays_where_it_is():
+    loss = loss_of(active=(0, 1))
+    before = loss._inactive.data_ptr()
+    loss.follow(TaskSpec(input_shape=(1,), output_size=3, active=(1, 2)))
+    assert loss._inactive.data_ptr() == before
+    assert loss._inactive.tolist() == [True, False, False]
+    assert loss.constants == ("cross-entropy", False)
+    loss.follow(TaskSpec(input_shape=(1,), output_size=3))
+    assert loss.constants == ("cross-entropy", True)
