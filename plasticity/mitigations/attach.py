@@ -309,7 +309,7 @@ class Attached:
             parameter.grad = gradient
         self._undecayed = {}
         if self._skipped:
-            self._hooks.progress.layer_inputs = {}
+            self._hooks.progress.forget_step()
         else:
             # most steps only count
             with self._acting(on_pass=self._is_recording) if self._hooks.is_due else nullcontext():

@@ -27,13 +27,17 @@ class Progress:
     """Index of the current task; at a boundary, of the one that begins."""
 
     inputs: Tensor | None = None
-    """Inputs of the latest training step."""
+    """Inputs of the current training step; None between two steps."""
 
     layer_inputs: dict[str, list[Tensor]] = field(default_factory=dict)
     """Inputs of the layers that were recorded in the latest step, of each of its forward passes, by name."""
 
     batches: Batches | None = None
     """Function that iterates over the data of the task that begins."""
+
+    def forget_step(self) -> None:
+        """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
+        self.inputs, self.layer_inputs = None, {}
 
 
 class Context:
@@ -73,7 +77,10 @@ class Context:
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
-        """Gradients of the parameters that have one, by name. Shape of each: (..., *shape)."""
+        """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
+
+        Shape of each: (..., *shape).
+        """
         return {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
 
     def moments(self, name: str) -> Moments:
@@ -111,8 +118,16 @@ class Context:
 
     @property
     def inputs(self) -> Tensor:
-        """Inputs of the latest training step. Shape: (..., batch, *input_shape)."""
-        assert self._progress.inputs is not None
+        """Inputs of the current training step: of its latest forward pass. Shape: (..., batch, *input_shape).
+
+        Raises:
+            RuntimeError: if there was no forward pass since the latest step.
+        """
+        if self._progress.inputs is None:
+            raise RuntimeError(
+                "There are no inputs between two steps: read them in penalty, before_step or after_step, and"
+                " those of the task that begins in batches()."
+            )
         return self._progress.inputs
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
