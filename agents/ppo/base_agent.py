@@ -238,7 +238,7 @@ class BasePPO:
     def _note_tasks(self, before: Sequence[int | None]) -> None:
         """Note where any environment of an agent is at a newer task than before.
 
-        The mitigations act later, before the next rollout: the agent is first measured as it is after the task.
+        The mitigations act later, before the next rollout: the agent is first measured as the task left it.
         """
         for index, old in enumerate(before):
             new = self._episodes.newest_task(index)

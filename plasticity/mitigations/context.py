@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed
 
-from plasticity.initialization import Distribution
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.resets import reset_some_units, reset_units
-from plasticity.mitigations.trained import Moments, Trained
+from plasticity.mitigations.trained import Initial, Moments, Trained
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -157,7 +156,10 @@ class Context:
 
     @property
     def task(self) -> int:
-        """Index of the current task; in `boundary`, of the one that begins."""
+        """Index of the current task; in `boundary`, of the one that begins.
+
+        Stacked agents meet tasks at different times: outside of `boundary`, it is that of any one's latest.
+        """
         return self._progress.task
 
     # ---- settings, statistics, noise ------------------------------------------------------------
@@ -205,18 +207,21 @@ class Context:
         distributed.all_reduce(statistic)
         return statistic / distributed.get_world_size() if mean else statistic
 
-    def draw(self, distribution: Distribution, out: Tensor) -> Tensor:
+    def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
 
         Args:
-            distribution: For example `Normal(1e-3)`.
+            distribution: For example `Normal(1e-3)`; or one for each network.
             out: Tensor to fill. Shape: (..., *shape).
         """
-        if not self.lead:
-            distribution.draw_(out, self.generators[0])
-            return out
-        for own, generator in zip(out, self.generators, strict=True):
-            distribution.draw_(own, generator)
+        each = (
+            distribution
+            if isinstance(distribution, tuple)
+            else (distribution,) * len(self.generators)
+        )
+        tensors = out if self.lead else (out,)
+        for one, own, generator in zip(each, tensors, self.generators, strict=True):
+            one.draw_(own, generator)
         return out
 
     def fresh(self, name: str) -> Tensor:
@@ -253,7 +258,7 @@ class Context:
                 f"reset_units/{layer}", number if at_most is None else number.clamp(max=at_most)
             )
 
-    def _draw(self, distribution: Distribution, out: Tensor) -> None:
+    def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)
 
     def count(self, name: str, number: Tensor) -> None:
