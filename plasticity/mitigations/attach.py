@@ -334,7 +334,7 @@ class Attached:
             parameter.grad = gradient
         self._undecayed = {}
         if self._skipped:
-            self._hooks.progress.layer_inputs = {}
+            self._hooks.progress.forget_step()
         else:
             if self._hooks.is_due:
                 with self._silent():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, distributed
 
-from plasticity.initialization import Distribution
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.resets import reset_some_units, reset_units
-from plasticity.mitigations.trained import Moments, Trained
+from plasticity.mitigations.trained import Initial, Moments, Trained
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -28,16 +27,20 @@ class Progress:
     """Index of the current task; at a boundary, of the one that begins."""
 
     inputs: Tensor | None = None
-    """Inputs of the latest training step, or of its last micro-batch."""
+    """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
 
     batch_size: int = 0
-    """Examples of the latest training step, of each network."""
+    """Examples of the current training step so far, of each network."""
 
     layer_inputs: dict[str, list[Tensor]] = field(default_factory=dict)
     """Inputs of the layers that were recorded in the latest step, of each of its forward passes, by name."""
 
     batches: Batches | None = None
     """Function that iterates over the data of the task that begins."""
+
+    def forget_step(self) -> None:
+        """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
+        self.inputs, self.batch_size, self.layer_inputs = None, 0, {}
 
 
 class Context:
@@ -77,7 +80,10 @@ class Context:
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
-        """Gradients of the parameters that have one, by name. Shape of each: (..., *shape)."""
+        """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
+
+        Shape of each: (..., *shape).
+        """
         return {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
 
     def moments(self, name: str) -> Moments:
@@ -115,17 +121,17 @@ class Context:
 
     @property
     def inputs(self) -> Tensor:
-        """Inputs of the latest training step; of its last micro-batch in a loop that accumulates gradients.
+        """Inputs of the current training step; of the latest micro-batch where gradients are accumulated.
 
         Shape: (..., batch, *input_shape).
 
         Raises:
-            RuntimeError: if there was no step, or the model was called without a tensor as an argument.
+            RuntimeError: if there was no forward pass since the latest step, or none with a tensor.
         """
         if self._progress.inputs is None:
             raise RuntimeError(
-                "There are no inputs: no training step was done yet, or the model is not called with a tensor"
-                " as its first argument."
+                "There are no inputs between two steps: read them in penalty, before_step or after_step, and"
+                " those of the task that begins in batches()."
             )
         return self._progress.inputs
 
@@ -166,7 +172,10 @@ class Context:
 
     @property
     def task(self) -> int:
-        """Index of the current task; in `boundary`, of the one that begins."""
+        """Index of the current task; in `boundary`, of the one that begins.
+
+        Stacked agents meet tasks at different times: outside of `boundary`, it is that of any one's latest.
+        """
         return self._progress.task
 
     # ---- settings, statistics, noise ------------------------------------------------------------
@@ -217,18 +226,21 @@ class Context:
         distributed.all_reduce(statistic)
         return statistic / distributed.get_world_size() if mean else statistic
 
-    def draw(self, distribution: Distribution, out: Tensor) -> Tensor:
+    def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
 
         Args:
-            distribution: For example `Normal(1e-3)`.
+            distribution: For example `Normal(1e-3)`; or one for each network.
             out: Tensor to fill. Shape: (..., *shape).
         """
-        if not self.lead:
-            distribution.draw_(out, self.generators[0])
-            return out
-        for own, generator in zip(out, self.generators, strict=True):
-            distribution.draw_(own, generator)
+        each = (
+            distribution
+            if isinstance(distribution, tuple)
+            else (distribution,) * len(self.generators)
+        )
+        tensors = out if self.lead else (out,)
+        for one, own, generator in zip(each, tensors, self.generators, strict=True):
+            one.draw_(own, generator)
         return out
 
     def fresh(self, name: str) -> Tensor:
@@ -270,7 +282,7 @@ class Context:
             self.count(f"reset_units/{layer}", mask.sum(-1))
         return done
 
-    def _draw(self, distribution: Distribution, out: Tensor) -> None:
+    def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)
 
     def count(self, name: str, number: Tensor) -> None:
@@ -286,11 +298,7 @@ class Context:
 
     def of_run(self, index: int) -> Context:
         """Return the context of one of R stacked networks, with views of their memory."""
-        inputs = self._progress.inputs
-        progress = replace(
-            self._progress, inputs=None if inputs is None else inputs[index], layer_inputs={}
-        )
-        own = Context(self._networks.of_run(index), progress, [self.generators[index]])
+        own = Context(self._networks.of_run(index), self._progress, [self.generators[index]])
         own.state = {name: each[index] for name, each in self.state.items()}
         return own
 

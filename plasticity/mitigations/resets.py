@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from plasticity.initialization import Constant, Distribution
+from plasticity.initialization import Constant
 from plasticity.mitigations.hidden_units import HiddenUnits
-from plasticity.mitigations.trained import Trained
+from plasticity.mitigations.trained import Initial, Trained
 
-Draw = Callable[[Distribution, Tensor], None]
+Draw = Callable[[Initial, Tensor], None]
 """Function that fills a tensor of shape (..., units, *shape) from a distribution, each network by itself."""
 
 
@@ -39,9 +39,9 @@ def reset_units(networks: Trained, chosen: Mapping[str, Tensor], draw: Draw) -> 
             _fill_entries(networks, reader.weight, reader.axis, reader.fed_by(mask), 0.0)
 
 
-def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Distribution]]:
+def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Initial]]:
     """Return name, axis and distribution of the parameters that make these units."""
-    found: list[tuple[str, int, Distribution]] = [
+    found: list[tuple[str, int, Initial]] = [
         (units.weight, units.axis, networks.initialization[units.weight])
     ]
     if units.bias is not None:
@@ -52,7 +52,7 @@ def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Dis
 
 
 def _draw_entries(
-    networks: Trained, name: str, axis: int, mask: Tensor, distribution: Distribution, draw: Draw
+    networks: Trained, name: str, axis: int, mask: Tensor, distribution: Initial, draw: Draw
 ) -> None:
     if isinstance(distribution, Constant):
         _fill_entries(networks, name, axis, mask, distribution.value)
@@ -127,7 +127,7 @@ def _write_entries(
     axis: int,
     valid: Tensor,
     indices: Tensor,
-    distribution: Distribution,
+    distribution: Initial,
     draw: Draw,
 ) -> None:
     """Write new numbers to the entries with these indices along an axis, where they are valid."""

@@ -97,9 +97,11 @@ class ControlExperiment:
     def _measure(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Add the metrics to these rows."""
         sound = [run for run in rows if not self.has_diverged(run)]
-        counts = self._agent.policies.take_counts()
-        for run in rows:
-            rows[run].update(counts[run])
+        # only of the runs that have a row: those of others belong to their next one
+        for row, counts in zip(
+            rows.values(), self._agent.policies.take_counts([*rows]), strict=True
+        ):
+            row.update(counts)
         for run, numbers in self._metrics.take(self._agent.observations, sound).items():
             rows[run].update(numbers)
 

@@ -387,6 +387,30 @@ def test_stacked_networks_train_like_separate_ones(methods, optimizer):
             torch.testing.assert_close(weights(stacked, index)[name], each, rtol=1e-8, atol=1e-10)
 
 
+def test_each_network_is_drawn_anew_with_the_spread_of_its_own_weights():
+    """Networks that declare no initial distributions: reset units have the spread that they had at first."""
+
+    def undeclared(seed):
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+        made[1].weight.data *= 1 + seed
+        return made
+
+    methods = [seeded(ReDo(every=2, tau=1.0), seed=seed) for seed in SEEDS]
+    networks = [undeclared(seed) for seed in SEEDS]
+    stacked = StackedClassifier(networks, config(), methods, data_order_seeds=SEEDS)
+    found = run(stacked, SEEDS)
+    for index, (seed, method) in enumerate(zip(SEEDS, methods, strict=True)):
+        single = Classifier(undeclared(seed), config(), method, data_order_seed=seed)
+        (expected,) = zip(*run(single, [seed]), strict=True)
+        assert [row["reset_units/1"] for row in expected] == [
+            rows[index]["reset_units/1"] for rows in found
+        ]
+        assert expected[0]["reset_units/1"] > 0
+        for name, each in weights(single).items():
+            torch.testing.assert_close(weights(stacked, index)[name], each, rtol=1e-8, atol=1e-10)
+
+
 def test_methods_that_cannot_be_stacked_are_refused():
     with pytest.raises(ValueError, match=r"redo\.every must be equal in all stacked networks"):
         together([seeded(ReDo(every=3)), seeded(ReDo(every=4))], [0, 1])
