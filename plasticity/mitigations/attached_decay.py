@@ -41,7 +41,9 @@ class AttachedDecay:
         self._optimizer, self._settings = optimizer, settings
         # Only its anchors are of use: those of a regularized optimizer with the same groups.
         drawn = regularized(torch.optim.SGD)(parameter_groups(model, **asdict(settings)), lr=0.0)
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
         self._anchors: dict[Tensor, Tensor] = {}
         self._factors: dict[Tensor, Tensor] = {}
         self._decayed: set[Tensor] = set()

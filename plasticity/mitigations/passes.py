@@ -47,7 +47,7 @@ class Passes:
                 self._mark = marked, marked.grad
         is_first = not progress.layer_inputs or layer == next(iter(progress.layer_inputs))
         if is_first and inputs.requires_grad:
-            inputs.register_hook(self._on_backward)
+            inputs.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
         progress.layer_inputs.setdefault(layer, []).append(inputs)
 
     def _on_backward(self, _gradient: Any) -> None:

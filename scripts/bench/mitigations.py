@@ -80,8 +80,10 @@ def _loop_sides(effort: Effort, mitigation: Mitigation) -> tuple[Side, Side]:
 
 def _loop(effort: Effort, mitigation: Mitigation | None) -> Side:
     network = image_network().to(effort.device)
-    settings = {"lr": MNIST.agent.learning_rate, "momentum": MNIST.agent.momentum}
-    optimizer = torch.optim.SGD(network.parameters(), **settings)
+    agent = MNIST.agent
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=agent.learning_rate, momentum=agent.momentum
+    )
     if mitigation is not None:
         attach(network, optimizer, mitigation)
     step = on_batches(learning_step(network, optimizer), effort)

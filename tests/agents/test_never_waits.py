@@ -6,7 +6,7 @@ on the CPU on purpose are not covered.
 
 import pytest
 import torch
-from made_up_mitigations import ALL
+from made_up_mitigations import ALL, Replace
 from torch import nn
 
 from plasticity.agents.networks import CNN
@@ -99,7 +99,9 @@ class RandomTask:
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
-    "method", [(ReDo(every=1, tau=0.9),), ALL], ids=lambda m: "+".join(each.name for each in m)
+    "method",
+    [(ReDo(every=1, tau=0.9),), (Replace(),), ALL],
+    ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
     """Steps, resets and boundaries; the first task makes the hooks, and finds the units."""

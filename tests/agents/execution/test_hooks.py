@@ -17,6 +17,7 @@ from made_up_mitigations import (
     GradientScale,
     L2Penalty,
     Noise,
+    Replace,
     Shrink,
 )
 from torch import nn
@@ -30,6 +31,7 @@ from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.mitigations import (
     PLAIN_METHOD,
     CReLU,
+    LayerNorm,
     Mitigation,
     ReDo,
     SeededMethod,
@@ -359,6 +361,8 @@ PAIRS = [
     [(Average(rate=rate),) for rate in (0.01, 0.1, 1.0)],
     [(Shrink(share=share),) for share in (0.0, 0.5, 0.9)],
     [(ReDo(every=3, tau=tau),) for tau in (0.0, 0.8, 1.1)],
+    [(Replace(share=share),) for share in (0.0, 0.8, 1.0)],
+    [(LayerNorm(), ReDo(every=3, tau=tau)) for tau in (0.5, 0.8, 1.0)],
     [ALL] * 3,
     [
         (Syre(strength=0.1), ReDo(every=3, tau=0.9)),
@@ -409,6 +413,37 @@ def test_each_network_is_drawn_anew_with_the_spread_of_its_own_weights():
         assert expected[0]["reset_units/1"] > 0
         for name, each in weights(single).items():
             torch.testing.assert_close(weights(stacked, index)[name], each, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "max-pool"])
+def test_convolutions_as_matrix_products_have_the_same_features(downsampling):
+    methods = [
+        seeded(ReDo(every=3, tau=tau), seed=seed)
+        for tau, seed in zip((0.5, 0.8, 1.1), SEEDS, strict=True)
+    ]
+    architecture = partial(CNN, downsampling=downsampling)
+
+    def make(convolution):
+        made = architecture(channels=(3, 4), hidden=(6,), activation="tanh")
+        networks = []
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            networks.append(made.build(made.spec((1, 4, 4), CLASSES)).double())
+        return StackedClassifier(
+            networks, config(), methods, data_order_seeds=SEEDS, convolution=convolution
+        )
+
+    found, expected = make("products"), make("grouped")
+    rows = run(found, SEEDS), run(expected, SEEDS)
+    resets = [name for name in rows[0][0][0] if name.startswith("reset_units/conv")]
+    assert resets == ["reset_units/conv1", "reset_units/conv2"]
+    for own, other in zip(*rows, strict=True):
+        assert [{name: row[name] for name in resets} for row in own] == [
+            {name: row[name] for name in resets} for row in other
+        ]
+    for index in range(3):
+        for name, each in weights(expected, index).items():
+            torch.testing.assert_close(weights(found, index)[name], each, rtol=1e-8, atol=1e-10)
 
 
 def test_methods_that_cannot_be_stacked_are_refused():
@@ -527,7 +562,12 @@ def test_a_loaded_average_is_not_measured_before_it_is_in_use():
 
 # ---- compiled ----------------------------------------------------------------------------------------
 
-COMPILED = [(ReDo(every=3, tau=0.9),), (FeaturePenalty(),), (L2Penalty(), Clip(every=2), Noise())]
+COMPILED = [
+    (ReDo(every=3, tau=0.9),),
+    (Replace(),),
+    (FeaturePenalty(),),
+    (L2Penalty(), Clip(every=2), Noise()),
+]
 
 
 @pytest.mark.parametrize("method", COMPILED, ids=lambda m: "+".join(each.name for each in m))

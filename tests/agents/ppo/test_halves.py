@@ -12,6 +12,7 @@ from made_up_mitigations import (
     GradientScale,
     L2Penalty,
     Noise,
+    Replace,
     Shrink,
 )
 
@@ -31,6 +32,7 @@ METHODS = [
     (BiasGradients(),),
     (Noise(sigma=0.01),),
     (ReDo(every=3, tau=0.9),),
+    (Replace(),),
     (Syre(strength=0.1, sigma=0.3), *ALL),
 ]
 
