@@ -344,7 +344,7 @@ def test_a_boundary_and_an_evaluation_are_of_each_part(make):
     moved = {name for name, each in inside.items() if not torch.equal(each, outside[name])}
     assert {name.split(".")[0] for name in moved} == {"critic"}
     counts = made.policies.take_counts()
-    assert counts[last] == {"boundaries": 1.0}
+    assert counts[last] == {"boundaries/actor": 1.0}
 
 
 def test_what_does_not_go_with_mitigations_is_refused(make):
