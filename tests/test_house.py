@@ -297,6 +297,7 @@ COVERED_ELSEWHERE = {
     "agents/ppo/single_policy.py": "agents/ppo/test_policies.py",
     "agents/ppo/stacked_policies.py": "agents/ppo/test_policies.py",
     "scripts/bench/compiled.py": "scripts/bench/test_command.py",
+    "scripts/bench/mitigations.py": "scripts/bench/test_command.py",
     "scripts/bench/memory.py": "scripts/bench/test_command.py",
     "scripts/bench/parallel.py": "scripts/bench/test_command.py",
     "scripts/bench/rows.py": "scripts/bench/test_command.py",

@@ -52,17 +52,38 @@ def attach(
 
     ::
 
-        attached = attach(model, optimizer, ReDo(), Syre(strength=1e-3), seed=0)
+        attached = attach(model, optimizer, ReDo(every=1000), Syre(strength=1e-3, sigma=0.3), seed=0)
         for images, labels in batches:
             loss = cross_entropy(model(images), labels) + attached.penalty()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    Features are those of all forward passes with gradients, in training mode, since the last step: gradients
-    can be accumulated over micro-batches. With a `GradScaler`, a step that it skips is none. In a distributed
-    run, every process attaches with the same seed; statistics of units are averaged over processes, so that
-    all reset the same units.
+    Only the first line is needed, unless a mitigation has a penalty, or acts between tasks
+    (`attached.boundary(task)`). With Stable-Baselines3, whose loop calls parts of the policy::
+
+        model = PPO("MlpPolicy", env)
+        observations = torch.as_tensor(model.env.reset())
+        attach(model.policy, model.policy.optimizer, ReDo(), inputs=observations)
+        model.learn(1_000_000)
+
+    Save `attached.state_dict()` beside those of model and optimizer. To continue, attach the same mitigations
+    first, and load all three afterwards. `attached.take_counts()` tells how many units were reset, and
+    `attached.detach()` restores the plain loop.
+
+    - **What counts.** Features are those of all forward passes since the last step, with gradients and in
+      training mode; gradients can be accumulated over micro-batches. Gradients are clipped by the loop
+      before the mitigations see them. A step that a `GradScaler` skips is none. Its passes are
+      recognized as dropped if `zero_grad()` sets the gradients to None, as it does by default.
+    - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with a
+      frozen weight, or that did not run in this step.
+    - **Distributed.** Every process attaches with the same seed. Statistics of units are averaged over
+      processes, so that all reset the same units.
+    - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
+      at each layer that reads units, so that `fullgraph=True` is refused by the compiler.
+    - **Copies.** Mitigations do not act on a copy of the model or optimizer: attach to these anew. A copy of
+      the model warns of it when it is trained.
+    - **Decays.** They do the same as `regularized(...)` with `parameter_groups(model, ...)`, to rounding.
 
     Args:
         model: The model, wrapped or not. A compiled one must not have been called yet.
@@ -83,9 +104,11 @@ def attach(
 
     Raises:
         TypeError: if an argument has the wrong type, or the optimizer needs a closure (LBFGS).
-        ValueError: if the mitigations cannot be combined, one changes the network's architecture, the
-            optimizer decays already, or has none of the model's parameters, the model was
-            compiled and called before, or the units of a layer cannot be followed.
+        KeyError: if there is no layer of a name in `layers`.
+        ValueError: if the mitigations cannot be combined, with each other or with those attached before, one
+            changes the network's architecture, the optimizer decays already, or has none of the model's
+            parameters, the model was compiled and called before, or the units of a layer cannot be
+            followed; the message then names the layers that can.
     """
     return Attached(
         model,
@@ -126,7 +149,7 @@ class Attached:
         self._owned: set[Tensor] = set()
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units: dict[str, HiddenUnits] = {}
-        self._weights: dict[HiddenUnits, list[nn.Parameter]] = {}
+        self._weights: dict[HiddenUnits, list[nn.Parameter] | None] = {}
         if self._reads_units and (readers is not None or inputs is not None):
             self._find_units(inputs if isinstance(inputs, tuple) else (inputs,), {})
         method.prepare(self._model)
@@ -189,11 +212,10 @@ class Attached:
         if units not in self._weights:
             names = [units.weight, units.bias, *units.scales, *units.offsets]
             names += [each.weight for each in units.readers]
-            self._weights[units] = [
-                self._parameters[each] for each in names if each in self._parameters
-            ]
-        own = self._weights[units]
-        return all(each.requires_grad for each in own) and self._owned.issuperset(own)
+            own = [self._parameters[each] for each in names if each in self._parameters]
+            self._weights[units] = own if self._owned.issuperset(own) else None
+        weights = self._weights[units]
+        return weights is not None and all(each.requires_grad for each in weights)
 
     def _follow_groups(self) -> None:
         """Find which parameters the optimizer trains, which may have become more."""
@@ -201,6 +223,7 @@ class Attached:
         if sum([len(group["params"]) for group in groups]) == len(self._owned):
             return
         self._owned = {each for group in groups for each in group["params"]}
+        self._weights.clear()
         known = set(self._parameters.values())
         newer = [
             name

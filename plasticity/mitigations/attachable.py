@@ -1,4 +1,4 @@
-"""What mitigations cannot be attached to, with the remedies."""
+"""Refusals of models and optimizers that mitigations cannot be attached to, each with its remedy."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -58,6 +58,10 @@ class Hooks:
         ]
         self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
         self._before = [each for each in self._at_work if overrides(each[0], "before_step")]
+        self._reads_every_step = any(
+            each.reads_units and (overrides(each, "penalty") or overrides(each, "before_step"))
+            for each in self._mitigations
+        )
         self._after = [each for each in self._at_work if overrides(each[0], "after_step")]
         self._loaded: dict[int, Mapping[str, Any]] = {}
         self._begun = False
@@ -103,8 +107,10 @@ class Hooks:
     @property
     def reads_next_step(self) -> bool:
         """Whether the hooks need features of the next training step."""
+        if self._reads_every_step:
+            return True
         following = self.step + 1
-        return any(each.reads_units and _reads(each, following) for each in self._mitigations)
+        return any(each.reads_units and following % each.cadence == 0 for each, _ in self._after)
 
     @property
     def recorded_layers(self) -> tuple[str, ...]:
@@ -171,7 +177,7 @@ class Hooks:
         self.progress.step = step
         due = [each for each in self._after if step % each[0].cadence == 0]
         if due:
-            with torch.no_grad(), self._frozen_kept():
+            with torch.no_grad(), self._frozen_kept() if self._frozen else nullcontext():
                 for mitigation, context in due:
                     mitigation.after_step(context)
         self.progress.forget_step()
@@ -179,9 +185,6 @@ class Hooks:
     @contextmanager
     def _frozen_kept(self) -> Iterator[None]:
         """Keep the weights of frozen networks as they are."""
-        if not self._frozen:
-            yield
-            return
         parameters = [each.detach() for each in self._networks.parameters.values()]
         kept = [(own[run], own[run].clone()) for run in self._frozen for own in parameters]
         try:
@@ -359,12 +362,6 @@ def require_same_mitigations(
             f"The state belongs to the mitigations {saved}, but these are {here}: load that of a run with the"
             " same method."
         )
-
-
-def _reads(mitigation: Mitigation, step: int) -> bool:
-    """Return whether a mitigation needs features of a step."""
-    is_due = step % mitigation.cadence == 0 and overrides(mitigation, "after_step")
-    return is_due or overrides(mitigation, "penalty") or overrides(mitigation, "before_step")
 
 
 def _of_run(numbers: Mapping[str, Tensor], context: Context, run: int) -> dict[str, Tensor]:
