@@ -108,6 +108,25 @@ class Noise(Mitigation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replace(Mitigation):
+    """Reset of one unit of each layer after every step: one of those whose mean square is below a share."""
+
+    name: ClassVar[str] = "replace"
+    claims: ClassVar[str] = "which units are reset"
+    reads_units: ClassVar[bool] = True
+
+    share: float = 0.9
+
+    def after_step(self, context):
+        chosen = {}
+        for layer in context.units:
+            sizes = context.mean_over_samples(context.features(layer).square())
+            limit = context.per_run(self.share, sizes) * sizes.mean(-1, keepdim=True)
+            chosen[layer] = (sizes < limit) & (sizes == sizes.amin(-1, keepdim=True))
+        context.reset_units(chosen, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Average(Mitigation):
     """Exponential average of the weights, which the network is evaluated with."""
 

@@ -10,7 +10,7 @@ from plasticity.initialization import initialization_of
 from plasticity.mitigations import SeededMethod
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.stacked_settings import acts_on_steps
-from plasticity.mitigations.trained import Trained
+from plasticity.mitigations.trained import Initial, Trained
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks
 
@@ -37,10 +37,21 @@ def make_hooks(
         buffers=networks.buffers,
         module=networks.template,
         moments=optimizer.moments,
-        initialization=initialization_of(networks.network(0)),
+        initialization=_initialization(networks),
         ordinary=partial(networks.network, 0),
         lead=(networks.num_stacked,) if isinstance(networks, StackedNetworks) else (),
     )
     return Hooks(
         [each.mitigations for each in methods], trained, [each.noise_seed for each in methods]
     )
+
+
+def _initialization(networks: SingleNetwork | StackedNetworks) -> dict[str, Initial]:
+    """Return the distribution of each parameter: measured ones differ between stacked networks."""
+    count = networks.num_stacked if isinstance(networks, StackedNetworks) else 1
+    every = [initialization_of(networks.network(index)) for index in range(count)]
+    found = {name: tuple([own[name] for own in every]) for name in every[0]}
+    return {
+        name: each[0] if all(one == each[0] for one in each) else each
+        for name, each in found.items()
+    }

@@ -99,6 +99,8 @@ class BasePPO:
         self._diverged = [False] * len(seeds)
         self._frozen: dict[int, dict[str, Any]] = {}
         self._collected = False
+        # Tasks that begin, of the agents whose mitigations have yet to act before them.
+        self._begins: dict[int, int] = {}
         # Agents whose parts may belong to different steps: in an update, or when it was interrupted.
         self._torn: set[int] = set()
 
@@ -139,6 +141,8 @@ class BasePPO:
                 f" {max(self._num_steps)} (their weights or losses are not finite) or were frozen. Restart"
                 " with a smaller learning rate, or clip gradients with max_gradient_norm."
             )
+        for index in list(self._begins):
+            self._begin_task(index)
         self._collected = False
         rollout = self._rollout
         self._begin()
@@ -220,7 +224,7 @@ class BasePPO:
             self._draws.draw_ahead()
         tasks = [self._episodes.newest_task(index) for index in range(self._num_agents)]
         episodes = self._episodes.read(*self._host_copy.read(), begun)
-        self._end_tasks(tasks)
+        self._note_tasks(tasks)
         iterations = self._read(statistics, rates, episodes)
         self.envs.check()
         self._torn.clear()
@@ -231,12 +235,22 @@ class BasePPO:
                 self.freeze(index)
         return iterations
 
-    def _end_tasks(self, before: Sequence[int | None]) -> None:
-        """Let the mitigations act where any environment of an agent is at a newer task than before."""
+    def _note_tasks(self, before: Sequence[int | None]) -> None:
+        """Note where any environment of an agent is at a newer task than before.
+
+        The mitigations act later, before the next rollout: the agent is first measured as the task left it.
+        """
         for index, old in enumerate(before):
             new = self._episodes.newest_task(index)
             if index not in self._frozen and old is not None and new is not None and new > old:
-                self.policies.boundary(new, index)
+                self._begins[index] = new
+
+    def _begin_task(self, index: int) -> None:
+        """Let the mitigations of an agent act between two tasks, if they have yet to."""
+        if index in self._begins:
+            self._torn.add(index)  # until they have
+            self.policies.boundary(self._begins.pop(index), index)
+            self._torn.discard(index)
 
     def _require_whole(self) -> None:
         if self._torn:
@@ -305,12 +319,15 @@ class BasePPO:
         environments save their own state: the agent's are `index` * E to (`index` + 1) * E - 1, where E is
         the number of each agent's environments.
 
+        If a task has ended, the mitigations act first, as they otherwise do at the next `collect`.
+
         Raises:
             IndexError: if there is no such agent.
             RuntimeError: if an update was interrupted.
         """
         require_index(index, self._num_agents)
         self._require_whole()
+        self._begin_task(index)
         return self._state(index)
 
     def _state(self, index: int) -> dict[str, Any]:
@@ -361,6 +378,7 @@ class BasePPO:
         require_fitting(state, own)
         self._torn.add(index)
         self._collected = False
+        self._begins.pop(index, None)
         self.policies.load_state_dict(state, index)
         self._draws.set_states(index, state["noise_generator"], state["order_generator"])
         self._num_steps[index] = state["num_steps"]

@@ -120,12 +120,10 @@ class CriticProcess:
         return HooksThere(self) if self._acts_on_steps else None
 
     def ask_hooks(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the mitigations' hooks there, which must not change the critic."""
-        return self._ask("ask_hooks", name, *arguments)
-
-    def boundary(self, task: int, runs: Sequence[int]) -> None:
-        """Let the mitigations there act between two tasks."""
-        _copy_weights(self._critic, self._ask("boundary", _weights(self._critic), task, runs))
+        """Call a method of the mitigations' hooks there, on the weights of this process."""
+        answer, weights = self._ask("ask_hooks", _weights(self._critic), name, *arguments)
+        _copy_weights(self._critic, weights)
+        return answer
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         self._send(name, *arguments)
@@ -167,16 +165,16 @@ class HooksThere:
 
     def boundary(self, task: int, runs: Sequence[int]) -> None:
         """Let the mitigations act between two tasks."""
-        self._process.boundary(task, runs)
+        self._process.ask_hooks("boundary", task, runs)
 
     def evaluation_parameters(self) -> dict[str, Tensor]:
         """Return the parameters to evaluate the critic with, by name."""
         found: dict[str, Tensor] = self._process.ask_hooks("evaluation_parameters")
         return found
 
-    def take_counts(self) -> list[dict[str, float]]:
-        """Return the numbers that the mitigations counted since the last call."""
-        found: list[dict[str, float]] = self._process.ask_hooks("take_counts")
+    def take_counts(self, runs: Sequence[int] | None = None) -> list[dict[str, float]]:
+        """Return what the mitigations counted since the last call."""
+        found: list[dict[str, float]] = self._process.ask_hooks("take_counts", runs)
         return found
 
     def freeze(self, run: int) -> None:
@@ -268,16 +266,12 @@ class _Served:
         self._optimizer = optimizer = self._update.optimizer
         self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
 
-    def ask_hooks(self, name: str, *arguments: Any) -> Any:
-        """Return the result of a method of the mitigations' hooks."""
-        return getattr(self._update.hooks, name)(*arguments)
-
-    def boundary(self, weights: list[Tensor], task: int, runs: Sequence[int]) -> list[Tensor]:
-        """Return the weights after the mitigations acted between two tasks."""
-        assert self._update.hooks is not None
+    def ask_hooks(
+        self, weights: list[Tensor], name: str, *arguments: Any
+    ) -> tuple[Any, list[Tensor]]:
+        """Return the result of a method of the mitigations' hooks, and the weights after it."""
         _copy_weights(self._critic, weights)
-        self._update.hooks.boundary(task, runs)
-        return _weights(self._critic)
+        return getattr(self._update.hooks, name)(*arguments), _weights(self._critic)
 
     def update(
         self,

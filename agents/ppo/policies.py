@@ -30,8 +30,8 @@ class PolicyHooks(Protocol):
     def evaluation_parameters(self) -> dict[str, Tensor]:
         """Return the parameters to evaluate the networks with, by name."""
 
-    def take_counts(self) -> list[dict[str, float]]:
-        """Return the numbers that the mitigations counted since the last call, for each policy."""
+    def take_counts(self, runs: Sequence[int] | None, /) -> list[dict[str, float]]:
+        """Return what the mitigations counted on some policies since the last call for each of these."""
 
     def freeze(self, run: int, /) -> None:
         """Keep a network as it is from now on."""
@@ -170,16 +170,21 @@ class Policies(ABC):
                 block.enter_context(replaced_parameters(self.parameters, others))
             yield
 
-    def take_counts(self) -> list[dict[str, float]]:
-        """Return the numbers that the mitigations counted since the last call, for each policy.
+    def take_counts(self, indices: Sequence[int] | None = None) -> list[dict[str, float]]:
+        """Return what the mitigations counted on some policies since the last call for each of these.
 
-        Names are those of layers in an `ActorCritic`: "reset_units/actor.fc1".
+        Names are those of layers in an `ActorCritic`: "reset_units/actor.fc1"; "draws/actor" of "draws".
+
+        Args:
+            indices: Indices of the policies. None: all.
         """
-        found: list[dict[str, float]] = [{} for _ in range(math.prod(self.lead))]
+        count = math.prod(self.lead) if indices is None else len(indices)
+        found: list[dict[str, float]] = [{} for _ in range(count)]
         for part, hooks in self._active_hooks().items():
-            for own, counts in zip(found, hooks.take_counts(), strict=True):
+            for own, counts in zip(found, hooks.take_counts(indices), strict=True):
                 for name, number in counts.items():
-                    own[name.replace("/", f"/{part}.", 1)] = number
+                    what, *layer = name.split("/", 1)
+                    own[f"{what}/{'.'.join([part, *layer])}"] = number
         return found
 
     # ---- freezing, saving and loading -------------------------------------------------------------

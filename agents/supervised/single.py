@@ -33,7 +33,8 @@ class Classifier(Trainer):
         network: Network that maps inputs (batch, *input_shape) to logits (batch, classes). It is moved to
             the device.
         config: Training settings.
-        method: Mitigations of every layer; a decay leaves normalization layers out.
+        method: Mitigations of every layer; a decay leaves normalization layers out. Those that change the
+            architecture do so before a network is built (`plasticity.mitigations.network_spec`), not here.
         data_order_seed: Seed of the data order, which depends only on the seed, the task and the epoch.
         device: Device of the network: "cpu", "cuda", "mps", …
         keep_start: As in `Trainer`.

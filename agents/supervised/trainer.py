@@ -1,7 +1,7 @@
 """Training of one network, or of R stacked ones, on one task after another.
 
-One optimizer and one network go through the whole stream; nothing is reset at task boundaries. The inner loop
-never waits for the device: sums stay on it and are read once per task.
+One optimizer and one network go through the whole stream; only a mitigation resets anything between tasks.
+The inner loop never waits for the device: sums stay on it and are read once per task.
 
 Regardless of the precision of the training steps, weights, optimizer and decay are float32, and measurements
 after a task are made in float32, so that results of both precisions are comparable.
@@ -173,7 +173,7 @@ class Trainer:
                 lambda: self._first_train_batches(task, task.num_train),
             )
         hooks.progress.task = task.index
-        if self._compiled is not None and isinstance(self._networks, SingleNetwork):
+        if self._compiled is not None:
             self._networks.always_record(hooks.all_recorded_layers)
 
     @property

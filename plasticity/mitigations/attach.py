@@ -224,8 +224,10 @@ class Attached:
             with self._silent():
                 self._units.find(args, kwargs)
             self._begin()
+        progress = self._hooks.progress
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
-        self._hooks.progress.inputs = next(given, None)
+        progress.inputs = next(given, None)
+        progress.batch_size += 0 if progress.inputs is None else len(progress.inputs)
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a layer, if the next step's hooks need it."""
@@ -283,7 +285,7 @@ class Attached:
             parameter.grad = gradient
         self._undecayed = {}
         if self._skipped:
-            self._hooks.progress.layer_inputs = {}
+            self._hooks.progress.forget_step()
         else:
             if self._hooks.is_due:
                 with self._silent():

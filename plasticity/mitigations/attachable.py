@@ -1,4 +1,4 @@
-"""Requirements for attaching mitigations to a model and its optimizer, with the remedies."""
+"""Refusals of models and optimizers that mitigations cannot be attached to, each with its remedy."""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ class Mitigation:
     name: ClassVar[str]
     """Name in `--methods` and in option names, given by `@mitigation`."""
 
-    claims: ClassVar[str]
-    """Part of the training that the mitigation decides. Two that claim the same cannot be combined."""
+    claims: ClassVar[str] = ""
+    """Part of the training that the mitigation decides. Two that claim the same cannot be combined. Empty: it
+    goes with any other."""
 
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""
@@ -86,7 +87,11 @@ class Mitigation:
     # ---- at every step --------------------------------------------------------------------------
 
     def penalty(self, context: Context) -> Tensor | None:
-        """Return a term of each network's loss, with a graph of gradients. Shape: (...)."""
+        """Return a term of each network's loss, with a graph of gradients. Shape: (...).
+
+        Like `before_step`, it is part of a compiled step, which is a CUDA graph on a GPU: it must be a
+        function of the context's tensors alone, and neither draw nor use `context.step`.
+        """
         return None
 
     def before_step(self, context: Context) -> None:

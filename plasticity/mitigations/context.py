@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, distributed
 
-from plasticity.initialization import Distribution
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.resets import reset_some_units, reset_units
-from plasticity.mitigations.trained import Moments, Trained
+from plasticity.mitigations.trained import Initial, Moments, Trained
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -27,13 +27,20 @@ class Progress:
     """Index of the current task; at a boundary, of the one that begins."""
 
     inputs: Tensor | None = None
-    """Inputs of the latest training step."""
+    """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
+
+    batch_size: int = 0
+    """Examples of the current training step so far, of each network."""
 
     layer_inputs: dict[str, list[Tensor]] = field(default_factory=dict)
     """Inputs of the layers that were recorded in the latest step, of each of its forward passes, by name."""
 
     batches: Batches | None = None
     """Function that iterates over the data of the task that begins."""
+
+    def forget_step(self) -> None:
+        """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
+        self.inputs, self.batch_size, self.layer_inputs = None, 0, {}
 
 
 class Context:
@@ -73,7 +80,10 @@ class Context:
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
-        """Gradients of the parameters that have one, by name. Shape of each: (..., *shape)."""
+        """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
+
+        Shape of each: (..., *shape).
+        """
         return {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
 
     def moments(self, name: str) -> Moments:
@@ -111,9 +121,29 @@ class Context:
 
     @property
     def inputs(self) -> Tensor:
-        """Inputs of the latest training step. Shape: (..., batch, *input_shape)."""
-        assert self._progress.inputs is not None
+        """Inputs of the current training step; of the latest micro-batch where gradients are accumulated.
+
+        Shape: (..., batch, *input_shape).
+
+        Raises:
+            RuntimeError: if there was no forward pass since the latest step, or none with a tensor.
+        """
+        if self._progress.inputs is None:
+            raise RuntimeError(
+                "There are no inputs between two steps: read them in penalty, before_step or after_step, and"
+                " those of the task that begins in batches()."
+            )
         return self._progress.inputs
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of the latest training step, of each network.
+
+        Those of all micro-batches, and of all processes of a distributed run, which have equal shares.
+        """
+        return self._progress.batch_size * (
+            distributed.get_world_size() if _is_distributed() else 1
+        )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run the networks, with other parameters where these are given.
@@ -142,7 +172,10 @@ class Context:
 
     @property
     def task(self) -> int:
-        """Index of the current task; in `boundary`, of the one that begins."""
+        """Index of the current task; in `boundary`, of the one that begins.
+
+        Stacked agents meet tasks at different times: outside of `boundary`, it is that of any one's latest.
+        """
         return self._progress.task
 
     # ---- settings, statistics, noise ------------------------------------------------------------
@@ -176,12 +209,15 @@ class Context:
 
         Shape: (..., samples, units) to (..., units), bool.
         """
-        found = values.any(-2)
-        return (
-            self._over_processes(found.to(torch.float32), mean=False) > 0
-            if _is_distributed()
-            else found
-        )
+        samples, units = values.shape[-2:]
+        # In two steps over bytes, of which the first goes along the memory: a quarter of the time of any().
+        parts = math.gcd(samples, 64)
+        folded = values.contiguous().view(torch.uint8)
+        folded = folded.view(*values.shape[:-2], samples // parts, parts, units)
+        found = folded.amax(-3).amax(-2).bool()
+        if not _is_distributed():
+            return found
+        return self._over_processes(found.to(torch.float32), mean=False) > 0
 
     def _over_processes(self, statistic: Tensor, *, mean: bool) -> Tensor:
         if not _is_distributed():
@@ -190,18 +226,21 @@ class Context:
         distributed.all_reduce(statistic)
         return statistic / distributed.get_world_size() if mean else statistic
 
-    def draw(self, distribution: Distribution, out: Tensor) -> Tensor:
+    def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
 
         Args:
-            distribution: For example `Normal(1e-3)`.
+            distribution: For example `Normal(1e-3)`; or one for each network.
             out: Tensor to fill. Shape: (..., *shape).
         """
-        if not self.lead:
-            distribution.draw_(out, self.generators[0])
-            return out
-        for own, generator in zip(out, self.generators, strict=True):
-            distribution.draw_(own, generator)
+        each = (
+            distribution
+            if isinstance(distribution, tuple)
+            else (distribution,) * len(self.generators)
+        )
+        tensors = out if self.lead else (out,)
+        for one, own, generator in zip(each, tensors, self.generators, strict=True):
+            one.draw_(own, generator)
         return out
 
     def fresh(self, name: str) -> Tensor:
@@ -217,7 +256,9 @@ class Context:
 
     # ---- what it can do -------------------------------------------------------------------------
 
-    def reset_units(self, chosen: Mapping[str, Tensor], *, at_most: int | None = None) -> None:
+    def reset_units(
+        self, chosen: Mapping[str, Tensor], *, at_most: int | None = None
+    ) -> dict[str, Tensor]:
         """Reset units: draw their incoming weights anew, and set the outgoing ones and all moments to 0.
 
         Biases and the offsets of a normalization become 0, its factors 1. All units are drawn before outgoing
@@ -225,20 +266,23 @@ class Context:
 
         Args:
             chosen: Units to reset, by layer. Bool. Shape of each: (..., units).
-            at_most: Largest number of units of a layer that are reset; more are left for later. For resets
-                at every step, which then touch only their weights. None: all.
+            at_most: Largest number of units of a layer that are reset, those with the lowest indices; the
+                others are left for later. For resets at every step, which then touch only their weights.
+                None: all.
+
+        Returns:
+            The units that were reset, by layer. Bool. Shape of each: (..., units).
         """
         if at_most is None:
+            done = dict(chosen)
             reset_units(self._networks, chosen, self._draw)
         else:
-            reset_some_units(self._networks, chosen, at_most, self._draw)
-        for layer, mask in chosen.items():
-            number = mask.sum(-1)
-            self.count(
-                f"reset_units/{layer}", number if at_most is None else number.clamp(max=at_most)
-            )
+            done = reset_some_units(self._networks, chosen, at_most, self._draw)
+        for layer, mask in done.items():
+            self.count(f"reset_units/{layer}", mask.sum(-1))
+        return done
 
-    def _draw(self, distribution: Distribution, out: Tensor) -> None:
+    def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)
 
     def count(self, name: str, number: Tensor) -> None:

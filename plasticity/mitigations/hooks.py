@@ -128,6 +128,7 @@ class Hooks:
     def observe(self, inputs: Tensor, layer_inputs: Mapping[str, Tensor]) -> None:
         """Take the inputs of a training step, and those of its recorded layers."""
         self.progress.inputs = inputs
+        self.progress.batch_size = inputs.shape[len(self._networks.lead)]
         self.progress.layer_inputs = {name: [each] for name, each in layer_inputs.items()}
 
     @property
@@ -179,16 +180,18 @@ class Hooks:
             with torch.no_grad(), self._frozen_kept() if self._frozen else nullcontext():
                 for mitigation, context in due:
                     mitigation.after_step(context)
-        self.progress.layer_inputs = {}
+        self.progress.forget_step()
 
     @contextmanager
     def _frozen_kept(self) -> Iterator[None]:
         """Keep the weights of frozen networks as they are."""
         parameters = [each.detach() for each in self._networks.parameters.values()]
         kept = [(own[run], own[run].clone()) for run in self._frozen for own in parameters]
-        yield
-        for own, before in kept:
-            own.copy_(before)
+        try:
+            yield
+        finally:
+            for own, before in kept:
+                own.copy_(before)
 
     # ---- tasks ----------------------------------------------------------------------------------
 
@@ -245,18 +248,24 @@ class Hooks:
 
     # ---- rows, saving and loading ---------------------------------------------------------------
 
-    def take_counts(self) -> list[dict[str, float]]:
-        """Return the numbers that the mitigations counted since the last call, for each network."""
-        found: list[dict[str, float]] = [{} for _ in self._seeds]
+    def take_counts(self, runs: Sequence[int] | None = None) -> list[dict[str, float]]:
+        """Return what the mitigations counted on some networks since the last call for each of these.
+
+        Args:
+            runs: Indices of the networks. None: all.
+        """
+        wanted = range(len(self._seeds)) if runs is None else runs
+        found: list[dict[str, float]] = [{} for _ in wanted]
         for context in self._contexts:
             if not context.counts:
                 continue
             names = list(context.counts)
-            numbers = torch.stack(list(context.counts.values()), -1).view(len(found), -1).tolist()
-            for own, row in zip(found, numbers, strict=True):
-                own.update(zip(names, row, strict=True))
-            for each in context.counts.values():
-                each.zero_()
+            numbers = torch.stack(list(context.counts.values()), -1).view(len(self._seeds), -1)
+            rows = numbers.tolist()
+            for run, own in zip(wanted, found, strict=True):
+                own.update(zip(names, rows[run], strict=True))
+                for each in context.counts.values():
+                    (each[run] if context.lead else each).zero_()
         return found
 
     def freeze(self, run: int) -> None:
@@ -326,9 +335,9 @@ def replaced_parameters(
     """
     own = {name: parameters[name].detach() for name in others}
     kept = {name: each.clone() for name, each in own.items()}
-    for name, each in others.items():
-        own[name].copy_(each)
     try:
+        for name, each in others.items():
+            own[name].copy_(each)
         yield
     finally:
         for name, each in kept.items():

@@ -38,6 +38,10 @@ def mitigation_names(method: str) -> tuple[str, ...]:
     if method == PLAIN:
         return ()
     names = tuple(method.split(METHOD_SEPARATOR))
+    if "" in names:
+        raise ValueError(
+            f"{method!r} has no mitigation on one side of {METHOD_SEPARATOR!r}: write first+second."
+        )
     for name in names:
         require_known("method", name, (PLAIN, *MITIGATIONS))
         if name == PLAIN:
@@ -62,7 +66,7 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
     claimed: dict[str, str] = {}
     for kind in kinds:
-        if kind.claims in claimed:
+        if kind.claims and kind.claims in claimed:
             raise ValueError(
                 f"{claimed[kind.claims]} and {kind.name} both set {kind.claims}: leave one out."
             )

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from plasticity.initialization import Constant, Distribution
+from plasticity.initialization import Constant
 from plasticity.mitigations.hidden_units import HiddenUnits
-from plasticity.mitigations.trained import Trained
+from plasticity.mitigations.trained import Initial, Trained
 
-Draw = Callable[[Distribution, Tensor], None]
+Draw = Callable[[Initial, Tensor], None]
 """Function that fills a tensor of shape (..., units, *shape) from a distribution, each network by itself."""
 
 
@@ -39,9 +39,9 @@ def reset_units(networks: Trained, chosen: Mapping[str, Tensor], draw: Draw) -> 
             _fill_entries(networks, reader.weight, reader.axis, reader.fed_by(mask), 0.0)
 
 
-def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Distribution]]:
+def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Initial]]:
     """Return name, axis and distribution of the parameters that make these units."""
-    found: list[tuple[str, int, Distribution]] = [
+    found: list[tuple[str, int, Initial]] = [
         (units.weight, units.axis, networks.initialization[units.weight])
     ]
     if units.bias is not None:
@@ -52,7 +52,7 @@ def _incoming(networks: Trained, units: HiddenUnits) -> list[tuple[str, int, Dis
 
 
 def _draw_entries(
-    networks: Trained, name: str, axis: int, mask: Tensor, distribution: Distribution, draw: Draw
+    networks: Trained, name: str, axis: int, mask: Tensor, distribution: Initial, draw: Draw
 ) -> None:
     if isinstance(distribution, Constant):
         _fill_entries(networks, name, axis, mask, distribution.value)
@@ -87,21 +87,29 @@ def _along(mask: Tensor, like: Tensor, axis: int) -> Tensor:
 @torch.no_grad()
 def reset_some_units(
     networks: Trained, chosen: Mapping[str, Tensor], at_most: int, draw: Draw
-) -> None:
+) -> dict[str, Tensor]:
     """Reset units as `reset_units`, but only up to `at_most` of a layer, whose weights alone are touched.
 
     For resets at every step: drawing whole layers anew costs more than the step itself.
 
     Args:
         networks: As in `reset_units`.
-        chosen: As in `reset_units`; of more than `at_most` chosen units of a layer, some are left alone.
+        chosen: As in `reset_units`; of more than `at_most` units of a layer, those with the lowest indices.
         at_most: Number of units of each layer, at least 1.
         draw: As in `reset_units`.
+
+    Returns:
+        The units that were reset, as `chosen`.
     """
     found = {}
+    done = {}
     for layer, mask in chosen.items():
-        values, indices = mask.float().topk(min(at_most, mask.shape[-1]), dim=-1)
+        units = mask.shape[-1]
+        # No two are equal: what topk makes of equals differs between devices.
+        first = torch.where(mask, torch.arange(units, 0, -1, device=mask.device), 0)
+        values, indices = first.topk(min(at_most, units), dim=-1)
         found[layer] = values > 0, indices
+        done[layer] = torch.zeros_like(mask).scatter_(-1, indices, values > 0)
     for layer, (valid, indices) in found.items():
         for name, axis, distribution in _incoming(networks, networks.units[layer]):
             _write_entries(networks, name, axis, valid, indices, distribution, draw)
@@ -110,6 +118,7 @@ def reset_some_units(
             columns = reader.columns[indices].flatten(-2)
             fed = valid.repeat_interleave(reader.columns.shape[1], dim=-1)
             _write_entries(networks, reader.weight, reader.axis, fed, columns, Constant(0.0), draw)
+    return done
 
 
 def _write_entries(
@@ -118,7 +127,7 @@ def _write_entries(
     axis: int,
     valid: Tensor,
     indices: Tensor,
-    distribution: Distribution,
+    distribution: Initial,
     draw: Draw,
 ) -> None:
     """Write new numbers to the entries with these indices along an axis, where they are valid."""

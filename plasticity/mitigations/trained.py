@@ -18,6 +18,9 @@ from plasticity.units import trace_units
 Moments = Mapping[str, Tensor]
 """State of an optimizer for one parameter, by name (`exp_avg`); what has the parameter's shape."""
 
+Initial = Distribution | tuple[Distribution, ...]
+"""Distribution of a parameter's initial values: one of all networks, or one for each of R stacked ones."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
@@ -38,7 +41,7 @@ class Trained:
     units: dict[str, HiddenUnits] = field(default_factory=dict)
     """Hidden layers whose units are known, by name, from input to output; empty until these are found."""
 
-    initialization: Mapping[str, Distribution]
+    initialization: Mapping[str, Initial]
     """Distribution that each parameter is drawn from, by name."""
 
     ordinary: Callable[[], nn.Module]
@@ -84,6 +87,10 @@ class Trained:
             parameters={name: each[index] for name, each in self.parameters.items()},
             buffers={name: each[index] for name, each in self.buffers.items()},
             moments=partial(_moments_of_run, self, index),
+            initialization={
+                name: each[index] if isinstance(each, tuple) else each
+                for name, each in self.initialization.items()
+            },
             lead=(),
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from plasticity.checks import nearest
-from plasticity.recording import recorded_inputs
+from plasticity.recording import record_inputs, recorded_inputs
 from plasticity.stacking.convolution import use_convolutions, use_products
 
 _ROW_MULTIPLE = 32
@@ -86,6 +88,8 @@ class StackedNetworks:
         self.buffers = {
             name: torch.stack([each[name].detach() for each in stacked]) for name in stacked[0]
         }
+        self._recorded: dict[str, Tensor] | None = None
+        self._recorders: list[RemovableHandle] = []
 
     def _one(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
@@ -121,19 +125,30 @@ class StackedNetworks:
         Returns:
             The outputs, and the layers' inputs by name. Shape of each: (R, batch, …).
         """
-        if not layers:
+        recorded = self._recorded
+        if not layers and recorded is None:
             return self(inputs), {}
 
         def one(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             # A hook's tensors cannot leave vmap, except as outputs.
-            with recorded_inputs(self.template, layers) as found:
-                outputs = self._one(parameters, buffers, inputs)
+            if recorded is None:
+                with recorded_inputs(self.template, layers) as found:
+                    outputs = self._one(parameters, buffers, inputs)
+                return outputs, found
+            outputs, found = self._one(parameters, buffers, inputs), dict(recorded)
+            recorded.clear()
             return outputs, found
 
         outputs: tuple[Tensor, dict[str, Tensor]] = vmap(one)(self.parameters, self.buffers, inputs)
         return outputs
+
+    def always_record(self, layers: Sequence[str]) -> None:
+        """Record the inputs of these layers at every call, so that a compiled call records them, too."""
+        if self._recorded is None:
+            self._recorded = {}
+            self._recorders = record_inputs(self.template, layers, self._recorded)
 
     def part(self, name: str) -> StackedNetworks:
         """Return a submodule of every network as stacked networks of their own, which share the memory.
@@ -208,6 +223,8 @@ class StackedNetworks:
         with self.loaded(index) as network:
             network.zero_grad()
             made = copy.deepcopy(network)
+            for module, recorder in product(made.modules(), self._recorders):
+                module._forward_pre_hooks.pop(recorder.id, None)
             use_convolutions(made)
             return made
 

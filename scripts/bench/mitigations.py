@@ -87,8 +87,10 @@ def _loop_sides(effort: Effort, mitigation: Mitigation) -> tuple[Side, Side]:
 
 def _loop(effort: Effort, mitigation: Mitigation | None) -> Side:
     network = image_network().to(effort.device)
-    rate, momentum = MNIST.agent.learning_rate, MNIST.agent.momentum
-    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum)
+    agent = MNIST.agent
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=agent.learning_rate, momentum=agent.momentum
+    )
     if mitigation is not None:
         attach(network, optimizer, mitigation)
     step = on_batches(learning_step(network, optimizer), effort)

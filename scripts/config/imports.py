@@ -63,11 +63,11 @@ def import_modules(names: Sequence[str]) -> None:
                 " Give its name as an import statement has it, after the name of the benchmark, and run the"
                 " command in its folder, or add that to PYTHONPATH."
             ) from error
-        except Exception as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # whatever a user's module raises
             raise _failed(name, error) from error
 
 
-def _failed(name: str, error: Exception) -> ValueError:
+def _failed(name: str, error: BaseException) -> ValueError:
     return ValueError(
         f"{OPTION} {name}: the module raised {type(error).__name__} while it was imported ({error})."
         f" `python -c 'import {name}'` shows where: mend it, or leave it out."

@@ -116,7 +116,8 @@ def _note(comparison: Comparison, *, has_marks: bool) -> str:
     if any(arm.diverged for arm in comparison.chosen):
         parts.append("cross: diverged")
     if has_marks:
-        parts.append(f"dashed: the {' and the '.join(comparison.described) or 'task'} changes")
+        (what, *others) = comparison.described or ("task",)
+        parts.append(f"dashed: the {'task' if others else in_words(what)} changes")
     return "; ".join(parts)
 
 

@@ -183,9 +183,8 @@ def _tasks(comparison: Comparison) -> str:
     tables = [task_table(comparison)]
     tables += [description_table(comparison, key) for key in comparison.described]
     inside = "\n".join(_table(table) for table in tables if table is not None)
-    summary = (
-        f"Return of each task{''.join(f', and {key} by seed' for key in comparison.described)}"
-    )
+    told = [f"{in_words(key)} by seed" for key in comparison.described]
+    summary = ", ".join(["Return of each task", *told])
     return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
 
 

@@ -18,7 +18,13 @@ from plasticity.scripts.report.arms import (
 )
 from plasticity.scripts.report.axis import Axis
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.metric_names import compared_at, factor_of, is_percent, with_unit
+from plasticity.scripts.report.metric_names import (
+    compared_at,
+    factor_of,
+    in_words,
+    is_percent,
+    with_unit,
+)
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Estimate, estimate, paired_estimate
 
@@ -239,4 +245,6 @@ def description_table(comparison: Comparison, key: str) -> Table:
         for task in tasks
     ]
     headings = ("task", *(f"seed {seed}" for seed in by_seed))
-    return Table(f"{key} of each task", headings, tuple(tuple(map(Cell, row)) for row in rows))
+    return Table(
+        f"{in_words(key)} of each task", headings, tuple(tuple(map(Cell, row)) for row in rows)
+    )

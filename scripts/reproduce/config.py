@@ -25,7 +25,7 @@ class FigureStream:
     """Keys of a row that tell what its task is: none, as there is one task."""
 
     num_steps: int = 1000
-    """Steps of a run."""
+    """Steps of a run, which ends with the first row of metrics at or past it."""
 
     def __post_init__(self) -> None:
         require_integer("num_steps", self.num_steps, minimum=1)

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
 """Paper of Ziyin, Xu and Chuang."""
 
-SYMMETRY = "Parameter Symmetry Potentially Unifies Deep Learning Theory (2025)"
-"""Paper of Ziyin and others."""
-
 SCALES = ("small", "full")
 """Names of the sizes that a figure is reproduced at; the first one is the default."""
 

@@ -63,7 +63,7 @@ class TeacherData(FigureStream):
     """
 
     num_steps: int = 5000
-    """Steps of a run, each on a batch of its own."""
+    """Steps of a run, each on a batch of its own. It ends with the first row of metrics at or past it."""
 
     input_dim: int = 16
     """Dimension of the inputs, which have a standard deviation of 1."""

@@ -97,9 +97,11 @@ class ControlExperiment:
     def _measure(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Add the metrics to these rows."""
         sound = [run for run in rows if not self.has_diverged(run)]
-        counts = self._agent.policies.take_counts()
-        for run in rows:
-            rows[run].update(counts[run])
+        # only of the runs that have a row: those of others belong to their next one
+        for row, counts in zip(
+            rows.values(), self._agent.policies.take_counts([*rows]), strict=True
+        ):
+            row.update(counts)
         for run, numbers in self._metrics.take(self._agent.observations, sound).items():
             rows[run].update(numbers)
 
@@ -203,7 +205,7 @@ def _agent(
             config.method_of_critic,
             seed=config.seed,
             device=config.device,
-            update_threads=min(config.stream.num_cores, 2),
+            update_threads=_update_threads(config),
         )
     return StackedPPO(
         envs,
@@ -213,3 +215,10 @@ def _agent(
         seeds=[each.seed for each in configs],
         device=config.device,
     )
+
+
+def _update_threads(config: ControlRunConfig) -> int:
+    """Return 2 if actor and critic learn on two cores; 1 where they wait for each other, or on a device."""
+    limits = (config.agent.max_gradient_norm, config.agent.target_kl)
+    apart = config.device == "cpu" and all(limit is None for limit in limits)
+    return min(config.stream.num_cores, 2) if apart else 1

@@ -67,8 +67,8 @@ class EnvironmentConfig:
 
     cores: int | None = None
     """Cores for each run: with more than one, the environments step in that many processes, and actor and
-    critic learn side by side; the results do not depend on it. None: the machine's, shared by the runs
-    that go on at once."""
+    critic learn side by side unless they wait for each other (clipped gradients, a target of the KL); the
+    results do not depend on it. None: the machine's, shared by the runs that go on at once."""
 
     def __post_init__(self) -> None:
         require_integer("num_steps", self.num_steps, minimum=1)

@@ -100,6 +100,11 @@ class ClassIncremental(SelectedImagesStream):
         self.classes_per_task = require_integer("classes_per_task", classes_per_task, minimum=1)
         self.cumulative = cumulative
         count = dataset.num_classes
+        if classes_per_task > count:
+            raise ValueError(
+                f"--classes-per-task {classes_per_task} is larger than the {count} classes of {dataset.name}:"
+                f" give at most {count}."
+            )
         if num_tasks * classes_per_task > count:
             raise ValueError(
                 f"--tasks {num_tasks} of --classes-per-task {classes_per_task} need"

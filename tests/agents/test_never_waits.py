@@ -6,6 +6,7 @@ on the CPU on purpose are not covered.
 
 import pytest
 import torch
+from made_up_mitigations import ALL, Replace
 from torch import nn
 
 from plasticity.agents.networks import CNN
@@ -13,7 +14,7 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import PLAIN_METHOD, L2Init, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import PLAIN_METHOD, L2Init, ReDo, SeededMethod, Syre, WeightDecay
 from plasticity.optim.regularizers import regularized
 from plasticity.tasks.streams.base import TaskSpec
 
@@ -77,6 +78,54 @@ def test_the_step_of_a_classifier(never_waits, settings, optimizer, precision, l
     with never_waits():
         for _ in range(33):  # until the accuracy has been counted
             trainer._train_step(images, labels)
+
+
+class RandomTask:
+    """Task of a batch of images, of one run or of several."""
+
+    def __init__(self, index, lead):
+        self.index, self.num_train = index, 8
+        self.spec = TaskSpec(input_shape=(1, 8, 8), output_size=10)
+        self.images, self.labels = torch.rand(*lead, 8, 1, 8, 8), torch.arange(8).expand(*lead, 8)
+
+    def train_batch(self, indices):
+        count = indices.shape[-1]
+        return self.images[..., :count, :, :, :], self.labels[..., :count]
+
+    def test_batches(self, batch_size):
+        yield self.images, self.labels
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    "method",
+    [(ReDo(every=1, tau=0.9),), (Replace(),), ALL],
+    ids=lambda m: "+".join(each.name for each in m),
+)
+def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
+    """Steps, resets and boundaries; the first task makes the hooks, and finds the units."""
+    config = ClassifierConfig(optimizer=optimizer, learning_rate=0.01, batch_size=8)
+    small = CNN(channels=(2,), hidden=(4,))
+    networks = [small.build(small.spec((1, 8, 8), 10)) for _ in range(3)]
+    given = [SeededMethod(method, noise_seed=seed) for seed in range(3)]
+    lead = (3,) if stacked else ()
+    trainer: Trainer
+    if stacked:
+        trainer = StackedClassifier(networks, config, given, data_order_seeds=range(3))
+    else:
+        trainer = Classifier(networks[0], config, given[0], data_order_seed=1)
+    for index in range(2):  # the second makes the memory of fresh weights and of counts
+        task = RandomTask(index, lead)
+        trainer.train(task)
+        trainer.finish(task)
+    task = RandomTask(2, lead)
+    with never_waits():
+        for _ in range(3):
+            trainer._train_step(task.images, task.labels)
+        trainer._hooks.boundary(3, range(3 if stacked else 1))
+        with trainer._evaluating():
+            pass
 
 
 # Adam without `fused` reads its step count, which is then on the CPU.

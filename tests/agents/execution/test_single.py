@@ -55,3 +55,27 @@ def test_there_is_one_network():
     for call in (optimizer.freeze, optimizer.state_dict, SingleNetwork(network).state_dict):
         with pytest.raises(IndexError, match="Index 1 is out of range"):
             call(1)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_inputs_of_layers(always):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    network, inputs = SingleNetwork(model), torch.randn(5, 3)
+    if always:
+        network.always_record(["0", "2"])
+        network.always_record(["0"])  # again changes nothing
+    outputs, found = network.with_inputs_of(["0", "2"], inputs)
+    assert torch.equal(outputs, model(inputs))
+    assert found["0"] is inputs
+    assert torch.equal(found["2"], torch.tanh(model[0](inputs)))
+    assert network.with_inputs_of([], inputs)[1].keys() == ({"0", "2"} if always else set())
+
+
+def test_moments_are_the_optimizers_state_of_a_parameter():
+    network, optimizer = make()
+    assert optimizer.moments(network.weight) == {}
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    found = optimizer.moments(network.weight)
+    assert found.keys() == {"exp_avg", "exp_avg_sq"}
+    torch.testing.assert_close(found["exp_avg"], 0.1 * network.weight.grad)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from made_up_mitigations import Noise
 from torch import nn
 
 from plasticity import Tracker
@@ -16,7 +17,7 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.agent import PPO
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.evaluation import evaluate
-from plasticity.mitigations import Syre, WeightDecay
+from plasticity.mitigations import ReDo, Syre, WeightDecay
 
 SMALL = PPOConfig(
     hidden=(16, 16), rollout_steps=64, minibatch_size=32, epochs=2, learning_rate=1e-3
@@ -417,6 +418,7 @@ def parts(ppo):
         ({"epsilon": 1e-5}, SYRE, r"actor_optimizer: eps=1e-08 \(here 1e-05\)"),
         ({}, DECAY, r"critic_optimizer: regularizer='syre' \(here 'weight-decay'\), sigma=0.3"),
         ({}, (Syre(strength=0.5, sigma=0.3),), r"critic_optimizer: strength=0.01 \(here 0.5\)\."),
+        ({}, (*SYRE, ReDo()), r"The state has no 'critic_mitigations'"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(changes, critic, message):
@@ -427,6 +429,25 @@ def test_a_state_that_does_not_fit_changes_nothing(changes, critic, message):
     with pytest.raises(ValueError, match=message):
         ppo.load_state_dict(saved.state_dict())
     assert parts(ppo) == before
+
+
+@pytest.mark.parametrize(
+    ("here", "message"),
+    [
+        (SYRE, r"belongs to the mitigations \['redo'\], but these are \[\]"),
+        ((Noise(),), r"belongs to the mitigations \['redo'\], but these are \['noise'\]"),
+    ],
+)
+@pytest.mark.parametrize("update_threads", [1, 2])
+def test_a_state_of_other_mitigations_changes_nothing(here, message, update_threads):
+    saved = PPO(pendulums(), SMALL, (), (ReDo(),), seed=0)
+    saved.iterate()
+    ppo = PPO(pendulums(), SMALL, (), here, seed=0, update_threads=update_threads)
+    before = parts(ppo)
+    with pytest.raises(ValueError, match=message):
+        ppo.load_state_dict(saved.state_dict())
+    assert parts(ppo) == before
+    ppo.close()
 
 
 def test_a_state_with_another_learning_rate_and_global_seed_fits():

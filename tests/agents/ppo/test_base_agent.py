@@ -469,6 +469,28 @@ def test_a_separate_run_joins_a_stack(float64):
     assert_equal_iterations(joined.iterate()[0], ppo.iterate(), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("saves", [False, True])
+@pytest.mark.parametrize("form", ["single", "host", "stacked"])
+def test_mitigations_act_on_a_new_task_after_the_old_one_is_measured(form, saves, monkeypatch):
+    agent = make(form)
+    seen = []
+    monkeypatch.setattr(agent.policies, "boundary", lambda task, index: seen.append((task, index)))
+    tasks = [each.task for each in listed(agent.iterate())]  # 12 steps each: two ends of 7
+    assert seen == []
+    iterations = listed(agent.iterate())
+    expected = [
+        (now.task, index)
+        for index, (old, now) in enumerate(zip(tasks, iterations, strict=True))
+        if old is not None and now.task > old
+    ]
+    assert expected
+    assert seen == []  # the rows of this iteration are of the tasks that ended
+    if saves:
+        states_of(agent)
+    agent.collect()
+    assert seen == expected
+
+
 def test_a_diverged_state_is_loaded_frozen():
     ours = stacked()
     spoil(ours, 1)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from made_up_mitigations import Average
 from torch import nn
 
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
@@ -227,3 +228,24 @@ def _exists(number):
             return file.read().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_mitigations_there_see_the_weights_of_this_process(process_of_average):
+    critic, process = process_of_average
+    untrained = process.hooks.state_dict()
+    process.start(*make_batch(0))
+    process.finish()
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(0.5)
+    process.hooks.load_state_dict(untrained)  # from before the beginning: the average begins anew
+    for average in process.hooks.evaluation_parameters().values():
+        assert (average == 0.5).all()
+
+
+@pytest.fixture
+def process_of_average():
+    critic = make_critic()
+    made = CriticProcess(critic, CONFIG, SeededMethod((Average(),)))
+    yield critic, made
+    made.close()

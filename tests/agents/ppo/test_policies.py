@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_mitigations import Noise
 from torch import nn
 
 from plasticity.agents.networks.actor_critic import ActorCritic
@@ -389,3 +390,21 @@ def test_update_threads_must_fit():
         SinglePolicy(policy, config, SYRE, DECAY, update_threads=3)
     with pytest.raises(ValueError, match="works on a CPU only, not on meta"):
         SinglePolicy(policy.to("meta"), config, SYRE, DECAY, update_threads=2)
+
+
+# ---- what mitigations count ---------------------------------------------------------------------
+
+
+def test_counts_of_each_policy_wait_for_its_own_row(make):
+    noise = SeededMethod((Noise(sigma=1e-6),))
+    made = make()
+    policies = made.again(noise, noise)
+    steps = 2 * 64 / 16  # of an update: epochs times minibatches
+    update(made, policies)
+    runs = list(range(len(made.copies)))
+    last = runs[-1]
+    assert policies.take_counts([last]) == [{"noise/actor": steps, "noise/critic": steps}]
+    update(made, policies)
+    for run, found in zip(runs, policies.take_counts(), strict=True):
+        counted = steps if run == last else 2 * steps
+        assert found == {"noise/actor": counted, "noise/critic": counted}

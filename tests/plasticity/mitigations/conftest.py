@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from plasticity.agents.networks import CNN
+from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.ppo.single_policy import SinglePolicy
+from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.mitigations import SeededMethod
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -63,11 +68,11 @@ def one_thread():
 
 @pytest.fixture
 def stacked_as_alone():
-    """Function that checks that methods with networks of one shape train the same stacked as alone."""
+    """Function that returns the rows of methods with networks of one shape, which train stacked as alone."""
 
-    def check(*methods):
+    def check(*methods, **changes):
         configs = [
-            with_values(DIGITS, {"method": method, "seed": seed})
+            with_values(DIGITS, {"method": method, "seed": seed, **changes})
             for seed, method in enumerate(methods)
         ]
         stacked = start(configs, stacked=True)
@@ -84,17 +89,19 @@ def stacked_as_alone():
                 rtol=1e-3,
                 atol=1e-4,
             )
+        return rows
 
     return check
 
 
 @pytest.fixture
 def continues_exactly():
-    """Function that checks that a run which stops halfway through a task continues to the same bytes."""
+    """Function that returns the rows of runs, which stop halfway through a task and continue to the same."""
 
-    def check(method, *, stacked=False):
+    def check(method, *, stacked=False, **changes):
         configs = [
-            with_values(DIGITS, {"method": method, "seed": seed}) for seed in range(1 + stacked)
+            with_values(DIGITS, {"method": method, "seed": seed, **changes})
+            for seed in range(1 + stacked)
         ]
         whole = finish(start(configs, stacked=stacked))
         first, steps = start(configs, stacked=stacked), iter(range(7))
@@ -103,6 +110,7 @@ def continues_exactly():
         for run, state in enumerate(first.state_dicts(range(len(configs)))):
             second.load_state_dict(run, state)
         assert json.dumps(finish(second)) == json.dumps(whole)
+        return whole
 
     return check
 
@@ -124,5 +132,46 @@ def ppo_continues_exactly():
         assert json.dumps(finish(second)[0]) == json.dumps(rows[1:])
         second.close()
         return rows
+
+    return check
+
+
+@pytest.fixture
+def ppo_stacked_as_alone():
+    """Function that returns the counts of methods on policies in float64, which learn stacked as alone."""
+
+    def check(*methods, updates=6):
+        config = PPOConfig(hidden=(8, 7), rollout_steps=64, minibatch_size=16, epochs=2)
+        draws = torch.Generator().manual_seed(0)
+        shape = {"size": (len(methods), 64), "generator": draws, "dtype": torch.float64}
+        observations = torch.randn(len(methods), 64, 5, generator=draws, dtype=torch.float64)
+        actions = torch.randint(3, shape["size"], generator=draws)
+        batch = observations, actions, -torch.rand(**shape), *(torch.randn(**shape) for _ in "123")
+        orders = torch.stack([torch.randperm(64, generator=draws) for _ in range(config.epochs)])
+        policies = [
+            ActorCritic(5, 3, config, discrete=True, generator=draws).double() for _ in methods
+        ]
+        actors, critics = (
+            [SeededMethod(method, noise_seed=first + run) for run, method in enumerate(methods)]
+            for first in (0, 100)
+        )
+        stacked = StackedPolicies(copy.deepcopy(policies), config, actors, critics)
+        for _ in range(updates):
+            stacked.update(
+                Batch(*batch), orders.expand(len(methods), -1, -1), [1e-2] * len(methods)
+            )
+        counts = stacked.take_counts()
+        for run, (policy, actor, critic) in enumerate(zip(policies, actors, critics, strict=True)):
+            alone = SinglePolicy(policy, config, actor, critic)
+            for _ in range(updates):
+                alone.update(Batch(*(each[run] for each in batch)), orders, [1e-2])
+            assert counts[run] == alone.take_counts()[0]
+            found, expected = stacked.state_dict(run), alone.state_dict()
+            torch.testing.assert_close(found["policy"], expected["policy"])
+            for part in ("actor_mitigations", "critic_mitigations"):
+                for mitigation in methods[run]:
+                    own, of_alone = (each[part][mitigation.name] for each in (found, expected))
+                    torch.testing.assert_close(own, of_alone)
+        return counts
 
     return check

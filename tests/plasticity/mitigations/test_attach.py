@@ -299,7 +299,7 @@ def test_groups_that_join_later_are_acted_on():
     assert attached.take_counts() == {"reset_units/0": 16.0, "reset_units/2": 12.0}
 
 
-def test_parameters_that_the_model_gets_later_are_reported():
+def test_parameters_that_the_model_gets_later_are_named_in_a_warning():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attach(model, optimizer, ReDo())

@@ -161,6 +161,9 @@ def test_progress_is_shared():
     context = Context(networks, progress, [torch.Generator()])
     assert (context.step, context.task) == (4, 2)
     assert context.inputs is progress.inputs
+    progress.forget_step()
+    with pytest.raises(RuntimeError, match=r"no inputs between two steps: .* batches\(\)"):
+        _ = context.inputs
     progress.step = 5
     assert context.step == 5
     outputs = context.forward(images(), {"head.weight": torch.zeros(2, 5)})

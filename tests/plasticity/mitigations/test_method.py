@@ -56,8 +56,8 @@ def test_names_of_methods_and_back(name):
     ("name", "error", "message"),
     [
         ("sire", ValueError, "Unknown method 'sire'. Did you mean 'syre'?"),
-        ("syre+", ValueError, "Unknown method ''."),
-        ("", ValueError, "Unknown method ''."),
+        ("syre+", ValueError, "write first+second"),
+        ("", ValueError, "write first+second"),
         ("syre+none", ValueError, "'none' stands alone: write 'syre+none' without it."),
         (
             "syre+weight-decay",
@@ -97,3 +97,15 @@ def test_networks_are_specified_in_the_order_written():
     found = network_spec([sine, Syre(), cosine], spec)
     assert found.layer.activations == (abs, torch.sin, torch.cos)
     assert network_spec([Syre(), Shift()], spec) is spec
+
+
+@pytest.mark.parametrize("method", ["+syre", "syre+", "syre++shift", ""])
+def test_a_missing_name_is_refused(method):
+    with pytest.raises(ValueError, match="write first\\+second"):
+        mitigation_names(method)
+
+
+def test_mitigations_without_a_claim_go_together(monkeypatch):
+    monkeypatch.setattr(Shift, "claims", "")
+    monkeypatch.setattr(Syre, "claims", "")
+    assert mitigation_names("syre+shift") == ("syre", "shift")

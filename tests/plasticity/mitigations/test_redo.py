@@ -94,6 +94,11 @@ def test_stacked_as_alone(stacked_as_alone):
     stacked_as_alone((ReDo(every=5, tau=0.5),), (ReDo(every=5, tau=0.9),))
 
 
+def test_an_agent_stacked_as_alone(ppo_stacked_as_alone):
+    counts = ppo_stacked_as_alone((ReDo(every=5, tau=0.5),), (ReDo(every=5, tau=0.9),))
+    assert all(each[f"reset_units/{part}.fc1"] for each in counts for part in ("actor", "critic"))
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_run_continues_exactly(continues_exactly, stacked):
     continues_exactly((ReDo(every=5, tau=0.9),), stacked=stacked)

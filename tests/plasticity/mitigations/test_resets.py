@@ -278,7 +278,7 @@ def test_stacked_networks_are_reset_like_separate_ones(at_most):
             assert torch.equal(found[name][index], each), name
 
 
-def test_a_draw_is_told_the_units_first():
+def test_a_draw_has_the_units_first():
     """Where a weight's units lie along another axis, it is drawn with the units first."""
 
     class Columns(nn.Module):

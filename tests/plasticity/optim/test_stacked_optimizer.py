@@ -546,3 +546,26 @@ def test_a_captured_step_on_cuda(base):
         torch.testing.assert_close(
             parameter.cpu(), pair.networks.parameters[name], rtol=1e-9, atol=1e-12
         )
+
+
+@every_base
+def test_moments_are_those_of_each_optimizer_and_can_be_cleared(base):
+    pair = Pair(base, RATES[base], METHODS)
+    for _ in range(3):
+        pair.step()
+    for name, parameter in pair.networks.parameters.items():
+        found = pair.stacked.moments(parameter)
+        assert found
+        assert all(each.shape == parameter.shape for each in found.values())
+        for i, (own, optimizer) in enumerate(zip(pair.alone, pair.optimizers, strict=True)):
+            state = optimizer.state[own.get_parameter(name)]
+            for key, each in found.items():
+                # one without momentum has no buffer of its own, and a row that nothing reads
+                if state.get(key) is not None:
+                    torch.testing.assert_close(each[i], state[key], rtol=1e-9, atol=1e-12)
+                    state[key][0] = 0.0
+                each[i][0] = 0.0
+    pair.step()
+    pair.require_equal()
+    with pytest.raises(ValueError, match=r"shape \(2,\) is no parameter of the optimizer"):
+        pair.stacked.moments(torch.zeros(2))

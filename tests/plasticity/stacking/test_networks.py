@@ -245,3 +245,65 @@ def test_invalid_arguments_are_rejected():
         clip_stacked_gradients_([torch.ones(2, 2)], 0.0)
     with pytest.raises(ValueError, match="no gradient"):
         stacked_gradient_norms([])
+
+
+def hooks_of(module):
+    return [hook for each in module.modules() for hook in each._forward_pre_hooks.values()]
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_inputs_of_layers_are_those_of_each_network_alone(always):
+    alone = networks("cnn")
+    stacked = StackedNetworks(alone)
+    layers = ["conv2", "fc2"]
+    if always:
+        stacked.always_record(layers)
+        stacked.always_record(layers)  # again changes nothing
+    inputs = torch.randn(3, 4, 1, 8, 8, dtype=torch.float64)
+    outputs, found = stacked.with_inputs_of(layers, inputs)
+    assert found.keys() == set(layers)
+    for index, network in enumerate(alone):
+        expected = {}
+        for name in layers:
+            network.get_submodule(name).register_forward_pre_hook(
+                lambda _module, given, name=name, expected=expected: expected.update(
+                    {name: given[0]}
+                )
+            )
+        torch.testing.assert_close(outputs[index], network(inputs[index]))
+        for name in layers:
+            torch.testing.assert_close(found[name][index], expected[name])
+    # they have the graph of the pass
+    found["fc2"].square().sum().backward()
+    assert (stacked.parameters["fc1.weight"].grad != 0).any()
+    assert stacked.parameters["fc2.weight"].grad is None
+    assert len(hooks_of(stacked.template)) == (2 if always else 0)
+    # copies record nothing, and can be pickled
+    made = stacked.network(1)
+    assert hooks_of(made) == []
+    pickle.loads(pickle.dumps(made))
+    assert stacked.with_inputs_of([], inputs)[1].keys() == (set(layers) if always else set())
+
+
+def test_a_part_shares_the_memory():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.first = nn.BatchNorm1d(3), nn.Linear(3, 2)
+            self.firsts = nn.Linear(3, 2)  # whose name begins alike
+
+        def forward(self, inputs):
+            return self.first(inputs) + self.firsts(self.norm(inputs))
+
+    stacked = StackedNetworks([Both() for _ in range(2)])
+    part = stacked.part("first")
+    assert part.parameters.keys() == {"weight", "bias"}
+    assert part.parameters["weight"] is stacked.parameters["first.weight"]
+    assert stacked.part("norm").buffers["running_mean"] is stacked.buffers["norm.running_mean"]
+    inputs = torch.randn(2, 4, 3)
+    expected = torch.baddbmm(
+        stacked.parameters["first.bias"].unsqueeze(1), inputs, stacked.parameters["first.weight"].mT
+    )
+    torch.testing.assert_close(part(inputs), expected)
+    with pytest.raises(AttributeError, match="third"):
+        stacked.part("third")

@@ -166,6 +166,16 @@ def test_installed_modules_come_first(here):
     assert os.fspath(here) not in sys.modules["colorsys"].__file__
 
 
+def test_a_module_that_ends_the_program_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ends_early.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"--import ends_early: the module raised SystemExit .* \(3\)"
+    ):
+        import_modules(["ends_early"])
+
+
 @pytest.mark.parametrize("names", ["mine", [1]])
 def test_wrong_names_in_a_configuration(names):
     with pytest.raises(TypeError, match="imports must be a list of names of modules"):

@@ -18,7 +18,7 @@ from plasticity.scripts.report.contents import (
     task_panels,
 )
 from plasticity.scripts.report.metric_names import headlines, in_words, short_count
-from plasticity.scripts.report.run_folders import find_runs
+from plasticity.scripts.report.run_folders import Run, find_runs
 from plasticity.scripts.report.tables import (
     Cell,
     best_table,
@@ -233,6 +233,22 @@ def test_different_schedules_are_not_marked(tmp_path):
     write_run(tmp_path / "a", "none", 0, {400: 1.0}, change_every=100)
     write_run(tmp_path / "b", "none", 0, {400: 1.0}, change_every=200)
     assert change_marks(compared(tmp_path)) == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "note"),
+    [(["friction"], "the friction changes"), (["gravity", "half_length"], "the task changes")],
+)
+def test_what_changes_is_named_in_words(tmp_path, monkeypatch, told, note):
+    monkeypatch.setattr(Run, "descriptions", tuple(told))
+    row = {**dict.fromkeys(told, 1.0), "episode_return": 1.0}
+    write_run(tmp_path, "none", 0, {200: row, 400: {**row, "task": 1}})
+    figure = draw_figures(compared(tmp_path))["return"]
+    assert any(text.get_text().endswith(f"dashed: {note}") for text in figure.texts)
+    report(ReportConfig(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "half_length" not in page
+    assert ("half length of each task" in page) == (len(told) > 1)
 
 
 # ---- tasks -------------------------------------------------------------------

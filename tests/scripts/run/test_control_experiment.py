@@ -30,6 +30,7 @@ from plasticity.scripts.run.saved_run import is_finished, progress_made
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
+from plasticity.tasks.control.classic import ClassicControlConfig
 from plasticity.tasks.control.friction import task_friction
 from plasticity.tasks.control.simulators import SimulationError
 
@@ -361,6 +362,23 @@ def test_more_cores_and_other_processes_change_nothing(tmp_path, alone):
     outcome = run_jobs([JobGroup((job,))], 1, lambda job, value: None)
     assert outcome.finished == [tmp_path / "0"], outcome
     assert contents(tmp_path, (TINY,)) == contents(alone.parent, (TINY,))
+
+
+@pytest.mark.parametrize("limit", ["max_gradient_norm", "target_kl"])
+def test_actor_and_critic_that_wait_for_each_other_also_take_more_cores(tmp_path, limit):
+    """The benchmarks of classic control clip the joint gradient: their environments alone use the cores."""
+    stream = ClassicControlConfig(
+        environment="cartpole", changes="physics", num_steps=256, change_every=200, num_envs=2
+    )
+    cartpole = with_values(
+        TINY, {"benchmark": "continual-cartpole", "stream": stream, f"agent.{limit}": 0.5}
+    )
+    runs = {}
+    for cores in (1, 2):
+        out = tmp_path / str(cores)
+        assert train(out, (with_values(cartpole, {"stream.cores": cores}),))
+        runs[cores] = contents(out, (cartpole,))
+    assert runs[2] == runs[1]
 
 
 def test_longer_runs_extend_finished_ones(tmp_path, whole, configs):

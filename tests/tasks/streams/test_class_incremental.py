@@ -106,6 +106,7 @@ def test_wrong_settings(changed, error, message):
     [
         ({"num_tasks": 6}, "--tasks 6 of --classes-per-task 2 need 12 classes, and digits has 10"),
         ({"classes_per_task": 6}, "need 12 classes, and digits has 10: give at most 1 tasks"),
+        ({"classes_per_task": 11}, "--classes-per-task 11 is larger than the 10 classes of digits"),
         ({"train_per_class": 141}, "--train-per-class 141 is larger than the 140 training images"),
     ],
 )
