@@ -254,6 +254,9 @@ class Attached:
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
+            # not as the model's calls say: a loop may call its layers, and drop some passes
+            recorded = self._hooks.progress.layer_inputs.values()
+            self._hooks.progress.batch_size = max(sum(map(len, each)) for each in recorded)
         if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
             self._units.show_trained(
                 self._hooks.progress.layer_inputs if self._is_recording else None

@@ -20,12 +20,14 @@ class Watch(Mitigation):
     reads_units: ClassVar[bool] = True
     features: list
     gradients: list
+    sizes: list
 
     def before_step(self, context):
         self.gradients.append({name: each.clone() for name, each in context.gradients.items()})
 
     def after_step(self, context):
         self.features.append(context.features("0").detach())
+        self.sizes.append(context.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def assert_equal(model, other):
 
 
 def watched(model, optimizer):
-    watch = Watch(features=[], gradients=[])
+    watch = Watch(features=[], gradients=[], sizes=[])
     attach(model, optimizer, watch)
     return watch
 
@@ -68,7 +70,7 @@ def test_micro_batches_are_one_batch(micro_batches):
     for parts in (1, micro_batches):
         model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        watch = Watch(features=[], gradients=[])
+        watch = Watch(features=[], gradients=[], sizes=[])
         attached = attach(model, optimizer, watch, ReDo(every=2, tau=0.5), seed=2)
         for step in range(4):
             optimizer.zero_grad()
@@ -119,6 +121,19 @@ def test_passes_of_gradients_that_were_dropped_do_not_count(zero_grad, accumulat
         expected = model[:2](INPUTS + attempt).detach()
     optimizer.step()
     torch.testing.assert_close(watch.features, [expected])
+    assert watch.sizes == [32]
+
+
+def test_loop_that_calls_the_layers_themselves():
+    model = make_model()  # as Stable-Baselines3 calls the parts of its policy
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(features=[], gradients=[], sizes=[])
+    attach(model, optimizer, watch, inputs=INPUTS)
+    model[2](model[:2](INPUTS)).square().mean().backward()
+    expected = make_model()[:2](INPUTS).detach()
+    optimizer.step()
+    torch.testing.assert_close(watch.features, [expected])
+    assert watch.sizes == [32]
 
 
 OPTIMIZERS = {
@@ -142,7 +157,7 @@ def test_steps_that_a_scaler_skips_are_none(kind, unscale):
         optimizer = OPTIMIZERS[kind](model.parameters())
         # before each step the scale is another: it is halved by an overflow, and doubled by two steps
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2, enabled=scaled)
-        watch = Watch(features=[], gradients=[])
+        watch = Watch(features=[], gradients=[], sizes=[])
         attached = attach(model, optimizer, watch, *method, inputs=INPUTS)
         for step in range(6):
             if step in (1, 4) and not scaled:
