@@ -180,11 +180,13 @@ def _figure(comparison: Comparison, name: str, png: bytes) -> str:
 
 
 def _tasks(comparison: Comparison) -> str:
-    tables = [task_table(comparison)]
-    tables += [description_table(comparison, key) for key in comparison.described]
-    inside = "\n".join(_table(table) for table in tables if table is not None)
-    told = [f"{in_words(key)} by seed" for key in comparison.described]
-    summary = ", ".join(["Return of each task", *told])
+    tables = {"return of each task": task_table(comparison)}
+    for key in comparison.described:
+        tables[f"{in_words(key)} by seed"] = description_table(comparison, key)
+    shown = {title: table for title, table in tables.items() if table is not None}
+    inside = "\n".join(map(_table, shown.values()))
+    summary = ", ".join(shown)
+    summary = summary[:1].upper() + summary[1:]
     return f"<details><summary>{summary}</summary>\n{inside}\n</details>"
 
 
