@@ -236,19 +236,19 @@ def test_different_schedules_are_not_marked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "note"),
+    ("keys", "note"),
     [(["friction"], "the friction changes"), (["gravity", "half_length"], "the task changes")],
 )
-def test_what_changes_is_named_in_words(tmp_path, monkeypatch, told, note):
-    monkeypatch.setattr(Run, "descriptions", tuple(told))
-    row = {**dict.fromkeys(told, 1.0), "episode_return": 1.0}
+def test_what_changes_is_named_in_words(tmp_path, monkeypatch, keys, note):
+    monkeypatch.setattr(Run, "descriptions", tuple(keys))
+    row = {**dict.fromkeys(keys, 1.0), "episode_return": 1.0}
     write_run(tmp_path, "none", 0, {200: row, 400: {**row, "task": 1}})
     figure = draw_figures(compared(tmp_path))["return"]
     assert any(text.get_text().endswith(f"dashed: {note}") for text in figure.texts)
     report(ReportConfig(tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "half_length" not in page
-    assert ("half length of each task" in page) == (len(told) > 1)
+    assert ("half length of each task" in page) == (len(keys) > 1)
 
 
 # ---- tasks -------------------------------------------------------------------
