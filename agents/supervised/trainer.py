@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from typing import Any
 
 import torch
@@ -152,10 +151,7 @@ class Trainer:
         self._networks.train(True)
         self._loss.follow(task.spec)
         if step == 0:
-            train_batches = self._first_train_batches(task, task.num_train)
-            self._loss.require_active(
-                task, chain(train_batches, task.test_batches(EVALUATION_BATCH))
-            )
+            self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:
             self._begin_hooks(self._hooks, task, step)
         self._online.keep_until(step)
@@ -305,6 +301,11 @@ class Trainer:
     def _evaluating(self) -> AbstractContextManager[None]:
         """Give the networks the weights that they are evaluated with, inside the block."""
         return nullcontext() if self._hooks is None else self._hooks.evaluating()
+
+    def _all_batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over all training examples of a task, in order, and its test examples."""
+        yield from self._first_train_batches(task, task.num_train)
+        yield from task.test_batches(EVALUATION_BATCH)
 
     def _first_train_batches(self, task: Task, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the first training examples of a task, in order."""

@@ -512,7 +512,7 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
         ("run permuted-digits --preset nature", "--preset"),
         ("run slippery-ant --methods none --critic.syre.sigma 1", "--critic.syre.sigma 1.0 means"),
         ("run slippery-ant --critic.syre.sigma -1", "sigma must be a finite number of at least 0"),
-        ("run slippery-ant --methods shift", "shift is a control of the image benchmarks"),
+        ("run slippery-ant --methods shift+", "'shift+' has no mitigation on one side of '+'"),
         ("run slippery-ant --preset natur", "Unknown preset 'natur'. Did you mean 'nature'?"),
         ("run slippery-ant --agent standart", "Unknown agent 'standart'. Did you mean 'standard'"),
         ("run slippery-ant --preset", "Missing value for argument '--preset'"),

@@ -295,8 +295,8 @@ def momentum_pair():
 def test_both_optimizers_have_equal_parameters_and_settings():
     ours, theirs = momentum_pair()
     our_group, their_group = ours.param_groups[0], theirs.param_groups[0]
-    assert (our_group["regularizer"], our_group["strength"]) == ("syre", SYRE.strength)
-    assert their_group["weight_decay"] == SYRE.strength
+    assert (our_group["regularizer"], our_group["strength"]) == ("syre", SYRE.regularizer.strength)
+    assert their_group["weight_decay"] == SYRE.regularizer.strength
     for key in ("lr", "momentum", "foreach", "fused"):
         assert our_group[key] == their_group[key]
     assert len(our_group["params"]) == 10
