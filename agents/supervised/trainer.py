@@ -183,7 +183,8 @@ class Trainer:
         learn = self._compiled or self._learn_eagerly
         losses, logits, layer_inputs = learn(inputs, labels)
         if self._hooks is not None:
-            self._hooks.observe(inputs, layer_inputs)
+            if self._compiled is not None:  # a replayed graph has shown them nothing
+                self._hooks.observe(inputs, layer_inputs)
             self._hooks.after_step()
         self._online.add(logits, labels, losses)  # the logits are those before the update
 
