@@ -70,7 +70,7 @@ class Figure(ABC):
     """Time of all runs of the small scale on one core of a laptop, as measured, in minutes. None: unknown."""
 
     requires: ClassVar[str] = ""
-    """Option that must be given, such as "--weights PATH"; `reproduce all` leaves the figure out. Empty: none."""
+    """Option that must be given, such as "--weights PATH", so that `reproduce all` leaves the figure out."""
 
     min_seeds: ClassVar[int] = 3
     """Number of seeds that a verdict needs: 1 where nothing is random."""
