@@ -40,15 +40,17 @@ class DenseLayer(nn.Linear):
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
 
     def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
         super().__init__(inputs, spec.units(width))
         self.activations = spec.activations
         self.normalization = spec.normalization and spec.normalization((self.out_features,))
+        self.gate = spec.gate and spec.gate((self.out_features,))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
-        return _features(super().forward(features), self.normalization, self.activations, -1)
+        return _features(self, super().forward(features), -1)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -68,6 +70,7 @@ class ConvolutionLayer(nn.Conv2d):
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
 
     def __init__(
         self,
@@ -84,13 +87,14 @@ class ConvolutionLayer(nn.Conv2d):
         self.activations = spec.activations
         map_shape = (units, *(-(-side // stride) for side in size))
         self.normalization = spec.normalization and spec.normalization(map_shape)
+        self.gate = spec.gate and spec.gate(map_shape)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
 
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
-        return _features(super().forward(images), self.normalization, self.activations, -3)
+        return _features(self, super().forward(images), -3)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -98,15 +102,13 @@ class ConvolutionLayer(nn.Conv2d):
         return f"{settings}, activations={_names(self.activations)}"
 
 
-def _features(
-    sums: Tensor,
-    normalization: nn.Module | None,
-    activations: Sequence[Callable[[Tensor], Tensor]],
-    axis: int,
-) -> Tensor:
-    if normalization is not None:
-        sums = normalization(sums)
-    outputs = [activation(sums) for activation in activations]
+def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> Tensor:
+    if layer.normalization is not None:
+        sums = layer.normalization(sums)
+    outputs = [activation(sums) for activation in layer.activations]
+    if layer.gate is not None:
+        factors = layer.gate(sums)
+        outputs = [each * factors for each in outputs]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
 
 
