@@ -18,9 +18,9 @@ def regression_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Draw prompts of a linear regression, each with weights of its own (Garg et al., 2022).
 
-    The tokens are those of von Oswald et al. (2023). The weights w of a prompt are normal with variance 1 / input_dim, inputs x standard normal, and labels
-    ``y = w · x + noise``. Tokens are (x, y), and the last one is the query (x, 0), whose label without noise
-    is to be predicted. Predicting 0 has a mean squared error of 1.
+    The weights w of a prompt are normal with variance 1 / input_dim, inputs x standard normal, and labels
+    ``y = w · x + noise``. Tokens are (x, y) as in von Oswald et al. (2023), and the last one is the query
+    (x, 0), whose label without noise is to be predicted. Predicting 0 has a mean squared error of 1.
 
     Args:
         num_prompts: Prompts in the batch.
