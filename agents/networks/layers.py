@@ -1,4 +1,4 @@
-"""Hidden layers: a weight, then the normalization and the activations of a `LayerSpec`.
+"""Hidden layers: a weight, then the normalization, the activations and the noise of a `LayerSpec`.
 
 A layer applies its own activations, so that the module `fc1` both holds the weights `fc1.weight` and outputs
 the features of `fc1`: one name for both.
@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class DenseLayer(nn.Linear):
-    """Fully connected layer with its normalization and activations.
+    """Fully connected layer with its normalization, activations and noise.
 
     Args:
         inputs: Size of an input.
@@ -41,12 +41,14 @@ class DenseLayer(nn.Linear):
 
     normalization: nn.Module | None
     gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
         super().__init__(inputs, spec.units(width))
         self.activations = spec.activations
         self.normalization = spec.normalization and spec.normalization((self.out_features,))
         self.gate = spec.gate and spec.gate((self.out_features,))
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
@@ -58,7 +60,7 @@ class DenseLayer(nn.Linear):
 
 
 class ConvolutionLayer(nn.Conv2d):
-    """Padded convolution with its normalization and activations.
+    """Padded convolution with its normalization, activations and noise.
 
     Args:
         inputs: Number of input channels.
@@ -71,6 +73,7 @@ class ConvolutionLayer(nn.Conv2d):
 
     normalization: nn.Module | None
     gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class ConvolutionLayer(nn.Conv2d):
         map_shape = (units, *(-(-side // stride) for side in size))
         self.normalization = spec.normalization and spec.normalization(map_shape)
         self.gate = spec.gate and spec.gate(map_shape)
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
@@ -109,7 +113,8 @@ def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> 
     if layer.gate is not None:
         factors = layer.gate(sums)
         outputs = [each * factors for each in outputs]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+    features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+    return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
 
 
 def _names(functions: Sequence[Callable[..., object]]) -> str:
