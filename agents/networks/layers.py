@@ -6,7 +6,8 @@ the features of `fc1`: one name for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -162,3 +163,55 @@ def default_initialization(network: nn.Module) -> dict[str, Distribution]:
                     " give its network a method `initialization` of its own."
                 )
     return found
+
+
+@dataclass(frozen=True)
+class InputScale:
+    """Hook that multiplies the inputs of a network by a number; it can be pickled."""
+
+    factor: float
+    """Factor."""
+
+    def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the scaled inputs of one call."""
+        return (inputs[0] * self.factor, *inputs[1:])
+
+
+class InitializedNetwork(nn.Module):
+    """Network that knows the distributions of its initial parameters, also of those that are drawn again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn: dict[str, Distribution] = {}
+
+    def extra_repr(self) -> str:
+        """Return the scale of its inputs, if they are scaled, which networks to be stacked have in common."""
+        hooks = self._forward_pre_hooks.values()
+        return ", ".join(repr(each) for each in hooks if isinstance(each, InputScale))
+
+    def built_with(self) -> dict[str, Distribution]:
+        """Return the distributions that its layers drew from when they were made, by parameter name.
+
+        Overridden where there are parameters that `default_initialization` does not know.
+        """
+        return default_initialization(self)
+
+    def initialization(self) -> dict[str, Distribution]:
+        """Return the distribution of each parameter's initial values, by name."""
+        return self.built_with() | self._drawn
+
+    @torch.no_grad()
+    def draw(self, distributions: Mapping[str, Distribution], generator: torch.Generator) -> None:
+        """Draw parameters from distributions, which become those of `initialization`.
+
+        Args:
+            distributions: Distributions by parameter name; other parameters stay as they are.
+            generator: Generator on the network's device.
+        """
+        self._drawn |= distributions
+        for name, parameter in self.named_parameters():
+            if name in distributions:
+                # Not in the layout of channels last, which orthogonal draws cannot fill.
+                fresh = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+                distributions[name].draw_(fresh, generator)
+                parameter.copy_(fresh)
