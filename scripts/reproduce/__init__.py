@@ -2,3 +2,5 @@
 
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student  # noqa: F401
+import plasticity.scripts.reproduce.teacher_student
+import plasticity.scripts.reproduce.universal_alignment  # noqa: F401
