@@ -11,6 +11,7 @@ from plasticity.symmetry.distances import (
     rotation_eigenvalues,
     sign_flip_distance,
     split_heads,
+    tie_neurons_,
 )
 from plasticity.symmetry.projectors import (
     broken_projector,
@@ -48,4 +49,5 @@ __all__ = [
     "symmetry_distance",
     "symmetry_distances",
     "symmetry_report",
+    "tie_neurons_",
 ]
