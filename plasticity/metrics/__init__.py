@@ -27,6 +27,7 @@ from plasticity.metrics.ranks import (
     stable_rank,
 )
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS, Metric
+from plasticity.metrics.spectra import covariance_eigenvalues
 from plasticity.metrics.tracker import Tracker
 from plasticity.metrics.trainability import Trainability, trainability
 
@@ -40,6 +41,7 @@ __all__ = [
     "anchor_distance",
     "approximate_rank",
     "capture",
+    "covariance_eigenvalues",
     "dead_fraction",
     "dead_units",
     "dormant_fraction",

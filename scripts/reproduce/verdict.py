@@ -9,10 +9,21 @@ from typing import Any
 from plasticity.scripts.report.statistics import Estimate
 
 HOLDS = "holds"
-FAILS = "does not hold"
-INSUFFICIENT = "the plain arm did not reach what it must"
-NOT_JUDGED = "not judged: too few seeds"
-OUTCOMES = (HOLDS, FAILS, INSUFFICIENT, NOT_JUDGED)
+"""All that the claim says is seen."""
+
+PARTLY = "partly"
+"""Some of it is seen."""
+
+FAILS = "fails"
+"""None of it is seen."""
+
+NOT_SEEN = "not seen"
+"""The plain arm did not reach what it must for the figure to mean anything."""
+
+NOT_JUDGED = "not judged"
+"""There are fewer seeds than the figure needs."""
+
+OUTCOMES = (HOLDS, PARTLY, FAILS, NOT_SEEN, NOT_JUDGED)
 """Outcomes of a verdict."""
 
 
@@ -91,8 +102,11 @@ class Verdict:
         if not self.enough_seeds:
             return NOT_JUDGED
         if not all(each.passed for each in self.requirements):
-            return INSUFFICIENT
-        return HOLDS if all(each.passed for each in self.claims) else FAILS
+            return NOT_SEEN
+        passed = [each.passed for each in self.claims]
+        if all(passed):
+            return HOLDS
+        return PARTLY if any(passed) else FAILS
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON can hold it."""

@@ -13,7 +13,7 @@ import walk_figure
 from plasticity.scripts.main import main
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.reproduce.command import reproduce
-from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, INSUFFICIENT, NOT_JUDGED
+from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_JUDGED, NOT_SEEN
 
 QUICK = ("--device", "cpu", "--jobs", "2")
 
@@ -60,7 +60,7 @@ def test_a_figure_is_run_judged_and_drawn(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "outcome"),
     [
-        (["--noise", "1000"], INSUFFICIENT),  # no interval is below 50
+        (["--noise", "1000"], NOT_SEEN),  # no interval is below 50
         (["--num-steps", "3"], FAILS),  # 30 farther
         (["--seeds", "0", "1"], NOT_JUDGED),
     ],

@@ -16,7 +16,7 @@ from plasticity.scripts.reproduce.teacher_student import (
     mean_product,
     second_moment,
 )
-from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, INSUFFICIENT, Verdict
+from plasticity.scripts.reproduce.verdict import HOLDS, NOT_SEEN, PARTLY, Verdict
 from plasticity.scripts.run.folder import RunFolder
 from plasticity.scripts.run.runner import Runner
 
@@ -203,7 +203,7 @@ def test_it_does_not_hold_if_a_part_is_otherwise(failed, method, metric, value):
         return found
 
     found = verdict(values)
-    assert found.outcome == FAILS
+    assert found.outcome == PARTLY
     assert [index for index, each in enumerate(found.claims) if not each.passed] == [failed]
 
 
@@ -215,7 +215,7 @@ def test_a_plain_arm_that_has_not_learnt_or_is_not_symmetric_means_nothing(metri
             found[metric] = 0.06  # too much of the one, too little of the other
         return found
 
-    assert verdict(values).outcome == INSUFFICIENT
+    assert verdict(values).outcome == NOT_SEEN
 
 
 def test_the_sentence_and_the_panels():
