@@ -89,10 +89,11 @@ class FigureExperiment(ABC):
             self.steps += 1
             if config.has_row(self.steps):
                 live = [run for run, ended in enumerate(self._diverged) if not ended]
-                return {run: self._row(run) for run in live}
+                return {run: self.row(run) for run in live}
         return {}
 
-    def _row(self, run: int) -> dict[str, Any]:
+    def row(self, run: int) -> dict[str, Any]:
+        """Return the row of a run: its `measure`, and whether it has diverged."""
         measured = self.measure(run)
         finite = all(value is None or math.isfinite(value) for value in measured.values())
         self._diverged[run] = not finite

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
 """Paper of Ziyin, Xu and Chuang."""
 
+PARAMETER_SYMMETRY = "Parameter Symmetry Potentially Unifies Deep Learning Theory (2025)"
+"""Paper of Ziyin and coauthors."""
+
 SCALES = ("small", "full")
 """Names of the sizes that a figure is reproduced at; the first one is the default."""
 
@@ -62,6 +65,12 @@ class Figure(ABC):
 
     scales: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Values by path that each of `SCALES` gives the configuration."""
+
+    minutes: ClassVar[float | None] = None
+    """Time of all runs of the small scale on one core of a laptop, as measured, in minutes. None: unknown."""
+
+    requires: ClassVar[str] = ""
+    """Option that must be given, such as "--weights PATH", so that `reproduce all` leaves the figure out."""
 
     min_seeds: ClassVar[int] = 3
     """Number of seeds that a verdict needs: 1 where nothing is random."""

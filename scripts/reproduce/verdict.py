@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from plasticity.scripts.report.statistics import Estimate
 
 HOLDS = "holds"
-FAILS = "does not hold"
-INSUFFICIENT = "the plain arm did not reach what it must"
-NOT_JUDGED = "not judged: too few seeds"
-OUTCOMES = (HOLDS, FAILS, INSUFFICIENT, NOT_JUDGED)
+"""All that the claim says is seen."""
+
+PARTLY = "partly"
+"""Some of it is seen."""
+
+FAILS = "fails"
+"""None of it is seen."""
+
+NOT_SEEN = "not seen"
+"""The plain arm did not reach what it must for the figure to mean anything."""
+
+NOT_JUDGED = "not judged"
+"""There are fewer seeds than the figure needs."""
+
+OUTCOMES = (HOLDS, PARTLY, FAILS, NOT_SEEN, NOT_JUDGED)
 """Outcomes of a verdict."""
 
 
@@ -91,21 +101,8 @@ class Verdict:
         if not self.enough_seeds:
             return NOT_JUDGED
         if not all(each.passed for each in self.requirements):
-            return INSUFFICIENT
-        return HOLDS if all(each.passed for each in self.claims) else FAILS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as JSON can hold it."""
-        return {
-            "outcome": self.outcome,
-            "requirements": [_plain(each) for each in self.requirements],
-            "claims": [_plain(each) for each in self.claims],
-        }
-
-
-def _plain(check: Check) -> dict[str, Any]:
-    return {
-        "statement": check.statement,
-        "passed": check.passed,
-        "figures": dict(check.figures),
-    }
+            return NOT_SEEN
+        passed = [each.passed for each in self.claims]
+        if all(passed):
+            return HOLDS
+        return PARTLY if any(passed) else FAILS

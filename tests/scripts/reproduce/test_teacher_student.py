@@ -16,7 +16,7 @@ from plasticity.scripts.reproduce.teacher_student import (
     mean_product,
     second_moment,
 )
-from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, INSUFFICIENT, Verdict
+from plasticity.scripts.reproduce.verdict import HOLDS, NOT_SEEN, PARTLY, Verdict
 from plasticity.scripts.run.folder import RunFolder
 from plasticity.scripts.run.runner import Runner
 
@@ -65,7 +65,7 @@ def test_the_mean_product_is_that_of_many_inputs():
 def test_the_labels_have_a_mean_square_of_1():
     experiment = Students([made()], stacked=False)
     inputs = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0))
-    labels = torch.relu(inputs @ experiment.teacher[0].T) @ experiment.teacher[1]
+    labels = experiment.teacher(inputs)
     assert labels.square().mean().item() == pytest.approx(1.0, abs=0.03)
 
 
@@ -75,8 +75,8 @@ def test_the_error_is_0_for_the_teacher_and_1_for_nothing():
     with torch.no_grad():
         outgoing.zero_()
         assert experiment.measure(0)["error"] == pytest.approx(1.0, abs=1e-6)
-        incoming.copy_(experiment.teacher[0] * 2)  # ReLU is homogeneous
-        outgoing.copy_(experiment.teacher[1] / 2)
+        incoming.copy_(experiment.teacher.weights[0] * 2)  # ReLU is homogeneous
+        outgoing.copy_(experiment.teacher.weights[1] / 2)
         assert experiment.measure(0)["error"] == pytest.approx(0.0, abs=1e-6)
         incoming.copy_(incoming.flip(0))
         outgoing.copy_(outgoing.flip(1))
@@ -98,8 +98,8 @@ def test_noise_on_the_inputs_is_the_students_alone():
     with torch.no_grad():
         experiment.network[2].weight.zero_()
         assert experiment.loss().item() == pytest.approx(1.0, rel=0.03)
-        experiment.network[0].weight.copy_(experiment.teacher[0])
-        experiment.network[2].weight.copy_(experiment.teacher[1])
+        experiment.network[0].weight.copy_(experiment.teacher.weights[0])
+        experiment.network[2].weight.copy_(experiment.teacher.weights[1])
         assert experiment.loss().item() > 0.5
 
 
@@ -203,7 +203,7 @@ def test_it_does_not_hold_if_a_part_is_otherwise(failed, method, metric, value):
         return found
 
     found = verdict(values)
-    assert found.outcome == FAILS
+    assert found.outcome == PARTLY
     assert [index for index, each in enumerate(found.claims) if not each.passed] == [failed]
 
 
@@ -215,7 +215,7 @@ def test_a_plain_arm_that_has_not_learnt_or_is_not_symmetric_means_nothing(metri
             found[metric] = 0.06  # too much of the one, too little of the other
         return found
 
-    assert verdict(values).outcome == INSUFFICIENT
+    assert verdict(values).outcome == NOT_SEEN
 
 
 def test_the_sentence_and_the_panels():

@@ -80,6 +80,7 @@ class WalkFigure(Figure):
     paper = "A Paper (1905)"
     number = "Fig. 1"
     claim = "a walk goes where its drift points"
+    minutes = 0.01
     config = WalkConfig(benchmark="walks")
     methods = ("none", "syre")
     mitigations: ClassVar = {"syre": {"sigma": 0.25}}
