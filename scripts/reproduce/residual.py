@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +14,9 @@ from plasticity.checks import require_integer
 from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
 from plasticity.tasks.datasets.augmentations import random_crop, random_flip
+
+EVALUATED_AT_ONCE = 1000
+"""Images of one evaluation pass, which bounds its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +105,21 @@ class ResNetExperiment(ImageExperiment):
             draws = self.generator(f"augmentation/{self.steps}")
             images = random_flip(random_crop(images, 4, draws), draws)
         return functional.cross_entropy(self.network(images), self.data.train_labels[rows])
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the network's outputs for any number of images. Shape: (examples, classes)."""
+        return torch.cat([self.network(part) for part in inputs.split(EVALUATED_AT_ONCE)])
+
+    def fit(self) -> dict[str, float | None]:
+        """Return the cross-entropy on the training images, and the accuracy on these and on the others."""
+        train, test = self.outputs(self.data.train_inputs), self.outputs(self.data.test_inputs)
+        return {
+            "loss": functional.cross_entropy(train, self.data.train_labels).item(),
+            "train_accuracy": _accuracy(train, self.data.train_labels),
+            "test_accuracy": _accuracy(test, self.data.test_labels),
+        }
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float:
+    return (outputs.argmax(dim=1) == labels).float().mean().item()
