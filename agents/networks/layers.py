@@ -1,4 +1,4 @@
-"""Hidden layers: a weight, then the normalization and the activations of a `LayerSpec`.
+"""Hidden layers: a weight, then the normalization, the activations and the noise of a `LayerSpec`.
 
 A layer applies its own activations, so that the module `fc1` both holds the weights `fc1.weight` and outputs
 the features of `fc1`: one name for both.
@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class DenseLayer(nn.Linear):
-    """Fully connected layer with its normalization and activations.
+    """Fully connected layer with its normalization, activations and noise.
 
     Args:
         inputs: Size of an input.
@@ -41,15 +41,19 @@ class DenseLayer(nn.Linear):
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
         super().__init__(inputs, spec.units(width))
         self.activations = spec.activations
         self.normalization = spec.normalization and spec.normalization((self.out_features,))
+        self.gate = spec.gate and spec.gate((self.out_features,))
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
-        return _features(super().forward(features), self.normalization, self.activations, -1)
+        return _features(self, super().forward(features), -1)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -57,7 +61,7 @@ class DenseLayer(nn.Linear):
 
 
 class ConvolutionLayer(nn.Conv2d):
-    """Padded convolution with its normalization and activations.
+    """Padded convolution with its normalization, activations and noise.
 
     Args:
         inputs: Number of input channels.
@@ -69,6 +73,8 @@ class ConvolutionLayer(nn.Conv2d):
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(
         self,
@@ -85,13 +91,15 @@ class ConvolutionLayer(nn.Conv2d):
         self.activations = spec.activations
         map_shape = (units, *(-(-side // stride) for side in size))
         self.normalization = spec.normalization and spec.normalization(map_shape)
+        self.gate = spec.gate and spec.gate(map_shape)
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
 
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
-        return _features(super().forward(images), self.normalization, self.activations, -3)
+        return _features(self, super().forward(images), -3)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -99,16 +107,15 @@ class ConvolutionLayer(nn.Conv2d):
         return f"{settings}, activations={_names(self.activations)}"
 
 
-def _features(
-    sums: Tensor,
-    normalization: nn.Module | None,
-    activations: Sequence[Callable[[Tensor], Tensor]],
-    axis: int,
-) -> Tensor:
-    if normalization is not None:
-        sums = normalization(sums)
-    outputs = [activation(sums) for activation in activations]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> Tensor:
+    if layer.normalization is not None:
+        sums = layer.normalization(sums)
+    outputs = [activation(sums) for activation in layer.activations]
+    if layer.gate is not None:
+        factors = layer.gate(sums)
+        outputs = [each * factors for each in outputs]
+    features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+    return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
 
 
 def _names(functions: Sequence[Callable[..., object]]) -> str:

@@ -132,6 +132,26 @@ class Results:
         diverged = [run.diverged_at is not None for run in runs]
         return _line(line, style, [float(each) for each in positions], values, diverged)
 
+    def line_over_metrics(
+        self,
+        metrics: Mapping[float, str],
+        line: str,
+        settings: Settings | None = None,
+        *,
+        style: int,
+    ) -> Line:
+        """Return a line of a panel: several values of one arm at the end, as of layers or of a spectrum.
+
+        Args:
+            metrics: Names in the rows, by their positions on the horizontal axis.
+            line: Line of the arm, which is the label in the legend.
+            settings: Settings of the arm.
+            style: Index in `plasticity.scripts.report.figures.STYLES`.
+        """
+        runs = self.runs(line, settings)
+        values = [[_final(run, metric) for metric in metrics.values()] for run in runs]
+        return _line(line, style, list(metrics), values, [False] * len(runs))
+
 
 def _final(run: Run, metric: str) -> float | None:
     return run.value(metric, max(run.by_position)) if run.rows else None

@@ -120,7 +120,7 @@ def test_it_continues_exactly_in_the_middle_of_an_epoch():
     assert bool((whole.network[1].weight != 0).any())
 
 
-def test_images_that_are_missing_are_told_before_any_run(tmp_path):
+def test_images_that_are_missing_are_reported_before_any_run(tmp_path):
     missing = ImageFigureConfig(benchmark="b", stream=ImageData(data_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="expected the four files"):
         Constant.require_runnable([missing])

@@ -55,6 +55,24 @@ def test_an_arm_must_be_named_fully(results):
         results.final("place", "none", {"drift": 5.0})
 
 
+def test_a_line_over_metrics(tmp_path):
+    rows = ((3.0, 4.0), (5.0, None))
+    runs = [
+        Run(
+            tmp_path / str(seed),
+            {"benchmark": "walks", "method": {}, "seed": seed, "stream": {"num_steps": 6}},
+            ({"step": 3.0, "a": 0.0, "b": 0.0}, {"step": 6.0, "a": a, "b": b}),
+            half_written=False,
+        )
+        for seed, (a, b) in enumerate(rows)
+    ]
+    line = Results([(Arm("none"), runs)]).line_over_metrics({1: "a", 2: "b"}, "none", style=3)
+    assert line.positions.tolist() == [1, 2]
+    assert line.mean.tolist() == [4.0, 4.0]  # of 3 and 5; of the only one
+    assert next(each.tolist() for _, each in line.seeds) == [3.0, 4.0]
+    assert (line.label, line.style) == ("none", 3)
+
+
 def test_lines(results):
     line = results.line_over("drift", "place", "none", {"pause": 0.0}, style=1)
     assert line.positions.tolist() == [0.0, 5.0]
