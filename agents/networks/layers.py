@@ -70,6 +70,7 @@ class ConvolutionLayer(nn.Conv2d):
         size: Height and width of the input images.
         stride: Stride of the kernels.
         spec: Work of the layer on its sums.
+        bias: Whether the sums have a bias; a batch normalization has one of its own.
     """
 
     normalization: nn.Module | None
@@ -85,9 +86,11 @@ class ConvolutionLayer(nn.Conv2d):
         *,
         stride: int,
         spec: LayerSpec,
+        bias: bool = True,
     ) -> None:
         units = spec.units(width)
-        super().__init__(inputs, units, kernel_size, stride=stride, padding=kernel_size // 2)
+        padding = kernel_size // 2
+        super().__init__(inputs, units, kernel_size, stride=stride, padding=padding, bias=bias)
         self.activations = spec.activations
         map_shape = (units, *(-(-side // stride) for side in size))
         self.normalization = spec.normalization and spec.normalization(map_shape)

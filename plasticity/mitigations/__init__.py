@@ -25,6 +25,7 @@ from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
 from plasticity.mitigations.sigma_asymmetric import SigmaAsymmetric as SigmaAsymmetric
 from plasticity.mitigations.dropout import Dropout as Dropout
+from plasticity.mitigations.w_fix import WFix as WFix
 # isort: on
 
 __all__ = [
