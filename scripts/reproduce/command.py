@@ -147,9 +147,9 @@ def _options(
     figure: Figure, rest: Sequence[str], modules: tuple[str, ...]
 ) -> tuple[RunOptions, str, list[str]]:
     """Return the options, the scale, and the names of the settings that were typed."""
-    benchmark = BENCHMARKS[figure.name]
-    presets = chosen_presets(benchmark, rest)
-    defaults = default_options(figure.name, presets)
+    benchmark = figure.config.benchmark
+    presets = chosen_presets(BENCHMARKS[benchmark], rest)
+    defaults = default_options(benchmark, presets)
     defaults = replace(defaults, out=OUT, config=replace(defaults.config, imports=modules))
     options, _, given = parse_options(
         defaults,
@@ -175,7 +175,7 @@ def _require_free_settings(figure: Figure, arms: Sequence[Arm], given: Collectio
         if option in varied:
             raise ValueError(
                 f"--{option} is what the arms of {figure.name} differ in: leave it out, or train single arms"
-                f" with plasticity run {figure.name}."
+                f" with plasticity run {figure.config.benchmark}."
             )
 
 
