@@ -4,7 +4,6 @@
 
 import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
-import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
