@@ -12,6 +12,7 @@ from plasticity.symmetry.distances import (
     rotation_eigenvalues,
     sign_flip_distance,
     split_heads,
+    tie_neurons_,
 )
 from plasticity.symmetry.matching import match_units, permute_units
 from plasticity.symmetry.projectors import (
@@ -55,4 +56,5 @@ __all__ = [
     "symmetry_distance",
     "symmetry_distances",
     "symmetry_report",
+    "tie_neurons_",
 ]

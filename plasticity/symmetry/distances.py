@@ -32,6 +32,7 @@ __all__ = [
     "rotation_eigenvalues",
     "sign_flip_distance",
     "split_heads",
+    "tie_neurons_",
 ]
 
 
@@ -239,6 +240,39 @@ def neuron_swap_projector(
         dtype=wide_dtype(incoming),
         device=incoming.device,
     )
+
+
+@torch.no_grad()
+def tie_neurons_(
+    count: int, incoming: Tensor, outgoing: Tensor, incoming_bias: Tensor | None = None
+) -> None:
+    """Replace the vectors of the first neurons of a dense layer by their mean, in place.
+
+    This projects the parameters onto the states that every permutation of these neurons leaves unchanged: it
+    is the `group_projector` of their permutations.
+
+    Args:
+        count: Number of neurons, from 0 to h; up to 1, nothing changes.
+        incoming: Weights of the layer. Shape: (h, in).
+        outgoing: Weights of the next layer. Shape: (out, h).
+        incoming_bias: Biases of the neurons. Shape: (h,).
+
+    Raises:
+        ValueError: if the shapes do not fit together, or the count is out of range.
+        TypeError: if the count is not an integer.
+    """
+    if incoming.dim() != 2 or outgoing.dim() != 2 or outgoing.shape[1] != len(incoming):
+        raise ValueError(
+            f"weights of shape {tuple(incoming.shape)} and {tuple(outgoing.shape)}, expected (h, in) and"
+            " (out, h) of two dense layers in a row"
+        )
+    require_integer("count", count, minimum=0, maximum=len(incoming))
+    if count == 0:
+        return
+    incoming[:count] = incoming[:count].mean(dim=0)
+    outgoing[:, :count] = outgoing[:, :count].mean(dim=1, keepdim=True)
+    if incoming_bias is not None:
+        incoming_bias[:count] = incoming_bias[:count].mean()
 
 
 def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:

@@ -18,8 +18,13 @@ from plasticity.symmetry.distances import (
     rotation_eigenvalues,
     sign_flip_distance,
     split_heads,
+    tie_neurons_,
 )
-from plasticity.symmetry.projectors import reflection_matrix, symmetry_distance
+from plasticity.symmetry.projectors import (
+    group_projector,
+    reflection_matrix,
+    symmetry_distance,
+)
 
 examples = settings(max_examples=30, deadline=None, database=None, derandomize=True)
 
@@ -429,3 +434,33 @@ dense = (torch.ones(3, 5), torch.ones(2, 3))
 def test_errors_name_the_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# ---- tied neurons -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_tied_neurons_are_projected_by_the_group_of_their_permutations(count):
+    incoming, outgoing, bias = layer_weights("dense", 4)
+    vectors = neuron_vectors(incoming, outgoing, bias)
+    rest = tuple(range(count, 4))
+    orders = [(*first, *rest) for first in itertools.permutations(range(count))]
+    symmetric = group_projector(torch.stack([torch.eye(4).double()[list(o)] for o in orders]))
+    tie_neurons_(count, incoming, outgoing, bias)
+    assert torch.allclose(neuron_vectors(incoming, outgoing, bias), symmetric @ vectors, atol=1e-15)
+
+
+def test_tied_neurons_without_biases_in_a_network():
+    first, second = nn.Linear(5, 4), nn.Linear(4, 2)
+    biases = first.bias.clone()
+    tie_neurons_(3, first.weight, second.weight)
+    assert torch.equal(first.bias, biases)
+    distances = permutation_distance(first.weight, second.weight)
+    assert degree_of_symmetry(distances, 0.0).item() == 2
+
+
+def test_neurons_that_cannot_be_tied_are_refused():
+    with pytest.raises(ValueError, match="count must be at least 0 and at most 4"):
+        tie_neurons_(5, torch.ones(4, 3), torch.ones(2, 4))
+    with pytest.raises(ValueError, match="two dense layers in a row"):
+        tie_neurons_(2, torch.ones(4, 3), torch.ones(2, 3))

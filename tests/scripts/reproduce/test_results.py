@@ -69,7 +69,7 @@ def test_a_line_over_metrics(tmp_path):
     line = Results([(Arm("none"), runs)]).line_over_metrics({1: "a", 2: "b"}, "none", style=3)
     assert line.positions.tolist() == [1, 2]
     assert line.mean.tolist() == [4.0, 4.0]  # of 3 and 5; of the only one
-    assert next(each.tolist() for _, each in line.seeds) == [3.0, 4.0]
+    assert line.seeds[0][1].tolist() == [3.0, 4.0]
     assert (line.label, line.style) == ("none", 3)
 
 

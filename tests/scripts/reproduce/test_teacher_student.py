@@ -5,20 +5,17 @@ import math
 
 import pytest
 import torch
+from made_figures import failed_claims, made_results, made_verdict, rows_of_stopped_and_whole
 
 from plasticity.scripts.config.nested import with_values
-from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.reproduce.figure import FIGURES
-from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.teacher_student import (
     Students,
     TeacherData,
     mean_product,
     second_moment,
 )
-from plasticity.scripts.reproduce.verdict import HOLDS, NOT_SEEN, PARTLY, Verdict
-from plasticity.scripts.run.folder import RunFolder
-from plasticity.scripts.run.runner import Runner
+from plasticity.scripts.reproduce.verdict import HOLDS, NOT_SEEN, PARTLY
 
 FIGURE = FIGURES["teacher-student"]
 TINY = {
@@ -128,11 +125,6 @@ def test_wrong_settings_are_refused():
 # ---- resume -----------------------------------------------------------------------------------------
 
 
-def train(path, config, should_stop=lambda: False):
-    with RunFolder(path, config) as folder:
-        return Runner([folder]).execute(should_stop)
-
-
 @pytest.mark.parametrize("method", FIGURE.methods)
 def test_a_student_that_was_stopped_continues_exactly(tmp_path, method):
     from plasticity.scripts.config.benchmarks import BENCHMARKS
@@ -140,11 +132,7 @@ def test_a_student_that_was_stopped_continues_exactly(tmp_path, method):
     mitigations = () if method == "none" else (BENCHMARKS["teacher-student"].mitigation(method),)
     noisy = {"stream__label_noise": 0.5, "stream__input_noise": 0.5}
     config = with_values(made(**noisy), {"method": mitigations, "seed": 3})
-    assert train(tmp_path / "whole", config)
-    calls = iter(range(10**6))
-    assert not train(tmp_path / "parts", config, lambda: next(calls) >= 6)
-    assert train(tmp_path / "parts", config)
-    whole, parts = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "parts"))
+    parts, whole = rows_of_stopped_and_whole(tmp_path, config, 6)
     assert parts == whole
     assert [json.loads(row)["step"] for row in whole.splitlines()] == [4, 8, 12]
 
@@ -153,18 +141,8 @@ def test_a_student_that_was_stopped_continues_exactly(tmp_path, method):
 
 
 def results(values):
-    """Results whose values are a function of method, seed and settings, in the small scale's arms."""
-    arms = []
-    for arm in FIGURE.arms("small"):
-        runs = []
-        for seed in range(3):
-            row = {"step": 5000.0, "diverged": 0.0, **values(arm.method, **arm.settings)}
-            row = {name: value + 0.001 * seed if value else value for name, value in row.items()}
-            row["step"] = 5000.0
-            config = {"benchmark": "teacher-student", "method": {}, "seed": seed}
-            runs.append(Run(None, config, (row,), half_written=False))
-        arms.append((arm, runs))
-    return Results(arms)
+    """Results whose values are a function of method and settings, in the small scale's arms."""
+    return made_results(FIGURE, lambda arm, step: values(arm.method, **arm.settings))
 
 
 def as_claimed(method, **settings):
@@ -176,8 +154,7 @@ def as_claimed(method, **settings):
 
 
 def verdict(values):
-    found = results(values)
-    return Verdict(FIGURE.requirements(found), FIGURE.claims(found))
+    return made_verdict(FIGURE, lambda arm, step: values(arm.method, **arm.settings))
 
 
 def test_it_holds_if_all_is_as_claimed():
@@ -204,7 +181,7 @@ def test_it_does_not_hold_if_a_part_is_otherwise(failed, method, metric, value):
 
     found = verdict(values)
     assert found.outcome == PARTLY
-    assert [index for index, each in enumerate(found.claims) if not each.passed] == [failed]
+    assert failed_claims(found) == [failed]
 
 
 @pytest.mark.parametrize("metric", ["error", "symmetric_share"])
