@@ -6,3 +6,4 @@ import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
+import plasticity.scripts.reproduce.vit
