@@ -8,3 +8,4 @@ import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
+import plasticity.scripts.reproduce.vit
