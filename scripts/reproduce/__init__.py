@@ -8,6 +8,7 @@ import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.simclr
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
 import plasticity.scripts.reproduce.vit

@@ -26,11 +26,7 @@ from plasticity.metrics.ranks import effective_rank
 from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.figure import PARAMETER_SYMMETRY, Figure, figure
-from plasticity.scripts.reproduce.residual import (
-    EVALUATED_AT_ONCE,
-    ResNetExperiment,
-    ResNetFigureConfig,
-)
+from plasticity.scripts.reproduce.residual import ResNetExperiment, ResNetFigureConfig
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
@@ -82,7 +78,7 @@ def class_correlations(features: Tensor, labels: Tensor, num_classes: int) -> Te
     unit = centred / norms
     of_class = torch.nn.functional.one_hot(labels, num_classes).double()
     different = 1 - torch.eye(len(features), dtype=torch.float64, device=features.device)
-    sums = of_class.T @ (unit @ unit.T * different) @ of_class
+    sums: Tensor = of_class.T @ (unit @ unit.T * different) @ of_class
     return sums / (of_class.T @ different @ of_class)
 
 
@@ -101,8 +97,7 @@ class Collapses(ResNetExperiment):
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the fit, and the spectrum and the correlations of the last features."""
-        inputs, labels = self.data.train_inputs, self.data.train_labels
-        features = torch.cat([self.network.features(x) for x in inputs.split(EVALUATED_AT_ONCE)])
+        features, labels = self.features(self.data.train_inputs), self.data.train_labels
         spectrum = covariance_eigenvalues(features)
         shares = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny)
         classes = self.data.num_classes
