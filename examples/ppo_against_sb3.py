@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 COMMON = PPOConfig(
     hidden=(64, 64),
     activation="tanh",
-    initialisation="orthogonal",
+    initialization="orthogonal",
     learning_rate=1e-3,
     # Pendulum's is constant in the zoo; returns then fluctuate by a tenth until the end.
     learning_rate_schedule="linear",

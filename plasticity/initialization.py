@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+
+from plasticity.checks import require_known
 
 
 class Distribution(Protocol):
@@ -63,14 +65,25 @@ class Normal:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """Rows of a random orthogonal matrix (Saxe et al., 2014); of some rows, each has the same length."""
+    """Rows of a random orthogonal matrix (Saxe et al., 2014).
+
+    A matrix with more rows than columns has orthonormal columns instead, and shorter rows.
+    """
 
     gain: float = 1.0
     """Factor of the matrix."""
 
+    rows: int | None = None
+    """Rows of the whole matrix, so that some of them, drawn alone, have the length that they have in there.
+    None: those that are drawn."""
+
     def draw_(self, weights: Tensor, generator: torch.Generator) -> None:
         """Fill a tensor of at least two dimensions."""
-        nn.init.orthogonal_(weights, self.gain, generator=generator)
+        drawn, columns = len(weights), math.prod(weights.shape[1:])
+        whole = self.rows or drawn
+        # Mean square of a row's length: the columns, of length 1, are shared by all rows.
+        share = min(1.0, columns / whole) / min(1.0, columns / drawn)
+        nn.init.orthogonal_(weights, self.gain * math.sqrt(share), generator=generator)
 
 
 def torch_default(fan_in: int) -> Uniform:
@@ -80,6 +93,53 @@ def torch_default(fan_in: int) -> Uniform:
         fan_in: Inputs of one unit: input features, or input channels times the area of the kernel.
     """
     return Uniform(1 / math.sqrt(fan_in))
+
+
+Scheme = Literal["torch", "lecun", "kaiming", "xavier", "orthogonal"]
+"""Names of schemes of initial weights."""
+
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+"""Schemes of initial weights by their name in a configuration."""
+
+
+def scheme_gain(scheme: Scheme) -> float:
+    """Return the gain of hidden layers, for rectified sums: the square root of 2, or 1.
+
+    It is that of `kaiming` and `orthogonal`. The other schemes do not know what follows a layer.
+    """
+    return math.sqrt(2) if scheme in ("kaiming", "orthogonal") else 1.0
+
+
+def scheme_distribution(
+    scheme: Scheme, shape: tuple[int, ...], gain: float = 1.0
+) -> Uniform | Normal | Orthogonal:
+    """Return the distribution that a scheme draws the weights of a layer from.
+
+    | scheme | distribution | source |
+    |---|---|---|
+    | `torch` | uniform, variance 1 / (3 fan-in) | torch's linear layers and convolutions |
+    | `lecun` | uniform, variance 1 / fan-in | LeCun et al., 1998 |
+    | `kaiming` | normal, variance 1 / fan-in | He et al., 2015, with a gain of sqrt(2) |
+    | `xavier` | uniform, variance 2 / (fan-in + fan-out) | Glorot & Bengio, 2010 |
+    | `orthogonal` | rows or columns of an orthogonal matrix | Saxe et al., 2014 |
+
+    Args:
+        scheme: One of `SCHEMES`.
+        shape: Shape of the weights, (out, in, *kernel).
+        gain: Factor of the weights.
+
+    Raises:
+        ValueError: if the scheme is unknown.
+    """
+    require_known("scheme", scheme, SCHEMES)
+    fan_in, fan_out = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
+    if scheme == "kaiming":
+        return Normal(gain / math.sqrt(fan_in))
+    if scheme == "orthogonal":
+        return Orthogonal(gain, shape[0])
+    if scheme == "torch":
+        return Uniform(gain * torch_default(fan_in).bound)
+    return Uniform(gain * math.sqrt(3 / fan_in if scheme == "lecun" else 6 / (fan_in + fan_out)))
 
 
 def initialization_of(model: nn.Module) -> dict[str, Distribution]:

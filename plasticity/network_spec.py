@@ -13,10 +13,10 @@ from plasticity.checks import require_integer
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """Work of every hidden layer on the sums of its weights: normalization, then activations.
+    """Work of every hidden layer on the sums of its weights: normalization, activations, noise.
 
     Raises:
-        TypeError: if an activation or the normalization cannot be called.
+        TypeError: if an activation, the normalization, the gate or the noise cannot be called.
         ValueError: if there is no activation.
     """
 
@@ -28,6 +28,12 @@ class LayerSpec:
     """Makes the module that normalizes the sums before the activations, from the shape of one example's
     sums: (units,) or (channels, height, width). None: they are not normalized."""
 
+    gate: Callable[[tuple[int, ...]], nn.Module] | None = None
+    """Makes the module that maps the sums, once normalized, to factors of each activation's outputs; from the
+    shape of one example's sums, as `normalization`. None: there are no factors."""
+    noise: Callable[[], nn.Module] | None = None
+    """Makes the module that acts on the outputs of the activations, such as a dropout. None: none does."""
+
     keep_units: bool = False
     """Whether the width of a layer is its number of units, so that several activations multiply its
     outputs. Otherwise the width is the number of outputs, which the activations share."""
@@ -35,8 +41,8 @@ class LayerSpec:
     def __post_init__(self) -> None:
         if not self.activations:
             raise ValueError("A layer needs at least one activation: activations=(relu,).")
-        for each in (*self.activations, *([self.normalization] if self.normalization else [])):
-            if not callable(each):
+        for each in (*self.activations, self.normalization, self.gate, self.noise):
+            if each is not None and not callable(each):
                 raise TypeError(f"{each!r} cannot be called: give a function or a class.")
 
     def units(self, width: int) -> int:

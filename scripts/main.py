@@ -218,9 +218,10 @@ def _list(rest: list[str]) -> int:
         return 0
     if rest:
         raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
+    runs = {each.config.benchmark for each in FIGURES.values()}
     for title, entries in (
-        ("benchmarks", {n: each.description for n, each in BENCHMARKS.items() if n not in FIGURES}),
-        ("figures", {name: BENCHMARKS[name].description for name in FIGURES}),
+        ("benchmarks", {n: each.description for n, each in BENCHMARKS.items() if n not in runs}),
+        ("figures", {name: f"{each.claim} ({each.number})" for name, each in FIGURES.items()}),
         ("methods", _methods()),
         ("networks", {name: first_line(kind) for name, kind in NETWORKS.items()}),
         ("metrics", {name: each.description for name, each in METRICS.items()}),

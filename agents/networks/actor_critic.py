@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from plasticity.agents.networks.layers import (
-    ACTIVATIONS,
-    default_initialization,
-    dense_layers,
-)
+from plasticity.agents.networks.layers import ACTIVATIONS, InitializedNetwork, dense_layers
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.initialization import Constant, Distribution, Orthogonal, Uniform
+from plasticity.initialization import (
+    Constant,
+    Distribution,
+    Scheme,
+    scheme_distribution,
+    scheme_gain,
+)
 from plasticity.mitigations import Mitigation, network_spec
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
 
-class DenseNetwork(nn.Module):
+class DenseNetwork(InitializedNetwork):
     """Dense layers `fc1`, `fc2`, … with their activations, followed by a linear layer `head`.
 
     Args:
@@ -37,7 +38,6 @@ class DenseNetwork(nn.Module):
         self.hidden_layers = tuple(name for name, _ in self.named_children())
         """Names of the layers before the head, from input to output."""
         self.head = nn.Linear(layer.outputs(hidden[-1]) if hidden else inputs, outputs)
-        self._initialization = default_initialization(self)
 
     def layers(self) -> list[nn.Linear]:
         """Return all layers from input to output, the head last."""
@@ -48,22 +48,6 @@ class DenseNetwork(nn.Module):
         for layer in self.layers():
             inputs = layer(inputs)
         return inputs
-
-    def initialization(self) -> dict[str, Distribution]:
-        """Return the distribution of each parameter's initial values, by name."""
-        return dict(self._initialization)
-
-    def draw(self, distributions: Mapping[str, Distribution], generator: torch.Generator) -> None:
-        """Draw parameters from distributions, which become those of `initialization`.
-
-        Args:
-            distributions: Distributions by parameter name; others keep theirs and are drawn from it.
-            generator: Generator on the network's device.
-        """
-        self._initialization |= distributions
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                self._initialization[name].draw_(parameter, generator)
 
 
 class ActorCritic(nn.Module):
@@ -112,7 +96,7 @@ class ActorCritic(nn.Module):
             # torch's default initialization, overwritten below, must not advance the global generator.
             with torch.random.fork_rng(devices=[]):
                 network = DenseNetwork(observation_size, config.hidden, outputs, spec.layer)
-            initialise(network, config.initialisation, head_gain=head_gain, generator=generator)
+            initialise(network, config.initialization, head_gain=head_gain, generator=generator)
             return network
 
         self.actor = dense(action_size, 0.01, actor_method) if actor is None else actor
@@ -192,7 +176,7 @@ def _require_separate(actor: nn.Module, critic: nn.Module) -> None:
 
 def initialise(
     network: DenseNetwork,
-    scheme: str,
+    scheme: Scheme,
     *,
     head_gain: float,
     generator: torch.Generator | None = None,
@@ -201,19 +185,18 @@ def initialise(
 
     Args:
         network: Network to initialize in place.
-        scheme: "lecun" (uniform within sqrt(3 / fan-in), so that the variance is 1 / fan-in) or
-            "orthogonal" (Saxe et al., 2014; gain sqrt(2) in hidden layers).
-        head_gain: Gain of the orthogonal head.
+        scheme: Scheme of the weights (`scheme_distribution`), with its own gain in hidden layers.
+        head_gain: Gain of the head. The scheme lecun, as published for Slippery-Ant, has none.
         generator: Generator of the weights. None: torch's default generator.
     """
     found: dict[str, Distribution] = {}
     for name in (*network.hidden_layers, "head"):
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        if scheme == "orthogonal":
-            gain = head_gain if name == "head" else math.sqrt(2)
-            found[f"{name}.weight"] = Orthogonal(gain)
-        else:
-            found[f"{name}.weight"] = Uniform(math.sqrt(3 / layer.in_features))
+        gain = scheme_gain(scheme)
+        if name == "head":
+            gain = 1.0 if scheme == "lecun" else head_gain
+        shape = tuple(layer.weight.shape)
+        found[f"{name}.weight"] = scheme_distribution(scheme, shape, gain)
         found[f"{name}.bias"] = Constant(0.0)
     network.draw(found, torch.default_generator if generator is None else generator)

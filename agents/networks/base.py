@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import torch
 from torch import nn
 
-from plasticity.agents.networks.layers import ACTIVATIONS, Activation
-from plasticity.checks import require_integer, require_known
+from plasticity.agents.networks.layers import (
+    ACTIVATIONS,
+    Activation,
+    InitializedNetwork,
+    InputScale,
+)
+from plasticity.checks import require_integer, require_known, require_number
+from plasticity.initialization import Constant, Distribution, scheme_distribution, scheme_gain
+from plasticity.mitigations import Mitigation, network_spec
 from plasticity.network_spec import LayerSpec, NetworkSpec
+
+INITIALIZATIONS = ("torch", "kaiming", "orthogonal", "xavier")
+"""Schemes of initial weights by their name in a configuration."""
 
 _Kind = TypeVar("_Kind", bound="type[Network]")
 
@@ -33,6 +44,27 @@ class Network(ABC):
 
     def __post_init__(self) -> None:
         require_known("activation", self.activation, ACTIVATIONS)
+        require_known("initialization", self.initialization, INITIALIZATIONS)
+        require_number("output_gain", self.output_gain, minimum=0.0)
+        if not isinstance(self.zero_biases, bool):
+            raise TypeError(f"zero_biases must be True or False, not {self.zero_biases!r}.")
+        if require_number("input_scale", self.input_scale, minimum=0.0) == 0:
+            raise ValueError("input_scale must be above 0: with 0, the network sees no inputs.")
+
+    initialization: Literal["torch", "kaiming", "orthogonal", "xavier"] = "torch"
+    """Scheme of the initial weights of linear layers and convolutions. torch: as torch draws them, uniform
+    within 1 / sqrt(fan-in). kaiming: normal, with a variance of 2 / fan-in. orthogonal: with a gain of
+    sqrt(2). xavier: uniform, with a variance of 2 / (fan-in + fan-out). The output layer has a gain of 1
+    before `output_gain`. Biases are drawn as by torch."""
+
+    output_gain: float = 1.0
+    """Factor of the initial weights and biases of the output layer, at least 0."""
+
+    zero_biases: bool = False
+    """Whether the biases of linear layers and convolutions are 0 at first."""
+
+    input_scale: float = 1.0
+    """Factor of the inputs, above 0."""
 
     def spec(self, input_shape: tuple[int, ...], output_size: int) -> NetworkSpec:
         """Return the specification of this network before any mitigation edits it.
@@ -44,14 +76,65 @@ class Network(ABC):
         layer = LayerSpec(activations=(ACTIVATIONS[self.activation],))
         return NetworkSpec(input_shape=input_shape, output_size=output_size, layer=layer)
 
+    def make(
+        self, input_shape: tuple[int, ...], output_size: int, method: Sequence[Mitigation] = ()
+    ) -> nn.Module:
+        """Return a new network with all these settings, drawn from torch's default generator.
+
+        Args:
+            input_shape: Shape of one input.
+            output_size: Number of outputs.
+            method: Mitigations, of which those that change networks change it.
+
+        Raises:
+            ValueError: if the network cannot be built, or its initial values cannot be chosen.
+        """
+        network = self.build(network_spec(method, self.spec(input_shape, output_size)))
+        if chosen := self._distributions(network):
+            if not isinstance(network, InitializedNetwork):
+                raise ValueError(
+                    f"The architecture {self.architecture!r} decides its initial values itself: leave out"
+                    " initialization, output_gain and zero_biases, or derive its module from"
+                    " plasticity.agents.networks.layers.InitializedNetwork."
+                )
+            network.draw(chosen, torch.default_generator)
+        if self.input_scale != 1:
+            network.register_forward_pre_hook(InputScale(self.input_scale))
+        return network
+
+    def _distributions(self, network: nn.Module) -> dict[str, Distribution]:
+        """Return the distributions of the parameters that these settings choose, by name: none by default."""
+        layers = {
+            name: each
+            for name, each in network.named_modules()
+            if isinstance(each, nn.Linear | nn.Conv2d)
+        }
+        found: dict[str, Distribution] = {}
+        for name, layer in layers.items():
+            is_output = name == list(layers)[-1]
+            gain = self.output_gain if is_output else scheme_gain(self.initialization)
+            shape = tuple(layer.weight.shape)
+            drawn = scheme_distribution(self.initialization, shape, gain)
+            prefix = f"{name}." if name else ""
+            if self.initialization != "torch" or gain != 1:
+                found[f"{prefix}weight"] = drawn
+            if layer.bias is None:
+                continue
+            if self.zero_biases:
+                found[f"{prefix}bias"] = Constant(0.0)
+            elif is_output and gain != 1:
+                found[f"{prefix}bias"] = scheme_distribution("torch", shape, gain)
+        return found
+
     @abstractmethod
     def build(self, spec: NetworkSpec) -> nn.Module:
-        """Return a new network, its weights drawn from torch's default generator.
+        """Return the network of this architecture as its layers draw it; `make` applies the other settings.
 
         The network maps inputs, (batch, *input_shape), to outputs, (batch, output_size). It has an attribute
-        `hidden_layers`, the names of the modules whose outputs are the features, from input to output, and
-        a method `initialization`, which returns the `Distribution` of every parameter's initial values by
-        the parameter's name.
+        `hidden_layers`, the names of the modules whose outputs are the features, from input to output. It is
+        an `InitializedNetwork`, whose last linear layer or convolution is that of the outputs; one of your
+        own, whose initial values are not chosen, only needs a method `initialization`, which returns the
+        `Distribution` of every parameter's initial values by the parameter's name.
 
         Args:
             spec: Specification, edited by the mitigations of the run.

@@ -9,15 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.agents.networks.layers import (
-    ConvolutionLayer,
-    DenseLayer,
-    default_initialization,
-)
-from plasticity.initialization import Distribution
+from plasticity.agents.networks.layers import ConvolutionLayer, DenseLayer, InitializedNetwork
 
 
-class FeedforwardNetwork(nn.Module):
+class FeedforwardNetwork(InitializedNetwork):
     """Convolutions `conv1`, `conv2`, … (or none), then dense layers `fc1`, `fc2`, …, the last one linear.
 
     Args:
@@ -60,7 +55,3 @@ class FeedforwardNetwork(nn.Module):
         for name in self._dense:
             features = self.get_submodule(name)(features)
         return features  # type: ignore[no-any-return]
-
-    def initialization(self) -> dict[str, Distribution]:
-        """Return the distribution of each parameter's initial values, by name."""
-        return default_initialization(self)

@@ -1,4 +1,4 @@
-"""Hidden layers: a weight, then the normalization and the activations of a `LayerSpec`.
+"""Hidden layers: a weight, then the normalization, the activations and the noise of a `LayerSpec`.
 
 A layer applies its own activations, so that the module `fc1` both holds the weights `fc1.weight` and outputs
 the features of `fc1`: one name for both.
@@ -6,7 +6,8 @@ the features of `fc1`: one name for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class DenseLayer(nn.Linear):
-    """Fully connected layer with its normalization and activations.
+    """Fully connected layer with its normalization, activations and noise.
 
     Args:
         inputs: Size of an input.
@@ -40,15 +41,19 @@ class DenseLayer(nn.Linear):
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
         super().__init__(inputs, spec.units(width))
         self.activations = spec.activations
         self.normalization = spec.normalization and spec.normalization((self.out_features,))
+        self.gate = spec.gate and spec.gate((self.out_features,))
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
-        return _features(super().forward(features), self.normalization, self.activations, -1)
+        return _features(self, super().forward(features), -1)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -56,7 +61,7 @@ class DenseLayer(nn.Linear):
 
 
 class ConvolutionLayer(nn.Conv2d):
-    """Padded convolution with its normalization and activations.
+    """Padded convolution with its normalization, activations and noise.
 
     Args:
         inputs: Number of input channels.
@@ -65,9 +70,12 @@ class ConvolutionLayer(nn.Conv2d):
         size: Height and width of the input images.
         stride: Stride of the kernels.
         spec: Work of the layer on its sums.
+        bias: Whether the sums have a bias; a batch normalization has one of its own.
     """
 
     normalization: nn.Module | None
+    gate: nn.Module | None
+    noise: nn.Module | None
 
     def __init__(
         self,
@@ -78,19 +86,23 @@ class ConvolutionLayer(nn.Conv2d):
         *,
         stride: int,
         spec: LayerSpec,
+        bias: bool = True,
     ) -> None:
         units = spec.units(width)
-        super().__init__(inputs, units, kernel_size, stride=stride, padding=kernel_size // 2)
+        padding = kernel_size // 2
+        super().__init__(inputs, units, kernel_size, stride=stride, padding=padding, bias=bias)
         self.activations = spec.activations
         map_shape = (units, *(-(-side // stride) for side in size))
         self.normalization = spec.normalization and spec.normalization(map_shape)
+        self.gate = spec.gate and spec.gate(map_shape)
+        self.noise = spec.noise and spec.noise()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
 
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
-        return _features(super().forward(images), self.normalization, self.activations, -3)
+        return _features(self, super().forward(images), -3)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
@@ -98,16 +110,15 @@ class ConvolutionLayer(nn.Conv2d):
         return f"{settings}, activations={_names(self.activations)}"
 
 
-def _features(
-    sums: Tensor,
-    normalization: nn.Module | None,
-    activations: Sequence[Callable[[Tensor], Tensor]],
-    axis: int,
-) -> Tensor:
-    if normalization is not None:
-        sums = normalization(sums)
-    outputs = [activation(sums) for activation in activations]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> Tensor:
+    if layer.normalization is not None:
+        sums = layer.normalization(sums)
+    outputs = [activation(sums) for activation in layer.activations]
+    if layer.gate is not None:
+        factors = layer.gate(sums)
+        outputs = [each * factors for each in outputs]
+    features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+    return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
 
 
 def _names(functions: Sequence[Callable[..., object]]) -> str:
@@ -155,3 +166,55 @@ def default_initialization(network: nn.Module) -> dict[str, Distribution]:
                     " give its network a method `initialization` of its own."
                 )
     return found
+
+
+@dataclass(frozen=True)
+class InputScale:
+    """Hook that multiplies the inputs of a network by a number; it can be pickled."""
+
+    factor: float
+    """Factor."""
+
+    def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the scaled inputs of one call."""
+        return (inputs[0] * self.factor, *inputs[1:])
+
+
+class InitializedNetwork(nn.Module):
+    """Network that knows the distributions of its initial parameters, also of those that are drawn again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn: dict[str, Distribution] = {}
+
+    def extra_repr(self) -> str:
+        """Return the scale of its inputs, if they are scaled, which networks to be stacked have in common."""
+        hooks = self._forward_pre_hooks.values()
+        return ", ".join(repr(each) for each in hooks if isinstance(each, InputScale))
+
+    def built_with(self) -> dict[str, Distribution]:
+        """Return the distributions that its layers drew from when they were made, by parameter name.
+
+        Overridden where there are parameters that `default_initialization` does not know.
+        """
+        return default_initialization(self)
+
+    def initialization(self) -> dict[str, Distribution]:
+        """Return the distribution of each parameter's initial values, by name."""
+        return self.built_with() | self._drawn
+
+    @torch.no_grad()
+    def draw(self, distributions: Mapping[str, Distribution], generator: torch.Generator) -> None:
+        """Draw parameters from distributions, which become those of `initialization`.
+
+        Args:
+            distributions: Distributions by parameter name; other parameters stay as they are.
+            generator: Generator on the network's device.
+        """
+        self._drawn |= distributions
+        for name, parameter in self.named_parameters():
+            if name in distributions:
+                # Not in the layout of channels last, which orthogonal draws cannot fill.
+                fresh = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+                distributions[name].draw_(fresh, generator)
+                parameter.copy_(fresh)

@@ -10,7 +10,7 @@ from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.checks import nearest, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
-INITIALISATIONS = ("lecun", "orthogonal")
+INITIALIZATIONS = ("lecun", "orthogonal", "kaiming", "xavier")
 """Initialization schemes by their name in a configuration."""
 
 SCHEDULES = ("constant", "linear")
@@ -35,10 +35,11 @@ class PPOConfig:
     activation: Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"] = "relu"
     """Activation applied after every layer except the last."""
 
-    initialisation: Literal["lecun", "orthogonal"] = "lecun"
+    initialization: Literal["lecun", "orthogonal", "kaiming", "xavier"] = "lecun"
     """Scheme of the initial weights. lecun: uniform within sqrt(3 / fan-in), as published for Slippery-Ant.
     orthogonal: gain sqrt(2) in hidden layers, 0.01 in the actor's last layer and 1 in the critic's, as in
-    most PPO implementations. Biases start at 0."""
+    most PPO implementations. kaiming: normal, with the same gains. xavier: uniform, with a gain of 1 in
+    hidden layers and the same ones in the last. Biases start at 0."""
 
     initial_log_std: float = 0.0
     """Logarithm of the initial standard deviation of a continuous action."""
@@ -143,7 +144,7 @@ class PPOConfig:
         for width in self.hidden:
             require_integer("a layer's width", width, minimum=1)
         _require_known("activation", self.activation, tuple(ACTIVATIONS))
-        _require_known("initialisation", self.initialisation, INITIALISATIONS)
+        _require_known("initialization", self.initialization, INITIALIZATIONS)
         require_number("initial_log_std", self.initial_log_std, minimum=-20.0, below=20.0)
 
     def _check_sizes(self) -> None:

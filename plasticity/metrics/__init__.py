@@ -1,6 +1,7 @@
 """Measures of plasticity from features, weights and gradients, and the tracker that records them."""
 
 from plasticity.metrics.activations import Activations, unit_matrix
+from plasticity.metrics.alignment import kernel_alignment
 from plasticity.metrics.capture import capture
 from plasticity.metrics.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 from plasticity.metrics.gradients import (
@@ -51,6 +52,7 @@ __all__ = [
     "feature_rank",
     "gradient_covariance_rank",
     "gradient_norm",
+    "kernel_alignment",
     "neural_tangent_kernel",
     "ntk_rank",
     "numerical_rank",

@@ -22,6 +22,10 @@ from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
+from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
+from plasticity.mitigations.sigma_asymmetric import SigmaAsymmetric as SigmaAsymmetric
+from plasticity.mitigations.dropout import Dropout as Dropout
+from plasticity.mitigations.w_fix import WFix as WFix
 # isort: on
 
 __all__ = [

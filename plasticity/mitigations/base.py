@@ -25,9 +25,10 @@ class Mitigation:
     """Settings of one way to keep a network plastic, validated where they are made.
 
     The hooks below say what a mitigation does; each does nothing unless a subclass overrides it. They are
-    called in the order in which they stand here, and those of several mitigations in the order of the method.
-    All are written over leading dimensions `...`: none for one network, (R,) for R stacked ones, where a
-    field of floats may be a tensor of shape (R,): use it through `context.per_run`.
+    called in the order in which they stand here, and those of several mitigations in the order of the method,
+    but for those that say `comes_last`. All are written over leading dimensions `...`: none for one network,
+    (R,) for R stacked ones, where a field of floats may be a tensor of shape (R,): use it through
+    `context.per_run`.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,10 @@ class Mitigation:
 
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
+
+    comes_last: ClassVar[bool] = False
+    """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
+    order of the method: of one that puts weights back that no other may change."""
 
     penalizes_features: ClassVar[bool] = False
     """Whether `penalty` depends on features, and not only on weights."""

@@ -79,6 +79,11 @@ class Context:
         return self._networks.parameters
 
     @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Buffers by name. Shape of each: (..., *shape)."""
+        return self._networks.buffers
+
+    @property
     def gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
 

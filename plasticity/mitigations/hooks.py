@@ -34,7 +34,10 @@ class Hooks:
     def __init__(
         self, methods: Sequence[Sequence[Mitigation]], networks: Trained, seeds: Sequence[int]
     ) -> None:
-        self._methods = [[each for each in method if acts_on_steps(each)] for method in methods]
+        self._methods = [
+            sorted(filter(acts_on_steps, method), key=lambda each: each.comes_last)
+            for method in methods
+        ]
         for method in self._methods:
             if len(method) != len(self._methods[0]):
                 raise ValueError(

@@ -1,5 +1,6 @@
-"""Symmetries of networks: distances from symmetric states, degrees of symmetry, projectors."""
+"""Symmetries of networks: distances from symmetric states, degrees, projectors, matching by permutation."""
 
+from plasticity.symmetry.barriers import along_line, barrier, interpolate
 from plasticity.symmetry.distances import (
     attention_heads,
     degree_of_symmetry,
@@ -13,6 +14,7 @@ from plasticity.symmetry.distances import (
     split_heads,
     tie_neurons_,
 )
+from plasticity.symmetry.matching import match_units, permute_units
 from plasticity.symmetry.projectors import (
     broken_projector,
     expected_group_escape,
@@ -28,16 +30,21 @@ from plasticity.symmetry.report import SymmetryReport, symmetry_distances, symme
 
 __all__ = [
     "SymmetryReport",
+    "along_line",
     "attention_heads",
+    "barrier",
     "broken_projector",
     "degree_of_symmetry",
     "double_rotation_degree",
     "expected_group_escape",
     "group_escape_gradient",
     "group_projector",
+    "interpolate",
+    "match_units",
     "neuron_swap_projector",
     "neuron_vectors",
     "permutation_distance",
+    "permute_units",
     "reflection_matrix",
     "reflection_projector",
     "reflection_removal",

@@ -64,7 +64,7 @@ def wide_mlp(effort: Effort) -> MLP:
 def image_network(config: Network = MNIST.network, seed: int = 0) -> nn.Module:
     """Return a network for MNIST; by default, the benchmark's CNN."""
     torch.manual_seed(seed)
-    return config.build(config.spec((1, 28, 28), 10))
+    return config.make((1, 28, 28), 10)
 
 
 def synthetic_dataset(effort: Effort) -> ImageDataset:

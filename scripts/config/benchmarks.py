@@ -179,7 +179,7 @@ def _classic(
             ),
             agent=PPOConfig(
                 hidden=(64, 64),
-                initialisation="orthogonal",
+                initialization="orthogonal",
                 rollout_steps=1024,
                 learning_rate=1e-3,
                 max_gradient_norm=0.5,

@@ -1,5 +1,12 @@
 """Figures and tables of the papers as experiments: a file for each."""
 
+# ruff: noqa: F401  (importing one registers it)
+
+import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.ntk_rank
 import plasticity.scripts.reproduce.teacher_student  # noqa: F401
+import plasticity.scripts.reproduce.introduced_symmetry
+import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.teacher_student
+import plasticity.scripts.reproduce.universal_alignment

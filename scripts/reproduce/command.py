@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timezone
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.command_line import chosen_presets, parse_options
 from plasticity.scripts.config.imports import take_imports
-from plasticity.scripts.config.nested import to_plain
 from plasticity.scripts.config.options import RunOptions, default_options
-from plasticity.scripts.config.settings_by_option import require_meaning, settings_by_option
+from plasticity.scripts.config.settings_by_option import require_meaning
 from plasticity.scripts.report.run_folders import read_run
 from plasticity.scripts.reproduce.arms import Arm
+from plasticity.scripts.reproduce.conclusion import conclude, print_conclusion
+from plasticity.scripts.reproduce.estimate import estimate_times
 from plasticity.scripts.reproduce.figure import FIGURES, SCALES, Figure, require_figure
+from plasticity.scripts.reproduce.page import write_page
+from plasticity.scripts.reproduce.record import folder_of, load
 from plasticity.scripts.reproduce.results import Results
-from plasticity.scripts.reproduce.verdict import Verdict
-from plasticity.scripts.run import atomic_files
-from plasticity.scripts.run.atomic_files import explained
 from plasticity.scripts.run.command import run_all
-from plasticity.scripts.run.versions import made_by
+from plasticity.scripts.run.jobs import Job
 
 OUT = Path("runs") / "reproduce"
 """Folder of all figures, by default; one has OUT/NAME/SCALE, with its runs below."""
 
 USAGE = """usage: plasticity reproduce list [--out OUT] [--import MODULE …]
        plasticity reproduce NAME [--scale small|full] [--seeds SEEDS] [--jobs N] [--out OUT] [OPTIONS]
+       plasticity reproduce all [the same]
+       plasticity reproduce NAME --estimate [the same]
 
-`list` shows the figures, each with its paper, its claim, and its last result in OUT. Figures of your own are
-those of a module that --import names, after NAME.
-`plasticity reproduce NAME --help` tells the options of a figure, which are those of its runs."""
+`list` shows the figures, each with its paper, its claim, its time and its last result in OUT. `all` runs one
+after another, and skips what is finished. `--estimate` trains one run of each arm for some seconds, and tells
+how long all of them will take here. OUT/figures.html shows all results. Figures of your own are those of a
+module that --import names, after NAME."""
 
 
-def reproduce(arguments: Sequence[str], command: str = "the same command") -> int:
+@dataclass(frozen=True)
+class _Plan:
+    """Runs of one figure that a command line asks for."""
+
+    figure: Figure
+    options: RunOptions
+    scale: str
+    given: Sequence[str]
+    """Names of the settings that were typed."""
+    jobs: Sequence[tuple[Arm, Sequence[Job]]]
+    """Arms with their runs."""
+
+
+def reproduce(arguments: Sequence[str], command: str | None = None) -> int:
     """Run the command.
 
     Args:
         arguments: What follows `plasticity reproduce`.
-        command: Command line that continues the runs, for the message about stopped runs.
+        command: Command line that continues the runs, for the message about stopped runs. None: that of the
+            arguments.
 
     Returns:
         The exit code: 0 once there is a verdict, whatever it is; else as `plasticity run`.
@@ -57,33 +72,90 @@ def reproduce(arguments: Sequence[str], command: str = "the same command") -> in
         return 0
     if name == "list":
         return _list(rest)
-    figure = require_figure(name)
+    estimates = "--estimate" in rest
+    rest = [word for word in rest if word != "--estimate"]
+    names = _all_names() if name == "all" else [name]
+    if name == "all" and {"-h", "--help"} & set(rest):
+        print(USAGE)
+        return 0
+    plans = [_plan(require_figure(each), rest, modules) for each in names]
+    if estimates:
+        for each in plans:
+            _estimate(each)
+        return 0
+    command = command or shlex.join(["plasticity", "reproduce", *arguments])
+    failed = 0
+    for each in plans:
+        if len(plans) > 1:
+            print(f"\n== {each.figure.name}", flush=True)
+        code = _reproduce(each, command)
+        if code > 1:  # stopped by a signal
+            return code
+        failed = failed or code
+    return failed
+
+
+def _all_names() -> list[str]:
+    """Return the names of the figures that need nothing given, and print those of the others."""
+    for name, each in FIGURES.items():
+        if each.requires:
+            print(f"{name} is left out: it needs {each.requires}.")
+    return [name for name, each in FIGURES.items() if not each.requires]
+
+
+def _plan(figure: Figure, rest: Sequence[str], modules: tuple[str, ...]) -> _Plan:
     options, scale, given = _options(figure, rest, modules)
     arms = figure.arms(scale)
     _require_free_settings(figure, arms, given)
-    folder = options.out / name / scale
-    planned = [(arm, arm.jobs(options, folder)) for arm in arms]
-    chosen = [jobs for arm, jobs in planned if arm.method in options.methods]
+    folder = folder_of(options.out, figure.name, scale)
+    return _Plan(figure, options, scale, given, [(arm, arm.jobs(options, folder)) for arm in arms])
+
+
+def _reproduce(plan: _Plan, command: str) -> int:
+    figure, options = plan.figure, plan.options
+    chosen = [jobs for arm, jobs in plan.jobs if arm.method in options.methods]
     by_path = {job.path: job for jobs in chosen for job in jobs}  # lines may share a point
     code = run_all(list(by_path.values()), options, command)
     if code:
         return code
     if not set(figure.methods) <= set(options.methods):
-        print(f"No verdict: {name} compares {', '.join(figure.methods)}. Leave --methods out.")
+        compared = ", ".join(figure.methods)
+        print(f"No verdict: {figure.name} compares {compared}. Leave --methods out.")
         return 0
-    results = Results([(arm, [read_run(job.path) for job in jobs]) for arm, jobs in planned])
-    _conclude(figure, results, options, scale, given)
+    results = Results([(arm, [read_run(job.path) for job in jobs]) for arm, jobs in plan.jobs])
+    record, paths = conclude(figure, results, options, plan.scale, plan.given)
+    page = write_page(options.out)
+    print_conclusion(record)
+    print("Written:", *(path for path in (*paths, page) if path is not None), sep="\n  ")
     return 0
+
+
+def _estimate(plan: _Plan) -> None:
+    times = estimate_times(plan.jobs)
+    device = plan.jobs[0][1][0].config.device
+    for each in times:
+        settings = " ".join(f"{option}={value}" for option, value in each.arm.settings.items())
+        print(
+            f"  {each.arm.name} {settings}: {each.num_runs} runs of {each.seconds / 60:.3g} minutes"
+        )
+    minutes = sum(each.num_runs * each.seconds for each in times) / 60
+    where = f"{plan.figure.name}, scale {plan.scale}, on {device}"
+    print(f"{where}: about {minutes:.3g} minutes, one run after another")
 
 
 def _options(
     figure: Figure, rest: Sequence[str], modules: tuple[str, ...]
 ) -> tuple[RunOptions, str, list[str]]:
     """Return the options, the scale, and the names of the settings that were typed."""
-    benchmark = BENCHMARKS[figure.name]
-    presets = chosen_presets(benchmark, rest)
-    defaults = default_options(figure.name, presets)
-    defaults = replace(defaults, out=OUT, config=replace(defaults.config, imports=modules))
+    benchmark = figure.config.benchmark
+    presets = chosen_presets(BENCHMARKS[benchmark], rest)
+    defaults = default_options(benchmark, presets)
+    defaults = replace(
+        defaults,
+        out=OUT,
+        seeds=tuple(range(figure.num_seeds)),
+        config=replace(defaults.config, imports=modules),
+    )
     options, _, given = parse_options(
         defaults,
         rest,
@@ -108,78 +180,11 @@ def _require_free_settings(figure: Figure, arms: Sequence[Arm], given: Collectio
         if option in varied:
             raise ValueError(
                 f"--{option} is what the arms of {figure.name} differ in: leave it out, or train single arms"
-                f" with plasticity run {figure.name}."
+                f" with plasticity run {figure.config.benchmark}."
             )
 
 
-def _conclude(
-    figure: Figure, results: Results, options: RunOptions, scale: str, given: Sequence[str]
-) -> None:
-    """Judge, draw, save and print."""
-    from plasticity.scripts.report.figures import to_png  # noqa: PLC0415  (matplotlib)
-
-    seeds = len(set(options.seeds))
-    verdict = Verdict(
-        figure.requirements(results), figure.claims(results), seeds >= figure.min_seeds
-    )
-    caption = _caption(figure, results, verdict, scale, seeds)
-    settings = settings_by_option(options)
-    saved = {
-        "figure": figure.name,
-        "paper": figure.paper,
-        "number": figure.number,
-        "claim": figure.claim,
-        "scale": scale,
-        "seeds": list(options.seeds),
-        "settings": {option: to_plain(settings[option].value) for option in given},
-        **verdict.to_json(),
-        "diverged": _diverged(results),
-        "caption": caption,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        **made_by(),
-    }
-    folder = options.out / figure.name / scale
-    picture, record = folder / f"{figure.name}.png", _record(options.out, figure.name, scale)
-    with explained(folder):
-        atomic_files.write_whole(picture, to_png(figure.draw(results, caption)))
-        atomic_files.write_whole(record, json.dumps(saved, indent=2).encode() + b"\n")
-    _print(verdict, saved)
-    print(f"Written:\n  {picture}\n  {record}")
-
-
-def _caption(figure: Figure, results: Results, verdict: Verdict, scale: str, seeds: int) -> str:
-    return (
-        f"{figure.name} ({figure.number} of: {figure.paper}), scale {scale}, {seeds} seeds, bands and"
-        f" intervals 95 %. Came out: {figure.sentence(results)}. The paper: {figure.claim}. Verdict:"
-        f" {verdict.outcome}."
-    )
-
-
-def _diverged(results: Results) -> list[str]:
-    return [
-        str(run.path) for _, runs in results.arms for run in runs if run.diverged_at is not None
-    ]
-
-
-def _print(verdict: Verdict, saved: Mapping[str, Any]) -> None:
-    print(f"\n{saved['caption']}\n")
-    for title, checks in (
-        ("What the plain arm must reach:", verdict.requirements),
-        ("What must be seen:", verdict.claims),
-    ):
-        print(title)
-        for each in checks:
-            print(f"  {each}")
-    for path in saved["diverged"]:
-        print(f"diverged, and left out: {path}")
-    print(f"\nVerdict: {verdict.outcome}")
-
-
 # ---- the list ---------------------------------------------------------------------------------------
-
-
-def _record(out: Path, name: str, scale: str) -> Path:
-    return out / name / scale / f"{name}.json"
 
 
 def _list(rest: Sequence[str]) -> int:
@@ -187,17 +192,12 @@ def _list(rest: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the figures")
     out = parser.parse_args(rest).out
     for name, each in FIGURES.items():
-        print(f"{name}\n  {each.number} of: {each.paper}\n  claim: {each.claim}")
+        time = "" if each.minutes is None else f"\n  time: {each.minutes:g} core-minutes (small)"
+        print(f"{name}\n  {each.number} of: {each.paper}\n  claim: {each.claim}{time}")
+        if each.requires:
+            print(f"  needs: {each.requires}")
         for scale in SCALES:
-            file = _record(out, name, scale)
-            if file.exists():
-                print(f"  {scale}: {_last_result(file)}")
+            found = load(out, name, scale)
+            if found is not None:
+                print(f"  {scale}: {found[0].in_short}")
     return 0
-
-
-def _last_result(file: Path) -> str:
-    try:
-        saved = json.loads(file.read_text())
-        return f"{saved['outcome']} ({saved['date']}, {len(saved['seeds'])} seeds)"
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is not the result of a figure ({error}): remove it.") from error

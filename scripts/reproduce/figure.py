@@ -38,8 +38,8 @@ SCALES = ("small", "full")
 class Figure(ABC):
     """Figure of a paper: what is run, what must be seen, and how it is drawn.
 
-    The runs are ordinary ones of a benchmark with the figure's name: `plasticity run`, `sweep` and `report`
-    take them too.
+    The runs are ordinary ones of a benchmark of their own: `plasticity run`, `sweep` and `report` take them
+    too.
     """
 
     name: ClassVar[str]
@@ -55,7 +55,8 @@ class Figure(ABC):
     """Statement of the paper that is tested: one sentence, without its full stop."""
 
     config: ClassVar[RunConfig]
-    """Configuration of the runs, named as the figure; arms, scale and options change its settings."""
+    """Configuration of the runs; arms, scale and options change its settings. Its `benchmark` is the name of
+    the figure, unless there is a benchmark of this name already."""
 
     methods: ClassVar[tuple[str, ...]]
     """Methods of the arms."""
@@ -71,6 +72,9 @@ class Figure(ABC):
 
     requires: ClassVar[str] = ""
     """Option that must be given, such as "--weights PATH", so that `reproduce all` leaves the figure out."""
+
+    num_seeds: ClassVar[int] = 5
+    """Number of seeds that are trained unless `--seeds` says otherwise: 0, 1, …"""
 
     min_seeds: ClassVar[int] = 3
     """Number of seeds that a verdict needs: 1 where nothing is random."""
@@ -126,18 +130,15 @@ _Kind = TypeVar("_Kind", bound="type[Figure]")
 
 
 def figure(name: str) -> Callable[[_Kind], _Kind]:
-    """Register a figure under a name, and its runs as a benchmark of this name; also from a user's module.
+    """Register a figure under a name, and its runs as a benchmark; also from a user's module.
 
     Raises:
-        ValueError: if the name is taken, its configuration has another, or it lacks a scale.
+        ValueError: if the name, or that of the benchmark, is taken, or the figure lacks a scale.
     """
 
     def register(kind: _Kind) -> _Kind:
-        if kind.config.benchmark != name:
-            raise ValueError(
-                f"The configuration of the figure {name!r} has benchmark={kind.config.benchmark!r}: give it"
-                " the figure's name."
-            )
+        if name in FIGURES:
+            raise ValueError(f"There is a figure {name!r} already: give the figure another name.")
         if tuple(kind.scales) != SCALES:
             raise ValueError(
                 f"The figure {name!r} has the scales {tuple(kind.scales)}, expected {SCALES}."

@@ -27,10 +27,11 @@ class ImageData(FigureStream):
     """
 
     dataset: str = "mnist"
-    """Images: mnist, fashion-mnist, kmnist, digits, or images (any folder of such files)."""
+    """Images: mnist, fashion-mnist, kmnist, cifar10, cifar100, digits, or images (any folder of files like
+    MNIST's)."""
 
     data_dir: str | None = None
-    """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
+    """Folder with the files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
 
     num_train: int | None = None
     """Training examples: the first so many of the dataset's. None: all."""
@@ -74,7 +75,7 @@ class ImageData(FigureStream):
                 raise ValueError(
                     f"{setting}={wanted} is more than the {len(images)} examples of {self.dataset}."
                 )
-            inputs = data.scaled(images[:wanted])[:, None]
+            inputs = data.scaled(images[:wanted]).view(-1, *data.input_shape)
             if self.pool > 1:
                 inputs = functional.avg_pool2d(inputs, self.pool)
             tensors += [(inputs * self.input_scale).to(device), labels[:wanted].to(device)]
@@ -90,13 +91,13 @@ class Images:
     """Labelled images, as a network takes them."""
 
     train_inputs: Tensor
-    """Training images, float32. Shape: (training examples, 1, height, width)."""
+    """Training images, float32. Shape: (training examples, channels, height, width)."""
 
     train_labels: Tensor
     """Their classes, int64. Shape: (training examples,)."""
 
     test_inputs: Tensor
-    """Test images, float32. Shape: (test examples, 1, height, width)."""
+    """Test images, float32. Shape: (test examples, channels, height, width)."""
 
     test_labels: Tensor
     """Their classes, int64. Shape: (test examples,)."""
@@ -168,7 +169,7 @@ class ImageExperiment(NetworkExperiment):
         """Return the share of images whose class has the largest output, from 0 to 1.
 
         Args:
-            inputs: Images. Shape: (examples, 1, height, width).
+            inputs: Images. Shape: (examples, channels, height, width).
             labels: Their classes. Shape: (examples,).
         """
         return (self.network(inputs).argmax(dim=1) == labels).float().mean().item()

@@ -15,7 +15,7 @@ from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.networks.base import Network
 from plasticity.agents.supervised.single import OPTIMIZERS
 from plasticity.checks import require_known, require_number
-from plasticity.mitigations import SeededMethod, network_spec
+from plasticity.mitigations import SeededMethod
 from plasticity.mitigations.attach import attach
 from plasticity.mitigations.stacked_settings import acts_on_steps, overrides
 from plasticity.optim.kernels.step import step_options
@@ -106,9 +106,7 @@ class NetworkExperiment(FigureExperiment):
             output_size: Number of outputs.
         """
         self._edits_network = True
-        return settings.build(
-            network_spec(self.config.method, settings.spec(input_shape, output_size))
-        )
+        return settings.make(input_shape, output_size, self.config.method)
 
     def begin(self) -> None:
         """Make the network and its optimizer, from child seeds of the run's."""

@@ -45,6 +45,7 @@ from plasticity.scripts.reproduce.network_experiment import (
 )
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
+from plasticity.tasks.synthetic.teachers import random_teacher
 
 if TYPE_CHECKING:
     from plasticity.scripts.report.figures import Line, Panel
@@ -156,6 +157,11 @@ def mean_product(f: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor]) -> Tensor:
     return f[1] @ second_moment(f[0], g[0]) @ g[1]
 
 
+def _two_layers(incoming: Tensor, outgoing: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights of a network with one output as `mean_product` takes them."""
+    return incoming.double(), outgoing.double().flatten()
+
+
 class Students(NetworkExperiment):
     """Student of one teacher."""
 
@@ -163,11 +169,9 @@ class Students(NetworkExperiment):
         """Return a student without biases; and make the teacher, whose outputs have a mean square of 1."""
         stream, width = self.config.stream, self.config.agent.width
         draws = self.generator("teacher")
-        incoming = self._normal(stream.teacher_width, stream.input_dim, draws)
-        outgoing = self._normal(stream.teacher_width, 1, draws).flatten()
-        wide = (incoming.double(), outgoing.double())
-        square = mean_product(wide, wide)
-        self.teacher = (incoming, outgoing / square.sqrt().float())
+        teacher = random_teacher((stream.input_dim, stream.teacher_width, 1), draws, scaled=False)
+        wide = _two_layers(*teacher.weights)
+        self.teacher = teacher.divided(mean_product(wide, wide).sqrt().float())
         self.probe = self._normal(1024, stream.input_dim, self.generator("probe"))
         first = nn.Linear(stream.input_dim, width, bias=False)
         second = nn.Linear(width, 1, bias=False)
@@ -183,7 +187,7 @@ class Students(NetworkExperiment):
         stream = self.config.stream
         draws = self.generator(f"batch/{self.steps}")
         inputs = self._normal(stream.batch_size, stream.input_dim, draws)
-        labels = torch.relu(inputs @ self.teacher[0].T) @ self.teacher[1]
+        labels = self.teacher(inputs).flatten()
         labels += stream.label_noise * self._normal(stream.batch_size, 1, draws).flatten()
         if stream.input_noise:
             noise = self._normal(stream.batch_size, stream.input_dim, draws)
@@ -208,8 +212,8 @@ class Students(NetworkExperiment):
 
     def _error(self) -> float:
         """Return the mean squared error over all inputs without noise; the labels' mean square is 1."""
-        student = (self.incoming.double(), self.outgoing.double().flatten())
-        teacher = (self.teacher[0].double(), self.teacher[1].double())
+        student = _two_layers(self.incoming, self.outgoing)
+        teacher = _two_layers(*self.teacher.weights)
         error = (
             mean_product(student, student)
             - 2 * mean_product(student, teacher)

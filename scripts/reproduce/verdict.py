@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from plasticity.scripts.report.statistics import Estimate
 
@@ -107,19 +106,3 @@ class Verdict:
         if all(passed):
             return HOLDS
         return PARTLY if any(passed) else FAILS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as JSON can hold it."""
-        return {
-            "outcome": self.outcome,
-            "requirements": [_plain(each) for each in self.requirements],
-            "claims": [_plain(each) for each in self.claims],
-        }
-
-
-def _plain(check: Check) -> dict[str, Any]:
-    return {
-        "statement": check.statement,
-        "passed": check.passed,
-        "figures": dict(check.figures),
-    }

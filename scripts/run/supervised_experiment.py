@@ -13,7 +13,7 @@ from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import SeededMethod, network_spec
+from plasticity.mitigations import SeededMethod
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.seeds import child_seed
@@ -214,8 +214,7 @@ def initial_network(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
 
 
 def _built(config: SupervisedRunConfig, spec: TaskSpec) -> nn.Module:
-    plain = config.network.spec(spec.input_shape, spec.output_size)
-    return config.network.build(network_spec(config.method, plain))
+    return config.network.make(spec.input_shape, spec.output_size, config.method)
 
 
 def require_fitting(config: SupervisedRunConfig, data: Any) -> None:

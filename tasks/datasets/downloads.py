@@ -19,7 +19,7 @@ FILE_NAMES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-"""Files of a dataset: training images and labels, test images and labels."""
+"""Files of MNIST and the like: training images and labels, test images and labels."""
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CHUNK_BYTES = 2**16
@@ -74,6 +74,14 @@ SOURCES: Mapping[str, Source] = {
             "5c965bf0a639b31b8f53240b1b52f4d7",
             "7320c461ea6c1c855c0b718fb2a4b134",
         ),
+    ),
+    "cifar10": Source(
+        ("https://www.cs.toronto.edu/~kriz/",),
+        {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"},
+    ),
+    "cifar100": Source(
+        ("https://www.cs.toronto.edu/~kriz/",),
+        {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
     ),
 }
 """Datasets that can be downloaded, by name."""
@@ -130,7 +138,7 @@ def _fetch_file(file_name: str, checksum: str, mirrors: tuple[str, ...], folder:
             return
     raise DownloadError(
         f"{file_name} could not be downloaded to {folder}:\n" + "\n".join(reasons) + "\n"
-        "Get the dataset's four files another way and pass their folder as --data-dir (data_dir), or "
+        "Get the dataset's files another way and pass their folder as --data-dir (data_dir), or "
         "put them into $PLASTICITY_DATA/<name of the dataset>/."
     )
 

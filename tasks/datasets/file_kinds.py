@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _UNPACK = "Unpack it, and put its files into the folder."
-_CONVERT = "Convert its contents to IDX files."
+_CONVERT = "Convert its contents to the form that is expected."
 _INTACT = "Replace it with an intact copy of the original file."
 _DOWNLOAD = f"Download the file itself, not the page that offers it. {_INTACT}"
 

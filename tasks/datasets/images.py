@@ -1,4 +1,4 @@
-"""Datasets of labelled grey-scale images, loaded by name."""
+"""Datasets of labelled images, loaded by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from plasticity.tasks.datasets.cifar import CIFAR_FORMS, find_cifar, read_cifar
 from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, cache_folder, fetch
 from plasticity.tasks.datasets.file_kinds import recognized
 from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
@@ -39,13 +40,14 @@ class ImageDataset:
     """Name of the dataset, for messages and tables."""
 
     train_images: Tensor
-    """Training images, uint8, 0 to `max_value`. Shape: (training examples, height, width)."""
+    """Training images, uint8, 0 to `max_value`. Shape: (training examples, height, width) of grey-scale
+    images, (training examples, channels, height, width) of others."""
 
     train_labels: Tensor
     """Training labels, int64, 0 to `num_classes` - 1. Shape: (training examples,)."""
 
     test_images: Tensor
-    """Test images, uint8, 0 to `max_value`. Shape: (test examples, height, width)."""
+    """Test images, uint8, 0 to `max_value`, shaped as those for training."""
 
     test_labels: Tensor
     """Test labels, int64, 0 to `num_classes` - 1. Shape: (test examples,)."""
@@ -68,7 +70,7 @@ class ImageDataset:
         if self.test_images.shape[1:] != self.train_images.shape[1:]:
             raise ValueError(
                 f"test_images must have the height and width of train_images, "
-                f"{self.image_shape}: {tuple(self.test_images.shape[1:])}."
+                f"{tuple(self.train_images.shape[1:])}: {tuple(self.test_images.shape[1:])}."
             )
 
     def _check_split(self, split: str, images: Tensor, labels: Tensor) -> None:
@@ -77,10 +79,10 @@ class ImageDataset:
                 f"{split}_images must be torch.uint8 and {split}_labels torch.int64: "
                 f"{images.dtype}, {labels.dtype}."
             )
-        if images.ndim != 3 or images.numel() == 0 or labels.shape != images.shape[:1]:
+        if images.ndim not in (3, 4) or images.numel() == 0 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"{split}_images must have the shape (n, height, width) and {split}_labels (n,), not "
-                f"empty: {tuple(images.shape)}, {tuple(labels.shape)}."
+                f"{split}_images must have the shape (n, height, width) or (n, channels, height, width) and "
+                f"{split}_labels (n,), not empty: {tuple(images.shape)}, {tuple(labels.shape)}."
             )
         if int(images.max()) > self.max_value:
             raise ValueError(
@@ -96,8 +98,13 @@ class ImageDataset:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
-        height, width = self.train_images.shape[1:]
+        height, width = self.train_images.shape[-2:]
         return height, width
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image as a network sees it; grey-scale images have one channel."""
+        return (1 if self.train_images.ndim == 3 else self.train_images.shape[1], *self.image_shape)
 
     def scaled(self, pixels: Tensor) -> Tensor:
         """Return stored pixels as float32 from 0 to 1, in a new tensor of the same shape."""
@@ -129,10 +136,14 @@ def all_the_same(datasets: Sequence[ImageDataset]) -> bool:
 def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     """Load a dataset by name, on the CPU.
 
-    "digits" is bundled with scikit-learn (1797 images of 8 x 8, values 0 to 16). The others are four
-    IDX files, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
-    t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed, the ".gz" taking precedence
-    if both exist; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are searched for in
+    "digits" is bundled with scikit-learn (1797 images of 8 x 8, values 0 to 16). "cifar10" and "cifar100"
+    are the published pickled batches, in the folder `cifar-10-batches-py` (`cifar-100-python`) or in a tar
+    archive of it, with any compression. They are loaded without executing anything that they name; their
+    labels are the 10 or 100 classes, not the coarse ones; a subset in the same form is read as well. The
+    others are four IDX files, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz,
+    t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz (or the same without ".gz" and uncompressed, the
+    ".gz" taking precedence if both exist; or with a dot, "train-images.idx3-ubyte", as on Kaggle). They are
+    searched for in
 
     1. the folder `data_dir`, if it is given,
     2. the folder `$PLASTICITY_DATA/<name>/`, if it exists,
@@ -148,13 +159,14 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     labels. Files in the cache are checked against the published checksums.
 
     Args:
-        name: "mnist", "fashion-mnist", "kmnist", "digits", or "images" for any folder with four
-            files of those names.
+        name: "mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "digits", or "images" for any folder
+            with four files of MNIST's names.
         data_dir: The folder that holds the files, or one that holds the dataset's folder; required for
             "images", not accepted for "digits".
 
     Returns:
-        The dataset, with the labels 0 to `num_classes` - 1, each of them among the training labels.
+        The dataset, with the labels 0 to `num_classes` - 1; except in CIFAR, each is among the training
+        labels.
 
     Raises:
         ValueError: if the name is unknown, a folder or a file is missing, or a file is not as
@@ -176,14 +188,14 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     if folder is None:
         folder = cache_folder(name)
         fetch(SOURCES[name], folder)
-    return _read_folder(name, folder)
+    return _read_cifar(name, folder) if name in CIFAR_FORMS else _read_folder(name, folder)
 
 
 def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
     """Return the folder that the user specified for this dataset; None if there is none."""
     if data_dir is not None:
         folder = _existing(data_dir, "--data-dir (data_dir) must be an existing folder")
-        return _first_with_files([*_candidates(folder, name), folder / name]) or folder
+        return _first_with_files([*_candidates(folder, name), folder / name], name) or folder
     if name == "images":
         raise ValueError(
             "The dataset 'images' is any folder with the four files "
@@ -195,7 +207,7 @@ def _users_folder(name: str, data_dir: str | Path | None) -> Path | None:
     # A folder without this dataset is not an error, as it may hold others; a misspelt one is.
     folder = _existing(root, "$PLASTICITY_DATA must be an existing folder, or unset")
     own = folder / name
-    found = _first_with_files([*_candidates(own, name), *_candidates(folder, name)[1:]])
+    found = _first_with_files([*_candidates(own, name), *_candidates(folder, name)[1:]], name)
     return found or (own if own.is_dir() else None)
 
 
@@ -210,7 +222,7 @@ def _existing(name: str | Path, expected: str) -> Path:
             kind = recognized(stream.read(1024))
         raise ValueError(
             f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Pass the folder that "
-            "holds the four files, unpacked if they are in an archive."
+            "holds the dataset's files, unpacked if they are in an archive (those of CIFAR need not be)."
         )
     if not folder.is_dir():
         raise ValueError(f"{expected}: {str(folder)!r}.")
@@ -222,15 +234,20 @@ def _candidates(folder: Path, name: str) -> list[Path]:
     candidates = [folder, folder / "raw"]
     if name in _TORCHVISION_NAMES:
         candidates.append(folder / _TORCHVISION_NAMES[name] / "raw")
+    elif name in CIFAR_FORMS:
+        candidates.append(folder / CIFAR_FORMS[name].folder)
     return candidates
 
 
-def _first_with_files(folders: list[Path]) -> Path | None:
+def _first_with_files(folders: list[Path], name: str) -> Path | None:
     """Return the first folder that has any of the files: an incomplete one is not skipped silently."""
-    for folder in folders:
-        if any(_found(folder, file_name) is not None for file_name in FILE_NAMES):
-            return folder
-    return None
+    return next((folder for folder in folders if _has_files(folder, name)), None)
+
+
+def _has_files(folder: Path, name: str) -> bool:
+    if name in CIFAR_FORMS:
+        return find_cifar(folder, CIFAR_FORMS[name]) is not None
+    return any(_found(folder, file_name) is not None for file_name in FILE_NAMES)
 
 
 def _found(folder: Path, file_name: str) -> Path | None:
@@ -241,6 +258,21 @@ def _found(folder: Path, file_name: str) -> Path | None:
         if (folder / candidate).is_file():
             return folder / candidate
     return None
+
+
+def _read_cifar(name: str, folder: Path) -> ImageDataset:
+    form = CIFAR_FORMS[name]
+    place = find_cifar(folder, form)
+    if place is None:
+        raise ValueError(
+            f"{folder}: expected the archive {form.archive} or the folder {form.folder}. Put it there, or"
+            f" pass the folder that holds it as --data-dir (data_dir). The folder holds {_contents(folder)}."
+        )
+    return ImageDataset(name, *read_cifar(place, form), num_classes=form.num_classes)
+
+
+def _contents(folder: Path) -> str:
+    return _listed(sorted(path.name for path in folder.iterdir()))
 
 
 def _read_folder(name: str, folder: Path) -> ImageDataset:
@@ -275,7 +307,7 @@ def _find_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder}: expected the four files {', '.join(FILE_NAMES)} (or the same without .gz), "
             f"did not find {', '.join(missing)}. Put them there, or pass the folder that holds them as "
-            f"--data-dir (data_dir). The folder holds {_listed(sorted(p.name for p in folder.iterdir()))}."
+            f"--data-dir (data_dir). The folder holds {_contents(folder)}."
         )
     return found
 

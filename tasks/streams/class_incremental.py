@@ -129,7 +129,7 @@ class ClassIncremental(SelectedImagesStream):
         return SelectedImages(
             index,
             TaskSpec(
-                input_shape=(1, *self.dataset.image_shape),
+                input_shape=self.dataset.input_shape,
                 output_size=self.dataset.num_classes,
                 active=tuple(sorted(seen)),
             ),

@@ -33,10 +33,11 @@ class ImageStreamConfig(SupervisedStreamConfig):
     fixed: ClassVar[tuple[str, ...]] = ("dataset",)
 
     dataset: str
-    """Images of the tasks: mnist, fashion-mnist, kmnist, digits, or images (any folder of such files)."""
+    """Images of the tasks: mnist, fashion-mnist, kmnist, cifar10, cifar100, digits, or images (any folder of
+    files like MNIST's)."""
 
     data_dir: str | None = None
-    """Folder with the four files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
+    """Folder with the files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,8 +136,8 @@ class SelectedImages:
                 Shape: (..., batch).
 
         Returns:
-            The images, float32, from 0 to 1, shape (..., batch, 1, height, width), and the labels, int64,
-            shape (..., batch); both new tensors.
+            The images, float32, from 0 to 1, shape (..., batch, channels, height, width), and the labels,
+            int64, shape (..., batch); both new tensors.
         """
         rows = self.train_rows.gather(-1, indices)
         return self._images(self.dataset.train_images, rows), self.train_labels.gather(-1, indices)
@@ -163,7 +164,7 @@ class SelectedImages:
 
     def _images(self, stored: Tensor, rows: Tensor) -> Tensor:
         images = self.dataset.scaled(stored.index_select(0, rows.flatten()))
-        return images.view(*rows.shape, 1, *self.dataset.image_shape)
+        return images.view(*rows.shape, *self.dataset.input_shape)
 
 
 class SelectedImagesStream(ImageStream[SelectedImages]):

@@ -79,7 +79,7 @@ class RandomLabels(SelectedImagesStream):
         """Return task `index`, from 0 to `num_tasks` - 1."""
         classes = self.dataset.num_classes
         labels = random_integers(len(self._rows), classes, self.seed, index)
-        spec = TaskSpec(input_shape=(1, *self.dataset.image_shape), output_size=classes)
+        spec = TaskSpec(input_shape=self.dataset.input_shape, output_size=classes)
         none = torch.empty(0, dtype=torch.int64, device=self._rows.device)
         return SelectedImages(
             index, spec, self.dataset, self._rows, labels.to(self._rows.device), none

@@ -31,6 +31,7 @@ def test_an_odd_width_cannot_be_shared():
         (lambda: LayerSpec(activations=()), ValueError, "at least one activation"),
         (lambda: LayerSpec(activations=("relu",)), TypeError, "'relu' cannot be called"),
         (lambda: LayerSpec(normalization="layer"), TypeError, "'layer' cannot be called"),
+        (lambda: LayerSpec(noise=0.5), TypeError, "0.5 cannot be called"),
         (lambda: NetworkSpec(input_shape=(0,), output_size=1), ValueError, "input_shape must be"),
         (lambda: NetworkSpec(input_shape=(3,), output_size=0), ValueError, "output_size must be"),
     ],

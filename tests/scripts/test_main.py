@@ -107,7 +107,7 @@ def test_help_of_a_run_names_every_option(call, command, benchmark):
     for option in options:
         assert re.search(rf"{option}\b", out), option
     assert ("--grid" in out) == (command == "sweep")
-    assert not re.search(r"--(critic|preset|agent|strength|sigma|seed|dataset)\b", out)
+    assert not re.search(r"--(critic|preset|agent|strength|sigma|seed|dataset)(?![-\w])", out)
     before_options = out.split("options")[0]
     assert not re.search(r"^ +\S", before_options, re.MULTILINE)  # the docstring's indentation
     assert "\n\n\n" not in before_options
@@ -295,7 +295,8 @@ def test_the_architecture_is_chosen_before_its_options(call, parsed, tmp_path):
         CNN(hidden=(4,)),
     ]
     saved = parsed[0][0].run_config("none", 0).to_json()
-    assert saved["network"] == {"architecture": "mlp", "activation": "relu", "hidden": [5]}
+    chosen = {"architecture": "mlp", "activation": "relu", "hidden": [5]}
+    assert chosen.items() <= saved["network"].items()
     file.write_text("network: {channels: [4]}")
     _, _, said = call("run", "permuted-digits", "--config", file, "--architecture", "mlp")
     assert "Unknown key of network 'channels'" in said

@@ -58,7 +58,7 @@ def test_lecun_weights():
 
 
 def test_orthogonal_weights():
-    policy = make(PPOConfig(initialisation="orthogonal", hidden=(64, 32)))
+    policy = make(PPOConfig(initialization="orthogonal", hidden=(64, 32)))
     for network, gain in ((policy.actor, 0.01), (policy.critic, 1.0)):
         for layer, expected in zip(network.layers(), (2**0.5, 2**0.5, gain), strict=True):
             short = min(layer.weight.shape)
@@ -69,7 +69,7 @@ def test_orthogonal_weights():
 
 @pytest.mark.parametrize("scheme", ["lecun", "orthogonal"])
 def test_the_generator_draws_all_weights(scheme):
-    config = PPOConfig(initialisation=scheme)
+    config = PPOConfig(initialization=scheme)
     before = torch.get_rng_state()
     first, again, other = make(config), make(config), make(config, seed=1)
     assert torch.equal(torch.get_rng_state(), before)

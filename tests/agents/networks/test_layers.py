@@ -10,7 +10,7 @@ from plasticity.agents.networks import CNN
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.networks.layers import default_initialization
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.initialization import Constant, Orthogonal, Uniform
+from plasticity.initialization import Constant, Normal, Orthogonal, Uniform
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
 
@@ -31,9 +31,9 @@ def test_a_classifier_has_the_initialization_of_torch():
     assert found["fc1.normalization.bias"] == Constant(0.0)
 
 
-@pytest.mark.parametrize("scheme", ["lecun", "orthogonal"])
+@pytest.mark.parametrize("scheme", ["lecun", "orthogonal", "kaiming", "xavier"])
 def test_a_policy_has_the_initialization_that_it_was_drawn_from(scheme):
-    config = PPOConfig(hidden=(8, 6), initialisation=scheme, initial_log_std=-0.5)
+    config = PPOConfig(hidden=(8, 6), initialization=scheme, initial_log_std=-0.5)
     policy = ActorCritic(3, 2, config, generator=torch.Generator().manual_seed(5))
     found = policy.initialization()
     assert sorted(found) == sorted(name for name, _ in policy.named_parameters())
@@ -41,6 +41,12 @@ def test_a_policy_has_the_initialization_that_it_was_drawn_from(scheme):
     assert found["critic.fc2.bias"] == Constant(0.0)
     if scheme == "lecun":
         assert found["actor.fc2.weight"] == Uniform(math.sqrt(3 / 8))
+    elif scheme == "xavier":
+        assert found["actor.fc2.weight"] == Uniform(math.sqrt(6 / 14))
+        assert found["actor.head.weight"] == Uniform(0.01 * math.sqrt(6 / 8))
+    elif scheme == "kaiming":
+        assert found["actor.fc2.weight"] == Normal(math.sqrt(2) / math.sqrt(8))
+        assert found["critic.head.weight"] == Normal(1 / math.sqrt(6))
     else:
         gains = [
             found[f"{name}.weight"].gain for name in ("actor.fc1", "actor.head", "critic.head")

@@ -214,7 +214,7 @@ OPTIONS = {
         "learning_rate_schedule": "linear",
         "total_steps": 144,
         "betas": (0.99, 0.99),
-        "initialisation": "orthogonal",
+        "initialization": "orthogonal",
         "initial_log_std": -0.5,
     },
     "target-kl": {"target_kl": 0.02, "max_gradient_norm": 1.0},

@@ -37,7 +37,7 @@ def test_learning_rate():
         ({"hidden": ()}, ValueError, "at least one hidden layer"),
         ({"hidden": (0,)}, ValueError, "width must be at least 1: 0"),
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),
-        ({"initialisation": "ortogonal"}, ValueError, "Did you mean 'orthogonal'"),
+        ({"initialization": "ortogonal"}, ValueError, "Did you mean 'orthogonal'"),
         ({"initial_log_std": math.nan}, ValueError, "initial_log_std must be a finite number"),
         ({"rollout_steps": 1}, ValueError, "rollout_steps must be at least 2: 1"),
         ({"rollout_steps": 2048.0}, TypeError, "rollout_steps must be an integer"),

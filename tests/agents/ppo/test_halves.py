@@ -114,7 +114,7 @@ def test_the_gradient_of_a_penalty_on_features_equals_autograd(make, by_autograd
 
 def test_all_units_reset_after_the_last_step(make):
     """Fresh hidden weights, zero outgoing ones, and zero moments, in spite of Adam's momentum."""
-    made = make(actor=seeded(ReDo(every=STEPS, tau=1e9)), initialisation="orthogonal")
+    made = make(actor=seeded(ReDo(every=STEPS, tau=1e9)), initialization="orthogonal")
     update(made)
     for index, *_ in made.each():
         after = weights(made.policies, index)

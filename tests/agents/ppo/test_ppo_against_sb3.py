@@ -141,7 +141,7 @@ COMBINATIONS = [
 def test_one_update_equals_theirs(name, limit, extra, monkeypatch):
     config = PPOConfig(
         hidden=(32, 16),
-        initialisation="orthogonal",
+        initialization="orthogonal",
         rollout_steps=NUM_ENVS * STEPS,
         minibatch_size=16,
         epochs=3,
@@ -187,7 +187,7 @@ def test_several_iterations_equal_theirs(name, limit, monkeypatch):
     config = PPOConfig(
         hidden=(16, 16),
         activation="tanh",
-        initialisation="orthogonal",
+        initialization="orthogonal",
         rollout_steps=NUM_ENVS * STEPS,
         minibatch_size=32,
         epochs=4,

@@ -104,6 +104,22 @@ def test_hooks_are_called_in_the_order_of_the_method():
     ] == CALLS
 
 
+def test_what_comes_last_is_called_after_the_others():
+    @dataclass(frozen=True, kw_only=True)
+    class Last(First):
+        name: ClassVar[str] = "last"
+        claims: ClassVar[str] = "last"
+        comes_last: ClassVar[bool] = True
+
+    for method in ((Last(), First(), Second()), (First(), Last(), Second())):
+        hooks = hooks_of(*method)
+        CALLS.clear()
+        hooks.begin(images)
+        hooks.boundary(1, [0])
+        called = [each.split()[0] for each in CALLS]
+        assert called == ["first", "second", "last"] * 2
+
+
 def test_penalties_add_up():
     hooks = hooks_of(L2Penalty(strength=0.5), GradientScale())
     hooks.begin(images)

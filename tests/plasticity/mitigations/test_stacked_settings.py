@@ -29,7 +29,15 @@ LIKE = torch.zeros((), dtype=torch.float64)
 def test_only_what_is_called_in_training_acts_on_steps():
     found = {name for name, kind in MITIGATIONS.items() if acts_on_steps(kind())}
     assert {"redo"} <= found
-    assert not found & {"weight-decay", "syre", "l2-init", "shift", "layer-norm", "crelu"}
+    assert not found & {
+        "weight-decay",
+        "syre",
+        "l2-init",
+        "shift",
+        "layer-norm",
+        "crelu",
+        "dropout",
+    }
     assert all(map(acts_on_steps, ALL))
     assert overrides(ReDo(), "after_step")
     assert not overrides(ReDo(), "penalty")

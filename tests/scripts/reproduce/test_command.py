@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ import walk_figure
 
 from plasticity.scripts.main import main
 from plasticity.scripts.report.command import ReportConfig, report
+from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.command import reproduce
+from plasticity.scripts.reproduce.estimate import estimate_times
+from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_JUDGED, NOT_SEEN
+from plasticity.scripts.run.jobs import Job
 
 QUICK = ("--device", "cpu", "--jobs", "2")
 
@@ -27,8 +32,14 @@ def test_a_figure_is_run_judged_and_drawn(tmp_path, capsys):
     saved, said = record(tmp_path), capsys.readouterr().out
     assert saved["outcome"] == HOLDS
     assert (saved["scale"], saved["seeds"]) == ("small", [0, 1, 2])
-    assert "Came out: walks end at" in saved["caption"]
-    assert "The paper: a walk goes where its drift points" in saved["caption"]
+    assert "Came out: walks end at" in said
+    assert "The paper: a walk goes where its drift points" in said
+    assert saved["command"] == "plasticity reproduce walks --seeds 0 1 2"
+    assert saved["minutes"] > 0
+    page = (tmp_path / "figures.html").read_text()
+    assert "walks: holds" in page
+    assert "with one, it is 50 farther" in page
+    assert "data:image/png;base64,iVBOR" in page
     assert f"Verdict: {HOLDS}" in said
     assert "yes  with one, it is 50 farther (mean " in said
     assert (tmp_path / "walks/small/walks.png").read_bytes().startswith(b"\x89PNG")
@@ -95,6 +106,40 @@ def test_a_diverged_run_is_left_out_and_named(tmp_path, capsys):
     saved = record(tmp_path)
     assert saved["diverged"]
     assert f"diverged, and left out: {saved['diverged'][0]}" in capsys.readouterr().out
+
+
+def test_all_figures_run_one_after_another(tmp_path, capsys, monkeypatch):
+    class Needy(walk_figure.WalkFigure):
+        requires = "--weights PATH"
+
+    figures = {"walks": FIGURES["walks"], "needy": Needy()}
+    monkeypatch.setattr("plasticity.scripts.reproduce.command.FIGURES", figures)
+    assert reproduce(["all", "--seeds", "0", "1", "--out", str(tmp_path), *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "needy is left out: it needs --weights PATH." in said
+    assert "Verdict: not judged" in said
+    assert record(tmp_path)["seeds"] == [0, 1]
+    with pytest.raises(ValueError, match="drift is what the arms of walks differ in"):
+        reproduce(["all", "--drift", "1", "--out", str(tmp_path)])
+    assert reproduce(["list", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "  needs: --weights PATH" in said
+    assert "  time: 0.01 core-minutes (small)" in said
+
+
+def test_an_estimate_is_of_the_whole_run(tmp_path, capsys):
+    config = replace(walk_figure.WalkConfig(benchmark="walks"), stream=walk_figure.Walk(pause=0.02))
+    arm = Arm("none", {"drift": 0.0})
+    (found,) = estimate_times([(arm, [Job(tmp_path, config)] * 3)])
+    assert found.num_runs == 3
+    assert found.seconds == pytest.approx(6 * 0.02, rel=0.5)  # 6 steps
+
+    words = ["walks", "--estimate", "--seeds", "0", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce(words) == 0
+    said = capsys.readouterr().out
+    assert "none drift=10.0: 1 runs of " in said
+    assert "walks, scale small, on cpu: about " in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_result_is_named(tmp_path):

@@ -29,12 +29,12 @@ def test_unknown_figures_are_refused():
 
 def test_what_cannot_be_registered():
     kind = walk_figure.WalkFigure
-    with pytest.raises(ValueError, match="There is a benchmark named 'walks'"):
+    with pytest.raises(ValueError, match="There is a figure 'walks' already"):
         figure("walks")(kind)
     config = replace(kind.config, benchmark="permuted-digits")
     with pytest.raises(ValueError, match="There is a benchmark named 'permuted-digits'"):
         figure("permuted-digits")(type("Other", (kind,), {"config": config}))
-    with pytest.raises(ValueError, match="benchmark='walks'"):
+    with pytest.raises(ValueError, match="There is a benchmark named 'walks'"):
         figure("others")(kind)
     config = replace(kind.config, benchmark="others")
     with pytest.raises(ValueError, match=re.escape("expected ('small', 'full')")):
@@ -47,12 +47,12 @@ def test_each_figure_is_complete(name, tmp_path):
     each = FIGURES[name]
     assert each.claim
     assert not each.claim.endswith(".")
+    assert each.num_seeds >= each.min_seeds
     for scale in SCALES:
-        options = default_options(name, {"scale": scale})
+        options = default_options(each.config.benchmark, {"scale": scale})
         # Where two lines share a point, its runs are the same.
         configs = {}
         for arm in each.arms(scale):
             for job in arm.jobs(options, tmp_path):
                 assert configs.setdefault(job.path, job.config) == job.config
         assert {arm.method for arm in each.arms(scale)} == set(each.methods)
-        assert len(options.seeds) >= each.min_seeds

@@ -62,7 +62,7 @@ def test_the_mean_product_is_that_of_many_inputs():
 def test_the_labels_have_a_mean_square_of_1():
     experiment = Students([made()], stacked=False)
     inputs = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0))
-    labels = torch.relu(inputs @ experiment.teacher[0].T) @ experiment.teacher[1]
+    labels = experiment.teacher(inputs)
     assert labels.square().mean().item() == pytest.approx(1.0, abs=0.03)
 
 
@@ -72,8 +72,8 @@ def test_the_error_is_0_for_the_teacher_and_1_for_nothing():
     with torch.no_grad():
         outgoing.zero_()
         assert experiment.measure(0)["error"] == pytest.approx(1.0, abs=1e-6)
-        incoming.copy_(experiment.teacher[0] * 2)  # ReLU is homogeneous
-        outgoing.copy_(experiment.teacher[1] / 2)
+        incoming.copy_(experiment.teacher.weights[0] * 2)  # ReLU is homogeneous
+        outgoing.copy_(experiment.teacher.weights[1] / 2)
         assert experiment.measure(0)["error"] == pytest.approx(0.0, abs=1e-6)
         incoming.copy_(incoming.flip(0))
         outgoing.copy_(outgoing.flip(1))
@@ -95,8 +95,8 @@ def test_noise_on_the_inputs_is_the_students_alone():
     with torch.no_grad():
         experiment.network[2].weight.zero_()
         assert experiment.loss().item() == pytest.approx(1.0, rel=0.03)
-        experiment.network[0].weight.copy_(experiment.teacher[0])
-        experiment.network[2].weight.copy_(experiment.teacher[1])
+        experiment.network[0].weight.copy_(experiment.teacher.weights[0])
+        experiment.network[2].weight.copy_(experiment.teacher.weights[1])
         assert experiment.loss().item() > 0.5
 
 

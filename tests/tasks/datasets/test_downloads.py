@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pooch
 import pytest
 
+from plasticity.tasks.datasets.cifar import CIFAR_FORMS
 from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, DownloadError, Source, fetch
 
 CONTENT = {name: gzip.compress(name.encode() * 50, mtime=0) for name in FILE_NAMES}
@@ -170,11 +171,12 @@ def test_progress_is_shown_on_a_terminal(server, tmp_path, monkeypatch, behaviou
 
 
 def test_published_sources_are_complete():
-    assert set(SOURCES) == {"mnist", "fashion-mnist", "kmnist"}
+    assert set(SOURCES) == {"mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100"}
     checksums = [checksum for source in SOURCES.values() for checksum in source.checksums.values()]
-    assert len(set(checksums)) == 12
-    for source in SOURCES.values():
-        assert tuple(source.checksums) == FILE_NAMES
+    assert len(set(checksums)) == 14
+    for name, source in SOURCES.items():
+        form = CIFAR_FORMS.get(name)
+        assert tuple(source.checksums) == (FILE_NAMES if form is None else (form.archive,))
         assert source.mirrors
         assert all(m.startswith("http") and m.endswith("/") for m in source.mirrors)
     for checksum in checksums:

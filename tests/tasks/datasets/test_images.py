@@ -275,14 +275,17 @@ def test_inconsistent_files_are_refused(home, changed, file_name, words):
 def test_unknown_names(name, hint):
     with pytest.raises(ValueError, match=f"Unknown dataset {name!r}") as caught:
         load_dataset(name)
-    assert str(caught.value).endswith("Known: digits, fashion-mnist, kmnist, mnist, images.")
+    assert str(caught.value).endswith(
+        "Known: digits, cifar10, cifar100, fashion-mnist, kmnist, mnist, images."
+    )
     assert ("Did you mean" in str(caught.value)) == (hint is not None)
     if hint is not None:
         assert f"Did you mean {hint}?" in str(caught.value)
 
 
 def test_the_names_are_public():
-    assert set(DATASETS) == {"mnist", "fashion-mnist", "kmnist", "digits", "images"}
+    idx = {"mnist", "fashion-mnist", "kmnist", "images"}
+    assert set(DATASETS) == {"digits", "cifar10", "cifar100", *idx}
 
 
 def test_digits_are_all_of_scikit_learn():
@@ -332,6 +335,7 @@ def _dataset(**changed):
             ValueError,
             "not empty",
         ),
+        ({"test_images": torch.zeros(2, 1, 2, 3).byte()}, ValueError, r"\(2, 3\): \(1, 2, 3\)"),
         ({"test_images": torch.zeros(2, 3, 2).byte()}, ValueError, r"\(2, 3\): \(3, 2\)"),
         ({"train_labels": torch.tensor([0, 1, 3, 1])}, ValueError, "1 = 2: found 0 to 3"),
         ({"test_labels": torch.tensor([-1, 0])}, ValueError, "test_labels.*found -1 to 0"),
@@ -347,6 +351,14 @@ def _dataset(**changed):
 def test_invalid_datasets_are_refused(changed, error, message):
     with pytest.raises(error, match=message):
         _dataset(**changed)
+
+
+def test_input_shapes():
+    assert (_dataset().image_shape, _dataset().input_shape) == ((2, 3), (1, 2, 3))
+    colour = _dataset(
+        train_images=torch.zeros(4, 3, 5, 6).byte(), test_images=torch.zeros(2, 3, 5, 6).byte()
+    )
+    assert (colour.image_shape, colour.input_shape) == ((5, 6), (3, 5, 6))
 
 
 def test_a_dataset_moves_and_is_frozen():

@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plasticity.tasks.datasets.images import load_dataset
+from plasticity.tasks.datasets.images import ImageDataset, load_dataset
 from plasticity.tasks.streams.base import StackedTask, TaskSpec, stack
+from plasticity.tasks.streams.class_incremental import ClassIncremental
 from plasticity.tasks.streams.images import (
     ImageStreamConfig,
     SelectedImages,
     SelectedImagesStream,
 )
+from plasticity.tasks.streams.permuted_images import PermutedImages
+from plasticity.tasks.streams.random_labels import RandomLabels
 
 DIGITS = load_dataset("digits")
 
@@ -115,3 +118,33 @@ def test_settings_load_their_images():
 def test_wrong_settings(changed, error, message):
     with pytest.raises(error, match=message):
         ImageStreamConfig(**{"dataset": "digits", "num_tasks": 2, **changed})
+
+
+def test_images_in_colour_keep_their_channels():
+    train, test = (torch.arange(n * 12, dtype=torch.uint8).view(n, 3, 2, 2) for n in (6, 2))
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    data = ImageDataset("colour", train, labels, test, labels[:2], num_classes=2)
+    tasks = [
+        ClassIncremental(data, 2, seed=0, classes_per_task=1)[1],
+        RandomLabels(data, 2, seed=0, num_examples=4)[1],
+        PermutedImages(data, 2, seed=0)[1],
+        stack([PermutedImages(data, 2, seed) for seed in (0, 1)])[1],
+    ]
+    for task in tasks:
+        assert task.spec.input_shape == (3, 2, 2)
+    classes, random, permuted, stacked = tasks
+    rows = torch.tensor([3, 0])
+    assert torch.equal(classes.train_batch(rows)[0], train[rows].float() * (1 / 255))
+    assert torch.equal(random.train_batch(rows)[0], train[random.train_rows[rows]] * (1 / 255))
+    # A pixel moves with its channels: the same order for each.
+    order = permuted.permutation
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+    expected = train[rows].flatten(2)[:, :, order].view(2, 3, 2, 2) * (1 / 255)
+    assert torch.equal(permuted.train_batch(rows)[0], expected)
+    found = stacked.train_batch(torch.stack([rows, rows]))[0]
+    assert torch.equal(found[0], expected)
+    other = PermutedImages(data, 2, seed=1)[1]
+    assert torch.equal(found[1], other.train_batch(rows)[0])
+    assert torch.equal(
+        next(iter(stacked.test_batches(2)))[0][1], next(iter(other.test_batches(2)))[0]
+    )

@@ -1,0 +1,1 @@
+"""Data that random functions generate, without files."""
