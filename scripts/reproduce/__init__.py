@@ -8,6 +8,7 @@ import plasticity.scripts.reproduce.ntk_rank
 import plasticity.scripts.reproduce.teacher_student  # noqa: F401
 import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
 import plasticity.scripts.reproduce.vit
