@@ -9,8 +9,8 @@ least a smallest one that grows as the square root of the decay, whatever the wi
 Students with one hidden layer of SiLU units, without biases, learn 512 fixed Gaussian inputs of 4 dimensions,
 labelled by a teacher of the same form with 16 units, with Adam, on all of them at every step. A neuron's
 vector has its incoming and outgoing weights; two are identical if they are closer than a hundredth of the
-mean distance at the beginning. A neuron whose norm is under a tenth of that is at zero, or on its way there:
-pairs of two such are left out.
+mean distance at the beginning. A neuron whose norm is under a tenth of that is at zero, or on its way there,
+and is left out.
 
 The criterion, stated before the runs of the figure. The plain arm, at the weakest decay, must have an error
 below 5 % of the labels' mean square. The claim holds if (1) the smallest distance grows with the decay, as a
@@ -131,7 +131,7 @@ def distances_between(vectors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     first, second = torch.triu_indices(len(vectors), len(vectors), 1)
     is_zero = vectors.norm(dim=1) < ZERO * scale
     all_pairs = (vectors[first] - vectors[second]).norm(dim=1)
-    kept = all_pairs[~(is_zero[first] & is_zero[second])].sort().values
+    kept = all_pairs[~(is_zero[first] | is_zero[second])].sort().values
     limit = IDENTICAL * scale
     return kept[kept >= limit], kept[kept < limit]
 

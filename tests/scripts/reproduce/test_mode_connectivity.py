@@ -7,7 +7,13 @@ from plasticity.mitigations import MITIGATIONS
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.reproduce.figure import FIGURES
-from plasticity.scripts.reproduce.mode_connectivity import OWN_ANCHORS, POINTS, Pair, PairTraining
+from plasticity.scripts.reproduce.mode_connectivity import (
+    ONE_ANCHOR,
+    POINTS,
+    TWO_ANCHORS,
+    Pair,
+    PairTraining,
+)
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_SEEN, PARTLY, Verdict
 from plasticity.scripts.run.folder import RunFolder
@@ -104,9 +110,9 @@ def train(path, config, should_stop=lambda: False):
         return Runner([folder]).execute(should_stop)
 
 
-@pytest.mark.parametrize("method", ["syre", "w-asymmetric"])
-def test_a_pair_that_was_stopped_continues_exactly(tmp_path, method):
-    config = made(MITIGATIONS[method](), seed=3)
+@pytest.mark.parametrize("names", [("syre", "shift"), ("w-asymmetric",)])
+def test_a_pair_that_was_stopped_continues_exactly(tmp_path, names):
+    config = made(*(MITIGATIONS[name]() for name in names), seed=3)
     assert train(tmp_path / "whole", config)
     calls = iter(range(10**6))
     assert not train(tmp_path / "parts", config, lambda: next(calls) >= 3)
@@ -118,7 +124,13 @@ def test_a_pair_that_was_stopped_continues_exactly(tmp_path, method):
 
 # ---- the verdict ------------------------------------------------------------------------------------
 
-BARRIERS = {"none": 0.7, "weight-decay": 0.8, "syre": 0.1, OWN_ANCHORS: 0.9, "w-asymmetric": 0.05}
+BARRIERS = {
+    "none": 0.7,
+    "weight-decay": 0.8,
+    ONE_ANCHOR: 0.1,
+    TWO_ANCHORS: 0.9,
+    "w-asymmetric": 0.05,
+}
 
 
 def results(barriers=BARRIERS, **accuracy):
@@ -128,7 +140,7 @@ def results(barriers=BARRIERS, **accuracy):
         for seed in range(3):
             row = {"barrier": barriers[arm.name], "matched_barrier": 0.02, "train_accuracy": 0.99}
             row |= {f"{p}loss_{i}": 0.2 for p in ("", "matched_") for i in range(POINTS)}
-            own = accuracy.get(arm.name.replace("-", "_"), 0.92)
+            own = accuracy.get(arm.name, 0.92)
             row |= {f"{p}accuracy_{i}": own for p in ("", "matched_") for i in range(POINTS)}
             row = {name: value + 0.0001 * seed for name, value in row.items()}
             row |= {"step": 1500.0, "diverged": 0.0}
@@ -151,7 +163,7 @@ def test_it_holds_if_all_is_as_claimed():
     ("failed", "change"),
     [
         ([1], {"weight-decay": 0.05}),
-        ([2], {OWN_ANCHORS: 0.05}),
+        ([2], {TWO_ANCHORS: 0.05}),
         ([3], {"w-asymmetric": 0.01}),
     ],
 )
@@ -162,12 +174,12 @@ def test_it_holds_partly_if_a_part_is_otherwise(failed, change):
 
 
 def test_accuracy_that_is_lost_is_a_cost():
-    found = verdict(BARRIERS, syre=0.89)
+    found = verdict(BARRIERS, **{ONE_ANCHOR: 0.89})
     assert [index for index, each in enumerate(found.claims) if not each.passed] == [4]
 
 
 def test_it_fails_if_syres_barrier_is_the_highest_and_accuracy_is_lost():
-    assert verdict(BARRIERS | {"syre": 2.0}, syre=0.5).outcome == FAILS
+    assert verdict(BARRIERS | {ONE_ANCHOR: 2.0}, **{ONE_ANCHOR: 0.5}).outcome == FAILS
 
 
 def test_plain_networks_without_accuracy_or_barrier_mean_nothing():
