@@ -252,6 +252,7 @@ class SpaceQuantization(Figure):
     )
     config = SpaceQuantizationConfig(benchmark="space-quantization")
     methods = ("none", "weight-decay")
+    minutes = 4.5
     scales: ClassVar = {
         "small": {},
         "full": {"stream.num_steps": 100_000, "tracking.measure_every": 10_000},
@@ -311,7 +312,7 @@ class SpaceQuantization(Figure):
         )
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
-        """Return the smallest distance over decay and width, and the share of identical pairs."""
+        """Return the smallest distance over decay and width, and the number of neurons at zero."""
         from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
 
         decayed = {"width": WIDTH}
@@ -323,9 +324,9 @@ class SpaceQuantization(Figure):
         )
         over_decay = [
             (results.line_over(DECAY, metric, "weight-decay", decayed, style=1),)
-            for metric in ("smallest_distance", "identical_share")
+            for metric in ("smallest_distance", "zero_neurons")
         ]
-        distance = "smallest distance of different neurons"
+        distance = "smallest distance of two neurons"
         decay_label = "strength of the decay"
         return [
             [
@@ -347,7 +348,7 @@ class SpaceQuantization(Figure):
                 ),
                 Panel(
                     title=f"{WIDTH} units",
-                    label="identical pairs (share)",
+                    label="neurons at zero (number)",
                     lines=over_decay[1],
                     x_label=decay_label,
                     log_x=True,

@@ -112,7 +112,7 @@ def results(distance, error=0.01):
             found = distance(arm.settings["width"], arm.settings.get(DECAY))
             row = {
                 "smallest_distance": found and found * (1 + 0.001 * seed * arm.settings["width"]),
-                "identical_share": 0.5,
+                "zero_neurons": 20.0,
                 "error": error + 0.0001 * seed,
                 "step": 10_000.0,
                 "diverged": 0.0,
@@ -175,9 +175,9 @@ def test_the_sentence_and_the_panels():
     said = FIGURE.sentence(found)
     assert "exponent 0.50 [0.50, 0.50]" in said
     assert f"with decay {STRENGTH:g}" in said
-    ((over_decay, over_width, identical),) = FIGURE.panels(found)
+    ((over_decay, over_width, at_zero),) = FIGURE.panels(found)
     assert over_decay.lines[0].positions.tolist() == list(STRENGTHS["small"])
     assert [line.label for line in over_width.lines] == ["none", "weight-decay"]
     assert WIDTH in over_width.lines[0].positions.tolist()
-    assert identical.lines[0].mean.tolist() == [0.5] * 4
+    assert at_zero.lines[0].mean.tolist() == [20.0] * 4
     FIGURE.draw(found, "caption")
