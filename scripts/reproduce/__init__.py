@@ -3,10 +3,10 @@
 # ruff: noqa: F401  (importing one registers it)
 
 import plasticity.scripts.reproduce.continual_mnist
+import plasticity.scripts.reproduce.feature_collapse
 import plasticity.scripts.reproduce.identical_neurons
-import plasticity.scripts.reproduce.ntk_rank
-import plasticity.scripts.reproduce.teacher_student  # noqa: F401
 import plasticity.scripts.reproduce.introduced_symmetry
+import plasticity.scripts.reproduce.ntk_rank
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
