@@ -56,5 +56,7 @@ def measured(
     sound = [index for index in indices if finite[index]]
     if not metrics:
         return {index: {} for index in sound}
-    numbers = stacked_metrics(networks, features, metrics, indices=sound, previous=previous)
+    numbers = stacked_metrics(
+        networks, features, metrics, indices=sound, previous=previous, probe=probe
+    )
     return dict(zip(sound, numbers, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +16,28 @@ from plasticity.metrics.registry import METRICS, RANK_METRICS, Metric, add_value
 from plasticity.precision import accumulator
 from plasticity.wrappers import named_parameters
 
-__all__ = ["Measurement", "host_numbers", "is_finite", "require_activations", "require_scalar"]
+__all__ = [
+    "Measurement",
+    "Opened",
+    "host_numbers",
+    "is_finite",
+    "require_activations",
+    "require_scalar",
+]
 
-Opened = Callable[[], AbstractContextManager[tuple[nn.Module, Mapping[str, Tensor] | None]]]
-"""Function that opens a network for a metric: the network in evaluation mode, and its parameters at the
-previous boundary by name, None without one."""
+
+@dataclass(frozen=True)
+class Opened:
+    """Network that is open for a metric."""
+
+    model: nn.Module
+    """Network in evaluation mode."""
+
+    previous: Mapping[str, Tensor] | None
+    """Parameters at the previous boundary by name. None: there was none."""
+
+    run: Callable[[nn.Module], Any] | None
+    """Function that runs the network on its probe batch. None: the batch is not known."""
 
 
 class Measurement:
@@ -36,7 +54,7 @@ class Measurement:
 
     def __init__(
         self,
-        networks: Sequence[Opened],
+        networks: Sequence[Callable[[], AbstractContextManager[Opened]]],
         features: Mapping[str, Tensor | None],
         *,
         stacked: bool = False,
@@ -134,10 +152,10 @@ class Measurement:
     def _of_models(self, metric: Metric, known_layers: Iterable[str]) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}
         for opened in self._networks:
-            with opened() as (model, previous):
-                if metric.kind == "update" and previous is None:
+            with opened() as network:
+                if metric.kind == "update" and network.previous is None:
                     return {}
-                arguments = (model,) if metric.kind == "model" else (model, previous)
+                arguments = _arguments(metric, network)
                 try:
                     # Metrics of the model may compute gradients themselves (a neural tangent kernel).
                     with torch.enable_grad():
@@ -160,10 +178,20 @@ class Measurement:
         if len(features) < len(self._features):
             return False
         for opened in self._networks:
-            with opened() as (model, _):
-                if not is_finite(model, features):
+            with opened() as network:
+                if not is_finite(network.model, features):
                     return False
         return True
+
+
+def _arguments(metric: Metric, network: Opened) -> tuple[Any, ...]:
+    if metric.kind == "model":
+        return (network.model,)
+    if metric.kind == "update":
+        return network.model, network.previous
+    if network.run is None:
+        raise ValueError(f"metric {metric.name!r} needs a probe batch: give probe=")
+    return network.model, network.run
 
 
 def require_activations(model: nn.Module, features: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from plasticity.checks import nearest
 from plasticity.metrics import dormancy, norms, ranks
+from plasticity.symmetry.relative_degree import relative_degree_of_symmetry
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -31,12 +32,14 @@ class Metric:
 
     function: Callable[..., Any]
     """Function that computes the metric. By kind: ``function(features)``, with features of shape (rows,
-    units), returns one number as a tensor; ``function(model)`` and ``function(model, previous)`` return one
-    such tensor or a dictionary of them by layer."""
+    units), returns one number as a tensor; ``function(model)``, ``function(model, previous)`` and
+    ``function(model, run)`` return one such tensor or a dictionary of them by layer."""
 
-    kind: Literal["features", "model", "update"]
-    """Arguments of the function: the features of one layer, the model, or the model and its parameters at the
-    previous boundary (`parameter_snapshot`; left out of the row if there is no previous boundary)."""
+    kind: Literal["features", "model", "update", "pass"]
+    """Arguments of the function: the features of one layer; the model; for "update", the model and its
+    parameters at the previous boundary (`parameter_snapshot`; left out of the row if there is no previous
+    boundary); for "pass", the model and a function that runs the module that it is given on the probe
+    batch."""
 
     description: str = ""
     """One line for a list of metrics."""
@@ -83,6 +86,12 @@ METRICS: dict[str, Metric] = {
     **_registry(
         "update",
         {norms.update_norm: "L2 norm of the parameters' change since the previous boundary"},
+    ),
+    "degree_of_symmetry": Metric(
+        "degree_of_symmetry",
+        relative_degree_of_symmetry,
+        "pass",
+        "pairs of neurons closer than 0.1 of their layer's typical distance; 0.04 s per network and row",
     ),
 }
 """Metrics that a `Tracker` knows by name."""

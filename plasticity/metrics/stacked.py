@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from plasticity.metrics.capture import capture
-from plasticity.metrics.measuring import Measurement, host_numbers, require_activations
+from plasticity.metrics.measuring import Measurement, Opened, host_numbers, require_activations
 from plasticity.metrics.registry import Metric, resolved_metrics
 from plasticity.preserve_state import preserve_state
+from plasticity.stacking.convolution import as_convolutions
 from plasticity.stacking.networks import StackedNetworks, require_index
 
 
@@ -83,6 +84,7 @@ def stacked_metrics(
     *,
     indices: Sequence[int] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    probe: Tensor | None = None,
 ) -> list[dict[str, float]]:
     """Measure stacked networks, each with the keys and numbers that a `Tracker` of it alone would give.
 
@@ -94,14 +96,15 @@ def stacked_metrics(
             that are not finite must be left out.
         previous: Stacked parameters at an earlier time, by name, for "update" metrics, which are left out
             without it. Shape of each: (R, *shape).
+        probe: One batch per network, for "pass" metrics. Shape: (R, batch, ...).
 
     Returns:
         The numbers by ``metric/layer``, for each network in `indices`.
 
     Raises:
-        ValueError: if a metric is unknown or does not return a single number, or features are not finite
-            (the message names the layer, and the first such entry by the position in `indices`, the row and
-            the unit).
+        ValueError: if a metric is unknown, needs a probe, or does not return a single number, or features are
+            not finite (the message names the layer, and the first such entry by the position in `indices`,
+            the row and the unit).
         IndexError: if an index is out of range.
     """
     chosen = list(range(networks.num_stacked)) if indices is None else list(indices)
@@ -109,7 +112,7 @@ def stacked_metrics(
         require_index(index, networks.num_stacked)
     if not chosen:
         return []
-    opened = [partial(_opened, networks, index, previous) for index in chosen]
+    opened = [partial(_opened, networks, index, previous, probe) for index in chosen]
     taken = {layer: each[chosen] for layer, each in features.items()}
     measurement = Measurement(opened, taken, stacked=True)
     numbers = host_numbers(measurement.values(resolved_metrics(metrics)))
@@ -121,9 +124,13 @@ def stacked_metrics(
 
 @contextmanager
 def _opened(
-    networks: StackedNetworks, index: int, previous: Mapping[str, Tensor] | None
-) -> Iterator[tuple[nn.Module, Mapping[str, Tensor] | None]]:
-    """Yield one network as a tracker passes it to a metric, and its parameters at the earlier time."""
+    networks: StackedNetworks,
+    index: int,
+    previous: Mapping[str, Tensor] | None,
+    probe: Tensor | None,
+) -> Iterator[Opened]:
+    """Yield one network as a tracker passes it to a metric."""
     earlier = None if previous is None else {name: each[index] for name, each in previous.items()}
-    with networks.loaded(index) as network, preserve_state(network):
-        yield network, earlier
+    run = None if probe is None else lambda network: network(probe[index].clone())
+    with networks.loaded(index) as network, as_convolutions(network), preserve_state(network):
+        yield Opened(network, earlier, run)

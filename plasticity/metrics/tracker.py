@@ -20,6 +20,7 @@ from plasticity.metrics.capture import capture
 from plasticity.metrics.event_files import EventFiles, write_scalars
 from plasticity.metrics.measuring import (
     Measurement,
+    Opened,
     host_numbers,
     is_finite,
     require_activations,
@@ -310,7 +311,7 @@ class Tracker:
                     raise
             if tolerant and not features:
                 features.update(dict.fromkeys(self.layers))
-        alone = nullcontext((self._model, self._previous))
+        alone = nullcontext(Opened(self._model, self._previous, self._probe.run))
         return Measurement([lambda: alone], features, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ products and copies, and 9 times the memory of its inputs at a kernel size of 3.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, nn
@@ -37,6 +39,19 @@ def use_convolutions(network: nn.Module) -> None:
     """Undo `use_products`."""
     for module in network.modules():
         module.__dict__.pop(_OVERRIDDEN, None)
+
+
+@contextmanager
+def as_convolutions(network: nn.Module) -> Iterator[None]:
+    """Compute the convolutions as torch does inside the block, whatever `use_products` made of them."""
+    own = {module: module.__dict__.get(_OVERRIDDEN) for module in network.modules()}
+    use_convolutions(network)
+    try:
+        yield
+    finally:
+        for module, product in own.items():
+            if product is not None:
+                setattr(module, _OVERRIDDEN, product)
 
 
 def _product(

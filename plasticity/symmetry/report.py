@@ -8,7 +8,7 @@ always be named explicitly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from plasticity.symmetry.distances import (
     rotation_eigenvalues,
     sign_flip_distance,
 )
-from plasticity.units.flow import UnitLayer, trace_units
+from plasticity.units.flow import UnitLayer, trace_call, trace_units
 from plasticity.wrappers import named_modules, named_parameters, raw_module
 
 __all__ = ["SymmetryReport", "symmetry_distances", "symmetry_report"]
@@ -59,7 +59,7 @@ TRANSPARENT = frozenset(
 
 EXPLICITLY = 'name the pairs explicitly: pairs=[("fc1", "fc2")]'
 
-ModelInputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
+ModelInputs = Tensor | Mapping[str, Any] | tuple[Any, ...] | Callable[[nn.Module], Any]
 
 
 class NothingToMeasureError(ValueError):
@@ -108,7 +108,8 @@ def symmetry_distances(
         model: Any network in which a probe pass can trace which layers read which; its
             `nn.MultiheadAttention` modules are measured in any case.
         inputs: A small probe batch, for one forward pass that disturbs nothing: a tensor, a tuple of several
-            arguments, or a dictionary, which is passed as keywords where `Tracker` does so.
+            arguments, a dictionary, which is passed as keywords where `Tracker` does so, or a function that
+            runs the module that it is given on a batch.
             None: the model must be a plain `nn.Sequential`, whose order shows which layers read which, or
             `pairs` must be given.
         symmetry: Distance of the neurons to measure: "permutation" suits every activation, "sign-flip" odd
@@ -199,8 +200,31 @@ def symmetry_report(
             lacks a layer or has another shape.
         TypeError: if the threshold is not a number, or as in `symmetry_distances`.
     """
-    modules = _modules(raw_module(model))
     report = symmetry_distances(model, inputs=inputs, symmetry=symmetry, pairs=pairs)
+    return counted(model, report, threshold, reference)
+
+
+def counted(
+    model: nn.Module,
+    report: SymmetryReport,
+    threshold: float,
+    reference: Mapping[str, Tensor] | None = None,
+) -> SymmetryReport:
+    """Count the distances below a threshold, in place of the distances.
+
+    Args:
+        model: Network that was measured.
+        report: Result of `symmetry_distances`; modified in place.
+        threshold: As in `symmetry_report`.
+        reference: As in `symmetry_report`, or numbers of shape () that suit a layer's distances all alike.
+
+    Returns:
+        The report, as `symmetry_report` returns it.
+
+    Raises:
+        ValueError, TypeError: as `symmetry_report`.
+    """
+    modules = _modules(raw_module(model))
     for name, distances in report.items():
         if reference is not None and name not in reference:
             raise ValueError(
@@ -236,8 +260,11 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
 def _traced(
     model: nn.Module, inputs: ModelInputs, report: SymmetryReport
 ) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
-    arguments, keywords = call_arguments(model, inputs)
-    flow = trace_units(model, *arguments, **keywords)
+    if callable(inputs):
+        flow = trace_call(model, inputs)
+    else:
+        arguments, keywords = call_arguments(model, inputs)
+        flow = trace_units(model, *arguments, **keywords)
     modules = _modules(model)
     ran = {layer.name for layer in flow.layers}
     for name, module in modules.items():

@@ -13,7 +13,7 @@ goes through an unknown operation: its readers are marked as unknown, with the r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -135,13 +135,26 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
     Returns:
         The layers that ran, with their readers.
     """
+    return trace_call(model, lambda inner: inner(*inputs, **keywords))
+
+
+def trace_call(model: nn.Module, call: Callable[[nn.Module], Any]) -> UnitFlow:
+    """Find the units as `trace_units`, from a call that a function makes.
+
+    Args:
+        model: As there.
+        call: Function that runs the module that it is given once: the one inside the model's wrappers.
+
+    Returns:
+        The layers that ran, with their readers.
+    """
     given, model = model, raw_module(model)
     tracer = UnitTracer(model, check_equality=True)
     with ExitStack() as block:
         block.enter_context(preserve_state(model))
         block.enter_context(bypassed(given))
         tracer.attach(block)
-        model(*inputs, **keywords)
+        call(model)
     return flow_of(tracer)
 
 

@@ -25,6 +25,7 @@ from plasticity.scripts.report.metric_names import (
     EPISODES,
     NORMS,
     RANKS,
+    SYMMETRY,
     TOTAL,
     UNITS,
     factor_of,
@@ -74,7 +75,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
         leading: [_panels(comparison, row) for row in leading_rows],
         "tasks": task_panels(comparison),
         "ranks": _family_rows(comparison, RANKS),
-        "units": _family_rows(comparison, UNITS),
+        "units": _family_rows(comparison, (*UNITS, SYMMETRY)),
         "norms": _family_rows(comparison, NORMS),
         "ppo": _diagnostics(comparison),
     }
@@ -172,6 +173,8 @@ def _label(family: str) -> str:
         return "accuracy (%)"
     if family in UNITS:
         return f"{words.removesuffix(' fraction')} units (%)"
+    if family == SYMMETRY:
+        return "symmetric pairs (number)"
     if family in RANKS:
         return f"{words} (dimensions)"
     if family in NORMS:

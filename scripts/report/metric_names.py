@@ -40,6 +40,9 @@ RANKS = (
 )
 """Families of ranks of hidden activations."""
 
+SYMMETRY = "degree_of_symmetry"
+"""Family of numbers of symmetric pairs."""
+
 UNITS = ("dead_fraction", "dormant_fraction")
 """Families of shares of units."""
 

@@ -73,6 +73,9 @@ class Figure(ABC):
     requires: ClassVar[str] = ""
     """Option that must be given, such as "--weights PATH", so that `reproduce all` leaves the figure out."""
 
+    num_seeds: ClassVar[int] = 5
+    """Number of seeds that are trained unless `--seeds` says otherwise: 0, 1, …"""
+
     min_seeds: ClassVar[int] = 3
     """Number of seeds that a verdict needs: 1 where nothing is random."""
 

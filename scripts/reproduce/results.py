@@ -97,6 +97,51 @@ class Results:
         other = self.final(metric, baseline_line or line, baseline)
         return paired_estimate(self.final(metric, line, settings), other)
 
+    def over_rows(
+        self, metric: str, line: str, rows: slice, settings: Settings | None = None
+    ) -> dict[int, float | None]:
+        """Return the means of an arm's values over some of its rows, by seed; None with a value missing.
+
+        Args:
+            metric: Name in the rows.
+            line: Line of the arm.
+            rows: Rows in the order of a run: `slice(-3, None)` for the last three.
+            settings: Settings of the arm.
+
+        Raises:
+            ValueError: as `runs`.
+        """
+        return {run.seed: _mean(run, metric, rows) for run in self.runs(line, settings)}
+
+    def kept(
+        self,
+        metric: str,
+        line: str,
+        first: slice,
+        last: slice,
+        settings: Settings | None = None,
+    ) -> dict[int, float | None]:
+        """Return the ratios of an arm's values over its last rows to those over its first ones, by seed.
+
+        Args:
+            metric: Name in the rows.
+            line: Line of the arm.
+            first: First rows, as in `over_rows`.
+            last: Last rows, as in `over_rows`.
+            settings: Settings of the arm.
+
+        Returns:
+            The ratios; None with a value missing, or 0 at first.
+
+        Raises:
+            ValueError: as `runs`.
+        """
+        start, end = (self.over_rows(metric, line, rows, settings) for rows in (first, last))
+        return {
+            seed: end[seed] / before if before and end[seed] is not None else None
+            for seed, before in start.items()
+        }
+
     def line_over(
         self,
         option: str,
@@ -155,6 +200,12 @@ class Results:
 
 def _final(run: Run, metric: str) -> float | None:
     return run.value(metric, max(run.by_position)) if run.rows else None
+
+
+def _mean(run: Run, metric: str, rows: slice) -> float | None:
+    values = [run.value(metric, position) for position in sorted(run.by_position)[rows]]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _line(

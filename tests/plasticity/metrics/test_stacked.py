@@ -65,7 +65,7 @@ def test_every_metric_of_every_stacked_network(kind):
     layers = MAKERS[kind][1]
     metrics = [*METRICS, MEAN, BIAS]
     features = stacked_features(networks, probe, layers)
-    rows = stacked_metrics(networks, features, metrics, previous=previous)
+    rows = stacked_metrics(networks, features, metrics, previous=previous, probe=probe)
     for i, network in enumerate(alone):
         earlier = {name: each[i] for name, each in previous.items()}
         expected = tracked(network, probe[i], metrics, layers, earlier)
@@ -85,7 +85,7 @@ def test_measuring_changes_nothing():
     gradients = {name: each.grad for name, each in networks.parameters.items()}
     state, kept = torch.get_rng_state(), probe.clone()
     features = stacked_features(networks, probe)
-    stacked_metrics(networks, features, list(METRICS), previous=previous)
+    stacked_metrics(networks, features, list(METRICS), previous=previous, probe=probe)
     assert all(torch.equal(before[name], each) for name, each in networks.buffers.items())
     assert all(each.grad is gradients[name] for name, each in networks.parameters.items())
     assert all(parameter.grad is None for parameter in networks.template.parameters())
@@ -136,6 +136,21 @@ def test_updates_are_left_out_without_earlier_weights():
     _, networks, probe, _ = prepared("mlp")
     features = stacked_features(networks, probe)
     assert stacked_metrics(networks, features, ["update_norm"]) == [{}, {}, {}]
+
+
+def test_a_pass_through_convolutions_that_are_products():
+    alone, _, probe, _ = prepared("cnn")
+    networks = StackedNetworks(alone, convolution="products")
+    features = stacked_features(networks, probe)
+    rows = stacked_metrics(networks, features, ["degree_of_symmetry"], probe=probe)
+    for row, network, batch in zip(rows, alone, probe, strict=True):
+        assert row == Tracker(network, batch, ["degree_of_symmetry"]).measure()
+    assert list(rows[0]) == [f"degree_of_symmetry/{n}" for n in ("conv1", "conv2", "fc1", "fc2")]
+    assert all(
+        "_conv_forward" in vars(networks.template.get_submodule(n)) for n in ("conv1", "conv2")
+    )
+    with pytest.raises(ValueError, match="'degree_of_symmetry' needs a probe batch"):
+        stacked_metrics(networks, features, ["degree_of_symmetry"])
 
 
 def test_bad_arguments():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plasticity import StackedNetworks
-from plasticity.stacking.convolution import use_convolutions, use_products
+from plasticity.stacking.convolution import as_convolutions, use_convolutions, use_products
 
 LAYERS = {
     "plain": {"kernel_size": 3},
@@ -37,6 +37,10 @@ def test_outputs_and_gradients(name):
         results.append([outputs, *torch.autograd.grad((outputs * weights).sum(), tensors)])
     for found, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    before = dict(vars(other))
+    with as_convolutions(other):
+        assert "_conv_forward" not in vars(other)
+    assert vars(other) == before
     use_convolutions(other)
     assert "_conv_forward" not in other.__dict__
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plasticity.units.flow import trace_units
+from plasticity.units.flow import trace_call, trace_units
 
 
 def pairs(model, *inputs):
@@ -116,7 +116,12 @@ def test_silencing_the_readers_of_a_unit_silences_the_unit(make, hidden):
 
 
 def test_layers_report_the_axis_of_their_units():
-    flow = trace_units(Tokens(), torch.randn(3, 1, 6, 6))
+    inputs, model = torch.randn(3, 1, 6, 6), Tokens()
+    for flow in (trace_units(model, inputs), trace_call(model, lambda inner: inner(inputs))):
+        assert_layers_of_tokens(flow)
+
+
+def assert_layers_of_tokens(flow):
     found = [(each.name, each.units, each.weight, each.axis, each.bias) for each in flow.layers]
     assert found == [
         ("conv", 4, "conv.weight", 0, "conv.bias"),

@@ -361,6 +361,14 @@ def test_a_layer_that_no_best_arm_has_gets_neither_panel_nor_headline(tmp_path, 
     assert "effective rank, fc2" not in printed
 
 
+def test_the_degree_of_symmetry_is_drawn_beside_the_units(tmp_path):
+    metrics = {"dead_fraction/fc1": [0.0, 0.1], "degree_of_symmetry/fc1": [0.0, 7.0]}
+    write_run(tmp_path, "none", 0, [0.5, 0.6], metrics=metrics)
+    axes = draw_figures(compared(tmp_path))["units"].axes
+    assert [each.get_ylabel() for each in axes] == ["dead units (%)", "symmetric pairs (number)"]
+    assert axes[1].get_lines()[-1].get_ydata().tolist() == [0.0, 7.0]
+
+
 def test_folders_with_different_results_of_the_same_run_are_named(tmp_path):
     first = write_run(tmp_path / "a", "none", 0, [0.5])
     second = write_run(tmp_path / "b", "none", 0, [0.6])

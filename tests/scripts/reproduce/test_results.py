@@ -48,6 +48,18 @@ def test_differences_are_paired_by_seed(results):
     assert found.mean == (8 + 12 + 4) / 3
 
 
+def test_means_over_rows_and_what_is_kept_of_them(results):
+    quiet = {"drift": 0.0}
+    both = results.over_rows("place", "none", slice(None), quiet)
+    assert both == {0: 1.5, 1: 2.5, 2: None}
+    assert results.over_rows("place", "none", slice(2, None), quiet) == dict.fromkeys(range(3))
+    first, last = slice(0, 1), slice(-1, None)
+    assert results.over_rows("place", "none", first, quiet) == {0: 1.0, 1: 1.0, 2: 1.0}
+    assert results.kept("place", "none", first, last, quiet) == {0: 2.0, 1: 4.0, 2: None}
+    from_zero = results.kept("place", "none", first, last, {"pause": 1.0})
+    assert from_zero == dict.fromkeys(range(3))
+
+
 def test_an_arm_must_be_named_fully(results):
     with pytest.raises(ValueError, match="no arm of syre with"):
         results.final("place", "syre", {"drift": 0.0})

@@ -438,6 +438,28 @@ def test_with_adam(optimizer):
         assert_near(rows, alone(config)[0], rel=1e-3)
 
 
+def test_degrees_of_symmetry_are_those_of_each_run_alone():
+    changes = {"tracking.metrics": ("degree_of_symmetry",), **SHORT}
+    configs = [with_values(TINY, {**changes, "seed": seed}) for seed in range(2)]
+
+    def rows_with_identical_neurons(configs, stacked):
+        found = SupervisedExperiment(configs, stacked=stacked, data=digits())
+        incoming, bias, outgoing = (
+            found._trainer.parameters[name] for name in ("fc1.weight", "fc1.bias", "fc2.weight")
+        )
+        with torch.no_grad():  # three of the eight, which stay identical: two pairs
+            incoming[..., 1:3, :] = incoming[..., :1, :]
+            bias[..., 1:3] = bias[..., :1]
+            outgoing[..., 1:3] = outgoing[..., :1]
+        return [rows[0] for rows in rows_of(found)]
+
+    stacked = rows_with_identical_neurons(configs, True)
+    for row, config in zip(stacked, configs, strict=True):
+        assert_near([row], rows_with_identical_neurons([config], False))
+        degrees = {name.split("/")[1]: row[name] for name in row if name.startswith("degree")}
+        assert degrees == {"conv1": 0, "conv2": 0, "fc1": 2}
+
+
 def test_other_stacked_runs_change_no_bit():
     """Train in smaller groups, as runs that were killed do to catch up."""
     for part in (RUNS[:2], RUNS[2:]):
