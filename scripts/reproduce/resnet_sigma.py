@@ -1,8 +1,8 @@
 """Fig. 3 (right) of syre: the accuracy of a ResNet-18 on CIFAR-10 over the spread sigma of syre's anchor.
 
 The plain arm is weight decay of the same strength, which is syre with sigma = 0. Small scale: width 8, the
-first 5000 images, pixels averaged 2 x 2, 15 epochs without augmentation. The layers are those of the published
-network, on images of half the side; a test accuracy near 50 % is that of so few images.
+first 5000 images, pixels averaged 2 x 2, 15 epochs without augmentation. The layers are those of the
+published network, on images of half the side; a test accuracy near 50 % is that of so few images.
 
 The criterion, stated before the runs of the figure. Weight decay must reach a training accuracy over 0.7 and
 a test accuracy over 0.4. The claim holds if (1) the runs with sigma = 0 end in the same numbers as those of
