@@ -316,6 +316,8 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda position, _: short_count(round(position)))
         )
+    elif all(float(each).is_integer() for line in panel.lines for each in line.positions):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:
