@@ -132,6 +132,20 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Grid of grey-scale pictures, in place of a pair of axes."""
+
+    title: str
+    """Title above the grid."""
+
+    images: Array
+    """Pixels, from 0 (black) to 1. Shape: (rows, columns, height, width)."""
+
+    row_labels: tuple[str, ...]
+    """Label of each row of the grid."""
+
+
+@dataclass(frozen=True)
 class SettingsMap:
     """Values over two settings, and those of other methods beside them."""
 
@@ -166,11 +180,13 @@ class SettingsMap:
     """Names and values to compare the map with."""
 
 
-def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "") -> Figure:
+def panels_figure(
+    rows: Sequence[Sequence[Panel | Pictures]], x_label: str, note: str = ""
+) -> Figure:
     """Draw panels in a grid, with one legend above them all.
 
     Args:
-        rows: Rows of the grid, which may differ in length.
+        rows: Rows of the grid, which may differ in length; a grid of pictures takes the place of a panel.
         x_label: Label of the horizontal axes.
         note: Text below the grid, which is wrapped.
 
@@ -183,7 +199,9 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
     with mpl.rc_context(_SETTINGS):
         width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
         height = 3.9 if columns < 3 else 2.9
-        handles = _legend_handles([panel for row in rows for panel in row])
+        handles = _legend_handles(
+            [panel for row in rows for panel in row if isinstance(panel, Panel)]
+        )
         legend_rows = _legend_rows(handles, width)
         note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
         head = 0.15 + 0.24 * legend_rows
@@ -195,6 +213,9 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
         for i, row in enumerate(rows):
             for j, panel in enumerate(row):
                 axes = figure.add_subplot(grid[i, j])
+                if isinstance(panel, Pictures):
+                    _draw_pictures(axes, panel)
+                    continue
                 _draw_panel(axes, panel)
                 below = rows[i + 1] if i + 1 < len(rows) else ()
                 if panel.x_label or j >= len(below):
@@ -256,6 +277,21 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         # An axis from 0 to 0 would have no height.
         top = axes.get_ylim()[1]
         axes.set_ylim(0.0, top if top > 0 else 1.0)
+
+
+def _draw_pictures(axes: Axes, pictures: Pictures) -> None:
+    rows, columns, height, width = pictures.images.shape
+    mosaic = pictures.images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    axes.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, aspect="equal")
+    axes.set_title(pictures.title, loc="left")
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.set_yticks([(row + 0.5) * height - 0.5 for row in range(rows)], pictures.row_labels)
+    axes.tick_params(length=0)
+    for edge in range(1, rows):
+        axes.axhline(edge * height - 0.5, color="white", lw=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _set_scales(axes: Axes, panel: Panel) -> None:

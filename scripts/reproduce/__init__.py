@@ -2,9 +2,9 @@
 
 # ruff: noqa: F401  (importing one registers it)
 
+import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
+import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
-import plasticity.scripts.reproduce.continual_mnist
-import plasticity.scripts.reproduce.teacher_student  # noqa: F401
