@@ -6,5 +6,6 @@ import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.slippery_ant
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
