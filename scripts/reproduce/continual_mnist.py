@@ -69,10 +69,11 @@ class ContinualMnist(Figure):
     )
     methods = ("none", "weight-decay", "syre")
     minutes = 6.0
+    num_seeds = 3
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 1.0}}
     scales: ClassVar = {
         "small": {"stream.num_tasks": 10, "agent.train_evaluation_size": 1000},
-        "full": {"stream.num_tasks": 50},
+        "full": {"stream.num_tasks": 50, "agent.train_evaluation_size": 10_000},
     }
 
     def arms(self, scale: str) -> Sequence[Arm]:
