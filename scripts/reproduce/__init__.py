@@ -6,6 +6,7 @@ import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.removal_strength
+import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
