@@ -275,7 +275,7 @@ class WidthSaturation(Figure):
         contents = {
             "latent_dimension": ("Latent representation", "dimension (99 % of the squared norm)"),
             "first_dimension": ("First hidden layer", "dimension (99 % of the squared norm)"),
-            "error": ("Identity, new inputs", "mean squared error (of the inputs' variance)"),
+            "error": ("Identity, new inputs", "mean squared error (silence: 1)"),
         }
         return [
             [
