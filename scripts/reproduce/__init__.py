@@ -19,3 +19,4 @@ import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
 import plasticity.scripts.reproduce.vit
+import plasticity.scripts.reproduce.width_saturation
