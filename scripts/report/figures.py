@@ -146,6 +146,29 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Contents of one pair of axes: a matrix in colours, its first row at the top."""
+
+    title: str
+    """Title above the map."""
+
+    label: str
+    """Label of the colour bar, with the unit."""
+
+    values: Array
+    """Values of the cells; NaN where there is none. Shape: (rows, columns)."""
+
+    limits: tuple[float, float]
+    """Values at the ends of the colour scale, which maps side by side have in common."""
+
+    x_label: str
+    """Label of the columns, which are numbered from 0."""
+
+    y_label: str
+    """Label of the rows, likewise."""
+
+
+@dataclass(frozen=True)
 class SettingsMap:
     """Values over two settings, and those of other methods beside them."""
 
@@ -181,7 +204,7 @@ class SettingsMap:
 
 
 def panels_figure(
-    rows: Sequence[Sequence[Panel | Pictures]], x_label: str, note: str = ""
+    rows: Sequence[Sequence[Panel | HeatMap | Pictures]], x_label: str, note: str = ""
 ) -> Figure:
     """Draw panels in a grid, with one legend above them all.
 
@@ -199,9 +222,8 @@ def panels_figure(
     with mpl.rc_context(_SETTINGS):
         width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
         height = 3.9 if columns < 3 else 2.9
-        handles = _legend_handles(
-            [panel for row in rows for panel in row if isinstance(panel, Panel)]
-        )
+        panels = [panel for row in rows for panel in row if isinstance(panel, Panel)]
+        handles = _legend_handles(panels)
         legend_rows = _legend_rows(handles, width)
         note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
         head = 0.15 + 0.24 * legend_rows
@@ -215,6 +237,9 @@ def panels_figure(
                 axes = figure.add_subplot(grid[i, j])
                 if isinstance(panel, Pictures):
                     _draw_pictures(axes, panel)
+                    continue
+                if isinstance(panel, HeatMap):
+                    _draw_heat_map(figure, axes, panel)
                     continue
                 _draw_panel(axes, panel)
                 below = rows[i + 1] if i + 1 < len(rows) else ()
@@ -294,6 +319,20 @@ def _draw_pictures(axes: Axes, pictures: Pictures) -> None:
         spine.set_visible(False)
 
 
+def _draw_heat_map(figure: Figure, axes: Axes, panel: HeatMap) -> None:
+    axes.set_title(panel.title, loc="left")
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(visible=False)
+    image = axes.imshow(panel.values, cmap="cividis", norm=Normalize(*panel.limits))
+    axes.set_facecolor("#F2F2F2")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(panel.label)
+    bar.outline.set_visible(False)
+
+
 def _set_scales(axes: Axes, panel: Panel) -> None:
     if panel.log_y:
         axes.set_yscale("log")
@@ -309,6 +348,8 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda position, _: short_count(round(position)))
         )
+    elif all(float(each).is_integer() for line in panel.lines for each in line.positions):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:

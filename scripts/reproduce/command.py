@@ -150,7 +150,12 @@ def _options(
     benchmark = figure.config.benchmark
     presets = chosen_presets(BENCHMARKS[benchmark], rest)
     defaults = default_options(benchmark, presets)
-    defaults = replace(defaults, out=OUT, config=replace(defaults.config, imports=modules))
+    defaults = replace(
+        defaults,
+        out=OUT,
+        seeds=tuple(range(figure.num_seeds)),
+        config=replace(defaults.config, imports=modules),
+    )
     options, _, given = parse_options(
         defaults,
         rest,

@@ -23,7 +23,7 @@ from plasticity.scripts.reproduce.verdict import Check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.figures import HeatMap, Panel, Pictures
 
 SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
 """Paper of Ziyin, Xu and Chuang."""
@@ -73,6 +73,9 @@ class Figure(ABC):
     requires: ClassVar[str] = ""
     """Option that must be given, such as "--weights PATH", so that `reproduce all` leaves the figure out."""
 
+    num_seeds: ClassVar[int] = 5
+    """Number of seeds that are trained unless `--seeds` says otherwise: 0, 1, …"""
+
     min_seeds: ClassVar[int] = 3
     """Number of seeds that a verdict needs: 1 where nothing is random."""
 
@@ -93,7 +96,7 @@ class Figure(ABC):
         """Return one sentence about what came out, with its numbers, without its full stop."""
 
     @abstractmethod
-    def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
+    def panels(self, results: Results) -> Sequence[Sequence[Panel | HeatMap | Pictures]]:
         """Return the panels of the figure, row by row."""
 
     def draw(self, results: Results, caption: str) -> Drawing:

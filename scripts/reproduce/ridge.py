@@ -205,6 +205,7 @@ class Ridge(Figure):
         " ridge does"
     )
     minutes = 0.2
+    num_seeds = 10  # each takes a tenth of a second
     config = RidgeConfig(benchmark="ridge")
     methods = ("none", "weight-decay", "syre")
     mitigations: ClassVar = {

@@ -63,6 +63,7 @@ class SlipperyAnts(Figure):
     )
     methods = ("weight-decay", "syre")
     minutes = 15.0
+    num_seeds = 3
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 0.3}}
     scales: ClassVar = {
         "small": {"stream.num_steps": 163_840, "stream.change_every": 40_960},

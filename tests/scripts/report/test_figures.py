@@ -7,6 +7,7 @@ from matplotlib.colors import to_rgb
 
 from plasticity.scripts.report.figures import (
     STYLES,
+    HeatMap,
     Line,
     Panel,
     Pictures,
@@ -48,6 +49,21 @@ def test_a_panel_shows_mean_band_and_seeds():
     assert band[:, 1].min() == 20
     assert band[:, 1].max() == 90
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("task", "accuracy (%)")
+
+
+def test_a_heat_map_beside_a_panel():
+    values = np.array([[1.0, 0.25], [0.5, np.nan], [0.0, 1.0]])
+    heat_map = HeatMap("syre", "correlation", values, (-1.0, 1.0), x_label="class", y_label="image")
+    figure = panels_figure([[heat_map, make_panel()]], "task", "note")
+    axes, bar, beside = figure.axes
+    (image,) = axes.images
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), values)
+    assert image.get_clim() == (-1.0, 1.0)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("class", "image")
+    assert (axes.get_title(loc="left"), bar.get_ylabel()) == ("syre", "correlation")
+    assert beside.get_xlabel() == "task"
+    assert [text.get_text() for text in figure.legends[0].texts] == ["syre"]
+    assert to_png(figure)
 
 
 def test_a_seed_that_diverged_ends_in_a_cross():

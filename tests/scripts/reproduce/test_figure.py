@@ -47,6 +47,7 @@ def test_each_figure_is_complete(name, tmp_path):
     each = FIGURES[name]
     assert each.claim
     assert not each.claim.endswith(".")
+    assert each.num_seeds >= each.min_seeds
     for scale in SCALES:
         options = default_options(each.config.benchmark, {"scale": scale})
         # Where two lines share a point, its runs are the same.
@@ -55,4 +56,3 @@ def test_each_figure_is_complete(name, tmp_path):
             for job in arm.jobs(options, tmp_path):
                 assert configs.setdefault(job.path, job.config) == job.config
         assert {arm.method for arm in each.arms(scale)} == set(each.methods)
-        assert len(options.seeds) >= each.min_seeds

@@ -81,6 +81,7 @@ class WalkFigure(Figure):
     number = "Fig. 1"
     claim = "a walk goes where its drift points"
     minutes = 0.01
+    num_seeds = 3
     config = WalkConfig(benchmark="walks")
     methods = ("none", "syre")
     mitigations: ClassVar = {"syre": {"sigma": 0.25}}
