@@ -69,6 +69,7 @@ class ContinualMnist(Figure):
     )
     methods = ("none", "weight-decay", "syre")
     minutes = 6.0
+    num_seeds = 3
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 1.0}}
     scales: ClassVar = {
         "small": {"stream.num_tasks": 10, "agent.train_evaluation_size": 1000},

@@ -43,7 +43,7 @@ def page(results: Sequence[tuple[Record, bytes]]) -> str:
 
 
 def _table(results: Iterable[tuple[Record, bytes]]) -> str:
-    columns = ("figure", "scale", "paper's", "claim", "verdict", "seeds", "core-minutes", "date")
+    columns = ("figure", "scale", "paper's", "claim", "verdict", "seeds", "minutes", "date")
     headings = "".join(f'<th scope="col">{each}</th>' for each in columns)
     rows = []
     for record, _ in results:

@@ -71,7 +71,7 @@ class Record:
     @property
     def in_short(self) -> str:
         """Verdict, with its date, seeds and time."""
-        return f"{self.outcome} ({self.date}, {len(self.seeds)} seeds, {self.minutes:.3g} core-minutes)"
+        return f"{self.outcome} ({self.date}, {len(self.seeds)} seeds, {self.minutes:.3g} minutes)"
 
 
 def folder_of(out: Path, figure: str, scale: str) -> Path:

@@ -258,7 +258,7 @@ class TeacherStudent(Figure):
         "symmetry is easier to remove the more dimensions it has; without a random point dimension helps"
         " little; label noise lowers the plain model's rank, not syre's"
     )
-    minutes = 3
+    minutes = 5
     config = TeacherStudentConfig(benchmark="teacher-student")
     methods = ("none", "weight-decay", "syre")
     mitigations: ClassVar = {"weight-decay": {"strength": 1e-2}, "syre": {"strength": 1e-2}}

@@ -70,7 +70,7 @@ def test_the_page_is_of_what_there_is(tmp_path):
     save(tmp_path, record(), b"\x89PNG")
     assert write_page(tmp_path) == tmp_path / "figures.html"
     assert load(tmp_path, "teacher-student", "small") == (record(), b"\x89PNG")
-    assert record().in_short == "partly (2026-01-02, 2 seeds, 1.25 core-minutes)"
+    assert record().in_short == "partly (2026-01-02, 2 seeds, 1.25 minutes)"
     (tmp_path / "teacher-student/small/teacher-student.png").unlink()
     with pytest.raises(ValueError, match="with its picture beside it"):
         write_page(tmp_path)
