@@ -5,8 +5,9 @@
 import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
-import plasticity.scripts.reproduce.pretrained_vit
 import plasticity.scripts.reproduce.ntk_rank
+import plasticity.scripts.reproduce.overhead
+import plasticity.scripts.reproduce.pretrained_vit
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
