@@ -8,8 +8,8 @@ import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
-import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.overhead
+import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.pretrained_vit
 import plasticity.scripts.reproduce.removal_strength
 import plasticity.scripts.reproduce.reparametrized_regression
