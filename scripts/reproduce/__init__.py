@@ -5,12 +5,13 @@
 import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
-import plasticity.scripts.reproduce.removal_strength
-import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
 import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.pretrained_vit
+import plasticity.scripts.reproduce.reflection_objective
+import plasticity.scripts.reproduce.removal_strength
+import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.slippery_ant
