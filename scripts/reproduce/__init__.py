@@ -11,6 +11,7 @@ import plasticity.scripts.reproduce.ntk_rank
 import plasticity.scripts.reproduce.overhead
 import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.pretrained_vit
+import plasticity.scripts.reproduce.reflection_objective
 import plasticity.scripts.reproduce.removal_strength
 import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.resnet_sigma
