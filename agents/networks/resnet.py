@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.networks.base import Network, network, require_widths
-from plasticity.agents.networks.layers import ConvolutionLayer, default_initialization
+from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork, activated
 from plasticity.checks import require_integer
-from plasticity.initialization import Distribution
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
 
@@ -67,7 +66,7 @@ class ResNet(Network):
         return ResidualNetwork(stem, stages, nn.Linear(inputs, spec.output_size))
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(InitializedNetwork):
     """First convolution `stem`, blocks `stage1.0`, `stage1.1`, …, the mean over the image, and `output`.
 
     Args:
@@ -105,10 +104,6 @@ class ResidualNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the outputs. Shape: (batch, channels, height, width) to (batch, output_size)."""
         return self.output(self.features(images))  # type: ignore[no-any-return]
-
-    def initialization(self) -> dict[str, Distribution]:
-        """Return the distribution of each parameter's initial values, by name."""
-        return default_initialization(self)
 
 
 class BasicBlock(nn.Module):
@@ -149,8 +144,7 @@ class BasicBlock(nn.Module):
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
         sums = self.conv2(self.conv1(images)) + self.shortcut(images)
-        outputs = [activation(sums) for activation in self.activations]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -3)
+        return activated(sums, self.activations, -3)
 
 
 def _batch_normalization(shape: tuple[int, ...]) -> nn.Module:
