@@ -206,7 +206,7 @@ def _step(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> None:
     optimizer.zero_grad()
-    functional.cross_entropy(network(images), labels).backward()
+    torch.autograd.backward(functional.cross_entropy(network(images), labels))
     optimizer.step()
 
 

@@ -253,7 +253,7 @@ def _lines(results: Results, kind: str) -> tuple[Line, ...]:
     for style, (name, row) in enumerate(zip(_names(results), _run(results).rows, strict=True)):
         heads = sum(key.startswith("degree_") for key in row)
         found = [row[f"{kind}_{head}"] for head in range(1, heads + 1)]
-        values = np.array(found, dtype=np.float64) / row["head_dim"]
+        values = np.array(found, dtype=np.float64) / (row["head_dim"] or 1.0)
         where = np.arange(1, len(values) + 1) / len(values)
         nothing = np.full(len(values), np.nan)
         lines.append(
