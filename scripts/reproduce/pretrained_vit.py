@@ -185,6 +185,7 @@ class Pretrained(Figure):
     scales: ClassVar = {"small": {}, "full": {}}
     minutes = 0.1
     requires = "--weights FILE …"
+    num_seeds = 1
     min_seeds = 1
 
     def arms(self, scale: str) -> Sequence[Arm]:
