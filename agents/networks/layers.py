@@ -113,12 +113,29 @@ class ConvolutionLayer(nn.Conv2d):
 def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> Tensor:
     if layer.normalization is not None:
         sums = layer.normalization(sums)
-    outputs = [activation(sums) for activation in layer.activations]
-    if layer.gate is not None:
-        factors = layer.gate(sums)
-        outputs = [each * factors for each in outputs]
-    features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
+    factors = None if layer.gate is None else layer.gate(sums)
+    features = activated(sums, layer.activations, axis, factors)
     return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
+
+
+def activated(
+    sums: Tensor,
+    activations: Sequence[Callable[[Tensor], Tensor]],
+    axis: int,
+    factors: Tensor | None = None,
+) -> Tensor:
+    """Return the outputs of activations, next to each other.
+
+    Args:
+        sums: What they are functions of.
+        activations: Functions, entry by entry.
+        axis: Axis of the units.
+        factors: Factors of each one's outputs, shaped as the sums. None: there are none.
+    """
+    outputs = [activation(sums) for activation in activations]
+    if factors is not None:
+        outputs = [each * factors for each in outputs]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
 
 
 def _names(functions: Sequence[Callable[..., object]]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.networks.base import Network, network, require_widths
-from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork
+from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork, activated
 from plasticity.checks import require_integer
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
@@ -144,8 +144,7 @@ class BasicBlock(nn.Module):
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
         sums = self.conv2(self.conv1(images)) + self.shortcut(images)
-        outputs = [activation(sums) for activation in self.activations]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -3)
+        return activated(sums, self.activations, -3)
 
 
 def _batch_normalization(shape: tuple[int, ...]) -> nn.Module:

@@ -1,0 +1,125 @@
+"""ResNets on images, as several figures train them: SGD with momentum along a half cosine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticity.agents.networks.resnet import ResNet
+from plasticity.checks import require_integer
+from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
+from plasticity.scripts.reproduce.network_experiment import NetworkTraining
+from plasticity.tasks.datasets.augmentations import random_crop, random_flip
+
+EVALUATED_AT_ONCE = 1000
+"""Images of one evaluation pass, which bounds its memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourImages(ImageData):
+    """Images of CIFAR-10, or a part of them.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    dataset: str = "cifar10"
+    """Images: cifar10, cifar100, or any others."""
+
+    augment: bool = False
+    """Whether training images are shifted by up to 4 pixels and flipped, anew in every step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.augment, bool):
+            raise TypeError(f"augment must be True or False, not {self.augment!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetTraining(NetworkTraining):
+    """Settings of a ResNet-18 for CIFAR and of its training.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    optimizer: str = "sgd"
+    """Name of the optimizer: sgd, adam or adamw."""
+
+    learning_rate: float = 0.1
+    """Learning rate at the beginning."""
+
+    momentum: float = 0.9
+    """Momentum of sgd."""
+
+    anneal_steps: int = 600
+    """Steps over which the learning rate falls to 0, along half a cosine."""
+
+    width: int = 8
+    """Channels of the first stage; 64 in the published network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_integer("anneal_steps", self.anneal_steps, minimum=1)
+        require_integer("width", self.width, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetFigureConfig(ImageFigureConfig):
+    """Configuration of one run of a figure that trains a ResNet-18."""
+
+    stream: ColourImages = field(default_factory=ColourImages)
+    """Images that the network learns."""
+
+    agent: ResNetTraining = field(default_factory=ResNetTraining)
+    """Settings of the training."""
+
+
+class ResNetExperiment(ImageExperiment):
+    """Run of a figure that trains a ResNet-18 to classify; a subclass states the metrics."""
+
+    def make_network(self) -> nn.Module:
+        """Return a ResNet-18 in its form for CIFAR."""
+        shape = tuple(self.data.train_inputs.shape[1:])
+        return self.build(ResNet(width=self.config.agent.width), shape, self.data.num_classes)
+
+    def step(self) -> None:
+        """Do an optimizer step with the learning rate of its place in the schedule."""
+        training = self.config.agent
+        share = min(self.steps / training.anneal_steps, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        super().step()
+
+    def loss(self) -> Tensor:
+        """Return the mean cross-entropy of the step's batch."""
+        rows = self.epochs.rows(self.steps)
+        images = self.data.train_inputs[rows]
+        if self.config.stream.augment:
+            draws = self.generator(f"augmentation/{self.steps}")
+            images = random_flip(random_crop(images, 4, draws), draws)
+        return functional.cross_entropy(self.network(images), self.data.train_labels[rows])
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the network's outputs for any number of images. Shape: (examples, classes)."""
+        return torch.cat([self.network(part) for part in inputs.split(EVALUATED_AT_ONCE)])
+
+    def fit(self) -> dict[str, float | None]:
+        """Return the cross-entropy on the training images, and the accuracy on these and on the others."""
+        train, test = self.outputs(self.data.train_inputs), self.outputs(self.data.test_inputs)
+        return {
+            "loss": functional.cross_entropy(train, self.data.train_labels).item(),
+            "train_accuracy": _accuracy(train, self.data.train_labels),
+            "test_accuracy": _accuracy(test, self.data.test_labels),
+        }
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float:
+    return (outputs.argmax(dim=1) == labels).float().mean().item()
