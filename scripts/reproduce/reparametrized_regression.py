@@ -260,7 +260,7 @@ class ReparametrizedRegression(Figure):
         labels = {
             "dead_share": ("Symmetric states", "dead coordinates (share)"),
             "off_share": ("Function", "coordinates that are off (share)"),
-            "error": ("Error", "squared distance from the teacher (norm 1)"),
+            "error": ("Error", "squared distance from the teacher"),
         }
         return [
             [
