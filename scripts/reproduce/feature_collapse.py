@@ -114,17 +114,18 @@ class Classifiers(ImageExperiment):
 
     def make_network(self) -> nn.Module:
         """Return the network."""
+        settings = MLP(hidden=self.config.agent.hidden)
+        self.last = f"fc{len(settings.hidden)}"
         shape = tuple(self.data.train_inputs.shape[1:])
-        return self.build(MLP(hidden=self.config.agent.hidden), shape, self.data.num_classes)
+        return self.build(settings, shape, self.data.num_classes)
 
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the accuracies, and rank and spectrum of the last hidden layer."""
         tracking, data = self.config.tracking, self.data
-        last = self.network.hidden_layers[-1]
-        with capture(self.network, [last]) as activations:
+        with capture(self.network, [self.last]) as activations:
             self.network(data.test_inputs[: tracking.probe_examples])
-        features = activations[last]
+        features = activations[self.last]
         largest = covariance_eigenvalues(features)[: tracking.num_eigenvalues].tolist()
         return {
             "accuracy": self.accuracy(data.test_inputs, data.test_labels),
@@ -290,7 +291,7 @@ class FeatureCollapse(Figure):
     ) -> Estimate | None:
         """Estimate what is lost from one arm to another: a share of the rank, or a part of the accuracy."""
         before, after = (results.final(metric, method, each) for each in (usual, extreme))
-        losses = []
+        losses: list[float | None] = []
         for seed, start in before.items():
             end = after[seed]
             if not start or end is None:
@@ -341,7 +342,7 @@ class FeatureCollapse(Figure):
             )
         at_strength = {"syre.strength": SIGMAS_STRENGTH, SCALE: 1.0}
         tail = results.line_over("syre.sigma", TAIL, LIFTED, at_strength, style=1)
-        label, title = "eigenvalue (squared units of features)", f"decay {SIGMAS_STRENGTH:g}"
+        label, title = "variance (features squared)", f"decay {SIGMAS_STRENGTH:g}"
         spectra = _panel(
             f"Covariance, {title}", label, self._spectra(results), "index", log_y=True, log_x=False
         )

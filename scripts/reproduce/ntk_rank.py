@@ -158,7 +158,7 @@ TIED = {"small": (1, 5, 9), "full": (1, 4, 8, 12, 16, 20, 23)}
 M = "tied-neurons"
 PLAIN = ("none", "weight-decay")
 RANKS = {"ntk": "tangent kernel", "gradient": "gradients' covariance"}
-"""What has a rank, by the beginning of its metrics."""
+"""Matrices that have a rank, by the beginning of its metrics."""
 
 EFFECTIVE = "ntk_effective_rank"
 TITLES = {
