@@ -8,8 +8,12 @@ import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
+import plasticity.scripts.reproduce.overhead
 import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.pretrained_vit
+import plasticity.scripts.reproduce.reflection_objective
+import plasticity.scripts.reproduce.removal_strength
+import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
 import plasticity.scripts.reproduce.slippery_ant
@@ -17,3 +21,4 @@ import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
 import plasticity.scripts.reproduce.vit
+import plasticity.scripts.reproduce.width_saturation
