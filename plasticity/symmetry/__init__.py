@@ -1,5 +1,6 @@
 """Symmetries of networks: distances from symmetric states, degrees, projectors, matching by permutation."""
 
+from plasticity.symmetry.attention_weights import query_key_weights
 from plasticity.symmetry.barriers import along_line, barrier, interpolate
 from plasticity.symmetry.distances import (
     attention_heads,
@@ -45,6 +46,7 @@ __all__ = [
     "neuron_vectors",
     "permutation_distance",
     "permute_units",
+    "query_key_weights",
     "reflection_matrix",
     "reflection_projector",
     "reflection_removal",

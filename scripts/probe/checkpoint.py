@@ -18,6 +18,7 @@ from plasticity.scripts.probe.loading import (
     is_safetensors,
     read_safetensors,
     read_weights,
+    require_file,
     seeded,
     torchscript,
 )
@@ -75,11 +76,27 @@ def load_module(
     return model, fresh
 
 
-def _read(file: Path, *, trust: bool) -> Any:
+def largest_state_dict(file: Path) -> Mapping[str, Any]:
+    """Return the largest dictionary of tensors in a file of `torch.save` or of safetensors, on the CPU.
+
+    Raises:
+        ProbeError: if there is no such file, it is not a checkpoint or truncated, or contains pickles or no
+            weights.
+        OSError: if the file cannot be read.
+    """
+    require_file(file)
+    content = _read(file, trust=False, remedy="Save only model.state_dict().")
+    found = [each for _, each in _mappings(content) if _has_tensors(each)]
+    if not found:
+        raise ProbeError(_without_weights(file, content))
+    return max(found, key=len)
+
+
+def _read(file: Path, *, trust: bool, **messages: str) -> Any:
     if is_safetensors(file):
         return read_safetensors(file)
     with file.open("rb") as stream:
-        content = read_weights(stream, str(file), trust=trust)
+        content = read_weights(stream, str(file), trust=trust, **messages)
     if isinstance(content, torch.jit.ScriptModule):
         raise ProbeError(torchscript(str(file)))
     return content

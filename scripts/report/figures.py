@@ -155,6 +155,20 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Grid of grey-scale pictures, in place of a pair of axes."""
+
+    title: str
+    """Title above the grid."""
+
+    images: Array
+    """Pixels, from 0 (black) to 1. Shape: (rows, columns, height, width)."""
+
+    row_labels: tuple[str, ...]
+    """Label of each row of the grid."""
+
+
+@dataclass(frozen=True)
 class SettingsMap:
     """Values over two settings, and those of other methods beside them."""
 
@@ -190,12 +204,12 @@ class SettingsMap:
 
 
 def panels_figure(
-    rows: Sequence[Sequence[Panel | HeatMap]], x_label: str, note: str = ""
+    rows: Sequence[Sequence[Panel | HeatMap | Pictures]], x_label: str, note: str = ""
 ) -> Figure:
     """Draw panels in a grid, with one legend above them all.
 
     Args:
-        rows: Rows of the grid, which may differ in length.
+        rows: Rows of the grid, which may differ in length; a grid of pictures takes the place of a panel.
         x_label: Label of the horizontal axes.
         note: Text below the grid, which is wrapped.
 
@@ -223,11 +237,13 @@ def panels_figure(
                 axes = figure.add_subplot(grid[i, j])
                 if isinstance(panel, HeatMap):
                     _draw_heat_map(figure, axes, panel)
-                    continue
-                _draw_panel(axes, panel)
-                below = rows[i + 1] if i + 1 < len(rows) else ()
-                if panel.x_label or j >= len(below):
-                    axes.set_xlabel(panel.x_label or x_label)
+                elif isinstance(panel, Pictures):
+                    _draw_pictures(axes, panel)
+                else:
+                    _draw_panel(axes, panel)
+                    below = rows[i + 1] if i + 1 < len(rows) else ()
+                    if panel.x_label or j >= len(below):
+                        axes.set_xlabel(panel.x_label or x_label)
         figure.legend(
             handles=handles,
             loc="upper center",
@@ -301,6 +317,21 @@ def _draw_heat_map(figure: Figure, axes: Axes, panel: HeatMap) -> None:
     bar.outline.set_visible(False)
 
 
+def _draw_pictures(axes: Axes, pictures: Pictures) -> None:
+    rows, columns, height, width = pictures.images.shape
+    mosaic = pictures.images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    axes.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, aspect="equal")
+    axes.set_title(pictures.title, loc="left")
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.set_yticks([(row + 0.5) * height - 0.5 for row in range(rows)], pictures.row_labels)
+    axes.tick_params(length=0)
+    for edge in range(1, rows):
+        axes.axhline(edge * height - 0.5, color="white", lw=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _set_scales(axes: Axes, panel: Panel) -> None:
     if panel.log_y:
         axes.set_yscale("log")
@@ -316,6 +347,8 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda position, _: short_count(round(position)))
         )
+    elif all(float(each).is_integer() for line in panel.lines for each in line.positions):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:

@@ -186,7 +186,7 @@ class SimCLR(Figure):
         "syre takes the low rank from the head's output and its probe accuracy up; the layer before it stays"
         " as it was"
     )
-    minutes = 15
+    minutes = 17
     num_seeds = 3
     config = SimCLRConfig(benchmark="simclr")
     methods = ("weight-decay", "syre")

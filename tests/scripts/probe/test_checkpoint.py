@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from plasticity.scripts.main import main
-from plasticity.scripts.probe.checkpoint import load_module
+from plasticity.scripts.probe.checkpoint import largest_state_dict, load_module
 from plasticity.scripts.probe.loading import ProbeError
 
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is in the extra `dev`")
@@ -264,3 +264,19 @@ def test_command_probes_them(form, tmp_path, monkeypatch, capsys):
         main([*command, "--prefix", "ema", "--json"])
     assert end.value.code == 0
     assert [each["layer"] for each in json.loads(capsys.readouterr().out)["layers"]] == ["0", "2"]
+
+
+def test_the_largest_state_of_a_file(tmp_path):
+    small, large = (
+        nn.Linear(2, 2).state_dict(),
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)),
+    )
+    file = tmp_path / "net.pt"
+    torch.save({"teacher": small, "student": {"model": large.state_dict()}, "epoch": 3}, file)
+    assert list(largest_state_dict(file)) == list(large.state_dict())
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(ProbeError, match="contains no weights: it is a dict with the keys epoch"):
+        largest_state_dict(file)
+    torch.save(large, file)
+    with pytest.raises(ProbeError, match=r"contains a pickle .* Save only model\.state_dict\(\)"):
+        largest_state_dict(file)

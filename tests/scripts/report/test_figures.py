@@ -10,6 +10,7 @@ from plasticity.scripts.report.figures import (
     HeatMap,
     Line,
     Panel,
+    Pictures,
     SettingsMap,
     map_figure,
     panels_figure,
@@ -136,6 +137,24 @@ def test_a_grid_has_one_legend_and_labels_below_each_column():
     assert labels == ["none", "syre"]
     # The first row is the last of the second column.
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "task", "task"]
+
+
+def test_pictures_stand_beside_panels():
+    images = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5) / 120
+    pictures = Pictures("drawn", images, ("first", "second"))
+    figure = panels_figure([[make_panel(), pictures]], "task")
+    axes = figure.axes[1]
+    (shown,) = axes.get_images()
+    mosaic = np.asarray(shown.get_array())
+    assert mosaic.shape == (8, 15)  # two rows of three pictures of 4 x 5 pixels
+    assert np.array_equal(mosaic[4:, 5:10], images[1, 1])
+    assert shown.get_clim() == (0.0, 1.0)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.get_yticks().tolist() == [
+        1.5,
+        5.5,
+    ]  # the middles of the rows of pixels 0 to 3, 4 to 7
+    assert len(figure.legends[0].get_texts()) == 1
 
 
 def test_lines_differ_in_colour_dash_and_marker():
