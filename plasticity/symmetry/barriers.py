@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.checks import require_integer
+
+_Measured = TypeVar("_Measured")
 
 __all__ = ["along_line", "barrier", "interpolate"]
 
@@ -39,15 +42,15 @@ def interpolate(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
 def along_line(
     first: nn.Module,
     second: nn.Module,
-    measure: Callable[[nn.Module], float],
+    measure: Callable[[nn.Module], _Measured],
     num_points: int = 11,
-) -> list[float]:
-    """Return a number of each of the networks on the line between two, both included, evenly spaced.
+) -> list[_Measured]:
+    """Return a measure of each of the networks on the line between two, both included, evenly spaced.
 
     Args:
         first: Network at the beginning.
         second: Network at the end, of the same architecture.
-        measure: Function of a network, such as its loss.
+        measure: Function of a network, such as its loss or its outputs.
         num_points: Number of points, at least 2.
 
     Raises:

@@ -132,6 +132,43 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Contents of one pair of axes: a matrix in colours, its first row at the top."""
+
+    title: str
+    """Title above the map."""
+
+    label: str
+    """Label of the colour bar, with the unit."""
+
+    values: Array
+    """Values of the cells; NaN where there is none. Shape: (rows, columns)."""
+
+    limits: tuple[float, float]
+    """Values at the ends of the colour scale, which maps side by side have in common."""
+
+    x_label: str
+    """Label of the columns, which are numbered from 0."""
+
+    y_label: str
+    """Label of the rows, likewise."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Grid of grey-scale pictures, in place of a pair of axes."""
+
+    title: str
+    """Title above the grid."""
+
+    images: Array
+    """Pixels, from 0 (black) to 1. Shape: (rows, columns, height, width)."""
+
+    row_labels: tuple[str, ...]
+    """Label of each row of the grid."""
+
+
+@dataclass(frozen=True)
 class SettingsMap:
     """Values over two settings, and those of other methods beside them."""
 
@@ -166,11 +203,13 @@ class SettingsMap:
     """Names and values to compare the map with."""
 
 
-def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "") -> Figure:
+def panels_figure(
+    rows: Sequence[Sequence[Panel | HeatMap | Pictures]], x_label: str, note: str = ""
+) -> Figure:
     """Draw panels in a grid, with one legend above them all.
 
     Args:
-        rows: Rows of the grid, which may differ in length.
+        rows: Rows of the grid, which may differ in length; a grid of pictures takes the place of a panel.
         x_label: Label of the horizontal axes.
         note: Text below the grid, which is wrapped.
 
@@ -183,7 +222,8 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
     with mpl.rc_context(_SETTINGS):
         width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
         height = 3.9 if columns < 3 else 2.9
-        handles = _legend_handles([panel for row in rows for panel in row])
+        panels = [panel for row in rows for panel in row if isinstance(panel, Panel)]
+        handles = _legend_handles(panels)
         legend_rows = _legend_rows(handles, width)
         note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
         head = 0.15 + 0.24 * legend_rows
@@ -195,10 +235,15 @@ def panels_figure(rows: Sequence[Sequence[Panel]], x_label: str, note: str = "")
         for i, row in enumerate(rows):
             for j, panel in enumerate(row):
                 axes = figure.add_subplot(grid[i, j])
-                _draw_panel(axes, panel)
-                below = rows[i + 1] if i + 1 < len(rows) else ()
-                if panel.x_label or j >= len(below):
-                    axes.set_xlabel(panel.x_label or x_label)
+                if isinstance(panel, HeatMap):
+                    _draw_heat_map(figure, axes, panel)
+                elif isinstance(panel, Pictures):
+                    _draw_pictures(axes, panel)
+                else:
+                    _draw_panel(axes, panel)
+                    below = rows[i + 1] if i + 1 < len(rows) else ()
+                    if panel.x_label or j >= len(below):
+                        axes.set_xlabel(panel.x_label or x_label)
         figure.legend(
             handles=handles,
             loc="upper center",
@@ -258,6 +303,35 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(0.0, top if top > 0 else 1.0)
 
 
+def _draw_heat_map(figure: Figure, axes: Axes, panel: HeatMap) -> None:
+    axes.set_title(panel.title, loc="left")
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(visible=False)
+    image = axes.imshow(panel.values, cmap="cividis", norm=Normalize(*panel.limits))
+    axes.set_facecolor("#F2F2F2")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(panel.label)
+    bar.outline.set_visible(False)
+
+
+def _draw_pictures(axes: Axes, pictures: Pictures) -> None:
+    rows, columns, height, width = pictures.images.shape
+    mosaic = pictures.images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    axes.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, aspect="equal")
+    axes.set_title(pictures.title, loc="left")
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.set_yticks([(row + 0.5) * height - 0.5 for row in range(rows)], pictures.row_labels)
+    axes.tick_params(length=0)
+    for edge in range(1, rows):
+        axes.axhline(edge * height - 0.5, color="white", lw=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _set_scales(axes: Axes, panel: Panel) -> None:
     if panel.log_y:
         axes.set_yscale("log")
@@ -273,6 +347,8 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda position, _: short_count(round(position)))
         )
+    elif all(float(each).is_integer() for line in panel.lines for each in line.positions):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:

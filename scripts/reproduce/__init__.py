@@ -5,10 +5,13 @@
 import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
+import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
+import plasticity.scripts.reproduce.posterior_collapse
 import plasticity.scripts.reproduce.pretrained_vit
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.slippery_ant
 import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment

@@ -73,7 +73,7 @@ class ContinualMnist(Figure):
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 1.0}}
     scales: ClassVar = {
         "small": {"stream.num_tasks": 10, "agent.train_evaluation_size": 1000},
-        "full": {"stream.num_tasks": 50},
+        "full": {"stream.num_tasks": 50, "agent.train_evaluation_size": 10_000},
     }
 
     def arms(self, scale: str) -> Sequence[Arm]:

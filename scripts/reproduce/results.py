@@ -105,7 +105,8 @@ class Results:
         Args:
             metric: Name in the rows.
             line: Line of the arm.
-            rows: Rows in the order of a run: `slice(-3, None)` for the last three.
+            rows: Rows in the order of a run, without those at changes of an environment:
+                `slice(-3, None)` for the last three.
             settings: Settings of the arm.
 
         Raises:
@@ -170,9 +171,12 @@ class Results:
     def line_over_steps(
         self, metric: str, line: str, settings: Settings | None = None, *, style: int
     ) -> Line:
-        """Return a line of a panel: the values of one arm over its rows; arguments as in `line_over`."""
+        """Return a line of a panel: the values of one arm over its rows; arguments as in `line_over`.
+
+        Rows at changes of an environment, whose steps differ from seed to seed, are left out.
+        """
         runs = self.runs(line, settings)
-        positions = sorted({position for run in runs for position in run.by_position})
+        positions = sorted({position for run in runs for position in run.regular_positions})
         values = [[run.value(metric, position) for position in positions] for run in runs]
         diverged = [run.diverged_at is not None for run in runs]
         return _line(line, style, [float(each) for each in positions], values, diverged)
@@ -203,7 +207,7 @@ def _final(run: Run, metric: str) -> float | None:
 
 
 def _mean(run: Run, metric: str, rows: slice) -> float | None:
-    values = [run.value(metric, position) for position in sorted(run.by_position)[rows]]
+    values = [run.value(metric, position) for position in sorted(run.regular_positions)[rows]]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -83,11 +83,17 @@ def test_the_declared_distributions_are_those_of_the_parameters(architecture, sc
     torch.manual_seed(0)
     kind = NETWORKS[architecture](**settings)
     kind.build(kind.spec((1, 16, 16), 10))
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    drawn = layers if scheme != "torch" else layers[-1:]
     for name, parameter in network.named_parameters():
-        if scheme == "torch" and name.endswith("weight") and name != list(declared)[-2]:
-            continue  # as its layer drew it
-        again = torch.empty(parameter.shape)
-        declared[name].draw_(again, torch.default_generator)
+        again = torch.full(parameter.shape, 9.0)
+        if any(parameter is layer.weight for layer in drawn):
+            declared[name].draw_(again, torch.default_generator)
+        elif any(parameter is layer.bias for layer in layers):
+            assert declared[name] == Constant(0.0)
+            again.zero_()
+        else:
+            continue  # as its module drew it
         assert torch.equal(again, parameter), name
     assert same(network, made(architecture, **settings))
     assert not same(network, made(architecture, seed=1, **settings))
@@ -135,13 +141,16 @@ def test_normalizations_keep_their_own_initial_values():
 
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_scaled_inputs(architecture):
-    images = torch.rand(3, 1, 16, 16)
-    plain, scaled = made(architecture), made(architecture, input_scale=2.0)
+    images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain, scaled, other = (
+        made(architecture, seed, input_scale=scale).eval()
+        for seed, scale in ((0, 1.0), (0, 2.0), (1, 2.0))
+    )
     expected = plain(2 * images)
     assert torch.equal(scaled(images), expected)
     for copied in (copy.deepcopy(scaled), pickle.loads(pickle.dumps(scaled))):
         assert torch.equal(copied(images), expected)
-    stacked = StackedNetworks([scaled, made(architecture, seed=1, input_scale=2.0)])
+    stacked = StackedNetworks([scaled, other])
     torch.testing.assert_close(stacked(images.expand(2, *images.shape))[0], expected)
     torch.testing.assert_close(stacked.network(0)(images), expected)
     with pytest.raises(ValueError, match="another architecture"):

@@ -7,8 +7,10 @@ from matplotlib.colors import to_rgb
 
 from plasticity.scripts.report.figures import (
     STYLES,
+    HeatMap,
     Line,
     Panel,
+    Pictures,
     SettingsMap,
     map_figure,
     panels_figure,
@@ -47,6 +49,21 @@ def test_a_panel_shows_mean_band_and_seeds():
     assert band[:, 1].min() == 20
     assert band[:, 1].max() == 90
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("task", "accuracy (%)")
+
+
+def test_a_heat_map_beside_a_panel():
+    values = np.array([[1.0, 0.25], [0.5, np.nan], [0.0, 1.0]])
+    heat_map = HeatMap("syre", "correlation", values, (-1.0, 1.0), x_label="class", y_label="image")
+    figure = panels_figure([[heat_map, make_panel()]], "task", "note")
+    axes, bar, beside = figure.axes
+    (image,) = axes.images
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), values)
+    assert image.get_clim() == (-1.0, 1.0)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("class", "image")
+    assert (axes.get_title(loc="left"), bar.get_ylabel()) == ("syre", "correlation")
+    assert beside.get_xlabel() == "task"
+    assert [text.get_text() for text in figure.legends[0].texts] == ["syre"]
+    assert to_png(figure)
 
 
 def test_a_seed_that_diverged_ends_in_a_cross():
@@ -120,6 +137,24 @@ def test_a_grid_has_one_legend_and_labels_below_each_column():
     assert labels == ["none", "syre"]
     # The first row is the last of the second column.
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "task", "task"]
+
+
+def test_pictures_stand_beside_panels():
+    images = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5) / 120
+    pictures = Pictures("drawn", images, ("first", "second"))
+    figure = panels_figure([[make_panel(), pictures]], "task")
+    axes = figure.axes[1]
+    (shown,) = axes.get_images()
+    mosaic = np.asarray(shown.get_array())
+    assert mosaic.shape == (8, 15)  # two rows of three pictures of 4 x 5 pixels
+    assert np.array_equal(mosaic[4:, 5:10], images[1, 1])
+    assert shown.get_clim() == (0.0, 1.0)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.get_yticks().tolist() == [
+        1.5,
+        5.5,
+    ]  # the middles of the rows of pixels 0 to 3, 4 to 7
+    assert len(figure.legends[0].get_texts()) == 1
 
 
 def test_lines_differ_in_colour_dash_and_marker():

@@ -60,6 +60,16 @@ def test_means_over_rows_and_what_is_kept_of_them(results):
     assert from_zero == dict.fromkeys(range(3))
 
 
+def test_rows_at_changes_of_an_environment_are_left_out(tmp_path):
+    rows = tuple(
+        {"step": step, "place": step, "boundary": float(step == 13)} for step in (10.0, 13.0, 20.0)
+    )
+    config = {"benchmark": "walks", "method": {}, "seed": 0, "tracking": {"measure_every": 10}}
+    found = Results([(Arm("none"), [Run(tmp_path, config, rows, half_written=False)])])
+    assert found.over_rows("place", "none", slice(None)) == {0: 15.0}
+    assert found.line_over_steps("place", "none", style=0).positions.tolist() == [10.0, 20.0]
+
+
 def test_an_arm_must_be_named_fully(results):
     with pytest.raises(ValueError, match="no arm of syre with"):
         results.final("place", "syre", {"drift": 0.0})
