@@ -6,6 +6,7 @@ import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.feature_collapse
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
+import plasticity.scripts.reproduce.layer_hierarchy
 import plasticity.scripts.reproduce.mode_connectivity
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
