@@ -115,7 +115,7 @@ def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> 
         sums = layer.normalization(sums)
     factors = None if layer.gate is None else layer.gate(sums)
     features = activated(sums, layer.activations, axis, factors)
-    return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
+    return features if layer.noise is None else layer.noise(features)
 
 
 def activated(
