@@ -17,8 +17,8 @@ import plasticity.scripts.reproduce.removal_strength
 import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
-import plasticity.scripts.reproduce.space_quantization
 import plasticity.scripts.reproduce.slippery_ant
+import plasticity.scripts.reproduce.space_quantization
 import plasticity.scripts.reproduce.symmetry_to_symmetry
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
