@@ -144,10 +144,10 @@ class FactoredNetwork(ImageExperiment):
         training = self.config.agent
         inputs = self.data.train_inputs[0].numel()
         self.layer = FactoredLinear(inputs, training.width, training.factors)
-        output = nn.Linear(training.width, self.data.num_classes)
+        self.output = nn.Linear(training.width, self.data.num_classes)
         weight = self.layer.weight.detach()
         self.limits = OFF * weight.norm(dim=1).mean(), OFF * weight.abs().mean()
-        return nn.Sequential(nn.Flatten(), self.layer, nn.ReLU(), output)
+        return nn.Sequential(nn.Flatten(), self.layer, nn.ReLU(), self.output)
 
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
@@ -175,7 +175,7 @@ class FactoredNetwork(ImageExperiment):
 
     def _accuracy(self, weight: Tensor, inputs: Tensor, labels: Tensor) -> float:
         hidden = functional.linear(inputs.flatten(1), weight, self.layer.bias)
-        outputs = self.network[3](hidden.relu())
+        outputs: Tensor = self.output(hidden.relu())
         return (outputs.argmax(dim=1) == labels).float().mean().item()
 
 
