@@ -115,7 +115,9 @@ def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> 
         sums = layer.normalization(sums)
     factors = None if layer.gate is None else layer.gate(sums)
     features = activated(sums, layer.activations, axis, factors)
-    return features if layer.noise is None else layer.noise(features)  # type: ignore[no-any-return]
+    if layer.noise is not None:
+        features = layer.noise(features)
+    return features
 
 
 def activated(

@@ -139,7 +139,9 @@ class IntroducedSymmetryConfig(ImageFigureConfig):
 class FactoredNetwork(ImageExperiment):
     """Classifier with one hidden layer, which may have factors."""
 
-    def make_network(self) -> nn.Module:
+    network: nn.Sequential
+
+    def make_network(self) -> nn.Sequential:
         """Return the network; its weights are the same for every form of the layer."""
         training = self.config.agent
         inputs = self.data.train_inputs[0].numel()
@@ -175,7 +177,7 @@ class FactoredNetwork(ImageExperiment):
 
     def _accuracy(self, weight: Tensor, inputs: Tensor, labels: Tensor) -> float:
         hidden = functional.linear(inputs.flatten(1), weight, self.layer.bias)
-        outputs = self.network[3](hidden.relu())
+        outputs: Tensor = self.network[3](hidden.relu())
         return (outputs.argmax(dim=1) == labels).float().mean().item()
 
 

@@ -82,7 +82,7 @@ def class_correlations(features: Tensor, labels: Tensor, num_classes: int) -> Te
     unit = centred / norms
     of_class = torch.nn.functional.one_hot(labels, num_classes).double()
     different = 1 - torch.eye(len(features), dtype=torch.float64, device=features.device)
-    sums = of_class.T @ (unit @ unit.T * different) @ of_class
+    sums: Tensor = of_class.T @ (unit @ unit.T * different) @ of_class
     return sums / (of_class.T @ different @ of_class)
 
 
@@ -102,7 +102,8 @@ class Collapses(ResNetExperiment):
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the fit, and the spectrum and the correlations of the last features."""
         inputs, labels = self.data.train_inputs, self.data.train_labels
-        features = torch.cat([self.network.features(x) for x in inputs.split(EVALUATED_AT_ONCE)])
+        parts = torch.split(inputs, EVALUATED_AT_ONCE)
+        features = torch.cat([self.network.features(part) for part in parts])
         spectrum = covariance_eigenvalues(features)
         shares = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny)
         classes = self.data.num_classes

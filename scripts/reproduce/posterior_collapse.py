@@ -45,7 +45,7 @@ from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.figure import SYRE, Figure, figure
 from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
-from plasticity.scripts.reproduce.results import Results
+from plasticity.scripts.reproduce.results import Results, ratios
 from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.scripts.run.saved_run import load_checkpoint
 
@@ -112,8 +112,9 @@ class Autoencoders(ImageExperiment):
     def loss(self) -> Tensor:
         """Return the beta-VAE's loss on the step's batch."""
         inputs = self.data.train_inputs[self.epochs.rows(self.steps)]
-        outputs = self.network(inputs, self._noise(inputs, f"noise/{self.steps}"))
-        return beta_vae_loss(inputs, *outputs, self.config.agent.beta)
+        noise = self._noise(inputs, f"noise/{self.steps}")
+        reconstruction, mean, log_variance = self.network(inputs, noise)
+        return beta_vae_loss(inputs, reconstruction, mean, log_variance, self.config.agent.beta)
 
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
@@ -151,7 +152,8 @@ def generated_images(run: Run, count: int) -> Tensor:
     trained.load_state_dict(0, checkpoint.state)
     draws = torch.Generator().manual_seed(0)
     latents = torch.randn(count, config.agent.latent_dim, generator=draws)
-    return trained.network.decoder(latents).mean(1).clamp(0, 1)
+    images: Tensor = trained.network.decoder(latents)
+    return images.mean(1).clamp(0, 1)
 
 
 BETAS = {"small": (0.25, 1.0, 4.0, 8.0), "full": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)}
@@ -222,14 +224,10 @@ class PosteriorCollapse(Figure):
         """Check the collapse of the plain arms, and what syre brings back."""
         least, large = {"beta": results.values_of("beta")[0]}, {"beta": LARGE}
         before, after = (results.final("rank", "none", settings) for settings in (least, large))
-        shares = [
-            after[seed] / rank if rank and after[seed] is not None else None
-            for seed, rank in before.items()
-        ]
         return [
             Check.below(
                 f"without decay, the rank at beta = {LARGE:g} is below {COLLAPSED:.0%} of the first",
-                estimate(shares),
+                estimate(ratios(after, before).values()),
                 COLLAPSED,
             ),
             Check.below(

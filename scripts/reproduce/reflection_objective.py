@@ -121,7 +121,9 @@ class Point(InitializedNetwork):
     def forward(self) -> Tensor:
         """Return the weights. Shape: (size,)."""
         weights: Tensor = self.fc1.weight[0]
-        return weights if self.noise is None else self.noise(weights)  # type: ignore[no-any-return]
+        if self.noise is not None:
+            weights = self.noise(weights)
+        return weights
 
 
 @dataclass(frozen=True, kw_only=True)

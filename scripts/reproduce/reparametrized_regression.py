@@ -145,7 +145,7 @@ class Regressions(NetworkExperiment):
         shape = (stream.batch_size, stream.input_dim + 1)
         numbers = torch.randn(shape, generator=draws, device=self.device)
         inputs, noise = numbers[:, 1:], numbers[:, 0]
-        errors = self.network(inputs) - inputs @ self.teacher - stream.label_noise * noise
+        errors: Tensor = self.network(inputs) - inputs @ self.teacher - stream.label_noise * noise
         return errors.square().mean() / 2
 
     @torch.no_grad()

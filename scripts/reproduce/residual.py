@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.agents.networks.resnet import ResNet
+from plasticity.agents.networks.resnet import ResidualNetwork, ResNet
 from plasticity.checks import require_integer
 from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
@@ -84,6 +84,8 @@ class ResNetFigureConfig(ImageFigureConfig):
 class ResNetExperiment(ImageExperiment):
     """Run of a figure that trains a ResNet-18 to classify; a subclass states the metrics."""
 
+    network: ResidualNetwork
+
     def make_network(self) -> nn.Module:
         """Return a ResNet-18 in its form for CIFAR."""
         shape = tuple(self.data.train_inputs.shape[1:])
@@ -109,7 +111,7 @@ class ResNetExperiment(ImageExperiment):
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the network's outputs for any number of images. Shape: (examples, classes)."""
-        return torch.cat([self.network(part) for part in inputs.split(EVALUATED_AT_ONCE)])
+        return torch.cat([self.network(part) for part in torch.split(inputs, EVALUATED_AT_ONCE)])
 
     def fit(self) -> dict[str, float | None]:
         """Return the cross-entropy on the training images, and the accuracy on these and on the others."""

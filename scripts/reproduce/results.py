@@ -138,10 +138,7 @@ class Results:
             ValueError: as `runs`.
         """
         start, end = (self.over_rows(metric, line, rows, settings) for rows in (first, last))
-        return {
-            seed: end[seed] / before if before and end[seed] is not None else None
-            for seed, before in start.items()
-        }
+        return ratios(end, start)
 
     def line_over(
         self,
@@ -200,6 +197,22 @@ class Results:
         runs = self.runs(line, settings)
         values = [[_final(run, metric) for metric in metrics.values()] for run in runs]
         return _line(line, style, list(metrics), values, [False] * len(runs))
+
+
+def ratios(
+    values: Mapping[int, float | None], baseline: Mapping[int, float | None]
+) -> dict[int, float | None]:
+    """Return the ratios of values to those of a baseline, by seed; None with one missing, or a baseline of 0.
+
+    Args:
+        values: Values, by seed.
+        baseline: Values of the baseline, for the same seeds.
+    """
+    found: dict[int, float | None] = {}
+    for seed, base in baseline.items():
+        value = values[seed]
+        found[seed] = value / base if base and value is not None else None
+    return found
 
 
 def _final(run: Run, metric: str) -> float | None:

@@ -111,7 +111,8 @@ def minimizer(inputs: Tensor, labels: Tensor, strength: float, anchor: Tensor) -
         Shape: (inputs,).
     """
     if strength == 0:
-        return torch.linalg.pinv(inputs) @ labels
+        fitted: Tensor = torch.linalg.pinv(inputs) @ labels
+        return fitted
     examples, dimension = inputs.shape
     matrix = inputs.T @ inputs / examples + strength * torch.eye(dimension, dtype=inputs.dtype)
     solved: Tensor = torch.linalg.solve(matrix, inputs.T @ labels / examples + strength * anchor)
@@ -286,8 +287,12 @@ class Ridge(Figure):
         )
         slopes = []
         for ratio, count in self._counts(same["num-examples"]).items():
-            ends = [{"num-examples": count, "syre.strength": value} for value in STRENGTHS[1::-1]]
-            slope = results.difference("log10_distance_from_ridge", f"syre, n = {ratio}", *ends)
+            weak, strong = (
+                {"num-examples": count, "syre.strength": value} for value in STRENGTHS[:2]
+            )
+            slope = results.difference(
+                "log10_distance_from_ridge", f"syre, n = {ratio}", strong, weak
+            )
             slopes.append(f"by 10^{shown(slope, '.2f')} at n = {ratio}")
         return (
             f"log10 of the test error at n = d: {errors}; a tenth of gamma brings syre nearer to ridge"

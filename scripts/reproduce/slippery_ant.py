@@ -109,10 +109,8 @@ class SlipperyAnts(Figure):
             Check.above(
                 f"syre: the {name} is higher than under weight decay in the last quarter",
                 paired_estimate(
-                    *(
-                        results.over_rows(metric, method, last)
-                        for method in ("syre", "weight-decay")
-                    )
+                    results.over_rows(metric, "syre", last),
+                    results.over_rows(metric, "weight-decay", last),
                 ),
                 0.0,
             )

@@ -99,7 +99,7 @@ def swaps(order: int, draws: torch.Generator) -> tuple[Loss, Tensor, Tensor]:
 
     def loss(flat: Tensor) -> Tensor:
         weights = flat.view(neurons, BLOCK)
-        outputs = torch.tanh(inputs @ weights[:, :-1].T) @ weights[:, -1] / neurons**0.5
+        outputs: Tensor = torch.tanh(inputs @ weights[:, :-1].T) @ weights[:, -1] / neurons**0.5
         return (outputs - labels).square().mean()
 
     return loss, theta.flatten(), images.flatten(1)
