@@ -138,7 +138,7 @@ class Results:
             ValueError: as `runs`.
         """
         start, end = (self.over_rows(metric, line, rows, settings) for rows in (first, last))
-        return {seed: _ratio(end[seed], before) for seed, before in start.items()}
+        return ratios(end, start)
 
     def line_over(
         self,
@@ -199,12 +199,24 @@ class Results:
         return _line(line, style, list(metrics), values, [False] * len(runs))
 
 
+def ratios(
+    values: Mapping[int, float | None], baseline: Mapping[int, float | None]
+) -> dict[int, float | None]:
+    """Return the ratios of values to those of a baseline, by seed; None with one missing, or a baseline of 0.
+
+    Args:
+        values: Values, by seed.
+        baseline: Values of the baseline, for the same seeds.
+    """
+    found: dict[int, float | None] = {}
+    for seed, base in baseline.items():
+        value = values[seed]
+        found[seed] = value / base if base and value is not None else None
+    return found
+
+
 def _final(run: Run, metric: str) -> float | None:
     return run.value(metric, max(run.by_position)) if run.rows else None
-
-
-def _ratio(value: float | None, reference: float | None) -> float | None:
-    return value / reference if value is not None and reference else None
 
 
 def _mean(run: Run, metric: str, rows: slice) -> float | None:

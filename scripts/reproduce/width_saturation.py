@@ -118,7 +118,9 @@ class WidthSaturationConfig(NetworkFigureConfig):
 class Identities(NetworkExperiment):
     """Network that learns the identity."""
 
-    def make_network(self) -> nn.Module:
+    network: nn.Sequential
+
+    def make_network(self) -> nn.Sequential:
         """Return the network; and make the examples, if they are fixed, and those of the measurements."""
         stream, width = self.config.stream, self.config.agent.width
         self.probe = self._normal("probe", NUM_PROBES)[0]

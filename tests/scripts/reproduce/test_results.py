@@ -6,7 +6,7 @@ import walk_figure  # noqa: F401  (registers the figure)
 
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.reproduce.arms import Arm
-from plasticity.scripts.reproduce.results import Results
+from plasticity.scripts.reproduce.results import Results, ratios
 
 
 def made_run(tmp_path, seed, *values):
@@ -58,6 +58,15 @@ def test_means_over_rows_and_what_is_kept_of_them(results):
     assert results.kept("place", "none", first, last, quiet) == {0: 2.0, 1: 4.0, 2: None}
     from_zero = results.kept("place", "none", first, last, {"pause": 1.0})
     assert from_zero == dict.fromkeys(range(3))
+
+
+def test_ratios_by_seed():
+    assert ratios({0: 3.0, 1: None, 2: 3.0, 3: 3.0}, {0: 2.0, 1: 2.0, 2: 0.0, 3: None}) == {
+        0: 1.5,
+        1: None,
+        2: None,
+        3: None,
+    }
 
 
 def test_rows_at_changes_of_an_environment_are_left_out(tmp_path):
