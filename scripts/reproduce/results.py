@@ -138,10 +138,7 @@ class Results:
             ValueError: as `runs`.
         """
         start, end = (self.over_rows(metric, line, rows, settings) for rows in (first, last))
-        return {
-            seed: end[seed] / before if before and end[seed] is not None else None
-            for seed, before in start.items()
-        }
+        return {seed: _ratio(end[seed], before) for seed, before in start.items()}
 
     def line_over(
         self,
@@ -204,6 +201,10 @@ class Results:
 
 def _final(run: Run, metric: str) -> float | None:
     return run.value(metric, max(run.by_position)) if run.rows else None
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value is not None and reference else None
 
 
 def _mean(run: Run, metric: str, rows: slice) -> float | None:
