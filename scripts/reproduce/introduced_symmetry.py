@@ -39,7 +39,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 Factors = Literal["plain", "rows", "weights"]
 """Names of the forms of a layer: w, a factor for each row times w, a factor for each weight times w."""
@@ -293,7 +293,7 @@ class IntroducedSymmetry(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return both shares, and the test accuracy, over the decay."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         labels = {
             "rows_off": ("Rows that are off", "share of the rows"),
