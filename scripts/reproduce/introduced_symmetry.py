@@ -33,7 +33,12 @@ from plasticity.scripts.report.statistics import Estimate, paired_estimate
 from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.figure import PARAMETER_SYMMETRY, Figure, figure
-from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
+from plasticity.scripts.reproduce.images import (
+    ImageData,
+    ImageExperiment,
+    ImageFigureConfig,
+    share_correct,
+)
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
@@ -177,8 +182,7 @@ class FactoredNetwork(ImageExperiment):
 
     def _accuracy(self, weight: Tensor, inputs: Tensor, labels: Tensor) -> float:
         hidden = functional.linear(inputs.flatten(1), weight, self.layer.bias)
-        outputs: Tensor = self.network[3](hidden.relu())
-        return (outputs.argmax(dim=1) == labels).float().mean().item()
+        return share_correct(self.network[3](hidden.relu()), labels)
 
 
 STRENGTHS = {"small": (1e-4, 3e-4, 1e-3, 3e-3), "full": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}

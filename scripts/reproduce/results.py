@@ -206,11 +206,11 @@ def ratios(
 
     Args:
         values: Values, by seed.
-        baseline: Values of the baseline, for the same seeds.
+        baseline: Values of the baseline, whose seeds the ratios have.
     """
     found: dict[int, float | None] = {}
     for seed, base in baseline.items():
-        value = values[seed]
+        value = values.get(seed)
         found[seed] = value / base if base and value is not None else None
     return found
 

@@ -36,7 +36,7 @@ from plasticity.scripts.reproduce.network_experiment import (
     NetworkFigureConfig,
     NetworkTraining,
 )
-from plasticity.scripts.reproduce.results import Results
+from plasticity.scripts.reproduce.results import Results, ratios
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
@@ -308,7 +308,4 @@ def growth(results: Results, line: str) -> dict[int, float | None]:
     narrow, wide = (
         results.final("latent_dimension", line, {"width": width}) for width in _compared(results)
     )
-    return {
-        seed: None if value is None or not (base := narrow.get(seed)) else value / base
-        for seed, value in wide.items()
-    }
+    return ratios(wide, narrow)
