@@ -115,9 +115,7 @@ def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> 
         sums = layer.normalization(sums)
     factors = None if layer.gate is None else layer.gate(sums)
     features = activated(sums, layer.activations, axis, factors)
-    if layer.noise is not None:
-        features = layer.noise(features)
-    return features
+    return features if layer.noise is None else layer.noise(features)
 
 
 def activated(

@@ -84,7 +84,7 @@ class ResidualNetwork(InitializedNetwork):
         for count, blocks in enumerate(stages, start=1):
             self.add_module(f"stage{count}", nn.Sequential(*blocks))
             names += [f"stage{count}.{number}" for number in range(len(blocks))]
-        self.output = output
+        self.output: nn.Module = output
         self.hidden_layers = tuple(names)
         """Names of the layers before the outputs, from input to output: those measured by a tracker."""
         self._stages = tuple(f"stage{count}" for count in range(1, len(stages) + 1))

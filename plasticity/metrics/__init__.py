@@ -10,6 +10,7 @@ from plasticity.metrics.gradients import (
     ntk_rank,
     per_sample_gradients,
 )
+from plasticity.metrics.linear_probe import linear_probe_accuracy
 from plasticity.metrics.norms import (
     anchor_distance,
     feature_norm,
@@ -53,6 +54,7 @@ __all__ = [
     "gradient_covariance_rank",
     "gradient_norm",
     "kernel_alignment",
+    "linear_probe_accuracy",
     "neural_tangent_kernel",
     "ntk_rank",
     "numerical_rank",

@@ -6,6 +6,7 @@ import plasticity.scripts.reproduce.continual_mnist
 import plasticity.scripts.reproduce.feature_collapse
 import plasticity.scripts.reproduce.identical_neurons
 import plasticity.scripts.reproduce.introduced_symmetry
+import plasticity.scripts.reproduce.layer_hierarchy
 import plasticity.scripts.reproduce.mode_connectivity
 import plasticity.scripts.reproduce.neural_collapse
 import plasticity.scripts.reproduce.ntk_rank
@@ -17,6 +18,7 @@ import plasticity.scripts.reproduce.removal_strength
 import plasticity.scripts.reproduce.reparametrized_regression
 import plasticity.scripts.reproduce.resnet_sigma
 import plasticity.scripts.reproduce.ridge
+import plasticity.scripts.reproduce.simclr
 import plasticity.scripts.reproduce.slippery_ant
 import plasticity.scripts.reproduce.space_quantization
 import plasticity.scripts.reproduce.symmetry_to_symmetry

@@ -144,17 +144,15 @@ class IntroducedSymmetryConfig(ImageFigureConfig):
 class FactoredNetwork(ImageExperiment):
     """Classifier with one hidden layer, which may have factors."""
 
-    network: nn.Sequential
-
-    def make_network(self) -> nn.Sequential:
+    def make_network(self) -> nn.Module:
         """Return the network; its weights are the same for every form of the layer."""
         training = self.config.agent
         inputs = self.data.train_inputs[0].numel()
         self.layer = FactoredLinear(inputs, training.width, training.factors)
-        output = nn.Linear(training.width, self.data.num_classes)
+        self.output = nn.Linear(training.width, self.data.num_classes)
         weight = self.layer.weight.detach()
         self.limits = OFF * weight.norm(dim=1).mean(), OFF * weight.abs().mean()
-        return nn.Sequential(nn.Flatten(), self.layer, nn.ReLU(), output)
+        return nn.Sequential(nn.Flatten(), self.layer, nn.ReLU(), self.output)
 
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
@@ -182,7 +180,7 @@ class FactoredNetwork(ImageExperiment):
 
     def _accuracy(self, weight: Tensor, inputs: Tensor, labels: Tensor) -> float:
         hidden = functional.linear(inputs.flatten(1), weight, self.layer.bias)
-        return share_correct(self.network[3](hidden.relu()), labels)
+        return share_correct(self.output(hidden.relu()), labels)
 
 
 STRENGTHS = {"small": (1e-4, 3e-4, 1e-3, 3e-3), "full": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}

@@ -153,7 +153,7 @@ class Pair(FigureExperiment):
             images = self.members[0].data.test_inputs
             orders = match_units(first, second, images[:2])
             matched = permute_units(second, orders, images[:2])
-            found = {
+            found: dict[str, float | None] = {
                 "train_accuracy": min(
                     member.measure(run)["train_accuracy"] or 0.0 for member in self.members
                 )

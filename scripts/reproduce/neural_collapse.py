@@ -26,11 +26,7 @@ from plasticity.metrics.ranks import effective_rank
 from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.figure import PARAMETER_SYMMETRY, Figure, figure
-from plasticity.scripts.reproduce.residual import (
-    EVALUATED_AT_ONCE,
-    ResNetExperiment,
-    ResNetFigureConfig,
-)
+from plasticity.scripts.reproduce.residual import ResNetExperiment, ResNetFigureConfig
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
@@ -101,9 +97,7 @@ class Collapses(ResNetExperiment):
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the fit, and the spectrum and the correlations of the last features."""
-        inputs, labels = self.data.train_inputs, self.data.train_labels
-        parts = torch.split(inputs, EVALUATED_AT_ONCE)
-        features = torch.cat([self.network.features(part) for part in parts])
+        features, labels = self.features(self.data.train_inputs), self.data.train_labels
         spectrum = covariance_eigenvalues(features)
         shares = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny)
         classes = self.data.num_classes

@@ -121,9 +121,7 @@ class Point(InitializedNetwork):
     def forward(self) -> Tensor:
         """Return the weights. Shape: (size,)."""
         weights: Tensor = self.fc1.weight[0]
-        if self.noise is not None:
-            weights = self.noise(weights)
-        return weights
+        return weights if self.noise is None else self.noise(weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from plasticity.agents.networks.resnet import ResidualNetwork, ResNet
@@ -91,10 +92,11 @@ class ResNetExperiment(ImageExperiment):
 
     network: ResidualNetwork
 
-    def make_network(self) -> nn.Module:
+    def make_network(self) -> ResidualNetwork:
         """Return a ResNet-18 in its form for CIFAR."""
         shape = tuple(self.data.train_inputs.shape[1:])
-        return self.build(ResNet(width=self.config.agent.width), shape, self.data.num_classes)
+        settings = ResNet(width=self.config.agent.width)
+        return cast(ResidualNetwork, self.build(settings, shape, self.data.num_classes))
 
     def step(self) -> None:
         """Do an optimizer step with the learning rate of its place in the schedule."""
@@ -114,13 +116,15 @@ class ResNetExperiment(ImageExperiment):
         return functional.cross_entropy(self.network(images), self.data.train_labels[rows])
 
     @torch.no_grad()
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs for any number of images. Shape: (examples, classes)."""
-        return torch.cat([self.network(part) for part in torch.split(inputs, EVALUATED_AT_ONCE)])
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return the inputs of the output layer for any number of images. Shape: (examples, units)."""
+        parts = torch.split(inputs, EVALUATED_AT_ONCE)
+        return torch.cat([self.network.features(part) for part in parts])
 
     def fit(self) -> dict[str, float | None]:
         """Return the cross-entropy on the training images, and the accuracy on these and on the others."""
-        train, test = self.outputs(self.data.train_inputs), self.outputs(self.data.test_inputs)
+        inputs = (self.data.train_inputs, self.data.test_inputs)
+        train, test = (self.network.output(self.features(each)) for each in inputs)
         return {
             "loss": functional.cross_entropy(train, self.data.train_labels).item(),
             "train_accuracy": share_correct(train, self.data.train_labels),

@@ -111,8 +111,8 @@ def minimizer(inputs: Tensor, labels: Tensor, strength: float, anchor: Tensor) -
         Shape: (inputs,).
     """
     if strength == 0:
-        fitted: Tensor = torch.linalg.pinv(inputs) @ labels
-        return fitted
+        least: Tensor = torch.linalg.pinv(inputs) @ labels
+        return least
     examples, dimension = inputs.shape
     matrix = inputs.T @ inputs / examples + strength * torch.eye(dimension, dtype=inputs.dtype)
     solved: Tensor = torch.linalg.solve(matrix, inputs.T @ labels / examples + strength * anchor)
@@ -290,9 +290,8 @@ class Ridge(Figure):
             weak, strong = (
                 {"num-examples": count, "syre.strength": value} for value in STRENGTHS[:2]
             )
-            slope = results.difference(
-                "log10_distance_from_ridge", f"syre, n = {ratio}", strong, weak
-            )
+            line = f"syre, n = {ratio}"
+            slope = results.difference("log10_distance_from_ridge", line, strong, weak)
             slopes.append(f"by 10^{shown(slope, '.2f')} at n = {ratio}")
         return (
             f"log10 of the test error at n = d: {errors}; a tenth of gamma brings syre nearer to ridge"

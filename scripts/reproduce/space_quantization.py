@@ -1,10 +1,11 @@
 """Conjecture 1 and Theorem 4 of the position paper: how close two neurons can come without being identical.
 
-The published text that we have lost the formulas, so that this is a reading. A loss that does not change when
-two neurons are exchanged is even in their difference s. Where identical neurons are stable without decay, a
-difference gains at most of the order of s^4, and decay of strength g costs g s^2 / 4, so that a minimum with
-two different neurons has an s of at least the order of sqrt(g). Distances of neurons are then either 0, or at
-least a smallest one that grows as the square root of the decay, whatever the width.
+The text of the paper that was at hand lacks the formulas, so that this is a reading. A loss that does not
+change when two neurons are exchanged is even in their difference s. Where identical neurons are stable
+without decay, a difference gains at most of the order of s^4, and decay of strength g costs g s^2 / 4, so
+that a minimum with two different neurons has an s of at least the order of sqrt(g). Distances of neurons
+are then either 0, or at least a smallest one that grows as the square root of the decay, whatever the
+width.
 
 Students with one hidden layer of SiLU units, without biases, learn 512 fixed Gaussian inputs of 4 dimensions,
 labelled by a teacher of the same form with 16 units, with Adam, on all of them at every step. A neuron's

@@ -200,7 +200,7 @@ def hidden_features(network: nn.Sequential, inputs: Tensor) -> list[Tensor]:
     return found
 
 
-LEARNING_RATES = {"sgd": 0.3, "adam": 0.01}
+LEARNING_RATES = {"sgd": 0.1, "adam": 0.01}
 """Learning rates by optimizer."""
 
 METHODS = ("none", "weight-decay", "syre")

@@ -1,0 +1,1 @@
+"""Losses of learning without labels."""
