@@ -16,9 +16,9 @@ from rich.text import Text
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
 from plasticity.scripts.report.comparison import Comparison, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
-from plasticity.scripts.report.figures import to_png
 from plasticity.scripts.report.metric_names import headlines, resolve
 from plasticity.scripts.report.page import page
+from plasticity.scripts.report.panels import to_png
 from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.statistics import require_confidence
 from plasticity.scripts.report.tables import Cell, Table, best_table, metric_table, task_table

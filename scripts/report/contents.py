@@ -19,7 +19,7 @@ from plasticity.scripts.report.arms import (
 )
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.figures import Line, Panel, SettingsMap, map_figure, panels_figure
+from plasticity.scripts.report.figures import SettingsMap, map_figure
 from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
@@ -37,6 +37,7 @@ from plasticity.scripts.report.metric_names import (
     short_count,
     with_unit,
 )
+from plasticity.scripts.report.panels import Line, Panel, panels_figure
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, bands
 from plasticity.scripts.report.tables import task_returns
@@ -239,7 +240,7 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
 
 
 def _style(comparison: Comparison, arm: Arm) -> int:
-    """Return an arm's index in `figures.STYLES`: fixed for known methods, the next free one for others."""
+    """Return an arm's index in `panels.STYLES`: fixed for known methods, the next free one for others."""
     known = known_methods()
     if arm.method in known:
         return known.index(arm.method)

@@ -33,7 +33,7 @@ def conclude(
     Returns:
         The record, and the paths of the files that were written.
     """
-    from plasticity.scripts.report.figures import to_png  # noqa: PLC0415  (matplotlib)
+    from plasticity.scripts.report.panels import to_png  # noqa: PLC0415  (matplotlib)
 
     seeds = len(set(options.seeds))
     verdict = Verdict(

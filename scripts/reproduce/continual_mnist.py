@@ -34,7 +34,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 LAYER = "fc1"
 """Last hidden layer."""
@@ -144,7 +144,7 @@ class ContinualMnist(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return accuracy, rank, symmetric pairs and dead units over tasks."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def panel(title: str, metric: str, label: str) -> Panel:
             lines = tuple(
@@ -166,6 +166,6 @@ class ContinualMnist(Figure):
 
     def draw(self, results: Results, caption: str) -> Drawing:
         """Draw the panels, over tasks."""
-        from plasticity.scripts.report.figures import panels_figure  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import panels_figure  # noqa: PLC0415  (matplotlib)
 
         return panels_figure(self.panels(results), "task", caption)

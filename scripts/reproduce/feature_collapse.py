@@ -38,7 +38,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,7 +372,7 @@ def _panel(
     log_x: bool = True,
     log_y: bool = False,
 ) -> Panel:
-    from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+    from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
     return Panel(
         title=title,

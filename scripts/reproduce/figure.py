@@ -23,7 +23,7 @@ from plasticity.scripts.reproduce.verdict import Check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-    from plasticity.scripts.report.figures import HeatMap, Panel, Pictures
+    from plasticity.scripts.report.panels import HeatMap, Panel, Pictures
 
 SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
 """Paper of Ziyin, Xu and Chuang."""
@@ -101,7 +101,7 @@ class Figure(ABC):
 
     def draw(self, results: Results, caption: str) -> Drawing:
         """Draw the figure, with its caption; overridden where it is something other than panels."""
-        from plasticity.scripts.report.figures import panels_figure  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import panels_figure  # noqa: PLC0415  (matplotlib)
 
         return panels_figure(self.panels(results), "step", caption)
 

@@ -43,7 +43,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 IDENTICAL = 1e-6
 """Distance of two neurons under which they count as equal."""
@@ -281,7 +281,7 @@ class IdenticalNeurons(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return error, rank and equal pairs over the share, and the first two over steps at the largest."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         share = results.values_of(SHARE)[-1]
         labels = {

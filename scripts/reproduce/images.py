@@ -173,7 +173,7 @@ class ImageExperiment(NetworkExperiment):
             inputs: Images. Shape: (examples, channels, height, width).
             labels: Their classes. Shape: (examples,).
         """
-        return float((self.network(inputs).argmax(dim=1) == labels).float().mean())
+        return share_correct(self.network(inputs), labels)
 
     @staticmethod
     def require_runnable(configs: Sequence[Any]) -> None:
@@ -186,3 +186,13 @@ class ImageExperiment(NetworkExperiment):
     def modules(config: Any) -> Sequence[str]:
         """Return the modules that a run imports late."""
         return ("sklearn.datasets",) if config.stream.dataset == "digits" else ()
+
+
+def share_correct(outputs: Tensor, labels: Tensor) -> float:
+    """Return the share of examples whose class has the largest output, from 0 to 1.
+
+    Args:
+        outputs: Outputs of a classifier. Shape: (examples, classes).
+        labels: Classes. Shape: (examples,).
+    """
+    return (outputs.argmax(dim=1) == labels).float().mean().item()

@@ -33,13 +33,18 @@ from plasticity.scripts.report.statistics import Estimate, paired_estimate
 from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.figure import PARAMETER_SYMMETRY, Figure, figure
-from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
+from plasticity.scripts.reproduce.images import (
+    ImageData,
+    ImageExperiment,
+    ImageFigureConfig,
+    share_correct,
+)
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 Factors = Literal["plain", "rows", "weights"]
 """Names of the forms of a layer: w, a factor for each row times w, a factor for each weight times w."""
@@ -175,8 +180,7 @@ class FactoredNetwork(ImageExperiment):
 
     def _accuracy(self, weight: Tensor, inputs: Tensor, labels: Tensor) -> float:
         hidden = functional.linear(inputs.flatten(1), weight, self.layer.bias)
-        outputs: Tensor = self.output(hidden.relu())
-        return (outputs.argmax(dim=1) == labels).float().mean().item()
+        return share_correct(self.output(hidden.relu()), labels)
 
 
 STRENGTHS = {"small": (1e-4, 3e-4, 1e-3, 3e-3), "full": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
@@ -291,7 +295,7 @@ class IntroducedSymmetry(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return both shares, and the test accuracy, over the decay."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         labels = {
             "rows_off": ("Rows that are off", "share of the rows"),

@@ -35,7 +35,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 BROKEN, TOGETHER = 3.0, 0.5
 """Bounds of a distance in units of the mean one of its layer at the start: broken above, together below."""
@@ -218,7 +218,7 @@ class LayerHierarchy(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return distances and broken symmetries of each layer over training, and the shares at its end."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         layers = layers_of(results)
 

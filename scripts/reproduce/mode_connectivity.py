@@ -43,7 +43,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 POINTS = 11
 """Networks that are measured on a line."""
@@ -301,7 +301,7 @@ class ModeConnectivity(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return loss and accuracy along the line, and once more after matching."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def lines(metric: str) -> tuple[Line, ...]:
             along = {point / (POINTS - 1): f"{metric}_{point}" for point in range(POINTS)}

@@ -31,7 +31,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import HeatMap, Line, Panel
+    from plasticity.scripts.report.panels import HeatMap, Line, Panel
 
 DIRECTIONS = 10
 """Directions that neural collapse leaves: one for each class."""
@@ -202,7 +202,7 @@ class NeuralCollapse(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel | HeatMap]]:
         """Return the spectrum, the share outside while training, and the correlations of the larger decay."""
-        from plasticity.scripts.report.figures import HeatMap, Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import HeatMap, Panel  # noqa: PLC0415  (matplotlib)
 
         lines = [arm.name for arm, _ in results.arms]
         positions = {float(i): f"eigenvalue_{i}" for i in range(1, EIGENVALUES + 1)}

@@ -43,7 +43,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +294,7 @@ class NTKRank(Figure):
         ]
 
     def _panel(self, metric: str, line: Callable[..., Line], where: str, x_label: str) -> Panel:
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         lines = [line(metric, method, style=style) for style, method in enumerate(self.methods)]
         if metric != EFFECTIVE:

@@ -45,7 +45,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 Model = Literal["mlp", "resnet", "vit"]
 """Networks that are timed."""
@@ -300,7 +300,7 @@ class Overhead(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the ratios over the batch size."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         titles = {
             "time_ratio": ("Time per step", "time with syre over without (ratio)"),

@@ -50,7 +50,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.scripts.run.saved_run import load_checkpoint
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel, Pictures
+    from plasticity.scripts.report.panels import Line, Panel, Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ class PosteriorCollapse(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel | Pictures]]:
         """Return rank, error and divergence over beta, and images of the first seed at the large one."""
-        from plasticity.scripts.report.figures import Panel, Pictures  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel, Pictures  # noqa: PLC0415  (matplotlib)
 
         def lines(metric: str) -> tuple[Line, ...]:
             return tuple(

@@ -39,7 +39,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
     from plasticity.scripts.report.run_folders import Run
 
 MISSING = (
@@ -225,7 +225,7 @@ class Pretrained(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return degree and rank of every head, and a line for each model."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         x_label = "position of the head (share of all, from input to output)"
         return [
@@ -248,7 +248,7 @@ def _names(results: Results) -> list[str]:
 
 
 def _lines(results: Results, kind: str) -> tuple[Line, ...]:
-    from plasticity.scripts.report.figures import Line  # noqa: PLC0415  (matplotlib)
+    from plasticity.scripts.report.panels import Line  # noqa: PLC0415  (matplotlib)
 
     lines = []
     for style, (name, row) in enumerate(zip(_names(results), _run(results).rows, strict=True)):

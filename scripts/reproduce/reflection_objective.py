@@ -45,7 +45,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 CLOSE = 0.01
 """Distance from a reflection's mirror under which it is whole."""
@@ -312,7 +312,7 @@ class ReflectionObjective(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the share of symmetries over the mean gap, a point for each strength."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         return [
             [

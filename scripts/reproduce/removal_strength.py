@@ -61,7 +61,7 @@ from plasticity.symmetry import (
 )
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +352,7 @@ class RemovalStrength(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return measurements and closed forms over the order."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def panel(metric: str, groups: Mapping[str, Any], title: str, label: str, x: str) -> Panel:
             lines = []

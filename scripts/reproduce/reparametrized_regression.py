@@ -38,7 +38,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 SMALL = 0.01
 """Share of the mean initial size under which a coordinate is dead; of the teacher's weight under which it is
@@ -255,7 +255,7 @@ class ReparametrizedRegression(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return dead coordinates, those that are off, and the error, over the steps."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         labels = {
             "dead_share": ("Symmetric states", "dead coordinates (share)"),

@@ -12,7 +12,12 @@ from torch.nn import functional
 
 from plasticity.agents.networks.resnet import ResidualNetwork, ResNet
 from plasticity.checks import require_integer
-from plasticity.scripts.reproduce.images import ImageData, ImageExperiment, ImageFigureConfig
+from plasticity.scripts.reproduce.images import (
+    ImageData,
+    ImageExperiment,
+    ImageFigureConfig,
+    share_correct,
+)
 from plasticity.scripts.reproduce.network_experiment import NetworkTraining
 from plasticity.tasks.datasets.augmentations import random_crop, random_flip
 
@@ -122,10 +127,6 @@ class ResNetExperiment(ImageExperiment):
         train, test = (self.network.output(self.features(each)) for each in inputs)
         return {
             "loss": functional.cross_entropy(train, self.data.train_labels).item(),
-            "train_accuracy": _accuracy(train, self.data.train_labels),
-            "test_accuracy": _accuracy(test, self.data.test_labels),
+            "train_accuracy": share_correct(train, self.data.train_labels),
+            "test_accuracy": share_correct(test, self.data.test_labels),
         }
-
-
-def _accuracy(outputs: Tensor, labels: Tensor) -> float:
-    return (outputs.argmax(dim=1) == labels).float().mean().item()

@@ -31,7 +31,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 SIGMAS = {"small": (0.0, 0.05, 0.15, 0.5, 1.0), "full": (0.0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.5, 1.0)}
 """Spreads of the anchor, by scale."""
@@ -136,7 +136,7 @@ class ResNetSigma(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the accuracy over the spread, and that of each arm while it trains."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         over_sigma = [
             Panel(

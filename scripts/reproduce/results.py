@@ -13,7 +13,7 @@ from plasticity.scripts.report.statistics import Estimate, bands, estimate, pair
 from plasticity.scripts.reproduce.arms import Arm
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line
+    from plasticity.scripts.report.panels import Line
 
 Settings = Mapping[str, Any]
 """Settings that choose arms, by option; an arm may have others in addition."""
@@ -156,7 +156,7 @@ class Results:
             metric: Name in the rows.
             line: Line of the arms, which is the label in the legend.
             settings: Settings that the arms have in common.
-            style: Index in `plasticity.scripts.report.figures.STYLES`.
+            style: Index in `plasticity.scripts.report.panels.STYLES`.
         """
         found = sorted(self.select(line, settings), key=lambda each: each[0].settings[option])
         positions = [float(arm.settings[option]) for arm, _ in found]
@@ -192,7 +192,7 @@ class Results:
             metrics: Names in the rows, by their positions on the horizontal axis.
             line: Line of the arm, which is the label in the legend.
             settings: Settings of the arm.
-            style: Index in `plasticity.scripts.report.figures.STYLES`.
+            style: Index in `plasticity.scripts.report.panels.STYLES`.
         """
         runs = self.runs(line, settings)
         values = [[_final(run, metric) for metric in metrics.values()] for run in runs]
@@ -206,11 +206,11 @@ def ratios(
 
     Args:
         values: Values, by seed.
-        baseline: Values of the baseline, for the same seeds.
+        baseline: Values of the baseline, whose seeds the ratios have.
     """
     found: dict[int, float | None] = {}
     for seed, base in baseline.items():
-        value = values[seed]
+        value = values.get(seed)
         found[seed] = value / base if base and value is not None else None
     return found
 
@@ -232,7 +232,7 @@ def _line(
     values: Sequence[Sequence[float | None]],
     diverged: Sequence[bool],
 ) -> Line:
-    from plasticity.scripts.report.figures import Line  # noqa: PLC0415  (matplotlib)
+    from plasticity.scripts.report.panels import Line  # noqa: PLC0415  (matplotlib)
 
     where = np.array(positions)
     matrix = np.array(values, dtype=np.float64)

@@ -40,7 +40,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +300,7 @@ class Ridge(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the error over the number of examples, and the distance over the strength."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         errors = Panel(
             title="Linear regression",

@@ -48,7 +48,7 @@ from plasticity.tasks.datasets.augmentations import (
 )
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 PLAIN, HEAD, EVERYWHERE = "weight decay", "syre on the head", "syre everywhere"
 """Lines of the figure."""
@@ -265,7 +265,7 @@ class SimCLR(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return rank and probe accuracy of both layers while training."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         return [
             [

@@ -35,7 +35,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks import SCHEDULES
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 LAYER = "actor.fc2"
 """Last hidden layer of the actor."""
@@ -137,7 +137,7 @@ class SlipperyAnts(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return return, rank, symmetric pairs and dead units over steps."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def panel(title: str, metric: str, label: str) -> Panel:
             lines = tuple(

@@ -47,7 +47,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks.synthetic.teachers import random_teacher
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 IDENTICAL = 0.01
 """Distance, as a share of the mean initial one, under which two neurons are identical."""
@@ -314,7 +314,7 @@ class SpaceQuantization(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the smallest distance over decay and width, and the number of neurons at zero."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         decayed = {"width": WIDTH}
         over_width = (

@@ -45,7 +45,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks.synthetic.teachers import random_teacher
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 BROKEN = 0.5
 """Distance, in the unit of the weights, from which on the symmetry of two neurons counts as broken."""
@@ -342,7 +342,7 @@ class SymmetryToSymmetry(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return loss and broken share of all arms, and all distances of two students of the first seed."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         lines = [arm.name for arm, _ in results.arms]
 

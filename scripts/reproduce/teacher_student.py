@@ -48,7 +48,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks.synthetic.teachers import random_teacher
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 RANK = "effective_rank"
 """Rank that is judged."""
@@ -360,7 +360,7 @@ class TeacherStudent(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the share over the dimension, and the rank over either noise."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def lines(option: str, metric: str, settings: dict[str, float]) -> tuple[Line, ...]:
             return tuple(

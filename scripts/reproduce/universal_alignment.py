@@ -42,7 +42,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks.synthetic.teachers import random_teacher
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Line, Panel
+    from plasticity.scripts.report.panels import Line, Panel
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"linear": nn.Identity, "tanh": nn.Tanh}
 """Activations of the two networks by name."""
@@ -302,7 +302,7 @@ class UniversalAlignment(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the alignment over steps, and that of each layer with the other network and the inputs."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def over_steps(activation: str, methods: Sequence[str]) -> tuple[Line, ...]:
             lines = enumerate(itertools.product(methods, LEARNING_RATES))

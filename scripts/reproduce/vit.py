@@ -36,7 +36,7 @@ from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 EVALUATED = 1000
 """Training images that the training accuracy is measured on: the first ones."""
@@ -268,7 +268,7 @@ class Transformer(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return lost directions and accuracy over the decay and the scale, and those of each head."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         def panel(metric: str, label: str, *, over_decay: bool) -> Panel:
             lines = []

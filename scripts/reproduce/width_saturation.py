@@ -36,11 +36,11 @@ from plasticity.scripts.reproduce.network_experiment import (
     NetworkFigureConfig,
     NetworkTraining,
 )
-from plasticity.scripts.reproduce.results import Results
+from plasticity.scripts.reproduce.results import Results, ratios
 from plasticity.scripts.reproduce.verdict import Check, shown
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 NUM_PROBES = 1024
 
@@ -272,7 +272,7 @@ class WidthSaturation(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return both dimensions and the error over the width."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         contents = {
             "latent_dimension": ("Latent representation", "dimension (99 % of the squared norm)"),
@@ -308,7 +308,4 @@ def growth(results: Results, line: str) -> dict[int, float | None]:
     narrow, wide = (
         results.final("latent_dimension", line, {"width": width}) for width in _compared(results)
     )
-    return {
-        seed: None if value is None or not (base := narrow.get(seed)) else value / base
-        for seed, value in wide.items()
-    }
+    return ratios(wide, narrow)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from plasticity.checks import nearest
-from plasticity.scripts.report.figures import to_png
+from plasticity.scripts.report.panels import to_png
 from plasticity.scripts.run.atomic_files import write_whole
 
 STRIP_PICTURES = 6

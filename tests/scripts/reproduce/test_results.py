@@ -61,11 +61,12 @@ def test_means_over_rows_and_what_is_kept_of_them(results):
 
 
 def test_ratios_by_seed():
-    assert ratios({0: 3.0, 1: None, 2: 3.0, 3: 3.0}, {0: 2.0, 1: 2.0, 2: 0.0, 3: None}) == {
+    assert ratios({0: 3.0, 1: None, 2: 3.0, 3: 3.0}, {0: 2.0, 1: 2.0, 2: 0.0, 3: None, 4: 1.0}) == {
         0: 1.5,
         1: None,
         2: None,
         3: None,
+        4: None,
     }
 
 

@@ -104,7 +104,7 @@ class WalkFigure(Figure):
         return f"walks end at {shown(found)}"
 
     def panels(self, results):
-        from plasticity.scripts.report.figures import Panel
+        from plasticity.scripts.report.panels import Panel
 
         lines = tuple(
             results.line_over("drift", "place", method, style=index)
