@@ -207,7 +207,7 @@ def panels_figure(
                 else:
                     _draw_panel(axes, panel)
                     below = rows[i + 1] if i + 1 < len(rows) else ()
-                    if panel.x_label or j >= len(below):
+                    if panel.x_label or j >= len(below) or isinstance(below[j], HeatMap):
                         axes.set_xlabel(panel.x_label or x_label)
         figure.legend(
             handles=handles,

@@ -150,7 +150,7 @@ class ResNetSigma(Figure):
         ends = (results.values_of("syre.sigma")[-1], 0.0)
         over_steps = [
             results.line_over_steps("test_accuracy", "syre", {"syre.sigma": sigma}, style=style)
-            for style, sigma in zip((2, 1), ends, strict=True)
+            for style, sigma in zip((3, 1), ends, strict=True)
         ]
         named = tuple(
             replace(line, label=f"syre, sigma = {sigma:g}")
