@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["query_key_weights"]
@@ -51,7 +52,7 @@ def query_key_weights(state: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tenso
                     f"{name!r} has shape {(rows, width)}, which are not queries, keys and values of equal"
                     " size: split it into matrices of their own."
                 )
-            query, key, _ = weight.split(rows // 3)
+            query, key, _ = torch.split(weight, rows // 3)
             found[fused[1].rstrip(".")] = query, key
         elif separate := QUERY.match(name):
             other = f"{separate[1]}{KEYS[separate[2]]}.weight"

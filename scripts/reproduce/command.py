@@ -124,9 +124,8 @@ def _reproduce(plan: _Plan, command: str) -> int:
         return 0
     results = Results([(arm, [read_run(job.path) for job in jobs]) for arm, jobs in plan.jobs])
     record, paths = conclude(figure, results, options, plan.scale, plan.given)
-    page = write_page(options.out)
     print_conclusion(record)
-    print("Written:", *(path for path in (*paths, page) if path is not None), sep="\n  ")
+    print("Written:", *paths, write_page(options.out), sep="\n  ")
     return 0
 
 

@@ -91,7 +91,7 @@ def print_conclusion(record: Record) -> None:
 def _seconds(path: Path) -> float:
     """Return the time of a run, of which a stacked one has its share."""
     lines = (path / "timings.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
+    entries: list[dict[str, float]] = [json.loads(line) for line in lines]
     return sum(each["seconds"] / each.get("stacked", 1) for each in entries)
 
 
@@ -101,8 +101,7 @@ def _command(figure: Figure, options: RunOptions, scale: str, chosen: dict[str, 
         words += ["--scale", scale]
     words += ["--seeds", *map(str, options.seeds)]
     for option, value in chosen.items():
-        many = isinstance(value, list)
-        words += [f"--{option}", *map(str, value if many else [value])]  # type: ignore[arg-type, call-overload]
+        words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
     for module in options.config.imports:
         words += ["--import", module]
     return shlex.join(words)

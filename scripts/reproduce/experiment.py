@@ -45,7 +45,7 @@ class FigureExperiment(ABC):
         """Do the next step of all runs; `steps` is the number of those before it."""
 
     @abstractmethod
-    def measure(self, run: int) -> dict[str, float | None]:
+    def measure(self, run: int) -> Mapping[str, float | None]:
         """Return the metrics of a run for its row; None for one that has no value."""
 
     @abstractmethod

@@ -23,7 +23,7 @@ from plasticity.scripts.reproduce.verdict import Check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-    from plasticity.scripts.report.figures import HeatMap, Panel
+    from plasticity.scripts.report.figures import HeatMap, Panel, Pictures
 
 SYRE = "Remove Symmetries to Control Model Expressivity and Improve Optimization (ICLR 2025)"
 """Paper of Ziyin, Xu and Chuang."""
@@ -96,7 +96,7 @@ class Figure(ABC):
         """Return one sentence about what came out, with its numbers, without its full stop."""
 
     @abstractmethod
-    def panels(self, results: Results) -> Sequence[Sequence[Panel | HeatMap]]:
+    def panels(self, results: Results) -> Sequence[Sequence[Panel | HeatMap | Pictures]]:
         """Return the panels of the figure, row by row."""
 
     def draw(self, results: Results, caption: str) -> Drawing:

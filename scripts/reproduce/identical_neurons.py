@@ -17,7 +17,7 @@ neurons by less than 10 %; and (4) its error there is lower than that of either 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -292,7 +292,7 @@ class IdenticalNeurons(Figure):
         titles = {"error": "Error", "rank": "Hidden layer", "identical_pairs": "Equal neurons"}
         over_share, over_steps = [], []
         for metric, label in labels.items():
-            common = {"label": label, "log_y": metric == "error", "from_zero": metric != "error"}
+            is_error = metric == "error"
             final = [
                 results.line_over(SHARE, metric, method, style=style)
                 for style, method in enumerate(self.methods)
@@ -306,10 +306,17 @@ class IdenticalNeurons(Figure):
                     title=f"{titles[metric]}, last step",
                     lines=tuple(final),
                     x_label="share of neurons that start equal",
-                    **common,
+                    label=label,
+                    log_y=is_error,
+                    from_zero=not is_error,
                 )
             )
             over_steps.append(
-                Panel(title=f"{titles[metric]}, share {share:g}", lines=tuple(course), **common)
+                replace(
+                    over_share[-1],
+                    title=f"{titles[metric]}, share {share:g}",
+                    lines=tuple(course),
+                    x_label="",
+                )
             )
         return [over_share, over_steps]

@@ -83,7 +83,8 @@ class ImageData(FigureStream):
             raise ValueError(
                 f"batch_size={self.batch_size} is more than the {len(tensors[0])} training examples."
             )
-        return Images(*tensors, num_classes=data.num_classes)
+        train_inputs, train_labels, test_inputs, test_labels = tensors
+        return Images(train_inputs, train_labels, test_inputs, test_labels, data.num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ class ImageExperiment(NetworkExperiment):
             inputs: Images. Shape: (examples, channels, height, width).
             labels: Their classes. Shape: (examples,).
         """
-        return (self.network(inputs).argmax(dim=1) == labels).float().mean().item()
+        return float((self.network(inputs).argmax(dim=1) == labels).float().mean())
 
     @staticmethod
     def require_runnable(configs: Sequence[Any]) -> None:

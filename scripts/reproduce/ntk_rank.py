@@ -133,12 +133,13 @@ class TiedClassifiers(ImageExperiment):
         """Return the training accuracy, and ranks of the tangent kernel and of the gradients."""
         tracking, data = self.config.tracking, self.data
         precise = copy.deepcopy(self.network).double()
-        inputs = data.train_inputs.double()
-        kernel = neural_tangent_kernel(precise, inputs[: tracking.kernel_examples])
+        kernel = neural_tangent_kernel(
+            precise, data.train_inputs[: tracking.kernel_examples].double()
+        )
         kernel_rank = numerical_rank(kernel).item()
         examples = slice(tracking.gradient_examples)
         gradient_rank = gradient_covariance_rank(
-            precise, inputs[examples], data.train_labels[examples]
+            precise, data.train_inputs[examples].double(), data.train_labels[examples]
         ).item()
         return {
             "accuracy": self.accuracy(data.train_inputs, data.train_labels),
@@ -157,7 +158,7 @@ TIED = {"small": (1, 5, 9), "full": (1, 4, 8, 12, 16, 20, 23)}
 M = "tied-neurons"
 PLAIN = ("none", "weight-decay")
 RANKS = {"ntk": "tangent kernel", "gradient": "gradients' covariance"}
-"""What has a rank, by the beginning of its metrics."""
+"""Matrices that have a rank, by the beginning of its metrics."""
 
 EFFECTIVE = "ntk_effective_rank"
 TITLES = {

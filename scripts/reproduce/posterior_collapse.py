@@ -181,7 +181,7 @@ class PosteriorCollapse(Figure):
     claim = "at large beta the plain model collapses; syre brings rank and reconstruction back"
     config = AutoencoderConfig(benchmark="posterior-collapse")
     methods = ("none", "weight-decay", "syre")
-    minutes = 4.5
+    minutes = 7.0
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 1.0}}
     scales: ClassVar = {
         "small": {},

@@ -185,6 +185,7 @@ class Pretrained(Figure):
     scales: ClassVar = {"small": {}, "full": {}}
     minutes = 0.1
     requires = "--weights FILE …"
+    num_seeds = 1
     min_seeds = 1
 
     def arms(self, scale: str) -> Sequence[Arm]:
@@ -253,7 +254,7 @@ def _lines(results: Results, kind: str) -> tuple[Line, ...]:
     for style, (name, row) in enumerate(zip(_names(results), _run(results).rows, strict=True)):
         heads = sum(key.startswith("degree_") for key in row)
         found = [row[f"{kind}_{head}"] for head in range(1, heads + 1)]
-        values = np.array(found, dtype=np.float64) / row["head_dim"]
+        values = np.array(found, dtype=np.float64) / (row["head_dim"] or 1.0)
         where = np.arange(1, len(values) + 1) / len(values)
         nothing = np.full(len(values), np.nan)
         lines.append(

@@ -38,10 +38,13 @@ def test_the_runs_are_those_of_the_benchmark():
     changed = {path for path in own if own[path] != other[path]}
     lengths = {"stream.num_steps", "stream.change_every"}
     assert changed == {"benchmark", "tracking.metrics", *lengths}
-    decay, syre = (
-        BENCHMARKS["slippery-ant-figure"].mitigation(name) for name in ("weight-decay", "syre")
-    )
-    assert decay.strength == syre.strength == 0.001
+    assert BENCHMARKS["slippery-ant-figure"].mitigation("syre").sigma == 0.3
+
+
+@pytest.mark.parametrize(("scale", "strength"), [("small", 0.004), ("full", 0.001)])
+def test_both_decays_have_the_same_strength(scale, strength):
+    settings = [arm.settings for arm in FIGURE.arms(scale)]
+    assert settings == [{"weight-decay.strength": strength}, {"syre.strength": strength}]
 
 
 def test_the_full_scale_is_the_published_one():
