@@ -22,6 +22,7 @@ import plasticity.scripts.reproduce.simclr
 import plasticity.scripts.reproduce.slippery_ant
 import plasticity.scripts.reproduce.space_quantization
 import plasticity.scripts.reproduce.symmetry_to_symmetry
+import plasticity.scripts.reproduce.symmetry_under_noise
 import plasticity.scripts.reproduce.teacher_student
 import plasticity.scripts.reproduce.universal_alignment
 import plasticity.scripts.reproduce.vit

@@ -72,8 +72,11 @@ class TeacherData(FigureStream):
     teacher_width: int = 8
     """Hidden units of the teacher."""
 
+    input_scale: float = 1.0
+    """Factor of the inputs, and so of the labels."""
+
     label_noise: float = 0.0
-    """Standard deviation of the noise on the labels, which have a root mean square of 1."""
+    """Standard deviation of the noise on the labels, which have a root mean square of `input_scale`."""
 
     input_noise: float = 0.0
     """Standard deviation of the noise on the inputs that the student sees, in each dimension."""
@@ -85,7 +88,7 @@ class TeacherData(FigureStream):
         super().__post_init__()
         for name in ("input_dim", "teacher_width", "batch_size"):
             require_integer(name, getattr(self, name), minimum=1)
-        for name in ("label_noise", "input_noise"):
+        for name in ("input_scale", "label_noise", "input_noise"):
             require_number(name, getattr(self, name), minimum=0.0)
 
 
@@ -186,7 +189,7 @@ class Students(NetworkExperiment):
         """Return the mean squared error on a fresh batch."""
         stream = self.config.stream
         draws = self.generator(f"batch/{self.steps}")
-        inputs = self._normal(stream.batch_size, stream.input_dim, draws)
+        inputs = stream.input_scale * self._normal(stream.batch_size, stream.input_dim, draws)
         labels = self.teacher(inputs).flatten()
         labels += stream.label_noise * self._normal(stream.batch_size, 1, draws).flatten()
         if stream.input_noise:
@@ -211,7 +214,7 @@ class Students(NetworkExperiment):
         }
 
     def _error(self) -> float:
-        """Return the mean squared error over all inputs without noise; the labels' mean square is 1."""
+        """Return the mean squared error over all inputs without noise, divided by the labels' mean square."""
         student = _two_layers(self.incoming, self.outgoing)
         teacher = _two_layers(*self.teacher.weights)
         error = (
