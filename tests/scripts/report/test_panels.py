@@ -62,6 +62,9 @@ def test_a_heat_map_beside_a_panel():
     assert beside.get_xlabel() == "task"
     assert [text.get_text() for text in figure.legends[0].texts] == ["syre"]
     assert to_png(figure)
+    # Above a map, whose axes are others, a panel has the label that it has above nothing.
+    above = panels_figure([[make_panel()], [heat_map]], "task").axes[0]
+    assert above.get_xlabel() == "task"
 
 
 def test_a_seed_that_diverged_ends_in_a_cross():
