@@ -72,7 +72,7 @@ class FixedExamples(FigureStream):
     """Steps of a run. It ends with the first row of metrics at or past it."""
 
     target: str = "teacher"
-    """What the labels are: of a teacher of the student's architecture, polynomial, sinusoid."""
+    """Origin of the labels: a teacher of the student's architecture, polynomial, sinusoid."""
 
     input_dim: int = 8
     """Dimension of the inputs, which have a standard deviation of 1."""
@@ -170,7 +170,7 @@ class Descents(NetworkExperiment):
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the loss, the share of broken symmetries, and each layer's distances in descending order."""
         layers = [each.sort(descending=True).values for each in self._distances()]
-        row = {
+        row: dict[str, float | None] = {
             "loss": self.loss().item(),
             "broken_share": (torch.cat(layers) > BROKEN).float().mean().item(),
         }

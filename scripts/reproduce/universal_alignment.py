@@ -134,7 +134,8 @@ def invertible_matrix(size: int, stretch: float, generator: torch.Generator) -> 
     gaussian = torch.randn(2, size, size, generator=generator, device=generator.device)
     left, right = torch.linalg.qr(gaussian).Q
     uniform = torch.rand(size, generator=generator, device=generator.device)
-    return (left * stretch ** (2 * uniform - 1)) @ right
+    matrix: Tensor = (left * stretch ** (2 * uniform - 1)) @ right
+    return matrix
 
 
 class Pairs(NetworkExperiment):
@@ -147,7 +148,8 @@ class Pairs(NetworkExperiment):
         self.teacher = random_teacher((dim, dim), draws)
         self.view = invertible_matrix(dim, stream.stretch, draws)
         self.probe = torch.randn(NUM_PROBES, dim, generator=draws, device=self.device)
-        return nn.ModuleList([self._one_network() for _ in range(2)])
+        self.pair = [self._one_network() for _ in range(2)]
+        return nn.ModuleList(self.pair)
 
     def _one_network(self) -> nn.Sequential:
         """Return a network whose modules are its layers, each with its activation."""
@@ -162,7 +164,7 @@ class Pairs(NetworkExperiment):
     def _errors(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean squared error of each network. Shape: (2,)."""
         views = (inputs, inputs @ self.view.T)
-        errors = [net(view) - labels for net, view in zip(self.network, views, strict=True)]
+        errors = [net(view) - labels for net, view in zip(self.pair, views, strict=True)]
         return torch.stack(errors).square().mean((1, 2))
 
     def loss(self) -> Tensor:
@@ -175,12 +177,12 @@ class Pairs(NetworkExperiment):
     @torch.no_grad()
     def measure(self, run: int) -> dict[str, float | None]:
         """Return the larger error of the two without noise, and alignments of hidden layers."""
-        first = hidden_features(self.network[0], self.probe)
-        second = hidden_features(self.network[1], self.probe @ self.view.T)
+        first = hidden_features(self.pair[0], self.probe)
+        second = hidden_features(self.pair[1], self.probe @ self.view.T)
         pairs = torch.stack([torch.stack([kernel_alignment(f, g) for g in second]) for f in first])
         labels = self.teacher(self.probe)
         error = self._errors(self.probe, labels).max() / labels.square().mean()
-        row = {
+        row: dict[str, float | None] = {
             "error": error.item(),
             "alignment": pairs.mean().item(),
             "lowest_alignment": pairs.min().item(),
@@ -194,7 +196,7 @@ class Pairs(NetworkExperiment):
 def hidden_features(network: nn.Sequential, inputs: Tensor) -> list[Tensor]:
     """Return the outputs of all modules of a network but the last. Shape of each: (batch, width)."""
     found, features = [], inputs
-    for layer in network[:-1]:
+    for layer in list(network)[:-1]:
         features = layer(features)
         found.append(features)
     return found

@@ -118,6 +118,9 @@ class WidthSaturationConfig(NetworkFigureConfig):
 class Identities(NetworkExperiment):
     """Network that learns the identity."""
 
+    network: nn.Sequential
+    """Network that is trained: three matrices with activations between them."""
+
     def make_network(self) -> nn.Module:
         """Return the network; and make the examples, if they are fixed, and those of the measurements."""
         stream, width = self.config.stream, self.config.agent.width
