@@ -58,7 +58,7 @@ class NoisyData(TeacherData):
     """Steps of a run, each on a batch of its own. It ends with the first row of metrics at or past it."""
 
     problem: str = TEACHER
-    """What is learnt: teacher, or in-context (regression)."""
+    """Problem that is learnt: teacher, or in-context (regression)."""
 
     input_dim: int = 8
     """Dimension of the inputs, which have a standard deviation of 1."""
@@ -335,7 +335,7 @@ class SymmetryUnderNoise(Figure):
                 log_x=option != "label-noise",
             )
 
-        share = "symmetric pairs, or directions (share)"
+        share = "symmetric pairs or directions"
         error = "error (of the labels' mean square)"
         return [
             [panel(option, "symmetric_share", "Symmetry", share) for option in SWEEPS],
