@@ -19,7 +19,7 @@ from plasticity.scripts.reproduce.conclusion import conclude, print_conclusion
 from plasticity.scripts.reproduce.estimate import estimate_times
 from plasticity.scripts.reproduce.figure import FIGURES, SCALES, Figure, require_figure
 from plasticity.scripts.reproduce.page import write_page
-from plasticity.scripts.reproduce.record import folder_of, load
+from plasticity.scripts.reproduce.record import folder_of, load_all
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.run.command import run_all
 from plasticity.scripts.run.jobs import Job
@@ -107,6 +107,7 @@ def _plan(figure: Figure, rest: Sequence[str], modules: tuple[str, ...]) -> _Pla
     options, scale, given = _options(figure, rest, modules)
     arms = figure.arms(scale)
     _require_free_settings(figure, arms, given)
+    _require_arms(figure, options.methods)
     folder = folder_of(options.out, figure.name, scale)
     return _Plan(figure, options, scale, given, [(arm, arm.jobs(options, folder)) for arm in arms])
 
@@ -183,6 +184,16 @@ def _require_free_settings(figure: Figure, arms: Sequence[Arm], given: Collectio
             )
 
 
+def _require_arms(figure: Figure, methods: Sequence[str]) -> None:
+    others = [each for each in methods if each not in figure.methods]
+    if others:
+        raise ValueError(
+            f"{figure.name} compares {', '.join(figure.methods)}, and has no arm of {', '.join(others)}:"
+            f" leave --methods out, or train others with plasticity run {figure.config.benchmark} --methods"
+            f" {' '.join(others)}."
+        )
+
+
 # ---- the list ---------------------------------------------------------------------------------------
 
 
@@ -195,8 +206,9 @@ def _list(rest: Sequence[str]) -> int:
         print(f"{name}\n  {each.number} of: {each.paper}\n  claim: {each.claim}{time}")
         if each.requires:
             print(f"  needs: {each.requires}")
-        for scale in SCALES:
-            found = load(out, name, scale)
-            if found is not None:
-                print(f"  {scale}: {found[0].in_short}")
+        found, broken = load_all(out, [name], SCALES)
+        for record, _ in found:
+            print(f"  {record.scale}: {record.in_short}")
+        for message in broken:
+            print(f"  broken: {message}")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plasticity.scripts.report.html import document, embedded_figure
 from plasticity.scripts.reproduce.figure import FIGURES, SCALES
-from plasticity.scripts.reproduce.record import Record, load
+from plasticity.scripts.reproduce.record import Record, load_all
 from plasticity.scripts.reproduce.verdict import Check
 from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run.atomic_files import explained
@@ -17,28 +17,30 @@ from plasticity.scripts.run.atomic_files import explained
 def write_page(out: Path) -> Path | None:
     """Write the page of all results in a folder, and return its path; None if there is no result.
 
+    A result that is broken is named on the page.
+
     Raises:
         RunError: if it cannot be written.
-        ValueError: if a result is broken.
     """
-    found = [load(out, name, scale) for name in FIGURES for scale in SCALES]
-    results = [each for each in found if each is not None]
+    results, broken = load_all(out, FIGURES, SCALES)
     if not results:
         return None
     path = out / "figures.html"
     with explained(out):
-        atomic_files.write_whole(path, page(results).encode())
+        atomic_files.write_whole(path, page(results, broken).encode())
     return path
 
 
-def page(results: Sequence[tuple[Record, bytes]]) -> str:
+def page(results: Sequence[tuple[Record, bytes]], broken: Iterable[str] = ()) -> str:
     """Return the page.
 
     Args:
         results: Record and picture (PNG) of each figure.
+        broken: Message for each result that is left out, because it cannot be read.
     """
     sections = "\n".join(_section(record, picture) for record, picture in results)
-    body = f"<h1>Figures of the papers, reproduced</h1>\n{_table(results)}\n{sections}"
+    left_out = "".join(f"<p><b>Left out:</b> {escape(each)}</p>\n" for each in broken)
+    body = f"<h1>Figures of the papers, reproduced</h1>\n{left_out}{_table(results)}\n{sections}"
     return document("plasticity: figures of the papers", body)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,46 @@ def load(out: Path, figure: str, scale: str) -> tuple[Record, bytes] | None:
         saved = json.loads(file.read_text())
         for conditions in ("requirements", "claims"):
             saved[conditions] = [Check(**each) for each in saved[conditions]]
-        return Record(**saved), (folder / f"{figure}.png").read_bytes()
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        record = Record(**saved)
+        _require_readable(record, figure, scale)
+        return record, (folder / f"{figure}.png").read_bytes()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is not the result of a figure, with its picture beside it ({error}): remove it, and give"
             " the figure's command again, which skips finished runs."
         ) from error
+
+
+def load_all(
+    out: Path, figures: Iterable[str], scales: Sequence[str]
+) -> tuple[list[tuple[Record, bytes]], list[str]]:
+    """Return the last records of figures with their pictures, and a message for each that is broken.
+
+    Args:
+        out: Folder of all figures.
+        figures: Names of the figures.
+        scales: Sizes.
+    """
+    found, broken = [], []
+    for figure in figures:
+        for scale in scales:
+            try:
+                one = load(out, figure, scale)
+            except ValueError as error:
+                broken.append(str(error))
+            else:
+                found += [] if one is None else [one]
+    return found, broken
+
+
+def _require_readable(record: Record, figure: str, scale: str) -> None:
+    """Raise an error unless all that the list and the page show of a record can be shown."""
+    if (record.figure, record.scale) != (figure, scale):
+        raise ValueError(f"it is that of {record.figure}, scale {record.scale}")
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if each.type == "str" and not isinstance(value, str):
+            raise TypeError(f"{each.name} is {value!r}, not a text")
+    for condition in (*record.requirements, *record.claims):
+        str(condition)
+    str((record.in_short, len(record.diverged)))

@@ -8,10 +8,9 @@ Nothing that a pickle imports is executed: its arrays are read by this file, and
 from __future__ import annotations
 
 import io
-import lzma
 import pickle
+import pickletools
 import tarfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -148,7 +147,7 @@ def _unpacked(path: Path, form: CifarForm) -> dict[str, bytes]:
                     file = archive.extractfile(member) if name in form.files else None
                     if file is not None:
                         contents[name] = file.read()
-        except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        except Exception as error:  # Damaged bytes may raise nearly any.
             raise _archive_error(path, start, form, error) from error
     return contents
 
@@ -182,7 +181,10 @@ def _batch(path: str, pickled: bytes, form: CifarForm) -> tuple[Tensor, Tensor]:
     content = _loaded(path, pickled)
     # Python 2 wrote the keys as bytes.
     entries = (
-        {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        {
+            key.decode("latin1") if isinstance(key, bytes) else key: value
+            for key, value in content.items()
+        }
         if isinstance(content, dict)
         else {}
     )
@@ -262,7 +264,7 @@ class _Array:
             kind in ("u1", b"u1")
             and isinstance(self.numbers, bytes)
             and isinstance(shape, tuple)
-            and len(shape) == 2
+            and [type(each) for each in shape] == [int, int]
             and shape[1] == width
             and shape[0] > 0
             and len(self.numbers) == shape[0] * width
@@ -309,8 +311,18 @@ class _Unpickler(pickle.Unpickler):
         return self._known[module, name]
 
 
+def _require_complete(pickled: bytes) -> None:
+    """Raise an error if a pickle would reserve more memory than it has bytes, before it is loaded."""
+    for operation, argument, _ in pickletools.genops(
+        pickled
+    ):  # raises one for lengths past the end
+        if "PUT" in operation.name and (argument or 0) > len(pickled):
+            raise pickle.UnpicklingError(f"it stores a value as number {argument}")
+
+
 def _loaded(path: str, pickled: bytes) -> Any:
     try:
+        _require_complete(pickled)
         return _Unpickler(io.BytesIO(pickled), encoding="bytes").load()
     except Exception as error:  # Damaged bytes may raise nearly any.
         kind = recognized(pickled)

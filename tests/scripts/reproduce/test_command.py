@@ -142,12 +142,20 @@ def test_an_estimate_is_of_the_whole_run(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_result_is_named(tmp_path):
-    file = tmp_path / "walks/small/walks.json"
+def test_a_broken_result_is_named(tmp_path, capsys):
+    file = tmp_path / "walks/full/walks.json"
     file.parent.mkdir(parents=True)
     file.write_text("[]")
-    with pytest.raises(ValueError, match="is not the result of a figure"):
-        reproduce(["list", "--out", str(tmp_path)])
+    assert reproduce(["list", "--out", str(tmp_path)]) == 0
+    assert f"broken: {file} is not the result of a figure" in capsys.readouterr().out
+    # Those of other figures and scales do not keep one from its verdict.
+    assert reproduce(["walks", "--seeds", "0", "--out", str(tmp_path), *QUICK]) == 0
+    assert "is not the result of a figure" in (tmp_path / "figures.html").read_text()
+
+
+def test_methods_that_are_no_arms_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no arm of dropout: .* run walks --methods dropout\."):
+        reproduce(["walks", "--methods", "none", "dropout", "--out", str(tmp_path)])
 
 
 def test_usage_and_unknown_figures(capsys):

@@ -1,5 +1,6 @@
 """Page of all figures: each result with its verdict, its conditions and its picture."""
 
+import json
 from html.parser import HTMLParser
 
 import pytest
@@ -71,6 +72,34 @@ def test_the_page_is_of_what_there_is(tmp_path):
     assert write_page(tmp_path) == tmp_path / "figures.html"
     assert load(tmp_path, "teacher-student", "small") == (record(), b"\x89PNG")
     assert record().in_short == "partly (2026-01-02, 2 seeds, 1.25 minutes)"
-    (tmp_path / "teacher-student/small/teacher-student.png").unlink()
+
+
+def test_a_broken_result_is_left_out_and_named(tmp_path):
+    save(tmp_path, record(), b"\x89PNG")
+    _, broken = save(tmp_path, record(scale="full"), b"\x89PNG")
+    broken.with_suffix(".png").unlink()
+    assert write_page(tmp_path) == tmp_path / "figures.html"
+    text = (tmp_path / "figures.html").read_text()
+    assert f"<b>Left out:</b> {broken} is not the result of a figure" in text
+    assert "teacher-student-small" in text
+    assert "teacher-student-full" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("figure", "ridge"),
+        ("scale", "full"),
+        ("minutes", "long"),
+        ("seeds", 3),
+        ("sentence", None),
+        ("diverged", 1),
+        ("claims", [{"statement": "it falls", "passed": True, "figures": [1]}]),
+        ("more", 1),
+    ],
+)
+def test_results_that_cannot_be_shown_are_refused(tmp_path, key, value):
+    _, file = save(tmp_path, record(), b"\x89PNG")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(ValueError, match="with its picture beside it"):
-        write_page(tmp_path)
+        load(tmp_path, "teacher-student", "small")

@@ -169,6 +169,12 @@ class Command:
         return os.mkdir, ("made by a pickle",)
 
 
+def of_shape(*shape):
+    """Return a batch whose array claims a shape that its numbers may not have."""
+    before, after = pickled(pixels(1), [1]).split(b"K\x01M\x00\x0c\x86")  # (1, 3072)
+    return before + pickle.dumps(shape, 2)[2:-3] + after  # without the header, memo and end
+
+
 WRONG = {
     "command": (pickle.dumps(Command()), ["imports posix.mkdir, which is not loaded", "intact"]),
     "list": (pickle.dumps([1]), ["expected a dictionary of data and labels, found list"]),
@@ -184,11 +190,16 @@ WRONG = {
     "low label": (pickled(pixels(2), [-1, 1]), ["labels from 0 to 9, found -1 to 1"]),
     "one-hot": (pickled(pixels(1), [[0, 1]]), ["labels in a list of integers"]),
     "array of labels": (pickled(pixels(2), np.array([1, 2])), ["a list of integers, found _Array"]),
-    "cut": (pickled(pixels(2), [1, 2])[:-9], ["cannot be loaded (pickle data was truncated)"]),
+    "cut": (pickled(pixels(2), [1, 2])[:-9], ["cannot be loaded (not enough data in stream"]),
     "empty": (b"", ["expected a pickled batch", "it is empty"]),
     "page": (b"<!DOCTYPE html><html>", ["a web page (HTML)", "0x3c21444f", "not the page"]),
     "packed": (gzip.compress(pickle.dumps(1)), ["gzip-compressed data", "0x1f8b", "Uncompress"]),
     "array file": (b"\x93NUMPY\x01\x00", ["a NumPy array (.npy)", "form that is expected"]),
+    "real shape": (of_shape(1.0, 3072), ["found an array", "(1.0, 3072)"]),
+    "text shape": (of_shape("a", 3072), ["found an array", "('a', 3072)"]),
+    "truth as a shape": (of_shape(True, 3072), ["found an array", "(True, 3072)"]),
+    "odd key": (pickle.dumps({b"\xff": 1}, 2), ["a dictionary of \xff"]),
+    "memory": (b"\x80\x02]r\x00\x00\x00\x03.", ["it stores a value as number 50331648", "intact"]),
     "noise": (b"\x00\x01\x02\x03", ["a file, which starts with 0x00010203", "intact"]),
 }
 
@@ -224,6 +235,18 @@ def test_missing_files_are_listed(home):
     file = home / "cifar-10-binary.tar.gz"
     with pytest.raises(ValueError, match=r"existing folder: .* is a file\. Pass the folder that"):
         load_dataset("cifar10", data_dir=file)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/hostname", "test", "cifar-100-python/test"])
+def test_links_in_an_archive_are_not_followed_out_of_it(home, kind, target):
+    path = home / "cifar-100-python.tar"
+    with tarfile.open(path, "w") as writer:
+        entry = tarfile.TarInfo("cifar-100-python/test")
+        entry.type, entry.linkname = kind, target
+        writer.addfile(entry)
+    with pytest.raises(ValueError, match="expected an intact tar archive of cifar-100-python"):
+        load_dataset("cifar100", data_dir=home)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
