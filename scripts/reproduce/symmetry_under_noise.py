@@ -35,7 +35,7 @@ from plasticity.scripts.reproduce.verdict import Check, shown
 from plasticity.tasks.synthetic.in_context_regression import regression_prompts
 
 if TYPE_CHECKING:
-    from plasticity.scripts.report.figures import Panel
+    from plasticity.scripts.report.panels import Panel
 
 TEACHER, IN_CONTEXT = "teacher", "in-context"
 
@@ -312,7 +312,7 @@ class SymmetryUnderNoise(Figure):
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return the symmetric share, and the error, over each setting."""
-        from plasticity.scripts.report.figures import Panel  # noqa: PLC0415  (matplotlib)
+        from plasticity.scripts.report.panels import Panel  # noqa: PLC0415  (matplotlib)
 
         labels = {
             "input-scale": "scale of the inputs",
