@@ -308,12 +308,14 @@ class FeatureCollapse(Figure):
         return estimate(exponent(SIGMAS, [each[seed] for each in finals]) for seed in finals[0])
 
     def sentence(self, results: Results) -> str:
-        """Return rank and accuracy at the strongest decay and the weakest inputs, and the exponent."""
+        """Return rank and accuracy at the ends of decay and input scale, and the exponent."""
         parts = []
         for method in self.methods:
-            for where, (_, extreme) in self._ends(results, method).items():
-                rank = shown(results.estimate("rank", method, extreme), ".1f")
-                accuracy = shown(results.estimate("accuracy", method, extreme), ".2f")
+            for where, ends in self._ends(results, method).items():
+                rank, accuracy = (
+                    " to ".join(shown(results.estimate(name, method, end), form) for end in ends)
+                    for name, form in (("rank", ".1f"), ("accuracy", ".2f"))
+                )
                 parts.append(f"{method}, {where}: rank {rank}, accuracy {accuracy}")
         power = shown(self.exponent(results), ".2f")
         return f"{'; '.join(parts)}; the 20th eigenvalue grows as sigma to the power of {power}"

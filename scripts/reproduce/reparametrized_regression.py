@@ -246,12 +246,19 @@ class ReparametrizedRegression(Figure):
 
     def sentence(self, results: Results) -> str:
         """Return the shares and the error of each method."""
-        return "; ".join(
-            f"{line}: {shown(results.estimate('dead_share', line), '.2f')} dead,"
-            f" {shown(results.estimate('off_share', line), '.2f')} off, error"
-            f" {shown(results.estimate('error', line), '.2f')}"
-            for line in LINES
-        )
+        parts = []
+        for line in LINES:
+            judged, whose = (
+                ("dead_share_of_free", " of the free ones")
+                if line == "W-fix"
+                else ("dead_share", "")
+            )
+            parts.append(
+                f"{line}: {shown(results.estimate(judged, line), '.2f')}{whose} dead,"
+                f" {shown(results.estimate('off_share', line), '.2f')} off, error"
+                f" {shown(results.estimate('error', line), '.2f')}"
+            )
+        return "; ".join(parts)
 
     def panels(self, results: Results) -> Sequence[Sequence[Panel]]:
         """Return dead coordinates, those that are off, and the error, over the steps."""

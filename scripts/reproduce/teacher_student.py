@@ -5,9 +5,10 @@ whose distance is under a tenth of the mean initial one count as symmetric, of n
 their norms; the rank is the effective rank of the hidden layer on 1024 inputs without noise. The error is
 exact: a closed form over all inputs (Cho & Saul, 2009).
 
-Syre's anchor has the same spread in each coordinate whatever the dimension, as in the paper's Theorem 5: the
-squared distance of two neurons' anchors grows with the dimension. (Syre's own sigma is relative to 1 /
-sqrt(fan-in): with a fixed one, it would not.)
+Syre's anchor has the same spread at each incoming weight whatever the dimension, as in the paper's Theorem 5:
+the squared distance of two neurons' anchors grows with the dimension. (Syre's own sigma is relative to 1 /
+sqrt(fan-in): with a fixed one, it would not. That at the outgoing weight grows with the dimension, too, but
+is only one over the width of the squared distance.)
 
 The criterion, stated before the runs of the figure. The plain arm is weight decay, the same decay without a
 random point: its error must be below 5 % at every dimension, and over 15 % of its pairs symmetric at the
@@ -17,9 +18,9 @@ is lower at the largest label noise than without, and (4) that under syre is not
 by the 95 % interval of the difference, paired by seed.
 
 The paper gives no sizes or strengths. Ours, from a search with seed 1000, which the figure does not use
-(errors and shares are in docs/results.md): strength 0.01 is the largest of 0.003, 0.01 and 0.03 with an error
-below 1.5 % at all of 2, 8, 32 and 128 inputs; a spread of 0.05 is one with which syre removes some, but not
-all symmetric pairs at 2 inputs.
+(docs/reproduce.md has its errors and shares): strength 0.01 is the largest of 0.003, 0.01 and 0.03 with an
+error below 1.5 % at all of 2, 8, 32 and 128 inputs; a spread of 0.05 is one with which syre removes some, but
+not all symmetric pairs at 2 inputs.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ than at the weakest, by over a tenth of all; and if at the strongest, for either
 loses fewer by over a tenth of all, and its test accuracy is higher than that (3) of W-asymmetric and (4) of
 sigma-asymmetric networks; each by the 95 % interval of the difference, paired by seed.
 
-The spreads of anchor, fixed weights and fixed matrices are the best of three each by test accuracy with seed
-100, which the figure does not use (docs/reproduce.md).
+The spreads of anchor and fixed matrices are the best of three each by test accuracy with seed 100, which the
+figure does not use; that of the fixed weights by training accuracy, as two were level on the test images
+(docs/reproduce.md).
 """
 
 from __future__ import annotations

@@ -143,6 +143,7 @@ def test_the_sentence_and_the_panels():
     found = made_results(FIGURE, values(), steps=(200, 400))
     sentence = FIGURE.sentence(found)
     assert "weight decay: 0.70 [0.70, 0.70] dead, 0.75 [0.75, 0.75] off, error 0.70" in sentence
+    assert "W-fix: 0.70 [0.70, 0.70] of the free ones dead" in sentence  # which is what is judged
     ((dead, off, error),) = FIGURE.panels(found)
     assert [line.label for line in off.lines] == ["none", "weight decay", "W-fix", "syre"]
     assert dead.lines[1].positions.tolist() == [200, 400]
