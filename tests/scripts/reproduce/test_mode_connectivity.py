@@ -130,6 +130,7 @@ BARRIERS = {
     ONE_ANCHOR: 0.1,
     TWO_ANCHORS: 0.9,
     "w-asymmetric": 0.05,
+    "shift": 0.2,
 }
 
 
@@ -165,6 +166,7 @@ def test_it_holds_if_all_is_as_claimed():
         ([1], {"weight-decay": 0.05}),
         ([2], {TWO_ANCHORS: 0.05}),
         ([3], {"w-asymmetric": 0.01}),
+        ([5], {"shift": 0.05}),
     ],
 )
 def test_it_holds_partly_if_a_part_is_otherwise(failed, change):
