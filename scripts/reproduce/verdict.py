@@ -25,6 +25,9 @@ NOT_JUDGED = "not judged"
 OUTCOMES = (HOLDS, PARTLY, FAILS, NOT_SEEN, NOT_JUDGED)
 """Outcomes of a verdict."""
 
+MIN_VALUES = 3
+"""Seeds that a mean must have for a check of its interval, as others may have diverged."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -45,17 +48,19 @@ class Check:
 
         Args:
             statement: The condition, in words.
-            found: The mean with its interval. None, and one without an interval, do not pass.
+            found: The mean with its interval. None, and one of fewer than `MIN_VALUES` seeds, do not pass.
             bound: The bound.
         """
         low = None if found is None or found.t is None else found.t[0]
-        return cls(statement, low is not None and low > bound, _figures(found, bound))
+        passed = _is_enough(found) and low is not None and low > bound
+        return cls(statement, passed, _figures(found, bound))
 
     @classmethod
     def below(cls, statement: str, found: Estimate | None, bound: float) -> Check:
         """Return a check that the whole t interval of a mean is below a bound; as `above`."""
         high = None if found is None or found.t is None else found.t[1]
-        return cls(statement, high is not None and high < bound, _figures(found, bound))
+        passed = _is_enough(found) and high is not None and high < bound
+        return cls(statement, passed, _figures(found, bound))
 
     def __str__(self) -> str:
         numbers = ", ".join(
@@ -71,6 +76,10 @@ def shown(found: Estimate | None, form: str = ".3g") -> str:
         return "no value"
     ends = "" if found.t is None else f" [{found.t[0]:{form}}, {found.t[1]:{form}}]"
     return f"{found.mean:{form}}{ends}"
+
+
+def _is_enough(found: Estimate | None) -> bool:
+    return found is not None and found.count >= MIN_VALUES
 
 
 def _figures(found: Estimate | None, bound: float) -> dict[str, float | None]:
