@@ -8,10 +8,12 @@ possible. With one layer free at a time, that is a linear assignment problem, wh
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from plasticity.units.flow import UnitLayer, trace_units
 from plasticity.wrappers import raw_module
@@ -37,11 +39,13 @@ def match_units(reference: nn.Module, model: nn.Module, inputs: Tensor) -> dict[
         layer. Shape of each: (units,).
 
     Raises:
-        ValueError: if the units of a layer cannot be reordered alone, or the networks differ in form.
+        ValueError: if the units of a layer cannot be reordered alone, the networks differ in form, or a
+            number of theirs is not finite.
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (slow import)
 
     layers = _layers(model, inputs)
+    _require_finite(reference, model)
     wanted, matched = _tensors(reference), _tensors(copy.deepcopy(model))
     if {n: e.shape for n, e in wanted.items()} != {n: e.shape for n, e in matched.items()}:
         raise ValueError("The networks differ in form: match networks of one architecture.")
@@ -75,11 +79,12 @@ def permute_units(
 
     Raises:
         KeyError: if there is no hidden layer of a name.
-        ValueError: if the units of a layer cannot be reordered alone, or an order is none of all its units.
+        ValueError: if the units of a layer cannot be reordered alone, or an order is none of all its units;
+            if the outputs changed, by a parameter that each unit has for itself, such as PReLU's.
     """
     known = {layer.name: layer for layer in _layers(model, inputs)}
     permuted = copy.deepcopy(model)
-    tensors = dict(permuted.state_dict(keep_vars=True))
+    tensors = dict(raw_module(permuted).state_dict(keep_vars=True))
     for name, given in orders.items():
         if name not in known:
             raise KeyError(
@@ -91,12 +96,14 @@ def permute_units(
                 f"The order of {name!r} must have each of its {known[name].units} units once: {order}."
             )
         _permute(tensors, known[name], order)
+    _require_same_outputs(model, permuted, inputs)
     return permuted
 
 
 def _layers(model: nn.Module, inputs: Tensor) -> list[UnitLayer]:
     """Return the hidden layers, or raise an error if units of one cannot be exchanged alone."""
     layers = [layer for layer in trace_units(model, inputs).layers if not layer.is_output]
+    saved = raw_module(model).state_dict().keys()
     for layer in layers:
         reason = layer.not_followed or layer.unequal
         if layer.joined:
@@ -105,9 +112,41 @@ def _layers(model: nn.Module, inputs: Tensor) -> list[UnitLayer]:
             reason = "its units have no weight of their own"
         elif any(each.groups > 1 or bool((each.columns < 0).any()) for each in layer.readers):
             reason = "a layer reads its units in unequal parts"
+        elif computed := {name for name, *_ in _axes(layer)} - saved:
+            reason = f"{', '.join(sorted(computed))} is computed from other parameters"
         if reason:
             raise ValueError(f"The units of {layer.name!r} cannot be reordered alone: {reason}.")
     return layers
+
+
+def _require_finite(*models: nn.Module) -> None:
+    for model in models:
+        for name, each in raw_module(model).state_dict().items():
+            if each.is_floating_point() and not bool(each.isfinite().all()):
+                raise ValueError(
+                    f"{name} has values that are NaN or infinite: the network has diverged; match a"
+                    " checkpoint from before."
+                )
+
+
+@torch.no_grad()
+def _require_same_outputs(model: nn.Module, permuted: nn.Module, inputs: Tensor) -> None:
+    """Raise an error if reordering changed the outputs: a check on what the trace cannot see."""
+    with torch.random.fork_rng(devices=[]):
+        outputs = []
+        for each in (model, permuted):
+            torch.manual_seed(0)
+            outputs.append(tree_leaves(copy.deepcopy(raw_module(each)).eval()(inputs)))
+    for before, after in zip(*outputs, strict=True):
+        if not isinstance(before, Tensor) or not before.is_floating_point() or not before.numel():
+            continue
+        size = float(before.nan_to_num().abs().max())
+        bound = 10 * math.sqrt(torch.finfo(before.dtype).eps) * size
+        if not torch.allclose(before, after, rtol=0, atol=bound, equal_nan=True):
+            raise ValueError(
+                "The units cannot be reordered alone: the outputs changed, so something in the network is of"
+                " each unit for itself, beyond weights, biases and normalizations (as PReLU's slopes)."
+            )
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -138,6 +177,10 @@ def _rows(tensors: Mapping[str, Tensor], layer: UnitLayer) -> Tensor:
 @torch.no_grad()
 def _permute(tensors: Mapping[str, Tensor], layer: UnitLayer, order: Tensor) -> None:
     for name, axis, positions in _axes(layer):
-        tensor = tensors[name]
-        old, new = (each.flatten().to(tensor.device) for each in (positions[order], positions))
-        tensor.index_copy_(axis, new, tensor.index_select(axis, old))
+        # With a weight go buffers of its form: which entries are fixed, and at which values.
+        for each, tensor in tensors.items():
+            if each == name or (
+                each.startswith(f"{name}_") and tensor.shape == tensors[name].shape
+            ):
+                old, new = (at.flatten().to(tensor.device) for at in (positions[order], positions))
+                tensor.index_copy_(axis, new, tensor.index_select(axis, old))

@@ -245,8 +245,9 @@ def _first_share(run: Run) -> float:
 def of_runs(
     results: Results, line: str, measure: Callable[[Run], float | None]
 ) -> dict[int, float | None]:
-    """Return what is measured in the rows of each run of an arm, by seed."""
-    return {run.seed: measure(run) for run in results.runs(line)}
+    """Return what is measured in the rows of each run of an arm, by seed; None if it diverged."""
+    runs = results.runs(line)
+    return {run.seed: None if run.diverged_at is not None else measure(run) for run in runs}
 
 
 # ---- the figure -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from plasticity.mitigations import SeededMethod, WFix
 from plasticity.symmetry.matching import match_units, permute_units
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -121,3 +122,61 @@ def test_what_cannot_be_matched_is_refused():
 
     with pytest.raises(ValueError, match=r"'fc1' cannot be reordered alone: .* added to .*fc2"):
         match_units(Residual().double(), Residual().double(), INPUTS)
+
+
+class Scaled(nn.Module):
+    """Factor of each unit, which is no normalization's."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = nn.Parameter(torch.arange(1.0, 5.0, dtype=torch.float64))
+
+    def forward(self, features):
+        return features * self.factors
+
+
+def with_between(between, weight=lambda layer: layer):
+    torch.manual_seed(0)
+    return nn.Sequential(weight(nn.Linear(6, 4)), between, nn.Linear(4, 2)).double()
+
+
+def test_parameters_of_each_unit_that_do_not_follow_are_noticed():
+    slopes = nn.PReLU(4)
+    nn.init.uniform_(slopes.weight)
+    for between in (slopes, Scaled()):
+        model = with_between(between)
+        permute_units(model, {"0": [0, 1, 2, 3]}, INPUTS)
+        with pytest.raises(ValueError, match="the outputs changed"):
+            permute_units(model, {"0": [1, 0, 2, 3]}, INPUTS)
+
+
+def test_computed_weights_and_diverged_networks_are_refused():
+    model = with_between(nn.ReLU(), nn.utils.parametrizations.weight_norm)
+    for act in (
+        lambda: match_units(model, model, INPUTS),
+        lambda: permute_units(model, {}, INPUTS),
+    ):
+        with pytest.raises(ValueError, match=r"alone: 0\.weight is computed from other parameters"):
+            act()
+    diverged = mlp(0, 4)
+    nn.init.constant_(diverged[2].bias, torch.nan)
+    for pair in ((diverged, mlp(0, 4)), (mlp(0, 4), diverged)):
+        with pytest.raises(ValueError, match=r"2\.bias has values that are NaN or infinite"):
+            match_units(*pair, INPUTS)
+
+
+def test_a_compiled_network_is_permuted():
+    model = mlp(0, 4)
+    compiled = torch.compile(model, backend="eager")
+    permuted = permute_units(compiled, {"0": [3, 1, 0, 2]}, INPUTS)
+    assert torch.equal(permuted._orig_mod[0].weight, model[0].weight[[3, 1, 0, 2]])
+
+
+def test_fixed_entries_go_with_their_weights():
+    model = mlp(0, 4)
+    SeededMethod((WFix(share=0.5),), 0).prepare(model)
+    order = [3, 1, 0, 2]
+    permuted = permute_units(model, {"0": order}, INPUTS)
+    for name in ("weight", "weight_is_fixed", "weight_fixed"):
+        assert torch.equal(getattr(permuted[0], name), getattr(model[0], name)[order])
+        assert torch.equal(getattr(permuted[2], name), getattr(model[2], name)[:, order])

@@ -1,6 +1,7 @@
 """Figure symmetry-to-symmetry: its examples, its counts, exact resume, and the verdict on made-up results."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from plasticity import permutation_distance
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.reproduce.figure import FIGURES
+from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.symmetry_to_symmetry import (
     CURVES,
     TARGETS,
@@ -183,6 +185,18 @@ def test_students_that_do_not_learn_or_start_broken_mean_nothing(metric, value):
         return found | {metric: max(found[metric], value)}
 
     assert verdict(values).outcome == NOT_SEEN
+
+
+def test_runs_that_diverged_have_no_counts():
+    results = made_results(FIGURE, as_claimed, steps=STEPS)
+    for last in (0, 5):  # rows before the one without a loss
+        arms = []
+        for arm, runs in results.arms:
+            end = {"step": last + 1.0, "loss": None, "broken_share": 0.5, "diverged": 1.0}
+            arms.append((arm, [replace(run, rows=(*run.rows[:last], end)) for run in runs]))
+        found = Results(arms)
+        assert not any(each.passed for each in (*FIGURE.requirements(found), *FIGURE.claims(found)))
+        assert "small start: no value falls" in FIGURE.sentence(found)
 
 
 def test_the_sentence_and_the_panels():
