@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def conclude(
         claims=list(verdict.claims),
         sentence=figure.sentence(results),
         diverged=[str(path) for path, run in runs.items() if run.diverged_at is not None],
-        minutes=sum(map(_seconds, runs)) / 60,
+        minutes=_minutes(runs),
         command=_command(figure, options, scale, chosen),
         date=datetime.now(timezone.utc).date().isoformat(),
         **made_by(),
@@ -88,11 +88,18 @@ def print_conclusion(record: Record) -> None:
     print(f"\nVerdict: {record.outcome}")
 
 
-def _seconds(path: Path) -> float:
-    """Return the time of a run, of which a stacked one has its share."""
-    lines = (path / "timings.jsonl").read_text().splitlines()
-    entries: list[dict[str, float]] = [json.loads(line) for line in lines]
-    return sum(each["seconds"] / each.get("stacked", 1) for each in entries)
+def _minutes(paths: Iterable[Path]) -> float | None:
+    """Return the time of runs, of which a stacked one has its share; None if its file was deleted."""
+    seconds = 0.0
+    for path in paths:
+        file = path / "timings.jsonl"
+        if not file.exists():
+            return None
+        entries: list[dict[str, float]] = [
+            json.loads(line) for line in file.read_text().splitlines()
+        ]
+        seconds += sum(each["seconds"] / each.get("stacked", 1) for each in entries)
+    return seconds / 60
 
 
 def _command(figure: Figure, options: RunOptions, scale: str, chosen: dict[str, object]) -> str:

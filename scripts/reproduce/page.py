@@ -55,7 +55,7 @@ def _table(results: Iterable[tuple[Record, bytes]]) -> str:
             record.claim,
             record.outcome,
             str(len(record.seeds)),
-            f"{record.minutes:.3g}",
+            "" if record.minutes is None else f"{record.minutes:.3g}",
             record.date,
         )
         link = f'<a href="#{_anchor(record)}">{escape(record.figure)}</a>'

@@ -53,8 +53,8 @@ class Record:
     diverged: Sequence[str]
     """Folders of runs that diverged, and were left out."""
 
-    minutes: float
-    """Time of all runs, one after another, in minutes."""
+    minutes: float | None
+    """Time of all runs, one after another, in minutes; None if a file with the times was deleted."""
 
     command: str
     """Command line that made the runs."""
@@ -71,7 +71,8 @@ class Record:
     @property
     def in_short(self) -> str:
         """Verdict, with its date, seeds and time."""
-        return f"{self.outcome} ({self.date}, {len(self.seeds)} seeds, {self.minutes:.3g} minutes)"
+        time = "" if self.minutes is None else f", {self.minutes:.3g} minutes"
+        return f"{self.outcome} ({self.date}, {len(self.seeds)} seeds{time})"
 
 
 def folder_of(out: Path, figure: str, scale: str) -> Path:

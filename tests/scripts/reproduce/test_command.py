@@ -61,6 +61,10 @@ def test_a_figure_is_run_judged_and_drawn(tmp_path, capsys):
     assert written[0].name == "report.html"
     assert "(step 6)" in capsys.readouterr().out
 
+    next(runs.rglob("timings.jsonl")).unlink()  # as anybody may
+    assert reproduce(["walks", "--out", str(tmp_path), *QUICK]) == 0
+    assert record(tmp_path)["minutes"] is None
+
     assert reproduce(["list", "--out", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert "walks\n  Fig. 1 of: A Paper (1905)\n  claim: a walk goes where its" in listed

@@ -72,6 +72,7 @@ def test_the_page_is_of_what_there_is(tmp_path):
     assert write_page(tmp_path) == tmp_path / "figures.html"
     assert load(tmp_path, "teacher-student", "small") == (record(), b"\x89PNG")
     assert record().in_short == "partly (2026-01-02, 2 seeds, 1.25 minutes)"
+    assert record(minutes=None).in_short == "partly (2026-01-02, 2 seeds)"
 
 
 def test_a_broken_result_is_left_out_and_named(tmp_path):
