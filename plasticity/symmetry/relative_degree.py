@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from plasticity.symmetry.report import SymmetryReport, counted, symmetry_distances
+from plasticity.symmetry.report import NothingToMeasureError, counted, symmetry_distances
 
 SHARE = 0.1
 """Threshold of a row's degree of symmetry: this share of the layer's typical distance."""
@@ -44,11 +45,15 @@ def relative_degree_of_symmetry(
     Returns:
         The degrees of symmetry by layer, of shape () each: from 0 to h - 1 for h neurons; for an attention
         module, the number of directions that queries and keys do not use, summed over its heads. Layers
-        whose readers are not known are left out.
+        whose readers are not known are left out; if no layer is left, a warning says why.
 
     Raises:
-        ValueError: as `symmetry_distances`, if a weight is not finite or there is nothing to measure.
+        ValueError: as `symmetry_distances`, if a weight is not finite.
     """
-    report: SymmetryReport = symmetry_distances(model, inputs=run)
+    try:
+        report = symmetry_distances(model, inputs=run)
+    except NothingToMeasureError as error:  # a row has other metrics, and the training is to go on
+        warnings.warn(f"Rows have no degree_of_symmetry: {error}", stacklevel=2)
+        return {}
     scales = {name: typical_distance(distances) for name, distances in report.items()}
     return {name: degree.sum() for name, degree in counted(model, report, SHARE, scales).items()}

@@ -138,11 +138,13 @@ def random_states(model):
 )
 def test_training_is_unchanged(algorithm):
     outcomes = []
+    # CrossQ's renormalization cannot be followed, which a warning says.
+    metrics = [name for name in METRICS if algorithm is not CrossQ or name != "degree_of_symmetry"]
     for tracked in (False, True):
         random.seed(5)
         extractor = {"features_extractor_class": Disturbed}
         model = make(algorithm, policy_kwargs=extractor)
-        callback = short(every=25, metrics=list(METRICS)) if tracked else None
+        callback = short(every=25, metrics=metrics) if tracked else None
         model.learn(128, callback=callback)
         modes = [module.training for module in model.policy.modules()]
         gradients = [p.grad for p in model.policy.parameters()]

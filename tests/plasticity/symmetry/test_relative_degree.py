@@ -119,3 +119,11 @@ def test_weights_that_are_not_finite_are_refused():
         model[5].weight[0, 0] = torch.inf
     with pytest.raises(ValueError, match="'5' has weights that are NaN or infinite"):
         degrees(model)
+
+
+def test_a_network_without_hidden_neurons_has_none_and_says_why():
+    model = nn.Linear(3, 2)
+    with pytest.warns(
+        UserWarning, match="Rows have no degree_of_symmetry: the model has no weight"
+    ):
+        assert relative_degree_of_symmetry(model, lambda net: net(torch.ones(1, 3))) == {}
