@@ -231,9 +231,9 @@ def _dense_activation(network: nn.Module) -> str | None:
         ),
         None,
     )
+    # A module inside of a layer normalizes its sums, or acts on its outputs.
     layers_are_its_own = type(head) is nn.Linear and all(
-        type(layer) is DenseLayer and layer.normalization is None and layer.gate is None
-        for layer in hidden
+        type(layer) is DenseLayer and not list(layer.children()) for layer in hidden
     )
     # tied parameters have one name only, and a missing bias has none
     parameters = dict(network.named_parameters())

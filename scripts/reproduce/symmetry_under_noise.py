@@ -218,9 +218,6 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 }
 """Settings of the two problems."""
 
-SMALL_ATTENTION = {"width": 16, "batch-size": 32}
-"""Settings of attention networks in the small scale, whose steps are slower than those of students."""
-
 EXPECTED = [
     (TEACHER, "input-scale", 0, -1),
     (TEACHER, "label-noise", -1, 0),

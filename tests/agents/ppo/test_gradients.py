@@ -115,6 +115,8 @@ def test_other_networks_are_differentiated_by_autograd(form):
         LayerSpec(activations=(torch.sin, torch.cos)),
         LayerSpec(normalization=partial(nn.LayerNorm, dtype=torch.float64)),
         LayerSpec(activations=(torch.sigmoid,)),
+        LayerSpec(gate=lambda shape: nn.Tanh()),
+        LayerSpec(noise=partial(nn.Threshold, 0.3, 0.0)),
     ],
 )
 def test_other_layers_of_a_dense_network_are_differentiated_by_autograd(form, layer):
