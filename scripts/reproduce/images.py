@@ -158,11 +158,15 @@ class ImageExperiment(NetworkExperiment):
         self.epochs = Epochs(self.generator, len(self.data.train_inputs), stream.batch_size)
         super().begin()
 
+    def training_inputs(self, rows: Tensor) -> Tensor:
+        """Return the inputs of a step from its training images; overridden where they are augmented."""
+        return self.data.train_inputs[rows]
+
     def loss(self) -> Tensor:
         """Return the mean cross-entropy of the step's batch."""
         rows = self.epochs.rows(self.steps)
         return functional.cross_entropy(
-            self.network(self.data.train_inputs[rows]), self.data.train_labels[rows]
+            self.network(self.training_inputs(rows)), self.data.train_labels[rows]
         )
 
     @torch.no_grad()

@@ -106,14 +106,13 @@ class ResNetExperiment(ImageExperiment):
             group["lr"] = training.learning_rate * (1 + math.cos(math.pi * share)) / 2
         super().step()
 
-    def loss(self) -> Tensor:
-        """Return the mean cross-entropy of the step's batch."""
-        rows = self.epochs.rows(self.steps)
-        images = self.data.train_inputs[rows]
-        if self.config.stream.augment:
-            draws = self.generator(f"augmentation/{self.steps}")
-            images = random_flip(random_crop(images, 4, draws), draws)
-        return functional.cross_entropy(self.network(images), self.data.train_labels[rows])
+    def training_inputs(self, rows: Tensor) -> Tensor:
+        """Return training images, shifted and flipped anew in every step if the settings say so."""
+        images = super().training_inputs(rows)
+        if not self.config.stream.augment:
+            return images
+        draws = self.generator(f"augmentation/{self.steps}")
+        return random_flip(random_crop(images, 4, draws), draws)
 
     @torch.no_grad()
     def features(self, inputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_figures import rows_of_stopped_and_whole
 
 from plasticity.mitigations import WeightDecay
 from plasticity.scripts.config.nested import with_values
@@ -17,8 +18,6 @@ from plasticity.scripts.reproduce.introduced_symmetry import (
 )
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_SEEN, PARTLY, Verdict
-from plasticity.scripts.run.folder import RunFolder
-from plasticity.scripts.run.runner import Runner
 
 FIGURE = FIGURES["introduced-symmetry"]
 TINY = {
@@ -112,18 +111,9 @@ def test_a_plain_layer_is_pruned_at_every_level():
 # ---- resume -----------------------------------------------------------------------------------------
 
 
-def train(path, config, should_stop=lambda: False):
-    with RunFolder(path, config) as folder:
-        return Runner([folder]).execute(should_stop)
-
-
 def test_a_network_that_was_stopped_continues_exactly(tmp_path):
     config = made(agent__factors="rows", method=(WeightDecay(strength=1e-2),), seed=3)
-    assert train(tmp_path / "whole", config)
-    calls = iter(range(10**6))
-    assert not train(tmp_path / "parts", config, lambda: next(calls) >= 3)
-    assert train(tmp_path / "parts", config)
-    whole, parts = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "parts"))
+    parts, whole = rows_of_stopped_and_whole(tmp_path, config, 3)
     assert parts == whole
     assert whole.count(b"\n") == 3
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_figures import rows_of_stopped_and_whole
 
 from plasticity.mitigations import MITIGATIONS
 from plasticity.scripts.config.nested import with_values
@@ -16,8 +17,6 @@ from plasticity.scripts.reproduce.mode_connectivity import (
 )
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_SEEN, PARTLY, Verdict
-from plasticity.scripts.run.folder import RunFolder
-from plasticity.scripts.run.runner import Runner
 
 FIGURE = FIGURES["mode-connectivity"]
 TINY = {
@@ -105,19 +104,10 @@ def test_wrong_settings_are_refused():
 # ---- resume -----------------------------------------------------------------------------------------
 
 
-def train(path, config, should_stop=lambda: False):
-    with RunFolder(path, config) as folder:
-        return Runner([folder]).execute(should_stop)
-
-
 @pytest.mark.parametrize("names", [("syre", "shift"), ("w-asymmetric",)])
 def test_a_pair_that_was_stopped_continues_exactly(tmp_path, names):
     config = made(*(MITIGATIONS[name]() for name in names), seed=3)
-    assert train(tmp_path / "whole", config)
-    calls = iter(range(10**6))
-    assert not train(tmp_path / "parts", config, lambda: next(calls) >= 3)
-    assert train(tmp_path / "parts", config)
-    whole, parts = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "parts"))
+    parts, whole = rows_of_stopped_and_whole(tmp_path, config, 3)
     assert parts == whole
     assert whole.count(b"\n") == 3
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from made_figures import rows_of_stopped_and_whole
 from torch import nn
 
 from plasticity.mitigations import ReDo, Syre, WeightDecay
@@ -15,8 +16,6 @@ from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.reproduce.results import Results
 from plasticity.scripts.reproduce.ridge import METHODS, Regressions, minimizer
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_SEEN, PARTLY, Verdict
-from plasticity.scripts.run.folder import RunFolder
-from plasticity.scripts.run.runner import Runner
 from plasticity.seeds import child_seed
 
 FIGURE = FIGURES["ridge"]
@@ -127,16 +126,7 @@ def test_methods_without_a_closed_form_are_refused():
 
 def test_a_run_that_is_continued_has_the_same_row(tmp_path):
     config = with_values(made(Syre(), input_dim=4, num_examples=5), {"stream.num_steps": 3})
-
-    def train(name, should_stop=lambda: False):
-        with RunFolder(tmp_path / name, config) as folder:
-            return Runner([folder]).execute(should_stop)
-
-    calls = iter(range(100))
-    assert train("whole")
-    assert not train("parts", lambda: next(calls) >= 2)
-    assert train("parts")
-    whole, parts = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "parts"))
+    parts, whole = rows_of_stopped_and_whole(tmp_path, config, 2)
     assert parts == whole
     rows = [json.loads(row) for row in whole.splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]

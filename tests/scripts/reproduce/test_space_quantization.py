@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_figures import rows_of_stopped_and_whole
 
 from plasticity.mitigations import WeightDecay
 from plasticity.scripts.config.nested import with_values
@@ -20,8 +21,6 @@ from plasticity.scripts.reproduce.space_quantization import (
     width_ratio,
 )
 from plasticity.scripts.reproduce.verdict import FAILS, HOLDS, NOT_SEEN, PARTLY, Verdict
-from plasticity.scripts.run.folder import RunFolder
-from plasticity.scripts.run.runner import Runner
 
 FIGURE = FIGURES["space-quantization"]
 TINY = {
@@ -85,18 +84,9 @@ def test_wrong_settings_are_refused():
 # ---- resume -----------------------------------------------------------------------------------------
 
 
-def train(path, config, should_stop=lambda: False):
-    with RunFolder(path, config) as folder:
-        return Runner([folder]).execute(should_stop)
-
-
 def test_a_student_that_was_stopped_continues_exactly(tmp_path):
     config = made(WeightDecay(strength=1e-2), seed=3)
-    assert train(tmp_path / "whole", config)
-    calls = iter(range(10**6))
-    assert not train(tmp_path / "parts", config, lambda: next(calls) >= 3)
-    assert train(tmp_path / "parts", config)
-    whole, parts = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "parts"))
+    parts, whole = rows_of_stopped_and_whole(tmp_path, config, 3)
     assert parts == whole
     assert whole.count(b"\n") == 3
 
