@@ -22,6 +22,11 @@ from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
+from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures
+from plasticity.mitigations.leaky_relu import LeakyReLU as LeakyReLU
+from plasticity.mitigations.smooth_leaky_relu import SmoothLeakyReLU as SmoothLeakyReLU
+from plasticity.mitigations.randomized_leaky_relu import RandomizedLeakyReLU as RandomizedLeakyReLU
+from plasticity.mitigations.hyperspherical import Hyperspherical as Hyperspherical
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
 from plasticity.mitigations.sigma_asymmetric import SigmaAsymmetric as SigmaAsymmetric
 from plasticity.mitigations.dropout import Dropout as Dropout
