@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.modules.noise import SeededDropout
 from plasticity.network_spec import NetworkSpec
 from plasticity.seeds import child_seed
@@ -30,6 +30,7 @@ class Dropout(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the dropout"
 
     probability: float = 0.1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.fixed_weights import MASK
 from plasticity.modules.hyperspherical import HypersphericalLayer, on_sphere
@@ -44,6 +44,7 @@ class Hyperspherical(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the projection"
     comes_last: ClassVar[bool] = True
 

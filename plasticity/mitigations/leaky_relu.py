@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.network_spec import NetworkSpec
 
 
@@ -26,6 +26,7 @@ class LeakyReLU(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"slope": (0.01, 0.1, 0.3)}
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.modules.activations import identity
 from plasticity.modules.noise import RandomSlopes
 from plasticity.network_spec import NetworkSpec
@@ -32,6 +32,7 @@ class RandomizedLeakyReLU(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
 
     lower: float = 1 / 8

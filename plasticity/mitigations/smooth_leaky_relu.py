@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.modules.activations import SmoothLeakyReLU as Activation
 from plasticity.network_spec import NetworkSpec
 
@@ -25,6 +25,7 @@ class SmoothLeakyReLU(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
 
     slope: float = 0.1
