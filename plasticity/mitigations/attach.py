@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from fnmatch import fnmatchcase
 from functools import partial
@@ -29,9 +29,16 @@ from plasticity.mitigations.closures import Arguments, with_evaluated_closure
 from plasticity.mitigations.context import Batches
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
-from plasticity.mitigations.method import SeededMethod, require_compatible
+from plasticity.mitigations.method import (
+    SeededMethod,
+    added_parameters,
+    method_name,
+    require_compatible,
+)
+from plasticity.mitigations.optimizer_views import OrdinaryView
 from plasticity.mitigations.passes import Passes
-from plasticity.mitigations.trained import Trained, optimizer_moments
+from plasticity.mitigations.trained import Trained
+from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
 from plasticity.wrappers import raw_module
 
@@ -81,6 +88,8 @@ def attach(
       processes, so that all reset the same units.
     - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
       at each layer that reads units, so that `fullgraph=True` is refused by the compiler.
+    - **New parameters.** Those that a mitigation adds to the model join the optimizer's first group, or one
+      of their own in a regularized optimizer: make its scheduler afterwards.
     - **Copies.** Mitigations do not act on a copy of the model or optimizer: attach to these anew. A copy of
       the model warns of it when it is trained.
     - **Decays.** They do the same as `regularized(...)` with `parameter_groups(model, ...)`, to rounding.
@@ -157,12 +166,20 @@ class Attached:
             self._model, initialize or {}, method, is_new=state is None
         )
         self._reads_units = any(each.reads_units for each in method.mitigations)
+        self._reads_roles = any(each.reads_roles for each in method.mitigations)
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
-        if self._reads_units and (readers is not None or inputs is not None):
-            self._units.find(inputs if isinstance(inputs, tuple) else (inputs,), {})
+        if self._reads_structure and (readers is not None or inputs is not None):
+            self._find(inputs if isinstance(inputs, tuple) else (inputs,), {})
         if state is None:
             method.prepare(self._model)
+            self._take_new_parameters()
+        elif missing := added_parameters(self._model, method):
+            raise ValueError(
+                f"{method_name(method.mitigations)} adds the parameters {missing} to the model, which lacks"
+                " them: attach without state=, and load the states of model, optimizer and mitigations"
+                " afterwards."
+            )
         self._decay = (
             AttachedDecay(self._model, self._optimizer, settings)
             if settings.regularizer != "none"
@@ -172,8 +189,9 @@ class Attached:
             parameters=self._parameters,
             buffers=dict(self._model.named_buffers()),
             module=self._model,
-            moments=partial(optimizer_moments, self._optimizer),
+            optimizer=OrdinaryView(self._optimizer, self._parameters),
             units=self._units.visible,
+            roles=self._units.roles,
             initialization=self._initialization,
             ordinary=lambda: self._model,
         )
@@ -188,7 +206,7 @@ class Attached:
             self._optimizer.register_step_post_hook(self._after_step),
             hook_model(self._model, self._on_call),
         ]
-        if self._units.visible or not self._reads_units:
+        if self._units.roles or not self._reads_structure:
             self._begin()
         if state is not None:
             try:
@@ -204,6 +222,29 @@ class Attached:
             other = getattr(hook, "__self__", None)
             if isinstance(other, Attached) and mine & set(other._parameters.values()):
                 require_compatible([*other._method.mitigations, *self._method.mitigations])
+
+    @property
+    def _reads_structure(self) -> bool:
+        return self._reads_units or self._reads_roles
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find what the mitigations need to know of the model, given the inputs of a call."""
+        self._units.find(args, kwargs, units=self._reads_units)
+
+    def _take_new_parameters(self) -> None:
+        """Let the optimizer train the parameters that the mitigations have added to the model."""
+        now = dict(self._model.named_parameters())
+        added = {name: each for name, each in now.items() if name not in self._parameters}
+        if not added:
+            return
+        if isinstance(self._optimizer, RegularizedOptimizer):
+            self._optimizer.add_param_group({"params": [*added.values()], "regularizer": "none"})
+        else:  # not a group of its own, which a scheduler that exists already would not know
+            self._optimizer.param_groups[0]["params"].extend(added.values())
+        measured = initialization_of(self._model)
+        self._initialization |= {name: measured[name] for name in added}
+        self._parameters = now
+        self._units.add(added)
 
     def _begin(self) -> None:
         """Make the states of the mitigations, and record the inputs of the layers that read units."""
@@ -245,7 +286,7 @@ class Attached:
             return
         if not self._begun:
             with self._silent():
-                self._units.find(args, kwargs)
+                self._find(args, kwargs)
             self._begin()
         if self._adds_penalty and self._hooks.penalizes_features:
             self._latest_call = args, kwargs
@@ -301,25 +342,30 @@ class Attached:
         """Add the gradients of the penalties to those of the loss."""
         progress, on_features = self._hooks.progress, self._hooks.penalizes_features
         recorded = progress.layer_inputs
-        if on_features:  # the backward pass has freed the graph of the loop's own pass
-            if self._latest_call is None:
-                raise RuntimeError(
-                    f"{self._hooks.names} needs the features of this step, but no call of the model in"
-                    " training mode and with gradients was seen since the last one."
-                )
-            args, kwargs = self._latest_call
-            progress.layer_inputs = {}
-            with repeated_pass(self._model), self._silent():
-                self._is_repeating = True
-                try:
-                    self._model(*args, **kwargs)
-                finally:
-                    self._is_repeating = False
-        with self._acting(on_pass=on_features and bool(progress.layer_inputs)):
-            penalty = self._hooks.penalty()
-        trained = [each for each in self._parameters.values() if each in self._units.optimized]
-        join_penalty(penalty, trained, average=on_features)
+        with repeated_pass(self._model) if on_features else nullcontext():
+            if on_features:  # the backward pass has freed the graph of the loop's own pass
+                progress.layer_inputs = {}
+                self._repeat_pass()
+            with self._acting(on_pass=bool(progress.layer_inputs)):
+                penalty = self._hooks.penalty()
+            trained = [each for each in self._parameters.values() if each in self._units.optimized]
+            join_penalty(penalty, trained, average=on_features)
         progress.layer_inputs = recorded
+
+    def _repeat_pass(self) -> None:
+        """Run the model on its latest inputs, and record those of its layers."""
+        if self._latest_call is None:
+            raise RuntimeError(
+                f"{self._hooks.names} needs the features of this step, but no call of the model in training"
+                " mode and with gradients was seen since the last one."
+            )
+        args, kwargs = self._latest_call
+        self._is_repeating = True
+        try:
+            with self._silent():
+                self._model(*args, **kwargs)
+        finally:
+            self._is_repeating = False
 
     def _require_begun(self) -> None:
         if not self._begun:

@@ -115,7 +115,7 @@ def hidden_units(
 
 
 def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the names of the hidden layers whose units can be reset, and why those of others cannot, by name."""
+    """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
     found, faults = _followed([each for each in flow.layers if not each.is_output], model)
     return tuple(found), faults
 

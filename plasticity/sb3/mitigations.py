@@ -17,7 +17,12 @@ from plasticity.initialization import Distribution
 from plasticity.mitigations.attach import Attached, attach
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.hidden_units import layers_to_reset
-from plasticity.mitigations.method import require_compatible
+from plasticity.mitigations.method import (
+    SeededMethod,
+    added_parameters,
+    method_name,
+    require_compatible,
+)
 from plasticity.sb3.tasks import TaskFollower
 from plasticity.sb3.trained_networks import TrainedNetwork, trained_networks
 from plasticity.seeds import child_seed
@@ -154,6 +159,12 @@ class MitigationCallback(BaseCallback):
             layers, faults = layers_to_reset(flow, network.module)
             for fault in faults.values():
                 logger.info("Left alone in %s: %s", name, fault)
+        added = added_parameters(network.module, SeededMethod(self.mitigations, 0))
+        if added:
+            raise ValueError(
+                f"{method_name(self.mitigations)} adds the parameters {added} to {name}, which"
+                " Stable-Baselines3 would not save: use plasticity.attach in a loop of your own."
+            )
         attached = attach(
             network.module,
             network.optimizer,
