@@ -105,19 +105,32 @@ def hidden_units(
     """
     hidden = [each for each in flow.layers if not each.is_output]
     wanted = hidden if layers is None else [flow[name] for name in layers]
-    found: dict[str, HiddenUnits] = {}
-    faults: list[str] = []
-    for each in wanted:
-        try:
-            found[each.name] = _units_of(each, model)
-        except ValueError as fault:
-            faults.append(str(fault))
+    found, faults = _followed(wanted, model)
     if faults:
         raise ValueError(
-            "\n".join(faults) + f"\nThose that can: layers={list(found)}."
+            "\n".join(faults.values()) + f"\nThose that can: layers={list(found)}."
             " Name these, or the layer that reads each layer's units, in readers={LAYER: READER}."
         )
     return found
+
+
+def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
+    found, faults = _followed([each for each in flow.layers if not each.is_output], model)
+    return tuple(found), faults
+
+
+def _followed(
+    layers: Sequence[UnitLayer], model: nn.Module
+) -> tuple[dict[str, HiddenUnits], dict[str, str]]:
+    found: dict[str, HiddenUnits] = {}
+    faults: dict[str, str] = {}
+    for each in layers:
+        try:
+            found[each.name] = _units_of(each, model)
+        except ValueError as fault:
+            faults[each.name] = str(fault)
+    return found, faults
 
 
 def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:
