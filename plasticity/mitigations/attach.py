@@ -28,8 +28,10 @@ from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.context import Batches
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.method import SeededMethod, require_compatible
+from plasticity.mitigations.optimizer_views import OrdinaryView
 from plasticity.mitigations.passes import Passes
-from plasticity.mitigations.trained import Trained, optimizer_moments
+from plasticity.mitigations.trained import Trained
+from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
 from plasticity.wrappers import raw_module
 
@@ -79,6 +81,8 @@ def attach(
       processes, so that all reset the same units.
     - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
       at each layer that reads units, so that `fullgraph=True` is refused by the compiler.
+    - **New parameters.** Those that a mitigation adds to the model join the optimizer's first group, or one
+      of their own in a regularized optimizer: make its scheduler afterwards.
     - **Copies.** Mitigations do not act on a copy of the model or optimizer: attach to these anew. A copy of
       the model warns of it when it is trained.
     - **Decays.** They do the same as `regularized(...)` with `parameter_groups(model, ...)`, to rounding.
@@ -144,11 +148,13 @@ class Attached:
         # Before the weights are moved: a redraw has the spread of those that the user gave.
         self._initialization = _initialization(self._model, initialize or {}, method)
         self._reads_units = any(each.reads_units for each in method.mitigations)
+        self._reads_roles = any(each.reads_roles for each in method.mitigations)
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
-        if self._reads_units and (readers is not None or inputs is not None):
-            self._units.find(inputs if isinstance(inputs, tuple) else (inputs,), {})
+        if self._reads_structure and (readers is not None or inputs is not None):
+            self._find(inputs if isinstance(inputs, tuple) else (inputs,), {})
         method.prepare(self._model)
+        self._take_new_parameters()
         self._decay = (
             AttachedDecay(self._model, self._optimizer, settings)
             if settings.regularizer != "none"
@@ -158,8 +164,9 @@ class Attached:
             parameters=self._parameters,
             buffers=dict(self._model.named_buffers()),
             module=self._model,
-            moments=partial(optimizer_moments, self._optimizer),
+            optimizer=OrdinaryView(self._optimizer, self._parameters),
             units=self._units.visible,
+            roles=self._units.roles,
             initialization=self._initialization,
             ordinary=lambda: self._model,
         )
@@ -171,7 +178,7 @@ class Attached:
             self._optimizer.register_step_post_hook(self._after_step),
             hook_model(self._model, self._on_call),
         ]
-        if self._units.visible or not self._reads_units:
+        if self._units.roles or not self._reads_structure:
             self._begin()
 
     def _require_alone(self) -> None:
@@ -181,6 +188,29 @@ class Attached:
             other = getattr(hook, "__self__", None)
             if isinstance(other, Attached) and mine & set(other._parameters.values()):
                 require_compatible([*other._method.mitigations, *self._method.mitigations])
+
+    @property
+    def _reads_structure(self) -> bool:
+        return self._reads_units or self._reads_roles
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find what the mitigations need to know of the model, given the inputs of a call."""
+        self._units.find(args, kwargs, units=self._reads_units)
+
+    def _take_new_parameters(self) -> None:
+        """Let the optimizer train the parameters that the mitigations have added to the model."""
+        now = dict(self._model.named_parameters())
+        added = {name: each for name, each in now.items() if name not in self._parameters}
+        if not added:
+            return
+        if isinstance(self._optimizer, RegularizedOptimizer):
+            self._optimizer.add_param_group({"params": [*added.values()], "regularizer": "none"})
+        else:  # not a group of its own, which a scheduler that exists already would not know
+            self._optimizer.param_groups[0]["params"].extend(added.values())
+        measured = initialization_of(self._model)
+        self._initialization |= {name: measured[name] for name in added}
+        self._parameters = now
+        self._units.add(added)
 
     def _begin(self) -> None:
         """Make the states of the mitigations, and record the inputs of the layers that read units."""
@@ -222,7 +252,7 @@ class Attached:
             return
         if not self._begun:
             with self._silent():
-                self._units.find(args, kwargs)
+                self._find(args, kwargs)
             self._begin()
         progress = self._hooks.progress
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))

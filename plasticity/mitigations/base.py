@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 PLAIN = "none"
 """Name of the method without a mitigation: the plain optimizer."""
 
-_Kind = TypeVar("_Kind", bound="type[Mitigation]")
+Kind = Literal[
+    "decay", "penalty", "unit reset", "weight reset", "projection", "network", "optimizer", "other"
+]
+"""Means by which mitigations act."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of mitigations, in the order of lists."""
+
+_Class = TypeVar("_Class", bound="type[Mitigation]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,15 @@ class Mitigation:
 
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""
+
+    kind: ClassVar[Kind] = "other"
+    """Means by which it acts; lists are grouped by it."""
+
+    stackable: ClassVar[bool] = True
+    """Whether stacked networks can have it. Runs of one that is not have a process each."""
+
+    reads_roles: ClassVar[bool] = False
+    """Whether the hooks use `context.roles`."""
 
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
@@ -125,14 +142,14 @@ MITIGATIONS: dict[str, type[Mitigation]] = {}
 """Classes of mitigations, by name."""
 
 
-def mitigation(name: str) -> Callable[[_Kind], _Kind]:
+def mitigation(name: str) -> Callable[[_Class], _Class]:
     """Register a mitigation under a name.
 
     Raises:
         ValueError: if the name is taken, or contains a character that options or folders cannot hold.
     """
 
-    def register(kind: _Kind) -> _Kind:
+    def register(kind: _Class) -> _Class:
         if name in MITIGATIONS or name == PLAIN:
             raise ValueError(
                 f"There is a method {name!r} already: give the mitigation another name."
@@ -157,6 +174,7 @@ class Decay(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "decay"
     claims: ClassVar[str] = "the decay"
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"strength": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
 

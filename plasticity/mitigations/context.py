@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, distributed
 
 from plasticity.mitigations.hidden_units import HiddenUnits
-from plasticity.mitigations.resets import reset_some_units, reset_units
-from plasticity.mitigations.trained import Initial, Moments, Trained
+from plasticity.mitigations.optimizer_views import Moments
+from plasticity.mitigations.parameter_roles import ParameterRole
+from plasticity.mitigations.resets import replace_entries, reset_some_units, reset_units
+from plasticity.mitigations.trained import Initial, Trained
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -100,7 +102,21 @@ class Context:
 
         It may be empty: plain SGD has none, and Adam none before its first step. Shape: (..., *shape).
         """
-        return self._networks.moments(self.parameters[name])
+        return self._networks.optimizer.moments(name)
+
+    def learning_rate(self, name: str) -> float | Tensor:
+        """Return the optimizer's learning rate of a parameter, so that it broadcasts to the parameter.
+
+        Raises:
+            ValueError: if the optimizer does not train it.
+        """
+        rate = self._networks.optimizer.learning_rate(name)
+        return self.per_run(rate, self.parameters[name])
+
+    @property
+    def roles(self) -> Mapping[str, ParameterRole]:
+        """Roles of the trained parameters, by name: weight or bias, layer, fan-in; needs `reads_roles`."""
+        return self._networks.roles
 
     @property
     def units(self) -> Mapping[str, HiddenUnits]:
@@ -170,6 +186,22 @@ class Context:
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
         return self._networks.forward(inputs, parameters)
+
+    def forward_with_features(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks, and return their outputs and the features of each layer, with a graph.
+
+        Needs `reads_units`. In a hook of a step, whose gradients are off, inside `torch.enable_grad()`.
+
+        Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each layer's features
+        (..., samples, units), as in `features`.
+        """
+        readers = {layer: each.readers[0] for layer, each in self.units.items()}
+        layers = tuple(dict.fromkeys(each.layer for each in readers.values()))
+        outputs, found = self._networks.forward_with_inputs_of(layers, inputs)
+        lead = len(self.lead)
+        return outputs, {
+            layer: reader.by_unit(found[reader.layer], lead) for layer, reader in readers.items()
+        }
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Iterate over inputs and labels of the task that begins; in `boundary` only.
@@ -323,6 +355,29 @@ class Context:
         for layer, mask in done.items():
             self.count(f"reset_units/{layer}", mask.sum(-1))
         return done
+
+    def replace(self, name: str, chosen: Tensor, values: Tensor) -> None:
+        """Replace entries of a parameter, and set their moments to 0.
+
+        Args:
+            name: Name of the parameter.
+            chosen: Which entries. Bool, broadcast to the parameter. Shape: (..., *shape).
+            values: New values, of which only those of chosen entries count. Shape: likewise.
+        """
+        replace_entries(self._networks, name, chosen, values)
+
+    def clear_moments(self, name: str) -> None:
+        """Set the optimizer's moments of a parameter to 0, and leave its count of steps."""
+        for moment in self.moments(name).values():
+            moment.zero_()
+
+    def restart_optimizer(self, names: Iterable[str] | None = None) -> None:
+        """Return the optimizer's state to what it is before the first step: moments and counts of steps.
+
+        Args:
+            names: Names of parameters. None: all that it trains.
+        """
+        self._networks.optimizer.restart(self.parameters if names is None else names)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.network_spec import NetworkSpec
 
 
@@ -26,6 +26,7 @@ class CReLU(Mitigation):
         TypeError: if a value has the wrong type.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
 
     keep_units: bool = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.network_spec import NetworkSpec
 from plasticity.seeds import child_seed
 
@@ -35,6 +35,7 @@ class Dropout(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the dropout"
 
     probability: float = 0.1

@@ -44,6 +44,11 @@ class Hooks:
                     "The mitigations of stacked networks must be of one kind, not"
                     f" {[[each.name for each in one] for one in self._methods]}: stack each kind apart."
                 )
+        for each in self._methods[0]:
+            if networks.lead and not each.stackable:
+                raise ValueError(
+                    f"{each.name} does not support stacked networks: train each by itself."
+                )
         self._networks, self._seeds = networks, seeds
         self.progress = Progress()
         """Latest events in the training."""
@@ -90,6 +95,8 @@ class Hooks:
             return
         if any(each.reads_units for each in self._mitigations):
             self._networks.find_units(example())
+        if any(each.reads_roles for each in self._mitigations):
+            self._networks.find_roles(example())
         for mitigation, context in self._at_work:
             context.state = mitigation.initial_state(context)
         self._begun = True

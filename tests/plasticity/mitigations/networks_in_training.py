@@ -7,7 +7,8 @@ from torch import nn
 
 from plasticity.initialization import initialization_of, torch_default
 from plasticity.mitigations.context import Context, Progress
-from plasticity.mitigations.trained import Trained, optimizer_moments
+from plasticity.mitigations.optimizer_views import OrdinaryView, StackedView
+from plasticity.mitigations.trained import Trained
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.stacked_optimizer import StackedOptimizer
 from plasticity.stacking.networks import StackedNetworks
@@ -67,11 +68,12 @@ def single(model, optimizer, inputs):
         parameters=dict(model.named_parameters()),
         buffers=dict(model.named_buffers()),
         module=model,
-        moments=partial(optimizer_moments, optimizer),
+        optimizer=OrdinaryView(optimizer, dict(model.named_parameters())),
         initialization=initialization_of(model),
         ordinary=lambda: model,
     )
     found.find_units(inputs)
+    found.find_roles(inputs)
     return found
 
 
@@ -84,12 +86,13 @@ def stacked(models, inputs, make_optimizer=adam):
         parameters=networks.parameters,
         buffers=networks.buffers,
         module=networks.template,
-        moments=optimizer.moments,
+        optimizer=StackedView(optimizer, networks.parameters),
         initialization=initialization_of(models[0]),
         ordinary=partial(networks.network, 0),
         lead=(len(models),),
     )
     found.find_units(inputs.expand(len(models), *inputs.shape))
+    found.find_roles(inputs.expand(len(models), *inputs.shape))
     return found, networks, optimizer
 
 

@@ -204,7 +204,7 @@ def test_a_boundary_is_of_the_networks_whose_task_ended():
     generator = torch.Generator().manual_seed(child_seed(3, "shrink"))
     expected = torch.empty(3, 1, 2, 2).uniform_(-0.5, 0.5, generator=generator)  # 4 inputs
     torch.testing.assert_close(networks.parameters["conv.weight"][2], expected)
-    for moment in networks.moments(networks.parameters["fc.weight"]).values():
+    for moment in networks.optimizer.moments("fc.weight").values():
         assert (moment[[0, 2]] == 0).all()
         assert (moment[1] != 0).all()
 
@@ -311,3 +311,17 @@ def test_methods_that_do_not_stack_are_refused():
     networks, _, _ = stacked([marker(seed) for seed in range(2)], images())
     with pytest.raises(ValueError, match=r"of one kind, not \[\['noise'\], \[\]\]"):
         Hooks([(Noise(),), (Syre(),)], networks, [0, 1])
+
+
+def test_stacked_networks_refuse_what_cannot_be_stacked():
+    @dataclass(frozen=True, kw_only=True)
+    class Alone(Mitigation):
+        name: ClassVar[str] = "alone"
+        stackable: ClassVar[bool] = False
+
+        def after_step(self, context):
+            pass
+
+    networks, _, _ = stacked([marker(0), marker(1)], images())
+    with pytest.raises(ValueError, match="alone does not support stacked networks"):
+        Hooks([[Alone()], [Alone()]], networks, [0, 1])

@@ -2,7 +2,7 @@ import torch
 from networks_in_training import adam, images, marker, single, stacked, step
 from torch.func import functional_call
 
-from plasticity.mitigations.trained import optimizer_moments
+from plasticity.mitigations.optimizer_views import optimizer_moments
 from plasticity.optim.regularizers import regularized
 
 
@@ -47,7 +47,7 @@ def test_one_of_several_networks_is_a_view_of_their_memory():
     step(run, optimizer, images().expand(3, *images().shape))
     own = networks.of_run(1)
     assert own.lead == ()
-    moments = own.moments(own.parameters["fc.weight"])
+    moments = own.optimizer.moments("fc.weight")
     assert moments.keys() == {"exp_avg", "exp_avg_sq"}
     with torch.no_grad():
         own.parameters["fc.weight"].fill_(7.0)
@@ -55,8 +55,8 @@ def test_one_of_several_networks_is_a_view_of_their_memory():
     weight = networks.parameters["fc.weight"]
     assert (weight[1] == 7).all()
     assert (weight[[0, 2]] != 7).all()
-    assert (networks.moments(weight)["exp_avg"][1] == 8).all()
-    assert (networks.moments(weight)["exp_avg"][[0, 2]] != 8).all()
+    assert (networks.optimizer.moments("fc.weight")["exp_avg"][1] == 8).all()
+    assert (networks.optimizer.moments("fc.weight")["exp_avg"][[0, 2]] != 8).all()
 
 
 def test_forward_with_other_parameters():
