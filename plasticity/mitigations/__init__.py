@@ -21,6 +21,12 @@ from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
 from plasticity.mitigations.continual_backprop import ContinualBackprop as ContinualBackprop
+from plasticity.mitigations.shrink_perturb import ShrinkPerturb as ShrinkPerturb
+from plasticity.mitigations.noise import Noise as Noise
+from plasticity.mitigations.head_reset import HeadReset as HeadReset
+from plasticity.mitigations.layer_reset import LayerReset as LayerReset
+from plasticity.mitigations.full_reset import FullReset as FullReset
+from plasticity.mitigations.optimizer_reset import OptimizerReset as OptimizerReset
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures

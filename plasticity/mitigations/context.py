@@ -90,6 +90,15 @@ class Context:
         return self._networks.buffers
 
     @property
+    def trained(self) -> dict[str, Tensor]:
+        """Parameters that the optimizer trains, and that are not frozen, by name.
+
+        Shape of each: (..., *shape).
+        """
+        trains = self._networks.optimizer.trains
+        return {name: each for name, each in self.parameters.items() if trains(name)}
+
+    @property
     def gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
 
