@@ -38,6 +38,9 @@ from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
 from plasticity.mitigations.sigma_asymmetric import SigmaAsymmetric as SigmaAsymmetric
 from plasticity.mitigations.dropout import Dropout as Dropout
 from plasticity.mitigations.w_fix import WFix as WFix
+
+# penalties
+from plasticity.mitigations.parseval import Parseval as Parseval
 # isort: on
 
 __all__ = [

@@ -89,6 +89,10 @@ class Context:
         """Buffers by name. Shape of each: (..., *shape)."""
         return self._networks.buffers
 
+    def zeros(self) -> Tensor:
+        """Return a 0 for each network, as the start of a sum of its own. Shape: (...)."""
+        return next(iter(self.parameters.values())).new_zeros(self.lead)
+
     @property
     def trained(self) -> dict[str, Tensor]:
         """Parameters that the optimizer trains, and that are not frozen, by name.
@@ -190,16 +194,18 @@ class Context:
         )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Run the networks, with other parameters where these are given.
+        """Run the networks in evaluation mode, with other parameters or buffers where these are given.
+
+        Nothing of the run changes: no dropout draws, and running statistics are used, not updated.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
         return self._networks.forward(inputs, parameters)
 
     def forward_with_features(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the networks, and return their outputs and the features of each layer, with a graph.
+        """Run the networks as `forward`, and return their outputs and the features of each layer.
 
-        Needs `reads_units`. In a hook of a step, whose gradients are off, inside `torch.enable_grad()`.
+        They have a graph, in a hook of a step inside `torch.enable_grad()` only. Needs `reads_units`.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each layer's features
         (..., samples, units), as in `features`.
