@@ -57,8 +57,30 @@ class UnitReader:
         by_position = rows.view(*rows.shape[:-1], units, positions).mT
         return by_position.flatten(lead, -2)
 
+    def by_entry(self, inputs: Tensor, lead: int) -> Tensor:
+        """Return the layer's inputs by the entries that each unit feeds, a view if the columns are in order.
+
+        An entry is a position of the weight, such as an output of a CReLU, at a place of a convolution's map.
+
+        Args:
+            inputs: As in `by_unit`.
+            lead: Number of leading dimensions.
+
+        Returns:
+            Shape: (..., rows, units, positions, places).
+        """
+        entries = (
+            inputs.flatten(lead + 2) if self.reads_map else inputs.flatten(lead, -2).unsqueeze(-1)
+        )
+        if not self.in_order:
+            entries = entries.index_select(lead + 1, self.columns.flatten())
+        return entries.unflatten(lead + 1, self.columns.shape)
+
     def fed_by(self, chosen: Tensor) -> Tensor:
-        """Return the positions that chosen units feed. Shape: (..., units) to (..., columns), bool."""
+        """Return the positions that chosen units feed; of numbers, that of the unit that feeds each, or 0.
+
+        Shape: (..., units) to (..., columns).
+        """
         with_none = torch.cat([chosen, chosen.new_zeros(*chosen.shape[:-1], 1)], -1)
         return with_none.index_select(-1, self.owners)
 

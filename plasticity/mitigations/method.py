@@ -68,11 +68,12 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
     claimed: dict[str, str] = {}
     for kind in kinds:
-        if kind.claims and kind.claims in claimed:
-            raise ValueError(
-                f"{claimed[kind.claims]} and {kind.name} both set {kind.claims}: leave one out."
-            )
-        claimed[kind.claims] = kind.name
+        for claim in (kind.claims,) if isinstance(kind.claims, str) else kind.claims:
+            if claim and claim in claimed:
+                raise ValueError(
+                    f"{claimed[claim]} and {kind.name} both set {claim}: leave one out."
+                )
+            claimed[claim] = kind.name
 
 
 def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> NetworkSpec:

@@ -22,6 +22,7 @@ from plasticity.metrics.registry import (
     METRICS,
     Metric,
     metric_key,
+    require_policy_metrics,
     resolved_metrics,
 )
 from plasticity.metrics.row_file import RowFile, made_again
@@ -117,7 +118,8 @@ class PlasticityCallback(BaseCallback):
     Raises:
         TypeError: if an argument has the wrong type; at the start of training, if the kind of policy is not
             known; during training, if a task is neither an integer nor a string.
-        ValueError: if a number is out of range or a metric is unknown (the nearest is named); at the start
+        ValueError: if a number is out of range, a metric is unknown (the nearest is named) or not measured
+            for policies ("churn", "hessian_rank"); at the start
             of training, if a layer is unknown or never runs, or `probe_batch` does not fit.
         OSError: if `path` cannot be written.
 
@@ -151,7 +153,9 @@ class PlasticityCallback(BaseCallback):
         self.rows = []
         self.every = require_integer("every", every, minimum=1)
         self.probe_size = require_integer("probe_size", probe_size, minimum=2)
-        self._metrics = _with_saturation(resolved_metrics(metrics))
+        chosen = resolved_metrics(metrics)
+        require_policy_metrics(chosen)
+        self._metrics = _with_saturation(chosen)
         self._layers = layers
         self._given_probe = probe_batch
         self._path = None if path is None else Path(path).absolute()
