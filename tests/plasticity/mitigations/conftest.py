@@ -184,7 +184,7 @@ def trains_alike():
     In float64, each network alone is as its row of a stack; the first also as with `attach`, and, bit for
     bit, as one that stopped and continued. It returns each one's weights, buffers and moments, by name.
     """
-    from networks_in_training import Training  # noqa: PLC0415
+    from networks_in_training import Training
 
     def check(*methods, steps=13, **settings):
         together = Training(list(methods), **settings).train(steps)
@@ -208,7 +208,7 @@ def trains_alike():
 @pytest.fixture
 def leaves_alone():
     """Function that checks that a method with these settings trains exactly as none does."""
-    from networks_in_training import Training  # noqa: PLC0415
+    from networks_in_training import Training
 
     def check(method, steps=12):
         found = Training(method).train(steps).everything()
