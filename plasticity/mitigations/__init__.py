@@ -29,6 +29,7 @@ from plasticity.mitigations.optimizer_reset import OptimizerReset as OptimizerRe
 from plasticity.mitigations.swr import SWR as SWR
 from plasticity.mitigations.hare_tortoise import HareTortoise as HareTortoise
 from plasticity.mitigations.fire import FIRE as FIRE
+from plasticity.mitigations.weight_clipping import WeightClipping as WeightClipping
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
