@@ -30,6 +30,8 @@ from plasticity.mitigations.swr import SWR as SWR
 from plasticity.mitigations.hare_tortoise import HareTortoise as HareTortoise
 from plasticity.mitigations.fire import FIRE as FIRE
 from plasticity.mitigations.weight_clipping import WeightClipping as WeightClipping
+from plasticity.mitigations.norm_projection import NormProjection as NormProjection
+from plasticity.mitigations.nap import NaP as NaP
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
