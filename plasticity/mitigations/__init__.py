@@ -27,6 +27,12 @@ from plasticity.mitigations.head_reset import HeadReset as HeadReset
 from plasticity.mitigations.layer_reset import LayerReset as LayerReset
 from plasticity.mitigations.full_reset import FullReset as FullReset
 from plasticity.mitigations.optimizer_reset import OptimizerReset as OptimizerReset
+from plasticity.mitigations.swr import SWR as SWR
+from plasticity.mitigations.hare_tortoise import HareTortoise as HareTortoise
+from plasticity.mitigations.fire import FIRE as FIRE
+from plasticity.mitigations.weight_clipping import WeightClipping as WeightClipping
+from plasticity.mitigations.norm_projection import NormProjection as NormProjection
+from plasticity.mitigations.nap import NaP as NaP
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures

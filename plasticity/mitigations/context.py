@@ -103,6 +103,11 @@ class Context:
         return {name: each for name, each in self.parameters.items() if trains(name)}
 
     @property
+    def initialization(self) -> Mapping[str, Initial]:
+        """Distributions of the parameters' initial values, by name; a tuple where stacked networks differ."""
+        return self._networks.initialization
+
+    @property
     def gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the parameters that have one, by name, in `before_step` and `after_step`.
 
