@@ -29,6 +29,7 @@ from plasticity.mitigations.w_fix import WFix as WFix
 
 # penalties
 from plasticity.mitigations.parseval import Parseval as Parseval
+from plasticity.mitigations.spectral import Spectral as Spectral
 # isort: on
 
 __all__ = [
