@@ -47,6 +47,9 @@ from plasticity.mitigations.w_fix import WFix as WFix
 
 # penalties
 from plasticity.mitigations.parseval import Parseval as Parseval
+from plasticity.mitigations.spectral import Spectral as Spectral
+from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
+from plasticity.mitigations.isometry import Isometry as Isometry
 # isort: on
 
 __all__ = [
