@@ -20,6 +20,7 @@ from plasticity.mitigations.l2_init import L2Init as L2Init
 from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
+from plasticity.mitigations.upgd import UPGD as UPGD
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
