@@ -21,6 +21,7 @@ from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
 from plasticity.mitigations.upgd import UPGD as UPGD
+from plasticity.mitigations.trac import TRAC as TRAC
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric

@@ -16,6 +16,7 @@ from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import (
     PLAIN_METHOD,
+    TRAC,
     UPGD,
     L2Init,
     ReDo,
@@ -108,7 +109,7 @@ class RandomTask:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     "method",
-    [(ReDo(every=1, tau=0.9),), (UPGD(),), (Replace(),), ALL],
+    [(ReDo(every=1, tau=0.9),), (UPGD(),), (TRAC(),), (Replace(),), ALL],
     ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
