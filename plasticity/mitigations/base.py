@@ -42,9 +42,9 @@ class Mitigation:
     name: ClassVar[str]
     """Name in `--methods` and in option names, given by `@mitigation`."""
 
-    claims: ClassVar[str] = ""
-    """Part of the training that the mitigation decides. Two that claim the same cannot be combined. Empty: it
-    goes with any other."""
+    claims: ClassVar[str | tuple[str, ...]] = ""
+    """Part of the training that the mitigation decides, or several. Two that claim the same cannot be
+    combined. Empty: it goes with any other."""
 
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ Moments = Mapping[str, Tensor]
 
 class OptimizerView(Protocol):
     """Optimizer of one network, or of R stacked ones; leading dimensions as in `Mitigation`."""
+
+    def trains(self, name: str) -> bool:
+        """Return whether the optimizer trains a parameter."""
 
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter; empty if there is none (yet). Shape of each: (..., *shape)."""
@@ -49,6 +52,11 @@ class OrdinaryView:
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
         self._optimizer, self._parameters = optimizer, parameters
 
+    def trains(self, name: str) -> bool:
+        """Return whether the optimizer has the parameter, and it requires gradients."""
+        parameter = self._parameters[name]
+        return parameter.requires_grad and self._group_of(parameter) is not None
+
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter that has its shape."""
         return optimizer_moments(self._optimizer, self._parameters[name])
@@ -60,14 +68,20 @@ class OrdinaryView:
 
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of the parameter's group."""
-        parameter = self._parameters[name]
+        group = self._group_of(self._parameters[name])
+        if group is None:
+            raise ValueError(
+                f"The optimizer does not train {name!r}, which therefore has no learning rate: leave it"
+                " alone."
+            )
+        rate: float | Tensor = group["lr"]
+        return rate
+
+    def _group_of(self, parameter: Tensor) -> dict[str, Any] | None:
         for group in self._optimizer.param_groups:
             if any(each is parameter for each in group["params"]):
-                rate: float | Tensor = group["lr"]
-                return rate
-        raise ValueError(
-            f"The optimizer does not train {name!r}, which therefore has no learning rate: leave it alone."
-        )
+                return group
+        return None
 
     @torch.no_grad()
     def restart(self, names: Iterable[str]) -> None:
@@ -102,6 +116,10 @@ class StackedView:
         index: int | None = None,
     ) -> None:
         self._optimizer, self._parameters, self._index = optimizer, parameters, index
+
+    def trains(self, name: str) -> bool:
+        """Return True: it trains all."""
+        return name in self._parameters
 
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter, as views."""

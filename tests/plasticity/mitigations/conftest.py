@@ -212,3 +212,43 @@ def ppo_stacked_as_alone():
         return counts
 
     return check
+
+
+@pytest.fixture
+def trains_alike():
+    """Function that trains by methods of one shape, and checks that each comes to the same in every form.
+
+    In float64, each network alone is as its row of a stack; the first also as with `attach`, and, bit for
+    bit, as one that stopped and continued. It returns each one's weights, buffers and moments, by name.
+    """
+    from networks_in_training import Training
+
+    def check(*methods, steps=13, **settings):
+        together = Training(list(methods), **settings).train(steps)
+        found = [
+            Training(method, seed=run, **settings).train(steps).everything()
+            for run, method in enumerate(methods)
+        ]
+        for run, alone in enumerate(found):
+            torch.testing.assert_close(together.everything(run), alone, rtol=1e-9, atol=1e-9)
+        attached = Training(methods[0], attached=True, **settings).train(steps).everything()
+        torch.testing.assert_close(attached, found[0], rtol=1e-12, atol=1e-12)
+        for stop in (7, 10):  # within a task, and between two
+            begun = Training(methods[0], **settings).train(stop)
+            continued = begun.continued(methods[0], **settings).train(steps - stop)
+            torch.testing.assert_close(continued.everything(), found[0], rtol=0, atol=0)
+        return found
+
+    return check
+
+
+@pytest.fixture
+def leaves_alone():
+    """Function that checks that a method with these settings trains exactly as none does."""
+    from networks_in_training import Training
+
+    def check(method, steps=12):
+        found = Training(method).train(steps).everything()
+        torch.testing.assert_close(found, Training(()).train(steps).everything(), rtol=0, atol=0)
+
+    return check
