@@ -87,7 +87,10 @@ class Context:
 
     @property
     def trained(self) -> Mapping[str, Tensor]:
-        """Parameters that the optimizer trains, by name: those of `parameters` that are in its groups."""
+        """Parameters that the optimizer trains, and that are not frozen, by name.
+
+        Shape of each: (..., *shape).
+        """
         return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
 
     @property
@@ -103,15 +106,6 @@ class Context:
     def zeros(self) -> Tensor:
         """Return a 0 for each network, as the start of a sum of its own. Shape: (...)."""
         return next(iter(self.parameters.values())).new_zeros(self.lead)
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """Parameters that the optimizer trains, and that are not frozen, by name.
-
-        Shape of each: (..., *shape).
-        """
-        trains = self._networks.optimizer.trains
-        return {name: each for name, each in self.parameters.items() if trains(name)}
 
     @property
     def initialization(self) -> Mapping[str, Initial]:
