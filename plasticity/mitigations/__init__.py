@@ -21,6 +21,8 @@ from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
 from plasticity.mitigations.continual_backprop import ContinualBackprop as ContinualBackprop
+from plasticity.mitigations.regrama import ReGraMa as ReGraMa
+from plasticity.mitigations.cpr import CPR as CPR
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric

@@ -55,7 +55,7 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 
     Raises:
         TypeError: if one is not a mitigation.
-        ValueError: if two claim the same part of the training.
+        ValueError: if two claim the same part of the training, or one needs gradients that another changes.
     """
     for each in mitigations:
         if not isinstance(each, Mitigation):
@@ -64,6 +64,7 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 
 
 def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
+    _require_task_gradients(kinds)
     claimed: dict[str, str] = {}
     for kind in kinds:
         if kind.claims and kind.claims in claimed:
@@ -71,6 +72,17 @@ def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
                 f"{claimed[kind.claims]} and {kind.name} both set {kind.claims}: leave one out."
             )
         claimed[kind.claims] = kind.name
+
+
+def _require_task_gradients(kinds: Sequence[type[Mitigation]]) -> None:
+    reading = next((each for each in kinds if each.reads_task_gradients), None)
+    penalty = next((each for each in kinds if each.penalty is not Mitigation.penalty), None)
+    if reading is not None and penalty is not None:
+        raise ValueError(
+            f"{reading.name} compares units by the gradients of the task's loss, which the penalty of"
+            f" {penalty.name} would be part of: leave one out, or take a mitigation that looks at features,"
+            " such as redo."
+        )
 
 
 def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> NetworkSpec:
