@@ -165,7 +165,7 @@ def test_a_wrong_setting_is_refused(field, value):
         CPR(**{field: value})
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", ["sigmoid", "softplus"])
 def test_stacked_as_alone(stacked_as_alone, transform):
     settings = {"every": 3, "transform": transform}
     stacked_as_alone(
@@ -183,7 +183,3 @@ def test_an_agent_stacked_as_alone(ppo_stacked_as_alone):
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_run_continues_exactly(continues_exactly, stacked):
     continues_exactly((CPR(every=5, replacement_rate=0.3),), stacked=stacked)
-
-
-def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((CPR(every=7, replacement_rate=0.3),), **{"stream.cores": 2})
