@@ -184,7 +184,7 @@ class Trainer:
                 lambda: self._first_train_batches(task, task.num_train),
             )
         hooks.progress.task = task.index
-        if self._compiled is not None:
+        if self._compiled is not None or hooks.reads_every_step:
             self._networks.always_record(hooks.all_recorded_layers)
 
     @property

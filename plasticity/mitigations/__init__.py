@@ -35,6 +35,8 @@ from plasticity.mitigations.fire import FIRE as FIRE
 from plasticity.mitigations.weight_clipping import WeightClipping as WeightClipping
 from plasticity.mitigations.norm_projection import NormProjection as NormProjection
 from plasticity.mitigations.nap import NaP as NaP
+from plasticity.mitigations.regrama import ReGraMa as ReGraMa
+from plasticity.mitigations.cpr import CPR as CPR
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures

@@ -76,6 +76,9 @@ class Mitigation:
     penalizes_features: ClassVar[bool] = False
     """Whether `penalty` depends on features, and not only on weights."""
 
+    reads_task_gradients: ClassVar[bool] = False
+    """Whether the hooks need gradients of the task's loss alone: not with a mitigation that has a penalty."""
+
     @property
     def cadence(self) -> int:
         """Optimizer steps from one call of `after_step` to the next."""

@@ -365,7 +365,11 @@ class Context:
     # ---- what it can do -------------------------------------------------------------------------
 
     def reset_units(
-        self, chosen: Mapping[str, Tensor], *, at_most: int | None = None
+        self,
+        chosen: Mapping[str, Tensor],
+        *,
+        at_most: int | None = None,
+        keep_outgoing: bool = False,
     ) -> dict[str, Tensor]:
         """Reset units: draw their incoming weights anew, and set the outgoing ones and all moments to 0.
 
@@ -377,13 +381,14 @@ class Context:
             at_most: Largest number of units of a layer that are reset, those with the lowest indices; the
                 others are left for later. For resets at every step, which then touch only their weights.
                 None: all.
+            keep_outgoing: Leave the outgoing weights and their moments as they are. Not with `at_most`.
 
         Returns:
             The units that were reset, by layer. Bool. Shape of each: (..., units).
         """
         if at_most is None:
             done = dict(chosen)
-            reset_units(self._networks, chosen, self._draw)
+            reset_units(self._networks, chosen, self._draw, keep_outgoing=keep_outgoing)
         else:
             done = reset_some_units(self._networks, chosen, at_most, self._draw)
         for layer, mask in done.items():

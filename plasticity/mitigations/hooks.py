@@ -69,7 +69,12 @@ class Hooks:
         self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
         self._before = [each for each in self._at_work if overrides(each[0], "before_step")]
         self._reads_every_step = any(
-            each.reads_units and (overrides(each, "penalty") or overrides(each, "before_step"))
+            each.reads_units
+            and (
+                overrides(each, "penalty")
+                or overrides(each, "before_step")
+                or (overrides(each, "after_step") and each.cadence == 1)
+            )
             for each in self._mitigations
         )
         self._after = [each for each in self._at_work if overrides(each[0], "after_step")]
@@ -119,6 +124,11 @@ class Hooks:
             return self._steps[0]
         live = [step for run, step in enumerate(self._steps) if run not in self._frozen]
         return live[0] if live else 0
+
+    @property
+    def reads_every_step(self) -> bool:
+        """Whether the hooks need features of every training step."""
+        return self._reads_every_step
 
     @property
     def reads_next_step(self) -> bool:

@@ -20,6 +20,12 @@ from plasticity.mitigations import (
     UPGD,
     L2Init,
     ReDo,
+    CPR,
+    PLAIN_METHOD,
+    ContinualBackprop,
+    L2Init,
+    ReDo,
+    ReGraMa,
     SeededMethod,
     Syre,
     WeightDecay,
@@ -110,6 +116,15 @@ class RandomTask:
 @pytest.mark.parametrize(
     "method",
     [(ReDo(every=1, tau=0.9),), (UPGD(),), (TRAC(),), (Replace(),), ALL],
+    [
+        (ReDo(every=1, tau=0.9),),
+        (ContinualBackprop(maturity_threshold=0, replacement_rate=0.5),),
+        (ContinualBackprop(maturity_threshold=0, replacement_rate=0.5, accumulate=False),),
+        (ReGraMa(every=1, tau=0.9),),
+        (CPR(every=1),),
+        (Replace(),),
+        ALL,
+    ],
     ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
