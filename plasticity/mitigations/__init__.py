@@ -44,6 +44,7 @@ from plasticity.mitigations.parseval import Parseval as Parseval
 from plasticity.mitigations.spectral import Spectral as Spectral
 from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
 from plasticity.mitigations.isometry import Isometry as Isometry
+from plasticity.mitigations.effective_rank import EffectiveRank as EffectiveRank
 # isort: on
 
 __all__ = [

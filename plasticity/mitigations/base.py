@@ -61,12 +61,15 @@ class Mitigation:
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
 
+    reads_example: ClassVar[bool] = False
+    """Whether `initial_state` uses `context.example`."""
+
     comes_last: ClassVar[bool] = False
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""
 
     penalizes_features: ClassVar[bool] = False
-    """Whether `penalty` depends on features, and not only on weights."""
+    """Whether `penalty` depends on `context.features`, and not only on weights and inputs."""
 
     @property
     def cadence(self) -> int:
