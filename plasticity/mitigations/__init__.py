@@ -45,6 +45,7 @@ from plasticity.mitigations.spectral import Spectral as Spectral
 from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
 from plasticity.mitigations.isometry import Isometry as Isometry
 from plasticity.mitigations.effective_rank import EffectiveRank as EffectiveRank
+from plasticity.mitigations.churn import Churn as Churn
 # isort: on
 
 __all__ = [

@@ -14,7 +14,9 @@ from networks_in_training import (
 )
 
 from plasticity.initialization import Constant, Normal
+from plasticity.mitigations import Churn
 from plasticity.mitigations.context import Context, Progress
+from plasticity.mitigations.hooks import Hooks
 
 
 def alone(seed=0):
@@ -230,3 +232,12 @@ def test_a_pass_with_features_is_that_of_the_network():
     (gradient,) = torch.autograd.grad(features["fc"].sum(), networks.parameters["fc.bias"])
     expected = (1 - features["fc"].square()).sum(1)  # of tanh
     torch.testing.assert_close(gradient, expected)
+
+
+def test_an_example_has_the_shape_of_one_input():
+    networks, _, _, context = three()
+    with pytest.raises(RuntimeError, match="set reads_example=True"):
+        _ = context.example
+    hooks = Hooks([(Churn(memory=4),)] * 3, networks, range(3))
+    hooks.begin(lambda: images().expand(3, *images().shape))
+    assert hooks.state_dict(1)["churn"]["state"]["recent"].shape == (4, 1, 3, 3)
