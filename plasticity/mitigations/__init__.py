@@ -46,6 +46,7 @@ from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
 from plasticity.mitigations.isometry import Isometry as Isometry
 from plasticity.mitigations.effective_rank import EffectiveRank as EffectiveRank
 from plasticity.mitigations.churn import Churn as Churn
+from plasticity.mitigations.infer import InFeR as InFeR
 # isort: on
 
 __all__ = [
