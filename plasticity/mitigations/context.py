@@ -68,6 +68,7 @@ class Context:
         self.generators = generators
         """Generator of each network."""
         self._memory: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
         self._numbers: dict[int, tuple[Tensor, list[float]]] = {}
         self.memory: dict[str, Any] = {}
         """What the mitigation derives from its state, so as not to do it at every step; emptied by a load."""
@@ -89,6 +90,19 @@ class Context:
         return self._networks.parameters
 
     @property
+    def trained(self) -> Mapping[str, Tensor]:
+        """Parameters that the optimizer trains, and that are not frozen, by name.
+
+        Shape of each: (..., *shape).
+        """
+        return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
+
+    @property
+    def moved(self) -> Mapping[str, Tensor]:
+        """Parameters that the step moves, by name: those trained that have a gradient; as `gradients`."""
+        return {name: each for name, each in self.trained.items() if each.grad is not None}
+
+    @property
     def buffers(self) -> Mapping[str, Tensor]:
         """Buffers by name. Shape of each: (..., *shape)."""
         return self._networks.buffers
@@ -98,13 +112,9 @@ class Context:
         return next(iter(self.parameters.values())).new_zeros(self.lead)
 
     @property
-    def trained(self) -> dict[str, Tensor]:
-        """Parameters that the optimizer trains, and that are not frozen, by name.
-
-        Shape of each: (..., *shape).
-        """
-        trains = self._networks.optimizer.trains
-        return {name: each for name, each in self.parameters.items() if trains(name)}
+    def initialization(self) -> Mapping[str, Initial]:
+        """Distributions of the parameters' initial values, by name; a tuple where stacked networks differ."""
+        return self._networks.initialization
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -390,6 +400,15 @@ class Context:
             )
         return self.draw(self._networks.initialization[name], self._memory[name])
 
+    def scratch(self, name: str) -> Tensor:
+        """Return memory of a parameter's shape, for what lasts from `before_step` to `after_step`.
+
+        It is the same at every call, and is not saved. Shape: (..., *shape).
+        """
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty_like(self.parameters[name], requires_grad=False)
+        return self._scratch[name]
+
     # ---- what it can do -------------------------------------------------------------------------
 
     def reset_units(
@@ -429,8 +448,8 @@ class Context:
         replace_entries(self._networks, name, chosen, values)
 
     def clear_moments(self, name: str) -> None:
-        """Set the optimizer's moments of a parameter to 0, and leave its count of steps."""
-        for moment in self.moments(name).values():
+        """Set the moments of a parameter to 0, and leave the optimizer's count of steps."""
+        for moment in self._networks.moments(name):
             moment.zero_()
 
     def restart_optimizer(self, names: Iterable[str] | None = None) -> None:
@@ -439,7 +458,10 @@ class Context:
         Args:
             names: Names of parameters. None: all that it trains.
         """
-        self._networks.optimizer.restart(self.parameters if names is None else names)
+        chosen = list(self.parameters if names is None else names)
+        for name in chosen:
+            self.clear_moments(name)
+        self._networks.optimizer.restart(chosen)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)

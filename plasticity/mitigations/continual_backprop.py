@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plasticity.checks import require_integer, require_known, require_number
 from plasticity.initialization import Uniform
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.replacement_schedule import (
     Replacements,
@@ -82,6 +82,7 @@ class ContinualBackprop(Mitigation):
         ValueError: if a value is out of range, or the utility is unknown.
     """
 
+    kind: ClassVar[Kind] = "unit reset"
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {
