@@ -54,6 +54,10 @@ from plasticity.mitigations.parseval import Parseval as Parseval
 from plasticity.mitigations.spectral import Spectral as Spectral
 from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
 from plasticity.mitigations.isometry import Isometry as Isometry
+from plasticity.mitigations.effective_rank import EffectiveRank as EffectiveRank
+from plasticity.mitigations.churn import Churn as Churn
+from plasticity.mitigations.infer import InFeR as InFeR
+from plasticity.mitigations.proximal_features import ProximalFeatures as ProximalFeatures
 # isort: on
 
 __all__ = [

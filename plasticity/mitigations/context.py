@@ -15,6 +15,7 @@ from plasticity.mitigations.optimizer_views import Moments
 from plasticity.mitigations.parameter_roles import ParameterRole
 from plasticity.mitigations.resets import replace_entries, reset_some_units, reset_units
 from plasticity.mitigations.trained import Initial, Trained
+from plasticity.recording import recorded_sums
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -31,6 +32,9 @@ class Progress:
 
     inputs: Tensor | None = None
     """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
+
+    example: Tensor | None = None
+    """One input of one network, if a mitigation needs it."""
 
     batch_size: int = 0
     """Examples of the current training step so far, of each network."""
@@ -194,6 +198,21 @@ class Context:
         return self._progress.inputs
 
     @property
+    def example(self) -> Tensor:
+        """Return one input of one network, for a state with room for some; needs `reads_example`.
+
+        Shape: (*input_shape).
+
+        Raises:
+            RuntimeError: if it is not known.
+        """
+        if self._progress.example is None:
+            raise RuntimeError(
+                "No input is known: set reads_example=True in the class of the mitigation."
+            )
+        return self._progress.example
+
+    @property
     def batch_size(self) -> int:
         """Examples of the latest training step, of each network.
 
@@ -227,6 +246,34 @@ class Context:
         return outputs, {
             layer: reader.by_unit(found[reader.layer], lead) for layer, reader in readers.items()
         }
+
+    def forward_with_inputs_of(
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return the inputs of these layers, too.
+
+        Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each input (..., batch, …).
+        """
+        return self._networks.forward_with_inputs_of(layers, inputs, parameters)
+
+    def forward_with_sums_of(
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return what the units of these layers sum up, too.
+
+        That is before a normalization or an activation. Shape: (..., batch, *input_shape) to
+        (..., batch, *output_shape), and of each layer's sums (..., batch, units, …).
+
+        Raises:
+            ValueError: if a layer is neither linear nor a convolution.
+        """
+        return self._networks.forward_with_inputs_of(layers, inputs, parameters, recorded_sums)
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Iterate over inputs and labels of the task that begins; in `boundary` only.

@@ -92,7 +92,7 @@ class Hooks:
         """Make the states at the beginning, or those that were loaded; only the first call does anything.
 
         Args:
-            example: Function that returns a few inputs, which a mitigation that reads units needs. Shape:
+            example: Function that returns a few inputs, which some mitigations need. Shape:
                 (..., batch, *input_shape).
 
         Raises:
@@ -104,6 +104,9 @@ class Hooks:
             self._networks.find_units(example())
         if any(each.reads_roles for each in self._mitigations):
             self._networks.find_roles(example())
+        if any(each.reads_example for each in self._mitigations):
+            inputs = example()
+            self.progress.example = inputs[(0,) * (len(self._networks.lead) + 1)].clone()
         for mitigation, context in self._at_work:
             context.state = mitigation.initial_state(context)
             for memory in mitigation.memories:
