@@ -167,6 +167,7 @@ class Trainer:
                 task.index,
                 [run for run in runs if run not in self._frozen],
                 lambda: self._first_train_batches(task, task.num_train),
+                self._loss.of_run,
             )
         hooks.progress.task = task.index
         if self._compiled is not None:

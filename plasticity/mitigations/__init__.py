@@ -32,6 +32,7 @@ from plasticity.mitigations.fire import FIRE as FIRE
 from plasticity.mitigations.weight_clipping import WeightClipping as WeightClipping
 from plasticity.mitigations.norm_projection import NormProjection as NormProjection
 from plasticity.mitigations.nap import NaP as NaP
+from plasticity.mitigations.dash import DASH as DASH
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric

@@ -61,6 +61,9 @@ class Mitigation:
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
 
+    reads_batches: ClassVar[bool] = False
+    """Whether `boundary` uses `context.batches`, which only a learner of examples has."""
+
     comes_last: ClassVar[bool] = False
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""
