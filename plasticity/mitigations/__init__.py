@@ -37,6 +37,7 @@ from plasticity.mitigations.norm_projection import NormProjection as NormProject
 from plasticity.mitigations.nap import NaP as NaP
 from plasticity.mitigations.regrama import ReGraMa as ReGraMa
 from plasticity.mitigations.cpr import CPR as CPR
+from plasticity.mitigations.dash import DASH as DASH
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
 from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures

@@ -26,7 +26,7 @@ from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.closures import Arguments, with_evaluated_closure
-from plasticity.mitigations.context import Batches
+from plasticity.mitigations.context import Batches, Loss
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
@@ -440,7 +440,10 @@ class Attached:
         return torch.zeros((), device=self._trained.device) if found is None else found
 
     def boundary(
-        self, task: int, batches: Iterable[tuple[Tensor, Tensor]] | Batches | None = None
+        self,
+        task: int,
+        batches: Iterable[tuple[Tensor, Tensor]] | Batches | None = None,
+        loss: Loss | None = None,
     ) -> None:
         """Tell that a task has ended, before the first step on the next one.
 
@@ -448,6 +451,7 @@ class Attached:
             task: Index of the task that begins.
             batches: Inputs and labels of that task, or a function that returns them; a mitigation may ask for
                 them several times. None: there are none.
+            loss: Mean loss of a batch of that task, a function of outputs and labels. None: cross-entropy.
 
         Raises:
             RuntimeError: if a mitigation needs what was not given.
@@ -456,7 +460,10 @@ class Attached:
         every: Any = batches
         with self._acting():
             self._hooks.boundary(
-                task, [0], every if every is None or callable(every) else lambda: every
+                task,
+                [0],
+                every if every is None or callable(every) else lambda: every,
+                None if loss is None else lambda _: loss,
             )
 
     @property

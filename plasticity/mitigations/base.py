@@ -64,6 +64,9 @@ class Mitigation:
     reads_example: ClassVar[bool] = False
     """Whether `initial_state` uses `context.example`."""
 
+    reads_batches: ClassVar[bool] = False
+    """Whether `boundary` uses `context.batches`, which only a learner of examples has."""
+
     comes_last: ClassVar[bool] = False
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""

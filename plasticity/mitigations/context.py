@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.optimizer_views import Moments
@@ -18,6 +19,9 @@ from plasticity.mitigations.trained import Initial, Trained
 from plasticity.recording import recorded_sums
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Function of outputs and labels that returns their mean loss, a number."""
 
 
 @dataclass
@@ -44,6 +48,9 @@ class Progress:
 
     batches: Batches | None = None
     """Function that iterates over the data of the task that begins."""
+
+    loss: Loss = functional.cross_entropy
+    """Loss of that task."""
 
     def forget_step(self) -> None:
         """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
@@ -288,6 +295,10 @@ class Context:
             )
         return self._progress.batches()
 
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch of the task that begins; in `boundary` only. Shape: ()."""
+        return self._progress.loss(outputs, labels)
+
     @property
     def step(self) -> int:
         """Optimizer steps done so far, on this network."""
@@ -359,6 +370,10 @@ class Context:
         if not _is_distributed():
             return found
         return self._over_processes(found.to(torch.float32), mean=False) > 0
+
+    def mean_over_processes(self, statistic: Tensor) -> Tensor:
+        """Average a tensor over the processes of a distributed run. Shape: any, which stays."""
+        return self._over_processes(statistic, mean=True)
 
     def _over_processes(self, statistic: Tensor, *, mean: bool) -> Tensor:
         if not _is_distributed():

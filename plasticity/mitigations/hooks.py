@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.context import Batches, Context, Progress
+from plasticity.mitigations.context import Batches, Context, Loss, Progress
 from plasticity.mitigations.stacked_settings import acts_on_steps, overrides, stack_settings
 from plasticity.mitigations.trained import Trained
 from plasticity.seeds import child_seed
@@ -225,13 +226,21 @@ class Hooks:
     # ---- tasks ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def boundary(self, task: int, runs: Sequence[int], batches: Batches | None = None) -> None:
+    def boundary(
+        self,
+        task: int,
+        runs: Sequence[int],
+        batches: Batches | None = None,
+        losses: Callable[[int], Loss] | None = None,
+    ) -> None:
         """Call the hooks that act between two tasks.
 
         Args:
             task: Index of the task that begins.
             runs: Networks for which it begins; 0 for the only one.
             batches: Function that iterates over the data of the task, with leading dimensions.
+            losses: Function that returns the loss of one network on them, without leading dimensions. None:
+                cross-entropy.
         """
         self.progress.task = task
         for run in runs:
@@ -239,6 +248,7 @@ class Hooks:
         for position, context in enumerate(self._contexts):
             for run in runs:
                 self.progress.batches = None if batches is None else self._of_run(batches, run)
+                self.progress.loss = functional.cross_entropy if losses is None else losses(run)
                 own = context.of_run(run) if context.lead else context
                 self._methods[run][position].boundary(own)
                 if context.lead:

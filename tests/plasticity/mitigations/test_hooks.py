@@ -268,6 +268,23 @@ def test_a_boundary_is_of_the_networks_whose_task_ended():
         assert (moment[1] != 0).all()
 
 
+def test_each_network_has_its_own_loss_at_a_boundary():
+    found = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Losses(Mitigation):
+        name: ClassVar[str] = "losses"
+
+        def boundary(self, context):
+            found.append(context.loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item())
+
+    hooks, _ = three(Losses())
+    hooks.boundary(1, [0, 2], None, lambda run: lambda outputs, labels: outputs.sum() + run)
+    assert found == [0, 2]
+    hooks.boundary(2, [1])
+    assert found[2] == pytest.approx(torch.tensor(2.0).log().item())  # cross-entropy
+
+
 def test_each_network_sees_its_own_batches_at_a_boundary():
     seen = []
 
