@@ -14,7 +14,16 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import PLAIN_METHOD, L2Init, ReDo, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import (
+    PLAIN_METHOD,
+    Hyperspherical,
+    L2Init,
+    RandomizedLeakyReLU,
+    ReDo,
+    SeededMethod,
+    Syre,
+    WeightDecay,
+)
 from plasticity.optim.regularizers import regularized
 from plasticity.tasks.streams.base import TaskSpec
 
@@ -100,14 +109,19 @@ class RandomTask:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     "method",
-    [(ReDo(every=1, tau=0.9),), (Replace(),), ALL],
+    [
+        (ReDo(every=1, tau=0.9),),
+        (Replace(),),
+        (Hyperspherical(), RandomizedLeakyReLU()),
+        ALL,
+    ],
     ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
     """Steps, resets and boundaries; the first task makes the hooks, and finds the units."""
     config = ClassifierConfig(optimizer=optimizer, learning_rate=0.01, batch_size=8)
     small = CNN(channels=(2,), hidden=(4,))
-    networks = [small.build(small.spec((1, 8, 8), 10)) for _ in range(3)]
+    networks = [small.make((1, 8, 8), 10, method) for _ in range(3)]
     given = [SeededMethod(method, noise_seed=seed) for seed in range(3)]
     lead = (3,) if stacked else ()
     trainer: Trainer
