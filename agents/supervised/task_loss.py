@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from plasticity.agents.execution.single import part_of
 from plasticity.agents.supervised.task import Task, TaskSpec
 
 
@@ -59,6 +60,14 @@ class TaskLoss:
                 f"Task {task.index} has labels outside its active classes {self._active}: name them in the"
                 " task's spec.active, or leave out their examples."
             )
+
+    def of_network(self, index: int) -> TaskLoss:
+        """Return the loss of one network by itself, for logits of shape (batch, classes)."""
+        found = TaskLoss(self._default, (), self._device)
+        found._kind = self._kind
+        if self._inactive is not None:
+            found._inactive = part_of(self._inactive, self._lead, index)
+        return found
 
     def masked(self, logits: Tensor) -> Tensor:
         """Return the logits, those of inactive classes as minus infinity."""

@@ -16,6 +16,8 @@ from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import (
     PLAIN_METHOD,
+    TRAC,
+    UPGD,
     Hyperspherical,
     L2Init,
     RandomizedLeakyReLU,
@@ -111,6 +113,8 @@ class RandomTask:
     "method",
     [
         (ReDo(every=1, tau=0.9),),
+        (UPGD(),),
+        (TRAC(),),
         (Replace(),),
         (Hyperspherical(), RandomizedLeakyReLU()),
         ALL,

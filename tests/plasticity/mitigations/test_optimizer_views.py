@@ -31,6 +31,18 @@ def test_a_parameter_that_is_not_trained_has_no_learning_rate():
     with pytest.raises(ValueError, match=r"does not train 'fc\.weight'"):
         view.learning_rate("fc.weight")
     view.restart(["fc.weight"])  # it has no state
+    assert view.trained() == ["head.weight", "head.bias"]
+
+
+def test_what_is_trained_is_in_the_optimizer_and_not_frozen():
+    model = marker()
+    model.head.bias.requires_grad_(requires_grad=False)
+    view = OrdinaryView(
+        torch.optim.SGD(model.head.parameters(), lr=0.1), dict(model.named_parameters())
+    )
+    assert view.trained() == ["head.weight"]
+    networks, _, _ = stacked([marker(0), marker(1)], images())
+    assert networks.optimizer.of_run(1).trained() == list(networks.parameters)
 
 
 def test_stacked_networks_have_a_learning_rate_each():
