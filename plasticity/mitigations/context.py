@@ -86,16 +86,6 @@ class Context:
         return self._networks.parameters
 
     @property
-    def trained(self) -> Mapping[str, Tensor]:
-        """Parameters that the optimizer trains, by name: those of `parameters` that are in its groups."""
-        return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
-
-    @property
-    def moved(self) -> Mapping[str, Tensor]:
-        """Parameters that the step moves, by name: those trained that have a gradient; as `gradients`."""
-        return {name: each for name, each in self.trained.items() if each.grad is not None}
-
-    @property
     def buffers(self) -> Mapping[str, Tensor]:
         """Buffers by name. Shape of each: (..., *shape)."""
         return self._networks.buffers
@@ -112,6 +102,14 @@ class Context:
         """
         trains = self._networks.optimizer.trains
         return {name: each for name, each in self.parameters.items() if trains(name)}
+
+    @property
+    def moved(self) -> dict[str, Tensor]:
+        """Parameters that the step moves, by name: those of `trained` with a gradient; as `gradients`.
+
+        Shape of each: (..., *shape).
+        """
+        return {name: each for name, each in self.trained.items() if each.grad is not None}
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:

@@ -24,9 +24,6 @@ class OptimizerView(Protocol):
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter; empty if there is none (yet). Shape of each: (..., *shape)."""
 
-    def trained(self) -> Iterable[str]:
-        """Return the names of the parameters that the optimizer has."""
-
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of a parameter. Shape: (...), or a number of all networks.
 
@@ -60,11 +57,6 @@ class OrdinaryView:
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter that has its shape."""
         return optimizer_moments(self._optimizer, self._parameters[name])
-
-    def trained(self) -> list[str]:
-        """Return the names of the parameters in the optimizer's groups."""
-        owned = {each for group in self._optimizer.param_groups for each in group["params"]}
-        return [name for name, each in self._parameters.items() if each in owned]
 
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of the parameter's group."""
@@ -127,10 +119,6 @@ class StackedView:
         if self._index is None:
             return found
         return {key: each[self._index] for key, each in found.items()}
-
-    def trained(self) -> list[str]:
-        """Return the names of all parameters: stacked networks are trained as a whole."""
-        return list(self._parameters)
 
     def learning_rate(self, name: str) -> Tensor:
         """Return the learning rate of the parameter in each network. Shape: (...)."""
