@@ -68,7 +68,7 @@ def require_betas(name: str, value: object) -> None:
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(f"{name} must be a tuple of two numbers, not {value!r}.")
     for each in value:
-        require_number(f"each of {name}", each, minimum=0.0, below=1.0)
+        require_number("a beta", each, minimum=0.0, below=1.0)
 
 
 def plain_number(value: object) -> int | float | None:

@@ -22,7 +22,7 @@ from plasticity.agents.supervised.config import ClassifierConfig
         (
             {"betas": (0.9, 1.0), "optimizer": "adam"},
             ValueError,
-            "each of betas must be .* below 1",
+            "a beta must be .* below 1",
         ),
         ({"betas": 0.9, "optimizer": "adam"}, TypeError, "betas must be a tuple of two numbers"),
         ({"epsilon": -1.0, "optimizer": "adam"}, ValueError, "epsilon must be a finite number"),
