@@ -20,6 +20,7 @@ from plasticity.mitigations.l2_init import L2Init as L2Init
 from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
+from plasticity.mitigations.plasticity_injection import PlasticityInjection as PlasticityInjection
 from plasticity.mitigations.upgd import UPGD as UPGD
 from plasticity.mitigations.trac import TRAC as TRAC
 from plasticity.mitigations.continual_backprop import ContinualBackprop as ContinualBackprop

@@ -75,7 +75,7 @@ class TRAC(Mitigation):
         """Return weights, displacements of 0, and tuners. Shape of each: (..., *shape), (...), (..., 6)."""
         state = {}
         dtype = _precise(next(iter(context.parameters.values())).dtype)
-        for name, each in context.trained.items():
+        for name, each in context.parameters.items():
             precise = each.detach().to(_precise(each.dtype), copy=True)
             state[f"{REFERENCE}/{name}"] = precise
             state[f"{DISPLACEMENT}/{name}"] = torch.zeros_like(precise)

@@ -93,7 +93,7 @@ class UPGD(Mitigation):
         """Return utilities of 0. Shape of each: (..., *shape)."""
         return {
             f"{UTILITY}/{name}": torch.zeros_like(each, requires_grad=False)
-            for name, each in context.trained.items()
+            for name, each in context.parameters.items()
         }
 
     def before_step(self, context: Context) -> None:
