@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from plasticity.agents.networks import NETWORKS
 from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
+from plasticity.mitigations.base import KINDS
 from plasticity.scripts.config.benchmarks import BENCHMARKS, require_benchmark
 from plasticity.scripts.config.command_line import chosen_presets, first_line, parse_options
 from plasticity.scripts.config.files import read_config_file
@@ -213,28 +214,45 @@ def _default_options(
 
 
 def _list(rest: list[str]) -> int:
+    lists: dict[str, Callable[[], dict[str, str]]] = {
+        "benchmarks": _benchmarks,
+        "figures": lambda: {name: f"{e.claim} ({e.number})" for name, e in FIGURES.items()},
+        "methods": _methods,
+        "networks": lambda: {name: first_line(kind) for name, kind in NETWORKS.items()},
+        "metrics": lambda: {name: each.description for name, each in METRICS.items()},
+    }
     if {"-h", "--help"} & set(rest):
-        print(f"usage: plasticity list [--import MODULE …]\n\n{COMMANDS['list']}")
+        usage = " ".join(f"[--{title}]" for title in lists)
+        print(f"usage: plasticity list {usage} [--import MODULE …]\n\n{COMMANDS['list']}")
         return 0
-    if rest:
-        raise ValueError(f"`plasticity list` takes no arguments: {shlex.join(rest)}.")
-    runs = {each.config.benchmark for each in FIGURES.values()}
-    for title, entries in (
-        ("benchmarks", {n: each.description for n, each in BENCHMARKS.items() if n not in runs}),
-        ("figures", {name: f"{each.claim} ({each.number})" for name, each in FIGURES.items()}),
-        ("methods", _methods()),
-        ("networks", {name: first_line(kind) for name, kind in NETWORKS.items()}),
-        ("metrics", {name: each.description for name, each in METRICS.items()}),
-    ):
+    unknown = [each for each in rest if each not in {f"--{title}" for title in lists}]
+    if unknown:
+        raise ValueError(
+            f"`plasticity list` does not know {shlex.join(unknown)}: give some of"
+            f" {', '.join(f'--{title}' for title in lists)}, or none for all."
+        )
+    for title, entries in lists.items():
+        if rest and f"--{title}" not in rest:
+            continue
         print(f"{title}:")
-        for name, description in entries.items():
-            print(f"  {name:24s} {description}")
+        for name, description in entries().items():
+            print(f"  {name:24s} {description}".rstrip())
     return 0
 
 
+def _benchmarks() -> dict[str, str]:
+    runs = {each.config.benchmark for each in FIGURES.values()}
+    return {name: each.description for name, each in BENCHMARKS.items() if name not in runs}
+
+
 def _methods() -> dict[str, str]:
-    found = {name: first_line(kind) for name, kind in MITIGATIONS.items()}
-    return {PLAIN: "The plain optimizer.", **found}
+    """Return a line for each method, after a heading for those of its kind."""
+    found = {PLAIN: "The plain optimizer."}
+    for kind in KINDS:
+        own = {name: first_line(each) for name, each in MITIGATIONS.items() if each.kind == kind}
+        if own:
+            found |= {f"- {kind}": "", **own}
+    return found
 
 
 if __name__ == "__main__":

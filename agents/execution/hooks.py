@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+
+from torch import Tensor
 
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.initialization import initialization_of
 from plasticity.mitigations import SeededMethod
 from plasticity.mitigations.hooks import Hooks
+from plasticity.mitigations.optimizer_views import OptimizerView, OrdinaryView, StackedView
 from plasticity.mitigations.stacked_settings import acts_on_steps
 from plasticity.mitigations.trained import Initial, Trained
 from plasticity.optim.stacked_optimizer import StackedOptimizer
@@ -36,7 +39,7 @@ def make_hooks(
         parameters=networks.parameters,
         buffers=networks.buffers,
         module=networks.template,
-        moments=optimizer.moments,
+        optimizer=_view(optimizer, networks.parameters),
         initialization=_initialization(networks),
         ordinary=partial(networks.network, 0),
         lead=(networks.num_stacked,) if isinstance(networks, StackedNetworks) else (),
@@ -44,6 +47,14 @@ def make_hooks(
     return Hooks(
         [each.mitigations for each in methods], trained, [each.noise_seed for each in methods]
     )
+
+
+def _view(
+    optimizer: SingleOptimizer | StackedOptimizer, parameters: Mapping[str, Tensor]
+) -> OptimizerView:
+    if isinstance(optimizer, StackedOptimizer):
+        return StackedView(optimizer, parameters)
+    return OrdinaryView(optimizer.ordinary, parameters)
 
 
 def _initialization(networks: SingleNetwork | StackedNetworks) -> dict[str, Initial]:

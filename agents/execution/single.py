@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import optimizer_constants
-from plasticity.mitigations.trained import optimizer_moments
 from plasticity.recording import record_inputs, recorded_inputs
 from plasticity.stacking.networks import require_index
 
@@ -104,10 +103,6 @@ class SingleOptimizer:
     def step(self, active: Tensor | None = None) -> None:
         """Take a step; `active` is for stacked networks only."""
         self.ordinary.step()
-
-    def moments(self, parameter: Tensor) -> Mapping[str, Tensor]:
-        """Return the state of a parameter that has the parameter's shape, by name; empty if there is none."""
-        return optimizer_moments(self.ordinary, parameter)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

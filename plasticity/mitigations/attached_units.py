@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, named_readers
+from plasticity.mitigations.parameter_roles import (
+    ParameterRole,
+    output_layers,
+    parameter_roles,
+)
 from plasticity.units import trace_units
 
 logger = logging.getLogger("plasticity")
@@ -42,19 +47,50 @@ class AttachedUnits:
         """Parameters of the optimizer."""
         self.visible: dict[str, HiddenUnits] = {}
         """Units that mitigations see at the moment, by the name of their layer."""
+        self._outputs: set[str] = set()
+        self._every_role: dict[str, ParameterRole] = {}
+        self.roles: dict[str, ParameterRole] = {}
+        """Roles of the parameters that are trained at the moment, by name."""
         self.follow_groups()
 
-    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the units, given the inputs of a call.
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, units: bool) -> None:
+        """Find the units and the roles of the parameters, given the inputs of a call.
+
+        Args:
+            args: Positional arguments of the call.
+            kwargs: Its arguments by name.
+            units: Whether units are needed, too, and not only roles.
 
         Raises:
             ValueError: if they cannot be followed, or the optimizer trains all weights of none.
         """
         if self._readers is not None:
-            self._every = named_readers(self._model, self._readers)
+            outputs = set(self._readers.values()) - set(self._readers)
+            self._every = named_readers(self._model, self._readers) if units else {}
         else:
             flow = trace_units(self._model, *args, **kwargs)
-            self._every = hidden_units(flow, self._model, self._layers)
+            outputs = output_layers(flow)
+            self._every = hidden_units(flow, self._model, self._layers) if units else {}
+        self._outputs = outputs
+        self._find_roles()
+        if units:
+            self._require_some_trained()
+        self.show_all()
+
+    def _find_roles(self) -> None:
+        """Find the roles of the parameters that the mitigations know."""
+        found = parameter_roles(self._model, self._outputs)
+        self._every_role = {name: each for name, each in found.items() if name in self._parameters}
+
+    def add(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take parameters that the model and the optimizer have got since."""
+        self._parameters |= parameters
+        self.follow_groups()
+        if self._every_role:  # known already: otherwise found at the first call
+            self._find_roles()
+            self.show_all()
+
+    def _require_some_trained(self) -> None:
         left_out = [name for name in self._every if not self._is_trained(name)]
         if len(left_out) == len(self._every):
             raise ValueError(
@@ -64,7 +100,6 @@ class AttachedUnits:
             )
         if left_out:
             logger.info("Left alone, since not all of their weights are trained: %s.", left_out)
-        self.show_all()
 
     def follow_groups(self) -> None:
         """Find which parameters the optimizer has, which may have become more."""
@@ -88,22 +123,31 @@ class AttachedUnits:
             )
 
     def show_trained(self, recorded: Collection[str] | None = None) -> None:
-        """Let mitigations see only units of which all weights are trained now.
+        """Let mitigations see only units of which all weights are trained now, and trained parameters.
 
         Args:
             recorded: Layers whose inputs were recorded; then only units that one of these reads. None: all.
         """
         self.show_all()
+        self._show_roles()
         for name, each in self._every.items():
             has_run = recorded is None or each.readers[0].layer in recorded
             if not has_run or not self._is_trained(name):
                 del self.visible[name]
 
     def show_all(self) -> None:
-        """Let mitigations see all units."""
-        if len(self.visible) < len(self._every):
-            self.visible.clear()  # which keeps the order
-            self.visible.update(self._every)
+        """Let mitigations see all units and roles, also of what may be trained later."""
+        for shown, every in ((self.visible, self._every), (self.roles, self._every_role)):
+            if len(shown) < len(every):
+                shown.clear()  # which keeps the order
+                shown.update(every)  # type: ignore[arg-type]
+
+    def _show_roles(self) -> None:
+        self.roles.clear()
+        for name, role in self._every_role.items():
+            parameter = self._parameters[name]
+            if parameter.requires_grad and parameter in self.optimized:
+                self.roles[name] = role
 
     def _is_trained(self, layer: str) -> bool:
         """Return whether the optimizer trains all weights of these units, and all that read them."""

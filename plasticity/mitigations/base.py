@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 PLAIN = "none"
 """Name of the method without a mitigation: the plain optimizer."""
 
-_Kind = TypeVar("_Kind", bound="type[Mitigation]")
+Kind = Literal[
+    "decay", "penalty", "unit reset", "weight reset", "projection", "network", "optimizer", "other"
+]
+"""Means by which mitigations act."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of mitigations, in the order of lists."""
+
+_Class = TypeVar("_Class", bound="type[Mitigation]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +42,21 @@ class Mitigation:
     name: ClassVar[str]
     """Name in `--methods` and in option names, given by `@mitigation`."""
 
-    claims: ClassVar[str] = ""
-    """Part of the training that the mitigation decides. Two that claim the same cannot be combined. Empty: it
-    goes with any other."""
+    claims: ClassVar[str | tuple[str, ...]] = ""
+    """Part of the training that the mitigation decides, or several. Two that claim the same cannot be
+    combined. Empty: it goes with any other."""
 
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Values that a sweep without a grid tries, by field."""
+
+    kind: ClassVar[Kind] = "other"
+    """Means by which it acts; lists are grouped by it."""
+
+    stackable: ClassVar[bool] = True
+    """Whether stacked networks can have it. Runs of one that is not have a process each."""
+
+    reads_roles: ClassVar[bool] = False
+    """Whether the hooks use `context.roles`."""
 
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
@@ -47,6 +64,14 @@ class Mitigation:
     comes_last: ClassVar[bool] = False
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""
+
+    comes_first: ClassVar[bool] = False
+    """Whether its hooks of steps are called before those of the other mitigations, whatever the order of the
+    method: of one that is part of the optimizer's step, which projections and resets follow."""
+
+    memories: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names in its state, `memory/PARAMETER`, of tensors shaped as the parameter that belong to
+    its weights as an optimizer's moments do: where weights are reset, both are set to 0."""
 
     penalizes_features: ClassVar[bool] = False
     """Whether `penalty` depends on features, and not only on weights."""
@@ -125,14 +150,14 @@ MITIGATIONS: dict[str, type[Mitigation]] = {}
 """Classes of mitigations, by name."""
 
 
-def mitigation(name: str) -> Callable[[_Kind], _Kind]:
+def mitigation(name: str) -> Callable[[_Class], _Class]:
     """Register a mitigation under a name.
 
     Raises:
         ValueError: if the name is taken, or contains a character that options or folders cannot hold.
     """
 
-    def register(kind: _Kind) -> _Kind:
+    def register(kind: _Class) -> _Class:
         if name in MITIGATIONS or name == PLAIN:
             raise ValueError(
                 f"There is a method {name!r} already: give the mitigation another name."
@@ -157,6 +182,7 @@ class Decay(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "decay"
     claims: ClassVar[str] = "the decay"
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"strength": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from plasticity.mitigations.hidden_units import HiddenUnits
-from plasticity.mitigations.resets import reset_some_units, reset_units
-from plasticity.mitigations.trained import Initial, Moments, Trained
+from plasticity.mitigations.optimizer_views import Moments
+from plasticity.mitigations.parameter_roles import ParameterRole
+from plasticity.mitigations.resets import replace_entries, reset_some_units, reset_units
+from plasticity.mitigations.trained import Initial, Trained
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -61,6 +64,10 @@ class Context:
         self.generators = generators
         """Generator of each network."""
         self._memory: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
+        self._numbers: dict[int, tuple[Tensor, list[float]]] = {}
+        self.memory: dict[str, Any] = {}
+        """What the mitigation derives from its state, so as not to do it at every step; emptied by a load."""
         self.state: dict[str, Tensor] = {}
         """State of the mitigation, saved with the network. Shape of each tensor: (..., *shape)."""
         self.counts: dict[str, Tensor] = {}
@@ -79,9 +86,31 @@ class Context:
         return self._networks.parameters
 
     @property
+    def trained(self) -> Mapping[str, Tensor]:
+        """Parameters that the optimizer trains, and that are not frozen, by name.
+
+        Shape of each: (..., *shape).
+        """
+        return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
+
+    @property
+    def moved(self) -> Mapping[str, Tensor]:
+        """Parameters that the step moves, by name: those trained that have a gradient; as `gradients`."""
+        return {name: each for name, each in self.trained.items() if each.grad is not None}
+
+    @property
     def buffers(self) -> Mapping[str, Tensor]:
         """Buffers by name. Shape of each: (..., *shape)."""
         return self._networks.buffers
+
+    def zeros(self) -> Tensor:
+        """Return a 0 for each network, as the start of a sum of its own. Shape: (...)."""
+        return next(iter(self.parameters.values())).new_zeros(self.lead)
+
+    @property
+    def initialization(self) -> Mapping[str, Initial]:
+        """Distributions of the parameters' initial values, by name; a tuple where stacked networks differ."""
+        return self._networks.initialization
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -96,7 +125,21 @@ class Context:
 
         It may be empty: plain SGD has none, and Adam none before its first step. Shape: (..., *shape).
         """
-        return self._networks.moments(self.parameters[name])
+        return self._networks.optimizer.moments(name)
+
+    def learning_rate(self, name: str) -> float | Tensor:
+        """Return the optimizer's learning rate of a parameter, so that it broadcasts to the parameter.
+
+        Raises:
+            ValueError: if the optimizer does not train it.
+        """
+        rate = self._networks.optimizer.learning_rate(name)
+        return self.per_run(rate, self.parameters[name])
+
+    @property
+    def roles(self) -> Mapping[str, ParameterRole]:
+        """Roles of the trained parameters, by name: weight or bias, layer, fan-in; needs `reads_roles`."""
+        return self._networks.roles
 
     @property
     def units(self) -> Mapping[str, HiddenUnits]:
@@ -115,14 +158,24 @@ class Context:
             RuntimeError: if there was no training step since, whose features were recorded.
         """
         reader = self.units[layer].readers[0]
-        found = self._progress.layer_inputs.get(reader.layer)
+        parts = [reader.by_unit(each, len(self.lead)) for each in self.reader_inputs(layer)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+
+    def reader_inputs(self, layer: str) -> list[Tensor]:
+        """Return the inputs of the layer that reads these units first, of each forward pass of the step.
+
+        Shape: (..., batch, ..., columns), or (..., batch, channels, *map) of a convolution.
+
+        Raises:
+            RuntimeError: as `features`.
+        """
+        found = self._progress.layer_inputs.get(self.units[layer].readers[0].layer)
         if not found:
             raise RuntimeError(
                 f"The features of {layer!r} are not recorded: set reads_units=True in the class of the"
                 " mitigation, and read features in penalty, before_step or after_step."
             )
-        parts = [reader.by_unit(each, len(self.lead)) for each in found]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        return found
 
     @property
     def inputs(self) -> Tensor:
@@ -151,11 +204,29 @@ class Context:
         )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Run the networks, with other parameters where these are given.
+        """Run the networks in evaluation mode, with other parameters or buffers where these are given.
+
+        Nothing of the run changes: no dropout draws, and running statistics are used, not updated.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
         return self._networks.forward(inputs, parameters)
+
+    def forward_with_features(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return their outputs and the features of each layer.
+
+        They have a graph, in a hook of a step inside `torch.enable_grad()` only. Needs `reads_units`.
+
+        Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each layer's features
+        (..., samples, units), as in `features`.
+        """
+        readers = {layer: each.readers[0] for layer, each in self.units.items()}
+        layers = tuple(dict.fromkeys(each.layer for each in readers.values()))
+        outputs, found = self._networks.forward_with_inputs_of(layers, inputs)
+        lead = len(self.lead)
+        return outputs, {
+            layer: reader.by_unit(found[reader.layer], lead) for layer, reader in readers.items()
+        }
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Iterate over inputs and labels of the task that begins; in `boundary` only.
@@ -200,14 +271,32 @@ class Context:
         value = value.to(like.dtype)
         return value.view(*value.shape, *[1] * (like.dim() - value.dim()))
 
+    def plain_numbers(self, value: float | Tensor) -> list[float]:
+        """Return a setting as plain numbers, one for each network; only the first call waits for the device.
+
+        Args:
+            value: A field of the mitigation: a number, or one for each stacked network, (R,).
+        """
+        if not isinstance(value, Tensor):
+            return [value] * len(self.generators)
+        if id(value) not in self._numbers:
+            # The shortest decimals that give these floats: in half the digits, 1e-4 is another number.
+            read = [float(str(each)) for each in value.cpu().numpy()]
+            self._numbers[id(value)] = value, read
+        return self._numbers[id(value)][1]
+
     def mean_over_samples(self, values: Tensor) -> Tensor:
         """Average over samples, and over the processes of a distributed run.
 
         Shape: (..., samples, units) to (..., units).
         """
+        return self.averaged(values, (-2,))
+
+    def averaged(self, values: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Average over dimensions, and over the processes of a distributed run; in float32 at least."""
         # in half precision, a mean of many small numbers would lose digits, or be 0
-        precise = values.float() if values.element_size() < 4 else values
-        return self._over_processes(precise.mean(-2), mean=True)
+        dtype = torch.float32 if values.element_size() < 4 else values.dtype
+        return self._over_processes(values.mean(dims, dtype=dtype), mean=True)
 
     def any_over_samples(self, values: Tensor) -> Tensor:
         """Return whether any sample of a unit is True, in any process of a distributed run.
@@ -230,6 +319,11 @@ class Context:
         statistic = statistic.contiguous()
         distributed.all_reduce(statistic)
         return statistic / distributed.get_world_size() if mean else statistic
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether statistics are averaged over several processes."""
+        return _is_distributed()
 
     def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
@@ -259,6 +353,15 @@ class Context:
             )
         return self.draw(self._networks.initialization[name], self._memory[name])
 
+    def scratch(self, name: str) -> Tensor:
+        """Return memory of a parameter's shape, for what lasts from `before_step` to `after_step`.
+
+        It is the same at every call, and is not saved. Shape: (..., *shape).
+        """
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty_like(self.parameters[name], requires_grad=False)
+        return self._scratch[name]
+
     # ---- what it can do -------------------------------------------------------------------------
 
     def reset_units(
@@ -286,6 +389,32 @@ class Context:
         for layer, mask in done.items():
             self.count(f"reset_units/{layer}", mask.sum(-1))
         return done
+
+    def replace(self, name: str, chosen: Tensor, values: Tensor) -> None:
+        """Replace entries of a parameter, and set their moments to 0.
+
+        Args:
+            name: Name of the parameter.
+            chosen: Which entries. Bool, broadcast to the parameter. Shape: (..., *shape).
+            values: New values, of which only those of chosen entries count. Shape: likewise.
+        """
+        replace_entries(self._networks, name, chosen, values)
+
+    def clear_moments(self, name: str) -> None:
+        """Set the moments of a parameter to 0, and leave the optimizer's count of steps."""
+        for moment in self._networks.moments(name):
+            moment.zero_()
+
+    def restart_optimizer(self, names: Iterable[str] | None = None) -> None:
+        """Return the optimizer's state to what it is before the first step: moments and counts of steps.
+
+        Args:
+            names: Names of parameters. None: all that it trains.
+        """
+        chosen = list(self.parameters if names is None else names)
+        for name in chosen:
+            self.clear_moments(name)
+        self._networks.optimizer.restart(chosen)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)
@@ -322,6 +451,7 @@ class Context:
 
     def load(self, state: Mapping[str, Tensor], counts: Mapping[str, Tensor], index: int) -> None:
         """Load one network's state and counts, saved on any device."""
+        self.memory.clear()
         for name, each in self.state.items():
             (each[index] if self.lead else each).copy_(state[name])
         for each in self.counts.values():

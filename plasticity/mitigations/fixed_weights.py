@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from plasticity.mitigations.base import Mitigation
+from plasticity.mitigations.base import Kind, Mitigation
 from plasticity.mitigations.context import Context
 from plasticity.seeds import child_seed
 
@@ -29,6 +29,7 @@ class FixedWeights(Mitigation):
     units do.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the fixed weights"
     comes_last: ClassVar[bool] = True
 

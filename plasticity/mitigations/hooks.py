@@ -35,7 +35,9 @@ class Hooks:
         self, methods: Sequence[Sequence[Mitigation]], networks: Trained, seeds: Sequence[int]
     ) -> None:
         self._methods = [
-            sorted(filter(acts_on_steps, method), key=lambda each: each.comes_last)
+            sorted(
+                filter(acts_on_steps, method), key=lambda each: each.comes_last - each.comes_first
+            )
             for method in methods
         ]
         for method in self._methods:
@@ -43,6 +45,11 @@ class Hooks:
                 raise ValueError(
                     "The mitigations of stacked networks must be of one kind, not"
                     f" {[[each.name for each in one] for one in self._methods]}: stack each kind apart."
+                )
+        for each in self._methods[0]:
+            if networks.lead and not each.stackable:
+                raise ValueError(
+                    f"{each.name} does not support stacked networks: train each by itself."
                 )
         self._networks, self._seeds = networks, seeds
         self.progress = Progress()
@@ -90,8 +97,14 @@ class Hooks:
             return
         if any(each.reads_units for each in self._mitigations):
             self._networks.find_units(example())
+        if any(each.reads_roles for each in self._mitigations):
+            self._networks.find_roles(example())
         for mitigation, context in self._at_work:
             context.state = mitigation.initial_state(context)
+            for memory in mitigation.memories:
+                for name in self._networks.parameters:
+                    if (kept := context.state.get(f"{memory}/{name}")) is not None:
+                        self._networks.memories.setdefault(name, []).append(kept)
         self._begun = True
         for run, state in self._loaded.items():
             self._load(state, run)

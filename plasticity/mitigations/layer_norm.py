@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.network_spec import NetworkSpec
 
 
@@ -28,6 +28,7 @@ class LayerNorm(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the normalization"
 
     affine: bool = True

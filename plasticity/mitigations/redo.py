@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from plasticity.checks import require_integer, require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 
 
@@ -24,6 +24,7 @@ class ReDo(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "unit reset"
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
 

@@ -65,7 +65,7 @@ def _draw_entries(
     draw(distribution, fresh)
     along = _along(mask, parameter, lead + axis)
     parameter.copy_(torch.where(along, fresh.movedim(lead, lead + axis), parameter))
-    for moment in networks.moments(networks.parameters[name]).values():
+    for moment in networks.moments(name):
         moment.masked_fill_(along, 0.0)
 
 
@@ -82,6 +82,22 @@ def _along(mask: Tensor, like: Tensor, axis: int) -> Tensor:
     return mask.view(
         *mask.shape[:-1], *[1] * (axis - mask.dim() + 1), -1, *[1] * (like.dim() - axis - 1)
     )
+
+
+@torch.no_grad()
+def replace_entries(networks: Trained, name: str, chosen: Tensor, values: Tensor) -> None:
+    """Replace entries of a parameter, and set their moments to 0.
+
+    Args:
+        networks: As in `reset_units`.
+        name: Name of the parameter.
+        chosen: Which entries. Bool, broadcast to the parameter. Shape: (..., *shape).
+        values: New values. Shape: likewise.
+    """
+    written, moments = networks.tensor(name)
+    written.copy_(torch.where(chosen, values, written))
+    for moment in moments:
+        moment.masked_fill_(chosen, 0.0)
 
 
 @torch.no_grad()

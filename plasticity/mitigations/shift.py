@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.settings import RegularizerSettings
 
@@ -28,6 +28,7 @@ class Shift(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "decay"
     claims: ClassVar[str] = "the initial shift"
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"sigma": (0.01, 0.1, 0.3, 0.5, 1.0)}
 

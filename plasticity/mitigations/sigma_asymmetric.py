@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plasticity.checks import require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
+from plasticity.modules.activations import identity
 from plasticity.network_spec import NetworkSpec
 from plasticity.seeds import child_seed
 
@@ -32,6 +33,7 @@ class SigmaAsymmetric(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
 
     deviation: float = 1.0
@@ -98,8 +100,3 @@ class RandomGate(nn.Module):
     def extra_repr(self) -> str:
         """Return the spread of C."""
         return f"deviation={self._deviation:g}"
-
-
-def identity(sums: Tensor) -> Tensor:
-    """Return the sums."""
-    return sums

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticity.checks import require_integer, require_number
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 
 
@@ -47,6 +47,7 @@ class SNR(Mitigation):
         ValueError: if a value is out of range.
     """
 
+    kind: ClassVar[Kind] = "unit reset"
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
 

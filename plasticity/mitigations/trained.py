@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim import Optimizer
 
 from plasticity.initialization import Distribution
 from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units
-from plasticity.units import trace_units
+from plasticity.mitigations.optimizer_views import OptimizerView
+from plasticity.mitigations.parameter_roles import (
+    ParameterRole,
+    output_layers,
+    parameter_roles,
+)
+from plasticity.recording import recorded_inputs
+from plasticity.units import UnitFlow, trace_units
 
-Moments = Mapping[str, Tensor]
-"""State of an optimizer for one parameter, by name (`exp_avg`); what has the parameter's shape."""
+Recorded = Callable[[nn.Module, Sequence[str]], AbstractContextManager[dict[str, Tensor]]]
+"""Block that records something of a model's layers, into the dictionary that it yields."""
 
 Initial = Distribution | tuple[Distribution, ...]
 """Distribution of a parameter's initial values: one of all networks, or one for each of R stacked ones."""
@@ -35,11 +41,18 @@ class Trained:
     module: nn.Module
     """Module whose `forward` is run, with the parameters and buffers above."""
 
-    moments: Callable[[Tensor], Moments]
-    """Function that returns the optimizer's state of a parameter; empty if there is none (yet)."""
+    optimizer: OptimizerView
+    """Their optimizer."""
 
     units: dict[str, HiddenUnits] = field(default_factory=dict)
     """Hidden layers whose units are known, by name, from input to output; empty until these are found."""
+
+    roles: dict[str, ParameterRole] = field(default_factory=dict)
+    """Role of each trained parameter, by name; empty until these are found."""
+
+    memories: dict[str, list[Tensor]] = field(default_factory=dict)
+    """What mitigations remember of a parameter as the optimizer does in its moments, by the parameter's name.
+    Shape of each: (..., *shape)."""
 
     initialization: Mapping[str, Initial]
     """Distribution that each parameter is drawn from, by name."""
@@ -65,18 +78,38 @@ class Trained:
         Raises:
             ValueError: if the units of a layer cannot be followed.
         """
-        if self.units:
-            return
+        if not self.units:
+            network, flow = self._traced(inputs)
+            self.units.update(hidden_units(flow, network))
+
+    @torch.no_grad()
+    def find_roles(self, inputs: Tensor) -> None:
+        """Find the roles of all parameters, unless they are known.
+
+        Args:
+            inputs: A few inputs. Shape: (..., batch, *input_shape).
+
+        Raises:
+            ValueError: if it cannot be told which layer makes the output.
+        """
+        if not self.roles:
+            network, flow = self._traced(inputs)
+            self.roles.update(parameter_roles(network, output_layers(flow)))
+
+    def _traced(self, inputs: Tensor) -> tuple[nn.Module, UnitFlow]:
         network = self.ordinary()
         own = inputs[0] if self.lead else inputs
-        self.units.update(hidden_units(trace_units(network, own[:2]), network))
+        return network, trace_units(network, own[:2])
 
     def tensor(self, name: str) -> tuple[Tensor, list[Tensor]]:
-        """Return a parameter or buffer, detached, and its moments, of which a buffer has none."""
+        """Return a parameter or buffer, detached, and its `moments`, of which a buffer has none."""
         if name in self.buffers:
             return self.buffers[name], []
-        parameter = self.parameters[name]
-        return parameter.detach(), list(self.moments(parameter).values())
+        return self.parameters[name].detach(), self.moments(name)
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return all that is remembered of a parameter's steps: by the optimizer, and by mitigations."""
+        return [*self.optimizer.moments(name).values(), *self.memories.get(name, ())]
 
     def of_run(self, index: int) -> Trained:
         """Return one of R stacked networks, as views of their memory."""
@@ -86,7 +119,8 @@ class Trained:
             self,
             parameters={name: each[index] for name, each in self.parameters.items()},
             buffers={name: each[index] for name, each in self.buffers.items()},
-            moments=partial(_moments_of_run, self, index),
+            optimizer=self.optimizer.of_run(index),
+            memories={name: [one[index] for one in each] for name, each in self.memories.items()},
             initialization={
                 name: each[index] if isinstance(each, tuple) else each
                 for name, each in self.initialization.items()
@@ -95,34 +129,53 @@ class Trained:
         )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Run the networks, with other parameters where these are given.
+        """Run the networks in evaluation mode, with other parameters or buffers where these are given.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
+        return self.forward_with_inputs_of((), inputs, parameters)[0]
+
+    def forward_with_inputs_of(
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        recorded: Recorded = recorded_inputs,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return the inputs of these layers, too.
+
+        Args:
+            layers: Names of the layers.
+            inputs: Shape: (..., batch, *input_shape).
+            parameters: As in `forward`.
+            recorded: What is recorded: `recorded_inputs`, or `recorded_sums`.
+
+        Returns:
+            The outputs, (..., batch, *output_shape), and what was recorded, each (..., batch, …).
+        """
+
+        def one(tensors: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            # A hook's tensors cannot leave vmap, except as outputs.
+            with recorded(self.module, layers) as found:
+                outputs: Tensor = functional_call(self.module, tensors, (inputs,))
+            return outputs, dict(found)
+
         tensors = {**self.parameters, **self.buffers, **(parameters or {})}
-        if self.lead:
-            outputs: Tensor = torch.func.vmap(self._one)(tensors, inputs)
-            return outputs
-        return self._one(tensors, inputs)
-
-    def _one(self, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self.module, tensors, (inputs,))
-        return outputs
+        with _evaluation_mode(self.module):
+            result: tuple[Tensor, dict[str, Tensor]] = (
+                torch.func.vmap(one)(tensors, inputs) if self.lead else one(tensors, inputs)
+            )
+        return result
 
 
-def optimizer_moments(optimizer: Optimizer, parameter: Tensor) -> Moments:
-    """Return an ordinary optimizer's state of a parameter: what has the parameter's shape."""
-    state = optimizer.state.get(parameter, {})
-    return {
-        name: each
-        for name, each in state.items()
-        if isinstance(each, Tensor) and each.shape == parameter.shape and name != "step"
-    }
-
-
-def _moments_of_run(stacked: Trained, index: int, parameter: Tensor) -> Moments:
-    """Return the moments of a parameter that is a view of row `index` of a stacked one."""
-    for each in stacked.parameters.values():
-        if each[index].data_ptr() == parameter.data_ptr() and each[index].shape == parameter.shape:
-            return {name: moment[index] for name, moment in stacked.moments(each).items()}
-    return {}
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Let a module draw no dropout and update no running statistics inside the block."""
+    training = [each for each in module.modules() if each.training]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True

@@ -240,10 +240,44 @@ class StackedOptimizer:
                         for name, matrix in matrices
                         if matrix is not None
                     }
-        raise ValueError(
-            f"This tensor of shape {tuple(parameter.shape)} is no parameter of the optimizer: give one of"
-            " the stacked parameters."
+        raise _foreign(parameter)
+
+    def learning_rates(self, parameter: Tensor) -> Tensor:
+        """Return the learning rate of a stacked parameter in each network, 0 in a frozen one. Shape: (R,).
+
+        Raises:
+            ValueError: if it is not one of this optimizer's parameters.
+        """
+        for row, block in enumerate(self._blocks):
+            if any(self._parameters[position] is parameter for position in block.positions):
+                return torch.where(self._active, self._narrow[RATE, row], 0).squeeze(-1)
+        raise _foreign(parameter)
+
+    @torch.no_grad()
+    def restart(self, parameters: Iterable[Tensor], index: int | None = None) -> None:
+        """Return the state of parameters to what it is before the first step: moments and step counts.
+
+        Args:
+            parameters: Stacked parameters of this optimizer.
+            index: The network whose state it is. None: all.
+        """
+        wanted = {id(each) for each in parameters}
+        chosen = [
+            [id(self._parameters[position]) in wanted for position in block.positions]
+            for block in self._blocks
+        ]
+        # the parameters of a block share their count of steps
+        self._split(
+            [b for b, own in zip(self._blocks, chosen, strict=True) if any(own) and not all(own)]
         )
+        runs = slice(None) if index is None else index
+        for row, block in enumerate(self._blocks):
+            if id(self._parameters[block.positions[0]]) not in wanted:
+                continue
+            self._table[STEP, row, runs] = 0
+            for matrix in (block.first, block.second):
+                if matrix is not None:
+                    matrix[runs] = 0
 
     def zero_grad(self) -> None:
         """Set every `.grad` to None."""
@@ -425,6 +459,13 @@ class StackedOptimizer:
         if block.first is None and any(numbers.first_weight for numbers in block.numbers):
             block.first = zeros_like_block(block)
         return SGD_STATE
+
+
+def _foreign(parameter: Tensor) -> ValueError:
+    return ValueError(
+        f"This tensor of shape {tuple(parameter.shape)} is no parameter of the optimizer: give one of the"
+        " stacked parameters."
+    )
 
 
 def _is_captured(tensor: Tensor) -> bool:

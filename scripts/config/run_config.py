@@ -221,6 +221,12 @@ class RunConfig:
         """Return the mitigations of each network that the run trains."""
         return (self.method,)
 
+    @property
+    def not_stackable(self) -> str | None:
+        """Name of a mitigation that stacked networks cannot have; None if there is none."""
+        every = (each for method in self.methods() for each in method)
+        return next((each.name for each in every if not each.stackable), None)
+
     @classmethod
     def has_critic(cls) -> bool:
         """Return whether the runs have a critic, whose mitigations can have settings of their own."""
@@ -416,6 +422,11 @@ class ControlRunConfig(RunConfig):
             raise ValueError(
                 f"--compile makes one CUDA graph of all steps of an update, and {acting[0]} acts between"
                 " them: leave out one of the two."
+            )
+        if self.stream.on_device and self.not_stackable is not None:
+            raise ValueError(
+                f"The agents of {self.benchmark} are stacked, on the device of their environments, and"
+                f" {self.not_stackable} does not support that: choose another method, or another benchmark."
             )
         if acting and self.agent.target_kl is not None and self.stream.on_device:
             raise ValueError(

@@ -202,8 +202,8 @@ class SupervisedExperiment:
 
     @staticmethod
     def can_stack(config: SupervisedRunConfig) -> bool:
-        """Return whether a run can be stacked: a kernel is the step of an ordinary optimizer."""
-        return config.agent.kernel == "eager"
+        """Return whether a run can be stacked: not with a kernel, the step of an ordinary optimizer."""
+        return config.agent.kernel == "eager" and config.not_stackable is None
 
     @staticmethod
     def can_be_alone(config: SupervisedRunConfig) -> bool:

@@ -16,6 +16,7 @@ from plasticity.agents.networks import CNN, MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
+from plasticity.mitigations.base import KINDS
 from plasticity.scripts import main as main_module
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.grid import Axis
@@ -92,7 +93,21 @@ def test_list_has_a_line_for_each_entry(call):
     for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
-    assert (code, out.splitlines()[0]) == (0, "usage: plasticity list [--import MODULE …]")
+    assert code == 0
+    assert out.startswith("usage: plasticity list [--benchmarks] [--figures] [--methods]")
+
+
+def test_a_list_of_methods_has_them_by_kind(call):
+    code, out, _ = call("list", "--methods", "--networks")
+    lines = [line.split()[0] if line[2:3] != "-" else line.strip() for line in out.splitlines()]
+    assert code == 0
+    assert "benchmarks:" not in lines
+    headings = [f"- {kind}" for kind in KINDS if f"- {kind}" in lines]
+    assert [line for line in lines if line.startswith("- ")] == headings
+    assert {*MITIGATIONS, *NETWORKS} < set(lines)
+    resets = lines[lines.index("- unit reset") : lines.index("- network")]
+    assert {"redo", "snr"} < set(resets)
+    assert "syre" not in resets
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
@@ -464,7 +479,7 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
     ("line", "message"),
     [
         ("rn", "Unknown command 'rn'. Did you mean 'run'?"),
-        ("list all", "`plasticity list` takes no arguments: all"),
+        ("list --all", "`plasticity list` does not know --all: give some of --benchmarks"),
         ("run", "Name a benchmark first: plasticity run NAME"),
         ("run --tasks 3", "Name a benchmark first: plasticity run NAME"),
         (

@@ -69,13 +69,3 @@ def test_inputs_of_layers(always):
     assert found["0"] is inputs
     assert torch.equal(found["2"], torch.tanh(model[0](inputs)))
     assert network.with_inputs_of([], inputs)[1].keys() == ({"0", "2"} if always else set())
-
-
-def test_moments_are_the_optimizers_state_of_a_parameter():
-    network, optimizer = make()
-    assert optimizer.moments(network.weight) == {}
-    network(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    found = optimizer.moments(network.weight)
-    assert found.keys() == {"exp_avg", "exp_avg_sq"}
-    torch.testing.assert_close(found["exp_avg"], 0.1 * network.weight.grad)

@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -192,6 +193,58 @@ def test_state_loads_with_weights_only_and_continues_exactly():
     train(*continued[:2], range(4, 10))
     assert_equal(continued[0], whole)
     assert continued[2].take_counts() == counts
+
+
+def test_state_continues_a_loaded_model_without_changing_its_weights_again():
+    """Weights are shifted once; the state comes with attach, after those of model and optimizer."""
+    method = ReDo(every=3, tau=0.5), Shift(sigma=0.5)
+    whole = make_model()
+    optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
+    attached = attach(whole, optimizer, *method, inputs=make_batch(0)[0])
+    train(whole, optimizer, range(4))
+    states = copy.deepcopy([each.state_dict() for each in (whole, optimizer, attached)])
+    train(whole, optimizer, range(4, 10))
+
+    model = make_model(1)
+    own = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.load_state_dict(states[0])
+    own.load_state_dict(states[1])
+    again = attach(model, own, *method, inputs=make_batch(0)[0], state=states[2])
+    train(model, own, range(4, 10))
+    assert_equal(model, whole)
+    assert again.take_counts() == attached.take_counts()
+
+
+def test_state_that_does_not_fit_leaves_nothing_attached():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = attach(model, optimizer, ReDo()).state_dict()
+    other = make_model()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"belongs to the mitigations \['redo'\]"):
+        attach(other, optimizer, Churn(), state=state)
+    assert not optimizer._optimizer_step_pre_hooks
+    with pytest.raises(ValueError, match=r"extra adds the parameters \['extra'\].*lacks"):
+        attach(other, optimizer, Extra(), state=state)
+
+
+def test_observed_inputs_and_dropped_passes():
+    """A loop that calls layers tells the inputs, and drops a pass that no step follows."""
+    model, seen = make_model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = attach(model, optimizer, Watch(seen=seen), inputs=make_batch(0)[0])
+    first, second = make_batch(0)[0], make_batch(1, size=3)[0]
+    for batch in (first, second):
+        attached.drop_passes()
+        attached.observe(batch)
+        outputs = batch
+        for layer in model:
+            outputs = layer(outputs)
+    assert attached._hooks.progress.inputs is second
+    expected = model[:2](second)
+    outputs.mean().backward()
+    optimizer.step()
+    assert torch.equal(seen[0]["0"], expected)  # and not those of the first pass
 
 
 def test_state_of_other_mitigations_is_refused():
@@ -519,3 +572,78 @@ def test_boundary_and_penalty():
     other = make_model()
     none = attach(other, torch.optim.SGD(other.parameters(), lr=0.01), WeightDecay())
     assert none.penalty() == 0
+
+
+# ---- roles, and parameters that a mitigation adds --------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halve(Mitigation):
+    """Halves the hidden weights after each step."""
+
+    name: ClassVar[str] = "halve"
+    reads_roles: ClassVar[bool] = True
+
+    def after_step(self, context):
+        for name, role in context.roles.items():
+            if role.kind == "weight" and not role.is_output:
+                context.parameters[name].mul_(0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra(Mitigation):
+    """A parameter beside the model's, pulled toward the mean output."""
+
+    name: ClassVar[str] = "extra"
+
+    def initial_weights(self, network, seed):
+        network.register_parameter("extra", nn.Parameter(torch.zeros(())))
+
+    def penalty(self, context):
+        outputs = context.forward(context.inputs).mean((-1, -2)).detach()
+        return (context.parameters["extra"] - outputs).square()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_roles_of_trained_parameters_are_those_that_a_mitigation_sees(given):
+    """The second layer is frozen, the third is the output: only the first is halved."""
+    model = make_model()
+    model[2].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before = copy.deepcopy(model)
+    attach(model, optimizer, Halve(), inputs=make_batch(0)[0] if given else None)
+    train(model, optimizer, range(2))
+    assert torch.equal(model[0].weight, before[0].weight / 4)
+    for layer, name in ((0, "bias"), (2, "weight"), (4, "weight")):
+        assert torch.equal(getattr(model[layer], name), getattr(before[layer], name))
+
+
+def test_the_output_is_a_reader_that_nobody_reads():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before = copy.deepcopy(model)
+    attach(model, optimizer, Halve(), readers={"0": "2", "2": "4"})
+    train(model, optimizer, range(1))
+    assert torch.equal(model[2].weight, before[2].weight / 2)
+    assert torch.equal(model[4].weight, before[4].weight)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, regularized(torch.optim.SGD)])
+def test_the_optimizer_trains_what_a_mitigation_adds(kind):
+    """Half of the way in the first step; then a schedule, which a plain optimizer may have had before."""
+    model = make_model()
+    optimizer = kind(model.parameters(), lr=0.25)
+    schedule = partial(torch.optim.lr_scheduler.LambdaLR, optimizer, lambda step: 0.5**step)
+    scheduler = schedule() if kind is torch.optim.SGD else None
+    attached = attach(model, optimizer, Extra())
+    scheduler = scheduler or schedule()
+    goals = []
+    for count in range(2):
+        inputs, _ = make_batch(count)
+        goals.append(float(model(inputs).detach().mean()))
+        optimizer.zero_grad()
+        attached.penalty().backward()
+        optimizer.step()
+        scheduler.step()
+    first = goals[0] / 2  # 0.25 times a gradient of 2 * distance
+    assert float(model.extra.detach()) == pytest.approx(first + (goals[1] - first) / 4)

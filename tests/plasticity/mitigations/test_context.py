@@ -5,6 +5,7 @@ import torch
 from networks_in_training import (
     adam,
     context_of,
+    everything,
     images,
     marker,
     single,
@@ -140,7 +141,7 @@ def test_one_of_several_networks_acts_on_their_memory():
     assert context.counts["reset_units/fc"].tolist() == [0, 1, 0]
     after = networks.parameters["fc.weight"]
     assert (after != before).any(-1).nonzero().tolist() == [[1, 0]]
-    moments = networks.moments(after)["exp_avg"]
+    moments = networks.optimizer.moments("fc.weight")["exp_avg"]
     assert (moments == 0).all(-1).nonzero().tolist() == [[1, 0]]
 
 
@@ -176,3 +177,56 @@ def test_a_constant_needs_no_generator():
     assert (context.draw(Constant(0.5), torch.empty(3, 2)) == 0.5).all()
     for state, each in zip(states, context.generators, strict=True):
         assert torch.equal(state, each.get_state())
+
+
+# ---- entries, moments, rates ---------------------------------------------------------------------
+
+
+def test_replaced_entries_lose_their_moments_and_no_others():
+    networks, run, optimizer, context = three()
+    step(run, optimizer, images().expand(3, *images().shape))
+    before = everything(networks)
+    chosen = torch.zeros(3, 5, 12, dtype=torch.bool)
+    chosen[0, 1, 2] = chosen[2, 4, 0] = True
+    context.replace("fc.weight", chosen, torch.tensor(7.0))
+    after = everything(networks)
+    for name, each in after.items():
+        changed = each != before[name]
+        if name.startswith("fc.weight"):
+            assert torch.equal(changed, chosen), name
+            assert (each[chosen] == (0 if "/" in name else 7)).all()
+        else:
+            assert not changed.any(), name
+
+
+def test_cleared_moments_are_zero_and_weights_stay():
+    networks, run, optimizer, context = three()
+    step(run, optimizer, images().expand(3, *images().shape))
+    before = everything(networks)
+    context.clear_moments("head.bias")
+    changed = {name for name, each in everything(networks).items() if (each != before[name]).any()}
+    assert changed == {"head.bias/0", "head.bias/1"}
+
+
+def test_a_learning_rate_broadcasts_to_its_parameter():
+    _, _, optimizer, context = three()
+    optimizer.set_learning_rate([1.0, 2.0, 3.0])
+    assert (context.learning_rate("conv.weight") * torch.ones(3, 3, 1, 2, 2))[1].unique() == 2
+    assert context.of_run(2).learning_rate("fc.bias") == 3
+
+
+def test_a_pass_with_features_is_that_of_the_network():
+    networks, run, _, context = three()
+    inputs = torch.stack([images(seed=seed) for seed in range(3)])
+    outputs, features = context.forward_with_features(inputs)
+    torch.testing.assert_close(outputs, run(inputs))
+    assert {name: tuple(each.shape) for name, each in features.items()} == {
+        "conv": (3, 24, 3),
+        "fc": (3, 6, 5),
+    }
+    alone = context_of(networks.of_run(1))
+    _, own = alone.forward_with_features(inputs[1])
+    torch.testing.assert_close(own["conv"], features["conv"][1])
+    (gradient,) = torch.autograd.grad(features["fc"].sum(), networks.parameters["fc.bias"])
+    expected = (1 - features["fc"].square()).sum(1)  # of tanh
+    torch.testing.assert_close(gradient, expected)

@@ -1,6 +1,7 @@
 """Resets of units, by counts in closed form, by markers, and by draws made by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,7 +197,7 @@ def test_sgd_without_momentum_has_no_moments_to_clear():
     networks = single(model, optimizer, images())
     context_of(networks).reset_units({"fc": mask(5, 1)})
     assert (model.head.weight[:, 1] == 0).all()
-    assert networks.moments(model.fc.weight) == {}
+    assert networks.optimizer.moments("fc.weight") == {}
 
 
 # ---- with a limit --------------------------------------------------------------------------------
@@ -256,15 +257,14 @@ def test_stacked_networks_are_reset_like_separate_ones(at_most):
     alone = [networks.of_run(index) for index in range(3)]
     for index, each in enumerate(alone):  # copies, with moments of their own
         moments = {
-            name: {key: m.clone() for key, m in each.moments(p).items()}
-            for name, p in each.parameters.items()
+            name: {key: m.clone() for key, m in each.optimizer.moments(name).items()}
+            for name in each.parameters
         }
         parameters = {name: p.detach().clone() for name, p in each.parameters.items()}
-        by_id = {id(parameters[name]): own for name, own in moments.items()}
         alone[index] = type(each)(
             parameters=parameters,
             module=each.module,
-            moments=lambda parameter, by_id=by_id: by_id[id(parameter)],
+            optimizer=SimpleNamespace(moments=moments.__getitem__),
             units=each.units,
             initialization=each.initialization,
             ordinary=each.ordinary,
