@@ -356,3 +356,9 @@ def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
         *(f"agent.{name}" for name in vars(ANT.agent)),
         *(f"tracking.{name}" for name in vars(ANT.tracking)),
     }
+
+
+@pytest.mark.parametrize("metric", ["churn", "hessian_rank"])
+def test_policies_have_no_metric_of_a_single_step_or_of_labels(metric):
+    with pytest.raises(ValueError, match=f"'{metric}' is not measured for policies"):
+        ControlTracking(metrics=(metric,))
