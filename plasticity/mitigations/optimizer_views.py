@@ -117,6 +117,10 @@ class StackedView:
             return found
         return {key: each[self._index] for key, each in found.items()}
 
+    def trained(self) -> list[str]:
+        """Return the names of all parameters: stacked networks are trained as a whole."""
+        return list(self._parameters)
+
     def learning_rate(self, name: str) -> Tensor:
         """Return the learning rate of the parameter in each network. Shape: (...)."""
         rates = self._optimizer.learning_rates(self._parameters[name])
