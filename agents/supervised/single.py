@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import nn
 
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.optimizers import make_optimizer
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import PLAIN_METHOD, SeededMethod
-from plasticity.optim.kernels.step import step_options
-from plasticity.optim.optimizer import RegularizedOptimizer
-from plasticity.optim.parameter_groups import parameter_groups
-from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-"""Optimizer classes by their name in a configuration."""
 
 
 class Classifier(Trainer):
@@ -38,6 +24,7 @@ class Classifier(Trainer):
         data_order_seed: Seed of the data order, which depends only on the seed, the task and the epoch.
         device: Device of the network: "cpu", "cuda", "mps", …
         keep_start: As in `Trainer`.
+        keep_last: As in `Trainer`.
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -52,6 +39,7 @@ class Classifier(Trainer):
         data_order_seed: int,
         device: str | torch.device = "cpu",
         keep_start: bool = False,
+        keep_last: bool = False,
     ) -> None:
         method.prepare(network)
         self.network = network.to(device)
@@ -65,17 +53,5 @@ class Classifier(Trainer):
             lead=(),
             device=device,
             keep_start=keep_start,
+            keep_last=keep_last,
         )
-
-
-def make_optimizer(
-    network: nn.Module, config: ClassifierConfig, regularizer: RegularizerSettings
-) -> RegularizedOptimizer:
-    """Create the configured optimizer over all parameters of a network."""
-    groups = parameter_groups(network, **asdict(regularizer))
-    extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    base, device = OPTIMIZERS[config.optimizer], next(network.parameters()).device
-    extra |= step_options(config.kernel, base, device)
-    if config.compile and device.type == "cuda" and config.optimizer != "sgd":
-        extra["capturable"] = True
-    return regularized(base)(groups, lr=config.learning_rate, **extra)

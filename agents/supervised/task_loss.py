@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from plasticity.agents.execution.single import part_of
 from plasticity.agents.supervised.task import Task, TaskSpec
 
 
@@ -59,6 +60,16 @@ class TaskLoss:
                 f"Task {task.index} has labels outside its active classes {self._active}: name them in the"
                 " task's spec.active, or leave out their examples."
             )
+
+    def of_run(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return one network's loss as a function of its logits, which need not be masked, and labels.
+
+        Shape: (batch, classes) and (batch,) to ().
+        """
+        own = TaskLoss(self._kind, (), self._device)
+        if self._inactive is not None:
+            own._inactive = part_of(self._inactive, self._lead, index)
+        return lambda logits, labels: own(own.masked(logits), labels)
 
     def masked(self, logits: Tensor) -> Tensor:
         """Return the logits, those of inactive classes as minus infinity."""

@@ -126,21 +126,40 @@ def hidden_units(
         KeyError: if there is no layer of a name.
         ValueError: if the units of a layer cannot be reset one by one; the message says why.
     """
-    hidden = [each for each in flow.layers if not each.is_output]
+    hidden = _hidden(flow, model)
     wanted = hidden if layers is None else [flow[name] for name in layers]
-    found: dict[str, HiddenUnits] = {}
-    faults: list[str] = []
-    for each in wanted:
-        try:
-            found[each.name] = _units_of(each, model)
-        except ValueError as fault:
-            faults.append(str(fault))
+    found, faults = _followed(wanted, model)
     if faults:
         raise ValueError(
-            "\n".join(faults) + f"\nThose that can: layers={list(found)}."
+            "\n".join(faults.values()) + f"\nThose that can: layers={list(found)}."
             " Name these, or the layer that reads each layer's units, in readers={LAYER: READER}."
         )
     return found
+
+
+def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
+    found, faults = _followed(_hidden(flow, model), model)
+    return tuple(found), faults
+
+
+def _hidden(flow: UnitFlow, model: nn.Module) -> list[UnitLayer]:
+    """Return the layers whose units are no outputs, but for those with a buffer as their weight."""
+    buffers = {name for name, _ in model.named_buffers()}
+    return [each for each in flow.layers if not each.is_output and each.weight not in buffers]
+
+
+def _followed(
+    layers: Sequence[UnitLayer], model: nn.Module
+) -> tuple[dict[str, HiddenUnits], dict[str, str]]:
+    found: dict[str, HiddenUnits] = {}
+    faults: dict[str, str] = {}
+    for each in layers:
+        try:
+            found[each.name] = _units_of(each, model)
+        except ValueError as fault:
+            faults[each.name] = str(fault)
+    return found, faults
 
 
 def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:
@@ -184,7 +203,8 @@ def _reader_of(name: str, reader: Reader, model: nn.Module) -> UnitReader:
             f"The features of {name!r} are read by {reader.weight!r}, which is no module of its own, so that"
             " they cannot be recorded: make it the weight of a module."
         ) from None
-    weight = model.get_parameter(reader.weight)
+    owner, _, own = reader.weight.rpartition(".")
+    weight = getattr(model.get_submodule(owner), own)  # which may be a buffer
     return unit_reader(reader.layer, reader.weight, reader.axis, reader.columns, weight, module)
 
 

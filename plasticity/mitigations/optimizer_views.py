@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ class OptimizerView(Protocol):
 
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter; empty if there is none (yet). Shape of each: (..., *shape)."""
+
+    def trained(self) -> Iterable[str]:
+        """Return the names of the parameters that the optimizer trains, and that are not frozen."""
 
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of a parameter. Shape: (...), or a number of all networks.
@@ -50,16 +53,28 @@ class OrdinaryView:
         """Return the state of a parameter that has its shape."""
         return optimizer_moments(self._optimizer, self._parameters[name])
 
+    def trained(self) -> list[str]:
+        """Return the names of the parameters in the optimizer's groups that require gradients."""
+        owned = {each for group in self._optimizer.param_groups for each in group["params"]}
+        every = self._parameters.items()
+        return [name for name, each in every if each.requires_grad and each in owned]
+
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of the parameter's group."""
-        parameter = self._parameters[name]
+        group = self._group_of(self._parameters[name])
+        if group is None:
+            raise ValueError(
+                f"The optimizer does not train {name!r}, which therefore has no learning rate: leave it"
+                " alone."
+            )
+        rate: float | Tensor = group["lr"]
+        return rate
+
+    def _group_of(self, parameter: Tensor) -> dict[str, Any] | None:
         for group in self._optimizer.param_groups:
             if any(each is parameter for each in group["params"]):
-                rate: float | Tensor = group["lr"]
-                return rate
-        raise ValueError(
-            f"The optimizer does not train {name!r}, which therefore has no learning rate: leave it alone."
-        )
+                return group
+        return None
 
     @torch.no_grad()
     def restart(self, names: Iterable[str]) -> None:

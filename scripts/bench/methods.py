@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,8 @@ def _within_a_turn(name: str, steps: int) -> tuple[Mitigation, str]:
     mitigation = BENCHMARKS[MNIST.benchmark].mitigation(name)
     if "every" not in {each.name for each in fields(mitigation)} or mitigation.cadence <= steps:
         return mitigation, ""
-    return replace(mitigation, every=steps), f"every={steps}, not {mitigation.cadence}"
+    rarely: dict[str, Any] = {"every": steps}
+    return replace(mitigation, **rarely), f"every={steps}, not {mitigation.cadence}"
 
 
 def _sides(

@@ -14,7 +14,9 @@ from networks_in_training import (
 )
 
 from plasticity.initialization import Constant, Normal
+from plasticity.mitigations import Churn
 from plasticity.mitigations.context import Context, Progress
+from plasticity.mitigations.hooks import Hooks
 
 
 def alone(seed=0):
@@ -248,3 +250,12 @@ def test_an_average_has_the_digits_of_float32_at_least():
     assert found.dtype == torch.float32
     assert found.tolist() == [1.0, 3.0]
     assert context.averaged(values.double(), (0, 1)).dtype == torch.float64
+
+
+def test_an_example_has_the_shape_of_one_input():
+    networks, _, _, context = three()
+    with pytest.raises(RuntimeError, match="set reads_example=True"):
+        _ = context.example
+    hooks = Hooks([(Churn(memory=4),)] * 3, networks, range(3))
+    hooks.begin(lambda: images().expand(3, *images().shape))
+    assert hooks.state_dict(1)["churn"]["state"]["recent"].shape == (4, 1, 3, 3)

@@ -109,3 +109,19 @@ def test_mitigations_without_a_claim_go_together(monkeypatch):
     monkeypatch.setattr(Shift, "claims", "")
     monkeypatch.setattr(Syre, "claims", "")
     assert mitigation_names("syre+shift") == ("syre", "shift")
+
+
+def test_a_mitigation_can_claim_several_things():
+    @dataclass(frozen=True, kw_only=True)
+    class Both(Mitigation):
+        name = "both"
+        claims = ("the one", "the other")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Other(Mitigation):
+        name = "rival"
+        claims = "the other"
+
+    require_compatible((Both(), WeightDecay()))
+    with pytest.raises(ValueError, match="both and rival both set the other: leave one out"):
+        require_compatible((Both(), Other()))

@@ -33,6 +33,17 @@ def test_a_parameter_that_is_not_trained_has_no_learning_rate():
     view.restart(["fc.weight"])  # it has no state
 
 
+def test_what_is_trained_is_in_the_optimizer_and_not_frozen():
+    model = marker()
+    model.head.bias.requires_grad_(requires_grad=False)
+    view = OrdinaryView(
+        torch.optim.SGD(model.head.parameters(), lr=0.1), dict(model.named_parameters())
+    )
+    assert view.trained() == ["head.weight"]
+    networks, _, _ = stacked([marker(0), marker(1)], images())
+    assert networks.optimizer.of_run(1).trained() == list(networks.parameters)
+
+
 def test_stacked_networks_have_a_learning_rate_each():
     rates = iter([0.01, 0.02, 0.04])
     networks, _, optimizer = stacked(
