@@ -78,7 +78,7 @@ class Context:
         self._scratch: dict[str, Tensor] = {}
         self._numbers: dict[int, tuple[Tensor, list[float]]] = {}
         self.memory: dict[str, Any] = {}
-        """What the mitigation derives from its state, so as not to do it at every step; emptied by a load."""
+        """Values that the mitigation derives from its state, not anew at every step; emptied by a load."""
         self.state: dict[str, Tensor] = {}
         """State of the mitigation, saved with the network. Shape of each tensor: (..., *shape)."""
         self.counts: dict[str, Tensor] = {}

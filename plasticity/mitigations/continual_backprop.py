@@ -173,7 +173,9 @@ class ContinualBackprop(Mitigation):
             return
         # some layers do not run in this step, or are not trained now
         own = [context.state[f"{kind}/{layer}"] for layer in context.units]
-        for each, part in zip(own, now.split([each.shape[-1] for each in own], -1), strict=True):
+        for each, part in zip(
+            own, torch.split(now, [each.shape[-1] for each in own], -1), strict=True
+        ):
             each.lerp_(part, share)
 
     def _now(self, context: Context, features: list[Tensor]) -> Tensor:
@@ -271,7 +273,7 @@ def _join(context: Context, kind: str) -> None:
     parts = {name: each for name, each in context.state.items() if name.startswith(f"{kind}/")}
     whole = torch.cat([*parts.values()], -1)
     context.memory[kind] = whole
-    views = whole.split([each.shape[-1] for each in parts.values()], -1)
+    views = torch.split(whole, [each.shape[-1] for each in parts.values()], -1)
     context.state.update(zip(parts, views, strict=True))
 
 

@@ -74,7 +74,8 @@ class UnitReader:
         )
         if not self.in_order:
             entries = entries.index_select(lead + 1, self.columns.flatten())
-        return entries.unflatten(lead + 1, self.columns.shape)
+        before, after = entries.shape[: lead + 1], entries.shape[lead + 2 :]
+        return entries.reshape(*before, *self.columns.shape, *after)
 
     def fed_by(self, chosen: Tensor) -> Tensor:
         """Return the positions that chosen units feed; of numbers, that of the unit that feeds each, or 0.

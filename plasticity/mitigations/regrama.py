@@ -58,7 +58,7 @@ class ReGraMa(Mitigation):
     """Largest share of the layer's mean that an inactive unit's gradients have. 0: only units without any."""
 
     outgoing: Outgoing = "keep"
-    """What becomes of the outgoing weights: they stay, or become 0."""
+    """Fate of the outgoing weights: they stay, or become 0."""
 
     def __post_init__(self) -> None:
         require_integer("every", self.every, minimum=1)
