@@ -16,7 +16,7 @@ class LayerSpec:
     """Work of every hidden layer on the sums of its weights: normalization, activations, noise.
 
     Raises:
-        TypeError: if an activation, the normalization, the gate or the noise cannot be called.
+        TypeError: if an activation, or what makes a part, cannot be called.
         ValueError: if there is no activation.
     """
 
@@ -31,6 +31,7 @@ class LayerSpec:
     gate: Callable[[tuple[int, ...]], nn.Module] | None = None
     """Makes the module that maps the sums, once normalized, to factors of each activation's outputs; from the
     shape of one example's sums, as `normalization`. None: there are no factors."""
+
     noise: Callable[[], nn.Module] | None = None
     """Makes the module that acts on the outputs of the activations, such as a dropout. None: none does."""
 
@@ -38,10 +39,14 @@ class LayerSpec:
     """Whether the width of a layer is its number of units, so that several activations multiply its
     outputs. Otherwise the width is the number of outputs, which the activations share."""
 
+    dense: Callable[[int, int, LayerSpec, bool], nn.Linear] | None = None
+    """Makes a hidden dense layer with all this work, from the size of its inputs, its width, this spec, and
+    whether it is the first of the network's dense layers. None: a linear layer, whose sums are worked on."""
+
     def __post_init__(self) -> None:
         if not self.activations:
             raise ValueError("A layer needs at least one activation: activations=(relu,).")
-        for each in (*self.activations, self.normalization, self.gate, self.noise):
+        for each in (*self.activations, self.normalization, self.gate, self.noise, self.dense):
             if each is not None and not callable(each):
                 raise TypeError(f"{each!r} cannot be called: give a function or a class.")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from plasticity.agents.execution.single import SingleNetwork
 from plasticity.metrics.registry import Metric
@@ -25,6 +25,8 @@ def measured(
     *,
     indices: Sequence[int],
     previous: Mapping[str, Tensor] | None,
+    before_step: Mapping[str, Tensor] | None = None,
+    losses: Sequence[Callable[[nn.Module], Tensor]] | None = None,
 ) -> dict[int, dict[str, float]]:
     """Measure networks.
 
@@ -36,6 +38,9 @@ def measured(
         indices: Indices of the networks to measure.
         previous: Parameters at an earlier time, by name, for "update" metrics, which are left out without it.
             Shape of each: (..., *shape).
+        before_step: Parameters before the latest optimizer step, likewise, for "step" metrics.
+        losses: Function of each network that returns the loss of the module that it is given on labelled
+            samples, for "loss" metrics.
 
     Returns:
         The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
@@ -48,8 +53,10 @@ def measured(
             return {}
         if not metrics:
             return {0: {}}
-        chosen = tracker(metrics=metrics)
+        chosen = tracker(metrics=metrics, loss=losses[0] if losses else None)
         chosen.load_state_dict({"previous": previous})
+        if before_step is not None:
+            chosen.before_step(before_step)
         return {0: chosen.measure()}
     features = stacked_features(networks, probe, layers)
     finite = finite_networks(features).tolist()
@@ -57,6 +64,13 @@ def measured(
     if not metrics:
         return {index: {} for index in sound}
     numbers = stacked_metrics(
-        networks, features, metrics, indices=sound, previous=previous, probe=probe
+        networks,
+        features,
+        metrics,
+        indices=sound,
+        previous=previous,
+        probe=probe,
+        before_step=before_step,
+        losses=losses,
     )
     return dict(zip(sound, numbers, strict=True))

@@ -198,5 +198,6 @@ def initialise(
             gain = 1.0 if scheme == "lecun" else head_gain
         shape = tuple(layer.weight.shape)
         found[f"{name}.weight"] = scheme_distribution(scheme, shape, gain)
-        found[f"{name}.bias"] = Constant(0.0)
+        if layer.bias is not None:
+            found[f"{name}.bias"] = Constant(0.0)
     network.draw(found, torch.default_generator if generator is None else generator)

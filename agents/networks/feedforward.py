@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.agents.networks.layers import ConvolutionLayer, DenseLayer, InitializedNetwork
+from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork
 
 
 class FeedforwardNetwork(InitializedNetwork):
@@ -25,7 +25,7 @@ class FeedforwardNetwork(InitializedNetwork):
     def __init__(
         self,
         convolutions: Sequence[ConvolutionLayer],
-        dense: Sequence[DenseLayer],
+        dense: Sequence[nn.Linear],
         output: nn.Linear,
         *,
         pools: bool = False,

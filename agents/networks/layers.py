@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plasticity.initialization import Constant, Distribution, torch_default
+from plasticity.modules.hidden_work import HiddenWork
 from plasticity.network_spec import LayerSpec
 
 Activation = Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"]
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations by their name in a configuration."""
 
 
-class DenseLayer(nn.Linear):
+class DenseLayer(HiddenWork, nn.Linear):
     """Fully connected layer with its normalization, activations and noise.
 
     Args:
@@ -40,27 +41,20 @@ class DenseLayer(nn.Linear):
         spec: Work of the layer on its sums.
     """
 
-    normalization: nn.Module | None
-    gate: nn.Module | None
-    noise: nn.Module | None
-
     def __init__(self, inputs: int, width: int, spec: LayerSpec) -> None:
         super().__init__(inputs, spec.units(width))
-        self.activations = spec.activations
-        self.normalization = spec.normalization and spec.normalization((self.out_features,))
-        self.gate = spec.gate and spec.gate((self.out_features,))
-        self.noise = spec.noise and spec.noise()
+        self.set_work(spec, (self.out_features,))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features of a batch. Shape: (..., inputs) to (..., outputs)."""
-        return _features(self, super().forward(features), -1)
+        return self.features(super().forward(features), -1)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
-        return f"{super().extra_repr()}, activations={_names(self.activations)}"
+        return f"{super().extra_repr()}, {self.settings}"
 
 
-class ConvolutionLayer(nn.Conv2d):
+class ConvolutionLayer(HiddenWork, nn.Conv2d):
     """Padded convolution with its normalization, activations and noise.
 
     Args:
@@ -72,10 +66,6 @@ class ConvolutionLayer(nn.Conv2d):
         spec: Work of the layer on its sums.
         bias: Whether the sums have a bias; a batch normalization has one of its own.
     """
-
-    normalization: nn.Module | None
-    gate: nn.Module | None
-    noise: nn.Module | None
 
     def __init__(
         self,
@@ -91,59 +81,21 @@ class ConvolutionLayer(nn.Conv2d):
         units = spec.units(width)
         padding = kernel_size // 2
         super().__init__(inputs, units, kernel_size, stride=stride, padding=padding, bias=bias)
-        self.activations = spec.activations
-        map_shape = (units, *(-(-side // stride) for side in size))
-        self.normalization = spec.normalization and spec.normalization(map_shape)
-        self.gate = spec.gate and spec.gate(map_shape)
-        self.noise = spec.noise and spec.noise()
+        self.set_work(spec, (units, *(-(-side // stride) for side in size)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
 
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
-        return _features(self, super().forward(images), -3)
+        return self.features(super().forward(images), -3)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
-        settings: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{settings}, activations={_names(self.activations)}"
+        return f"{super().extra_repr()}, {self.settings}"  # type: ignore[no-untyped-call]
 
 
-def _features(layer: DenseLayer | ConvolutionLayer, sums: Tensor, axis: int) -> Tensor:
-    if layer.normalization is not None:
-        sums = layer.normalization(sums)
-    factors = None if layer.gate is None else layer.gate(sums)
-    features = activated(sums, layer.activations, axis, factors)
-    return features if layer.noise is None else layer.noise(features)
-
-
-def activated(
-    sums: Tensor,
-    activations: Sequence[Callable[[Tensor], Tensor]],
-    axis: int,
-    factors: Tensor | None = None,
-) -> Tensor:
-    """Return the outputs of activations, next to each other.
-
-    Args:
-        sums: What they are functions of.
-        activations: Functions, entry by entry.
-        axis: Axis of the units.
-        factors: Factors of each one's outputs, shaped as the sums. None: there are none.
-    """
-    outputs = [activation(sums) for activation in activations]
-    if factors is not None:
-        outputs = [each * factors for each in outputs]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, axis)
-
-
-def _names(functions: Sequence[Callable[..., object]]) -> str:
-    # Not repr, whose address differs between equal objects.
-    return f"({', '.join(getattr(each, '__name__', type(each).__name__) for each in functions)})"
-
-
-def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[DenseLayer]:
+def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[nn.Linear]:
     """Return dense layers in a row.
 
     Args:
@@ -151,9 +103,12 @@ def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[De
         widths: Width of each.
         spec: Work of each on its sums.
     """
-    layers = []
+    layers: list[nn.Linear] = []
     for width in widths:
-        layers.append(DenseLayer(inputs, width, spec))
+        if spec.dense is None:
+            layers.append(DenseLayer(inputs, width, spec))
+        else:
+            layers.append(spec.dense(inputs, width, spec, not layers))
         inputs = spec.outputs(width)
     return layers
 
@@ -161,7 +116,8 @@ def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[De
 def default_initialization(network: nn.Module) -> dict[str, Distribution]:
     """Return the distributions that torch draws initial parameters from, by parameter name.
 
-    A normalization has weights of 1 and biases of 0, as all of torch's have.
+    A normalization has weights of 1 and biases of 0, as all of torch's have. Another layer may declare its
+    own in a method `initialization`.
 
     Args:
         network: Network of linear layers, convolutions and normalizations.
@@ -171,9 +127,13 @@ def default_initialization(network: nn.Module) -> dict[str, Distribution]:
     """
     found: dict[str, Distribution] = {}
     for path, module in network.named_modules():
+        declare = getattr(module, "initialization", None) if path else None
+        declared: dict[str, Distribution] = declare() if callable(declare) else {}
         for name, _ in module.named_parameters(recurse=False):
             key = f"{path}.{name}" if path else name
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if name in declared:
+                found[key] = declared[name]
+            elif isinstance(module, nn.Linear | nn.Conv2d):
                 found[key] = torch_default(module.weight[0].numel())
             elif name in ("weight", "bias"):
                 found[key] = Constant(float(name == "weight"))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.networks.base import Network, network, require_widths
-from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork, activated
+from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork
 from plasticity.checks import require_integer
+from plasticity.modules.activations import identity
+from plasticity.modules.hidden_work import activated
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
 
@@ -109,8 +111,8 @@ class ResidualNetwork(InitializedNetwork):
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut; the activations follow their sum.
 
-    The shortcut is the identity where the shapes allow it, else a 1 x 1 convolution. Noise and gates of the
-    spec act within the first convolution.
+    The shortcut is the identity where the shapes allow it, else a 1 x 1 convolution. Noise of the spec
+    acts within the first convolution, a gate in both places.
 
     Args:
         inputs: Number of input channels.
@@ -126,8 +128,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         units = spec.units(width)
         self.activations = spec.activations
-        plain = LayerSpec(activations=(_identity,), normalization=spec.normalization)
+        plain = LayerSpec(activations=(identity,), normalization=spec.normalization)
         halved = (-(-size[0] // stride), -(-size[1] // stride))
+        self.gate = spec.gate and spec.gate((units, *halved))
         self.conv1 = ConvolutionLayer(inputs, width, 3, size, stride=stride, spec=spec, bias=False)
         self.conv2 = ConvolutionLayer(
             spec.outputs(width), units, 3, halved, stride=1, spec=plain, bias=False
@@ -144,12 +147,9 @@ class BasicBlock(nn.Module):
         Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
         """
         sums = self.conv2(self.conv1(images)) + self.shortcut(images)
-        return activated(sums, self.activations, -3)
+        factors = None if self.gate is None else self.gate(sums)
+        return activated(sums, self.activations, -3, factors)
 
 
 def _batch_normalization(shape: tuple[int, ...]) -> nn.Module:
     return nn.BatchNorm2d(shape[0])
-
-
-def _identity(sums: Tensor) -> Tensor:
-    return sums

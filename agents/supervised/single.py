@@ -38,6 +38,7 @@ class Classifier(Trainer):
         data_order_seed: Seed of the data order, which depends only on the seed, the task and the epoch.
         device: Device of the network: "cpu", "cuda", "mps", …
         keep_start: As in `Trainer`.
+        keep_last: As in `Trainer`.
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -52,6 +53,7 @@ class Classifier(Trainer):
         data_order_seed: int,
         device: str | torch.device = "cpu",
         keep_start: bool = False,
+        keep_last: bool = False,
     ) -> None:
         method.prepare(network)
         self.network = network.to(device)
@@ -65,6 +67,7 @@ class Classifier(Trainer):
             lead=(),
             device=device,
             keep_start=keep_start,
+            keep_last=keep_last,
         )
 
 

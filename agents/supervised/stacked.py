@@ -33,6 +33,7 @@ class StackedClassifier(Trainer):
         device: Device of the networks: "cpu", "cuda", "mps", …
         convolution: As in `StackedNetworks`, except that None also means "products" under bf16.
         keep_start: As in `Trainer`.
+        keep_last: As in `Trainer`.
 
     Raises:
         ValueError: if the numbers of networks, methods, seeds and configurations differ, networks or methods
@@ -50,6 +51,7 @@ class StackedClassifier(Trainer):
         device: str | torch.device = "cpu",
         convolution: Literal["grouped", "products"] | None = None,
         keep_start: bool = False,
+        keep_last: bool = False,
     ) -> None:
         configs = _one_each(config, len(networks))
         for name, given in (("methods", methods), ("data_order_seeds", data_order_seeds)):
@@ -80,6 +82,7 @@ class StackedClassifier(Trainer):
             lead=(len(moved),),
             device=device,
             keep_start=keep_start,
+            keep_last=keep_last,
         )
 
 

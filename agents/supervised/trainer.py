@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import CompiledStep
 from plasticity.agents.execution.hooks import make_hooks
@@ -58,8 +58,8 @@ class Trainer:
             epoch.
         lead: Leading dimensions: () for one network, (R,) for R stacked ones.
         device: Device of the networks.
-        keep_start: Whether to keep the weights from the beginning of each task, for the metric
-            `update_norm`.
+        keep_start: Whether to keep the weights from the beginning of each task, for "update" metrics.
+        keep_last: Whether to keep the weights before the last step of each task, for "step" metrics.
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -76,6 +76,7 @@ class Trainer:
         lead: tuple[int, ...],
         device: str | torch.device,
         keep_start: bool,
+        keep_last: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
@@ -89,6 +90,8 @@ class Trainer:
         self._online = Counts(lead, self.device)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
+        self._keep_last = keep_last
+        self._before_last: dict[str, Tensor] | None = None
         self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
 
@@ -132,6 +135,8 @@ class Trainer:
             for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
                 if should_stop():
                     return False
+                if self._keep_last and step + 1 == self._task_steps:
+                    self._before_last = self._evaluated_weights()
                 self._train_step(*task.train_batch(indices))
                 step += 1
                 self._steps = [step] * self.num_networks
@@ -156,7 +161,17 @@ class Trainer:
             self._begin_hooks(self._hooks, task, step)
         self._online.keep_until(step)
         if self._keep_start and step == 0:
-            self._start = {name: each.detach().clone() for name, each in self.parameters.items()}
+            self._start = self._evaluated_weights()
+
+    def _evaluated_weights(self) -> dict[str, Tensor]:
+        """Return copies of the weights that the networks are measured with."""
+        with self._evaluating():
+            return {name: each.detach().clone() for name, each in self.parameters.items()}
+
+    def begin_with(self, task: int) -> None:
+        """Take a task of any index as the first one: no mitigation acts at a boundary before it."""
+        if self._hooks is not None:
+            self._hooks.tasks = [task] * self.num_networks
 
     def _begin_hooks(self, hooks: Hooks, task: Task, step: int) -> None:
         hooks.begin(lambda: next(self._first_train_batches(task, 2))[0])
@@ -167,11 +182,16 @@ class Trainer:
                 task.index,
                 [run for run in runs if run not in self._frozen],
                 lambda: self._first_train_batches(task, task.num_train),
-                self._loss.of_run,
+                self._loss_of,
             )
         hooks.progress.task = task.index
         if self._compiled is not None:
             self._networks.always_record(hooks.all_recorded_layers)
+
+    def _loss_of(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss of one network, as a function of its logits and labels."""
+        own = self._loss.of_network(index)
+        return lambda logits, labels: own(own.masked(logits), labels)
 
     @property
     def task_progress(self) -> float:
@@ -337,22 +357,41 @@ class Trainer:
         metrics: Sequence[str | Metric],
         layers: Sequence[str],
         indices: Sequence[int],
+        labels: Tensor | None = None,
     ) -> dict[int, dict[str, float]]:
         """Measure networks without disturbing them.
 
         Args:
             probe: Inputs. Shape: (..., batch, *input_shape).
-            metrics: As in `Tracker`. With `keep_start`, `update_norm` is that of the latest task.
+            metrics: As in `Tracker`. With `keep_start`, "update" metrics are those of the latest task; with
+                `keep_last`, "step" metrics are those of its last step.
             layers: Names of the layers whose features are measured.
             indices: Indices of the networks to measure.
+            labels: Labels of the probe, for "loss" metrics. Shape: (..., batch).
 
         Returns:
             The numbers by ``metric/layer``, by index, of the networks whose features are all finite.
         """
+        losses = None
+        if labels is not None:
+            losses = [self._loss_on(probe, labels, index) for index in range(self.num_networks)]
         with self._evaluating():
             return measured(
-                self._networks, probe, metrics, layers, indices=indices, previous=self._start
+                self._networks,
+                probe,
+                metrics,
+                layers,
+                indices=indices,
+                previous=self._start,
+                before_step=self._before_last,
+                losses=losses,
             )
+
+    def _loss_on(self, probe: Tensor, labels: Tensor, index: int) -> Callable[[nn.Module], Tensor]:
+        """Return a function that computes the latest task's loss of a network of this index."""
+        loss = self._loss.of_network(index)
+        inputs, own = (part_of(each, self._lead, index) for each in (probe, labels))
+        return lambda network: loss(loss.masked(network(inputs)), own)
 
     # ---- saving and loading ---------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Measures of plasticity from features, weights and gradients, and the tracker that records them."""
 
 from plasticity.metrics.activations import Activations, unit_matrix
+from plasticity.metrics.activity import active_fraction, linearized_fraction, linearized_units
 from plasticity.metrics.alignment import kernel_alignment
 from plasticity.metrics.capture import capture
+from plasticity.metrics.churn import churn_of_outputs
 from plasticity.metrics.dormancy import dead_fraction, dead_units, dormant_fraction, dormant_units
 from plasticity.metrics.gradients import (
     gradient_covariance_rank,
@@ -10,6 +12,8 @@ from plasticity.metrics.gradients import (
     ntk_rank,
     per_sample_gradients,
 )
+from plasticity.metrics.hessian import hessian_rank
+from plasticity.metrics.isometry import deviation_from_isometry, isometry_deviation
 from plasticity.metrics.linear_probe import linear_probe_accuracy
 from plasticity.metrics.norms import (
     anchor_distance,
@@ -17,6 +21,7 @@ from plasticity.metrics.norms import (
     gradient_norm,
     parameter_snapshot,
     update_norm,
+    update_to_weight_ratio,
     weight_norm,
 )
 from plasticity.metrics.ranks import (
@@ -40,12 +45,15 @@ __all__ = [
     "Metric",
     "Tracker",
     "Trainability",
+    "active_fraction",
     "anchor_distance",
     "approximate_rank",
     "capture",
+    "churn_of_outputs",
     "covariance_eigenvalues",
     "dead_fraction",
     "dead_units",
+    "deviation_from_isometry",
     "dormant_fraction",
     "dormant_units",
     "effective_rank",
@@ -53,8 +61,12 @@ __all__ = [
     "feature_rank",
     "gradient_covariance_rank",
     "gradient_norm",
+    "hessian_rank",
+    "isometry_deviation",
     "kernel_alignment",
     "linear_probe_accuracy",
+    "linearized_fraction",
+    "linearized_units",
     "neural_tangent_kernel",
     "ntk_rank",
     "numerical_rank",
@@ -66,5 +78,6 @@ __all__ = [
     "trainability",
     "unit_matrix",
     "update_norm",
+    "update_to_weight_ratio",
     "weight_norm",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity.metrics.activity import finite_mean
 from plasticity.metrics.ranks import require_feature_matrices
 from plasticity.precision import wide_dtype
 
@@ -113,10 +114,7 @@ def dormant_units(activations: Tensor, tau: float = 0.025) -> Tensor:
 
 
 def _fraction(marked: Tensor, activations: Tensor) -> Tensor:
-    values = _at_least_float32(activations)
-    # The comparisons above are False for NaN, which would report a diverged layer as healthy.
-    finite = values.isfinite().all(-1).all(-1)
-    return torch.where(finite, marked.to(values.dtype).mean(-1), torch.nan)
+    return finite_mean(marked.to(wide_dtype(activations)), activations)
 
 
 def _at_least_float32(activations: Tensor) -> Tensor:

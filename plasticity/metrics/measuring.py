@@ -17,6 +17,7 @@ from plasticity.precision import accumulator
 from plasticity.wrappers import named_parameters
 
 __all__ = [
+    "GIVE_LOSS",
     "Measurement",
     "Opened",
     "host_numbers",
@@ -24,6 +25,8 @@ __all__ = [
     "require_activations",
     "require_scalar",
 ]
+
+GIVE_LOSS = "give loss=lambda model: cross_entropy(model(inputs), labels)"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Opened:
 
     run: Callable[[nn.Module], Any] | None
     """Function that runs the network on its probe batch. None: the batch is not known."""
+
+    before_step: Mapping[str, Tensor] | None = None
+    """Parameters before the latest optimizer step by name. None: they were not kept."""
+
+    loss: Callable[[nn.Module], Tensor] | None = None
+    """Function that returns the network's loss on labelled samples. None: there are no labels."""
 
 
 class Measurement:
@@ -153,7 +162,9 @@ class Measurement:
         found: dict[str, list[Tensor]] = {}
         for opened in self._networks:
             with opened() as network:
-                if metric.kind == "update" and network.previous is None:
+                if (metric.kind == "update" and network.previous is None) or (
+                    metric.kind == "step" and network.before_step is None
+                ):
                     return {}
                 arguments = _arguments(metric, network)
                 try:
@@ -189,8 +200,16 @@ def _arguments(metric: Metric, network: Opened) -> tuple[Any, ...]:
         return (network.model,)
     if metric.kind == "update":
         return network.model, network.previous
+    if metric.kind == "loss":
+        if network.loss is None:
+            raise ValueError(
+                f"metric {metric.name!r} needs the loss on labelled samples: {GIVE_LOSS}"
+            )
+        return network.model, network.loss
     if network.run is None:
         raise ValueError(f"metric {metric.name!r} needs a probe batch: give probe=")
+    if metric.kind == "step":
+        return network.model, network.before_step, network.run
     return network.model, network.run
 
 

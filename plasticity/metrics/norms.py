@@ -25,12 +25,18 @@ __all__ = [
     "feature_norm",
     "gradient_norm",
     "parameter_snapshot",
+    "parameters_of",
+    "require_parameters",
     "update_norm",
+    "update_to_weight_ratio",
     "weight_norm",
 ]
 
 TOTAL = "total"
 """Key of the norm over all layers."""
+
+ZERO_WEIGHT = 1e-8
+"""Addend of a norm that another one is divided by."""
 
 
 def weight_norm(model: nn.Module) -> dict[str, Tensor]:
@@ -47,7 +53,7 @@ def weight_norm(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: if a layer is named "total".
     """
-    return _norms(_parameters(model).items())
+    return _norms(parameters_of(model).items())
 
 
 def gradient_norm(model: nn.Module) -> dict[str, Tensor]:
@@ -75,7 +81,7 @@ def parameter_snapshot(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Detached copies on the parameters' devices, which take the memory of one more network.
     """
-    return {name: parameter.detach().clone() for name, parameter in _parameters(model).items()}
+    return {name: parameter.detach().clone() for name, parameter in parameters_of(model).items()}
 
 
 def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,13 +99,47 @@ def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, T
         ValueError: if a parameter is missing in `previous`, or `previous` has a name or a shape that
             the model lacks, or if a layer is named "total".
     """
-    missing = [name for name in _parameters(model) if name not in previous]
+    require_parameters(model, previous, "previous")
+    return _norms(_differences(model, previous, "previous"))
+
+
+def update_to_weight_ratio(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute the L2 norm of the parameters' change relative to their earlier norm, per layer and in total.
+
+    ``|θ - θ_previous| / (|θ_previous| + 1e-8)``: the size of an update that matters where a layer is
+    invariant to the scale of its weights, as before a normalisation. From one task's beginning to its end it
+    is the distance moved during the task; for a single step's, take the snapshot before that step.
+
+    Args:
+        model: Any module.
+        previous: As in `update_norm`.
+
+    Returns:
+        As in `weight_norm`.
+
+    Raises:
+        ValueError: as in `update_norm`.
+    """
+    updates = update_norm(model, previous)
+    weights = _norms((name, previous[name]) for name in parameters_of(model))
+    return {name: each / (weights[name].to(each) + ZERO_WEIGHT) for name, each in updates.items()}
+
+
+def require_parameters(model: nn.Module, others: Mapping[str, Tensor], argument: str) -> None:
+    """Raise a ValueError unless there is a value of the same shape for each parameter of a model.
+
+    Args:
+        model: Any module.
+        others: The values, by the parameters' names.
+        argument: Name of the argument that has them, for the message.
+    """
+    missing = [name for name in parameters_of(model) if name not in others]
     if missing:
         raise ValueError(
-            f"previous has no value for {missing[0]!r} ({len(missing)} missing); "
+            f"{argument} has no value for {missing[0]!r} ({len(missing)} missing); "
             "take it from parameter_snapshot(model)"
         )
-    return _norms(_differences(model, previous, "previous"))
+    _require_matching(model, others, argument)
 
 
 def anchor_distance(model: nn.Module, anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,12 +210,13 @@ def _joined(norms: list[Tensor]) -> Tensor:
     return joined
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters by name, those of the network inside its wrappers, each once."""
     return dict(named_parameters(unwrapped(model)))
 
 
 def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in _parameters(model).items():
+    for name, parameter in parameters_of(model).items():
         gradient = parameter.grad
         if gradient is not None:
             yield name, gradient.coalesce().values() if gradient.is_sparse else gradient
@@ -184,7 +225,17 @@ def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _differences(
     model: nn.Module, others: Mapping[str, Tensor], argument: str
 ) -> Iterator[tuple[str, Tensor]]:
-    parameters = _parameters(model)
+    _require_matching(model, others, argument)
+    parameters = parameters_of(model)
+    # In the order of the network, not of the mapping.
+    for name, parameter in parameters.items():
+        if name in others:
+            exact = parameter.detach().to(accumulator(parameter.device))
+            yield name, (exact - others[name].detach().to(exact)).to(wide_dtype(parameter))
+
+
+def _require_matching(model: nn.Module, others: Mapping[str, Tensor], argument: str) -> None:
+    parameters = parameters_of(model)
     for name, other in others.items():
         if name not in parameters:
             hint = nearest(name, parameters)
@@ -194,8 +245,3 @@ def _differences(
                 f"{argument}[{name!r}] has shape {tuple(other.shape)}, the parameter "
                 f"{tuple(parameters[name].shape)}; was it taken from another network?"
             )
-    # In the order of the network, not of the mapping.
-    for name, parameter in parameters.items():
-        if name in others:
-            exact = parameter.detach().to(accumulator(parameter.device))
-            yield name, (exact - others[name].detach().to(exact)).to(wide_dtype(parameter))

@@ -47,13 +47,16 @@ class ProbeBatch:
                 "forward=lambda model, batch: …"
             )
 
-    def run(self, model: nn.Module) -> None:
+    def run(self, model: nn.Module) -> Any:
         """Call the model once on a copy of the batch, as a model may modify its input in place.
 
         The batch is moved to the device of the model's first parameter or buffer, for good.
 
         Args:
             model: Module inside the wrappers.
+
+        Returns:
+            What the model, or the function `forward`, returns.
         """
         tensor = next(chain(model.parameters(), model.buffers()), None)
         if tensor is not None:
@@ -61,10 +64,9 @@ class ProbeBatch:
             self._batch = mapped(lambda leaf: _moved(leaf, device), self._batch)
         batch = self._copy(self._batch)
         if self._forward is not None:
-            self._forward(model, batch)
-        else:
-            arguments, keywords = call_arguments(model, batch)
-            model(*arguments, **keywords)
+            return self._forward(model, batch)
+        arguments, keywords = call_arguments(model, batch)
+        return model(*arguments, **keywords)
 
     def entry(self, name: str) -> Tensor:
         """Return the entry with this name, a key or an attribute, as a tensor.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plasticity.checks import nearest
-from plasticity.metrics import dormancy, norms, ranks
+from plasticity.metrics import activity, churn, dormancy, hessian, isometry, norms, ranks
 from plasticity.symmetry.relative_degree import relative_degree_of_symmetry
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "add_values",
     "is_rank",
     "metric_key",
+    "require_policy_metrics",
     "resolved_metrics",
 ]
 
@@ -32,14 +33,16 @@ class Metric:
 
     function: Callable[..., Any]
     """Function that computes the metric. By kind: ``function(features)``, with features of shape (rows,
-    units), returns one number as a tensor; ``function(model)``, ``function(model, previous)`` and
-    ``function(model, run)`` return one such tensor or a dictionary of them by layer."""
+    units), returns one number as a tensor; the functions of the other kinds return one such tensor or a
+    dictionary of them by layer."""
 
-    kind: Literal["features", "model", "update", "pass"]
+    kind: Literal["features", "model", "update", "pass", "step", "loss"]
     """Arguments of the function: the features of one layer; the model; for "update", the model and its
     parameters at the previous boundary (`parameter_snapshot`; left out of the row if there is no previous
     boundary); for "pass", the model and a function that runs the module that it is given on the probe
-    batch."""
+    batch; for "step", the model, its parameters before its latest optimizer step (`Tracker.before_step`;
+    left out of the row where that was not called) and the function of "pass"; for "loss", the model and a
+    function that returns the loss of the module that it is given on labelled samples."""
 
     description: str = ""
     """One line for a list of metrics."""
@@ -73,6 +76,8 @@ METRICS: dict[str, Metric] = {
         {
             dormancy.dead_fraction: "share of the units that are 0 on every sample (ReLU family)",
             dormancy.dormant_fraction: "share of the units below 2.5 % of their layer's mean magnitude",
+            activity.active_fraction: "share of the outputs that are not 0 (ReLU family)",
+            activity.linearized_fraction: "share of the units positive on 90 % of the samples (ReLU family)",
             norms.feature_norm: "mean L2 norm of a sample's features",
         },
     ),
@@ -81,17 +86,33 @@ METRICS: dict[str, Metric] = {
         {
             norms.weight_norm: "L2 norm of the parameters, per layer and in total",
             norms.gradient_norm: "L2 norm of the gradients that the last backward pass left",
+            isometry.deviation_from_isometry: "squared distance of a layer's Gram matrix to the identity",
         },
     ),
     **_registry(
         "update",
-        {norms.update_norm: "L2 norm of the parameters' change since the previous boundary"},
+        {
+            norms.update_norm: "L2 norm of the parameters' change since the previous boundary",
+            norms.update_to_weight_ratio: "the same, relative to the norm of the parameters there",
+        },
     ),
     "degree_of_symmetry": Metric(
         "degree_of_symmetry",
         relative_degree_of_symmetry,
         "pass",
         "pairs of neurons closer than 0.1 of their layer's typical distance; 0.04 s per network and row",
+    ),
+    "churn": Metric(
+        "churn",
+        churn.churn,
+        "step",
+        "change by the latest optimizer step on the probe: mean square of the outputs', share of argmaxes",
+    ),
+    "hessian_rank": Metric(
+        "hessian_rank",
+        hessian.hessian_rank,
+        "loss",
+        "share of the Hessian's eigenvalues above 0.01, on the probe: 300 double backward passes per row",
     ),
 }
 """Metrics that a `Tracker` knows by name."""
@@ -179,3 +200,16 @@ def resolved_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     if not found:
         raise ValueError(f"metrics is empty; give at least one of {', '.join(METRICS)}")
     return tuple(found.values())
+
+
+def require_policy_metrics(metrics: Iterable[Metric]) -> None:
+    """Raise a ValueError if a metric cannot be measured between two rows of a policy that learns.
+
+    Its learner takes many optimizer steps from row to row, and has no labels.
+    """
+    for metric in metrics:
+        if metric.kind in ("step", "loss"):
+            raise ValueError(
+                f"metric {metric.name!r} is not measured for policies, only by supervised benchmarks and by a"
+                " Tracker; leave it out"
+            )

@@ -6,12 +6,12 @@ all layers of the same shape, and the host reads all numbers at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from plasticity.metrics.capture import capture
@@ -85,6 +85,8 @@ def stacked_metrics(
     indices: Sequence[int] | None = None,
     previous: Mapping[str, Tensor] | None = None,
     probe: Tensor | None = None,
+    before_step: Mapping[str, Tensor] | None = None,
+    losses: Sequence[Callable[[nn.Module], Tensor]] | None = None,
 ) -> list[dict[str, float]]:
     """Measure stacked networks, each with the keys and numbers that a `Tracker` of it alone would give.
 
@@ -96,15 +98,19 @@ def stacked_metrics(
             that are not finite must be left out.
         previous: Stacked parameters at an earlier time, by name, for "update" metrics, which are left out
             without it. Shape of each: (R, *shape).
-        probe: One batch per network, for "pass" metrics. Shape: (R, batch, ...).
+        probe: One batch per network, for "pass" and "step" metrics. Shape: (R, batch, ...).
+        before_step: Stacked parameters before the latest step, by name, for "step" metrics, which are left
+            out without it. Shape of each: (R, *shape).
+        losses: Function of each network that returns the loss of the module that it is given on the network's
+            own labelled samples, for "loss" metrics.
 
     Returns:
         The numbers by ``metric/layer``, for each network in `indices`.
 
     Raises:
-        ValueError: if a metric is unknown, needs a probe, or does not return a single number, or features are
-            not finite (the message names the layer, and the first such entry by the position in `indices`,
-            the row and the unit).
+        ValueError: if a metric is unknown, needs a probe or losses, or does not return a single number, or
+            features are not finite (the message names the layer, and the first such entry by the position in
+            `indices`, the row and the unit).
         IndexError: if an index is out of range.
     """
     chosen = list(range(networks.num_stacked)) if indices is None else list(indices)
@@ -112,7 +118,18 @@ def stacked_metrics(
         require_index(index, networks.num_stacked)
     if not chosen:
         return []
-    opened = [partial(_opened, networks, index, previous, probe) for index in chosen]
+    opened = [
+        partial(
+            _opened,
+            networks,
+            index,
+            previous,
+            probe,
+            before_step,
+            losses[index] if losses else None,
+        )
+        for index in chosen
+    ]
     taken = {layer: each[chosen] for layer, each in features.items()}
     measurement = Measurement(opened, taken, stacked=True)
     numbers = host_numbers(measurement.values(resolved_metrics(metrics)))
@@ -128,9 +145,14 @@ def _opened(
     index: int,
     previous: Mapping[str, Tensor] | None,
     probe: Tensor | None,
+    before_step: Mapping[str, Tensor] | None,
+    loss: Callable[[nn.Module], Tensor] | None,
 ) -> Iterator[Opened]:
     """Yield one network as a tracker passes it to a metric."""
-    earlier = None if previous is None else {name: each[index] for name, each in previous.items()}
+    previous, before_step = (
+        None if kept is None else {name: each[index] for name, each in kept.items()}
+        for kept in (previous, before_step)
+    )
     run = None if probe is None else lambda network: network(probe[index].clone())
     with networks.loaded(index) as network, as_convolutions(network), preserve_state(network):
-        yield Opened(network, earlier, run)
+        yield Opened(network, previous, run, before_step, loss)

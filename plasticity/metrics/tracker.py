@@ -19,6 +19,7 @@ from plasticity.metrics.activations import Activations, Axes
 from plasticity.metrics.capture import capture
 from plasticity.metrics.event_files import EventFiles, write_scalars
 from plasticity.metrics.measuring import (
+    GIVE_LOSS,
     Measurement,
     Opened,
     host_numbers,
@@ -92,6 +93,9 @@ class Tracker:
         forward: Function ``forward(model, batch)`` that runs the model, for batches of any kind. It gets the
             module inside wrappers, and must call it as a module: computations in other methods of the model
             are not captured.
+        loss: Function ``loss(model)`` that returns the loss on labelled samples, a scalar with a graph, for
+            metrics of the curvature ("hessian_rank"). It is called with the module inside wrappers, in
+            evaluation mode.
         mask: Mask of the positions that hold data, for batches with padding: true, or 1, for data. Only rows
             of such positions are measured; layers without an axis of positions keep all rows. A tensor or an
             array of shape (batch, positions), or the name of an entry of the batch, such as "attention_mask".
@@ -101,11 +105,11 @@ class Tracker:
         path: File of JSON lines to append rows to; made if missing, with its folder.
 
     Raises:
-        ValueError: if a metric is unknown (suggesting the nearest) or given twice; if a layer is unknown or
-            does not run, or two have the same key in a row; if no activation is found; if parameters are lazy
-            or on the meta device; if a mask does not fit; if both `log_dir` and `writer` are given; if the
-            file holds something other than JSON lines. The probe runs once at construction, so that these
-            errors do not appear only at the first boundary.
+        ValueError: if a metric is unknown (suggesting the nearest), given twice, or needs a loss; if a layer
+            is unknown or does not run, or two have the same key in a row; if no activation is found; if
+            parameters are lazy or on the meta device; if a mask does not fit; if both `log_dir` and `writer`
+            are given; if the file holds something other than JSON lines. The probe runs once at construction,
+            so that these errors do not appear only at the first boundary.
         TypeError: if an argument has the wrong type.
         OSError: if `log_dir` or `path` cannot be written.
     """
@@ -126,6 +130,7 @@ class Tracker:
         *,
         units: Mapping[str, Axes] | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
+        loss: Callable[[nn.Module], Tensor] | None = None,
         mask: Tensor | np.ndarray[Any, Any] | str | None = None,
         log_dir: str | Path | None = None,
         writer: SummaryWriter | None = None,
@@ -137,6 +142,13 @@ class Tracker:
         self._metrics = resolved_metrics(metrics)
         self._chosen = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self._previous: dict[str, Tensor] | None = None
+        self._before_step: dict[str, Tensor] | None = None
+        self._loss = loss
+        for metric in self._metrics:
+            if metric.kind == "loss" and loss is None:
+                raise ValueError(
+                    f"metric {metric.name!r} needs the loss on labelled samples: {GIVE_LOSS}"
+                )
         self._is_resumed = True
         self._is_new = True
         self._layers_of_metric: dict[str, tuple[str, ...]] = {}
@@ -223,6 +235,25 @@ class Tracker:
             )
         return row
 
+    def before_step(self, parameters: Mapping[str, Tensor] | None = None) -> None:
+        """Keep the parameters of this moment for "step" metrics, such as "churn", of the next row.
+
+        Call it before the last optimizer step of a task; it takes the time and memory of a copy of the
+        network, which is dropped with the next row. ::
+
+            for step, batch in enumerate(batches):
+                if step == len(batches) - 1:
+                    tracker.before_step()
+                train_step(batch)
+            tracker.boundary(task=k)
+
+        Args:
+            parameters: Parameters before the step by name, if they were kept elsewhere. None: a copy of the
+                present ones.
+        """
+        kept = norms.parameter_snapshot(self._model) if parameters is None else dict(parameters)
+        self._before_step = kept
+
     def take(self, probe_batch: Any = None) -> tuple[dict[str, float], bool]:
         """Measure as for a row, without keeping one, for callers that keep their own rows.
 
@@ -263,6 +294,7 @@ class Tracker:
 
     def _mark(self) -> None:
         """Make the current parameters the reference of the next "update" metrics."""
+        self._before_step = None
         if any(metric.kind == "update" for metric in self._metrics):
             self._previous = norms.parameter_snapshot(self._model)
 
@@ -311,7 +343,9 @@ class Tracker:
                     raise
             if tolerant and not features:
                 features.update(dict.fromkeys(self.layers))
-        alone = nullcontext(Opened(self._model, self._previous, self._probe.run))
+        alone = nullcontext(
+            Opened(self._model, self._previous, self._probe.run, self._before_step, self._loss)
+        )
         return Measurement([lambda: alone], features, tolerant=tolerant)
 
     def _features(self) -> dict[str, Tensor]:

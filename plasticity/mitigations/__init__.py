@@ -20,6 +20,9 @@ from plasticity.mitigations.l2_init import L2Init as L2Init
 from plasticity.mitigations.shift import Shift as Shift
 from plasticity.mitigations.redo import ReDo as ReDo
 from plasticity.mitigations.snr import SNR as SNR
+from plasticity.mitigations.upgd import UPGD as UPGD
+from plasticity.mitigations.trac import TRAC as TRAC
+from plasticity.mitigations.continual_backprop import ContinualBackprop as ContinualBackprop
 from plasticity.mitigations.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from plasticity.mitigations.noise import Noise as Noise
 from plasticity.mitigations.head_reset import HeadReset as HeadReset
@@ -35,10 +38,21 @@ from plasticity.mitigations.nap import NaP as NaP
 from plasticity.mitigations.dash import DASH as DASH
 from plasticity.mitigations.layer_norm import LayerNorm as LayerNorm
 from plasticity.mitigations.crelu import CReLU as CReLU
+from plasticity.mitigations.fourier_features import FourierFeatures as FourierFeatures
+from plasticity.mitigations.leaky_relu import LeakyReLU as LeakyReLU
+from plasticity.mitigations.smooth_leaky_relu import SmoothLeakyReLU as SmoothLeakyReLU
+from plasticity.mitigations.randomized_leaky_relu import RandomizedLeakyReLU as RandomizedLeakyReLU
+from plasticity.mitigations.hyperspherical import Hyperspherical as Hyperspherical
 from plasticity.mitigations.w_asymmetric import WAsymmetric as WAsymmetric
 from plasticity.mitigations.sigma_asymmetric import SigmaAsymmetric as SigmaAsymmetric
 from plasticity.mitigations.dropout import Dropout as Dropout
 from plasticity.mitigations.w_fix import WFix as WFix
+
+# penalties
+from plasticity.mitigations.parseval import Parseval as Parseval
+from plasticity.mitigations.spectral import Spectral as Spectral
+from plasticity.mitigations.wasserstein import Wasserstein as Wasserstein
+from plasticity.mitigations.isometry import Isometry as Isometry
 # isort: on
 
 __all__ = [

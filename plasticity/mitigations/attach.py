@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from fnmatch import fnmatchcase
 from functools import partial
@@ -25,9 +25,16 @@ from plasticity.mitigations.attached_decay import AttachedDecay, require_no_deca
 from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
+from plasticity.mitigations.closures import Arguments, with_evaluated_closure
 from plasticity.mitigations.context import Batches, Loss
 from plasticity.mitigations.hooks import Hooks
-from plasticity.mitigations.method import SeededMethod, require_compatible
+from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
+from plasticity.mitigations.method import (
+    SeededMethod,
+    added_parameters,
+    method_name,
+    require_compatible,
+)
 from plasticity.mitigations.optimizer_views import OrdinaryView
 from plasticity.mitigations.passes import Passes
 from plasticity.mitigations.trained import Trained
@@ -47,6 +54,8 @@ def attach(
     layers: Sequence[str] | None = None,
     readers: Mapping[str, str] | None = None,
     initialize: Mapping[str, Distribution] | None = None,
+    adds_penalty: bool = False,
+    state: Mapping[str, Any] | None = None,
 ) -> Attached:
     """Let mitigations act on a model in a training loop of any kind, at the steps of its optimizer.
 
@@ -60,21 +69,19 @@ def attach(
             optimizer.zero_grad()
 
     Only the first line is needed, unless a mitigation has a penalty, or acts between tasks
-    (`attached.boundary(task)`). With Stable-Baselines3, whose loop calls parts of the policy::
-
-        model = PPO("MlpPolicy", env)
-        observations = torch.as_tensor(model.env.reset())
-        attach(model.policy, model.policy.optimizer, ReDo(), inputs=observations)
-        model.learn(1_000_000)
+    (`attached.boundary(task)`). For the loops of Stable-Baselines3, Hugging Face and Lightning there are
+    callbacks: `plasticity.sb3.MitigationCallback`, `plasticity.integrations`.
 
     Save `attached.state_dict()` beside those of model and optimizer. To continue, attach the same mitigations
-    first, and load all three afterwards. `attached.take_counts()` tells how many units were reset, and
-    `attached.detach()` restores the plain loop.
+    first, and load all three afterwards; or load model and optimizer, and attach with `state=`.
+    `attached.take_counts()` tells how many units were reset, and `attached.detach()` restores the plain loop.
 
     - **What counts.** Features are those of all forward passes since the last step, with gradients and in
       training mode; gradients can be accumulated over micro-batches. Gradients are clipped by the loop
       before the mitigations see them. A step that a `GradScaler` skips is none. Its passes are
       recognized as dropped if `zero_grad()` sets the gradients to None, as it does by default.
+    - **Closures.** The closure of a step is evaluated before the mitigations act, and its loss is handed on
+      to the step, which must evaluate it once (all of torch's but LBFGS do).
     - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with
       a frozen weight, or that did not run in this step.
     - **Distributed.** Every process attaches with the same seed. Statistics of units are averaged over
@@ -89,7 +96,7 @@ def attach(
 
     Args:
         model: The model, wrapped or not. A compiled one must not have been called yet.
-        optimizer: Optimizer of its parameters, whose `step` takes no closure.
+        optimizer: Optimizer of its parameters.
         *mitigations: Mitigations, in the order in which they act.
         seed: Seed of random anchors, and of all that the mitigations draw.
         inputs: Example of the model's input, or a tuple of its inputs, to find which layer reads which. None:
@@ -100,12 +107,17 @@ def attach(
         initialize: Distributions that weights are drawn from anew, by patterns of their names (in the syntax
             of `fnmatch`). A weight that none matches has those that `model.initialization()` declares, or
             else the spread that it has now, which is logged.
+        adds_penalty: Whether to add the gradients of penalties to those of the loss right before a step, for
+            a loop whose loss cannot be changed; they are then not clipped by the loop. Penalties on features
+            take a further forward pass, on the inputs of the model's latest call, in full precision.
+        state: State of the same mitigations to continue from (`state_dict`), where the model and the
+            optimizer have theirs already; initial weights are then not changed.
 
     Returns:
         A handle with the state of the mitigations.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the optimizer needs a closure (LBFGS).
+        TypeError: if an argument has the wrong type, or the optimizer evaluates closures repeatedly (LBFGS).
         KeyError: if there is no layer of a name in `layers`.
         ValueError: if the mitigations cannot be combined, with each other or with those attached before, one
             changes the network's architecture, the optimizer decays already, or has none of the model's
@@ -120,6 +132,8 @@ def attach(
         layers=layers,
         readers=readers,
         initialize=initialize,
+        adds_penalty=adds_penalty,
+        state=state,
     )
 
 
@@ -136,6 +150,8 @@ class Attached:
         layers: Sequence[str] | None,
         readers: Mapping[str, str] | None,
         initialize: Mapping[str, Distribution] | None,
+        adds_penalty: bool,
+        state: Mapping[str, Any] | None,
     ) -> None:
         self._model, self._optimizer = raw_module(model), inner_optimizer(optimizer)
         self._method = method
@@ -146,15 +162,24 @@ class Attached:
         if settings.regularizer != "none":
             require_no_decay(self._optimizer)
         # Before the weights are moved: a redraw has the spread of those that the user gave.
-        self._initialization = _initialization(self._model, initialize or {}, method)
+        self._initialization = _initialization(
+            self._model, initialize or {}, method, is_new=state is None
+        )
         self._reads_units = any(each.reads_units for each in method.mitigations)
         self._reads_roles = any(each.reads_roles for each in method.mitigations)
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
         if self._reads_structure and (readers is not None or inputs is not None):
             self._find(inputs if isinstance(inputs, tuple) else (inputs,), {})
-        method.prepare(self._model)
-        self._take_new_parameters()
+        if state is None:
+            method.prepare(self._model)
+            self._take_new_parameters()
+        elif missing := added_parameters(self._model, method):
+            raise ValueError(
+                f"{method_name(method.mitigations)} adds the parameters {missing} to the model, which lacks"
+                " them: attach without state=, and load the states of model, optimizer and mitigations"
+                " afterwards."
+            )
         self._decay = (
             AttachedDecay(self._model, self._optimizer, settings)
             if settings.regularizer != "none"
@@ -172,6 +197,9 @@ class Attached:
         )
         self._hooks = Hooks([method.mitigations], self._trained, [method.noise_seed])
         self._passes = Passes()
+        self._adds_penalty = adds_penalty and self._hooks.has_penalty
+        self._latest_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._is_repeating = False
         self._undecayed: dict[Tensor, Tensor] = {}
         self._handles: list[Any] = [
             self._optimizer.register_step_pre_hook(self._before_step),
@@ -180,6 +208,12 @@ class Attached:
         ]
         if self._units.roles or not self._reads_structure:
             self._begin()
+        if state is not None:
+            try:
+                self.load_state_dict(state)
+            except Exception:
+                self.detach()
+                raise
 
     def _require_alone(self) -> None:
         """Raise a ValueError if mitigations that act on one of the weights already claim the same."""
@@ -254,6 +288,8 @@ class Attached:
             with self._silent():
                 self._find(args, kwargs)
             self._begin()
+        if self._adds_penalty and self._hooks.penalizes_features:
+            self._latest_call = args, kwargs
         progress = self._hooks.progress
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
         progress.inputs = next(given, None)
@@ -261,24 +297,27 @@ class Attached:
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a layer, if the next step's hooks need it."""
-        if self._is_recording and self._is_training_call():
+        if self._is_repeating:
+            inputs = next(iter((*args, *kwargs.values())))
+            self._hooks.progress.layer_inputs.setdefault(name, []).append(inputs)
+        elif self._is_recording and self._is_training_call():
             inputs = next(iter((*args, *kwargs.values())))
             self._passes.record(name, inputs, self._hooks.progress, self._units.optimized)
 
     # ---- steps ----------------------------------------------------------------------------------
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: Any) -> None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # behind the optimizer itself
-        if closure is not None:
-            raise ValueError(
-                "step() was given a closure, inside which the gradients are computed, but mitigations act on"
-                " them before it: compute the gradients first, and call step()."
-            )
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: Any
+    ) -> Arguments | None:
+        arguments = with_evaluated_closure(optimizer, args, kwargs)
         self._require_begun()
         found_inf = getattr(optimizer, "found_inf", None)  # of a GradScaler, with a fused optimizer
         self._skipped = found_inf is not None and bool(found_inf)
-        if self._skipped:
-            return
+        if not self._skipped:
+            self._act_before_step(optimizer)
+        return arguments
+
+    def _act_before_step(self, optimizer: Optimizer) -> None:
         self._units.follow_groups()
         _unscale(optimizer)
         if self._is_recording:
@@ -287,6 +326,8 @@ class Attached:
             # not as the model's calls say: a loop may call its layers, and drop some passes
             recorded = self._hooks.progress.layer_inputs.values()
             self._hooks.progress.batch_size = max(sum(map(len, each)) for each in recorded)
+        if self._adds_penalty:
+            self._join_penalty()
         if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
             self._units.show_trained(
                 self._hooks.progress.layer_inputs if self._is_recording else None
@@ -296,6 +337,35 @@ class Attached:
                 self._hooks.before_step()
         if self._decay is not None:
             self._undecayed = self._decay.join()
+
+    def _join_penalty(self) -> None:
+        """Add the gradients of the penalties to those of the loss."""
+        progress, on_features = self._hooks.progress, self._hooks.penalizes_features
+        recorded = progress.layer_inputs
+        with repeated_pass(self._model) if on_features else nullcontext():
+            if on_features:  # the backward pass has freed the graph of the loop's own pass
+                progress.layer_inputs = {}
+                self._repeat_pass()
+            with self._acting(on_pass=bool(progress.layer_inputs)):
+                penalty = self._hooks.penalty()
+            trained = [each for each in self._parameters.values() if each in self._units.optimized]
+            join_penalty(penalty, trained, average=on_features)
+        progress.layer_inputs = recorded
+
+    def _repeat_pass(self) -> None:
+        """Run the model on its latest inputs, and record those of its layers."""
+        if self._latest_call is None:
+            raise RuntimeError(
+                f"{self._hooks.names} needs the features of this step, but no call of the model in training"
+                " mode and with gradients was seen since the last one."
+            )
+        args, kwargs = self._latest_call
+        self._is_repeating = True
+        try:
+            with self._silent():
+                self._model(*args, **kwargs)
+        finally:
+            self._is_repeating = False
 
     def _require_begun(self) -> None:
         if not self._begun:
@@ -317,9 +387,7 @@ class Attached:
         for parameter, gradient in self._undecayed.items():
             parameter.grad = gradient
         self._undecayed = {}
-        if self._skipped:
-            self._hooks.progress.forget_step()
-        else:
+        if not self._skipped:
             if self._hooks.is_due:
                 with self._silent():
                     self._hooks.after_step()
@@ -327,14 +395,31 @@ class Attached:
                 self._hooks.after_step()
             self._units.show_all()
             self._is_recording = self._hooks.reads_next_step
-        self._passes.forget()
+        self.drop_passes()
 
     # ---- what a training loop calls -------------------------------------------------------------
 
+    def observe(self, *inputs: Any) -> None:
+        """Take the inputs of a forward pass in training, in a loop that calls the model's layers itself.
+
+        Args:
+            *inputs: What the model would be called with.
+        """
+        self._on_call(inputs, {})
+
+    def drop_passes(self) -> None:
+        """Forget the forward passes since the last step, whose gradients the loop will not use."""
+        self._hooks.progress.forget_step()
+        self._passes.forget()
+        self._latest_call = None
+
     def penalty(self) -> Tensor:
-        """Return the mitigations' term of the loss, after the forward pass: a number, 0 if there is none."""
+        """Return the mitigations' term of the loss, after the forward pass: a number, 0 if there is none.
+
+        With `adds_penalty`, there is none left for the loop.
+        """
         found = None
-        if self._hooks.has_penalty:
+        if self._hooks.has_penalty and not self._adds_penalty:
             self._require_begun()
             with self._acting(on_pass=self._is_recording):
                 found = self._hooks.penalty()
@@ -366,6 +451,11 @@ class Attached:
                 every if every is None or callable(every) else lambda: every,
                 None if loss is None else lambda _: loss,
             )
+
+    @property
+    def task(self) -> int:
+        """Index of the current task, as `boundary` tells it; 0 before the first."""
+        return self._hooks.tasks[0]
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Give the model the parameters that it is to be evaluated with, inside the block."""
@@ -423,7 +513,7 @@ def _unscale(optimizer: Optimizer) -> None:
 
 
 def _initialization(
-    model: nn.Module, given: Mapping[str, Distribution], method: SeededMethod
+    model: nn.Module, given: Mapping[str, Distribution], method: SeededMethod, *, is_new: bool
 ) -> dict[str, Distribution]:
     """Return the distribution of each parameter, and log which ones were measured."""
     found = initialization_of(model)
@@ -441,7 +531,8 @@ def _initialization(
         for name, each in found.items()
         if isinstance(each, Normal) and not any(fnmatchcase(name, pattern) for pattern in given)
     ]
-    if measured and not is_declared and any(each.reads_units for each in method.mitigations):
+    reads_units = any(each.reads_units for each in method.mitigations)
+    if is_new and measured and not is_declared and reads_units:
         logger.info(
             "Units that are reset get normal weights of the spread that their layer has now: %s. Give"
             " initialize={pattern: distribution} for others.",

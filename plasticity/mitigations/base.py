@@ -68,6 +68,14 @@ class Mitigation:
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""
 
+    comes_first: ClassVar[bool] = False
+    """Whether its hooks of steps are called before those of the other mitigations, whatever the order of the
+    method: of one that is part of the optimizer's step, which projections and resets follow."""
+
+    memories: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names in its state, `memory/PARAMETER`, of tensors shaped as the parameter that belong to
+    its weights as an optimizer's moments do: where weights are reset, both are set to 0."""
+
     penalizes_features: ClassVar[bool] = False
     """Whether `penalty` depends on features, and not only on weights."""
 

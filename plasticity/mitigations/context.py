@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -70,6 +71,10 @@ class Context:
         self.generators = generators
         """Generator of each network."""
         self._memory: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
+        self._numbers: dict[int, tuple[Tensor, list[float]]] = {}
+        self.memory: dict[str, Any] = {}
+        """What the mitigation derives from its state, so as not to do it at every step; emptied by a load."""
         self.state: dict[str, Tensor] = {}
         """State of the mitigation, saved with the network. Shape of each tensor: (..., *shape)."""
         self.counts: dict[str, Tensor] = {}
@@ -88,18 +93,26 @@ class Context:
         return self._networks.parameters
 
     @property
-    def buffers(self) -> Mapping[str, Tensor]:
-        """Buffers by name. Shape of each: (..., *shape)."""
-        return self._networks.buffers
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
+    def trained(self) -> Mapping[str, Tensor]:
         """Parameters that the optimizer trains, and that are not frozen, by name.
 
         Shape of each: (..., *shape).
         """
-        trains = self._networks.optimizer.trains
-        return {name: each for name, each in self.parameters.items() if trains(name)}
+        return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
+
+    @property
+    def moved(self) -> Mapping[str, Tensor]:
+        """Parameters that the step moves, by name: those trained that have a gradient; as `gradients`."""
+        return {name: each for name, each in self.trained.items() if each.grad is not None}
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Buffers by name. Shape of each: (..., *shape)."""
+        return self._networks.buffers
+
+    def zeros(self) -> Tensor:
+        """Return a 0 for each network, as the start of a sum of its own. Shape: (...)."""
+        return next(iter(self.parameters.values())).new_zeros(self.lead)
 
     @property
     def initialization(self) -> Mapping[str, Initial]:
@@ -152,14 +165,24 @@ class Context:
             RuntimeError: if there was no training step since, whose features were recorded.
         """
         reader = self.units[layer].readers[0]
-        found = self._progress.layer_inputs.get(reader.layer)
+        parts = [reader.by_unit(each, len(self.lead)) for each in self.reader_inputs(layer)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+
+    def reader_inputs(self, layer: str) -> list[Tensor]:
+        """Return the inputs of the layer that reads these units first, of each forward pass of the step.
+
+        Shape: (..., batch, ..., columns), or (..., batch, channels, *map) of a convolution.
+
+        Raises:
+            RuntimeError: as `features`.
+        """
+        found = self._progress.layer_inputs.get(self.units[layer].readers[0].layer)
         if not found:
             raise RuntimeError(
                 f"The features of {layer!r} are not recorded: set reads_units=True in the class of the"
                 " mitigation, and read features in penalty, before_step or after_step."
             )
-        parts = [reader.by_unit(each, len(self.lead)) for each in found]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        return found
 
     @property
     def inputs(self) -> Tensor:
@@ -188,16 +211,18 @@ class Context:
         )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Run the networks, with other parameters where these are given.
+        """Run the networks in evaluation mode, with other parameters or buffers where these are given.
+
+        Nothing of the run changes: no dropout draws, and running statistics are used, not updated.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
         return self._networks.forward(inputs, parameters)
 
     def forward_with_features(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the networks, and return their outputs and the features of each layer, with a graph.
+        """Run the networks as `forward`, and return their outputs and the features of each layer.
 
-        Needs `reads_units`. In a hook of a step, whose gradients are off, inside `torch.enable_grad()`.
+        They have a graph, in a hook of a step inside `torch.enable_grad()` only. Needs `reads_units`.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each layer's features
         (..., samples, units), as in `features`.
@@ -257,14 +282,32 @@ class Context:
         value = value.to(like.dtype)
         return value.view(*value.shape, *[1] * (like.dim() - value.dim()))
 
+    def plain_numbers(self, value: float | Tensor) -> list[float]:
+        """Return a setting as plain numbers, one for each network; only the first call waits for the device.
+
+        Args:
+            value: A field of the mitigation: a number, or one for each stacked network, (R,).
+        """
+        if not isinstance(value, Tensor):
+            return [value] * len(self.generators)
+        if id(value) not in self._numbers:
+            # The shortest decimals that give these floats: in half the digits, 1e-4 is another number.
+            read = [float(str(each)) for each in value.cpu().numpy()]
+            self._numbers[id(value)] = value, read
+        return self._numbers[id(value)][1]
+
     def mean_over_samples(self, values: Tensor) -> Tensor:
         """Average over samples, and over the processes of a distributed run.
 
         Shape: (..., samples, units) to (..., units).
         """
+        return self.averaged(values, (-2,))
+
+    def averaged(self, values: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Average over dimensions, and over the processes of a distributed run; in float32 at least."""
         # in half precision, a mean of many small numbers would lose digits, or be 0
-        precise = values.float() if values.element_size() < 4 else values
-        return self._over_processes(precise.mean(-2), mean=True)
+        dtype = torch.float32 if values.element_size() < 4 else values.dtype
+        return self._over_processes(values.mean(dims, dtype=dtype), mean=True)
 
     def any_over_samples(self, values: Tensor) -> Tensor:
         """Return whether any sample of a unit is True, in any process of a distributed run.
@@ -291,6 +334,11 @@ class Context:
         statistic = statistic.contiguous()
         distributed.all_reduce(statistic)
         return statistic / distributed.get_world_size() if mean else statistic
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether statistics are averaged over several processes."""
+        return _is_distributed()
 
     def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
@@ -319,6 +367,15 @@ class Context:
                 self.parameters[name], memory_format=torch.contiguous_format, requires_grad=False
             )
         return self.draw(self._networks.initialization[name], self._memory[name])
+
+    def scratch(self, name: str) -> Tensor:
+        """Return memory of a parameter's shape, for what lasts from `before_step` to `after_step`.
+
+        It is the same at every call, and is not saved. Shape: (..., *shape).
+        """
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty_like(self.parameters[name], requires_grad=False)
+        return self._scratch[name]
 
     # ---- what it can do -------------------------------------------------------------------------
 
@@ -359,8 +416,8 @@ class Context:
         replace_entries(self._networks, name, chosen, values)
 
     def clear_moments(self, name: str) -> None:
-        """Set the optimizer's moments of a parameter to 0, and leave its count of steps."""
-        for moment in self.moments(name).values():
+        """Set the moments of a parameter to 0, and leave the optimizer's count of steps."""
+        for moment in self._networks.moments(name):
             moment.zero_()
 
     def restart_optimizer(self, names: Iterable[str] | None = None) -> None:
@@ -369,7 +426,10 @@ class Context:
         Args:
             names: Names of parameters. None: all that it trains.
         """
-        self._networks.optimizer.restart(self.parameters if names is None else names)
+        chosen = list(self.parameters if names is None else names)
+        for name in chosen:
+            self.clear_moments(name)
+        self._networks.optimizer.restart(chosen)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)
@@ -406,6 +466,7 @@ class Context:
 
     def load(self, state: Mapping[str, Tensor], counts: Mapping[str, Tensor], index: int) -> None:
         """Load one network's state and counts, saved on any device."""
+        self.memory.clear()
         for name, each in self.state.items():
             (each[index] if self.lead else each).copy_(state[name])
         for each in self.counts.values():

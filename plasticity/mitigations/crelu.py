@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import Tensor
 from torch.nn import functional
 
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
+from plasticity.modules.activations import negative_relu
 from plasticity.network_spec import NetworkSpec
 
 
@@ -41,8 +41,3 @@ class CReLU(Mitigation):
         activations = (functional.relu, negative_relu)
         layer = replace(spec.layer, activations=activations, keep_units=self.keep_units)
         return replace(spec, layer=layer)
-
-
-def negative_relu(sums: Tensor) -> Tensor:
-    """Return relu(-sums): how far each is below 0."""
-    return functional.relu(-sums)

@@ -6,18 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plasticity.checks import require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
+from plasticity.modules.noise import SeededDropout
 from plasticity.network_spec import NetworkSpec
 from plasticity.seeds import child_seed
-
-BITS = 32
-"""Bits of a random number."""
-
-MASK = 2**BITS - 1
 
 
 @mitigation("dropout")
@@ -54,64 +49,3 @@ class Dropout(Mitigation):
         for name, module in network.named_modules():
             if isinstance(module, SeededDropout):
                 module.seed.fill_(child_seed(seed, f"dropout/{name}"))
-
-
-class SeededDropout(nn.Module):
-    """Inverted dropout whose noise is a function of a seed and of the number of passes so far.
-
-    Both are buffers. A run that continues from them draws the same noise, on any device, and stacked networks
-    draw what each would draw alone, which torch's generators cannot do.
-
-    Args:
-        probability: Probability that an entry is dropped, below 1.
-        seed: Seed, 0 to 2**63 - 1.
-    """
-
-    seed: Tensor
-    passes: Tensor
-
-    def __init__(self, probability: float, seed: int = 0) -> None:
-        super().__init__()
-        self.probability = probability
-        self.register_buffer("seed", torch.tensor(seed))
-        self.register_buffer("passes", torch.tensor(0))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the features with some entries dropped, or as they are in evaluation mode.
-
-        Shape: any, which stays.
-        """
-        if not self.training:
-            return features
-        entries = torch.arange(features.numel(), device=features.device).view(features.shape)
-        kept = random_bits(self.seed, self.passes, entries) >= self.probability * 2**BITS
-        self.passes += 1
-        return torch.where(kept, features / (1 - self.probability), 0)
-
-    def extra_repr(self) -> str:
-        """Return the probability."""
-        return f"probability={self.probability}"
-
-
-def random_bits(seed: Tensor, passes: Tensor, entries: Tensor) -> Tensor:
-    """Return a random number of 32 bits for each entry, a function of the arguments alone.
-
-    Args:
-        seed: Seed, at least 0. Int64. Shape: ().
-        passes: Number of earlier passes. Int64. Shape: ().
-        entries: Indices of entries. Int64. Shape: any.
-
-    Returns:
-        Int64, 0 to 2**32 - 1. Shape: that of the entries.
-    """
-    key = _mixed(_mixed(_mixed(seed >> BITS) ^ seed) ^ passes)
-    return _mixed(_mixed(entries ^ key) + _mixed(key ^ MASK))
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    """Mix the lower 32 bits: a bijection of low bias, by C. Wellons ("hash-prospector", lowbias32)."""
-    numbers = numbers & MASK
-    # A product may overflow 64 bits, but its lower 32 are right.
-    numbers = ((numbers ^ (numbers >> 16)) * 0x7FEB352D) & MASK
-    numbers = ((numbers ^ (numbers >> 15)) * 0x846CA68B) & MASK
-    return numbers ^ (numbers >> 16)

@@ -57,8 +57,30 @@ class UnitReader:
         by_position = rows.view(*rows.shape[:-1], units, positions).mT
         return by_position.flatten(lead, -2)
 
+    def by_entry(self, inputs: Tensor, lead: int) -> Tensor:
+        """Return the layer's inputs by the entries that each unit feeds, a view if the columns are in order.
+
+        An entry is a position of the weight, such as an output of a CReLU, at a place of a convolution's map.
+
+        Args:
+            inputs: As in `by_unit`.
+            lead: Number of leading dimensions.
+
+        Returns:
+            Shape: (..., rows, units, positions, places).
+        """
+        entries = (
+            inputs.flatten(lead + 2) if self.reads_map else inputs.flatten(lead, -2).unsqueeze(-1)
+        )
+        if not self.in_order:
+            entries = entries.index_select(lead + 1, self.columns.flatten())
+        return entries.unflatten(lead + 1, self.columns.shape)
+
     def fed_by(self, chosen: Tensor) -> Tensor:
-        """Return the positions that chosen units feed. Shape: (..., units) to (..., columns), bool."""
+        """Return the positions that chosen units feed; of numbers, that of the unit that feeds each, or 0.
+
+        Shape: (..., units) to (..., columns).
+        """
         with_none = torch.cat([chosen, chosen.new_zeros(*chosen.shape[:-1], 1)], -1)
         return with_none.index_select(-1, self.owners)
 
@@ -105,19 +127,32 @@ def hidden_units(
     """
     hidden = [each for each in flow.layers if not each.is_output]
     wanted = hidden if layers is None else [flow[name] for name in layers]
-    found: dict[str, HiddenUnits] = {}
-    faults: list[str] = []
-    for each in wanted:
-        try:
-            found[each.name] = _units_of(each, model)
-        except ValueError as fault:
-            faults.append(str(fault))
+    found, faults = _followed(wanted, model)
     if faults:
         raise ValueError(
-            "\n".join(faults) + f"\nThose that can: layers={list(found)}."
+            "\n".join(faults.values()) + f"\nThose that can: layers={list(found)}."
             " Name these, or the layer that reads each layer's units, in readers={LAYER: READER}."
         )
     return found
+
+
+def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
+    found, faults = _followed([each for each in flow.layers if not each.is_output], model)
+    return tuple(found), faults
+
+
+def _followed(
+    layers: Sequence[UnitLayer], model: nn.Module
+) -> tuple[dict[str, HiddenUnits], dict[str, str]]:
+    found: dict[str, HiddenUnits] = {}
+    faults: dict[str, str] = {}
+    for each in layers:
+        try:
+            found[each.name] = _units_of(each, model)
+        except ValueError as fault:
+            faults[each.name] = str(fault)
+    return found, faults
 
 
 def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:

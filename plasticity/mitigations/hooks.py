@@ -36,7 +36,9 @@ class Hooks:
         self, methods: Sequence[Sequence[Mitigation]], networks: Trained, seeds: Sequence[int]
     ) -> None:
         self._methods = [
-            sorted(filter(acts_on_steps, method), key=lambda each: each.comes_last)
+            sorted(
+                filter(acts_on_steps, method), key=lambda each: each.comes_last - each.comes_first
+            )
             for method in methods
         ]
         for method in self._methods:
@@ -100,6 +102,10 @@ class Hooks:
             self._networks.find_roles(example())
         for mitigation, context in self._at_work:
             context.state = mitigation.initial_state(context)
+            for memory in mitigation.memories:
+                for name in self._networks.parameters:
+                    if (kept := context.state.get(f"{memory}/{name}")) is not None:
+                        self._networks.memories.setdefault(name, []).append(kept)
         self._begun = True
         for run, state in self._loaded.items():
             self._load(state, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from plasticity.checks import require_known
 from plasticity.mitigations.base import MITIGATIONS, PLAIN, Mitigation
+from plasticity.mitigations.stacked_settings import overrides
 from plasticity.network_spec import NetworkSpec
 from plasticity.optim.settings import RegularizerSettings
 
@@ -131,6 +133,16 @@ class SeededMethod:
         seed = torch.initial_seed() if self.anchor_seed is None else self.anchor_seed
         for each in self.mitigations:
             each.initial_weights(network, seed)
+
+
+def added_parameters(network: nn.Module, method: SeededMethod) -> list[str]:
+    """Return the names of the parameters that a method would add to a network, which is not changed."""
+    if not any(overrides(each, "initial_weights") for each in method.mitigations):
+        return []
+    own = dict(network.named_parameters())
+    copied = copy.deepcopy(network)
+    method.prepare(copied)
+    return [name for name, _ in copied.named_parameters() if name not in own]
 
 
 PLAIN_METHOD = SeededMethod()

@@ -65,7 +65,7 @@ def _draw_entries(
     draw(distribution, fresh)
     along = _along(mask, parameter, lead + axis)
     parameter.copy_(torch.where(along, fresh.movedim(lead, lead + axis), parameter))
-    for moment in networks.optimizer.moments(name).values():
+    for moment in networks.moments(name):
         moment.masked_fill_(along, 0.0)
 
 

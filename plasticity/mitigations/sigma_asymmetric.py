@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from plasticity.checks import require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
+from plasticity.modules.activations import identity
 from plasticity.network_spec import NetworkSpec
 from plasticity.seeds import child_seed
 
@@ -99,8 +100,3 @@ class RandomGate(nn.Module):
     def extra_repr(self) -> str:
         """Return the spread of C."""
         return f"deviation={self._deviation:g}"
-
-
-def identity(sums: Tensor) -> Tensor:
-    """Return the sums."""
-    return sums

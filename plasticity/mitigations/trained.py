@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,6 +20,9 @@ from plasticity.mitigations.parameter_roles import (
 )
 from plasticity.recording import recorded_inputs
 from plasticity.units import UnitFlow, trace_units
+
+Recorded = Callable[[nn.Module, Sequence[str]], AbstractContextManager[dict[str, Tensor]]]
+"""Block that records something of a model's layers, into the dictionary that it yields."""
 
 Initial = Distribution | tuple[Distribution, ...]
 """Distribution of a parameter's initial values: one of all networks, or one for each of R stacked ones."""
@@ -45,6 +49,10 @@ class Trained:
 
     roles: dict[str, ParameterRole] = field(default_factory=dict)
     """Role of each trained parameter, by name; empty until these are found."""
+
+    memories: dict[str, list[Tensor]] = field(default_factory=dict)
+    """What mitigations remember of a parameter as the optimizer does in its moments, by the parameter's name.
+    Shape of each: (..., *shape)."""
 
     initialization: Mapping[str, Initial]
     """Distribution that each parameter is drawn from, by name."""
@@ -94,10 +102,14 @@ class Trained:
         return network, trace_units(network, own[:2])
 
     def tensor(self, name: str) -> tuple[Tensor, list[Tensor]]:
-        """Return a parameter or buffer, detached, and its moments, of which a buffer has none."""
+        """Return a parameter or buffer, detached, and its `moments`, of which a buffer has none."""
         if name in self.buffers:
             return self.buffers[name], []
-        return self.parameters[name].detach(), list(self.optimizer.moments(name).values())
+        return self.parameters[name].detach(), self.moments(name)
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return all that is remembered of a parameter's steps: by the optimizer, and by mitigations."""
+        return [*self.optimizer.moments(name).values(), *self.memories.get(name, ())]
 
     def of_run(self, index: int) -> Trained:
         """Return one of R stacked networks, as views of their memory."""
@@ -108,6 +120,7 @@ class Trained:
             parameters={name: each[index] for name, each in self.parameters.items()},
             buffers={name: each[index] for name, each in self.buffers.items()},
             optimizer=self.optimizer.of_run(index),
+            memories={name: [one[index] for one in each] for name, each in self.memories.items()},
             initialization={
                 name: each[index] if isinstance(each, tuple) else each
                 for name, each in self.initialization.items()
@@ -116,36 +129,53 @@ class Trained:
         )
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Run the networks, with other parameters where these are given.
+        """Run the networks in evaluation mode, with other parameters or buffers where these are given.
 
         Shape: (..., batch, *input_shape) to (..., batch, *output_shape).
         """
-        tensors = {**self.parameters, **self.buffers, **(parameters or {})}
-        if self.lead:
-            outputs: Tensor = torch.func.vmap(self._one)(tensors, inputs)
-            return outputs
-        return self._one(tensors, inputs)
+        return self.forward_with_inputs_of((), inputs, parameters)[0]
 
     def forward_with_inputs_of(
-        self, layers: Sequence[str], inputs: Tensor
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        recorded: Recorded = recorded_inputs,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the networks, and return the inputs of these layers, too.
+        """Run the networks as `forward`, and return the inputs of these layers, too.
 
-        Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each input (..., batch, …).
+        Args:
+            layers: Names of the layers.
+            inputs: Shape: (..., batch, *input_shape).
+            parameters: As in `forward`.
+            recorded: What is recorded: `recorded_inputs`, or `recorded_sums`.
+
+        Returns:
+            The outputs, (..., batch, *output_shape), and what was recorded, each (..., batch, …).
         """
 
         def one(tensors: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             # A hook's tensors cannot leave vmap, except as outputs.
-            with recorded_inputs(self.module, layers) as found:
-                outputs = self._one(tensors, inputs)
+            with recorded(self.module, layers) as found:
+                outputs: Tensor = functional_call(self.module, tensors, (inputs,))
             return outputs, dict(found)
 
-        tensors = {**self.parameters, **self.buffers}
-        result: tuple[Tensor, dict[str, Tensor]] = (
-            torch.func.vmap(one)(tensors, inputs) if self.lead else one(tensors, inputs)
-        )
+        tensors = {**self.parameters, **self.buffers, **(parameters or {})}
+        with _evaluation_mode(self.module):
+            result: tuple[Tensor, dict[str, Tensor]] = (
+                torch.func.vmap(one)(tensors, inputs) if self.lead else one(tensors, inputs)
+            )
         return result
 
-    def _one(self, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self.module, tensors, (inputs,))
-        return outputs
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Let a module draw no dropout and update no running statistics inside the block."""
+    training = [each for each in module.modules() if each.training]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True

@@ -22,12 +22,15 @@ from plasticity.metrics.registry import (
     METRICS,
     Metric,
     metric_key,
+    require_policy_metrics,
     resolved_metrics,
 )
 from plasticity.metrics.row_file import RowFile, made_again
 from plasticity.metrics.tracker import Tracker
+from plasticity.mitigations.base import Mitigation
 from plasticity.sb3.gradients import StepGradients
 from plasticity.sb3.logging import PROBE, log_row
+from plasticity.sb3.mitigations import MitigationCallback
 from plasticity.sb3.networks import PolicyNetworks, policy_networks
 from plasticity.sb3.observations import RecentInputs
 from plasticity.sb3.tasks import TaskFollower
@@ -52,7 +55,7 @@ class PlasticityCallback(BaseCallback):
     Supports PPO, A2C, DQN, SAC, TD3 and DDPG, and sb3-contrib's TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN
     and CrossQ, with any vector environment and wrapper. Layer names are those of `PolicyNetworks`.
 
-    **Training is not changed**: the weights are the same, bit for bit, with and without the callback. No
+    **Measuring does not change training**: the weights are the same, bit for bit, with and without it. No
     random numbers are drawn from torch, NumPy, Python or a space; training flags, buffers and gradients are
     left as they were.
 
@@ -85,6 +88,10 @@ class PlasticityCallback(BaseCallback):
     ``update_norm`` is the distance moved since the previous row. If the network diverges, the row says so,
     with NaN for values that cannot be measured, and training continues.
 
+    **Mitigations** act on the networks if some are given, as with `MitigationCallback`, which says how. What
+    they count since the previous row (``reset_units/actor.0``) is in each row, and the networks are measured
+    with their ``evaluation_parameters``.
+
     A second ``learn(…, reset_num_timesteps=False)`` continues with the same probe batch. The callback can be
     pickled (if its metrics can), without the model: after loading both in a new process, pass it to
     ``learn`` again. If a model continues from an earlier step, rows after that step are first removed from
@@ -104,13 +111,15 @@ class PlasticityCallback(BaseCallback):
         path: File of JSON lines to which rows are appended; created if missing, with its folder. Numbers
             that are not finite are written as null.
         task_key: Entry of ``info`` that holds the task; None for no task boundaries.
+        mitigations: Mitigations that act on the networks while they learn, such as ``[ReDo()]``.
         info_keys: Further entries of ``info`` for the rows, numbers or strings, such as ``["friction"]``.
-        verbose: Verbosity, as in every SB3 callback; nothing is printed.
+        verbose: 1 to print how many environment steps the `every` of a mitigation comes to.
 
     Raises:
         TypeError: if an argument has the wrong type; at the start of training, if the kind of policy is not
             known; during training, if a task is neither an integer nor a string.
-        ValueError: if a number is out of range or a metric is unknown (the nearest is named); at the start
+        ValueError: if a number is out of range, a metric is unknown (the nearest is named) or not measured
+            for policies ("churn", "hessian_rank"); at the start
             of training, if a layer is unknown or never runs, or `probe_batch` does not fit.
         OSError: if `path` cannot be written.
 
@@ -136,13 +145,17 @@ class PlasticityCallback(BaseCallback):
         path: str | Path | None = None,
         task_key: str | None = "task",
         info_keys: Sequence[str] = (),
+        mitigations: Sequence[Mitigation] = (),
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        self._mitigations = MitigationCallback(*mitigations, task_key=None, verbose=verbose)
         self.rows = []
         self.every = require_integer("every", every, minimum=1)
         self.probe_size = require_integer("probe_size", probe_size, minimum=2)
-        self._metrics = _with_saturation(resolved_metrics(metrics))
+        chosen = resolved_metrics(metrics)
+        require_policy_metrics(chosen)
+        self._metrics = _with_saturation(chosen)
         self._layers = layers
         self._given_probe = probe_batch
         self._path = None if path is None else Path(path).absolute()
@@ -179,8 +192,13 @@ class PlasticityCallback(BaseCallback):
         fixed = self._trackers[1].measure(self._probe) if self._trackers[1] is not None else {}
         return self._joined(self._trackers[0].measure(self._recent.batch()), fixed)
 
+    def _init_callback(self) -> None:
+        self._mitigations.init_callback(self.model)
+
     def _on_training_start(self) -> None:
         self._attach(self.model.policy)
+        if self._mitigations.mitigations:
+            self._mitigations.on_training_start(self.locals, self.globals)
         if METRICS["gradient_norm"] in self._metrics:
             self._gradients.attach(self.model.policy)
         self._cut_back()
@@ -248,6 +266,7 @@ class PlasticityCallback(BaseCallback):
             # Measured before the first observation of the new task joins the latest.
             measured = self._record(boundary=True)
             self._follower.change(new_task)
+            self._mitigations.boundary(new_task)
         self._follower.follow_values(infos)
         assert self._recent is not None
         assert self._networks is not None
@@ -259,7 +278,12 @@ class PlasticityCallback(BaseCallback):
             self._record(boundary=False)
         return True
 
+    def _on_rollout_start(self) -> None:
+        self._mitigations.num_timesteps = self.num_timesteps
+        self._mitigations.on_rollout_start()
+
     def _on_training_end(self) -> None:
+        self._mitigations.on_training_end()
         self._gradients.detach()
         if not self._has_measured:
             warnings.warn(self._why_nothing(), UserWarning, stacklevel=2)
@@ -293,12 +317,14 @@ class PlasticityCallback(BaseCallback):
             "boundary": boundary,
             **self._follower.take_episodes(),
         }
-        measured, diverged = self._measured()
-        row.update(measured)
+        with self._mitigations.evaluating():
+            measured, diverged = self._measured()
+        counts = self._mitigations.take_counts()
+        row.update(measured | counts)
         row["diverged"] = diverged
         self._has_measured |= bool(measured)
         self.rows.append(row)
-        log_row(self.logger, row, measured)
+        log_row(self.logger, row, measured | counts)
         if self._file is not None:
             self._file.append(row)
         return bool(measured)

@@ -148,14 +148,25 @@ def trace_call(model: nn.Module, call: Callable[[nn.Module], Any]) -> UnitFlow:
     Returns:
         The layers that ran, with their readers.
     """
+    return flow_of(traced(model, lambda inner, _: call(inner)))
+
+
+def traced(model: nn.Module, call: Callable[[nn.Module, UnitTracer], Any]) -> UnitTracer:
+    """Trace a call that a function makes, as `trace_call`, and return the tracer.
+
+    Args:
+        model: As there.
+        call: Function that runs the module that it is given once. It is also given the tracer, which knows
+            the units of a tensor while the module runs.
+    """
     given, model = model, raw_module(model)
     tracer = UnitTracer(model, check_equality=True)
     with ExitStack() as block:
         block.enter_context(preserve_state(model))
         block.enter_context(bypassed(given))
         tracer.attach(block)
-        call(model)
-    return flow_of(tracer)
+        call(model, tracer)
+    return tracer
 
 
 def flow_of(tracer: UnitTracer) -> UnitFlow:

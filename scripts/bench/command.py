@@ -21,6 +21,7 @@ from plasticity.scripts.bench.hardware import describe_hardware
 from plasticity.scripts.bench.kernels import kernels
 from plasticity.scripts.bench.limits import limits
 from plasticity.scripts.bench.memory import memory
+from plasticity.scripts.bench.methods import methods
 from plasticity.scripts.bench.mitigations import mitigations
 from plasticity.scripts.bench.parallel import parallel
 from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
@@ -36,7 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterable[Row]]] = {
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
         *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
-        *(limits, compiled, stacked_images, stacked_ants, kernels, mitigations),
+        *(limits, compiled, stacked_images, stacked_ants, kernels, mitigations, methods),
     )
 }
 """Measurements by the name that `--only` takes, in the order in which they run."""
@@ -47,7 +48,7 @@ class BenchOptions:
     """Measure ours against the alternatives, in turns on one machine, and print the ratios.
 
     Other load on the machine disturbs both sides alike but spreads the ratios: look at the
-    quartiles. A full run takes a quarter of an hour.
+    quartiles. A full run takes half an hour.
 
     Raises:
         TypeError: if a number is not an integer.
@@ -57,7 +58,7 @@ class BenchOptions:
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
     ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
-    stacked_images, stacked_ants, kernels, mitigations. All of them by default."""
+    stacked_images, stacked_ants, kernels, mitigations, methods. All of them by default."""
 
     rounds: int | None = None
     """Rounds of turns in each comparison. None: each measurement's own default."""

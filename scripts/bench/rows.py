@@ -28,8 +28,8 @@ class Row:
     value: float | None
     """Result; for a ratio, the median over the pairs. None: not measured; the note says why."""
 
-    unit: Ratio | Literal["copies", "bytes"]
-    """Unit of the value. time, speed: ours over theirs; share: a part over the whole; copies (of the
+    unit: Ratio | Literal["memory", "copies", "bytes"]
+    """Unit of the value. time, speed, memory: ours over theirs; share: a part over the whole; copies (of the
     parameters) and bytes: ours minus theirs."""
 
     goal: float | None = None
@@ -122,6 +122,7 @@ _TITLES = {
     "time": "our time / theirs",
     "speed": "our speed / theirs",
     "share": "share of the time",
+    "memory": "our peak memory / theirs",
     "copies": "copies of the parameters",
     "bytes": "bytes",
 }

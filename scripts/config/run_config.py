@@ -19,7 +19,7 @@ from plasticity.checks import (
     require_known,
     require_name,
 )
-from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
+from plasticity.metrics.registry import DEFAULT_METRICS, METRICS, require_policy_metrics
 from plasticity.mitigations import (
     MITIGATIONS,
     Mitigation,
@@ -93,9 +93,18 @@ class SupervisedTracking(Tracking):
     """Test examples of the task (the first ones) that the metrics are measured on; training examples if it
     has no test set."""
 
+    reference_every: int | None = None
+    """Tasks from one fresh reference to the next. At task 0 and every so many tasks, a newly initialised
+    network of the same settings, method and seed learns the same task in the same order; the row gets its
+    accuracies, reference_…, and the plasticity_gap: its accuracy minus the run's. Such a task takes twice the
+    time. None: no references. Control benchmarks have none: a fresh agent would need an environment of its
+    own."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("probe_size", self.probe_size, minimum=2)
+        if self.reference_every is not None:
+            require_integer("reference_every", self.reference_every, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +120,7 @@ class ControlTracking(Tracking):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("measure_every", self.measure_every, minimum=1)
+        require_policy_metrics(METRICS[name] for name in self.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)

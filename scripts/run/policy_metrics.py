@@ -11,6 +11,7 @@ from torch import Tensor
 from plasticity.agents.execution.measuring import measured
 from plasticity.agents.execution.single import part_of
 from plasticity.agents.ppo.policies import Policies
+from plasticity.metrics.registry import METRICS
 
 
 class PolicyMetrics:
@@ -55,7 +56,7 @@ class PolicyMetrics:
                     indices=indices,
                     previous=previous,
                 )
-        if "update_norm" in self._metrics:
+        if any(METRICS[name].kind == "update" for name in self._metrics):
             for run in runs:
                 self._keep(run, self._of(policies.parameters, run))
         return found

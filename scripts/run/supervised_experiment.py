@@ -13,9 +13,11 @@ from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
+from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import SeededMethod
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.scripts.run.kernels import require_kernels
+from plasticity.scripts.run.references import References, share_done
 from plasticity.seeds import child_seed
 from plasticity.tasks import SupervisedStream, TaskSpec, stack
 from plasticity.tasks.streams.base import Task
@@ -53,16 +55,27 @@ class SupervisedExperiment:
         self._streams = [supervised_stream(each, data) for each in configs]
         self._lead = (len(configs),) if stacked else ()
         self._tasks = stack(self._streams) if stacked else self._streams[0]
-        networks = [initial_network(each, self._tasks[0].spec) for each in configs]
+        networks = self._initial_networks()
         self._layers: Sequence[str] = networks[0].hidden_layers  # type: ignore[assignment]
         self._trainer = _trainer(configs, networks, stacked=stacked)
+        self._references = References(
+            config.tracking.reference_every,
+            len(configs),
+            lambda: _trainer(configs, self._initial_networks(), stacked=stacked),
+        )
         self._next_tasks = [0] * len(configs)
         self._diverged = [False] * len(configs)
 
+    def _initial_networks(self) -> list[nn.Module]:
+        return [initial_network(each, self._tasks[0].spec) for each in self.configs]
+
     @property
     def progress(self) -> float:
-        """Number of tasks done; the current one counts by its share of steps."""
-        return self._next_task + (self._trainer.task_progress if self._live else 0.0)
+        """Number of tasks done; the current one counts by its share of steps, its reference included."""
+        if not self._live:
+            return float(self._next_task)
+        share = self._trainer.task_progress
+        return self._next_task + self._references.share_done(self._live[0], share)
 
     @property
     def _live(self) -> list[int]:
@@ -96,11 +109,18 @@ class SupervisedExperiment:
             Rows of the task by run; none if stopped before its end.
         """
         task = self._tasks[self._next_task]
+        if not self._references.train(task, self._live, should_stop):
+            return {}
         if not self._trainer.train(task, should_stop):
             return {}
         results = self._trainer.finish(task)
         rows: dict[int, dict[str, Any]] = {
-            run: {"task": task.index, **self._streams[run].describe(task.index), **results[run]}
+            run: {
+                "task": task.index,
+                **self._streams[run].describe(task.index),
+                **results[run],
+                **self._references.take(run, results[run]),
+            }
             for run in self._live
         }
         self._measure(rows, task)
@@ -114,21 +134,22 @@ class SupervisedExperiment:
     def _measure(self, rows: dict[int, dict[str, Any]], task: Task) -> None:
         """Add the metrics to these rows."""
         tracking = self.configs[0].tracking
-        probe = self._probe(task, tracking.probe_size)
+        probe, labels = self._probe(task, tracking.probe_size)
         sound = [run for run, row in rows.items() if not row["diverged"]]
-        measured = self._trainer.measure(probe, tracking.metrics, self._layers, sound)
+        measured = self._trainer.measure(probe, tracking.metrics, self._layers, sound, labels)
         for run, row in rows.items():
             # Losses may be finite where features are not (a ReLU maps minus infinity to 0). Checked
             # regardless of the metrics, on which the course of a run must not depend.
             row["diverged"] = run not in measured
             row.update(measured.get(run, {}))
 
-    def _probe(self, task: Task, size: int) -> torch.Tensor:
-        """Return the first inputs of the test set, or of the training set if there is no other."""
+    def _probe(self, task: Task, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first inputs and labels of the test set; of the training set if there is no other."""
         if task.num_test:
-            return next(iter(task.test_batches(size)))[0]
+            inputs, labels = next(iter(task.test_batches(size)))
+            return inputs, labels
         indices = torch.arange(size, device=self._trainer.device)
-        return task.train_batch(indices.expand(*self._lead, -1))[0]
+        return task.train_batch(indices.expand(*self._lead, -1))
 
     def take_episodes(self, run: int) -> list[dict[str, Any]]:
         """Return no episodes: a classifier has none."""
@@ -139,6 +160,7 @@ class SupervisedExperiment:
         return [
             {
                 "classifier": self._trainer.state_dict(run),
+                "reference": self._references.state_dict(run),
                 "next_task": self._next_tasks[run],
                 "diverged": self._diverged[run],
             }
@@ -148,6 +170,7 @@ class SupervisedExperiment:
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
         """Continue a run from its state; in the end, all runs must have the same progress."""
         self._trainer.load_state_dict(state["classifier"], run)
+        self._references.load_state_dict(state["reference"], run)
         self._next_tasks[run] = state["next_task"]
         self._diverged[run] = state["diverged"]
         if self._diverged[run]:
@@ -159,6 +182,8 @@ class SupervisedExperiment:
         task = self._tasks[0]
         self._trainer.train(task, lambda: next(steps, None) is None)
         self._measure(dict(enumerate(self._trainer.finish(task))), task)
+        steps = iter(range(REHEARSED_STEPS))
+        self._references.train(task, self._live, lambda: next(steps, None) is None)
 
     def close(self) -> None:
         """Do nothing: there are no processes to stop."""
@@ -167,7 +192,8 @@ class SupervisedExperiment:
     def progress_of(state: dict[str, Any]) -> float:
         """Return the number of tasks done by a run with this state."""
         classifier = state["classifier"]
-        return float(state["next_task"] + classifier["step"] / classifier["task_steps"])
+        share = classifier["step"] / classifier["task_steps"]
+        return float(state["next_task"] + share_done(state["reference"], share))
 
     @staticmethod
     def is_finished_at(state: dict[str, Any], config: SupervisedRunConfig) -> bool:
@@ -255,7 +281,7 @@ def _trainer(
         for each in configs
     ]
     order_seeds = [child_seed(each.seed, "order") for each in configs]
-    keep_start = "update_norm" in config.tracking.metrics
+    kinds = {METRICS[name].kind for name in config.tracking.metrics}
     if stacked:
         return StackedClassifier(
             networks,
@@ -263,7 +289,8 @@ def _trainer(
             methods,
             data_order_seeds=order_seeds,
             device=config.device,
-            keep_start=keep_start,
+            keep_start="update" in kinds,
+            keep_last="step" in kinds,
         )
     return Classifier(
         networks[0],
@@ -271,5 +298,6 @@ def _trainer(
         methods[0],
         data_order_seed=order_seeds[0],
         device=config.device,
-        keep_start=keep_start,
+        keep_start="update" in kinds,
+        keep_last="step" in kinds,
     )

@@ -14,7 +14,16 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
-from plasticity.mitigations import PLAIN_METHOD, L2Init, ReDo, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import (
+    PLAIN_METHOD,
+    TRAC,
+    UPGD,
+    L2Init,
+    ReDo,
+    SeededMethod,
+    Syre,
+    WeightDecay,
+)
 from plasticity.optim.regularizers import regularized
 from plasticity.tasks.streams.base import TaskSpec
 
@@ -100,7 +109,7 @@ class RandomTask:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     "method",
-    [(ReDo(every=1, tau=0.9),), (Replace(),), ALL],
+    [(ReDo(every=1, tau=0.9),), (UPGD(),), (TRAC(),), (Replace(),), ALL],
     ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):

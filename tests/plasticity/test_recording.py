@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.recording import record_inputs, recorded_inputs
+from plasticity.recording import record_inputs, recorded_inputs, recorded_sums
 
 
 def model():
@@ -45,4 +45,23 @@ def test_nothing_stays_behind_after_an_error():
         net(torch.ones(5, 7))
     assert hooks_of(net) == []
     with pytest.raises(AttributeError, match="conv9"), recorded_inputs(net, ["conv9"]):
+        pass
+
+
+def test_sums_are_those_before_a_layers_own_activation():
+    class Rectified(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs).relu()
+
+    net, inputs = nn.Sequential(Rectified(3, 4), nn.Conv1d(5, 2, 1)), torch.randn(5, 3)
+    with recorded_sums(net, ["0", "1"]) as found:
+        outputs = net(inputs)
+    assert torch.equal(found["0"], nn.functional.linear(inputs, net[0].weight, net[0].bias))
+    assert found["0"].min() < 0
+    assert torch.equal(found["1"], outputs)
+    assert hooks_of(net) == []
+    refused = pytest.raises(
+        ValueError, match="'1' must be a linear layer or a convolution, not Tanh"
+    )
+    with refused, recorded_sums(model(), ["0", "1"]):
         pass

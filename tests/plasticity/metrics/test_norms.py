@@ -10,6 +10,7 @@ from plasticity.metrics.norms import (
     gradient_norm,
     parameter_snapshot,
     update_norm,
+    update_to_weight_ratio,
     weight_norm,
 )
 
@@ -200,3 +201,25 @@ def test_feature_norm_rejects_wrong_shapes_and_dtypes():
         feature_norm(torch.ones(3))
     with pytest.raises(TypeError, match="int64"):
         feature_norm(torch.ones(3, 3, dtype=torch.int64))
+
+
+def test_update_to_weight_ratio_by_hand():
+    model = Network()
+    snapshot = parameter_snapshot(model)
+    with torch.no_grad():
+        model.scale.mul_(1.5)  # of norm 10, moved by 5
+        model.first.bias.add_(3.0)  # its layer has norm 3
+    found = numbers(update_to_weight_ratio(model, snapshot))
+    # In total: sqrt(25 + 9) over sqrt(134).
+    expected = {"scale": 0.5, "first": 1.0, "block.1": 0.0, "total": math.sqrt(34 / 134)}
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert list(found) == list(expected)
+
+
+def test_the_ratio_of_a_layer_that_was_0_is_finite():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    snapshot = parameter_snapshot(model)
+    assert numbers(update_to_weight_ratio(model, snapshot)) == {"weight": 0.0, "total": 0.0}
+    nn.init.ones_(model.weight)
+    assert numbers(update_to_weight_ratio(model, snapshot))["weight"] == pytest.approx(1e8)

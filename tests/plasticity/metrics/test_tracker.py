@@ -32,6 +32,9 @@ RANKS = (
     "feature_rank",
 )
 
+UNLABELLED = [name for name, metric in METRICS.items() if metric.kind != "loss"]
+"""Metrics that need no labels."""
+
 
 class Network(nn.Module):
     """Small network that contains everything that measuring could disturb."""
@@ -77,7 +80,7 @@ def trained(probe: Tensor, *, tracked: bool, directory=None) -> dict[str, Tensor
     tracker = None
     if tracked:
         tracker = Tracker(
-            model, probe, list(METRICS), log_dir=directory, path=directory / "rows.jsonl"
+            model, probe, UNLABELLED, log_dir=directory, path=directory / "rows.jsonl"
         )
     for step in range(12):
         inputs, labels = images(step), torch.randint(3, (20,))
@@ -110,7 +113,7 @@ def test_flags_buffers_gradients_and_random_state_are_restored(model, probe):
     state = copy.deepcopy(model.state_dict())
     gradients = [(parameter.grad, parameter.grad.clone()) for parameter in model.parameters()]
     random = torch.get_rng_state()
-    Tracker(model, probe, list(METRICS)).boundary(task=0)
+    Tracker(model, probe, UNLABELLED).boundary(task=0)
     assert [module.training for module in model.modules()] == flags
     assert flags.count(False) == 1
     for name, value in model.state_dict().items():
@@ -261,7 +264,7 @@ class HostReads(TorchDispatchMode):
 def test_host_synchronizes_only_for_the_check_of_the_ranks():
     # `tolist` reads once, below the dispatcher; each `bool`, `float` and `item` would be counted here.
     # A pass that traces the units reads whether weights and data are finite or equal.
-    others = [name for name in METRICS if name not in RANKS and METRICS[name].kind != "pass"]
+    others = [name for name in UNLABELLED if name not in RANKS and METRICS[name].kind != "pass"]
     tracker = Tracker(sequential(), torch.randn(16, 5), others)
     with HostReads() as reads:
         tracker.measure()
@@ -458,9 +461,9 @@ def test_writer_and_folder_exclude_each_other(tmp_path):
     ],
 )
 def test_the_context_does_not_change_the_numbers(context, model, probe):
-    expected = Tracker(model, probe, list(METRICS)).measure()
+    expected = Tracker(model, probe, UNLABELLED).measure()
     with context():
-        tracker = Tracker(model, probe, list(METRICS))
+        tracker = Tracker(model, probe, UNLABELLED)
         assert tracker.measure() == expected
         tracker.boundary(task=0)
     assert tracker.boundary(task=1)["update_norm/total"] == 0
@@ -769,7 +772,7 @@ def test_a_file_of_another_kind_is_rejected_at_once(tmp_path):
 @pytest.mark.parametrize("parameter", ["weight of the first layer", "bias of the last layer"])
 def test_a_diverged_network_gives_a_row_with_all_keys(parameter, number, tmp_path, recwarn):
     model, probe = sequential(), torch.randn(16, 5)
-    metrics = [*METRICS, Metric("ntk_rank", lambda model: ntk_rank(model, probe[:3]), "model")]
+    metrics = [*UNLABELLED, Metric("ntk_rank", lambda model: ntk_rank(model, probe[:3]), "model")]
     path = tmp_path / "rows.jsonl"
     tracker = Tracker(model, probe, metrics, path=path)
     tracker.boundary(task=0)

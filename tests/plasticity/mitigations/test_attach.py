@@ -195,6 +195,58 @@ def test_state_loads_with_weights_only_and_continues_exactly():
     assert continued[2].take_counts() == counts
 
 
+def test_state_continues_a_loaded_model_without_changing_its_weights_again():
+    """Weights are shifted once; the state comes with attach, after those of model and optimizer."""
+    method = ReDo(every=3, tau=0.5), Shift(sigma=0.5)
+    whole = make_model()
+    optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
+    attached = attach(whole, optimizer, *method, inputs=make_batch(0)[0])
+    train(whole, optimizer, range(4))
+    states = copy.deepcopy([each.state_dict() for each in (whole, optimizer, attached)])
+    train(whole, optimizer, range(4, 10))
+
+    model = make_model(1)
+    own = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.load_state_dict(states[0])
+    own.load_state_dict(states[1])
+    again = attach(model, own, *method, inputs=make_batch(0)[0], state=states[2])
+    train(model, own, range(4, 10))
+    assert_equal(model, whole)
+    assert again.take_counts() == attached.take_counts()
+
+
+def test_state_that_does_not_fit_leaves_nothing_attached():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = attach(model, optimizer, ReDo()).state_dict()
+    other = make_model()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"belongs to the mitigations \['redo'\]"):
+        attach(other, optimizer, Churn(), state=state)
+    assert not optimizer._optimizer_step_pre_hooks
+    with pytest.raises(ValueError, match=r"extra adds the parameters \['extra'\].*lacks"):
+        attach(other, optimizer, Extra(), state=state)
+
+
+def test_observed_inputs_and_dropped_passes():
+    """A loop that calls layers tells the inputs, and drops a pass that no step follows."""
+    model, seen = make_model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = attach(model, optimizer, Watch(seen=seen), inputs=make_batch(0)[0])
+    first, second = make_batch(0)[0], make_batch(1, size=3)[0]
+    for batch in (first, second):
+        attached.drop_passes()
+        attached.observe(batch)
+        outputs = batch
+        for layer in model:
+            outputs = layer(outputs)
+    assert attached._hooks.progress.inputs is second
+    expected = model[:2](second)
+    outputs.mean().backward()
+    optimizer.step()
+    assert torch.equal(seen[0]["0"], expected)  # and not those of the first pass
+
+
 def test_state_of_other_mitigations_is_refused():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

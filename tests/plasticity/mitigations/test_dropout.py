@@ -1,4 +1,4 @@
-"""Dropout: its mean, its noise as a function of seed and pass, and whole runs."""
+"""Dropout: where it acts, the seeds of its noise, and whole runs."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from plasticity.agents.networks import CNN, MLP
 from plasticity.mitigations import Dropout, ReDo, SeededMethod, Syre, WeightDecay, network_spec
-from plasticity.mitigations.dropout import SeededDropout, random_bits
+from plasticity.modules.noise import SeededDropout
 from plasticity.units import trace_units
 
 
@@ -16,38 +16,6 @@ def build(config, shape=(1, 9, 9), probability=0.5, anchor_seed=3):
     network = config.build(network_spec(method.mitigations, config.spec(shape, 3)))
     method.prepare(network)
     return network
-
-
-def mixed(number):
-    """Return a number mixed by lowbias32, in Python's integers."""
-    number ^= number >> 16
-    number = number * 0x7FEB352D % 2**32
-    number ^= number >> 15
-    number = number * 0x846CA68B % 2**32
-    return number ^ number >> 16
-
-
-@pytest.mark.parametrize("seed", [0, 2**63 - 1, 2**31 + 5])
-def test_bits_are_those_of_the_hash_without_overflow(seed):
-    found = random_bits(torch.tensor(seed), torch.tensor(7), torch.arange(3))
-    key = mixed(mixed(mixed(seed >> 32) ^ seed % 2**32) ^ 7)
-    other = mixed(key ^ 0xFFFFFFFF)
-    assert found.tolist() == [mixed((mixed(each ^ key) + other) % 2**32) for each in range(3)]
-
-
-def test_a_quarter_is_dropped_and_the_mean_stays():
-    """Over 1000 passes, each entry's mean is within 5 standard errors of itself, and so is the share."""
-    layer, features = SeededDropout(0.25, seed=5), torch.tensor([1.0, -2.0, 0.0, 4.0] * 8)
-    outputs = torch.stack([layer(features) for _ in range(1000)])
-    error = features.abs() * (0.25 / 0.75 / 1000) ** 0.5
-    assert ((outputs.mean(0) - features).abs() <= 5 * error).all()
-    kept = outputs[:, features != 0] != 0
-    assert kept.float().mean().item() == pytest.approx(0.75, abs=5 * (0.1875 / 24_000) ** 0.5)
-    assert outputs[:, 0].unique().tolist() == pytest.approx([0.0, 4 / 3])
-    # Neither the passes nor the entries go together: covariances within 5 standard errors of 0.
-    centred = kept.float() - 0.75
-    for shifted in (centred[1:] * centred[:-1], centred[:, 1:] * centred[:, :-1]):
-        assert abs(shifted.mean().item()) < 5 * 0.1875 / shifted.numel() ** 0.5
 
 
 def test_evaluation_drops_nothing_and_draws_nothing():

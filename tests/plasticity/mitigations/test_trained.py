@@ -1,7 +1,12 @@
+import copy
+
+import pytest
 import torch
 from networks_in_training import adam, images, marker, single, stacked, step
+from torch import nn
 from torch.func import functional_call
 
+from plasticity.mitigations.dropout import SeededDropout
 from plasticity.mitigations.optimizer_views import optimizer_moments
 from plasticity.optim.regularizers import regularized
 
@@ -88,3 +93,27 @@ def test_units_are_found_once_and_without_a_trace():
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(each, model.state_dict()[name]) for name, each in before.items())
     assert model.training
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_further_pass_leaves_dropout_and_running_statistics_as_they_are(count):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), SeededDropout(0.5), nn.Linear(4, 2))
+    inputs = torch.randn(6, 3)
+    buffers = {name: each.clone() for name, each in model.named_buffers()}
+    random = torch.get_rng_state()
+    if count == 1:
+        networks = single(model, adam(model), inputs)
+    else:
+        networks, _, _ = stacked([model] * count, inputs)
+        inputs = inputs.expand(count, -1, -1)
+    outputs = networks.forward(inputs)
+    assert networks.module.training
+    assert all(each.training for each in networks.module.modules())
+    for name, each in networks.buffers.items():
+        assert torch.equal(each, buffers[name].expand(each.shape)), name
+    assert torch.equal(torch.get_rng_state(), random)
+    expected = copy.deepcopy(model).eval()(inputs.view(-1, 6, 3)[0])
+    torch.testing.assert_close(outputs, expected.expand(outputs.shape))
+    shift = buffers["1.running_mean"] + torch.ones((*networks.lead, 4))
+    others = networks.forward(inputs, {"1.running_mean": shift})
+    assert not torch.allclose(others, outputs)

@@ -37,6 +37,9 @@ from plasticity.metrics.registry import METRICS, Metric
 from plasticity.sb3.callback import PlasticityCallback
 from plasticity.sb3.policies import policy_kwargs
 
+MEASURED = [name for name, metric in METRICS.items() if metric.kind not in ("step", "loss")]
+"""Metrics that are measured for policies."""
+
 EPISODE = 5
 OFF_POLICY = (DQN, SAC, TD3, DDPG, TQC, CrossQ)
 
@@ -139,7 +142,7 @@ def random_states(model):
 def test_training_is_unchanged(algorithm):
     outcomes = []
     # CrossQ's renormalization cannot be followed, which a warning says.
-    metrics = [name for name in METRICS if algorithm is not CrossQ or name != "degree_of_symmetry"]
+    metrics = [name for name in MEASURED if algorithm is not CrossQ or name != "degree_of_symmetry"]
     for tracked in (False, True):
         random.seed(5)
         extractor = {"features_extractor_class": Disturbed}
@@ -717,7 +720,7 @@ def test_compiled_policies_have_the_same_rows_as_plain_ones(algorithm, wrap):
         model = make(algorithm)
         if compiled:
             wrap(model)
-        callback = short(metrics=list(METRICS))
+        callback = short(metrics=MEASURED)
         model.learn(128, callback=callback if tracked else None)
         if tracked:
             rows.append(callback.rows)
@@ -731,7 +734,7 @@ def test_compiled_policies_have_the_same_rows_as_plain_ones(algorithm, wrap):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("metrics", [["effective_rank"], ["dead_fraction"], list(METRICS)])
+@pytest.mark.parametrize("metrics", [["effective_rank"], ["dead_fraction"], MEASURED])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_network_that_diverges_is_recorded_without_an_error(metrics, number, tmp_path):
     # With DQN, which continues with NaN; PPO's distributions reject it.
@@ -834,3 +837,9 @@ def test_numbers_on_a_gpu_equal_those_on_the_cpu(algorithm, tmp_path):
     expected = other.measure()
     for key, value in callback.measure().items():
         assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-3), key
+
+
+@pytest.mark.parametrize("metric", ["churn", "hessian_rank"])
+def test_metrics_of_a_single_step_and_of_labels_are_refused(metric):
+    with pytest.raises(ValueError, match=f"'{metric}' is not measured for policies"):
+        PlasticityCallback(metrics=["srank", metric])

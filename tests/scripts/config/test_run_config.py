@@ -89,6 +89,9 @@ methods = st.one_of(
     st.tuples(shifts, decays),
 )
 metrics = st.lists(st.sampled_from(sorted(METRICS)), unique=True).map(tuple)
+policy_metrics = metrics.map(
+    lambda names: tuple(n for n in names if METRICS[n].kind not in ("step", "loss"))
+)
 configs = st.one_of(
     st.builds(
         SupervisedRunConfig,
@@ -102,7 +105,12 @@ configs = st.one_of(
             num_tasks=st.integers(1, 10**9),
             data_dir=st.none() | st.text(max_size=20),
         ),
-        tracking=st.builds(SupervisedTracking, metrics=metrics, probe_size=st.integers(2, 10**6)),
+        tracking=st.builds(
+            SupervisedTracking,
+            metrics=metrics,
+            probe_size=st.integers(2, 10**6),
+            reference_every=st.none() | st.integers(1, 50),
+        ),
         network=networks,
         agent=classifiers,
     ),
@@ -119,7 +127,7 @@ configs = st.one_of(
             change_every=st.integers(1, 1000).map(lambda n: 8 * n),
             cores=st.none() | st.integers(1, 64),
         ),
-        tracking=st.builds(ControlTracking, metrics=metrics),
+        tracking=st.builds(ControlTracking, metrics=policy_metrics),
         agent=st.builds(PPOConfig, learning_rate=positive, hidden=widths),
     ),
 )

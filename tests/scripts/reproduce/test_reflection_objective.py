@@ -5,7 +5,7 @@ import torch
 from made_figures import failed_claims, made_results, made_verdict, rows_of_stopped_and_whole
 
 from plasticity.mitigations import Dropout, LayerNorm, Syre, WeightDecay, WFix
-from plasticity.mitigations.dropout import SeededDropout
+from plasticity.modules.noise import SeededDropout
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.reproduce.reflection_objective import STRENGTHS, Descents, Objective

@@ -1,0 +1,53 @@
+"""Deviation from isometry: how far each layer's weight matrix is from one that keeps lengths."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.metrics.norms import parameters_of
+from plasticity.precision import as_given, in_float64
+
+__all__ = ["deviation_from_isometry", "isometry_deviation"]
+
+
+def deviation_from_isometry(model: nn.Module) -> dict[str, Tensor]:
+    """Compute ``|G - I|²`` of each layer's weight matrix, with its smaller Gram matrix G (FIRE).
+
+    It is 0 if and only if the matrix is orthogonal: the columns of a tall matrix, or the rows of a wide one,
+    are orthonormal. It depends on the scale of the weights: matrices far smaller than orthogonal ones are
+    near the number of their rows or columns, whichever is smaller.
+
+    A convolution's kernels are the rows of one matrix of shape (out, in × positions), as in
+    `torch.nn.init.orthogonal_`; FIRE takes each position's matrix by itself.
+
+    Args:
+        model: Any module with initialised parameters. Parameters with fewer than two axes are left out.
+
+    Returns:
+        Scalars by layer name in the order of the network, or by the parameter's name where a layer has
+        several matrices (an LSTM). Each is on its layer's device, in its dtype (at least float32).
+    """
+    matrices = {name: each.detach() for name, each in parameters_of(model).items() if each.ndim > 1}
+    owners = [name.rpartition(".")[0] for name in matrices]
+    return {
+        layer if layer and owners.count(layer) == 1 else name: isometry_deviation(matrix)
+        for layer, (name, matrix) in zip(owners, matrices.items(), strict=True)
+    }
+
+
+def isometry_deviation(weight: Tensor) -> Tensor:
+    """Compute ``|G - I|²`` (Frobenius) of one weight, with G the smaller of ``W Wᵀ`` and ``Wᵀ W``.
+
+    With singular values σ this is ``Σ (σ² - 1)²``.
+
+    Args:
+        weight: Weight of one layer, whose axes after the first are taken as one. Shape: (out, ...).
+
+    Returns:
+        A number of at least 0, computed in float64, in the weight's dtype (at least float32). Shape: ().
+    """
+    matrix = in_float64(weight.detach()).flatten(1)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return as_given((gram - identity).square().sum(), weight)

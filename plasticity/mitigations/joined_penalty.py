@@ -1,0 +1,52 @@
+"""Penalties in loops whose loss cannot be changed: their gradients join those of the loss before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+
+from plasticity.random_state import random_state, set_random_state
+
+
+def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, average: bool) -> None:
+    """Add the gradients of a penalty to those of the loss.
+
+    Args:
+        penalty: The penalty, with a graph. None: there is none.
+        parameters: Parameters that the optimizer trains, the same in every process.
+        average: Whether to average over the processes of a distributed run, which see other examples.
+    """
+    if penalty is None or not penalty.requires_grad:
+        return
+    own = [each for each in parameters if each.requires_grad]
+    gradients = torch.autograd.grad(penalty, own, allow_unused=True)
+    for parameter, gradient in zip(own, gradients, strict=True):
+        if gradient is None:
+            continue
+        if average and distributed.is_available() and distributed.is_initialized():
+            gradient = gradient.contiguous()  # noqa: PLW2901
+            distributed.all_reduce(gradient)
+            gradient /= distributed.get_world_size()  # noqa: PLW2901
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
+
+
+@contextmanager
+def repeated_pass(model: nn.Module) -> Iterator[None]:
+    """Run a model with gradients inside the block, and restore the random state and the buffers after it."""
+    devices = {each.device: None for each in model.parameters()}
+    state = random_state(devices)
+    buffers = [(each, each.clone()) for each in model.buffers()]
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        set_random_state(state)
+        with torch.no_grad():
+            for each, kept in buffers:
+                each.copy_(kept)

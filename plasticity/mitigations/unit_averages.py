@@ -1,0 +1,150 @@
+"""Averages of all hidden layers' features and weights, in as few operations as there can be.
+
+A mitigation that looks at every unit after every step would otherwise cost more than the step itself: a
+tensor of a hundred numbers takes as long as one of thousands, so that layers are joined where they can be.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plasticity.mitigations.context import Context
+from plasticity.mitigations.hidden_units import UnitReader
+
+
+def joined_features(context: Context) -> list[Tensor]:
+    """Return the features of all layers in their order, neighbours in one tensor if they have equal rows.
+
+    Returns:
+        Shape of each: (..., rows, units) of such neighbours, or (..., rows, units, positions, places) of a
+        layer whose units have several entries, as in `UnitReader.by_entry`.
+    """
+    lead = len(context.lead)
+    found: list[Tensor] = []
+    rows: list[Tensor] = []
+    for layer, units in context.units.items():
+        reader, parts = units.readers[0], context.reader_inputs(layer)
+        inputs = parts[0] if len(parts) == 1 else torch.cat(parts, lead)
+        is_plain = reader.in_order and reader.columns.shape[1] == 1 and not reader.reads_map
+        if is_plain and inputs.dim() > lead + 2:
+            inputs = inputs.flatten(lead, -2)
+        if rows and not (is_plain and rows[0].shape[-2] == inputs.shape[-2]):
+            found.append(joined(rows))
+            rows = []
+        if is_plain:
+            rows.append(inputs)
+        else:
+            found.append(reader.by_entry(inputs, lead))
+    return [*found, joined(rows)] if rows else found
+
+
+def mean_features(context: Context, features: Sequence[Tensor]) -> Tensor:
+    """Return the mean feature of each unit at each position.
+
+    Args:
+        context: Context of the networks.
+        features: As `joined_features` returns them.
+
+    Returns:
+        Shape: (..., columns of all layers, unit by unit).
+    """
+    lead = len(context.lead)
+    means = [
+        _mean_of_rows(context, each)
+        if each.dim() == lead + 2
+        else context.averaged(each, (-4, -1)).flatten(lead)
+        for each in features
+    ]
+    return joined(means)
+
+
+def mean_magnitudes(
+    context: Context, features: Sequence[Tensor], around: Tensor | None = None
+) -> Tensor:
+    """Return the mean distance of each unit's features from 0, or from other numbers.
+
+    Args:
+        context: Context of the networks.
+        features: As `joined_features` returns them.
+        around: Numbers for each column, as `mean_features` returns them.
+
+    Returns:
+        Shape: (..., units of all layers).
+    """
+    lead, first = len(context.lead), 0
+    found = []
+    for each in features:
+        is_plain = each.dim() == lead + 2
+        values = each
+        if around is not None:
+            shape = each.shape[-1:] if is_plain else (*each.shape[-3:-1], 1)
+            count = math.prod(shape)
+            own = around.narrow(-1, first, count)
+            values = each - own.view(*context.lead, 1, *shape)
+            first += count
+        distances = values.abs()
+        found.append(
+            _mean_of_rows(context, distances)
+            if is_plain
+            else context.averaged(distances, (-4, -2, -1))
+        )
+    return joined(found)
+
+
+def _mean_of_rows(context: Context, values: Tensor) -> Tensor:
+    # of a single row: a mean would take as long as all the rest
+    if values.shape[-2] == 1 and values.element_size() >= 4 and not context.is_distributed:
+        return values.select(-2, 0)
+    return context.averaged(values, (-2,))
+
+
+def outgoing_sums(context: Context) -> Tensor:
+    """Return the sum of the absolute weights that read each unit. Shape: (..., units of all layers)."""
+    lead, parameters = len(context.lead), context.parameters
+    every = [units.readers for units in context.units.values()]
+    sizes = torch._foreach_abs([parameters[each.weight] for readers in every for each in readers])
+    by_unit = iter(
+        [
+            _by_unit(each, _sum_along(own, lead + each.axis, lead))
+            for each, own in zip(itertools.chain(*every), sizes, strict=True)
+        ]
+    )
+    sums = []
+    for readers in every:
+        total = next(by_unit)
+        for _ in readers[1:]:
+            total = total + next(by_unit)
+        sums.append(total)
+    return joined(sums)
+
+
+def incoming_sums(context: Context) -> Tensor:
+    """Return the sum of the absolute weights that make each unit. Shape: (..., units of all layers)."""
+    lead, every = len(context.lead), context.units.values()
+    sizes = torch._foreach_abs([context.parameters[units.weight] for units in every])
+    return joined(
+        [_sum_along(own, lead + units.axis, lead) for own, units in zip(sizes, every, strict=True)]
+    )
+
+
+def _by_unit(reader: UnitReader, by_column: Tensor) -> Tensor:
+    if reader.in_order and reader.columns.shape[1] == 1:
+        return by_column
+    return by_column[..., reader.columns].sum(-1)
+
+
+def _sum_along(weight: Tensor, axis: int, lead: int) -> Tensor:
+    """Sum a weight over all dimensions but the leading ones and an axis."""
+    if weight.dim() == lead + 2:
+        return weight.sum(lead if axis > lead else lead + 1)
+    return weight.sum([dim for dim in range(lead, weight.dim()) if dim != axis])
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors along their last dimension."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)

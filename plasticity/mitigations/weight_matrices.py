@@ -1,0 +1,83 @@
+"""Weights of layers as matrices, and how far these are from multiples of an isometry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity.mitigations.context import Context
+
+
+def weight_matrices(context: Context, *, with_output: bool) -> dict[str, Tensor]:
+    """Return the weights of linear layers and convolutions as matrices, by name; needs `reads_roles`.
+
+    A row holds what a unit reads: all inputs, and all places of a kernel. Shape: (..., units, entries).
+
+    Args:
+        context: The networks.
+        with_output: Whether to return the weights of output layers, too.
+    """
+    return {
+        name: context.parameters[name].flatten(len(context.lead) + 1)
+        for name, role in context.roles.items()
+        if role.kind == "weight" and (with_output or not role.is_output)
+    }
+
+
+def gram_size(weight: Tensor) -> int:
+    """Return the number of rows of the smaller Gram matrix of a weight (..., units, entries)."""
+    return min(weight.shape[-2:])
+
+
+def gram_deviation(weight: Tensor, target: float | Tensor = 1.0) -> Tensor:
+    """Compute the smaller of W Wᵀ and Wᵀ W, minus a multiple of the identity.
+
+    Only the smaller one can be such a multiple: the larger has a lower rank.
+
+    Args:
+        weight: W. Shape: (..., units, entries).
+        target: Multiple of the identity. Shape: (..., 1), or a number.
+
+    Returns:
+        Shape: (..., n, n), with n the smaller side of the weight.
+    """
+    gram = weight @ weight.mT if _is_wide(weight) else weight.mT @ weight
+    gram.diagonal(dim1=-2, dim2=-1).sub_(target)
+    return gram
+
+
+def deviation_gradient(weight: Tensor, deviation: Tensor) -> Tensor:
+    """Compute the gradient of |gram_deviation|² with respect to the weight: 4 D W, or 4 W D.
+
+    Shape: (..., units, entries) and (..., n, n) to (..., units, entries).
+    """
+    return 4 * (deviation @ weight if _is_wide(weight) else weight @ deviation)
+
+
+def squared_deviation(weight: Tensor, target: float | Tensor) -> Tensor:
+    """Compute |gram_deviation|² in the Frobenius norm, with a graph. Shape: (..., units, entries) to (...).
+
+    It takes one product of matrices forward and one backward, where autograd would take two.
+    """
+    result: Tensor = _SquaredDeviation.apply(weight, target)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SquaredDeviation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, target: float | Tensor) -> Tensor:
+        deviation = gram_deviation(weight, target)
+        ctx.save_for_backward(weight, deviation)
+        return deviation.square().sum((-1, -2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        weight, deviation = ctx.saved_tensors
+        return gradient[..., None, None] * deviation_gradient(weight, deviation), None
+
+
+def _is_wide(weight: Tensor) -> bool:
+    units, entries = weight.shape[-2:]
+    return units <= entries
