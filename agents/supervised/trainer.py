@@ -182,11 +182,16 @@ class Trainer:
                 task.index,
                 [run for run in runs if run not in self._frozen],
                 lambda: self._first_train_batches(task, task.num_train),
-                self._loss.of_run,
+                self._loss_of,
             )
         hooks.progress.task = task.index
         if self._compiled is not None or hooks.reads_every_step:
             self._networks.always_record(hooks.all_recorded_layers)
+
+    def _loss_of(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss of one network, as a function of its logits and labels."""
+        own = self._loss.of_network(index)
+        return lambda logits, labels: own(own.masked(logits), labels)
 
     @property
     def task_progress(self) -> float:
@@ -384,7 +389,7 @@ class Trainer:
 
     def _loss_on(self, probe: Tensor, labels: Tensor, index: int) -> Callable[[nn.Module], Tensor]:
         """Return a function that computes the latest task's loss of a network of this index."""
-        loss = self._loss.of_run(index)
+        loss = self._loss_of(index)
         inputs, own = (part_of(each, self._lead, index) for each in (probe, labels))
         return lambda network: loss(network(inputs), own)
 

@@ -26,9 +26,10 @@ class DASH(Mitigation):
     weights of one unit if the kernel has one position), and all of a layer's biases. Normalizations and
     embeddings stay, and the optimizer's state begins anew.
 
-    The batches are those that the learner gives, in training mode; running statistics and dropout go on as
-    if there had been no pass. The factors are ours: the authors' were not at hand. A loop of one's own
-    gives `attached.boundary(task, batches, loss)`; an agent in an environment has no such data.
+    The batches are those that the learner gives. The pass is in evaluation mode, so that nothing of the run
+    changes: no dropout draws, and batch normalizations use their running statistics; a public port uses those
+    of the batch. The factors are ours: the authors' were not at hand. A loop of one's own gives
+    `attached.boundary(task, batches, loss)`; an agent in an environment has no such data.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -76,13 +77,11 @@ class DASH(Mitigation):
         """Return the average descent direction of parameters on the data of the task, by name."""
         weights = {name: context.parameters[name].detach().clone() for name in names}
         found = [torch.zeros_like(each) for each in weights.values()]
-        # A pass in training mode would change the buffers.
-        tensors = {name: each.clone() for name, each in context.buffers.items()} | weights
         for each in weights.values():
             each.requires_grad_()
         for inputs, labels in context.batches():
             with torch.enable_grad():
-                loss = context.loss(context.forward(inputs, tensors), labels)
+                loss = context.loss(context.forward(inputs, weights), labels)
                 gradients = torch.autograd.grad(loss, [*weights.values()], materialize_grads=True)
             torch._foreach_lerp_(found, torch._foreach_neg(gradients), self.alpha)
         return {

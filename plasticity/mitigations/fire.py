@@ -89,7 +89,8 @@ def isometry(weight: Tensor, lead: int = 0, iterations: int | None = None) -> Te
     matrices = weight.reshape(*weight.shape[: lead + 2], -1).movedim(-1, lead)
     factors = polar_factor(matrices, iterations) * (math.sqrt(units / inputs) / math.prod(kernel))
     is_zero = torch.linalg.matrix_norm(matrices, keepdim=True) < SMALLEST_NORM
-    return torch.where(is_zero, matrices, factors).movedim(lead, -1).reshape(weight.shape)
+    chosen: Tensor = torch.where(is_zero, matrices, factors)
+    return chosen.movedim(lead, -1).reshape(weight.shape)
 
 
 def polar_factor(matrices: Tensor, iterations: int | None = None) -> Tensor:
@@ -103,8 +104,9 @@ def polar_factor(matrices: Tensor, iterations: int | None = None) -> Tensor:
     if iterations is None:
         wide = torch.float32 if matrices.device.type == "mps" else torch.float64
         left, _, right = torch.linalg.svd(matrices.to(wide), full_matrices=False)
-        return (left @ right).to(matrices.dtype)
-    found = matrices if matrices.element_size() >= 4 else matrices.float()
+        exact: Tensor = left @ right
+        return exact.to(matrices.dtype)
+    found: Tensor = matrices if matrices.element_size() >= 4 else matrices.float()
     found = found / torch.linalg.matrix_norm(found, keepdim=True).clamp(min=SMALLEST_NORM)
     is_tall = found.shape[-2] > found.shape[-1]
     found = found.mT if is_tall else found

@@ -64,11 +64,12 @@ class HareTortoise(Mitigation):
         """Move the tortoise, and now and then the hare to it."""
         slow = [*context.state.values()]
         fast = [context.parameters[name].detach() for name in context.state]
-        if isinstance(self.mu, Tensor):
+        share: float | Tensor = self.mu  # a tensor, if stacked networks differ
+        if isinstance(share, Tensor):
             for own, each in zip(slow, fast, strict=True):
-                own.lerp_(each, 1 - context.per_run(self.mu, own))
+                own.lerp_(each, 1 - context.per_run(share, own))
         else:
-            torch._foreach_lerp_(slow, fast, 1 - self.mu)
+            torch._foreach_lerp_(slow, fast, 1 - share)
         if context.step % self.copy_every == 0:
             torch._foreach_copy_(fast, slow)
             if self.restart_optimizer:

@@ -56,7 +56,7 @@ class Noise(Mitigation):
         # One draw for all: on a GPU, one for each weight would take most of the time of a step.
         noise = context.draw(UNIT, weights[0].new_empty((*context.lead, sum(sizes))))
         noise.mul_(context.per_run(self.deviation, noise))
-        parts = noise.split(sizes, -1)
+        parts = torch.split(noise, sizes, -1)
         if not isinstance(self.shrink, float) or self.shrink != 1:
             for each in weights:
                 each.mul_(context.per_run(self.shrink, each))

@@ -81,5 +81,7 @@ def _norm(context: Context, names: list[str]) -> Tensor:
     """Return the norm of parameters together. Shape: (...)."""
     lead = len(context.lead)
     each = [context.parameters[name].detach() for name in names]
-    norms = [torch.linalg.vector_norm(one, dim=tuple(range(lead, one.dim()))) for one in each]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    norms: list[Tensor] = [
+        torch.linalg.vector_norm(one, dim=tuple(range(lead, one.dim()))) for one in each
+    ]
+    return norms[0] if len(norms) == 1 else torch.stack(norms).square().sum(0).sqrt()

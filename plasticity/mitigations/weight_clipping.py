@@ -84,8 +84,9 @@ class WeightClipping(Mitigation):
         """Clip the weights."""
         for name, bound in context.state.items():
             weight = context.parameters[name].detach()
-            limit = context.per_run(self.kappa, weight) * context.per_run(bound, weight)
-            torch.clamp(weight, -limit, limit, out=weight)
+            limit = torch.as_tensor(context.per_run(bound, weight))
+            limit = limit * context.per_run(self.kappa, weight)
+            weight.clamp_(-limit, limit)
 
 
 def _bound(distribution: Distribution, fan_in: int) -> float:
