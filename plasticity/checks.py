@@ -58,6 +58,19 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
     return number
 
 
+def require_betas(name: str, value: object) -> None:
+    """Raise an error unless a value is a pair of numbers of at least 0 and below 1, as Adam's betas.
+
+    Raises:
+        TypeError: if it is not a tuple of two numbers.
+        ValueError: if a number is out of range.
+    """
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"{name} must be a tuple of two numbers, not {value!r}.")
+    for each in value:
+        require_number("a beta", each, minimum=0.0, below=1.0)
+
+
 def plain_number(value: object) -> int | float | None:
     """Return a real number of any kind, also an array or tensor of shape (), as an int or a float.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plasticity.agents.networks.layers import ACTIVATIONS
-from plasticity.checks import nearest, require_integer, require_number
+from plasticity.checks import nearest, require_betas, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
 INITIALIZATIONS = ("lecun", "orthogonal", "kaiming", "xavier")
@@ -164,10 +164,7 @@ class PPOConfig:
         for name in ("value_clip_range", "max_gradient_norm", "target_kl"):
             if getattr(self, name) is not None:
                 _require_positive(name, getattr(self, name))
-        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
-            raise TypeError(f"betas must be a tuple of two numbers, not {self.betas!r}.")
-        for beta in self.betas:
-            require_number("a beta", beta, minimum=0.0, below=1.0)
+        require_betas("betas", self.betas)
         for name in ("gamma", "gae_lambda"):
             if require_number(name, getattr(self, name), minimum=0.0) > 1:
                 raise ValueError(f"{name} must be at most 1: {getattr(self, name)!r}.")

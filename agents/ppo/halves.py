@@ -38,6 +38,12 @@ def passes_and_hooks(
     hooks = make_hooks(networks, optimizer, methods)
     if hooks is None:
         return gradients_of(networks, config.minibatch_size), None
+    for each in methods[0].mitigations:
+        if each.reads_batches:
+            raise ValueError(
+                f"{each.name} needs the examples of the task that begins, which an agent in an environment"
+                " does not have: leave it out."
+            )
     if config.compile:
         raise ValueError(
             f"{hooks.names} cannot be part of a compiled update, which is one CUDA graph of all its steps:"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from plasticity.checks import require_integer, require_known, require_number
+from plasticity.checks import require_betas, require_integer, require_known, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
-Optimizer = Literal["sgd", "adam", "adamw"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon", "soap"]
 """Optimizers by their name in a configuration."""
 
 Loss = Literal["cross-entropy", "squared-error"]
@@ -28,13 +28,23 @@ class ClassifierConfig:
     """
 
     optimizer: Optimizer = "sgd"
-    """Optimizer, used for all tasks without a reset."""
+    """Optimizer, used for all tasks without a reset. muon: torch's for the hidden matrices, of step sizes as
+    AdamW's, and AdamW for the rest, convolutions included. soap: of the package pytorch-optimizer (the extra
+    "optimizers"). Runs with one of these two are not stacked."""
 
     learning_rate: float = 0.01
     """Step size, above 0."""
 
     momentum: float = 0.0
-    """Momentum of SGD, at least 0 and below 1; Adam and AdamW use their default betas."""
+    """Momentum of SGD, at least 0 and below 1; that of Muon is 0.95."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of Adam, AdamW and SOAP, each at least 0 and below 1. Equal ones, such as 0.99 0.99, bound each
+    step by the learning rate, also after a change of the task (Dohare et al., 2024); SOAP's authors use
+    0.95 0.95."""
+
+    epsilon: float = 1e-8
+    """Epsilon of Adam, AdamW and SOAP, added to the root of the second moment."""
 
     batch_size: int = 64
     """Examples per step; the last batch of an epoch may be smaller."""
@@ -76,6 +86,17 @@ class ClassifierConfig:
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(
                 f"momentum={self.momentum} applies to sgd only, not to {self.optimizer}: set it to 0."
+            )
+        require_betas("betas", self.betas)
+        require_number("epsilon", self.epsilon, minimum=0.0)
+        for name in ("betas", "epsilon"):
+            if self.optimizer == "sgd" and getattr(self, name) != getattr(ClassifierConfig, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} does not apply to sgd: leave it out, or choose adam."
+                )
+        if self.optimizer == "soap" and self.compile:
+            raise ValueError(
+                "soap counts its steps in Python, which a compiled step holds fixed: leave compile out."
             )
         for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
             require_integer(name, getattr(self, name), minimum=1)

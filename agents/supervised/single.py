@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import nn
 
 from plasticity.agents.execution.single import SingleNetwork, SingleOptimizer
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.optimizers import make_optimizer
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import PLAIN_METHOD, SeededMethod
-from plasticity.optim.kernels.step import step_options
-from plasticity.optim.optimizer import RegularizedOptimizer
-from plasticity.optim.parameter_groups import parameter_groups
-from plasticity.optim.regularizers import regularized
-from plasticity.optim.settings import RegularizerSettings
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-"""Optimizer classes by their name in a configuration."""
 
 
 class Classifier(Trainer):
@@ -69,16 +55,3 @@ class Classifier(Trainer):
             keep_start=keep_start,
             keep_last=keep_last,
         )
-
-
-def make_optimizer(
-    network: nn.Module, config: ClassifierConfig, regularizer: RegularizerSettings
-) -> RegularizedOptimizer:
-    """Create the configured optimizer over all parameters of a network."""
-    groups = parameter_groups(network, **asdict(regularizer))
-    extra: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    base, device = OPTIMIZERS[config.optimizer], next(network.parameters()).device
-    extra |= step_options(config.kernel, base, device)
-    if config.compile and device.type == "cuda" and config.optimizer != "sgd":
-        extra["capturable"] = True
-    return regularized(base)(groups, lr=config.learning_rate, **extra)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.agents.supervised.single import make_optimizer
+from plasticity.agents.supervised.optimizers import make_optimizer
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import SeededMethod
 from plasticity.optim.stacked_optimizer import StackedOptimizer

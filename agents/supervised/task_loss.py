@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import torch
 from torch import Tensor
@@ -61,13 +61,15 @@ class TaskLoss:
                 " task's spec.active, or leave out their examples."
             )
 
-    def of_network(self, index: int) -> TaskLoss:
-        """Return the loss of one network by itself, for logits of shape (batch, classes)."""
-        found = TaskLoss(self._default, (), self._device)
-        found._kind = self._kind
+    def of_run(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return one network's loss as a function of its logits, which need not be masked, and labels.
+
+        Shape: (batch, classes) and (batch,) to ().
+        """
+        own = TaskLoss(self._kind, (), self._device)
         if self._inactive is not None:
-            found._inactive = part_of(self._inactive, self._lead, index)
-        return found
+            own._inactive = part_of(self._inactive, self._lead, index)
+        return lambda logits, labels: own(own.masked(logits), labels)
 
     def masked(self, logits: Tensor) -> Tensor:
         """Return the logits, those of inactive classes as minus infinity."""

@@ -182,9 +182,10 @@ class Trainer:
                 task.index,
                 [run for run in runs if run not in self._frozen],
                 lambda: self._first_train_batches(task, task.num_train),
+                self._loss.of_run,
             )
         hooks.progress.task = task.index
-        if self._compiled is not None:
+        if self._compiled is not None or hooks.reads_every_step:
             self._networks.always_record(hooks.all_recorded_layers)
 
     @property
@@ -383,9 +384,9 @@ class Trainer:
 
     def _loss_on(self, probe: Tensor, labels: Tensor, index: int) -> Callable[[nn.Module], Tensor]:
         """Return a function that computes the latest task's loss of a network of this index."""
-        loss = self._loss.of_network(index)
+        loss = self._loss.of_run(index)
         inputs, own = (part_of(each, self._lead, index) for each in (probe, labels))
-        return lambda network: loss(loss.masked(network(inputs)), own)
+        return lambda network: loss(network(inputs), own)
 
     # ---- saving and loading ---------------------------------------------------------------------
 

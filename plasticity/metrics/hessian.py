@@ -97,7 +97,7 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     sizes = [each.numel() for each in parameters]
 
     def product(vector: Tensor) -> Tensor:
-        parts = vector.split(sizes)
+        parts = torch.split(vector, sizes)
         if not curved:  # a loss that is linear in its parameters
             return torch.zeros_like(vector)
         found = torch.autograd.grad(

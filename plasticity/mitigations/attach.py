@@ -26,7 +26,7 @@ from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.closures import Arguments, with_evaluated_closure
-from plasticity.mitigations.context import Batches
+from plasticity.mitigations.context import Batches, Loss
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
@@ -169,8 +169,11 @@ class Attached:
         self._reads_roles = any(each.reads_roles for each in method.mitigations)
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
+        args = inputs if isinstance(inputs, tuple) else (inputs,)
+        self._example = _first_tensor(args)
+        self._reads_example = any(each.reads_example for each in method.mitigations)
         if self._reads_structure and (readers is not None or inputs is not None):
-            self._find(inputs if isinstance(inputs, tuple) else (inputs,), {})
+            self._find(args, {})
         if state is None:
             method.prepare(self._model)
             self._take_new_parameters()
@@ -206,7 +209,7 @@ class Attached:
             self._optimizer.register_step_post_hook(self._after_step),
             hook_model(self._model, self._on_call),
         ]
-        if self._units.roles or not self._reads_structure:
+        if not (self._lacks_structure or self._lacks_example):
             self._begin()
         if state is not None:
             try:
@@ -226,6 +229,14 @@ class Attached:
     @property
     def _reads_structure(self) -> bool:
         return self._reads_units or self._reads_roles
+
+    @property
+    def _lacks_structure(self) -> bool:
+        return self._reads_structure and not self._units.roles
+
+    @property
+    def _lacks_example(self) -> bool:
+        return self._reads_example and self._example is None
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find what the mitigations need to know of the model, given the inputs of a call."""
@@ -252,7 +263,8 @@ class Attached:
             layer = self._model.get_submodule(name)
             self._handles.append(hook_layer(layer, partial(self._on_layer, name)))
         with self._silent():
-            self._hooks.begin(lambda: torch.empty(0))  # the units are known
+            example = torch.empty(0) if self._example is None else self._example
+            self._hooks.begin(lambda: example)  # the units are known
         self._begun = True
         self._is_recording = self._hooks.reads_next_step
 
@@ -284,16 +296,18 @@ class Attached:
         """Take the inputs of a call of the model."""
         if not self._is_training_call():
             return
+        inputs = _first_tensor((*args, *kwargs.values()))
         if not self._begun:
+            self._example = inputs
             with self._silent():
-                self._find(args, kwargs)
+                if self._lacks_structure:
+                    self._find(args, kwargs)
             self._begin()
         if self._adds_penalty and self._hooks.penalizes_features:
             self._latest_call = args, kwargs
         progress = self._hooks.progress
-        given = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
-        progress.inputs = next(given, None)
-        progress.batch_size += 0 if progress.inputs is None else len(progress.inputs)
+        progress.inputs = inputs
+        progress.batch_size += 0 if inputs is None else len(inputs)
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the input of a layer, if the next step's hooks need it."""
@@ -370,9 +384,9 @@ class Attached:
     def _require_begun(self) -> None:
         if not self._begun:
             raise RuntimeError(
-                f"{self._hooks.names} needs to know which layer reads which, and the model was not called in"
-                " training mode with gradients before this step: give attach(…, inputs=…), an example of its"
-                " input."
+                f"{self._hooks.names} needs to know the model's inputs or layers, and the model was not"
+                " called in training mode with gradients before this step: give attach(…, inputs=…), an"
+                " example of its input."
             )
 
     def _require_recorded(self) -> None:
@@ -426,7 +440,10 @@ class Attached:
         return torch.zeros((), device=self._trained.device) if found is None else found
 
     def boundary(
-        self, task: int, batches: Iterable[tuple[Tensor, Tensor]] | Batches | None = None
+        self,
+        task: int,
+        batches: Iterable[tuple[Tensor, Tensor]] | Batches | None = None,
+        loss: Loss | None = None,
     ) -> None:
         """Tell that a task has ended, before the first step on the next one.
 
@@ -434,6 +451,7 @@ class Attached:
             task: Index of the task that begins.
             batches: Inputs and labels of that task, or a function that returns them; a mitigation may ask for
                 them several times. None: there are none.
+            loss: Mean loss of a batch of that task, a function of outputs and labels. None: cross-entropy.
 
         Raises:
             RuntimeError: if a mitigation needs what was not given.
@@ -442,7 +460,10 @@ class Attached:
         every: Any = batches
         with self._acting():
             self._hooks.boundary(
-                task, [0], every if every is None or callable(every) else lambda: every
+                task,
+                [0],
+                every if every is None or callable(every) else lambda: every,
+                None if loss is None else lambda _: loss,
             )
 
     @property
@@ -490,6 +511,10 @@ class Attached:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _first_tensor(given: Iterable[Any]) -> Tensor | None:
+    return next((each for each in given if isinstance(each, Tensor)), None)
 
 
 def _unscale(optimizer: Optimizer) -> None:

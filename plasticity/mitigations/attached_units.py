@@ -72,19 +72,23 @@ class AttachedUnits:
             outputs = output_layers(flow)
             self._every = hidden_units(flow, self._model, self._layers) if units else {}
         self._outputs = outputs
-        self._every_role = parameter_roles(self._model, outputs)
+        self._find_roles()
         if units:
             self._require_some_trained()
         self.show_all()
-        self._show_roles()
+
+    def _find_roles(self) -> None:
+        """Find the roles of the parameters that the mitigations know."""
+        found = parameter_roles(self._model, self._outputs)
+        self._every_role = {name: each for name, each in found.items() if name in self._parameters}
 
     def add(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Take parameters that the model and the optimizer have got since."""
         self._parameters |= parameters
         self.follow_groups()
         if self._every_role:  # known already: otherwise found at the first call
-            self._every_role = parameter_roles(self._model, self._outputs)
-            self._show_roles()
+            self._find_roles()
+            self.show_all()
 
     def _require_some_trained(self) -> None:
         left_out = [name for name in self._every if not self._is_trained(name)]
@@ -132,16 +136,17 @@ class AttachedUnits:
                 del self.visible[name]
 
     def show_all(self) -> None:
-        """Let mitigations see all units."""
-        if len(self.visible) < len(self._every):
-            self.visible.clear()  # which keeps the order
-            self.visible.update(self._every)
+        """Let mitigations see all units and roles, also of what may be trained later."""
+        for shown, every in ((self.visible, self._every), (self.roles, self._every_role)):
+            if len(shown) < len(every):
+                shown.clear()  # which keeps the order
+                shown.update(every)  # type: ignore[arg-type]
 
     def _show_roles(self) -> None:
         self.roles.clear()
         for name, role in self._every_role.items():
-            parameter = self._parameters.get(name)  # none: newer than the mitigations
-            if parameter is not None and parameter.requires_grad and parameter in self.optimized:
+            parameter = self._parameters[name]
+            if parameter.requires_grad and parameter in self.optimized:
                 self.roles[name] = role
 
     def _is_trained(self, layer: str) -> bool:

@@ -61,12 +61,29 @@ class Mitigation:
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
 
+    reads_example: ClassVar[bool] = False
+    """Whether `initial_state` uses `context.example`."""
+
+    reads_batches: ClassVar[bool] = False
+    """Whether `boundary` uses `context.batches`, which only a learner of examples has."""
+
     comes_last: ClassVar[bool] = False
     """Whether the hooks of steps and tasks are called after those of the other mitigations, whatever the
     order of the method: of one that puts weights back that no other may change."""
 
+    comes_first: ClassVar[bool] = False
+    """Whether its hooks of steps are called before those of the other mitigations, whatever the order of the
+    method: of one that is part of the optimizer's step, which projections and resets follow."""
+
+    memories: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names in its state, `memory/PARAMETER`, of tensors shaped as the parameter that belong to
+    its weights as an optimizer's moments do: where weights are reset, both are set to 0."""
+
     penalizes_features: ClassVar[bool] = False
-    """Whether `penalty` depends on features, and not only on weights."""
+    """Whether `penalty` depends on `context.features`, and not only on weights and inputs."""
+
+    reads_task_gradients: ClassVar[bool] = False
+    """Whether the hooks need gradients of the task's loss alone: not with a mitigation that has a penalty."""
 
     @property
     def cadence(self) -> int:

@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.optimizer_views import Moments
 from plasticity.mitigations.parameter_roles import ParameterRole
 from plasticity.mitigations.resets import replace_entries, reset_some_units, reset_units
 from plasticity.mitigations.trained import Initial, Trained
+from plasticity.recording import recorded_sums
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Function of outputs and labels that returns their mean loss, a number."""
 
 
 @dataclass
@@ -32,6 +37,9 @@ class Progress:
     inputs: Tensor | None = None
     """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
 
+    example: Tensor | None = None
+    """One input of one network, if a mitigation needs it."""
+
     batch_size: int = 0
     """Examples of the current training step so far, of each network."""
 
@@ -40,6 +48,9 @@ class Progress:
 
     batches: Batches | None = None
     """Function that iterates over the data of the task that begins."""
+
+    loss: Loss = functional.cross_entropy
+    """Loss of that task."""
 
     def forget_step(self) -> None:
         """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
@@ -64,6 +75,7 @@ class Context:
         self.generators = generators
         """Generator of each network."""
         self._memory: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
         self._numbers: dict[int, tuple[Tensor, list[float]]] = {}
         self.memory: dict[str, Any] = {}
         """What the mitigation derives from its state, so as not to do it at every step; emptied by a load."""
@@ -85,6 +97,19 @@ class Context:
         return self._networks.parameters
 
     @property
+    def trained(self) -> Mapping[str, Tensor]:
+        """Parameters that the optimizer trains, and that are not frozen, by name.
+
+        Shape of each: (..., *shape).
+        """
+        return {name: self.parameters[name] for name in self._networks.optimizer.trained()}
+
+    @property
+    def moved(self) -> Mapping[str, Tensor]:
+        """Parameters that the step moves, by name: those trained that have a gradient; as `gradients`."""
+        return {name: each for name, each in self.trained.items() if each.grad is not None}
+
+    @property
     def buffers(self) -> Mapping[str, Tensor]:
         """Buffers by name. Shape of each: (..., *shape)."""
         return self._networks.buffers
@@ -94,13 +119,9 @@ class Context:
         return next(iter(self.parameters.values())).new_zeros(self.lead)
 
     @property
-    def trained(self) -> dict[str, Tensor]:
-        """Parameters that the optimizer trains, and that are not frozen, by name.
-
-        Shape of each: (..., *shape).
-        """
-        trains = self._networks.optimizer.trains
-        return {name: each for name, each in self.parameters.items() if trains(name)}
+    def initialization(self) -> Mapping[str, Initial]:
+        """Distributions of the parameters' initial values, by name; a tuple where stacked networks differ."""
+        return self._networks.initialization
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -184,6 +205,21 @@ class Context:
         return self._progress.inputs
 
     @property
+    def example(self) -> Tensor:
+        """Return one input of one network, for a state with room for some; needs `reads_example`.
+
+        Shape: (*input_shape).
+
+        Raises:
+            RuntimeError: if it is not known.
+        """
+        if self._progress.example is None:
+            raise RuntimeError(
+                "No input is known: set reads_example=True in the class of the mitigation."
+            )
+        return self._progress.example
+
+    @property
     def batch_size(self) -> int:
         """Examples of the latest training step, of each network.
 
@@ -218,6 +254,34 @@ class Context:
             layer: reader.by_unit(found[reader.layer], lead) for layer, reader in readers.items()
         }
 
+    def forward_with_inputs_of(
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return the inputs of these layers, too.
+
+        Shape: (..., batch, *input_shape) to (..., batch, *output_shape), and of each input (..., batch, …).
+        """
+        return self._networks.forward_with_inputs_of(layers, inputs, parameters)
+
+    def forward_with_sums_of(
+        self,
+        layers: Sequence[str],
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the networks as `forward`, and return what the units of these layers sum up, too.
+
+        That is before a normalization or an activation. Shape: (..., batch, *input_shape) to
+        (..., batch, *output_shape), and of each layer's sums (..., batch, units, …).
+
+        Raises:
+            ValueError: if a layer is neither linear nor a convolution.
+        """
+        return self._networks.forward_with_inputs_of(layers, inputs, parameters, recorded_sums)
+
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Iterate over inputs and labels of the task that begins; in `boundary` only.
 
@@ -230,6 +294,10 @@ class Context:
                 " in boundary()."
             )
         return self._progress.batches()
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch of the task that begins; in `boundary` only. Shape: ()."""
+        return self._progress.loss(outputs, labels)
 
     @property
     def step(self) -> int:
@@ -303,6 +371,10 @@ class Context:
             return found
         return self._over_processes(found.to(torch.float32), mean=False) > 0
 
+    def mean_over_processes(self, statistic: Tensor) -> Tensor:
+        """Average a tensor over the processes of a distributed run. Shape: any, which stays."""
+        return self._over_processes(statistic, mean=True)
+
     def _over_processes(self, statistic: Tensor, *, mean: bool) -> Tensor:
         if not _is_distributed():
             return statistic
@@ -343,10 +415,23 @@ class Context:
             )
         return self.draw(self._networks.initialization[name], self._memory[name])
 
+    def scratch(self, name: str) -> Tensor:
+        """Return memory of a parameter's shape, for what lasts from `before_step` to `after_step`.
+
+        It is the same at every call, and is not saved. Shape: (..., *shape).
+        """
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty_like(self.parameters[name], requires_grad=False)
+        return self._scratch[name]
+
     # ---- what it can do -------------------------------------------------------------------------
 
     def reset_units(
-        self, chosen: Mapping[str, Tensor], *, at_most: int | None = None
+        self,
+        chosen: Mapping[str, Tensor],
+        *,
+        at_most: int | None = None,
+        keep_outgoing: bool = False,
     ) -> dict[str, Tensor]:
         """Reset units: draw their incoming weights anew, and set the outgoing ones and all moments to 0.
 
@@ -358,13 +443,14 @@ class Context:
             at_most: Largest number of units of a layer that are reset, those with the lowest indices; the
                 others are left for later. For resets at every step, which then touch only their weights.
                 None: all.
+            keep_outgoing: Leave the outgoing weights and their moments as they are. Not with `at_most`.
 
         Returns:
             The units that were reset, by layer. Bool. Shape of each: (..., units).
         """
         if at_most is None:
             done = dict(chosen)
-            reset_units(self._networks, chosen, self._draw)
+            reset_units(self._networks, chosen, self._draw, keep_outgoing=keep_outgoing)
         else:
             done = reset_some_units(self._networks, chosen, at_most, self._draw)
         for layer, mask in done.items():
@@ -382,8 +468,8 @@ class Context:
         replace_entries(self._networks, name, chosen, values)
 
     def clear_moments(self, name: str) -> None:
-        """Set the optimizer's moments of a parameter to 0, and leave its count of steps."""
-        for moment in self.moments(name).values():
+        """Set the moments of a parameter to 0, and leave the optimizer's count of steps."""
+        for moment in self._networks.moments(name):
             moment.zero_()
 
     def restart_optimizer(self, names: Iterable[str] | None = None) -> None:
@@ -392,7 +478,10 @@ class Context:
         Args:
             names: Names of parameters. None: all that it trains.
         """
-        self._networks.optimizer.restart(self.parameters if names is None else names)
+        chosen = list(self.parameters if names is None else names)
+        for name in chosen:
+            self.clear_moments(name)
+        self._networks.optimizer.restart(chosen)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
         self.draw(distribution, out)

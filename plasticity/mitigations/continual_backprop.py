@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plasticity.checks import require_integer, require_known, require_number
 from plasticity.initialization import Uniform
-from plasticity.mitigations.base import Mitigation, mitigation
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.replacement_schedule import (
     Replacements,
@@ -21,7 +21,8 @@ from plasticity.mitigations.replacement_schedule import (
     take_due,
 )
 from plasticity.mitigations.unit_averages import (
-    incoming_sums,
+    incoming_means,
+    joined,
     joined_features,
     mean_features,
     mean_magnitudes,
@@ -53,12 +54,12 @@ class ContinualBackprop(Mitigation):
     |---|---|
     | `contribution` | mean abs(h) * sum abs(w_out) |
     | `zero-contribution` | mean abs(h - f) * sum abs(w_out), with f the average of h |
-    | `adaptable-contribution` | mean abs(h - f) * sum abs(w_out) / sum abs(w_in) |
-    | `adaptation` | 1 / sum abs(w_in) |
+    | `adaptable-contribution` | mean abs(h - f) * sum abs(w_out) / mean abs(w_in) |
+    | `adaptation` | 1 / mean abs(w_in) |
     | `weight` | sum abs(w_out) |
     | `random` | uniform from 0 to 1 |
 
-    Means in place of sums over weights, as others have them, give the same order within a layer.
+    A mean in place of the sum, as others have it, gives the same order within a layer.
     The averages are corrected for their beginning at 0, as Adam's. A replaced unit gets new incoming weights
     from the distribution of the layer's initial ones and a bias of 0; outgoing weights and the moments of all
     these become 0. What the unit fed to its readers on average, w_out * f, is added to their biases before
@@ -82,6 +83,7 @@ class ContinualBackprop(Mitigation):
         ValueError: if a value is out of range, or the utility is unknown.
     """
 
+    kind: ClassVar[Kind] = "unit reset"
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {
@@ -129,7 +131,8 @@ class ContinualBackprop(Mitigation):
             state[f"born/{layer}"] = torch.zeros_like(empty, dtype=torch.int64)
             # so that every row tells the number, those of the first steps too
             context.count(f"reset_units/{layer}", empty.sum(-1))
-        context.plain_numbers(self.replacement_rate), context.plain_numbers(self.decay)
+        for setting in (self.replacement_rate, self.decay):
+            context.plain_numbers(setting)  # read once, before the steps
         sizes = [units.count for units in context.units.values()]
         return state | initial_schedule(sizes, context.lead)
 
@@ -154,27 +157,29 @@ class ContinualBackprop(Mitigation):
 
     def _observe(self, context: Context) -> None:
         """Take the features and weights of this step into the averages."""
-        if "averages" not in context.memory:
-            _join_averages(context)
-        averages = context.memory["averages"]
         features = joined_features(context)
-        now = mean_features(context, features)
+        self._average(context, "mean", mean_features(context, features))
         if self.utility != "random":
-            now = torch.cat([self._now(context, features), now], -1)
-        share = 1 - context.per_run(self.decay, averages)
-        if now.shape == averages.shape:
-            averages.lerp_(now, share)
+            self._average(context, "utility", self._now(context, features))
+
+    def _average(self, context: Context, kind: str, now: Tensor) -> None:
+        """Update the averages of one kind. Shape of `now`: (..., numbers of all layers)."""
+        if kind not in context.memory:
+            _join(context, kind)
+        whole = context.memory[kind]
+        share = 1 - context.per_run(self.decay, whole)
+        if now.shape == whole.shape:
+            whole.lerp_(now, share)
             return
-        # some layers do not run in this step, or are not trained now; or utilities are random
-        kinds = ("mean",) if self.utility == "random" else ("utility", "mean")
-        own = [context.state[f"{kind}/{layer}"] for kind in kinds for layer in context.units]
+        # some layers do not run in this step, or are not trained now
+        own = [context.state[f"{kind}/{layer}"] for layer in context.units]
         for each, part in zip(own, now.split([each.shape[-1] for each in own], -1), strict=True):
             each.lerp_(part, share)
 
     def _now(self, context: Context, features: list[Tensor]) -> Tensor:
         """Return utilities in this step, without an average. Shape: (..., units of all layers)."""
         if self.utility == "adaptation":
-            return 1 / incoming_sums(context)
+            return 1 / self._incoming(context)
         outgoing = outgoing_sums(context)
         if self.utility == "weight":
             return outgoing
@@ -187,7 +192,10 @@ class ContinualBackprop(Mitigation):
         contribution = mean_magnitudes(context, features, torch.cat(usual, -1)) * outgoing
         if self.utility == "zero-contribution":
             return contribution
-        return contribution / incoming_sums(context)
+        return contribution / self._incoming(context)
+
+    def _incoming(self, context: Context) -> Tensor:
+        return joined([*incoming_means(context, context.parameters).values()])
 
     def _corrected(
         self, context: Context, layer: str, average: Tensor, decay: float | None = None
@@ -258,15 +266,13 @@ class ContinualBackprop(Mitigation):
             mean.view(len(mask), -1).masked_fill_(mask.unsqueeze(-1), 0)
 
 
-def _join_averages(context: Context) -> None:
+def _join(context: Context, kind: str) -> None:
     """Put the averages of all layers side by side in memory, so that one operation updates them all."""
-    names = [name for name in context.state if name.startswith("utility/")]
-    names += [name for name in context.state if name.startswith("mean/")]
-    parts = [context.state[name] for name in names]
-    whole = torch.cat(parts, -1)
-    context.memory["averages"] = whole
-    views = whole.split([each.shape[-1] for each in parts], -1)
-    context.state.update(zip(names, views, strict=True))
+    parts = {name: each for name, each in context.state.items() if name.startswith(f"{kind}/")}
+    whole = torch.cat([*parts.values()], -1)
+    context.memory[kind] = whole
+    views = whole.split([each.shape[-1] for each in parts.values()], -1)
+    context.state.update(zip(parts, views, strict=True))
 
 
 def _hand_over(context: Context, layer: str, chosen: Tensor, usual: Tensor) -> None:

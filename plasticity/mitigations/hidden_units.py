@@ -125,7 +125,7 @@ def hidden_units(
         KeyError: if there is no layer of a name.
         ValueError: if the units of a layer cannot be reset one by one; the message says why.
     """
-    hidden = [each for each in flow.layers if not each.is_output]
+    hidden = _hidden(flow, model)
     wanted = hidden if layers is None else [flow[name] for name in layers]
     found, faults = _followed(wanted, model)
     if faults:
@@ -138,8 +138,14 @@ def hidden_units(
 
 def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
-    found, faults = _followed([each for each in flow.layers if not each.is_output], model)
+    found, faults = _followed(_hidden(flow, model), model)
     return tuple(found), faults
+
+
+def _hidden(flow: UnitFlow, model: nn.Module) -> list[UnitLayer]:
+    """Return the layers whose units are no outputs, but for those with a buffer as their weight."""
+    buffers = {name for name, _ in model.named_buffers()}
+    return [each for each in flow.layers if not each.is_output and each.weight not in buffers]
 
 
 def _followed(
@@ -196,7 +202,8 @@ def _reader_of(name: str, reader: Reader, model: nn.Module) -> UnitReader:
             f"The features of {name!r} are read by {reader.weight!r}, which is no module of its own, so that"
             " they cannot be recorded: make it the weight of a module."
         ) from None
-    weight = model.get_parameter(reader.weight)
+    owner, _, own = reader.weight.rpartition(".")
+    weight = getattr(model.get_submodule(owner), own)  # which may be a buffer
     return unit_reader(reader.layer, reader.weight, reader.axis, reader.columns, weight, module)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.context import Batches, Context, Progress
+from plasticity.mitigations.context import Batches, Context, Loss, Progress
 from plasticity.mitigations.stacked_settings import acts_on_steps, overrides, stack_settings
 from plasticity.mitigations.trained import Trained
 from plasticity.seeds import child_seed
@@ -35,7 +36,9 @@ class Hooks:
         self, methods: Sequence[Sequence[Mitigation]], networks: Trained, seeds: Sequence[int]
     ) -> None:
         self._methods = [
-            sorted(filter(acts_on_steps, method), key=lambda each: each.comes_last)
+            sorted(
+                filter(acts_on_steps, method), key=lambda each: each.comes_last - each.comes_first
+            )
             for method in methods
         ]
         for method in self._methods:
@@ -67,7 +70,12 @@ class Hooks:
         self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
         self._before = [each for each in self._at_work if overrides(each[0], "before_step")]
         self._reads_every_step = any(
-            each.reads_units and (overrides(each, "penalty") or overrides(each, "before_step"))
+            each.reads_units
+            and (
+                overrides(each, "penalty")
+                or overrides(each, "before_step")
+                or (overrides(each, "after_step") and each.cadence == 1)
+            )
             for each in self._mitigations
         )
         self._after = [each for each in self._at_work if overrides(each[0], "after_step")]
@@ -85,7 +93,7 @@ class Hooks:
         """Make the states at the beginning, or those that were loaded; only the first call does anything.
 
         Args:
-            example: Function that returns a few inputs, which a mitigation that reads units needs. Shape:
+            example: Function that returns a few inputs, which some mitigations need. Shape:
                 (..., batch, *input_shape).
 
         Raises:
@@ -97,8 +105,15 @@ class Hooks:
             self._networks.find_units(example())
         if any(each.reads_roles for each in self._mitigations):
             self._networks.find_roles(example())
+        if any(each.reads_example for each in self._mitigations):
+            inputs = example()
+            self.progress.example = inputs[(0,) * (len(self._networks.lead) + 1)].clone()
         for mitigation, context in self._at_work:
             context.state = mitigation.initial_state(context)
+            for memory in mitigation.memories:
+                for name in self._networks.parameters:
+                    if (kept := context.state.get(f"{memory}/{name}")) is not None:
+                        self._networks.memories.setdefault(name, []).append(kept)
         self._begun = True
         for run, state in self._loaded.items():
             self._load(state, run)
@@ -113,6 +128,11 @@ class Hooks:
             return self._steps[0]
         live = [step for run, step in enumerate(self._steps) if run not in self._frozen]
         return live[0] if live else 0
+
+    @property
+    def reads_every_step(self) -> bool:
+        """Whether the hooks need features of every training step."""
+        return self._reads_every_step
 
     @property
     def reads_next_step(self) -> bool:
@@ -206,13 +226,21 @@ class Hooks:
     # ---- tasks ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def boundary(self, task: int, runs: Sequence[int], batches: Batches | None = None) -> None:
+    def boundary(
+        self,
+        task: int,
+        runs: Sequence[int],
+        batches: Batches | None = None,
+        losses: Callable[[int], Loss] | None = None,
+    ) -> None:
         """Call the hooks that act between two tasks.
 
         Args:
             task: Index of the task that begins.
             runs: Networks for which it begins; 0 for the only one.
             batches: Function that iterates over the data of the task, with leading dimensions.
+            losses: Function that returns the loss of one network on them, without leading dimensions. None:
+                cross-entropy.
         """
         self.progress.task = task
         for run in runs:
@@ -220,6 +248,7 @@ class Hooks:
         for position, context in enumerate(self._contexts):
             for run in runs:
                 self.progress.batches = None if batches is None else self._of_run(batches, run)
+                self.progress.loss = functional.cross_entropy if losses is None else losses(run)
                 own = context.of_run(run) if context.lead else context
                 self._methods[run][position].boundary(own)
                 if context.lead:

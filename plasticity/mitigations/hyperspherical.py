@@ -45,7 +45,7 @@ class Hyperspherical(Mitigation):
     """
 
     kind: ClassVar[Kind] = "network"
-    claims: ClassVar[str] = "the projection"
+    claims: ClassVar[str | tuple[str, ...]] = ("the normalization", "the projection")
     comes_last: ClassVar[bool] = True
 
     shift: float = 3.0

@@ -57,7 +57,7 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 
     Raises:
         TypeError: if one is not a mitigation.
-        ValueError: if two claim the same part of the training.
+        ValueError: if two claim the same part of the training, or one needs gradients that another changes.
     """
     for each in mitigations:
         if not isinstance(each, Mitigation):
@@ -66,6 +66,7 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
 
 
 def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
+    _require_task_gradients(kinds)
     claimed: dict[str, str] = {}
     for kind in kinds:
         for claim in (kind.claims,) if isinstance(kind.claims, str) else kind.claims:
@@ -74,6 +75,17 @@ def _require_disjoint(kinds: Sequence[type[Mitigation]]) -> None:
                     f"{claimed[claim]} and {kind.name} both set {claim}: leave one out."
                 )
             claimed[claim] = kind.name
+
+
+def _require_task_gradients(kinds: Sequence[type[Mitigation]]) -> None:
+    reading = next((each for each in kinds if each.reads_task_gradients), None)
+    penalty = next((each for each in kinds if each.penalty is not Mitigation.penalty), None)
+    if reading is not None and penalty is not None:
+        raise ValueError(
+            f"{reading.name} compares units by the gradients of the task's loss, which the penalty of"
+            f" {penalty.name} would be part of: leave one out, or take a mitigation that looks at features,"
+            " such as redo."
+        )
 
 
 def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> NetworkSpec:

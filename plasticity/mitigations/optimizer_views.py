@@ -18,11 +18,11 @@ Moments = Mapping[str, Tensor]
 class OptimizerView(Protocol):
     """Optimizer of one network, or of R stacked ones; leading dimensions as in `Mitigation`."""
 
-    def trains(self, name: str) -> bool:
-        """Return whether the optimizer trains a parameter."""
-
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter; empty if there is none (yet). Shape of each: (..., *shape)."""
+
+    def trained(self) -> Iterable[str]:
+        """Return the names of the parameters that the optimizer trains, and that are not frozen."""
 
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of a parameter. Shape: (...), or a number of all networks.
@@ -49,14 +49,15 @@ class OrdinaryView:
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
         self._optimizer, self._parameters = optimizer, parameters
 
-    def trains(self, name: str) -> bool:
-        """Return whether the optimizer has the parameter, and it requires gradients."""
-        parameter = self._parameters[name]
-        return parameter.requires_grad and self._group_of(parameter) is not None
-
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter that has its shape."""
         return optimizer_moments(self._optimizer, self._parameters[name])
+
+    def trained(self) -> list[str]:
+        """Return the names of the parameters in the optimizer's groups that require gradients."""
+        owned = {each for group in self._optimizer.param_groups for each in group["params"]}
+        every = self._parameters.items()
+        return [name for name, each in every if each.requires_grad and each in owned]
 
     def learning_rate(self, name: str) -> float | Tensor:
         """Return the learning rate of the parameter's group."""
@@ -108,10 +109,6 @@ class StackedView:
         index: int | None = None,
     ) -> None:
         self._optimizer, self._parameters, self._index = optimizer, parameters, index
-
-    def trains(self, name: str) -> bool:
-        """Return True: it trains all."""
-        return name in self._parameters
 
     def moments(self, name: str) -> Moments:
         """Return the state of a parameter, as views."""

@@ -22,18 +22,23 @@ Draw = Callable[[Initial, Tensor], None]
 
 
 @torch.no_grad()
-def reset_units(networks: Trained, chosen: Mapping[str, Tensor], draw: Draw) -> None:
+def reset_units(
+    networks: Trained, chosen: Mapping[str, Tensor], draw: Draw, *, keep_outgoing: bool = False
+) -> None:
     """Reset units of any number of layers.
 
     Args:
         networks: Networks, changed in place, with the moments of their optimizer.
         chosen: Units to reset, by layer. Bool. Shape of each: (..., units).
         draw: Function that draws new weights.
+        keep_outgoing: Leave the outgoing weights, and their moments, as they are.
     """
     for layer, mask in chosen.items():
         units = networks.units[layer]
         for name, axis, distribution in _incoming(networks, units):
             _draw_entries(networks, name, axis, mask, distribution, draw)
+    if keep_outgoing:
+        return
     for layer, mask in chosen.items():
         for reader in networks.units[layer].readers:
             _fill_entries(networks, reader.weight, reader.axis, reader.fed_by(mask), 0.0)
@@ -65,7 +70,7 @@ def _draw_entries(
     draw(distribution, fresh)
     along = _along(mask, parameter, lead + axis)
     parameter.copy_(torch.where(along, fresh.movedim(lead, lead + axis), parameter))
-    for moment in networks.optimizer.moments(name).values():
+    for moment in networks.moments(name):
         moment.masked_fill_(along, 0.0)
 
 

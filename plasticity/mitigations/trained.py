@@ -50,6 +50,10 @@ class Trained:
     roles: dict[str, ParameterRole] = field(default_factory=dict)
     """Role of each trained parameter, by name; empty until these are found."""
 
+    memories: dict[str, list[Tensor]] = field(default_factory=dict)
+    """What mitigations remember of a parameter as the optimizer does in its moments, by the parameter's name.
+    Shape of each: (..., *shape)."""
+
     initialization: Mapping[str, Initial]
     """Distribution that each parameter is drawn from, by name."""
 
@@ -98,10 +102,14 @@ class Trained:
         return network, trace_units(network, own[:2])
 
     def tensor(self, name: str) -> tuple[Tensor, list[Tensor]]:
-        """Return a parameter or buffer, detached, and its moments, of which a buffer has none."""
+        """Return a parameter or buffer, detached, and its `moments`, of which a buffer has none."""
         if name in self.buffers:
             return self.buffers[name], []
-        return self.parameters[name].detach(), list(self.optimizer.moments(name).values())
+        return self.parameters[name].detach(), self.moments(name)
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return all that is remembered of a parameter's steps: by the optimizer, and by mitigations."""
+        return [*self.optimizer.moments(name).values(), *self.memories.get(name, ())]
 
     def of_run(self, index: int) -> Trained:
         """Return one of R stacked networks, as views of their memory."""
@@ -112,6 +120,7 @@ class Trained:
             parameters={name: each[index] for name, each in self.parameters.items()},
             buffers={name: each[index] for name, each in self.buffers.items()},
             optimizer=self.optimizer.of_run(index),
+            memories={name: [one[index] for one in each] for name, each in self.memories.items()},
             initialization={
                 name: each[index] if isinstance(each, tuple) else each
                 for name, each in self.initialization.items()

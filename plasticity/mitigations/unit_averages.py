@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -123,13 +123,29 @@ def outgoing_sums(context: Context) -> Tensor:
     return joined(sums)
 
 
-def incoming_sums(context: Context) -> Tensor:
-    """Return the sum of the absolute weights that make each unit. Shape: (..., units of all layers)."""
-    lead, every = len(context.lead), context.units.values()
-    sizes = torch._foreach_abs([context.parameters[units.weight] for units in every])
-    return joined(
-        [_sum_along(own, lead + units.axis, lead) for own, units in zip(sizes, every, strict=True)]
-    )
+def incoming_means(context: Context, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean absolute value of what belongs to the weights that make each unit.
+
+    Args:
+        context: Context of the networks.
+        tensors: Tensors by the name of their parameter: parameters or gradients.
+
+    Returns:
+        Means by layer, of those layers that have a tensor. Shape of each: (..., units).
+    """
+    lead = len(context.lead)
+    every = {name: each for name, each in context.units.items() if each.weight in tensors}
+    sizes = torch._foreach_abs([tensors[each.weight] for each in every.values()]) if every else ()
+    return {
+        name: _mean_but(own, lead, lead + units.axis)
+        for (name, units), own in zip(every.items(), sizes, strict=True)
+    }
+
+
+def _mean_but(values: Tensor, lead: int, axis: int) -> Tensor:
+    """Average over all dimensions but the leading ones and an axis, in float32 at least."""
+    others = [dim for dim in range(lead, values.dim()) if dim != axis]
+    return values.mean(others, dtype=torch.float32 if values.element_size() < 4 else None)
 
 
 def _by_unit(reader: UnitReader, by_column: Tensor) -> Tensor:

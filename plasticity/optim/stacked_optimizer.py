@@ -243,14 +243,14 @@ class StackedOptimizer:
         raise _foreign(parameter)
 
     def learning_rates(self, parameter: Tensor) -> Tensor:
-        """Return the learning rate of a stacked parameter in each network. Shape: (R,).
+        """Return the learning rate of a stacked parameter in each network, 0 in a frozen one. Shape: (R,).
 
         Raises:
             ValueError: if it is not one of this optimizer's parameters.
         """
         for row, block in enumerate(self._blocks):
             if any(self._parameters[position] is parameter for position in block.positions):
-                return self._narrow[RATE, row, :, 0]
+                return torch.where(self._active, self._narrow[RATE, row], 0).squeeze(-1)
         raise _foreign(parameter)
 
     @torch.no_grad()

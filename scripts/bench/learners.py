@@ -21,7 +21,8 @@ from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.agents.supervised.single import OPTIMIZERS, Classifier, make_optimizer
+from plasticity.agents.supervised.optimizers import OPTIMIZERS, make_optimizer
+from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.mitigations import PLAIN_METHOD, SeededMethod

@@ -417,7 +417,14 @@ class ControlRunConfig(RunConfig):
             )
 
     def _require_fitting_mitigations(self) -> None:
-        acting = [each.name for method in self.methods() for each in method if acts_on_steps(each)]
+        every = [each for method in self.methods() for each in method]
+        reading = [each.name for each in every if each.reads_batches]
+        if reading:
+            raise ValueError(
+                f"{reading[0]} needs the examples of the task that begins, and {self.benchmark} has none:"
+                " choose another method, or a benchmark of images."
+            )
+        acting = [each.name for each in every if acts_on_steps(each)]
         if acting and self.agent.compile:
             raise ValueError(
                 f"--compile makes one CUDA graph of all steps of an update, and {acting[0]} acts between"

@@ -13,7 +13,7 @@ import numpy as np
 from plasticity.mitigations import MITIGATIONS, PLAIN
 from plasticity.scripts.config.nested import flattened, shortest
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, METHOD_FIELDS, without_origin
-from plasticity.scripts.report.metric_names import compared_at
+from plasticity.scripts.report.metric_names import compared_at, is_occasional
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
 
@@ -23,9 +23,12 @@ MOMENTS = ("first", "middle", "last", "average")
 NO_VALUE = "—"
 """Text of a cell without a value."""
 
-NOT_SETTINGS = ("benchmark", "seed", "tracking.metrics", *FREE_TO_CHANGE)
+NOT_SETTINGS = (
+    *("benchmark", "seed", "tracking.metrics", "tracking.reference_every"),
+    *FREE_TO_CHANGE,
+)
 """Settings that may differ between the seeds of one arm: the seed itself, the length of a run, the hardware,
-and the metrics measured."""
+and what is measured."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,15 @@ class Arm:
         if self.started and self.started[0].axis.is_dense:
             reached |= set(range(max(run.planned for run in self.started)))
         return tuple(sorted(reached))
+
+    def positions_of(self, metric: str) -> tuple[int, ...]:
+        """Return the positions at which a metric is summarised: of one in some rows only, those with it."""
+        if not is_occasional(metric):
+            return self.positions
+        measured = {
+            p for run in self.started for p, row in run.by_position.items() if metric in row
+        }
+        return tuple(position for position in self.positions if position in measured)
 
     @cached_property
     def tasks(self) -> tuple[int, ...]:
@@ -272,22 +284,22 @@ def summary(
         arm: Arm whose runs are evaluated.
         metric: Name in the rows.
         confidence: Confidence level of the intervals.
-        positions: Tasks (or steps) to consider. None: those that all its runs share.
+        positions: Tasks (or steps) to consider. None: those that all its runs share and that have the metric.
     """
-    where = arm.positions if positions is None else positions
+    where = arm.positions_of(metric) if positions is None else positions
     return {m: estimate(values_at(arm, metric, m, where).values(), confidence) for m in MOMENTS}
 
 
-def shared_positions(arms: Sequence[Arm]) -> tuple[int, ...]:
-    """Return the tasks (or steps) that all of the arms have."""
-    return tuple(sorted(set.intersection(*(set(arm.positions) for arm in arms))))
+def shared_positions(arms: Sequence[Arm], metric: str = "") -> tuple[int, ...]:
+    """Return the tasks (or steps) that all of the arms have, where they have a metric."""
+    return tuple(sorted(set.intersection(*(set(arm.positions_of(metric)) for arm in arms))))
 
 
 def paired_summary(
     arm: Arm, baseline: Arm, metric: str, confidence: float
 ) -> dict[str, Estimate | None]:
     """Estimate the mean of the differences to the baseline, seed by seed, at the positions that both have."""
-    where = shared_positions([arm, baseline])
+    where = shared_positions([arm, baseline], metric)
     return {
         moment: paired_estimate(
             values_at(arm, metric, moment, where),

@@ -18,7 +18,7 @@ from plasticity.scripts.report.arms import (
     shared_positions,
 )
 from plasticity.scripts.report.axis import Axis
-from plasticity.scripts.report.metric_names import compared_at, headlines, in_words
+from plasticity.scripts.report.metric_names import GAP, compared_at, criterion, in_words
 from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
@@ -62,7 +62,7 @@ class Comparison:
     @property
     def headline(self) -> str:
         """Metric that settings are compared by."""
-        return headlines(self.metrics)[0]
+        return criterion(self.metrics)
 
     @property
     def moment(self) -> str:
@@ -117,7 +117,7 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
             " the first task, or continue the runs."
         )
     metrics = tuple({name: None for arm in started for name in arm.metrics})
-    headline = headlines(metrics)[0]
+    headline = criterion(metrics)
     by_method: dict[str, list[Arm]] = {}
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
@@ -125,6 +125,11 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
     reference = _baseline(baseline, started, chosen)
     notes = [*_choice_notes(chosen, by_method, headline), *_run_notes(arms), *notes]
     notes += _interval_notes(started, confidence)
+    if GAP in metrics:
+        notes.append(
+            "Plasticity gap: accuracy of a newly initialised network of the same seed and method, trained on"
+            " this task alone, minus the run's own (paired by seed; above 0: the past has cost plasticity)."
+        )
     if reference is not None:
         notes += _baseline_notes(started, reference)
     return Comparison(

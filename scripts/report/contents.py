@@ -23,16 +23,20 @@ from plasticity.scripts.report.figures import SettingsMap, map_figure
 from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
+    GAP,
     NORMS,
     RANKS,
     SYMMETRY,
     TOTAL,
     UNITS,
+    WEIGHTS,
+    WHOLE,
     factor_of,
     family_of,
     headlines,
     in_words,
-    is_percent,
+    is_occasional,
+    is_share,
     layer_of,
     short_count,
     with_unit,
@@ -49,6 +53,16 @@ MAX_MARKS = 45
 """Largest number of vertical lines in a panel."""
 
 UNITS_OF = {
+    GAP: "fresh minus run (% points)",
+    "dead_fraction": "dead units (%)",
+    "dormant_fraction": "dormant units (%)",
+    "linearized_fraction": "linearised units (%)",
+    "active_fraction": "active outputs (%)",
+    SYMMETRY: "symmetric pairs (number)",
+    "update_to_weight_ratio": "update / weight (L2)",
+    "churn/value": "change of outputs (squared)",
+    "churn/argmax": "changed predictions (%)",
+    "hessian_rank": "share of eigenvalues (%)",
     "episode_return": "return",
     "episode_length": "steps",
     "policy_entropy": "nats",
@@ -58,7 +72,7 @@ UNITS_OF = {
     "policy_loss": "loss",
     "value_loss": "loss",
 }
-"""Labels of the vertical axis, for families named in the panel's title."""
+"""Labels of the vertical axis, by the name of a metric or its family."""
 
 TOPS = {"explained_variance": 1.0}
 BOTTOMS = {"explained_variance": -1.0}  # unbounded below for an untrained critic
@@ -69,7 +83,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
 
     Returns:
         Figures by name: accuracy or return (progress, where there is neither), tasks, ranks, units,
-        norms, ppo, map.
+        norms, weights, steps, ppo, map.
     """
     leading, leading_rows = _leading(comparison)
     grids = {
@@ -78,6 +92,8 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
         "ranks": _family_rows(comparison, RANKS),
         "units": _family_rows(comparison, (*UNITS, SYMMETRY)),
         "norms": _family_rows(comparison, NORMS),
+        "weights": _family_rows(comparison, WEIGHTS),
+        "steps": _family_rows(comparison, WHOLE),
         "ppo": _diagnostics(comparison),
     }
     figures = {
@@ -154,33 +170,32 @@ def _panels(comparison: Comparison, metrics: Sequence[str]) -> list[Panel]:
 
 def _panel(comparison: Comparison, metric: str) -> Panel:
     family, layer = family_of(metric), layer_of(metric)
+    if family in WHOLE:  # of the whole network
+        layer = ""
     return Panel(
-        title="all parameters" if layer == TOTAL else layer or in_words(family),
-        label=_label(family),
+        title="all parameters" if layer == TOTAL else layer or in_words(metric),
+        label=_label(metric),
         lines=tuple(
             _line(comparison, arm, metric) for arm in comparison.chosen if metric in arm.metrics
         ),
-        from_zero=bool(layer),
-        top=100.0 if is_percent(metric) else TOPS.get(family),
-        bottom=0.0 if is_percent(metric) else BOTTOMS.get(family),
+        from_zero=bool(layer_of(metric)),
+        top=100.0 if is_share(metric) else TOPS.get(family),
+        bottom=0.0 if is_share(metric) else BOTTOMS.get(family),
         marks=change_marks(comparison),
     )
 
 
-def _label(family: str) -> str:
+def _label(metric: str) -> str:
     """Return the label of a vertical axis: the quantity and its unit."""
+    family = family_of(metric)
     words = in_words(family)
     if family.endswith("_accuracy"):
         return "accuracy (%)"
-    if family in UNITS:
-        return f"{words.removesuffix(' fraction')} units (%)"
-    if family == SYMMETRY:
-        return "symmetric pairs (number)"
     if family in RANKS:
         return f"{words} (dimensions)"
     if family in NORMS:
         return f"{words} (L2)"
-    return UNITS_OF.get(family, words)
+    return UNITS_OF.get(metric, UNITS_OF.get(family, words))
 
 
 def change_marks(comparison: Comparison) -> tuple[float, ...]:
@@ -201,13 +216,12 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
 
 def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
     factor = factor_of(metric)
-    values = factor * matrix(arm, metric, arm.positions)
+    positions = arm.positions_of(metric)
+    values = factor * matrix(arm, metric, positions)
     # Where no episode ended in any run there is no return: the line goes on to the next row with one.
     known = np.isfinite(values).any(axis=0) | comparison.axis.is_dense
-    line = _mean_line(
-        comparison, arm, np.array(arm.positions, dtype=float)[known], values[:, known]
-    )
-    if is_percent(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
+    line = _mean_line(comparison, arm, np.array(positions, dtype=float)[known], values[:, known])
+    if is_share(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
         low, high = np.clip(line.low, 0.0, 100.0), np.clip(line.high, 0.0, 100.0)
         line = replace(line, low=low, high=high)
     return replace(line, seeds=tuple(_seed_line(run, metric, factor) for run in arm.started))
@@ -233,7 +247,9 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
         (position, run.value(metric, position))
         for position, row in sorted(run.by_position.items())
         # As above, except that the line of a diverged run ends there.
-        if run.axis.is_dense or row.get(metric) is not None or position == run.diverged_at
+        if (run.axis.is_dense and not is_occasional(metric))
+        or row.get(metric) is not None
+        or position == run.diverged_at
     ]
     positions = np.array([position for position, _ in points], dtype=float)
     return positions, factor * np.array([value for _, value in points], dtype=float)

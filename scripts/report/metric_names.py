@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from plasticity.checks import nearest
 
+GAP = "plasticity_gap"
+"""Accuracy of a fresh network minus the run's own on the same task, in rows with a reference: what the past
+has cost. Lower is better, and it may be below 0."""
+
+REFERENCE = "reference_"
+"""Beginning of the names of what fresh networks reached."""
+
 HEADLINES = (
+    GAP,
     "episode_return",
     "test_accuracy",
     "online_accuracy",
@@ -15,7 +23,7 @@ HEADLINES = (
     "dead_fraction",
 )
 """Metrics at the top of a report, where the runs have them; a family selects the last hidden layer of
-each network (`actor.fc2` and `critic.fc2`). Settings are compared by the first one."""
+each network (`actor.fc2` and `critic.fc2`)."""
 
 EPISODES = ("episode_return", "episode_length")
 """Means over the episodes that ended since the previous row; missing where no episode ended."""
@@ -43,11 +51,17 @@ RANKS = (
 SYMMETRY = "degree_of_symmetry"
 """Family of numbers of symmetric pairs."""
 
-UNITS = ("dead_fraction", "dormant_fraction")
+UNITS = ("dead_fraction", "dormant_fraction", "active_fraction", "linearized_fraction")
 """Families of shares of units."""
 
 NORMS = ("weight_norm", "gradient_norm", "update_norm", "anchor_distance", "feature_norm")
 """Families of L2 norms."""
+
+WEIGHTS = ("update_to_weight_ratio", "deviation_from_isometry")
+"""Families of numbers of weights that are not norms."""
+
+WHOLE = ("churn", "hessian_rank")
+"""Families of numbers of the network as a whole."""
 
 TOTAL = "total"
 """Layer name of a norm over the whole network."""
@@ -55,7 +69,7 @@ TOTAL = "total"
 MAX_DECIMALS = 3
 """Decimals of a number of steps in thousands or millions."""
 
-PERCENT_ENDINGS = ("_accuracy", "_fraction")
+SHARE_ENDINGS = ("_accuracy", "_fraction", "hessian_rank")
 
 
 def family_of(metric: str) -> str:
@@ -68,9 +82,19 @@ def layer_of(metric: str) -> str:
     return metric.partition("/")[2]
 
 
+def is_share(metric: str) -> bool:
+    """Return whether a metric is a share, from 0 to 1."""
+    return family_of(metric).endswith(SHARE_ENDINGS) or metric == "churn/argmax"
+
+
 def is_percent(metric: str) -> bool:
-    """Return whether a metric is a share, shown in per cent."""
-    return family_of(metric).endswith(PERCENT_ENDINGS)
+    """Return whether a metric is shown in per cent: a share, or a difference of shares."""
+    return is_share(metric) or metric == GAP
+
+
+def is_occasional(metric: str) -> bool:
+    """Return whether only some rows have a metric: those of tasks with a fresh reference."""
+    return metric == GAP or metric.startswith(REFERENCE)
 
 
 def factor_of(metric: str) -> float:
@@ -125,6 +149,12 @@ def headlines(known: Sequence[str]) -> list[str]:
         # Later layers replace earlier ones of the same network.
         found += {_network_of(name): name for name in members}.values()
     return found or [name for name in known if not layer_of(name)] or list(known)
+
+
+def criterion(known: Sequence[str]) -> str:
+    """Return the metric that settings are compared by: the first headline one of which more is better."""
+    ranked = headlines(known)
+    return next((name for name in ranked if name != GAP), ranked[0])
 
 
 def resolve(wanted: Sequence[str], known: Sequence[str]) -> list[str]:

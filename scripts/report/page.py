@@ -12,7 +12,7 @@ from plasticity.scripts.report.comparison import (
     recorded,
 )
 from plasticity.scripts.report.html import document, embedded_figure
-from plasticity.scripts.report.metric_names import headlines, in_words
+from plasticity.scripts.report.metric_names import GAP, headlines, in_words
 from plasticity.scripts.report.tables import (
     Cell,
     Table,
@@ -24,14 +24,19 @@ from plasticity.scripts.report.tables import (
 )
 
 CAPTIONS = {
-    "accuracy": "after each task (test, train) and while it was learnt (online): mean over seeds.",
+    "accuracy": "after each task (test, train) and while it was learnt (online): mean over seeds.{gap}",
     "return": "of the episodes that ended since the previous row (undiscounted), and their length:"
     " mean over seeds.",
     "tasks": "(mean over all episodes of each task that was played to its end, then over seeds).",
     "progress": "over the run: mean over seeds.",
     "ranks": "of the hidden layers' activations on {probe}, one panel per layer.",
-    "units": "that are dead or dormant on {probe}, as a share of their layer.",
+    "units": "that are dead, dormant or nearly always positive (linearised) on {probe}, as a share of their"
+    " layer, and the share of outputs that are active.",
     "norms": "of the whole network's parameters, and of each layer's activations.",
+    "weights": "that moved since the row before, relative to their norm there, and the distance of their"
+    " Gram matrices to the identity.",
+    "steps": "at the end of each task: change of the outputs by its last step (churn), and curvature of the"
+    " loss, on {probe}.",
     "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
     " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
     " (cut off below -1), and both losses.",
@@ -47,6 +52,8 @@ TITLES = {
     "ranks": "Ranks",
     "units": "Units",
     "norms": "Norms",
+    "weights": "Weights",
+    "steps": "Last step",
     "ppo": "PPO's diagnostics",
     "map": "Map of settings",
 }
@@ -124,7 +131,13 @@ def _notes(notes: Iterable[str]) -> str:
 def _figure(comparison: Comparison, name: str, png: bytes) -> str:
     title = TITLES[name]
     subject = in_words(comparison.headline).capitalize() if name == "map" else title
-    caption = f"{subject} {CAPTIONS[name].format(probe=comparison.axis.probe)}"
+    has_gap = GAP in comparison.chosen_metrics
+    gap = (
+        " Plasticity gap: a fresh network's accuracy on the task minus the run's."
+        if has_gap
+        else ""
+    )
+    caption = f"{subject} {CAPTIONS[name].format(probe=comparison.axis.probe, gap=gap)}"
     described = f"{comparison.benchmark}: {caption}"
     return f"<h3>{escape(title)}</h3>\n{embedded_figure(png, described, caption)}"
 

@@ -23,6 +23,7 @@ from plasticity.scripts.report.metric_names import (
     factor_of,
     in_words,
     is_percent,
+    is_share,
     with_unit,
 )
 from plasticity.scripts.report.run_folders import Run
@@ -75,7 +76,7 @@ def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: boo
         return Cell(NO_VALUE)
     intervals = [ends for ends in (found.t, found.bootstrap) if ends is not None]
     every = [found.mean, *(end for ends in intervals for end in ends)]
-    if is_percent(metric) and not signed:  # a share: no mean lies outside 0 to 1
+    if is_share(metric) and not signed:  # a share: no mean lies outside 0 to 1
         every = [min(max(value, 0.0), 1.0) for value in every]
     text, *ends = format_values(every, metric, signed=signed)
     details = ["one seed"]
@@ -87,12 +88,12 @@ def estimate_cell(found: Estimate | None, metric: str, runs: int, *, signed: boo
     return Cell(text, tuple(details))
 
 
-def _name_cell(arm: Arm, *, with_positions: bool = False) -> Cell:
+def _name_cell(arm: Arm, positions: Sequence[int] = ()) -> Cell:
     runs = len(arm.runs)
     details = [arm.apart] if arm.apart else []
     details.append(f"{runs} seed{'s' if runs > 1 else ''}")
-    if with_positions and arm.positions:
-        details.append(arm.started[0].axis.span(list(moments(arm.positions).values())))
+    if positions:
+        details.append(arm.started[0].axis.span(list(moments(positions).values())))
     if arm.diverged:
         details.append(f"{len(arm.diverged)} of {runs} diverged")
     if arm.unfinished:
@@ -111,11 +112,11 @@ def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, fu
             compared at: the last, or the average for returns.
     """
     compared = MOMENTS if full else (compared_at(metric),)
-    positions = _position_headings(comparison, arms)
+    positions = _position_headings(comparison, arms, metric)
     rows = []
     for arm in arms:
         found = summary(arm, metric, comparison.confidence)
-        name = _name_cell(arm, with_positions=not positions["last"])
+        name = _name_cell(arm, arm.positions_of(metric) if not positions["last"] else ())
         cells = [name, *(estimate_cell(found[m], metric, len(arm.runs)) for m in MOMENTS)]
         rows.append((*cells, *_differences(comparison, arm, metric, compared)))
     headings = [f"{name}\n{position}".strip() for name, position in positions.items()]
@@ -140,9 +141,9 @@ def _difference_headings(comparison: Comparison, moments: Sequence[str]) -> list
     return [] if baseline is None else [f"{m} minus\n{baseline.label}" for m in moments]
 
 
-def _position_headings(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, str]:
+def _position_headings(comparison: Comparison, arms: Sequence[Arm], metric: str) -> dict[str, str]:
     """Return the task (or step) of each moment, or "" where the arms disagree."""
-    found = [moments(arm.positions) for arm in arms]
+    found = [moments(arm.positions_of(metric)) for arm in arms]
     positions = {m: {each.get(m) for each in found} for m in MOMENTS if m != "average"}
     return {
         m: _heading(comparison.axis, *positions[m]) if len(positions.get(m, ())) == 1 else ""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.networks.base import Network
-from plasticity.agents.supervised.single import OPTIMIZERS
+from plasticity.agents.supervised.optimizers import OPTIMIZERS
 from plasticity.checks import require_known, require_number
 from plasticity.mitigations import SeededMethod
 from plasticity.mitigations.attach import attach

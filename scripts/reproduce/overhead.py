@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from plasticity import parameter_groups, regularized
 from plasticity.agents.networks import MLP, Network, ResNet, ViT
-from plasticity.agents.supervised.single import OPTIMIZERS
+from plasticity.agents.supervised.optimizers import OPTIMIZERS
 from plasticity.checks import require_integer, require_known
 from plasticity.mitigations import regularizer_settings
 from plasticity.optim.kernels.step import step_options

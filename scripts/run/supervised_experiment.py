@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
+from plasticity.agents.supervised.optimizers import OPTIMIZERS
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.agents.supervised.trainer import Trainer
@@ -202,8 +203,10 @@ class SupervisedExperiment:
 
     @staticmethod
     def can_stack(config: SupervisedRunConfig) -> bool:
-        """Return whether a run can be stacked: not with a kernel, the step of an ordinary optimizer."""
-        return config.agent.kernel == "eager" and config.not_stackable is None
+        """Return whether a run can be stacked: not with a kernel, nor an optimizer without a stacked form."""
+        agent = config.agent
+        has_form = agent.kernel == "eager" and agent.optimizer in OPTIMIZERS
+        return has_form and config.not_stackable is None
 
     @staticmethod
     def can_be_alone(config: SupervisedRunConfig) -> bool:

@@ -21,7 +21,15 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.gradients import AutogradGradients, DenseGradients
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.updates import minibatch_rows
-from plasticity.mitigations import PLAIN_METHOD, LayerNorm, ReDo, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import (
+    DASH,
+    PLAIN_METHOD,
+    LayerNorm,
+    ReDo,
+    SeededMethod,
+    Syre,
+    WeightDecay,
+)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 STEPS = 8  # of each half in an update: 2 epochs of 4 minibatches
@@ -351,6 +359,8 @@ def test_what_does_not_go_with_mitigations_is_refused(make):
     redo = seeded(ReDo())
     with pytest.raises(ValueError, match="redo cannot be part of a compiled update"):
         make(actor=redo, compile=True)
+    with pytest.raises(ValueError, match="dash needs the examples of the task that begins"):
+        make(critic=seeded(DASH()))
     if make(actor=redo).form == "stacked":
         with pytest.raises(ValueError, match=r"with redo cannot stop at target_kl=0\.1"):
             make(critic=redo, target_kl=0.1)

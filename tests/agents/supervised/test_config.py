@@ -1,15 +1,8 @@
 """Training settings of a classifier."""
 
-from typing import get_args
-
 import pytest
 
-from plasticity.agents.supervised.config import ClassifierConfig, Optimizer
-from plasticity.agents.supervised.single import OPTIMIZERS
-
-
-def test_every_optimizer_has_a_class():
-    assert tuple(OPTIMIZERS) == get_args(Optimizer)
+from plasticity.agents.supervised.config import ClassifierConfig
 
 
 @pytest.mark.parametrize(
@@ -26,6 +19,15 @@ def test_every_optimizer_has_a_class():
             ValueError,
             "applies to sgd only, not to adam: set it to 0",
         ),
+        (
+            {"betas": (0.9, 1.0), "optimizer": "adam"},
+            ValueError,
+            "a beta must be .* below 1",
+        ),
+        ({"betas": 0.9, "optimizer": "adam"}, TypeError, "betas must be a tuple of two numbers"),
+        ({"epsilon": -1.0, "optimizer": "adam"}, ValueError, "epsilon must be a finite number"),
+        ({"betas": (0.99, 0.99)}, ValueError, "does not apply to sgd: leave it out"),
+        ({"optimizer": "soap", "compile": True}, ValueError, "leave compile out"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1: 0"),
         ({"epochs_per_task": 1.5}, TypeError, "epochs_per_task must be an integer"),
         ({"precision": "bf61"}, ValueError, "Unknown precision 'bf61'. Did you mean 'bf16'"),

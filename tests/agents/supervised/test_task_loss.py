@@ -48,6 +48,9 @@ def test_stacked_networks_have_losses_of_their_own(kind):
     for own, given, wanted, classes in zip(found, logits, labels, active, strict=True):
         single = loss_of(kind, (), classes)
         torch.testing.assert_close(own, single(single.masked(given), wanted))
+        torch.testing.assert_close(own, single.of_run(0)(given, wanted))
+    for run in range(2):
+        torch.testing.assert_close(loss.of_run(run)(logits[run], labels[run]), found[run])
     # the second is an ordinary loss
     ordinary = {
         "cross-entropy": functional.cross_entropy(logits[1], labels[1]),

@@ -88,10 +88,10 @@ def test_the_parameters_are_back_after_an_error():
     assert model.bias.tolist() == [0.0, 0.0]
 
 
-def test_a_tracker_measures_the_step_that_it_was_told_of():
+def test_a_tracker_measures_the_step_before_which_it_was_called():
     model = nn.Sequential(linear(), nn.ReLU())
     tracker = Tracker(model, PROBE, ["churn"])
-    assert tracker.measure() == {}  # not told of any
+    assert tracker.measure() == {}  # of no step yet
     tracker.before_step()
     with torch.no_grad():
         model[0].bias.add_(2.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from plasticity.agents.networks import CNN
 from plasticity.agents.networks.actor_critic import ActorCritic
@@ -15,7 +16,9 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.agents.supervised.single import Classifier
 from plasticity.mitigations import SeededMethod
+from plasticity.mitigations.attach import attach
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -24,7 +27,9 @@ from plasticity.scripts.config.run_config import (
     SupervisedTracking,
 )
 from plasticity.scripts.run.experiment import experiment_class
+from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.streams.base import TaskSpec
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 sys.path.append(str(Path(__file__).parent))
@@ -90,6 +95,38 @@ def stacked_as_alone():
                 atol=1e-4,
             )
         return rows
+
+    return check
+
+
+@pytest.fixture
+def attached_as_trained():
+    """Function that trains a method, attached in a loop by hand, to the bits of the trainer's weights."""
+
+    def check(*method, learning_rate=0.05, steps=8, **changes):
+        settings = {"batch_size": 6, "learning_rate": learning_rate, **changes}
+        draws = torch.Generator().manual_seed(0)
+        inputs = torch.randn(steps, 6, 1, 4, 4, generator=draws)
+        labels = torch.randint(3, (steps, 6), generator=draws)
+        made = CNN(channels=(3,), hidden=(6,), activation="tanh")
+        network = made.build(made.spec((1, 4, 4), 3))
+        own = copy.deepcopy(network)
+        seeds = child_seed(5, "anchor"), child_seed(5, "mitigations")
+        trainer = Classifier(
+            network, ClassifierConfig(**settings), SeededMethod(method, *seeds), data_order_seed=0
+        )
+        trainer._loss.follow(TaskSpec(input_shape=(1, 4, 4), output_size=3))
+        trainer._hooks.begin(lambda: inputs[0])
+        base = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[settings.get("optimizer", "sgd")]
+        optimizer = base(own.parameters(), lr=learning_rate)
+        attach(own, optimizer, *method, seed=5, inputs=inputs[0])
+        for batch, answers in zip(inputs, labels, strict=True):
+            trainer._train_step(batch, answers)
+            optimizer.zero_grad()
+            functional.cross_entropy(own(batch), answers).backward()
+            optimizer.step()
+        for name, each in own.named_parameters():
+            assert torch.equal(each, network.get_parameter(name)), name
 
     return check
 

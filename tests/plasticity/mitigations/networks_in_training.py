@@ -41,7 +41,9 @@ class Marker(nn.Module):
     def initialization(self):
         fan_in = {"conv": 4, "fc": 12, "head": self.head.in_features}
         return {
-            name: torch_default(fan_in[name.split(".")[0]]) for name, _ in self.named_parameters()
+            name: torch_default(fan_in[layer])
+            for name, _ in self.named_parameters()
+            if (layer := name.split(".")[0]) in fan_in  # not what a mitigation adds
         }
 
 

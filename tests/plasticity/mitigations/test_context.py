@@ -14,7 +14,9 @@ from networks_in_training import (
 )
 
 from plasticity.initialization import Constant, Normal
+from plasticity.mitigations import Churn
 from plasticity.mitigations.context import Context, Progress
+from plasticity.mitigations.hooks import Hooks
 
 
 def alone(seed=0):
@@ -230,3 +232,30 @@ def test_a_pass_with_features_is_that_of_the_network():
     (gradient,) = torch.autograd.grad(features["fc"].sum(), networks.parameters["fc.bias"])
     expected = (1 - features["fc"].square()).sum(1)  # of tanh
     torch.testing.assert_close(gradient, expected)
+
+
+def test_a_setting_is_read_once_as_the_decimals_that_were_given():
+    networks, _, _ = stacked([marker(seed) for seed in range(2)], images())
+    context = context_of(networks, 0, 1)
+    assert context.plain_numbers(0.3) == [0.3, 0.3]
+    rates = torch.tensor([1e-4, 0.3])  # in float32, neither is the number that Python has
+    assert context.plain_numbers(rates) == [1e-4, 0.3]
+    assert context.plain_numbers(rates) is context.plain_numbers(rates)
+
+
+def test_an_average_has_the_digits_of_float32_at_least():
+    context = context_of(single(marker(), adam(marker()), images()))
+    values = torch.ones(3, 5000, 2, dtype=torch.bfloat16) * torch.tensor([1.0, 3.0])
+    found = context.averaged(values.to(torch.bfloat16), (0, 1))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [1.0, 3.0]
+    assert context.averaged(values.double(), (0, 1)).dtype == torch.float64
+
+
+def test_an_example_has_the_shape_of_one_input():
+    networks, _, _, context = three()
+    with pytest.raises(RuntimeError, match="set reads_example=True"):
+        _ = context.example
+    hooks = Hooks([(Churn(memory=4),)] * 3, networks, range(3))
+    hooks.begin(lambda: images().expand(3, *images().shape))
+    assert hooks.state_dict(1)["churn"]["state"]["recent"].shape == (4, 1, 3, 3)

@@ -120,6 +120,65 @@ def test_what_comes_last_is_called_after_the_others():
         assert called == ["first", "second", "last"] * 2
 
 
+def test_what_comes_first_is_called_before_the_others():
+    @dataclass(frozen=True, kw_only=True)
+    class Earliest(First):
+        name: ClassVar[str] = "earliest"
+        claims: ClassVar[str] = "earliest"
+        comes_first: ClassVar[bool] = True
+
+    hooks = hooks_of(First(), Earliest(), Second())
+    CALLS.clear()
+    hooks.begin(images)
+    hooks.before_step()
+    called = [each.split()[0] for each in CALLS]
+    assert called == ["earliest", "first", "second"] * 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembers(Mitigation):
+    """Mitigation that remembers a 1 of each weight, as a moment and otherwise."""
+
+    name: ClassVar[str] = "remembers"
+    claims: ClassVar[str] = "what is remembered"
+    memories: ClassVar[tuple[str, ...]] = ("moment",)
+
+    def initial_state(self, context):
+        ones = {name: torch.ones_like(each) for name, each in context.trained.items()}
+        return {
+            f"{key}/{name}": one.clone()
+            for key in ("moment", "other")
+            for name, one in ones.items()
+        }
+
+
+@pytest.mark.parametrize("is_stacked", [False, True])
+def test_what_a_mitigation_remembers_as_a_moment_is_cleared_like_one(is_stacked):
+    if is_stacked:
+        hooks, networks = three(Remembers())
+    else:
+        model = marker()
+        networks = single(model, adam(model), images())
+        hooks = Hooks([[Remembers()]], networks, [0])
+        hooks.begin(images)
+    (context,) = hooks._contexts
+    own = context.of_run(0) if is_stacked else context
+    own.replace("fc.bias", torch.tensor([True, False, True, False, False]), torch.zeros(5))
+    own.clear_moments("conv.bias")
+    own.restart_optimizer(["head.bias"])
+    own.reset_units({"fc": torch.tensor([False, True, False, False, False])})
+    found = own.state
+    assert found["moment/fc.bias"].tolist() == [0, 0, 0, 1, 1]
+    assert found["moment/conv.bias"].tolist() == [0, 0, 0]
+    assert found["moment/head.bias"].tolist() == [0, 0]
+    for axis, weight in ((0, "fc.weight"), (1, "head.weight")):
+        assert found[f"moment/{weight}"].amax(1 - axis).tolist() == [1, 0, 1, 1, 1]
+        assert found[f"moment/{weight}"].amin(1 - axis).tolist() == [1, 0, 1, 1, 1]
+    assert all((each == 1).all() for name, each in found.items() if name.startswith("other"))
+    if is_stacked:
+        assert all((each[1:] == 1).all() for each in context.state.values())
+
+
 def test_penalties_add_up():
     hooks = hooks_of(L2Penalty(strength=0.5), GradientScale())
     hooks.begin(images)
@@ -207,6 +266,23 @@ def test_a_boundary_is_of_the_networks_whose_task_ended():
     for moment in networks.optimizer.moments("fc.weight").values():
         assert (moment[[0, 2]] == 0).all()
         assert (moment[1] != 0).all()
+
+
+def test_each_network_has_its_own_loss_at_a_boundary():
+    found = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Losses(Mitigation):
+        name: ClassVar[str] = "losses"
+
+        def boundary(self, context):
+            found.append(context.loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item())
+
+    hooks, _ = three(Losses())
+    hooks.boundary(1, [0, 2], None, lambda run: lambda outputs, labels: outputs.sum() + run)
+    assert found == [0, 2]
+    hooks.boundary(2, [1])
+    assert found[2] == pytest.approx(torch.tensor(2.0).log().item())  # cross-entropy
 
 
 def test_each_network_sees_its_own_batches_at_a_boundary():

@@ -15,6 +15,7 @@ from plasticity.mitigations import (
     Syre,
     WeightDecay,
     WFix,
+    mitigation_names,
 )
 from plasticity.mitigations.hooks import Hooks
 from plasticity.optim.parameter_groups import parameter_groups
@@ -139,6 +140,9 @@ def test_it_is_refused_where_it_cannot_act():
     for method in ((LayerNorm(), ALONE), (ALONE, LayerNorm())):
         with pytest.raises(ValueError, match="leave the normalization out"):
             build(MLP(hidden=(8, 6)), method=method)
+    for other in ("layer-norm", "nap", "weight-clipping"):
+        with pytest.raises(ValueError, match="both set the"):
+            mitigation_names(f"{other}+hyperspherical")
     method = (ALONE, WFix(share=0.5))
     network, inputs = build(MLP(hidden=(8, 6)), method=method), torch.randn(5, 1, 9, 9).double()
     with pytest.raises(ValueError, match=r"some entries of 'fc1' are fixed: leave one"):

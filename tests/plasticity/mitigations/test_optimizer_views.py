@@ -39,9 +39,9 @@ def test_what_is_trained_is_in_the_optimizer_and_not_frozen():
     view = OrdinaryView(
         torch.optim.SGD(model.head.parameters(), lr=0.1), dict(model.named_parameters())
     )
-    assert [name for name, _ in model.named_parameters() if view.trains(name)] == ["head.weight"]
+    assert view.trained() == ["head.weight"]
     networks, _, _ = stacked([marker(0), marker(1)], images())
-    assert all(map(networks.optimizer.of_run(1).trains, networks.parameters))
+    assert networks.optimizer.of_run(1).trained() == list(networks.parameters)
 
 
 def test_stacked_networks_have_a_learning_rate_each():

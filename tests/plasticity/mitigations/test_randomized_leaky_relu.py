@@ -13,6 +13,7 @@ from plasticity.mitigations import (
     network_spec,
 )
 from plasticity.modules.noise import RandomSlopes
+from plasticity.stacking import StackedNetworks
 from plasticity.units import trace_units
 
 
@@ -51,6 +52,16 @@ def test_both_activations_of_a_residual_block_are_random():
     assert names == ["stage2.0.gate", "stage2.0.conv1.gate"]
     network(torch.randn(2, 1, 9, 9))
     assert {int(each.passes) for each in slopes_of(network).values()} == {1}
+
+
+def test_stacked_networks_draw_what_each_draws_alone():
+    config = CNN(channels=(4,), hidden=(8,))
+    networks = [build(config, anchor_seed=seed).double() for seed in range(3)]
+    stacked, images = StackedNetworks(networks), torch.randn(3, 5, 1, 9, 9).double()
+    for _ in range(2):
+        alone = [network(own) for network, own in zip(networks, images, strict=True)]
+        torch.testing.assert_close(stacked(images), torch.stack(alone), rtol=1e-9, atol=1e-9)
+    assert stacked.buffers["fc1.gate.passes"].tolist() == [2, 2, 2]
 
 
 def test_units_and_readers_are_found():

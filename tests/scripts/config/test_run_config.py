@@ -12,7 +12,7 @@ from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
-from plasticity.mitigations import L2Init, ReDo, Shift, Syre, WeightDecay
+from plasticity.mitigations import DASH, L2Init, ReDo, Shift, Syre, WeightDecay
 from plasticity.scripts.config.nested import flattened, with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -328,6 +328,7 @@ def test_the_critics_method_is_the_actors_unless_given():
             {"agent.compile": True, "device": "cuda", "method": (ReDo(),)},
             "--compile makes one CUDA graph of all steps of an update, and redo acts between them",
         ),
+        ({"critic_method": (DASH(),)}, "dash needs the examples of the task that begins"),
         (
             {"agent.target_kl": 0.1, "stream.engine": "warp", "method": (Syre(), ReDo())},
             "--target-kl 0.1 ends the updates of stacked agents at different steps, and redo counts",
@@ -355,3 +356,9 @@ def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
         *(f"agent.{name}" for name in vars(ANT.agent)),
         *(f"tracking.{name}" for name in vars(ANT.tracking)),
     }
+
+
+@pytest.mark.parametrize("metric", ["churn", "hessian_rank"])
+def test_policies_have_no_metric_of_a_single_step_or_of_labels(metric):
+    with pytest.raises(ValueError, match=f"'{metric}' is not measured for policies"):
+        ControlTracking(metrics=(metric,))

@@ -576,3 +576,98 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
 def test_a_confidence_out_of_range_is_refused(tmp_path):
     with pytest.raises(ValueError, match="confidence must be"):
         ReportConfig(tmp_path, confidence=95)
+
+
+# ---- fresh references -----------------------------------------------------
+
+
+def write_references(root):
+    """Write two methods, three seeds each, with references at tasks 0 and 2 of 4."""
+    lost = {"none": [0.2, 0.3, 0.1], "syre": [0.0, 0.1, -0.1]}
+    for method, gaps in lost.items():
+        for seed, gap in enumerate(gaps):
+            path = write_run(root, method, seed, [0.9, 0.8, 0.9 - gap, 0.7 - gap])
+            lines = list(map(json.loads, (path / "metrics.jsonl").read_text().splitlines()))
+            for task, own in ((0, 0.0), (2, gap)):
+                lines[task] |= {"reference_test_accuracy": 0.9, "plasticity_gap": own}
+            (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+
+def test_the_plasticity_gap_leads_the_report(tmp_path, capsys):
+    write_references(tmp_path)
+    comparison = compared(tmp_path, "none")
+    table = metric_table(comparison, "plasticity_gap", comparison.arms, full=False)
+    assert table.title == "plasticity gap (%)"
+    # of the tasks with a reference, 0 and 2: the first, the middle one of two, the last, the average
+    assert [each.replace("\n", " ") for each in table.columns] == [
+        "method", "first (task 0)", "middle (task 0)", "last (task 2)", "average", "last minus none",
+    ]  # fmt: skip
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert rows == {
+        "none": ["0.0", "0.0", "20.0", "10.0", "baseline"],
+        "syre": ["0.0", "0.0", "0.0", "0.0", "-20.0"],
+    }
+    # Means of 10, 20, 30 and of -10, 0, 10 points: 2.484 * 10 on either side; a gap may be below 0.
+    cells = {row[0].text: row[3] for row in table.rows}
+    assert cells["none"].details[0] == "[-4.8, 44.8]"
+    assert cells["syre"].details == ("[-24.8, 24.8]", "(-10.0, 10.0)")
+    report(ReportConfig(tmp_path))
+    printed = capsys.readouterr().out
+    assert printed.index("plasticity gap (%)") < printed.index("test accuracy (%)")
+    assert "above 0: the past has cost plasticity" in " ".join(printed.split())
+    page = (tmp_path / "report.html").read_text()
+    assert "Plasticity gap: a fresh network" in page
+
+
+def test_the_gap_is_a_panel_of_the_tasks_with_a_reference(tmp_path):
+    write_references(tmp_path)
+    axes = draw_figures(compared(tmp_path))["accuracy"].axes
+    assert [each.get_title("left") for each in axes] == ["plasticity gap", "test accuracy"]
+    assert axes[0].get_ylabel() == "fresh minus run (% points)"
+    panel = _panel(compared(tmp_path), "plasticity_gap")
+    none, syre = panel.lines
+    assert none.positions.tolist() == [0.0, 2.0]
+    assert none.mean.tolist() == pytest.approx([0.0, 20.0])
+    assert syre.low[1] == pytest.approx(-24.84, abs=0.01)
+    assert [x.tolist() for x, _ in syre.seeds] == [[0.0, 2.0]] * 3
+    assert axes[0].get_ylim()[0] < -24
+
+
+def test_settings_are_compared_by_accuracy_and_references_do_not_split_an_arm(tmp_path):
+    write_references(tmp_path)
+    for seed in (3, 4):
+        write_run(tmp_path, "none", seed, [0.9, 0.8, 0.7, 0.6])
+    comparison = compared(tmp_path)
+    assert comparison.headline == "test_accuracy"
+    (none, _) = comparison.arms
+    assert len(none.runs) == 5
+    cell = rows_of(comparison, "plasticity_gap")["none"][2]
+    assert cell.text == "20.0"
+    assert "3 of 5 seeds" in cell.details
+
+
+def test_metrics_of_weights_and_of_the_last_step_have_figures(tmp_path):
+    metrics = {
+        "active_fraction/fc1": [0.5, 0.4],
+        "linearized_fraction/fc1": [0.0, 0.1],
+        "deviation_from_isometry/fc1": [3.0, 64.0],
+        "update_to_weight_ratio/fc1": [1.0, 0.2],
+        "update_to_weight_ratio/total": [1.0, 0.2],
+        "churn/value": [0.3, 0.1],
+        "churn/argmax": [0.2, 0.1],
+        "hessian_rank": [0.02, 0.01],
+    }
+    write_run(tmp_path, "none", 0, [0.5, 0.6], metrics=metrics)
+    figures = draw_figures(compared(tmp_path))
+    labels = {name: [axes.get_ylabel() for axes in each.axes] for name, each in figures.items()}
+    assert labels["units"] == ["active outputs (%)", "linearised units (%)"]
+    assert labels["weights"] == ["update / weight (L2)", "deviation from isometry"]
+    assert labels["steps"] == [
+        "change of outputs (squared)",
+        "changed predictions (%)",
+        "share of eigenvalues (%)",
+    ]
+    titles = [axes.get_title("left") for axes in figures["steps"].axes]
+    assert titles == ["churn, value", "churn, argmax", "hessian rank"]
+    lines = figures["steps"].axes[1].get_lines()
+    assert lines[-1].get_ydata().tolist() == pytest.approx([20.0, 10.0])

@@ -12,6 +12,7 @@ from curve_runs import Killed, content, train
 
 from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.metrics.hessian import hessian_rank
 from plasticity.metrics.registry import DEFAULT_METRICS, METRICS
 from plasticity.mitigations import L2Init, Shift, Syre, WeightDecay, method_name
 from plasticity.scripts.config.benchmarks import BENCHMARKS
@@ -241,6 +242,51 @@ def test_update_norm_is_that_of_the_task():
     for row, before, after in zip(rows, snapshots[:-1], snapshots[1:], strict=True):
         square = sum((after[name] - before[name]).double().square().sum() for name in after)
         assert row["update_norm/total"] == pytest.approx(math.sqrt(square), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [(), (WeightDecay(strength=0.01),)], ids=method_name)
+def test_churn_is_that_of_the_last_step_on_the_probe(method):
+    changes = {"tracking.metrics": ("churn",), "method": method, **SHORT}
+    running = experiment(changes)
+    network = running._trainer.network
+    probe = next(iter(running._tasks[0].test_batches(32)))[0]
+
+    def outputs():
+        with torch.no_grad():
+            return network(probe)
+
+    assert running.next_rows(after(22)) == {}  # a task has 23 steps
+    earlier = outputs()
+    row = running.next_rows(lambda: False)[0]
+    later = outputs()
+    assert row["churn/value"] == pytest.approx((later - earlier).square().mean().item(), rel=1e-4)
+    moved = (later.argmax(1) != earlier.argmax(1)).float().mean().item()
+    assert row["churn/argmax"] == pytest.approx(moved)
+    assert row["churn/value"] > 0
+
+
+def test_the_hessian_is_that_of_the_task_loss_on_the_probe_stacked_or_not():
+    changes = {
+        **{"network": MLP(hidden=(4,)), "tracking.metrics": ("hessian_rank",), **SHORT},
+        **{"tracking.probe_size": 16, "stream": UntestedConfig(dataset="digits", num_tasks=1)},
+    }
+    configs = [with_values(TINY, {**changes, "seed": seed}) for seed in range(2)]
+    together = stacked_rows(configs)[0]
+    for config, (row,) in zip(configs, together, strict=True):
+        single = SupervisedExperiment([config], stacked=False, data=digits())
+        (expected,) = rows_of(single)[0]
+        inputs, labels = single._tasks[0].train_batch(torch.arange(16))
+        inactive = [c for c in range(10) if c not in single._tasks[0].spec.active]
+
+        def loss(network, inputs=inputs, labels=labels, inactive=inactive):
+            logits = network(inputs)
+            logits[:, inactive] = -torch.inf
+            return torch.nn.functional.cross_entropy(logits, labels)
+
+        own = hessian_rank(single._trainer.network.eval(), loss).item()
+        assert expected["hessian_rank"] == pytest.approx(own)
+        assert row["hessian_rank"] == pytest.approx(own, abs=0.01)
+        assert 0 < own < 1
 
 
 @pytest.mark.parametrize("stacked", FORMS)

@@ -1,0 +1,106 @@
+"""Spectral regularization: a penalty that keeps the largest singular value of each weight near 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from plasticity.checks import require_integer, require_number
+from plasticity.initialization import Normal
+from plasticity.mitigations.base import Kind, Mitigation, mitigation
+from plasticity.mitigations.context import Context
+from plasticity.mitigations.weight_matrices import weight_matrices
+
+FIRST_ITERATIONS = 20
+"""Power iterations before the first step."""
+
+
+@mitigation("spectral")
+@dataclass(frozen=True, kw_only=True)
+class Spectral(Mitigation):
+    """Penalty on the distance of each weight's largest singular value σ from 1 (Lewandowski et al., 2025).
+
+    See "Learning Continually by Spectral Regularization". With k the `power`, the loss gets strength times
+
+        Σ over weights of (σᵏ - 1)² + Σ over biases of |b|²ᵏ + Σ over a normalization's factors of |γ - 1|²,
+
+    where offsets of normalizations count as biases. Output layers are included.
+
+    What is decided here:
+
+    - σ is uᵀ W v, with vectors u and v that are kept from step to step and get one power iteration in each.
+      The gradient goes through W alone: σ's own is u vᵀ.
+    - A convolution is the matrix of its units by all that each reads: inputs times kernel.
+    - Embeddings, tokens and parameters of an unknown role are left alone.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    kind: ClassVar[Kind] = "penalty"
+    claims: ClassVar[str] = "the singular values of the weights"
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"strength": (1e-4, 1e-3, 1e-2, 1e-1)}
+    reads_roles: ClassVar[bool] = True
+
+    strength: float = 1e-3
+    """Factor of the penalty; published are searches from 1e-4 to 1e-2."""
+
+    power: int = 2
+    """Power k of the singular values."""
+
+    def __post_init__(self) -> None:
+        require_number("strength", self.strength, minimum=0.0)
+        require_integer("power", self.power, minimum=1)
+
+    def initial_state(self, context: Context) -> dict[str, Tensor]:
+        """Return the first left vector of each weight, u, drawn at random. Shape of each: (..., units)."""
+        state = {}
+        for name, weight in weight_matrices(context, with_output=True).items():
+            left = torch.empty_like(weight[..., 0], memory_format=torch.contiguous_format)
+            left = _unit(context.draw(Normal(1.0), left), otherwise=0)
+            for _ in range(FIRST_ITERATIONS):
+                left, _ = _iterated(weight, left)
+            state[f"left/{name}"] = left
+        return state
+
+    def penalty(self, context: Context) -> Tensor:
+        """Return the penalty on the weights as they are, after one power iteration."""
+        lead, total = len(context.lead), context.zeros()
+        for name, weight in weight_matrices(context, with_output=True).items():
+            with torch.no_grad():
+                left, right = _iterated(weight, context.state[f"left/{name}"])
+                context.state[f"left/{name}"].copy_(left)
+            largest = (left * (weight @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)
+            total = total + (largest**self.power - 1).square()
+        for name, role in context.roles.items():
+            entries = context.parameters[name].flatten(lead)
+            if role.kind in ("bias", "offset"):
+                total = total + entries.square().sum(-1) ** self.power
+            elif role.kind == "scale":
+                total = total + (entries - 1).square().sum(-1)
+        return context.per_run(self.strength, total) * total
+
+
+def _iterated(weight: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Do one power iteration.
+
+    Args:
+        weight: Shape: (..., units, entries).
+        left: Left vector. Shape: (..., units).
+
+    Returns:
+        The next left vector, and the right one. A weight of 0 leaves the left one as it is.
+    """
+    right = _unit((left.unsqueeze(-2) @ weight).squeeze(-2), otherwise=0)
+    return _unit((weight @ right.unsqueeze(-1)).squeeze(-1), otherwise=left), right
+
+
+def _unit(vectors: Tensor, otherwise: Tensor | float) -> Tensor:
+    """Return vectors at a length of 1, and others for those of length 0. Shape: (..., entries)."""
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return torch.where(length > 0, vectors / length, otherwise)
