@@ -18,9 +18,10 @@ from plasticity.mitigations.method import require_compatible
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ImportError as error:
-    raise ImportError(
-        "plasticity.integrations.hugging_face needs transformers: pip install 'plasticity[transformers]'."
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "plasticity.integrations.hugging_face needs transformers: pip install 'plasticity[transformers]'.",
+        name=error.name,
     ) from error
 
 __all__ = ["MitigationCallback", "TrackingCallback"]

@@ -18,9 +18,10 @@ from plasticity.mitigations.method import require_compatible
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise ImportError(
-        "plasticity.integrations.lightning needs Lightning: pip install 'plasticity[lightning]'."
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "plasticity.integrations.lightning needs Lightning: pip install 'plasticity[lightning]'.",
+        name=error.name,
     ) from error
 
 __all__ = ["MitigationCallback", "TrackingCallback"]

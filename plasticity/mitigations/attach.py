@@ -31,7 +31,7 @@ from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
     SeededMethod,
-    added_parameters,
+    added_entries,
     method_name,
     require_compatible,
 )
@@ -177,9 +177,9 @@ class Attached:
         if state is None:
             method.prepare(self._model)
             self._take_new_parameters()
-        elif missing := added_parameters(self._model, method):
+        elif missing := added_entries(self._model, method):
             raise ValueError(
-                f"{method_name(method.mitigations)} adds the parameters {missing} to the model, which lacks"
+                f"{method_name(method.mitigations)} adds {missing} to the model, which lacks"
                 " them: attach without state=, and load the states of model, optimizer and mitigations"
                 " afterwards."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,7 +22,7 @@ def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, averag
     if penalty is None or not penalty.requires_grad:
         return
     own = [each for each in parameters if each.requires_grad]
-    gradients = torch.autograd.grad(penalty, own, allow_unused=True)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(penalty, own, allow_unused=True)
     for parameter, gradient in zip(own, gradients, strict=True):
         if gradient is None:
             continue

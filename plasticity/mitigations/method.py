@@ -147,14 +147,13 @@ class SeededMethod:
             each.initial_weights(network, seed)
 
 
-def added_parameters(network: nn.Module, method: SeededMethod) -> list[str]:
-    """Return the names of the parameters that a method would add to a network, which is not changed."""
+def added_entries(network: nn.Module, method: SeededMethod) -> list[str]:
+    """Return the names of what a method would add to a network's state, without changing the network."""
     if not any(overrides(each, "initial_weights") for each in method.mitigations):
         return []
-    own = dict(network.named_parameters())
     copied = copy.deepcopy(network)
     method.prepare(copied)
-    return [name for name, _ in copied.named_parameters() if name not in own]
+    return [name for name in copied.state_dict() if name not in network.state_dict()]
 
 
 PLAIN_METHOD = SeededMethod()

@@ -19,7 +19,7 @@ from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.hidden_units import layers_to_reset
 from plasticity.mitigations.method import (
     SeededMethod,
-    added_parameters,
+    added_entries,
     method_name,
     require_compatible,
 )
@@ -72,7 +72,8 @@ class MitigationCallback(BaseCallback):
 
     Args:
         *mitigations: Mitigations, in the order in which they act. Those that change the architecture are
-            refused: give the network in `policy_kwargs`.
+            refused: give the network in `policy_kwargs`. So are those that add parameters or buffers to a
+            network, which a saved model could not be loaded with.
         seed: Seed of random anchors, and of all that the mitigations draw; each network has a child seed of
             it. None: that of the model, or 0.
         initialize: As in `attach`: distributions that weights are drawn from anew.
@@ -159,11 +160,11 @@ class MitigationCallback(BaseCallback):
             layers, faults = layers_to_reset(flow, network.module)
             for fault in faults.values():
                 logger.info("Left alone in %s: %s", name, fault)
-        added = added_parameters(network.module, SeededMethod(self.mitigations, 0))
+        added = added_entries(network.module, SeededMethod(self.mitigations, 0))
         if added:
             raise ValueError(
-                f"{method_name(self.mitigations)} adds the parameters {added} to {name}, which"
-                " Stable-Baselines3 would not save: use plasticity.attach in a loop of your own."
+                f"{method_name(self.mitigations)} adds {added} to {name}, which the policy that is built by"
+                " Stable-Baselines3's load does not have: use plasticity.attach in a loop of your own."
             )
         attached = attach(
             network.module,

@@ -117,6 +117,8 @@ class _Adopted(nn.Module):
         without: Children that belong to another network.
     """
 
+    _function: Any
+
     def __init__(self, network: nn.Module, function: Any, without: tuple[str, ...] = ()) -> None:
         super().__init__()
         for name, child in network.named_children():
@@ -138,19 +140,20 @@ class _ActorAndCritic(_Adopted):
         super().__init__(networks, None)
 
     def forward(self, inputs: Any) -> Tensor:
-        if hasattr(self, "features_extractor"):
-            for_actor = for_critic = self.features_extractor(inputs)
+        layers: Any = self
+        if hasattr(layers, "features_extractor"):
+            for_actor = for_critic = layers.features_extractor(inputs)
         else:
-            for_actor = self.pi_features_extractor(inputs)
-            for_critic = self.vf_features_extractor(inputs)
-        if hasattr(self, "actor"):
-            latent = self.actor(for_actor), self.critic(for_critic)
+            for_actor = layers.pi_features_extractor(inputs)
+            for_critic = layers.vf_features_extractor(inputs)
+        if hasattr(layers, "actor"):
+            latent = layers.actor(for_actor), layers.critic(for_critic)
         elif for_actor is for_critic:
-            latent = self.mlp_extractor(for_actor)
+            latent = layers.mlp_extractor(for_actor)
         else:
-            extractor: Any = self.mlp_extractor
+            extractor = layers.mlp_extractor
             latent = extractor.forward_actor(for_actor), extractor.forward_critic(for_critic)
-        return torch.cat([self.action_net(latent[0]), self.value_net(latent[1])], -1)
+        return torch.cat([layers.action_net(latent[0]), layers.value_net(latent[1])], -1)
 
 
 def _of_actor(actor: Any, inputs: Any) -> TrainedNetwork:

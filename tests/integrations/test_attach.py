@@ -1,13 +1,16 @@
 """Attached mitigations in Stable-Baselines3's PPO, and in two processes of DistributedDataParallel."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from plasticity.mitigations import ReDo, Syre
+from plasticity.mitigations import MITIGATIONS, ReDo, Syre
 from plasticity.mitigations.attach import attach
+from plasticity.mitigations.stacked_settings import overrides
 
 # ---- Stable-Baselines3 ------------------------------------------------------------------------------
 
@@ -124,6 +127,37 @@ def train(model, optimizer, part):
         optimizer.zero_grad()
         model(inputs[part]).square().mean().backward()
         optimizer.step()
+
+
+def often(name):
+    """Return a mitigation that acts after every third step, if it has a cadence."""
+    made = MITIGATIONS[name]()
+    cadence = {"every": 3} if any(each.name == "every" for each in fields(made)) else {}
+    return replace(made, **cadence)
+
+
+def run_every_mitigation(rank):
+    found = {}
+    for name in MITIGATIONS:
+        if overrides(often(name), "network"):
+            continue
+        raw = make_model()
+        optimizer = torch.optim.Adam(raw.parameters(), lr=0.01)
+        model = DistributedDataParallel(raw)
+        attached = attach(model, optimizer, often(name), adds_penalty=True)
+        train(model, optimizer, slice(8 * rank, 8 * rank + 8))
+        found[name] = raw.state_dict(), attached.take_counts()
+    return found
+
+
+@needs_gloo
+def test_every_mitigation_acts_alike_in_both_processes(two_ranks):
+    first, second = two_ranks(run_every_mitigation)
+    assert list(first) == list(second)
+    for name, (weights, counts) in first.items():
+        assert second[name][1] == counts, name
+        for key, each in weights.items():
+            assert torch.equal(second[name][0][key], each), (name, key)
 
 
 METHOD = ReDo(every=3, tau=0.3), Syre(strength=0.1, sigma=0.5)

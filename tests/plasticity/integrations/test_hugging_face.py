@@ -105,12 +105,13 @@ def test_checkpoint_of_another_folder_and_without_a_state(tmp_path):
     whole = train(tmp_path / "whole", make_network(), MitigationCallback(*METHOD), steps=6)
     train(tmp_path / "half", make_network(), MitigationCallback(*METHOD), steps=3)
     folder = tmp_path / "half" / "checkpoint-3"
-    callback = MitigationCallback(*METHOD)
+    resumed = {"steps": 6, "resume_from_checkpoint": str(folder)}
+    callback, model = MitigationCallback(*METHOD), make_network()
     with pytest.raises(FileNotFoundError, match=r"give checkpoint=, its folder"):
-        train(tmp_path / "a", make_network(), callback, steps=6, resume_from_checkpoint=str(folder))
+        train(tmp_path / "a", model, callback, **resumed)
     callback = MitigationCallback(*METHOD, checkpoint=folder)
     own = make_network()
-    train(tmp_path / "b", own, callback, steps=6, resume_from_checkpoint=str(folder))
+    train(tmp_path / "b", own, callback, **resumed)
     assert_same(own, whole, rtol=0, atol=0)
 
 

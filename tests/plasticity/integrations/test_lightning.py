@@ -1,4 +1,4 @@
-"""Lightning's callbacks: as attached by hand, exact from checkpoints, measured without a trace."""
+"""Lightning's callbacks: as attached by hand, continued from checkpoints, measured without a trace."""
 
 import json
 

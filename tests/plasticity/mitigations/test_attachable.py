@@ -1,10 +1,13 @@
 """What mitigations cannot be attached to."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
-from plasticity.mitigations import LayerNorm, ReDo
+from plasticity.mitigations import LayerNorm, Mitigation, ReDo
 from plasticity.mitigations.attach import attach
 
 
@@ -20,6 +23,17 @@ class Net(nn.Module):
 
     def forward(self, inputs):
         return self.body(inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero(Mitigation):
+    """Weights of 0 after each step."""
+
+    name: ClassVar[str] = "zero"
+
+    def after_step(self, context):
+        for each in context.parameters.values():
+            each.zero_()
 
 
 # The compiler itself reads the gradient of an activation where it stops before a hook.
@@ -99,6 +113,18 @@ def test_compiled_model_that_was_not_called(compiler, make, form, inputs):
     assert sum(counts.values()) > 0
     assert own_counts == counts
     torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.parametrize("make", [make_model, Net])
+def test_compiled_model_computes_with_projected_weights(compiler, make):
+    model = make()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    attach(compiled, optimizer, Zero())
+    assert compiled(torch.ones(2, 4)).abs().sum() > 0
+    compiled(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert compiled(torch.ones(2, 4)).abs().sum() == 0
 
 
 @pytest.mark.parametrize("make", [make_model, Net])

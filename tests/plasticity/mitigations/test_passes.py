@@ -1,6 +1,7 @@
 """Passes that add up to one step: accumulation, GradScaler, schedulers, clipping."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -201,6 +202,38 @@ def test_scaled_steps_keep_their_bits(kind):
             scaler.update()
         runs.append(model)
     assert_equal(*runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink(Mitigation):
+    """Weights times 1 - (the learning rate) after each step."""
+
+    name: ClassVar[str] = "shrink"
+
+    def after_step(self, context):
+        for name, each in context.parameters.items():
+            each.mul_(1 - context.learning_rate(name))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, partial(torch.optim.SGD, fused=True)])
+def test_projection_follows_steps_accumulation_schedule_and_scaler(kind):
+    """Two micro-batches are a step; of three steps the scaler skips the second; rates are 0.5 and 0.25."""
+    model = make_model()
+    optimizer = kind(model.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    attach(model, optimizer, Shrink())
+    weight = model[0].weight.detach().clone()
+    for factor, kept in ((0.0, 0.5), (float("inf"), 0.5), (0.0, 0.375)):
+        optimizer.zero_grad()
+        for _ in range(2):
+            scaler.scale(factor * model(INPUTS).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if factor == 0.0:
+            schedule.step()
+        # 1 * (1 - 0.5) = 0.5, then 0.5 * (1 - 0.25) = 0.375; gradients are 0
+        torch.testing.assert_close(model[0].weight.detach(), kept * weight)
 
 
 def test_schedule_scales_a_decoupled_decay():

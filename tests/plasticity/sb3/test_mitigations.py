@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import gymnasium
@@ -18,7 +18,17 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from plasticity.mitigations import CReLU, L2Init, Mitigation, ReDo, Shift, Syre
+from plasticity.mitigations import (
+    MITIGATIONS,
+    CReLU,
+    L2Init,
+    Mitigation,
+    ReDo,
+    Shift,
+    Syre,
+)
+from plasticity.mitigations.method import SeededMethod, added_entries
+from plasticity.mitigations.stacked_settings import overrides
 from plasticity.random_state import random_state, set_random_state
 from plasticity.sb3.callback import PlasticityCallback
 from plasticity.sb3.mitigations import MitigationCallback
@@ -103,6 +113,41 @@ def test_saved_in_the_zip_and_continued_exactly(algorithm):
     again.learn(32, callback, reset_num_timesteps=False)
     assert_equal(again, whole)
     assert callback.take_counts() == counts
+
+
+def often(name):
+    """Return a mitigation that acts after every third step, if it has a cadence."""
+    made = MITIGATIONS[name]()
+    cadence = {"every": 3} if any(each.name == "every" for each in fields(made)) else {}
+    return replace(made, **cadence)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MITIGATIONS if not overrides(often(name), "network")]
+)
+def test_every_mitigation_continues_exactly(name):
+    """Eight steps, interrupted after four; or it is refused, for what it adds to a network."""
+    model = make(A2C)
+    if added_entries(model.policy, SeededMethod((often(name),), 0)):
+        with pytest.raises(ValueError, match=f"{name} adds .* to policy"):
+            model.learn(16, MitigationCallback(often(name)))
+        return
+    outcomes = []
+    for parts in ((32,), (16, 16)):
+        model = make(A2C, n_steps=4)
+        for position, steps in enumerate(parts):
+            if position:
+                file = io.BytesIO()
+                model.save(file)
+                state = random_state()
+                model = A2C.load(file, env=model.get_env(), device="cpu", force_reset=False)
+                set_random_state(state)
+            callback = MitigationCallback(often(name), verbose=0)
+            model.learn(steps, callback, reset_num_timesteps=not position)
+        outcomes.append((model, callback.take_counts()))
+    (whole, counts), (again, own_counts) = outcomes
+    assert_equal(again, whole)
+    assert own_counts == counts
 
 
 def test_zip_needs_nothing_of_this_package():
