@@ -116,10 +116,11 @@ def test_saved_in_the_zip_and_continued_exactly(algorithm):
 
 
 def often(name):
-    """Return a mitigation that acts after every third step, if it has a cadence."""
-    made = MITIGATIONS[name]()
-    cadence = {"every": 3} if any(each.name == "every" for each in fields(made)) else {}
-    return replace(made, **cadence)
+    """Return a mitigation that acts after every third step, if it has a cadence, and clips little."""
+    made, wanted = MITIGATIONS[name](), {"every": 3, "kappa": 10.0}
+    return replace(
+        made, **{each.name: wanted[each.name] for each in fields(made) if each.name in wanted}
+    )
 
 
 @pytest.mark.parametrize(
