@@ -92,7 +92,7 @@ class EffectiveRank(Mitigation):
         for parameter, gradient in zip(trained.values(), gradients, strict=True):
             if gradient is not None:
                 rate = context.per_run(self.learning_rate, parameter)
-                parameter.add_(rate * gradient)
+                parameter.add_(rate * context.mean_over_processes(gradient))
 
 
 def differentiable_rank(features: Tensor) -> Tensor:
