@@ -18,10 +18,17 @@ from plasticity.mitigations import (
     PLAIN_METHOD,
     TRAC,
     UPGD,
+    Churn,
+    InFeR,
+    Isometry,
     L2Init,
+    Parseval,
+    ProximalFeatures,
     ReDo,
     SeededMethod,
+    Spectral,
     Syre,
+    Wasserstein,
     WeightDecay,
 )
 from plasticity.optim.regularizers import regularized
@@ -109,7 +116,16 @@ class RandomTask:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     "method",
-    [(ReDo(every=1, tau=0.9),), (UPGD(),), (TRAC(),), (Replace(),), ALL],
+    [
+        (ReDo(every=1, tau=0.9),),
+        (UPGD(),),
+        (TRAC(),),
+        (Parseval(), Wasserstein(), Churn(), InFeR(), ProximalFeatures(every=1)),
+        (Spectral(),),
+        (Isometry(),),
+        (Replace(),),
+        ALL,
+    ],
     ids=lambda m: "+".join(each.name for each in m),
 )
 def test_mitigations_that_act_on_steps(never_waits, stacked, optimizer, method):
