@@ -112,4 +112,5 @@ def differentiable_rank(features: Tensor) -> Tensor:
     floor = 1e-12 * squares.detach().clamp(min=0).sum(-1, keepdim=True) + 1e-30
     values = (squares.clamp(min=0) + floor).sqrt()
     shares = values / values.sum(-1, keepdim=True)
-    return (-(shares * (shares + EPSILON).log()).sum(-1)).exp()
+    entropy: Tensor = -(shares * (shares + EPSILON).log()).sum(-1)
+    return entropy.exp()
