@@ -1,4 +1,4 @@
-"""InFeR: a penalty that keeps the last features able to tell what the first ones told."""
+"""InFeR: a penalty that keeps the last features able to predict what the first ones did."""
 
 from __future__ import annotations
 

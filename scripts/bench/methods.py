@@ -23,7 +23,7 @@ from plasticity.tasks import ImageTask
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Network and batch with which a step is measured."""
+    """Network and batch of a step that is measured."""
 
     network: Network
     """Network."""
@@ -48,7 +48,7 @@ SETTINGS = {
         network=MLP(hidden=(100,) * 3), batch_size=1, steps=400, goal=None
     ),
 }
-"""What is measured, by description."""
+"""Settings by description."""
 
 
 def methods(effort: Effort) -> Iterator[Row]:
