@@ -51,8 +51,8 @@ class SWR(Mitigation):
     """Utility of a weight. gradient: its size times that of its gradient. magnitude: its size."""
 
     choice: Choice = "threshold"
-    """Rule by which weights are chosen. threshold: those of at most `share` times their parameter's mean
-    utility. proportion: the `share` of them whose utility is lowest."""
+    """Rule that chooses weights. threshold: those of at most `share` times their parameter's mean utility.
+    proportion: the `share` of them whose utility is lowest."""
 
     def __post_init__(self) -> None:
         require_integer("every", self.every, minimum=1)
