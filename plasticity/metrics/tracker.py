@@ -270,15 +270,15 @@ class Tracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the next measurement depends on besides the model, for a checkpoint."""
-        return {"previous": self._previous}
+        return {"previous": self._previous, "before_step": self._before_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a `state_dict`, saved on any device, to continue from it."""
-        previous = state["previous"]
-        if previous is not None:
-            devices = {name: p.device for name, p in named_parameters(self._model)}
-            previous = {name: tensor.to(devices[name]) for name, tensor in previous.items()}
-        self._previous = previous
+        devices = {name: p.device for name, p in named_parameters(self._model)}
+        self._previous, self._before_step = (
+            kept if kept is None else {name: each.to(devices[name]) for name, each in kept.items()}
+            for kept in (state["previous"], state.get("before_step"))
+        )
         self._is_resumed, self._is_new = True, False
 
     def close(self) -> None:

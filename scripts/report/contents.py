@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ from plasticity.scripts.report.metric_names import (
     short_count,
     with_unit,
 )
-from plasticity.scripts.report.panels import Line, Panel, panels_figure
+from plasticity.scripts.report.panels import STYLES, Line, Panel, panels_figure
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, bands
 from plasticity.scripts.report.tables import task_returns
@@ -256,12 +257,18 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
 
 
 def _style(comparison: Comparison, arm: Arm) -> int:
-    """Return an arm's index in `panels.STYLES`: fixed for known methods, the next free one for others."""
-    known = known_methods()
-    if arm.method in known:
-        return known.index(arm.method)
-    unknown = [each.method for each in comparison.chosen if each.method not in known]
-    return len(known) + unknown.index(arm.method)
+    """Return an index for `panels.style_of`: fixed for the oldest methods, the next free one for others.
+
+    All arms of a figure thus differ in colour as long as there are enough colours.
+    """
+    fixed = known_methods()[: len(STYLES)]
+    if arm.method in fixed:
+        return fixed.index(arm.method)
+    methods = list(dict.fromkeys(each.method for each in comparison.chosen))
+    taken = {fixed.index(method) for method in methods if method in fixed}
+    others = [method for method in methods if method not in fixed]
+    free = (index for index in count() if index not in taken)
+    return dict(zip(others, free, strict=False))[arm.method]
 
 
 # ---- tasks of runs with a row per number of steps ---------------------------------------------------

@@ -35,7 +35,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#D55E00", (0, (8, 2)), "P"),
     ("#56B4E9", (0, (2, 1)), "X"),
 )
-"""Colour, dash pattern and marker of the first, second, … line; repeated after the last."""
+"""Colour, dash pattern and marker of the first, second, … line; those after the last are in `style_of`."""
 
 DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
@@ -74,7 +74,7 @@ class Line:
     """Label in the legend; lines of the same label share an entry."""
 
     style: int
-    """Index in `STYLES`."""
+    """Index of its `style_of`."""
 
     positions: Array
     """Positions at which the mean is known. Shape: (positions,)."""
@@ -222,11 +222,29 @@ def panels_figure(
         return figure
 
 
+def style_of(index: int) -> tuple[str, Any, str]:
+    """Return the colour, dash pattern and marker of a line.
+
+    After the last of `STYLES` the colours are repeated, with other dash patterns and markers: of 49 lines no
+    two are alike, even without their colours.
+
+    Args:
+        index: Index of the line, at least 0.
+    """
+    number = len(STYLES)
+    turn = index // number
+    return (
+        STYLES[index % number][0],
+        STYLES[(index + turn) % number][1],
+        STYLES[(index + 2 * turn) % number][2],
+    )
+
+
 def _legend_handles(panels: Sequence[Panel]) -> list[Line2D]:
     styles = {line.label: line.style for panel in panels for line in panel.lines}
     handles = []
     for label, style in styles.items():
-        colour, dash, marker = STYLES[style % len(STYLES)]
+        colour, dash, marker = style_of(style)
         handles.append(
             Line2D([], [], color=colour, linestyle=dash, marker=marker, lw=2, ms=6, label=label)
         )
@@ -310,7 +328,7 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_seeds(axes: Axes, line: Line) -> None:
-    colour = STYLES[line.style % len(STYLES)][0]
+    colour = style_of(line.style)[0]
     for (positions, values), diverged in zip(line.seeds, line.diverged, strict=True):
         axes.plot(positions, values, color=colour, alpha=FAINT, lw=0.8, zorder=2)
         finite = np.flatnonzero(np.isfinite(values))
@@ -324,7 +342,7 @@ def _draw_seeds(axes: Axes, line: Line) -> None:
 
 
 def _draw_mean(axes: Axes, line: Line, index: int, count: int) -> None:
-    colour, dash, marker = STYLES[line.style % len(STYLES)]
+    colour, dash, marker = style_of(line.style)
     has_interval = np.isfinite(line.low)
     axes.fill_between(
         line.positions, line.low, line.high, where=has_interval, color=colour, alpha=0.16, lw=0

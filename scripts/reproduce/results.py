@@ -156,7 +156,7 @@ class Results:
             metric: Name in the rows.
             line: Line of the arms, which is the label in the legend.
             settings: Settings that the arms have in common.
-            style: Index in `plasticity.scripts.report.panels.STYLES`.
+            style: Index of its `plasticity.scripts.report.panels.style_of`.
         """
         found = sorted(self.select(line, settings), key=lambda each: each[0].settings[option])
         positions = [float(arm.settings[option]) for arm, _ in found]
@@ -192,7 +192,7 @@ class Results:
             metrics: Names in the rows, by their positions on the horizontal axis.
             line: Line of the arm, which is the label in the legend.
             settings: Settings of the arm.
-            style: Index in `plasticity.scripts.report.panels.STYLES`.
+            style: Index of its `plasticity.scripts.report.panels.style_of`.
         """
         runs = self.runs(line, settings)
         values = [[_final(run, metric) for metric in metrics.values()] for run in runs]

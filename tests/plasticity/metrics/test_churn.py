@@ -99,6 +99,18 @@ def test_a_tracker_measures_the_step_before_which_it_was_called():
     assert "churn/value" not in tracker.boundary(task=1)  # of another step than the latest
 
 
+def test_a_tracker_continued_after_the_step_measures_it():
+    model = nn.Sequential(linear(), nn.ReLU())
+    tracker = Tracker(model, PROBE, ["churn"])
+    tracker.before_step()
+    with torch.no_grad():
+        model[0].bias.add_(2.0)
+    state = tracker.state_dict()
+    continued = Tracker(model, PROBE, ["churn"])
+    continued.load_state_dict(state)
+    assert continued.boundary(task=0)["churn/value"] == 4.0
+
+
 def test_a_step_leaves_a_graph_that_was_recorded_before_usable():
     model = linear()
     loss = model(PROBE).square().sum()

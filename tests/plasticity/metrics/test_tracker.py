@@ -633,7 +633,7 @@ def test_a_new_probe_replaces_the_old(model):
 
 def test_state_includes_the_previous_boundary(model):
     tracker = Tracker(model, images(1), ["update_norm"])
-    assert tracker.state_dict() == {"previous": None}
+    assert tracker.state_dict() == {"previous": None, "before_step": None}
     tracker.boundary(task=0)
     resumed = Tracker(model, images(1), ["update_norm"])
     resumed.load_state_dict(copy.deepcopy(tracker.state_dict()))

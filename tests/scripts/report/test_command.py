@@ -633,6 +633,21 @@ def test_the_gap_is_a_panel_of_the_tasks_with_a_reference(tmp_path):
     assert axes[0].get_ylim()[0] < -24
 
 
+def test_no_two_methods_of_a_figure_look_alike(tmp_path):
+    methods = [
+        *("none", "l2-init", "cbp", "plasticity-injection", "churn", "fire", "nap", "swr", "dash"),
+        *("layer-norm+cbp", "hare-tortoise+churn", "layer-norm+redo"),
+    ]
+    for method in methods:
+        write_run(tmp_path, method, 0, [0.9, 0.8])
+    comparison = compared(tmp_path)
+    styles = {line.label: line.style for line in _panel(comparison, "test_accuracy").lines}
+    assert set(styles) == set(methods)
+    assert (styles["none"], styles["l2-init"]) == (0, 3)
+    # As small as can be, for only the first ones differ in colour, too.
+    assert sorted(styles.values()) == list(range(len(methods)))
+
+
 def test_settings_are_compared_by_accuracy_and_references_do_not_split_an_arm(tmp_path):
     write_references(tmp_path)
     for seed in (3, 4):

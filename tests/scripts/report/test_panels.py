@@ -12,6 +12,7 @@ from plasticity.scripts.report.panels import (
     Panel,
     Pictures,
     panels_figure,
+    style_of,
     to_png,
 )
 
@@ -166,10 +167,19 @@ def test_lines_differ_in_colour_dash_and_marker():
     assert min(np.diff(luminance)) > 0.1
 
 
-def test_styles_repeat_after_the_last():
+def test_no_two_of_many_lines_look_alike_even_in_greyscale():
+    colours, dashes, markers = zip(*map(style_of, range(49)), strict=True)
+    assert [style_of(index) for index in range(len(STYLES))] == list(STYLES)
+    assert len(set(zip(map(str, dashes), markers, strict=True))) == 49
+    assert len(set(zip(colours, markers, strict=True))) == 49
+
+
+def test_a_line_after_the_last_style_repeats_only_its_colour():
     line = make_line(style=len(STYLES))
-    (axes,) = panels_figure([[make_panel(line)]], "task").axes
-    assert axes.lines[-1].get_color() == STYLES[0][0]
+    figure = panels_figure([[make_panel(line)]], "task")
+    (mean,) = [each for each in figure.axes[0].lines if each.get_marker() not in ("None", None, "")]
+    assert mean.get_color() == STYLES[0][0]
+    assert mean.get_marker() == STYLES[2][2]
 
 
 def test_no_font_is_smaller_than_nine_points():
