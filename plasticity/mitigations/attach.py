@@ -26,7 +26,7 @@ from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.closures import Arguments, with_evaluated_closure
-from plasticity.mitigations.context import Batches, Loss
+from plasticity.mitigations.context import Batches, Loss, mean_over_processes
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
@@ -40,6 +40,7 @@ from plasticity.mitigations.passes import Passes
 from plasticity.mitigations.trained import Trained
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
+from plasticity.units.numbers import tensors_in
 from plasticity.wrappers import raw_module
 
 logger = logging.getLogger("plasticity")
@@ -167,6 +168,7 @@ class Attached:
         )
         self._reads_units = any(each.reads_units for each in method.mitigations)
         self._reads_roles = any(each.reads_roles for each in method.mitigations)
+        self._added: list[nn.Parameter] = []
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
         args = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -256,6 +258,7 @@ class Attached:
         self._initialization |= {name: measured[name] for name in added}
         self._parameters = now
         self._units.add(added)
+        self._added = [*added.values()]
 
     def _begin(self) -> None:
         """Make the states of the mitigations, and record the inputs of the layers that read units."""
@@ -307,6 +310,8 @@ class Attached:
             self._latest_call = args, kwargs
         progress = self._hooks.progress
         progress.inputs = inputs
+        every = [*tensors_in(args), *tensors_in(kwargs)]
+        progress.has_other_inputs = bool(every) and (len(every) > 1 or every[0] is not inputs)
         progress.batch_size += 0 if inputs is None else len(inputs)
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -334,6 +339,9 @@ class Attached:
     def _act_before_step(self, optimizer: Optimizer) -> None:
         self._units.follow_groups()
         _unscale(optimizer)
+        for each in self._added:  # unknown to a DistributedDataParallel that was made before
+            if each.grad is not None:
+                each.grad = mean_over_processes(each.grad)
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
@@ -363,7 +371,7 @@ class Attached:
             with self._acting(on_pass=bool(progress.layer_inputs)):
                 penalty = self._hooks.penalty()
             trained = [each for each in self._parameters.values() if each in self._units.optimized]
-            join_penalty(penalty, trained, average=on_features)
+            join_penalty(penalty, trained)
         progress.layer_inputs = recorded
 
     def _repeat_pass(self) -> None:

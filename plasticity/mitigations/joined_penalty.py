@@ -6,18 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from plasticity.mitigations.context import mean_over_processes
 from plasticity.random_state import random_state, set_random_state
 
 
-def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, average: bool) -> None:
-    """Add the gradients of a penalty to those of the loss.
+def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor]) -> None:
+    """Add the gradients of a penalty, averaged over the processes of a distributed run, to those of the loss.
+
+    Penalties on outputs and features differ between the processes, which see other examples.
 
     Args:
         penalty: The penalty, with a graph. None: there is none.
         parameters: Parameters that the optimizer trains, the same in every process.
-        average: Whether to average over the processes of a distributed run, which see other examples.
     """
     if penalty is None or not penalty.requires_grad:
         return
@@ -26,10 +28,7 @@ def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, averag
     for parameter, gradient in zip(own, gradients, strict=True):
         if gradient is None:
             continue
-        if average and distributed.is_available() and distributed.is_initialized():
-            gradient = gradient.contiguous()  # noqa: PLW2901
-            distributed.all_reduce(gradient)
-            gradient /= distributed.get_world_size()  # noqa: PLW2901
+        gradient = mean_over_processes(gradient)  # noqa: PLW2901
         if parameter.grad is None:
             parameter.grad = gradient
         else:

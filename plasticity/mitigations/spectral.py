@@ -13,7 +13,7 @@ from plasticity.checks import require_integer, require_number
 from plasticity.initialization import Normal
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
-from plasticity.mitigations.weight_matrices import weight_matrices
+from plasticity.mitigations.weight_matrices import full_precision, weight_matrices
 
 FIRST_ITERATIONS = 20
 """Power iterations before the first step."""
@@ -72,10 +72,11 @@ class Spectral(Mitigation):
         """Return the penalty on the weights as they are, after one power iteration."""
         lead, total = len(context.lead), context.zeros()
         for name, weight in weight_matrices(context, with_output=True).items():
-            with torch.no_grad():
-                left, right = _iterated(weight, context.state[f"left/{name}"])
-                context.state[f"left/{name}"].copy_(left)
-            largest = (left * (weight @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)
+            with full_precision(weight):
+                with torch.no_grad():
+                    left, right = _iterated(weight, context.state[f"left/{name}"])
+                    context.state[f"left/{name}"].copy_(left)
+                largest = (left * (weight @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)
             total = total + (largest**self.power - 1).square()
         for name, role in context.roles.items():
             entries = context.parameters[name].flatten(lead)

@@ -130,10 +130,11 @@ def train(model, optimizer, part):
 
 
 def often(name):
-    """Return a mitigation that acts after every third step, if it has a cadence."""
+    """Return a mitigation that acts after every third step, if it has a cadence, on these networks."""
     made = MITIGATIONS[name]()
-    cadence = {"every": 3} if any(each.name == "every" for each in fields(made)) else {}
-    return replace(made, **cadence)
+    wanted = {"every": 3, "kappa": 10.0}  # more than the largest initial weight
+    own = {each.name for each in fields(made)}
+    return replace(made, **{key: each for key, each in wanted.items() if key in own})
 
 
 def run_every_mitigation(rank):

@@ -15,7 +15,18 @@ from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.initialization import Constant, Uniform
-from plasticity.mitigations import Mitigation, ReDo, SeededMethod, Shift, Syre, WeightDecay
+from plasticity.mitigations import (
+    Churn,
+    EffectiveRank,
+    InFeR,
+    Mitigation,
+    ProximalFeatures,
+    ReDo,
+    SeededMethod,
+    Shift,
+    Syre,
+    WeightDecay,
+)
 from plasticity.mitigations.attach import attach
 from plasticity.network_spec import NetworkSpec
 from plasticity.optim import regularized
@@ -647,3 +658,25 @@ def test_the_optimizer_trains_what_a_mitigation_adds(kind):
         scheduler.step()
     first = goals[0] / 2  # 0.25 times a gradient of 2 * distance
     assert float(model.extra.detach()) == pytest.approx(first + (goals[1] - first) / 4)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs, mask=None):
+        features = torch.relu(self.first(inputs))
+        return self.last(features if mask is None else features * mask)
+
+
+@pytest.mark.parametrize("mitigation", [InFeR(), Churn(), ProximalFeatures(), EffectiveRank()])
+def test_what_runs_the_model_again_refuses_several_inputs(mitigation):
+    """A pass without the mask would be another one, silently."""
+    model = Masked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = attach(model, optimizer, mitigation)
+    with pytest.raises(ValueError, match="several tensors"):
+        for _ in range(2):
+            (model(torch.ones(4, 6), mask=torch.zeros(4, 1)).sum() + attached.penalty()).backward()
+            optimizer.step()
