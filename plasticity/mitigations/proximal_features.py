@@ -75,8 +75,8 @@ class ProximalFeatures(Mitigation):
         if not _last_hidden_layers(context):
             outputs = sorted({role.layer for role in context.roles.values() if role.is_output})
             raise ValueError(
-                f"No hidden layer feeds the output layers {outputs} directly, and proximal-features needs one:"
-                " use a network with a linear layer or a convolution before its output."
+                f"No hidden layer feeds the output layers {outputs} directly, and proximal-features needs"
+                " one: use a network with a linear layer or a convolution before its output."
             )
         return {f"{OLD}{name}": each.detach().clone() for name, each in context.parameters.items()}
 

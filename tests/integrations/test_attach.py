@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from plasticity.mitigations import MITIGATIONS, ReDo, Syre
+from plasticity.mitigations import MITIGATIONS, InFeR, ReDo, Syre
 from plasticity.mitigations.attach import attach
 from plasticity.mitigations.stacked_settings import overrides
 
@@ -188,4 +188,23 @@ def test_processes_reset_the_units_that_are_dormant_on_the_whole_batch(two_ranks
         assert own_counts == counts
         torch.testing.assert_close(own, weights, rtol=1e-8, atol=1e-10)
     first, second = (own for own, _ in two_ranks(run_ddp))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def run_infer(rank):
+    raw = make_model()
+    model = DistributedDataParallel(raw)
+    optimizer = torch.optim.Adam(raw.parameters(), lr=0.01)
+    attached = attach(model, optimizer, InFeR(strength=1.0, scale=1.0))
+    for step in range(3):
+        optimizer.zero_grad()
+        inputs = torch.full((4, 6), rank + step + 1.0, dtype=torch.float64)
+        (model(inputs).square().mean() + attached.penalty()).backward()
+        optimizer.step()
+    return raw.state_dict()
+
+
+@needs_gloo
+def test_processes_agree_on_parameters_that_were_added_after_the_wrapper(two_ranks):
+    first, second = two_ranks(run_infer)
     torch.testing.assert_close(first, second, rtol=0, atol=0)

@@ -16,7 +16,7 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.initialization import Constant, Uniform
 from plasticity.mitigations import (
-    Churn,
+    MITIGATIONS,
     EffectiveRank,
     InFeR,
     Mitigation,
@@ -670,13 +670,19 @@ class Masked(nn.Module):
         return self.last(features if mask is None else features * mask)
 
 
-@pytest.mark.parametrize("mitigation", [InFeR(), Churn(), ProximalFeatures(), EffectiveRank()])
+@pytest.mark.parametrize(
+    "mitigation", [InFeR(), MITIGATIONS["churn"](), ProximalFeatures(), EffectiveRank()]
+)
 def test_what_runs_the_model_again_refuses_several_inputs(mitigation):
     """A pass without the mask would be another one, silently."""
     model = Masked()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = attach(model, optimizer, mitigation)
+
+    def step():
+        outputs = model(torch.ones(4, 6), mask=torch.zeros(4, 1))
+        (outputs.sum() + attached.penalty()).backward()
+        optimizer.step()
+
     with pytest.raises(ValueError, match="several tensors"):
-        for _ in range(2):
-            (model(torch.ones(4, 6), mask=torch.zeros(4, 1)).sum() + attached.penalty()).backward()
-            optimizer.step()
+        step()
