@@ -86,7 +86,10 @@ def attach(
     - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with
       a frozen weight, or that did not run in this step.
     - **Distributed.** Every process attaches with the same seed. Statistics of units are averaged over
-      processes, so that all reset the same units.
+      processes, so that all reset the same units, and so are the gradients that mitigations add, or that
+      belong to parameters which they add.
+    - **Passes of their own.** Mitigations that run the model again (`churn`, `infer`) need one that is called
+      with one tensor.
     - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
       at each layer that reads units, so that `fullgraph=True` is refused by the compiler.
     - **New parameters.** Those that a mitigation adds to the model join the optimizer's first group, or one

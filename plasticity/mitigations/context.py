@@ -204,8 +204,8 @@ class Context:
         if self._progress.has_other_inputs:
             raise ValueError(
                 "A mitigation runs the model again on its inputs, of which only one tensor is recorded, but"
-                " the model was called with several tensors, or with a container of them: attach to a part of it"
-                " that gets one tensor, or leave the mitigation out."
+                " the model was called with several tensors, or with a container of them: attach to a part"
+                " of it that gets one tensor, or leave the mitigation out."
             )
         if self._progress.inputs is None:
             raise RuntimeError(
