@@ -157,7 +157,7 @@ def initialization_of(model: nn.Module) -> dict[str, Distribution]:
 
 
 def _measured(weights: Tensor) -> Distribution:
-    first = float(weights.flatten()[0])
+    first = float(weights.flatten()[0]) if weights.numel() else 0.0
     if bool((weights == first).all()):
         return Constant(first)
     deviation, mean = torch.std_mean(weights.float(), correction=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
@@ -26,7 +27,7 @@ from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.closures import Arguments, with_evaluated_closure
-from plasticity.mitigations.context import Batches, Loss
+from plasticity.mitigations.context import Batches, Loss, mean_over_processes
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
@@ -40,6 +41,7 @@ from plasticity.mitigations.passes import Passes
 from plasticity.mitigations.trained import Trained
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.seeds import child_seed
+from plasticity.units.numbers import tensors_in
 from plasticity.wrappers import raw_module
 
 logger = logging.getLogger("plasticity")
@@ -85,7 +87,10 @@ def attach(
     - **What is acted on.** Units whose weights, and all that read them, the optimizer trains; not those with
       a frozen weight, or that did not run in this step.
     - **Distributed.** Every process attaches with the same seed. Statistics of units are averaged over
-      processes, so that all reset the same units.
+      processes, so that all reset the same units, and so are the gradients that mitigations add, or that
+      belong to parameters which they add.
+    - **Passes of their own.** Mitigations that run the model again (`churn`, `infer`) need one that is called
+      with one tensor.
     - **Compiled.** Attach before the first call. The hooks run outside compiled code, which breaks the graph
       at each layer that reads units, so that `fullgraph=True` is refused by the compiler.
     - **New parameters.** Those that a mitigation adds to the model join the optimizer's first group, or one
@@ -167,6 +172,7 @@ class Attached:
         )
         self._reads_units = any(each.reads_units for each in method.mitigations)
         self._reads_roles = any(each.reads_roles for each in method.mitigations)
+        self._added: list[nn.Parameter] = []
         self._is_silent = self._is_recording = self._begun = self._skipped = False
         self._units = AttachedUnits(self._model, self._optimizer, layers, readers)
         args = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -201,6 +207,7 @@ class Attached:
         self._hooks = Hooks([method.mitigations], self._trained, [method.noise_seed])
         self._passes = Passes()
         self._adds_penalty = adds_penalty and self._hooks.has_penalty
+        self._gave_penalty = False
         self._latest_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._is_repeating = False
         self._undecayed: dict[Tensor, Tensor] = {}
@@ -256,6 +263,7 @@ class Attached:
         self._initialization |= {name: measured[name] for name in added}
         self._parameters = now
         self._units.add(added)
+        self._added = [*added.values()]
 
     def _begin(self) -> None:
         """Make the states of the mitigations, and record the inputs of the layers that read units."""
@@ -307,6 +315,8 @@ class Attached:
             self._latest_call = args, kwargs
         progress = self._hooks.progress
         progress.inputs = inputs
+        every = [*tensors_in(args), *tensors_in(kwargs)]
+        progress.has_other_inputs = bool(every) and (len(every) > 1 or every[0] is not inputs)
         progress.batch_size += 0 if inputs is None else len(inputs)
 
     def _on_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -334,6 +344,9 @@ class Attached:
     def _act_before_step(self, optimizer: Optimizer) -> None:
         self._units.follow_groups()
         _unscale(optimizer)
+        for each in self._added:  # unknown to a DistributedDataParallel that was made before
+            if each.grad is not None:
+                each.grad = mean_over_processes(each.grad)
         if self._is_recording:
             self._passes.join(self._hooks.progress)
             self._require_recorded()
@@ -342,6 +355,13 @@ class Attached:
             self._hooks.progress.batch_size = max(sum(map(len, each)) for each in recorded)
         if self._adds_penalty:
             self._join_penalty()
+        elif self._hooks.has_penalty and not self._gave_penalty:
+            self._gave_penalty = True  # and only once
+            warnings.warn(
+                f"A step was taken without the penalties of {self._hooks.names}: add attached.penalty() to the"
+                " loss, or attach with adds_penalty=True.",
+                stacklevel=2,
+            )
         if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
             self._units.show_trained(
                 self._hooks.progress.layer_inputs if self._is_recording else None
@@ -433,6 +453,7 @@ class Attached:
         With `adds_penalty`, there is none left for the loop.
         """
         found = None
+        self._gave_penalty = True
         if self._hooks.has_penalty and not self._adds_penalty:
             self._require_begun()
             with self._acting(on_pass=self._is_recording):

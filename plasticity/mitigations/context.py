@@ -37,6 +37,9 @@ class Progress:
     inputs: Tensor | None = None
     """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
 
+    has_other_inputs: bool = False
+    """Whether the latest call of the network had more than these: another tensor, or one in a container."""
+
     example: Tensor | None = None
     """One input of one network, if a mitigation needs it."""
 
@@ -195,8 +198,15 @@ class Context:
         Shape: (..., batch, *input_shape).
 
         Raises:
-            RuntimeError: if there was no forward pass since the latest step, or none with a tensor.
+            RuntimeError: if there was no forward pass since the latest step.
+            ValueError: if the network was called with several tensors, or with one in a container.
         """
+        if self._progress.has_other_inputs:
+            raise ValueError(
+                "A mitigation runs the model again on its inputs, of which only one tensor is recorded, but"
+                " the model was called with several tensors, or with a container of them: attach to a part"
+                " of it that gets one tensor, or leave the mitigation out."
+            )
         if self._progress.inputs is None:
             raise RuntimeError(
                 "There are no inputs between two steps: read them in penalty, before_step or after_step, and"
@@ -354,7 +364,7 @@ class Context:
         """Average over dimensions, and over the processes of a distributed run; in float32 at least."""
         # in half precision, a mean of many small numbers would lose digits, or be 0
         dtype = torch.float32 if values.element_size() < 4 else values.dtype
-        return self._over_processes(values.mean(dims, dtype=dtype), mean=True)
+        return mean_over_processes(values.mean(dims, dtype=dtype))
 
     def any_over_samples(self, values: Tensor) -> Tensor:
         """Return whether any sample of a unit is True, in any process of a distributed run.
@@ -369,18 +379,11 @@ class Context:
         found = folded.amax(-3).amax(-2).bool()
         if not _is_distributed():
             return found
-        return self._over_processes(found.to(torch.float32), mean=False) > 0
+        return mean_over_processes(found.to(torch.float32)) > 0
 
     def mean_over_processes(self, statistic: Tensor) -> Tensor:
         """Average a tensor over the processes of a distributed run. Shape: any, which stays."""
-        return self._over_processes(statistic, mean=True)
-
-    def _over_processes(self, statistic: Tensor, *, mean: bool) -> Tensor:
-        if not _is_distributed():
-            return statistic
-        statistic = statistic.contiguous()
-        distributed.all_reduce(statistic)
-        return statistic / distributed.get_world_size() if mean else statistic
+        return mean_over_processes(statistic)
 
     @property
     def is_distributed(self) -> bool:
@@ -526,6 +529,15 @@ class Context:
         for name, number in counts.items():
             own = self._number(name, number.to(self._networks.device))
             (own[index] if self.lead else own).copy_(number)
+
+
+def mean_over_processes(statistic: Tensor) -> Tensor:
+    """Average a tensor over the processes of a distributed run, if this is one. Shape: any, which stays."""
+    if not _is_distributed():
+        return statistic
+    statistic = statistic.contiguous()
+    distributed.all_reduce(statistic)
+    return statistic / distributed.get_world_size()
 
 
 def _is_distributed() -> bool:

@@ -85,6 +85,9 @@ class EffectiveRank(Mitigation):
         trained = context.trained
         with torch.enable_grad():
             _, features = context.forward_with_features(context.state["recent"])
+            features = {name: each for name, each in features.items() if each.requires_grad}
+            if not features:  # all of what makes them is frozen
+                return
             ranks = torch.stack([differentiable_rank(each) for each in features.values()]).mean(0)
         gradients = torch.autograd.grad(
             ranks, [*trained.values()], torch.ones_like(ranks), allow_unused=True
@@ -99,7 +102,8 @@ def differentiable_rank(features: Tensor) -> Tensor:
     """Compute the effective rank of features, with a graph.
 
     `plasticity.metrics.effective_rank` is the metric, which is exact for zero features and has no graph. Here
-    zero features have no gradient, and a value without meaning.
+    zero features have no gradient, and a value without meaning. Nor have features that are not finite, as of
+    a stacked network that diverged beside others.
 
     Shape: (..., samples, units) to (...).
     """
@@ -107,6 +111,8 @@ def differentiable_rank(features: Tensor) -> Tensor:
         features = features.double()
     samples, units = features.shape[-2:]
     gram = features @ features.mT if samples < units else features.mT @ features
+    is_finite = gram.isfinite().all(-1).all(-1)[..., None, None]
+    gram = torch.where(is_finite, gram, 0)  # a decomposition would raise an error
     squares = torch.linalg.eigvalsh(gram)
     # of rounding: a root has no derivative at 0
     floor = 1e-12 * squares.detach().clamp(min=0).sum(-1, keepdim=True) + 1e-30

@@ -13,6 +13,7 @@ from plasticity.checks import require_integer, require_number
 from plasticity.initialization import torch_default
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.parameter_roles import AsideLinear
 from plasticity.seeds import child_seed
 
 MODULE = "infer"
@@ -85,8 +86,7 @@ class InFeR(Mitigation):
             raise ValueError(
                 "The network has functionals of infer already: attach it to a new one."
             )
-        with torch.random.fork_rng(devices=[]):  # overwritten below, and no draw of the run's
-            functionals = nn.Linear(last.in_features, self.heads, bias=False)
+        functionals = nn.utils.skip_init(AsideLinear, last.in_features, self.heads, bias=False)
         generator = torch.Generator().manual_seed(child_seed(seed, MODULE))
         with torch.no_grad():
             torch_default(last.in_features).draw_(functionals.weight, generator)
@@ -94,8 +94,18 @@ class InFeR(Mitigation):
         last.add_module(MODULE, functionals.to(last.weight.device, last.weight.dtype))
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
-        """Return the parameters and the buffers."""
-        _weight_and_layer(context)  # an error at once, if it is not the output layer
+        """Return the parameters and the buffers.
+
+        Raises:
+            ValueError: if the functionals' layer is no output layer.
+        """
+        _, layer = _weight_and_layer(context)
+        outputs = {role.layer for role in context.roles.values() if role.is_output}
+        if layer not in outputs:
+            raise ValueError(
+                f"infer took {layer!r}, the last linear layer of the model, for its output layer, but that is"
+                f" {sorted(outputs)}: define this one last."
+            )
         first = {**context.parameters, **context.buffers}
         return {f"{FIRST}{name}": each.detach().clone() for name, each in first.items()}
 
@@ -119,18 +129,7 @@ def _outputs(context: Context, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _weight_and_layer(context: Context) -> tuple[str, str]:
-    """Return the name of the functionals' weight, and that of the layer whose inputs they read.
-
-    Raises:
-        ValueError: if it is no output layer.
-    """
+    """Return the name of the functionals' weight, and that of the layer whose inputs they read."""
     suffix = f"{MODULE}.weight"
     weight = next(name for name in context.parameters if f".{name}".endswith(f".{suffix}"))
-    layer = weight.removesuffix(suffix).removesuffix(".")
-    outputs = {role.layer for role in context.roles.values() if role.is_output}
-    if layer not in outputs:
-        raise ValueError(
-            f"infer took {layer!r}, the last linear layer of the model, for its output layer, but that is"
-            f" {sorted(outputs)}: define this one last."
-        )
-    return weight, layer
+    return weight, weight.removesuffix(suffix).removesuffix(".")

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from plasticity.mitigations.context import mean_over_processes
 from plasticity.random_state import random_state, set_random_state
 
 
 def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor]) -> None:
-    """Add the gradients of a penalty to those of the loss, averaged over processes that see other examples.
+    """Add the gradients of a penalty, averaged over the processes of a distributed run, to those of the loss.
+
+    Penalties on outputs and features differ between the processes, which see other examples.
 
     Args:
         penalty: The penalty, with a graph. None: there is none.
@@ -25,10 +28,7 @@ def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor]) -> None:
     for parameter, gradient in zip(own, gradients, strict=True):
         if gradient is None:
             continue
-        if distributed.is_available() and distributed.is_initialized():
-            gradient = gradient.contiguous()  # noqa: PLW2901
-            distributed.all_reduce(gradient)
-            gradient /= distributed.get_world_size()  # noqa: PLW2901
+        gradient = mean_over_processes(gradient)  # noqa: PLW2901
         if parameter.grad is None:
             parameter.grad = gradient
         else:

@@ -14,6 +14,10 @@ from plasticity.units.flow import UnitFlow
 Kind = Literal["weight", "bias", "scale", "offset", "other"]
 
 
+class AsideLinear(nn.Linear):
+    """Linear layer beside a network, which no pass runs, as that of a penalty: its weights are "other"."""
+
+
 @dataclass(frozen=True)
 class ParameterRole:
     """Role of a parameter in its network."""
@@ -21,7 +25,7 @@ class ParameterRole:
     kind: Kind
     """Kind of the parameter. "weight": of a linear layer, a convolution or an attention, (units, inputs, …).
     "bias": that of such a layer. "scale" and "offset": factors and offsets of a normalization, 1 and 0 at
-    first. "other": embeddings, tokens, layer scales, and what is not known."""
+    first. "other": embeddings, tokens, layer scales, layers beside the network, and what is not known."""
 
     layer: str
     """Name of the module that it belongs to."""
@@ -44,7 +48,9 @@ def parameter_roles(model: nn.Module, outputs: Collection[str]) -> dict[str, Par
     found = {}
     for name, parameter in model.named_parameters():
         layout, layer = layouts[parameter], name.rpartition(".")[0]
-        found[name] = ParameterRole(_kind(layout), layer, layout.fan_in, layer in outputs)
+        is_aside = isinstance(model.get_submodule(layer), AsideLinear)
+        kind = "other" if is_aside else _kind(layout)
+        found[name] = ParameterRole(kind, layer, layout.fan_in, layer in outputs)
     return found
 
 

@@ -39,6 +39,7 @@ class ProximalFeatures(Mitigation):
       network whose last units are a residual sum is refused.
     - Old features are computed again from the old parameters, for the batch at hand, and not stored.
     - Both passes are in evaluation mode, with the running statistics of now.
+    - While weights of the last hidden layer, or of what reads it, are frozen, there is no penalty.
     - Actor and critic of PPO have it alike; published is the actor, and the critic as an option.
 
     A step costs a second pass forward and backward, and a third one forward.
@@ -66,13 +67,24 @@ class ProximalFeatures(Mitigation):
         require_integer("every", self.every, minimum=1)
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
-        """Return the parameters."""
-        _last_hidden_layers(context)  # an error at once, if there is none
+        """Return the parameters.
+
+        Raises:
+            ValueError: if there is no last hidden layer.
+        """
+        if not _last_hidden_layers(context):
+            outputs = sorted({role.layer for role in context.roles.values() if role.is_output})
+            raise ValueError(
+                f"No hidden layer feeds the output layers {outputs} directly, and proximal-features needs"
+                " one: use a network with a linear layer or a convolution before its output."
+            )
         return {f"{OLD}{name}": each.detach().clone() for name, each in context.parameters.items()}
 
     def penalty(self, context: Context) -> Tensor:
         """Return the penalty on the features of the batch at hand."""
         layers, total = _last_hidden_layers(context), context.zeros()
+        if not layers:
+            return total
         old = {name: context.state[f"{OLD}{name}"] for name in context.parameters}
         _, now = context.forward_with_sums_of(layers, context.inputs)
         with torch.no_grad():
@@ -89,20 +101,10 @@ class ProximalFeatures(Mitigation):
 
 
 def _last_hidden_layers(context: Context) -> tuple[str, ...]:
-    """Return the layers whose units an output layer reads.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the layers whose units an output layer reads; none while these are frozen."""
     outputs = {role.layer for role in context.roles.values() if role.is_output}
-    found = tuple(
+    return tuple(
         name
         for name, units in context.units.items()
         if any(reader.layer in outputs for reader in units.readers)
     )
-    if not found:
-        raise ValueError(
-            f"No hidden layer feeds the output layers {sorted(outputs)} directly, and proximal-features needs"
-            " one: use a network with a linear layer or a convolution before its output."
-        )
-    return found

@@ -34,10 +34,19 @@ def remember_inputs(context: Context) -> None:
     """Put the inputs of the step in the place of the oldest ones, after every step.
 
     After the first one, they are repeated until no room is left.
+
+    Raises:
+        ValueError: if their shape is not that of earlier ones.
     """
     recent, place = context.state["recent"], context.state["place"]
     inputs, batch_axis = context.inputs, len(context.lead)
     count = recent.shape[batch_axis]
+    sizes, expected = (tuple(each.shape[batch_axis + 1 :]) for each in (inputs, recent))
+    if sizes != expected:
+        raise ValueError(
+            f"An input of the shape {sizes} came after one of {expected}, and a mitigation that remembers"
+            " inputs needs equal ones: pad them all to one length, or leave the mitigation out."
+        )
     if context.step == 1:
         order = torch.arange(count, device=recent.device) % inputs.shape[batch_axis]
         recent.copy_(inputs.index_select(batch_axis, order))

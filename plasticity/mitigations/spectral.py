@@ -14,7 +14,7 @@ from plasticity.checks import require_integer, require_number
 from plasticity.initialization import Normal
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
-from plasticity.mitigations.weight_matrices import weight_matrices
+from plasticity.mitigations.weight_matrices import full_precision, weight_matrices
 
 FIRST_ITERATIONS = 20
 """Power iterations before the first step."""
@@ -91,11 +91,12 @@ def _largest(weight: Tensor, left: Tensor) -> Tensor:
 
     Shape: (..., units, entries) and (..., units) to (...).
     """
-    with torch.no_grad():
-        # not in place: the gradient of an earlier penalty may still need the vector that it used
-        new, right = _iterated(weight, left)
-        left.copy_(new)
-    largest: Tensor = torch.linalg.vecdot(new, (weight @ right.unsqueeze(-1)).squeeze(-1))
+    with full_precision(weight):
+        with torch.no_grad():
+            # not in place: the gradient of an earlier penalty may still need the vector that it used
+            new, right = _iterated(weight, left)
+            left.copy_(new)
+        largest: Tensor = torch.linalg.vecdot(new, (weight @ right.unsqueeze(-1)).squeeze(-1))
     return largest
 
 

@@ -54,7 +54,7 @@ class Wasserstein(Mitigation):
         """Return the penalty on the parameters as they are."""
         total = context.zeros()
         for name, each in context.parameters.items():
-            if each.requires_grad:
+            if each.requires_grad and each.numel():
                 distances = _sorted(each, context) - context.state[name]
                 total = total + distances.square().mean(-1)
         return context.per_run(self.strength, total) * total

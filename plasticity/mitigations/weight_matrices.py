@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from plasticity.mitigations.context import Context
 
@@ -61,8 +63,14 @@ def squared_deviation(weight: Tensor, target: float | Tensor) -> Tensor:
 
     It takes one product of matrices forward and one backward, where autograd would take two.
     """
-    result: Tensor = _SquaredDeviation.apply(weight, target)  # type: ignore[no-untyped-call]
+    with full_precision(weight):
+        result: Tensor = _SquaredDeviation.apply(weight, target)  # type: ignore[no-untyped-call]
     return result
+
+
+def full_precision(weight: Tensor) -> AbstractContextManager[None]:
+    """Let products of weights keep their precision inside the block, which may be one of autocast."""
+    return torch.autocast(weight.device.type, enabled=False)
 
 
 class _SquaredDeviation(torch.autograd.Function):
@@ -73,6 +81,7 @@ class _SquaredDeviation(torch.autograd.Function):
         return deviation.square().sum((-1, -2))
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, deviation = ctx.saved_tensors
         return gradient[..., None, None] * deviation_gradient(weight, deviation), None

@@ -16,6 +16,7 @@ from plasticity.containers import mapped
 from plasticity.initialization import Distribution
 from plasticity.mitigations.attach import Attached, attach
 from plasticity.mitigations.base import Mitigation
+from plasticity.mitigations.churn import Churn
 from plasticity.mitigations.hidden_units import layers_to_reset
 from plasticity.mitigations.method import (
     SeededMethod,
@@ -83,8 +84,8 @@ class MitigationCallback(BaseCallback):
     Raises:
         TypeError: if an argument is no mitigation; at the start of training, if the kind of policy is not
             known.
-        ValueError: if mitigations cannot be combined; at the start of training, if one cannot be attached, or
-            the model was saved with other mitigations.
+        ValueError: if mitigations cannot be combined, or one needs outputs that are logits; at the start of
+            training, if one cannot be attached, or the model was saved with other mitigations.
     """
 
     attached: dict[str, Attached]
@@ -100,6 +101,7 @@ class MitigationCallback(BaseCallback):
     ) -> None:
         super().__init__(verbose)
         require_compatible(mitigations)
+        _require_values(mitigations)
         self.mitigations, self.seed = mitigations, seed
         self.attached = {}
         self._initialize = initialize
@@ -233,6 +235,15 @@ class _State:
 
     def __reduce__(self) -> Any:
         return dict, (mapped(_on_cpu, self.state_dict()),)
+
+
+def _require_values(mitigations: Iterable[Mitigation]) -> None:
+    """Raise a ValueError if a mitigation takes a network's outputs for logits of one distribution."""
+    if any(isinstance(each, Churn) and each.distance == "kl" for each in mitigations):
+        raise ValueError(
+            'churn with distance="kl" needs networks whose outputs are logits of one distribution, but those'
+            " of Stable-Baselines3 are values, means, or logits beside a value: use the squared distance."
+        )
 
 
 def _on_cpu(value: Any) -> Any:

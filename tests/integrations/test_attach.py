@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from plasticity.mitigations import MITIGATIONS, ReDo, Syre
+from plasticity.mitigations import MITIGATIONS, InFeR, ReDo, Syre
 from plasticity.mitigations.attach import attach
 from plasticity.mitigations.stacked_settings import overrides
 
@@ -130,11 +130,11 @@ def train(model, optimizer, part):
 
 
 def often(name):
-    """Return a mitigation that acts after every third step, if it has a cadence, and clips little."""
-    made, wanted = MITIGATIONS[name](), {"every": 3, "kappa": 10.0}
-    return replace(
-        made, **{each.name: wanted[each.name] for each in fields(made) if each.name in wanted}
-    )
+    """Return a mitigation that acts after every third step, if it has a cadence, on these networks."""
+    made = MITIGATIONS[name]()
+    wanted = {"every": 3, "kappa": 10.0}  # more than the largest initial weight
+    own = {each.name for each in fields(made)}
+    return replace(made, **{key: each for key, each in wanted.items() if key in own})
 
 
 def run_every_mitigation(rank):
@@ -193,4 +193,23 @@ def test_processes_reset_the_units_that_are_dormant_on_the_whole_batch(two_ranks
         assert own_counts == counts
         torch.testing.assert_close(own, weights, rtol=1e-8, atol=1e-10)
     first, second = (own for own, _ in two_ranks(run_ddp))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def run_infer(rank):
+    raw = make_model()
+    model = DistributedDataParallel(raw)
+    optimizer = torch.optim.Adam(raw.parameters(), lr=0.01)
+    attached = attach(model, optimizer, InFeR(strength=1.0, scale=1.0))
+    for step in range(3):
+        optimizer.zero_grad()
+        inputs = torch.full((4, 6), rank + step + 1.0, dtype=torch.float64)
+        (model(inputs).square().mean() + attached.penalty()).backward()
+        optimizer.step()
+    return raw.state_dict()
+
+
+@needs_gloo
+def test_processes_agree_on_parameters_that_were_added_after_the_wrapper(two_ranks):
+    first, second = two_ranks(run_infer)
     torch.testing.assert_close(first, second, rtol=0, atol=0)

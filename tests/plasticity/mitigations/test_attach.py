@@ -15,7 +15,18 @@ from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.initialization import Constant, Uniform
-from plasticity.mitigations import Mitigation, ReDo, SeededMethod, Shift, Syre, WeightDecay
+from plasticity.mitigations import (
+    MITIGATIONS,
+    EffectiveRank,
+    InFeR,
+    Mitigation,
+    ProximalFeatures,
+    ReDo,
+    SeededMethod,
+    Shift,
+    Syre,
+    WeightDecay,
+)
 from plasticity.mitigations.attach import attach
 from plasticity.network_spec import NetworkSpec
 from plasticity.optim import regularized
@@ -647,3 +658,42 @@ def test_the_optimizer_trains_what_a_mitigation_adds(kind):
         scheduler.step()
     first = goals[0] / 2  # 0.25 times a gradient of 2 * distance
     assert float(model.extra.detach()) == pytest.approx(first + (goals[1] - first) / 4)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs, mask=None):
+        features = torch.relu(self.first(inputs))
+        return self.last(features if mask is None else features * mask)
+
+
+@pytest.mark.parametrize(
+    "mitigation", [InFeR(), MITIGATIONS["churn"](), ProximalFeatures(), EffectiveRank()]
+)
+def test_what_runs_the_model_again_refuses_several_inputs(mitigation):
+    """A pass without the mask would be another one, silently."""
+    model = Masked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = attach(model, optimizer, mitigation)
+
+    def step():
+        outputs = model(torch.ones(4, 6), mask=torch.zeros(4, 1))
+        (outputs.sum() + attached.penalty()).backward()
+        optimizer.step()
+
+    with pytest.raises(ValueError, match="several tensors"):
+        step()
+
+
+def test_a_penalty_that_the_loop_forgets_is_told_once():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, Parseval(), inputs=make_batch(0)[0])
+    with pytest.warns(
+        UserWarning, match=r"without the penalties of parseval: add attached\.penalty"
+    ):
+        train(model, optimizer, range(1))
+    train(model, optimizer, range(1))  # warnings are errors

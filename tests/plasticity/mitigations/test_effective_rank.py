@@ -113,3 +113,29 @@ def test_training_continues_exactly():
 def test_a_wrong_setting_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         EffectiveRank(**{field: value})
+
+
+def test_frozen_hidden_layers_are_left_alone():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    attach(network, optimizer, EffectiveRank(every=1, learning_rate=1.0))
+    inputs = torch.randn(6, 4)
+    network(inputs).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    network[0].requires_grad_(requires_grad=False)
+    before = network[0].weight.clone()
+    network(inputs).sum().backward()
+    optimizer.step()
+    assert torch.equal(network[0].weight, before)
+
+
+def test_a_diverged_network_stops_neither_itself_nor_those_beside_it():
+    features = torch.randn(3, 6, 4)
+    features[1, 0, 0] = float("nan")
+    features.requires_grad_()
+    ranks = differentiable_rank(features)
+    ranks.sum().backward()
+    alone = differentiable_rank(features[::2].detach())
+    torch.testing.assert_close(ranks.detach()[::2], alone)
+    assert features.grad[::2].isfinite().all()

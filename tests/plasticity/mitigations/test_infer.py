@@ -11,7 +11,7 @@ from training_by_hooks import (
 )
 
 from plasticity.agents.networks import MLP, ResNet
-from plasticity.mitigations import InFeR
+from plasticity.mitigations import InFeR, Parseval
 from plasticity.mitigations.attach import attach
 
 
@@ -137,3 +137,25 @@ def test_training_continues_exactly():
 def test_a_wrong_setting_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         InFeR(**{field: value})
+
+
+def test_a_frozen_output_layer_keeps_the_penalty():
+    attached, _ = attached_to(ones(), torch.zeros(5, 1), scale=3.0)
+    expected = attached.penalty()
+    attached._model[2].weight.requires_grad_(requires_grad=False)
+    attached._model[2].bias.requires_grad_(requires_grad=False)
+    assert expected > 0
+    torch.testing.assert_close(attached.penalty(), expected)
+
+
+def test_other_mitigations_leave_the_functionals_alone():
+    inputs = torch.randn(3, 4)
+    values = []
+    for method in ((Parseval(),), (InFeR(scale=1.0), Parseval())):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        attached = attach(network, optimizer, *method, inputs=inputs)
+        network(inputs)
+        values.append(attached.penalty().item())
+    assert values[0] == pytest.approx(values[1])

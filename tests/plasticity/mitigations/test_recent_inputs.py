@@ -81,3 +81,11 @@ def test_inputs_of_any_shape_and_dtype():
     out = room_for_inputs(context, 2)
     draw_recent_inputs(context, out)
     assert set(out.tolist()) <= {4, 5}
+
+
+def test_inputs_of_another_shape_are_refused():
+    context = context_with_room(3)
+    remember(context, 1)
+    context._progress.inputs = context.inputs.repeat_interleave(2, -1)
+    with pytest.raises(ValueError, match=r"pad them all to one length"):
+        remember_inputs(context)

@@ -87,3 +87,11 @@ def test_training_continues_exactly():
 def test_a_wrong_setting_is_refused():
     with pytest.raises(ValueError, match="strength"):
         Wasserstein(strength=-1.0)
+
+
+def test_empty_parameters_count_nothing():
+    network = nn.Linear(4, 3)
+    network.register_parameter("empty", nn.Parameter(torch.zeros(0)))
+    attached = attach(network, torch.optim.SGD(network.parameters(), lr=0.1), Wasserstein())
+    network(torch.zeros(2, 4))
+    assert attached.penalty() == 0

@@ -1,7 +1,10 @@
 import pytest
 import torch
 from networks_in_training import adam, context_of, images, marker, single, stacked
+from torch import nn
 
+from plasticity.mitigations import Parseval, Spectral
+from plasticity.mitigations.attach import attach
 from plasticity.mitigations.weight_matrices import (
     deviation_gradient,
     gram_deviation,
@@ -49,3 +52,25 @@ def test_the_gradient_is_that_of_autograd(shape):
     deviation = gram_deviation(weight.detach(), target)
     torch.testing.assert_close(values.detach(), deviation.square().sum((1, 2)))
     torch.testing.assert_close(found, deviation_gradient(weight.detach(), deviation))
+
+
+@pytest.mark.parametrize("mitigation", [Parseval(), Spectral()], ids=lambda each: each.name)
+def test_penalties_on_weights_are_precise_inside_autocast(mitigation):
+    found = []
+    for is_on in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        attached = attach(network, optimizer, mitigation, inputs=torch.zeros(1, 4))
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_on):
+            penalty = attached.penalty()
+        penalty.backward()
+        found.append((penalty.detach(), network[0].weight.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_second_derivatives_are_refused():
+    weight = torch.randn(3, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(squared_deviation(weight, 1.0), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()

@@ -20,6 +20,7 @@ from torch import nn
 
 from plasticity.mitigations import (
     MITIGATIONS,
+    Churn,
     CReLU,
     L2Init,
     Mitigation,
@@ -382,3 +383,8 @@ def test_evaluation_parameters():
         assert not weight.any()
         assert not model.critic.qf1[0].weight.any()
     assert weight.any()
+
+
+def test_outputs_that_are_no_logits_have_no_divergence():
+    with pytest.raises(ValueError, match="use the squared distance"):
+        MitigationCallback(Churn(distance="kl"))
