@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tokenize
+from dataclasses import fields
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from token import NAME
 import pytest
 
 import plasticity
+from plasticity.mitigations import MITIGATIONS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text()
@@ -353,3 +355,15 @@ OF_SEVERAL = {
     "scripts/report/test_ant_report.py",
     "tasks/test_registration.py",
 }
+
+
+def test_the_page_of_mitigations_has_all_with_their_settings():
+    rows = {}
+    for line in (ROOT / "docs" / "mitigations.md").read_text().splitlines():
+        if found := re.match(r"\| `([a-z0-9-]+)` \(", line):
+            rows[found[1]] = set(re.findall(r"`([a-z-]+)` ", line.rsplit(" | ", 1)[1]))
+    expected = {
+        name: {each.name.replace("_", "-") for each in fields(kind)}
+        for name, kind in MITIGATIONS.items()
+    }
+    assert rows == expected

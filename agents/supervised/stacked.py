@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -66,7 +66,8 @@ class StackedClassifier(Trainer):
             # On a CPU, autocast does not convert convolutions inside vmap: grouped ones would stay float32.
             convolution = "products"
         self.networks = StackedNetworks(moved, convolution=convolution)
-        optimizers = [
+        # Any: a StackedOptimizer refuses those that it has no form of.
+        optimizers: list[Any] = [
             make_optimizer(network, own, method.regularizer)
             for network, own, method in zip(moved, configs, methods, strict=True)
         ]

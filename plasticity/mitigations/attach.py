@@ -363,7 +363,7 @@ class Attached:
             with self._acting(on_pass=bool(progress.layer_inputs)):
                 penalty = self._hooks.penalty()
             trained = [each for each in self._parameters.values() if each in self._units.optimized]
-            join_penalty(penalty, trained, average=on_features)
+            join_penalty(penalty, trained)
         progress.layer_inputs = recorded
 
     def _repeat_pass(self) -> None:

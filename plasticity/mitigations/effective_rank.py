@@ -92,7 +92,7 @@ class EffectiveRank(Mitigation):
         for parameter, gradient in zip(trained.values(), gradients, strict=True):
             if gradient is not None:
                 rate = context.per_run(self.learning_rate, parameter)
-                parameter.add_(rate * gradient)
+                parameter.add_(rate * context.mean_over_processes(gradient))
 
 
 def differentiable_rank(features: Tensor) -> Tensor:
@@ -112,4 +112,5 @@ def differentiable_rank(features: Tensor) -> Tensor:
     floor = 1e-12 * squares.detach().clamp(min=0).sum(-1, keepdim=True) + 1e-30
     values = (squares.clamp(min=0) + floor).sqrt()
     shares = values / values.sum(-1, keepdim=True)
-    return (-(shares * (shares + EPSILON).log()).sum(-1)).exp()
+    entropy: Tensor = -(shares * (shares + EPSILON).log()).sum(-1)
+    return entropy.exp()

@@ -42,7 +42,8 @@ class HareTortoise(Mitigation):
     search: ClassVar[dict[str, tuple[float, ...]]] = {"mu": (0.99, 0.999, 0.9999)}
 
     mu: float = 0.999
-    """Share of the tortoise that a step leaves, below 1."""
+    """Share of the tortoise that a step leaves, below 1. It lags by about 1 / (1 - mu) steps, which should be
+    well below those of a task, and below `copy_every`."""
 
     copy_every: int = 4000
     """Optimizer steps after which the hare becomes the tortoise, each time."""

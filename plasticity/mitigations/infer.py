@@ -1,4 +1,4 @@
-"""InFeR: a penalty that keeps the last features able to tell what the first ones told."""
+"""InFeR: a penalty that keeps the last features able to predict what the first ones did."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class InFeR(Mitigation):
             raise ValueError(
                 "The network has functionals of infer already: attach it to a new one."
             )
-        functionals = nn.utils.skip_init(nn.Linear, last.in_features, self.heads, bias=False)
+        with torch.random.fork_rng(devices=[]):  # overwritten below, and no draw of the run's
+            functionals = nn.Linear(last.in_features, self.heads, bias=False)
         generator = torch.Generator().manual_seed(child_seed(seed, MODULE))
         with torch.no_grad():
             torch_default(last.in_features).draw_(functionals.weight, generator)
@@ -102,16 +103,16 @@ class InFeR(Mitigation):
         """Return the penalty on the features of the batch at hand."""
         names = (*context.parameters, *context.buffers)
         first = {name: context.state[f"{FIRST}{name}"] for name in names}
-        found = _told(context, context.parameters)
+        found = _outputs(context, context.parameters)
         with torch.no_grad():
-            wanted = _told(context, first)
+            wanted = _outputs(context, first)
             wanted = wanted * context.per_run(self.scale, wanted)
         distances = (found - wanted).square().flatten(len(context.lead)).mean(-1)
         return context.per_run(self.strength, distances) * distances
 
 
-def _told(context: Context, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return what the functionals tell of the inputs, with these parameters. Shape: (..., samples, heads)."""
+def _outputs(context: Context, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the functionals of the inputs, with these parameters. Shape: (..., samples, heads)."""
     weight, layer = _weight_and_layer(context)
     _, found = context.forward_with_inputs_of([layer], context.inputs, tensors)
     return found[layer].flatten(len(context.lead), -2) @ tensors[weight].mT

@@ -11,13 +11,12 @@ from torch import Tensor, distributed, nn
 from plasticity.random_state import random_state, set_random_state
 
 
-def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, average: bool) -> None:
-    """Add the gradients of a penalty to those of the loss.
+def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor]) -> None:
+    """Add the gradients of a penalty to those of the loss, averaged over processes that see other examples.
 
     Args:
         penalty: The penalty, with a graph. None: there is none.
         parameters: Parameters that the optimizer trains, the same in every process.
-        average: Whether to average over the processes of a distributed run, which see other examples.
     """
     if penalty is None or not penalty.requires_grad:
         return
@@ -26,7 +25,7 @@ def join_penalty(penalty: Tensor | None, parameters: Iterable[Tensor], *, averag
     for parameter, gradient in zip(own, gradients, strict=True):
         if gradient is None:
             continue
-        if average and distributed.is_available() and distributed.is_initialized():
+        if distributed.is_available() and distributed.is_initialized():
             gradient = gradient.contiguous()  # noqa: PLW2901
             distributed.all_reduce(gradient)
             gradient /= distributed.get_world_size()  # noqa: PLW2901

@@ -190,7 +190,8 @@ class InjectedHead(nn.Module):
 
     def _end(self, _layer: nn.Module, _inputs: tuple[Any, ...], outputs: Tensor) -> Tensor:
         inputs, self._inputs, self._latest = self._inputs, None, None
-        return outputs + self(inputs)
+        added: Tensor = self(inputs)
+        return outputs + added
 
 
 def _without_parameters(layer: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plasticity.checks import require_integer, require_number
 from plasticity.initialization import Normal
@@ -62,7 +63,7 @@ class Spectral(Mitigation):
         state = {}
         for name, weight in weight_matrices(context, with_output=True).items():
             left = torch.empty_like(weight[..., 0], memory_format=torch.contiguous_format)
-            left = _unit(context.draw(Normal(1.0), left), otherwise=0)
+            left = _unit(context.draw(Normal(1.0), left))
             for _ in range(FIRST_ITERATIONS):
                 left, _ = _iterated(weight, left)
             state[f"left/{name}"] = left
@@ -70,20 +71,38 @@ class Spectral(Mitigation):
 
     def penalty(self, context: Context) -> Tensor:
         """Return the penalty on the weights as they are, after one power iteration."""
-        lead, total = len(context.lead), context.zeros()
-        for name, weight in weight_matrices(context, with_output=True).items():
-            with torch.no_grad():
-                left, right = _iterated(weight, context.state[f"left/{name}"])
-                context.state[f"left/{name}"].copy_(left)
-            largest = (left * (weight @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)
-            total = total + (largest**self.power - 1).square()
+        matrices = weight_matrices(context, with_output=True).items()
+        # each list begins with what adds nothing, if there are no others
+        largest, biases, scales = [context.zeros() + 1], [context.zeros()], [context.zeros()]
+        largest += [_largest(weight, context.state[f"left/{name}"]) for name, weight in matrices]
         for name, role in context.roles.items():
-            entries = context.parameters[name].flatten(lead)
             if role.kind in ("bias", "offset"):
-                total = total + entries.square().sum(-1) ** self.power
+                biases.append(_squared_norm(context.parameters[name], context))
             elif role.kind == "scale":
-                total = total + (entries - 1).square().sum(-1)
+                scales.append(_squared_norm(context.parameters[name] - 1, context))
+        total = (torch.stack(largest, -1) ** self.power - 1).square().sum(-1)
+        total = total + (torch.stack(biases, -1) ** self.power).sum(-1)
+        total = total + torch.stack(scales, -1).sum(-1)
         return context.per_run(self.strength, total) * total
+
+
+def _largest(weight: Tensor, left: Tensor) -> Tensor:
+    """Return the largest singular value after one power iteration, which `left` takes over.
+
+    Shape: (..., units, entries) and (..., units) to (...).
+    """
+    with torch.no_grad():
+        # not in place: the gradient of an earlier penalty may still need the vector that it used
+        new, right = _iterated(weight, left)
+        left.copy_(new)
+    largest: Tensor = torch.linalg.vecdot(new, (weight @ right.unsqueeze(-1)).squeeze(-1))
+    return largest
+
+
+def _squared_norm(parameter: Tensor, context: Context) -> Tensor:
+    entries = parameter.flatten(len(context.lead))
+    squared: Tensor = torch.linalg.vecdot(entries, entries)
+    return squared
 
 
 def _iterated(weight: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,11 +115,11 @@ def _iterated(weight: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The next left vector, and the right one. A weight of 0 leaves the left one as it is.
     """
-    right = _unit((left.unsqueeze(-2) @ weight).squeeze(-2), otherwise=0)
-    return _unit((weight @ right.unsqueeze(-1)).squeeze(-1), otherwise=left), right
+    right = _unit((left.unsqueeze(-2) @ weight).squeeze(-2))
+    new = _unit((weight @ right.unsqueeze(-1)).squeeze(-1))
+    return torch.where(new.any(-1, keepdim=True), new, left), right
 
 
-def _unit(vectors: Tensor, otherwise: Tensor | float) -> Tensor:
-    """Return vectors at a length of 1, and others for those of length 0. Shape: (..., entries)."""
-    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return torch.where(length > 0, vectors / length, otherwise)
+def _unit(vectors: Tensor) -> Tensor:
+    """Return vectors at a length of 1, but for those of length 0. Shape: (..., entries)."""
+    return functional.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny)

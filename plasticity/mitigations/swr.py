@@ -52,7 +52,7 @@ class SWR(Mitigation):
     """Utility of a weight. gradient: its size times that of its gradient. magnitude: its size."""
 
     choice: Choice = "threshold"
-    """Which weights are chosen. threshold: those of at most `share` times their parameter's mean utility.
+    """Rule that chooses weights. threshold: those of at most `share` times their parameter's mean utility.
     proportion: the `share` of them whose utility is lowest."""
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class Trained:
     """Role of each trained parameter, by name; empty until these are found."""
 
     memories: dict[str, list[Tensor]] = field(default_factory=dict)
-    """What mitigations remember of a parameter as the optimizer does in its moments, by the parameter's name.
+    """Memories that mitigations have of a parameter, as the optimizer has moments, by the parameter's name.
     Shape of each: (..., *shape)."""
 
     initialization: Mapping[str, Initial]

@@ -73,7 +73,7 @@ class _SquaredDeviation(torch.autograd.Function):
         return deviation.square().sum((-1, -2))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, deviation = ctx.saved_tensors
         return gradient[..., None, None] * deviation_gradient(weight, deviation), None
 

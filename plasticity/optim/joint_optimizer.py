@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from typing import Any
 
 from torch import Tensor
@@ -28,10 +28,11 @@ class JointOptimizer(Optimizer):
         """The optimizers."""
         super().__init__([group for part in parts for group in part.param_groups], {})
 
-    @property
-    def state(self) -> Mapping[Tensor, Any]:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         """State of each parameter, as its optimizer has it."""
-        return {each: own for part in self.parts for each, own in part.state.items()}
+        every = {each: own for part in self.parts for each, own in part.state.items()}
+        return defaultdict(dict, every)
 
     @state.setter
     def state(self, _state: Any) -> None:

@@ -154,12 +154,15 @@ class MitigationCallback(BaseCallback):
         self._follower.begin(self.training_env.num_envs, reset=True)
 
     def _attach(self, name: str, network: TrainedNetwork, state: Any) -> None:
-        layers = None
-        if any(each.reads_units for each in self.mitigations):
+        layers, acting = None, self.mitigations
+        if any(each.reads_units for each in acting):
             flow = trace_units(network.module, network.example)
             layers, faults = layers_to_reset(flow, network.module)
             for fault in faults.values():
                 logger.info("Left alone in %s: %s", name, fault)
+            if not layers:  # as with net_arch=[]
+                logger.info("Mitigations of units leave %s alone: it has no hidden layer.", name)
+                acting = tuple(each for each in acting if not each.reads_units)
         added = added_entries(network.module, SeededMethod(self.mitigations, 0))
         if added:
             raise ValueError(
@@ -169,7 +172,7 @@ class MitigationCallback(BaseCallback):
         attached = attach(
             network.module,
             network.optimizer,
-            *self.mitigations,
+            *acting,
             seed=child_seed(self._own_seed(), name),
             inputs=network.example,
             layers=layers,

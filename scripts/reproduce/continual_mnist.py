@@ -68,8 +68,7 @@ class ContinualMnist(Figure):
         {"tracking.metrics": ("effective_rank", "dead_fraction", "degree_of_symmetry")},
     )
     methods = ("none", "weight-decay", "syre")
-    minutes = 6.0
-    num_seeds = 3
+    minutes = 10.0
     mitigations: ClassVar = {"weight-decay": DECAY, "syre": {**DECAY, "sigma": 1.0}}
     scales: ClassVar = {
         "small": {"stream.num_tasks": 10, "agent.train_evaluation_size": 1000},

@@ -79,8 +79,7 @@ class ResNetSigma(Figure):
     claim = (
         "syre costs a ResNet-18 no accuracy while sigma < 0.2; with sigma = 0 it is weight decay"
     )
-    minutes = 13
-    num_seeds = 3
+    minutes = 22
     config = ResNetSigmaConfig(benchmark="resnet-sigma")
     methods = ("weight-decay", "syre")
     mitigations: ClassVar = {"weight-decay": {"strength": 2e-2}, "syre": {"strength": 2e-2}}

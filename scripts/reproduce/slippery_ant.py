@@ -64,8 +64,7 @@ class SlipperyAnts(Figure):
         {"tracking.metrics": ("effective_rank", "dead_fraction", "degree_of_symmetry")},
     )
     methods = ("weight-decay", "syre")
-    minutes = 15.0
-    num_seeds = 3
+    minutes = 25.0
     mitigations: ClassVar = {"syre": {"sigma": 0.3}}
     scales: ClassVar = {
         "small": {"stream.num_steps": 163_840, "stream.change_every": 40_960},

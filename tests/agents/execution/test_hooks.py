@@ -30,13 +30,21 @@ from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.mitigations import (
     PLAIN_METHOD,
+    Churn,
     CReLU,
+    EffectiveRank,
+    InFeR,
+    Isometry,
     LayerNorm,
     Mitigation,
+    Parseval,
+    ProximalFeatures,
     ReDo,
     SeededMethod,
     Shift,
+    Spectral,
     Syre,
+    Wasserstein,
     WeightDecay,
     network_spec,
 )
@@ -568,6 +576,14 @@ COMPILED = [
     (FeaturePenalty(),),
     (L2Penalty(), Clip(every=2), Noise()),
 ]
+# all that a captured step may contain: products, vectors that follow, further passes, copies of parameters
+PENALTIES = [
+    (Parseval(), Wasserstein(strength=0.1)),
+    (Spectral(strength=0.1),),
+    (Isometry(), EffectiveRank(every=3, examples=12)),
+    (Churn(strength=1.0, memory=20), ProximalFeatures(every=3)),
+    (InFeR(scale=2.0),),
+]
 
 
 @pytest.mark.parametrize("method", COMPILED, ids=lambda m: "+".join(each.name for each in m))
@@ -591,7 +607,9 @@ def test_a_compiled_forward_pass_records_features(monkeypatch, method, stacked):
         assert_equal(own, other)
 
 
-@pytest.mark.parametrize("method", COMPILED, ids=lambda m: "+".join(each.name for each in m))
+@pytest.mark.parametrize(
+    "method", COMPILED + PENALTIES, ids=lambda m: "+".join(each.name for each in m)
+)
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_captured_step_equals_the_eager_step(cuda_graphs_on_cpu, method, stacked):
     seeds = SEEDS if stacked else SEEDS[:1]

@@ -90,8 +90,8 @@ def test_gradients_are_added():
     frozen.requires_grad_(False)
     first.grad = torch.tensor(1.0)
     penalty = 3 * first.square() + 5 * second * frozen
-    join_penalty(penalty, [first, second, frozen], average=False)
+    join_penalty(penalty, [first, second, frozen])
     assert (first.grad.item(), second.grad.item(), frozen.grad) == (13.0, 10.0, None)
-    join_penalty(None, [first], average=False)
-    join_penalty(torch.zeros(()), [first], average=False)
+    join_penalty(None, [first])
+    join_penalty(torch.zeros(()), [first])
     assert first.grad.item() == 13.0

@@ -26,6 +26,7 @@ from plasticity.mitigations import (
     ReDo,
     Shift,
     Syre,
+    WeightDecay,
 )
 from plasticity.mitigations.method import SeededMethod, added_entries
 from plasticity.mitigations.stacked_settings import overrides
@@ -116,10 +117,11 @@ def test_saved_in_the_zip_and_continued_exactly(algorithm):
 
 
 def often(name):
-    """Return a mitigation that acts after every third step, if it has a cadence."""
-    made = MITIGATIONS[name]()
-    cadence = {"every": 3} if any(each.name == "every" for each in fields(made)) else {}
-    return replace(made, **cadence)
+    """Return a mitigation that acts after every third step, if it has a cadence, and clips little."""
+    made, wanted = MITIGATIONS[name](), {"every": 3, "kappa": 10.0}
+    return replace(
+        made, **{each.name: wanted[each.name] for each in fields(made) if each.name in wanted}
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,6 +330,21 @@ def test_layers_that_cannot_be_followed_are_left_alone(caplog):
         model.learn(16, callback)
     assert "Left alone in policy: The units of 'features_extractor.first'" in caplog.text
     assert callback.take_counts() == {"reset_units/actor.0": 5.0, "reset_units/critic.0": 5.0}
+
+
+def test_network_without_hidden_layers_is_left_alone(caplog):
+    """Decays still act on it: weights times 1 - 0.1 * 1 in one step, whose gradients are clipped to 0."""
+    network = {"net_arch": [], "optimizer_class": torch.optim.SGD}
+    settings = {"policy_kwargs": network, "learning_rate": 0.1, "max_grad_norm": 0.0}
+    model, plain = (make(A2C, **settings) for _ in range(2))
+    method = ReDo(every=1, tau=EVERY_UNIT), WeightDecay(strength=1.0)
+    callback = MitigationCallback(*method)
+    with caplog.at_level(logging.INFO, "plasticity"):
+        model.learn(16, callback)
+    assert "leave policy alone: it has no hidden layer" in caplog.text
+    assert callback.take_counts() == {}
+    before, after = (each.policy.action_net.weight for each in (plain, model))
+    torch.testing.assert_close(after, 0.9 * before)
 
 
 def test_observations_in_a_dictionary():
