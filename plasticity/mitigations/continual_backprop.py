@@ -28,6 +28,7 @@ from plasticity.mitigations.unit_averages import (
     mean_magnitudes,
     outgoing_sums,
 )
+from plasticity.precision import wide_dtype
 from plasticity.seeds import child_seed
 
 Utility = Literal[
@@ -124,8 +125,8 @@ class ContinualBackprop(Mitigation):
         state = {}
         for layer, units in context.units.items():
             weight = context.parameters[units.weight]
-            dtype = torch.float32 if weight.element_size() < 4 else weight.dtype
-            empty = torch.zeros(*context.lead, units.count, dtype=dtype, device=weight.device)
+            shape = *context.lead, units.count
+            empty = torch.zeros(shape, dtype=wide_dtype(weight), device=weight.device)
             state[f"utility/{layer}"] = empty
             state[f"mean/{layer}"] = empty.repeat_interleave(units.readers[0].columns.shape[1], -1)
             state[f"born/{layer}"] = torch.zeros_like(empty, dtype=torch.int64)
@@ -197,7 +198,8 @@ class ContinualBackprop(Mitigation):
         return contribution / self._incoming(context)
 
     def _incoming(self, context: Context) -> Tensor:
-        return joined([*incoming_means(context, context.parameters).values()])
+        means = joined([*incoming_means(context, context.parameters).values()])
+        return means.clamp(min=torch.finfo(means.dtype).tiny)  # 0 / 0 would stay in the average
 
     def _corrected(
         self, context: Context, layer: str, average: Tensor, decay: float | None = None

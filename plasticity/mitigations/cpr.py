@@ -114,7 +114,7 @@ class CPR(Mitigation):
             axis = lead + units.axis
             weight = context.parameters[units.weight].detach().movedim(axis, lead)
             new = context.fresh(units.weight).movedim(axis, lead)
-            weight.lerp_(new, _like(share, weight))
+            weight.lerp_(new, _like(share, weight).to(weight.dtype))
             context.count(f"reset_units/{layer}", share.sum(-1))
         for layer, share in shares.items():
             for reader in context.units[layer].readers:

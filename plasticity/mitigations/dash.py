@@ -76,16 +76,27 @@ class DASH(Mitigation):
             context.restart_optimizer()
 
     def _descent(self, context: Context, names: list[str]) -> dict[str, Tensor]:
-        """Return the average descent direction of parameters on the data of the task, by name."""
+        """Return the average descent direction of parameters on the data of the task, by name.
+
+        Raises:
+            ValueError: if there are no data.
+        """
         weights = {name: context.parameters[name].detach().clone() for name in names}
         found = [torch.zeros_like(each) for each in weights.values()]
         for each in weights.values():
             each.requires_grad_()
+        has_data = False
         for inputs, labels in context.batches():
+            has_data = True
             with torch.enable_grad():
                 loss = context.loss(context.forward(inputs, weights), labels)
                 gradients = torch.autograd.grad(loss, [*weights.values()], materialize_grads=True)
             torch._foreach_lerp_(found, torch._foreach_neg(gradients), self.alpha)
+        if not has_data:
+            raise ValueError(
+                "dash got no batch of the task that begins, and would shrink all weights: give boundary() a"
+                " list, or a function that returns the batches anew at each call."
+            )
         return {
             name: context.mean_over_processes(each) for name, each in zip(names, found, strict=True)
         }

@@ -35,7 +35,8 @@ class FIRE(Scheduled):
 
     The published code approximates U V^T by ten iterations of Newton and Schulz, which leave small singular
     values of wide matrices far below 1, and divides by a norm that may be 0. Here the decomposition is exact,
-    in double precision, unless `iterations` are given, and a matrix of zeros stays.
+    in double precision, unless `iterations` are given. A matrix of zeros stays, and so does one of a
+    network that has diverged.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -87,9 +88,12 @@ def isometry(weight: Tensor, lead: int = 0, iterations: int | None = None) -> Te
     """
     units, inputs, *kernel = weight.shape[lead:]
     matrices = weight.reshape(*weight.shape[: lead + 2], -1).movedim(-1, lead)
-    factors = polar_factor(matrices, iterations) * (math.sqrt(units / inputs) / math.prod(kernel))
-    is_zero = torch.linalg.matrix_norm(matrices, keepdim=True) < SMALLEST_NORM
-    chosen: Tensor = torch.where(is_zero, matrices, factors)
+    norms = torch.linalg.matrix_norm(matrices, keepdim=True)
+    has_factor = norms.isfinite() & (norms >= SMALLEST_NORM)
+    # a decomposition of numbers that are not finite fails, for all networks of a stack
+    factors = polar_factor(torch.where(has_factor, matrices, 0), iterations)
+    scale = math.sqrt(units / inputs) / math.prod(kernel)
+    chosen: Tensor = torch.where(has_factor, factors * scale, matrices)
     return chosen.movedim(lead, -1).reshape(weight.shape)
 
 

@@ -13,6 +13,7 @@ from plasticity.checks import require_integer, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.whole_layers import detached
+from plasticity.precision import wide_dtype
 
 
 @mitigation("hare-tortoise")
@@ -23,7 +24,8 @@ class HareTortoise(Mitigation):
     See "Slow and Steady Wins the Race: Maintaining Plasticity with Hare and Tortoise Networks". The hare is
     the network that is trained. After every step, the tortoise, a copy at first, becomes
     `mu * tortoise + (1 - mu) * hare`; after every `copy_every` steps the hare becomes the tortoise. Both have
-    all parameters.
+    all parameters, of which frozen ones stay. The tortoise of weights in half precision is in single
+    precision, where its small steps are not lost.
 
     What is decided here, as the authors' code was not at hand: the network is measured and evaluated with the
     weights of the tortoise, while an agent acts with the hare's. Running statistics of a batch normalization
@@ -59,12 +61,15 @@ class HareTortoise(Mitigation):
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the tortoise. Shape of each: (..., *shape)."""
-        return detached(context.trained)
+        every = detached(context.parameters)
+        return {name: each.to(wide_dtype(each)) for name, each in every.items()}
 
     def after_step(self, context: Context) -> None:
         """Move the tortoise, and now and then the hare to it."""
         slow = [*context.state.values()]
-        fast = [context.parameters[name].detach() for name in context.state]
+        fast = [
+            context.parameters[name].detach().to(own.dtype) for name, own in context.state.items()
+        ]
         share: float | Tensor = self.mu  # a tensor, if stacked networks differ
         if isinstance(share, Tensor):
             for own, each in zip(slow, fast, strict=True):
@@ -72,10 +77,11 @@ class HareTortoise(Mitigation):
         else:
             torch._foreach_lerp_(slow, fast, 1 - share)
         if context.step % self.copy_every == 0:
-            torch._foreach_copy_(fast, slow)
+            for name, weight in context.trained.items():
+                weight.copy_(context.state[name])
             if self.restart_optimizer:
                 context.restart_optimizer()
 
     def evaluation_parameters(self, context: Context) -> Mapping[str, Tensor]:
         """Return the tortoise."""
-        return context.state
+        return {name: own.to(context.parameters[name].dtype) for name, own in context.state.items()}

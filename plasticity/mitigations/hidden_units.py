@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -163,7 +164,7 @@ def _followed(
 
 
 def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:
-    _require_followed(layer)
+    _require_followed(layer, _shared(layer, model))
     assert layer.weight is not None
     assert layer.axis is not None
     return HiddenUnits(
@@ -177,7 +178,15 @@ def _units_of(layer: UnitLayer, model: nn.Module) -> HiddenUnits:
     )
 
 
-def _require_followed(layer: UnitLayer) -> None:
+def _shared(layer: UnitLayer, model: nn.Module) -> str | None:
+    """Return the name of a weight, of units or of a reader, that other modules have too, if any."""
+    every = dict(model.named_parameters(remove_duplicate=False))
+    names = [layer.weight, *(each.weight for each in layer.readers)]
+    counts = Counter(every.values())
+    return next((name for name in names if name in every and counts[every[name]] > 1), None)
+
+
+def _require_followed(layer: UnitLayer, shared: str | None) -> None:
     reason = layer.not_followed
     if reason is None and layer.is_output:
         reason = "its units are outputs of the model"
@@ -187,6 +196,8 @@ def _require_followed(layer: UnitLayer) -> None:
         reason = f"its units are added to those of {', '.join(layer.joined)}"
     elif reason is None and not layer.readers:
         reason = "no layer reads it"
+    elif reason is None and shared is not None:
+        reason = f"other layers also use {shared!r}"
     elif reason is None and any(
         each.groups > 1 or bool((each.columns < 0).any()) for each in layer.readers
     ):

@@ -15,6 +15,10 @@ Moments = Mapping[str, Tensor]
 """State of an optimizer for one parameter, by name (`exp_avg`); what has the parameter's shape."""
 
 
+BEGIN_AT_OTHERS = frozenset({"mu_product", "step_size", "eta"})
+"""Names in the state of torch's NAdam, Rprop and ASGD that is not 0 before the first step."""
+
+
 class OptimizerView(Protocol):
     """Optimizer of one network, or of R stacked ones; leading dimensions as in `Mitigation`."""
 
@@ -78,14 +82,18 @@ class OrdinaryView:
 
     @torch.no_grad()
     def restart(self, names: Iterable[str]) -> None:
-        """Set moments and counts of steps to 0, in place: a captured step holds their addresses."""
+        """Set moments and counts of steps to 0, in place: a captured step holds their addresses.
+
+        State that begins with other numbers is dropped: torch's optimizers make it anew.
+        """
         for name in names:
             state = self._optimizer.state.get(self._parameters[name], {})
-            for moment in self.moments(name).values():
-                moment.zero_()
-            if isinstance(steps := state.get("step"), Tensor):
-                steps.zero_()
-            elif steps is not None:
+            if not BEGIN_AT_OTHERS.isdisjoint(state):
+                state.clear()
+            for each in state.values():
+                if isinstance(each, Tensor):
+                    each.zero_()
+            if isinstance(state.get("step"), int):
                 state["step"] = 0
 
     def of_run(self, index: int) -> OrdinaryView:

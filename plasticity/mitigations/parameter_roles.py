@@ -42,7 +42,8 @@ def parameter_roles(model: nn.Module, outputs: Collection[str]) -> dict[str, Par
 
     Args:
         model: The model.
-        outputs: Names of the layers whose units are part of its output (`output_layers`).
+        outputs: Names of the layers whose units are part of its output (`output_layers`), or of their
+            parameters.
     """
     layouts = model_layouts(model)
     found = {}
@@ -50,7 +51,8 @@ def parameter_roles(model: nn.Module, outputs: Collection[str]) -> dict[str, Par
         layout, layer = layouts[parameter], name.rpartition(".")[0]
         is_aside = isinstance(model.get_submodule(layer), AsideLinear)
         kind = "other" if is_aside else _kind(layout)
-        found[name] = ParameterRole(kind, layer, layout.fan_in, layer in outputs)
+        is_output = layer in outputs or name in outputs
+        found[name] = ParameterRole(kind, layer, layout.fan_in, is_output)
     return found
 
 
@@ -65,10 +67,14 @@ def _kind(layout: Layout) -> Kind:
 def output_layers(flow: UnitFlow) -> set[str]:
     """Return the names of the layers whose units are part of the model's output.
 
+    A layer without a module of its own has the names of its weight and bias.
+
     Raises:
         ValueError: if there is none, so that the output goes through operations that cannot be followed.
     """
-    found = {each.name for each in flow.layers if each.is_output}
+    outputs = [each for each in flow.layers if each.is_output]
+    found = {each.name for each in outputs}
+    found |= {each.bias for each in outputs if each.bias and each.name == each.weight}
     if not found:
         raise ValueError(
             "It cannot be told which layer makes the model's output, and a mitigation needs to know: name in"

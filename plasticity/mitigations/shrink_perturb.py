@@ -62,7 +62,7 @@ class ShrinkPerturb(Scheduled):
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the first weights, if they are needed."""
-        return detached(context.trained) if self.source == "initial" else {}
+        return detached(context.parameters) if self.source == "initial" else {}
 
     def act(self, context: Context) -> None:
         """Mix the weights."""

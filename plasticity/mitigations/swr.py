@@ -12,6 +12,7 @@ from plasticity.checks import require_integer, require_known, require_number
 from plasticity.initialization import Uniform
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.precision import wide_dtype
 
 Utility = Literal["gradient", "magnitude"]
 Choice = Literal["threshold", "proportion"]
@@ -82,7 +83,8 @@ class SWR(Mitigation):
 
     def _lowest(self, context: Context, utility: Tensor) -> Tensor:
         """Return which weights of a parameter are chosen. Shape: (..., weights) to the same, bool."""
-        mean = utility.mean(-1, keepdim=True)
+        # in half precision, the number of weights may be infinite
+        mean = utility.mean(-1, keepdim=True, dtype=wide_dtype(utility))
         share = context.per_run(self.share, mean)
         if self.choice == "threshold":
             return (utility <= share * mean) & (mean > 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from plasticity.checks import require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.precision import wide_dtype
 
 DISCOUNTS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 """Discounts of the tuners, of which each remembers another stretch of the past."""
@@ -74,9 +75,9 @@ class TRAC(Mitigation):
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return weights, displacements of 0, and tuners. Shape of each: (..., *shape), (...), (..., 6)."""
         state = {}
-        dtype = _precise(next(iter(context.parameters.values())).dtype)
+        dtype = wide_dtype(next(iter(context.parameters.values())))
         for name, each in context.parameters.items():
-            precise = each.detach().to(_precise(each.dtype), copy=True)
+            precise = each.detach().to(wide_dtype(each), copy=True)
             state[f"{REFERENCE}/{name}"] = precise
             state[f"{DISPLACEMENT}/{name}"] = torch.zeros_like(precise)
         state["scale"] = torch.zeros(context.lead, dtype=dtype, device=each.device)
@@ -142,7 +143,3 @@ def _placed(context: Context, name: str) -> Tensor:
     displacement = context.state[f"{DISPLACEMENT}/{name}"]
     scale = context.per_run(context.state["scale"], displacement)
     return displacement * scale + context.state[f"{REFERENCE}/{name}"]
-
-
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

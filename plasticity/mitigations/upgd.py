@@ -13,6 +13,7 @@ from plasticity.checks import require_known, require_number
 from plasticity.initialization import Normal
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.precision import wide_dtype
 
 Normalization = Literal["global", "local"]
 """Ways to compare utilities, by their name in a configuration."""
@@ -92,7 +93,7 @@ class UPGD(Mitigation):
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return utilities of 0. Shape of each: (..., *shape)."""
         return {
-            f"{UTILITY}/{name}": torch.zeros_like(each, requires_grad=False)
+            f"{UTILITY}/{name}": torch.zeros_like(each, dtype=wide_dtype(each), requires_grad=False)
             for name, each in context.parameters.items()
         }
 

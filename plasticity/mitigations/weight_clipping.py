@@ -26,8 +26,8 @@ class WeightClipping(Mitigation):
     0, where s is 1 / sqrt(fan-in), the bound of torch's initial weights, or that of the parameter's own
     initial distribution if it is uniform and wider. With another distribution, a kappa that would clip
     initial weights is refused. A bias has the fan-in of its layer. Normalizations are not clipped, whose
-    factors of 1 the published code would crush, nor are embeddings. Moments stay, and may go on to push
-    against the limit.
+    factors of 1 the published code would crush, nor are embeddings, nor weights while they are frozen.
+    Moments stay, and may go on to push against the limit.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -61,7 +61,7 @@ class WeightClipping(Mitigation):
         Raises:
             ValueError: if initial weights would be clipped.
         """
-        state, shares = {}, []
+        state, shares, trained = {}, [], context.trained
         for name, role in context.roles.items():
             if role.kind not in ("weight", "bias") or (role.is_output and not self.head):
                 continue
@@ -70,8 +70,11 @@ class WeightClipping(Mitigation):
             each = given if isinstance(given, tuple) else (given,) * len(context.generators)
             bounds = weight.new_tensor([_bound(one, role.fan_in) for one in each])
             state[name] = bounds.view(context.lead)
-            largest = weight.detach().abs().flatten(len(context.lead)).amax(-1)
-            shares.append(largest / state[name])
+            if name in trained:
+                largest = weight.detach().abs().flatten(len(context.lead)).amax(-1)
+                shares.append(largest / state[name])
+        if not shares:
+            return state
         largest = torch.stack(shares).amax(0)
         if (largest > context.per_run(self.kappa, largest) * (1 + ROUNDING)).any():
             raise ValueError(
@@ -82,8 +85,10 @@ class WeightClipping(Mitigation):
 
     def after_step(self, context: Context) -> None:
         """Clip the weights."""
-        for name, bound in context.state.items():
-            weight = context.parameters[name].detach()
+        for name in context.roles:  # of the weights that are trained now
+            if name not in context.state:
+                continue
+            bound, weight = context.state[name], context.parameters[name].detach()
             limit = torch.as_tensor(context.per_run(bound, weight))
             limit = limit * context.per_run(self.kappa, weight)
             weight.clamp_(-limit, limit)

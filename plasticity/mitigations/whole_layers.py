@@ -36,8 +36,8 @@ def layer_groups(roles: Mapping[str, ParameterRole]) -> list[list[str]]:
     """Return the names of parameters, layer by layer, from the first to the output.
 
     Hidden layers are in the order in which the model has them. What has no weights of a layer, such as a
-    normalization, goes with the layer before it, and with the first if there is none. All layers whose units
-    are outputs are the last entry.
+    normalization, goes with the layer before it, and with the first if there is none; without any layer, it
+    is left out. All layers whose units are outputs are the last entry.
 
     Args:
         roles: Roles by name, in the order of the model's parameters.
@@ -52,8 +52,8 @@ def layer_groups(roles: Mapping[str, ParameterRole]) -> list[list[str]]:
         elif role.kind in ("weight", "bias"):
             latest = hidden.setdefault(role.layer, [])
         latest.append(name)
-    first, *others = [*hidden.values(), *([outputs] if outputs else [])]
-    return [before + first, *others]
+    groups = [*hidden.values(), *([outputs] if outputs else [])]
+    return [before + groups[0], *groups[1:]] if groups else []
 
 
 def detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

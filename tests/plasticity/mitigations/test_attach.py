@@ -20,6 +20,7 @@ from plasticity.mitigations import (
     EffectiveRank,
     InFeR,
     Mitigation,
+    Parseval,
     ProximalFeatures,
     ReDo,
     SeededMethod,

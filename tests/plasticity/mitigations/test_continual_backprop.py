@@ -314,3 +314,16 @@ def test_an_agent_continues_exactly(ppo_continues_exactly, cores):
     method = (ContinualBackprop(replacement_rate=0.02, maturity_threshold=3),)
     rows = ppo_continues_exactly(method, **{"stream.cores": cores})
     assert all(rows[0][f"reset_units/{part}.fc1"] > 0 for part in ("actor", "critic"))
+
+
+@pytest.mark.parametrize("utility", ["adaptable-contribution", "adaptation"])
+def test_a_unit_without_incoming_weights_has_a_utility(utility):
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    nn.init.zeros_(network[0].weight)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    method = ContinualBackprop(utility=utility, replacement_rate=0.0)
+    attached = attach(network, optimizer, method, inputs=torch.ones(1, 2))
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = attached.state_dict()["mitigations"]["cbp"]["state"]
+    assert state["utility/0"].isfinite().all()

@@ -183,3 +183,12 @@ def test_an_agent_stacked_as_alone(ppo_stacked_as_alone):
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_run_continues_exactly(continues_exactly, stacked):
     continues_exactly((CPR(every=5, replacement_rate=0.3),), stacked=stacked)
+
+
+def test_weights_in_half_precision_are_mixed():
+    network = chain().bfloat16()
+    run = Run(network, INPUTS.bfloat16(), every=1, replacement_rate=0.5)
+    before = network[0].weight.detach().clone()
+    run.step()
+    # unit 0 has a utility of 0.99 and the largest share, 0.5; its new weights are 0.5
+    torch.testing.assert_close(network[0].weight[0], 0.5 * before[0] + 0.25)

@@ -109,3 +109,13 @@ def test_all_forms_agree(trains_alike):
 @pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
 def test_stacked_as_alone(stacked_as_alone, loss):
     stacked_as_alone((DASH(),), (DASH(alpha=0.9, floor=0.5),), **{"agent.loss": loss})
+
+
+def test_data_that_were_read_before_are_an_error():
+    network = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    attached = attach(network, optimizer, DASH(), inputs=torch.ones(1, 2))
+    before = network.weight.detach().clone()
+    with pytest.raises(ValueError, match="no batch of the task that begins"):
+        attached.boundary(1, iter(()), nn.functional.mse_loss)
+    assert torch.equal(network.weight, before)

@@ -122,3 +122,12 @@ def test_all_forms_agree(trains_alike, iterations):
 def test_the_frobenius_norm_follows_from_the_sizes():
     # min(units, inputs) singular values of sqrt(units / inputs)
     assert isometry(torch.randn(6, 24)).norm().item() == pytest.approx(math.sqrt(6 * 6 / 24))
+
+
+@pytest.mark.parametrize("iterations", [None, 10])
+def test_a_network_that_has_diverged_stays_as_the_only_one_of_a_stack(iterations):
+    weights = torch.stack([torch.full((3, 2), torch.nan), torch.ones(3, 2), torch.eye(3)[:, :2]])
+    weights[1, 0] = torch.inf
+    found = isometry(weights, 1, iterations)
+    assert torch.equal(found[:2].nan_to_num(9, 8), weights[:2].nan_to_num(9, 8))
+    torch.testing.assert_close(found[2], math.sqrt(1.5) * weights[2], rtol=0, atol=0.05)

@@ -51,3 +51,31 @@ def test_a_wrong_setting_is_refused(field, value):
 
 def test_all_forms_agree(trains_alike):
     trains_alike((HareTortoise(mu=0.9, copy_every=4),), (HareTortoise(mu=0.5, copy_every=4),))
+
+
+def test_small_steps_are_not_lost_in_half_precision():
+    layer = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    nn.init.ones_(layer.weight)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    attach(layer, optimizer, HareTortoise(mu=0.999, copy_every=1000))
+    nn.init.constant_(layer.weight, 2.0)
+    for _ in range(1000):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        optimizer.step()
+    # 2 - 0.999^1000, to the 8 bits of a weight; a tortoise of 8 bits would never leave 1
+    assert layer.weight.item() == pytest.approx(2 - 0.999**1000, abs=0.01)
+
+
+def test_weights_that_are_frozen_later_stay():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    attached = attach(network, optimizer, HareTortoise(mu=0.9, copy_every=2))
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+        network[0].requires_grad_(requires_grad=False)
+        before = network[0].weight.clone()
+    assert torch.equal(network[0].weight, before)
+    with attached.evaluating():
+        assert not torch.equal(network[0].weight, before)

@@ -119,3 +119,23 @@ def test_readers_may_be_named_where_a_model_cannot_be_followed():
 def test_wrong_names_of_readers_are_refused(pairs, message):
     with pytest.raises(ValueError, match=message):
         named_readers(marker(), pairs)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.third, self.head = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        hidden = torch.relu(self.second(torch.relu(self.first(inputs))))
+        return self.head(torch.relu(self.third(hidden)))
+
+
+def test_units_of_a_weight_that_other_layers_have_too_are_refused():
+    model, inputs = Tied(), torch.ones(2, 4)
+    with pytest.raises(ValueError, match=r"'first' cannot be .*: other layers also use") as error:
+        units_of(model, inputs)
+    assert "layers=['third']" in str(error.value)
+    assert list(units_of(model, inputs, ["third"])) == ["third"]

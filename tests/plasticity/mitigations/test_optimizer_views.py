@@ -103,3 +103,21 @@ def test_all_stacked_networks_restart_at_once():
     step(run, optimizer, images().expand(2, *images().shape))
     networks.optimizer.restart(networks.parameters)
     assert optimizer.state_dict(0)["state"] == optimizer.state_dict(1)["state"] == {}
+
+
+@pytest.mark.parametrize("kind", ["NAdam", "Rprop", "ASGD", "Adafactor", "RMSprop", "Adamax"])
+def test_any_optimizer_of_torch_takes_a_first_step_after_a_restart(kind):
+    model, other = marker(), marker()
+    optimizer, fresh = (
+        getattr(torch.optim, kind)(each.parameters(), lr=0.01) for each in (model, other)
+    )
+    for _ in range(3):
+        step(model, optimizer, images())
+    other.load_state_dict(model.state_dict())
+    names = dict(model.named_parameters())
+    OrdinaryView(optimizer, names).restart(names)
+    for _ in range(2):
+        step(model, optimizer, images(seed=1))
+        step(other, fresh, images(seed=1))
+    for each, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(each, expected)

@@ -71,3 +71,9 @@ def test_stacked_networks_have_the_roles_of_one():
         "head.weight",
         "head.bias",
     }
+
+
+def test_a_layer_that_is_the_whole_model_is_the_output():
+    model = nn.Linear(3, 2)
+    roles = parameter_roles(model, output_layers(trace_units(model, torch.zeros(2, 3))))
+    assert all(each.is_output for each in roles.values())

@@ -88,3 +88,15 @@ def test_a_wrong_setting_is_refused(field, value):
 def test_all_forms_agree(trains_alike, source):
     settings = {"every": 3, "source": source}
     trains_alike((ShrinkPerturb(**settings),), (ShrinkPerturb(shrink=0.9, **settings),))
+
+
+def test_weights_that_are_trained_later_return_to_the_first_ones_too():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    network[0].requires_grad_(requires_grad=False)
+    first = network[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    attached = attach(network, optimizer, ShrinkPerturb(shrink=0.0, perturb=1.0, source="initial"))
+    network.requires_grad_()
+    nn.init.ones_(network[0].weight)
+    attached.boundary(1)
+    assert torch.equal(network[0].weight, first)

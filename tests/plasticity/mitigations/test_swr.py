@@ -108,3 +108,13 @@ def test_weights_are_counted_in_a_stack():
 def test_an_agent_stacked_as_alone(ppo_stacked_as_alone):
     counts = ppo_stacked_as_alone((SWR(every=5, share=0.1),), (SWR(every=5, share=0.3),))
     assert all(each[f"reset_weights/{part}"] > 0 for each in counts for part in ("actor", "critic"))
+
+
+def test_the_number_of_weights_may_be_larger_than_a_number_in_half_precision():
+    layer = nn.Linear(300, 300, bias=False, dtype=torch.float16)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    swr = SWR(every=1, share=0.5, choice="proportion", utility="magnitude")
+    attached = attach(layer, optimizer, swr)
+    layer.weight.grad = torch.ones_like(layer.weight)
+    optimizer.step()
+    assert attached.take_counts()["reset_weights"] == 45_000

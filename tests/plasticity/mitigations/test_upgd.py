@@ -204,3 +204,17 @@ def test_a_run_continues_exactly(continues_exactly, stacked):
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
     ppo_continues_exactly((UPGD(beta=0.9),), **{"stream.cores": 1})
+
+
+def test_utilities_are_kept_in_single_precision_at_least():
+    """In half precision, a share of 1e-4 of a change would be lost."""
+    layer = torch.nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    torch.nn.init.ones_(layer.weight)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    attached = attach(layer, optimizer, UPGD(beta=0.9999, noise=0.0))
+    for _ in range(100):
+        layer.weight.grad = -torch.ones_like(layer.weight)
+        optimizer.step()
+        layer.weight.grad = None
+    state = attached.state_dict()["mitigations"]["upgd"]["state"]
+    assert state["utility/weight"].item() == pytest.approx(1 - 0.9999**100, rel=1e-4)

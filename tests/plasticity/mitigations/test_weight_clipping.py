@@ -94,3 +94,17 @@ def test_all_forms_agree(trains_alike):
     assert [each["fc.weight"].abs().max().item() * 12**0.5 for each in found] == pytest.approx(
         [1, 1.05]
     )
+
+
+def test_frozen_weights_are_neither_clipped_nor_refused():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    nn.init.constant_(network[0].weight, 9.0)
+    network[0].requires_grad_(requires_grad=False)
+    weights, _ = clipped(network, [[9.0] * 4], layer=network[2])
+    assert set(weights) == {0.5}
+    assert (network[0].weight == 9).all()
+
+
+def test_without_any_layer_to_clip_nothing_happens():
+    weights, _ = clipped(nn.Linear(4, 1), [9.0] * 4, method=WeightClipping(head=False))
+    assert weights == [9, 9, 9, 9]

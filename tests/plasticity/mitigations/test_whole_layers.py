@@ -25,3 +25,7 @@ def test_output_layers_are_the_last_wherever_they_stand():
 
 def test_a_network_may_be_its_output_alone():
     assert groups_of(nn.Sequential(nn.Linear(2, 2)), {"0"}) == [["0"]]
+
+
+def test_without_any_layer_there_is_no_group():
+    assert groups_of(nn.LayerNorm(3), set()) == []
