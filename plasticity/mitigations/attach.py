@@ -358,8 +358,8 @@ class Attached:
         elif self._hooks.has_penalty and not self._gave_penalty:
             self._gave_penalty = True  # and only once
             warnings.warn(
-                f"A step was taken without the penalties of {self._hooks.names}: add attached.penalty() to the"
-                " loss, or attach with adds_penalty=True.",
+                f"A step was taken without the penalties of {self._hooks.names}: add attached.penalty() to"
+                " the loss, or attach with adds_penalty=True.",
                 stacklevel=2,
             )
         if self._hooks.acts_before_step or self._hooks.is_due:  # most steps only count
