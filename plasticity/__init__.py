@@ -2,7 +2,8 @@
 
 from plasticity import metrics, modules, optim, stacking, symmetry, units
 from plasticity.metrics import *  # noqa: F403  (each sub-package lists its public names)
-from plasticity.mitigations.attach import Attached, attach
+from plasticity.mitigations.attach import attach
+from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.conversion import convert
 from plasticity.modules import *  # noqa: F403
 from plasticity.optim import *  # noqa: F403

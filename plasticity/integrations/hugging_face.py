@@ -12,7 +12,8 @@ from plasticity.checks import require_integer
 from plasticity.initialization import Distribution
 from plasticity.metrics.registry import DEFAULT_METRICS, Metric
 from plasticity.metrics.tracker import Tracker
-from plasticity.mitigations.attach import Attached, attach
+from plasticity.mitigations.attach import attach
+from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.method import require_compatible
 

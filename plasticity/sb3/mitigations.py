@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from plasticity.containers import mapped
 from plasticity.initialization import Distribution
-from plasticity.mitigations.attach import Attached, attach
+from plasticity.mitigations.attach import attach
+from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.churn import Churn
 from plasticity.mitigations.hidden_units import layers_to_reset
