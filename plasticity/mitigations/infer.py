@@ -86,7 +86,8 @@ class InFeR(Mitigation):
             raise ValueError(
                 "The network has functionals of infer already: attach it to a new one."
             )
-        functionals = nn.utils.skip_init(AsideLinear, last.in_features, self.heads, bias=False)
+        with torch.random.fork_rng(devices=[]):  # overwritten below, and no draw of the run's
+            functionals = AsideLinear(last.in_features, self.heads, bias=False)
         generator = torch.Generator().manual_seed(child_seed(seed, MODULE))
         with torch.no_grad():
             torch_default(last.in_features).draw_(functionals.weight, generator)

@@ -143,4 +143,5 @@ def _norm(context: Context, utility: Tensor) -> Tensor:
     """Return the Euclidean norm along the last dimension, which a single number has not. Shape: (..., 1)."""
     if utility.dim() == len(context.lead):
         return utility.abs()
-    return torch.linalg.vector_norm(utility, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(utility, dim=-1, keepdim=True)
+    return norm

@@ -81,7 +81,7 @@ class _SquaredDeviation(torch.autograd.Function):
         return deviation.square().sum((-1, -2))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, deviation = ctx.saved_tensors
         return gradient[..., None, None] * deviation_gradient(weight, deviation), None

@@ -28,7 +28,7 @@ class JointOptimizer(Optimizer):
         """The optimizers."""
         super().__init__([group for part in parts for group in part.param_groups], {})
 
-    @property  # type: ignore[override]
+    @property
     def state(self) -> defaultdict[Tensor, Any]:
         """State of each parameter, as its optimizer has it."""
         every = {each: own for part in self.parts for each, own in part.state.items()}
