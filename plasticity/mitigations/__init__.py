@@ -25,7 +25,7 @@ from plasticity.mitigations.upgd import UPGD as UPGD
 from plasticity.mitigations.trac import TRAC as TRAC
 from plasticity.mitigations.continual_backprop import ContinualBackprop as ContinualBackprop
 from plasticity.mitigations.shrink_perturb import ShrinkPerturb as ShrinkPerturb
-from plasticity.mitigations.noise import Noise as Noise
+from plasticity.mitigations.weight_noise import WeightNoise as WeightNoise
 from plasticity.mitigations.head_reset import HeadReset as HeadReset
 from plasticity.mitigations.layer_reset import LayerReset as LayerReset
 from plasticity.mitigations.full_reset import FullReset as FullReset

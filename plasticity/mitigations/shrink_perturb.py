@@ -28,7 +28,7 @@ class ShrinkPerturb(Scheduled):
 
     The factors are ours; the paper's were not at hand. With `source="initial"`, the network's own first
     weights take the place of the draw: without any randomness, repeated mixtures lead back to them. Noise
-    after every step is `noise`.
+    after every step is `weight-noise`.
 
     Raises:
         TypeError: if a value has the wrong type.

@@ -13,7 +13,7 @@ from plasticity.agents.supervised.config import ClassifierConfig, Optimizer
 from plasticity.agents.supervised.optimizers import OPTIMIZERS, make_optimizer
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
-from plasticity.mitigations import PLAIN_METHOD, UPGD, Noise, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import PLAIN_METHOD, UPGD, SeededMethod, Syre, WeightDecay, WeightNoise
 from plasticity.tasks.streams.base import TaskSpec
 
 MUON = ClassifierConfig(optimizer="muon", learning_rate=0.01)
@@ -127,7 +127,9 @@ def test_soap_without_its_package_names_the_extra(monkeypatch):
         classifier(replace(MUON, optimizer="soap"))
 
 
-@pytest.mark.parametrize("method", [(), (WeightDecay(strength=0.1),), (Noise(deviation=0.01),)])
+@pytest.mark.parametrize(
+    "method", [(), (WeightDecay(strength=0.1),), (WeightNoise(deviation=0.01),)]
+)
 def test_soap_takes_its_steps_and_continues_exactly(method):
     package = pytest.importorskip("pytorch_optimizer")
     config = replace(MUON, optimizer="soap", betas=(0.95, 0.95))

@@ -108,7 +108,7 @@ def test_what_runs_the_model_again_refuses_several_inputs(mitigation):
         step()
 
 
-def test_a_penalty_that_the_loop_forgets_is_told_once():
+def test_a_loop_is_warned_once_that_it_forgets_a_penalty():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attach(model, optimizer, Parseval(), inputs=make_batch(0)[0])

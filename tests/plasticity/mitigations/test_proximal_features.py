@@ -116,7 +116,7 @@ def test_there_is_no_penalty_while_the_last_hidden_layer_is_frozen():
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     attached = attach(network, optimizer, ProximalFeatures(every=9), inputs=torch.randn(2, 4))
-    network(torch.randn(6, 4)).sum().backward()
+    (network(torch.randn(6, 4)).sum() + attached.penalty()).backward()
     optimizer.step()
     network(torch.randn(6, 4))
     assert attached.penalty() > 0

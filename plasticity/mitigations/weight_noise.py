@@ -15,16 +15,16 @@ from plasticity.mitigations.context import Context
 UNIT = Normal(1.0)
 
 
-@mitigation("noise")
+@mitigation("weight-noise")
 @dataclass(frozen=True, kw_only=True)
-class Noise(Mitigation):
+class WeightNoise(Mitigation):
     """Normal noise on all weights after every step (Dohare et al., 2024).
 
     In "Loss of Plasticity in Deep Continual Learning", "shrink and perturb" is weight decay with this noise:
-    the method `weight-decay+noise`. The noise is isotropic, the same for biases, normalizations and the
-    output layer, and does not depend on the learning rate; ports that speak of its variance, or multiply it
-    by the rate, have other numbers. Weights without gradients that a decay multiplies by a in each step come
-    to have the variance deviation^2 / (1 - a^2).
+    the method `weight-decay+weight-noise`. The noise is isotropic, the same for biases, normalizations and
+    the output layer, and does not depend on the learning rate; ports that speak of its variance, or multiply
+    it by the rate, have other numbers. Weights without gradients that a decay multiplies by a in each step
+    come to have the variance deviation^2 / (1 - a^2).
 
     Raises:
         TypeError: if a value has the wrong type.
