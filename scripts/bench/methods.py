@@ -105,7 +105,9 @@ def _classifier(effort: Effort, setting: Setting, mitigation: Mitigation | None)
     method = PLAIN_METHOD if mitigation is None else SeededMethod((mitigation,), anchor_seed=0)
     torch.manual_seed(0)
     network: nn.Module = setting.network.make((1, 28, 28), 10, method.mitigations)
-    config = replace(MNIST.agent, batch_size=setting.batch_size)
+    # With a single example, the benchmark's rate would diverge: numbers of another speed.
+    rate = MNIST.agent.learning_rate * setting.batch_size / MNIST.agent.batch_size
+    config = replace(MNIST.agent, batch_size=setting.batch_size, learning_rate=rate)
     return Classifier(network, config, method, data_order_seed=0, device=effort.device)
 
 
