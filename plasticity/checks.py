@@ -58,6 +58,12 @@ def require_integer(name: str, value: object, *, minimum: int, maximum: int | No
     return number
 
 
+def require_bool(name: str, value: object) -> None:
+    """Raise a TypeError unless a value is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}.")
+
+
 def require_betas(name: str, value: object) -> None:
     """Raise an error unless a value is a pair of numbers of at least 0 and below 1, as Adam's betas.
 

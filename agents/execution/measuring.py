@@ -54,9 +54,7 @@ def measured(
         if not metrics:
             return {0: {}}
         chosen = tracker(metrics=metrics, loss=losses[0] if losses else None)
-        chosen.load_state_dict({"previous": previous})
-        if before_step is not None:
-            chosen.before_step(before_step)
+        chosen.load_state_dict({"previous": previous, "before_step": before_step})
         return {0: chosen.measure()}
     features = stacked_features(networks, probe, layers)
     finite = finite_networks(features).tolist()

@@ -16,7 +16,7 @@ from plasticity.agents.networks.layers import (
     InitializedNetwork,
     InputScale,
 )
-from plasticity.checks import require_integer, require_known, require_number
+from plasticity.checks import require_bool, require_integer, require_known, require_number
 from plasticity.initialization import Constant, Distribution, scheme_distribution, scheme_gain
 from plasticity.mitigations import Mitigation, network_spec
 from plasticity.network_spec import LayerSpec, NetworkSpec
@@ -46,8 +46,7 @@ class Network(ABC):
         require_known("activation", self.activation, ACTIVATIONS)
         require_known("initialization", self.initialization, INITIALIZATIONS)
         require_number("output_gain", self.output_gain, minimum=0.0)
-        if not isinstance(self.zero_biases, bool):
-            raise TypeError(f"zero_biases must be True or False, not {self.zero_biases!r}.")
+        require_bool("zero_biases", self.zero_biases)
         if require_number("input_scale", self.input_scale, minimum=0.0) == 0:
             raise ValueError("input_scale must be above 0: with 0, the network sees no inputs.")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plasticity.agents.networks.layers import ACTIVATIONS
-from plasticity.checks import nearest, require_betas, require_integer, require_number
+from plasticity.checks import nearest, require_betas, require_bool, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
 INITIALIZATIONS = ("lecun", "orthogonal", "kaiming", "xavier")
@@ -122,8 +122,7 @@ class PPOConfig:
         self._check_sizes()
         self._check_rates()
         for name in ("normalize_observations", "normalize_rewards", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+            require_bool(name, getattr(self, name))
         if self.compile and self.target_kl is not None:
             raise ValueError(
                 f"target_kl={self.target_kl} is read by the host at every minibatch, which a captured update"

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from plasticity.checks import require_betas, require_integer, require_known, require_number
+from plasticity.checks import (
+    require_betas,
+    require_bool,
+    require_integer,
+    require_known,
+    require_number,
+)
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon", "soap"]
@@ -78,8 +84,7 @@ class ClassifierConfig:
         require_known("loss", self.loss, get_args(Loss))
         require_known("precision", self.precision, get_args(Precision))
         require_known("kernel", self.kernel, KERNELS)
-        if not isinstance(self.compile, bool):
-            raise TypeError(f"compile must be True or False, not {self.compile!r}.")
+        require_bool("compile", self.compile)
         if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:
             raise ValueError("learning_rate must be above 0, not 0: nothing would be learned.")
         require_number("momentum", self.momentum, minimum=0.0, below=1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from plasticity.metrics.norms import parameters_of
@@ -47,7 +46,28 @@ def isometry_deviation(weight: Tensor) -> Tensor:
     Returns:
         A number of at least 0, computed in float64, in the weight's dtype (at least float32). Shape: ().
     """
-    matrix = in_float64(weight.detach()).flatten(1)
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return as_given((gram - identity).square().sum(), weight)
+    deviation = gram_deviation(in_float64(weight.detach()).flatten(1))
+    return as_given(deviation.square().sum(), weight)
+
+
+def gram_deviation(weight: Tensor, target: float | Tensor = 1.0) -> Tensor:
+    """Compute the smaller of W Wᵀ and Wᵀ W, minus a multiple of the identity.
+
+    Only the smaller one can be such a multiple: the larger has a lower rank.
+
+    Args:
+        weight: W. Shape: (..., units, entries).
+        target: Multiple of the identity. Shape: (..., 1), or a number.
+
+    Returns:
+        Shape: (..., n, n), with n the smaller side of the weight.
+    """
+    gram = weight @ weight.mT if is_wide(weight) else weight.mT @ weight
+    gram.diagonal(dim1=-2, dim2=-1).sub_(target)
+    return gram
+
+
+def is_wide(weight: Tensor) -> bool:
+    """Return whether a matrix (..., units, entries) has no more units than entries."""
+    units, entries = weight.shape[-2:]
+    return units <= entries

@@ -235,7 +235,7 @@ class Tracker:
             )
         return row
 
-    def before_step(self, parameters: Mapping[str, Tensor] | None = None) -> None:
+    def before_step(self) -> None:
         """Keep the parameters of this moment for "step" metrics, such as "churn", of the next row.
 
         Call it before the last optimizer step of a task; it takes the time and memory of a copy of the
@@ -246,13 +246,8 @@ class Tracker:
                     tracker.before_step()
                 train_step(batch)
             tracker.boundary(task=k)
-
-        Args:
-            parameters: Parameters before the step by name, if they were kept elsewhere. None: a copy of the
-                present ones.
         """
-        kept = norms.parameter_snapshot(self._model) if parameters is None else dict(parameters)
-        self._before_step = kept
+        self._before_step = norms.parameter_snapshot(self._model)
 
     def take(self, probe_batch: Any = None) -> tuple[dict[str, float], bool]:
         """Measure as for a row, without keeping one, for callers that keep their own rows.
@@ -277,7 +272,7 @@ class Tracker:
         devices = {name: p.device for name, p in named_parameters(self._model)}
         self._previous, self._before_step = (
             kept if kept is None else {name: each.to(devices[name]) for name, each in kept.items()}
-            for kept in (state["previous"], state.get("before_step"))
+            for kept in (state["previous"], state["before_step"])
         )
         self._is_resumed, self._is_new = True, False
 

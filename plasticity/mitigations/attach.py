@@ -8,14 +8,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from plasticity.initialization import (
-    Distribution,
-)
+from plasticity.initialization import Distribution
 from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.method import (
-    SeededMethod,
-)
+from plasticity.mitigations.method import SeededMethod
 from plasticity.seeds import child_seed
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -23,10 +22,10 @@ from plasticity.initialization import (
 )
 from plasticity.mitigations.attachable import inner_optimizer, require_attachable
 from plasticity.mitigations.attached_decay import AttachedDecay, require_no_decay
+from plasticity.mitigations.attached_distributions import attached_distributions
 from plasticity.mitigations.attached_units import AttachedUnits
 from plasticity.mitigations.call_hooks import hook_layer, hook_model
 from plasticity.mitigations.closures import Arguments, with_evaluated_closure
-from plasticity.mitigations.context import Batches, Loss, mean_over_processes
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.joined_penalty import join_penalty, repeated_pass
 from plasticity.mitigations.method import (
@@ -37,6 +36,8 @@ from plasticity.mitigations.method import (
 )
 from plasticity.mitigations.optimizer_views import OrdinaryView
 from plasticity.mitigations.passes import Passes
+from plasticity.mitigations.processes import mean_over_processes
+from plasticity.mitigations.progress import Batches, Loss
 from plasticity.mitigations.trained import Trained
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.units.numbers import tensors_in
@@ -70,7 +71,7 @@ class Attached:
         if settings.regularizer != "none":
             require_no_decay(self._optimizer)
         # Before the weights are moved: a redraw has the spread of those that the user gave.
-        self._initialization = _initialization(
+        self._initialization = attached_distributions(
             self._model, initialize or {}, method, is_new=state is None
         )
         self._reads_units = any(each.reads_units for each in method.mitigations)
@@ -452,32 +453,3 @@ def _unscale(optimizer: Optimizer) -> None:
                 if parameter.grad is not None:
                     parameter.grad.div_(scale.to(parameter.grad.device))
     optimizer.grad_scale = None  # type: ignore[attr-defined]
-
-
-def _initialization(
-    model: nn.Module, given: Mapping[str, Distribution], method: SeededMethod, *, is_new: bool
-) -> dict[str, Distribution]:
-    """Return the distribution of each parameter, and log which ones were measured."""
-    found = initialization_of(model)
-    for pattern, distribution in given.items():
-        matching = [name for name in found if fnmatchcase(name, pattern)]
-        if not matching:
-            raise ValueError(
-                f"initialize has the pattern {pattern!r}, which matches no parameter of the model: give one"
-                f" that does, such as {next(iter(found))!r}."
-            )
-        found |= dict.fromkeys(matching, distribution)
-    is_declared = callable(getattr(model, "initialization", None))
-    measured = [
-        f"{name} (standard deviation {each.deviation:.3g})"
-        for name, each in found.items()
-        if isinstance(each, Normal) and not any(fnmatchcase(name, pattern) for pattern in given)
-    ]
-    reads_units = any(each.reads_units for each in method.mitigations)
-    if is_new and measured and not is_declared and reads_units:
-        logger.info(
-            "Units that are reset get normal weights of the spread that their layer has now: %s. Give"
-            " initialize={pattern: distribution} for others.",
-            ", ".join(measured),
-        )
-    return found

@@ -61,6 +61,9 @@ class Mitigation:
     reads_units: ClassVar[bool] = False
     """Whether the hooks use `context.units` or `context.features`."""
 
+    records_features: ClassVar[bool] = True
+    """Whether `context.features` is recorded in the steps of its hooks, if it reads units at all."""
+
     reads_example: ClassVar[bool] = False
     """Whether `initial_state` uses `context.example`."""
 
@@ -89,6 +92,11 @@ class Mitigation:
     def cadence(self) -> int:
         """Optimizer steps from one call of `after_step` to the next."""
         return int(getattr(self, "every", 1))
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether it takes the network's outputs for logits of one distribution."""
+        return False
 
     # ---- before the training --------------------------------------------------------------------
 

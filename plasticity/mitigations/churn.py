@@ -12,6 +12,7 @@ from torch import Tensor
 from plasticity.checks import require_integer, require_known, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.kept_parameters import copies, keep_parameters, kept_parameters
 from plasticity.mitigations.recent_inputs import (
     draw_recent_inputs,
     recent_inputs,
@@ -80,11 +81,15 @@ class Churn(Mitigation):
         for name in ("references", "memory"):
             require_integer(name, getattr(self, name), minimum=1)
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the distance is that of classes."""
+        return self.distance == "kl"
+
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the parameters, room for inputs, and 0 for whether there are reference inputs."""
-        parameters = context.parameters.items()
         return {
-            **{f"{PREVIOUS}{name}": each.detach().clone() for name, each in parameters},
+            **copies(context.parameters, PREVIOUS),
             **recent_inputs(context, self.memory),
             "reference": room_for_inputs(context, self.references),
             "has_reference": context.zeros(),
@@ -93,10 +98,9 @@ class Churn(Mitigation):
     def penalty(self, context: Context) -> Tensor:
         """Return the penalty on the churn by the previous step."""
         state, lead = context.state, len(context.lead)
-        previous = {name: state[f"{PREVIOUS}{name}"] for name in context.parameters}
         outputs = context.forward(state["reference"])
         with torch.no_grad():
-            before = context.forward(state["reference"], previous)
+            before = context.forward(state["reference"], kept_parameters(context, PREVIOUS))
         if self.distance == "squared" or outputs.shape[-1] == 1:
             distances = (outputs - before).square().flatten(lead).mean(-1)
         else:
@@ -106,8 +110,7 @@ class Churn(Mitigation):
 
     def before_step(self, context: Context) -> None:
         """Keep the parameters as they are before the step."""
-        kept = [context.state[f"{PREVIOUS}{name}"] for name in context.parameters]
-        torch._foreach_copy_(kept, [*context.parameters.values()])
+        keep_parameters(context, PREVIOUS)
 
     def after_step(self, context: Context) -> None:
         """Draw the reference inputs of the next step, and then remember the inputs of this one."""

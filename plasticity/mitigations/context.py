@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
-from torch.nn import functional
+from torch import Tensor
 
 from plasticity.mitigations.hidden_units import HiddenUnits
 from plasticity.mitigations.optimizer_views import Moments
 from plasticity.mitigations.parameter_roles import ParameterRole
+from plasticity.mitigations.processes import mean_over_processes, num_processes
+from plasticity.mitigations.progress import Progress
 from plasticity.mitigations.resets import replace_entries, reset_some_units, reset_units
 from plasticity.mitigations.trained import Initial, Trained
 from plasticity.recording import recorded_sums
-
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Function of outputs and labels that returns their mean loss, a number."""
-
-
-@dataclass
-class Progress:
-    """Latest events in the training of a network, which the contexts of its mitigations share."""
-
-    step: int = 0
-    """Optimizer steps done so far, on this network."""
-
-    task: int = 0
-    """Index of the current task; at a boundary, of the one that begins."""
-
-    inputs: Tensor | None = None
-    """Inputs of the current training step, or of its latest micro-batch; None between two steps."""
-
-    has_other_inputs: bool = False
-    """Whether the latest call of the network had more than these: another tensor, or one in a container."""
-
-    example: Tensor | None = None
-    """One input of one network, if a mitigation needs it."""
-
-    batch_size: int = 0
-    """Examples of the current training step so far, of each network."""
-
-    layer_inputs: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Inputs of the layers that were recorded in the latest step, of each of its forward passes, by name."""
-
-    batches: Batches | None = None
-    """Function that iterates over the data of the task that begins."""
-
-    loss: Loss = functional.cross_entropy
-    """Loss of that task."""
-
-    def forget_step(self) -> None:
-        """Drop what is known of a step, after it: memory, and what a run that is continued would not have."""
-        self.inputs, self.batch_size, self.layer_inputs = None, 0, {}
 
 
 class Context:
@@ -235,9 +194,7 @@ class Context:
 
         Those of all micro-batches, and of all processes of a distributed run, which have equal shares.
         """
-        return self._progress.batch_size * (
-            distributed.get_world_size() if _is_distributed() else 1
-        )
+        return self._progress.batch_size * num_processes()
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run the networks in evaluation mode, with other parameters or buffers where these are given.
@@ -377,18 +334,9 @@ class Context:
         folded = values.contiguous().view(torch.uint8)
         folded = folded.view(*values.shape[:-2], samples // parts, parts, units)
         found = folded.amax(-3).amax(-2).bool()
-        if not _is_distributed():
+        if num_processes() == 1:
             return found
         return mean_over_processes(found.to(torch.float32)) > 0
-
-    def mean_over_processes(self, statistic: Tensor) -> Tensor:
-        """Average a tensor over the processes of a distributed run. Shape: any, which stays."""
-        return mean_over_processes(statistic)
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether statistics are averaged over several processes."""
-        return _is_distributed()
 
     def draw(self, distribution: Initial, out: Tensor) -> Tensor:
         """Fill a tensor from a distribution, each network by its own generator.
@@ -483,7 +431,8 @@ class Context:
         """
         chosen = list(self.parameters if names is None else names)
         for name in chosen:
-            self.clear_moments(name)
+            for memory in self._networks.memories.get(name, ()):
+                memory.zero_()
         self._networks.optimizer.restart(chosen)
 
     def _draw(self, distribution: Initial, out: Tensor) -> None:
@@ -529,20 +478,3 @@ class Context:
         for name, number in counts.items():
             own = self._number(name, number.to(self._networks.device))
             (own[index] if self.lead else own).copy_(number)
-
-
-def mean_over_processes(statistic: Tensor) -> Tensor:
-    """Average a tensor over the processes of a distributed run, if this is one. Shape: any, which stays."""
-    if not _is_distributed():
-        return statistic
-    statistic = statistic.contiguous()
-    distributed.all_reduce(statistic)
-    return statistic / distributed.get_world_size()
-
-
-def _is_distributed() -> bool:
-    return (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-    )

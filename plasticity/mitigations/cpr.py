@@ -59,6 +59,7 @@ class CPR(Mitigation):
     kind: ClassVar[Kind] = "unit reset"
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
+    records_features: ClassVar[bool] = False
     reads_task_gradients: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"replacement_rate": (0.01, 0.015, 0.03)}
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_number
+from plasticity.checks import require_bool, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.processes import mean_over_processes
 
 
 @mitigation("dash")
@@ -58,10 +59,7 @@ class DASH(Mitigation):
                 raise ValueError(f"{name} must be at most 1: {getattr(self, name)}.")
         if self.alpha == 0:
             raise ValueError("alpha must be above 0: 0. No gradient would enter the average.")
-        if not isinstance(self.restart_optimizer, bool):
-            raise TypeError(
-                f"restart_optimizer must be True or False, not {self.restart_optimizer!r}."
-            )
+        require_bool("restart_optimizer", self.restart_optimizer)
 
     def boundary(self, context: Context) -> None:
         """Shrink the weights."""
@@ -97,9 +95,7 @@ class DASH(Mitigation):
                 "dash got no batch of the task that begins, and would shrink all weights: give boundary() a"
                 " list, or a function that returns the batches anew at each call."
             )
-        return {
-            name: context.mean_over_processes(each) for name, each in zip(names, found, strict=True)
-        }
+        return {name: mean_over_processes(each) for name, each in zip(names, found, strict=True)}
 
 
 def _vectors(weight: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from plasticity.checks import require_integer, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.processes import mean_over_processes
 from plasticity.mitigations.recent_inputs import recent_inputs, remember_inputs
 
 EPSILON = 1e-8
@@ -52,6 +53,7 @@ class EffectiveRank(Mitigation):
     claims: ClassVar[str] = "the rank of the features"
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {"learning_rate": (1e-5, 1e-4, 1e-3, 1e-2)}
     reads_units: ClassVar[bool] = True
+    records_features: ClassVar[bool] = False
     reads_example: ClassVar[bool] = True
 
     every: int = 100
@@ -95,7 +97,7 @@ class EffectiveRank(Mitigation):
         for parameter, gradient in zip(trained.values(), gradients, strict=True):
             if gradient is not None:
                 rate = context.per_run(self.learning_rate, parameter)
-                parameter.add_(rate * context.mean_over_processes(gradient))
+                parameter.add_(rate * mean_over_processes(gradient))
 
 
 def differentiable_rank(features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.mitigations.base import Kind, mitigation
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.scheduled import Scheduled
@@ -59,8 +59,7 @@ class FIRE(Scheduled):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("head", "restart_optimizer"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+            require_bool(name, getattr(self, name))
         if self.iterations is not None:
             require_integer("iterations", self.iterations, minimum=1)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from plasticity.mitigations.base import Kind, Mitigation, mitigation
-from plasticity.network_spec import NetworkSpec
+from plasticity.mitigations.base import mitigation
+from plasticity.mitigations.concatenated import Concatenated
 
 
 @mitigation("fourier-features")
 @dataclass(frozen=True, kw_only=True)
-class FourierFeatures(Mitigation):
+class FourierFeatures(Concatenated):
     """Deep Fourier features (Lewandowski et al., 2025) in place of the activation: sin(z) beside cos(z).
 
     Where one of a unit's two outputs is flat, the other is nearly linear: the derivatives (cos z, -sin z)
@@ -26,18 +26,4 @@ class FourierFeatures(Mitigation):
         TypeError: if a value has the wrong type.
     """
 
-    kind: ClassVar[Kind] = "network"
-    claims: ClassVar[str] = "the activation"
-
-    keep_units: bool = False
-    """Whether layers keep their number of units, and have twice the outputs."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.keep_units, bool):
-            raise TypeError(f"keep_units must be True or False, not {self.keep_units!r}.")
-
-    def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """Return the specification with the two activations, whatever its activation was."""
-        activations = (torch.sin, torch.cos)
-        layer = replace(spec.layer, activations=activations, keep_units=self.keep_units)
-        return replace(spec, layer=layer)
+    activations: ClassVar = (torch.sin, torch.cos)

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer, require_number
+from plasticity.checks import require_bool, require_integer, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
-from plasticity.mitigations.whole_layers import detached
+from plasticity.mitigations.kept_parameters import copies
 from plasticity.precision import wide_dtype
 
 
@@ -54,14 +54,11 @@ class HareTortoise(Mitigation):
     def __post_init__(self) -> None:
         require_number("mu", self.mu, minimum=0.0, below=1.0)
         require_integer("copy_every", self.copy_every, minimum=1)
-        if not isinstance(self.restart_optimizer, bool):
-            raise TypeError(
-                f"restart_optimizer must be True or False, not {self.restart_optimizer!r}."
-            )
+        require_bool("restart_optimizer", self.restart_optimizer)
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the tortoise. Shape of each: (..., *shape)."""
-        every = detached(context.parameters)
+        every = copies(context.parameters)
         return {name: each.to(wide_dtype(each)) for name, each in every.items()}
 
     def after_step(self, context: Context) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.context import Batches, Context, Loss, Progress
+from plasticity.mitigations.context import Context
+from plasticity.mitigations.progress import Batches, Loss, Progress
 from plasticity.mitigations.stacked_settings import acts_on_steps, overrides, stack_settings
 from plasticity.mitigations.trained import Trained
 from plasticity.seeds import child_seed
@@ -70,7 +71,7 @@ class Hooks:
         self._at_work = list(zip(self._mitigations, self._contexts, strict=True))
         self._before = [each for each in self._at_work if overrides(each[0], "before_step")]
         self._reads_every_step = any(
-            each.reads_units
+            _records(each)
             and (
                 overrides(each, "penalty")
                 or overrides(each, "before_step")
@@ -140,7 +141,7 @@ class Hooks:
         if self._reads_every_step:
             return True
         following = self.step + 1
-        return any(each.reads_units and following % each.cadence == 0 for each, _ in self._after)
+        return any(_records(each) and following % each.cadence == 0 for each, _ in self._after)
 
     @property
     def recorded_layers(self) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ class Hooks:
     @property
     def all_recorded_layers(self) -> tuple[str, ...]:
         """Layers whose inputs the hooks need of some training steps."""
-        if not any(each.reads_units for each in self._mitigations):
+        if not any(_records(each) for each in self._mitigations):
             return ()
         every = self._networks.units.values()
         return tuple(dict.fromkeys(each.readers[0].layer for each in every))
@@ -401,6 +402,10 @@ def require_same_mitigations(
             f"The state belongs to the mitigations {saved}, but these are {here}: load that of a run with the"
             " same method."
         )
+
+
+def _records(mitigation: Mitigation) -> bool:
+    return mitigation.reads_units and mitigation.records_features
 
 
 def _of_run(numbers: Mapping[str, Tensor], context: Context, run: int) -> dict[str, Tensor]:

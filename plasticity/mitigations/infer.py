@@ -13,6 +13,7 @@ from plasticity.checks import require_integer, require_number
 from plasticity.initialization import torch_default
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.kept_parameters import copies
 from plasticity.mitigations.parameter_roles import AsideLinear
 from plasticity.seeds import child_seed
 
@@ -107,8 +108,7 @@ class InFeR(Mitigation):
                 f"infer took {layer!r}, the last linear layer of the model, for its output layer, but that is"
                 f" {sorted(outputs)}: define this one last."
             )
-        first = {**context.parameters, **context.buffers}
-        return {f"{FIRST}{name}": each.detach().clone() for name, each in first.items()}
+        return copies({**context.parameters, **context.buffers}, FIRST)
 
     def penalty(self, context: Context) -> Tensor:
         """Return the penalty on the features of the batch at hand."""

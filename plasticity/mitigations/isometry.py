@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plasticity.checks import require_number
+from plasticity.checks import require_bool, require_number
+from plasticity.metrics.isometry import gram_deviation
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
-from plasticity.mitigations.weight_matrices import (
-    deviation_gradient,
-    gram_deviation,
-    weight_matrices,
-)
+from plasticity.mitigations.weight_matrices import deviation_gradient, weight_matrices
 
 
 @mitigation("isometry")
@@ -60,6 +57,7 @@ class Isometry(Mitigation):
 
     def __post_init__(self) -> None:
         require_number("strength", self.strength, minimum=0.0)
+        require_bool("with_output", self.with_output)
 
     def before_step(self, context: Context) -> None:
         """Pull the weights."""

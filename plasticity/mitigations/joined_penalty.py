@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from plasticity.mitigations.context import mean_over_processes
+from plasticity.mitigations.processes import mean_over_processes
 from plasticity.random_state import random_state, set_random_state
 
 

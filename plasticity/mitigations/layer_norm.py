@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from plasticity.checks import require_number
+from plasticity.checks import require_bool, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.network_spec import NetworkSpec
 
@@ -38,8 +38,7 @@ class LayerNorm(Mitigation):
     """Addend of the variance, above 0."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.affine, bool):
-            raise TypeError(f"affine must be True or False, not {self.affine!r}.")
+        require_bool("affine", self.affine)
         if require_number("epsilon", self.epsilon, minimum=0.0) == 0:
             raise ValueError("epsilon must be above 0: 0. Sums that are all equal would give NaN.")
 

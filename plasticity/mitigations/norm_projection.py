@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
 
@@ -49,8 +49,7 @@ class NormProjection(Mitigation):
     def __post_init__(self) -> None:
         require_integer("every", self.every, minimum=1)
         for name in ("head", "rescale_affine"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+            require_bool(name, getattr(self, name))
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the norm of each weight, or of each normalization's parameters. Shape of each: (...)."""

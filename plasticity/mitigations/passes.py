@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plasticity.mitigations.context import Progress
+from plasticity.mitigations.progress import Progress
 
 
 class Passes:

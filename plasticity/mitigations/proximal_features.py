@@ -12,6 +12,7 @@ from torch import Tensor
 from plasticity.checks import require_integer, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.kept_parameters import copies, keep_parameters, kept_parameters
 
 OLD = "old/"
 """Prefix of the old parameters, in the state."""
@@ -78,16 +79,16 @@ class ProximalFeatures(Mitigation):
                 f"No hidden layer feeds the output layers {outputs} directly, and proximal-features needs"
                 " one: use a network with a linear layer or a convolution before its output."
             )
-        return {f"{OLD}{name}": each.detach().clone() for name, each in context.parameters.items()}
+        return copies(context.parameters, OLD)
 
     def penalty(self, context: Context) -> Tensor:
         """Return the penalty on the features of the batch at hand."""
         layers, total = _last_hidden_layers(context), context.zeros()
         if not layers:
             return total
-        old = {name: context.state[f"{OLD}{name}"] for name in context.parameters}
         _, now = context.forward_with_sums_of(layers, context.inputs)
         with torch.no_grad():
+            old = kept_parameters(context, OLD)
             _, before = context.forward_with_sums_of(layers, context.inputs, old)
         for layer in layers:
             change = (now[layer] - before[layer]).square()
@@ -96,8 +97,7 @@ class ProximalFeatures(Mitigation):
 
     def after_step(self, context: Context) -> None:
         """Keep the parameters as they are."""
-        kept = [context.state[f"{OLD}{name}"] for name in context.parameters]
-        torch._foreach_copy_(kept, [*context.parameters.values()])
+        keep_parameters(context, OLD)
 
 
 def _last_hidden_layers(context: Context) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from plasticity.checks import require_number
+from plasticity.checks import require_bool, require_number
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.modules.activations import identity
 from plasticity.modules.noise import RandomSlopes
@@ -50,8 +50,7 @@ class RandomizedLeakyReLU(Mitigation):
     def __post_init__(self) -> None:
         require_number("lower", self.lower, minimum=0.0)
         require_number("upper", self.upper, minimum=self.lower, below=1.0)
-        if not isinstance(self.smooth, bool):
-            raise TypeError(f"smooth must be True or False, not {self.smooth!r}.")
+        require_bool("smooth", self.smooth)
         if require_number("sharpness", self.sharpness, minimum=0.0) == 0:
             raise ValueError("sharpness must be above 0: with 0, the activation is linear.")
 

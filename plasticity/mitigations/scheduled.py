@@ -6,7 +6,7 @@ import sys
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.mitigations.base import Mitigation
 from plasticity.mitigations.context import Context
 
@@ -27,8 +27,7 @@ class Scheduled(Mitigation):
     """Optimizer steps between two actions. None: steps do not matter."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.at_tasks, bool):
-            raise TypeError(f"at_tasks must be True or False, not {self.at_tasks!r}.")
+        require_bool("at_tasks", self.at_tasks)
         if self.every is not None:
             require_integer("every", self.every, minimum=1)
         elif not self.at_tasks:

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from plasticity.checks import require_known, require_number
+from plasticity.checks import require_bool, require_known, require_number
 from plasticity.mitigations.base import Kind, mitigation
 from plasticity.mitigations.context import Context
+from plasticity.mitigations.kept_parameters import copies
 from plasticity.mitigations.scheduled import Scheduled
-from plasticity.mitigations.whole_layers import detached, reset_statistics
+from plasticity.mitigations.whole_layers import reset_statistics
 
 Source = Literal["fresh", "initial"]
 
@@ -55,14 +56,11 @@ class ShrinkPerturb(Scheduled):
         for name in ("shrink", "perturb"):
             require_number(name, getattr(self, name), minimum=0.0)
         require_known("source", self.source, get_args(Source))
-        if not isinstance(self.restart_optimizer, bool):
-            raise TypeError(
-                f"restart_optimizer must be True or False, not {self.restart_optimizer!r}."
-            )
+        require_bool("restart_optimizer", self.restart_optimizer)
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the first weights, if they are needed."""
-        return detached(context.parameters) if self.source == "initial" else {}
+        return copies(context.parameters) if self.source == "initial" else {}
 
     def act(self, context: Context) -> None:
         """Mix the weights."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.hidden_units import UnitReader
+from plasticity.mitigations.processes import num_processes
 
 
 def joined_features(context: Context) -> list[Tensor]:
@@ -98,7 +99,7 @@ def mean_magnitudes(
 
 def _mean_of_rows(context: Context, values: Tensor) -> Tensor:
     # of a single row: a mean would take as long as all the rest
-    if values.shape[-2] == 1 and values.element_size() >= 4 and not context.is_distributed:
+    if values.shape[-2] == 1 and values.element_size() >= 4 and num_processes() == 1:
         return values.select(-2, 0)
     return context.averaged(values, (-2,))
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_known, require_number
+from plasticity.checks import require_bool, require_known, require_number
 from plasticity.initialization import Normal
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
@@ -87,8 +87,7 @@ class UPGD(Mitigation):
         require_number("noise", self.noise, minimum=0.0)
         require_number("decay", self.decay, minimum=0.0)
         require_known("normalization", self.normalization, get_args(Normalization))
-        if not isinstance(self.protecting, bool):
-            raise TypeError(f"protecting must be True or False, not {self.protecting!r}.")
+        require_bool("protecting", self.protecting)
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return utilities of 0. Shape of each: (..., *shape)."""

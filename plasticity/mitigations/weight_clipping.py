@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer, require_number
+from plasticity.checks import require_bool, require_integer, require_number
 from plasticity.initialization import Distribution, Uniform, torch_default
 from plasticity.mitigations.base import Kind, Mitigation, mitigation
 from plasticity.mitigations.context import Context
@@ -52,8 +52,7 @@ class WeightClipping(Mitigation):
         require_integer("every", self.every, minimum=1)
         if require_number("kappa", self.kappa, minimum=0.0) == 0:
             raise ValueError("kappa must be above 0: 0. All weights would be 0.")
-        if not isinstance(self.head, bool):
-            raise TypeError(f"head must be True or False, not {self.head!r}.")
+        require_bool("head", self.head)
 
     def initial_state(self, context: Context) -> dict[str, Tensor]:
         """Return the bound s of each parameter, by name. Shape of each: (...).

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from plasticity.metrics.isometry import gram_deviation, is_wide
 from plasticity.mitigations.context import Context
 
 
@@ -33,29 +34,12 @@ def gram_size(weight: Tensor) -> int:
     return min(weight.shape[-2:])
 
 
-def gram_deviation(weight: Tensor, target: float | Tensor = 1.0) -> Tensor:
-    """Compute the smaller of W Wᵀ and Wᵀ W, minus a multiple of the identity.
-
-    Only the smaller one can be such a multiple: the larger has a lower rank.
-
-    Args:
-        weight: W. Shape: (..., units, entries).
-        target: Multiple of the identity. Shape: (..., 1), or a number.
-
-    Returns:
-        Shape: (..., n, n), with n the smaller side of the weight.
-    """
-    gram = weight @ weight.mT if _is_wide(weight) else weight.mT @ weight
-    gram.diagonal(dim1=-2, dim2=-1).sub_(target)
-    return gram
-
-
 def deviation_gradient(weight: Tensor, deviation: Tensor) -> Tensor:
     """Compute the gradient of |gram_deviation|² with respect to the weight: 4 D W, or 4 W D.
 
     Shape: (..., units, entries) and (..., n, n) to (..., units, entries).
     """
-    return 4 * (deviation @ weight if _is_wide(weight) else weight @ deviation)
+    return 4 * (deviation @ weight if is_wide(weight) else weight @ deviation)
 
 
 def squared_deviation(weight: Tensor, target: float | Tensor) -> Tensor:
@@ -85,8 +69,3 @@ class _SquaredDeviation(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, deviation = ctx.saved_tensors
         return gradient[..., None, None] * deviation_gradient(weight, deviation), None
-
-
-def _is_wide(weight: Tensor) -> bool:
-    units, entries = weight.shape[-2:]
-    return units <= entries

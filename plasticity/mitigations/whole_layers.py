@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from torch import Tensor
-
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.parameter_roles import ParameterRole
 
@@ -54,8 +52,3 @@ def layer_groups(roles: Mapping[str, ParameterRole]) -> list[list[str]]:
         latest.append(name)
     groups = [*hidden.values(), *([outputs] if outputs else [])]
     return [before + groups[0], *groups[1:]] if groups else []
-
-
-def detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of parameters without a graph, by name. Shape of each: (..., *shape)."""
-    return {name: each.detach().clone() for name, each in parameters.items()}

@@ -227,7 +227,7 @@ class PlasticityCallback(BaseCallback):
             del self.rows[repeated[0] :]
             self._tracker_state = None
             if self._networks is not None:
-                self._trackers[0].load_state_dict({"previous": None})
+                self._trackers[0].load_state_dict({"previous": None, "before_step": None})
 
     def _open_file(self) -> None:
         if self._path is not None:

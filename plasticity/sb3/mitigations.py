@@ -17,7 +17,6 @@ from plasticity.initialization import Distribution
 from plasticity.mitigations.attach import attach
 from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.churn import Churn
 from plasticity.mitigations.hidden_units import layers_to_reset
 from plasticity.mitigations.method import (
     SeededMethod,
@@ -240,11 +239,13 @@ class _State:
 
 def _require_values(mitigations: Iterable[Mitigation]) -> None:
     """Raise a ValueError if a mitigation takes a network's outputs for logits of one distribution."""
-    if any(isinstance(each, Churn) and each.distance == "kl" for each in mitigations):
-        raise ValueError(
-            'churn with distance="kl" needs networks whose outputs are logits of one distribution, but those'
-            " of Stable-Baselines3 are values, means, or logits beside a value: use the squared distance."
-        )
+    for each in mitigations:
+        if each.needs_logits:
+            raise ValueError(
+                f"{each} needs networks whose outputs are logits of one distribution, but those of"
+                " Stable-Baselines3 are values, means, or logits beside a value: change its settings, or"
+                " leave it out."
+            )
 
 
 def _on_cpu(value: Any) -> Any:

@@ -48,7 +48,7 @@ class BenchOptions:
     """Measure ours against the alternatives, in turns on one machine, and print the ratios.
 
     Other load on the machine disturbs both sides alike but spreads the ratios: look at the
-    quartiles. A full run takes half an hour.
+    quartiles. Rows are written as they come: a long run that is cut off loses none.
 
     Raises:
         TypeError: if a number is not an integer.
@@ -106,22 +106,28 @@ def bench(options: BenchOptions, console: Console | None = None) -> int:
     _write(options.out, "")  # fail now rather than after several minutes
     effort = Effort(options.device, options.quick, options.rounds)
     rows: list[Row] = []
-    with torch_threads(options.threads):
-        for name, measurement in MEASUREMENTS.items():
-            if not options.only or name in options.only:
-                with console.status(f"{name} …"):
-                    rows += [replace(row, measurement=name) for row in measurement(effort)]
-    report = {
+    report: dict[str, Any] = {
         "date": begun,
-        "seconds": round(time.perf_counter() - started, 1),
         "hardware": describe_hardware(options.device),
         "versions": versions(),
         "threads": options.threads,
         "quick": options.quick,
         "rounds": options.rounds,
-        "rows": [row.to_json() for row in rows],
     }
-    _write(options.out, json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+    def write() -> None:
+        report["seconds"] = round(time.perf_counter() - started, 1)
+        report["rows"] = [row.to_json() for row in rows]
+        _write(options.out, json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+    with torch_threads(options.threads):
+        for name, measurement in MEASUREMENTS.items():
+            if not options.only or name in options.only:
+                with console.status(f"{name} …"):
+                    for row in measurement(effort):
+                        rows.append(replace(row, measurement=name))
+                        write()  # a measurement that is stopped leaves what it has
+    write()
     _print(console, rows, report, options)
     return 0
 

@@ -85,9 +85,8 @@ def methods(effort: Effort) -> Iterator[Row]:
 def _within_a_turn(name: str, steps: int) -> tuple[Mitigation, str]:
     """Return a mitigation that acts at least once a turn, and what differs from its defaults."""
     mitigation = BENCHMARKS[MNIST.benchmark].mitigation(name)
-    every = getattr(
-        mitigation, "every", 1
-    )  # not the cadence: some look at every step, and act rarely
+    # not the cadence: some look at every step, and act rarely
+    every = getattr(mitigation, "every", 1)
     if every is not None and every <= steps:
         return mitigation, ""
     rarely: dict[str, Any] = {"every": steps}

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from plasticity import along_line, barrier, match_units, permute_units
 from plasticity.agents.networks import MLP
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.scripts.reproduce.arms import Arm
 from plasticity.scripts.reproduce.config import FigureTracking
 from plasticity.scripts.reproduce.experiment import FigureExperiment
@@ -73,8 +73,7 @@ class PairTraining(NetworkTraining):
         super().__post_init__()
         for name in ("width", "depth"):
             require_integer(name, getattr(self, name), minimum=1)
-        if not isinstance(self.shared_anchor, bool):
-            raise TypeError(f"shared_anchor must be True or False, not {self.shared_anchor!r}.")
+        require_bool("shared_anchor", self.shared_anchor)
 
 
 @dataclass(frozen=True, kw_only=True)

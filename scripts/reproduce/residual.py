@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plasticity.agents.networks.resnet import ResidualNetwork, ResNet
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.scripts.reproduce.images import (
     ImageData,
     ImageExperiment,
@@ -42,8 +42,7 @@ class ColourImages(ImageData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.augment, bool):
-            raise TypeError(f"augment must be True or False, not {self.augment!r}.")
+        require_bool("augment", self.augment)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,8 @@ from typing import Any
 
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.random_state import random_state, set_random_state
+from plasticity.scripts.report.metric_names import GAP, REFERENCE
 from plasticity.tasks.streams.base import Task
-
-REFERENCE = "reference_"
-"""Beginning of the keys of a row that tell what the fresh network reached."""
-
-GAP = "plasticity_gap"
-"""Key of a row for the fresh network's accuracy minus the run's own."""
 
 ACCURACIES = ("test_accuracy", "online_accuracy", "train_accuracy")
 """Results of a fresh network that a row tells. The gap is that of the first one that the task has."""

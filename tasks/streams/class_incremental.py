@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer
+from plasticity.checks import require_bool, require_integer
 from plasticity.tasks.datasets.images import ImageDataset
 from plasticity.tasks.streams.base import TaskSpec
 from plasticity.tasks.streams.draws import random_order
@@ -44,8 +44,7 @@ class ClassIncrementalConfig(ImageStreamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("classes_per_task", self.classes_per_task, minimum=1)
-        if not isinstance(self.cumulative, bool):
-            raise TypeError(f"cumulative must be True or False, not {self.cumulative!r}.")
+        require_bool("cumulative", self.cumulative)
         if self.train_per_class is not None:
             require_integer("train_per_class", self.train_per_class, minimum=1)
 

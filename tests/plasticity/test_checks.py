@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from plasticity.checks import plain_number, require_integer, require_known, require_number
+from plasticity.checks import (
+    plain_number,
+    require_bool,
+    require_integer,
+    require_known,
+    require_number,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -35,6 +41,15 @@ def test_numbers_of_any_kind_become_plain_ones(value, plain):
     found = plain_number(value)
     assert found == plain
     assert type(found) is type(plain)
+
+
+@pytest.mark.parametrize("value", [0, 1, "True", None, np.True_])
+def test_only_true_and_false_are_bools(value):
+    require_bool("my_flag", True)
+    require_bool("my_flag", False)
+    with pytest.raises(TypeError, match="my_flag must be True or False, not") as caught:
+        require_bool("my_flag", value)
+    assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def prepared(kind):
 
 def tracked(network, probe, metrics, layers, previous):
     tracker = Tracker(network, probe, metrics, layers)
-    tracker.load_state_dict({"previous": previous})
+    tracker.load_state_dict({"previous": previous, "before_step": None})
     return tracker.measure()
 
 

@@ -7,9 +7,10 @@ from torch import nn
 
 from plasticity.initialization import initialization_of, torch_default
 from plasticity.mitigations.attach import attach
-from plasticity.mitigations.context import Context, Progress
+from plasticity.mitigations.context import Context
 from plasticity.mitigations.hooks import Hooks
 from plasticity.mitigations.optimizer_views import OrdinaryView, StackedView
+from plasticity.mitigations.progress import Progress
 from plasticity.mitigations.trained import Trained
 from plasticity.optim.regularizers import regularized
 from plasticity.optim.stacked_optimizer import StackedOptimizer

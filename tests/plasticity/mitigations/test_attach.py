@@ -14,7 +14,7 @@ from torch import nn
 from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
-from plasticity.initialization import Constant, Uniform
+from plasticity.initialization import Constant
 from plasticity.mitigations import (
     Mitigation,
     ReDo,
@@ -398,15 +398,6 @@ def test_shift_moves_the_weights_as_before_a_run():
     assert not torch.equal(own[0].weight, make_model()[0].weight)
 
 
-def test_redraw_has_the_spread_of_before_the_shift(caplog):
-    model = make_model()
-    spread = model[0].weight.detach().std(correction=0).item()
-    with caplog.at_level(logging.INFO, "plasticity"):
-        attach(model, torch.optim.SGD(model.parameters(), lr=0.1), Shift(sigma=5.0), ReDo())
-    assert f"0.weight (standard deviation {spread:.3g})" in caplog.text
-    assert "initialize={pattern: distribution}" in caplog.text
-
-
 def test_refused_attachment_leaves_everything_as_it_was():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -416,37 +407,6 @@ def test_refused_attachment_leaves_everything_as_it_was():
         )
     assert_equal(model, make_model())
     train(model, optimizer, range(2))  # no hook is left
-
-
-def test_initialize_by_patterns():
-    model = make_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    attached = attach(
-        model,
-        optimizer,
-        ReDo(every=1, tau=1e9),
-        initialize={"*.weight": Constant(0.25), "2.*": Uniform(1e-3)},
-    )
-    train(model, optimizer, range(1))
-    assert torch.equal(model[0].weight, torch.full((16, 5), 0.25))
-    assert torch.equal(model[2].weight, torch.zeros(12, 16))  # which reads units that were reset
-    assert sum(attached.take_counts().values()) == 28
-    with pytest.raises(ValueError, match=r"pattern 'conv\*', which matches no parameter"):
-        attach(model, optimizer, Shift(), initialize={"conv*": Uniform(1.0)})
-
-
-def test_declared_distributions_need_not_cover_all_weights():
-    class Declares(nn.Sequential):
-        def initialization(self):
-            return {"0.weight": Constant(0.5)}
-
-    torch.manual_seed(0)
-    model = Declares(*make_model())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    attached = attach(model, optimizer, ReDo(every=1, tau=1e9), inputs=make_batch(0)[0])
-    train(model, optimizer, range(1))
-    assert torch.equal(model[0].weight, torch.full((16, 5), 0.5))
-    assert attached.take_counts() == {"reset_units/0": 16.0, "reset_units/2": 12.0}
 
 
 class Residual(nn.Module):

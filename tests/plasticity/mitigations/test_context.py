@@ -15,8 +15,9 @@ from networks_in_training import (
 
 from plasticity.initialization import Constant, Normal
 from plasticity.mitigations import Churn
-from plasticity.mitigations.context import Context, Progress
+from plasticity.mitigations.context import Context
 from plasticity.mitigations.hooks import Hooks
+from plasticity.mitigations.progress import Progress
 
 
 def alone(seed=0):

@@ -16,7 +16,7 @@ from made_up_mitigations import (
 )
 from networks_in_training import adam, images, marker, single, stacked, step
 
-from plasticity.mitigations import Mitigation, ReDo, Syre
+from plasticity.mitigations import CPR, EffectiveRank, Mitigation, ReDo, Syre
 from plasticity.mitigations.hooks import Hooks, replaced_parameters, require_same_mitigations
 from plasticity.seeds import child_seed
 
@@ -401,3 +401,13 @@ def test_stacked_networks_refuse_what_cannot_be_stacked():
     networks, _, _ = stacked([marker(0), marker(1)], images())
     with pytest.raises(ValueError, match="alone does not support stacked networks"):
         Hooks([[Alone()], [Alone()]], networks, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("mitigation", "layers"),
+    [(ReDo(every=3), ("fc", "head")), (EffectiveRank(), ()), (CPR(), ())],
+)
+def test_features_are_recorded_only_for_those_that_read_them(mitigation, layers):
+    hooks = hooks_of(mitigation)
+    hooks.begin(images)
+    assert hooks.all_recorded_layers == layers

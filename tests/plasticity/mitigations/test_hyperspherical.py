@@ -65,6 +65,10 @@ def test_the_scale_of_weights_before_the_projection_does_not_matter():
         network.fc2.weight *= 0.2
         ALONE.after_step(context)
     torch.testing.assert_close(network(inputs), before)
+    with torch.no_grad():
+        network.fc1.weight *= 7  # by another mitigation, between two tasks
+        ALONE.boundary(context)
+    torch.testing.assert_close(norms(network), torch.ones(14).double())
 
 
 def test_stacked_networks_are_projected_as_alone():

@@ -2,18 +2,21 @@ import copy
 
 import pytest
 import torch
+from networks_in_training import images
 from torch import nn
+from training_by_hooks import alone, learn
 
 from plasticity.agents.networks import CNN, MLP
 from plasticity.mitigations import NaP, SeededMethod, mitigation_names
 from plasticity.mitigations.attach import attach
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+WEIGHTS = ("fc1.weight", "fc2.weight", "fc3.weight")
 
 
-def network(method, settings=CNN(channels=(3,), hidden=(5,))):  # noqa: B008
+def network(method, settings=CNN(channels=(3,), hidden=(5,)), shape=(1, 8, 8)):  # noqa: B008
     torch.manual_seed(0)
-    made = settings.make((1, 8, 8), 3, (method,))
+    made = settings.make(shape, 3, (method,))
     SeededMethod((method,)).prepare(made)
     return made
 
@@ -38,6 +41,16 @@ def test_the_scale_of_hidden_weights_does_not_matter(settings):
         for name in made.hidden_layers:
             scaled.get_submodule(name).weight.mul_(3)
     torch.testing.assert_close(made(IMAGES), scaled(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_keep_their_norms_in_training():
+    made = network(NaP(), MLP(hidden=(6, 5)), shape=(1, 3, 3)).double()
+    first = {name: made.get_parameter(name).detach().clone() for name in WEIGHTS}
+    learn(*alone(made, (NaP(),)), [images(seed=step).double() for step in range(3)])
+    for name, before in first.items():
+        now = made.get_parameter(name).detach()
+        assert (now - before).norm() > 1e-3
+        torch.testing.assert_close(now.norm(), before.norm())
 
 
 def test_it_goes_with_no_other_normalization_or_projection():
