@@ -30,6 +30,7 @@ from plasticity.scripts.config.options import (
     default_options,
     options_from_config,
 )
+from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.config.settings_by_option import require_meaning
 from plasticity.scripts.reproduce.command import reproduce
 from plasticity.scripts.reproduce.figure import FIGURES
@@ -241,8 +242,26 @@ def _list(rest: list[str]) -> int:
 
 
 def _benchmarks() -> dict[str, str]:
-    runs = {each.config.benchmark for each in FIGURES.values()}
-    return {name: each.description for name, each in BENCHMARKS.items() if name not in runs}
+    """Return a line for each benchmark, and below it one for each of its presets that has a description."""
+    figures = {each.config.benchmark for each in FIGURES.values()}
+    found: dict[str, str] = {}
+    for name, benchmark in BENCHMARKS.items():
+        if name in figures:
+            continue
+        found[name] = f"{benchmark.description}; {_size(benchmark.config, benchmark.minutes)}"
+        for option, presets in benchmark.presets.items():
+            for chosen, each in presets.groups.items():
+                if each.description:
+                    config = benchmark.with_presets({option: chosen}).config
+                    size = _size(config, each.minutes or benchmark.minutes)
+                    found[f"  --{option} {chosen}"] = f"{each.description}; {size}"
+    return found
+
+
+def _size(config: RunConfig, minutes: float | None) -> str:
+    """Describe the length of a run, and the time of one of the plain optimizer on one core."""
+    size = f"{config.length:,} {config.axes[-1]}s"
+    return size if minutes is None else f"{size}, {minutes:.2g} core-minutes a run"
 
 
 def _methods() -> dict[str, str]:

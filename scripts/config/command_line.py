@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import tyro
 
-from plasticity.scripts.config.benchmarks import Benchmark
+from plasticity.scripts.config.benchmark import Benchmark
 from plasticity.scripts.config.nested import Setting, setting_at, settings_of
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
 from plasticity.scripts.config.settings_by_option import settings_by_option, with_options
@@ -100,7 +100,7 @@ def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
     if with_grid:
         entries.append(_entry("grid", tuple[str, ...], GRID_HELP, default=()))
     for option, presets in defaults.presets.items():
-        names = Literal[tuple(presets.values)]  # type: ignore[valid-type]
+        names = Literal[tuple(presets.groups)]  # type: ignore[valid-type]
         entries.append(_entry(option, names, presets.help, default=presets.default))
     titles = {CRITIC: "Mitigations of the critic."}
     for name, each in defaults.mitigations.items():

@@ -11,13 +11,8 @@ import torch
 
 from plasticity.checks import nearest
 from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
-from plasticity.scripts.config.benchmarks import (
-    Presets,
-    architecture_presets,
-    named_benchmark,
-    presets_of,
-    require_benchmark,
-)
+from plasticity.scripts.config.benchmark import Presets, architecture_presets
+from plasticity.scripts.config.benchmarks import named_benchmark, require_benchmark
 from plasticity.scripts.config.nested import (
     flattened,
     setting_at,
@@ -114,12 +109,12 @@ def default_options(benchmark_name: str, presets: Mapping[str, str] | None = Non
     Raises:
         ValueError: if the benchmark is unknown or has no such presets.
     """
-    benchmark = require_benchmark(benchmark_name)
+    benchmark = require_benchmark(benchmark_name).with_presets(presets or {})
     return RunOptions(
         methods=benchmark.methods,
         seeds=benchmark.seeds,
         out=Path("runs") / benchmark_name,
-        config=replace(presets_of(benchmark, presets or {}), device="auto"),
+        config=replace(benchmark.config, device="auto"),
         mitigations={name: benchmark.mitigation(name) for name in MITIGATIONS},
         presets=benchmark.all_presets,
     )

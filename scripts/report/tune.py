@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from plasticity.mitigations import MITIGATIONS
-from plasticity.scripts.config.benchmarks import TUNED_SETTINGS
+from plasticity.scripts.config.benchmark import TUNED_SETTINGS
 from plasticity.scripts.report.arms import Arm, differing_keys
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.metric_names import in_words

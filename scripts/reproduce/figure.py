@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from plasticity.checks import require_known
-from plasticity.mitigations import MITIGATIONS, Mitigation
-from plasticity.scripts.config.benchmarks import Benchmark, Presets, register_benchmark
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
+from plasticity.scripts.config.benchmarks import register_benchmark
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.reproduce.arms import Arm
@@ -106,23 +105,6 @@ class Figure(ABC):
         return panels_figure(self.panels(results), "step", caption)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FigureBenchmark(Benchmark):
-    """Benchmark of a figure's runs."""
-
-    mitigations: Mapping[str, Mapping[str, Any]]
-    """Settings of mitigations that differ from their own defaults, by mitigation and field."""
-
-    def mitigation(self, name: str) -> Mitigation:
-        """Return a mitigation with the figure's settings.
-
-        Raises:
-            ValueError: if the name is unknown.
-        """
-        require_known("method", name, MITIGATIONS)
-        return MITIGATIONS[name](**self.mitigations.get(name, {}))
-
-
 FIGURES: dict[str, Figure] = {}
 """Figures by name."""
 
@@ -147,14 +129,14 @@ def figure(name: str) -> Callable[[_Kind], _Kind]:
         scale = Presets(
             help="Size: small for some minutes on a CPU, full for that of the paper.",
             default=SCALES[0],
-            values=kind.scales,
+            groups={name: Preset(values=values) for name, values in kind.scales.items()},
         )
         register_benchmark(
-            FigureBenchmark(
+            Benchmark(
                 description=f"{kind.claim} ({kind.number} of: {kind.paper})",
                 config=with_values(kind.config, kind.scales[SCALES[0]]),
                 methods=kind.methods,
-                mitigations=kind.mitigations,
+                published=kind.mitigations,
                 presets={"scale": scale},
             )
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from plasticity.checks import require_known
 from plasticity.tasks.datasets.cifar import CIFAR_FORMS, find_cifar, read_cifar
 from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, cache_folder, fetch
 from plasticity.tasks.datasets.file_kinds import recognized
@@ -19,6 +22,10 @@ from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
 
 DATASETS = ("digits", *sorted(SOURCES), "images")
 """Names that `load_dataset` accepts."""
+
+PIXELS = ("unit", "symmetric", "standardized")
+"""Ranges of pixels: from 0 to 1; from -1 to 1; or with mean 0 and standard deviation 1 in each channel, over
+the training images."""
 
 _TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DIGITS_MAX_VALUE = 16
@@ -58,7 +65,11 @@ class ImageDataset:
     max_value: int = 255
     """Pixel value of full brightness, 1 to 255; divided by it, pixels are in [0, 1]."""
 
+    pixels: str = "unit"
+    """Range of the pixels that a network sees, one of `PIXELS`."""
+
     def __post_init__(self) -> None:
+        require_known("pixels", self.pixels, PIXELS)
         if not 1 <= self.max_value <= 255:
             raise ValueError(
                 f"max_value must be from 1 to 255, the largest uint8: {self.max_value!r}."
@@ -107,10 +118,42 @@ class ImageDataset:
         return (1 if self.train_images.ndim == 3 else self.train_images.shape[1], *self.image_shape)
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        """Return stored pixels as float32 from 0 to 1, in a new tensor of the same shape."""
+        """Return stored pixels as float32 in the range `pixels`, in a new tensor of the same shape.
+
+        Args:
+            pixels: Pixels of whole images, uint8. Shape: (..., channels * height * width), or the same with
+                the last axes apart.
+        """
         # Multiplied by the reciprocal, because that is how a GPU divides by a constant: the pixels
         # are bitwise equal on every device.
-        return pixels.to(torch.float32).mul_(1 / self.max_value)
+        images = pixels.to(torch.float32).mul_(1 / self.max_value)
+        if self.pixels == "symmetric":
+            return images.mul_(2).sub_(1)
+        if self.pixels == "standardized":
+            mean, deviation = self.statistics
+            images.view(-1, len(mean), math.prod(self.image_shape)).sub_(mean).div_(deviation)
+        return images
+
+    @cached_property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over the training images, scaled to [0, 1].
+
+        Shape of each: (channels, 1). A channel of one value has a deviation of 1.
+        """
+        channels, height, width = self.input_shape
+        count = len(self.train_images) * height * width
+        images = self.train_images.cpu().view(-1, channels, height * width)
+        # sums of integers, which are exact on every machine
+        sums = torch.stack([images[:, each].sum() for each in range(channels)])
+        squares = torch.stack(
+            [images[:, each].to(torch.int32).square_().sum() for each in range(channels)]
+        )
+        mean = sums.double() / count
+        deviation = (squares.double() / count - mean.square()).clamp_(min=0).sqrt_()
+        deviation = torch.where(deviation == 0, self.max_value, deviation)
+        scale = self.max_value
+        found = [(each / scale).float()[:, None] for each in (mean, deviation)]
+        return found[0].to(self.train_images.device), found[1].to(self.train_images.device)
 
     def to(self, device: torch.device | str) -> ImageDataset:
         """Return the dataset on another device; tensors that are already there are not copied."""

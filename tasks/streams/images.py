@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from plasticity.checks import require_integer, require_name
-from plasticity.tasks.datasets.images import ImageDataset, all_the_same, load_dataset
+from plasticity.checks import require_integer, require_known, require_name
+from plasticity.tasks.datasets.images import PIXELS, ImageDataset, all_the_same, load_dataset
 from plasticity.tasks.streams.base import (
     SupervisedStream,
     SupervisedStreamConfig,
@@ -39,9 +39,14 @@ class ImageStreamConfig(SupervisedStreamConfig):
     data_dir: str | None = None
     """Folder with the files of the data. None: $PLASTICITY_DATA/NAME, the cache, then a download."""
 
+    pixels: Literal["unit", "symmetric", "standardized"] = "unit"
+    """Range of the pixels: unit from 0 to 1, symmetric from -1 to 1, standardized with mean 0 and standard
+    deviation 1 in each channel."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_name("dataset", self.dataset)
+        require_known("pixels", self.pixels, PIXELS)
         if self.data_dir is not None and not isinstance(self.data_dir, str):
             raise TypeError(
                 f"data_dir must be the name of a folder or None, not {self.data_dir!r}."
@@ -59,7 +64,8 @@ class ImageStreamConfig(SupervisedStreamConfig):
             ValueError: if the dataset is unknown, or files are missing or not as expected.
             DownloadError: if no mirror delivers.
         """
-        return load_dataset(self.dataset, data_dir=self.data_dir).to(device)
+        dataset = load_dataset(self.dataset, data_dir=self.data_dir)
+        return replace(dataset, pixels=self.pixels).to(device)
 
 
 class ImageStream(SupervisedStream[Task_co]):
@@ -136,8 +142,8 @@ class SelectedImages:
                 Shape: (..., batch).
 
         Returns:
-            The images, float32, from 0 to 1, shape (..., batch, channels, height, width), and the labels,
-            int64, shape (..., batch); both new tensors.
+            The images, float32, in the dataset's range, shape (..., batch, channels, height, width), and the
+            labels, int64, shape (..., batch); both new tensors.
         """
         rows = self.train_rows.gather(-1, indices)
         return self._images(self.dataset.train_images, rows), self.train_labels.gather(-1, indices)

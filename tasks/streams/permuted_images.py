@@ -76,8 +76,8 @@ class ImageTask:
                 Shape: (batch,), or (R, batch) of a stacked task.
 
         Returns:
-            The images, float32, from 0 to 1, shape (..., batch, channels, height, width), and the labels,
-            int64, shape (..., batch); both new tensors.
+            The images, float32, in the dataset's range, shape (..., batch, channels, height, width), and the
+            labels, int64, shape (..., batch); both new tensors.
         """
         flat = indices.reshape(-1)
         images = self.dataset.train_images.index_select(0, flat)

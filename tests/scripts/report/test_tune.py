@@ -6,8 +6,9 @@ import re
 import pytest
 
 from plasticity.mitigations import Syre
-from plasticity.scripts.config import benchmarks
-from plasticity.scripts.config.benchmarks import BENCHMARKS, tuned_settings
+from plasticity.scripts.config import benchmark
+from plasticity.scripts.config.benchmark import tuned_settings
+from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.main import main
 from plasticity.scripts.report.tune import TuneConfig, tune
 
@@ -67,8 +68,8 @@ def test_the_best_setting_is_written_and_others_are_kept(tmp_path, capsys):
 def test_the_command_changes_the_defaults_of_the_benchmark(tmp_path, monkeypatch):
     sweep(tmp_path / "runs")
     file = tmp_path / "tuned_settings.json"
-    file.write_bytes(benchmarks.TUNED_SETTINGS.read_bytes())
-    monkeypatch.setattr(benchmarks, "TUNED_SETTINGS", file)
+    file.write_bytes(benchmark.TUNED_SETTINGS.read_bytes())
+    monkeypatch.setattr(benchmark, "TUNED_SETTINGS", file)
     monkeypatch.setattr("plasticity.scripts.report.tune.TUNED_SETTINGS", file)
     tuned_settings.cache_clear()
     fashion = BENCHMARKS["permuted-fashion"].mitigation("syre")
@@ -86,9 +87,9 @@ def test_the_command_changes_the_defaults_of_the_benchmark(tmp_path, monkeypatch
 
 def test_a_benchmark_of_its_own_search_no_longer_borrows(tmp_path, monkeypatch):
     file = tmp_path / "tuned_settings.json"
-    found = json.loads(benchmarks.TUNED_SETTINGS.read_text())
+    found = json.loads(benchmark.TUNED_SETTINGS.read_text())
     file.write_text(json.dumps({**found, "permuted-fashion": {"syre": {"sigma": 7.0}}}))
-    monkeypatch.setattr(benchmarks, "TUNED_SETTINGS", file)
+    monkeypatch.setattr(benchmark, "TUNED_SETTINGS", file)
     tuned_settings.cache_clear()
     try:
         assert BENCHMARKS["permuted-fashion"].mitigation("syre") == Syre(sigma=7.0)

@@ -395,3 +395,32 @@ def test_the_published_checksums_match_mnist():
     for file_name, checksum in downloads.SOURCES["mnist"].checksums.items():
         content = (Path(os.environ["PLASTICITY_DATA"]) / "mnist" / file_name).read_bytes()
         assert hashlib.md5(content).hexdigest() == checksum
+
+
+def colourful(pixels):
+    # one channel 0, 1, 2, 3; the other always 2
+    images = torch.tensor([[[[0, 1]], [[2, 2]]], [[[2, 3]], [[2, 2]]]], dtype=torch.uint8)
+    labels = torch.tensor([0, 1])
+    return ImageDataset("two", images, labels, images, labels, 2, max_value=4, pixels=pixels)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ("unit", [[0, 0.25], [0.5, 0.5]]),
+        ("symmetric", [[-1, -0.5], [0, 0]]),
+        # mean 1.5, variance (1.5² + 0.5²) / 2 = 1.25; a constant channel becomes 0
+        ("standardized", [[-1.5 / 1.25**0.5, -0.5 / 1.25**0.5], [0, 0]]),
+    ],
+)
+def test_ranges_of_pixels(pixels, expected):
+    dataset = colourful(pixels)
+    expected = torch.tensor(expected)
+    torch.testing.assert_close(dataset.scaled(dataset.train_images)[0].squeeze(1), expected)
+    flat = dataset.train_images.flatten(1).expand(3, -1, -1)  # as of stacked tasks
+    torch.testing.assert_close(dataset.scaled(flat)[2, 0].view(2, 2), expected)
+
+
+def test_an_unknown_range_of_pixels_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown pixels 'unity'\. Did you mean 'unit'"):
+        colourful("unity")

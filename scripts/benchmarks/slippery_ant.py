@@ -1,0 +1,69 @@
+"""Benchmarks of ants on ground whose friction changes."""
+
+from __future__ import annotations
+
+from plasticity.agents.ppo.config import PRESETS
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
+from plasticity.scripts.config.run_config import ControlRunConfig
+from plasticity.tasks import SCHEDULES
+from plasticity.tasks.control.ant.config import SlipperyAntConfig
+
+_ANT_PRESETS = {
+    "preset": Presets(
+        help="Steps between two changes of friction: "
+        + ", ".join(f"{name} {steps:,}" for name, steps in SCHEDULES.items())
+        + ". It sets --change-every and nothing else.",
+        default="small",
+        groups={
+            name: Preset(values={"stream.change_every": steps}) for name, steps in SCHEDULES.items()
+        },
+    ),
+    "agent": Presets(
+        help="Published settings of PPO, as the defaults of the options below: standard, or non-stationary"
+        " (Adam's betas 0.99 and 0.99).",
+        default="standard",
+        groups={name: Preset(values={"agent": agent}) for name, agent in PRESETS.items()},
+    ),
+}
+
+
+def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -> Benchmark:
+    return Benchmark(
+        description=description,
+        config=ControlRunConfig(
+            benchmark=name,
+            stream=SlipperyAntConfig(
+                engine=engine,
+                num_steps=2_000_000,
+                change_every=SCHEDULES[_ANT_PRESETS["preset"].default],
+                num_envs=num_envs,
+            ),
+            agent=PRESETS[_ANT_PRESETS["agent"].default],
+        ),
+        methods=("none", "weight-decay", "syre"),
+        # Bullet's ant was searched with one seed, over 1e-4, 1e-3 and 1e-2; the other ants and l2-init were
+        # not.
+        tuned_as="slippery-ant",
+        presets=_ANT_PRESETS,
+    )
+
+
+BENCHMARKS = (
+    _slippery_ant(
+        "slippery-ant",
+        "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
+        "bullet",
+    ),
+    _slippery_ant(
+        "slippery-ant-mujoco",
+        "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
+        "mujoco",
+    ),
+    _slippery_ant(
+        "slippery-ant-warp",
+        "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
+        "warp",
+        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+    ),
+)
+"""Benchmarks of this family."""
