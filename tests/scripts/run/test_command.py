@@ -25,7 +25,7 @@ from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options, options_from_config
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.config.settings_by_option import require_meaning
-from plasticity.scripts.reproduce.figure import FigureBenchmark
+from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.run import command as run_module
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
@@ -94,9 +94,10 @@ def settings_of(config):
     return {each.name: vars(each) for each in config.method}
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, each in BENCHMARKS.items() if not isinstance(each, FigureBenchmark)]
-)
+OF_FIGURES = {each.config.benchmark for each in FIGURES.values()}
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in OF_FIGURES])
 def test_default_options_are_the_benchmarks(name):
     options, benchmark = default_options(name), BENCHMARKS[name]
     searched = benchmark.tuned_as
