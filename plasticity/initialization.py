@@ -95,18 +95,26 @@ def torch_default(fan_in: int) -> Uniform:
     return Uniform(1 / math.sqrt(fan_in))
 
 
-Scheme = Literal["torch", "lecun", "kaiming", "xavier", "orthogonal"]
+Scheme = Literal["torch", "lecun", "kaiming", "kaiming-uniform", "xavier", "orthogonal"]
 """Names of schemes of initial weights."""
 
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 """Schemes of initial weights by their name in a configuration."""
 
 
-def scheme_gain(scheme: Scheme) -> float:
-    """Return the gain of hidden layers, for rectified sums: the square root of 2, or 1.
+ACTIVATION_GAINS = {"tanh": 5 / 3, "leaky-relu": math.sqrt(2 / (1 + 0.01**2))}
+"""Gains of `kaiming-uniform` by the activation that follows, where it is not the square root of 2."""
 
-    It is that of `kaiming` and `orthogonal`. The other schemes do not know what follows a layer.
+
+def scheme_gain(scheme: Scheme, activation: str = "relu") -> float:
+    """Return the gain of hidden layers.
+
+    It is the square root of 2, that of rectified sums, for `kaiming` and `orthogonal`; for `kaiming-uniform`,
+    that of the activation (`torch.nn.init.calculate_gain`; for those that it does not know, the square root
+    of 2). The other schemes do not know what follows a layer.
     """
+    if scheme == "kaiming-uniform":
+        return ACTIVATION_GAINS.get(activation, math.sqrt(2))
     return math.sqrt(2) if scheme in ("kaiming", "orthogonal") else 1.0
 
 
@@ -120,6 +128,7 @@ def scheme_distribution(
     | `torch` | uniform, variance 1 / (3 fan-in) | torch's linear layers and convolutions |
     | `lecun` | uniform, variance 1 / fan-in | LeCun et al., 1998 |
     | `kaiming` | normal, variance 1 / fan-in | He et al., 2015, with a gain of sqrt(2) |
+    | `kaiming-uniform` | uniform, variance 1 / fan-in | the same, with the gain of the activation |
     | `xavier` | uniform, variance 2 / (fan-in + fan-out) | Glorot & Bengio, 2010 |
     | `orthogonal` | rows or columns of an orthogonal matrix | Saxe et al., 2014 |
 
@@ -139,7 +148,8 @@ def scheme_distribution(
         return Orthogonal(gain, shape[0])
     if scheme == "torch":
         return Uniform(gain * torch_default(fan_in).bound)
-    return Uniform(gain * math.sqrt(3 / fan_in if scheme == "lecun" else 6 / (fan_in + fan_out)))
+    is_xavier = scheme == "xavier"
+    return Uniform(gain * math.sqrt(6 / (fan_in + fan_out) if is_xavier else 3 / fan_in))
 
 
 def initialization_of(model: nn.Module) -> dict[str, Distribution]:

@@ -21,7 +21,7 @@ from plasticity.initialization import Constant, Distribution, scheme_distributio
 from plasticity.mitigations import Mitigation, network_spec
 from plasticity.network_spec import LayerSpec, NetworkSpec
 
-INITIALIZATIONS = ("torch", "kaiming", "orthogonal", "xavier")
+INITIALIZATIONS = ("torch", "kaiming", "kaiming-uniform", "orthogonal", "xavier")
 """Schemes of initial weights by their name in a configuration."""
 
 _Kind = TypeVar("_Kind", bound="type[Network]")
@@ -50,11 +50,12 @@ class Network(ABC):
         if require_number("input_scale", self.input_scale, minimum=0.0) == 0:
             raise ValueError("input_scale must be above 0: with 0, the network sees no inputs.")
 
-    initialization: Literal["torch", "kaiming", "orthogonal", "xavier"] = "torch"
+    initialization: Literal["torch", "kaiming", "kaiming-uniform", "orthogonal", "xavier"] = "torch"
     """Scheme of the initial weights of linear layers and convolutions. torch: as torch draws them, uniform
-    within 1 / sqrt(fan-in). kaiming: normal, with a variance of 2 / fan-in. orthogonal: with a gain of
-    sqrt(2). xavier: uniform, with a variance of 2 / (fan-in + fan-out). The output layer has a gain of 1
-    before `output_gain`. Biases are drawn as by torch."""
+    within 1 / sqrt(fan-in). kaiming: normal, with a variance of 2 / fan-in. kaiming-uniform: uniform, with
+    the gain of the activation; for ReLU, of the same variance. orthogonal: with a gain of sqrt(2). xavier:
+    uniform, with a variance of 2 / (fan-in + fan-out). The output layer has a gain of 1 before `output_gain`.
+    Biases are drawn as by torch."""
 
     output_gain: float = 1.0
     """Factor of the initial weights and biases of the output layer, at least 0."""
@@ -111,7 +112,9 @@ class Network(ABC):
         found: dict[str, Distribution] = {}
         for name, layer in layers.items():
             is_output = name == list(layers)[-1]
-            gain = self.output_gain if is_output else scheme_gain(self.initialization)
+            gain = (
+                self.output_gain if is_output else scheme_gain(self.initialization, self.activation)
+            )
             shape = tuple(layer.weight.shape)
             drawn = scheme_distribution(self.initialization, shape, gain)
             prefix = f"{name}." if name else ""

@@ -36,10 +36,11 @@ class Counts:
 
         Args:
             logits: New tensor. Shape: (..., batch, classes).
-            labels: New tensor. Shape: (..., batch).
+            labels: New tensor. Shape: (..., batch); of a regression, whose predictions are not counted,
+                (..., batch, outputs).
             losses: Each network's mean loss over the batch. Shape: (...).
         """
-        self._pending.append((logits, labels, losses * labels.shape[-1]))
+        self._pending.append((logits, labels, losses * logits.shape[-2]))
         if len(self._pending) == STEPS_COUNTED_AT_ONCE:
             self._count_pending()
 
@@ -52,8 +53,9 @@ class Counts:
         if not self._pending:
             return
         logits, labels, losses = zip(*self._pending, strict=True)
-        found = torch.cat(logits, dim=-2).argmax(dim=-1)
-        self._correct += (found == torch.cat(labels, dim=-1)).sum(-1)
+        if not labels[0].is_floating_point():
+            found = torch.cat(logits, dim=-2).argmax(dim=-1)
+            self._correct += (found == torch.cat(labels, dim=-1)).sum(-1)
         self._loss_sum += torch.stack(losses, dim=-1).to(self._loss_sum.dtype).sum(-1)
         self._pending.clear()
 

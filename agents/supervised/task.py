@@ -40,7 +40,10 @@ class Task(Protocol):
         """Number of training examples."""
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs (..., batch, *input_shape) and labels (..., batch) at indices (..., batch)."""
+        """Return inputs (..., batch, *input_shape) and labels at indices (..., batch).
+
+        Labels are classes (..., batch), or for the loss "regression" numbers (..., batch, output_size).
+        """
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the test set in batches, without shuffling; nothing if there is none."""

@@ -16,7 +16,8 @@ class TaskLoss:
     """Loss of the current task. The logits of classes that it does not have take no part.
 
     Args:
-        default: Loss of tasks that choose none: "cross-entropy" or "squared-error".
+        default: Loss of tasks that choose none: "cross-entropy" or "squared-error". A task may also choose
+            "regression", for labels that are real numbers.
         lead: Leading dimensions `...`: () for one network, (R,) for R stacked ones.
         device: Device of the networks.
     """
@@ -31,6 +32,11 @@ class TaskLoss:
     def constants(self) -> Hashable:
         """Values that a captured step holds fixed."""
         return self._kind, self._inactive is None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are real numbers instead of classes."""
+        return self._kind == "regression"
 
     def follow(self, spec: TaskSpec) -> None:
         """Set the loss and the active classes to those of a task."""
@@ -80,13 +86,15 @@ class TaskLoss:
 
         Args:
             logits: Masked logits. Shape: (..., batch, classes).
-            labels: Shape: (..., batch).
+            labels: Shape: (..., batch), or (..., batch, outputs) of a regression.
 
         Returns:
             Shape: (...).
         """
         if self._kind == "cross-entropy":
             return self._cross_entropy(logits, labels)
+        if self.is_regression:
+            return self._squared_error(logits, labels)
         # Not functional.one_hot, which reads the labels on the host.
         one_hot = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), 1.0)
         if self._inactive is None:

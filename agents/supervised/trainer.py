@@ -290,7 +290,8 @@ class Trainer:
         Returns:
             For each network: `test_accuracy` (if the task has test examples) and `train_accuracy` after the
             task, `online_accuracy` (each example before the update that uses it) and `train_loss` over the
-            task, all averaged over examples, what the mitigations counted, such as `reset_units/LAYER`, and
+            task, all averaged over examples; of a regression, `test_loss` and `online_loss` instead; what the
+            mitigations counted, such as `reset_units/LAYER`, and
             `diverged`: whether a loss was not finite. For frozen ones the numbers are meaningless.
         """
         examples = task.num_train * self.config.epochs_per_task
@@ -307,6 +308,10 @@ class Trainer:
             "online_accuracy": online_accuracy,
             "train_loss": train_loss,
         }
+        shown = [name for name in figures if name != "test_loss"]
+        if self._loss.is_regression:
+            figures["online_loss"] = figures.pop("train_loss")
+            shown = [name for name in figures if name.endswith("_loss")]
         host = torch.stack(list(figures.values()), dim=-1).view(-1, len(figures)).cpu()
         self._steps = [0] * self.num_networks
         self._online.clear()
@@ -314,9 +319,7 @@ class Trainer:
         rows = [dict(zip(figures, each, strict=True)) for each in host.tolist()]
         counts = [{}] * len(rows) if self._hooks is None else self._hooks.take_counts()
         return [
-            {name: row[name] for name in figures if name != "test_loss"}
-            | counted
-            | {"diverged": not sound}
+            {name: row[name] for name in shown} | counted | {"diverged": not sound}
             for row, counted, sound in zip(rows, counts, finite, strict=True)
         ]
 
@@ -348,7 +351,7 @@ class Trainer:
         for inputs, labels in batches:
             logits = self._loss.masked(self._networks(inputs))
             counts.add(logits, labels, self._loss(logits, labels))
-            examples += labels.shape[-1]
+            examples += logits.shape[-2]
         return counts.means(examples) if examples else ()
 
     def measure(

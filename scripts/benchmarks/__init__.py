@@ -6,12 +6,14 @@ from plasticity.scripts.benchmarks import (
     permuted_images,
     random_labels,
     slippery_ant,
+    slowly_changing_regression,
 )
 
 FAMILIES = (
     permuted_images.BENCHMARKS,
     random_labels.BENCHMARKS,
     class_incremental.BENCHMARKS,
+    slowly_changing_regression.BENCHMARKS,
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,
 )

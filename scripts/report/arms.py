@@ -13,7 +13,7 @@ import numpy as np
 from plasticity.mitigations import MITIGATIONS, PLAIN
 from plasticity.scripts.config.nested import flattened, shortest
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, METHOD_FIELDS, without_origin
-from plasticity.scripts.report.metric_names import compared_at, is_occasional
+from plasticity.scripts.report.metric_names import compared_at, is_better_lower, is_occasional
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
 
@@ -317,7 +317,7 @@ def matrix(arm: Arm, metric: str, positions: Sequence[int]) -> Array:
 
 
 def best(arms: Sequence[Arm], metric: str) -> Arm:
-    """Return the arm with the highest mean, at the moment at which the metric is compared.
+    """Return the arm with the best mean, at the moment at which the metric is compared.
 
     That is the last task that the arms share, or for a return the average over the steps that they
     share (`metric_names.compared_at`).
@@ -328,7 +328,7 @@ def best(arms: Sequence[Arm], metric: str) -> Arm:
 
     Args:
         arms: Arms of one method, at least one.
-        metric: Metric to compare by; higher is better.
+        metric: Metric to compare by.
     """
     complete = [arm for arm in arms if not arm.unfinished]
     sound = [arm for arm in complete if not arm.diverged]
@@ -337,6 +337,8 @@ def best(arms: Sequence[Arm], metric: str) -> Arm:
 
     def height(arm: Arm) -> float:
         found = estimate(values_at(arm, metric, compared_at(metric), where).values())
-        return -np.inf if found is None else found.mean
+        if found is None:
+            return -np.inf
+        return -found.mean if is_better_lower(metric) else found.mean
 
     return max(candidates, key=height)

@@ -18,7 +18,7 @@ from plasticity.scripts.report.arms import (
     shared_positions,
 )
 from plasticity.scripts.report.axis import Axis
-from plasticity.scripts.report.metric_names import GAP, compared_at, criterion, in_words
+from plasticity.scripts.report.metric_names import GAP, LOSS_GAP, compared_at, criterion, in_words
 from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
@@ -125,10 +125,14 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
     reference = _baseline(baseline, started, chosen)
     notes = [*_choice_notes(chosen, by_method, headline), *_run_notes(arms), *notes]
     notes += _interval_notes(started, confidence)
-    if GAP in metrics:
+    if GAP in metrics or LOSS_GAP in metrics:
+        what = (
+            "Plasticity gap: accuracy" if GAP in metrics else "Loss gap: the run's loss minus that"
+        )
+        minus = ", minus the run's own" if GAP in metrics else ""
         notes.append(
-            "Plasticity gap: accuracy of a newly initialised network of the same seed and method, trained on"
-            " this task alone, minus the run's own (paired by seed; above 0: the past has cost plasticity)."
+            f"{what} of a newly initialised network of the same seed and method, trained on this task"
+            f" alone{minus} (paired by seed; above 0: the past has cost plasticity)."
         )
     if reference is not None:
         notes += _baseline_notes(started, reference)

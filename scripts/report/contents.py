@@ -25,6 +25,7 @@ from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
     GAP,
+    LOSS_GAP,
     NORMS,
     RANKS,
     SYMMETRY,
@@ -55,6 +56,8 @@ MAX_MARKS = 45
 
 UNITS_OF = {
     GAP: "fresh minus run (% points)",
+    LOSS_GAP: "run minus fresh",
+    "online_loss": "squared error before the update",
     "dead_fraction": "dead units (%)",
     "dormant_fraction": "dormant units (%)",
     "linearized_fraction": "linearised units (%)",

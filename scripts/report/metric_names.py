@@ -10,15 +10,21 @@ GAP = "plasticity_gap"
 """Accuracy of a fresh network minus the run's own on the same task, in rows with a reference: what the past
 has cost. Lower is better, and it may be below 0."""
 
+LOSS_GAP = "loss_gap"
+"""The same for a regression: the run's own loss minus that of a fresh network. Lower is better."""
+
 REFERENCE = "reference_"
 """Beginning of the names of what fresh networks reached."""
 
 HEADLINES = (
     GAP,
+    LOSS_GAP,
     "episode_return",
     "test_accuracy",
     "online_accuracy",
     "train_accuracy",
+    "test_loss",
+    "online_loss",
     "effective_rank",
     "dead_fraction",
 )
@@ -92,9 +98,14 @@ def is_percent(metric: str) -> bool:
     return is_share(metric) or metric == GAP
 
 
+def is_better_lower(metric: str) -> bool:
+    """Return whether lower values of a metric are better: those of losses, and of what the past has cost."""
+    return metric in (GAP, LOSS_GAP) or metric.endswith("_loss")
+
+
 def is_occasional(metric: str) -> bool:
     """Return whether only some rows have a metric: those of tasks with a fresh reference."""
-    return metric == GAP or metric.startswith(REFERENCE)
+    return metric in (GAP, LOSS_GAP) or metric.startswith(REFERENCE)
 
 
 def factor_of(metric: str) -> float:
@@ -124,9 +135,11 @@ def compared_at(metric: str) -> str:
     """Return the moment (of `arms.MOMENTS`) at which methods and settings are compared by a metric.
 
     A task's accuracy is measured on its whole test set: the last task shows how plastic the network
-    still is. The return of the few episodes in one row is noisy; the average over the run is not.
+    still is. The return of the few episodes in one row is noisy, and so is the loss on one task of a
+    regression; the average over the run is not.
     """
-    return "average" if family_of(metric) in EPISODES else "last"
+    is_noisy = family_of(metric) in EPISODES or metric == "online_loss"
+    return "average" if is_noisy else "last"
 
 
 def short_count(count: int) -> str:
@@ -152,9 +165,9 @@ def headlines(known: Sequence[str]) -> list[str]:
 
 
 def criterion(known: Sequence[str]) -> str:
-    """Return the metric that settings are compared by: the first headline one of which more is better."""
+    """Return the metric that settings are compared by: the first headline one that is no gap."""
     ranked = headlines(known)
-    return next((name for name in ranked if name != GAP), ranked[0])
+    return next((name for name in ranked if name not in (GAP, LOSS_GAP)), ranked[0])
 
 
 def resolve(wanted: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.random_state import random_state, set_random_state
-from plasticity.scripts.report.metric_names import GAP, REFERENCE
+from plasticity.scripts.report.metric_names import GAP, LOSS_GAP, REFERENCE, is_better_lower
 from plasticity.tasks.streams.base import Task
 
-ACCURACIES = ("test_accuracy", "online_accuracy", "train_accuracy")
+RESULTS = ("test_accuracy", "online_accuracy", "train_accuracy", "test_loss", "online_loss")
 """Results of a fresh network that a row tells. The gap is that of the first one that the task has."""
 
 
@@ -60,7 +60,7 @@ class References:
             if not self._trainer.train(task, should_stop):
                 return False
             for run, found in enumerate(self._trainer.finish(task)):
-                self._results[run] = {key: found[key] for key in ACCURACIES if key in found}
+                self._results[run] = {key: found[key] for key in RESULTS if key in found}
         self._trainer = self._random = None
         return True
 
@@ -89,18 +89,21 @@ class References:
             set_random_state(before)
 
     def take(self, run: int, row: Mapping[str, Any]) -> dict[str, float]:
-        """Return the entries that a run's row gets, once: the fresh network's accuracies, and the gap.
+        """Return the entries that a run's row gets, once: the fresh network's results, and the gap.
 
         Args:
             run: Index of the run.
-            row: Its row of the same task, with its own accuracies.
+            row: Its row of the same task, with its own results.
         """
         found, self._results[run] = self._results[run], {}
         if not found:
             return {}
         compared = next(iter(found))
         entries = {f"{REFERENCE}{name}": value for name, value in found.items()}
-        return {**entries, GAP: found[compared] - row[compared]}
+        better = found[compared] - row[compared]
+        if is_better_lower(compared):
+            return {**entries, LOSS_GAP: -better}
+        return {**entries, GAP: better}
 
     def share_done(self, run: int, own: float) -> float:
         """Return the share of a task's work that is done; that of a task with a reference is twice as much.

@@ -265,6 +265,12 @@ def require_fitting(config: SupervisedRunConfig, data: Any) -> None:
                 f"{option} {wanted} is larger than the {count} {split} examples of the first task of"
                 f" {config.benchmark}: give at most {count}."
             )
+    needing = [each.name for each in config.method if each.needs_logits]
+    if task.spec.loss == "regression" and needing:
+        raise ValueError(
+            f"{needing[0]} compares distributions over classes, and {config.benchmark} has numbers to"
+            " predict: choose another setting of it, or another method."
+        )
     with torch.device("meta"):  # shapes without memory
         _built(config, task.spec)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from plasticity.checks import as_integer, require_integer, require_known
 
-Loss = Literal["cross-entropy", "squared-error"]
-"""Losses that a task can request."""
+Loss = Literal["cross-entropy", "squared-error", "regression"]
+"""Losses that a task can request. regression: the mean square of outputs minus labels, which are real
+numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class TaskSpec:
     """Number of outputs of the network: of a classifier, the classes of the whole stream."""
 
     loss: Loss | None = None
-    """Training loss. None: the learner's choice."""
+    """Training loss. None: the learner's choice, between those of classes."""
 
     active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
     """Classes that the task has, in ascending order; a learner ignores the logits of all others. None: all
@@ -148,8 +149,8 @@ class Task(Protocol):
                 (batch,), or (R, batch) of a stacked task.
 
         Returns:
-            The inputs, shape (..., batch, *input_shape), and their labels, int64, shape (..., batch); both
-            new tensors.
+            The inputs, shape (..., batch, *input_shape), and their labels, both new tensors: classes, int64,
+            shape (..., batch), or for a regression numbers, shape (..., batch, output_size).
         """
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
