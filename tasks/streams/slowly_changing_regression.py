@@ -184,8 +184,8 @@ def _flipped(count: int, seed: int, index: int) -> tuple[int, ...]:
 def _target(units: int, inputs: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's input weights (units, inputs), biases and output weights (units,), of -1 and 1."""
     signs = 2 * random_integers(units * (inputs + 2), 2, seed, _TARGET) - 1
-    weights, biases, outputs = signs.split([units * inputs, units, units])
-    return weights.view(units, inputs), biases, outputs
+    weights, rest = signs[: units * inputs], signs[units * inputs :]
+    return weights.view(units, inputs), rest[:units], rest[units:]
 
 
 def target_outputs(

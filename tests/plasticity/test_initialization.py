@@ -74,9 +74,14 @@ def test_schemes_of_a_convolution():
     assert scheme_distribution("torch", shape) == torch_default(18)
     assert scheme_distribution("lecun", shape, 2.0) == Uniform(2 * math.sqrt(3 / 18))
     assert scheme_distribution("kaiming", shape, math.sqrt(2)).deviation == pytest.approx(1 / 3)
+    assert scheme_distribution("kaiming-uniform", shape, 2.0) == Uniform(2 * math.sqrt(3 / 18))
     assert scheme_distribution("xavier", shape).bound == pytest.approx(math.sqrt(6 / 72))
     assert scheme_distribution("orthogonal", shape, 0.5) == Orthogonal(0.5, 6)
     gains = [scheme_gain(scheme) for scheme in ("kaiming", "orthogonal", "xavier", "torch")]
     assert gains == [math.sqrt(2), math.sqrt(2), 1.0, 1.0]
+    for activation, torchs in (("relu", "relu"), ("tanh", "tanh"), ("leaky-relu", "leaky_relu")):
+        expected = torch.nn.init.calculate_gain(torchs)
+        assert scheme_gain("kaiming-uniform", activation) == pytest.approx(expected)
+    assert scheme_gain("kaiming-uniform", "silu") == math.sqrt(2)
     with pytest.raises(ValueError, match="Did you mean 'xavier'"):
         scheme_distribution("xavie", shape)

@@ -36,6 +36,14 @@ def test_means_are_those_over_all_examples(lead, count):
     assert counts.means(1)[1].tolist() == torch.zeros(lead).tolist()
 
 
+def test_predictions_of_a_regression_are_not_counted():
+    counts = Counts((), CPU)
+    for loss in (1.0, 4.0):
+        counts.add(torch.zeros(3, 1), torch.ones(3, 1), torch.tensor(loss))
+    accuracy, mean = counts.means(6)
+    assert (accuracy.item(), mean.item()) == (0.0, 2.5)
+
+
 @pytest.mark.parametrize("stop", [3, STEPS_COUNTED_AT_ONCE, STEPS_COUNTED_AT_ONCE + 7])
 def test_a_state_continues_to_the_bit_after_steps_of_another_position(stop):
     """States of step `stop` are loaded into counts that are at step 45."""

@@ -26,6 +26,18 @@ def test_losses_by_hand():
     assert loss_of(chosen="squared-error")(logits, torch.tensor([0])).item() == pytest.approx(found)
 
 
+def test_the_loss_of_a_regression_by_hand():
+    outputs = torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    labels = torch.tensor([[1.0, 0.0, 1.0], [1.0, 4.0, 1.0]])
+    loss = loss_of(chosen="regression")
+    assert loss.is_regression
+    assert loss(outputs, labels).item() == pytest.approx((1 + 4 + 9) / 6)
+    stacked = loss_of(lead=(2,), chosen="regression")
+    found = stacked(outputs.unsqueeze(1), labels.unsqueeze(1)).tolist()
+    assert found == pytest.approx([5 / 3, 9 / 3])
+    assert not loss_of().is_regression
+
+
 def test_inactive_classes_count_neither_in_the_sum_nor_in_the_mean():
     logits = torch.tensor([[5.0, math.log(3), 0.0]])
     loss = loss_of(active=(1, 2))
