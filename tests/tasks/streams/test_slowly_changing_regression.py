@@ -21,8 +21,8 @@ def stream_of(seed=3, num_tasks=20, **settings):
 
 def test_targets_by_hand():
     # 2 inputs, beta 0.7: thresholds 0.7 * 3 - S. First unit: S = (2 - 2 + 1) / 2 = 0.5, threshold 1.6; its
-    # sum is x + y + 1: it fires where one is set. Second: S = (2 - 0 - 1) / 2 = 0.5, threshold 1.6; its sum is
-    # x - y - 1: never.
+    # sum is x + y + 1: it fires where one is set. Second: S = (2 - 0 - 1) / 2 = 0.5, threshold 1.6; its sum
+    # is x - y - 1: never.
     # Third: S = (2 + 2 - 1) / 2 = 1.5, threshold 0.6; its sum, -x - y - 1, is below.
     # Fourth: S = (2 + 2 + 1) / 2 = 2.5, threshold -0.4; 1 - x - y: it fires unless both are set.
     weights = torch.tensor([[1, 1], [1, -1], [-1, -1], [-1, -1]])
