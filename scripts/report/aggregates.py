@@ -238,8 +238,8 @@ def what_seeds_can_show(seeds: int, comparisons: int, level: float = 0.05) -> st
     if least >= level:
         return (
             f"{seeds} seeds cannot show a difference at the level {level:g}: the smallest p-value possible,"
-            f" among {among}, is {least:.2g}. Read the intervals as the size of an effect, not as evidence for"
-            f" it; {seeds_needed(comparisons, level)} seeds could show one."
+            f" among {among}, is {least:.2g}. The intervals give the size of an effect, not evidence for it;"
+            f" {seeds_needed(comparisons, level)} seeds could show one."
         )
     return (
         f"{seeds} seeds can show differences at the level {level:g} (smallest p-value, among {among}:"
