@@ -20,7 +20,12 @@ from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
 from plasticity.mitigations.base import KINDS
 from plasticity.scripts.config.benchmarks import BENCHMARKS, require_benchmark
-from plasticity.scripts.config.command_line import chosen_presets, first_line, parse_options
+from plasticity.scripts.config.command_line import (
+    SweepOptions,
+    chosen_presets,
+    first_line,
+    parse_options,
+)
 from plasticity.scripts.config.files import read_config_file
 from plasticity.scripts.config.grid import Axis, parse_grid
 from plasticity.scripts.config.imports import import_saved, take_imports
@@ -32,18 +37,21 @@ from plasticity.scripts.config.options import (
 )
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.config.settings_by_option import require_meaning
+from plasticity.scripts.config.tuned import require_tuned
 from plasticity.scripts.reproduce.command import reproduce
 from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.command import run, sweep
 from plasticity.scripts.run.progress import Messages
+from plasticity.scripts.tune.options import TUNING_SEEDS, CompareOptions, TuneOptions
 
 COMMANDS = {
     "run": "train methods on a benchmark, several seeds, resuming what is unfinished",
     "sweep": "the same for every combination of a grid of settings",
+    "tune": "search each method's settings with the same budget, on the first part of a benchmark",
+    "compare": "tune, run on other seeds, and report, as one",
     "reproduce": "figures of the papers: train their runs, judge the claim, draw",
     "report": "tables and figures of finished or unfinished runs",
-    "tune": "make the best settings of a sweep the defaults of its benchmark",
     "video": "a GIF, video or filmstrip of a run's trained agent",
     "list": "benchmarks, figures, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
@@ -95,7 +103,7 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(take_imports(rest, "plasticity list")[1])
-    if command in ("report", "tune", "video", "probe", "strip"):
+    if command in ("report", "video", "probe", "strip"):
         _file_command(command, rest)
         return 0
     if command == "bench":
@@ -105,8 +113,21 @@ def _dispatch(given: list[str]) -> int:
     again = shlex.join([*_program(), *given])
     if command == "reproduce":
         return reproduce(rest, again)
-    options, axes = _run_options(command, rest)
-    return run(options, again) if axes is None else sweep(options, axes, again)
+    return _training_command(command, rest, again)
+
+
+def _training_command(command: str, rest: list[str], again: str) -> int:
+    """Run one of the commands that train, and return its exit code."""
+    options, axes, extra = _run_options(command, rest)
+    if command == "run":
+        return run(options, again)
+    if command == "sweep":
+        return sweep(options, axes, again)
+    from plasticity.scripts.tune.command import tune  # noqa: PLC0415  (scipy)
+    from plasticity.scripts.tune.compare import compare  # noqa: PLC0415
+
+    searching: Callable[..., int] = {"tune": tune, "compare": compare}[command]
+    return searching(options, axes, extra, again)
 
 
 def _file_command(command: str, rest: list[str]) -> None:
@@ -115,10 +136,6 @@ def _file_command(command: str, rest: list[str]) -> None:
         from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
         report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
-    elif command == "tune":
-        from plasticity.scripts.report.tune import TuneConfig, tune  # noqa: PLC0415  (scipy)
-
-        tune(tyro.cli(TuneConfig, prog="plasticity tune", args=rest))
     elif command == "video":
         from plasticity.scripts.video.command import VideoConfig, video  # noqa: PLC0415  (gymnasium)
 
@@ -143,7 +160,7 @@ def _program() -> list[str]:
     return ["plasticity" if is_found else str(script)]
 
 
-def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] | None]:
+def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis], Any]:
     """Read what gives the other options their defaults first: the benchmark, its presets, --config."""
     first = argparse.ArgumentParser(
         prog=f"plasticity {command}", add_help=False, allow_abbrev=False
@@ -166,20 +183,40 @@ def _run_options(command: str, rest: list[str]) -> tuple[RunOptions, list[Axis] 
     defaults = _default_options(name, known.config, saved, rest)
     imports = tuple(dict.fromkeys((*defaults.config.imports, *modules)))
     defaults = replace(defaults, config=replace(defaults.config, imports=imports))
-    is_sweep = command == "sweep"
-    if is_sweep:
-        defaults = replace(defaults, out=Path("runs") / f"{name}-sweep")
+    extra = EXTRAS[command]
+    if extra is not None:
+        defaults = replace(defaults, out=Path("runs") / f"{name}-{command}")
+    if command == "tune":
+        defaults = replace(defaults, seeds=TUNING_SEEDS)
     description = _description(command, name)
-    options, grid, given = parse_options(
-        defaults, rest, program=program, description=description, with_grid=is_sweep
+    options, extra, given = parse_options(
+        defaults, rest, program=program, description=description, extra=extra
     )
     require_meaning(options, given)
-    return options, parse_grid(grid, options, given) if is_sweep else None
+    if extra is None:
+        require_tuned(options, given)
+        return options, [], None
+    if options.tuned is not None:
+        raise ValueError(
+            f"--tuned {options.tuned} is for plasticity run: {command} tries settings."
+        )
+    return options, parse_grid(extra.grid, options, given), extra
 
+
+EXTRAS: dict[str, Any] = {
+    "run": None,
+    "sweep": SweepOptions(),
+    "tune": TuneOptions(),
+    "compare": CompareOptions(),
+}
+"""Options of its own that each command has, besides those of the runs."""
 
 _PURPOSES = {
     "run": "Train every method with every seed over the benchmark's stream of tasks.",
     "sweep": "Train every method with every seed, for every combination of the settings of a grid.",
+    "tune": "Try settings of every method, as many for each, on the first part of the benchmark, and write"
+    " the best ones to OUT/tuned.json, for `plasticity run --tuned`.",
+    "compare": "Tune every method, train it with its best settings on other seeds, and report.",
 }
 
 

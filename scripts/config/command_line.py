@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_origin
 
 import tyro
@@ -16,14 +16,24 @@ from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
 from plasticity.scripts.config.settings_by_option import settings_by_option, with_options
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Options of a sweep."""
+
+    grid: tuple[str, ...] = ()
+    """Values to try, by option: learning-rate=0.001,0.01 syre.sigma=0.1,1. Every combination has runs of its
+    own, in OUT/learning-rate=0.001,syre.sigma=0.1/…; a mitigation's options concern the methods that use it.
+    Nothing: each mitigation's own search."""
+
+
 def parse_options(
     defaults: RunOptions,
     arguments: Sequence[str],
     *,
     program: str,
     description: str,
-    with_grid: bool = False,
-) -> tuple[RunOptions, tuple[str, ...], list[str]]:
+    extra: Any = None,
+) -> tuple[RunOptions, Any, list[str]]:
     """Read the command line.
 
     Args:
@@ -31,11 +41,12 @@ def parse_options(
         arguments: What follows the name of the benchmark.
         program: Name of the command, for help and messages.
         description: Text of the help before the options.
-        with_grid: Whether there is an option --grid, as for a sweep.
+        extra: Dataclass with the defaults of the command's own options, such as `SweepOptions`. None: it has
+            none.
 
     Returns:
-        The options; the words of --grid; and the names of the settings that were typed, also those at their
-        default values.
+        The options; the command's own ones; and the names of the settings that were typed, also those at
+        their default values.
 
     Raises:
         SystemExit: after a help text, or an error of the user, which is printed.
@@ -44,7 +55,7 @@ def parse_options(
     # The second would replace the first, as with every option: here, half of a sweep.
     if sum(word.partition("=")[0] == "--grid" for word in arguments) > 1:
         raise ValueError("--grid is given twice: give it once, with all settings after it.")
-    kind = _parsed_type(defaults, with_grid=with_grid)
+    kind = _parsed_type(defaults, extra)
     parsed = _parse(kind, arguments, prog=program, description=description)
     settings = settings_by_option(defaults)
     own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
@@ -52,7 +63,10 @@ def parse_options(
     given = [option for option in settings if f"--{option}" in typed]
     values = {option: setting_at(parsed, _identifier(option)) for option in given}
     options = replace(with_options(defaults, values), **own)
-    return options, getattr(parsed, "grid", ()), given
+    if extra is not None:
+        found = {each.name: getattr(parsed, each.name) for each in fields(extra)}
+        extra = replace(extra, **found)
+    return options, extra, given
 
 
 def chosen_presets(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, str]:
@@ -81,7 +95,7 @@ def parse_value(defaults: RunOptions, option: str, text: str) -> Any:
     Raises:
         SystemExit: if it has the wrong type; the message is printed.
     """
-    kind = _parsed_type(defaults, with_grid=False)
+    kind = _parsed_type(defaults)
     is_list = get_origin(settings_by_option(defaults)[option].type) is tuple
     words = text.split() if is_list else [text.strip()]
     found = _parse(kind, [f"--{option}", *words], prog=f"plasticity sweep {defaults.benchmark}")
@@ -93,12 +107,12 @@ def _parse(kind: type, arguments: Sequence[str], *, prog: str, description: str 
     return tyro.cli(kind, prog=prog, description=description, args=arguments, config=markers)
 
 
-def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
+def _parsed_type(defaults: RunOptions, extra: Any = None) -> type:
     """Make the dataclass that tyro reads the command line into."""
     own = {each.name for each in fields(CommandOptions)}
     entries = [_setting_entry(each) for each in settings_of(defaults) if each.path in own]
-    if with_grid:
-        entries.append(_entry("grid", tuple[str, ...], GRID_HELP, default=()))
+    if extra is not None:
+        entries += [_setting_entry(each) for each in settings_of(extra)]
     for option, presets in defaults.presets.items():
         names = Literal[tuple(presets.groups)]  # type: ignore[valid-type]
         entries.append(_entry(option, names, presets.help, default=presets.default))
@@ -109,12 +123,6 @@ def _parsed_type(defaults: RunOptions, *, with_grid: bool) -> type:
     entries += _entries_of(settings_by_option(defaults), titles)
     return _dataclass("Options", entries)
 
-
-GRID_HELP = (
-    "Values to try, by option: learning-rate=0.001,0.01 syre.sigma=0.1,1. Every combination has runs of its"
-    " own, in OUT/learning-rate=0.001,syre.sigma=0.1/…; a mitigation's options concern the methods that use"
-    " it. Nothing: each mitigation's own search."
-)
 
 _Entry = tuple[str, Any, Any]
 

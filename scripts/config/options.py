@@ -51,6 +51,10 @@ class CommandOptions:
     jobs: int | None = None
     """Processes at once. None: the number of cores on a CPU, one on a GPU."""
 
+    tuned: Path | None = None
+    """File that `plasticity tune` wrote: each method trains with the settings that were found for it. None:
+    those of the benchmark."""
+
     stack: StackSize = "auto"
     """Runs that each process trains stacked: of supervised benchmarks and of environments on a device
     (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""

@@ -52,10 +52,11 @@ FREE_TO_CHANGE = (
     "agent.kernel",
     "device",
     "imports",
+    "tuned_on",
 )
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes
-numbers by rounding at most), where its data lie, and which modules are imported (a run needs its own ones,
-and its method, stream and network name what they registered)."""
+numbers by rounding at most), where its data lie, which modules are imported (a run needs its own ones,
+and its method, stream and network name what they registered), and where its settings are from."""
 
 METHOD_FIELDS = ("method", "critic_method")
 """Fields that hold mitigations."""
@@ -159,6 +160,9 @@ class RunConfig:
     imports: tuple[str, ...] = ()
     """Modules of the user's own, imported first: they register what the run is made of."""
 
+    tuned_on: tuple[int, ...] = ()
+    """Seeds on which the settings were chosen by `plasticity tune`; a report says so."""
+
     stream: Any
     """Stream of tasks; its settings are of the same kind as those in the benchmark's default
     configuration."""
@@ -174,6 +178,8 @@ class RunConfig:
             require_name(name, getattr(self, name))
         for each in self.imports:
             require_name("a name in imports", each)
+        for tuned_seed in self.tuned_on:
+            require_integer("a seed in tuned_on", tuned_seed, minimum=0, maximum=MAX_SEED)
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]

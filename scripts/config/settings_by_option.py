@@ -15,7 +15,7 @@ from plasticity.scripts.config.nested import Setting, settings_of, with_values
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
 from plasticity.scripts.config.run_config import RunConfig
 
-NOT_OPTIONS = ("benchmark", "seed", "device", "imports")
+NOT_OPTIONS = ("benchmark", "seed", "device", "imports", "tuned_on")
 """Fields of a run that the command's own options fill in, as they do those of its methods."""
 
 

@@ -20,6 +20,7 @@ from plasticity.scripts.report.metric_names import headlines, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import to_png
 from plasticity.scripts.report.run_folders import by_benchmark
+from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.statistics import require_confidence
 from plasticity.scripts.report.tables import Cell, Table, best_table, metric_table, task_table
 
@@ -125,10 +126,13 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
     for metric in metrics:
         table = metric_table(comparison, metric, comparison.chosen, full=False)
         console.print(_terminal_table(table, console.width))
+    evidence = significance_table(comparison)
+    if evidence is not None:
+        console.print(_terminal_table(evidence, console.width))
     _print_tasks(console, comparison)
     if comparison.is_sweep:
         console.print(Text(f"All {len(comparison.arms)} arms are in report.html."))
-    for note in comparison.notes:
+    for note in (*comparison.notes, *significance_notes(comparison)):
         console.print(Text(f"• {note}", style="dim"))
     commands = continue_commands(comparison.unfinished)
     if commands:

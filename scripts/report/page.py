@@ -13,6 +13,7 @@ from plasticity.scripts.report.comparison import (
 )
 from plasticity.scripts.report.html import document, embedded_figure
 from plasticity.scripts.report.metric_names import GAP, headlines, in_words
+from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (
     Cell,
     Table,
@@ -92,7 +93,10 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
         _table(metric_table(comparison, metric, comparison.chosen, full=False))
         for metric in headlines(comparison.chosen_metrics)
     ]
-    parts.append(_notes(comparison.notes))
+    evidence = significance_table(comparison)
+    if evidence is not None:
+        parts.append(_table(evidence))
+    parts.append(_notes([*comparison.notes, *significance_notes(comparison)]))
     for name, png in images.items():
         parts.append(_figure(comparison, name, png))
         if name == "tasks":

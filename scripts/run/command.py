@@ -10,6 +10,7 @@ from pathlib import Path
 from plasticity.checks import require_integer
 from plasticity.scripts.config.grid import Axis, points
 from plasticity.scripts.config.options import RunOptions
+from plasticity.scripts.config.tuned import require_tuned, with_tuned
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.scripts.run.folder import require_free
 from plasticity.scripts.run.jobs import Job
@@ -41,7 +42,8 @@ def run(options: RunOptions, command: str = "the same command") -> int:
     Raises:
         RunError, ValueError, TypeError: before anything runs, if the options cannot be satisfied.
     """
-    return run_all(_jobs(options, options.methods, options.out), options, command)
+    require_tuned(options)
+    return run_all(jobs_of(options, options.methods, options.out), options, command)
 
 
 def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same command") -> int:
@@ -52,15 +54,17 @@ def sweep(options: RunOptions, axes: Sequence[Axis], command: str = "the same co
     jobs: list[Job] = []
     for method in options.methods:
         for name, chosen in points(axes, method, options):
-            jobs += _jobs(chosen, (method,), options.out / name)
+            jobs += jobs_of(chosen, (method,), options.out / name)
     return run_all(jobs, options, command)
 
 
-def _jobs(options: RunOptions, methods: Sequence[str], out: Path) -> list[Job]:
+def jobs_of(options: RunOptions, methods: Sequence[str], out: Path) -> list[Job]:
+    """Return the runs of some methods with all seeds, each with its folder below `out`."""
+    by_method = {method: with_tuned(options, method) for method in methods}
     return [
         Job(
             out / options.benchmark / method / f"seed_{seed}",
-            options.run_config(method, seed),
+            by_method[method].run_config(method, seed),
         )
         for seed in options.seeds
         for method in methods

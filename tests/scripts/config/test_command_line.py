@@ -6,7 +6,7 @@ import pytest
 
 from plasticity.mitigations import MITIGATIONS, L2Init, Shift, Syre, WeightDecay
 from plasticity.scripts.config.benchmarks import BENCHMARKS
-from plasticity.scripts.config.command_line import parse_options, parse_value
+from plasticity.scripts.config.command_line import SweepOptions, parse_options, parse_value
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import (
     default_options,
@@ -18,8 +18,8 @@ DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant"
 
 
 def parse(words, defaults=DIGITS, program="plasticity run"):
-    options, grid, _ = parse_options(defaults, words.split(), program=program, description="")
-    assert grid == ()
+    options, extra, _ = parse_options(defaults, words.split(), program=program, description="")
+    assert extra is None
     return options
 
 
@@ -108,11 +108,11 @@ def test_presets_are_no_options_beside_a_file(capsys):
 
 def test_the_settings_that_were_typed_are_given_also_at_their_defaults():
     words = "--methods none --weight-decay.strength 1e-3 --learning_rate=0.01 --grid momentum=0"
-    options, grid, given = parse_options(
-        DIGITS, words.split(), program="plasticity sweep", description="", with_grid=True
+    options, extra, given = parse_options(
+        DIGITS, words.split(), program="plasticity sweep", description="", extra=SweepOptions()
     )
     assert given == ["learning-rate", "weight-decay.strength"]
-    assert grid == ("momentum=0",)
+    assert extra == SweepOptions(grid=("momentum=0",))
     assert options == replace(DIGITS, methods=("none",))
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from plasticity.mitigations import Syre
-from plasticity.scripts.config.command_line import parse_options
+from plasticity.scripts.config.command_line import SweepOptions, parse_options
 from plasticity.scripts.config.grid import Axis, parse_grid, points
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.options import default_options
@@ -125,7 +125,7 @@ def test_wrong_grids_are_refused(words, message):
 )
 def test_a_setting_that_has_its_option_too_is_refused(words):
     options, _, given = parse_options(
-        DIGITS, words, program="plasticity sweep", description="", with_grid=True
+        DIGITS, words, program="plasticity sweep", description="", extra=SweepOptions()
     )
     assert given == ["syre.sigma"]
     with pytest.raises(

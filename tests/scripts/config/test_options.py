@@ -17,8 +17,8 @@ DIGITS, ANT = default_options("permuted-digits"), default_options("slippery-ant"
 
 
 def parse(words, defaults=DIGITS, program="plasticity run"):
-    options, grid, _ = parse_options(defaults, words.split(), program=program, description="")
-    assert grid == ()
+    options, extra, _ = parse_options(defaults, words.split(), program=program, description="")
+    assert extra is None
     return options
 
 

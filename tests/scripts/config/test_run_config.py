@@ -351,7 +351,7 @@ def test_compilation_is_refused_where_it_does_not_work():
 
 def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
     assert set(flattened(ANT.to_json())) == {
-        *("benchmark", "seed", "device", "imports", "critic_method"),
+        *("benchmark", "seed", "device", "imports", "tuned_on", "critic_method"),
         *(f"method.syre.{name}" for name in vars(Syre())),
         *(f"stream.{name}" for name in vars(ANT.stream)),
         *(f"agent.{name}" for name in vars(ANT.agent)),

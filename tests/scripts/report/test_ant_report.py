@@ -445,6 +445,7 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
         "effective rank, critic.fc2",
         "dead fraction, actor.fc2 (%)",
         "dead fraction, critic.fc2 (%)",
+        "episode return, average: evidence",
         "episode return per task",
     ]
     assert "average minus" in printed

@@ -1,0 +1,127 @@
+"""Evidence for differences: each method against the baseline, by a test that is paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plasticity.scripts.report.aggregates import (
+    holm,
+    probability_of_improvement,
+    sign_flip_test,
+    what_seeds_can_show,
+)
+from plasticity.scripts.report.arms import Arm, shared_positions, values_at
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.metric_names import in_words, with_unit
+from plasticity.scripts.report.statistics import Array, estimate
+from plasticity.scripts.report.tables import Cell, Table, estimate_cell
+
+SHOWN_DIGITS = 2
+"""Significant digits of a p-value."""
+
+
+def significance_table(comparison: Comparison) -> Table | None:
+    """Return each method's difference to the baseline by the headline, and how sure it is.
+
+    The probability of improvement is that of a run over one of the baseline, whatever their seeds; p-values
+    are those of sign flips of the differences by seed, adjusted for the number of methods (Holm).
+
+    Returns:
+        The table, or None without a baseline, without another method, or with a single seed.
+    """
+    baseline, metric = comparison.baseline, comparison.headline
+    if baseline is None:
+        return None
+    pairs = {
+        arm.label: pair
+        for arm in comparison.chosen
+        if arm is not baseline and len(pair := _pairs(comparison, arm, baseline)) > 1
+    }
+    if not pairs:
+        return None
+    plain = {label: sign_flip_test(pair[:, 0] - pair[:, 1]) for label, pair in pairs.items()}
+    adjusted = holm(plain)
+    rows = []
+    for label, pair in pairs.items():
+        difference = estimate(pair[:, 0] - pair[:, 1], comparison.confidence)
+        better = float(probability_of_improvement(pair[:, :1], pair[:, 1:]))
+        rows.append(
+            (
+                Cell(label, (f"{len(pair)} seeds",)),
+                estimate_cell(difference, metric, len(pair), signed=True),
+                Cell(f"{better:.2f}"),
+                Cell(_p(plain[label])),
+                Cell(_p(adjusted[label])),
+            )
+        )
+    columns = (
+        "method",
+        f"minus\n{baseline.label}",
+        "probability\nof improvement",
+        "p",
+        f"p, adjusted\nfor {len(pairs)}",
+    )
+    return Table(f"{with_unit(metric)}, {comparison.moment}: evidence", columns, tuple(rows))
+
+
+def significance_notes(comparison: Comparison) -> list[str]:
+    """Return what the number of seeds can show, and on which seeds settings were chosen."""
+    notes = []
+    baseline = comparison.baseline
+    others = [arm for arm in comparison.chosen if arm is not baseline]
+    if baseline is not None and others:
+        seeds = min(len(_pairs(comparison, arm, baseline)) for arm in others)
+        if seeds:
+            notes.append(
+                f"By {in_words(comparison.headline)}: {what_seeds_can_show(seeds, len(others))}"
+            )
+    return [*notes, *_tuning_notes(comparison.chosen)]
+
+
+def _tuning_notes(arms: Sequence[Arm]) -> list[str]:
+    tuned_on = {arm.label: _tuning_seeds(arm) for arm in arms}
+    if not any(tuned_on.values()):
+        return []
+    notes = []
+    for arm in arms:
+        both = sorted(tuned_on[arm.label] & {run.seed for run in arm.runs})
+        if both:
+            notes.append(
+                f"{arm.label}: the seeds {', '.join(map(str, both))} also chose its settings, which biases"
+                " them upwards."
+            )
+    untuned = [label for label, seeds in tuned_on.items() if not seeds]
+    if untuned:
+        notes.append(
+            f"The settings of {', '.join(untuned)} were not tuned, those of the others were: the comparison"
+            " is not on equal terms."
+        )
+    if not notes:
+        every = sorted(set.union(*tuned_on.values()))
+        notes.append(
+            f"Settings were tuned on the seeds {', '.join(map(str, every))}, none of which is shown here."
+        )
+    return notes
+
+
+def _tuning_seeds(arm: Arm) -> set[int]:
+    return {int(seed) for run in arm.runs for seed in run.config.get("tuned_on") or ()}
+
+
+def _pairs(comparison: Comparison, arm: Arm, baseline: Arm) -> Array:
+    """Return the values of both at the seeds that have them. Shape: (seeds, 2)."""
+    metric, moment = comparison.headline, comparison.moment
+    where = shared_positions([arm, baseline], metric)
+    ours, theirs = (values_at(each, metric, moment, where) for each in (arm, baseline))
+    found = [
+        (ours[seed], theirs[seed])
+        for seed in sorted(ours)
+        if ours[seed] is not None and theirs.get(seed) is not None
+    ]
+    return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def _p(value: float) -> str:
+    return f"{value:.{SHOWN_DIGITS}g}" if value >= 1e-3 else "< 0.001"

@@ -1,0 +1,1 @@
+"""Search of each method's settings, and fair comparisons."""
