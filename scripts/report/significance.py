@@ -14,7 +14,7 @@ from plasticity.scripts.report.aggregates import (
 )
 from plasticity.scripts.report.arms import Arm, shared_positions, values_at
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.metric_names import in_words, with_unit
+from plasticity.scripts.report.metric_names import in_words, is_better_lower, with_unit
 from plasticity.scripts.report.statistics import Array, estimate
 from plasticity.scripts.report.tables import Cell, Table, estimate_cell
 
@@ -41,12 +41,15 @@ def significance_table(comparison: Comparison) -> Table | None:
     }
     if not pairs:
         return None
-    plain = {label: sign_flip_test(pair[:, 0] - pair[:, 1]) for label, pair in pairs.items()}
+    plain = {
+        label: sign_flip_test((pair[:, 0] - pair[:, 1]).tolist()) for label, pair in pairs.items()
+    }
     adjusted = holm(plain)
     rows = []
     for label, pair in pairs.items():
         difference = estimate(pair[:, 0] - pair[:, 1], comparison.confidence)
         better = float(probability_of_improvement(pair[:, :1], pair[:, 1:]))
+        better = 1.0 - better if is_better_lower(metric) else better
         rows.append(
             (
                 Cell(label, (f"{len(pair)} seeds",)),

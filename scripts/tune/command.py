@@ -14,6 +14,7 @@ from plasticity.scripts.config.grid import Axis, settings_name
 from plasticity.scripts.config.nested import setting_at, with_values
 from plasticity.scripts.config.options import RunOptions
 from plasticity.scripts.config.settings_by_option import with_options
+from plasticity.scripts.report.metric_names import is_better_lower
 from plasticity.scripts.report.run_folders import read_run
 from plasticity.scripts.report.statistics import Estimate
 from plasticity.scripts.run.atomic_files import write_whole
@@ -23,7 +24,7 @@ from plasticity.scripts.run.progress import Messages
 from plasticity.scripts.run.versions import made_by
 from plasticity.scripts.tune.candidates import Search, Settings, axes_of, search_of
 from plasticity.scripts.tune.options import TuneOptions
-from plasticity.scripts.tune.scores import in_sentence, is_better_lower, measure_of, score
+from plasticity.scripts.tune.scores import in_sentence, measure_of, score
 
 FILE = "tuned.json"
 """Name of the file with the best settings, in the folder of a search."""

@@ -31,11 +31,6 @@ def measure_of(runs: Sequence[Run], wanted: str | None) -> str:
     return found
 
 
-def is_better_lower(measure: str) -> bool:
-    """Return whether lower values of a measure are better: those of losses."""
-    return measure.endswith("_loss")
-
-
 def score(runs: Sequence[Run], measure: str) -> Estimate | None:
     """Return the mean of a measure over the whole length of the runs, and over their seeds.
 

@@ -14,19 +14,19 @@ SYRE = [0.60, 0.62, 0.58, 0.61, 0.60, 0.59]  # above by 0.1 each, but for two
 REDO = [0.51, 0.51, 0.49, 0.50, 0.50, 0.49]
 
 
-def made(root, method, accuracies, tuned_on=()):
+def made(root, method, accuracies, tuned_on=(), metric="test_accuracy", settings=None):
     for seed, accuracy in enumerate(accuracies):
         folder = root / method / f"seed_{seed}"
         folder.mkdir(parents=True)
         config = {
             "benchmark": "permuted-digits",
-            "method": {} if method == "none" else {method: {}},
+            "method": {} if method == "none" else {method: settings or {}},
             "seed": seed,
             "stream": {"num_tasks": 1},
             "tuned_on": list(tuned_on),
         }
         (folder / "config.json").write_text(json.dumps(config))
-        row = {"task": 0, "test_accuracy": accuracy, "diverged": False}
+        row = {"task": 0, metric: accuracy, "diverged": False}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
 
@@ -50,6 +50,21 @@ def test_differences_have_p_values_that_are_adjusted_for_their_number(tmp_path):
     assert table.columns[-1] == "p, adjusted\nfor 2"
     (note,) = significance_notes(comparison_of(tmp_path))
     assert "6 seeds cannot show a difference at the level 0.05" in note
+
+
+def test_lower_losses_are_improvements(tmp_path):
+    made(tmp_path, "none", NONE, metric="online_loss")
+    made(tmp_path, "syre", SYRE, metric="online_loss")
+    (row,) = significance_table(comparison_of(tmp_path)).rows
+    assert row[2].text == "0.00"
+
+
+def test_the_best_setting_by_a_loss_has_the_lowest(tmp_path):
+    for strength, values in ((0.1, [2.0, 3.0]), (0.2, [1.0, 1.5]), (0.3, [4.0, 5.0])):
+        made(tmp_path / str(strength), "syre", values, (), "online_loss", {"strength": strength})
+    comparison = comparison_of(tmp_path)
+    assert (comparison.headline, comparison.moment) == ("online_loss", "average")
+    assert [arm.settings["strength"] for arm in comparison.chosen] == [0.2]
 
 
 def test_one_seed_or_one_method_gives_no_table(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plasticity.scripts.report.run_folders import read_run
-from plasticity.scripts.tune.scores import in_sentence, is_better_lower, measure_of, score
+from plasticity.scripts.tune.scores import in_sentence, measure_of, score
 
 
 def made_run(folder, seed, **values):
@@ -47,12 +47,6 @@ def test_a_setting_with_a_diverged_run_has_no_score(tmp_path):
     file.write_text(f"{first}\n{second.replace('false', 'true')}\n")
     assert score([sound, read_run(tmp_path / "seed_1")], "online_accuracy") is None
     assert in_sentence("online_accuracy", None) == "diverged"
-
-
-def test_losses_are_better_when_lower():
-    assert is_better_lower("online_loss")
-    assert not is_better_lower("online_accuracy")
-    assert not is_better_lower("episode_return")
 
 
 def test_a_measure_that_is_not_there_is_refused(tmp_path):
