@@ -3,6 +3,7 @@
 from plasticity.scripts.benchmarks import (
     class_incremental,
     classic_control,
+    label_permuted,
     permuted_images,
     random_labels,
     slippery_ant,
@@ -11,6 +12,7 @@ from plasticity.scripts.benchmarks import (
 
 FAMILIES = (
     permuted_images.BENCHMARKS,
+    label_permuted.BENCHMARKS,
     random_labels.BENCHMARKS,
     class_incremental.BENCHMARKS,
     slowly_changing_regression.BENCHMARKS,
