@@ -284,8 +284,6 @@ def test_every_test_file_tests_a_file(room):
 COVERED_ELSEWHERE = {
     "scripts/benchmarks/class_incremental.py": "scripts/config/test_benchmarks.py",
     "scripts/benchmarks/classic_control.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/permuted_images.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/random_labels.py": "scripts/config/test_benchmarks.py",
     "scripts/benchmarks/slippery_ant.py": "scripts/config/test_benchmarks.py",
     "scripts/run/atomic_files.py": "scripts/run/test_folder.py",
     "scripts/run/events.py": "scripts/run/test_folder.py",
