@@ -116,7 +116,7 @@ class Trainer:
             ValueError: if the batch size exceeds the number of training examples, a label is outside the
                 task's active classes, or the networks are at different steps.
         """
-        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        batch_size, epochs = self.config.batch_size, self._epochs_of(task)
         if batch_size > task.num_train:
             raise ValueError(
                 f"batch_size={batch_size} is larger than the task's {task.num_train} training"
@@ -141,6 +141,9 @@ class Trainer:
                 step += 1
                 self._steps = [step] * self.num_networks
         return True
+
+    def _epochs_of(self, task: Task) -> int:
+        return self.config.epochs_per_task * task.spec.passes
 
     def _common_step(self) -> int:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
@@ -294,7 +297,7 @@ class Trainer:
             mitigations counted, such as `reset_units/LAYER`, and
             `diverged`: whether a loss was not finite. For frozen ones the numbers are meaningless.
         """
-        examples = task.num_train * self.config.epochs_per_task
+        examples = task.num_train * self._epochs_of(task)
         count = min(self.config.train_evaluation_size, task.num_train)
         with self._evaluating():
             tested = self._evaluate(task.test_batches(EVALUATION_BATCH))

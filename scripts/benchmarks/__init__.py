@@ -3,11 +3,15 @@
 from plasticity.scripts.benchmarks import (
     class_incremental,
     classic_control,
+    cloned_units,
+    gradual,
     label_permuted,
+    noisy_to_clean,
     permuted_images,
     random_labels,
     slippery_ant,
     slowly_changing_regression,
+    warm_start,
 )
 
 FAMILIES = (
@@ -15,6 +19,10 @@ FAMILIES = (
     label_permuted.BENCHMARKS,
     random_labels.BENCHMARKS,
     class_incremental.BENCHMARKS,
+    warm_start.BENCHMARKS,
+    noisy_to_clean.BENCHMARKS,
+    gradual.BENCHMARKS,
+    cloned_units.BENCHMARKS,
     slowly_changing_regression.BENCHMARKS,
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,
