@@ -10,7 +10,7 @@ from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 BENCHMARKS = (
     Benchmark(
-        description="scikit-learn's digits, permuted, and a network half of whose units begin as copies; a minute",
+        description="scikit-learn's digits, permuted, and a network half of whose units begin as copies",
         config=SupervisedRunConfig(
             benchmark="cloned-units",
             stream=PermutedImagesConfig(dataset="digits", num_tasks=10),
