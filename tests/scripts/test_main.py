@@ -553,7 +553,7 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
         ("run permuted-digits --batch-size 0", "batch_size must be at least 1: 0"),
         ("run permuted-digits --batch-size 5000", "--batch-size 5000 is larger than the 1442"),
         ("run permuted-digits --probe-size 5000", "--probe-size 5000 is larger than the 355"),
-        ("run permuted-digits --kernel-size 2", "kernel_size must be odd"),
+        ("run permuted-digits --kernel-sizes 2", "kernel_sizes must be odd"),
         ("run permuted-digits --jobs 0", "--jobs must be at least 1: 0"),
         ("run permuted-digits --stack 0", "--stack must be at least 1: 0"),
         ("run permuted-digits --stack al", "--stack"),
