@@ -2,6 +2,7 @@
 
 from plasticity.scripts.benchmarks import (
     class_incremental,
+    class_pairs,
     classic_control,
     permuted_images,
     random_labels,
@@ -13,6 +14,7 @@ FAMILIES = (
     permuted_images.BENCHMARKS,
     random_labels.BENCHMARKS,
     class_incremental.BENCHMARKS,
+    class_pairs.BENCHMARKS,
     slowly_changing_regression.BENCHMARKS,
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,

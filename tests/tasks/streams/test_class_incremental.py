@@ -93,6 +93,8 @@ def test_stacked_tasks_have_the_classes_of_each_seed():
     [
         ({"classes_per_task": 0}, ValueError, "classes_per_task must be at least 1: 0"),
         ({"train_per_class": 0}, ValueError, "train_per_class must be at least 1: 0"),
+        ({"validation_per_class": -1}, ValueError, "validation_per_class must be at least 0: -1"),
+        ({"augmentation": "flip"}, ValueError, "Unknown augmentation 'flip'"),
         ({"cumulative": 1}, TypeError, "cumulative must be True or False, not 1"),
     ],
 )
@@ -107,7 +109,12 @@ def test_wrong_settings(changed, error, message):
         ({"num_tasks": 6}, "--tasks 6 of --classes-per-task 2 need 12 classes, and digits has 10"),
         ({"classes_per_task": 6}, "need 12 classes, and digits has 10: give at most 1 tasks"),
         ({"classes_per_task": 11}, "--classes-per-task 11 is larger than the 10 classes of digits"),
-        ({"train_per_class": 141}, "--train-per-class 141 is larger than the 140 training images"),
+        (
+            {"train_per_class": 141},
+            "need 141 training images of each class, and the smallest of digits",
+        ),
+        ({"train_per_class": 101, "validation_per_class": 40}, "need 141 .* has 140: give at most"),
+        ({"validation_per_class": 140}, "--train-per-class of at least 1 and --validation-per-cl"),
     ],
 )
 def test_too_few_classes_or_images_are_refused(changed, message):
