@@ -182,7 +182,7 @@ def _opened(path: Path) -> np.ndarray:
             " with an intact copy."
         ) from error
     if not isinstance(found, np.ndarray):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004  # the file is wrong, not the caller's type
             f"{path}: expected one array, as numpy.save writes it, found an archive of several. Save the"
             " array alone."
         )

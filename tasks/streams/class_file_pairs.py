@@ -45,8 +45,8 @@ class ClassFilePairsConfig(SupervisedStreamConfig):
     """Test images of each class, the last ones of its file."""
 
     pixels: Literal["stored", "unit", "symmetric"] = "stored"
-    """Range of the pixels. stored: as the files have them, which is what the published code does. unit: from 0
-    to 1. symmetric: from -1 to 1."""
+    """Range of the pixels. stored: as the files have them, which is what the published code does. unit: from
+    0 to 1. symmetric: from -1 to 1."""
 
     max_value: float = 255.0
     """Stored value of full brightness, above 0, by which unit and symmetric pixels are divided."""

@@ -1,5 +1,6 @@
 """Training in both forms, of one network and of two stacked ones."""
 
+import copy
 import gc
 import weakref
 from dataclasses import replace
@@ -23,6 +24,7 @@ from trained_blobs import (
 from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
+from plasticity.agents.supervised.stacked import StackedClassifier
 from plasticity.mitigations import PLAIN_METHOD
 from plasticity.tasks.streams.base import StackedTask
 
@@ -369,3 +371,104 @@ def test_captured_on_a_gpu_agrees(form, optimizer):
 def test_a_single_network_on_a_gpu_uses_channels_last():
     weight = make("single", device="cuda").network.conv2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- epochs -----------------------------------------------------------------------------------------
+
+DROPPING = {
+    "learning_rate": 0.1,
+    "batch_size": 25,
+    "epochs_per_task": 4,
+    "learning_rate_drops": (1, 3),
+    "learning_rate_factor": 0.5,
+}
+
+
+def rates(trainer):
+    """Return the learning rate of each network."""
+    parameter = next(iter(trainer.parameters.values()))
+    if isinstance(trainer, StackedClassifier):
+        return trainer.optimizer.learning_rates(parameter).tolist()
+    return [group["lr"] for group in trainer.optimizer.param_groups[:1]]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_learning_rate_drops_within_each_task(form, optimizer):
+    if (form, optimizer) == ("stacked", "muon"):
+        pytest.skip("muon is not stacked")
+    trainer = make(form, ClassifierConfig(optimizer, **DROPPING))
+    found = []
+    for index in (0, 1):
+        trainer.train(task_of(form, index), lambda: found.append(rates(trainer)) or False)
+        trainer.finish(task_of(form, index))
+    # 50 examples, two steps in each epoch
+    share = [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25] * 2
+    expected = [[0.1 * each] * trainer.num_networks for each in share]
+    assert torch.tensor(found).allclose(torch.tensor(expected))
+    if optimizer == "muon":
+        every = [group["lr"] for part in trainer.optimizer.parts for group in part.param_groups]
+        assert set(every) == {0.1 * 0.25}
+
+
+def test_the_rates_of_stacked_networks_drop_from_their_own():
+    configs = [ClassifierConfig(**{**DROPPING, "learning_rate": each}) for each in (0.1, 0.01)]
+    networks = [DEFAULT.make((1, 8, 8), 2) for _ in configs]
+    trainer = StackedClassifier(networks, configs, [PLAIN_METHOD] * 2, data_order_seeds=[0, 1])
+    trainer.train(task_of("stacked"))
+    assert rates(trainer) == pytest.approx([0.025, 0.0025])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_run_stopped_between_drops_continues_exactly(form, steps):
+    config = ClassifierConfig(**DROPPING)
+    straight, stopped = make(form, config), make(form, config)
+    task = task_of(form)
+    straight.train(task)
+    stopped.train(task, after(steps))
+    resumed = load(make(form, config, seed=6), saved(stopped))
+    resumed.train(task)
+    assert straight.finish(task) == resumed.finish(task)
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+def test_compiled_steps_follow_the_learning_rate():
+    plain, compiled = (
+        make("single", ClassifierConfig(**DROPPING, compile=each)) for each in (False, True)
+    )
+    for trainer in (plain, compiled):
+        trainer.train(task_of("single"))
+    torch.testing.assert_close(weights(compiled), weights(plain))
+
+
+class Brightening(Blobs):
+    """Blobs whose training images are brighter in later epochs."""
+
+    shown = 0
+
+    def in_epoch(self, epoch):
+        task = copy.copy(self)
+        task.shown = epoch
+        return task
+
+    def train_batch(self, indices):
+        images, labels = super().train_batch(indices)
+        return images + self.shown, labels
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_epoch_trains_on_its_own_examples_and_is_measured_on_those_of_the_task(form):
+    task = Brightening() if form == "single" else StackedTask((Brightening(), Brightening(seed=1)))
+    config = ClassifierConfig(batch_size=25, epochs_per_task=3, learning_rate=0.01)
+    trainer, seen = make(form, config), []
+    learn = trainer._learn_eagerly
+    trainer._learn_eagerly = lambda images, labels: (
+        seen.append(images.flatten(-3).mean((-2, -1)).flatten().tolist()) or learn(images, labels)
+    )
+    trainer.train(task)
+    by_epoch = torch.tensor(seen).view(3, 2, -1).mean(1)
+    torch.testing.assert_close(by_epoch[1:], by_epoch[:1] + torch.tensor([[1.0], [2.0]]))
+    expected = trainer._evaluate(trainer._first_train_batches(task, 50))[0].flatten().tolist()
+    found = [row["train_accuracy"] for row in trainer.finish(task)]
+    assert found == expected

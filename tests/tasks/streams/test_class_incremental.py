@@ -59,6 +59,24 @@ def test_examples_are_the_first_of_their_class_and_in_the_order_of_the_dataset()
     assert set(first.tolist()) == set(task.spec.active)
 
 
+def test_examples_for_validation_are_the_first_ones_and_are_not_trained_on():
+    task = ClassIncremental(
+        DIGITS, 1, 0, classes_per_task=3, train_per_class=5, validation_per_class=4
+    )[0]
+    by_class = [(DIGITS.train_labels == each).nonzero().flatten() for each in task.spec.active]
+    expected = torch.cat([rows[:4] for rows in by_class]).sort().values
+    assert task.num_validation == 12
+    images, labels = zip(*task.validation_batches(5), strict=True)
+    assert [len(each) for each in labels] == [5, 5, 2]
+    assert torch.equal(torch.cat(labels), DIGITS.train_labels[expected])
+    assert torch.equal(torch.cat(images), DIGITS.train_images[expected].float().unsqueeze(1) / 16)
+    trained = torch.cat([rows[4:9] for rows in by_class]).sort().values
+    assert torch.equal(task.train_rows, trained)
+    assert ClassIncremental(DIGITS, 1, 0)[0].num_validation == 0
+    left = ClassIncremental(DIGITS, 1, 0, validation_per_class=40)[0]
+    assert left.num_train == 2 * (TRAIN - 40)
+
+
 @given(st.integers(0, 2**80), st.integers(1, 5), st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_a_task_is_a_pure_function_of_seed_and_index(seed, length, other):
