@@ -21,7 +21,7 @@ Loss = Literal["cross-entropy", "squared-error"]
 """Losses by their name in a configuration."""
 
 OutputLayer = Literal["kept", "zeroed"]
-"""What a new task finds in the output layer, by its name in a configuration."""
+"""Treatments of the output layer when a task begins, by their name in a configuration."""
 
 Precision = Literal["float32", "bf16"]
 """Precisions by their name in a configuration."""
@@ -69,10 +69,10 @@ class ClassifierConfig:
     """Passes over a task's training examples."""
 
     output_layer: OutputLayer = "kept"
-    """What a task finds in the output layer. kept: what the task before left. zeroed: weights and biases of
-    0, from task 0 on, whatever the method; momentum stays (Dohare et al., 2024, continual ImageNet). It is
-    how a learner gets to know that a task begins, and that is part of the benchmark: the mitigation
-    head-reset is for those that do not."""
+    """Treatment of the output layer when a task begins. kept: it stays. zeroed: weights and biases become
+    0, from task 0 on, whatever the method; momentum stays (Dohare et al., 2024, continual ImageNet). So
+    the learner is given the moment at which a task begins, as a part of the benchmark; the mitigation
+    head-reset is a new output layer as a method."""
 
     keep_best: bool = False
     """Whether a network is at the end of a task what it was after the epoch with the highest accuracy on the

@@ -127,7 +127,7 @@ class HeldImages:
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate once over the test examples, as `Task.test_batches`."""
         size = require_integer("batch_size", batch_size, minimum=1)
-        parts = (each.clone().split(size) for each in (self.test_images, self.test_labels))
+        parts = (torch.split(each.clone(), size) for each in (self.test_images, self.test_labels))
         return zip(*parts, strict=True)
 
 
