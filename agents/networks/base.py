@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from plasticity.agents.networks.cloned_units import clone_units
 from plasticity.agents.networks.layers import (
     ACTIVATIONS,
     Activation,
@@ -47,6 +48,7 @@ class Network(ABC):
         require_known("initialization", self.initialization, INITIALIZATIONS)
         require_number("output_gain", self.output_gain, minimum=0.0)
         require_bool("zero_biases", self.zero_biases)
+        require_number("cloned_share", self.cloned_share, minimum=0.0, below=1.0)
         if require_number("input_scale", self.input_scale, minimum=0.0) == 0:
             raise ValueError("input_scale must be above 0: with 0, the network sees no inputs.")
 
@@ -65,6 +67,11 @@ class Network(ABC):
 
     input_scale: float = 1.0
     """Factor of the inputs, above 0."""
+
+    cloned_share: float = 0.0
+    """Share of the units of each hidden layer that begin as copies of others, at least 0 and below 1: a
+    symmetric start, which gradient descent alone never leaves (after "Barriers for learning", Joudaki et al.,
+    2025)."""
 
     def spec(self, input_shape: tuple[int, ...], output_size: int) -> NetworkSpec:
         """Return the specification of this network before any mitigation edits it.
@@ -98,6 +105,8 @@ class Network(ABC):
                     " plasticity.agents.networks.layers.InitializedNetwork."
                 )
             network.draw(chosen, torch.default_generator)
+        if self.cloned_share:
+            clone_units(network, self.cloned_share, input_shape)
         if self.input_scale != 1:
             network.register_forward_pre_hook(InputScale(self.input_scale))
         return network

@@ -54,9 +54,9 @@ class SinglePolicy(Policies):
         _check_update_threads(update_threads, config, next(policy.parameters()).device)
         self._policy = policy
         self.lead, self.log_std = (), policy.log_std
-        self.networks, self.hidden_layers = SingleNetwork(policy), policy.hidden_layers
         for network, method in ((policy.actor, actor), (policy.critic, critic)):
-            method.prepare(network)
+            method.prepare(network)  # which may add parameters, and remove some
+        self.networks, self.hidden_layers = SingleNetwork(policy), policy.hidden_layers
         captured = config.compile
         optimizer = SingleOptimizer(
             actor_optimizer(policy, config, actor.regularizer), captured=captured

@@ -20,6 +20,10 @@ class TaskSpec(Protocol):
         """Name of the loss. None: that of the configuration."""
 
     @property
+    def passes(self) -> int:
+        """Factor of the number of passes over the training examples."""
+
+    @property
     def active(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
         """Classes that the task has; of R stacked tasks whose classes differ, those of each. None: all."""
 

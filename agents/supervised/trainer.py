@@ -124,7 +124,7 @@ class Trainer:
                 task's active classes, the networks are at different steps, or the best weights are to be
                 kept and the task has no examples for validation.
         """
-        batch_size, epochs = self.config.batch_size, self.config.epochs_per_task
+        batch_size, epochs = self.config.batch_size, self._epochs_of(task)
         if batch_size > task.num_train:
             raise ValueError(
                 f"batch_size={batch_size} is larger than the task's {task.num_train} training"
@@ -174,6 +174,9 @@ class Trainer:
             accuracy, _ = self._evaluate(task.validation_batches(EVALUATION_BATCH))
         self._best.offer(accuracy)
         self._networks.train(True)
+
+    def _epochs_of(self, task: Task) -> int:
+        return self.config.epochs_per_task * task.spec.passes
 
     def _common_step(self) -> int:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
@@ -342,7 +345,7 @@ class Trainer:
             mitigations counted, such as `reset_units/LAYER`, and
             `diverged`: whether a loss was not finite. For frozen ones the numbers are meaningless.
         """
-        examples = task.num_train * self.config.epochs_per_task
+        examples = task.num_train * self._epochs_of(task)
         count = min(self.config.train_evaluation_size, task.num_train)
         with self._evaluating():
             tested = self._evaluate(task.test_batches(EVALUATION_BATCH))

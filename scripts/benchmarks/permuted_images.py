@@ -4,10 +4,68 @@ from __future__ import annotations
 
 from typing import Any
 
+from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.scripts.config.benchmark import Benchmark
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
+
+CONTINUAL_BACKPROP = {"utility": "adaptable-contribution", "maturity_threshold": 100}
+"""Settings of continual backprop in the experiments of Dohare et al., 2024."""
+
+PAPERS = Presets(
+    help="Settings of a paper: paper (syre, 2025), online (Dohare et al., 2024), small (Kumar et al., 2023)"
+    " or narrow (Hernandez-Garcia et al., 2025).",
+    default="paper",
+    groups={
+        "paper": Preset(values={}),
+        "online": Preset(
+            values={
+                "stream.num_tasks": 800,
+                "stream.first_permuted": True,
+                "stream.composed": True,
+                "network": MLP(
+                    hidden=(2000, 2000, 2000), initialization="kaiming-uniform", zero_biases=True
+                ),
+                "agent": ClassifierConfig("sgd", 0.003, batch_size=1),
+            },
+            mitigations={
+                "cbp": CONTINUAL_BACKPROP,
+                "weight-decay": {"strength": 1e-4},
+            },
+            description="one example at a time, three layers of 2000 (Dohare et al., 2024)",
+        ),
+        "small": Preset(
+            values={
+                "stream.num_tasks": 500,
+                "stream.num_examples": 10_000,
+                "stream.test_examples": 1000,
+                "stream.pixels": "symmetric",
+                "network": MLP(hidden=(100, 100)),
+                "agent": ClassifierConfig("adam", 1e-3, batch_size=16),
+            },
+            mitigations={
+                "weight-decay": {"strength": 1e-2},
+                "l2-init": {"strength": 1e-2},
+                "cbp": {"replacement_rate": 1e-3},
+                "redo": {"every": 625, "tau": 0.0},
+            },
+            description="10,000 images a task, two layers of 100, Adam (Kumar et al., 2023)",
+        ),
+        "narrow": Preset(
+            values={
+                "stream.num_tasks": 1000,
+                "stream.first_permuted": True,
+                "network": MLP(
+                    hidden=(10, 10, 10), initialization="kaiming-uniform", zero_biases=True
+                ),
+                "agent": ClassifierConfig("sgd", 0.05, batch_size=30),
+            },
+            description="three layers of 10 (Hernandez-Garcia et al., 2025)",
+        ),
+    },
+)
+"""Published settings of permuted MNIST, which differ in the network, the initialization and the pixels."""
 
 
 def _permuted(
@@ -19,6 +77,7 @@ def _permuted(
     methods: tuple[str, ...] = ("none", "weight-decay", "syre", "l2-init"),
     tuned_as: str = "permuted-mnist",
     probe_size: int = 512,
+    presets: dict[str, Presets] | None = None,
     **training: Any,
 ) -> Benchmark:
     return Benchmark(
@@ -31,6 +90,7 @@ def _permuted(
         ),
         methods=methods,
         tuned_as=tuned_as,
+        presets=presets or {},
     )
 
 
@@ -39,6 +99,7 @@ BENCHMARKS = (
         "permuted-mnist",
         "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
         "mnist",
+        presets={"preset": PAPERS},
     ),
     _permuted(
         "permuted-fashion",
@@ -60,6 +121,26 @@ BENCHMARKS = (
         "permuted-images",
         "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
         "images",
+    ),
+    Benchmark(
+        description="MNIST, permuted every 5000 examples, one at a time (Elsayed & Mahmood, UPGD, 2024)",
+        config=SupervisedRunConfig(
+            benchmark="input-permuted",
+            stream=PermutedImagesConfig(
+                dataset="mnist",
+                num_tasks=200,
+                num_examples=5000,
+                test_examples=0,
+                first_permuted=True,
+                pixels="symmetric",
+            ),
+            network=MLP(hidden=(300, 150)),
+            agent=ClassifierConfig("sgd", 1e-3, batch_size=1),
+        ),
+        published={
+            "weight-decay": {"strength": 1e-3},
+            "upgd": {"noise": 0.1, "beta": 0.9999, "decay": 1e-2},
+        },
     ),
 )
 """Benchmarks of this family."""

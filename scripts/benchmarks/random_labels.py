@@ -2,21 +2,76 @@
 
 from __future__ import annotations
 
-from plasticity.agents.networks import MLP
+from typing import Any
+
+from plasticity.agents.networks import CNN, MLP, Network
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.scripts.config.benchmark import Benchmark
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks.streams.random_labels import RandomLabelsConfig
 
-BENCHMARKS = (
-    Benchmark(
-        description="1200 images of MNIST, labelled at random anew for every task (Kumar et al., 2023)",
+
+def _random(
+    name: str,
+    description: str,
+    dataset: str,
+    network: Network,
+    pixels: str,
+    published: dict[str, dict[str, Any]],
+) -> Benchmark:
+    return Benchmark(
+        description=description,
         config=SupervisedRunConfig(
-            benchmark="random-labels",
-            stream=RandomLabelsConfig(dataset="mnist", num_tasks=50),
-            network=MLP(hidden=(100, 100)),
+            benchmark=name,
+            stream=RandomLabelsConfig(dataset=dataset, num_tasks=50),
+            network=network,
             agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
         ),
+        presets={
+            "preset": Presets(
+                help="own: labels drawn independently, pixels from 0 to 1; kumar: the true labels permuted,"
+                " and pixels as published (Kumar et al., 2023).",
+                default="own",
+                groups={
+                    "own": Preset(values={}),
+                    "kumar": Preset(
+                        values={"stream.labels": "permuted", "stream.pixels": pixels},
+                        mitigations=published,
+                        description="true labels permuted, as published (Kumar et al., 2023)",
+                    ),
+                },
+            )
+        },
+    )
+
+
+BENCHMARKS = (
+    _random(
+        "random-labels",
+        "1200 images of MNIST, labelled at random anew for every task (Kumar et al., 2023)",
+        "mnist",
+        MLP(hidden=(100, 100)),
+        "symmetric",
+        {"l2-init": {"strength": 1e-2}, "cbp": {"replacement_rate": 1e-3}},
+    ),
+    _random(
+        "random-labels-cifar",
+        "1200 images of CIFAR-10, labelled at random anew for every task (Kumar et al., 2023)",
+        "cifar10",
+        CNN(
+            channels=(16, 16),
+            kernel_sizes=(5,),
+            padding="none",
+            downsampling="max-pool",
+            hidden=(100, 100),
+        ),
+        "standardized",
+        {
+            "l2-init": {"strength": 1e-2},
+            "weight-decay": {"strength": 1e-2},
+            "cbp": {"replacement_rate": 1e-4},
+            "redo": {"every": 30_000, "tau": 0.1},
+        },
     ),
 )
 """Benchmarks of this family."""

@@ -20,14 +20,27 @@ from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, cache_folde
 from plasticity.tasks.datasets.file_kinds import recognized
 from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
 
-DATASETS = ("digits", *sorted(SOURCES), "images")
+DATASETS = ("digits", *sorted(SOURCES), "emnist", "images")
 """Names that `load_dataset` accepts."""
 
 PIXELS = ("unit", "symmetric", "standardized")
 """Ranges of pixels: from 0 to 1; from -1 to 1; or with mean 0 and standard deviation 1 in each channel, over
 the training images."""
 
-_TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_TORCHVISION_NAMES = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "emnist": "EMNIST",
+}
+EMNIST_FILES = (
+    "emnist-balanced-train-images-idx3-ubyte.gz",
+    "emnist-balanced-train-labels-idx1-ubyte.gz",
+    "emnist-balanced-test-images-idx3-ubyte.gz",
+    "emnist-balanced-test-labels-idx1-ubyte.gz",
+)
+"""Files of EMNIST's balanced split: training images and labels, test images and labels."""
+
 _DIGITS_MAX_VALUE = 16
 _DIGITS_TEST_EVERY = 5
 _MOST_LISTED = 8
@@ -201,9 +214,13 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     Files in the user's folders (1, 2) are checked for their format: magic number, sizes, counts,
     labels. Files in the cache are checked against the published checksums.
 
+    "emnist" is EMNIST's balanced split (47 classes), four IDX files named
+    emnist-balanced-train-images-idx3-ubyte.gz and so on, from the archive gzip.zip of its authors, which is
+    not downloaded. They hold transposed images, which are turned upright.
+
     Args:
-        name: "mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "digits", or "images" for any folder
-            with four files of MNIST's names.
+        name: "mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "cifar100", "digits", or "images" for
+            any folder with four files of MNIST's names.
         data_dir: The folder that holds the files, or one that holds the dataset's folder; required for
             "images", not accepted for "digits".
 
@@ -228,6 +245,12 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
             )
         return _load_digits()
     folder = _users_folder(name, data_dir)
+    if folder is None and name == "emnist":
+        raise ValueError(
+            "The dataset 'emnist' is not downloaded: unpack gzip.zip of its authors"
+            " (biometrics.nist.gov/cs_links/EMNIST/gzip.zip), and pass the folder with"
+            f" {EMNIST_FILES[0]} as --data-dir (data_dir)."
+        )
     if folder is None:
         folder = cache_folder(name)
         fetch(SOURCES[name], folder)
@@ -290,7 +313,12 @@ def _first_with_files(folders: list[Path], name: str) -> Path | None:
 def _has_files(folder: Path, name: str) -> bool:
     if name in CIFAR_FORMS:
         return find_cifar(folder, CIFAR_FORMS[name]) is not None
-    return any(_found(folder, file_name) is not None for file_name in FILE_NAMES)
+    return any(_found(folder, file_name) is not None for file_name in _file_names(name))
+
+
+def _file_names(name: str) -> tuple[str, ...]:
+    """Return the names of a dataset's four files."""
+    return EMNIST_FILES if name == "emnist" else FILE_NAMES
 
 
 def _found(folder: Path, file_name: str) -> Path | None:
@@ -319,7 +347,7 @@ def _contents(folder: Path) -> str:
 
 
 def _read_folder(name: str, folder: Path) -> ImageDataset:
-    files = _find_files(folder)
+    files = _find_files(folder, _file_names(name))
     train_images, train_labels = _read_split(files[0], files[1])
     test_images, test_labels = _read_split(files[2], files[3])
     if test_images.shape[1:] != train_images.shape[1:]:
@@ -334,13 +362,15 @@ def _read_folder(name: str, folder: Path) -> ImageDataset:
             f"{files[3]}: expected labels from 0 to {num_classes - 1}, the classes of "
             f"{files[1].name}, found {highest}. Put the four files of one dataset into the folder."
         )
+    if name == "emnist":
+        train_images, test_images = (each.mT.contiguous() for each in (train_images, test_images))
     return ImageDataset(name, train_images, train_labels, test_images, test_labels, num_classes)
 
 
-def _find_files(folder: Path) -> list[Path]:
-    """Return the four files, in the order of FILE_NAMES, compressed or not."""
+def _find_files(folder: Path, file_names: tuple[str, ...]) -> list[Path]:
+    """Return the four files, in the order of their names, compressed or not."""
     found, missing = [], []
-    for file_name in FILE_NAMES:
+    for file_name in file_names:
         file = _found(folder, file_name)
         if file is None:
             missing.append(file_name)
@@ -348,7 +378,7 @@ def _find_files(folder: Path) -> list[Path]:
             found.append(file)
     if missing:
         raise ValueError(
-            f"{folder}: expected the four files {', '.join(FILE_NAMES)} (or the same without .gz), "
+            f"{folder}: expected the four files {', '.join(file_names)} (or the same without .gz), "
             f"did not find {', '.join(missing)}. Put them there, or pass the folder that holds them as "
             f"--data-dir (data_dir). The folder holds {_contents(folder)}."
         )

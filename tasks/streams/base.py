@@ -83,6 +83,9 @@ class TaskSpec:
     loss: Loss | None = None
     """Training loss. None: the learner's choice, between those of classes."""
 
+    passes: int = 1
+    """Factor of the learner's number of passes over the training examples."""
+
     active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
     """Classes that the task has, in ascending order; a learner ignores the logits of all others. None: all
     classes. Of stacked tasks whose classes differ: the classes of each."""
@@ -91,6 +94,7 @@ class TaskSpec:
         for size in self.input_shape:
             require_integer("a size of input_shape", size, minimum=1)
         require_integer("output_size", self.output_size, minimum=1)
+        require_integer("passes", self.passes, minimum=1)
         if self.loss is not None:
             require_known("loss", self.loss, get_args(Loss))
         if self.active is None:

@@ -200,6 +200,24 @@ class SelectedImages:
         return images.view(*rows.shape, *self.dataset.input_shape)
 
 
+def task_of_rows(dataset: ImageDataset, index: int, rows: Tensor) -> SelectedImages:
+    """Return the task of some training examples with their own labels, and of all test examples.
+
+    Args:
+        dataset: The images.
+        index: Index of the task.
+        rows: Positions of the training examples, int64. Shape: (num_train,).
+    """
+    return SelectedImages(
+        index,
+        TaskSpec(input_shape=dataset.input_shape, output_size=dataset.num_classes),
+        dataset,
+        train_rows=rows,
+        train_labels=dataset.train_labels[rows],
+        test_rows=torch.arange(len(dataset.test_labels), device=rows.device),
+    )
+
+
 class SelectedImagesStream(ImageStream[SelectedImages]):
     """Stream of tasks that select examples of one dataset. A subclass implements `make_task`."""
 

@@ -13,7 +13,14 @@ from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
 from plasticity.agents.ppo.updates import Half
-from plasticity.mitigations import PLAIN_METHOD, L2Init, SeededMethod, Syre, WeightDecay
+from plasticity.mitigations import (
+    MITIGATIONS,
+    PLAIN_METHOD,
+    L2Init,
+    SeededMethod,
+    Syre,
+    WeightDecay,
+)
 
 SYRE = SeededMethod((Syre(strength=1e-2, sigma=0.3),), anchor_seed=1)
 DECAY = SeededMethod((WeightDecay(strength=1e-2),), anchor_seed=2)
@@ -408,3 +415,22 @@ def test_counts_of_each_policy_wait_for_its_own_row(make):
     for run, found in zip(runs, policies.take_counts(), strict=True):
         counted = steps if run == last else 2 * steps
         assert found == {"noise/actor": counted, "noise/critic": counted}
+
+
+# ---- mitigations that change parameters -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in MITIGATIONS.items() if not kind.reads_batches]
+)
+def test_parameters_are_those_that_the_policy_has_once_it_is_prepared(name):
+    """A mitigation may add parameters (InFeR's heads) or remove some (the biases of NaP)."""
+    settings = {"kappa": 100.0} if name == "weight-clipping" else {}
+    method = (MITIGATIONS[name](**settings),)
+    config = PPOConfig(hidden=(8, 8), rollout_steps=8, minibatch_size=4)
+    policy = ActorCritic(3, 2, config, actor_method=method, critic_method=method)
+    seeded = SeededMethod(method)
+    policies = SinglePolicy(policy, config, seeded, seeded)
+    own = dict(policy.named_parameters())
+    assert list(policies.parameters) == list(own)
+    assert all(policies.parameters[key] is each for key, each in own.items())

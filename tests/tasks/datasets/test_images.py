@@ -96,6 +96,34 @@ def test_uncompressed_files_are_read_and_compressed_ones_preferred(home):
     _check_is_content(load_dataset("images", data_dir=folder), "images")
 
 
+def test_emnist_is_its_balanced_split_turned_upright(home, monkeypatch):
+    folder = home / "mine"
+    folder.mkdir()
+    for name, content in CONTENT.items():
+        own = f"emnist-balanced-{name.replace('t10k', 'test')}"
+        (folder / own).write_bytes(gzip.compress(content))
+    dataset = load_dataset("emnist", data_dir=folder)
+    assert dataset.train_images[0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert dataset.test_images[0].tolist() == [[100, 103], [101, 104], [102, 105]]
+    assert dataset.train_labels.tolist() == [0, 2, 1, 2]
+    (home / "data").mkdir()
+    folder.rename(home / "data" / "emnist")
+    monkeypatch.setenv("PLASTICITY_DATA", str(home / "data"))
+    assert torch.equal(load_dataset("emnist").train_images, dataset.train_images)
+
+
+def test_emnist_is_not_downloaded(home):
+    with pytest.raises(
+        ValueError, match=r"'emnist' is not downloaded: unpack gzip\.zip.*--data-dir"
+    ):
+        load_dataset("emnist")
+    (home / "empty").mkdir()
+    with pytest.raises(
+        ValueError, match=r"did not find emnist-balanced-train-images-idx3-ubyte\.gz"
+    ):
+        load_dataset("emnist", data_dir=home / "empty")
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
 def test_the_search_order(home, monkeypatch, name):
     """Search the given folder, then PLASTICITY_DATA, then the cache: one pixel identifies each."""
@@ -276,7 +304,7 @@ def test_unknown_names(name, hint):
     with pytest.raises(ValueError, match=f"Unknown dataset {name!r}") as caught:
         load_dataset(name)
     assert str(caught.value).endswith(
-        "Known: digits, cifar10, cifar100, fashion-mnist, kmnist, mnist, images."
+        "Known: digits, cifar10, cifar100, fashion-mnist, kmnist, mnist, emnist, images."
     )
     assert ("Did you mean" in str(caught.value)) == (hint is not None)
     if hint is not None:
@@ -285,7 +313,7 @@ def test_unknown_names(name, hint):
 
 def test_the_names_are_public():
     idx = {"mnist", "fashion-mnist", "kmnist", "images"}
-    assert set(DATASETS) == {"digits", "cifar10", "cifar100", *idx}
+    assert set(DATASETS) == {"digits", "cifar10", "cifar100", "emnist", *idx}
 
 
 def test_digits_are_all_of_scikit_learn():

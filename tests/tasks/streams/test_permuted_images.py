@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from plasticity.tasks.datasets.images import ImageDataset, load_dataset
 from plasticity.tasks.streams.base import StackedTask, stack
-from plasticity.tasks.streams.permuted_images import ImageTask, PermutedImages
+from plasticity.tasks.streams.permuted_images import (
+    ImageTask,
+    PermutedImages,
+    PermutedImagesConfig,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -332,3 +336,90 @@ def test_real_mnist():
     assert torch.equal(permuted.flatten().sort().values, images.flatten().sort().values)
     back = permuted.flatten()[stream[2].permutation.argsort()]
     assert torch.equal(back, images.flatten())
+
+
+# ---- variants: fewer images, composed permutations, a permuted first task --------------------------------
+
+
+def test_a_task_of_fewer_images_draws_them_anew():
+    dataset = _dataset(train=50)
+    tasks = list(PermutedImages(dataset, 3, seed=1, num_examples=20, test_examples=4))
+    assert [(task.num_train, task.num_test) for task in tasks] == [(20, 4)] * 3
+    rows = [task.train_rows.tolist() for task in tasks]
+    assert all(len(set(each)) == 20 for each in rows)
+    assert len({tuple(each) for each in rows}) == 3
+    images, labels = tasks[2].train_batch(torch.tensor([19, 0]))
+    whole = PermutedImages(dataset, 3, seed=1)[2]
+    assert torch.equal(whole.permutation, tasks[2].permutation)
+    expected = whole.train_batch(torch.tensor([rows[2][19], rows[2][0]]))
+    assert torch.equal(images, expected[0])
+    assert torch.equal(labels, expected[1])
+    tests = list(tasks[2].test_batches(3))
+    assert [len(each) for _, each in tests] == [3, 1]
+    every = next(whole.test_batches(4))
+    assert torch.equal(torch.cat([each for each, _ in tests]), every[0])
+    longer = PermutedImages(dataset, 9, seed=1, num_examples=20)[2]
+    assert longer.train_rows.tolist() == rows[2]
+
+
+def test_composed_permutations_act_on_the_task_before():
+    dataset = _dataset()
+    fresh, composed = (
+        [task.permutation for task in PermutedImages(dataset, 5, 3, composed=chosen)]
+        for chosen in (False, True)
+    )
+    assert torch.equal(composed[0], torch.arange(20))
+    for task in range(1, 5):
+        # pixel i of a task is pixel fresh[i] of the task before
+        assert torch.equal(composed[task], composed[task - 1][fresh[task]])
+    assert torch.equal(PermutedImages(dataset, 9, 3, composed=True)[4].permutation, composed[4])
+
+
+@pytest.mark.parametrize("composed", [False, True])
+def test_the_first_task_may_be_permuted(composed):
+    dataset = _dataset()
+    task = PermutedImages(dataset, 2, 3, first_permuted=True, composed=composed)[0]
+    assert sorted(task.permutation.tolist()) == list(range(20))
+    assert task.permutation.tolist() != list(range(20))
+    images, _ = task.train_batch(torch.tensor([5]))
+    expected = dataset.scaled(dataset.train_images[5].flatten()[task.permutation])
+    assert torch.equal(images.flatten(), expected)
+
+
+def test_stacked_tasks_of_fewer_images_are_those_of_each():
+    dataset = _dataset(train=50)
+    streams = [
+        PermutedImages(dataset, 3, seed, num_examples=20, test_examples=4, first_permuted=True)
+        for seed in (0, 1)
+    ]
+    for index in (0, 2):
+        stacked = stack(streams)[index]
+        indices = torch.tensor([[3, 19], [0, 0]])
+        found = stacked.train_batch(indices)
+        tests = next(stacked.test_batches(9))
+        for run, stream in enumerate(streams):
+            for one, all_ in zip(stream[index].train_batch(indices[run]), found, strict=True):
+                assert torch.equal(all_[run], one)
+            assert torch.equal(tests[0][run], next(stream[index].test_batches(9))[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_examples": 0}, "num_examples must be at least 1: 0"),
+        ({"test_examples": -1}, "test_examples must be at least 0: -1"),
+    ],
+)
+def test_wrong_sizes(changed, message):
+    with pytest.raises(ValueError, match=message):
+        PermutedImagesConfig(dataset="digits", num_tasks=2, **changed)
+
+
+def test_more_images_than_there_are_is_refused():
+    for option, message in (
+        ("num_examples", "--examples 51"),
+        ("test_examples", "--test-examples 51"),
+    ):
+        config = PermutedImagesConfig(dataset="digits", num_tasks=2, **{option: 51})
+        with pytest.raises(ValueError, match=f"{message} is larger than the .* images of small"):
+            config.make(_dataset(train=50), 0)

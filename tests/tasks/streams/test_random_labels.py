@@ -50,6 +50,20 @@ def test_a_task_is_a_pure_function_of_seed_and_index(seed, index, longer):
     assert torch.equal(stream[index].train_labels, random_integers(40, 10, seed, index))
 
 
+def test_permuted_labels_are_the_true_ones_in_another_order():
+    stream = RandomLabels(DIGITS, 4, seed=2, num_examples=600, labels="permuted")
+    true = DIGITS.train_labels[stream[0].train_rows]
+    labels = [task.train_labels for task in stream]
+    for each in labels:
+        assert torch.equal(torch.bincount(each), torch.bincount(true))
+        # of two permutations of about equal classes, 1 in 10 agrees: 60, standard deviation about 7.3
+        assert abs(int((each == true).sum()) - 60) < 37
+    assert not torch.equal(labels[1], labels[2])
+    assert torch.equal(
+        RandomLabels(DIGITS, 9, 2, num_examples=600, labels="permuted")[3].train_labels, labels[3]
+    )
+
+
 def test_there_is_no_test_set():
     task = RandomLabels(DIGITS, 1, seed=0)[0]
     assert task.num_test == 0
@@ -70,6 +84,7 @@ def test_stacked_tasks_are_those_of_each_seed():
     ("changed", "error", "message"),
     [
         ({"num_examples": 0}, ValueError, "num_examples must be at least 1: 0"),
+        ({"labels": "permute"}, ValueError, "Unknown labels 'permute'. Did you mean 'permuted'"),
         ({"num_examples": 1.5}, TypeError, "num_examples must be an integer, not 1.5"),
     ],
 )

@@ -1,0 +1,64 @@
+"""Benchmarks of permuted images: the published settings."""
+
+import math
+
+import pytest
+
+from plasticity.mitigations import UPGD, ContinualBackprop, L2Init
+from plasticity.scripts.config.benchmarks import BENCHMARKS
+
+MNIST = BENCHMARKS["permuted-mnist"]
+
+
+def preset(name):
+    return MNIST.with_presets({"preset": name})
+
+
+def bounds(config, inputs=(1, 28, 28)):
+    network = config.network.make(inputs, 10)
+    return {name: each.bound for name, each in network.initialization().items() if "weight" in name}
+
+
+def test_online_is_one_pass_of_single_examples():
+    config = preset("online").config
+    assert (config.stream.num_tasks, config.stream.num_examples) == (800, None)
+    assert (config.stream.first_permuted, config.stream.composed) == (True, True)
+    assert config.stream.pixels == "unit"
+    agent = config.agent
+    assert (agent.batch_size, agent.epochs_per_task) == (1, 1)
+    assert (agent.optimizer, agent.learning_rate, agent.momentum) == ("sgd", 0.003, 0.0)
+    # uniform within gain * sqrt(3 / fan-in), with a gain of sqrt(2), and 1 at the output
+    expected = {"fc1": 6 / 784, "fc2": 6 / 2000, "fc3": 6 / 2000, "fc4": 3 / 2000}
+    found = bounds(config)
+    assert found == pytest.approx({f"{k}.weight": math.sqrt(v) for k, v in expected.items()})
+    assert config.network.zero_biases
+    published = preset("online").mitigation("cbp")
+    assert published == ContinualBackprop(utility="adaptable-contribution", maturity_threshold=100)
+
+
+def test_small_is_a_new_tenth_of_the_images_for_each_task():
+    config = preset("small").config
+    stream = config.stream
+    assert (stream.num_tasks, stream.num_examples, stream.test_examples) == (500, 10_000, 1000)
+    assert (stream.pixels, stream.first_permuted) == ("symmetric", False)
+    assert (config.agent.optimizer, config.agent.learning_rate) == ("adam", 1e-3)
+    assert stream.num_examples / config.agent.batch_size == 625
+    assert config.network.hidden == (100, 100)
+    assert preset("small").mitigation("l2-init") == L2Init(strength=1e-2)
+    assert preset("small").mitigation("redo").every == 625
+
+
+def test_narrow_has_three_layers_of_ten():
+    config = preset("narrow").config
+    assert config.network.hidden == (10, 10, 10)
+    assert 60_000 / config.agent.batch_size == 2000
+
+
+def test_input_permuted_changes_every_5000_examples():
+    benchmark = BENCHMARKS["input-permuted"]
+    stream, agent = benchmark.config.stream, benchmark.config.agent
+    assert stream.num_tasks * stream.num_examples == 1_000_000
+    assert (stream.num_examples, stream.test_examples, stream.pixels) == (5000, 0, "symmetric")
+    assert (agent.optimizer, agent.batch_size, agent.epochs_per_task) == ("sgd", 1, 1)
+    assert benchmark.config.network.hidden == (300, 150)
+    assert benchmark.mitigation("upgd") == UPGD(noise=0.1, beta=0.9999, decay=1e-2)
