@@ -92,6 +92,16 @@ def test_list_has_a_line_for_each_entry(call):
     benchmarks = [name for name in BENCHMARKS if name not in runs]
     for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
+    described = [
+        (name, option, chosen)
+        for name in benchmarks
+        for option, presets in BENCHMARKS[name].presets.items()
+        for chosen, each in presets.groups.items()
+        if each.description
+    ]
+    assert len(described) > 3
+    for name, option, chosen in described:  # some have presets of the same name
+        assert re.search(rf"^    {name} --{option} {chosen} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
     assert code == 0
     assert out.startswith("usage: plasticity list [--benchmarks] [--figures] [--methods]")
