@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from plasticity.agents.networks import VGG
+from plasticity.mitigations import ContinualBackprop, CReLU, LayerNorm
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.supervised_experiment import SupervisedExperiment, initial_network
@@ -144,3 +146,24 @@ def test_a_run_on_files_of_classes(tmp_path):
     pairs = [{row["first_class"], row["second_class"]} for row in rows]
     assert pairs[0] | pairs[1] == {0, 1, 2, 3}
     assert all(0 <= row["test_accuracy"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("network", [None, VGG(channels=(2, 4), hidden=(4,), batch_norm=True)])
+@pytest.mark.parametrize(
+    "mitigation",
+    [ContinualBackprop(replacement_rate=0.2, maturity_threshold=2), LayerNorm(), CReLU()],
+    ids=lambda each: each.name,
+)
+def test_mitigations_act_on_the_networks(images, network, mitigation):
+    config = small(method=(mitigation,))
+    if network is not None:
+        config = with_values(config, {"network": network})
+    rows = rows_of(config, images)
+    assert not any(row["diverged"] for row in rows)
+    if mitigation.name == "cbp":
+        layers = {key for key in rows[-1] if key.startswith("reset_units/")}
+        expected = (
+            ["conv1", "conv2", "fc1"] if network is None else [f"conv{n}" for n in range(1, 5)]
+        )
+        assert {f"reset_units/{name}" for name in expected} <= layers
+        assert sum(row[key] for row in rows for key in layers) > 0
