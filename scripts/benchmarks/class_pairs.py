@@ -55,8 +55,9 @@ SMALL = CNN(channels=(8, 16), hidden=(64, 64))
 """Network of the quick preset, which takes a tenth of the time."""
 
 QUICK = {
-    "stream.num_tasks": 300,
+    "stream.num_tasks": 200,
     "network": SMALL,
+    "agent.learning_rate": 0.03,
     "agent.batch_size": 20,
     "agent.epochs_per_task": 10,
 }
@@ -78,20 +79,22 @@ BENCHMARKS = (
         config=with_values(
             SupervisedRunConfig(
                 benchmark="binary-pairs-cifar",
-                stream=ClassPairsConfig(dataset="cifar100", num_tasks=300, pixels="standardized"),
+                stream=ClassPairsConfig(dataset="cifar100", num_tasks=200, pixels="standardized"),
                 agent=AGENT,
                 tracking=SupervisedTracking(probe_size=40),
             ),
             QUICK,
         ),
         methods=METHODS,
+        published=MITIGATIONS,
         presets={
             "preset": Presets(
-                help="Size: quick, a small network and 300 short tasks; nature, the network and the training"
+                help="Size: quick, a small network and 200 short tasks at a rate of 0.03, in which"
+                " the loss of plasticity shows; nature, the network and the training"
                 " of continual ImageNet (Dohare et al., 2024), 2000 tasks of 250 epochs.",
                 default="quick",
                 groups={
-                    "quick": Preset(values={}),
+                    "quick": Preset(values={}, mitigations=MITIGATIONS),
                     "nature": Preset(
                         values=NATURE,
                         mitigations=MITIGATIONS,
