@@ -301,7 +301,7 @@ def _benchmarks() -> dict[str, str]:
                 if each.description:
                     config = benchmark.with_presets({option: chosen}).config
                     size = _size(config, each.minutes or benchmark.minutes)
-                    found[f"  --{option} {chosen}"] = f"{each.description}; {size}"
+                    found[f"  {name} --{option} {chosen}"] = f"{each.description}; {size}"
     return found
 
 

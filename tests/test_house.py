@@ -282,7 +282,6 @@ def test_every_test_file_tests_a_file(room):
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
-    "scripts/benchmarks/class_incremental.py": "scripts/config/test_benchmarks.py",
     "scripts/benchmarks/classic_control.py": "scripts/config/test_benchmarks.py",
     "scripts/benchmarks/slippery_ant.py": "scripts/config/test_benchmarks.py",
     "scripts/run/atomic_files.py": "scripts/run/test_folder.py",

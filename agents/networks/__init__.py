@@ -7,6 +7,7 @@ from plasticity.agents.networks.base import NETWORKS, Network, network
 from plasticity.agents.networks.cnn import CNN as CNN
 from plasticity.agents.networks.mlp import MLP as MLP
 from plasticity.agents.networks.resnet import ResNet as ResNet
+from plasticity.agents.networks.vgg import VGG as VGG
 from plasticity.agents.networks.vit import ViT as ViT
 # isort: on
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class FeedforwardNetwork(InitializedNetwork):
         convolutions: Convolutions from input to output.
         dense: Hidden dense layers, from input to output.
         output: Layer of the outputs, without an activation.
-        pools: Whether a 2 x 2 max-pooling follows each convolution.
+        pooled: Numbers of the convolutions, counted from 1, that a 2 x 2 max-pooling follows.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class FeedforwardNetwork(InitializedNetwork):
         dense: Sequence[nn.Linear],
         output: nn.Linear,
         *,
-        pools: bool = False,
+        pooled: Collection[int] = (),
     ) -> None:
         super().__init__()
         for count, convolution in enumerate(convolutions, start=1):
@@ -40,7 +40,7 @@ class FeedforwardNetwork(InitializedNetwork):
         """Names of the layers before the outputs, from input to output: those measured by a tracker."""
         self._convolutions = tuple(layers[: len(convolutions)])
         self._dense = tuple(layers[len(convolutions) :])
-        self._pools = pools
+        self._pooled = frozenset(f"conv{number}" for number in pooled)
         # Channels last: 1.3 to 1.9 times as fast on a CPU, and the layout preferred by CUDA convolutions.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -49,7 +49,7 @@ class FeedforwardNetwork(InitializedNetwork):
         features: Any = inputs
         for name in self._convolutions:
             features = self.get_submodule(name)(features)
-            if self._pools:
+            if name in self._pooled:
                 features = functional.max_pool2d(features, 2)
         features = features.flatten(1)
         for name in self._dense:

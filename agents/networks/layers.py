@@ -55,16 +55,21 @@ class DenseLayer(HiddenWork, nn.Linear):
 
 
 class ConvolutionLayer(HiddenWork, nn.Conv2d):
-    """Padded convolution with its normalization, activations and noise.
+    """Convolution with its normalization, activations and noise.
 
     Args:
         inputs: Number of input channels.
         width: Number of output channels, or of units (`LayerSpec.keep_units`).
-        kernel_size: Side length of the kernels; odd.
+        kernel_size: Side length of the kernels; odd, if the images are padded.
         size: Height and width of the input images.
         stride: Stride of the kernels.
         spec: Work of the layer on its sums.
         bias: Whether the sums have a bias; a batch normalization has one of its own.
+        padded: Whether zeros around the images let kernels be centred on every pixel. Otherwise they stay
+            within the images, whose outputs are smaller.
+
+    Raises:
+        ValueError: if the images are too small for a kernel.
     """
 
     def __init__(
@@ -77,22 +82,37 @@ class ConvolutionLayer(HiddenWork, nn.Conv2d):
         stride: int,
         spec: LayerSpec,
         bias: bool = True,
+        padded: bool = True,
     ) -> None:
         units = spec.units(width)
-        padding = kernel_size // 2
+        padding = kernel_size // 2 if padded else 0
         super().__init__(inputs, units, kernel_size, stride=stride, padding=padding, bias=bias)
-        self.set_work(spec, (units, *(-(-side // stride) for side in size)))
+        height, width = ((side + 2 * padding - kernel_size) // stride + 1 for side in size)
+        if min(height, width) < 1:
+            raise ValueError(
+                f"The images that reach a kernel of {kernel_size} x {kernel_size} have only {size[0]} x"
+                f" {size[1]} pixels: give fewer convolutions, or smaller kernels."
+            )
+        self.size = (height, width)
+        """Height and width of the features."""
+        self.set_work(spec, (units, height, width))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch.
 
-        Shape: (batch, inputs, height, width) to (batch, outputs, height / stride, …), rounded up.
+        Shape: (batch, inputs, height, width) to (batch, outputs, *size); padded, the size is
+        height / stride and width / stride, rounded up.
         """
         return self.features(super().forward(images), -3)
 
     def extra_repr(self) -> str:
         """Return the settings of the layer, its activations included."""
         return f"{super().extra_repr()}, {self.settings}"  # type: ignore[no-untyped-call]
+
+
+def batch_normalization(shape: tuple[int, ...]) -> nn.Module:
+    """Return a batch normalization of images. Shape: (channels, height, width)."""
+    return nn.BatchNorm2d(shape[0])
 
 
 def dense_layers(inputs: int, widths: Sequence[int], spec: LayerSpec) -> list[nn.Linear]:

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.networks.base import Network, network, require_widths
-from plasticity.agents.networks.layers import ConvolutionLayer, InitializedNetwork
-from plasticity.checks import require_integer
+from plasticity.agents.networks.layers import (
+    ConvolutionLayer,
+    InitializedNetwork,
+    batch_normalization,
+)
+from plasticity.checks import require_bool, require_integer
 from plasticity.modules.activations import identity
 from plasticity.modules.hidden_work import activated
 from plasticity.network_spec import LayerSpec, NetworkSpec
@@ -21,7 +25,7 @@ class ResNet(Network):
     """Residual network of basic blocks (He et al., 2016); by default, ResNet-18 as it is used on CIFAR.
 
     The first convolution is 3 x 3 and nothing is pooled after it, so that the first stage sees images of full
-    size. Every convolution has a batch normalization instead of a bias, or the normalization of a mitigation.
+    size. Every convolution has a batch normalization, or the normalization of a mitigation.
 
     Raises:
         TypeError: if a size is not an integer.
@@ -34,9 +38,13 @@ class ResNet(Network):
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     """Blocks of two convolutions in each stage."""
 
+    biases: bool = False
+    """Whether convolutions have biases, besides those of the normalizations (Dohare et al., 2024)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("width", self.width, minimum=1)
+        require_bool("biases", self.biases)
         require_widths("blocks", self.blocks, "(2, 2, 2, 2)")
 
     def build(self, spec: NetworkSpec) -> ResidualNetwork:
@@ -50,10 +58,10 @@ class ResNet(Network):
                 f"A resnet needs images of shape (channels, height, width), not inputs of shape"
                 f" {spec.input_shape}: give another architecture, such as mlp."
             )
-        layer = replace(spec.layer, normalization=spec.layer.normalization or _batch_normalization)
+        layer = replace(spec.layer, normalization=spec.layer.normalization or batch_normalization)
         inputs, *size = spec.input_shape
         stem = ConvolutionLayer(
-            inputs, self.width, 3, (size[0], size[1]), stride=1, spec=layer, bias=False
+            inputs, self.width, 3, (size[0], size[1]), stride=1, spec=layer, bias=self.biases
         )
         inputs, stages = layer.outputs(self.width), []
         for stage, count in enumerate(self.blocks):
@@ -61,7 +69,14 @@ class ResNet(Network):
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
                 blocks.append(
-                    BasicBlock(inputs, width, (size[0], size[1]), stride=stride, spec=layer)
+                    BasicBlock(
+                        inputs,
+                        width,
+                        (size[0], size[1]),
+                        stride=stride,
+                        spec=layer,
+                        bias=self.biases,
+                    )
                 )
                 inputs, size = layer.outputs(width), [-(-side // stride) for side in size]
             stages.append(blocks)
@@ -120,10 +135,18 @@ class BasicBlock(nn.Module):
         size: Height and width of the input images.
         stride: Stride of the first convolution and of the shortcut.
         spec: Work of a layer on its sums, a normalization included.
+        bias: Whether the convolutions have biases.
     """
 
     def __init__(
-        self, inputs: int, width: int, size: tuple[int, int], *, stride: int, spec: LayerSpec
+        self,
+        inputs: int,
+        width: int,
+        size: tuple[int, int],
+        *,
+        stride: int,
+        spec: LayerSpec,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         units = spec.units(width)
@@ -131,14 +154,14 @@ class BasicBlock(nn.Module):
         plain = LayerSpec(activations=(identity,), normalization=spec.normalization)
         halved = (-(-size[0] // stride), -(-size[1] // stride))
         self.gate = spec.gate and spec.gate((units, *halved))
-        self.conv1 = ConvolutionLayer(inputs, width, 3, size, stride=stride, spec=spec, bias=False)
+        self.conv1 = ConvolutionLayer(inputs, width, 3, size, stride=stride, spec=spec, bias=bias)
         self.conv2 = ConvolutionLayer(
-            spec.outputs(width), units, 3, halved, stride=1, spec=plain, bias=False
+            spec.outputs(width), units, 3, halved, stride=1, spec=plain, bias=bias
         )
         self.shortcut = (
             nn.Identity()
             if stride == 1 and inputs == units
-            else ConvolutionLayer(inputs, units, 1, size, stride=stride, spec=plain, bias=False)
+            else ConvolutionLayer(inputs, units, 1, size, stride=stride, spec=plain, bias=bias)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -149,7 +172,3 @@ class BasicBlock(nn.Module):
         sums = self.conv2(self.conv1(images)) + self.shortcut(images)
         factors = None if self.gate is None else self.gate(sums)
         return activated(sums, self.activations, -3, factors)
-
-
-def _batch_normalization(shape: tuple[int, ...]) -> nn.Module:
-    return nn.BatchNorm2d(shape[0])

@@ -20,6 +20,9 @@ Optimizer = Literal["sgd", "adam", "adamw", "muon", "soap"]
 Loss = Literal["cross-entropy", "squared-error"]
 """Losses by their name in a configuration."""
 
+OutputLayer = Literal["kept", "zeroed"]
+"""Treatments of the output layer when a task begins, by their name in a configuration."""
+
 Precision = Literal["float32", "bf16"]
 """Precisions by their name in a configuration."""
 
@@ -41,6 +44,13 @@ class ClassifierConfig:
     learning_rate: float = 0.01
     """Step size, above 0."""
 
+    learning_rate_drops: tuple[int, ...] = ()
+    """Epochs of each task, counted from 0, from which on the learning rate is multiplied by
+    `learning_rate_factor` once more. The next task begins with the full one again."""
+
+    learning_rate_factor: float = 0.2
+    """Factor of the learning rate at each of its drops, at least 0."""
+
     momentum: float = 0.0
     """Momentum of SGD, at least 0 and below 1; that of Muon is 0.95."""
 
@@ -57,6 +67,16 @@ class ClassifierConfig:
 
     epochs_per_task: int = 1
     """Passes over a task's training examples."""
+
+    output_layer: OutputLayer = "kept"
+    """Treatment of the output layer when a task begins. kept: it stays. zeroed: weights and biases become
+    0, from task 0 on, whatever the method; momentum stays (Dohare et al., 2024, continual ImageNet). So
+    the learner is given the moment at which a task begins, as a part of the benchmark; the mitigation
+    head-reset is a new output layer as a method."""
+
+    keep_best: bool = False
+    """Whether a network is at the end of a task what it was after the epoch with the highest accuracy on the
+    task's examples for validation, the first of several. The optimizer's state is that of the last step."""
 
     loss: Loss = "cross-entropy"
     """Training loss of tasks that request none. squared-error: the mean square of logits minus one-hot
@@ -87,6 +107,8 @@ class ClassifierConfig:
         require_bool("compile", self.compile)
         if require_number("learning_rate", self.learning_rate, minimum=0.0) == 0:
             raise ValueError("learning_rate must be above 0, not 0: nothing would be learned.")
+        require_known("output_layer", self.output_layer, get_args(OutputLayer))
+        require_bool("keep_best", self.keep_best)
         require_number("momentum", self.momentum, minimum=0.0, below=1.0)
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(
@@ -105,3 +127,25 @@ class ClassifierConfig:
             )
         for name in ("batch_size", "epochs_per_task", "train_evaluation_size"):
             require_integer(name, getattr(self, name), minimum=1)
+        self._check_drops()
+
+    def _check_drops(self) -> None:
+        require_number("learning_rate_factor", self.learning_rate_factor, minimum=0.0)
+        drops = self.learning_rate_drops
+        if not isinstance(drops, tuple):
+            raise TypeError(f"learning_rate_drops must be a tuple of epochs, not {drops!r}.")
+        for epoch in drops:
+            require_integer("an epoch of learning_rate_drops", epoch, minimum=1)
+        if list(drops) != sorted(set(drops)):
+            raise ValueError(
+                f"learning_rate_drops must be epochs in ascending order, each once, not {drops}."
+            )
+        if drops and drops[-1] >= self.epochs_per_task:
+            raise ValueError(
+                f"learning_rate_drops has {drops[-1]}, which never comes, as a task has"
+                f" {self.epochs_per_task} epochs: give epochs below {self.epochs_per_task}, or none."
+            )
+
+    def learning_rate_share(self, epoch: int) -> float:
+        """Return the learning rate in an epoch of a task, relative to `learning_rate`."""
+        return self.learning_rate_factor ** sum(epoch >= drop for drop in self.learning_rate_drops)

@@ -84,6 +84,7 @@ class StackedClassifier(Trainer):
             device=device,
             keep_start=keep_start,
             keep_last=keep_last,
+            learning_rates=[each.learning_rate for each in configs],
         )
 
 

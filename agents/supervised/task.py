@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -51,3 +51,32 @@ class Task(Protocol):
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the test set in batches, without shuffling; nothing if there is none."""
+
+
+@runtime_checkable
+class EpochTask(Protocol):
+    """Interface of a task whose training examples differ from epoch to epoch."""
+
+    def in_epoch(self, epoch: int) -> Task:
+        """Return the task with the training examples of an epoch, from 0."""
+
+
+@runtime_checkable
+class ValidatedTask(Protocol):
+    """Interface of a task with examples for validation."""
+
+    @property
+    def num_validation(self) -> int:
+        """Number of examples for validation; 0 if there are none."""
+
+    def validation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the examples for validation in batches, without shuffling."""
+
+
+def require_validation(task: Task) -> None:
+    """Raise a ValueError unless a task has examples for validation."""
+    if not isinstance(task, ValidatedTask) or task.num_validation == 0:
+        raise ValueError(
+            f"--keep-best needs examples for validation, and task {task.index} has none: set some apart, as"
+            " with --validation-per-class 50 where that is an option, or leave it out."
+        )

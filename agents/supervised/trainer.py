@@ -27,10 +27,12 @@ from plasticity.agents.execution.single import (
     constants_of,
     part_of,
 )
+from plasticity.agents.supervised.best_weights import BestWeights
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
-from plasticity.agents.supervised.task import Task
+from plasticity.agents.supervised.output_layer import output_parameters
+from plasticity.agents.supervised.task import EpochTask, Task, ValidatedTask, require_validation
 from plasticity.agents.supervised.task_loss import TaskLoss
 from plasticity.metrics.registry import Metric
 from plasticity.mitigations import SeededMethod
@@ -60,6 +62,7 @@ class Trainer:
         device: Device of the networks.
         keep_start: Whether to keep the weights from the beginning of each task, for "update" metrics.
         keep_last: Whether to keep the weights before the last step of each task, for "step" metrics.
+        learning_rates: Learning rate of each network. None: that of the training settings.
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -77,6 +80,7 @@ class Trainer:
         device: str | torch.device,
         keep_start: bool,
         keep_last: bool = False,
+        learning_rates: Sequence[float] | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
@@ -92,6 +96,9 @@ class Trainer:
         self._start: dict[str, Tensor] | None = None
         self._keep_last = keep_last
         self._before_last: dict[str, Tensor] | None = None
+        self._learning_rates = learning_rates or [config.learning_rate] * self.num_networks
+        self._output: tuple[str, ...] = ()
+        self._best = BestWeights(networks, lead) if config.keep_best else None
         self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
 
@@ -114,7 +121,8 @@ class Trainer:
 
         Raises:
             ValueError: if the batch size exceeds the number of training examples, a label is outside the
-                task's active classes, or the networks are at different steps.
+                task's active classes, the networks are at different steps, or the best weights are to be
+                kept and the task has no examples for validation.
         """
         batch_size, epochs = self.config.batch_size, self._epochs_of(task)
         if batch_size > task.num_train:
@@ -132,15 +140,40 @@ class Trainer:
             is_last = epoch + 1 == epochs
             following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
             self._data_orders.draw_ahead(*following, task.num_train)
+            shown = self._begin_epoch(task, epoch)
             for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
                 if should_stop():
                     return False
                 if self._keep_last and step + 1 == self._task_steps:
                     self._before_last = self._evaluated_weights()
-                self._train_step(*task.train_batch(indices))
+                self._train_step(*shown.train_batch(indices))
                 step += 1
                 self._steps = [step] * self.num_networks
+            self._end_epoch(task)
+        if self._best is not None:
+            self._best.restore(self._live)
         return True
+
+    @property
+    def _live(self) -> list[int]:
+        """Indices of the networks that are not frozen."""
+        return [run for run in range(self.num_networks) if run not in self._frozen]
+
+    def _begin_epoch(self, task: Task, epoch: int) -> Task:
+        """Set the learning rate, and return the task with the examples of an epoch."""
+        if self.config.learning_rate_drops:
+            share = self.config.learning_rate_share(epoch)
+            self._optimizer.set_learning_rate([rate * share for rate in self._learning_rates])
+        return task.in_epoch(epoch) if isinstance(task, EpochTask) else task
+
+    def _end_epoch(self, task: Task) -> None:
+        """Keep the weights, if they are the best so far."""
+        if self._best is None or not isinstance(task, ValidatedTask):
+            return
+        with self._evaluating():
+            accuracy, _ = self._evaluate(task.validation_batches(EVALUATION_BATCH))
+        self._best.offer(accuracy)
+        self._networks.train(True)
 
     def _epochs_of(self, task: Task) -> int:
         return self.config.epochs_per_task * task.spec.passes
@@ -158,13 +191,28 @@ class Trainer:
         """Prepare to train on a task from this step on."""
         self._networks.train(True)
         self._loss.follow(task.spec)
+        if self._best is not None:
+            require_validation(task)
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:
             self._begin_hooks(self._hooks, task, step)
+        if step == 0 and self.config.output_layer == "zeroed":
+            self._zero_output_layer(task)
         self._online.keep_until(step)
         if self._keep_start and step == 0:
             self._start = self._evaluated_weights()
+
+    @torch.no_grad()
+    def _zero_output_layer(self, task: Task) -> None:
+        """Zero the output layer, after all that mitigations do at a boundary."""
+        if not self._output:
+            inputs = next(self._first_train_batches(task, 2))[0]
+            own = part_of(inputs, self._lead, 0)
+            self._output = output_parameters(self._networks.network(0), own)
+        for name in self._output:
+            for run in self._live:
+                part_of(self.parameters[name].detach(), self._lead, run).zero_()
 
     def _evaluated_weights(self) -> dict[str, Tensor]:
         """Return copies of the weights that the networks are measured with."""
@@ -318,6 +366,8 @@ class Trainer:
         host = torch.stack(list(figures.values()), dim=-1).view(-1, len(figures)).cpu()
         self._steps = [0] * self.num_networks
         self._online.clear()
+        if self._best is not None:
+            self._best.forget()
         finite = host.isfinite().all(1).tolist()
         rows = [dict(zip(figures, each, strict=True)) for each in host.tolist()]
         counts = [{}] * len(rows) if self._hooks is None else self._hooks.take_counts()
@@ -418,6 +468,8 @@ class Trainer:
             "task_steps": self._task_steps,
             **self._online.state_dict(step, index),
         }
+        if self._best is not None:
+            state["best"] = self._best.state_dict(index)
         if self._hooks is not None:
             state["mitigations"] = self._hooks.state_dict(index)
         if self._start is not None and step > 0:
@@ -449,6 +501,8 @@ class Trainer:
         self._steps[index] = state["step"]
         self._task_steps = state["task_steps"]
         self._online.load_state_dict(state, index)
+        if self._best is not None:
+            self._best.load_state_dict(state["best"], index)
         if self._keep_start and "start" in state:  # absent between two tasks
             if self._start is None:
                 self._start = {name: torch.empty_like(p) for name, p in self.parameters.items()}

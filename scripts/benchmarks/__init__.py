@@ -2,6 +2,7 @@
 
 from plasticity.scripts.benchmarks import (
     class_incremental,
+    class_pairs,
     classic_control,
     cloned_units,
     gradual,
@@ -19,6 +20,7 @@ FAMILIES = (
     label_permuted.BENCHMARKS,
     random_labels.BENCHMARKS,
     class_incremental.BENCHMARKS,
+    class_pairs.BENCHMARKS,
     warm_start.BENCHMARKS,
     noisy_to_clean.BENCHMARKS,
     gradual.BENCHMARKS,

@@ -45,7 +45,13 @@ BENCHMARKS = (
         "label-permuted-cifar10",
         "CIFAR-10's classes, renamed every 2500 examples; a control, where little plasticity is lost (UPGD)",
         "cifar10",
-        CNN(channels=(6, 16), kernel_size=5, downsampling="max-pool", hidden=(120, 84)),
+        CNN(
+            channels=(6, 16),
+            kernel_sizes=(5,),
+            padding="none",
+            downsampling="max-pool",
+            hidden=(120, 84),
+        ),
         {},
     ),
 )

@@ -58,7 +58,13 @@ BENCHMARKS = (
         "random-labels-cifar",
         "1200 images of CIFAR-10, labelled at random anew for every task (Kumar et al., 2023)",
         "cifar10",
-        CNN(channels=(16, 16), kernel_size=5, downsampling="max-pool", hidden=(100, 100)),
+        CNN(
+            channels=(16, 16),
+            kernel_sizes=(5,),
+            padding="none",
+            downsampling="max-pool",
+            hidden=(100, 100),
+        ),
         "standardized",
         {
             "l2-init": {"strength": 1e-2},

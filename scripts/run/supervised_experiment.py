@@ -13,6 +13,7 @@ from plasticity.agents.supervised.counts import STEPS_COUNTED_AT_ONCE
 from plasticity.agents.supervised.optimizers import OPTIMIZERS
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
+from plasticity.agents.supervised.task import require_validation
 from plasticity.agents.supervised.trainer import Trainer
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import SeededMethod
@@ -265,6 +266,8 @@ def require_fitting(config: SupervisedRunConfig, data: Any) -> None:
                 f"{option} {wanted} is larger than the {count} {split} examples of the first task of"
                 f" {config.benchmark}: give at most {count}."
             )
+    if config.agent.keep_best:
+        require_validation(task)
     needing = [each.name for each in config.method if each.needs_logits]
     if task.spec.loss == "regression" and needing:
         raise ValueError(

@@ -7,6 +7,7 @@ to 1; those of colours have the channels red, green and blue.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,16 +28,62 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     Returns:
         Images of the same shape.
     """
-    count, channels, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
     top, left = torch.randint(
-        2 * padding + 1, (2, count, 1), generator=generator, device=images.device
+        2 * padding + 1, (2, len(images)), generator=generator, device=images.device
     )
-    rows = (top + torch.arange(height, device=images.device))[:, None, :, None]
-    columns = (left + torch.arange(width, device=images.device))[:, None, None, :]
+    return shifted_crop(images, padding, top, left)
+
+
+def shifted_crop(
+    images: Tensor,
+    padding: int,
+    top: Tensor,
+    left: Tensor,
+    mode: Literal["constant", "reflect"] = "constant",
+) -> Tensor:
+    """Cut images of their own size out of the padded ones.
+
+    Args:
+        images: Shape: (batch, channels, height, width).
+        padding: Pixels that are added on each side.
+        top: First row of each image, 0 to 2 * `padding`, int64. Shape: (batch,).
+        left: First column, likewise.
+        mode: Values of these pixels: constant 0, or the reflected image.
+
+    Returns:
+        Images of the same shape.
+    """
+    count, channels, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4, mode=mode)
+    rows = (top[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
     image = torch.arange(count, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[image, channel, rows, columns]
+
+
+def rotated(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn each image about its centre, counter-clockwise; each pixel is that nearest to its place before.
+
+    Args:
+        images: Shape: (batch, channels, height, width).
+        degrees: Angle of each. Shape: (batch,).
+
+    Returns:
+        Images of the same shape; what comes in is 0.
+    """
+    height, width = images.shape[-2:]
+    angles = torch.deg2rad(degrees)
+    cosine, sine, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # coordinates of a grid are from -1 to 1 along either side, whatever its length
+    rows = [
+        torch.stack([cosine, -sine * height / width, zero], 1),
+        torch.stack([sine * width / height, cosine, zero], 1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return functional.grid_sample(
+        images, grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
 
 
 def random_flip(images: Tensor, generator: torch.Generator, probability: float = 0.5) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -172,6 +172,26 @@ class Task(Protocol):
         """
 
 
+@runtime_checkable
+class EpochTask(Protocol):
+    """Task whose training examples differ from epoch to epoch, as augmented images do."""
+
+    def in_epoch(self, epoch: int) -> Task:
+        """Return the task with the training examples of an epoch, from 0, always the same."""
+
+
+@runtime_checkable
+class ValidatedTask(Protocol):
+    """Task with examples for validation, by which a learner may choose."""
+
+    @property
+    def num_validation(self) -> int:
+        """Number of examples for validation; 0 if there are none."""
+
+    def validation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over these examples, always in the same order; as `Task.test_batches`."""
+
+
 Task_co = TypeVar("Task_co", covariant=True)
 """Kind of the tasks of a stream."""
 
@@ -278,6 +298,27 @@ class StackedTask:
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate once over the test examples of all tasks, as `Task.test_batches`."""
         batches = [task.test_batches(batch_size) for task in self.tasks]
+        return (_stacked(batch) for batch in zip(*batches, strict=True))
+
+    def in_epoch(self, epoch: int) -> StackedTask:
+        """Return the tasks with the training examples of an epoch, where these differ."""
+        of_epoch = [
+            task.in_epoch(epoch) if isinstance(task, EpochTask) else task for task in self.tasks
+        ]
+        return StackedTask(tuple(of_epoch))
+
+    @property
+    def num_validation(self) -> int:
+        """Number of examples for validation of each task; 0 unless all have as many."""
+        counts = {
+            task.num_validation if isinstance(task, ValidatedTask) else 0 for task in self.tasks
+        }
+        return counts.pop() if len(counts) == 1 else 0
+
+    def validation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the examples for validation of all tasks."""
+        validated = [task for task in self.tasks if isinstance(task, ValidatedTask)]
+        batches = [task.validation_batches(batch_size) for task in validated]
         return (_stacked(batch) for batch in zip(*batches, strict=True))
 
 

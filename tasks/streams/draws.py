@@ -29,6 +29,18 @@ def random_integers(count: int, below: int, seed: int, *keys: int) -> Tensor:
     return torch.from_numpy((_raw(count, seed, keys) % np.uint64(below)).astype(np.int64))
 
 
+def random_uniforms(count: int, seed: int, *keys: int) -> Tensor:
+    """Draw numbers uniformly from 0 to 1, which 1 itself is never: multiples of 2^-24.
+
+    Arguments are those of `random_integers`.
+
+    Returns:
+        The numbers, float32, on the CPU. Shape: (count,).
+    """
+    numbers = _raw(count, seed, keys) >> np.uint64(40)  # 24 bits, as many as float32 holds exactly
+    return torch.from_numpy(numbers.astype(np.float32) * np.float32(2**-24))
+
+
 def random_order(count: int, seed: int, *keys: int) -> Tensor:
     """Draw a permutation of 0 to `count` - 1: the order that sorts one random 64-bit integer for each.
 

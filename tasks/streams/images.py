@@ -124,6 +124,13 @@ class SelectedImages:
     test_rows: Tensor
     """Positions of the test examples among the dataset's, int64. Shape: (..., num_test)."""
 
+    test_labels: Tensor | None = None
+    """Their labels, int64. None: the dataset's. Shape: (..., num_test)."""
+
+    validation_rows: Tensor | None = None
+    """Positions of examples for validation among the dataset's training images, int64. None: there are none.
+    Shape: (..., num_validation)."""
+
     @property
     def num_train(self) -> int:
         """Number of training examples."""
@@ -133,6 +140,11 @@ class SelectedImages:
     def num_test(self) -> int:
         """Number of test examples, which may be 0."""
         return self.test_rows.shape[-1]
+
+    @property
+    def num_validation(self) -> int:
+        """Number of examples for validation, which may be 0."""
+        return 0 if self.validation_rows is None else self.validation_rows.shape[-1]
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return training examples, without waiting for the device.
@@ -149,7 +161,7 @@ class SelectedImages:
         return self._images(self.dataset.train_images, rows), self.train_labels.gather(-1, indices)
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate once over the test examples, in the order of `test_rows`, with the dataset's labels.
+        """Iterate once over the test examples, in the order of `test_rows`.
 
         Args:
             batch_size: Examples in a batch, at least 1; the last batch may have fewer.
@@ -161,11 +173,26 @@ class SelectedImages:
             TypeError: if the batch size is not an integer.
             ValueError: if it is below 1.
         """
+        images, labels = self.dataset.test_images, self.test_labels
+        if labels is None:
+            labels = self.dataset.test_labels[self.test_rows]
+        return self._batches(images, self.test_rows, labels, batch_size)
+
+    def validation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the examples for validation, with the dataset's labels; as `test_batches`."""
+        rows = self.train_rows[..., :0] if self.validation_rows is None else self.validation_rows
+        labels = self.dataset.train_labels[rows]
+        return self._batches(self.dataset.train_images, rows, labels, batch_size)
+
+    def _batches(
+        self, stored: Tensor, rows: Tensor, labels: Tensor, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         size = require_integer("batch_size", batch_size, minimum=1)
-        parts = torch.split(self.test_rows, size, dim=-1) if self.num_test else ()
+        if rows.shape[-1] == 0:
+            return iter(())
+        parts = (torch.split(each, size, dim=-1) for each in (rows, labels))
         return (
-            (self._images(self.dataset.test_images, rows), self.dataset.test_labels[rows])
-            for rows in parts
+            (self._images(stored, own), named.clone()) for own, named in zip(*parts, strict=True)
         )
 
     def _images(self, stored: Tensor, rows: Tensor) -> Tensor:
@@ -196,15 +223,54 @@ class SelectedImagesStream(ImageStream[SelectedImages]):
 
     def stack_tasks(self, tasks: Sequence[Task]) -> Task:
         """Return several tasks as a stacked one, with one gather for all if they share a dataset."""
-        alike = [task for task in tasks if type(task) is SelectedImages]
-        if len(alike) < len(tasks) or not all_the_same([task.dataset for task in alike]):
-            return super().stack_tasks(tasks)
-        return SelectedImages(
-            alike[0].index,
-            stacked_spec([task.spec for task in alike]),
-            alike[0].dataset,
-            *(
-                torch.stack([getattr(task, name) for task in alike])
-                for name in ("train_rows", "train_labels", "test_rows")
-            ),
-        )
+        return stacked_images(tasks) or super().stack_tasks(tasks)
+
+
+def stacked_images(tasks: Sequence[Task]) -> SelectedImages | None:
+    """Return several tasks as one that gathers for all of them at once.
+
+    None: they are of other kinds, or select from several datasets.
+    """
+    # A subclass may have batches of its own, of which one gather would know nothing.
+    alike = [task for task in tasks if type(task) is SelectedImages]
+    if len(alike) < len(tasks) or not all_the_same([task.dataset for task in alike]):
+        return None
+    return SelectedImages(
+        alike[0].index,
+        stacked_spec([task.spec for task in alike]),
+        alike[0].dataset,
+        **{
+            name: torch.stack([getattr(task, name) for task in alike])
+            for name in _OF_EACH
+            if getattr(alike[0], name) is not None
+        },
+    )
+
+
+_OF_EACH = ("train_rows", "train_labels", "test_rows", "test_labels", "validation_rows")
+"""Tensors of a task that those of a stack have each their own of."""
+
+
+def fewest_of_a_class(labels: Tensor, num_classes: int) -> int:
+    """Return the number of examples of the class that has fewest. Shape of the labels: (examples,)."""
+    return int(torch.bincount(labels, minlength=num_classes).min())
+
+
+def rows_by_class(labels: Tensor, num_classes: int, count: int, skipped: int = 0) -> Tensor:
+    """Return the positions of the first examples of each class, after some that are skipped.
+
+    Args:
+        labels: Shape: (examples,).
+        num_classes: Number of classes.
+        count: Examples of each class.
+        skipped: Examples of each class before these.
+
+    Returns:
+        Positions in ascending order. Shape: (num_classes, count).
+    """
+    return torch.stack(
+        [
+            (labels == each).nonzero().flatten()[skipped : skipped + count]
+            for each in range(num_classes)
+        ]
+    )

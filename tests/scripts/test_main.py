@@ -92,6 +92,16 @@ def test_list_has_a_line_for_each_entry(call):
     benchmarks = [name for name in BENCHMARKS if name not in runs]
     for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
+    described = [
+        (name, option, chosen)
+        for name in benchmarks
+        for option, presets in BENCHMARKS[name].presets.items()
+        for chosen, each in presets.groups.items()
+        if each.description
+    ]
+    assert len(described) > 3
+    for name, option, chosen in described:  # some have presets of the same name
+        assert re.search(rf"^    {name} --{option} {chosen} +\w", out, re.MULTILINE), name
     code, out, _ = call("list", "--help")
     assert code == 0
     assert out.startswith("usage: plasticity list [--benchmarks] [--figures] [--methods]")
@@ -553,7 +563,7 @@ def test_a_config_and_what_does_not_go_with_it(call, tmp_path):
         ("run permuted-digits --batch-size 0", "batch_size must be at least 1: 0"),
         ("run permuted-digits --batch-size 5000", "--batch-size 5000 is larger than the 1442"),
         ("run permuted-digits --probe-size 5000", "--probe-size 5000 is larger than the 355"),
-        ("run permuted-digits --kernel-size 2", "kernel_size must be odd"),
+        ("run permuted-digits --kernel-sizes 2", "kernel_sizes must be odd"),
         ("run permuted-digits --jobs 0", "--jobs must be at least 1: 0"),
         ("run permuted-digits --stack 0", "--stack must be at least 1: 0"),
         ("run permuted-digits --stack al", "--stack"),

@@ -52,6 +52,42 @@ def test_equals_a_plain_sequential(downsampling):
     torch.testing.assert_close(network(images), twin(images))
 
 
+def test_the_published_networks_of_continual_imagenet_by_hand():
+    """Kernels of several sizes without padding: Dohare et al. (2024), and Kumar et al. (2023)."""
+    settings = {"downsampling": "max-pool", "padding": "none"}
+    network = build(
+        (3, 32, 32),
+        2,
+        channels=(32, 64, 128),
+        kernel_sizes=(5, 3, 3),
+        hidden=(128, 128),
+        **settings,
+    )
+    # 32 -> 28 -> 14 -> 12 -> 6 -> 4 -> 2: 128 * 2 * 2 = 512 features
+    assert network.fc1.in_features == 512
+    convolutions = 32 * 75 + 32 + 64 * 32 * 9 + 64 + 128 * 64 * 9 + 128
+    assert parameters_of(network) == convolutions + 512 * 128 + 128 + 128 * 128 + 128 + 128 * 2 + 2
+    small = build((3, 32, 32), 10, channels=(16, 16), kernel_sizes=(5,), hidden=(100,), **settings)
+    assert small.fc1.in_features == 400  # 32 -> 28 -> 14 -> 10 -> 5, of 16 channels
+    strides = build((1, 9, 9), 2, kernel_sizes=(4, 2), padding="none")
+    assert strides.fc1.in_features == 16  # 9 -> 3, as 5 // 2 + 1, -> 1
+
+
+def test_kernels_without_padding_equal_a_plain_sequential():
+    torch.manual_seed(0)
+    settings = {"downsampling": "max-pool", "padding": "none", "kernel_sizes": (4, 3)}
+    network = build((3, 16, 17), 5, hidden=(8,), **settings)
+    twin = nn.Sequential(
+        *(nn.Conv2d(3, 8, 4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * 2 * 2, 8), nn.ReLU(), nn.Linear(8, 5)),
+    )
+    for p, q in zip(twin.parameters(), network.parameters(), strict=True):
+        p.data.copy_(q.data)
+    images = torch.rand(6, 3, 16, 17)
+    torch.testing.assert_close(network(images), twin(images))
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_a_layer_outputs_its_features_after_the_activation(name):
     network = build((1, 8, 8), 5, activation=name)
@@ -75,7 +111,18 @@ def test_a_layer_outputs_its_features_after_the_activation(name):
         ({"hidden": (2.5,)}, TypeError, "width of hidden must be an integer"),
         ({"hidden": ()}, ValueError, "hidden needs at least one width"),
         ({"channels": ()}, ValueError, "channels needs at least one width"),
-        ({"kernel_size": 4}, ValueError, "kernel_size must be odd, not 4"),
+        (
+            {"kernel_sizes": (3, 4)},
+            ValueError,
+            "kernel_sizes must be odd with the padding 'same', not 4",
+        ),
+        (
+            {"kernel_sizes": (3, 3, 3)},
+            ValueError,
+            "3 entries for 2 convolutions: give one for each",
+        ),
+        ({"kernel_sizes": 3}, TypeError, "kernel_sizes must be a tuple of widths, not 3"),
+        ({"padding": "valid"}, ValueError, "Unknown padding 'valid'"),
     ],
 )
 def test_wrong_settings(settings, error, message):
@@ -86,6 +133,11 @@ def test_wrong_settings(settings, error, message):
 def test_images_too_small_for_the_poolings():
     with pytest.raises(ValueError, match="8 x 8 are too small for 4 poolings"):
         build((1, 8, 8), 10, channels=(4, 4, 4, 4), downsampling="max-pool")
+
+
+def test_images_too_small_for_the_kernels():
+    with pytest.raises(ValueError, match="kernel of 5 x 5 have only 2 x 2 pixels: give fewer conv"):
+        build((1, 8, 8), 10, kernel_sizes=(5,), padding="none", downsampling="max-pool")
 
 
 def test_inputs_that_are_no_images():

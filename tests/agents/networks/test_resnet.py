@@ -36,6 +36,15 @@ def test_resnet18_by_hand():
     assert NETWORKS["resnet"] is ResNet
 
 
+def test_convolutions_with_biases():
+    network = build((3, 32, 32), biases=True)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.bias is not None for m in convolutions)
+    # 1 + 4 convolutions of 64 channels, then 4 and a shortcut of 128, of 256 and of 512
+    biases = 5 * 64 + 5 * (128 + 256 + 512)
+    assert sum(p.numel() for p in network.parameters()) == 11_173_962 + biases
+
+
 def test_maps_are_halved_after_the_first_stage():
     network = build((3, 32, 32), width=2)
     shapes = {}
@@ -152,6 +161,7 @@ def test_stacked_networks_equal_each():
     [
         ({"width": 0}, ValueError, "width must be at least 1: 0"),
         ({"width": 2.5}, TypeError, "width must be an integer"),
+        ({"biases": 1}, TypeError, "biases must be True or False, not 1"),
         ({"blocks": ()}, ValueError, "blocks needs at least one width"),
         ({"blocks": 2}, TypeError, "blocks must be a tuple"),
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),

@@ -1,99 +1,32 @@
 """Training in both forms, of one network and of two stacked ones."""
 
+import copy
 import gc
-import io
 import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from trained_blobs import (
+    BLOBS,
+    DEFAULT,
+    FORMS,
+    Blobs,
+    after,
+    load,
+    make,
+    saved,
+    task_of,
+    weights,
+)
 
-from plasticity.agents.networks import CNN, MLP
+from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
-from plasticity.mitigations import PLAIN_METHOD, SeededMethod, Syre
-from plasticity.tasks.streams.base import StackedTask, TaskSpec
-
-SYRE = SeededMethod((Syre(strength=0.01, sigma=0.5),), anchor_seed=3)
-FORMS = ["single", "stacked"]
-BLOBS = TaskSpec(input_shape=(1, 8, 8), output_size=2)
-
-
-class Blobs:
-    """Task of 50 training and 21 test images in two classes, bright and dark."""
-
-    num_train, num_test = 50, 21
-
-    def __init__(self, index=0, seed=0, spec=BLOBS, device="cpu"):
-        self.index, self.spec = index, spec
-        generator = torch.Generator().manual_seed(100 * index + seed)
-        active = torch.tensor(spec.active or range(spec.output_size))
-        bright = torch.arange(71) % len(active)
-        noise = torch.rand(71, 1, 8, 8, generator=generator)
-        self.labels = active[bright].to(device)
-        self.images = (0.5 * noise + 0.5 * bright.view(-1, 1, 1, 1)).to(device)
-
-    def train_batch(self, indices):
-        return self.images[indices], self.labels[indices]
-
-    def test_batches(self, batch_size):
-        yield from zip(
-            self.images[50:].split(batch_size), self.labels[50:].split(batch_size), strict=True
-        )
-
-
-DEFAULT = CNN()
-
-
-def task_of(form, index=0, **settings):
-    if form == "single":
-        return Blobs(index, **settings)
-    return StackedTask((Blobs(index, **settings), Blobs(index, seed=1, **settings)))
-
-
-def make(form, config=None, method=SYRE, seed=5, network=DEFAULT, device="cpu", classes=2, **more):
-    """Return the training of network `seed`, or of it and `seed` + 1."""
-
-    def build(seed):
-        torch.manual_seed(seed)
-        return network.build(network.spec((1, 8, 8), classes))
-
-    config = config or ClassifierConfig(learning_rate=0.05, batch_size=16)
-    if form == "single":
-        return Classifier(build(seed), config, method, data_order_seed=9, device=device, **more)
-    return StackedClassifier(
-        [build(seed), build(seed + 1)],
-        config,
-        [method] * 2,
-        data_order_seeds=[9, 10],
-        device=device,
-        **more,
-    )
-
-
-def weights(trainer):
-    return torch.cat([p.detach().reshape(-1) for p in trainer.parameters.values()])
-
-
-def saved(trainer):
-    file = io.BytesIO()
-    torch.save([trainer.state_dict(index) for index in range(trainer.num_networks)], file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def load(trainer, states):
-    for index, state in enumerate(states):
-        trainer.load_state_dict(state, index)
-    return trainer
-
-
-def after(steps):
-    """Return a `should_stop` that is true after this many steps."""
-    calls = iter([*[False] * steps, True])
-    return lambda: next(calls)
+from plasticity.mitigations import PLAIN_METHOD
+from plasticity.tasks.streams.base import StackedTask
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -438,3 +371,104 @@ def test_captured_on_a_gpu_agrees(form, optimizer):
 def test_a_single_network_on_a_gpu_uses_channels_last():
     weight = make("single", device="cuda").network.conv2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- epochs -----------------------------------------------------------------------------------------
+
+DROPPING = {
+    "learning_rate": 0.1,
+    "batch_size": 25,
+    "epochs_per_task": 4,
+    "learning_rate_drops": (1, 3),
+    "learning_rate_factor": 0.5,
+}
+
+
+def rates(trainer):
+    """Return the learning rate of each network."""
+    parameter = next(iter(trainer.parameters.values()))
+    if isinstance(trainer, StackedClassifier):
+        return trainer.optimizer.learning_rates(parameter).tolist()
+    return [group["lr"] for group in trainer.optimizer.param_groups[:1]]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_learning_rate_drops_within_each_task(form, optimizer):
+    if (form, optimizer) == ("stacked", "muon"):
+        pytest.skip("muon is not stacked")
+    trainer = make(form, ClassifierConfig(optimizer, **DROPPING))
+    found = []
+    for index in (0, 1):
+        trainer.train(task_of(form, index), lambda: found.append(rates(trainer)) or False)
+        trainer.finish(task_of(form, index))
+    # 50 examples, two steps in each epoch
+    share = [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25] * 2
+    expected = [[0.1 * each] * trainer.num_networks for each in share]
+    assert torch.tensor(found).allclose(torch.tensor(expected))
+    if optimizer == "muon":
+        every = [group["lr"] for part in trainer.optimizer.parts for group in part.param_groups]
+        assert set(every) == {0.1 * 0.25}
+
+
+def test_the_rates_of_stacked_networks_drop_from_their_own():
+    configs = [ClassifierConfig(**{**DROPPING, "learning_rate": each}) for each in (0.1, 0.01)]
+    networks = [DEFAULT.make((1, 8, 8), 2) for _ in configs]
+    trainer = StackedClassifier(networks, configs, [PLAIN_METHOD] * 2, data_order_seeds=[0, 1])
+    trainer.train(task_of("stacked"))
+    assert rates(trainer) == pytest.approx([0.025, 0.0025])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_run_stopped_between_drops_continues_exactly(form, steps):
+    config = ClassifierConfig(**DROPPING)
+    straight, stopped = make(form, config), make(form, config)
+    task = task_of(form)
+    straight.train(task)
+    stopped.train(task, after(steps))
+    resumed = load(make(form, config, seed=6), saved(stopped))
+    resumed.train(task)
+    assert straight.finish(task) == resumed.finish(task)
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+def test_compiled_steps_follow_the_learning_rate():
+    plain, compiled = (
+        make("single", ClassifierConfig(**DROPPING, compile=each)) for each in (False, True)
+    )
+    for trainer in (plain, compiled):
+        trainer.train(task_of("single"))
+    torch.testing.assert_close(weights(compiled), weights(plain))
+
+
+class Brightening(Blobs):
+    """Blobs whose training images are brighter in later epochs."""
+
+    shown = 0
+
+    def in_epoch(self, epoch):
+        task = copy.copy(self)
+        task.shown = epoch
+        return task
+
+    def train_batch(self, indices):
+        images, labels = super().train_batch(indices)
+        return images + self.shown, labels
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_epoch_trains_on_its_own_examples_and_is_measured_on_those_of_the_task(form):
+    task = Brightening() if form == "single" else StackedTask((Brightening(), Brightening(seed=1)))
+    config = ClassifierConfig(batch_size=25, epochs_per_task=3, learning_rate=0.01)
+    trainer, seen = make(form, config), []
+    learn = trainer._learn_eagerly
+    trainer._learn_eagerly = lambda images, labels: (
+        seen.append(images.flatten(-3).mean((-2, -1)).flatten().tolist()) or learn(images, labels)
+    )
+    trainer.train(task)
+    by_epoch = torch.tensor(seen).view(3, 2, -1).mean(1)
+    torch.testing.assert_close(by_epoch[1:], by_epoch[:1] + torch.tensor([[1.0], [2.0]]))
+    expected = trainer._evaluate(trainer._first_train_batches(task, 50))[0].flatten().tolist()
+    found = [row["train_accuracy"] for row in trainer.finish(task)]
+    assert found == expected

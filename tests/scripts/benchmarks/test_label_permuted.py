@@ -17,4 +17,4 @@ def test_the_published_settings(name):
 def test_networks():
     assert BENCHMARKS["label-permuted-emnist"].config.network.hidden == (300, 150)
     network = BENCHMARKS["label-permuted-cifar10"].config.network
-    assert (network.channels, network.kernel_size, network.hidden) == ((6, 16), 5, (120, 84))
+    assert (network.channels, network.kernel_sizes, network.hidden) == ((6, 16), (5,), (120, 84))

@@ -47,7 +47,7 @@ networks = st.one_of(
         CNN,
         channels=widths,
         downsampling=st.sampled_from(["stride", "max-pool"]),
-        kernel_size=st.sampled_from([1, 3, 5]),
+        kernel_sizes=st.sampled_from([(1,), (3,), (5,)]),
         hidden=widths,
         activation=activations,
     ),

@@ -12,7 +12,9 @@ from plasticity.tasks.datasets.augmentations import (
     random_crop,
     random_flip,
     random_resized_crop,
+    rotated,
     shift_hue,
+    shifted_crop,
 )
 
 
@@ -42,6 +44,39 @@ def test_crops_are_all_shifts_and_move_the_channels_together():
     # binomial(400, 1/9): 44 with a deviation of 6.3
     assert all(20 < count < 70 for count in counts)
     assert torch.equal(random_crop(images, 0, generator()), images)
+
+
+def test_crops_at_given_places():
+    images = numbered(count=2, channels=2)
+    found = shifted_crop(images, 1, torch.tensor([0, 2]), torch.tensor([1, 1]))
+    assert torch.equal(found[0, :, 1:], images[0, :, :-1])
+    assert not found[0, :, 0].any()
+    assert torch.equal(found[1, :, :-1], images[1, :, 1:])
+    reflected = shifted_crop(images, 1, torch.tensor([0, 2]), torch.tensor([1, 1]), "reflect")
+    assert torch.equal(reflected[0], images[0][:, [1, 0, 1]])
+    assert torch.equal(reflected[1], images[1][:, [1, 2, 1]])
+
+
+def test_rotations():
+    images = numbered(count=4, channels=2, side=5)
+    found = rotated(images, torch.tensor([0.0, 90.0, 180.0, 15.0]))
+    for each, (image, turns) in enumerate(zip(images, (0, 1, 2), strict=False)):
+        assert torch.equal(found[each], torch.rot90(image, turns, (1, 2)))  # counter-clockwise
+    # 15 degrees: the pixel in column 2 + u, row 2 - v, counted from the centre, is that at the place turned
+    # back: u cos + v sin, v cos - u sin
+    cosine, sine = 0.9659258, 0.2588190
+    for row in range(5):
+        for column in range(5):
+            u, v = column - 2, 2 - row
+            x, y = round(u * cosine + v * sine) + 2, 2 - round(v * cosine - u * sine)
+            inside = 0 <= x < 5 and 0 <= y < 5
+            expected = images[3, :, y, x] if inside else torch.zeros(2)
+            assert torch.equal(found[3, :, row, column], expected), (row, column)
+    wide = numbered(side=4)[..., :2]
+    assert torch.equal(rotated(wide, torch.tensor([180.0])), wide.flip(-1, -2))
+    quarter = rotated(wide, torch.tensor([90.0]))  # of a tall image, the middle remains
+    assert torch.equal(quarter[..., 1:3, :], torch.rot90(wide[..., 1:3, :], 1, (2, 3)))
+    assert not quarter[..., [0, 3], :].any()
 
 
 def test_flips():

@@ -59,6 +59,24 @@ def test_examples_are_the_first_of_their_class_and_in_the_order_of_the_dataset()
     assert set(first.tolist()) == set(task.spec.active)
 
 
+def test_examples_for_validation_are_the_first_ones_and_are_not_trained_on():
+    task = ClassIncremental(
+        DIGITS, 1, 0, classes_per_task=3, train_per_class=5, validation_per_class=4
+    )[0]
+    by_class = [(DIGITS.train_labels == each).nonzero().flatten() for each in task.spec.active]
+    expected = torch.cat([rows[:4] for rows in by_class]).sort().values
+    assert task.num_validation == 12
+    images, labels = zip(*task.validation_batches(5), strict=True)
+    assert [len(each) for each in labels] == [5, 5, 2]
+    assert torch.equal(torch.cat(labels), DIGITS.train_labels[expected])
+    assert torch.equal(torch.cat(images), DIGITS.train_images[expected].float().unsqueeze(1) / 16)
+    trained = torch.cat([rows[4:9] for rows in by_class]).sort().values
+    assert torch.equal(task.train_rows, trained)
+    assert ClassIncremental(DIGITS, 1, 0)[0].num_validation == 0
+    left = ClassIncremental(DIGITS, 1, 0, validation_per_class=40)[0]
+    assert left.num_train == 2 * (TRAIN - 40)
+
+
 @given(st.integers(0, 2**80), st.integers(1, 5), st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_a_task_is_a_pure_function_of_seed_and_index(seed, length, other):
@@ -93,6 +111,8 @@ def test_stacked_tasks_have_the_classes_of_each_seed():
     [
         ({"classes_per_task": 0}, ValueError, "classes_per_task must be at least 1: 0"),
         ({"train_per_class": 0}, ValueError, "train_per_class must be at least 1: 0"),
+        ({"validation_per_class": -1}, ValueError, "validation_per_class must be at least 0: -1"),
+        ({"augmentation": "flip"}, ValueError, "Unknown augmentation 'flip'"),
         ({"cumulative": 1}, TypeError, "cumulative must be True or False, not 1"),
     ],
 )
@@ -107,7 +127,12 @@ def test_wrong_settings(changed, error, message):
         ({"num_tasks": 6}, "--tasks 6 of --classes-per-task 2 need 12 classes, and digits has 10"),
         ({"classes_per_task": 6}, "need 12 classes, and digits has 10: give at most 1 tasks"),
         ({"classes_per_task": 11}, "--classes-per-task 11 is larger than the 10 classes of digits"),
-        ({"train_per_class": 141}, "--train-per-class 141 is larger than the 140 training images"),
+        (
+            {"train_per_class": 141},
+            "need 141 training images of each class, and the smallest of digits",
+        ),
+        ({"train_per_class": 101, "validation_per_class": 40}, "need 141 .* has 140: give at most"),
+        ({"validation_per_class": 140}, "--train-per-class of at least 1 and --validation-per-cl"),
     ],
 )
 def test_too_few_classes_or_images_are_refused(changed, message):

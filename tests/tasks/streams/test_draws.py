@@ -2,7 +2,7 @@
 
 import torch
 
-from plasticity.tasks.streams.draws import random_integers, random_order
+from plasticity.tasks.streams.draws import random_integers, random_order, random_uniforms
 
 
 def test_draws_never_change():
@@ -31,3 +31,15 @@ def test_an_order_has_every_position_once():
     order = random_order(1000, 5)
     assert torch.equal(order.sort().values, torch.arange(1000))
     assert not torch.equal(order, torch.arange(1000))
+
+
+def test_uniform_numbers_are_the_highest_bits_of_the_same_integers():
+    numbers = random_uniforms(1000, 3, 1)
+    assert numbers.dtype == torch.float32
+    scaled = numbers.double() * 2**24
+    assert torch.equal(scaled, scaled.round())
+    assert scaled[:3].tolist() == [1683359, 10611822, 8873192]
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    # means of 1000 uniform numbers have a standard deviation of 0.0091
+    assert abs(numbers.mean() - 0.5) < 0.046
