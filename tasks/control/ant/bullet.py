@@ -9,16 +9,12 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.ant.bullet_simulation import STEP_SECONDS, AntSimulation
-from plasticity.tasks.control.ant.environment import (
-    PICTURE_HEIGHT,
-    PICTURE_WIDTH,
-    SlipperyAntEnv,
-)
+from plasticity.tasks.control.ant.environment import NUM_JOINTS, SlipperyAntEnv
 from plasticity.tasks.control.environment import Observation
-from plasticity.tasks.control.friction import SlipperyAntTask
 from plasticity.tasks.control.replay import ReplayedEnv
+from plasticity.tasks.control.slippery.environment import PICTURE_HEIGHT, PICTURE_WIDTH
+from plasticity.tasks.control.slippery.friction import FrictionTask
 
 BULLET_FRICTION = 0.8
 """Friction of the floor in `AntBulletEnv-v0`."""
@@ -35,7 +31,7 @@ _AT_LIMIT = (float(np.float32(0.99)) + float(np.nextafter(np.float32(0.99), np.f
 _ELECTRICITY_COST, _STALL_TORQUE_COST, _JOINT_AT_LIMIT_COST = -2.0, -0.1, -0.1
 
 
-class SlipperyAntBulletEnv(ReplayedEnv[SlipperyAntTask], SlipperyAntEnv):
+class SlipperyAntBulletEnv(ReplayedEnv[FrictionTask], SlipperyAntEnv):
     """Ant with four legs that learns to run toward a far target, on a floor whose friction changes.
 
     `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
@@ -57,8 +53,8 @@ class SlipperyAntBulletEnv(ReplayedEnv[SlipperyAntTask], SlipperyAntEnv):
     `max_episode_steps`.
 
     The friction is constant (`friction`; by default 0.8), or follows the stream of
-    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation does not
-    contain it; `info` has "task", the index in the stream, and "friction".
+    `plasticity.tasks.control.slippery.friction` (`task_seed`, `change_every`, `num_tasks`). The observation
+    does not contain it; `info` has "task", the index in the stream, and "friction".
 
     A state has the start of the episode and its actions, and loading replays them: with Bullet's own saved
     states and a foot on the floor, the very next step differs.
@@ -90,7 +86,7 @@ class SlipperyAntBulletEnv(ReplayedEnv[SlipperyAntTask], SlipperyAntEnv):
         # A position of a joint as a share of its range: 2 * (position - lower) / range - 1.
         self._ranges = [(lower, upper - lower) for lower, upper in self._ant.joint_limits]
 
-    def _begin(self, task: SlipperyAntTask) -> Observation:
+    def _begin(self, task: FrictionTask) -> Observation:
         """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad."""
         self._ant.restart(self.np_random.uniform(-_START_ANGLE, _START_ANGLE, NUM_JOINTS).tolist())
         self._ant.set_friction(task.friction)
