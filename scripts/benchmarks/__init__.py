@@ -3,6 +3,7 @@
 from plasticity.scripts.benchmarks import (
     class_incremental,
     classic_control,
+    dmc_chain,
     permuted_images,
     random_labels,
     slippery_ant,
@@ -14,5 +15,6 @@ FAMILIES = (
     class_incremental.BENCHMARKS,
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,
+    dmc_chain.BENCHMARKS,
 )
 """Benchmarks of each family, in the order in which lists have them."""
