@@ -108,7 +108,8 @@ class SlipperyAntMujocoEnv(SlipperyMujocoEnv, SlipperyAntEnv):
         return noise, RESET_NOISE * self.np_random.standard_normal(self._model.nv)
 
     def _position(self) -> float:
-        return self._torso_position.item(0)
+        x: float = self._torso_position.item(0)
+        return x
 
     def _control_cost(self, action: NDArray[Any]) -> Any:
         # In the action's own precision, as in the reference.

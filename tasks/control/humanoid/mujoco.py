@@ -86,9 +86,9 @@ class SlipperyHumanoidEnv(SlipperyMujocoEnv):
 
     def _size_of_observation(self) -> int:
         model = self._model
-        velocities, bodies = model.nv, model.nbody - 1
-        size: int = model.nq - 2 + velocities + (10 + 6 + 6) * bodies
-        return size + velocities - _ROOT_VELOCITIES
+        # An inertia has 10 entries, a velocity 6, and a contact force 6.
+        of_bodies = (10 + 6 + 6) * (model.nbody - 1)
+        return int(model.nq - 2 + model.nv + of_bodies + model.nv - _ROOT_VELOCITIES)
 
     def _draw_start(self) -> tuple[NDArray[Any], NDArray[Any]]:
         noise = self.np_random.uniform(-RESET_NOISE, RESET_NOISE, self._model.nq)
@@ -96,7 +96,7 @@ class SlipperyHumanoidEnv(SlipperyMujocoEnv):
 
     def _position(self) -> float:
         # Summed in the order of the reference, over whole rows, so that it is bitwise equal.
-        return (np.sum(self._masses * self._centers, axis=0) / self._mass).item(0)
+        return float((np.sum(self._masses * self._centers, axis=0) / self._mass)[0])
 
     def _control_cost(self, action: NDArray[Any]) -> Any:
         return CONTROL_COST * np.sum(np.square(action.astype(np.float64)))
