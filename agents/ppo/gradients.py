@@ -32,6 +32,9 @@ ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "leaky-relu": lambda gradient, sums, features: _aten.leaky_relu_backward.default(
         gradient, sums, 0.01, False
     ),
+    "leaky-relu-0.1": lambda gradient, sums, features: _aten.leaky_relu_backward.default(
+        gradient, sums, 0.1, False
+    ),
     "elu": lambda gradient, sums, features: _aten.elu_backward.default(
         gradient, 1.0, 1.0, 1.0, False, sums
     ),
