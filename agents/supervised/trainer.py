@@ -11,6 +11,7 @@ Everything here has leading dimensions `...`: none for one network, (R,) for R s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -30,6 +31,7 @@ from plasticity.agents.execution.single import (
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
+from plasticity.agents.supervised.dense_learning import dense_learning
 from plasticity.agents.supervised.task import Task
 from plasticity.agents.supervised.task_loss import TaskLoss
 from plasticity.metrics.registry import Metric
@@ -41,6 +43,9 @@ from plasticity.stacking.networks import StackedNetworks, require_index
 EVALUATION_BATCH = 250
 """Examples of each network evaluated at once; memory holds the activations of R times as many. On a CPU the
 CNN of the benchmarks takes two thirds of the time that it takes with 1000."""
+
+GATHERED_EXAMPLES = 64
+"""Examples gathered at once for the steps of one network: of small batches, those of several steps."""
 
 
 class Trainer:
@@ -87,13 +92,15 @@ class Trainer:
         self._steps = [0] * self.num_networks
         self._task_steps = 1
         self._loss = TaskLoss(config.loss, lead, self.device)
-        self._online = Counts(lead, self.device)
+        self._online = Counts(lead, self.device, self._loss.of_examples)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
         self._keep_last = keep_last
         self._before_last: dict[str, Tensor] | None = None
         self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
+        self._dense = dense_learning(networks, optimizer, config, self._loss, self._hooks)
+        self._is_dense = False
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -132,15 +139,34 @@ class Trainer:
             is_last = epoch + 1 == epochs
             following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
             self._data_orders.draw_ahead(*following, task.num_train)
-            for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
-                if should_stop():
-                    return False
-                if self._keep_last and step + 1 == self._task_steps:
-                    self._before_last = self._evaluated_weights()
-                self._train_step(*task.train_batch(indices))
-                step += 1
-                self._steps = [step] * self.num_networks
+            with torch.no_grad() if self._is_dense else nullcontext():
+                for batch in self._batches(task, data_orders, first):
+                    if should_stop():
+                        return False
+                    if self._keep_last and step + 1 == self._task_steps:
+                        self._before_last = self._evaluated_weights()
+                    self._train_step(*batch)
+                    step += 1
+                    self._steps = [step] * self.num_networks
         return True
+
+    def _batches(
+        self, task: Task, data_orders: Tensor, first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the batches of an epoch from one of them on."""
+        size = self.config.batch_size
+        # Stacked tasks have a leading axis, along which the batches of several steps would have gaps.
+        at_once = 1 if self._lead else max(1, GATHERED_EXAMPLES // size)
+        # Gathered at fixed positions, also after a stop: products may round by the place in memory.
+        done, skipped = divmod(first, at_once)
+        for indices in torch.split(data_orders, at_once * size, dim=-1)[done:]:
+            inputs, labels = task.train_batch(indices)
+            if at_once == 1:
+                yield inputs, labels
+                continue
+            batches = zip(inputs.split(size), labels.split(size), strict=True)
+            yield from itertools.islice(batches, skipped, None)
+            skipped = 0
 
     def _common_step(self) -> int:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
@@ -155,6 +181,7 @@ class Trainer:
         """Prepare to train on a task from this step on."""
         self._networks.train(True)
         self._loss.follow(task.spec)
+        self._is_dense = self._dense is not None and self._dense.follow()
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:
@@ -185,7 +212,7 @@ class Trainer:
                 self._loss_of,
             )
         hooks.progress.task = task.index
-        if self._compiled is not None or hooks.reads_every_step:
+        if self._compiled is not None or (hooks.reads_every_step and not self._is_dense):
             self._networks.always_record(hooks.all_recorded_layers)
 
     def _loss_of(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -201,8 +228,10 @@ class Trainer:
     def _train_step(self, inputs: Tensor, labels: Tensor) -> None:
         # Chosen at each step: storing the bound method in self would create a reference cycle, so that
         # the object and its memory would be freed late.
-        learn = self._compiled or self._learn_eagerly
-        losses, logits, layer_inputs = learn(inputs, labels)
+        dense = self._dense if self._is_dense else None
+        losses, logits, layer_inputs = (dense or self._compiled or self._learn_eagerly)(
+            inputs, labels
+        )
         if self._hooks is not None:
             if self._compiled is not None:  # a replayed graph has shown them nothing
                 self._hooks.observe(inputs, layer_inputs)

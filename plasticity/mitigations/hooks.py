@@ -185,6 +185,15 @@ class Hooks:
         return torch.stack(given).sum(0) if given else None
 
     @property
+    def reads_gradients(self) -> bool:
+        """Whether a hook of a step reads gradients of parameters."""
+        at_steps = ("before_step", "after_step")
+        return any(
+            each.reads_gradients and any(overrides(each, hook) for hook in at_steps)
+            for each in self._mitigations
+        )
+
+    @property
     def acts_before_step(self) -> bool:
         """Whether a hook acts before the optimizer's step."""
         return bool(self._before)
