@@ -20,8 +20,8 @@ NUMBERS_IN_CACHE = 2**17
 second operation on them."""
 
 NUMBERS_AT_ONCE = 2**18
-"""Most numbers of a network that are moved at once: several operations on small tensors take longer than one on
-all of them."""
+"""Most numbers of a network that are moved at once: several operations on small tensors take longer than one
+on all of them."""
 
 
 class Memory:
@@ -50,13 +50,21 @@ class Memory:
         """Return a block of zeros of the same size, and the parts of it that belong to the parameters."""
         # each weight at a multiple of 64 bytes, the biases side by side at the end
         sizes = [each.numel() for each in self.parameters]
-        steps = [-(-n // 16) * 16 if p.dim() > 1 else n for n, p in zip(sizes, self.parameters)]
+        steps = [
+            -(-each.numel() // 16) * 16 if each.dim() > 1 else each.numel()
+            for each in self.parameters
+        ]
         whole = self.parameters[0].detach().new_zeros(sum(steps))
         parts = whole.split(steps)
         return whole, [
             part[:size].view(parameter.shape)
             for part, size, parameter in zip(parts, sizes, self.parameters, strict=True)
         ]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all parameters are moved at once."""
+        return self.whole.numel() <= NUMBERS_AT_ONCE
 
     def holds(self) -> bool:
         """Return whether the parameters are still where they were moved."""
@@ -104,24 +112,31 @@ class ScaledUpdate:
 
     def __init__(self, memory: Memory, step: LinearStep) -> None:
         self._memory, self._step = memory, step
-        self._pairs = list(zip(memory.weights, memory.columns, strict=True))
-        self._drawn: list[tuple[Tensor, Tensor]] = []
-        if step.anchors is not None:
-            self._drawn = _joined(memory, step)
+        self._anchor = _anchors_as_one(memory, step)
+        anchors = [None] * len(memory.weights)
+        if step.anchors is not None and self._anchor is None:
+            anchors = [step.anchors[each] for each in memory.parameters]
+        self._parts = _parts_of(memory, anchors)
+        self._biases = list(zip(memory.biases, anchors[len(memory.weights) :], strict=False))
 
     def move(self, index: int, row: Tensor) -> None:
         """Update the weight of a layer; see `Update`."""
-        weight, column = self._pairs[index]
         rate = self._step.rate
-        weight.addmm_(column, row, beta=1 - rate * self._step.strength, alpha=-rate)
+        amount = rate * self._step.strength
+        for weight, column, anchor in self._parts[index]:
+            weight.addmm_(column, row, beta=1 - amount, alpha=-rate)
+            if anchor is not None:
+                weight.add_(anchor, alpha=amount)
 
     def end(self) -> None:
-        """Update the biases, and draw everything toward the anchors."""
+        """Update the biases, and the rest of a small network."""
         rate, memory = self._step.rate, self._memory
         amount = rate * self._step.strength
         memory.all_biases.mul_(1 - amount).add_(memory.all_gradients, alpha=-rate)
-        for place, anchor in self._drawn:
-            place.add_(anchor, alpha=amount)
+        if self._anchor is not None:
+            memory.whole.add_(self._anchor, alpha=amount)
+        for bias, anchor in self._biases:
+            bias.add_(anchor, alpha=amount)
 
 
 class GoalUpdate:
@@ -133,31 +148,40 @@ class GoalUpdate:
 
     def __init__(self, memory: Memory, step: LinearStep) -> None:
         self._memory, self._step = memory, step
-        self._at_once = memory.whole.numel() <= NUMBERS_AT_ONCE
+        self._at_once = memory.is_small
+        anchors: list[Tensor | None] = [None] * len(memory.parameters)
+        if step.anchors is not None:
+            anchors = [step.anchors[each] for each in memory.parameters]
+        self._parts = _parts_of(memory, anchors)
         if self._at_once:
             self._goal, goals = memory.like()
         else:
-            width = max(each.shape[1] for each in memory.weights)
-            shared = memory.whole.new_empty(max(1, NUMBERS_IN_CACHE // width) * width)
-            goals = [*[shared] * len(memory.weights), *[b.clone() for b in memory.biases]]
-        anchors = [None if step.anchors is None else step.anchors[p] for p in memory.parameters]
-        count = len(memory.weights)
-        self._parts = [
-            _parts(*each, whole=self._at_once)
-            for each in zip(memory.weights, memory.columns, anchors, goals, strict=False)
+            most = max(each.numel() for parts in self._parts for each, _, _ in parts)
+            goals = [memory.whole.new_empty(most)] * len(memory.weights)
+            goals += [torch.empty_like(each) for each in memory.biases]
+        self._goals = goals
+        self._biases = [
+            (*each, goal)
+            for *each, goal in zip(
+                memory.biases,
+                memory.gradients,
+                anchors[len(memory.weights) :],
+                goals[len(memory.weights) :],
+                strict=True,
+            )
         ]
-        self._biases = list(
-            zip(memory.biases, memory.gradients, anchors[count:], goals[count:], strict=True)
-        )
 
     def move(self, index: int, row: Tensor) -> None:
         """Update the weight of a layer, or compute where it is to go; see `Update`."""
         rate, strength = self._step.rate, self._step.strength
-        for weight, column, anchor, goal in self._parts[index]:
+        for weight, column, anchor in self._parts[index]:
+            goal = self._goals[index]
+            if not self._at_once:
+                goal = goal[: weight.numel()].view(weight.shape)
             if anchor is None:
                 torch.addmm(goal, column, row, beta=0, alpha=-1 / strength, out=goal)
             else:
-                torch.addmm(anchor, column, row, alpha=-1 / strength, out=goal)
+                torch.addcmul(anchor, column, row, value=-1 / strength, out=goal)
             if not self._at_once:
                 weight.lerp_(goal, rate * strength)
 
@@ -184,32 +208,30 @@ def update_of(memory: Memory, step: LinearStep) -> Update:
     return GoalUpdate(memory, step)
 
 
-def _joined(memory: Memory, step: LinearStep) -> list[tuple[Tensor, Tensor]]:
-    """Return parameters and their anchors: all as one, or each, if they are large."""
-    assert step.anchors is not None
-    anchors = [step.anchors[each] for each in memory.parameters]
-    if memory.whole.numel() > NUMBERS_AT_ONCE:
-        return list(zip([*memory.weights, *memory.biases], anchors, strict=True))
+def _anchors_as_one(memory: Memory, step: LinearStep) -> Tensor | None:
+    """Return the anchors of a small network in one block, as its parameters are; None for others."""
+    if step.anchors is None or not memory.is_small:
+        return None
     whole, places = memory.like()
-    for place, anchor in zip(places, anchors, strict=True):
-        place.copy_(anchor)
-    return [(memory.whole, whole)]
+    for place, parameter in zip(places, memory.parameters, strict=True):
+        place.copy_(step.anchors[parameter])
+    return whole
 
 
-def _parts(
-    weight: Tensor, column: Tensor, anchor: Tensor | None, goal: Tensor, *, whole: bool
-) -> list[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
-    """Return a weight in parts that fit into the cache: of it, its gradient's column, anchor and goal."""
-    units, inputs = weight.shape
-    if whole:
-        return [(weight, column, anchor, goal)]
-    rows = max(1, NUMBERS_IN_CACHE // inputs)
-    return [
-        (
-            weight[first : first + rows],
-            column[first : first + rows],
-            None if anchor is None else anchor[first : first + rows],
-            goal[: min(rows, units - first) * inputs].view(-1, inputs),
-        )
-        for first in range(0, units, rows)
-    ]
+_Part = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _parts_of(memory: Memory, anchors: Sequence[Tensor | None]) -> list[list[_Part]]:
+    """Return the parts of each weight that fit into the cache; of a small network, each weight is one.
+
+    Returns:
+        For each weight, each part's rows of it, of the gradient's column and of the anchor.
+    """
+    found = []
+    for weight, column, anchor in zip(memory.weights, memory.columns, anchors, strict=False):
+        rows = len(weight)
+        if not memory.is_small:
+            rows = max(1, NUMBERS_IN_CACHE // weight.shape[1])
+        whole = [None] * len(weight) if anchor is None else anchor.split(rows)
+        found.append(list(zip(weight.split(rows), column.split(rows), whole, strict=False)))
+    return found

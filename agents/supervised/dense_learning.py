@@ -1,11 +1,10 @@
-"""Learning step of a dense network, with backpropagation written out: the same numbers up to rounding, faster.
+"""Learning step of a dense network, with backpropagation written out: the same numbers up to rounding.
 
 At batch 1, an MLP of 3 x 100 spends most of a step on autograd's and the optimizer's bookkeeping.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from plasticity.agents.execution.dense import DenseGradients, dense_activation

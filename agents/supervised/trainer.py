@@ -182,6 +182,9 @@ class Trainer:
         self._networks.train(True)
         self._loss.follow(task.spec)
         self._is_dense = self._dense is not None and self._dense.follow()
+        if isinstance(self._optimizer, SingleOptimizer) and self._compiled is None:
+            reads = self._hooks is not None and self._hooks.reads_gradients
+            self._optimizer.take_direct_steps(keep_gradients=reads)
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -195,13 +196,16 @@ class ContinualBackprop(Mitigation):
             return outgoing
         if self.utility == "contribution":
             return mean_magnitudes(context, features) * outgoing
-        contribution = mean_magnitudes(context, features, self._usual(context)) * outgoing
+        contribution = outgoing.mul_(mean_magnitudes(context, features, self._usual(context)))
         if self.utility == "zero-contribution":
             return contribution
-        return contribution / _incoming(context, magnitudes)
+        return contribution.div_(_incoming(context, magnitudes))
 
     def _usual(self, context: Context) -> Tensor:
-        """Return the averages of features as if they had not begun at 0. Shape: (..., columns of all layers)."""
+        """Return the averages of features as if they had not begun at 0.
+
+        Shape: (..., columns of all layers).
+        """
         own = [context.state[f"mean/{layer}"] for layer in context.units]
         mean, born = context.memory["mean"], context.memory.get("born")
         if born is None:
@@ -226,10 +230,25 @@ class ContinualBackprop(Mitigation):
             average: Shape: (..., units), or (..., units * positions).
             decay: Decay of this network. None: that of each.
         """
-        age = (context.step - born).to(average.dtype)
-        share = 1 - (context.per_run(self.decay, age) if decay is None else decay) ** age
-        positions = average.shape[-1] // age.shape[-1]
+        share = self._share_seen(context, context.step - born, average.dtype, decay)
+        positions = average.shape[-1] // share.shape[-1]
         return average / (share if positions == 1 else share.repeat_interleave(positions, -1))
+
+    def _share_seen(
+        self, context: Context, age: Tensor, dtype: torch.dtype, decay: float | None
+    ) -> Tensor:
+        """Return 1 - decay^age, the share of an average that is not still its beginning. Shape: as `age`."""
+        if context.lead or not isinstance(self.decay, float):
+            ages = age.to(dtype)
+            return 1 - (context.per_run(self.decay, ages) if decay is None else decay) ** ages
+        if "shares" not in context.memory:
+            # until they are 1: looking them up takes half the time of computing them
+            last = math.log(torch.finfo(dtype).eps / 8, self.decay) if self.decay else 1
+            ages = torch.arange(int(last) + 2, dtype=dtype, device=age.device)
+            context.memory["shares"] = 1 - self.decay**ages
+        shares = context.memory["shares"]
+        flat = age.flatten().clamp_(max=len(shares) - 1)
+        return shares.index_select(0, flat).view(age.shape)
 
     def _take_due(
         self, context: Context, rate: float, generator: torch.Generator

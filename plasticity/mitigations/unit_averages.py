@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.hidden_units import UnitReader
-from plasticity.mitigations.processes import num_processes
+from plasticity.mitigations.processes import mean_over_processes
 
 
 def joined_features(context: Context) -> list[Tensor]:
@@ -87,7 +87,7 @@ def mean_magnitudes(
             own = around.narrow(-1, first, count)
             values = each - own.view(*context.lead, 1, *shape)
             first += count
-        distances = values.abs()
+        distances = values.abs() if around is None else values.abs_()
         found.append(
             _mean_of_rows(context, distances)
             if is_plain
@@ -98,8 +98,8 @@ def mean_magnitudes(
 
 def _mean_of_rows(context: Context, values: Tensor) -> Tensor:
     # of a single row: a mean would take as long as all the rest
-    if values.shape[-2] == 1 and values.element_size() >= 4 and num_processes() == 1:
-        return values.select(-2, 0)
+    if values.shape[-2] == 1 and values.element_size() >= 4:
+        return mean_over_processes(values.select(-2, 0))
     return context.averaged(values, (-2,))
 
 
@@ -119,8 +119,11 @@ def weight_magnitudes(
             names[units.weight] = None
         if outgoing:
             names.update((each.weight, None) for each in units.readers)
-    sizes = torch._foreach_abs([context.parameters[name].detach() for name in names])
-    return dict(zip(names, sizes, strict=True))
+    weights = {name: context.parameters[name].detach() for name in names}
+    if next(iter(weights.values())).device.type != "cpu":
+        return dict(zip(names, torch._foreach_abs([*weights.values()]), strict=True))
+    # into the same memory at every step: new memory is not in the cache
+    return {name: torch.abs(each, out=context.scratch(name)) for name, each in weights.items()}
 
 
 def outgoing_sums(context: Context, magnitudes: Mapping[str, Tensor]) -> Tensor:
@@ -159,7 +162,7 @@ def incoming_sums(context: Context, magnitudes: Mapping[str, Tensor]) -> tuple[T
     for units in context.units.values():
         own = magnitudes[units.weight]
         sums.append(_sum_along(own, lead + units.axis, lead))
-        numbers.append(math.prod(own.shape[lead:]) // units.count)
+        numbers.append(own.numel() // sums[-1].numel())
     return joined(sums), numbers
 
 

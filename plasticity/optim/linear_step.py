@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from plasticity.optim.optimizer import RegularizedOptimizer
 from plasticity.optim.plan import is_active
@@ -44,7 +45,7 @@ def linear_step(optimizer: torch.optim.Optimizer) -> LinearStep | None:
     """
     if not isinstance(optimizer, RegularizedOptimizer) or optimizer.base is not torch.optim.SGD:
         return None
-    if len(optimizer.param_groups) != 1 or not _has_step_of_its_own(optimizer):
+    if len(optimizer.param_groups) != 1 or not has_step_of_its_own(optimizer):
         return None
     group = optimizer.param_groups[0]
     is_plain = group["momentum"] == 0 and not group["maximize"] and isinstance(group["lr"], float)
@@ -63,10 +64,13 @@ def linear_step(optimizer: torch.optim.Optimizer) -> LinearStep | None:
     return LinearStep(group, group["strength"], anchors)
 
 
-def _has_step_of_its_own(optimizer: RegularizedOptimizer) -> bool:
+def has_step_of_its_own(optimizer: RegularizedOptimizer) -> bool:
     """Return whether nothing takes part in a step but the optimizer itself."""
     return (
         optimizer._kernels is None
+        and "step" not in vars(optimizer)  # which a schedule of learning rates wraps
+        and not _global_optimizer_pre_hooks
+        and not _global_optimizer_post_hooks
         and not optimizer._awaited  # initial weights that a step is to store
         and not optimizer._optimizer_step_pre_hooks
         and not optimizer._optimizer_step_post_hooks
