@@ -112,9 +112,11 @@ class TaskLoss:
                 return torch.autograd.grad(self(leaf, labels), leaf)[0]
         # A third of autograd's time. The rows of an identity are cheaper than a scatter.
         gradient = torch.softmax(logits, -1)
-        if self._one_hot is None or len(self._one_hot) != logits.shape[-1]:
-            self._one_hot = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-        gradient.sub_(self._one_hot.index_select(0, labels))
+        rows = self._one_hot
+        if rows is None or len(rows) != logits.shape[-1] or rows.dtype != logits.dtype:
+            rows = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+            self._one_hot = rows
+        gradient.sub_(rows.index_select(0, labels))
         return gradient if len(labels) == 1 else gradient.div_(len(labels))
 
     @property

@@ -37,7 +37,6 @@ class ShrinkPerturb(Scheduled):
     """
 
     kind: ClassVar[Kind] = "weight reset"
-    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the start of a task"
 
     shrink: float = 0.5

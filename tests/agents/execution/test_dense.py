@@ -31,7 +31,8 @@ def test_gradients_of_activations_equal_autograd(name):
     found = ACTIVATION_GRADIENTS[name](gradient, *kept)
     assert found is gradient  # in place
     torch.testing.assert_close(found, expected)
-    assert torch.equal(kept[0], sums) and torch.equal(kept[1], features)
+    assert torch.equal(kept[0], sums)
+    assert torch.equal(kept[1], features)
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
