@@ -32,13 +32,13 @@ class RankOneDescent:
         self._transposed = [each.T for each in memory.weights]
         units = [each.numel() for each in biases]
         self._all_sums = memory.whole.new_empty(sum(units))
-        self._sums = self._all_sums.split(units)
+        self._sums = torch.split(self._all_sums, units)
         self._affine = list(zip(memory.biases, memory.weights, self._sums, strict=True))
         self._activation = IN_PLACE.get(activation, ACTIVATIONS[activation])
         self._activation_gradient = ACTIVATION_GRADIENTS[activation]
         # a ReLU's derivatives of all layers in one operation
         self._slopes = torch.empty_like(self._all_sums) if activation == "relu" else None
-        self._slope_parts = () if self._slopes is None else self._slopes.split(units)
+        self._slope_parts = () if self._slopes is None else torch.split(self._slopes, units)
         self._kept = [each.unsqueeze(0) for each in self._sums[:-1]]
         self._rows: list[Tensor] = []
         self._update: Update | None = None

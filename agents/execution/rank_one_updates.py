@@ -42,7 +42,7 @@ class Memory:
         self.all_biases = self.whole[-units:]
         self.all_gradients = self.whole.new_empty(units)
         """Gradients of the biases: those of the sums of each layer."""
-        self.gradients = list(self.all_gradients.split([each.numel() for each in biases]))
+        self.gradients = torch.split(self.all_gradients, [each.numel() for each in biases])
         """The same by layer."""
         self.columns = [each.unsqueeze(1) for each in self.gradients]
 
@@ -55,7 +55,7 @@ class Memory:
             for each in self.parameters
         ]
         whole = self.parameters[0].detach().new_zeros(sum(steps))
-        parts = whole.split(steps)
+        parts = torch.split(whole, steps)
         return whole, [
             part[:size].view(parameter.shape)
             for part, size, parameter in zip(parts, sizes, self.parameters, strict=True)
@@ -113,11 +113,12 @@ class ScaledUpdate:
     def __init__(self, memory: Memory, step: LinearStep) -> None:
         self._memory, self._step = memory, step
         self._anchor = _anchors_as_one(memory, step)
-        anchors = [None] * len(memory.weights)
+        anchors: list[Tensor | None] = [None] * len(memory.weights)
         if step.anchors is not None and self._anchor is None:
             anchors = [step.anchors[each] for each in memory.parameters]
         self._parts = _parts_of(memory, anchors)
-        self._biases = list(zip(memory.biases, anchors[len(memory.weights) :], strict=False))
+        pairs = zip(memory.biases, anchors[len(memory.weights) :], strict=False)
+        self._biases = [(bias, anchor) for bias, anchor in pairs if anchor is not None]
 
     def move(self, index: int, row: Tensor) -> None:
         """Update the weight of a layer; see `Update`."""
@@ -232,6 +233,8 @@ def _parts_of(memory: Memory, anchors: Sequence[Tensor | None]) -> list[list[_Pa
         rows = len(weight)
         if not memory.is_small:
             rows = max(1, NUMBERS_IN_CACHE // weight.shape[1])
-        whole = [None] * len(weight) if anchor is None else anchor.split(rows)
-        found.append(list(zip(weight.split(rows), column.split(rows), whole, strict=False)))
+        whole = [None] * len(weight) if anchor is None else torch.split(anchor, rows)
+        found.append(
+            list(zip(torch.split(weight, rows), torch.split(column, rows), whole, strict=False))
+        )
     return found

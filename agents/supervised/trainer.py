@@ -164,7 +164,7 @@ class Trainer:
             if at_once == 1:
                 yield inputs, labels
                 continue
-            batches = zip(inputs.split(size), labels.split(size), strict=True)
+            batches = zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
             yield from itertools.islice(batches, skipped, None)
             skipped = 0
 

@@ -246,7 +246,7 @@ class ContinualBackprop(Mitigation):
             last = math.log(torch.finfo(dtype).eps / 8, self.decay) if self.decay else 1
             ages = torch.arange(int(last) + 2, dtype=dtype, device=age.device)
             context.memory["shares"] = 1 - self.decay**ages
-        shares = context.memory["shares"]
+        shares: Tensor = context.memory["shares"]
         flat = age.flatten().clamp_(max=len(shares) - 1)
         return shares.index_select(0, flat).view(age.shape)
 
@@ -310,7 +310,7 @@ def _incoming(context: Context, magnitudes: Mapping[str, Tensor]) -> Tensor:
         sizes = [units.count for units in context.units.values()]
         counts = torch.tensor(numbers, dtype=sums.dtype).repeat_interleave(torch.tensor(sizes))
         context.memory["inputs of"], context.memory["inputs"] = numbers, counts.to(sums.device)
-    means = sums / context.memory["inputs"]
+    means: Tensor = sums / context.memory["inputs"]
     return means.clamp(min=torch.finfo(means.dtype).tiny)  # 0 / 0 would stay in the average
 
 

@@ -41,7 +41,8 @@ class DirectStep:
         self._anchors: list[Any] | None = None
         if self._form in ("shifted", "decoupled"):
             targets = optimizer._targets_of(0, group)
-            self._anchors = targets.anchors(targets.indices)
+            anchors = targets.anchors(targets.indices)
+            self._anchors = None if anchors is None else list(anchors)
         state = [optimizer.state[each] for each in self._parameters]
         if optimizer.base is torch.optim.SGD:
             self._kernel = _sgd_kernel(self._parameters, state, group)

@@ -35,6 +35,7 @@ from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.pool import run_jobs
 from plasticity.tasks import ImageDataset, PermutedImages
 from plasticity.tasks.streams.base import stack
+from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 ONLINE = ClassifierConfig(learning_rate=0.003, batch_size=1)
 """Settings of online permuted MNIST (Dohare et al., 2024)."""
@@ -210,7 +211,7 @@ def _runs_side_by_side(folder: Path, hidden: tuple[int, ...], runs: int) -> Side
 
 def online_config(folder: Path, hidden: tuple[int, ...]) -> SupervisedRunConfig:
     """Return a run of one task of the images in a folder, one example at a time."""
-    stream = replace(MNIST.stream, dataset="images", data_dir=str(folder), num_tasks=1)
+    stream = PermutedImagesConfig(dataset="images", data_dir=str(folder), num_tasks=1)
     tracking = replace(MNIST.tracking, probe_size=64)
     return replace(
         MNIST, stream=stream, network=MLP(hidden=hidden), agent=ONLINE, tracking=tracking
