@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import CompiledStep
+from plasticity.agents.execution.denormals import flushed_denormals
 from plasticity.agents.execution.hooks import make_hooks
 from plasticity.agents.execution.measuring import measured
 from plasticity.agents.execution.single import (
@@ -139,7 +140,8 @@ class Trainer:
             is_last = epoch + 1 == epochs
             following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
             self._data_orders.draw_ahead(*following, task.num_train)
-            with torch.no_grad() if self._is_dense else nullcontext():
+            without_graph = torch.no_grad() if self._is_dense else nullcontext()
+            with without_graph, flushed_denormals():
                 for batch in self._batches(task, data_orders, first):
                     if should_stop():
                         return False
