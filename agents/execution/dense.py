@@ -37,6 +37,9 @@ ACTIVATION_GRADIENTS: dict[str, ActivationGradient] = {
     "leaky-relu": lambda gradient, sums, features: _aten.leaky_relu_backward.grad_input(
         gradient, sums, 0.01, False, grad_input=gradient
     ),
+    "leaky-relu-0.1": lambda gradient, sums, features: _aten.leaky_relu_backward.grad_input(
+        gradient, sums, 0.1, False, grad_input=gradient
+    ),
     "elu": lambda gradient, sums, features: _aten.elu_backward.grad_input(
         gradient, 1.0, 1.0, 1.0, False, sums, grad_input=gradient
     ),

@@ -15,31 +15,6 @@ from plasticity.agents.execution.dense import DenseGradients, dense_activation
 from plasticity.agents.execution.single import SingleNetwork
 from plasticity.stacking.networks import StackedNetworks
 
-<<<<<<< HEAD
-_aten = torch.ops.aten
-
-ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    # (gradient of the features, sums before the activation, features) -> gradient of the sums
-    "relu": lambda gradient, sums, features: _aten.threshold_backward.default(
-        gradient, features, 0
-    ),
-    "tanh": lambda gradient, sums, features: _aten.tanh_backward.default(gradient, features),
-    "gelu": lambda gradient, sums, features: _aten.gelu_backward.default(gradient, sums),
-    "leaky-relu": lambda gradient, sums, features: _aten.leaky_relu_backward.default(
-        gradient, sums, 0.01, False
-    ),
-    "leaky-relu-0.1": lambda gradient, sums, features: _aten.leaky_relu_backward.default(
-        gradient, sums, 0.1, False
-    ),
-    "elu": lambda gradient, sums, features: _aten.elu_backward.default(
-        gradient, 1.0, 1.0, 1.0, False, sums
-    ),
-    "silu": lambda gradient, sums, features: _aten.silu_backward.default(gradient, sums),
-}
-"""Derivatives of `ACTIVATIONS`, as implemented by torch, by the same names."""
-
-=======
->>>>>>> wt-speed
 
 class Gradients(Protocol):
     """Network, or stacked networks, whose gradients are computed from that of the outputs."""

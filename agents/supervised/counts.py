@@ -44,22 +44,15 @@ class Counts:
 
         Args:
             logits: New tensor. Shape: (..., batch, classes).
-<<<<<<< HEAD
             labels: New tensor. Shape: (..., batch); of a regression, whose predictions are not counted,
                 (..., batch, outputs).
-            losses: Each network's mean loss over the batch. Shape: (...).
-        """
-        self._pending.append((logits, labels, losses * logits.shape[-2]))
-=======
-            labels: New tensor. Shape: (..., batch).
             losses: Each network's mean loss over the batch. Shape: (...). None: it is computed later,
                 with those of other steps; only of one network, at batch 1.
         """
         if losses is None:
             self._pending.append((logits, labels))
         else:
-            self._pending.append((logits, labels, losses * labels.shape[-1]))
->>>>>>> wt-speed
+            self._pending.append((logits, labels, losses * logits.shape[-2]))
         if len(self._pending) == STEPS_COUNTED_AT_ONCE:
             self._count_pending()
 

@@ -114,6 +114,8 @@ class TaskLoss:
         Returns:
             A new tensor. Shape: (batch, classes).
         """
+        if self.is_regression:
+            return (logits - labels).mul_(2 / logits.numel())
         if self._kind != "cross-entropy":
             with torch.enable_grad():
                 leaf = logits.detach().requires_grad_()

@@ -33,13 +33,9 @@ from plasticity.agents.supervised.best_weights import BestWeights
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
-<<<<<<< HEAD
+from plasticity.agents.supervised.dense_learning import dense_learning
 from plasticity.agents.supervised.output_layer import output_parameters
 from plasticity.agents.supervised.task import EpochTask, Task, ValidatedTask, require_validation
-=======
-from plasticity.agents.supervised.dense_learning import dense_learning
-from plasticity.agents.supervised.task import Task
->>>>>>> wt-speed
 from plasticity.agents.supervised.task_loss import TaskLoss
 from plasticity.metrics.registry import Metric
 from plasticity.mitigations import SeededMethod
@@ -152,16 +148,17 @@ class Trainer:
             is_last = epoch + 1 == epochs
             following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
             self._data_orders.draw_ahead(*following, task.num_train)
-<<<<<<< HEAD
             shown = self._begin_epoch(task, epoch)
-            for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
-                if should_stop():
-                    return False
-                if self._keep_last and step + 1 == self._task_steps:
-                    self._before_last = self._evaluated_weights()
-                self._train_step(*shown.train_batch(indices))
-                step += 1
-                self._steps = [step] * self.num_networks
+            without_graph = torch.no_grad() if self._is_dense else nullcontext()
+            with without_graph, flushed_denormals():
+                for batch in self._batches(shown, data_orders, first):
+                    if should_stop():
+                        return False
+                    if self._keep_last and step + 1 == self._task_steps:
+                        self._before_last = self._evaluated_weights()
+                    self._train_step(*batch)
+                    step += 1
+                    self._steps = [step] * self.num_networks
             self._end_epoch(task)
         if self._best is not None:
             self._best.restore(self._live)
@@ -177,6 +174,7 @@ class Trainer:
         if self.config.learning_rate_drops:
             share = self.config.learning_rate_share(epoch)
             self._optimizer.set_learning_rate([rate * share for rate in self._learning_rates])
+            self._is_dense = self._dense is not None and self._dense.follow()
         return task.in_epoch(epoch) if isinstance(task, EpochTask) else task
 
     def _end_epoch(self, task: Task) -> None:
@@ -190,18 +188,6 @@ class Trainer:
 
     def _epochs_of(self, task: Task) -> int:
         return self.config.epochs_per_task * task.spec.passes
-=======
-            without_graph = torch.no_grad() if self._is_dense else nullcontext()
-            with without_graph, flushed_denormals():
-                for batch in self._batches(task, data_orders, first):
-                    if should_stop():
-                        return False
-                    if self._keep_last and step + 1 == self._task_steps:
-                        self._before_last = self._evaluated_weights()
-                    self._train_step(*batch)
-                    step += 1
-                    self._steps = [step] * self.num_networks
-        return True
 
     def _batches(
         self, task: Task, data_orders: Tensor, first: int
@@ -220,7 +206,6 @@ class Trainer:
             batches = zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
             yield from itertools.islice(batches, skipped, None)
             skipped = 0
->>>>>>> wt-speed
 
     def _common_step(self) -> int:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
@@ -235,15 +220,12 @@ class Trainer:
         """Prepare to train on a task from this step on."""
         self._networks.train(True)
         self._loss.follow(task.spec)
-<<<<<<< HEAD
         if self._best is not None:
             require_validation(task)
-=======
         self._is_dense = self._dense is not None and self._dense.follow()
         if isinstance(self._optimizer, SingleOptimizer) and self._compiled is None:
             reads = self._hooks is not None and self._hooks.reads_gradients
             self._optimizer.take_direct_steps(keep_gradients=reads)
->>>>>>> wt-speed
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:

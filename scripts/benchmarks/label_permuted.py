@@ -10,7 +10,6 @@ from plasticity.scripts.config.benchmark import Benchmark
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks.streams.label_permuted import LabelPermutedConfig
 
-
 EMNIST = {
     "weight-decay": {"strength": 1e-4},
     "upgd": {"noise": 0.001, "beta": 0.9, "decay": 0.0},

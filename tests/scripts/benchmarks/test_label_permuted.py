@@ -18,10 +18,7 @@ def test_the_published_settings(name):
 def test_networks():
     assert BENCHMARKS["label-permuted-emnist"].config.network.hidden == (300, 150)
     network = BENCHMARKS["label-permuted-cifar10"].config.network
-<<<<<<< HEAD
     assert (network.channels, network.kernel_sizes, network.hidden) == ((6, 16), (5,), (120, 84))
-=======
-    assert (network.channels, network.kernel_size, network.hidden) == ((6, 16), 5, (120, 84))
 
 
 @pytest.mark.parametrize("name", ["emnist", "mnist"])
@@ -34,4 +31,3 @@ def test_mitigations_have_the_settings_for_emnist(name):
 def test_no_settings_of_emnist_count_as_published_for_cifar10():
     assert BENCHMARKS["label-permuted-cifar10"].mitigation("weight-decay") == WeightDecay()
     assert BENCHMARKS["label-permuted-cifar10"].mitigation("upgd") == UPGD()
->>>>>>> wt-permuted
