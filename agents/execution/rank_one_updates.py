@@ -161,16 +161,10 @@ class GoalUpdate:
             goals = [memory.whole.new_empty(most)] * len(memory.weights)
             goals += [torch.empty_like(each) for each in memory.biases]
         self._goals = goals
-        self._biases = [
-            (*each, goal)
-            for *each, goal in zip(
-                memory.biases,
-                memory.gradients,
-                anchors[len(memory.weights) :],
-                goals[len(memory.weights) :],
-                strict=True,
-            )
-        ]
+        of_biases = slice(len(memory.weights), None)
+        self._biases = list(
+            zip(memory.biases, memory.gradients, anchors[of_biases], goals[of_biases], strict=True)
+        )
 
     def move(self, index: int, row: Tensor) -> None:
         """Update the weight of a layer, or compute where it is to go; see `Update`."""

@@ -290,8 +290,8 @@ def _existing(name: str | Path, expected: str) -> Path:
             kind = recognized(stream.read(1024))
         raise ValueError(
             f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Pass the folder that "
-            "holds the dataset's files, unpacked if they are in an archive (those of CIFAR and EMNIST need not"
-            " be)."
+            "holds the dataset's files, unpacked if they are in an archive (those of CIFAR and EMNIST need"
+            " not be)."
         )
     if not folder.is_dir():
         raise ValueError(f"{expected}: {str(folder)!r}.")
