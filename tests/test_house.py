@@ -282,11 +282,6 @@ def test_every_test_file_tests_a_file(room):
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
-    "scripts/benchmarks/classic_control.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/slippery_ant.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/class_incremental.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/permuted_images.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/random_labels.py": "scripts/config/test_benchmarks.py",
     "scripts/run/atomic_files.py": "scripts/run/test_folder.py",
     "scripts/run/events.py": "scripts/run/test_folder.py",
     "scripts/run/progress.py": "scripts/run/test_command.py",
