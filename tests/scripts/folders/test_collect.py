@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -23,22 +24,22 @@ def test_runs_come_together_and_longer_ones_replace_shorter_ones(tmp_path, make_
     make_run(second, "syre", seed=1)
     (make_run(second, "syre", seed=2) / "lock").touch()
     counts = collect(CollectConfig((first, second), out))
-    assert counts == {"copied": 4, "kept": 0}
+    assert counts == Counter({"copied": 4, "kept": 0})
     assert [len(run.rows) for run in find_runs(out)] == [3, 2, 3, 3]
     found = content(out)
     assert not [name for name in found if name.endswith("lock")]
     for name, each in content(second).items():
         assert name.endswith("lock") or found[name] == each
-    assert collect(CollectConfig((first, second), out)) == {"copied": 0, "kept": 4}
+    assert collect(CollectConfig((first, second), out)) == Counter({"copied": 0, "kept": 4})
     assert content(out) == found
     path = second / "permuted-digits" / "none" / "seed_1"
     row = {"task": 2, "test_accuracy": 0.7, "diverged": False}
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    assert collect(CollectConfig((second,), out)) == {"replaced": 1, "kept": 2}
+    assert collect(CollectConfig((second,), out)) == Counter({"replaced": 1, "kept": 2})
     assert len(find_runs(out)[1].rows) == 3
     # the shorter one does not come back
-    assert collect(CollectConfig((first,), out)) == {"kept": 2}
+    assert collect(CollectConfig((first,), out)) == Counter({"kept": 2})
 
 
 def test_a_run_in_use_is_left_out(tmp_path, make_run, capsys):
