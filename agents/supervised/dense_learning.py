@@ -28,6 +28,7 @@ class DenseLearning:
         config: Training settings.
         loss: Loss of the current task.
         hooks: Mitigations that act on steps.
+        keep_gradients: Whether every step leaves its gradients.
     """
 
     def __init__(
@@ -37,9 +38,12 @@ class DenseLearning:
         config: ClassifierConfig,
         loss: TaskLoss,
         hooks: Hooks | None,
+        *,
+        keep_gradients: bool = False,
     ) -> None:
         self._network, self._optimizer, self._config = network, optimizer, config
         self._loss, self._hooks = loss, hooks
+        self._keep_gradients = keep_gradients
         self._gradients: DenseGradients | None = None
         self._descent: RankOneDescent | None = None
         self._at_once = False
@@ -50,8 +54,8 @@ class DenseLearning:
         if activation is None:
             return False
         parameters = self._network.parameters
-        stores = self._hooks is not None and (
-            self._hooks.has_penalty or self._hooks.reads_gradients
+        stores = self._keep_gradients or (
+            self._hooks is not None and (self._hooks.has_penalty or self._hooks.reads_gradients)
         )
         step = None
         if self._config.batch_size == 1 and not stores:
@@ -110,6 +114,8 @@ def dense_learning(
     config: ClassifierConfig,
     loss: TaskLoss,
     hooks: Hooks | None,
+    *,
+    keep_gradients: bool = False,
 ) -> DenseLearning | None:
     """Return the learning of one network on a CPU, if its settings permit; None otherwise."""
     if not isinstance(networks, SingleNetwork) or not isinstance(optimizer, SingleOptimizer):
@@ -118,4 +124,4 @@ def dense_learning(
     by_autograd = hooks is not None and hooks.penalizes_features
     if first.device.type != "cpu" or config.precision != "float32" or config.compile or by_autograd:
         return None
-    return DenseLearning(networks, optimizer, config, loss, hooks)
+    return DenseLearning(networks, optimizer, config, loss, hooks, keep_gradients=keep_gradients)

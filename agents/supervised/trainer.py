@@ -68,6 +68,7 @@ class Trainer:
         device: Device of the networks.
         keep_start: Whether to keep the weights from the beginning of each task, for "update" metrics.
         keep_last: Whether to keep the weights before the last step of each task, for "step" metrics.
+        keep_gradients: Whether every step leaves its gradients, without a decay, where they can be measured.
         learning_rates: Learning rate of each network. None: that of the training settings.
 
     Raises:
@@ -86,6 +87,7 @@ class Trainer:
         device: str | torch.device,
         keep_start: bool,
         keep_last: bool = False,
+        keep_gradients: bool = False,
         learning_rates: Sequence[float] | None = None,
     ) -> None:
         self.config = config
@@ -100,14 +102,16 @@ class Trainer:
         self._online = Counts(lead, self.device, self._loss.of_examples)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
-        self._keep_last = keep_last
+        self._keep_last, self._keep_gradients = keep_last, keep_gradients
         self._before_last: dict[str, Tensor] | None = None
         self._learning_rates = learning_rates or [config.learning_rate] * self.num_networks
         self._output: tuple[str, ...] = ()
         self._best = BestWeights(networks, lead) if config.keep_best else None
         self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
-        self._dense = dense_learning(networks, optimizer, config, self._loss, self._hooks)
+        self._dense = dense_learning(
+            networks, optimizer, config, self._loss, self._hooks, keep_gradients=keep_gradients
+        )
         self._is_dense = False
 
     @property
@@ -225,7 +229,7 @@ class Trainer:
         self._is_dense = self._dense is not None and self._dense.follow()
         if isinstance(self._optimizer, SingleOptimizer) and self._compiled is None:
             reads = self._hooks is not None and self._hooks.reads_gradients
-            self._optimizer.take_direct_steps(keep_gradients=reads)
+            self._optimizer.take_direct_steps(keep_gradients=reads or self._keep_gradients)
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:
