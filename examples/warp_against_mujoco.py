@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from plasticity.tasks import SlipperyAntMujocoEnv
-from plasticity.tasks.control.ant.environment import MAX_EPISODE_STEPS
 from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, HEALTHY_HEIGHTS, RESET_NOISE, load_ant
 from plasticity.tasks.control.ant.warp import SlipperyAntWarp
 from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
+from plasticity.tasks.control.slippery.environment import MAX_EPISODE_STEPS
 
 Array = NDArray[np.float64]
 

@@ -51,6 +51,8 @@ COMMANDS = {
     "tune": "search each method's settings with the same budget, on the first part of a benchmark",
     "compare": "tune, run on other seeds, and report, as one",
     "reproduce": "figures of the papers: train their runs, judge the claim, draw",
+    "status": "which runs of a folder are done, and how to continue the rest",
+    "collect": "runs of several folders into one, as from several machines",
     "report": "tables and figures of finished or unfinished runs",
     "video": "a GIF, video or filmstrip of a run's trained agent",
     "list": "benchmarks, figures, methods, networks and metrics, a line each",
@@ -103,7 +105,7 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(take_imports(rest, "plasticity list")[1])
-    if command in ("report", "video", "probe", "strip"):
+    if command in ("status", "collect", "report", "video", "probe", "strip"):
         _file_command(command, rest)
         return 0
     if command == "bench":
@@ -136,6 +138,14 @@ def _file_command(command: str, rest: list[str]) -> None:
         from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
         report(tyro.cli(ReportConfig, prog="plasticity report", args=rest))
+    elif command == "status":
+        from plasticity.scripts.folders.status import StatusConfig, status  # noqa: PLC0415  (matplotlib)
+
+        status(tyro.cli(StatusConfig, prog="plasticity status", args=rest))
+    elif command == "collect":
+        from plasticity.scripts.folders.collect import CollectConfig, collect  # noqa: PLC0415
+
+        collect(tyro.cli(CollectConfig, prog="plasticity collect", args=rest))
     elif command == "video":
         from plasticity.scripts.video.command import VideoConfig, video  # noqa: PLC0415  (gymnasium)
 

@@ -4,9 +4,15 @@ import gymnasium
 
 from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
 from plasticity.tasks.control.ant.engines import ENGINES, slippery_ant_vector
-from plasticity.tasks.control.ant.environment import MAX_EPISODE_STEPS
 from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
-from plasticity.tasks.control.friction import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
+from plasticity.tasks.control.humanoid.mujoco import SlipperyHumanoidEnv
+from plasticity.tasks.control.slippery.environment import MAX_EPISODE_STEPS
+from plasticity.tasks.control.slippery.friction import (
+    SCHEDULES,
+    FrictionStream,
+    FrictionTask,
+    task_friction,
+)
 from plasticity.tasks.datasets.downloads import DownloadError
 from plasticity.tasks.datasets.images import DATASETS, ImageDataset, load_dataset
 from plasticity.tasks.streams.base import Stream, SupervisedStream, TaskSpec, stack
@@ -18,13 +24,14 @@ __all__ = [
     "ENGINES",
     "SCHEDULES",
     "DownloadError",
+    "FrictionStream",
+    "FrictionTask",
     "ImageDataset",
     "ImageTask",
     "PermutedImages",
-    "SlipperyAnt",
     "SlipperyAntBulletEnv",
     "SlipperyAntMujocoEnv",
-    "SlipperyAntTask",
+    "SlipperyHumanoidEnv",
     "Stream",
     "SupervisedStream",
     "TaskSpec",
@@ -46,5 +53,11 @@ gymnasium.register(
 gymnasium.register(
     "plasticity/SlipperyAntMujoco-v0",
     entry_point="plasticity.tasks.control.ant.mujoco:SlipperyAntMujocoEnv",
+    max_episode_steps=MAX_EPISODE_STEPS,
+)
+
+gymnasium.register(
+    "plasticity/SlipperyHumanoid-v0",
+    entry_point="plasticity.tasks.control.humanoid.mujoco:SlipperyHumanoidEnv",
     max_episode_steps=MAX_EPISODE_STEPS,
 )

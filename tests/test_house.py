@@ -282,8 +282,6 @@ def test_every_test_file_tests_a_file(room):
 
 # file: where it is tested, as its idea is part of another's
 COVERED_ELSEWHERE = {
-    "scripts/benchmarks/classic_control.py": "scripts/config/test_benchmarks.py",
-    "scripts/benchmarks/slippery_ant.py": "scripts/config/test_benchmarks.py",
     "scripts/run/atomic_files.py": "scripts/run/test_folder.py",
     "scripts/run/events.py": "scripts/run/test_folder.py",
     "scripts/run/progress.py": "scripts/run/test_command.py",
@@ -301,6 +299,8 @@ COVERED_ELSEWHERE = {
     "scripts/run/control_rows.py": "scripts/run/test_control_experiment.py",
     "agents/execution/measuring.py": "agents/supervised/test_trainer.py",
     "agents/networks/feedforward.py": "agents/networks/test_cnn.py",
+    "tasks/control/ant/environment.py": "tasks/control/slippery/test_environment.py",
+    "tasks/control/slippery/mujoco.py": "tasks/control/ant/test_mujoco.py",
     "agents/ppo/batch.py": "agents/ppo/test_policies.py",
     "agents/ppo/single_policy.py": "agents/ppo/test_policies.py",
     "agents/ppo/stacked_policies.py": "agents/ppo/test_policies.py",

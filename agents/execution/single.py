@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import optimizer_constants
+from plasticity.optim.direct_step import DirectStep, direct_step
 from plasticity.recording import record_inputs, recorded_inputs
 from plasticity.stacking.networks import require_index
 
@@ -99,14 +100,34 @@ class SingleOptimizer:
         self._rate = ordinary.param_groups[0]["lr"]
         parameter = ordinary.param_groups[0]["params"][0]
         self._captured_rate = torch.zeros((), device=parameter.device) if captured else None
+        self._direct: DirectStep | None = None
+        self._keep_gradients: bool | None = None
 
     def step(self, active: Tensor | None = None) -> None:
         """Take a step; `active` is for stacked networks only."""
+        if self._direct is not None:
+            self._direct()
+            return
         self.ordinary.step()
+        if self._keep_gradients is not None:  # the state that it needs is there now
+            self._direct = direct_step(self.ordinary, keep_gradients=self._keep_gradients)
+            self._keep_gradients = None
+
+    def take_direct_steps(self, *, keep_gradients: bool) -> None:
+        """Leave out the bookkeeping of steps, from the next but one on, if the optimizer has a `DirectStep`.
+
+        To be called again after settings have changed, but for the learning rate.
+
+        Args:
+            keep_gradients: Whether gradients are read after a step.
+        """
+        self._direct, self._keep_gradients = None, keep_gradients
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        self.ordinary.zero_grad()
+        for group in self.ordinary.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def set_learning_rate(self, rates: Sequence[float]) -> None:
         """Set the learning rate of all groups."""
@@ -134,6 +155,7 @@ class SingleOptimizer:
         """Load the state of an optimizer."""
         require_index(index, 1)
         _load(self.ordinary, state)
+        self._direct = None  # the state is in other tensors
         if self._captured_rate is not None:  # the loaded one is a number
             self.set_learning_rate([self.ordinary.param_groups[0]["lr"]])
 

@@ -16,6 +16,7 @@ from plasticity.initialization import (
     Scheme,
     scheme_distribution,
     scheme_gain,
+    torch_default,
 )
 from plasticity.mitigations import Mitigation, network_spec
 from plasticity.network_spec import LayerSpec, NetworkSpec
@@ -181,12 +182,12 @@ def initialise(
     head_gain: float,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Draw all weights of a network and set its biases to 0.
+    """Draw all weights of a network and set its biases to 0; torch's scheme draws the biases too.
 
     Args:
         network: Network to initialize in place.
         scheme: Scheme of the weights (`scheme_distribution`), with its own gain in hidden layers.
-        head_gain: Gain of the head. The scheme lecun, as published for Slippery-Ant, has none.
+        head_gain: Gain of the head. The schemes lecun, as published for Slippery-Ant, and torch have none.
         generator: Generator of the weights. None: torch's default generator.
     """
     found: dict[str, Distribution] = {}
@@ -195,9 +196,10 @@ def initialise(
         assert isinstance(layer, nn.Linear)
         gain = scheme_gain(scheme)
         if name == "head":
-            gain = 1.0 if scheme == "lecun" else head_gain
+            gain = 1.0 if scheme in ("lecun", "torch") else head_gain
         shape = tuple(layer.weight.shape)
         found[f"{name}.weight"] = scheme_distribution(scheme, shape, gain)
         if layer.bias is not None:
-            found[f"{name}.bias"] = Constant(0.0)
+            drawn = scheme == "torch"
+            found[f"{name}.bias"] = torch_default(shape[1]) if drawn else Constant(0.0)
     network.draw(found, torch.default_generator if generator is None else generator)

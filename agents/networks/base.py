@@ -105,7 +105,8 @@ class Network(ABC):
                     " plasticity.agents.networks.layers.InitializedNetwork."
                 )
             network.draw(chosen, torch.default_generator)
-        if self.cloned_share:
+        is_shape_only = any(each.is_meta for each in network.parameters())
+        if self.cloned_share and not is_shape_only:
             clone_units(network, self.cloned_share, input_shape)
         if self.input_scale != 1:
             network.register_forward_pre_hook(InputScale(self.input_scale))

@@ -191,7 +191,12 @@ class BasePPO:
             by_agent(each) for each in (results.rewards, results.terminated, results.truncated)
         )
         normalizer = self._reward_normalizer
-        learnt = rewards if normalizer is None else normalizer(rewards, terminated | truncated)
+        if normalizer is not None:
+            learnt = normalizer(rewards, terminated | truncated)
+        else:
+            learnt = (
+                rewards if self.config.reward_scale == 1 else rewards * self.config.reward_scale
+            )
         rollout.by_step["rewards"][step].copy_(rewards)
         rollout.by_step["learnt_rewards"][step].copy_(learnt)
         rollout.by_step["terminated"][step].copy_(terminated)

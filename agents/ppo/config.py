@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from plasticity.agents.networks.layers import ACTIVATIONS
+from plasticity.agents.networks.layers import ACTIVATIONS, Activation
 from plasticity.checks import nearest, require_betas, require_bool, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
 
-INITIALIZATIONS = ("lecun", "orthogonal", "kaiming", "xavier")
+INITIALIZATIONS = ("lecun", "orthogonal", "kaiming", "xavier", "torch")
 """Initialization schemes by their name in a configuration."""
 
 SCHEDULES = ("constant", "linear")
@@ -32,14 +32,15 @@ class PPOConfig:
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers, in both actor and critic."""
 
-    activation: Literal["relu", "tanh", "gelu", "leaky-relu", "elu", "silu"] = "relu"
+    activation: Activation = "relu"
     """Activation applied after every layer except the last."""
 
-    initialization: Literal["lecun", "orthogonal", "kaiming", "xavier"] = "lecun"
+    initialization: Literal["lecun", "orthogonal", "kaiming", "xavier", "torch"] = "lecun"
     """Scheme of the initial weights. lecun: uniform within sqrt(3 / fan-in), as published for Slippery-Ant.
     orthogonal: gain sqrt(2) in hidden layers, 0.01 in the actor's last layer and 1 in the critic's, as in
     most PPO implementations. kaiming: normal, with the same gains. xavier: uniform, with a gain of 1 in
-    hidden layers and the same ones in the last. Biases start at 0."""
+    hidden layers and the same ones in the last. Biases start at 0. torch: weights and biases as torch draws
+    them, uniform within 1 / sqrt(fan-in), also in the last layer."""
 
     initial_log_std: float = 0.0
     """Logarithm of the initial standard deviation of a continuous action."""
@@ -100,6 +101,10 @@ class PPOConfig:
     normalize_rewards: bool = False
     """Whether to scale rewards by the running standard deviation of the discounted return, clipped to ±10."""
 
+    reward_scale: float = 1.0
+    """Factor of the rewards that are learned from, above 0; returns are reported without it. C-CHAIN divides
+    those of Gym control by 20: 0.05."""
+
     max_gradient_norm: float | None = None
     """Norm to which the joint gradient of actor and critic is clipped. None: no clipping. With clipping, the
     two wait for each other at every minibatch."""
@@ -158,11 +163,16 @@ class PPOConfig:
             )
 
     def _check_rates(self) -> None:
-        for name in ("learning_rate", "clip_range", "epsilon"):
+        for name in ("learning_rate", "clip_range", "epsilon", "reward_scale"):
             _require_positive(name, getattr(self, name))
         for name in ("value_clip_range", "max_gradient_norm", "target_kl"):
             if getattr(self, name) is not None:
                 _require_positive(name, getattr(self, name))
+        if self.normalize_rewards and self.reward_scale != 1:
+            raise ValueError(
+                f"reward_scale={self.reward_scale!r} has no effect on rewards that are scaled by their own"
+                " deviation: leave out reward_scale or normalize_rewards."
+            )
         require_betas("betas", self.betas)
         for name in ("gamma", "gae_lambda"):
             if require_number(name, getattr(self, name), minimum=0.0) > 1:

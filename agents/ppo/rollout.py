@@ -50,7 +50,8 @@ class Rollout:
         self.rewards = zeros(dtype=widest_float(envs.device))
         """Rewards as returned by the environments. Shape: (*lead, steps, envs)."""
         self.learnt_rewards = zeros(dtype=torch.float32)
-        """Rewards that the critic learns from, normalized if that is on. Shape: (*lead, steps, envs)."""
+        """Rewards that the critic learns from, normalized or scaled if that is on. Shape:
+        (*lead, steps, envs)."""
         self.terminated = zeros(dtype=torch.bool)
         """Deaths. Shape: (*lead, steps, envs)."""
         self.truncated = zeros(dtype=torch.bool)

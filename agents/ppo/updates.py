@@ -11,12 +11,12 @@ slices of a rollout that was permuted to minibatches of shape (minibatches, *lea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from plasticity.agents.execution.denormals import flushed_denormals
 from plasticity.agents.execution.single import SingleOptimizer
 from plasticity.agents.ppo.batch import Batch
 from plasticity.agents.ppo.config import PPOConfig
@@ -266,25 +266,6 @@ class CriticUpdate(Half):
         """Return value_loss, the mean squared error over the minibatches so far, as in `ActorUpdate`."""
         errors = self._errors.flatten(0, 1)[: self._done]
         return {"value_loss": self._mean(errors.square(), counted)}
-
-
-_DENORMAL = 1e-310
-"""Number that is 0 while denormals are flushed, which concerns Python's numbers, too."""
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Flush numbers below 1.2e-38 to 0 on this thread's CPU, inside the block.
-
-    Adam's moments of a dead unit decay to such numbers, on which a CPU is about ten times slower: without
-    this, a network slows down as its units die (measured: an Adam step of 0.07 ms takes up to 1.4 ms).
-    """
-    before = _DENORMAL * 1.0 == 0  # not a tensor's number, so that it is no wait for a device
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 def minibatch_rows(data_orders: Tensor, minibatch_size: int) -> Tensor:

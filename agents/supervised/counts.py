@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,26 +21,38 @@ class Counts:
     Args:
         lead: Leading dimensions `...`: () for one network, (R,) for R stacked ones.
         device: Device of the sums.
+        of_examples: Function that returns the loss of each example, from logits (examples, classes) and
+            labels (examples,), for steps of one example that are added without a loss.
     """
 
-    def __init__(self, lead: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self,
+        lead: tuple[int, ...],
+        device: torch.device,
+        of_examples: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self._lead, self._device = lead, device
+        self._of_examples = of_examples
         self._pending: list[tuple[Tensor, ...]] = []
         self._correct = torch.zeros(lead, dtype=torch.int64, device=device)
         # float32 sums over a long task lose digits, but mps has no wider dtype
         wide = torch.float32 if device.type == "mps" else torch.float64
         self._loss_sum = torch.zeros(lead, dtype=wide, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
+    def add(self, logits: Tensor, labels: Tensor, losses: Tensor | None) -> None:
         """Add a step.
 
         Args:
             logits: New tensor. Shape: (..., batch, classes).
             labels: New tensor. Shape: (..., batch); of a regression, whose predictions are not counted,
                 (..., batch, outputs).
-            losses: Each network's mean loss over the batch. Shape: (...).
+            losses: Each network's mean loss over the batch. Shape: (...). None: it is computed later,
+                with those of other steps; only of one network, at batch 1.
         """
-        self._pending.append((logits, labels, losses * logits.shape[-2]))
+        if losses is None:
+            self._pending.append((logits, labels))
+        else:
+            self._pending.append((logits, labels, losses * logits.shape[-2]))
         if len(self._pending) == STEPS_COUNTED_AT_ONCE:
             self._count_pending()
 
@@ -52,12 +64,24 @@ class Counts:
     def _count_pending(self) -> None:
         if not self._pending:
             return
+        self._complete()
         logits, labels, losses = zip(*self._pending, strict=True)
         if not labels[0].is_floating_point():
             found = torch.cat(logits, dim=-2).argmax(dim=-1)
             self._correct += (found == torch.cat(labels, dim=-1)).sum(-1)
         self._loss_sum += torch.stack(losses, dim=-1).to(self._loss_sum.dtype).sum(-1)
         self._pending.clear()
+
+    def _complete(self) -> None:
+        """Compute the losses of the steps that were added without one."""
+        missing = [place for place, each in enumerate(self._pending) if len(each) == 2]
+        if not missing:
+            return
+        assert self._of_examples is not None
+        logits, labels = zip(*[self._pending[place] for place in missing], strict=True)
+        losses = self._of_examples(torch.cat(logits), torch.cat(labels))
+        for place, own in zip(missing, losses.unbind(), strict=True):
+            self._pending[place] = (*self._pending[place], own)
 
     def clear(self) -> None:
         """Begin again at zero."""
@@ -72,6 +96,7 @@ class Counts:
     def state_dict(self, step: int, index: int) -> dict[str, Any]:
         """Return the sums of one network, which has done this many steps since the beginning."""
         # Steps are saved separately instead of being counted early: rounding depends on the order of a sum.
+        self._complete()
         pending = self._pending[: step % STEPS_COUNTED_AT_ONCE]
         return {
             "pending": [

@@ -25,6 +25,7 @@ class Classifier(Trainer):
         device: Device of the network: "cpu", "cuda", "mps", …
         keep_start: As in `Trainer`.
         keep_last: As in `Trainer`.
+        keep_gradients: As in `Trainer`.
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
@@ -40,6 +41,7 @@ class Classifier(Trainer):
         device: str | torch.device = "cpu",
         keep_start: bool = False,
         keep_last: bool = False,
+        keep_gradients: bool = False,
     ) -> None:
         method.prepare(network)
         self.network = network.to(device)
@@ -54,4 +56,5 @@ class Classifier(Trainer):
             device=device,
             keep_start=keep_start,
             keep_last=keep_last,
+            keep_gradients=keep_gradients,
         )

@@ -27,6 +27,7 @@ class TaskLoss:
         self._kind = default
         self._active: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
         self._inactive: Tensor | None = None
+        self._one_hot: Tensor | None = None
 
     @property
     def constants(self) -> Hashable:
@@ -102,6 +103,40 @@ class TaskLoss:
         # Inactive classes count neither in the sum nor in the number that divides it.
         loss = self._squared_error(logits.masked_fill(self._inactive.unsqueeze(-2), 0.0), one_hot)
         return loss * (logits.shape[-1] / self._inactive.logical_not().sum(-1))
+
+    def gradient(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient of the mean loss by the logits, without a graph, for one network.
+
+        Args:
+            logits: Masked logits, without a graph. Shape: (batch, classes).
+            labels: Shape: (batch, …).
+
+        Returns:
+            A new tensor. Shape: (batch, classes).
+        """
+        if self.is_regression:
+            return (logits - labels).mul_(2 / logits.numel())
+        if self._kind != "cross-entropy":
+            with torch.enable_grad():
+                leaf = logits.detach().requires_grad_()
+                return torch.autograd.grad(self(leaf, labels), leaf)[0]
+        # A third of autograd's time. The rows of an identity are cheaper than a scatter.
+        gradient = torch.softmax(logits, -1)
+        rows = self._one_hot
+        if rows is None or len(rows) != logits.shape[-1] or rows.dtype != logits.dtype:
+            rows = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+            self._one_hot = rows
+        gradient.sub_(rows.index_select(0, labels))
+        return gradient if len(labels) == 1 else gradient.div_(len(labels))
+
+    @property
+    def is_of_examples(self) -> bool:
+        """Whether `of_examples` is known."""
+        return self._kind == "cross-entropy"
+
+    def of_examples(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example. Shape: (examples, classes) and (examples,) to (examples,)."""
+        return functional.cross_entropy(logits, labels, reduction="none")
 
     # One network and stacked ones round differently.
 

@@ -11,6 +11,7 @@ Everything here has leading dimensions `...`: none for one network, (R,) for R s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.agents.execution.compiled import CompiledStep
+from plasticity.agents.execution.denormals import flushed_denormals
 from plasticity.agents.execution.hooks import make_hooks
 from plasticity.agents.execution.measuring import measured
 from plasticity.agents.execution.single import (
@@ -31,6 +33,7 @@ from plasticity.agents.supervised.best_weights import BestWeights
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.counts import Counts
 from plasticity.agents.supervised.data_orders import DataOrders
+from plasticity.agents.supervised.dense_learning import dense_learning
 from plasticity.agents.supervised.output_layer import output_parameters
 from plasticity.agents.supervised.task import EpochTask, Task, ValidatedTask, require_validation
 from plasticity.agents.supervised.task_loss import TaskLoss
@@ -43,6 +46,9 @@ from plasticity.stacking.networks import StackedNetworks, require_index
 EVALUATION_BATCH = 250
 """Examples of each network evaluated at once; memory holds the activations of R times as many. On a CPU the
 CNN of the benchmarks takes two thirds of the time that it takes with 1000."""
+
+GATHERED_EXAMPLES = 64
+"""Examples gathered at once for the steps of one network: of small batches, those of several steps."""
 
 
 class Trainer:
@@ -62,6 +68,7 @@ class Trainer:
         device: Device of the networks.
         keep_start: Whether to keep the weights from the beginning of each task, for "update" metrics.
         keep_last: Whether to keep the weights before the last step of each task, for "step" metrics.
+        keep_gradients: Whether every step leaves its gradients, without a decay, where they can be measured.
         learning_rates: Learning rate of each network. None: that of the training settings.
 
     Raises:
@@ -80,6 +87,7 @@ class Trainer:
         device: str | torch.device,
         keep_start: bool,
         keep_last: bool = False,
+        keep_gradients: bool = False,
         learning_rates: Sequence[float] | None = None,
     ) -> None:
         self.config = config
@@ -91,16 +99,20 @@ class Trainer:
         self._steps = [0] * self.num_networks
         self._task_steps = 1
         self._loss = TaskLoss(config.loss, lead, self.device)
-        self._online = Counts(lead, self.device)
+        self._online = Counts(lead, self.device, self._loss.of_examples)
         self._keep_start = keep_start
         self._start: dict[str, Tensor] | None = None
-        self._keep_last = keep_last
+        self._keep_last, self._keep_gradients = keep_last, keep_gradients
         self._before_last: dict[str, Tensor] | None = None
         self._learning_rates = learning_rates or [config.learning_rate] * self.num_networks
         self._output: tuple[str, ...] = ()
         self._best = BestWeights(networks, lead) if config.keep_best else None
         self._hooks = make_hooks(networks, optimizer, methods)
         self._compiled = self._compile() if config.compile else None
+        self._dense = dense_learning(
+            networks, optimizer, config, self._loss, self._hooks, keep_gradients=keep_gradients
+        )
+        self._is_dense = False
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -141,14 +153,16 @@ class Trainer:
             following = (task.index + 1, 0) if is_last else (task.index, epoch + 1)
             self._data_orders.draw_ahead(*following, task.num_train)
             shown = self._begin_epoch(task, epoch)
-            for indices in torch.split(data_orders, batch_size, dim=-1)[first:]:
-                if should_stop():
-                    return False
-                if self._keep_last and step + 1 == self._task_steps:
-                    self._before_last = self._evaluated_weights()
-                self._train_step(*shown.train_batch(indices))
-                step += 1
-                self._steps = [step] * self.num_networks
+            without_graph = torch.no_grad() if self._is_dense else nullcontext()
+            with without_graph, flushed_denormals():
+                for batch in self._batches(shown, data_orders, first):
+                    if should_stop():
+                        return False
+                    if self._keep_last and step + 1 == self._task_steps:
+                        self._before_last = self._evaluated_weights()
+                    self._train_step(*batch)
+                    step += 1
+                    self._steps = [step] * self.num_networks
             self._end_epoch(task)
         if self._best is not None:
             self._best.restore(self._live)
@@ -164,6 +178,7 @@ class Trainer:
         if self.config.learning_rate_drops:
             share = self.config.learning_rate_share(epoch)
             self._optimizer.set_learning_rate([rate * share for rate in self._learning_rates])
+            self._is_dense = self._dense is not None and self._dense.follow()
         return task.in_epoch(epoch) if isinstance(task, EpochTask) else task
 
     def _end_epoch(self, task: Task) -> None:
@@ -177,6 +192,24 @@ class Trainer:
 
     def _epochs_of(self, task: Task) -> int:
         return self.config.epochs_per_task * task.spec.passes
+
+    def _batches(
+        self, task: Task, data_orders: Tensor, first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the batches of an epoch from one of them on."""
+        size = self.config.batch_size
+        # Stacked tasks have a leading axis, along which the batches of several steps would have gaps.
+        at_once = 1 if self._lead else max(1, GATHERED_EXAMPLES // size)
+        # Gathered at fixed positions, also after a stop: products may round by the place in memory.
+        done, skipped = divmod(first, at_once)
+        for indices in torch.split(data_orders, at_once * size, dim=-1)[done:]:
+            inputs, labels = task.train_batch(indices)
+            if at_once == 1:
+                yield inputs, labels
+                continue
+            batches = zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
+            yield from itertools.islice(batches, skipped, None)
+            skipped = 0
 
     def _common_step(self) -> int:
         live = {i: step for i, step in enumerate(self._steps) if i not in self._frozen}
@@ -193,6 +226,10 @@ class Trainer:
         self._loss.follow(task.spec)
         if self._best is not None:
             require_validation(task)
+        self._is_dense = self._dense is not None and self._dense.follow()
+        if isinstance(self._optimizer, SingleOptimizer) and self._compiled is None:
+            reads = self._hooks is not None and self._hooks.reads_gradients
+            self._optimizer.take_direct_steps(keep_gradients=reads or self._keep_gradients)
         if step == 0:
             self._loss.require_active(task, self._all_batches(task))
         if self._hooks is not None:
@@ -236,7 +273,7 @@ class Trainer:
                 self._loss_of,
             )
         hooks.progress.task = task.index
-        if self._compiled is not None or hooks.reads_every_step:
+        if self._compiled is not None or (hooks.reads_every_step and not self._is_dense):
             self._networks.always_record(hooks.all_recorded_layers)
 
     def _loss_of(self, index: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -252,8 +289,10 @@ class Trainer:
     def _train_step(self, inputs: Tensor, labels: Tensor) -> None:
         # Chosen at each step: storing the bound method in self would create a reference cycle, so that
         # the object and its memory would be freed late.
-        learn = self._compiled or self._learn_eagerly
-        losses, logits, layer_inputs = learn(inputs, labels)
+        dense = self._dense if self._is_dense else None
+        losses, logits, layer_inputs = (dense or self._compiled or self._learn_eagerly)(
+            inputs, labels
+        )
         if self._hooks is not None:
             if self._compiled is not None:  # a replayed graph has shown them nothing
                 self._hooks.observe(inputs, layer_inputs)

@@ -85,6 +85,10 @@ class Mitigation:
     penalizes_features: ClassVar[bool] = False
     """Whether `penalty` depends on `context.features`, and not only on weights and inputs."""
 
+    reads_gradients: ClassVar[bool] = True
+    """Whether `before_step` or `after_step` uses `context.gradients` or `context.moved`. Where none does, a
+    learner may update the weights without storing gradients."""
+
     reads_task_gradients: ClassVar[bool] = False
     """Whether the hooks need gradients of the task's loss alone: not with a mitigation that has a penalty."""
 

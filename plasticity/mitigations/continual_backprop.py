@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +22,13 @@ from plasticity.mitigations.replacement_schedule import (
     take_due,
 )
 from plasticity.mitigations.unit_averages import (
-    incoming_means,
+    incoming_sums,
     joined,
     joined_features,
     mean_features,
     mean_magnitudes,
     outgoing_sums,
+    weight_magnitudes,
 )
 from plasticity.precision import wide_dtype
 from plasticity.seeds import child_seed
@@ -85,6 +87,7 @@ class ContinualBackprop(Mitigation):
     """
 
     kind: ClassVar[Kind] = "unit reset"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple[float, ...]]] = {
@@ -181,41 +184,71 @@ class ContinualBackprop(Mitigation):
 
     def _now(self, context: Context, features: list[Tensor]) -> Tensor:
         """Return utilities in this step, without an average. Shape: (..., units of all layers)."""
+        magnitudes = weight_magnitudes(
+            context,
+            incoming=self.utility in ("adaptable-contribution", "adaptation"),
+            outgoing=self.utility != "adaptation",
+        )
         if self.utility == "adaptation":
-            return 1 / self._incoming(context)
-        outgoing = outgoing_sums(context)
+            return 1 / _incoming(context, magnitudes)
+        outgoing = outgoing_sums(context, magnitudes)
         if self.utility == "weight":
             return outgoing
         if self.utility == "contribution":
             return mean_magnitudes(context, features) * outgoing
-        usual = [
-            self._corrected(context, layer, context.state[f"mean/{layer}"])
-            for layer in context.units
-        ]
-        contribution = mean_magnitudes(context, features, torch.cat(usual, -1)) * outgoing
+        contribution = outgoing.mul_(mean_magnitudes(context, features, self._usual(context)))
         if self.utility == "zero-contribution":
             return contribution
-        return contribution / self._incoming(context)
+        return contribution.div_(_incoming(context, magnitudes))
 
-    def _incoming(self, context: Context) -> Tensor:
-        means = joined([*incoming_means(context, context.parameters).values()])
-        return means.clamp(min=torch.finfo(means.dtype).tiny)  # 0 / 0 would stay in the average
+    def _usual(self, context: Context) -> Tensor:
+        """Return the averages of features as if they had not begun at 0.
+
+        Shape: (..., columns of all layers).
+        """
+        own = [context.state[f"mean/{layer}"] for layer in context.units]
+        mean, born = context.memory["mean"], context.memory.get("born")
+        if born is None:
+            born = _join(context, "born")
+        if mean.shape == born.shape and sum(each.shape[-1] for each in own) == mean.shape[-1]:
+            return self._corrected(context, born, mean)  # all layers in one operation each
+        return joined(
+            [
+                self._corrected(context, context.state[f"born/{layer}"], each)
+                for layer, each in zip(context.units, own, strict=True)
+            ]
+        )
 
     def _corrected(
-        self, context: Context, layer: str, average: Tensor, decay: float | None = None
+        self, context: Context, born: Tensor, average: Tensor, decay: float | None = None
     ) -> Tensor:
-        """Return an average of a layer's units or columns as if it had not begun at 0.
+        """Return an average of units or columns as if it had not begun at 0.
 
         Args:
             context: Context of the networks.
-            layer: Name of the layer.
+            born: Steps at which the units were new. Shape: (..., units).
             average: Shape: (..., units), or (..., units * positions).
             decay: Decay of this network. None: that of each.
         """
-        age = (context.step - context.state[f"born/{layer}"]).to(average.dtype)
-        share = 1 - (context.per_run(self.decay, age) if decay is None else decay) ** age
-        positions = average.shape[-1] // age.shape[-1]
+        share = self._share_seen(context, context.step - born, average.dtype, decay)
+        positions = average.shape[-1] // share.shape[-1]
         return average / (share if positions == 1 else share.repeat_interleave(positions, -1))
+
+    def _share_seen(
+        self, context: Context, age: Tensor, dtype: torch.dtype, decay: float | None
+    ) -> Tensor:
+        """Return 1 - decay^age, the share of an average that is not still its beginning. Shape: as `age`."""
+        if context.lead or not isinstance(self.decay, float):
+            ages = age.to(dtype)
+            return 1 - (context.per_run(self.decay, ages) if decay is None else decay) ** ages
+        if "shares" not in context.memory:
+            # until they are 1: looking them up takes half the time of computing them
+            last = math.log(torch.finfo(dtype).eps / 8, self.decay) if self.decay else 1
+            ages = torch.arange(int(last) + 2, dtype=dtype, device=age.device)
+            context.memory["shares"] = 1 - self.decay**ages
+        shares: Tensor = context.memory["shares"]
+        flat = age.flatten().clamp_(max=len(shares) - 1)
+        return shares.index_select(0, flat).view(age.shape)
 
     def _take_due(
         self, context: Context, rate: float, generator: torch.Generator
@@ -255,12 +288,12 @@ class ContinualBackprop(Mitigation):
             if self.utility == "random":
                 scores = context.draw(Uniform(1.0), torch.empty_like(utility))
             else:
-                scores = self._corrected(context, layer, utility, decay)
+                scores = self._corrected(context, born, utility, decay)
             is_young = context.step - born <= self.maturity_threshold
             # stable: what topk() makes of equals, such as dead units, differs between devices
             lowest = scores.masked_fill(is_young, torch.inf).sort(stable=True).indices[:number]
             chosen[layer] = torch.zeros_like(is_young).scatter_(0, lowest, True)
-            usual = self._corrected(context, layer, context.state[f"mean/{layer}"], decay)
+            usual = self._corrected(context, born, context.state[f"mean/{layer}"], decay)
             _hand_over(context, layer, chosen[layer], usual)
         context.reset_units(chosen, at_most=max(numbers.values()))
         for layer, mask in chosen.items():
@@ -270,13 +303,25 @@ class ContinualBackprop(Mitigation):
             mean.view(len(mask), -1).masked_fill_(mask.unsqueeze(-1), 0)
 
 
-def _join(context: Context, kind: str) -> None:
-    """Put the averages of all layers side by side in memory, so that one operation updates them all."""
+def _incoming(context: Context, magnitudes: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean absolute weight that makes each unit. Shape: (..., units of all layers)."""
+    sums, numbers = incoming_sums(context, magnitudes)
+    if context.memory.get("inputs of", ()) != numbers:
+        sizes = [units.count for units in context.units.values()]
+        counts = torch.tensor(numbers, dtype=sums.dtype).repeat_interleave(torch.tensor(sizes))
+        context.memory["inputs of"], context.memory["inputs"] = numbers, counts.to(sums.device)
+    means: Tensor = sums / context.memory["inputs"]
+    return means.clamp(min=torch.finfo(means.dtype).tiny)  # 0 / 0 would stay in the average
+
+
+def _join(context: Context, kind: str) -> Tensor:
+    """Put what belongs to all layers side by side in memory, so that one operation serves them all."""
     parts = {name: each for name, each in context.state.items() if name.startswith(f"{kind}/")}
     whole = torch.cat([*parts.values()], -1)
     context.memory[kind] = whole
     views = torch.split(whole, [each.shape[-1] for each in parts.values()], -1)
     context.state.update(zip(parts, views, strict=True))
+    return whole
 
 
 def _hand_over(context: Context, layer: str, chosen: Tensor, usual: Tensor) -> None:

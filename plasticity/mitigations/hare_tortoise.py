@@ -38,6 +38,7 @@ class HareTortoise(Mitigation):
     """
 
     kind: ClassVar[Kind] = "weight reset"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the weights of an evaluation"
     search: ClassVar[dict[str, tuple[float, ...]]] = {"mu": (0.99, 0.999, 0.9999)}
 

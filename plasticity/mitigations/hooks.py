@@ -185,6 +185,15 @@ class Hooks:
         return torch.stack(given).sum(0) if given else None
 
     @property
+    def reads_gradients(self) -> bool:
+        """Whether a hook of a step reads gradients of parameters."""
+        at_steps = ("before_step", "after_step")
+        return any(
+            each.reads_gradients and any(overrides(each, hook) for hook in at_steps)
+            for each in self._mitigations
+        )
+
+    @property
     def acts_before_step(self) -> bool:
         """Whether a hook acts before the optimizer's step."""
         return bool(self._before)
@@ -204,14 +213,27 @@ class Hooks:
     def after_step(self) -> None:
         """Count a step, and call the hooks that are due after it."""
         step = self.step + 1
-        self._steps = [own if run in self._frozen else step for run, own in enumerate(self._steps)]
+        if self._frozen:
+            self._steps = [
+                own if run in self._frozen else step for run, own in enumerate(self._steps)
+            ]
+        else:
+            self._steps = [step] * len(self._steps)
         self.progress.step = step
         due = [each for each in self._after if step % each[0].cadence == 0]
-        if due:
-            with torch.no_grad(), self._frozen_kept() if self._frozen else nullcontext():
-                for mitigation, context in due:
-                    mitigation.after_step(context)
+        if self._frozen and due:
+            with self._frozen_kept():
+                self._act_after(due)
+        elif due:
+            self._act_after(due)
         self.progress.forget_step()
+
+    @staticmethod
+    def _act_after(due: Sequence[tuple[Mitigation, Context]]) -> None:
+        # entering the block takes as long as a small layer
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            for mitigation, context in due:
+                mitigation.after_step(context)
 
     @contextmanager
     def _frozen_kept(self) -> Iterator[None]:

@@ -45,6 +45,7 @@ class Hyperspherical(Mitigation):
     """
 
     kind: ClassVar[Kind] = "network"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str | tuple[str, ...]] = ("the normalization", "the projection")
     comes_last: ClassVar[bool] = True
 

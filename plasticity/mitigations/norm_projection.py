@@ -33,6 +33,7 @@ class NormProjection(Mitigation):
     """
 
     kind: ClassVar[Kind] = "projection"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str | tuple[str, ...]] = "the projection"
     reads_roles: ClassVar[bool] = True
 

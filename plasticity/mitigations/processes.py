@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, distributed
 
+_is_available = distributed.is_available()
+
 
 def num_processes() -> int:
     """Return the number of processes that train together; 1 where a run is not distributed."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _is_available and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 

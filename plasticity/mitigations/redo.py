@@ -25,6 +25,7 @@ class ReDo(Mitigation):
     """
 
     kind: ClassVar[Kind] = "unit reset"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from plasticity.checks import require_bool, require_integer
 from plasticity.mitigations.base import Mitigation
@@ -19,6 +20,8 @@ class Scheduled(Mitigation):
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range, or the action is never due.
     """
+
+    reads_gradients: ClassVar[bool] = False
 
     at_tasks: bool = True
     """Whether to act between two tasks."""

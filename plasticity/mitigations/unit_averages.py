@@ -6,7 +6,6 @@ tensor of a hundred numbers takes as long as one of thousands, so that layers ar
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from plasticity.mitigations.context import Context
 from plasticity.mitigations.hidden_units import UnitReader
-from plasticity.mitigations.processes import num_processes
+from plasticity.mitigations.processes import mean_over_processes
 
 
 def joined_features(context: Context) -> list[Tensor]:
@@ -88,7 +87,7 @@ def mean_magnitudes(
             own = around.narrow(-1, first, count)
             values = each - own.view(*context.lead, 1, *shape)
             first += count
-        distances = values.abs()
+        distances = values.abs() if around is None else values.abs_()
         found.append(
             _mean_of_rows(context, distances)
             if is_plain
@@ -99,29 +98,72 @@ def mean_magnitudes(
 
 def _mean_of_rows(context: Context, values: Tensor) -> Tensor:
     # of a single row: a mean would take as long as all the rest
-    if values.shape[-2] == 1 and values.element_size() >= 4 and num_processes() == 1:
-        return values.select(-2, 0)
+    if values.shape[-2] == 1 and values.element_size() >= 4:
+        return mean_over_processes(values.select(-2, 0))
     return context.averaged(values, (-2,))
 
 
-def outgoing_sums(context: Context) -> Tensor:
-    """Return the sum of the absolute weights that read each unit. Shape: (..., units of all layers)."""
-    lead, parameters = len(context.lead), context.parameters
-    every = [units.readers for units in context.units.values()]
-    sizes = torch._foreach_abs([parameters[each.weight] for readers in every for each in readers])
-    by_unit = iter(
-        [
-            _by_unit(each, _sum_along(own, lead + each.axis, lead))
-            for each, own in zip(itertools.chain(*every), sizes, strict=True)
-        ]
-    )
+def weight_magnitudes(
+    context: Context, *, incoming: bool = True, outgoing: bool = True
+) -> dict[str, Tensor]:
+    """Return the absolute values of weights, each once though it makes units and reads others, by name.
+
+    Args:
+        context: Context of the networks.
+        incoming: Whether those that make units are wanted.
+        outgoing: Whether those that read units are wanted.
+    """
+    names: dict[str, None] = {}
+    for units in context.units.values():
+        if incoming:
+            names[units.weight] = None
+        if outgoing:
+            names.update((each.weight, None) for each in units.readers)
+    weights = {name: context.parameters[name].detach() for name in names}
+    if next(iter(weights.values())).device.type != "cpu":
+        return dict(zip(names, torch._foreach_abs([*weights.values()]), strict=True))
+    # into the same memory at every step: new memory is not in the cache
+    return {name: torch.abs(each, out=context.scratch(name)) for name, each in weights.items()}
+
+
+def outgoing_sums(context: Context, magnitudes: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the absolute weights that read each unit. Shape: (..., units of all layers).
+
+    Args:
+        context: Context of the networks.
+        magnitudes: As `weight_magnitudes` returns them.
+    """
+    lead = len(context.lead)
     sums = []
-    for readers in every:
-        total = next(by_unit)
-        for _ in readers[1:]:
-            total = total + next(by_unit)
+    for units in context.units.values():
+        first, *others = [
+            _by_unit(each, _sum_along(magnitudes[each.weight], lead + each.axis, lead))
+            for each in units.readers
+        ]
+        total = first
+        for each in others:
+            total = total + each
         sums.append(total)
     return joined(sums)
+
+
+def incoming_sums(context: Context, magnitudes: Mapping[str, Tensor]) -> tuple[Tensor, list[int]]:
+    """Return the sum of the absolute weights that make each unit, and their number in each layer.
+
+    Args:
+        context: Context of the networks.
+        magnitudes: As `weight_magnitudes` returns them.
+
+    Returns:
+        Shape: (..., units of all layers); and one number for each layer.
+    """
+    lead = len(context.lead)
+    sums, numbers = [], []
+    for units in context.units.values():
+        own = magnitudes[units.weight]
+        sums.append(_sum_along(own, lead + units.axis, lead))
+        numbers.append(own.numel() // sums[-1].numel())
+    return joined(sums), numbers
 
 
 def incoming_means(context: Context, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,10 +198,11 @@ def _by_unit(reader: UnitReader, by_column: Tensor) -> Tensor:
 
 
 def _sum_along(weight: Tensor, axis: int, lead: int) -> Tensor:
-    """Sum a weight over all dimensions but the leading ones and an axis."""
+    """Sum a weight over all dimensions but the leading ones and an axis, in float32 at least."""
+    dtype = torch.float32 if weight.element_size() < 4 else None
     if weight.dim() == lead + 2:
-        return weight.sum(lead if axis > lead else lead + 1)
-    return weight.sum([dim for dim in range(lead, weight.dim()) if dim != axis])
+        return weight.sum(lead if axis > lead else lead + 1, dtype=dtype)
+    return weight.sum([dim for dim in range(lead, weight.dim()) if dim != axis], dtype=dtype)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

@@ -35,6 +35,7 @@ class WeightClipping(Mitigation):
     """
 
     kind: ClassVar[Kind] = "projection"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the projection"
     reads_roles: ClassVar[bool] = True
     search: ClassVar[dict[str, tuple[float, ...]]] = {"kappa": (1.0, 2.0, 3.0, 4.0, 5.0)}

@@ -32,6 +32,7 @@ class WeightNoise(Mitigation):
     """
 
     kind: ClassVar[Kind] = "weight reset"
+    reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the noise on weights"
     search: ClassVar[dict[str, tuple[float, ...]]] = {"deviation": (1e-6, 1e-5, 1e-4)}
 

@@ -88,9 +88,13 @@ def _commutes(group: Mapping[str, Any], base: type[Optimizer]) -> bool:
     if base is not torch.optim.SGD or group["momentum"] != 0:
         return False
     amount = group["lr"] * group["strength"]
-    epsilons = [torch.finfo(dtype).eps for dtype in {p.dtype for p in group["params"]}]
-    coarsest = max(epsilons, default=0.0)  # a group may be empty
-    return not isinstance(amount, Tensor) and bool(amount > 32 * coarsest)
+    dtypes = {p.dtype for p in group["params"]}  # a group may be empty
+    return not isinstance(amount, Tensor) and all(exceeds_rounding(amount, each) for each in dtypes)
+
+
+def exceeds_rounding(amount: float, dtype: torch.dtype) -> bool:
+    """Return whether weights can be multiplied by 1 - amount without much of the amount lost to rounding."""
+    return amount > 32 * torch.finfo(dtype).eps
 
 
 def require_known_form(

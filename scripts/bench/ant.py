@@ -18,9 +18,9 @@ from plasticity.scripts.bench.comparison import CORES, Effort, Goal, Side, goal_
 from plasticity.scripts.bench.rows import Row, ratio_row
 from plasticity.scripts.bench.timing import fastest
 from plasticity.tasks import SlipperyAntBulletEnv, slippery_ant_vector
-from plasticity.tasks.control.ant.actions import NUM_JOINTS
 from plasticity.tasks.control.ant.bullet import BULLET_FRICTION
 from plasticity.tasks.control.ant.bullet_simulation import AntSimulation
+from plasticity.tasks.control.ant.environment import NUM_JOINTS
 
 REFERENCE = "pybullet_envs_gymnasium:AntBulletEnv-v0"
 """Environment that ours is compared with, as passed to `gymnasium.make`."""

@@ -25,6 +25,7 @@ from plasticity.scripts.bench.methods import methods
 from plasticity.scripts.bench.mitigations import mitigations
 from plasticity.scripts.bench.parallel import parallel
 from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
+from plasticity.scripts.bench.published import published
 from plasticity.scripts.bench.rows import Row, table_of
 from plasticity.scripts.bench.stacked import stacked_ants, stacked_images
 from plasticity.scripts.bench.steps import optimizer_step, step_cnn, step_mlp
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterable[Row]]] = {
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
         *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
         *(limits, compiled, stacked_images, stacked_ants, kernels, mitigations, methods),
+        published,
     )
 }
 """Measurements by the name that `--only` takes, in the order in which they run."""
@@ -58,7 +60,7 @@ class BenchOptions:
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
     ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
-    stacked_images, stacked_ants, kernels, mitigations, methods. All of them by default."""
+    stacked_images, stacked_ants, kernels, mitigations, methods, published. All of them by default."""
 
     rounds: int | None = None
     """Rounds of turns in each comparison. None: each measurement's own default."""

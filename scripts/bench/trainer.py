@@ -43,7 +43,7 @@ def trainer(effort: Effort) -> list[Row]:
         Comparison(
             case=f"{label}: vs {against}",
             unit="speed",
-            sides=partial(_trainer_sides, effort, network, loop),
+            sides=partial(trainer_sides, effort, network, loop),
             goal=goal,
             rounds=rounds,
         ).measured(effort)
@@ -55,7 +55,8 @@ def trainer(effort: Effort) -> list[Row]:
     ]
 
 
-def _trainer_sides(effort: Effort, config: Network, loop: Loop) -> tuple[Side, Side]:
+def trainer_sides(effort: Effort, config: Network, loop: Loop) -> tuple[Side, Side]:
+    """Return a whole task of the trainer and of a loop by hand, with the benchmark's settings."""
     task = synthetic_task(effort)
     network = image_network(config).to(effort.device)
     classifier = make_classifier(copy.deepcopy(network), effort.device)

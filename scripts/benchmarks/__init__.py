@@ -5,6 +5,7 @@ from plasticity.scripts.benchmarks import (
     class_pairs,
     classic_control,
     cloned_units,
+    dmc_chain,
     gradual,
     label_permuted,
     noisy_to_clean,
@@ -28,5 +29,6 @@ FAMILIES = (
     slowly_changing_regression.BENCHMARKS,
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,
+    dmc_chain.BENCHMARKS,
 )
 """Benchmarks of each family, in the order in which lists have them."""

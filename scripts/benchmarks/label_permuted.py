@@ -10,9 +10,19 @@ from plasticity.scripts.config.benchmark import Benchmark
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks.streams.label_permuted import LabelPermutedConfig
 
+EMNIST = {
+    "weight-decay": {"strength": 1e-4},
+    "upgd": {"noise": 0.001, "beta": 0.9, "decay": 0.0},
+}
+"""Settings of mitigations that were published for label-permuted EMNIST."""
+
 
 def _renamed(
-    name: str, description: str, dataset: str, network: Network, upgd: dict[str, Any]
+    name: str,
+    description: str,
+    dataset: str,
+    network: Network,
+    published: dict[str, dict[str, Any]],
 ) -> Benchmark:
     return Benchmark(
         description=description,
@@ -22,7 +32,7 @@ def _renamed(
             network=network,
             agent=ClassifierConfig("sgd", 1e-2, batch_size=1),
         ),
-        published={"weight-decay": {"strength": 1e-4}, "upgd": upgd},
+        published=published,
     )
 
 
@@ -32,14 +42,14 @@ BENCHMARKS = (
         "EMNIST's 47 classes, renamed every 2500 examples, one at a time (Elsayed & Mahmood, UPGD, 2024)",
         "emnist",
         MLP(hidden=(300, 150)),
-        {"noise": 0.001, "beta": 0.9, "decay": 0.0},
+        EMNIST,
     ),
     _renamed(
         "label-permuted-mnist",
         "MNIST's classes, renamed every 2500 examples; the settings of label-permuted-emnist",
         "mnist",
         MLP(hidden=(300, 150)),
-        {"noise": 0.001, "beta": 0.9, "decay": 0.0},
+        EMNIST,
     ),
     _renamed(
         "label-permuted-cifar10",

@@ -13,9 +13,26 @@ from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 CONTINUAL_BACKPROP = {"utility": "adaptable-contribution", "maturity_threshold": 100}
 """Settings of continual backprop in the experiments of Dohare et al., 2024."""
 
+SMALL = {
+    "stream.num_examples": 10_000,
+    "stream.test_examples": 1000,
+    "stream.pixels": "symmetric",
+    "network": MLP(hidden=(100, 100)),
+    "agent": ClassifierConfig("adam", 1e-3, batch_size=16),
+}
+"""Settings of Kumar et al., 2023, by path, but for the number of tasks."""
+
+OF_SMALL = {
+    "weight-decay": {"strength": 1e-2},
+    "l2-init": {"strength": 1e-2},
+    "cbp": {"replacement_rate": 1e-3},
+    "redo": {"every": 625, "tau": 0.0},
+}
+"""Settings of mitigations there."""
+
 PAPERS = Presets(
     help="Settings of a paper: paper (syre, 2025), online (Dohare et al., 2024), small (Kumar et al., 2023)"
-    " or narrow (Hernandez-Garcia et al., 2025).",
+    " or narrow (Hernandez-Garcia et al., 2025); quick: 30 tasks of small, in which the loss shows.",
     default="paper",
     groups={
         "paper": Preset(values={}),
@@ -36,21 +53,15 @@ PAPERS = Presets(
             description="one example at a time, three layers of 2000 (Dohare et al., 2024)",
         ),
         "small": Preset(
-            values={
-                "stream.num_tasks": 500,
-                "stream.num_examples": 10_000,
-                "stream.test_examples": 1000,
-                "stream.pixels": "symmetric",
-                "network": MLP(hidden=(100, 100)),
-                "agent": ClassifierConfig("adam", 1e-3, batch_size=16),
-            },
-            mitigations={
-                "weight-decay": {"strength": 1e-2},
-                "l2-init": {"strength": 1e-2},
-                "cbp": {"replacement_rate": 1e-3},
-                "redo": {"every": 625, "tau": 0.0},
-            },
+            values={**SMALL, "stream.num_tasks": 500},
+            mitigations=OF_SMALL,
             description="10,000 images a task, two layers of 100, Adam (Kumar et al., 2023)",
+        ),
+        "quick": Preset(
+            values={**SMALL, "stream.num_tasks": 30},
+            mitigations=OF_SMALL,
+            description="the first 30 tasks of small, in which the loss of plasticity shows",
+            minutes=0.6,
         ),
         "narrow": Preset(
             values={

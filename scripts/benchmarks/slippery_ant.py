@@ -1,12 +1,15 @@
-"""Benchmarks of ants on ground whose friction changes."""
+"""Benchmarks of walkers on ground whose friction changes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
+from plasticity.tasks.control.humanoid.config import SlipperyHumanoidConfig
 
 _ANT_PRESETS = {
     "preset": Presets(
@@ -64,6 +67,20 @@ BENCHMARKS = (
         "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
         "warp",
         num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+    ),
+    Benchmark(
+        description="MuJoCo's humanoid on the CPU, whose ground friction changes; PPO",
+        config=ControlRunConfig(
+            benchmark="slippery-humanoid",
+            stream=SlipperyHumanoidConfig(
+                num_steps=2_000_000, change_every=SCHEDULES[_ANT_PRESETS["preset"].default]
+            ),
+            # Inertias and forces in the observation are up to a thousand times its angles.
+            agent=replace(PRESETS["standard"], normalize_observations=True),
+        ),
+        methods=("none", "weight-decay", "syre"),
+        tuned_as="slippery-ant",  # not searched
+        presets={"preset": _ANT_PRESETS["preset"]},
     ),
 )
 """Benchmarks of this family."""

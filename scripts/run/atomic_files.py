@@ -75,6 +75,18 @@ def locked(file: Path, patience: float | None = None) -> IO[bytes]:
             return handle
 
 
+def is_locked(file: Path) -> bool:
+    """Return whether a process holds the lock on a file; a file that is not there is not locked."""
+    try:
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def write_whole(file: Path, content: bytes | memoryview) -> None:
     """Replace a file: write to a temporary name, flush to the disk, rename.
 

@@ -312,4 +312,5 @@ def _trainer(
         device=config.device,
         keep_start="update" in kinds,
         keep_last="step" in kinds,
+        keep_gradients="gradient_norm" in config.tracking.metrics,
     )

@@ -1,8 +1,8 @@
-"""Gymnasium's classic control as a family of environments: physics or observations change with the task."""
+"""Gymnasium's small environments as a family: physics or observations change with the task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 from numpy.typing import NDArray
 
-from plasticity.checks import require_known, require_name, require_number
+from plasticity.checks import require_integer, require_known, require_name, require_number
 from plasticity.tasks.control.base import EnvironmentConfig, View
-from plasticity.tasks.control.environment import ChangingEnv, Observation
+from plasticity.tasks.control.dynamics import DYNAMICS
+from plasticity.tasks.control.environment import Observation
+from plasticity.tasks.control.replay import ReplayedEnv
 from plasticity.tasks.control.schedule import TaskSchedule, log_uniform, uniform_numbers
 from plasticity.tasks.control.simulators import import_simulator
 from plasticity.tasks.streams.base import Stream
@@ -28,64 +29,6 @@ LEAST: Mapping[str, float] = {"physics": 1e-6, "observations": -1e6}
 
 OFFSET_DEVIATION = 2.0
 """Standard deviation of an entry of an observation's offset (Muppidi et al., TRAC, 2024)."""
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """One of Gymnasium's environments, and the range of each quantity of its physics that changes."""
-
-    env: type[gymnasium.Env[Any, Any]]
-    """Gymnasium's environment, without its time limit."""
-
-    max_episode_steps: int
-    """Time limit of the registered environment, in steps."""
-
-    step_seconds: float
-    """Simulated time of a step."""
-
-    stock: Mapping[str, float]
-    """Gymnasium's own values, those of task 0."""
-
-    ranges: Mapping[str, tuple[float, float]]
-    """Lowest and highest value of each quantity, from task 1 on, which is log-uniform between them."""
-
-    set_physics: Callable[[Any, Mapping[str, float]], None]
-    """Function that gives an environment these values."""
-
-
-def _set_cartpole(env: Any, values: Mapping[str, float]) -> None:
-    env.gravity, env.length, env.force_mag = (
-        values[name] for name in ("gravity", "half_length", "force")
-    )
-    # Gymnasium computes it once, in the constructor. (`length` is half the pole's length.)
-    env.polemass_length = env.masspole * env.length
-
-
-def _set_pendulum(env: Any, values: Mapping[str, float]) -> None:
-    env.g, env.l, env.m = (values[name] for name in ("gravity", "length", "mass"))
-
-
-DYNAMICS: Mapping[str, Dynamics] = {
-    "cartpole": Dynamics(
-        CartPoleEnv,
-        500,
-        0.02,
-        {"gravity": 9.8, "half_length": 0.5, "force": 10.0},
-        {"gravity": (2.0, 30.0), "half_length": (0.25, 2.0), "force": (5.0, 20.0)},
-        _set_cartpole,
-    ),
-    # With a torque of at most 2 N m and a speed of at most 8 rad/s, it can be swung up in every task.
-    "pendulum": Dynamics(
-        PendulumEnv,
-        200,
-        0.05,
-        {"gravity": 10.0, "length": 1.0, "mass": 1.0},
-        {"gravity": (5.0, 12.0), "length": (0.8, 1.25), "mass": (0.8, 1.25)},
-        _set_pendulum,
-    ),
-    "acrobot": Dynamics(AcrobotEnv, 500, 0.2, {}, {}, lambda env, values: None),
-}
-"""Environments of classic control, by name."""
 
 
 # ---- tasks ------------------------------------------------------------------------------------------
@@ -111,8 +54,7 @@ def stock_values(environment: str, changes: str) -> dict[str, float]:
     dynamics = DYNAMICS[environment]
     if changes == "physics":
         return dict(dynamics.stock)
-    (size,) = dynamics.env().observation_space.shape or ()
-    return {f"offset_{entry}": 0.0 for entry in range(size)}
+    return {f"offset_{entry}": 0.0 for entry in range(dynamics.observation_size)}
 
 
 @lru_cache(maxsize=2**16)  # many environments ask for the same
@@ -199,11 +141,11 @@ class ClassicSchedule(TaskSchedule[ClassicTask]):
 # ---- environments -----------------------------------------------------------------------------------
 
 
-class ClassicControlEnv(ChangingEnv[ClassicTask]):
-    """CartPole, Pendulum or Acrobot of Gymnasium, whose physics or observations change with the task.
+class ClassicControlEnv(ReplayedEnv[ClassicTask]):
+    """One of Gymnasium's environments whose physics or observations change with the task.
 
     In task 0, with the same seed and actions, observations, rewards and ends are those of Gymnasium's
-    CartPole-v1, Pendulum-v1 or Acrobot-v1.
+    CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0 or LunarLander-v3.
 
     Args:
         environment: One of `DYNAMICS`.
@@ -215,16 +157,18 @@ class ClassicControlEnv(ChangingEnv[ClassicTask]):
         num_tasks: Length of the stream; its last task stays. None: the stream is endless.
         change_every: Steps of this environment from one task to the next; the change comes at the first reset
             after that.
+        max_episode_steps: Steps after which an episode is truncated. None: Gymnasium's own number.
         render_mode: "rgb_array", "human" (a window), or None.
 
     Raises:
-        ModuleNotFoundError: if pygame, which draws, is needed and not installed.
+        ModuleNotFoundError: if Box2D, which simulates the lunar lander, or pygame, which draws, is needed and
+            not installed.
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range, there is no such change of this environment, or both
             values and a stream are given.
     """
 
-    metadata = ChangingEnv.metadata | {"render_fps": 30}
+    metadata = ReplayedEnv.metadata | {"render_fps": 30}
 
     def __init__(
         self,
@@ -235,9 +179,11 @@ class ClassicControlEnv(ChangingEnv[ClassicTask]):
         task_seed: int | None = None,
         num_tasks: int | None = None,
         change_every: int | None = None,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         _require_change(environment, changes)
+        self._limit = _checked_limit(max_episode_steps)
         if task_seed is num_tasks is change_every is None and values is None:
             values = {}
         schedule = ClassicSchedule(
@@ -256,8 +202,8 @@ class ClassicControlEnv(ChangingEnv[ClassicTask]):
             remedy = 'pip install "gymnasium[classic-control]"'
             import_simulator("pygame", "A picture of classic control", remedy)
         self._dynamics = DYNAMICS[self._schedule.environment]
-        self._env: Any = self._dynamics.env(render_mode=self.render_mode)  # type: ignore[call-arg]
-        self.max_episode_steps = self._dynamics.max_episode_steps
+        self._env: Any = self._dynamics.env(render_mode=self.render_mode)
+        self.max_episode_steps = self._limit or self._dynamics.max_episode_steps
         self.step_seconds = self._dynamics.step_seconds
         self.action_space = self._env.action_space
         self.observation_space = self._env.observation_space
@@ -289,34 +235,15 @@ class ClassicControlEnv(ChangingEnv[ClassicTask]):
             raise ValueError(f"The action must be finite: {action!r}.")
         return array
 
-    def _start(self, task: ClassicTask) -> Observation:
+    def _begin(self, task: ClassicTask) -> Observation:
         self._set(task)
         self._env.np_random = self.np_random
         observation, _ = self._env.reset()
         return self._observed(observation)
 
-    def _move(self, action: Any) -> tuple[Observation, float, bool]:
+    def _play(self, action: Any) -> tuple[Observation, float, bool]:
         observation, reward, terminated, _, _ = self._env.step(action)
         return self._observed(observation), float(reward), terminated
-
-    def _save(self) -> dict[str, Any]:
-        state = getattr(self._env, "state", None)  # Pendulum has none before its first reset
-        return {
-            "episode_steps": self._episode_steps,
-            "physics": np.array([] if state is None else state, np.float64),
-        }
-
-    def _episode_steps_of(self, state: Mapping[str, Any]) -> int:
-        return int(state["episode_steps"])
-
-    def _restore(self, state: Mapping[str, Any], task: ClassicTask) -> None:
-        self._set(task)
-        physics = np.array(state["physics"], np.float64)
-        self._env.state = physics if physics.size else None
-        self._env.steps_beyond_terminated = (
-            None  # CartPole's: this class makes no step beyond the end
-        )
-        self._env.last_u = None  # Pendulum's, for its pictures
 
     def _update_window(self) -> None:
         """Do nothing: Gymnasium's environment has shown its step itself."""
@@ -327,6 +254,17 @@ class ClassicControlEnv(ChangingEnv[ClassicTask]):
 
     def _free(self) -> None:
         self._env.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "limit": self._limit}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self._limit = pickled["limit"]
+        super().__setstate__(pickled)
+
+
+def _checked_limit(steps: int | None) -> int | None:
+    return None if steps is None else require_integer("max_episode_steps", steps, minimum=1)
 
 
 def _require_change(environment: str, changes: str) -> None:
@@ -365,13 +303,17 @@ class ClassicControlConfig(EnvironmentConfig):
     fixed: ClassVar[tuple[str, ...]] = ("environment", "changes")
 
     environment: str
-    """Environment: cartpole, pendulum or acrobot."""
+    """Environment: cartpole, pendulum, acrobot, mountaincar or lunarlander."""
 
     changes: str
     """Change from task to task: physics, or observations (an offset)."""
 
+    max_episode_steps: int | None = None
+    """Time limit of an episode in steps; its last state still has a value. None: Gymnasium's own limit."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        _checked_limit(self.max_episode_steps)
         _require_change(self.environment, self.changes)
 
     def make_stream(self, num_tasks: int, seed: int) -> ClassicControl:
@@ -382,6 +324,7 @@ class ClassicControlConfig(EnvironmentConfig):
         self, values: Mapping[str, float] | None = None, **arguments: Any
     ) -> ClassicControlEnv:
         """Make one environment."""
+        arguments = {"max_episode_steps": self.max_episode_steps, **arguments}
         return ClassicControlEnv(self.environment, self.changes, values, **arguments)
 
     @property

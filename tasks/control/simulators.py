@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ def import_simulator(name: str, needed_by: str, remedy: str) -> Any:
         raise ModuleNotFoundError(
             f"{needed_by} needs {name}, which is not installed: {remedy}.", name=name
         ) from error
+
+
+def load_before_opengl() -> None:
+    """Load Triton, if it is installed, which has to be loaded before OpenGL.
+
+    OpenGL on the CPU loads an LLVM. Triton, which torch loads for compiled models, has its own LLVM and
+    aborts the process if another one is already loaded.
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plasticity.tasks.datasets.file_kinds import recognized
+from plasticity.tasks.datasets.zipped_files import ZippedFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZEROS = b"\x00\x00"
@@ -49,7 +50,7 @@ class _Header:
         return f"{self.dtype.name}, {count} dimension{'s' * (count != 1)} {self.shape}"
 
 
-def read_idx_images(path: Path) -> Tensor:
+def read_idx_images(path: Path | ZippedFile) -> Tensor:
     """Read a file of grey-scale images.
 
     Args:
@@ -76,7 +77,7 @@ def read_idx_images(path: Path) -> Tensor:
     return torch.from_numpy(_array(path, data, header, "images"))
 
 
-def read_idx_labels(path: Path) -> Tensor:
+def read_idx_labels(path: Path | ZippedFile) -> Tensor:
     """Read a file of labels, integers of any type.
 
     Args:
@@ -110,7 +111,7 @@ def read_idx_labels(path: Path) -> Tensor:
     return labels
 
 
-def _read_header(path: Path, data: bytes, content: str, magic: str) -> _Header:
+def _read_header(path: Path | ZippedFile, data: bytes, content: str, magic: str) -> _Header:
     """Read the header, or raise a ValueError if the data does not start with one."""
     if len(data) < 4 or data[:2] != _ZEROS or data[2] not in _TYPES or data[3] == 0:
         kind = recognized(data)
@@ -137,7 +138,9 @@ def _sizes(data: bytes, header: _Header) -> tuple[int, int]:
     return expected, len(data) - 4 - 4 * len(header.shape)
 
 
-def _format_error(path: Path, data: bytes, header: _Header, wanted: str, remedy: str) -> ValueError:
+def _format_error(
+    path: Path | ZippedFile, data: bytes, header: _Header, wanted: str, remedy: str
+) -> ValueError:
     """Return the error for a file that holds something else, or whose header is damaged."""
     expected, found = _sizes(data, header)
     state = ""
@@ -176,7 +179,7 @@ def _remedy_for_labels(header: _Header) -> str:
     return f"Write them as integers{write}"
 
 
-def _array(path: Path, data: bytes, header: _Header, content: str) -> NDArray[Any]:
+def _array(path: Path | ZippedFile, data: bytes, header: _Header, content: str) -> NDArray[Any]:
     if 0 in header.shape:
         raise ValueError(
             f"{path}: expected {content}, found none: its shape is {header.shape}. {_REMEDY}"
@@ -193,7 +196,7 @@ def _array(path: Path, data: bytes, header: _Header, content: str) -> NDArray[An
     return np.frombuffer(writable, header.dtype).reshape(header.shape)
 
 
-def _decompressed(path: Path) -> bytes:
+def _decompressed(path: Path | ZippedFile) -> bytes:
     raw = path.read_bytes()
     if path.suffix != ".gz":
         if raw.startswith(_GZIP_MAGIC):

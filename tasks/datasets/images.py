@@ -19,6 +19,7 @@ from plasticity.tasks.datasets.cifar import CIFAR_FORMS, find_cifar, read_cifar
 from plasticity.tasks.datasets.downloads import FILE_NAMES, SOURCES, cache_folder, fetch
 from plasticity.tasks.datasets.file_kinds import recognized
 from plasticity.tasks.datasets.idx import read_idx_images, read_idx_labels
+from plasticity.tasks.datasets.zipped_files import ZippedFile, find_zipped
 
 DATASETS = ("digits", *sorted(SOURCES), "emnist", "images")
 """Names that `load_dataset` accepts."""
@@ -215,8 +216,9 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     labels. Files in the cache are checked against the published checksums.
 
     "emnist" is EMNIST's balanced split (47 classes), four IDX files named
-    emnist-balanced-train-images-idx3-ubyte.gz and so on, from the archive gzip.zip of its authors, which is
-    not downloaded. They hold transposed images, which are turned upright.
+    emnist-balanced-train-images-idx3-ubyte.gz and so on, in a folder or in the archive gzip.zip of its
+    authors (any *.zip in the folder is searched), which is not downloaded. They hold transposed images, which
+    are turned upright.
 
     Args:
         name: "mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "cifar100", "digits", or "images" for
@@ -247,9 +249,9 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
     folder = _users_folder(name, data_dir)
     if folder is None and name == "emnist":
         raise ValueError(
-            "The dataset 'emnist' is not downloaded: unpack gzip.zip of its authors"
-            " (biometrics.nist.gov/cs_links/EMNIST/gzip.zip), and pass the folder with"
-            f" {EMNIST_FILES[0]} as --data-dir (data_dir)."
+            "The dataset 'emnist' is not downloaded: fetch gzip.zip of its authors"
+            " (biometrics.nist.gov/cs_links/EMNIST/gzip.zip), and pass the folder that holds it, or"
+            f" {EMNIST_FILES[0]} and so on, as --data-dir (data_dir)."
         )
     if folder is None:
         folder = cache_folder(name)
@@ -288,7 +290,8 @@ def _existing(name: str | Path, expected: str) -> Path:
             kind = recognized(stream.read(1024))
         raise ValueError(
             f"{expected}: {str(folder)!r} is {'a file' if kind is None else kind.name}. Pass the folder that "
-            "holds the dataset's files, unpacked if they are in an archive (those of CIFAR need not be)."
+            "holds the dataset's files, unpacked if they are in an archive (those of CIFAR and EMNIST need"
+            " not be)."
         )
     if not folder.is_dir():
         raise ValueError(f"{expected}: {str(folder)!r}.")
@@ -321,13 +324,15 @@ def _file_names(name: str) -> tuple[str, ...]:
     return EMNIST_FILES if name == "emnist" else FILE_NAMES
 
 
-def _found(folder: Path, file_name: str) -> Path | None:
-    """Return the path of one of the four files under any of its names; None if there is none."""
+def _found(folder: Path, file_name: str) -> Path | ZippedFile | None:
+    """Return one of the four files under any of its names; None if there is none."""
     plain = file_name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
     for candidate in (file_name, plain, f"{dotted}.gz", dotted):
         if (folder / candidate).is_file():
             return folder / candidate
+    if file_name in EMNIST_FILES:
+        return find_zipped(sorted(folder.glob("*.zip")), file_name)
     return None
 
 
@@ -367,9 +372,10 @@ def _read_folder(name: str, folder: Path) -> ImageDataset:
     return ImageDataset(name, train_images, train_labels, test_images, test_labels, num_classes)
 
 
-def _find_files(folder: Path, file_names: tuple[str, ...]) -> list[Path]:
+def _find_files(folder: Path, file_names: tuple[str, ...]) -> list[Path | ZippedFile]:
     """Return the four files, in the order of their names, compressed or not."""
-    found, missing = [], []
+    found: list[Path | ZippedFile] = []
+    missing = []
     for file_name in file_names:
         file = _found(folder, file_name)
         if file is None:
@@ -385,7 +391,9 @@ def _find_files(folder: Path, file_names: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
+def _read_split(
+    images_file: Path | ZippedFile, labels_file: Path | ZippedFile
+) -> tuple[Tensor, Tensor]:
     images, labels = read_idx_images(images_file), read_idx_labels(labels_file)
     if len(images) != len(labels):
         raise ValueError(
@@ -395,7 +403,7 @@ def _read_split(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _count_classes(labels_file: Path, labels: Tensor) -> int:
+def _count_classes(labels_file: Path | ZippedFile, labels: Tensor) -> int:
     used = set(labels.tolist())
     lowest, highest = min(used), max(used)
     if len(used) == highest + 1:

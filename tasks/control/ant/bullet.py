@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticity.tasks.control.ant.actions import NUM_JOINTS, checked_action
 from plasticity.tasks.control.ant.bullet_simulation import STEP_SECONDS, AntSimulation
-from plasticity.tasks.control.ant.environment import (
-    MAX_EPISODE_STEPS,
-    PICTURE_HEIGHT,
-    PICTURE_WIDTH,
-    SlipperyAntEnv,
-)
+from plasticity.tasks.control.ant.environment import NUM_JOINTS, SlipperyAntEnv
 from plasticity.tasks.control.environment import Observation
-from plasticity.tasks.control.friction import SlipperyAntTask
+from plasticity.tasks.control.replay import ReplayedEnv
+from plasticity.tasks.control.slippery.environment import PICTURE_HEIGHT, PICTURE_WIDTH
+from plasticity.tasks.control.slippery.friction import FrictionTask
 
 BULLET_FRICTION = 0.8
 """Friction of the floor in `AntBulletEnv-v0`."""
@@ -36,7 +31,7 @@ _AT_LIMIT = (float(np.float32(0.99)) + float(np.nextafter(np.float32(0.99), np.f
 _ELECTRICITY_COST, _STALL_TORQUE_COST, _JOINT_AT_LIMIT_COST = -2.0, -0.1, -0.1
 
 
-class SlipperyAntBulletEnv(SlipperyAntEnv):
+class SlipperyAntBulletEnv(ReplayedEnv[FrictionTask], SlipperyAntEnv):
     """Ant with four legs that learns to run toward a far target, on a floor whose friction changes.
 
     `gymnasium.make("plasticity.tasks:plasticity/SlipperyAntBullet-v0")` makes it in any process.
@@ -58,8 +53,8 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
     `max_episode_steps`.
 
     The friction is constant (`friction`; by default 0.8), or follows the stream of
-    `plasticity.tasks.control.friction` (`task_seed`, `change_every`, `num_tasks`). The observation does not
-    contain it; `info` has "task", the index in the stream, and "friction".
+    `plasticity.tasks.control.slippery.friction` (`task_seed`, `change_every`, `num_tasks`). The observation
+    does not contain it; `info` has "task", the index in the stream, and "friction".
 
     A state has the start of the episode and its actions, and loading replays them: with Bullet's own saved
     states and a foot on the floor, the very next step differs.
@@ -90,20 +85,16 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
         self._ant = AntSimulation(window=self.render_mode == "human")
         # A position of a joint as a share of its range: 2 * (position - lower) / range - 1.
         self._ranges = [(lower, upper - lower) for lower, upper in self._ant.joint_limits]
-        self._actions = np.zeros((MAX_EPISODE_STEPS, NUM_JOINTS))
-        self._generator_at_start: Mapping[str, Any] | None = None
 
-    def _start(self, task: SlipperyAntTask) -> Observation:
+    def _begin(self, task: FrictionTask) -> Observation:
         """Begin an episode: the ant at rest, each joint at an angle uniform in [-0.1, 0.1] rad."""
-        self._generator_at_start = dict(self.np_random.bit_generator.state)
         self._ant.restart(self.np_random.uniform(-_START_ANGLE, _START_ANGLE, NUM_JOINTS).tolist())
         self._ant.set_friction(task.friction)
         self._feet_on_floor = [0.0] * len(self._ant.feet)
         self._start_height = self._ant.torso()[0][2]
         return np.clip(self._observe(), -_CLIP, _CLIP)
 
-    def _move(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
-        self._actions[self._episode_steps - 1] = action
+    def _play(self, action: NDArray[Any]) -> tuple[Observation, float, bool]:
         self._ant.step(_torques(action))
         potential = self._potential
         observation = self._observe()
@@ -158,26 +149,6 @@ class SlipperyAntBulletEnv(SlipperyAntEnv):
         self._joints_at_limit = at_limit
         values += self._feet_on_floor
         return np.array(values, dtype=np.float32)
-
-    def _save(self) -> dict[str, Any]:
-        return {
-            "generator_at_start": self._generator_at_start,
-            "actions": self._actions[: self._episode_steps].copy(),
-        }
-
-    def _episode_steps_of(self, state: Mapping[str, Any]) -> int:
-        return len(state["actions"])
-
-    def _restore(self, state: Mapping[str, Any], task: SlipperyAntTask) -> None:
-        """Replay the episode."""
-        if state["generator_at_start"] is None:  # the saved environment was never reset
-            self._generator_at_start = None
-            return
-        self.np_random.bit_generator.state = state["generator_at_start"]
-        self._start(task)
-        for number, action in enumerate(state["actions"], start=1):
-            self._episode_steps = number
-            self._move(checked_action(action))
 
     def _update_window(self) -> None:
         self._ant.follow()

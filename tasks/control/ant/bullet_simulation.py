@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticity.tasks.control.ant.actions import NUM_JOINTS
+from plasticity.tasks.control.ant.environment import NUM_JOINTS
 from plasticity.tasks.control.display import require_display
 from plasticity.tasks.control.simulators import import_simulator, standard_error_closed
 

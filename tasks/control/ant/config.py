@@ -12,12 +12,12 @@ import torch
 from plasticity.checks import require_known, require_name
 from plasticity.tasks.control.ant.engines import DEVICE_ENGINES, ENGINES
 from plasticity.tasks.control.ant.views import VIEWS
-from plasticity.tasks.control.base import EnvironmentConfig, View
-from plasticity.tasks.control.friction import SlipperyAnt
+from plasticity.tasks.control.base import View
+from plasticity.tasks.control.slippery.config import SlipperyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlipperyAntConfig(EnvironmentConfig):
+class SlipperyAntConfig(SlipperyConfig):
     """Settings of ants on ground whose friction changes (Dohare et al., Nature 2024).
 
     Raises:
@@ -34,10 +34,6 @@ class SlipperyAntConfig(EnvironmentConfig):
         require_name("engine", self.engine)
         require_known("engine", self.engine, ENGINES)
         super().__post_init__()
-
-    def make_stream(self, num_tasks: int, seed: int) -> SlipperyAnt:
-        """Return the stream of frictions."""
-        return SlipperyAnt(num_tasks, self.change_every, seed)
 
     def make_env(
         self, values: Mapping[str, float] | None = None, **arguments: Any

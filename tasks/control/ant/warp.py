@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity.checks import require_integer, require_number
-from plasticity.tasks.control.ant.actions import NUM_JOINTS, not_finite, too_large
+from plasticity.tasks.control.ant.environment import NUM_JOINTS
 from plasticity.tasks.control.ant.warp_frictions import ComingTasks
 from plasticity.tasks.control.ant.warp_physics import (
     LEAST_FRICTION,
@@ -21,7 +21,8 @@ from plasticity.tasks.control.ant.warp_physics import (
     Replay,
     numbered_device,
 )
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks.control.slippery.actions import not_finite, too_large
+from plasticity.tasks.control.slippery.friction import FrictionSchedule
 
 _STATE_SIZE = 27
 _CONTACT_SIZE = 78
@@ -58,7 +59,7 @@ class SlipperyAntWarp:
     torque for each of 8 joints, in units of 150 N m; MuJoCo clips it to [-1, 1].
 
     The friction is that of every contact, as it is set on both floor and ant. It is constant (`friction`), or
-    follows the stream of `plasticity.tasks.control.friction`, and changes when an episode ends.
+    follows the stream of `plasticity.tasks.control.slippery.friction`, and changes when an episode ends.
 
     The start of an episode is a pure function of the environment's seed and of the episode's number. An
     environment thus does not depend on the others beside it, bitwise on a CPU. (On a GPU, the order of an

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks.control.slippery.friction import FrictionSchedule
 
 
 class ComingTasks:

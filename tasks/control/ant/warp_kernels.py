@@ -8,9 +8,9 @@ Each thread handles one environment; no thread reads another environment's data.
 
 import warp as wp
 
-from plasticity.tasks.control.ant import actions as ant_actions
-from plasticity.tasks.control.ant import environment as ant_environment
 from plasticity.tasks.control.ant import mujoco as ant_mujoco
+from plasticity.tasks.control.slippery import actions as slippery_actions
+from plasticity.tasks.control.slippery import environment as slippery_environment
 
 # No gradients; and loops stay loops, which compile in a fraction of the time.
 wp.set_module_options({"enable_backward": False, "max_unroll": 1})
@@ -22,8 +22,8 @@ CONTACT_FORCE_LIMIT = wp.constant(ant_mujoco.CONTACT_FORCE_LIMIT)
 RESET_NOISE = wp.constant(ant_mujoco.RESET_NOISE)
 MIN_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[0])
 MAX_HEIGHT = wp.constant(ant_mujoco.HEALTHY_HEIGHTS[1])
-EPISODE_STEPS = wp.constant(ant_environment.MAX_EPISODE_STEPS)
-LARGEST_ACTION = wp.constant(ant_actions.LARGEST_ACTION)
+EPISODE_STEPS = wp.constant(slippery_environment.MAX_EPISODE_STEPS)
+LARGEST_ACTION = wp.constant(slippery_actions.LARGEST_ACTION)
 # Above it, MuJoCo considers a state unstable (mjMAXVAL).
 LARGEST = wp.constant(1e10)
 NUM_POSITIONS = wp.constant(15)

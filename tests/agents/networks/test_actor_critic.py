@@ -9,6 +9,7 @@ from torch import nn
 from plasticity import Tracker, capture
 from plasticity.agents.networks.actor_critic import ActorCritic, DenseNetwork, initialise
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.initialization import Uniform
 from plasticity.network_spec import LayerSpec
 
 
@@ -67,7 +68,21 @@ def test_orthogonal_weights():
             assert not layer.bias.any()
 
 
-@pytest.mark.parametrize("scheme", ["lecun", "orthogonal"])
+def test_weights_and_biases_as_torch_draws_them():
+    """Compare with the bound of torch's layers, 1 / sqrt(fan-in): 1/8 in a layer of 64 inputs."""
+    policy = make(PPOConfig(initialization="torch", hidden=(64, 64)))
+    for network in (policy.actor, policy.critic):
+        for layer, bound in zip(network.layers(), (28**-0.5, 1 / 8, 1 / 8), strict=True):
+            for parameter in (layer.weight, layer.bias):
+                assert parameter.abs().max() <= bound
+                assert len(parameter.unique()) > 0.99 * parameter.numel()
+            # a uniform number has a deviation of its bound / sqrt(3)
+            if layer.weight.numel() > 1000:
+                assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert policy.initialization()["actor.head.bias"] == Uniform(1 / 8)
+
+
+@pytest.mark.parametrize("scheme", ["lecun", "orthogonal", "torch"])
 def test_the_generator_draws_all_weights(scheme):
     config = PPOConfig(initialization=scheme)
     before = torch.get_rng_state()

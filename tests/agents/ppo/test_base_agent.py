@@ -709,3 +709,23 @@ def test_a_run_continues_on_another_device(form, config, devices, float64):
     load(resumed, states_of(straight))
     for found, expected in zip(listed(resumed.iterate()), listed(straight.iterate()), strict=True):
         assert_equal_iterations(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_rewards_are_scaled_before_they_are_learned_from_and_reported_as_they_are():
+    """A scale of 1/4, which is exact, gives the numbers of environments whose rewards are a quarter."""
+
+    class Quarter(Toy):
+        def step(self, actions):
+            step = super().step(actions)
+            return replace(step, rewards=step.rewards / 4)
+
+    def agent(kind, **settings):
+        return PPO(kind(environment_seeds(3, EACH)), replace(SMALL, **settings), seed=3)
+
+    scaled, smaller = agent(Toy, reward_scale=0.25), agent(Quarter)
+    for _ in range(3):
+        found, expected = scaled.iterate_all()[0], smaller.iterate_all()[0]
+        assert found.statistics == expected.statistics
+        for ours, theirs in zip(found.episodes, expected.episodes, strict=True):
+            assert ours.episode_return == pytest.approx(4 * theirs.episode_return)
+    assert found.episodes

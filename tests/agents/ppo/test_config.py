@@ -61,6 +61,12 @@ def test_learning_rate():
         ({"epsilon": 0.0}, ValueError, "epsilon must be above 0"),
         ({"gamma": 1.1}, ValueError, "gamma must be at most 1: 1.1"),
         ({"gae_lambda": -0.1}, ValueError, "gae_lambda must be"),
+        ({"reward_scale": 0.0}, ValueError, "reward_scale must be above 0, not 0.0"),
+        (
+            {"reward_scale": 0.05, "normalize_rewards": True},
+            ValueError,
+            "reward_scale=0.05 has no effect on rewards that are scaled",
+        ),
         ({"clip_range": 0.0}, ValueError, "clip_range must be above 0"),
         ({"value_clip_range": 0.0}, ValueError, "value_clip_range must be above 0"),
         ({"entropy_coefficient": -1.0}, ValueError, "entropy_coefficient must be"),

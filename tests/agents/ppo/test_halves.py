@@ -16,9 +16,10 @@ from made_up_mitigations import (
     Shrink,
 )
 
+from plasticity.agents.execution.dense import DenseGradients
 from plasticity.agents.ppo import halves
 from plasticity.agents.ppo.config import PPOConfig
-from plasticity.agents.ppo.gradients import AutogradGradients, DenseGradients
+from plasticity.agents.ppo.gradients import AutogradGradients
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.updates import minibatch_rows
 from plasticity.mitigations import (

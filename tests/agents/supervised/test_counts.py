@@ -60,3 +60,23 @@ def test_a_state_continues_to_the_bit_after_steps_of_another_position(stop):
             resumed.add(*step)
     for found, expected in zip(resumed.means(100), straight.means(100), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_losses_that_are_computed_later_are_the_same_to_the_bit():
+    def of_examples(logits, labels):
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    now, later = Counts((), CPU), Counts((), CPU, of_examples)
+    for step, (logits, labels, _) in enumerate(steps(STEPS_COUNTED_AT_ONCE + 20, ()), start=1):
+        own = logits[:1], labels[:1]
+        now.add(*own, of_examples(*own)[0])
+        later.add(*own, None)
+        if step == 7:  # saved in between, which must not change what follows
+            later.state_dict(step, 0)
+    count = STEPS_COUNTED_AT_ONCE + 20
+    states = [each.state_dict(count, 0) for each in (now, later)]
+    assert len(states[0]["pending"]) == len(states[1]["pending"]) == 20
+    for mine, theirs in zip(states[1]["pending"], states[0]["pending"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    for mine, theirs in zip(later.means(count), now.means(count), strict=True):
+        assert torch.equal(mine, theirs)

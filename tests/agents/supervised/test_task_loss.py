@@ -79,3 +79,38 @@ def test_what_a_captured_step_reads_stays_where_it_is():
     assert loss.constants == ("cross-entropy", False)
     loss.follow(TaskSpec(input_shape=(1,), output_size=3))
     assert loss.constants == ("cross-entropy", True)
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "squared-error"])
+@pytest.mark.parametrize("active", [None, (0, 2)])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_gradients_by_the_logits_equal_autograd(kind, active, batch):
+    loss = loss_of(kind, active=active)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch, 3, generator=generator)
+    labels = 2 * torch.randint(0, 2, (batch,), generator=generator)
+    leaf = logits.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(loss.masked(leaf), labels), leaf)
+    found = loss.gradient(loss.masked(logits), labels)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_follows_the_number_of_classes_and_the_precision():
+    loss = loss_of()
+    for classes, dtype in ((3, torch.float32), (2, torch.float32), (2, torch.float64)):
+        found = loss.gradient(torch.zeros(1, classes, dtype=dtype), torch.tensor([1]))
+        # softmax of equal logits, minus one-hot
+        expected = torch.full((1, classes), 1 / classes, dtype=dtype)
+        expected[0, 1] -= 1
+        torch.testing.assert_close(found, expected)
+
+
+def test_losses_of_examples():
+    loss = loss_of()
+    logits, labels = torch.tensor([[0.0, math.log(3), 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2])
+    assert loss.is_of_examples
+    assert loss.of_examples(logits, labels).tolist() == pytest.approx(
+        [-math.log(3 / 5), math.log(3)]
+    )
+    assert not loss_of("squared-error").is_of_examples

@@ -7,10 +7,12 @@ from torch import nn
 
 from plasticity.mitigations.unit_averages import (
     incoming_means,
+    incoming_sums,
     joined_features,
     mean_features,
     mean_magnitudes,
     outgoing_sums,
+    weight_magnitudes,
 )
 from plasticity.recording import recorded_inputs
 
@@ -66,7 +68,7 @@ def test_magnitudes_and_means(model, count):
 
 def test_sums_and_means_of_weights(model):
     context = observed(model, 2)
-    found = iter(outgoing_sums(context))
+    found = iter(outgoing_sums(context, weight_magnitudes(context)))
     means = incoming_means(context, context.parameters)
     for layer, units in context.units.items():
         (reader,) = units.readers
@@ -76,6 +78,12 @@ def test_sums_and_means_of_weights(model):
             assert own.abs().mean().item() in means[layer].tolist()
     assert next(found, None) is None
     assert list(incoming_means(context, {})) == []
+    sums, numbers = incoming_sums(context, weight_magnitudes(context, outgoing=False))
+    each = sums.split([units.count for units in context.units.values()])
+    for own, number, mean in zip(each, numbers, means.values(), strict=True):
+        torch.testing.assert_close(own / number, mean)
+    readers = {each.readers[0].weight for each in context.units.values()}
+    assert set(weight_magnitudes(context, incoming=False)) == readers
 
 
 def test_networks_that_are_stacked_have_numbers_of_their_own():
@@ -92,7 +100,7 @@ def test_networks_that_are_stacked_have_numbers_of_their_own():
         around,
         mean_magnitudes(context, features),
         mean_magnitudes(context, features, around),
-        outgoing_sums(context),
+        outgoing_sums(context, weight_magnitudes(context)),
         *incoming_means(context, context.parameters).values(),
     ]
     for index in range(3):
@@ -106,7 +114,7 @@ def test_networks_that_are_stacked_have_numbers_of_their_own():
             around,
             mean_magnitudes(own, features),
             mean_magnitudes(own, features, around),
-            outgoing_sums(own),
+            outgoing_sums(own, weight_magnitudes(own)),
             *incoming_means(own, own.parameters).values(),
         ]
         for row, each in zip(together, alone, strict=True):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from plasticity.mitigations import UPGD, WeightDecay
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 
 
@@ -18,3 +19,15 @@ def test_networks():
     assert BENCHMARKS["label-permuted-emnist"].config.network.hidden == (300, 150)
     network = BENCHMARKS["label-permuted-cifar10"].config.network
     assert (network.channels, network.kernel_sizes, network.hidden) == ((6, 16), (5,), (120, 84))
+
+
+@pytest.mark.parametrize("name", ["emnist", "mnist"])
+def test_mitigations_have_the_settings_for_emnist(name):
+    benchmark = BENCHMARKS[f"label-permuted-{name}"]
+    assert benchmark.mitigation("weight-decay") == WeightDecay(strength=1e-4)
+    assert benchmark.mitigation("upgd") == UPGD(noise=0.001, beta=0.9, decay=0.0)
+
+
+def test_no_settings_of_emnist_count_as_published_for_cifar10():
+    assert BENCHMARKS["label-permuted-cifar10"].mitigation("weight-decay") == WeightDecay()
+    assert BENCHMARKS["label-permuted-cifar10"].mitigation("upgd") == UPGD()

@@ -1,6 +1,7 @@
 """Benchmarks of permuted images: the published settings."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -62,3 +63,11 @@ def test_input_permuted_changes_every_5000_examples():
     assert (agent.optimizer, agent.batch_size, agent.epochs_per_task) == ("sgd", 1, 1)
     assert benchmark.config.network.hidden == (300, 150)
     assert benchmark.mitigation("upgd") == UPGD(noise=0.1, beta=0.9999, decay=1e-2)
+
+
+def test_quick_is_the_beginning_of_small():
+    small, quick = preset("small"), preset("quick")
+    assert quick.config.stream.num_tasks == 30
+    assert replace(quick.config.stream, num_tasks=500) == small.config.stream
+    assert (quick.config.network, quick.config.agent) == (small.config.network, small.config.agent)
+    assert quick.mitigation("l2-init") == small.mitigation("l2-init")

@@ -31,8 +31,8 @@ from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
 from plasticity.tasks.control.classic import ClassicControlConfig
-from plasticity.tasks.control.friction import task_friction
 from plasticity.tasks.control.simulators import SimulationError
+from plasticity.tasks.control.slippery.friction import task_friction
 
 # Two ants for each run, whose friction changes at the first end of an episode after 100 steps.
 TINY = ControlRunConfig(

@@ -554,7 +554,8 @@ def test_runs_at_different_tasks_are_refused():
 # ---- every benchmark -------------------------------------------------------------------------------
 
 STREAMS = {
-    type(each.config.stream): name
+    # of permuted images, those that draw some for each task are a kind of their own
+    (type(each.config.stream), getattr(each.config.stream, "num_examples", None) is None): name
     for name, each in BENCHMARKS.items()
     if isinstance(each.config, SupervisedRunConfig)
     and isinstance(each.config.stream, ImageStreamConfig)
@@ -569,6 +570,12 @@ def small(name):
         **{"tracking.probe_size": 32, "tracking.metrics": ("effective_rank", "update_norm")},
         "method": (Syre(strength=0.01, sigma=0.5),),
     }
+    if BENCHMARKS[name].config.agent.learning_rate_drops:
+        settings["agent.learning_rate_drops"] = (1,)
+    if hasattr(BENCHMARKS[name].config.stream, "classes_per_task"):
+        settings["stream.classes_per_task"] = 2
+    if getattr(BENCHMARKS[name].config.stream, "num_examples", None) is not None:
+        settings["stream.num_examples"] = 1000  # of the 1442 that there are
     config = with_values(BENCHMARKS[name].config, settings)
     return [config, with_values(config, {"seed": 1})]
 

@@ -32,9 +32,26 @@ KINDS = [
     ("pendulum", "physics"),
     ("cartpole", "observations"),
     ("acrobot", "observations"),
+    ("mountaincar", "observations"),
+    ("lunarlander", "observations"),
 ]
-IDS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "acrobot": "Acrobot-v1"}
+IDS = {
+    "cartpole": "CartPole-v1",
+    "pendulum": "Pendulum-v1",
+    "acrobot": "Acrobot-v1",
+    "mountaincar": "MountainCar-v0",
+    "lunarlander": "LunarLander-v3",
+}
 STREAM = {"task_seed": 5, "num_tasks": 4, "change_every": 60}
+
+
+@pytest.fixture(autouse=True)
+def _packages(request):
+    """Skip the lunar lander where Box2D is missing."""
+    given = getattr(request.node, "callspec", None)
+    if given is not None and "lunarlander" in str(given.params.values()):
+        for package in ("Box2D", "pygame"):
+            pytest.importorskip(package, reason="needs Box2D: pip install 'plasticity[box2d]'")
 
 
 def actions_of(env, seed, number):
@@ -73,8 +90,8 @@ def test_task_0_is_gymnasiums_own_environment_step_by_step(name, changes):
         ends.add(found[2:4])
         if found[2] or found[3]:
             assert equal(ours.reset()[0], theirs.reset()[0], exact=True)
-    # At random, a pole falls, while pendulum and acrobot reach their time limit.
-    assert ((True, False) if name == "cartpole" else (False, True)) in ends
+    # At random, a pole falls and a lander crashes, while the others reach their time limit.
+    assert ((True, False) if name in ("cartpole", "lunarlander") else (False, True)) in ends
 
 
 def test_a_cartpole_of_other_physics_by_hand():
@@ -233,6 +250,8 @@ def test_an_id_works_with_its_module(name):
 def test_pictures():
     pytest.importorskip("pygame", reason='needs pygame: pip install "gymnasium[classic-control]"')
     for name, changes in KINDS:
+        if name == "lunarlander":
+            pytest.importorskip("Box2D", reason="needs Box2D: pip install 'plasticity[box2d]'")
         env = ClassicControlEnv(name, changes, render_mode="rgb_array")
         env.reset(seed=0)
         env.step(env.action_space.sample())
@@ -254,6 +273,12 @@ def test_without_pygame_the_remedy_is_given(monkeypatch):
         (("cartpol",), ValueError, "Unknown environment 'cartpol'. Did you mean 'cartpole'?"),
         (("cartpole", "physic"), ValueError, "Unknown changes 'physic'. Did you mean 'physics'?"),
         (("acrobot",), ValueError, "The physics of acrobot cannot change"),
+        (("lunarlander",), ValueError, "The physics of lunarlander cannot change"),
+        (
+            ("mountaincar", "observations", {"offset_2": 1.0}),
+            ValueError,
+            "Unknown value 'offset_2'",
+        ),
         (("pendulum", "physics", {"gravty": 1}), ValueError, "Did you mean 'gravity'?"),
         (("pendulum", "physics", {"gravity": 0}), ValueError, "gravity must be a finite number of"),
         (("pendulum", "physics", {"mass": "heavy"}), TypeError, "mass must be a number"),
@@ -274,6 +299,28 @@ def test_wrong_actions_are_refused(name, action):
     env.reset(seed=0)
     with pytest.raises(ValueError, match="The action must be"):
         env.step(action)
+
+
+def test_a_time_limit_of_its_own():
+    """Let an acrobot hang: it reaches the limit, of 400 steps as in C-CHAIN, instead of Gymnasium's 500."""
+    env = ClassicControlEnv("acrobot", "observations", max_episode_steps=400)
+    env.reset(seed=0)
+    ends = [env.step(1)[2:4] for _ in range(400)]
+    assert ends == [(False, False)] * 399 + [(False, True)]
+    assert pickle.loads(pickle.dumps(env)).max_episode_steps == 400
+    config = ClassicControlConfig(
+        environment="acrobot",
+        changes="observations",
+        max_episode_steps=300,
+        num_steps=100,
+        change_every=80,
+    )
+    assert config.make_env(task_seed=0, change_every=1).max_episode_steps == 300
+    for wrong, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="max_episode_steps must be"):
+            ClassicControlEnv("acrobot", "observations", max_episode_steps=wrong)
+        with pytest.raises(error, match="max_episode_steps must be"):
+            with_values(config, {"max_episode_steps": wrong})
 
 
 # ---- continuing -------------------------------------------------------------------------------------
@@ -331,7 +378,13 @@ def train(path, config, calls=None):
 # With two cores, the rest is in two processes.
 @pytest.mark.parametrize(
     ("name", "cores"),
-    [("continual-cartpole", 2), ("continual-pendulum", 1), ("offset-cartpole", 1)],
+    [
+        ("continual-cartpole", 2),
+        ("continual-pendulum", 1),
+        ("offset-cartpole", 1),
+        ("offset-mountaincar", 1),
+        ("offset-lunarlander", 1),
+    ],
 )
 def test_a_stopped_run_continues_to_the_byte(tmp_path, one_thread, name, cores):
     config = small(name)

@@ -96,12 +96,21 @@ def test_uncompressed_files_are_read_and_compressed_ones_preferred(home):
     _check_is_content(load_dataset("images", data_dir=folder), "images")
 
 
+def _emnist(*left_out):
+    """Return the four files of EMNIST by name, without those whose names have one of these parts."""
+    files = {f"emnist-balanced-{k.replace('t10k', 'test')}": v for k, v in CONTENT.items()}
+    return {
+        name: gzip.compress(content)
+        for name, content in files.items()
+        if not any(part in name for part in left_out)
+    }
+
+
 def test_emnist_is_its_balanced_split_turned_upright(home, monkeypatch):
     folder = home / "mine"
     folder.mkdir()
-    for name, content in CONTENT.items():
-        own = f"emnist-balanced-{name.replace('t10k', 'test')}"
-        (folder / own).write_bytes(gzip.compress(content))
+    for name, content in _emnist().items():
+        (folder / name).write_bytes(content)
     dataset = load_dataset("emnist", data_dir=folder)
     assert dataset.train_images[0].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert dataset.test_images[0].tolist() == [[100, 103], [101, 104], [102, 105]]
@@ -112,9 +121,48 @@ def test_emnist_is_its_balanced_split_turned_upright(home, monkeypatch):
     assert torch.equal(load_dataset("emnist").train_images, dataset.train_images)
 
 
+def _zipped_emnist(folder, *left_out):
+    """Write the archive of EMNIST's authors: all files in a folder `gzip`, those of other splits too."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "gzip.zip", "w") as archive:
+        for name, content in _emnist(*left_out).items():
+            other = name.replace("balanced", "letters")
+            archive.writestr(f"gzip/{other}", gzip.compress(_labels_file(1)))
+            archive.writestr(f"gzip/{name}", content)
+    return folder
+
+
+def test_emnist_is_read_from_the_archive_of_its_authors(home, monkeypatch):
+    folder = _zipped_emnist(home / "mine")
+    dataset = load_dataset("emnist", data_dir=folder)
+    assert dataset.train_images[0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert dataset.test_images[0].tolist() == [[100, 103], [101, 104], [102, 105]]
+    assert dataset.train_labels.tolist() == [0, 2, 1, 2]
+    (home / "data").mkdir()
+    folder.rename(home / "data" / "emnist")
+    monkeypatch.setenv("PLASTICITY_DATA", str(home / "data"))
+    assert torch.equal(load_dataset("emnist").train_images, dataset.train_images)
+    # an unpacked file takes precedence
+    name = "emnist-balanced-train-labels-idx1-ubyte"
+    (home / "data" / "emnist" / name).write_bytes(_labels_file(2, 1, 0, 0))
+    assert load_dataset("emnist").train_labels.tolist() == [2, 1, 0, 0]
+
+
+def test_an_archive_of_emnist_without_a_file_is_refused(home):
+    folder = _zipped_emnist(home / "mine", "test-labels")
+    with pytest.raises(
+        ValueError, match=r"did not find emnist-balanced-test-labels-idx1-ubyte\.gz"
+    ):
+        load_dataset("emnist", data_dir=folder)
+    with pytest.raises(
+        ValueError, match=r"gzip\.zip' is a zip archive\. Pass the folder that holds"
+    ):
+        load_dataset("emnist", data_dir=folder / "gzip.zip")
+
+
 def test_emnist_is_not_downloaded(home):
     with pytest.raises(
-        ValueError, match=r"'emnist' is not downloaded: unpack gzip\.zip.*--data-dir"
+        ValueError, match=r"'emnist' is not downloaded: fetch gzip\.zip.*--data-dir"
     ):
         load_dataset("emnist")
     (home / "empty").mkdir()

@@ -403,6 +403,31 @@ def test_stacked_tasks_of_fewer_images_are_those_of_each():
             assert torch.equal(tests[0][run], next(stream[index].test_batches(9))[0])
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "other",
+    [{"first_permuted": True}, {"num_examples": 20}, {"test_examples": 7}, {"composed": True}],
+)
+def test_streams_of_other_options_are_stacked_as_each_is_alone(other, index, turned):
+    dataset = _dataset()  # 20 training and 7 test images: the options leave their numbers alike
+    streams = [PermutedImages(dataset, 2, 0), PermutedImages(dataset, 2, 1, **other)]
+    streams = streams[::-1] if turned else streams
+    stacked, indices = stack(streams)[index], torch.tensor([[3, 19], [0, 7]])
+    found, tests = stacked.train_batch(indices), next(stacked.test_batches(9))
+    for run, stream in enumerate(streams):
+        alone, tested = stream[index].train_batch(indices[run]), next(stream[index].test_batches(9))
+        for all_, one in zip((*found, *tests), (*alone, *tested), strict=True):
+            assert torch.equal(all_[run], one)
+
+
+def test_a_composed_permutation_is_no_shared_tensor():
+    before = PermutedImages(_dataset(), 4, 3, composed=True)[3].permutation
+    kept = before.clone()
+    before.zero_()
+    assert torch.equal(PermutedImages(_dataset(), 4, 3, composed=True)[3].permutation, kept)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -153,7 +153,7 @@ def test_without_pybullet_the_error_says_how_to_get_it():
 import sys
 sys.modules["pybullet"] = None  # as if it were not installed
 import plasticity.tasks
-assert plasticity.tasks.SlipperyAnt(2, 10, seed=0)[1].index == 1
+assert plasticity.tasks.FrictionStream(2, 10, seed=0)[1].index == 1
 try:
     plasticity.tasks.SlipperyAntBulletEnv()
 except ModuleNotFoundError as error:

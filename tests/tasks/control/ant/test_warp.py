@@ -14,7 +14,7 @@ import torch
 from plasticity.tasks import task_friction
 from plasticity.tasks.control.ant import warp_physics as ant_warp_physics
 from plasticity.tasks.control.ant.warp import SlipperyAntWarp
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks.control.slippery.friction import FrictionSchedule
 
 pytest.importorskip("mujoco_warp", reason="needs plasticity[gpu]")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

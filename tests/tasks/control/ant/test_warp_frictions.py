@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity.tasks.control.ant.warp_frictions import ComingTasks
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks.control.slippery.friction import FrictionSchedule
 
 streams = st.builds(
     FrictionSchedule,

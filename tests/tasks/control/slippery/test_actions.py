@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity.tasks import SlipperyAntBulletEnv, SlipperyAntMujocoEnv, slippery_ant_vector
-from plasticity.tasks.control.ant.actions import LARGEST_ACTION, checked_action
+from plasticity.tasks.control.slippery.actions import LARGEST_ACTION, checked_action
 
 ENGINES = {"pybullet": SlipperyAntBulletEnv, "mujoco": SlipperyAntMujocoEnv}
 
@@ -109,9 +109,9 @@ def test_the_cost_of_integers_does_not_overflow(env):
 
 def test_the_precision_stays():
     for dtype in (np.float16, np.float32, np.float64):
-        assert checked_action(one(0.3, dtype)).dtype == dtype
-    assert checked_action([1] * 8).dtype == np.float64
-    assert checked_action(torch.ones(8)).tolist() == [1.0] * 8
+        assert checked_action(one(0.3, dtype), 8).dtype == dtype
+    assert checked_action([1] * 8, 8).dtype == np.float64
+    assert checked_action(torch.ones(8), 8).tolist() == [1.0] * 8
 
 
 def test_the_vector_environment_refuses_too():

@@ -1,4 +1,4 @@
-"""Ants of every engine: episodes, schedule, checkers, rendering, and saving and loading."""
+"""Ants of every engine, and humanoids: episodes, schedule, checkers, rendering, and saving and loading."""
 
 import copy
 import io
@@ -17,14 +17,26 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.env_checker import data_equivalence as equal
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from plasticity.tasks import SlipperyAntBulletEnv, SlipperyAntMujocoEnv, task_friction
-from plasticity.tasks.control.ant.environment import SlipperyAntEnv
+from plasticity.tasks import (
+    SlipperyAntBulletEnv,
+    SlipperyAntMujocoEnv,
+    SlipperyHumanoidEnv,
+    task_friction,
+)
+from plasticity.tasks.control.humanoid import mujoco as humanoid_mujoco
+from plasticity.tasks.control.slippery.environment import SlipperyEnv
 
 STREAM = {"task_seed": 5, "num_tasks": 4, "change_every": 60}
 
 
-def actions_of(seed, number, scale=1.0):
-    return (scale * np.random.default_rng(seed).uniform(-1, 1, (number, 8))).astype(np.float32)
+def actions_of(seed, number, scale=1.0, joints=8):
+    return (scale * np.random.default_rng(seed).uniform(-1, 1, (number, joints))).astype(np.float32)
+
+
+def no_torque(env, number=None):
+    """Return an action of zeros, or a number of them."""
+    shape = env.action_space.shape
+    return np.zeros(shape if number is None else (number, *shape))
 
 
 # Sustained, it topples the ant after 80 to 90 steps. Without torque it falls after 20; at random, rarely.
@@ -46,9 +58,9 @@ def thrown(seed, number):
 
 @dataclass(frozen=True)
 class Engine:
-    """What differs between the engines' tests."""
+    """What differs between the tests of ants and humanoids."""
 
-    env: type[SlipperyAntEnv]
+    env: type[SlipperyEnv]
     package: str
     name: str
     """In the environment's ID."""
@@ -61,10 +73,15 @@ class Engine:
     """Replace the window's update of an environment by a list's append."""
     other_arguments: dict
     """Arguments that only this engine has."""
+    body: str = "Ant"
+    joints: int = 8
 
     @property
     def id(self):
-        return f"plasticity.tasks:plasticity/SlipperyAnt{self.name}-v0"
+        return f"plasticity.tasks:plasticity/Slippery{self.body}{self.name}-v0"
+
+    def actions(self, seed, number, scale=1.0):
+        return actions_of(seed, number, scale, self.joints)
 
 
 def record_bullet(env, seen):
@@ -95,6 +112,18 @@ ENGINES = {
         0.05,
         record_mujoco,
         {"include_contact_forces": True},
+    ),
+    "humanoid": Engine(
+        SlipperyHumanoidEnv,
+        "mujoco",
+        "",
+        lambda seed, number: actions_of(seed, number, 0.4, 17),  # it falls after 20 to 30 steps
+        actions_of(0, 1000, 0.4, 17),
+        0.015,
+        record_mujoco,
+        {},
+        "Humanoid",
+        17,
     ),
 }
 
@@ -141,30 +170,32 @@ def rollout(env, actions):
 # ---- episodes ----------------------------------------------------------------------------------------
 
 
-def test_an_episode_has_no_history(make):
-    actions = actions_of(0, 100)
+def test_an_episode_has_no_history(engine, make):
+    actions = engine.actions(0, 100)
     fresh, used = make(0.3), make(0.3)
     used.reset(seed=5)
-    rollout(used, actions_of(1, 500, 2.0))
+    rollout(used, engine.actions(1, 500, 2.0))
     first = [fresh.reset(seed=3), *rollout(fresh, actions)]
     second = [used.reset(seed=3), *rollout(used, actions)]
     assert equal(first, second, exact=True)
 
 
-def test_time_limit_after_1000_steps_without_a_wrapper(engine, make):
+def test_time_limit_after_1000_steps_without_a_wrapper(engine, make, monkeypatch):
+    monkeypatch.setattr(humanoid_mujoco, "HEALTHY_HEIGHTS", (-9, 9))  # nothing makes it stand
     env = make()
     env.reset(seed=0)
     ends = [env.step(action)[2:4] for action in engine.standing]
     assert ends == [(False, False)] * 999 + [(False, True)]
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(8))
+        env.step(no_torque(env))
     env.reset()
-    env.step(np.zeros(8))
+    env.step(no_torque(env))
 
 
 def test_a_step_needs_a_reset(make):
+    env = make()
     with pytest.raises(gymnasium.error.ResetNeeded):
-        make().step(np.zeros(8, np.float32))
+        env.step(no_torque(env))
 
 
 # ---- the schedule ------------------------------------------------------------------------------------
@@ -192,19 +223,19 @@ def test_a_seed_does_not_restart_the_schedule(make):
     env = make(task_seed=0, change_every=10)
     env.reset(seed=0)
     for _ in range(10):
-        env.step(np.zeros(8))
+        env.step(no_torque(env))
     assert env.reset(seed=0)[1]["task"] == 1
 
 
-def test_the_scheduled_friction_is_the_one_in_the_simulator(make):
+def test_the_scheduled_friction_is_the_one_in_the_simulator(engine, make):
     scheduled = make(task_seed=3, change_every=5)
     scheduled.reset(seed=0)
     for _ in range(5):
-        scheduled.step(np.zeros(8))
+        scheduled.step(no_torque(scheduled))
     scheduled.reset(seed=9)
     fixed = make(task_friction(3, 1))
     fixed.reset(seed=9)
-    for action in actions_of(0, 60):
+    for action in engine.actions(0, 60):
         ours, expected = scheduled.step(action), fixed.step(action)
         assert equal(ours[:-1], expected[:-1], exact=True)
         if ours[2]:
@@ -235,8 +266,11 @@ def test_the_checkers_pass(engine, monkeypatch, arguments):
     monkeypatch.delenv("DISPLAY", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        if engine.name == "Mujoco":  # as in `Ant-v5`, velocities have no bounds: the only warning
+        if engine.package == "mujoco":  # as in Gymnasium's, velocities have no bounds …
             warnings.filterwarnings("ignore", ".*observation space m(ax|in)imum value is")
+        if engine.body == "Humanoid":  # … and a humanoid's controls are at most 0.4
+            warnings.filterwarnings("ignore", ".*symmetric and normalized Box action space")
+            warnings.filterwarnings("ignore", ".*action spaces, we recommend using")
         for env in (
             gymnasium.make(engine.id, **arguments),
             gymnasium.make(engine.id, **arguments).unwrapped,
@@ -254,16 +288,16 @@ def test_gymnasium_make(engine, make):
     env.reset(seed=4)
     direct = make(0.1)
     direct.reset(seed=4)
-    for action in actions_of(0, 20):
+    for action in engine.actions(0, 12):
         assert equal(env.step(action), direct.step(action), exact=True)
     env.close()
 
 
 @pytest.mark.usefixtures("_can_draw")
-def test_rendering_changes_nothing(make):
+def test_rendering_changes_nothing(engine, make):
     drawn, plain = make(render_mode="rgb_array"), make()
     drawn.reset(seed=0), plain.reset(seed=0)
-    for step, action in enumerate(actions_of(0, 12)):
+    for step, action in enumerate(engine.actions(0, 12)):
         assert equal(drawn.step(action), plain.step(action), exact=True)
         if step in (4, 8):
             frame = drawn.render()
@@ -282,7 +316,7 @@ def test_the_window_is_updated_in_real_time(engine, make, monkeypatch):
     monkeypatch.setattr("plasticity.tasks.control.environment.time.sleep", slept.append)
     monkeypatch.setattr("plasticity.tasks.control.environment.time.monotonic", lambda: 50.0)
     for _ in range(3):
-        env.step(np.zeros(8))
+        env.step(no_torque(env))
     assert len(shown) == 3
     assert slept == pytest.approx([0.0, engine.step_seconds, engine.step_seconds])
     assert env.render() is None
@@ -295,7 +329,7 @@ def test_a_closed_environment_raises_an_error(make):
     env.close()
     env.close()
     for use in (
-        lambda: env.step(np.zeros(8)),
+        lambda: env.step(no_torque(env)),
         env.reset,
         env.render,
         lambda: env.load_state_dict(state),
@@ -323,7 +357,7 @@ def test_a_resumed_environment_equals_an_uninterrupted_one(engine, make, saved_a
     assert expected[-1]["task"] == 3
     other = make(**STREAM)
     other.reset(seed=77)
-    rollout(other, actions_of(1, 90))
+    rollout(other, engine.actions(1, 90))
     other.load_state_dict(saved)
     assert equal(other.state_dict(), saved, exact=True)
     assert equal(continued(other, actions[saved_after:]), expected, exact=True)
@@ -362,11 +396,11 @@ def test_loading_a_state_from_before_the_first_reset_clears_the_episode(make, us
     fresh = env.state_dict()
     if used:
         other.reset(seed=0)
-        other.step(np.zeros(8))
+        other.step(no_torque(other))
     other.load_state_dict(fresh)
     assert equal(other.state_dict(), fresh, exact=True)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        other.step(np.zeros(8))
+        other.step(no_torque(other))
     assert equal(other.reset(), env.reset(), exact=True)
 
 
@@ -378,7 +412,7 @@ def test_a_state_after_the_end_still_needs_a_reset(engine, make):
         pass
     other.load_state_dict(env.state_dict())
     with pytest.raises(gymnasium.error.ResetNeeded):
-        other.step(np.zeros(8))
+        other.step(no_torque(other))
     assert equal(other.reset(), env.reset(), exact=True)
 
 
@@ -393,7 +427,7 @@ def test_a_generator_used_elsewhere_is_restored_too(make):
 def test_a_state_is_plain_and_a_copy(make):
     env = make(**STREAM)
     env.reset(seed=0)
-    env.step(np.ones(8))
+    env.step(1 + no_torque(env))
 
     def leaves(value):
         if isinstance(value, dict):
@@ -403,7 +437,7 @@ def test_a_state_is_plain_and_a_copy(make):
     state = env.state_dict()
     assert {type(leaf) for leaf in leaves(state)} == {int, bool, float, str, np.ndarray}
     kept = copy.deepcopy(state)
-    env.step(np.zeros(8))
+    env.step(no_torque(env))
     assert equal(state, kept, exact=True)
 
 
@@ -422,7 +456,7 @@ def test_a_state_of_another_schedule_is_refused_and_changes_nothing(make):
 def test_a_copy_is_independent(engine, make, copied):
     env = make(**STREAM, **engine.other_arguments)
     env.reset(seed=0)
-    actions = actions_of(0, 60)
+    actions = engine.actions(0, 60)
     rollout(env, actions[:30])
     twin = copied(env)
     seen = rollout(twin, actions[30:])
@@ -440,6 +474,6 @@ def test_a_copy_of_a_subclass_with_its_own_arguments(engine):
     env = Named("a")
     env.reset(seed=0)
     twin = copy.deepcopy(env)
-    assert equal(env.step(np.ones(8)), twin.step(np.ones(8)), exact=True)
+    assert equal(env.step(1 + no_torque(env)), twin.step(1 + no_torque(twin)), exact=True)
     env.close()
     twin.close()

@@ -1,4 +1,4 @@
-"""Checks of the ants' actions before they reach a simulator."""
+"""Checks of the walkers' actions before they reach a simulator."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_JOINTS = 8
-"""Joints of the ant, two in each leg; an action has a torque for each."""
-
 LARGEST_ACTION = 1e15
 """Largest allowed sum of the absolute values of an action's entries. The cost is computed before the action
 is clipped; the sum of squares is then at most 1e30, which leaves float32 room for the factors."""
 
 
-def checked_action(action: Any) -> NDArray[Any]:
+def checked_action(action: Any, num_joints: int) -> NDArray[Any]:
     """Return an action as an array, without clipping it to the action space.
 
     Args:
-        action: Finite real numbers. Shape: (8,).
+        action: Finite real numbers. Shape: (num_joints,).
+        num_joints: Number of entries.
 
     Returns:
-        Floats in their own precision, integers as float64. Shape: (8,).
+        Floats in their own precision, integers as float64. Shape: (num_joints,).
 
     Raises:
         TypeError: if the entries are not real numbers.
@@ -33,11 +31,11 @@ def checked_action(action: Any) -> NDArray[Any]:
     array = np.asarray(action)
     if array.dtype.kind not in "fiu":
         raise TypeError(
-            f"The action must be {NUM_JOINTS} finite numbers, not of type {array.dtype}: {action!r}."
+            f"The action must be {num_joints} finite numbers, not of type {array.dtype}: {action!r}."
         )
-    if array.shape != (NUM_JOINTS,):
+    if array.shape != (num_joints,):
         raise ValueError(
-            f"The action must be {NUM_JOINTS} finite numbers, shape ({NUM_JOINTS},), not of shape "
+            f"The action must be {num_joints} finite numbers, shape ({num_joints},), not of shape "
             f"{array.shape}."
         )
     if array.dtype.kind != "f":
@@ -54,13 +52,13 @@ def checked_action(action: Any) -> NDArray[Any]:
 
 def not_finite(values: list[float]) -> str:
     """Return the error message for an action that is not finite."""
-    return f"The action must be {NUM_JOINTS} finite numbers: {values}."
+    return f"The action must be {len(values)} finite numbers: {values}."
 
 
 def too_large(values: list[float], largest: float = LARGEST_ACTION) -> str:
     """Return the error message for an action whose absolute values add up to more than `largest`."""
     return (
-        "The action is too large: its cost, which is computed before it is clipped to [-1, 1], would "
+        "The action is too large: its cost, which is computed before it is clipped, would "
         f"dominate the reward or not be finite: {values}. The absolute values of its entries may add up "
         f"to {largest:g}: clip it to the action space."
     )

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plasticity.tasks import SCHEDULES, SlipperyAnt, SlipperyAntTask, task_friction
-from plasticity.tasks.control.friction import FrictionSchedule
+from plasticity.tasks import SCHEDULES, FrictionStream, FrictionTask, task_friction
+from plasticity.tasks.control.slippery.friction import FrictionSchedule
 
 SEEDS = st.integers(0, 2**70)
 INDICES = st.integers(0, 2**40)
@@ -44,10 +44,10 @@ FIRST_OF_SEED_0 = [1.53782, 0.452297, 0.949669, 0.107126]
 
 @given(SEEDS, st.integers(1, 50), st.integers(1, 10**9), st.data())
 def test_a_task_does_not_depend_on_the_stream_around_it(seed, num_tasks, change_every, data):
-    stream = SlipperyAnt(num_tasks, change_every, seed)
+    stream = FrictionStream(num_tasks, change_every, seed)
     index = data.draw(st.integers(0, num_tasks - 1))
-    assert stream[index] == SlipperyAntTask(index, task_friction(seed, index))
-    assert stream[index] == SlipperyAnt(num_tasks + 1, 1, seed)[index]
+    assert stream[index] == FrictionTask(index, task_friction(seed, index))
+    assert stream[index] == FrictionStream(num_tasks + 1, 1, seed)[index]
     assert len(stream) == num_tasks
     assert list(stream) == [stream[k] for k in range(num_tasks)]
 
@@ -55,13 +55,13 @@ def test_a_task_does_not_depend_on_the_stream_around_it(seed, num_tasks, change_
 @pytest.mark.parametrize("index", [3, 4, -1, 2**70])
 def test_past_the_end_is_an_index_error(index):
     with pytest.raises(IndexError, match=rf"tasks 0 to 2: {index}\."):
-        SlipperyAnt(3, 10, seed=0)[index]
+        FrictionStream(3, 10, seed=0)[index]
 
 
 @pytest.mark.parametrize("index", [slice(0, 2), 1.0, True, None])
 def test_an_index_is_an_integer(index):
     with pytest.raises(TypeError, match="integer"):
-        SlipperyAnt(3, 10, seed=0)[index]
+        FrictionStream(3, 10, seed=0)[index]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_index_is_an_integer(index):
 )
 def test_a_stream_names_what_is_out_of_range(arguments, name):
     with pytest.raises(ValueError, match=name):
-        SlipperyAnt(*arguments)
+        FrictionStream(*arguments)
 
 
 def test_published_schedules():
@@ -85,7 +85,7 @@ def test_the_task_changes_with_the_steps():
     # 0…9: task 0; 10…19: task 1; 20…29: task 2, the last, which stays.
     steps = [0, 9, 10, 19, 20, 29, 30, 10**12]
     assert [schedule.task_at(step).index for step in steps] == [0, 0, 1, 1, 2, 2, 2, 2]
-    assert schedule.task_at(10) == SlipperyAntTask(1, task_friction(7, 1))
+    assert schedule.task_at(10) == FrictionTask(1, task_friction(7, 1))
     endless = FrictionSchedule(task_seed=7, change_every=10)
     assert endless.task_at(10**12).index == 10**11
 
@@ -101,7 +101,7 @@ def test_tasks_follow_the_order_of_the_stream(seed, change_every, step):
 
 def test_a_constant_friction_stays():
     schedule = FrictionSchedule(friction=1)
-    assert {schedule.task_at(step) for step in (0, 10**9)} == {SlipperyAntTask(0, 1.0)}
+    assert {schedule.task_at(step) for step in (0, 10**9)} == {FrictionTask(0, 1.0)}
 
 
 def test_numpy_numbers_become_python_numbers():

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from plasticity.tasks.control.ant import mujoco_pictures
 from plasticity.tasks.control.ant.mujoco import load_ant
-from plasticity.tasks.control.ant.mujoco_pictures import Pictures, Window
+from plasticity.tasks.control.slippery import mujoco_pictures
+from plasticity.tasks.control.slippery.mujoco_pictures import Pictures, Window
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasticity.tasks.control.display import require_display
+from plasticity.tasks.control.simulators import load_before_opengl
 
 mujoco: Any = importlib.import_module("mujoco")  # its classes are not typed
 
@@ -141,10 +141,7 @@ class Window:
 
 def _open_gl(width: int, height: int) -> Any:
     """Return an OpenGL context: that of MUJOCO_GL if set, else, on Linux, EGL, which needs no display."""
-    # OpenGL on the CPU loads an LLVM. Triton, which torch loads for compiled models, has its own LLVM and
-    # aborts the process if another one is already loaded: Triton has to be loaded first.
-    with suppress(ImportError):
-        importlib.import_module("triton")
+    load_before_opengl()
     chosen = os.environ.get("MUJOCO_GL")
     module = "mujoco.egl" if sys.platform == "linux" and not chosen else "mujoco.gl_context"
     try:

@@ -1,4 +1,4 @@
-"""Stream of Slippery-Ant tasks: the friction of the floor in each.
+"""Stream of frictions: that of the floor in each task.
 
 Slippery-Ant (S. Dohare et al., "Loss of plasticity in deep continual learning", Nature 2024) is a
 walking ant on a floor whose friction changes at regular intervals, to a value log-uniform in [0.02, 2].
@@ -43,8 +43,8 @@ def task_friction(seed: int, index: int) -> float:
 
 
 @dataclass(frozen=True)
-class SlipperyAntTask:
-    """Task of the stream: an ant on a floor of some friction."""
+class FrictionTask:
+    """Task of the stream: a walker on a floor of some friction."""
 
     index: int
     """Index in the stream, from 0."""
@@ -57,8 +57,8 @@ class SlipperyAntTask:
         return {"friction": self.friction}
 
 
-class SlipperyAnt(Stream[SlipperyAntTask]):
-    """Stream of Slippery-Ant tasks: `stream[k]` is task `k`, a pure function of (seed, k).
+class FrictionStream(Stream[FrictionTask]):
+    """Stream of frictions: `stream[k]` is task `k`, a pure function of (seed, k).
 
     Args:
         num_tasks: Length of the stream, at least 1.
@@ -74,9 +74,9 @@ class SlipperyAnt(Stream[SlipperyAntTask]):
         super().__init__(num_tasks, seed)
         self.change_every = require_integer("change_every", change_every, minimum=1)
 
-    def make_task(self, index: int) -> SlipperyAntTask:
+    def make_task(self, index: int) -> FrictionTask:
         """Return task `index`, from 0 to `num_tasks` - 1."""
-        return SlipperyAntTask(index, task_friction(self.seed, index))
+        return FrictionTask(index, task_friction(self.seed, index))
 
     def describe(self, index: int) -> dict[str, Any]:
         """Return the friction of a task, which a row of metrics tells besides its index."""
@@ -84,8 +84,8 @@ class SlipperyAnt(Stream[SlipperyAntTask]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrictionSchedule(TaskSchedule[SlipperyAntTask]):
-    """Schedule of an ant's tasks: one constant friction, or those of a stream, in turn.
+class FrictionSchedule(TaskSchedule[FrictionTask]):
+    """Schedule of a walker's tasks: one constant friction, or those of a stream, in turn.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -102,10 +102,10 @@ class FrictionSchedule(TaskSchedule[SlipperyAntTask]):
         super().__post_init__()
 
     @property
-    def constant(self) -> SlipperyAntTask | None:
+    def constant(self) -> FrictionTask | None:
         """Task of the constant friction."""
-        return None if self.friction is None else SlipperyAntTask(0, self.friction)
+        return None if self.friction is None else FrictionTask(0, self.friction)
 
-    def make_task(self, seed: int, index: int) -> SlipperyAntTask:
+    def make_task(self, seed: int, index: int) -> FrictionTask:
         """Return task `index` of the stream with this seed."""
-        return SlipperyAntTask(index, task_friction(seed, index))
+        return FrictionTask(index, task_friction(seed, index))

@@ -1,0 +1,125 @@
+"""Command `plasticity collect`: runs from several machines into one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from plasticity.scripts.config.nested import flattened
+from plasticity.scripts.config.run_config import FREE_TO_CHANGE, without_origin
+from plasticity.scripts.report.run_folders import Run, find_runs, read_run
+from plasticity.scripts.run.atomic_files import is_locked
+from plasticity.scripts.run.progress import Messages
+
+PARTIAL = ".collecting"
+"""Ending of the name of a folder that is being copied; such a rest of an interruption is replaced."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Copy the runs of several folders into one, as from several machines.
+
+    Of a run that is in two of them, the longer one stays, if the shorter one is its beginning; anything else
+    is an error, and nothing is copied. Runs that a process is working on are left out, and named. The same
+    command again brings what has been added.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that contain runs, each the --out of `plasticity run` somewhere."""
+
+    out: Path = Path("runs/collected")
+    """Folder to copy to, created if missing."""
+
+
+def collect(config: CollectConfig) -> Counter[str]:
+    """Copy the runs, and print how many.
+
+    Returns:
+        The numbers of runs that were copied, replaced, kept as they were, and left out as running.
+
+    Raises:
+        ValueError: if a folder has no runs, two hold different results of one run, or a file cannot be read
+            or written.
+    """
+    if not config.folders:
+        raise ValueError("Name the folders to collect: plasticity collect A B --out C.")
+    messages = Messages()
+    counts: Counter[str] = Counter()
+    planned: dict[Path, Run] = {}
+    for folder in config.folders:
+        for run in find_runs(folder):
+            target = config.out / run.path.relative_to(folder)
+            if is_locked(run.path / "lock"):
+                messages.print(f"running, left out: {run.path}")
+                counts["running"] += 1
+                continue
+            planned[target] = _longer(planned.get(target), run)
+    work = {target: run for target, run in planned.items() if _is_new(target, run)}
+    counts["kept"] = len(planned) - len(work)
+    for target, run in work.items():
+        counts["replaced" if target.exists() else "copied"] += 1
+        _copy(run, target)
+    messages.print(
+        f"{counts['copied']} runs copied to {config.out}, {counts['replaced']} replaced by longer ones,"
+        f" {counts['kept']} there already."
+    )
+    return counts
+
+
+def _is_new(target: Path, run: Run) -> bool:
+    """Return whether a run is to be copied: it is not there, or shorter there."""
+    if not (target / "config.json").exists():
+        return True
+    return _longer(read_run(target), run) is run
+
+
+def _longer(first: Run | None, second: Run) -> Run:
+    """Return the run with more rows, the first of equal ones.
+
+    Raises:
+        ValueError: if they are not the same run.
+    """
+    if first is None:
+        return second
+    ours, theirs = (_settings(run) for run in (first, second))
+    apart = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
+    if apart:
+        raise ValueError(
+            f"{first.path} and {second.path} differ in {', '.join(apart)}: collect into folders of their own."
+        )
+    shared = min(len(first.rows), len(second.rows))
+    for position in range(shared):
+        if first.rows[position] != second.rows[position]:
+            raise ValueError(
+                f"{first.path} and {second.path} differ in row {position + 1}, with the same settings: they"
+                " were made by different versions or machines. Collect into folders of their own."
+            )
+    return second if len(second.rows) > len(first.rows) else first
+
+
+def _settings(run: Run) -> dict[str, object]:
+    free = (*FREE_TO_CHANGE, run.axis.length)
+    return {
+        path: value
+        for path, value in flattened(without_origin(run.config)).items()
+        if path not in free
+    }
+
+
+def _copy(run: Run, target: Path) -> None:
+    partial = target.with_name(target.name + PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(run.path, partial, ignore=shutil.ignore_patterns("lock", "*.tmp"))
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot copy {run.path} to {target} ({error.strerror or error}): free space, or give another"
+            " --out; the same command continues."
+        ) from error

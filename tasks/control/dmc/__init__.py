@@ -1,0 +1,1 @@
+"""Chains of tasks of the DeepMind Control Suite, each within one domain."""

@@ -1,0 +1,1 @@
+"""Slippery humanoid, in MuJoCo on the CPU."""

@@ -1,0 +1,1 @@
+"""Walkers on floors whose friction changes: what ants and humanoids have in common."""

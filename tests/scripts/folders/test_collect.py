@@ -1,0 +1,94 @@
+"""Runs from several folders in one, of runs that are made up here."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from plasticity.scripts.folders.collect import PARTIAL, CollectConfig, collect
+from plasticity.scripts.main import main
+from plasticity.scripts.report.run_folders import find_runs
+from plasticity.scripts.run.atomic_files import locked
+
+
+def content(root):
+    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def test_runs_come_together_and_longer_ones_replace_shorter_ones(tmp_path, make_run):
+    first, second, out = (tmp_path / name for name in ("a", "b", "out"))
+    make_run(first, seed=0)
+    make_run(first, seed=1, rows=1)
+    make_run(second, seed=1, rows=2)
+    make_run(second, "syre", seed=1)
+    (make_run(second, "syre", seed=2) / "lock").touch()
+    counts = collect(CollectConfig((first, second), out))
+    assert counts == Counter({"copied": 4, "kept": 0})
+    assert [len(run.rows) for run in find_runs(out)] == [3, 2, 3, 3]
+    found = content(out)
+    assert not [name for name in found if name.endswith("lock")]
+    for name, each in content(second).items():
+        assert name.endswith("lock") or found[name] == each
+    assert collect(CollectConfig((first, second), out)) == Counter({"copied": 0, "kept": 4})
+    assert content(out) == found
+    path = second / "permuted-digits" / "none" / "seed_1"
+    row = {"task": 2, "test_accuracy": 0.7, "diverged": False}
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert collect(CollectConfig((second,), out)) == Counter({"replaced": 1, "kept": 2})
+    assert len(find_runs(out)[1].rows) == 3
+    # the shorter one does not come back
+    assert collect(CollectConfig((first,), out)) == Counter({"kept": 2})
+
+
+def test_a_run_in_use_is_left_out(tmp_path, make_run, capsys):
+    path = make_run(tmp_path / "a")
+    make_run(tmp_path / "a", seed=1)
+    with locked(path / "lock"):
+        assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["running"] == 1
+    assert "running, left out" in capsys.readouterr().err
+    assert [run.seed for run in find_runs(tmp_path / "out")] == [1]
+
+
+def test_the_rest_of_an_interruption_is_replaced(tmp_path, make_run):
+    make_run(tmp_path / "a")
+    partial = tmp_path / "out" / "permuted-digits" / "none" / f"seed_0{PARTIAL}"
+    partial.mkdir(parents=True)
+    (partial / "half").touch()
+    collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
+    assert not partial.exists()
+    assert len(find_runs(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"offset": 0.01}, "differ in row 1, with the same settings"),
+        ({"rate": 0.02}, "differ in agent.learning_rate: collect into folders of their own"),
+    ],
+)
+def test_different_results_of_one_run_are_refused_and_nothing_is_copied(
+    tmp_path, make_run, changes, message
+):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1)
+    make_run(tmp_path / "b", **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        collect(CollectConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        collect(CollectConfig((tmp_path / "b",), tmp_path / "out"))
+    assert len(find_runs(tmp_path / "out")) == 1
+
+
+def test_bad_input(tmp_path, make_run, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["collect", "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert "collect" in capsys.readouterr().err
+    make_run(tmp_path / "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"Cannot copy .*the same command continues"):
+        collect(CollectConfig((tmp_path / "a",), tmp_path / "file"))
