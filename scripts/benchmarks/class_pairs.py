@@ -90,8 +90,9 @@ BENCHMARKS = (
         minutes=1.6,
         presets={
             "preset": Presets(
-                help="Size: quick, a small network and 200 short tasks at a rate of 0.03; nature, the network and"
-                " the training of continual ImageNet (Dohare et al., 2024), 2000 tasks of 250 epochs.",
+                help="Size: quick, a small network and 200 short tasks at a rate of 0.03; nature, the"
+                " network and the training of continual ImageNet (Dohare et al., 2024), 2000 tasks of 250"
+                " epochs.",
                 default="quick",
                 groups={
                     "quick": Preset(values={}, mitigations=MITIGATIONS),
