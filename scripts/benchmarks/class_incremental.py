@@ -49,6 +49,7 @@ BENCHMARKS = (
         description="CIFAR-100, more classes with every task, learned by a ResNet (Dohare et al., 2024)",
         config=CIFAR100,
         methods=("none", "weight-decay", "weight-decay+weight-noise"),
+        minutes=1.2,
         presets={
             "preset": Presets(
                 help="Size: quick, 20 classes, 4 more with every task, 10 epochs each; nature, all 100, 5"
@@ -70,6 +71,7 @@ BENCHMARKS = (
                             "tracking.probe_size": 500,
                         },
                         description="all classes and a ResNet-18, as published (Dohare et al., 2024)",
+                        minutes=89_000.0,
                     ),
                 },
             )

@@ -87,11 +87,12 @@ BENCHMARKS = (
         ),
         methods=METHODS,
         published=MITIGATIONS,
+        minutes=1.6,
         presets={
             "preset": Presets(
-                help="Size: quick, a small network and 200 short tasks at a rate of 0.03, in which"
-                " the loss of plasticity shows; nature, the network and the training"
-                " of continual ImageNet (Dohare et al., 2024), 2000 tasks of 250 epochs.",
+                help="Size: quick, a small network and 200 short tasks at a rate of 0.03; nature, the"
+                " network and the training of continual ImageNet (Dohare et al., 2024), 2000 tasks of 250"
+                " epochs.",
                 default="quick",
                 groups={
                     "quick": Preset(values={}, mitigations=MITIGATIONS),
@@ -99,6 +100,7 @@ BENCHMARKS = (
                         values=NATURE,
                         mitigations=MITIGATIONS,
                         description="the network and training of continual ImageNet (Dohare et al., 2024)",
+                        minutes=5000.0,
                     ),
                 },
             )
@@ -117,6 +119,7 @@ BENCHMARKS = (
         ),
         methods=METHODS,
         published=MITIGATIONS,
+        minutes=6000.0,
         presets={
             "preset": Presets(
                 help="Settings: nature, those of Dohare et al. (2024), with the output layer zeroed for each"
@@ -132,6 +135,7 @@ BENCHMARKS = (
                         values=KUMAR,
                         mitigations={"l2-init": {"strength": 1e-3}},
                         description="500 tasks of 10 epochs, Adam, as published (Kumar et al., 2023)",
+                        minutes=33.0,
                     ),
                 },
             )

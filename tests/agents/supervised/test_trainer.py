@@ -21,7 +21,7 @@ from trained_blobs import (
     weights,
 )
 
-from plasticity.agents.networks import MLP
+from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.agents.supervised.single import Classifier
 from plasticity.agents.supervised.stacked import StackedClassifier
@@ -431,6 +431,27 @@ def test_a_run_stopped_between_drops_continues_exactly(form, steps):
     resumed.train(task)
     assert straight.finish(task) == resumed.finish(task)
     assert torch.equal(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("network", [MLP(hidden=(6,)), CNN(channels=(2,), hidden=(4,))])
+@pytest.mark.parametrize(("batch_size", "momentum"), [(1, 0.0), (25, 0.0), (25, 0.9)])
+def test_every_way_to_take_a_step_follows_the_learning_rate(network, batch_size, momentum):
+    """Against a plain loop; dense networks have steps of their own, also for batches of one."""
+    settings = {**DROPPING, "batch_size": batch_size, "momentum": momentum, "learning_rate": 0.02}
+    config = ClassifierConfig(**settings)
+    trainer, task = make("single", config, PLAIN_METHOD, network=network), task_of("single")
+    twin = copy.deepcopy(trainer.network)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=momentum)
+    trainer.train(task)
+    for epoch in range(4):
+        optimizer.param_groups[0]["lr"] = 0.02 * config.learning_rate_share(epoch)
+        for indices in torch.split(trainer._data_orders.get(0, epoch, 50), batch_size):
+            images, labels = task.train_batch(indices)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(twin(images), labels).backward()
+            optimizer.step()
+    for own, other in zip(trainer.network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_steps_follow_the_learning_rate():
