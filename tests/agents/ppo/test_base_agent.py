@@ -717,7 +717,7 @@ def test_rewards_are_scaled_before_they_are_learned_from_and_reported_as_they_ar
     class Quarter(Toy):
         def step(self, actions):
             step = super().step(actions)
-            return replace(step, rewards=step.rewards / 4)
+            return step._replace(rewards=step.rewards / 4)
 
     def agent(kind, **settings):
         return PPO(kind(environment_seeds(3, EACH)), replace(SMALL, **settings), seed=3)
