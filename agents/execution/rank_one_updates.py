@@ -15,7 +15,7 @@ from torch import Tensor
 from plasticity.optim.linear_step import LinearStep
 from plasticity.optim.plan import exceeds_rounding
 
-NUMBERS_IN_CACHE = 2**17
+NUMBERS_IN_CACHE = 2**18
 """Numbers of a part of a weight that is moved at once, few enough that they are still in the cache for the
 second operation on them."""
 
