@@ -36,6 +36,7 @@ from plasticity.scripts.config.nested import (
     to_plain,
     with_values,
 )
+from plasticity.scripts.trackers.base import TRACKERS
 from plasticity.tasks.control.base import EnvironmentConfig
 from plasticity.tasks.streams.base import SupervisedStreamConfig
 
@@ -52,11 +53,13 @@ FREE_TO_CHANGE = (
     "agent.kernel",
     "device",
     "imports",
+    "track",
     "tuned_on",
 )
 """Settings that may differ when a run is continued: its length, where and how it runs (which changes
 numbers by rounding at most), where its data lie, which modules are imported (a run needs its own ones,
-and its method, stream and network name what they registered), and where its settings are from."""
+and its method, stream and network name what they registered), where its rows go too, and where its
+settings are from."""
 
 METHOD_FIELDS = ("method", "critic_method")
 """Fields that hold mitigations."""
@@ -160,6 +163,9 @@ class RunConfig:
     imports: tuple[str, ...] = ()
     """Modules of the user's own, imported first: they register what the run is made of."""
 
+    track: tuple[str, ...] = ()
+    """Trackers that get a copy of every row: wandb, mlflow (extras of these names)."""
+
     tuned_on: tuple[int, ...] = ()
     """Seeds on which the settings were chosen by `plasticity tune`; a report says so."""
 
@@ -178,6 +184,9 @@ class RunConfig:
             require_name(name, getattr(self, name))
         for each in self.imports:
             require_name("a name in imports", each)
+        for each in self.track:
+            require_name("a name in track", each)
+            require_known("tracker", each, TRACKERS)
         for tuned_seed in self.tuned_on:
             require_integer("a seed in tuned_on", tuned_seed, minimum=0, maximum=MAX_SEED)
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)

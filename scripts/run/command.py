@@ -23,6 +23,7 @@ from plasticity.scripts.run.saved_run import (
     saved_config,
 )
 from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
+from plasticity.scripts.trackers.base import require_trackers
 from plasticity.tasks.vector.environments import available_cores
 
 MAX_NAMED = 3
@@ -81,6 +82,7 @@ def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     """
     messages = Messages()
     processes = _processes(options, jobs)
+    require_trackers(options.config.track)
     require_use(jobs, options.stack)
     jobs = _with_cores(jobs, processes)
     unfinished = _unfinished(jobs)

@@ -15,18 +15,21 @@ import torch
 
 from plasticity.metrics.row_file import encoded
 from plasticity.random_state import random_state
-from plasticity.scripts.config.nested import setting_at
+from plasticity.scripts.config.nested import flattened, setting_at
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run import atomic_files, events
 from plasticity.scripts.run.atomic_files import explained
 from plasticity.scripts.run.saved_run import (
     Checkpoint,
+    is_finished,
     load_checkpoint,
     require_same_config,
     saved_config,
     saved_length,
 )
 from plasticity.scripts.run.versions import made_by
+from plasticity.scripts.trackers.base import TrackedRun
+from plasticity.scripts.trackers.mirror import Mirror
 
 
 class RunFolder:
@@ -48,6 +51,7 @@ class RunFolder:
         self._timings = path / "timings.jsonl"
         self._events = path / "tensorboard" / events.FILE_NAME
         self._lock: IO[bytes] | None = None
+        self._mirrors: list[Mirror] = []
 
     def __enter__(self) -> RunFolder:
         with explained(self.path):
@@ -56,6 +60,10 @@ class RunFolder:
         try:
             with explained(self.path):
                 self._settle_config()
+            self._mirrors = [
+                Mirror(name, self._tracked_run(), self.config.axes[-1])
+                for name in self.config.track
+            ]
         except BaseException:
             self._lock.close()
             raise
@@ -67,8 +75,22 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
+        if self._lock is None:
+            return
+        try:
+            for mirror in self._mirrors:
+                mirror.close(finished=is_finished(self.path, self.config))
+        finally:
             self._lock.close()
+
+    def _tracked_run(self) -> TrackedRun:
+        return TrackedRun(
+            folder=self.path,
+            benchmark=self.config.benchmark,
+            method=self.config.method_name,
+            seed=self.config.seed,
+            settings=flattened(self.config.to_json()),
+        )
 
     def _settle_config(self) -> None:
         """Write the configuration, or raise a RunError if the folder holds another one."""
@@ -115,7 +137,10 @@ class RunFolder:
         timing: Mapping[str, float],
         episodes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Append a row, its timing, its episodes and its TensorBoard events to their files."""
+        """Append a row, its timing, its episodes and its TensorBoard events to their files.
+
+        Trackers get the row as well.
+        """
         axes = self.config.axes
         numbers = {name: value for name, value in row.items() if name not in axes}
         points = [(int(row[axes[-1]]), numbers)]
@@ -130,6 +155,8 @@ class RunFolder:
                 atomic_files.append(self._episodes, b"".join(_line(each) for each in episodes))
             first = atomic_files.size(self._events) == 0
             atomic_files.append(self._events, events.encoded(points, first=first))
+        for mirror in self._mirrors:
+            mirror.update()
 
     def _appended(self) -> dict[str, Path]:
         return {

@@ -335,6 +335,7 @@ def test_the_critics_method_is_the_actors_unless_given():
             "--target-kl 0.1 ends the updates of stacked agents at different steps, and redo counts",
         ),
         ({"stream.change_every": 1023}, "change_every must be a multiple of num_envs, 8"),
+        ({"track": ("wandbb",)}, "Unknown tracker 'wandbb'. Did you mean 'wandb'?"),
         ({"stream.engine": "mujocco"}, "Unknown engine 'mujocco'. Did you mean 'mujoco'?"),
     ],
 )
@@ -351,7 +352,7 @@ def test_compilation_is_refused_where_it_does_not_work():
 
 def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
     assert set(flattened(ANT.to_json())) == {
-        *("benchmark", "seed", "device", "imports", "tuned_on", "critic_method"),
+        *("benchmark", "seed", "device", "imports", "track", "tuned_on", "critic_method"),
         *(f"method.syre.{name}" for name in vars(Syre())),
         *(f"stream.{name}" for name in vars(ANT.stream)),
         *(f"agent.{name}" for name in vars(ANT.agent)),
