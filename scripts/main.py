@@ -54,6 +54,8 @@ COMMANDS = {
     "status": "which runs of a folder are done, and how to continue the rest",
     "collect": "runs of several folders into one, as from several machines",
     "report": "tables and figures of finished or unfinished runs",
+    "card": "a model card of a run: settings, results, plasticity sheet, figures",
+    "push": "a run and its card to the Hugging Face Hub",
     "video": "a GIF, video or filmstrip of a run's trained agent",
     "list": "benchmarks, figures, methods, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
@@ -105,7 +107,7 @@ def _dispatch(given: list[str]) -> int:
     require_known("command", command, COMMANDS)
     if command == "list":
         return _list(take_imports(rest, "plasticity list")[1])
-    if command in ("status", "collect", "report", "video", "probe", "strip"):
+    if command in ("status", "collect", "report", "video", "probe", "strip", "card", "push"):
         _file_command(command, rest)
         return 0
     if command == "bench":
@@ -146,6 +148,14 @@ def _file_command(command: str, rest: list[str]) -> None:
         from plasticity.scripts.folders.collect import CollectConfig, collect  # noqa: PLC0415
 
         collect(tyro.cli(CollectConfig, prog="plasticity collect", args=rest))
+    elif command == "card":
+        from plasticity.scripts.share.card import CardConfig, card  # noqa: PLC0415  (matplotlib)
+
+        card(tyro.cli(CardConfig, prog="plasticity card", args=rest))
+    elif command == "push":
+        from plasticity.scripts.share.push import PushConfig, push  # noqa: PLC0415  (matplotlib)
+
+        push(tyro.cli(PushConfig, prog="plasticity push", args=rest))
     elif command == "video":
         from plasticity.scripts.video.command import VideoConfig, video  # noqa: PLC0415  (gymnasium)
 
