@@ -23,6 +23,7 @@ from plasticity.scripts.bench.limits import limits
 from plasticity.scripts.bench.memory import memory
 from plasticity.scripts.bench.methods import methods
 from plasticity.scripts.bench.mitigations import mitigations
+from plasticity.scripts.bench.mujoco_ant import mujoco_vector
 from plasticity.scripts.bench.parallel import parallel
 from plasticity.scripts.bench.ppo import ppo_parts, ppo_tracking, ppo_training
 from plasticity.scripts.bench.published import published
@@ -37,7 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterable[Row]]] = {
     each.__name__: each
     for each in (
         *(step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel),
-        *(ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking),
+        *(ant_environment, ant_vector, mujoco_vector, ppo_training, ppo_parts, ppo_tracking),
         *(limits, compiled, stacked_images, stacked_ants, kernels, mitigations, methods),
         published,
     )
@@ -59,17 +60,18 @@ class BenchOptions:
 
     only: tuple[str, ...] = ()
     """Measurements: step_cnn, step_mlp, optimizer_step, memory, trainer, tracking, parallel,
-    ant_environment, ant_vector, ppo_training, ppo_parts, ppo_tracking, limits, compiled,
-    stacked_images, stacked_ants, kernels, mitigations, methods, published. All of them by default."""
+    ant_environment, ant_vector, mujoco_vector, ppo_training, ppo_parts, ppo_tracking, limits,
+    compiled, stacked_images, stacked_ants, kernels, mitigations, methods, published. All of them by
+    default."""
 
     rounds: int | None = None
     """Rounds of turns in each comparison. None: each measurement's own default."""
 
     threads: int = 1
-    """Threads of torch on a CPU. (parallel, ant_* and ppo_* choose their own number.)"""
+    """Threads of torch on a CPU. (parallel, ant_*, mujoco_vector and ppo_* choose their own number.)"""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Device to measure on. (parallel, ant_* and ppo_* always run on the CPU.)"""
+    """Device to measure on. (parallel, ant_*, mujoco_vector and ppo_* always run on the CPU.)"""
 
     quick: bool = False
     """Small sizes and few rounds: checks in half a minute that everything runs, but measures nothing."""

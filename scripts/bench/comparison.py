@@ -17,13 +17,17 @@ CORES = 2
 Side = Callable[[], object]
 """Function that is timed; called without arguments."""
 
-Requirement = Literal["cuda", "pybullet", "pybullet_envs_gymnasium", "mujoco_warp"]
+Requirement = Literal[
+    "cuda", "pybullet", "pybullet_envs_gymnasium", "mujoco", "mujoco_warp", "envpool"
+]
 """Package that a measurement needs, or a device."""
 
 _REMEDIES: dict[Requirement, str] = {
     "cuda": "--device cuda",
     "pybullet": "pip install 'plasticity[bullet]', on Python 3.10 or 3.11",
     "pybullet_envs_gymnasium": "pip install pybullet_envs_gymnasium",
+    "mujoco": "pip install 'plasticity[mujoco]'",
+    "envpool": "pip install 'plasticity[bench]'",
     "mujoco_warp": "pip install 'plasticity[gpu]', on Python 3.11 or newer",
 }
 
