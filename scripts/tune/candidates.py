@@ -73,12 +73,13 @@ class GridSearch:
 class OptunaSearch:
     """Search by Optuna's tree-structured Parzen estimator, over the values of a grid, in rounds.
 
-    Settings that it proposes again count as tried. The same command proposes the same settings again, so that
-    a search that was stopped continues.
+    Values that are numbers in order are neighbours to it; others are categories. A setting that it proposes
+    again is not tried again: it is told the score, and proposes another. One that diverged has the lowest
+    score. The same command proposes the same settings again, so that a search that was stopped continues.
 
     Args:
         axes: Settings of the method, with their values.
-        budget: Largest number of proposals.
+        budget: Largest number of settings.
         seed: Seed of the sampler.
 
     Raises:
@@ -95,45 +96,71 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=2 * ROUND)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._failed = optuna.trial.TrialState.FAIL
-        categories = optuna.distributions.CategoricalDistribution
-        # Values by their position: a value may be a tuple, which Optuna cannot save.
+        # by position: a value may be a tuple, which Optuna cannot save
         self._distributions = {
-            axis.option: categories(tuple(range(len(axis.values)))) for axis in axes
+            axis.option: optuna.distributions.IntDistribution(0, len(axis.values) - 1)
+            if _is_ordered(axis.values)
+            else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.values))))
+            for axis in axes
         }
+        self._grid = GridSearch(axes, number_of_settings(axes), seed)
         self._values = {axis.option: axis.values for axis in axes}
-        self._left = min(budget, number_of_settings(axes))
-        self._asked: list[tuple[Any, int]] = []
+        self._budget = min(budget, number_of_settings(axes))
+        self._random = random.Random(seed)
+        self._scores: dict[str, float] = {}
+        self._asked: list[tuple[Any, str]] = []
 
     def rounds(self) -> Iterator[Sequence[Settings]]:
-        """Yield `ROUND` settings at a time, without those tried before."""
+        """Yield up to `ROUND` settings at a time, none of them twice."""
         tried: set[str] = set()
-        while self._left > 0:
-            trials = [self._study.ask(self._distributions) for _ in range(min(ROUND, self._left))]
-            self._left -= len(trials)
-            fresh: list[Settings] = []
+        while len(tried) < self._budget:
             self._asked = []
-            for trial in trials:
-                settings = {
-                    option: values[trial.params[option]] for option, values in self._values.items()
-                }
-                if settings_name(settings) in tried:
-                    self._study.tell(trial, state=self._failed)  # it learns nothing new
-                    continue
-                tried.add(settings_name(settings))
-                self._asked.append((trial, len(fresh)))
+            fresh: list[Settings] = []
+            for _ in range(min(ROUND, self._budget - len(tried))):
+                trial, settings = self._proposal(tried)
+                name = settings_name(settings)
+                tried.add(name)
+                self._asked.append((trial, name))
                 fresh.append(settings)
-            if fresh:
-                yield fresh
+            yield fresh
+
+    def _proposal(self, tried: set[str]) -> tuple[Any, Settings]:
+        """Return a trial whose settings were not tried; after some that were, one is drawn."""
+        for _ in range(ROUND):
+            trial = self._study.ask(self._distributions)
+            settings = self._settings_of(trial)
+            name = settings_name(settings)
+            if name not in tried:
+                return trial, settings
+            if name in self._scores:
+                self._study.tell(trial, self._scores[name])
+        (every,) = self._grid.rounds()
+        drawn = self._random.choice([each for each in every if settings_name(each) not in tried])
+        self._study.enqueue_trial(
+            {option: self._values[option].index(value) for option, value in drawn.items()}
+        )
+        trial = self._study.ask(self._distributions)
+        return trial, self._settings_of(trial)
+
+    def _settings_of(self, trial: Any) -> Settings:
+        return {option: values[trial.params[option]] for option, values in self._values.items()}
 
     def learn(self, scores: Sequence[float | None]) -> None:
         """Report the scores of the latest round."""
-        for trial, position in self._asked:
-            score = scores[position]
-            if score is None:
-                self._study.tell(trial, state=self._failed)
-            else:
-                self._study.tell(trial, score)
+        for (trial, name), score in zip(self._asked, scores, strict=True):
+            self._scores[name] = -math.inf if score is None else score
+            self._study.tell(trial, self._scores[name])
+
+
+def _is_ordered(values: Sequence[object]) -> bool:
+    """Return whether values are numbers in ascending or descending order."""
+    numbers = [
+        each for each in values if isinstance(each, int | float) and not isinstance(each, bool)
+    ]
+    return len(numbers) == len(values) and numbers in (
+        sorted(numbers),
+        sorted(numbers, reverse=True),
+    )
 
 
 def search_of(kind: str, axes: Sequence[Axis], budget: int, method: str) -> Search:
