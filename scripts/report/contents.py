@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,15 +11,12 @@ from matplotlib.figure import Figure
 
 from plasticity.scripts.report.arms import (
     Arm,
-    differing_keys,
     known_methods,
     matrix,
-    shared_positions,
-    summary,
 )
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.figures import SettingsMap, map_figure
+from plasticity.scripts.report.figures import map_figure, settings_map
 from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
@@ -40,8 +36,6 @@ from plasticity.scripts.report.metric_names import (
     is_occasional,
     is_share,
     layer_of,
-    short_count,
-    with_unit,
 )
 from plasticity.scripts.report.panels import STYLES, Line, Panel, panels_figure
 from plasticity.scripts.report.run_folders import Run
@@ -125,6 +119,24 @@ def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
     return "accuracy" if has_accuracy else "progress", [layerless] if layerless else []
 
 
+def group_of(metric: str) -> str:
+    """Return the name of the figure that shows a metric, of `page.TITLES`."""
+    family = family_of(metric)
+    groups = {
+        "return": EPISODES,
+        "ranks": RANKS,
+        "units": (*UNITS, SYMMETRY),
+        "norms": NORMS,
+        "weights": WEIGHTS,
+        "steps": WHOLE,
+        "ppo": DIAGNOSTICS,
+    }
+    for group, families in groups.items():
+        if family in families:
+            return group
+    return "accuracy" if family.endswith("_accuracy") or metric == GAP else "progress"
+
+
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
     """Return panels of PPO's diagnostics, three to a row."""
     known = [name for name in DIAGNOSTICS if name in comparison.chosen_metrics]
@@ -169,10 +181,11 @@ def _wrapped(rows: Sequence[Sequence[Panel]], columns: int = MAX_COLUMNS) -> lis
 
 
 def _panels(comparison: Comparison, metrics: Sequence[str]) -> list[Panel]:
-    return [_panel(comparison, metric) for metric in metrics]
+    return [panel_of(comparison, metric) for metric in metrics]
 
 
-def _panel(comparison: Comparison, metric: str) -> Panel:
+def panel_of(comparison: Comparison, metric: str) -> Panel:
+    """Return the panel of a metric, with a line for each chosen arm that measured it."""
     family, layer = family_of(metric), layer_of(metric)
     if family in WHOLE:  # of the whole network
         layer = ""
@@ -218,13 +231,23 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
     return tuple(map(float, marks)) if len(marks) <= MAX_MARKS else ()
 
 
-def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
-    factor = factor_of(metric)
+def run_values(comparison: Comparison, arm: Arm, metric: str) -> tuple[Array, Array]:
+    """Return what the line of an arm's mean is drawn from, in the unit that is shown.
+
+    Returns:
+        Positions of shape (positions,), and the values of all started runs there, NaN where there is
+        none, of shape (runs, positions).
+    """
     positions = arm.positions_of(metric)
-    values = factor * matrix(arm, metric, positions)
+    values = factor_of(metric) * matrix(arm, metric, positions)
     # Where no episode ended in any run there is no return: the line goes on to the next row with one.
     known = np.isfinite(values).any(axis=0) | comparison.axis.is_dense
-    line = _mean_line(comparison, arm, np.array(positions, dtype=float)[known], values[:, known])
+    return np.array(positions, dtype=float)[known], values[:, known]
+
+
+def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
+    factor = factor_of(metric)
+    line = _mean_line(comparison, arm, *run_values(comparison, arm, metric))
     if is_share(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
         low, high = np.clip(line.low, 0.0, 100.0), np.clip(line.high, 0.0, 100.0)
         line = replace(line, low=low, high=high)
@@ -236,7 +259,7 @@ def _mean_line(comparison: Comparison, arm: Arm, positions: Array, values: Array
     mean, low, high = bands(values, comparison.confidence)
     return Line(
         label=arm.label,
-        style=_style(comparison, arm),
+        style=styles_of([each.method for each in comparison.chosen])[arm.method],
         positions=positions,
         mean=mean,
         low=low,
@@ -259,19 +282,18 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
     return positions, factor * np.array([value for _, value in points], dtype=float)
 
 
-def _style(comparison: Comparison, arm: Arm) -> int:
+def styles_of(methods: Sequence[str]) -> dict[str, int]:
     """Return an index for `panels.style_of`: fixed for the oldest methods, the next free one for others.
 
-    All arms of a figure thus differ in colour as long as there are enough colours.
+    All methods of a figure thus differ in colour as long as there are enough colours.
     """
     fixed = known_methods()[: len(STYLES)]
-    if arm.method in fixed:
-        return fixed.index(arm.method)
-    methods = list(dict.fromkeys(each.method for each in comparison.chosen))
     taken = {fixed.index(method) for method in methods if method in fixed}
-    others = [method for method in methods if method not in fixed]
     free = (index for index in count() if index not in taken)
-    return dict(zip(others, free, strict=False))[arm.method]
+    return {
+        method: fixed.index(method) if method in fixed else next(free)
+        for method in dict.fromkeys(methods)
+    }
 
 
 # ---- tasks of runs with a row per number of steps ---------------------------------------------------
@@ -299,12 +321,17 @@ def task_panels(comparison: Comparison) -> list[list[Panel]]:
 
 def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
     """Return means over seeds; with a baseline, of the differences to it (0 for the baseline itself)."""
+    line = _mean_line(comparison, arm, *task_values(arm, baseline))
+    return replace(line, seeds=(), diverged=()) if arm is baseline else line
+
+
+def task_values(arm: Arm, baseline: Arm | None) -> tuple[Array, Array]:
+    """Return the tasks of shape (tasks,), and the returns of shape (runs, tasks), or their differences."""
     tasks = [task for task in arm.tasks if baseline is None or task in baseline.tasks]
     values = _task_matrix(arm, arm.started, tasks)
     if baseline is not None:
         values = values - _task_matrix(baseline, arm.started, tasks)
-    line = _mean_line(comparison, arm, np.array(tasks, dtype=float), values)
-    return replace(line, seeds=(), diverged=()) if arm is baseline else line
+    return np.array(tasks, dtype=float), values
 
 
 def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
@@ -312,74 +339,3 @@ def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
     by_task = [task_returns(arm, task) for task in tasks]
     values = [[returns.get(run.seed) for returns in by_task] for run in runs]
     return np.array(values, dtype=np.float64).reshape(len(runs), len(tasks))
-
-
-# ---- the map ----------------------------------------------------------------------------------------
-
-
-def settings_map(comparison: Comparison) -> SettingsMap | None:
-    """Return the headline metric over two settings, of the first method with a sweep over two.
-
-    Returns:
-        The map, or None if no method's arms differ in exactly two settings, both of them numbers.
-    """
-    for chosen in comparison.chosen:
-        arms = comparison.arms_of(chosen.method)
-        keys = differing_keys([arm.settings for arm in arms])
-        if len(keys) == 2 and all(
-            _is_number(arm.settings.get(key)) for arm in arms for key in keys
-        ):
-            return _map_of(comparison, chosen, arms, keys)
-    return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _map_of(
-    comparison: Comparison, chosen: Arm, arms: Sequence[Arm], keys: Sequence[str]
-) -> SettingsMap | None:
-    row_key, column_key = keys
-    cells = {(float(arm.settings[row_key]), float(arm.settings[column_key])): arm for arm in arms}
-    metric = comparison.headline
-    complete = [arm for arm in comparison.arms if not arm.unfinished]
-    where = shared_positions(complete or comparison.arms)
-    factor, moment = factor_of(metric), comparison.moment
-
-    def value(arm: Arm) -> float:
-        found = summary(arm, metric, comparison.confidence, where)[moment]
-        return math.nan if found is None or (complete and arm.unfinished) else factor * found.mean
-
-    rows = tuple(sorted({row for row, _ in cells}))
-    columns = tuple(sorted({column for _, column in cells}))
-    grid = [[cells.get((row, column)) for column in columns] for row in rows]
-    best = next(cell for cell, arm in cells.items() if arm is chosen)
-    values = np.array([[math.nan if arm is None else value(arm) for arm in row] for row in grid])
-    if not np.isfinite(values).any():
-        return None
-    others = [arm for arm in comparison.chosen if arm is not chosen]
-    references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
-    at = f"{comparison.axis.name} {where[-1]}"
-    if moment == "average":
-        at = f"average over {short_count(where[-1])} {comparison.axis.name}s"
-    return SettingsMap(
-        title=f"{chosen.method}, {at}",
-        label=with_unit(metric),
-        rows=rows,
-        columns=columns,
-        row_label=row_key.replace("_", " "),
-        column_label=column_key.replace("_", " "),
-        values=values,
-        notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
-        best=(rows.index(best[0]), columns.index(best[1])),
-        references=tuple(each for each in references if math.isfinite(each[1])),
-    )
-
-
-def _remark(arm: Arm | None) -> str:
-    if arm is None:
-        return "not run"
-    if arm.unfinished:
-        return "unfinished"
-    return f"{len(arm.diverged)} of {len(arm.runs)} div." if arm.diverged else ""

@@ -14,9 +14,9 @@ from plasticity.scripts.report.contents import (
     MAX_MARKS,
     change_marks,
     draw_figures,
-    settings_map,
     task_panels,
 )
+from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.metric_names import headlines, in_words, short_count
 from plasticity.scripts.report.run_folders import Run, find_runs
 from plasticity.scripts.report.tables import (
@@ -419,12 +419,11 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
     written = report(ReportConfig(synthetic, out=tmp_path))
     assert [path.name for path in written] == [
         "report.html",
-        "slippery-ant_return.png",
-        "slippery-ant_tasks.png",
-        "slippery-ant_ranks.png",
-        "slippery-ant_units.png",
-        "slippery-ant_norms.png",
-        "slippery-ant_ppo.png",
+        *(
+            f"slippery-ant_{name}.{ending}"
+            for name in ("return", "tasks", "ranks", "units", "norms", "ppo")
+            for ending in ("png", "pdf")
+        ),
     ]
     page = html.unescape(written[0].read_text(encoding="utf-8"))
     for expected in (
