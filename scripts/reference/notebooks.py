@@ -52,8 +52,8 @@ def notebook_of(page: str, name: str) -> dict[str, Any]:
             code = part.code if part.language == "python" else _shell(part.code)
             metadata = {"small": dict(part.small)} if part.small else {}
             cells.append(_cell("code", code, identity, **metadata))
-        else:
-            cells.append(_cell("markdown", _without_pictures(part.markdown), identity))
+        elif prose := _without_pictures(part.markdown).strip():
+            cells.append(_cell("markdown", prose, identity))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {
         "cells": cells,
