@@ -51,7 +51,7 @@ def _training_options(name: str) -> list[str]:
     if own:
         parts.append(fields_table(type(extra), options=True))
     if name == "run":
-        parts.append(fields_table(CommandOptions, options=True))
+        parts.append(fields_table(CommandOptions, options=True, required="the benchmark's"))
     else:
         parts.append("Its other options are those of [`plasticity run`](#plasticity-run).")
     parts.append(

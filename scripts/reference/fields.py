@@ -13,7 +13,13 @@ from plasticity.scripts.config.nested import field_docstrings
 from plasticity.scripts.reference.markdown import table
 
 
-def fields_table(kind: type, *, options: bool = False, without: tuple[str, ...] = ()) -> str:
+def fields_table(
+    kind: type,
+    *,
+    options: bool = False,
+    without: tuple[str, ...] = (),
+    required: str = "required",
+) -> str:
     """Return a table of the fields that the constructor of a dataclass takes.
 
     Args:
@@ -21,17 +27,20 @@ def fields_table(kind: type, *, options: bool = False, without: tuple[str, ...] 
         options: Whether to name the options of the command line (`--num-tasks`) rather than the keys of a
             configuration file (`num_tasks`).
         without: Names of fields to leave out.
+        required: Text in the place of a default where there is none.
 
     Returns:
         The table in Markdown; a sentence that says so where there are no fields.
     """
-    rows = list(_rows(kind, options, without))
+    rows = list(_rows(kind, options, without, required))
     if not rows:
         return "\nIt has no settings.\n"
     return table(("option" if options else "key", "type", "default", "meaning"), rows)
 
 
-def _rows(kind: type, options: bool, without: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _rows(
+    kind: type, options: bool, without: tuple[str, ...], required: str
+) -> Iterator[tuple[str, ...]]:
     annotations = get_type_hints(kind, include_extras=True)
     docs = field_docstrings(kind)
     for each in fields(kind):
@@ -43,17 +52,17 @@ def _rows(kind: type, options: bool, without: tuple[str, ...]) -> Iterator[tuple
             else each.name
         )
         type_text = type_name(annotations[each.name])
-        yield f"`{name}`", f"`{type_text}`", default_text(each), docs.get(each.name, "")
+        yield f"`{name}`", f"`{type_text}`", default_text(each) or required, docs.get(each.name, "")
 
 
-def default_text(each: Field[Any]) -> str:
-    """Return the default of a field as code, or "required"."""
+def default_text(each: Field[Any]) -> str | None:
+    """Return the default of a field as code; None if it has none."""
     if each.default is not MISSING:
         value: Any = each.default
     elif each.default_factory is not MISSING:
         value = each.default_factory()
     else:
-        return "required"
+        return None
     if is_dataclass(value):
         return f"those of `{type(value).__name__}`"
     if isinstance(value, Path):

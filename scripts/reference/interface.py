@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 
 import plasticity
@@ -60,7 +61,16 @@ def _package_page(package: str) -> str:
 
 def _entries(package: str) -> Iterator[str]:
     for name in public_names(package):
-        yield f"::: {package}.{name}"
+        yield f"::: {path_of(package, name)}"
+
+
+def path_of(package: str, name: str) -> str:
+    """Return the path of a public name, as tools that read sources find it.
+
+    That is `package.name`, or where a module has the name as well, the place of its definition.
+    """
+    path = f"{package}.{name}"
+    return f"{path}.{name}" if path in sys.modules else path
 
 
 def _top_page() -> str:
@@ -68,7 +78,7 @@ def _top_page() -> str:
     elsewhere = {name: each for each in PACKAGES for name in importlib.import_module(each).__all__}
     own = [name for name in plasticity.__all__ if name not in elsewhere]
     rows = [
-        (f"[`{name}`][{elsewhere[name]}.{name}]", _summary(name))
+        (f"[`{name}`][{path_of(elsewhere[name], name)}]", _summary(name))
         for name in plasticity.__all__
         if name in elsewhere
     ]

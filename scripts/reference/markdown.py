@@ -10,7 +10,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         header: Titles of the columns.
-        rows: Cells of each row; line breaks in a cell become blanks.
+        rows: Cells of each row; line breaks in a cell become blanks. A bar is escaped, except in code.
 
     Raises:
         ValueError: if a row has another number of cells than the header.
@@ -31,4 +31,6 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", r"\|").split())
+    parts = text.split("`")  # every second one is code, in which a backslash would be shown
+    parts[::2] = [each.replace("|", r"\|") for each in parts[::2]]
+    return " ".join("`".join(parts).split())

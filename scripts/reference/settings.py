@@ -11,6 +11,7 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.reference.fields import fields_table
 from plasticity.scripts.reference.markdown import table
+from plasticity.scripts.reproduce.figure import FIGURES
 
 SECTIONS = ("stream", "agent", "tracking")
 """Keys of a configuration whose dataclass differs from benchmark to benchmark."""
@@ -42,9 +43,15 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def benchmarks() -> dict[str, RunConfig]:
+    """Return the configurations of the benchmarks by name, without those that are made for one figure."""
+    figures = {each.config.benchmark for each in FIGURES.values()}
+    return {name: each.config for name, each in BENCHMARKS.items() if name not in figures}
+
+
 def kinds_of(section: str) -> list[type]:
     """Return the dataclasses that benchmarks have in one section, each once, in the benchmarks' order."""
-    found = (type(getattr(each.config, section)) for each in BENCHMARKS.values())
+    found = (type(getattr(config, section)) for config in benchmarks().values())
     return list(dict.fromkeys(found))
 
 

@@ -6,12 +6,12 @@ from plasticity.scripts.reference.markdown import table
 
 
 def test_a_cell_has_no_line_break_and_no_bare_bar():
-    found = table(("type", "meaning"), [("int | None", "first\n  second")])
+    found = table(("type", "meaning"), [("`int | None`", "first | or\n  second")])
     assert found.splitlines() == [
         "",
         "| type | meaning |",
         "| --- | --- |",
-        r"| int \| None | first second |",
+        r"| `int | None` | first \| or second |",
     ]
 
 
