@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+import plasticity.scripts.reproduce  # noqa: F401  (registers figures, which are left out)
 from plasticity.agents.networks import NETWORKS
 from plasticity.mitigations import MITIGATIONS
 from plasticity.scripts.config.benchmarks import BENCHMARKS
