@@ -1,6 +1,6 @@
 """Examples in docstrings: each runs, and the public names that have none yet are listed.
 
-They read as if torch, nn and the names at the top of the package were imported.
+They read as if torch, nn and the names at the top of plasticity, its agents and its tasks were imported.
 """
 
 import doctest
@@ -39,7 +39,9 @@ def test_an_example_runs(path):
     found = WITH_EXAMPLE[path]
     torch.manual_seed(0)
     names = {"torch": torch, "nn": torch.nn}
-    names |= {name: getattr(plasticity, name) for name in plasticity.__all__}
+    for package in ("plasticity.tasks", "plasticity.agents", "plasticity"):
+        module = importlib.import_module(package)
+        names |= {name: getattr(module, name) for name in module.__all__}
     names[found.__name__] = found
     tests = doctest.DocTestFinder(recurse=False).find(found, path, module=False, globs=names)
     assert tests
