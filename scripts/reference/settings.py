@@ -58,7 +58,7 @@ def kinds_of(section: str) -> list[type]:
 
 def _part(title: str, kind: type) -> Iterator[str]:
     yield f"### {title}"
-    yield inspect.getdoc(kind).split("\n\n", maxsplit=1)[0]  # type: ignore[union-attr]  (tests/test_house.py)
+    yield inspect.cleandoc(kind.__doc__ or "").split("\n\n", maxsplit=1)[0]
     yield fields_table(kind)
 
 
