@@ -94,7 +94,9 @@ def _cell(kind: str, source: str, identity: str, **metadata: Any) -> dict[str, A
 
 
 def _shell(code: str) -> str:
-    return "\n".join(f"!{line}" for line in code.splitlines() if line.strip())
+    """Mark commands of the shell, of several lines each, as a notebook does: `!command`."""
+    whole = re.sub(r"\\\n *", "", code)
+    return "\n".join(f"!{line}" for line in whole.splitlines() if line.strip())
 
 
 def _without_pictures(markdown: str) -> str:

@@ -18,7 +18,8 @@ steps = 400
 ```bash
 plasticity list
 
-plasticity report runs
+plasticity report \\
+    runs
 ```
 """
 
