@@ -28,6 +28,12 @@ class CNN(Network):
     Raises:
         TypeError: if a size is not an integer.
         ValueError: if a size is out of range or a name is unknown.
+
+    Examples:
+        >>> from plasticity.network_spec import NetworkSpec
+        >>> network = CNN().build(NetworkSpec(input_shape=(1, 28, 28), output_size=10))
+        >>> network(torch.zeros(32, 1, 28, 28)).shape
+        torch.Size([32, 10])
     """
 
     channels: tuple[int, ...] = (8, 16)

@@ -21,6 +21,12 @@ class MLP(Network):
     Raises:
         TypeError: if a width is not an integer.
         ValueError: if a width is under 1, there is none, or the activation is unknown.
+
+    Examples:
+        >>> from plasticity.network_spec import NetworkSpec
+        >>> network = MLP(hidden=(100, 100)).build(NetworkSpec(input_shape=(1, 8, 8), output_size=10))
+        >>> network(torch.zeros(32, 1, 8, 8)).shape
+        torch.Size([32, 10])
     """
 
     hidden: tuple[int, ...] = (64,)

@@ -27,6 +27,10 @@ class PPOConfig:
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range, a name is unknown, or two values are incompatible.
+
+    Examples:
+        >>> PPOConfig(learning_rate=3e-4, hidden=(64, 64)).learning_rate
+        0.0003
     """
 
     hidden: tuple[int, ...] = (256, 256)

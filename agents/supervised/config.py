@@ -34,6 +34,10 @@ class ClassifierConfig:
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range or a name is unknown.
+
+    Examples:
+        >>> ClassifierConfig(learning_rate=0.1).learning_rate
+        0.1
     """
 
     optimizer: Optimizer = "sgd"

@@ -29,6 +29,10 @@ class Classifier(Trainer):
 
     Raises:
         ValueError: if the configuration compiles, and the device is neither CPU nor CUDA.
+
+    Examples:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> classifier = Classifier(network, ClassifierConfig(), data_order_seed=0)
     """
 
     def __init__(

@@ -42,6 +42,13 @@ class Activations(dict[str, Tensor]):
     """Outputs by layer name, in the order in which the network computed them.
 
     Each is a detached copy, on its device and in its dtype.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+        >>> with capture(model) as activations:
+        ...     outputs = model(torch.randn(8, 4))
+        >>> list(activations)
+        ['1']
     """
 
     layouts: dict[str, UnitLayout]
@@ -124,6 +131,10 @@ def unit_matrix(activation: Tensor, axis: Axes | None = None) -> Tensor:
         ValueError: if the activation has no such axis; without `axis`, if it has fewer than two or more
             than five axes.
         TypeError: if the axis is not an integer.
+
+    Examples:
+        >>> unit_matrix(torch.zeros(8, 3, 5, 5)).shape  # a map of 3 channels: 8 x 5 x 5 rows
+        torch.Size([200, 3])
     """
     if axis is None:
         axis = guessed_axis(activation)

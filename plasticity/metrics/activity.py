@@ -34,6 +34,10 @@ def active_fraction(activations: Tensor, bounds: tuple[float, float] | None = No
         ValueError: if the bounds are not ascending, if batch or width is empty, or if there are fewer than
             two dimensions.
         TypeError: if the activations are not real floating-point numbers.
+
+    Examples:
+        >>> active_fraction(torch.tensor([[0.0, 1.0], [0.0, 2.0]])).item()
+        0.5
     """
     require_feature_matrices(activations)
     if bounds is None:
@@ -59,6 +63,10 @@ def linearized_fraction(activations: Tensor, threshold: float = 0.9) -> Tensor:
     Raises:
         ValueError: as in `linearized_units`.
         TypeError: as in `linearized_units`.
+
+    Examples:
+        >>> linearized_fraction(torch.tensor([[1.0, 0.0], [2.0, 3.0]])).item()
+        0.5
     """
     marked = linearized_units(activations, threshold)
     return finite_mean(marked.to(wide_dtype(activations)), activations)
@@ -81,6 +89,10 @@ def linearized_units(activations: Tensor, threshold: float = 0.9) -> Tensor:
         ValueError: if the threshold is not above 0 and at most 1, if batch or width is empty, or if there
             are fewer than two dimensions.
         TypeError: if the activations are not real floating-point numbers.
+
+    Examples:
+        >>> linearized_units(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
+        tensor([ True, False])
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}; 0.9 is usual")

@@ -30,6 +30,11 @@ def kernel_alignment(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: if the numbers of samples differ.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.randn(16, 4)
+        >>> round(kernel_alignment(features, 3 * features).item(), 4)  # a scale does not matter
+        1.0
     """
     for features in (first, second):
         require_real("features", features)

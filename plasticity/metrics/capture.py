@@ -94,6 +94,13 @@ def capture(
             was never called, or a named layer never ran (unless another exception was raised).
         TypeError: at entry, as in `raw_module`, if `layers` is a single string or `units` is not a mapping to
             integers; in the forward pass, if a named output is not a single tensor (naming its parts).
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> with capture(model) as activations:
+        ...     outputs = model(torch.randn(8, 4))
+        >>> activations["1"].shape
+        torch.Size([8, 3])
     """
     given, model = model, raw_module(model)
     axes = require_axes(model, layers, units)

@@ -53,6 +53,11 @@ def churn_of_outputs(before: Tensor, after: Tensor) -> dict[str, Tensor]:
         ``"value"``, the mean square of the change over samples and outputs, and ``"argmax"``, the share of
         samples whose largest output is another one (the greedy action, the predicted class); without it if
         there is a single output. Both are NaN if an output is not finite. Shape of each: ().
+
+    Examples:
+        >>> before, after = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> churn_of_outputs(before, after)["argmax"].item()  # one of two samples
+        0.5
     """
     wide = accumulator(after.device)
     # Classes that a task does not have are minus infinity in some networks, before and after.

@@ -40,6 +40,10 @@ def dead_fraction(activations: Tensor, saturating: bool = False) -> Tensor:
     Raises:
         ValueError: if batch or width is empty, or if there are fewer than two dimensions.
         TypeError: if the activations are not real floating-point numbers.
+
+    Examples:
+        >>> dead_fraction(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).item()
+        0.5
     """
     return _fraction(dead_units(activations, saturating), activations)
 
@@ -60,6 +64,10 @@ def dead_units(activations: Tensor, saturating: bool = False) -> Tensor:
     Raises:
         ValueError: as in `dead_fraction`.
         TypeError: as in `dead_fraction`.
+
+    Examples:
+        >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+        tensor([ True, False])
     """
     require_feature_matrices(activations)
     if not saturating:
@@ -83,6 +91,10 @@ def dormant_fraction(activations: Tensor, tau: float = 0.025) -> Tensor:
         ValueError: if tau is negative or NaN, if batch or width is empty, or with fewer than two
             dimensions.
         TypeError: if the activations are not real floating-point numbers.
+
+    Examples:
+        >>> dormant_fraction(torch.tensor([[0.01, 1.0], [0.01, 2.0]])).item()
+        0.5
     """
     return _fraction(dormant_units(activations, tau), activations)
 
@@ -102,6 +114,10 @@ def dormant_units(activations: Tensor, tau: float = 0.025) -> Tensor:
     Raises:
         ValueError: as in `dormant_fraction`.
         TypeError: as in `dormant_fraction`.
+
+    Examples:
+        >>> dormant_units(torch.tensor([[0.01, 1.0], [0.01, 2.0]]))  # 0.01 is 1.3 % of the mean, 0.755
+        tensor([ True, False])
     """
     if not tau >= 0:
         raise ValueError(f"tau must be at least 0, got {tau}; the published value is 0.025")

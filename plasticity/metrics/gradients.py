@@ -60,6 +60,11 @@ def per_sample_gradients(
         ValueError: if inputs are empty, if inputs and targets differ in number, if the loss is not a
             scalar, if no parameter is trainable, or if a BatchNorm keeps no running statistics (its samples
             have no separate gradients).
+
+    Examples:
+        >>> model = nn.Linear(4, 3)
+        >>> per_sample_gradients(model, torch.randn(8, 4), torch.zeros(8, dtype=torch.long)).shape
+        torch.Size([8, 15])
     """
     require_samples(inputs, targets)
     with _evaluating(model) as network:
@@ -98,6 +103,11 @@ def gradient_covariance_rank(
     Raises:
         ValueError: as in `per_sample_gradients`, or if a gradient is not finite, the measure is unknown, or
             chunk_size is below 1.
+
+    Examples:
+        >>> inputs, targets = torch.ones(8, 4), torch.zeros(8, dtype=torch.long)  # all samples are equal
+        >>> gradient_covariance_rank(nn.Linear(4, 3), inputs, targets).item()
+        1
     """
     _require_measure(measure)
     require_samples(inputs, targets)
@@ -130,6 +140,11 @@ def neural_tangent_kernel(
     Raises:
         ValueError: if inputs are empty, if no parameter is trainable, if a BatchNorm keeps no running
             statistics, or if chunk_size is below 1.
+
+    Examples:
+        >>> neural_tangent_kernel(nn.Linear(2, 1), torch.eye(2))  # inner products, and 1 of the bias
+        tensor([[2., 1.],
+                [1., 2.]], dtype=torch.float64)
     """
     require_samples(inputs)
     with _evaluating(model) as network:
@@ -158,6 +173,10 @@ def ntk_rank(
 
     Raises:
         ValueError: as in `neural_tangent_kernel`, or if a gradient is not finite or the measure is unknown.
+
+    Examples:
+        >>> ntk_rank(nn.Linear(2, 1), torch.eye(2)).item()
+        2
     """
     _require_measure(measure)
     kernel = neural_tangent_kernel(model, inputs, chunk_size=chunk_size)

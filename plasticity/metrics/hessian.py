@@ -58,6 +58,12 @@ def hessian_rank(
     Raises:
         ValueError: if a number is out of range, the loss is not a scalar or not finite, a product with the
             Hessian is not finite, or no parameter is trainable.
+
+    Examples:
+        >>> model, inputs = nn.Linear(4, 1), torch.randn(32, 4)
+        >>> share = hessian_rank(model, lambda model: model(inputs).square().mean(), order=5)
+        >>> 0 <= share <= 1
+        tensor(True)
     """
     parameters = [each for each in model.parameters() if each.requires_grad]
     if not parameters:

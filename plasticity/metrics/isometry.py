@@ -26,6 +26,11 @@ def deviation_from_isometry(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Scalars by layer name in the order of the network, or by the parameter's name where a layer has
         several matrices (an LSTM). Each is on its layer's device, in its dtype (at least float32).
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> list(deviation_from_isometry(model))
+        ['0', '2']
     """
     matrices = {name: each.detach() for name, each in parameters_of(model).items() if each.ndim > 1}
     owners = [name.rpartition(".")[0] for name in matrices]
@@ -45,6 +50,10 @@ def isometry_deviation(weight: Tensor) -> Tensor:
 
     Returns:
         A number of at least 0, computed in float64, in the weight's dtype (at least float32). Shape: ().
+
+    Examples:
+        >>> isometry_deviation(torch.tensor([[2.0, 0.0], [0.0, 1.0]])).item()  # (4 - 1) squared
+        9.0
     """
     deviation = gram_deviation(in_float64(weight.detach()).flatten(1))
     return as_given(deviation.square().sum(), weight)

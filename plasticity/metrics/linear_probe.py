@@ -37,6 +37,11 @@ def linear_probe_accuracy(
 
     Raises:
         ValueError: if a feature is not finite, or the strength is not above 0.
+
+    Examples:
+        >>> features, labels = torch.eye(4), torch.arange(4)
+        >>> linear_probe_accuracy(features, labels, features, labels).item()
+        1.0
     """
     if require_number("strength", strength, minimum=0.0) == 0:
         raise ValueError("strength must be above 0: the units may be linearly dependent.")

@@ -52,6 +52,11 @@ def weight_norm(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if a layer is named "total".
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> list(weight_norm(model))
+        ['0', '2', 'total']
     """
     return _norms(parameters_of(model).items())
 
@@ -68,6 +73,12 @@ def gradient_norm(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if a layer is named "total".
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> model(torch.tensor([3.0, 4.0])).backward()
+        >>> gradient_norm(model)["total"].item()
+        5.0
     """
     return _norms(_gradients(model))
 
@@ -80,6 +91,11 @@ def parameter_snapshot(model: nn.Module) -> dict[str, Tensor]:
 
     Returns:
         Detached copies on the parameters' devices, which take the memory of one more network.
+
+    Examples:
+        >>> snapshot = parameter_snapshot(nn.Linear(2, 3))
+        >>> sorted(snapshot)
+        ['bias', 'weight']
     """
     return {name: parameter.detach().clone() for name, parameter in parameters_of(model).items()}
 
@@ -98,6 +114,15 @@ def update_norm(model: nn.Module, previous: Mapping[str, Tensor]) -> dict[str, T
     Raises:
         ValueError: if a parameter is missing in `previous`, or `previous` has a name or a shape that
             the model lacks, or if a layer is named "total".
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> before = parameter_snapshot(model)
+        >>> nn.init.zeros_(model.weight)
+        Parameter containing:
+        tensor([[0., 0.]], requires_grad=True)
+        >>> update_norm(model, before)["total"] == before["weight"].norm()
+        tensor(True)
     """
     require_parameters(model, previous, "previous")
     return _norms(_differences(model, previous, "previous"))
@@ -119,6 +144,11 @@ def update_to_weight_ratio(model: nn.Module, previous: Mapping[str, Tensor]) -> 
 
     Raises:
         ValueError: as in `update_norm`.
+
+    Examples:
+        >>> model = nn.Linear(2, 1)
+        >>> update_to_weight_ratio(model, parameter_snapshot(model))["total"].item()  # nothing has changed
+        0.0
     """
     updates = update_norm(model, previous)
     weights = _norms((name, previous[name]) for name in parameters_of(model))
@@ -156,6 +186,11 @@ def anchor_distance(model: nn.Module, anchors: Mapping[str, Tensor]) -> dict[str
     Raises:
         ValueError: if an anchor names no parameter of the model or has another shape, or if a layer is
             named "total".
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> anchor_distance(model, {"weight": model.weight - torch.tensor([3.0, 4.0])})["total"].item()
+        5.0
     """
     return _norms(_differences(model, anchors, "anchors"))
 
@@ -173,6 +208,10 @@ def feature_norm(features: Tensor) -> Tensor:
     Raises:
         ValueError: if batch or width is empty, or if there are fewer than two dimensions.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> feature_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).item()  # the mean of 5 and 1
+        3.0
     """
     require_feature_matrices(features)
     rows: Tensor = torch.linalg.vector_norm(

@@ -49,6 +49,10 @@ def effective_rank(features: Tensor) -> Tensor:
             synchronizes with the device once), if batch or width is empty, or if there are fewer than two
             dimensions.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> effective_rank(torch.eye(8, 4)).item()  # four directions of equal size
+        4.0
     """
     return _effective_rank_of(_spectrum(features))
 
@@ -74,6 +78,11 @@ def srank(features: Tensor, delta: float = 0.01) -> Tensor:
     Raises:
         ValueError: as in `effective_rank`, or if delta is outside [0, 1).
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.diag(torch.tensor([90.0, 9.0, 0.9, 0.1]))
+        >>> srank(features).item()  # 90 + 9 is 99 % of their sum
+        2
     """
     _require_delta(delta)
     spectrum = _spectrum(features)
@@ -95,6 +104,11 @@ def approximate_rank(features: Tensor, delta: float = 0.01) -> Tensor:
     Raises:
         ValueError: as in `effective_rank`, or if delta is outside [0, 1).
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.diag(torch.tensor([10.0, 2.0, 0.1]))
+        >>> approximate_rank(features).item()  # 100 is 96 % of 104.01, the sum of the squares
+        2
     """
     _require_delta(delta)
     spectrum = _spectrum(features)
@@ -118,6 +132,10 @@ def stable_rank(features: Tensor) -> Tensor:
     Raises:
         ValueError: as in `effective_rank`.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))).item()  # (4 + 1 + 1) / 4
+        1.5
     """
     return _stable_rank_of(_spectrum(features))
 
@@ -139,6 +157,11 @@ def numerical_rank(features: Tensor) -> Tensor:
     Raises:
         ValueError: as in `effective_rank`.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.ones(8, 4)  # all units are equal
+        >>> numerical_rank(features).item()
+        1
     """
     return _numerical_rank_of(_spectrum(features))
 
@@ -157,6 +180,11 @@ def feature_rank(features: Tensor, eps: float = 0.01) -> Tensor:
     Raises:
         ValueError: as in `effective_rank`, or if eps is negative or not finite.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.diag(torch.tensor([1.0, 0.1, 0.001, 0.0]))
+        >>> feature_rank(features).item()  # singular values over the root of 4: 0.5, 0.05, 0.0005, 0
+        2
     """
     _require_eps(eps)
     return _feature_rank_of(_spectrum(features), eps)
@@ -176,6 +204,11 @@ def rank_summary(features: Tensor, *, delta: float = 0.01, eps: float = 0.01) ->
     Raises:
         ValueError: as in `effective_rank`, or if delta or eps is out of its range.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> ranks = rank_summary(torch.eye(8, 4))
+        >>> ranks["srank"].item(), ranks["stable_rank"].item()
+        (4, 4.0)
     """
     _require_delta(delta)
     _require_eps(eps)

@@ -26,7 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """Metric to track: one number, or several."""
+    """Metric to track: one number, or several.
+
+    Examples:
+        >>> largest = Metric("largest", lambda features: features.amax((-2, -1)), "features")
+        >>> tracker = Tracker(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(8, 4), metrics=[largest])
+        >>> "largest/1" in tracker.boundary(task=0)
+        True
+    """
 
     name: str
     """First part of the keys in a row: ``name/layer``, as `metric_key` writes it."""

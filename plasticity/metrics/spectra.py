@@ -28,6 +28,11 @@ def covariance_eigenvalues(features: Tensor) -> Tensor:
         ValueError: if a feature is not finite, if batch or width is empty, or if there are fewer than two
             dimensions.
         TypeError: if the features are not real floating-point numbers.
+
+    Examples:
+        >>> features = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # the second unit is constant
+        >>> covariance_eigenvalues(features)[1].item()
+        0.0
     """
     require_feature_matrices(features)
     matrix = in_float64(features.detach())

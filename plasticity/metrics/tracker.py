@@ -112,6 +112,12 @@ class Tracker:
             so that these errors do not appear only at the first boundary.
         TypeError: if an argument has the wrong type.
         OSError: if `log_dir` or `path` cannot be written.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> tracker = Tracker(model, torch.randn(8, 4), metrics=["effective_rank"])
+        >>> list(tracker.boundary(task=0, accuracy=0.9))
+        ['task', 'accuracy', 'effective_rank/1', 'diverged']
     """
 
     rows: list[dict[str, int | float]]

@@ -25,7 +25,12 @@ Task = Literal["classification", "regression"]
 
 @dataclass(frozen=True)
 class Trainability:
-    """Result of `trainability`."""
+    """Result of `trainability`.
+
+    Examples:
+        >>> Trainability(loss=3.0, fresh_loss=1.5).ratio  # the network has half of a new one's ability
+        2.0
+    """
 
     loss: float
     """Loss that the copy of the network reached on the random task; NaN or inf if it diverged."""
@@ -84,6 +89,12 @@ def trainability(
         ValueError: if inputs are empty; if steps, learning_rate or task is out of range; if the outputs do
             not fit the task; if no parameter requires a gradient; if the model is on the meta device; or if
             a module with parameters has no ``reset_parameters`` and `fresh` is None.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> found = trainability(model, torch.randn(32, 4), steps=5)
+        >>> found.loss > 0, found.fresh_loss > 0
+        (True, True)
     """
     _require_budget(inputs, task, steps, learning_rate)
     model = unwrapped(model)

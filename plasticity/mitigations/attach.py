@@ -96,6 +96,12 @@ def attach(
             changes the network's architecture, the optimizer decays already, or has none of the model's
             parameters, the model was compiled and called before, or the units of a layer cannot be
             followed; the message then names the layers that can.
+
+    Examples:
+        >>> from plasticity.mitigations import ReDo
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> attached = attach(model, optimizer, ReDo(every=100), seed=0)
     """
     return Attached(
         model,

@@ -47,7 +47,15 @@ logger = logging.getLogger("plasticity")
 
 
 class Attached:
-    """Mitigations on a model and its optimizer; made by `attach`, which describes the arguments."""
+    """Mitigations on a model and its optimizer; made by `attach`, which describes the arguments.
+
+    Examples:
+        >>> from plasticity.mitigations import Syre
+        >>> model = nn.Linear(4, 2)
+        >>> attached = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), Syre(), seed=0)
+        >>> isinstance(attached, Attached)
+        True
+    """
 
     def __init__(
         self,

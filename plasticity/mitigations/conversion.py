@@ -61,6 +61,12 @@ def convert(
         KeyError: if there is no layer of a name in `layers`.
         ValueError: if a mitigation does not change networks or builds layers of its own, two claim the same,
             or a layer cannot be converted; the message names it, and says why.
+
+    Examples:
+        >>> from plasticity.mitigations import LayerNorm
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> convert(model, LayerNorm(), inputs=torch.randn(8, 4))(torch.randn(8, 4)).shape
+        torch.Size([8, 2])
     """
     for each in mitigations:
         _require_network_mitigation(each)

@@ -23,6 +23,11 @@ def method_name(mitigations: Sequence[Mitigation]) -> str:
 
     Args:
         mitigations: Mitigations in the order in which they are applied.
+
+    Examples:
+        >>> from plasticity.mitigations import ReDo, Syre
+        >>> method_name([ReDo(), Syre()])
+        'redo+syre'
     """
     return METHOD_SEPARATOR.join(each.name for each in mitigations) or PLAIN
 
@@ -34,6 +39,10 @@ def mitigation_names(method: str) -> tuple[str, ...]:
         TypeError: if the method is not text.
         ValueError: if a mitigation is unknown (the message suggests the nearest), or if two claim the
             same part of the training.
+
+    Examples:
+        >>> mitigation_names("redo+syre"), mitigation_names("none")
+        (('redo', 'syre'), ())
     """
     if not isinstance(method, str):
         raise TypeError(f"A method must be a name, not {method!r}.")
@@ -58,6 +67,12 @@ def require_compatible(mitigations: Sequence[Mitigation]) -> None:
     Raises:
         TypeError: if one is not a mitigation.
         ValueError: if two claim the same part of the training, or one needs gradients that another changes.
+
+    Examples:
+        >>> from plasticity.mitigations import Syre, WeightDecay
+        >>> require_compatible([Syre(), WeightDecay()])
+        Traceback (most recent call last):
+        ValueError: syre and weight-decay both set ...
     """
     for each in mitigations:
         if not isinstance(each, Mitigation):
@@ -94,6 +109,13 @@ def network_spec(mitigations: Sequence[Mitigation], spec: NetworkSpec) -> Networ
     Args:
         mitigations: Mitigations of the method, applied in this order.
         spec: Specification without a mitigation.
+
+    Examples:
+        >>> from plasticity.mitigations import LayerNorm
+        >>> from plasticity.network_spec import NetworkSpec
+        >>> spec = NetworkSpec(input_shape=(1, 8, 8), output_size=10)
+        >>> network_spec([LayerNorm()], spec).layer.normalization is None
+        False
     """
     for each in mitigations:
         spec = each.network(spec)
@@ -108,6 +130,11 @@ def regularizer_settings(
     Args:
         mitigations: Mitigations of the method, applied in this order.
         anchor_seed: Seed of a random anchor, if one is drawn. None: `torch.initial_seed()`.
+
+    Examples:
+        >>> from plasticity.mitigations import Syre
+        >>> regularizer_settings([Syre(sigma=0.3)]).sigma
+        0.3
     """
     settings = RegularizerSettings(anchor_seed=anchor_seed)
     for each in mitigations:

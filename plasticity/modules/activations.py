@@ -37,6 +37,10 @@ class CReLU(_Concatenation):
     """Concatenated ReLU (Shang et al., 2016): relu(z), then relu(-z), along the axis of the units.
 
     The layer that reads it has twice as many inputs.
+
+    Examples:
+        >>> CReLU()(torch.tensor([1.0, -2.0]))
+        tensor([1., 0., 0., 2.])
     """
 
     def forward(self, sums: Tensor) -> Tensor:
@@ -48,6 +52,10 @@ class FourierFeatures(_Concatenation):
     """Deep Fourier features (Lewandowski et al., 2025): sin(z), then cos(z), along the axis of the units.
 
     The layer that reads them has twice as many inputs.
+
+    Examples:
+        >>> FourierFeatures()(torch.zeros(3))
+        tensor([0., 0., 0., 1., 1., 1.])
     """
 
     def forward(self, sums: Tensor) -> Tensor:
@@ -61,6 +69,10 @@ class SmoothLeakyReLU(nn.Module):
     Args:
         slope: Slope a far below 0.
         sharpness: Factor s within the sigmoid: the paper's c / p.
+
+    Examples:
+        >>> SmoothLeakyReLU(slope=0.1)(torch.tensor([-100.0, 0.0, 100.0]))
+        tensor([-10.,   0., 100.])
     """
 
     def __init__(self, slope: float = 0.1, sharpness: float = 5 / 3) -> None:

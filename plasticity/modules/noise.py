@@ -46,6 +46,11 @@ class SeededDropout(SeededNoise):
     Args:
         probability: Probability that an entry is dropped, below 1.
         seed: Seed, 0 to 2**63 - 1.
+
+    Examples:
+        >>> dropped = SeededDropout(0.5)(torch.ones(1000))
+        >>> dropped.unique()  # the others make up for those that are missing
+        tensor([0., 2.])
     """
 
     def __init__(self, probability: float, seed: int = 0) -> None:
@@ -109,6 +114,11 @@ class RandomizedLeakyReLU(RandomSlopes):
     """Randomized Smooth-Leaky activation (Lillo & Cheney, 2025), or randomized leaky ReLU (Xu et al., 2015).
 
     The arguments are those of `RandomSlopes`, whose factors the sums are multiplied by.
+
+    Examples:
+        >>> activation = RandomizedLeakyReLU(sharpness=None)
+        >>> activation(torch.tensor([1.0, 2.0]))  # what is positive stays
+        tensor([1., 2.])
     """
 
     def forward(self, sums: Tensor) -> Tensor:

@@ -75,6 +75,12 @@ def muon_parameter_groups(
     Raises:
         TypeError: as `parameter_groups`.
         ValueError: as `parameter_groups`, or if nothing is left for Muon.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> muon, adamw = muon_parameter_groups(model, regularizer="syre", strength=1e-3, sigma=0.3)
+        >>> [tuple(parameter.shape) for group in muon for parameter in group["params"]]
+        [(8, 4), (8, 8)]
     """
     settings = RegularizerSettings(regularizer, strength, sigma, anisotropy, decoupled, anchor_seed)
     members = choose_members(

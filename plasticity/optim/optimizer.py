@@ -84,6 +84,11 @@ class RegularizedOptimizer(RegularizedState):
             does not say how syre or l2-init should act, or the processes of a distributed run cannot
             agree on the anchors.
         RuntimeError: if a kernel is requested, and Triton or a CUDA device is missing.
+
+    Examples:
+        >>> optimizer = regularized(torch.optim.SGD)(nn.Linear(4, 2).parameters(), lr=0.1)
+        >>> isinstance(optimizer, RegularizedOptimizer)
+        True
     """
 
     def __init__(
@@ -327,6 +332,13 @@ def anchor(optimizer: Any, parameter: Tensor) -> Tensor | None:
     Raises:
         TypeError: if the wrapper contains no regularized optimizer.
         ValueError: if the parameter is not in the optimizer.
+
+    Examples:
+        >>> model = nn.Linear(4, 2)
+        >>> Syre = regularized(torch.optim.SGD)
+        >>> optimizer = Syre(model.parameters(), regularizer="syre", strength=1e-3, sigma=0.3)
+        >>> anchor(optimizer, model.weight).shape
+        torch.Size([2, 4])
     """
     inside = optimizer
     while inside is not None and not isinstance(inside, RegularizedOptimizer):

@@ -93,6 +93,12 @@ def parameter_groups(
         ValueError: if a setting is out of range, the model has no parameters, a pattern matches none
             (the message names the nearest), two patterns give one parameter different fan-ins, or a
             lazy layer has no shape yet.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 2))
+        >>> groups = parameter_groups(model, regularizer="syre", strength=1e-3, sigma=0.3)
+        >>> [(group["regularizer"], len(group["params"])) for group in groups]
+        [('syre', 4), ('none', 2)]
     """
     settings = RegularizerSettings(regularizer, strength, sigma, anisotropy, decoupled, anchor_seed)
     members = choose_members(
@@ -255,6 +261,11 @@ def describe_groups(groups: Sequence[dict[str, Any]] | Optimizer) -> str:
 
     Args:
         groups: Groups made by `parameter_groups`, a regularized optimizer, or its `param_groups`.
+
+    Examples:
+        >>> groups = parameter_groups(nn.Linear(4, 2), regularizer="weight-decay", strength=1e-3)
+        >>> "10 parameters" in describe_groups(groups)
+        True
     """
     if isinstance(groups, Optimizer):
         groups = groups.param_groups

@@ -29,9 +29,6 @@ _CLASSES: dict[type[Optimizer], type[RegularizedOptimizer]] = {}
 def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
     """Return a subclass of a torch optimizer whose groups can each be regularized.
 
-    >>> SyreAdam = regularized(torch.optim.Adam)
-    >>> optimizer = SyreAdam(model.parameters(), lr=1e-3, regularizer="syre", strength=1e-3, sigma=0.3)
-
     The class takes the base's arguments and those of `RegularizedOptimizer`. It is created once for
     each base, and pickles by reference.
 
@@ -45,6 +42,12 @@ def regularized(base: type[Optimizer]) -> type[RegularizedOptimizer]:
     Raises:
         TypeError: if `base` is not an optimizer class.
         ValueError: if this base cannot be regularized (LBFGS, Rprop, SparseAdam).
+
+    Examples:
+        >>> model = nn.Linear(4, 2)
+        >>> optimizer = regularized(torch.optim.Adam)(model.parameters(), regularizer="syre", strength=1e-3)
+        >>> isinstance(optimizer, torch.optim.Adam)
+        True
     """
     if not (isinstance(base, type) and issubclass(base, Optimizer)):
         raise TypeError(

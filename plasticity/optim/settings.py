@@ -20,6 +20,10 @@ class RegularizerSettings:
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range; for an unknown regularizer the message names the nearest.
+
+    Examples:
+        >>> RegularizerSettings(regularizer="syre", strength=1e-3, sigma=0.3).sigma
+        0.3
     """
 
     regularizer: str = "none"

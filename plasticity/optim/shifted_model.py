@@ -17,13 +17,6 @@ from torch import Tensor, nn
 class ShiftedModel(nn.Module):
     """Model that computes with theta + theta_0 (syre, Eq. 6), where theta are its parameters.
 
-    >>> optimizer = regularized(torch.optim.SGD)(model.parameters(), lr=0.1,
-    ...     regularizer="syre", strength=2 * gamma, sigma=0.3)
-    >>> anchors = {name: optimizer.anchor(p) for name, p in model.named_parameters()}
-    >>> shifted = ShiftedModel(copy.deepcopy(model), anchors)
-    >>> penalty = gamma * sum(p.square().sum() for p in shifted.parameters())
-    >>> loss = criterion(shifted(inputs), targets) + penalty
-
     Args:
         model: Model whose parameters become theta; it is changed in place if `keep_function`.
         anchors: theta_0 by parameter name, each with its parameter's shape; a missing name or None
@@ -33,6 +26,13 @@ class ShiftedModel(nn.Module):
 
     Raises:
         ValueError: if an anchor's name or shape does not match a parameter.
+
+    Examples:
+        >>> model, gamma = nn.Linear(4, 2), 1e-3
+        >>> syre = regularized(torch.optim.SGD)(model.parameters(), regularizer="syre", strength=2 * gamma)
+        >>> anchors = {name: syre.anchor(each) for name, each in model.named_parameters()}
+        >>> shifted = ShiftedModel(model, anchors)
+        >>> penalty = gamma * sum(each.square().sum() for each in shifted.parameters())
     """
 
     def __init__(

@@ -84,6 +84,12 @@ class StackedOptimizer:
             not a tensor.
         ValueError: if the optimizers or parameters do not match, or an option that changes the formula
             is set (maximize, amsgrad, nesterov, dampening).
+
+    Examples:
+        >>> networks = [nn.Linear(4, 2) for _ in range(3)]
+        >>> stacked, Syre = StackedNetworks(networks), regularized(torch.optim.SGD)
+        >>> each = [Syre(n.parameters(), lr=0.1, regularizer="syre", strength=1e-3) for n in networks]
+        >>> optimizer = StackedOptimizer(each, stacked.parameters.values())
     """
 
     def __init__(

@@ -125,6 +125,14 @@ class PlasticityCallback(BaseCallback):
 
     Warns:
         UserWarning: at the end of training, if nothing was measured.
+
+    Examples:
+        >>> from stable_baselines3 import PPO
+        >>> model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64)
+        >>> callback = PlasticityCallback(every=64, probe_size=64, metrics=["effective_rank"])
+        >>> model = model.learn(128, callback=callback)
+        >>> "effective_rank/actor.1" in callback.rows[-1]
+        True
     """
 
     rows: list[Row]

@@ -86,6 +86,12 @@ class MitigationCallback(BaseCallback):
             known.
         ValueError: if mitigations cannot be combined, or one needs outputs that are logits; at the start of
             training, if one cannot be attached, or the model was saved with other mitigations.
+
+    Examples:
+        >>> from plasticity.mitigations import ReDo
+        >>> from stable_baselines3 import PPO
+        >>> model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64)
+        >>> model = model.learn(128, callback=MitigationCallback(ReDo(every=10), verbose=0))
     """
 
     attached: dict[str, Attached]

@@ -45,8 +45,6 @@ def policy_kwargs(
 ) -> dict[str, Any]:
     """Make the `policy_kwargs` with which an algorithm regularizes its networks.
 
-    >>> policy_kwargs(SAC, actor=dict(regularizer="syre", strength=1e-3, sigma=0.3), net_arch=[64])
-
     The optimizer and its settings remain those that Stable-Baselines3 would use (Adam with eps=1e-5 for
     PPO, RMSprop for A2C): with regularizer="none", a model trains bit for bit as it would without these
     `policy_kwargs`. The groups are built with the policy, so `PPO.load(path)` alone restores them, and
@@ -105,6 +103,12 @@ def policy_kwargs(
             name is unknown (the nearest is named).
         ValueError: if a setting is out of range or inconsistent with the others, or if a saved model could
             not find `optimizer_class` in another process.
+
+    Examples:
+        >>> from stable_baselines3 import SAC
+        >>> actor = {"regularizer": "syre", "strength": 1e-3, "sigma": 0.3}
+        >>> kwargs = policy_kwargs(SAC, actor=actor, net_arch=[64])
+        >>> model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs)
     """
     _require_algorithm(algorithm)
     _require_known_names(algorithm, others)
@@ -149,8 +153,6 @@ def load(
 ) -> AlgorithmT:
     """Load a model that was saved without this package, and regularize it from then on.
 
-    >>> model = load(PPO, "plain.zip", env=env, regularizer="syre", strength=1e-3, sigma=0.3)
-
     The policy keeps all of its saved `policy_kwargs`, and the optimizer its saved settings, learning rate
     and moments. Once the model is saved again, `PPO.load(path)` alone restores it. `plasticity strip` does
     the reverse. As with `PPO.load`, pickles in the file are loaded.
@@ -179,6 +181,13 @@ def load(
         ValueError: as in `policy_kwargs`; or if the model is already regularized, has a weight decay, or is
             to be regularized toward its initial weights.
         OSError: if the file cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from stable_baselines3 import PPO
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     PPO("MlpPolicy", "CartPole-v1").save(f"{folder}/plain")
+        ...     model = load(PPO, f"{folder}/plain", regularizer="syre", strength=1e-3, sigma=0.3)
     """
     _require_algorithm(algorithm)
     _require_no_misspelt_setting(algorithm, arguments)

@@ -51,6 +51,11 @@ class StackedNetworks:
         ValueError: if it is empty, the architectures differ, a parameter is lazy or is shared in
             another way than in the first network, the parameters have several dtypes, or a layer
             draws random numbers (dropout).
+
+    Examples:
+        >>> stacked = StackedNetworks([nn.Linear(4, 2) for _ in range(3)])
+        >>> stacked(torch.randn(3, 8, 4)).shape
+        torch.Size([3, 8, 2])
     """
 
     num_stacked: int
@@ -281,6 +286,10 @@ def stacked_gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
 
     Raises:
         ValueError: if there is no gradient.
+
+    Examples:
+        >>> stacked_gradient_norms([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
+        tensor([5., 1.])
     """
     if not gradients:
         raise ValueError("There is no gradient to compute a norm of: call backward first.")
@@ -304,6 +313,13 @@ def clip_stacked_gradients_(gradients: Sequence[Tensor], max_norm: float) -> Ten
 
     Raises:
         ValueError: if there is no gradient, or `max_norm` is not above 0.
+
+    Examples:
+        >>> gradients = [torch.tensor([[3.0, 4.0], [0.0, 1.0]])]
+        >>> clip_stacked_gradients_(gradients, max_norm=2.0)
+        tensor([5., 1.])
+        >>> gradients[0][1]  # below it: unchanged
+        tensor([0., 1.])
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, not {max_norm!r}.")

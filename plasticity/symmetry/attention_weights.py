@@ -40,6 +40,11 @@ def query_key_weights(state: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tenso
 
     Raises:
         ValueError: if there is no attention, a key matrix is missing, or a fused matrix cannot be split.
+
+    Examples:
+        >>> state = nn.MultiheadAttention(8, num_heads=2).state_dict()
+        >>> [tuple(weight.shape) for weight in query_key_weights(state)[""]]
+        [(8, 8), (8, 8)]
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name, weight in state.items():

@@ -27,6 +27,12 @@ def interpolate(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
 
     Raises:
         RuntimeError: if the networks differ in form (torch's message).
+
+    Examples:
+        >>> first, second = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> middle = interpolate(first, second, 0.5)
+        >>> torch.allclose(middle.bias, (first.bias + second.bias) / 2)
+        True
     """
     made = copy.deepcopy(first)
     made.load_state_dict(second.state_dict())  # refuses another form
@@ -56,6 +62,11 @@ def along_line(
     Raises:
         ValueError: if there are fewer than 2 points.
         RuntimeError: if the networks differ in form.
+
+    Examples:
+        >>> first, second = nn.Linear(4, 1), nn.Linear(4, 1)
+        >>> len(along_line(first, second, lambda network: network.weight.norm().item(), num_points=5))
+        5
     """
     require_integer("num_points", num_points, minimum=2)
     shares = [index / (num_points - 1) for index in range(num_points)]
@@ -75,6 +86,10 @@ def barrier(losses: Tensor) -> Tensor:
 
     Raises:
         ValueError: if there are fewer than 2 points.
+
+    Examples:
+        >>> barrier(torch.tensor([1.0, 4.0, 3.0])).item()  # 4 in the middle, where the straight line has 2
+        2.0
     """
     if losses.dim() == 0 or losses.shape[-1] < 2:
         raise ValueError(f"A barrier needs the losses of at least 2 points: {tuple(losses.shape)}.")

@@ -61,6 +61,11 @@ def permutation_distance(
     Raises:
         ValueError: if the shapes do not fit together.
         TypeError: if the weights are not real floating-point numbers.
+
+    Examples:
+        >>> incoming, outgoing = torch.ones(3, 4), torch.ones(2, 3)  # three equal neurons
+        >>> permutation_distance(incoming, outgoing)
+        tensor([0., 0.])
     """
     vectors = _detached_vectors(incoming, outgoing, incoming_bias)
     # In float32, the norms of a wide layer collide by chance and separate identical neurons.
@@ -90,6 +95,10 @@ def sign_flip_distance(
     Raises:
         ValueError: if the shapes do not fit together.
         TypeError: if the weights are not real floating-point numbers.
+
+    Examples:
+        >>> sign_flip_distance(torch.tensor([[3.0], [0.0]]), torch.tensor([[4.0, 0.0]]))
+        tensor([5., 0.])
     """
     vectors = _detached_vectors(incoming, outgoing, incoming_bias)
     return _norms(vectors).to(vectors.dtype)
@@ -116,6 +125,10 @@ def rescaling_distance(
     Raises:
         ValueError: if the shapes do not fit together.
         TypeError: if the weights are not real floating-point numbers.
+
+    Examples:
+        >>> rescaling_distance(torch.tensor([[3.0], [0.0]]), torch.tensor([[4.0, 0.0]]))
+        tensor([5., 0.])
     """
     return sign_flip_distance(incoming, outgoing, incoming_bias)
 
@@ -145,6 +158,10 @@ def degree_of_symmetry(
     Raises:
         ValueError: if the threshold is negative or not finite, or the reference does not fit.
         TypeError: if the threshold is not a number.
+
+    Examples:
+        >>> degree_of_symmetry(torch.tensor([0.001, 0.5, 0.02]), threshold=0.1).item()
+        2
     """
     bound = _bound(distances, threshold, reference)
     return ((distances < bound) | (distances == 0)).sum(-1)
@@ -167,6 +184,11 @@ def neuron_vectors(
 
     Raises:
         ValueError: if the shapes do not fit together.
+
+    Examples:
+        >>> first, second = nn.Linear(4, 3), nn.Linear(3, 2)
+        >>> neuron_vectors(first.weight, second.weight, first.bias).shape  # 4 + 1 + 2 numbers of each neuron
+        torch.Size([3, 7])
     """
     for name, weight in (("incoming", incoming), ("outgoing", outgoing)):
         if weight.dim() < 2 or weight.numel() == 0:
@@ -222,6 +244,11 @@ def neuron_swap_projector(
         ValueError: if the shapes do not fit together, the two neurons are the same or an index is out of
             range.
         TypeError: if an index is not an integer or the weights are not real floating-point numbers.
+
+    Examples:
+        >>> projector = neuron_swap_projector(0, 1, torch.zeros(3, 4), torch.zeros(2, 3))
+        >>> projector.shape  # 12 incoming weights and 6 outgoing ones
+        torch.Size([18, 18])
     """
     require_real("weights", incoming)
     tensors = [incoming, outgoing] if incoming_bias is None else [incoming, incoming_bias, outgoing]
@@ -260,6 +287,12 @@ def tie_neurons_(
     Raises:
         ValueError: if the shapes do not fit together, or the count is out of range.
         TypeError: if the count is not an integer.
+
+    Examples:
+        >>> incoming, outgoing = torch.tensor([[1.0], [3.0], [7.0]]), torch.zeros(1, 3)
+        >>> tie_neurons_(2, incoming, outgoing)
+        >>> incoming.flatten()
+        tensor([2., 2., 7.])
     """
     if incoming.dim() != 2 or outgoing.dim() != 2 or outgoing.shape[1] != len(incoming):
         raise ValueError(
@@ -293,6 +326,10 @@ def rotation_eigenvalues(query: Tensor, key: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes do not fit together.
         TypeError: if the weights are not real floating-point numbers.
+
+    Examples:
+        >>> rotation_eigenvalues(torch.eye(2), torch.zeros(2, 2))
+        tensor([1., 1.])
     """
     for weight in (query, key):
         require_real("weights", weight)
@@ -327,6 +364,10 @@ def double_rotation_degree(
     Raises:
         ValueError: if the threshold is negative or not finite, or the reference does not fit.
         TypeError: if the threshold is not a number.
+
+    Examples:
+        >>> double_rotation_degree(torch.tensor([0.0, 0.01, 3.0]), threshold=0.1).item()
+        2
     """
     return (eigenvalues <= _bound(eigenvalues, threshold, reference)).sum(-1)
 
@@ -344,6 +385,10 @@ def split_heads(weight: Tensor, num_heads: int) -> Tensor:
     Raises:
         ValueError: if the weight is not a matrix or its rows cannot be split.
         TypeError: if num_heads is not an integer.
+
+    Examples:
+        >>> split_heads(torch.zeros(8, 16), num_heads=2).shape
+        torch.Size([2, 4, 16])
     """
     num_heads = require_integer("num_heads", num_heads, minimum=1)
     if weight.dim() != 2 or weight.shape[0] == 0 or weight.shape[0] % num_heads:
@@ -363,6 +408,11 @@ def attention_heads(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
     Returns:
         W_Q, of shape (num_heads, head_dim, embed_dim), and W_K, of shape (num_heads, head_dim, kdim): views
         of the parameters.
+
+    Examples:
+        >>> query, key = attention_heads(nn.MultiheadAttention(8, num_heads=2))
+        >>> query.shape
+        torch.Size([2, 4, 8])
     """
     if attention._qkv_same_embed_dim:
         query, key, _ = attention.in_proj_weight.chunk(3)

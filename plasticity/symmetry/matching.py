@@ -41,6 +41,11 @@ def match_units(reference: nn.Module, model: nn.Module, inputs: Tensor) -> dict[
     Raises:
         ValueError: if the units of a layer cannot be reordered alone, the networks differ in form, or a
             number of theirs is not finite.
+
+    Examples:
+        >>> model, inputs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(8, 4)
+        >>> match_units(model, permute_units(model, {"0": [1, 0, 2]}, inputs), inputs)
+        {'0': tensor([1, 0, 2])}
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (slow import)
 
@@ -81,6 +86,12 @@ def permute_units(
         KeyError: if there is no hidden layer of a name.
         ValueError: if the units of a layer cannot be reordered alone, or an order is none of all its units;
             if the outputs changed, by a parameter that each unit has for itself, such as PReLU's.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> inputs = torch.randn(8, 4)
+        >>> torch.allclose(permute_units(model, {"0": [2, 0, 1]}, inputs)(inputs), model(inputs), atol=1e-6)
+        True
     """
     known = {layer.name: layer for layer in _layers(model, inputs)}
     permuted = copy.deepcopy(model)

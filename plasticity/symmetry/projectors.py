@@ -50,6 +50,10 @@ def reflection_projector(vectors: Tensor) -> Tensor:
     Raises:
         ValueError: if the vectors are not a matrix, not finite, or all zero.
         TypeError: if they are not real floating-point numbers.
+
+    Examples:
+        >>> reflection_projector(torch.tensor([[0.0, 2.0]])) @ torch.tensor([3.0, 4.0])
+        tensor([0., 4.])
     """
     require_real("vectors", vectors)
     if vectors.dim() != 2 or vectors.numel() == 0:
@@ -83,6 +87,10 @@ def reflection_matrix(projector: Tensor) -> Tensor:
     Raises:
         ValueError: if the projector is not square.
         TypeError: if it does not hold real floating-point numbers.
+
+    Examples:
+        >>> reflection_matrix(reflection_projector(torch.tensor([[0.0, 2.0]]))) @ torch.tensor([3.0, 4.0])
+        tensor([ 3., -4.])
     """
     return _identity_like(projector) - 2 * projector
 
@@ -114,6 +122,10 @@ def swap_projector(
         ValueError: if the blocks are empty, differ in length, overlap, repeat an index, or contain
             one outside 0 … size - 1.
         TypeError: if an index or the size is not an integer.
+
+    Examples:
+        >>> reflection_matrix(swap_projector([0], [1], size=3)) @ torch.tensor([1.0, 2.0, 3.0])
+        tensor([2., 1., 3.])
     """
     size = require_integer("size", size, minimum=1)
     blocks = [_indices(name, block, size) for name, block in (("first", first), ("second", second))]
@@ -154,6 +166,11 @@ def group_projector(matrices: Tensor | Sequence[Tensor]) -> Tensor:
             1e-6 and the root of their dtype's precision): then elements are missing, or some are repeated
             more often than others.
         TypeError: if they are not real floating-point numbers.
+
+    Examples:
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> group_projector([torch.eye(2), swap]) @ torch.tensor([1.0, 3.0])  # their mean, twice
+        tensor([2., 2.])
     """
     if not isinstance(matrices, Tensor):
         if not matrices:
@@ -200,6 +217,11 @@ def broken_projector(symmetric: Tensor) -> Tensor:
     Raises:
         ValueError: if the projector is not square.
         TypeError: if it does not hold real floating-point numbers.
+
+    Examples:
+        >>> broken_projector(torch.diag(torch.tensor([1.0, 0.0])))
+        tensor([[0., 0.],
+                [0., 1.]])
     """
     return _identity_like(symmetric) - symmetric
 
@@ -218,6 +240,11 @@ def symmetry_distance(broken: Tensor, theta: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes do not fit.
         TypeError: if the projector does not hold real floating-point numbers.
+
+    Examples:
+        >>> broken = torch.diag(torch.tensor([0.0, 1.0]))
+        >>> symmetry_distance(broken, torch.tensor([5.0, -2.0])).item()
+        2.0
     """
     distance: Tensor = torch.linalg.vector_norm(_projected(broken, "theta", theta), dim=-1)
     return distance
@@ -252,6 +279,11 @@ def reflection_removal(
         ValueError: if the shapes do not fit, or the strength is negative or not finite.
         TypeError: if the projector does not hold real floating-point numbers, or the strength is not a
             number.
+
+    Examples:
+        >>> projector, theta = torch.diag(torch.tensor([0.0, 1.0])), torch.tensor([5.0, 3.0])
+        >>> reflection_removal(projector, theta, torch.ones(2), strength=0.5).item()  # 2 x 0.5 x |3 x 1|
+        3.0
     """
     strength = require_number("strength", strength, minimum=0.0)
     broken = _projected(projector, "theta", theta)
@@ -278,6 +310,11 @@ def group_escape_gradient(symmetric: Tensor, anchor: Tensor, strength: float) ->
         ValueError: if the shapes do not fit, or the strength is negative or not finite.
         TypeError: if the projector does not hold real floating-point numbers, or the strength is not a
             number.
+
+    Examples:
+        >>> symmetric = torch.diag(torch.tensor([1.0, 0.0]))
+        >>> group_escape_gradient(symmetric, torch.tensor([7.0, 4.0]), strength=0.5).item()
+        2.0
     """
     strength = require_number("strength", strength, minimum=0.0)
     return strength * symmetry_distance(broken_projector(symmetric), anchor)
@@ -300,6 +337,11 @@ def expected_group_escape(symmetric: Tensor, strength: float, sigma_0: float) ->
     Raises:
         ValueError: if the projector is not square, or a number is negative or not finite.
         TypeError: if the projector does not hold real floating-point numbers, or an argument is not a number.
+
+    Examples:
+        >>> symmetric = torch.diag(torch.tensor([1.0, 0.0, 0.0]))
+        >>> expected_group_escape(symmetric, strength=0.5, sigma_0=2.0).item()  # 0.25 x 4 x two directions
+        2.0
     """
     strength = require_number("strength", strength, minimum=0.0)
     sigma_0 = require_number("sigma_0", sigma_0, minimum=0.0)

@@ -67,7 +67,13 @@ class NothingToMeasureError(ValueError):
 
 
 class SymmetryReport(dict[str, Tensor]):
-    """Numbers by the name of a layer or attention module, with the layers that were left out or joined."""
+    """Numbers by the name of a layer or attention module, with the layers that were left out or joined.
+
+    Examples:
+        >>> report = symmetry_report(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), 0.1)
+        >>> isinstance(report, SymmetryReport), list(report)
+        (True, ['0'])
+    """
 
     left_out: dict[str, str]
     """Layers that ran or have weights but were not measured, each with the reason. Output layers, which have
@@ -129,6 +135,11 @@ def symmetry_distances(
             have groups, a name is unknown (suggesting the nearest), or there is nothing to measure (naming
             the layers that were left out, and why).
         TypeError: if the model is not a module, or is one whose parts cannot be seen.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> symmetry_distances(model)["0"].shape  # of three neurons, two pairs of neighbours
+        torch.Size([2])
     """
     if symmetry not in DISTANCES:
         raise ValueError(f"unknown symmetry {symmetry!r}.{nearest(str(symmetry), DISTANCES)}")
@@ -199,6 +210,12 @@ def symmetry_report(
         ValueError: as `symmetry_distances`, if the threshold is negative or not finite, or if the reference
             lacks a layer or has another shape.
         TypeError: if the threshold is not a number, or as in `symmetry_distances`.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> tie_neurons_(3, model[0].weight.data, model[2].weight.data, model[0].bias.data)
+        >>> symmetry_report(model, threshold=1e-3)["0"].item()
+        2
     """
     report = symmetry_distances(model, inputs=inputs, symmetry=symmetry, pairs=pairs)
     return counted(model, report, threshold, reference)

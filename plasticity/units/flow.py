@@ -33,7 +33,14 @@ __all__ = ["Reader", "UnitFlow", "UnitLayer", "trace_units"]
 
 @dataclass(frozen=True)
 class Reader:
-    """Weight that reads the units of a layer."""
+    """Weight that reads the units of a layer.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> (reader,) = trace_units(model, torch.randn(8, 4)).layers[0].readers
+        >>> reader.layer, reader.weight
+        ('2', '2.weight')
+    """
 
     layer: str
     """Name of the layer that the weight belongs to."""
@@ -55,7 +62,14 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class UnitLayer:
-    """Layer that ran in the probe pass: a weight whose outputs are units."""
+    """Layer that ran in the probe pass: a weight whose outputs are units.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> first, second = trace_units(model, torch.randn(8, 4)).layers
+        >>> first.weight, first.is_output, second.is_output
+        ('0.weight', False, True)
+    """
 
     name: str
     """Name of its module, or of its parameter where a module owns several (``W1``, ``block.W1``)."""
@@ -99,7 +113,13 @@ class UnitLayer:
 
 @dataclass(frozen=True, eq=False)
 class UnitFlow:
-    """Layers and connections that one probe pass found."""
+    """Layers and connections that one probe pass found.
+
+    Examples:
+        >>> flow = trace_units(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(8, 4))
+        >>> len(flow.layers)
+        1
+    """
 
     layers: tuple[UnitLayer, ...]
     """Layers in the order in which they first ran."""
@@ -134,6 +154,12 @@ def trace_units(model: nn.Module, *inputs: Any, **keywords: Any) -> UnitFlow:
 
     Returns:
         The layers that ran, with their readers.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> flow = trace_units(model, torch.randn(8, 4))
+        >>> [(layer.name, layer.units) for layer in flow.layers]
+        [('0', 3), ('2', 2)]
     """
     return trace_call(model, lambda inner: inner(*inputs, **keywords))
 

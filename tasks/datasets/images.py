@@ -55,6 +55,11 @@ class ImageDataset:
         TypeError: if the pixels are not uint8 or the labels not int64.
         ValueError: if the shapes do not match, a split is empty, a pixel is above `max_value` or a
             label is outside the classes.
+
+    Examples:
+        >>> dataset = load_dataset("digits")
+        >>> isinstance(dataset, ImageDataset)
+        True
     """
 
     name: str
@@ -234,6 +239,10 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> ImageDataset:
         ValueError: if the name is unknown, a folder or a file is missing, or a file is not as
             expected; the message names it, what was expected, what was found and what to do.
         DownloadError: if no mirror delivers.
+
+    Examples:
+        >>> load_dataset("digits").num_classes
+        10
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name), DATASETS, n=1)

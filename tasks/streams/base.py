@@ -72,6 +72,10 @@ class TaskSpec:
     Raises:
         TypeError: if a size is not an integer.
         ValueError: if a value is out of range.
+
+    Examples:
+        >>> TaskSpec(input_shape=(1, 28, 28), output_size=10).passes
+        1
     """
 
     input_shape: tuple[int, ...]

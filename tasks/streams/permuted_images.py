@@ -197,6 +197,11 @@ class PermutedImages(ImageStream[ImageTask]):
     Raises:
         TypeError: if the dataset is not an `ImageDataset`, or a number is not an integer.
         ValueError: if a number is out of range, or larger than the dataset.
+
+    Examples:
+        >>> stream = PermutedImages(load_dataset("digits"), num_tasks=5, seed=0)
+        >>> stream[3].spec.input_shape, stream[3].spec.output_size
+        ((1, 8, 8), 10)
     """
 
     def __init__(

@@ -62,6 +62,13 @@ class VectorEnvironments(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         ValueError: if there are no environments, or fewer than workers, or they differ in their spaces.
         RuntimeError: if environments cannot be made in a worker; the message has its traceback. (An error
             in this process is raised as it is.)
+
+    Examples:
+        >>> import gymnasium
+        >>> vector = VectorEnvironments([lambda: gymnasium.make("CartPole-v1")] * 4, num_workers=1)
+        >>> vector.reset(seed=0)[0].shape
+        (4, 4)
+        >>> vector.close()
     """
 
     # Steps per second of 8 (16) Slippery-Ants on 2 cores: all in this process 4500 (4700); Gymnasium's

@@ -59,7 +59,7 @@ class SlipperyAntBulletEnv(ReplayedEnv[FrictionTask], SlipperyAntEnv):
     A state has the start of the episode and its actions, and loading replays them: with Bullet's own saved
     states and a foot on the floor, the very next step differs.
 
-    Args:
+    Keyword Args:
         friction: Lateral coefficient of the floor, at least 0; Bullet multiplies it with the link's, 1.5.
         task_seed: See `SlipperyAntEnv`.
         num_tasks: See `SlipperyAntEnv`.

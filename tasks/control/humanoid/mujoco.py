@@ -52,7 +52,7 @@ class SlipperyHumanoidEnv(SlipperyMujocoEnv):
     `plasticity.tasks.control.slippery.friction` (`task_seed`, `change_every`, `num_tasks`). The observation
     does not contain it; `info` has "task", the index in the stream, and "friction".
 
-    Args:
+    Keyword Args:
         friction: Sliding coefficient, at least 0.
         arguments: `task_seed`, `num_tasks`, `change_every` and `render_mode`, as of `SlipperyEnv`.
 

@@ -37,6 +37,11 @@ def task_friction(seed: int, index: int) -> float:
     Raises:
         TypeError: if an argument is not an integer.
         ValueError: if one is negative.
+
+    Examples:
+        >>> friction = task_friction(seed=0, index=3)
+        >>> 0.02 <= friction <= 2, friction == task_friction(seed=0, index=3)
+        (True, True)
     """
     (uniform,) = uniform_numbers(seed, index)
     return log_uniform(MIN_FRICTION, MAX_FRICTION, uniform)
@@ -44,7 +49,12 @@ def task_friction(seed: int, index: int) -> float:
 
 @dataclass(frozen=True)
 class FrictionTask:
-    """Task of the stream: a walker on a floor of some friction."""
+    """Task of the stream: a walker on a floor of some friction.
+
+    Examples:
+        >>> FrictionTask(index=0, friction=0.5).values()
+        {'friction': 0.5}
+    """
 
     index: int
     """Index in the stream, from 0."""
@@ -68,6 +78,11 @@ class FrictionStream(Stream[FrictionTask]):
     Raises:
         TypeError: if a number is not an integer.
         ValueError: if one is out of range.
+
+    Examples:
+        >>> stream = FrictionStream(num_tasks=10, change_every=100_000, seed=0)
+        >>> len(stream), stream[3].index
+        (10, 3)
     """
 
     def __init__(self, num_tasks: int, change_every: int, seed: int) -> None:

@@ -1,8 +1,7 @@
-"""The modules of CONTRIBUTING.md, each run by the command below it, as written."""
+"""The modules under docs/how-to, each run by the command below it, as written."""
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -10,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+from plasticity.scripts.reference.blocks import blocks_of
+
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("own-*.md"))
+TEXT = "\n".join(page.read_text() for page in PAGES)
 MODULES = {
-    name: f"{code}"
-    for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL)
+    block.file.removesuffix(".py"): block.code for block in blocks_of(TEXT, "python") if block.file
 }
-COMMANDS = re.findall(r"```bash\n(plasticity .*?)\n```", TEXT, re.DOTALL)
+COMMANDS = [block.code.strip() for block in blocks_of(TEXT, "bash")]
 
 
 def module_of(command):

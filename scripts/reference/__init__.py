@@ -1,0 +1,1 @@
+"""Reference pages of the documentation site, made from the parsers, the dataclasses and the docstrings."""
