@@ -15,6 +15,12 @@ from plasticity.scripts.config.nested import Setting, setting_at, settings_of
 from plasticity.scripts.config.options import CRITIC, CommandOptions, RunOptions
 from plasticity.scripts.config.settings_by_option import settings_by_option, with_options
 
+COMMAND_GROUPS = {
+    "slurm": "What each job of --launcher slurm asks for.",
+    "ray": "Where the Ray of --launcher ray is, and what each task asks for.",
+}
+"""Titles of the command's own options that are dotted (--slurm.minutes), by the prefix."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
@@ -59,6 +65,11 @@ def parse_options(
     parsed = _parse(kind, arguments, prog=program, description=description)
     settings = settings_by_option(defaults)
     own = {each.name: getattr(parsed, each.name) for each in fields(CommandOptions)}
+    for group in COMMAND_GROUPS:  # parsed into dataclasses that know no checks
+        default = getattr(defaults, group)
+        own[group] = replace(
+            default, **{e.name: getattr(own[group], e.name) for e in fields(default)}
+        )
     typed = {word.partition("=")[0].replace("_", "-") for word in arguments}
     given = [option for option in settings if f"--{option}" in typed]
     values = {option: setting_at(parsed, _identifier(option)) for option in given}
@@ -111,6 +122,9 @@ def _parsed_type(defaults: RunOptions, extra: Any = None) -> type:
     """Make the dataclass that tyro reads the command line into."""
     own = {each.name for each in fields(CommandOptions)}
     entries = [_setting_entry(each) for each in settings_of(defaults) if each.path in own]
+    for group, title in COMMAND_GROUPS.items():
+        kind = _dataclass(group, [_setting_entry(e) for e in settings_of(getattr(defaults, group))])
+        entries.append(_entry(group, kind, title, default_factory=kind))
     if extra is not None:
         entries += [_setting_entry(each) for each in settings_of(extra)]
     for option, presets in defaults.presets.items():

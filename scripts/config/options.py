@@ -13,6 +13,7 @@ from plasticity.checks import nearest
 from plasticity.mitigations import MITIGATIONS, Mitigation, method_name, mitigation_names
 from plasticity.scripts.config.benchmark import Presets, architecture_presets
 from plasticity.scripts.config.benchmarks import named_benchmark, require_benchmark
+from plasticity.scripts.config.launchers import LauncherName, RayOptions, SlurmOptions
 from plasticity.scripts.config.nested import (
     flattened,
     setting_at,
@@ -59,6 +60,30 @@ class CommandOptions:
     """Runs that each process trains stacked: of supervised benchmarks and of environments on a device
     (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
 
+    launcher: LauncherName = "local"
+    """Where the runs are started: local, in processes of this machine; slurm, as jobs of an array (extra
+    "slurm"); ray, as tasks (extra "ray"). OUT has to be on a file system that all machines share."""
+
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What each Slurm job asks for."""
+
+    ray: RayOptions = field(default_factory=RayOptions)
+    """Where Ray is, and what each task asks for."""
+
+    @property
+    def cores_of_job(self) -> int | None:
+        """Cores that each job has on a cluster; None on this machine, whose cores are shared."""
+        return None if self.launcher == "local" else getattr(self, self.launcher).cores
+
+    @property
+    def device_of_jobs(self) -> str:
+        """Device of the runs: on a cluster it is what a job asks for, and not checked on this machine."""
+        if self.launcher == "local":
+            return chosen_device(self.device)
+        if self.device == "auto":
+            return "cuda" if getattr(self, self.launcher).gpus > 0 else "cpu"
+        return self.device
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(CommandOptions):
@@ -98,7 +123,7 @@ class RunOptions(CommandOptions):
             self.config,
             method=tuple(self.mitigations[name] for name in names),
             seed=seed,
-            device=chosen_device(self.device),
+            device=self.device_of_jobs,
             **changes,
         )
 

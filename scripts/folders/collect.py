@@ -12,7 +12,7 @@ import tyro
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, without_origin
 from plasticity.scripts.report.run_folders import Run, find_runs, read_run
-from plasticity.scripts.run.atomic_files import is_locked
+from plasticity.scripts.run.locks import is_locked
 from plasticity.scripts.run.progress import Messages
 
 PARTIAL = ".collecting"

@@ -17,7 +17,7 @@ from rich.table import Table
 from plasticity.scripts.report.command import WIDTH_ELSEWHERE
 from plasticity.scripts.report.comparison import continue_commands
 from plasticity.scripts.report.run_folders import Run, find_runs
-from plasticity.scripts.run.atomic_files import is_locked
+from plasticity.scripts.run.locks import is_locked
 
 STALE_SECONDS = 24 * 3600
 """Age of the last change from which an unfinished run that no process holds is called stale."""

@@ -1,19 +1,12 @@
-"""Files that survive a kill and a full disk: written whole or not at all, appended to, locked."""
+"""Files that survive a kill and a full disk: written whole or not at all, appended to."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-LOCK_PATIENCE_SECONDS = 5.0
-"""Seconds to wait for a lock: a process that is being killed may hold its own for a moment after the same
-command starts again."""
 
 
 class RunError(Exception):
@@ -38,53 +31,6 @@ def explained(path: Path) -> Iterator[None]:
         else:
             remedy = "give an --out that you may write to"
         raise RunError(f"Cannot write to {path} ({error.strerror or error}): {remedy}.") from error
-
-
-def locked(file: Path, patience: float | None = None) -> IO[bytes]:
-    """Acquire the operating system's lock on a file; a killed process leaves none behind.
-
-    Args:
-        file: Created if it does not exist; it stays afterwards, empty.
-        patience: Seconds to wait for another process to release it. None:
-            `LOCK_PATIENCE_SECONDS`.
-
-    Returns:
-        The open file; closing it releases the lock.
-
-    Raises:
-        RunError: if another process still holds it.
-        OSError: if the file cannot be written.
-    """
-    handle = file.open("ab")
-    deadline = time.monotonic() + (LOCK_PATIENCE_SECONDS if patience is None else patience)
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                handle.close()
-                raise RunError(
-                    f"{file.parent} is in use by another process: wait until it ends, or give"
-                    " another --out."
-                ) from None
-            time.sleep(0.05)
-        except BaseException:
-            handle.close()
-            raise
-        else:
-            return handle
-
-
-def is_locked(file: Path) -> bool:
-    """Return whether a process holds the lock on a file; a file that is not there is not locked."""
-    try:
-        with file.open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def write_whole(file: Path, content: bytes | memoryview) -> None:

@@ -11,6 +11,8 @@ from plasticity.checks import require_integer
 from plasticity.scripts.config.grid import Axis, points
 from plasticity.scripts.config.options import RunOptions
 from plasticity.scripts.config.tuned import require_tuned, with_tuned
+from plasticity.scripts.launch.code import require_one_commit
+from plasticity.scripts.launch.launcher import launcher_of
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.scripts.run.folder import require_free
 from plasticity.scripts.run.jobs import Job
@@ -23,6 +25,7 @@ from plasticity.scripts.run.saved_run import (
     saved_config,
 )
 from plasticity.scripts.run.stacks import groups_of, left_of, planned, require_use
+from plasticity.scripts.run.versions import made_by
 from plasticity.scripts.trackers.base import require_trackers
 from plasticity.tasks.vector.environments import available_cores
 
@@ -81,10 +84,11 @@ def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
         command: Command line that continues the runs.
     """
     messages = Messages()
+    launcher = launcher_of(options)
     processes = _processes(options, jobs)
     require_trackers(options.config.track)
     require_use(jobs, options.stack)
-    jobs = _with_cores(jobs, processes)
+    jobs = _with_cores(jobs, options.cores_of_job or _shared_cores(jobs, processes))
     unfinished = _unfinished(jobs)
     if len(unfinished) < len(jobs):
         messages.print(f"{len(jobs) - len(unfinished)} of {len(jobs)} runs are already finished.")
@@ -94,10 +98,18 @@ def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     done = {job.path: progress_made(job.path, job.config) for job in unfinished}
     unit = unfinished[0].config.axes[-1]
     work = left_of(planned(jobs, options.stack), unfinished)
-    with live_progress(messages, totals, done, unit) as on_progress:
-        outcome = run_jobs(
-            work, processes, lambda job, value: on_progress(job.path, value), messages.print
-        )
+    if launcher is not None:
+        launcher.require_ready()
+        require_one_commit(unfinished, made_by()["git_commit"])
+    with live_progress(messages, totals, done, unit) as shown:
+
+        def on_progress(job: Job, value: float) -> None:
+            shown(job.path, value)
+
+        if launcher is None:
+            outcome = run_jobs(work, processes, on_progress, messages.print)
+        else:
+            outcome = launcher.launch(work, on_progress, messages.print)
     return _conclude(messages, outcome, command)
 
 
@@ -111,10 +123,14 @@ def _processes(options: RunOptions, jobs: Sequence[Job]) -> int:
     return max(1, available_cores() // jobs[0].config.cores)
 
 
-def _with_cores(jobs: Sequence[Job], processes: int) -> list[Job]:
-    """Share the machine's cores among runs that can use several, unless the user did."""
-    shared = max(1, available_cores() // min(processes, len(jobs)))
-    return [replace(job, config=job.config.with_cores(shared)) for job in jobs]
+def _shared_cores(jobs: Sequence[Job], processes: int) -> int:
+    """Return the cores that each run has if they share this machine's."""
+    return max(1, available_cores() // min(processes, len(jobs)))
+
+
+def _with_cores(jobs: Sequence[Job], cores: int) -> list[Job]:
+    """Give the runs that can use several cores this many, unless the user gave a number."""
+    return [replace(job, config=job.config.with_cores(cores)) for job in jobs]
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:

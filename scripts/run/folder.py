@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from plasticity.metrics.row_file import encoded
 from plasticity.random_state import random_state
 from plasticity.scripts.config.nested import flattened, setting_at
 from plasticity.scripts.config.run_config import RunConfig
-from plasticity.scripts.run import atomic_files, events
+from plasticity.scripts.run import atomic_files, events, locks
 from plasticity.scripts.run.atomic_files import explained
 from plasticity.scripts.run.saved_run import (
     Checkpoint,
@@ -50,13 +50,13 @@ class RunFolder:
         self._episodes = path / "episodes.jsonl"
         self._timings = path / "timings.jsonl"
         self._events = path / "tensorboard" / events.FILE_NAME
-        self._lock: IO[bytes] | None = None
+        self._lock: locks.Lock | None = None
         self._mirrors: list[Mirror] = []
 
     def __enter__(self) -> RunFolder:
         with explained(self.path):
             self._events.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = atomic_files.locked(self.path / "lock")
+            self._lock = locks.locked(self.path / "lock")
         try:
             with explained(self.path):
                 self._settle_config()
@@ -129,6 +129,7 @@ class RunFolder:
         content = io.BytesIO()
         torch.save(saved, content)
         with explained(self.path):
+            self._require_held()
             atomic_files.write_whole(self.path / "checkpoint.pt", content.getbuffer())
 
     def append(
@@ -149,6 +150,7 @@ class RunFolder:
             for each in episodes
         ]
         with explained(self.path):
+            self._require_held()
             atomic_files.append(self._metrics, _line(row))
             atomic_files.append(self._timings, _line(timing))
             if episodes:
@@ -157,6 +159,10 @@ class RunFolder:
             atomic_files.append(self._events, events.encoded(points, first=first))
         for mirror in self._mirrors:
             mirror.update()
+
+    def _require_held(self) -> None:
+        if self._lock is not None:
+            self._lock.require_held()
 
     def _appended(self) -> dict[str, Path]:
         return {
@@ -177,9 +183,9 @@ def require_free(paths: Sequence[Path]) -> None:
     Raises:
         RunError: if one cannot be used after `LOCK_PATIENCE_SECONDS`, which is the wait for all in sum.
     """
-    deadline = time.monotonic() + atomic_files.LOCK_PATIENCE_SECONDS
+    deadline = time.monotonic() + locks.LOCK_PATIENCE_SECONDS
     for path in paths:
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
             patience = max(0.0, deadline - time.monotonic())
-            atomic_files.locked(path / "lock", patience).close()
+            locks.locked(path / "lock", patience).close()

@@ -21,6 +21,10 @@ from plasticity.scripts.run.jobs import Job, JobGroup
 from plasticity.scripts.run.process import PROGRESS_INTERVAL_SECONDS, Result, do_work
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PARENTS_SIGNALS = (
+    *_STOP_SIGNALS,
+    signal.SIGUSR2,
+)  # Slurm sends the last before a job's time limit
 
 
 @dataclass
@@ -74,7 +78,7 @@ def run_jobs(
     outcome = Outcome()
     waiting = list(work)
     running: list[_Running] = []
-    with _signals_noted(outcome):
+    with signals_noted(outcome):
         try:
             while running or (waiting and outcome.interrupted_by is None):
                 while waiting and len(running) < processes and outcome.interrupted_by is None:
@@ -136,7 +140,7 @@ def _start_server() -> None:
     would be lost. The runs inherit the blocked signals, until each is ready to receive them.
     """
     resource_tracker.ensure_running()  # before blocking: starting it unblocks signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -207,8 +211,12 @@ def _unreported(code: int | None) -> Result:
     return ("failed", f"its process ended with exit code {code} and no message")
 
 
-class _signals_noted:
-    """Context in which SIGINT and SIGTERM are recorded instead of raised."""
+class signals_noted:
+    """Context in which SIGINT and SIGTERM are recorded instead of raised.
+
+    Args:
+        outcome: Results of all runs, which get the signal.
+    """
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

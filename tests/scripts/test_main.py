@@ -25,8 +25,8 @@ from plasticity.scripts.config.options import default_options
 from plasticity.scripts.config.settings_by_option import concerns
 from plasticity.scripts.main import COMMANDS, main
 from plasticity.scripts.reproduce.figure import FIGURES
-from plasticity.scripts.run import atomic_files
 from plasticity.scripts.run import command as run_module
+from plasticity.scripts.run import locks
 
 TINY = shlex.split(
     "--tasks 2 --seeds 0 --channels 4 --hidden 8 --epochs-per-task 1 --batch-size 100"
@@ -643,7 +643,7 @@ def test_the_life_of_a_run_folder(call, tmp_path, monkeypatch):
     assert code == 2
     assert "agent.learning_rate (there 0.01, now 0.5); network.hidden (there [8], now [9])" in said
 
-    monkeypatch.setattr(atomic_files, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_PATIENCE_SECONDS", 0.1)
     with (folder / "lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         code, _, said = tiny_run(call, tmp_path, "--tasks", "9")

@@ -9,7 +9,7 @@ import pytest
 from plasticity.scripts.folders.collect import PARTIAL, CollectConfig, collect
 from plasticity.scripts.main import main
 from plasticity.scripts.report.run_folders import find_runs
-from plasticity.scripts.run.atomic_files import locked
+from plasticity.scripts.run.locks import locked
 
 
 def content(root):

@@ -7,7 +7,7 @@ import pytest
 
 from plasticity.scripts.folders.status import StatusConfig, status
 from plasticity.scripts.main import main
-from plasticity.scripts.run.atomic_files import locked
+from plasticity.scripts.run.locks import locked
 
 
 def states(found):

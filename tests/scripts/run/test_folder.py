@@ -16,7 +16,7 @@ import pytest
 import torch
 from curve_runs import DrawsConfig, Killed, Points, after, content, rows, run
 
-from plasticity.scripts.run import atomic_files
+from plasticity.scripts.run import locks
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.folder import RunFolder, require_free
 
@@ -103,7 +103,7 @@ def test_a_length_that_is_no_number_is_refused(tmp_path, length):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic_files, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_PATIENCE_SECONDS", 0.1)
     message = f"{re.escape(str(tmp_path))} is in use by another process.*--out"
     with RunFolder(tmp_path, CONFIG):
         with pytest.raises(RunError, match=message):
