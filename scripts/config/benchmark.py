@@ -197,5 +197,7 @@ def _algorithm_preset(name: str, config: ControlRunConfig) -> Preset:
     if not issubclass(kind, SB3PPOConfig):
         return Preset(values={"agent": kind(), "stream.num_envs": 1})
     own = config.agent
-    shared = {"rollout_steps": own.rollout_steps} if isinstance(own, PPOConfig) else {}
-    return Preset(values={"agent": kind(**shared)})
+    chosen = kind()
+    if isinstance(own, PPOConfig):
+        chosen = replace(chosen, rollout_steps=own.rollout_steps)
+    return Preset(values={"agent": chosen})

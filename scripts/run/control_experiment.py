@@ -180,10 +180,9 @@ class ControlExperiment:
     @staticmethod
     def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
         """Raise an error if a package is not installed, or a kernel cannot run."""
-        own = [config for config in configs if isinstance(config.agent, PPOConfig)]
-        require_kernels(own)
-        for config in own:
-            kernel = config.agent.kernel
+        require_kernels(each for each in configs if isinstance(each.agent, PPOConfig))
+        for config in configs:
+            kernel = config.agent.kernel if isinstance(config.agent, PPOConfig) else "eager"
             if config.stream.on_device and kernel != "eager":
                 raise ValueError(
                     f"--kernel {kernel} is the step of an ordinary optimizer, and runs of"

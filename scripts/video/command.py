@@ -232,6 +232,7 @@ class TrainedPolicy:
         deterministic: bool,
     ) -> None:
         observations, actions = env.observation_space, env.action_space
+        assert isinstance(settings.agent, PPOConfig), settings.agent  # as _settings requires
         assert isinstance(observations, Box), observations
         assert isinstance(actions, Box | Discrete), actions
         discrete = isinstance(actions, Discrete)

@@ -112,7 +112,9 @@ def test_two_parts_equal_one(config):
     second.load_state_dict(state)
     second._envs.envs.load_state_dict(environments)
     assert second.num_steps == STEPS
-    gradients = [each.policies.gradients.state_dict(each.policies.parameters) for each in (second, first)]
+    gradients = [
+        each.policies.gradients.state_dict(each.policies.parameters) for each in (second, first)
+    ]
     assert_equal(*gradients)
     assert_statistics_equal(numbers(learn(second, 2 * STEPS)), numbers(parts[1]))
     assert_equal(weights(second), weights(whole))
@@ -231,7 +233,7 @@ def test_decays_alone_need_no_hooks():
 
 
 def test_networks_are_measured_with_their_evaluation_parameters():
-    agent = make_agent(small("sb3:td3"), (HareTortoise(reset_every=10**6),), stop_every=50)
+    agent = make_agent(small("sb3:td3"), (HareTortoise(),), stop_every=50)
     learn(agent, 50)
     trained = weights(agent)
     with agent.policies.evaluating():
