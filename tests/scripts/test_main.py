@@ -90,7 +90,8 @@ def test_list_has_a_line_for_each_entry(call):
     assert code == 0
     runs = {each.config.benchmark for each in FIGURES.values()}
     benchmarks = [name for name in BENCHMARKS if name not in runs]
-    for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *NETWORKS, *METRICS):
+    agents = "ppo", *ALGORITHMS
+    for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *agents, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     described = [
         (name, option, chosen)
