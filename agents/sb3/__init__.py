@@ -1,15 +1,8 @@
 """Stable-Baselines3's algorithms as agents of the control benchmarks; its settings import none of it."""
 
 from plasticity.agents.sb3.config import ALGORITHMS, SB3Config, SB3PPOConfig
-from plasticity.agents.sb3.off_policy import (
-    CrossQConfig,
-    DQNConfig,
-    OffPolicyConfig,
-    QRDQNConfig,
-    SACConfig,
-    TD3Config,
-    TQCConfig,
-)
+from plasticity.agents.sb3.continuous import CrossQConfig, SACConfig, TD3Config, TQCConfig
+from plasticity.agents.sb3.off_policy import DQNConfig, OffPolicyConfig, QRDQNConfig
 
 __all__ = [
     "ALGORITHMS",

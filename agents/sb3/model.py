@@ -16,8 +16,8 @@ from torch import nn
 
 from plasticity.agents.ppo.environments import Environments
 from plasticity.agents.sb3.config import ALGORITHMS, SB3Config
+from plasticity.agents.sb3.continuous import TD3Config
 from plasticity.agents.sb3.environments import SB3Environments
-from plasticity.agents.sb3.off_policy import TD3Config
 from plasticity.mitigations import Mitigation
 from plasticity.mitigations.method import regularizer_settings
 from plasticity.mitigations.stacked_settings import acts_on_steps, overrides

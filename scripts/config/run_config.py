@@ -117,7 +117,8 @@ class ControlTracking(Tracking):
     """Metrics of each layer of actor and critic (see `plasticity list`)."""
 
     measure_every: int = 20_480
-    """Steps between two rows of metrics: a multiple of --rollout-steps."""
+    """Steps between two rows of metrics: a multiple of --rollout-steps, or of --train-freq times --num-envs
+    for agents with a replay buffer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

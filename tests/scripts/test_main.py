@@ -14,6 +14,7 @@ import pytest
 
 from plasticity.agents.networks import CNN, MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
+from plasticity.agents.sb3 import ALGORITHMS
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
 from plasticity.mitigations.base import KINDS
