@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from plasticity.agents.networks import NETWORKS
+from plasticity.agents.sb3 import ALGORITHMS
 from plasticity.checks import nearest, require_known
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, PLAIN
@@ -57,7 +58,7 @@ COMMANDS = {
     "card": "a model card of a run: settings, results, plasticity sheet, figures",
     "push": "a run and its card to the Hugging Face Hub",
     "video": "a GIF, video or filmstrip of a run's trained agent",
-    "list": "benchmarks, figures, methods, networks and metrics, a line each",
+    "list": "benchmarks, figures, methods, agents, networks and metrics, a line each",
     "bench": "measure ours against the alternatives, print ratios",
     "probe": "the plasticity sheet of a saved model, layer by layer",
     "strip": "a Stable-Baselines3 model that loads where this package is not installed",
@@ -276,6 +277,7 @@ def _list(rest: list[str]) -> int:
         "benchmarks": _benchmarks,
         "figures": lambda: {name: f"{e.claim} ({e.number})" for name, e in FIGURES.items()},
         "methods": _methods,
+        "agents": _agents,
         "networks": lambda: {name: first_line(kind) for name, kind in NETWORKS.items()},
         "metrics": lambda: {name: each.description for name, each in METRICS.items()},
     }
@@ -319,6 +321,12 @@ def _size(config: RunConfig, minutes: float | None) -> str:
     """Describe the length of a run, and the time of one of the plain optimizer on one core."""
     size = f"{config.length:,} {config.axes[-1]}s"
     return size if minutes is None else f"{size}, {minutes:.2g} core-minutes a run"
+
+
+def _agents() -> dict[str, str]:
+    """Return a line for each agent of a control benchmark, as `--agent` names it."""
+    own = {"ppo": "Our own PPO, whose settings may have other names (see a benchmark's --help)."}
+    return own | {name: first_line(kind) for name, kind in ALGORITHMS.items()}
 
 
 def _methods() -> dict[str, str]:

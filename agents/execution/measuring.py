@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ FINITE = Metric("finite", lambda features: features.isfinite().all().to(features
 
 def measured(
     networks: SingleNetwork | StackedNetworks,
-    probe: Tensor,
+    probe: Any,
     metrics: Sequence[str | Metric],
     layers: Sequence[str],
     *,
@@ -32,7 +33,7 @@ def measured(
 
     Args:
         networks: The network, or stacked ones.
-        probe: Inputs. Shape: (..., batch, *input_shape).
+        probe: Inputs, (..., batch, *input_shape); of a single network, it may be a tuple of all inputs.
         metrics: As in `Tracker`.
         layers: Names of the layers whose features are measured.
         indices: Indices of the networks to measure.

@@ -6,6 +6,8 @@ through the critic after the critic's own step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class StepGradients:
     """
 
     def __init__(self) -> None:
-        self._gradients: dict[nn.Parameter, Tensor] = {}
+        self._gradients: dict[Tensor, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
     def attach(self, policy: nn.Module) -> None:
@@ -49,15 +51,37 @@ class StepGradients:
         Returns:
             As for `gradient_norm`; parameters that have not yet had a gradient in a step are left out.
         """
+        with self.in_place(model):
+            return gradient_norm(model)
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Put the kept gradients into the ``.grad`` of a module's parameters, inside the block."""
         parameters = list(model.parameters())
         present = [parameter.grad for parameter in parameters]
         try:
             for parameter in parameters:
                 parameter.grad = self._gradients.get(parameter)
-            return gradient_norm(model)
+            yield
         finally:
             for parameter, gradient in zip(parameters, present, strict=True):
                 parameter.grad = gradient
+
+    def state_dict(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of the kept gradients, by the names of their parameters."""
+        return {
+            name: self._gradients[each].clone()
+            for name, each in parameters.items()
+            if each in self._gradients
+        }
+
+    def load_state_dict(
+        self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> None:
+        """Keep the gradients of a `state_dict`."""
+        self._gradients = {
+            parameters[name]: each.to(parameters[name]) for name, each in state.items()
+        }
 
     def _keep(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         for group in optimizer.param_groups:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from plasticity.agents.networks import NETWORKS
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.sb3 import ALGORITHMS, SB3Config, SB3PPOConfig
 from plasticity.checks import require_known
 from plasticity.mitigations import MITIGATIONS, Mitigation
 from plasticity.scripts.config.nested import with_values
-from plasticity.scripts.config.run_config import RunConfig, SupervisedRunConfig
+from plasticity.scripts.config.run_config import ControlRunConfig, RunConfig, SupervisedRunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,12 @@ class Benchmark:
 
     @property
     def all_presets(self) -> dict[str, Presets]:
-        """Options that choose between named groups of values, that of the network's architecture included."""
-        return {**self.presets, **architecture_presets(self.config)}
+        """Options that choose between named groups of values, those of network and agent included."""
+        return {
+            **self.presets,
+            **architecture_presets(self.config),
+            **agent_presets(self.config, self.presets.get("agent")),
+        }
 
     def with_presets(self, chosen: Mapping[str, str]) -> Benchmark:
         """Return the benchmark with the values of chosen presets.
@@ -91,14 +97,13 @@ class Benchmark:
             ValueError: if it has no such option, or the option no such group.
         """
         found = self
-        for option in sorted(chosen, key=lambda each: each == "architecture"):
+        # an architecture's or agent's own settings begin with those of the presets before it
+        for option in sorted(chosen, key=lambda each: each in ("architecture", "agent")):
             found = found._with_preset(option, chosen[option])
         return found
 
     def _with_preset(self, option: str, name: str) -> Benchmark:
-        presets = (
-            self.all_presets
-        )  # an architecture's own settings are those of the presets before it
+        presets = self.all_presets
         if option not in presets:
             raise ValueError(
                 f"--{option} {name} means nothing to {self.config.benchmark}: leave it out."
@@ -158,3 +163,41 @@ def architecture_presets(config: RunConfig) -> dict[str, Presets]:
         groups={name: Preset(values={"network": each}) for name, each in networks.items()},
     )
     return {"architecture": presets}
+
+
+def agent_presets(config: RunConfig, own: Presets | None = None) -> dict[str, Presets]:
+    """Return the option that chooses the agent of a control benchmark; none for other benchmarks.
+
+    An algorithm of Stable-Baselines3 begins with that package's defaults. Those with a replay buffer learn
+    in one environment, for which these are meant; PPO has the rollouts of the benchmark.
+
+    Args:
+        config: Configuration of the runs.
+        own: Groups of settings of our PPO that the benchmark has already; None: it has one, "ppo".
+    """
+    if not isinstance(config, ControlRunConfig):
+        return {}
+    groups = {"ppo": Preset(values={})} if own is None else dict(own.groups)
+    default = "ppo" if own is None else own.default
+    if isinstance(config.agent, SB3Config):
+        default = config.agent.algorithm
+    groups |= {name: _algorithm_preset(name, config) for name in ALGORITHMS}
+    text = "Agent: our PPO (ppo)" if own is None else own.help.rstrip(".")
+    presets = Presets(
+        help=f"{text}; or an algorithm of Stable-Baselines3 or sb3-contrib (sb3:…), with that package's"
+        " defaults. Each has options of its own, which --help shows after --agent.",
+        default=default,
+        groups=groups,
+    )
+    return {"agent": presets}
+
+
+def _algorithm_preset(name: str, config: ControlRunConfig) -> Preset:
+    kind = ALGORITHMS[name]
+    if not issubclass(kind, SB3PPOConfig):
+        return Preset(values={"agent": kind(), "stream.num_envs": 1})
+    own = config.agent
+    chosen = kind()
+    if isinstance(own, PPOConfig):
+        chosen = replace(chosen, rollout_steps=own.rollout_steps)
+    return Preset(values={"agent": chosen})

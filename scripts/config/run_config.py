@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from plasticity.agents.networks import CNN, NETWORKS, Network
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.sb3 import ALGORITHMS, SB3Config
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.checks import (
     MAX_SEED,
@@ -27,7 +28,7 @@ from plasticity.mitigations import (
     mitigation_names,
     require_compatible,
 )
-from plasticity.mitigations.stacked_settings import acts_on_steps
+from plasticity.mitigations.stacked_settings import acts_on_steps, overrides
 from plasticity.scripts.config.nested import (
     flattened,
     from_plain,
@@ -119,7 +120,8 @@ class ControlTracking(Tracking):
     """Metrics of each layer of actor and critic (see `plasticity list`)."""
 
     measure_every: int = 20_480
-    """Steps between two rows of metrics: a multiple of --rollout-steps."""
+    """Steps between two rows of metrics: a multiple of --rollout-steps, or of --train-freq times --num-envs
+    for agents with a replay buffer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,11 +194,16 @@ class RunConfig:
         require_integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         require_compatible(self.method)
         kind = self.device.split(":", maxsplit=1)[0]
-        if self.compiles_on and self.agent.compile and kind not in ("auto", *self.compiles_on):
+        if self.compiles and kind not in ("auto", *self.compiles_on):
             raise ValueError(
                 f"--compile works on {' and '.join(self.compiles_on)}, and --device is {self.device}:"
                 " leave it out."
             )
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the agent's steps are compiled."""
+        return bool(self.compiles_on) and self.agent.compile
 
     @property
     def method_name(self) -> str:
@@ -382,8 +389,29 @@ class ControlRunConfig(RunConfig):
     tracking: ControlTracking = field(default_factory=ControlTracking)
     """Measurements along the way."""
 
-    agent: PPOConfig = field(default_factory=PPOConfig)
-    """Settings of the agent."""
+    agent: PPOConfig | SB3Config = field(default_factory=PPOConfig)
+    """Settings of the agent: our PPO, or an algorithm of Stable-Baselines3."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the agent's steps are compiled: those of Stable-Baselines3 never are."""
+        return isinstance(self.agent, PPOConfig) and self.agent.compile
+
+    @property
+    def round_steps(self) -> int:
+        """Environment steps, summed over all environments, from one update of the agent to the next."""
+        if isinstance(self.agent, PPOConfig):
+            return self.agent.rollout_steps
+        return self.agent.round_steps(self.stream.num_envs)
+
+    def kinds_of(self, plain: Mapping[str, Any]) -> dict[str, type]:
+        """Return the kinds of the stream and of the agent, which names its algorithm unless it is our PPO."""
+        agent = plain.get("agent")
+        named = agent.get("algorithm") if isinstance(agent, Mapping) else None
+        if named is None:
+            return {**super().kinds_of(plain), "agent": type(self.agent)}
+        require_known("algorithm", named, ALGORITHMS)
+        return {**super().kinds_of(plain), "agent": ALGORITHMS[named]}
 
     @property
     def length(self) -> int:
@@ -419,16 +447,21 @@ class ControlRunConfig(RunConfig):
         if self.critic_method is not None:
             require_compatible(self.critic_method)
         self._require_fitting_mitigations()
-        rollout = self.agent.rollout_steps
-        if rollout % self.stream.num_envs:
+        if isinstance(self.agent, SB3Config):
+            self._require_fitting_algorithm(self.agent)
+            self.agent.arguments(self.stream.num_envs)  # which checks what they share
+        elif self.agent.rollout_steps % self.stream.num_envs:
             raise ValueError(
-                f"rollout_steps {rollout} cannot be shared by {self.stream.num_envs} environments: give"
-                " a multiple of num_envs."
+                f"rollout_steps {self.agent.rollout_steps} cannot be shared by {self.stream.num_envs}"
+                " environments: give a multiple of num_envs."
             )
-        if self.tracking.measure_every % rollout:
+        if self.tracking.measure_every % self.round_steps:
+            of = (
+                "rollout_steps" if hasattr(self.agent, "rollout_steps") else "train_freq * num_envs"
+            )
             raise ValueError(
-                f"measure_every {self.tracking.measure_every} must be a multiple of rollout_steps"
-                f" {rollout}: metrics are measured between two rollouts."
+                f"measure_every {self.tracking.measure_every} must be a multiple of {of}"
+                f" {self.round_steps}: metrics are measured between two rollouts."
             )
 
     def _require_fitting_mitigations(self) -> None:
@@ -440,7 +473,7 @@ class ControlRunConfig(RunConfig):
                 " choose another method, or a benchmark of images."
             )
         acting = [each.name for each in every if acts_on_steps(each)]
-        if acting and self.agent.compile:
+        if acting and self.compiles:
             raise ValueError(
                 f"--compile makes one CUDA graph of all steps of an update, and {acting[0]} acts between"
                 " them: leave out one of the two."
@@ -450,11 +483,36 @@ class ControlRunConfig(RunConfig):
                 f"The agents of {self.benchmark} are stacked, on the device of their environments, and"
                 f" {self.not_stackable} does not support that: choose another method, or another benchmark."
             )
-        if acting and self.agent.target_kl is not None and self.stream.on_device:
+        target = self.agent.target_kl if isinstance(self.agent, PPOConfig) else None
+        if acting and target is not None and self.stream.on_device:
             raise ValueError(
-                f"--target-kl {self.agent.target_kl} ends the updates of stacked agents at different steps,"
+                f"--target-kl {target} ends the updates of stacked agents at different steps,"
                 f" and {acting[0]} counts the steps: leave out one of the two."
             )
+
+    def _require_fitting_algorithm(self, agent: SB3Config) -> None:
+        """Refuse what an algorithm of Stable-Baselines3 cannot be combined with, each by its name."""
+        if self.stream.on_device:
+            raise ValueError(
+                f"The agents of {self.benchmark} are stacked, on the device of their environments, and those"
+                f" of {agent.algorithm} learn one by one on the host: choose another benchmark, or our PPO."
+            )
+        if self.critic_method is not None:
+            raise ValueError(
+                f"{agent.algorithm} has the same mitigations for all its networks, and --critic.… would give"
+                " the critic its own: leave it out, or choose our PPO."
+            )
+        for each in self.method:
+            if overrides(each, "network"):
+                raise ValueError(
+                    f"{each.name} changes the architecture, and Stable-Baselines3 builds the networks of"
+                    f" {agent.algorithm} itself: choose another method, or our PPO."
+                )
+            if each.needs_logits:
+                raise ValueError(
+                    f"{each.name} needs networks whose outputs are logits, and those of {agent.algorithm} are"
+                    " values, means, or logits beside a value: choose another method, or our PPO."
+                )
 
 
 def differences(saved: Mapping[str, Any], wanted: RunConfig) -> list[str]:

@@ -47,7 +47,7 @@ class Axis:
         """Data that metrics are measured on."""
         if self.is_dense:
             return "the probe batch"
-        return "the latest rollout" if TASK in self.keys else "the data of the row"
+        return "the latest steps" if TASK in self.keys else "the data of the row"
 
     def text(self, position: int) -> str:
         """Format a position."""

@@ -19,9 +19,10 @@ CAPTIONS = {
     " Gram matrices to the identity.",
     "steps": "at the end of each task: change of the outputs by its last step (churn), and curvature of the"
     " loss, on {probe}.",
-    "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
-    " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
-    " (cut off below -1), and both losses.",
+    "updates": "of the latest update at each row: entropy of the policy, approximate Kullback-Leibler"
+    " divergence (of the last epoch), share of clipped actions, share of the returns' variance that the"
+    " critic explains (cut off below -1), both losses, weight of the entropy, share of random actions; of"
+    " each, what the algorithm has.",
     "map": "over the two settings of a sweep, with the best outlined. On the right: the other methods.",
 }
 """Captions of the figures, by name; the title goes before."""
@@ -36,7 +37,7 @@ TITLES = {
     "norms": "Norms",
     "weights": "Weights",
     "steps": "Last step",
-    "ppo": "PPO's diagnostics",
+    "updates": "Updates of the agent",
     "map": "Map of settings",
 }
 

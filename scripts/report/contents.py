@@ -69,6 +69,8 @@ UNITS_OF = {
     "explained_variance": "share of the variance",
     "policy_loss": "loss",
     "value_loss": "loss",
+    "entropy_coefficient": "weight",
+    "exploration_rate": "share of actions",
 }
 """Labels of the vertical axis, by the name of a metric or its family."""
 
@@ -81,7 +83,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
 
     Returns:
         Figures by name: accuracy or return (progress, where there is neither), tasks, ranks, units,
-        norms, weights, steps, ppo, map.
+        norms, weights, steps, updates, map.
     """
     leading, leading_rows = _leading(comparison)
     grids = {
@@ -92,7 +94,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
         "norms": _family_rows(comparison, NORMS),
         "weights": _family_rows(comparison, WEIGHTS),
         "steps": _family_rows(comparison, WHOLE),
-        "ppo": _diagnostics(comparison),
+        "updates": _diagnostics(comparison),
     }
     figures = {
         name: panels_figure(
@@ -129,7 +131,7 @@ def group_of(metric: str) -> str:
         "norms": NORMS,
         "weights": WEIGHTS,
         "steps": WHOLE,
-        "ppo": DIAGNOSTICS,
+        "updates": DIAGNOSTICS,
     }
     for group, families in groups.items():
         if family in families:
@@ -138,7 +140,7 @@ def group_of(metric: str) -> str:
 
 
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
-    """Return panels of PPO's diagnostics, three to a row."""
+    """Return panels of an agent's diagnostics, three to a row."""
     known = [name for name in DIAGNOSTICS if name in comparison.chosen_metrics]
     return _wrapped([_panels(comparison, known)], 3)
 

@@ -41,8 +41,10 @@ DIAGNOSTICS = (
     "explained_variance",
     "policy_loss",
     "value_loss",
+    "entropy_coefficient",
+    "exploration_rate",
 )
-"""Diagnostics of PPO's updates."""
+"""Diagnostics of an agent's updates: each algorithm has some of them."""
 
 RANKS = (
     "effective_rank",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
+from plasticity.agents.sb3 import SB3Config
 from plasticity.containers import mapped
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.seeds import child_seed
@@ -28,7 +29,9 @@ def make_environments(configs: Sequence[ControlRunConfig]) -> Environments:
         ModuleNotFoundError: if a package that they need is not installed.
         torch.cuda.OutOfMemoryError: if they do not fit into the memory of their device.
     """
-    stream, device = configs[0].stream, configs[0].device
+    stream = configs[0].stream
+    # the algorithms of Stable-Baselines3 keep observations on the host, wherever their networks are
+    device = "cpu" if isinstance(configs[0].agent, SB3Config) else configs[0].device
     resets = [seed for run in configs for seed in environment_seeds(run.seed, stream.num_envs)]
     tasks = [child_seed(run.seed, "stream") for run in configs for _ in range(stream.num_envs)]
     if stream.on_device:

@@ -1,12 +1,15 @@
-"""Runs in changing environments: join the environments, PPO and the metrics."""
+"""Runs in changing environments: join the environments, the agent and the metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plasticity.agents.ppo.agent import PPO, StackedPPO
+from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.environments import Environments
+from plasticity.agents.sb3 import SB3Config
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.control_environments import (
@@ -19,6 +22,9 @@ from plasticity.scripts.run.control_rows import ControlRows, has_all_rows
 from plasticity.scripts.run.kernels import require_kernels
 from plasticity.scripts.run.policy_metrics import PolicyMetrics
 from plasticity.tasks.control.simulators import SimulationError
+
+if TYPE_CHECKING:
+    from plasticity.agents.sb3.agent import SB3Agent
 
 
 class ControlExperiment:
@@ -174,11 +180,12 @@ class ControlExperiment:
     @staticmethod
     def require_runnable(configs: Sequence[ControlRunConfig]) -> None:
         """Raise an error if a package is not installed, or a kernel cannot run."""
-        require_kernels(configs)
+        require_kernels(each for each in configs if isinstance(each.agent, PPOConfig))
         for config in configs:
-            if config.stream.on_device and config.agent.kernel != "eager":
+            kernel = config.agent.kernel if isinstance(config.agent, PPOConfig) else "eager"
+            if config.stream.on_device and kernel != "eager":
                 raise ValueError(
-                    f"--kernel {config.agent.kernel} is the step of an ordinary optimizer, and runs of"
+                    f"--kernel {kernel} is the step of an ordinary optimizer, and runs of"
                     f" {config.benchmark} are stacked, with a step of their own: leave it out."
                 )
         for stream in {each.stream for each in configs}:
@@ -186,30 +193,39 @@ class ControlExperiment:
                 stream.require_installed()
             except ModuleNotFoundError as error:
                 raise RunError(str(error)) from error
+        for config in configs:
+            if isinstance(config.agent, SB3Config):
+                _require_algorithm(config, config.agent)
 
     @staticmethod
     def modules(config: ControlRunConfig) -> Sequence[str]:
         """Return the modules that a run imports late."""
-        return []
+        return [_SB3_MODULE] if isinstance(config.agent, SB3Config) else []
+
+
+_SB3_MODULE = "plasticity.agents.sb3.agent"
+"""Module of the agents of Stable-Baselines3, which takes seconds to import."""
 
 
 def _agent(
     configs: Sequence[ControlRunConfig], envs: Environments, *, stacked: bool
-) -> PPO | StackedPPO:
-    config = configs[0]
+) -> PPO | StackedPPO | SB3Agent:
+    config, settings = configs[0], configs[0].agent
+    if isinstance(settings, SB3Config):
+        return _sb3_agent(config, settings, envs)
     if not stacked:
         return PPO(
             envs,
-            config.agent,
+            settings,
             config.method,
             config.method_of_critic,
             seed=config.seed,
             device=config.device,
-            update_threads=_update_threads(config),
+            update_threads=_update_threads(config, settings),
         )
     return StackedPPO(
         envs,
-        config.agent,
+        settings,
         [each.method for each in configs],
         [each.method_of_critic for each in configs],
         seeds=[each.seed for each in configs],
@@ -217,8 +233,37 @@ def _agent(
     )
 
 
-def _update_threads(config: ControlRunConfig) -> int:
+def _sb3_agent(config: ControlRunConfig, settings: SB3Config, envs: Environments) -> SB3Agent:
+    from plasticity.agents.sb3.agent import SB3Agent  # noqa: PLC0415  (Stable-Baselines3 takes seconds)
+
+    return SB3Agent(
+        envs,
+        settings,
+        config.method,
+        seed=config.seed,
+        device=config.device,
+        stop_every=config.tracking.measure_every,
+        name=config.benchmark,
+    )
+
+
+def _require_algorithm(config: ControlRunConfig, settings: SB3Config) -> None:
+    """Raise an error if a run's algorithm is not installed, or cannot take the environments' actions."""
+    from plasticity.agents.sb3.model import algorithm_class, require_fitting_actions  # noqa: PLC0415
+
+    try:
+        algorithm_class(settings)
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from error
+    envs = make_environments([with_values(config, {"stream.cores": 1})])
+    try:
+        require_fitting_actions(settings, envs, config.benchmark)
+    finally:
+        envs.close()
+
+
+def _update_threads(config: ControlRunConfig, settings: PPOConfig) -> int:
     """Return 2 if actor and critic learn on two cores; 1 where they wait for each other, or on a device."""
-    limits = (config.agent.max_gradient_norm, config.agent.target_kl)
+    limits = (settings.max_gradient_norm, settings.target_kl)
     apart = config.device == "cpu" and all(limit is None for limit in limits)
     return min(config.stream.num_cores, 2) if apart else 1

@@ -1,17 +1,44 @@
-"""Metrics of the policies of PPO, alone or stacked, on the observations of their latest rollouts."""
+"""Metrics of the policies of agents, alone or stacked, on the observations of their latest steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from plasticity.agents.execution.measuring import measured
-from plasticity.agents.execution.single import part_of
-from plasticity.agents.ppo.policies import Policies
+from plasticity.agents.execution.single import SingleNetwork, part_of
 from plasticity.metrics.registry import METRICS
+from plasticity.stacking.networks import StackedNetworks
+
+
+class MeasuredPolicies(Protocol):
+    """Policies of one agent or of stacked ones, as far as they are measured: a part of `Policies`."""
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Leading dimensions of all tensors: () for one agent, (R,) for R stacked ones."""
+
+    @property
+    def networks(self) -> SingleNetwork | StackedNetworks:
+        """Actors and critics."""
+
+    @property
+    def hidden_layers(self) -> tuple[str, ...]:
+        """Names of the layers that are measured."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters by name. Shape of each: (*lead, *shape)."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Give the networks the parameters that they are measured with, inside the block."""
+
+    def take_counts(self, indices: Sequence[int] | None = None) -> list[dict[str, float]]:
+        """Return what the mitigations counted on some policies since the last call for each of these."""
 
 
 class PolicyMetrics:
@@ -22,17 +49,18 @@ class PolicyMetrics:
         metrics: As in `Tracker`.
     """
 
-    def __init__(self, policies: Policies, metrics: Sequence[str]) -> None:
+    def __init__(self, policies: MeasuredPolicies, metrics: Sequence[str]) -> None:
         self._policies, self._metrics = policies, metrics
         # Parameters at each run's latest boundary, (*lead, *shape), and the runs that have had one.
         self._previous: dict[str, Tensor] = {}
         self._has_previous: set[int] = set()
 
-    def take(self, observations: Tensor, runs: Sequence[int]) -> dict[int, dict[str, float]]:
+    def take(self, observations: Any, runs: Sequence[int]) -> dict[int, dict[str, float]]:
         """Measure the policies of some runs.
 
         Args:
-            observations: Observations of all runs. Shape: (*lead, batch, observation_size).
+            observations: Observations of all runs, (*lead, batch, observation_size), or a tuple of all
+                inputs of a single network.
             runs: Indices of the runs.
 
         Returns:

@@ -18,6 +18,8 @@ VERSIONED_PACKAGES = (
     "pybullet",
     "mujoco",
     "mujoco-warp",
+    "stable-baselines3",
+    "sb3-contrib",
     "scikit-learn",
 )
 """Packages whose versions `config.json` records."""

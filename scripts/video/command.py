@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.normalization import ObservationNormalizer
 from plasticity.checks import MAX_SEED, require_integer, require_known
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
@@ -158,9 +159,13 @@ def _settings(run: Run) -> ControlRunConfig:
         config = read_config(run.config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run.path / 'config.json'}: {error}") from error
-    assert isinstance(config, ControlRunConfig), (
-        config
-    )  # as those of all benchmarks with videos are
+    # as those of all benchmarks with videos are
+    assert isinstance(config, ControlRunConfig), config
+    if not isinstance(config.agent, PPOConfig):
+        raise ValueError(  # noqa: TRY004  (of the user's choice of a run, not of a type)
+            f"{run.path} is a run of {config.agent.algorithm}, and a video shows our PPO alone: give a run"
+            " without --agent."
+        )
     return config
 
 
@@ -227,6 +232,7 @@ class TrainedPolicy:
         deterministic: bool,
     ) -> None:
         observations, actions = env.observation_space, env.action_space
+        assert isinstance(settings.agent, PPOConfig), settings.agent  # as _settings requires
         assert isinstance(observations, Box), observations
         assert isinstance(actions, Box | Discrete), actions
         discrete = isinstance(actions, Discrete)

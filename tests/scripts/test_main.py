@@ -14,6 +14,7 @@ import pytest
 
 from plasticity.agents.networks import CNN, MLP, NETWORKS
 from plasticity.agents.ppo.config import PRESETS
+from plasticity.agents.sb3 import ALGORITHMS
 from plasticity.metrics.registry import METRICS
 from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
 from plasticity.mitigations.base import KINDS
@@ -90,7 +91,8 @@ def test_list_has_a_line_for_each_entry(call):
     assert code == 0
     runs = {each.config.benchmark for each in FIGURES.values()}
     benchmarks = [name for name in BENCHMARKS if name not in runs]
-    for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *NETWORKS, *METRICS):
+    agents = "ppo", *ALGORITHMS
+    for name in (*benchmarks, *FIGURES, "none", *MITIGATIONS, *agents, *NETWORKS, *METRICS):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
     described = [
         (name, option, chosen)

@@ -62,3 +62,23 @@ def test_after_detach_further_steps_are_ignored_and_copies_kept():
     policy.optimizer.step()
     assert norms(gradients, policy)["actor"] == pytest.approx(math.sqrt(3), rel=1e-6)
     assert not policy.optimizer._optimizer_step_pre_hooks
+
+
+def test_kept_gradients_are_saved_by_name_and_loaded():
+    policy, gradients = Policy(), StepGradients()
+    gradients.attach(policy)
+    fill(policy.critic, 2.0)
+    policy.critic.optimizer.step()
+    state = gradients.state_dict(dict(policy.named_parameters()))
+    assert {name: each.unique().tolist() for name, each in state.items()} == {
+        "critic.weight": [2.0],
+        "critic.bias": [2.0],
+    }
+    other, loaded = Policy(), StepGradients()
+    loaded.load_state_dict(dict(other.named_parameters()), state)
+    assert norms(loaded, other) == norms(gradients, policy)
+    fill(other, 7.0)
+    with loaded.in_place(other):
+        assert other.actor.weight.grad is None  # its optimizer has made no step
+        assert other.critic.weight.grad.tolist() == [[2.0, 2.0]]
+    assert other.critic.weight.grad.tolist() == [[7.0, 7.0]]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from plasticity.agents.networks import CNN, MLP
 from plasticity.agents.networks.layers import ACTIVATIONS
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.sb3 import DQNConfig, SACConfig, SB3PPOConfig
 from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.metrics.registry import METRICS
-from plasticity.mitigations import DASH, L2Init, ReDo, Shift, Syre, WeightDecay
+from plasticity.mitigations import DASH, L2Init, LayerNorm, ReDo, Shift, Syre, WeightDecay
 from plasticity.scripts.config.nested import flattened, with_values
 from plasticity.scripts.config.run_config import (
     ControlRunConfig,
@@ -364,3 +365,61 @@ def test_every_setting_of_the_saved_form_is_one_of_the_dataclasses():
 def test_policies_have_no_metric_of_a_single_step_or_of_labels(metric):
     with pytest.raises(ValueError, match=f"'{metric}' is not measured for policies"):
         ControlTracking(metrics=(metric,))
+
+
+# ---- algorithms of Stable-Baselines3 -------------------------------------------------------------
+
+
+def sac(**changes):
+    shared = {"agent": SACConfig(tau=0.01), "stream.num_envs": 1}
+    return with_values(ANT, {**shared, **changes})
+
+
+def test_a_saved_algorithm_is_read_back():
+    saved = json.loads(json.dumps(sac().to_json()))
+    assert saved["agent"]["algorithm"] == "sb3:sac"
+    assert ANT.read(saved) == sac()
+    assert ANT.read({**saved, "agent": {"algorithm": "sb3:dqn"}}).agent == DQNConfig()
+    # without a name, it is the agent of the configuration that reads it
+    assert ANT.read({**saved, "agent": {"learning_rate": 0.5}}).agent == PPOConfig(
+        learning_rate=0.5
+    )
+    with pytest.raises(ValueError, match=re.escape("Unknown algorithm 'sb3:sax'. Did you mean")):
+        ANT.read({**saved, "agent": {"algorithm": "sb3:sax"}})
+    with pytest.raises(ValueError, match=re.escape("Unknown key of agent 'rollout_steps'")):
+        ANT.read({**saved, "agent": {"algorithm": "sb3:sac", "rollout_steps": 8}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": (LayerNorm(),)}, "layer-norm changes the architecture, and Stable-Baselines3"),
+        ({"critic_method": ()}, "sb3:sac has the same mitigations for all its networks"),
+        ({"method": (DASH(),)}, "dash needs the examples of the task that begins"),
+        ({"stream.engine": "warp"}, "those of sb3:sac learn one by one on the host"),
+        (
+            {"agent": SACConfig(train_freq=3)},
+            "measure_every 20480 must be a multiple of train_freq * num_envs 3",
+        ),
+        (
+            {
+                "agent": SB3PPOConfig(rollout_steps=2048),
+                "stream.num_envs": 3,
+                "stream.change_every": 3,
+            },
+            "rollout_steps 2048 cannot be shared by 3 environments",
+        ),
+        (
+            {"agent": SB3PPOConfig(rollout_steps=1000)},
+            "measure_every 20480 must be a multiple of rollout_steps 1000",
+        ),
+    ],
+)
+def test_what_an_algorithm_cannot_be_combined_with(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sac(**changes)
+
+
+def test_an_algorithm_is_not_compiled():
+    assert not sac().compiles
+    assert sac(device="cpu").compiles is False

@@ -421,7 +421,7 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
         "report.html",
         *(
             f"slippery-ant_{name}.{ending}"
-            for name in ("return", "tasks", "ranks", "units", "norms", "ppo")
+            for name in ("return", "tasks", "ranks", "units", "norms", "updates")
             for ending in ("png", "pdf")
         ),
     ]
@@ -429,7 +429,7 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
     for expected in (
         "syre, seed 1, is unfinished: its last step is 700, of 1.2 k planned",
         "none, seed 1, diverged at step 800",
-        "on the latest rollout",
+        "on the latest steps",
         "episode return per task",
         "friction of each task",
         "approximate KL",
@@ -473,7 +473,7 @@ def test_many_tasks_are_shown_on_the_page_only(tmp_path, capsys):
 
 
 def test_explained_variance_is_not_drawn_below_minus_one(synthetic):
-    figure = draw_figures(compared(synthetic))["ppo"]
+    figure = draw_figures(compared(synthetic))["updates"]
     axes = {each.get_title(loc="left"): each for each in figure.axes}
     assert list(axes) == [
         "policy entropy",

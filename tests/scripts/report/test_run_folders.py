@@ -202,7 +202,7 @@ def test_the_axis_is_that_of_the_benchmark():
     # Tasks are counted from 0, with a row at the end of each; the row at step 100 has 100 steps behind it.
     assert (images.done_at(4), ant.done_at(100)) == (5, 100)
     assert (images.done, ant.done) == ("rows of each", "steps of each")
-    assert (images.probe, ant.probe) == ("the probe batch", "the latest rollout")
+    assert (images.probe, ant.probe) == ("the probe batch", "the latest steps")
     assert (images.span([0, 2, 4]), ant.span([500, 2000, 5000])) == ("tasks 0, 2, 4", "to 5 k")
     with pytest.raises(ValueError, match="permuted-digits"):
         axis_of("permuted-digit")

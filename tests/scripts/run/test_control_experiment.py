@@ -10,7 +10,8 @@ import torch
 from plasticity.agents.ppo.base_agent import Iteration
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.episodes import Episode
-from plasticity.mitigations import Syre, WeightDecay
+from plasticity.agents.sb3 import DQNConfig, SACConfig, SB3PPOConfig
+from plasticity.mitigations import ReDo, Syre, WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.run.atomic_files import RunError
@@ -436,6 +437,117 @@ def test_killed_when_one_run_alone_had_a_row(tmp_path, finished, monkeypatch):
     assert made[index] == step > min(made)
     assert train(tmp_path, RUNS)
     assert contents(tmp_path, RUNS) == contents(whole, RUNS)
+
+
+# ---- algorithms of Stable-Baselines3 -------------------------------------------------------------
+
+CARTPOLE = ClassicControlConfig(
+    environment="cartpole", changes="physics", num_steps=192, change_every=60, num_envs=1
+)
+DQN = with_values(
+    TINY,
+    {
+        "benchmark": "continual-cartpole",
+        "method": (ReDo(every=4), Syre(strength=0.01, sigma=0.3)),
+        "stream": CARTPOLE,
+        "agent": DQNConfig(
+            hidden=(8, 8), batch_size=8, buffer_size=100, learning_starts=20, exploration_steps=50
+        ),
+        "tracking.measure_every": 64,
+    },
+)
+SAC = with_values(
+    DQN,
+    {
+        "benchmark": "continual-pendulum",
+        "stream": with_values(
+            CARTPOLE,
+            {"environment": "pendulum", "max_episode_steps": 25},
+        ),
+        "agent": SACConfig(hidden=(8, 8), batch_size=8, buffer_size=100, learning_starts=20),
+    },
+)
+SB3_PPO = with_values(
+    DQN,
+    {
+        "stream.num_envs": 2,
+        "agent": SB3PPOConfig(hidden=(8, 8), rollout_steps=64, batch_size=16, epochs=2),
+    },
+)
+ALGORITHMS = {each.agent.algorithm: each for each in (SB3_PPO, DQN, SAC)}
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def learned(request, tmp_path_factory):
+    """Configuration of a run of an algorithm, and its folder, without interruption."""
+    config = ALGORITHMS[request.param]
+    out = tmp_path_factory.mktemp("learned")
+    assert train(out, [config])
+    return config, out
+
+
+def test_rows_of_an_algorithm_are_those_of_an_agent(learned):
+    config, out = learned
+    found = rows(out / "0")
+    steps = [row["step"] for row in found]
+    assert steps == sorted({64, 128, 192, *steps})
+    assert all(row["boundary"] for row in found if row["step"] % 64)
+    boundaries = [row for row in found if row["boundary"]]
+    assert [row["task"] for row in boundaries] == [*range(len(boundaries))]
+    assert len(boundaries) >= 2
+    episodes = rows(out / "0", "episodes")
+    assert sum(row["episodes"] for row in found) == len(episodes)
+    layers = {name.split("/")[1] for name in found[0] if name.startswith("effective_rank/")}
+    for row in found:
+        assert set(config.agent.statistics) <= set(row)
+        assert {name.split("/")[1] for name in row if name.startswith("dead_fraction/")} == layers
+        assert not row["diverged"]
+    assert sum(v for row in found for k, v in row.items() if k.startswith("reset_units/")) > 0
+    assert "update_norm/total" in found[1]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_stopped_algorithm_continues_to_the_byte(tmp_path, learned, calls):
+    config, out = learned
+    short = with_values(config, {"stream.num_steps": 100})
+    assert not train(tmp_path, [short], after(calls))
+    assert train(tmp_path, [short])  # and is extended
+    assert train(tmp_path, [config])
+    assert contents(tmp_path, [config]) == contents(out, [config])
+
+
+def test_measuring_an_algorithm_changes_nothing(tmp_path, learned):
+    config, out = learned
+    assert train(tmp_path, [with_values(config, {"tracking.metrics": ()})])
+    bare, full = rows(tmp_path / "0"), rows(out / "0")
+    assert bare == [{key: row[key] for key in own} for own, row in zip(bare, full, strict=True)]
+
+
+def test_an_algorithm_that_diverges_ends(tmp_path):
+    exploding = with_values(DQN, {"method": (WeightDecay(strength=1e30, decoupled=True),)})
+    assert train(tmp_path, [exploding])
+    last = rows(tmp_path / "0")[-1]
+    assert last["diverged"] is True
+    assert last["step"] < 192
+    assert not any("/" in name for name in last)
+    assert is_finished(tmp_path / "0", exploding)
+
+
+def test_an_algorithm_for_other_actions_is_refused_before_it_runs():
+    other = with_values(SAC, {"benchmark": "continual-cartpole", "stream": CARTPOLE})
+    with pytest.raises(
+        ValueError, match="sb3:sac needs continuous actions, and those of continual-c"
+    ):
+        ControlExperiment.require_runnable([other])
+    ControlExperiment.require_runnable([SAC, DQN])
+
+
+def test_algorithms_have_a_process_each():
+    for config in (SAC, TINY):
+        assert not ControlExperiment.can_stack(config)
+        assert ControlExperiment.can_be_alone(config)
+    assert ControlExperiment.modules(SAC) == ["plasticity.agents.sb3.agent"]
+    assert ControlExperiment.modules(TINY) == []
 
 
 # ---- the ants of a GPU, on a CPU ----------------------------------------------------------------

@@ -12,7 +12,9 @@ from PIL import Image
 
 from plasticity.agents.networks.actor_critic import ActorCritic
 from plasticity.agents.ppo.config import PPOConfig
+from plasticity.agents.sb3 import SACConfig
 from plasticity.mitigations import Syre
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.scripts.main import main
 from plasticity.scripts.video import command
@@ -389,3 +391,10 @@ def test_an_unknown_suffix_is_refused_before_anything_is_read(tmp_path):
     (path / "checkpoint.pt").unlink()
     with pytest.raises(ValueError, match="has an unknown suffix"):
         video(VideoConfig(path, out=tmp_path / "ant.avi"))
+
+
+def test_an_algorithm_of_stable_baselines3_has_no_video(tmp_path):
+    settings = with_values(make_settings(), {"agent": SACConfig(), "stream.num_envs": 1})
+    path = write_run(tmp_path / "run", settings, {"policy": {}, "num_steps": 0})
+    with pytest.raises(ValueError, match="is a run of sb3:sac, and a video shows our PPO alone"):
+        video(VideoConfig(run=path))
