@@ -42,6 +42,9 @@ class GameEnv(ReplayedEnv[GameTask]):
     known_games: ClassVar[tuple[str, ...]]
     """Names of the games."""
 
+    kept: ClassVar[tuple[str, ...]] = ("max_episode_steps", "sticky_actions")
+    """Attributes that a copy has from the beginning."""
+
     metadata = ReplayedEnv.metadata | {"render_modes": []}
 
     def __init__(
@@ -106,13 +109,9 @@ class GameEnv(ReplayedEnv[GameTask]):
         raise NotImplementedError("There are no pictures beside the observations.")
 
     def __getstate__(self) -> dict[str, Any]:
-        limits = {
-            "max_episode_steps": self.max_episode_steps,
-            "sticky_actions": self.sticky_actions,
-        }
-        return {**super().__getstate__(), **limits}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.max_episode_steps = pickled["max_episode_steps"]
-        self.sticky_actions = pickled["sticky_actions"]
+        for name in self.kept:
+            setattr(self, name, pickled[name])
         super().__setstate__(pickled)
