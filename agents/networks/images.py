@@ -48,7 +48,7 @@ class ImageFormat:
         Shape: (batch, channels * height * width) to (batch, channels, height, width).
         """
         dtype = next(network.parameters()).dtype
-        return (inputs[0].unflatten(-1, self.shape).to(dtype) * (1 / self.highest), *inputs[1:])
+        return (inputs[0].reshape(-1, *self.shape).to(dtype) * (1 / self.highest), *inputs[1:])
 
 
 def image_network(

@@ -44,7 +44,7 @@ class Run:
     """Whether an incomplete last line was left out."""
 
     texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """What the tasks are, where it is a text, such as the name of a game: by key of the rows, and by task."""
+    """Texts by which the rows describe tasks, such as the name of a game: by key of the rows, and by task."""
 
     @property
     def benchmark(self) -> str:
@@ -250,9 +250,9 @@ def read_run(path: Path) -> Run:
                 f"{file}, line {number}, is not JSON ({error}): remove {path} and run it again."
             ) from error
         where = f"{file}, line {number}"
-        told = _texts(content, described)
-        rows.append(_parse_row(content, axis, where, without=told))
-        for key, text in told.items():
+        given = _texts(content, described)
+        rows.append(_parse_row(content, axis, where, without=given))
+        for key, text in given.items():
             texts.setdefault(key, {})[_position(rows[-1], TASK)] = text
         _require_order(rows, axis.name, where)
     return Run(path, config, tuple(rows), half_written, texts)

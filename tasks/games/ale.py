@@ -158,7 +158,8 @@ class ALEEnv(GameEnv):
         return np.stack(self._screens), float(reward), over
 
     def _screen(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.rint(self._rows @ frame.astype(np.float32) @ self._columns).astype(np.uint8)
+        sums: NDArray[np.float32] = self._rows @ frame.astype(np.float32) @ self._columns
+        return np.rint(sums).astype(np.uint8)
 
     def _free(self) -> None:
         self._screens.clear()
@@ -173,5 +174,5 @@ def area_weights(size: int, smaller: int) -> NDArray[np.float32]:
     edges = np.arange(smaller + 1) * (size / smaller)
     pixels = np.arange(size)
     ends = np.minimum(edges[1:, None], pixels + 1)
-    overlap = (ends - np.maximum(edges[:-1, None], pixels)).clip(0)
+    overlap: NDArray[np.float64] = (ends - np.maximum(edges[:-1, None], pixels)).clip(0)
     return (overlap * (smaller / size)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What environments of games have in common: discrete actions, screens as observations, a limit of steps."""
+"""Base of environments of games: discrete actions, screens as observations, a limit of steps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GameEnv(ReplayedEnv[GameTask]):
             raise ValueError(
                 f"render_mode must be None, as the observations are pictures: {render_mode!r}."
             )
-        if game is task_seed is num_tasks is change_every is None:
+        if all(each is None for each in (game, task_seed, num_tasks, change_every)):
             game = names[0]
         if game is not None:
             checked_games([game], self.known_games)

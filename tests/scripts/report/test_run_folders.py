@@ -208,7 +208,7 @@ def test_the_axis_is_that_of_the_benchmark():
         axis_of("permuted-digit")
 
 
-def test_a_task_may_be_told_by_a_text(tmp_path):
+def test_a_task_may_be_described_by_a_text(tmp_path):
     games = ("asterix", "asterix", "seaquest")
     rows = [
         row(task, step=step, game=game, episode_return=1.5)
