@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -176,7 +177,7 @@ def _require_separate(actor: nn.Module, critic: nn.Module) -> None:
 
 
 def initialise(
-    network: DenseNetwork,
+    network: InitializedNetwork,
     scheme: Scheme,
     *,
     head_gain: float,
@@ -185,21 +186,24 @@ def initialise(
     """Draw all weights of a network and set its biases to 0; torch's scheme draws the biases too.
 
     Args:
-        network: Network to initialize in place.
+        network: Network of dense layers and convolutions to initialize in place, its head last.
         scheme: Scheme of the weights (`scheme_distribution`), with its own gain in hidden layers.
         head_gain: Gain of the head. The schemes lecun, as published for Slippery-Ant, and torch have none.
         generator: Generator of the weights. None: torch's default generator.
     """
     found: dict[str, Distribution] = {}
-    for name in (*network.hidden_layers, "head"):
-        layer = network.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
+    layers = {
+        name: each
+        for name, each in network.named_modules()
+        if isinstance(each, nn.Linear | nn.Conv2d)
+    }
+    for name, layer in layers.items():
         gain = scheme_gain(scheme)
-        if name == "head":
+        if name == list(layers)[-1]:
             gain = 1.0 if scheme in ("lecun", "torch") else head_gain
         shape = tuple(layer.weight.shape)
         found[f"{name}.weight"] = scheme_distribution(scheme, shape, gain)
         if layer.bias is not None:
             drawn = scheme == "torch"
-            found[f"{name}.bias"] = torch_default(shape[1]) if drawn else Constant(0.0)
+            found[f"{name}.bias"] = torch_default(math.prod(shape[1:])) if drawn else Constant(0.0)
     network.draw(found, torch.default_generator if generator is None else generator)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from plasticity.agents.networks.actor_critic import ActorCritic
+from plasticity.agents.networks.actor_critic import ActorCritic, initialise
+from plasticity.agents.networks.images import image_network
+from plasticity.agents.networks.layers import ACTIVATIONS, InitializedNetwork
 from plasticity.agents.ppo.base_agent import BasePPO, Iteration
 from plasticity.agents.ppo.config import PPOConfig
 from plasticity.agents.ppo.draws import seeded_generator
@@ -15,7 +17,8 @@ from plasticity.agents.ppo.environments import Environments, environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.ppo.single_policy import SinglePolicy
 from plasticity.agents.ppo.stacked_policies import StackedPolicies
-from plasticity.mitigations import Mitigation, SeededMethod
+from plasticity.mitigations import Mitigation, SeededMethod, network_spec
+from plasticity.network_spec import LayerSpec, NetworkSpec
 from plasticity.seeds import child_seed
 
 if TYPE_CHECKING:
@@ -241,7 +244,9 @@ def initial_policy(
     actor_method: Sequence[Mitigation] = (),
     critic_method: Sequence[Mitigation] = (),
 ) -> ActorCritic:
-    """Return the policy that an agent begins with: dense networks on the device of the environments.
+    """Return the policy that an agent begins with, on the device of the environments.
+
+    Its networks are dense, or those for images that the configuration names.
 
     Args:
         envs: Environments of the agent, which give the sizes.
@@ -249,16 +254,53 @@ def initial_policy(
         seed: Seed of the agent, of which the weights have a named child seed.
         actor_method: Mitigations, of which those that change networks change the actor.
         critic_method: Mitigations of the critic, likewise.
+
+    Raises:
+        ValueError: if the configuration names a network for images, and the observations are none, or are
+            too small for it.
     """
+    generator = seeded_generator(seed, "weights")
+    actor, critic = None, None
+    if config.image_network is not None:
+        actor = _image_network(envs, config, envs.action_size, 0.01, actor_method, generator)
+        critic = _image_network(envs, config, 1, 1.0, critic_method, generator)
     return ActorCritic(
         envs.observation_size,
         envs.action_size,
         config,
         discrete=envs.discrete,
-        generator=seeded_generator(seed, "weights"),
+        generator=generator,
+        actor=actor,
+        critic=critic,
         actor_method=actor_method,
         critic_method=critic_method,
     ).to(envs.device)
+
+
+def _image_network(
+    envs: Environments,
+    config: PPOConfig,
+    outputs: int,
+    head_gain: float,
+    method: Sequence[Mitigation],
+    generator: torch.Generator,
+) -> InitializedNetwork:
+    """Return an actor or a critic of images."""
+    images = envs.images if isinstance(envs, HostEnvironments) else None
+    if images is None:
+        raise ValueError(
+            f"image_network={config.image_network!r} needs observations of uint8 and of shape (channels,"
+            " height, width), which these environments do not have: leave it out, or wrap each environment."
+        )
+    assert config.image_network is not None  # by the caller
+    layer = LayerSpec(activations=(ACTIVATIONS[config.activation],))
+    plain = NetworkSpec(input_shape=images.shape, output_size=outputs, layer=layer)
+    spec = network_spec(method, plain)
+    # torch's default initialization, overwritten below, must not advance the global generator.
+    with torch.random.fork_rng(devices=[]):
+        network = image_network(config.image_network, images, outputs, config.hidden, spec.layer)
+    initialise(network, config.initialization, head_gain=head_gain, generator=generator)
+    return network
 
 
 def _seeded(

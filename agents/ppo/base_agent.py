@@ -72,7 +72,9 @@ class BasePPO:
         lead, self._num_agents = policies.lead, len(seeds)
         each = envs.num_envs // len(seeds)
         steps = config.rollout_steps // each
-        self._rollout = Rollout(steps, each, lead, envs)
+        # Images stay as small as they are, and are cast by the networks.
+        dtype = None if config.image_network is None else torch.uint8
+        self._rollout = Rollout(steps, each, lead, envs, dtype)
         self._host_copy = HostCopy(self._rollout)
         self._acting = Acting(policies, envs, captured=config.compile)
         self._draws = Draws(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from plasticity.agents.networks.images import IMAGE_NETWORKS, ImageNetwork
 from plasticity.agents.networks.layers import ACTIVATIONS, Activation
 from plasticity.checks import nearest, require_betas, require_bool, require_integer, require_number
 from plasticity.optim.kernels.step import KERNELS, Kernel
@@ -34,7 +35,13 @@ class PPOConfig:
     """
 
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers, in both actor and critic."""
+    """Widths of the hidden dense layers, in both actor and critic; after any convolutions."""
+
+    image_network: ImageNetwork | None = None
+    """Convolutions of actor and critic, each of which has its own. nature: those of Mnih et al. (2015), with
+    hidden layers of (512,) there. impala: the small residual network of Espeholt et al. (2018), with (256,).
+    minatar: one convolution of 16 channels, for 10 x 10 planes (Young & Tian, 2019), with (128,). None:
+    observations are vectors. Images are uint8, and divided by their largest value."""
 
     activation: Activation = "relu"
     """Activation applied after every layer except the last."""
@@ -151,6 +158,13 @@ class PPOConfig:
             raise ValueError("A network needs at least one hidden layer: hidden=(256, 256).")
         for width in self.hidden:
             require_integer("a layer's width", width, minimum=1)
+        if self.image_network is not None:
+            _require_known("image_network", self.image_network, IMAGE_NETWORKS)
+            if self.normalize_observations:
+                raise ValueError(
+                    f"image_network={self.image_network!r} sees images from 0 to 1, which are not normalized"
+                    " by running statistics: leave out normalize_observations."
+                )
         _require_known("activation", self.activation, tuple(ACTIVATIONS))
         _require_known("initialization", self.initialization, INITIALIZATIONS)
         require_number("initial_log_std", self.initial_log_std, minimum=-20.0, below=20.0)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plasticity.agents.networks.images import ImageFormat
 from plasticity.agents.ppo.normalization import widest_float
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Spaces:
     high: Array
     """Upper bounds of a flattened continuous action, (action_size,), or the last discrete action, ()."""
 
+    images: ImageFormat | None
+    """Form of the observations, if they are uint8 images with their channels first."""
+
     @classmethod
     def of(cls, envs: VectorEnv[Any, Any, Any]) -> Spaces:
         """Read the spaces of one environment.
@@ -74,19 +78,22 @@ class Spaces:
                 " gymnasium.wrappers.FlattenObservation."
             )
         observed = int(np.prod(observations.shape)), np.dtype(observations.dtype)
+        images = None
+        if observed[1] == np.uint8 and len(observations.shape) == 3:
+            images = ImageFormat(observations.shape, int(observations.high.max()))
         if isinstance(actions, spaces.Discrete):
             first = np.asarray(actions.start)
             dtype = np.dtype(actions.dtype)
-            return cls(
-                *observed, int(actions.n), True, (), dtype, first, first + int(actions.n) - 1
-            )
+            last = first + int(actions.n) - 1
+            return cls(*observed, int(actions.n), True, (), dtype, first, last, images)
         if not isinstance(actions, spaces.Box) or not np.issubdtype(actions.dtype, np.floating):
             raise TypeError(
                 f"PPO needs actions from a Box of floats or from Discrete, not {actions}: wrap each"
                 " environment to convert them."
             )
         low, high = (bound.astype(np.float32).ravel() for bound in (actions.low, actions.high))
-        return cls(*observed, low.size, False, actions.shape, np.dtype(actions.dtype), low, high)
+        dtype = np.dtype(actions.dtype)
+        return cls(*observed, low.size, False, actions.shape, dtype, low, high, images)
 
 
 class HostStep(NamedTuple):
@@ -150,6 +157,8 @@ class HostEnvironments:
         self.observation_size = spaces.observation_size
         self.action_size = spaces.action_size
         self.discrete = spaces.discrete
+        self.images = spaces.images
+        """Form of the observations before they are flattened, if they are images; None: they are not."""
         self.device = torch.device(device)
         self.action_low: Tensor | None = None
         self.action_high: Tensor | None = None

@@ -22,20 +22,28 @@ class Rollout:
         num_envs: Number of environments of each agent.
         lead: Leading dimensions.
         envs: Environments of all agents.
+        observation_dtype: Type in which observations are kept. None: torch's default type.
     """
 
     def __init__(
-        self, num_steps: int, num_envs: int, lead: tuple[int, ...], envs: Environments
+        self,
+        num_steps: int,
+        num_envs: int,
+        lead: tuple[int, ...],
+        envs: Environments,
+        observation_dtype: torch.dtype | None = None,
     ) -> None:
         self.num_steps, self.num_envs, self.lead = num_steps, num_envs, lead
 
         def zeros(*shape: int, steps: int = num_steps, dtype: torch.dtype | None = None) -> Tensor:
             return torch.zeros(*lead, steps, num_envs, *shape, dtype=dtype, device=envs.device)
 
-        self.observations = zeros(envs.observation_size, steps=num_steps + 1)
+        self.observations = zeros(
+            envs.observation_size, steps=num_steps + 1, dtype=observation_dtype
+        )
         """Observations, normalized if that is on; the last one starts the next rollout. Shape:
         (*lead, steps + 1, envs, observation_size)."""
-        self.final_observations = zeros(envs.observation_size)
+        self.final_observations = zeros(envs.observation_size, dtype=observation_dtype)
         """Observations after each step and before any reset, likewise; only at steps that ended an episode
         unless `is_dense`. Shape: (*lead, steps, envs, observation_size)."""
         self.is_dense = bool(lead) or envs.device.type != "cpu"

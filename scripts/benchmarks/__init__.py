@@ -6,6 +6,7 @@ from plasticity.scripts.benchmarks import (
     classic_control,
     cloned_units,
     dmc_chain,
+    games,
     gradual,
     label_permuted,
     noisy_to_clean,
@@ -30,5 +31,6 @@ FAMILIES = (
     slippery_ant.BENCHMARKS,
     classic_control.BENCHMARKS,
     dmc_chain.BENCHMARKS,
+    games.BENCHMARKS,
 )
 """Benchmarks of each family, in the order in which lists have them."""

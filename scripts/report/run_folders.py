@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -43,6 +43,9 @@ class Run:
     half_written: bool
     """Whether an incomplete last line was left out."""
 
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Texts by which the rows describe tasks, such as the name of a game: by key of the rows, and by task."""
+
     @property
     def benchmark(self) -> str:
         """Name of the benchmark."""
@@ -66,8 +69,7 @@ class Run:
     @property
     def descriptions(self) -> tuple[str, ...]:
         """Keys of a row that tell what its task is; none of a benchmark that is not known."""
-        known = BENCHMARKS.get(self.benchmark)
-        return () if known is None else tuple(known.config.stream.described)
+        return _described_by(self.benchmark)
 
     @property
     def axis(self) -> Axis:
@@ -146,8 +148,10 @@ class Run:
         # A task that was cut short is not comparable with one that was learnt for its full length.
         return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
 
-    def described(self, key: str) -> Mapping[int, float]:
+    def described(self, key: str) -> Mapping[int, float | str]:
         """Return what the stream tells of each task under one of `descriptions`, where the rows have it."""
+        if key in self.texts:
+            return self.texts[key]
         pairs = ((_position(row, TASK), row.get(key)) for row in self.rows)
         return {task: value for task, value in pairs if value is not None}
 
@@ -164,6 +168,11 @@ class Run:
             return None
         row = self.by_position.get(position)
         return None if row is None else row.get(metric)
+
+
+def _described_by(benchmark: str) -> tuple[str, ...]:
+    known = BENCHMARKS.get(benchmark)
+    return () if known is None else tuple(known.config.stream.described)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
@@ -222,11 +231,13 @@ def read_run(path: Path) -> Run:
     """
     config = _read_config(path / "config.json")
     axis = axis_of(str(config["benchmark"]))
+    described = _described_by(str(config["benchmark"]))
     file = path / "metrics.jsonl"
     if not file.exists():
         return Run(path, config, (), half_written=False)
     lines = _read_text(file).splitlines()
     rows: list[Row] = []
+    texts: dict[str, dict[int, str]] = {}
     half_written = False
     for number, line in enumerate(lines, start=1):
         try:
@@ -238,9 +249,19 @@ def read_run(path: Path) -> Run:
             raise ValueError(
                 f"{file}, line {number}, is not JSON ({error}): remove {path} and run it again."
             ) from error
-        rows.append(_parse_row(content, axis, f"{file}, line {number}"))
-        _require_order(rows, axis.name, f"{file}, line {number}")
-    return Run(path, config, tuple(rows), half_written)
+        where = f"{file}, line {number}"
+        given = _texts(content, described)
+        rows.append(_parse_row(content, axis, where, without=given))
+        for key, text in given.items():
+            texts.setdefault(key, {})[_position(rows[-1], TASK)] = text
+        _require_order(rows, axis.name, where)
+    return Run(path, config, tuple(rows), half_written, texts)
+
+
+def _texts(content: Any, described: Collection[str]) -> dict[str, str]:
+    """Return the texts by which a row tells what its task is."""
+    row = content if isinstance(content, dict) else {}
+    return {key: row[key] for key in described if isinstance(row.get(key), str)}
 
 
 def _read_text(file: Path) -> str:
@@ -277,7 +298,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _parse_row(content: Any, axis: Axis, where: str) -> Row:
+def _parse_row(content: Any, axis: Axis, where: str, *, without: Collection[str]) -> Row:
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a JSON object, not {content!r}.")  # noqa: TRY004  (a broken file)
     for key in axis.keys:
@@ -288,6 +309,8 @@ def _parse_row(content: Any, axis: Axis, where: str) -> Row:
             )
     row: dict[str, float | None] = {}
     for name, value in content.items():
+        if name in without:
+            continue
         if value is not None and not isinstance(value, (int, float)):
             raise ValueError(f"{where}: {name!r} must be a number or null, not {value!r}.")
         row[name] = None if value is None or not math.isfinite(value) else float(value)

@@ -226,6 +226,10 @@ def task_returns(arm: Arm, task: int) -> dict[int, float | None]:
     return {run.seed: run.task_returns.get(task) if known else None for run in arm.runs}
 
 
+def _described(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 def description_table(comparison: Comparison, key: str) -> Table:
     """Return what the stream tells of each task, by seed; it is the same for every method.
 
@@ -233,7 +237,7 @@ def description_table(comparison: Comparison, key: str) -> Table:
         comparison: Comparison of the runs.
         key: Key of the rows, of `Comparison.described`.
     """
-    by_seed: dict[int, dict[int, float]] = {}
+    by_seed: dict[int, dict[int, float | str]] = {}
     for run in sorted(comparison.runs, key=lambda run: run.seed):
         if run.described(key):
             by_seed.setdefault(run.seed, {}).update(run.described(key))
@@ -241,7 +245,7 @@ def description_table(comparison: Comparison, key: str) -> Table:
     rows = [
         [
             str(task),
-            *(f"{each[task]:.3g}" if task in each else NO_VALUE for each in by_seed.values()),
+            *(_described(each[task]) if task in each else NO_VALUE for each in by_seed.values()),
         ]
         for task in tasks
     ]

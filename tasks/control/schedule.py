@@ -18,8 +18,8 @@ class EnvironmentTask(Protocol):
     def index(self) -> int:
         """Index in the stream, from 0."""
 
-    def values(self) -> dict[str, float]:
-        """Return what the task changes, by name: `{"friction": 0.31}`."""
+    def values(self) -> dict[str, Any]:
+        """Return what the task changes, a number or a text, by name: `{"friction": 0.31}`."""
 
 
 Task = TypeVar("Task", bound=EnvironmentTask)
@@ -138,6 +138,9 @@ def log_uniform(lowest: float, highest: float, uniform: float) -> float:
     return float(f"{lowest * (highest / lowest) ** uniform:.6g}")
 
 
-def listed(values: Mapping[str, float]) -> str:
-    """Return what a task changes as people read it: `friction 0.31, mass 2`."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+def listed(values: Mapping[str, float | str]) -> str:
+    """Return what a task changes as people read it: `friction 0.31, mass 2`, or `game seaquest`."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else format(value, '.3g')}"
+        for name, value in values.items()
+    )

@@ -533,6 +533,54 @@ def test_networks_of_ones_own_are_trained():
     assert not any(map(torch.equal, before, policy.parameters()))
 
 
+class Side(gym.Env):
+    """Episodes of one step; the right action is the side of the image on which a pixel is bright."""
+
+    observation_space = spaces.Box(0, 255, (1, 6, 6), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.image = np.zeros((1, 6, 6), np.uint8)
+        row, column = self.np_random.integers(6, size=2)
+        self.image[0, row, column], self.right = 255, column > 2
+        return self.image, {}
+
+    def step(self, action):
+        return self.image, float(action == self.right), True, False, {}
+
+
+IMAGES = replace(SMALL, image_network="minatar", rollout_steps=256, epochs=4, learning_rate=3e-3)
+
+
+def test_learns_from_images():
+    ppo = PPO(vector(Side, num_envs=8), IMAGES, seed=0)
+    episodes = [ppo.iterate().episodes for _ in range(12)]
+    assert ppo.observations.dtype == torch.uint8
+    first, last = (np.mean([each.episode_return for each in episodes[k]]) for k in (0, -1))
+    assert first < 0.7  # chance is 0.5
+    assert last > 0.9
+
+
+def test_a_network_for_images_needs_images():
+    with pytest.raises(ValueError, match="needs observations of uint8 and of shape"):
+        PPO(pendulums(), replace(SMALL, image_network="nature"), seed=0)
+
+
+def test_images_continue_exactly_from_a_state():
+    ppo = PPO(vector(Side), IMAGES, seed=0)
+    ppo.iterate()
+    other = PPO(vector(Side), IMAGES, seed=0)
+    other.load_state_dict(copy.deepcopy(ppo.state_dict()))
+    for mine, theirs in zip(ppo.envs.envs.envs, other.envs.envs.envs, strict=True):
+        theirs.reset()
+        theirs.image, theirs.right = mine.image.copy(), mine.right
+        theirs.np_random.bit_generator.state = mine.np_random.bit_generator.state
+    for agent in (ppo, other):
+        agent.iterate()
+    assert all(map(torch.equal, ppo.policy.parameters(), other.policy.parameters()))
+
+
 # ---- learning ------------------------------------------------------------------------------------
 
 

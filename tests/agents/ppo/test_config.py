@@ -38,6 +38,12 @@ def test_learning_rate():
         ({"hidden": (0,)}, ValueError, "width must be at least 1: 0"),
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),
         ({"initialization": "ortogonal"}, ValueError, "Did you mean 'orthogonal'"),
+        ({"image_network": "natura"}, ValueError, "Did you mean 'nature'"),
+        (
+            {"image_network": "nature", "normalize_observations": True},
+            ValueError,
+            "leave out normalize_observations",
+        ),
         ({"initial_log_std": math.nan}, ValueError, "initial_log_std must be a finite number"),
         ({"rollout_steps": 1}, ValueError, "rollout_steps must be at least 2: 1"),
         ({"rollout_steps": 2048.0}, TypeError, "rollout_steps must be an integer"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from plasticity.agents.networks.images import ImageFormat
 from plasticity.agents.ppo.environments import environment_seeds
 from plasticity.agents.ppo.host_environments import HostEnvironments, Spaces, _tensor
 from plasticity.tasks.vector.environments import VectorEnvironments
@@ -323,6 +324,14 @@ def test_box():
     assert found.action_dtype == np.float64
     assert found.low.tolist() == [-1, -np.inf, 0, 2]
     assert found.high.tolist() == [1, np.inf, 3, 4]
+
+
+def test_images():
+    screens = spaces.Box(0, 255, (4, 8, 6), np.uint8)
+    assert Spaces.of(vector(screens, BOX)).images == ImageFormat((4, 8, 6), 255)
+    assert Spaces.of(vector(spaces.Box(0, 1, (2, 3, 3), np.uint8), BOX)).images.highest == 1
+    for other in (spaces.Box(0, 255, (24,), np.uint8), spaces.Box(0, 1, (4, 8, 6), np.float32)):
+        assert Spaces.of(vector(other, BOX)).images is None
 
 
 def test_discrete_actions_that_do_not_start_at_zero():

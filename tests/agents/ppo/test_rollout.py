@@ -37,6 +37,12 @@ def test_views_share_the_storage(lead, discrete):
     assert rollout.is_dense == bool(lead)
 
 
+def test_images_are_kept_as_they_are():
+    rollout = Rollout(STEPS, EACH, (), Sizes(), torch.uint8)
+    assert rollout.observations.dtype == rollout.final_observations.dtype == torch.uint8
+    assert rollout.outputs.dtype == torch.float32
+
+
 def test_the_host_has_a_copy():
     rollout = Rollout(STEPS, EACH, (5,), Sizes())
     rollout.rewards[2, 1, 0] = 0.1

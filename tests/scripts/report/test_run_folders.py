@@ -206,3 +206,18 @@ def test_the_axis_is_that_of_the_benchmark():
     assert (images.span([0, 2, 4]), ant.span([500, 2000, 5000])) == ("tasks 0, 2, 4", "to 5 k")
     with pytest.raises(ValueError, match="permuted-digits"):
         axis_of("permuted-digit")
+
+
+def test_a_task_may_be_described_by_a_text(tmp_path):
+    games = ("asterix", "asterix", "seaquest")
+    rows = [
+        row(task, step=step, game=game, episode_return=1.5)
+        for step, task, game in zip((10, 20, 30), (0, 0, 1), games, strict=True)
+    ]
+    changes = {"benchmark": "minatar-sequence", "stream": {"num_steps": 30}}
+    run = read_run(write(tmp_path / "seed_1", rows, **changes))
+    assert run.described("game") == {0: "asterix", 1: "seaquest"}
+    assert run.metrics == ("test_accuracy", "episode_return")
+    wrong = [row(0, step=10, game="asterix", episode_return="high")]
+    with pytest.raises(ValueError, match="'episode_return' must be a number or null, not 'high'"):
+        read_run(write(tmp_path / "seed_2", wrong, **changes))

@@ -98,3 +98,4 @@ def test_a_share_is_even_or_refused():
 
 def test_values_are_listed_with_three_digits():
     assert listed({"gravity": 9.8123, "mass": 2.0}) == "gravity 9.81, mass 2"
+    assert listed({"game": "seaquest"}) == "game seaquest"

@@ -1,0 +1,126 @@
+"""Benchmarks of games whose screens are images, one after another."""
+
+from __future__ import annotations
+
+from plasticity.agents.ppo.config import PPOConfig
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
+from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
+from plasticity.tasks.games.ale import ALEConfig
+from plasticity.tasks.games.minatar import MinAtarConfig
+
+MINATAR_PPO = PPOConfig(
+    image_network="minatar",
+    hidden=(128,),
+    initialization="orthogonal",
+    rollout_steps=1024,
+    epochs=4,
+    minibatch_size=128,
+    learning_rate=5e-4,
+    epsilon=1e-5,
+    entropy_coefficient=0.01,
+    value_coefficient=0.5,
+    normalize_advantages="minibatch",
+    max_gradient_norm=0.5,
+)
+"""Settings of PPO in MinAtar: of our own choice, after those that are usual in Atari.
+
+C-CHAIN's agent (Tang et al., 2025) is a double DQN. The network is that of MinAtar's authors, whose one
+convolution and one dense layer its Q-network has too; here, actor and critic have one each.
+"""
+
+ALE_PPO = PPOConfig(
+    image_network="nature",
+    hidden=(512,),
+    initialization="orthogonal",
+    rollout_steps=1024,
+    epochs=4,
+    minibatch_size=256,
+    learning_rate=2.5e-4,
+    epsilon=1e-5,
+    clip_range=0.1,
+    entropy_coefficient=0.01,
+    value_coefficient=0.5,
+    normalize_advantages="minibatch",
+    normalize_rewards=True,
+    max_gradient_norm=0.5,
+)
+"""Settings of PPO in Atari (Schulman et al., 2017; Huang et al., 2022), with a constant learning rate.
+
+Our form differs from theirs in these: actor and critic have a network each, so that each has its own
+optimizer and mitigations (as in Moalla et al., 2024); rewards are scaled by the running deviation of the
+return rather than clipped to their sign; a lost life ends no episode; actions are sticky.
+"""
+
+BENCHMARKS = (
+    Benchmark(
+        description="MinAtar: games one after another, on planes of 10 x 10 (C-CHAIN); PPO",
+        config=ControlRunConfig(
+            benchmark="minatar-sequence",
+            stream=MinAtarConfig(num_steps=1_228_800, change_every=409_600),
+            agent=MINATAR_PPO,
+            tracking=ControlTracking(measure_every=20_480),
+        ),
+        methods=("none", "syre", "redo"),
+        presets={
+            "preset": Presets(
+                help="Length: small, 409,600 steps of each of three games; quick, 20,480, to see it run;"
+                " c-chain, the published two million.",
+                default="small",
+                groups={
+                    "small": Preset(values={}),
+                    "quick": Preset(
+                        values={
+                            "stream.num_steps": 61_440,
+                            "stream.change_every": 20_480,
+                            "tracking.measure_every": 5_120,
+                        },
+                        description="space_invaders - asterix - seaquest, 20,480 steps each",
+                    ),
+                    "c-chain": Preset(
+                        values={"stream.num_steps": 6_000_000, "stream.change_every": 2_000_000},
+                        description="space_invaders - asterix - seaquest, two million steps each; C-CHAIN",
+                    ),
+                },
+            )
+        },
+    ),
+    Benchmark(
+        description="Atari: games one after another, on four grey screens (CORA); PPO",
+        config=ControlRunConfig(
+            benchmark="ale-sequence",
+            stream=ALEConfig(num_steps=6_144_000, change_every=1_024_000),
+            agent=ALE_PPO,
+            tracking=ControlTracking(measure_every=102_400),
+        ),
+        methods=("none", "syre", "redo"),
+        presets={
+            "preset": Presets(
+                help="Length: small, a million steps of each of six games; quick, 4,096 of each of three, to"
+                " see it run; cora, the published 12.5 million of each, five times.",
+                default="small",
+                groups={
+                    "small": Preset(values={}),
+                    "quick": Preset(
+                        values={
+                            "stream.games": ("space_invaders", "krull", "beam_rider"),
+                            "stream.num_steps": 12_288,
+                            "stream.change_every": 4_096,
+                            "stream.max_episode_steps": 500,
+                            "tracking.measure_every": 2_048,
+                        },
+                        description="space_invaders - krull - beam_rider, 4,096 steps each, episodes of 500",
+                    ),
+                    "cora": Preset(
+                        values={
+                            "stream.num_steps": 375_000_000,
+                            "stream.change_every": 12_500_000,
+                            "stream.max_episode_steps": 10_000,
+                        },
+                        description="six games, 50 million frames each, five times; CORA",
+                    ),
+                },
+            )
+        },
+    ),
+)
+"""Benchmarks of this family."""

@@ -1,0 +1,1 @@
+"""Games whose screens are images, one after another."""
