@@ -41,6 +41,7 @@ def name_of(page):
 @pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")  # Lightning's own
 @pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_code_of_a_page_runs(page, tmp_path, capsys):
     text = page.read_text()

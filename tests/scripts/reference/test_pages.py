@@ -13,5 +13,6 @@ def test_the_navigation_names_each_generated_page():
     docs = Path(__file__).parents[3] / "docs"
     named = re.findall(r"(?<=[ :])[\w/.-]+\.md", NAVIGATION)
     written = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
-    assert sorted(named) == sorted({*written, *pages})
+    optional = {"cluster.md"}  # which docs/hooks.py adds to the navigation
+    assert sorted(named) == sorted({*written, *pages} - optional)
     assert all(text.startswith("# ") for text in pages.values())
