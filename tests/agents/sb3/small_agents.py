@@ -12,10 +12,10 @@ SMALL = {
     "sb3:ppo": {"rollout_steps": 32, "batch_size": 16, "epochs": 2},
     "sb3:dqn": {"target_update_every": 20, "exploration_steps": 60},
     "sb3:qrdqn": {"target_update_every": 20, "exploration_steps": 60, "num_quantiles": 5},
-    "sb3:sac": {},
+    "sb3:sac": {"train_freq": 2},
     "sb3:td3": {},
-    "sb3:tqc": {"num_quantiles": 5},
-    "sb3:crossq": {"critic_hidden": (8, 8)},
+    "sb3:tqc": {"num_quantiles": 5, "train_freq": 2},
+    "sb3:crossq": {"critic_hidden": (8, 8), "train_freq": 2},
 }
 """Settings of small agents that learn within a few steps."""
 
