@@ -96,7 +96,7 @@ BENCHMARKS = (
             tracking=ControlTracking(measure_every=102_400),
         ),
         methods=("none", "syre", "redo"),
-        minutes=4_600.0,
+        minutes=5_400.0,
         presets={
             "preset": Presets(
                 help="Length: small, a million steps of each of six games; quick, 4,096 of each of three, to"
@@ -113,7 +113,7 @@ BENCHMARKS = (
                             "tracking.measure_every": 2_048,
                         },
                         description="space_invaders - krull - beam_rider, 4,096 steps each, episodes of 500",
-                        minutes=9.0,
+                        minutes=11.0,
                     ),
                     "cora": Preset(
                         values={
@@ -122,7 +122,7 @@ BENCHMARKS = (
                             "stream.max_episode_steps": 10_000,
                         },
                         description="six games, 50 million frames each, five times; CORA",
-                        minutes=280_000.0,
+                        minutes=330_000.0,
                     ),
                 },
             )
