@@ -61,6 +61,7 @@ BENCHMARKS = (
             tracking=ControlTracking(measure_every=20_480),
         ),
         methods=("none", "syre", "redo"),
+        minutes=80.0,
         presets={
             "preset": Presets(
                 help="Length: small, 409,600 steps of each of three games; quick, 20,480, to see it run;"
@@ -75,10 +76,12 @@ BENCHMARKS = (
                             "tracking.measure_every": 5_120,
                         },
                         description="space_invaders - asterix - seaquest, 20,480 steps each",
+                        minutes=4.0,
                     ),
                     "c-chain": Preset(
                         values={"stream.num_steps": 6_000_000, "stream.change_every": 2_000_000},
                         description="space_invaders - asterix - seaquest, two million steps each; C-CHAIN",
+                        minutes=380.0,
                     ),
                 },
             )
@@ -93,6 +96,7 @@ BENCHMARKS = (
             tracking=ControlTracking(measure_every=102_400),
         ),
         methods=("none", "syre", "redo"),
+        minutes=5_400.0,
         presets={
             "preset": Presets(
                 help="Length: small, a million steps of each of six games; quick, 4,096 of each of three, to"
@@ -109,6 +113,7 @@ BENCHMARKS = (
                             "tracking.measure_every": 2_048,
                         },
                         description="space_invaders - krull - beam_rider, 4,096 steps each, episodes of 500",
+                        minutes=11.0,
                     ),
                     "cora": Preset(
                         values={
@@ -117,6 +122,7 @@ BENCHMARKS = (
                             "stream.max_episode_steps": 10_000,
                         },
                         description="six games, 50 million frames each, five times; CORA",
+                        minutes=330_000.0,
                     ),
                 },
             )
