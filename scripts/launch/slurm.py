@@ -213,13 +213,13 @@ def _refused(program: str, message: str) -> RunError:
             "see that munge runs here and on the controller, and that their clocks agree (differences above"
             " five minutes are refused): have NTP set them"
         )
-    elif re.search("partition", text, re.IGNORECASE):
-        remedy = "give a --slurm.partition that `sinfo` lists"
-    elif re.search("contact|connect|no answer|resolve|configuration", text, re.IGNORECASE):
+    elif re.search("contact|connect|no answer|resolve", text, re.IGNORECASE):
         remedy = (
             "Slurm does not answer; `scontrol ping` tells about its controller. Nothing is lost, the same"
             " command continues"
         )
+    elif re.search("partition", text, re.IGNORECASE):
+        remedy = "give a --slurm.partition that `sinfo` lists"
     else:
         remedy = "give other --slurm options; `sinfo` lists what there is"
     return RunError(f"Slurm's {program} failed ({text}): {remedy}.")
