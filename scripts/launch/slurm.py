@@ -65,7 +65,7 @@ class SlurmLauncher:
         self.options, self.folder, self.most = options, folder, most
 
     def require_ready(self) -> None:
-        """As `Launcher.require_ready`."""
+        """Do `Launcher.require_ready`."""
         if find_spec("submitit") is None:
             raise RunError(
                 "--launcher slurm needs submitit, which is not installed: pip install 'plasticity[slurm]'."
@@ -84,7 +84,7 @@ class SlurmLauncher:
         on_progress: Callable[[Job, float], None],
         on_note: Callable[[str], None],
     ) -> Outcome:
-        """As `Launcher.launch`."""
+        """Do `Launcher.launch`."""
         outcome = Outcome()
         left = self._submitted(work)
         array = next(iter(left)).partition("_")[0]

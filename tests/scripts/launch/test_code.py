@@ -29,5 +29,5 @@ def test_a_run_that_another_commit_began_is_refused(tmp_path):
     jobs = [Job(tmp_path / "new", config), Job(tmp_path, config)]
     require_one_commit(jobs, "abc")
     require_one_commit(jobs, None)  # installed, not a checkout
-    with pytest.raises(RunError, match="begun by commit abc, and this is def.*another --out"):
+    with pytest.raises(RunError, match=r"begun by commit abc, and this is def.*another --out"):
         require_one_commit(jobs, "def")

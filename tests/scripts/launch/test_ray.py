@@ -62,12 +62,12 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path):
         launched.wait()
     assert "8 runs finished" in log.read_text()
     subprocess.run([*PLASTICITY, "run", *options, "--out", str(tmp_path / "local")], check=True)
-    found = {
-        kind: {f.relative_to(tmp_path / kind): f.read_bytes() for f in (tmp_path / kind).rglob("metrics.jsonl")}
-        for kind in ("ray", "local")
-    }  # fmt: skip
-    assert len(found["local"]) == 8
-    assert found["ray"] == found["local"]
+    found = [
+        {file.relative_to(out): file.read_bytes() for file in out.rglob("metrics.jsonl")}
+        for out in (tmp_path / "ray", tmp_path / "local")
+    ]
+    assert len(found[1]) == 8
+    assert found[0] == found[1]
 
 
 def test_ray_is_missing(monkeypatch):

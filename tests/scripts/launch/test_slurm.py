@@ -50,7 +50,7 @@ def begun(out):
 
 @pytest.mark.timeout(3000)
 def test_a_node_that_vanishes_and_a_job_that_is_queued_again_change_no_byte(cluster, tmp_path):
-    options = (*RUNS, "--seeds", "0..11", "--tasks", "10", "--stack", "3")
+    options = (*RUNS, "--seeds", "0..11", "--tasks", "10", "--stack", "6")
     command = [*PLASTICITY, "run", *options, "--out", str(tmp_path / "slurm")]
     command += ["--launcher", "slurm", "--slurm.memory", "1.5", "--slurm.partition", "p"]
     log = tmp_path / "launcher.log"

@@ -46,7 +46,7 @@ def test_a_full_or_read_only_folder(number, remedy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("ahead", "notes"), [(0.0, 0), (120.0, 1), (-120.0, 1)])
-def test_a_clock_that_differs_is_told(ahead, notes, idle, tmp_path, monkeypatch):
+def test_a_clock_that_differs_is_reported(ahead, notes, idle, tmp_path, monkeypatch):
     real = unit_module.time_of_file_system
     monkeypatch.setattr(unit_module, "time_of_file_system", lambda folder: real(folder) - ahead)
     found = unit(tmp_path / "run")().notes

@@ -71,5 +71,5 @@ def test_who_was_silent_and_replaced_writes_no_more(tmp_path, monkeypatch):
     with locked(tmp_path / "lock") as first:
         first.require_held()
         (tmp_path / "lock.lease.2").write_text('{"host": "node7", "boot": "", "process": 1}')
-        with pytest.raises(RunError, match="taken over by another process.*nothing is lost"):
+        with pytest.raises(RunError, match=r"taken over by another process.*nothing is lost"):
             first.require_held()
