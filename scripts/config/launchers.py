@@ -13,7 +13,7 @@ LauncherName = Literal["local", "slurm", "ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """What each Slurm job asks for.
+    """Request of each Slurm job.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -47,7 +47,7 @@ class SlurmOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """Where Ray is, and what each of its tasks asks for.
+    """Address of Ray, and request of each of its tasks.
 
     Raises:
         TypeError: if a value has the wrong type.

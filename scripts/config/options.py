@@ -61,14 +61,14 @@ class CommandOptions:
     (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
 
     launcher: LauncherName = "local"
-    """Where the runs are started: local, in processes of this machine; slurm, as jobs of an array (extra
-    "slurm"); ray, as tasks (extra "ray"). OUT has to be on a file system that all machines share."""
+    """Place where the runs are started: local, in processes of this machine; slurm, as jobs of an array
+    (extra "slurm"); ray, as tasks (extra "ray"). OUT has to be on a file system that all machines share."""
 
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
-    """What each Slurm job asks for."""
+    """Request of each Slurm job."""
 
     ray: RayOptions = field(default_factory=RayOptions)
-    """Where Ray is, and what each task asks for."""
+    """Address of Ray, and request of each task."""
 
     @property
     def cores_of_job(self) -> int | None:

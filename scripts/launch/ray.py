@@ -36,7 +36,7 @@ class RayLauncher:
         self.options, self.most = options, most
 
     def require_ready(self) -> None:
-        """As `Launcher.require_ready`."""
+        """Do `Launcher.require_ready`."""
         if find_spec("ray") is None:
             raise RunError(
                 "--launcher ray needs Ray, which is not installed: pip install 'plasticity[ray]'."
@@ -56,7 +56,7 @@ class RayLauncher:
         on_progress: Callable[[Job, float], None],
         on_note: Callable[[str], None],
     ) -> Outcome:
-        """As `Launcher.launch`."""
+        """Do `Launcher.launch`."""
         import ray  # noqa: PLC0415  (an extra)
 
         address = self.options.address or "local"

@@ -65,7 +65,7 @@ class SlurmLauncher:
         self.options, self.folder, self.most = options, folder, most
 
     def require_ready(self) -> None:
-        """As `Launcher.require_ready`."""
+        """Do `Launcher.require_ready`."""
         if find_spec("submitit") is None:
             raise RunError(
                 "--launcher slurm needs submitit, which is not installed: pip install 'plasticity[slurm]'."
@@ -84,7 +84,7 @@ class SlurmLauncher:
         on_progress: Callable[[Job, float], None],
         on_note: Callable[[str], None],
     ) -> Outcome:
-        """As `Launcher.launch`."""
+        """Do `Launcher.launch`."""
         outcome = Outcome()
         left = self._submitted(work)
         array = next(iter(left)).partition("_")[0]
@@ -213,13 +213,13 @@ def _refused(program: str, message: str) -> RunError:
             "see that munge runs here and on the controller, and that their clocks agree (differences above"
             " five minutes are refused): have NTP set them"
         )
-    elif re.search("partition", text, re.IGNORECASE):
-        remedy = "give a --slurm.partition that `sinfo` lists"
-    elif re.search("contact|connect|no answer|resolve|configuration", text, re.IGNORECASE):
+    elif re.search("contact|connect|no answer|resolve", text, re.IGNORECASE):
         remedy = (
             "Slurm does not answer; `scontrol ping` tells about its controller. Nothing is lost, the same"
             " command continues"
         )
+    elif re.search("partition", text, re.IGNORECASE):
+        remedy = "give a --slurm.partition that `sinfo` lists"
     else:
         remedy = "give other --slurm options; `sinfo` lists what there is"
     return RunError(f"Slurm's {program} failed ({text}): {remedy}.")

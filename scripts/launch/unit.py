@@ -22,7 +22,7 @@ CLOCK_TOLERANCE_SECONDS = 30.0
 
 @dataclass
 class Report:
-    """What a unit sends back."""
+    """Answer of a unit."""
 
     outcome: Outcome
     """Results of its runs."""

@@ -50,7 +50,7 @@ def begun(out):
 
 @pytest.mark.timeout(3000)
 def test_a_node_that_vanishes_and_a_job_that_is_queued_again_change_no_byte(cluster, tmp_path):
-    options = (*RUNS, "--seeds", "0..11", "--tasks", "12")
+    options = (*RUNS, "--seeds", "0..11", "--tasks", "10", "--stack", "6")
     command = [*PLASTICITY, "run", *options, "--out", str(tmp_path / "slurm")]
     command += ["--launcher", "slurm", "--slurm.memory", "1.5", "--slurm.partition", "p"]
     log = tmp_path / "launcher.log"
@@ -80,7 +80,7 @@ def test_a_node_that_vanishes_and_a_job_that_is_queued_again_change_no_byte(clus
 
 @pytest.mark.timeout(900)
 def test_after_an_interruption_the_jobs_are_gone_and_the_same_command_continues(cluster, tmp_path):
-    options = (*RUNS, "--seeds", "0", "--tasks", "40")
+    options = (*RUNS, "--seeds", "0", "--tasks", "15")
     command = [*PLASTICITY, "run", *options, "--out", str(tmp_path / "slurm")]
     command += ["--launcher", "slurm", "--slurm.memory", "1.5"]
     launched = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=cluster.environment)
