@@ -18,7 +18,7 @@ from plasticity.scripts.report.comparison import Comparison, compare, continue_c
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.metric_names import headlines, resolve
 from plasticity.scripts.report.page import page
-from plasticity.scripts.report.panels import to_png
+from plasticity.scripts.report.panels import to_pdf, to_png
 from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.statistics import require_confidence
@@ -37,7 +37,8 @@ MAX_TASK_ROWS = 10
 class ReportConfig:
     """Compare the methods in a folder of runs: tables, figures, and a page with both.
 
-    Writes report.html, which needs no other file, and a PNG for every figure. Runs may be unfinished.
+    Writes report.html, a page with interactive figures and sortable tables that needs no other file and no
+    network, and every figure as PNG and PDF. Runs may be unfinished.
 
     Raises:
         TypeError: if the confidence is not a number.
@@ -97,14 +98,16 @@ def report(config: ReportConfig) -> list[Path]:
 
 
 def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
-    images = [
-        {name: to_png(figure) for name, figure in draw_figures(each).items()}
-        for each in comparisons
-    ]
-    files = {folder / "report.html": page(comparisons, images).encode("utf-8")}
-    for comparison, drawn in zip(comparisons, images, strict=True):
-        for name, png in drawn.items():
-            files[folder / f"{comparison.benchmark}_{name}.png"] = png
+    figures: dict[Path, bytes] = {}
+    names = []
+    for comparison in comparisons:
+        own = {}
+        for name, figure in draw_figures(comparison).items():
+            own[f"{comparison.benchmark}_{name}.png"] = to_png(figure)
+            own[f"{comparison.benchmark}_{name}.pdf"] = to_pdf(figure)
+        names.append(list(own))
+        figures |= {folder / name: content for name, content in own.items()}
+    files = {folder / "report.html": page(comparisons, names).encode("utf-8"), **figures}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():

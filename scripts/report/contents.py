@@ -125,6 +125,24 @@ def _leading(comparison: Comparison) -> tuple[str, list[list[str]]]:
     return "accuracy" if has_accuracy else "progress", [layerless] if layerless else []
 
 
+def group_of(metric: str) -> str:
+    """Return the name of the figure that shows a metric, of `page.TITLES`."""
+    family = family_of(metric)
+    groups = {
+        "return": EPISODES,
+        "ranks": RANKS,
+        "units": (*UNITS, SYMMETRY),
+        "norms": NORMS,
+        "weights": WEIGHTS,
+        "steps": WHOLE,
+        "ppo": DIAGNOSTICS,
+    }
+    for group, families in groups.items():
+        if family in families:
+            return group
+    return "accuracy" if family.endswith("_accuracy") or metric == GAP else "progress"
+
+
 def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
     """Return panels of PPO's diagnostics, three to a row."""
     known = [name for name in DIAGNOSTICS if name in comparison.chosen_metrics]
@@ -169,10 +187,11 @@ def _wrapped(rows: Sequence[Sequence[Panel]], columns: int = MAX_COLUMNS) -> lis
 
 
 def _panels(comparison: Comparison, metrics: Sequence[str]) -> list[Panel]:
-    return [_panel(comparison, metric) for metric in metrics]
+    return [panel_of(comparison, metric) for metric in metrics]
 
 
-def _panel(comparison: Comparison, metric: str) -> Panel:
+def panel_of(comparison: Comparison, metric: str) -> Panel:
+    """Return the panel of a metric, with a line for each chosen arm that measured it."""
     family, layer = family_of(metric), layer_of(metric)
     if family in WHOLE:  # of the whole network
         layer = ""
@@ -218,13 +237,23 @@ def change_marks(comparison: Comparison) -> tuple[float, ...]:
     return tuple(map(float, marks)) if len(marks) <= MAX_MARKS else ()
 
 
-def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
-    factor = factor_of(metric)
+def run_values(comparison: Comparison, arm: Arm, metric: str) -> tuple[Array, Array]:
+    """Return what the line of an arm's mean is drawn from, in the unit that is shown.
+
+    Returns:
+        Positions of shape (positions,), and the values of all started runs there, NaN where there is
+        none, of shape (runs, positions).
+    """
     positions = arm.positions_of(metric)
-    values = factor * matrix(arm, metric, positions)
+    values = factor_of(metric) * matrix(arm, metric, positions)
     # Where no episode ended in any run there is no return: the line goes on to the next row with one.
     known = np.isfinite(values).any(axis=0) | comparison.axis.is_dense
-    line = _mean_line(comparison, arm, np.array(positions, dtype=float)[known], values[:, known])
+    return np.array(positions, dtype=float)[known], values[:, known]
+
+
+def _line(comparison: Comparison, arm: Arm, metric: str) -> Line:
+    factor = factor_of(metric)
+    line = _mean_line(comparison, arm, *run_values(comparison, arm, metric))
     if is_share(metric):  # a share: no mean lies outside 0 to 100 %, as in the tables
         low, high = np.clip(line.low, 0.0, 100.0), np.clip(line.high, 0.0, 100.0)
         line = replace(line, low=low, high=high)
@@ -236,7 +265,7 @@ def _mean_line(comparison: Comparison, arm: Arm, positions: Array, values: Array
     mean, low, high = bands(values, comparison.confidence)
     return Line(
         label=arm.label,
-        style=_style(comparison, arm),
+        style=styles_of([each.method for each in comparison.chosen])[arm.method],
         positions=positions,
         mean=mean,
         low=low,
@@ -259,19 +288,18 @@ def _seed_line(run: Run, metric: str, factor: float) -> tuple[Array, Array]:
     return positions, factor * np.array([value for _, value in points], dtype=float)
 
 
-def _style(comparison: Comparison, arm: Arm) -> int:
+def styles_of(methods: Sequence[str]) -> dict[str, int]:
     """Return an index for `panels.style_of`: fixed for the oldest methods, the next free one for others.
 
-    All arms of a figure thus differ in colour as long as there are enough colours.
+    All methods of a figure thus differ in colour as long as there are enough colours.
     """
     fixed = known_methods()[: len(STYLES)]
-    if arm.method in fixed:
-        return fixed.index(arm.method)
-    methods = list(dict.fromkeys(each.method for each in comparison.chosen))
     taken = {fixed.index(method) for method in methods if method in fixed}
-    others = [method for method in methods if method not in fixed]
     free = (index for index in count() if index not in taken)
-    return dict(zip(others, free, strict=False))[arm.method]
+    return {
+        method: fixed.index(method) if method in fixed else next(free)
+        for method in dict.fromkeys(methods)
+    }
 
 
 # ---- tasks of runs with a row per number of steps ---------------------------------------------------
@@ -299,12 +327,17 @@ def task_panels(comparison: Comparison) -> list[list[Panel]]:
 
 def _task_line(comparison: Comparison, arm: Arm, baseline: Arm | None) -> Line:
     """Return means over seeds; with a baseline, of the differences to it (0 for the baseline itself)."""
+    line = _mean_line(comparison, arm, *task_values(arm, baseline))
+    return replace(line, seeds=(), diverged=()) if arm is baseline else line
+
+
+def task_values(arm: Arm, baseline: Arm | None) -> tuple[Array, Array]:
+    """Return the tasks of shape (tasks,), and the returns of shape (runs, tasks), or their differences."""
     tasks = [task for task in arm.tasks if baseline is None or task in baseline.tasks]
     values = _task_matrix(arm, arm.started, tasks)
     if baseline is not None:
         values = values - _task_matrix(baseline, arm.started, tasks)
-    line = _mean_line(comparison, arm, np.array(tasks, dtype=float), values)
-    return replace(line, seeds=(), diverged=()) if arm is baseline else line
+    return np.array(tasks, dtype=float), values
 
 
 def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:

@@ -1,18 +1,29 @@
-"""Self-contained HTML page of a report: figures are embedded, and nothing is linked."""
+"""Self-contained HTML page of a report: interactive figures and sortable tables, and nothing is linked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
+from plasticity.scripts.report.across import (
+    Across,
+    across,
+    across_headline,
+    across_table,
+)
+from plasticity.scripts.report.captions import caption
+from plasticity.scripts.report.charts import as_json, page_data
 from plasticity.scripts.report.comparison import (
     Comparison,
     common_settings,
     continue_commands,
     recorded,
 )
-from plasticity.scripts.report.html import document, embedded_figure
-from plasticity.scripts.report.metric_names import GAP, headlines, in_words
+from plasticity.scripts.report.contents import settings_map
+from plasticity.scripts.report.headline import headline
+from plasticity.scripts.report.html import document
+from plasticity.scripts.report.metric_names import headlines, in_words
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (
     Cell,
@@ -23,62 +34,102 @@ from plasticity.scripts.report.tables import (
     settings_table,
     task_table,
 )
+from plasticity.scripts.report.vega import bundle
 
-CAPTIONS = {
-    "accuracy": "after each task (test, train) and while it was learnt (online): mean over seeds.{gap}",
-    "return": "of the episodes that ended since the previous row (undiscounted), and their length:"
-    " mean over seeds.",
-    "tasks": "(mean over all episodes of each task that was played to its end, then over seeds).",
-    "progress": "over the run: mean over seeds.",
-    "ranks": "of the hidden layers' activations on {probe}, one panel per layer.",
-    "units": "that are dead, dormant or nearly always positive (linearised) on {probe}, as a share of their"
-    " layer, and the share of outputs that are active.",
-    "norms": "of the whole network's parameters, and of each layer's activations.",
-    "weights": "that moved since the row before, relative to their norm there, and the distance of their"
-    " Gram matrices to the identity.",
-    "steps": "at the end of each task: change of the outputs by its last step (churn), and curvature of the"
-    " loss, on {probe}.",
-    "ppo": "at each row's iteration: entropy of the policy, approximate Kullback-Leibler divergence (of the"
-    " last epoch), share of clipped actions, share of the returns' variance that the critic explains"
-    " (cut off below -1), and both losses.",
-    "map": "over the two settings of a sweep, with the best outlined. On the right: the other methods.",
-}
-"""Captions of the figures, by name; the title goes before."""
+SCRIPT = Path(__file__).parent / "charts.js"
+"""Script that draws the charts."""
 
-TITLES = {
-    "accuracy": "Accuracy",
-    "return": "Return",
-    "tasks": "Return per task",
-    "progress": "Progress",
-    "ranks": "Ranks",
-    "units": "Units",
-    "norms": "Norms",
-    "weights": "Weights",
-    "steps": "Last step",
-    "ppo": "PPO's diagnostics",
-    "map": "Map of settings",
-}
+CONTROLS = """
+<noscript><p>The interactive figures need JavaScript; the same figures are beside this page.</p></noscript>
+<form id="controls" aria-label="What is drawn">
+<div class="row">
+<label>Metric <select id="metric"></select></label>
+<label>Layer <select id="layer"></select></label>
+<label>Smoothing <select id="smoothing"><option value="1">none</option><option value="3">3 rows</option>
+<option value="5">5 rows</option><option value="11">11 rows</option><option value="25">25 rows</option>
+</select></label>
+<label><input type="checkbox" id="intervals" checked> intervals</label>
+<label><input type="checkbox" id="seeds"> single seeds</label>
+</div>
+<fieldset id="methods"><legend>Methods</legend></fieldset>
+<fieldset id="benchmarks"><legend>Benchmarks</legend></fieldset>
+</form>
+<p id="caption"></p>
+<div id="charts" class="charts"></div>
+"""
+"""Controls of the charts, which the script fills, and the place for the charts."""
 
 
-def page(comparisons: Sequence[Comparison], figures: Sequence[Mapping[str, bytes]]) -> str:
+def page(comparisons: Sequence[Comparison], files: Sequence[Sequence[str]]) -> str:
     """Return the page.
 
     Args:
         comparisons: Comparisons, one per benchmark.
-        figures: Contents of PNG files by name, for each comparison.
+        files: Names of the static figures that stand beside the page, for each comparison.
 
     Returns:
         A complete HTML document, to be encoded as UTF-8.
     """
     benchmarks = ", ".join(comparison.benchmark for comparison in comparisons)
-    sections = "\n".join(
-        _section(comparison, images)
-        for comparison, images in zip(comparisons, figures, strict=True)
+    found = across(comparisons)
+    data = page_data(comparisons, found)
+    parts = [
+        "<h1>Plasticity report</h1>",
+        _headlines(comparisons, found),
+        "<h2>Figures</h2>",
+        CONTROLS,
+    ]
+    share = f"{100 * comparisons[0].confidence:g} %"
+    thinned = f" Every {data['stride']}th row of long runs is drawn." if data["stride"] > 1 else ""
+    parts.append(
+        f'<p class="lead">Bands: {share} t intervals of the mean over seeds; with smoothing, of each'
+        f" run's moving average.{thinned} A cross ends the line of a run that diverged. For papers,"
+        f" beside this page: {_links(name for names in files for name in names)}.</p>"
     )
-    return document(f"plasticity: {benchmarks}", f"<h1>Plasticity report</h1>\n{sections}")
+    if found is not None:
+        parts.append(_all_benchmarks(found))
+    parts += map(_section, comparisons)
+    scripts = (
+        f"<script>{bundle()}</script>\n"
+        f'<script type="application/json" id="report-data">{as_json(data)}</script>\n'
+        f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+    )
+    main = "\n".join(parts)
+    return document(f"plasticity: {benchmarks}", f"<main>\n{main}\n</main>\n{scripts}")
 
 
-def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
+def _headlines(comparisons: Sequence[Comparison], found: Across | None) -> str:
+    """Return two sentences per benchmark, after those on all of them."""
+    lines = [] if found is None else [f"<p>{escape(across_headline(found))}</p>"]
+    for comparison in comparisons:
+        start = f"<b>{escape(comparison.benchmark)}.</b> " if len(comparisons) > 1 else ""
+        lines.append(f"<p>{start}{escape(headline(comparison))}</p>")
+    return f'<div class="headline">{"".join(lines)}</div>'
+
+
+def _links(names: Iterable[str]) -> str:
+    return ", ".join(f'<a href="{escape(name, quote=True)}">{escape(name)}</a>' for name in names)
+
+
+def _all_benchmarks(found: Across) -> str:
+    share = f"{100 * found.confidence:g} %"
+    note = (
+        f"{found.meaning} In parentheses: {share} bootstrap intervals, stratified by benchmark; they are too"
+        " narrow with few seeds. The interquartile mean is that of the middle half of all runs. The"
+        " performance profile is the share of runs above each score."
+    )
+    notes = [note]
+    if found.left_out:
+        notes.append(
+            f"Left out, for want of a seed with a score on each: {', '.join(found.left_out)}."
+        )
+    return (
+        f"<h2>All benchmarks</h2>\n{_table(across_table(found))}\n{_notes(notes)}"
+        '\n<div id="profile" class="charts"></div>'
+    )
+
+
+def _section(comparison: Comparison) -> str:
     arms, seeds = len(comparison.arms), {run.seed for run in comparison.runs}
     against = comparison.baseline
     lead = f"{_count(arms, 'arm')}, {_count(len(seeds), 'seed')}"
@@ -97,10 +148,10 @@ def _section(comparison: Comparison, images: Mapping[str, bytes]) -> str:
     if evidence is not None:
         parts.append(_table(evidence))
     parts.append(_notes([*comparison.notes, *significance_notes(comparison)]))
-    for name, png in images.items():
-        parts.append(_figure(comparison, name, png))
-        if name == "tasks":
-            parts.append(_tasks(comparison))
+    if settings_map(comparison) is not None:
+        parts.append(_map(comparison))
+    if task_table(comparison) is not None:
+        parts.append(_tasks(comparison))
     parts.append(_all_metrics(comparison))
     parts += _making(comparison)
     return "\n".join(parts)
@@ -119,7 +170,8 @@ def _table(table: Table) -> str:
         row += "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         rows.append(f"<tr>{row}</tr>")
     return (
-        f'<div class="scroll"><table><caption>{escape(table.title)}</caption>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title, quote=True)}">'
+        f"<table><caption>{escape(table.title)}</caption>"
         f"<thead><tr>{headings}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -132,18 +184,17 @@ def _notes(notes: Iterable[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
 
 
-def _figure(comparison: Comparison, name: str, png: bytes) -> str:
-    title = TITLES[name]
-    subject = in_words(comparison.headline).capitalize() if name == "map" else title
-    has_gap = GAP in comparison.chosen_metrics
-    gap = (
-        " Plasticity gap: a fresh network's accuracy on the task minus the run's."
-        if has_gap
-        else ""
+def _map(comparison: Comparison) -> str:
+    """Return the place where the script draws the map of settings, and what else there is to compare."""
+    found = settings_map(comparison)
+    assert found is not None
+    values = "; ".join(f"{' '.join(name.split())} {value:.1f}" for name, value in found.references)
+    others = f" The others, at their best: {values}." if values else ""
+    text = caption(comparison, "map").replace(" On the right: the other methods.", others)
+    return (
+        f"<h3>Map of settings</h3>\n<figure><figcaption>{escape(text)}</figcaption>"
+        f'<div id="map-{escape(comparison.benchmark, quote=True)}"></div></figure>'
     )
-    caption = f"{subject} {CAPTIONS[name].format(probe=comparison.axis.probe, gap=gap)}"
-    described = f"{comparison.benchmark}: {caption}"
-    return f"<h3>{escape(title)}</h3>\n{embedded_figure(png, described, caption)}"
 
 
 def _tasks(comparison: Comparison) -> str:
@@ -180,11 +231,12 @@ def _making(comparison: Comparison) -> list[str]:
     parts = [
         "<h3>Configuration</h3>",
         _table(settings_table(comparison)),
-        '<details open><summary>Settings that all arms share</summary><div class="scroll">'
+        "<details open><summary>Settings that all arms share</summary>"
+        '<div class="scroll" tabindex="0" role="group" aria-label="Shared settings">'
         f'<table class="settings"><tbody>{rows}</tbody></table></div></details>',
     ]
     commands = continue_commands(comparison.unfinished)
     if commands:
         lines = escape("\n".join(commands))
-        parts.append(f"<h3>To continue the unfinished runs</h3>\n<pre>{lines}</pre>")
+        parts.append(f'<h3>To continue the unfinished runs</h3>\n<pre tabindex="0">{lines}</pre>')
     return parts

@@ -379,3 +379,11 @@ def to_png(figure: Figure) -> bytes:
     with mpl.rc_context(RC_PARAMS):
         figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Render a figure as PDF, deterministically, with its text as text."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({**RC_PARAMS, "pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,41 @@ SHOWN_DIGITS = 2
 """Significant digits of a p-value."""
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """Difference of one method to the baseline by the headline, and how sure it is."""
+
+    pairs: Array
+    """Values of the method and of the baseline. Shape: (seeds, 2)."""
+
+    p_value: float
+    """Two-sided p-value of the differences by seed, by flips of their signs."""
+
+    adjusted: float
+    """The same, adjusted for the number of methods (Holm)."""
+
+
+def evidence(comparison: Comparison) -> dict[str, Evidence]:
+    """Return the evidence for each method against the baseline, by the labels of their arms.
+
+    Returns:
+        Nothing without a baseline; no entry for a method that shares fewer than two seeds with it.
+    """
+    baseline = comparison.baseline
+    if baseline is None:
+        return {}
+    pairs = {
+        arm.label: pair
+        for arm in comparison.chosen
+        if arm is not baseline and len(pair := _pairs(comparison, arm, baseline)) > 1
+    }
+    plain = {
+        label: sign_flip_test((pair[:, 0] - pair[:, 1]).tolist()) for label, pair in pairs.items()
+    }
+    adjusted = holm(plain)
+    return {label: Evidence(pairs[label], plain[label], adjusted[label]) for label in pairs}
+
+
 def significance_table(comparison: Comparison) -> Table | None:
     """Return each method's difference to the baseline by the headline, and how sure it is.
 
@@ -31,32 +67,22 @@ def significance_table(comparison: Comparison) -> Table | None:
     Returns:
         The table, or None without a baseline, without another method, or with a single seed.
     """
-    baseline, metric = comparison.baseline, comparison.headline
-    if baseline is None:
+    baseline, metric, found = comparison.baseline, comparison.headline, evidence(comparison)
+    if baseline is None or not found:
         return None
-    pairs = {
-        arm.label: pair
-        for arm in comparison.chosen
-        if arm is not baseline and len(pair := _pairs(comparison, arm, baseline)) > 1
-    }
-    if not pairs:
-        return None
-    plain = {
-        label: sign_flip_test((pair[:, 0] - pair[:, 1]).tolist()) for label, pair in pairs.items()
-    }
-    adjusted = holm(plain)
     rows = []
-    for label, pair in pairs.items():
-        difference = estimate(pair[:, 0] - pair[:, 1], comparison.confidence)
-        better = float(probability_of_improvement(pair[:, :1], pair[:, 1:]))
+    for label, each in found.items():
+        pairs = each.pairs
+        difference = estimate(pairs[:, 0] - pairs[:, 1], comparison.confidence)
+        better = float(probability_of_improvement(pairs[:, :1], pairs[:, 1:]))
         better = 1.0 - better if is_better_lower(metric) else better
         rows.append(
             (
-                Cell(label, (f"{len(pair)} seeds",)),
-                estimate_cell(difference, metric, len(pair), signed=True),
+                Cell(label, (f"{len(pairs)} seeds",)),
+                estimate_cell(difference, metric, len(pairs), signed=True),
                 Cell(f"{better:.2f}"),
-                Cell(_p(plain[label])),
-                Cell(_p(adjusted[label])),
+                Cell(p_text(each.p_value)),
+                Cell(p_text(each.adjusted)),
             )
         )
     columns = (
@@ -64,7 +90,7 @@ def significance_table(comparison: Comparison) -> Table | None:
         f"minus\n{baseline.label}",
         "probability\nof improvement",
         "p",
-        f"p, adjusted\nfor {len(pairs)}",
+        f"p, adjusted\nfor {len(found)}",
     )
     return Table(f"{with_unit(metric)}, {comparison.moment}: evidence", columns, tuple(rows))
 
@@ -126,5 +152,6 @@ def _pairs(comparison: Comparison, arm: Arm, baseline: Arm) -> Array:
     return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """Format a p-value."""
     return f"{value:.{SHOWN_DIGITS}g}" if value >= 1e-3 else "< 0.001"

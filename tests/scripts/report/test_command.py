@@ -13,7 +13,7 @@ import pytest
 from plasticity.scripts.report.arms import gather
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare, continue_commands
-from plasticity.scripts.report.contents import _panel, draw_figures, settings_map
+from plasticity.scripts.report.contents import draw_figures, panel_of, settings_map
 from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.tables import Cell, best_table, metric_table
 
@@ -159,7 +159,7 @@ def test_one_seed_has_no_interval(tmp_path):
 def test_the_band_of_a_share_is_clipped_to_0_and_100_per_cent(tmp_path):
     write_run(tmp_path, "none", 0, [0.5, 0.99])
     write_run(tmp_path, "none", 1, [0.1, 0.80])
-    (line,) = _panel(compared(tmp_path), "test_accuracy").lines
+    (line,) = panel_of(compared(tmp_path), "test_accuracy").lines
     assert line.low.min() == 0.0
     assert line.high.max() == 100.0
 
@@ -624,7 +624,7 @@ def test_the_gap_is_a_panel_of_the_tasks_with_a_reference(tmp_path):
     axes = draw_figures(compared(tmp_path))["accuracy"].axes
     assert [each.get_title("left") for each in axes] == ["plasticity gap", "test accuracy"]
     assert axes[0].get_ylabel() == "fresh minus run (% points)"
-    panel = _panel(compared(tmp_path), "plasticity_gap")
+    panel = panel_of(compared(tmp_path), "plasticity_gap")
     none, syre = panel.lines
     assert none.positions.tolist() == [0.0, 2.0]
     assert none.mean.tolist() == pytest.approx([0.0, 20.0])
@@ -641,7 +641,7 @@ def test_no_two_methods_of_a_figure_look_alike(tmp_path):
     for method in methods:
         write_run(tmp_path, method, 0, [0.9, 0.8])
     comparison = compared(tmp_path)
-    styles = {line.label: line.style for line in _panel(comparison, "test_accuracy").lines}
+    styles = {line.label: line.style for line in panel_of(comparison, "test_accuracy").lines}
     assert set(styles) == set(methods)
     assert (styles["none"], styles["l2-init"]) == (0, 3)
     # As small as can be, for only the first ones differ in colour, too.

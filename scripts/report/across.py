@@ -1,0 +1,200 @@
+"""Aggregates over the benchmarks of a report: tables and curves of all methods that were run on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from plasticity.scripts.report.aggregates import (
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from plasticity.scripts.report.arms import shared_positions, values_at
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.metric_names import in_words, is_better_lower, is_share
+from plasticity.scripts.report.statistics import Array
+from plasticity.scripts.report.tables import Cell, Table
+
+THRESHOLDS = np.linspace(0.0, 1.0, 51)
+"""Scores at which performance profiles are computed."""
+
+PROFILE_DRAWS = 1_000
+"""Number of bootstrap resamples of a performance profile."""
+
+
+@dataclass(frozen=True)
+class Across:
+    """Scores of several methods on several benchmarks, higher is better."""
+
+    benchmarks: tuple[str, ...]
+    """Names of the benchmarks."""
+
+    scores: Mapping[str, Array]
+    """Scores by method. Shape of each: (seeds, benchmarks)."""
+
+    baseline: str | None
+    """Method that the others are compared with, if it is the same on all benchmarks."""
+
+    left_out: tuple[str, ...]
+    """Methods without scores on all benchmarks at any seed."""
+
+    meaning: str
+    """What a score is, as a sentence."""
+
+    confidence: float
+    """Confidence level of the intervals."""
+
+
+def across(comparisons: Sequence[Comparison]) -> Across | None:
+    """Return the scores on all benchmarks.
+
+    A score is the headline metric where it is a share on all of them. Otherwise it is scaled on each, so that
+    0 is the worst run and 1 the best.
+
+    Args:
+        comparisons: Comparisons, one per benchmark.
+
+    Returns:
+        The scores, or None with one benchmark, or without a method that was run on all.
+    """
+    if len(comparisons) < 2:
+        return None
+    by_benchmark = [_scores_of(comparison) for comparison in comparisons]
+    are_shares = all(is_share(comparison.headline) for comparison in comparisons)
+    if not are_shares:
+        by_benchmark = [_scaled(scores) for scores in by_benchmark]
+    methods = dict.fromkeys(method for scores in by_benchmark for method in scores)
+    scores = {method: _of_all(method, by_benchmark) for method in methods}
+    known = {method: found for method, found in scores.items() if len(found)}
+    if not known:
+        return None
+    metrics = dict.fromkeys(in_words(comparison.headline) for comparison in comparisons)
+    meaning = f"A score is the {' or '.join(metrics)} that methods are compared by"
+    if not are_shares:
+        meaning += ", scaled so that the worst run on a benchmark has 0 and the best has 1"
+    baselines = {each.baseline.method if each.baseline else None for each in comparisons}
+    baseline = baselines.pop() if len(baselines) == 1 else None
+    return Across(
+        benchmarks=tuple(comparison.benchmark for comparison in comparisons),
+        scores=known,
+        baseline=baseline if baseline in known else None,
+        left_out=tuple(method for method in methods if method not in known),
+        meaning=f"{meaning}.",
+        confidence=comparisons[0].confidence,
+    )
+
+
+def _scores_of(comparison: Comparison) -> dict[str, dict[int, float]]:
+    """Return scores by method and seed, those of losses with their sign changed."""
+    metric, moment = comparison.headline, comparison.moment
+    where = shared_positions(comparison.chosen, metric)
+    sign = -1.0 if is_better_lower(metric) else 1.0
+    return {
+        arm.method: {
+            seed: sign * value
+            for seed, value in values_at(arm, metric, moment, where).items()
+            if value is not None
+        }
+        for arm in comparison.chosen
+    }
+
+
+def _scaled(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    values = [value for by_seed in scores.values() for value in by_seed.values()]
+    low, high = (min(values), max(values)) if values else (0.0, 0.0)
+    width = high - low if high > low else 1.0
+    return {
+        method: {seed: (value - low) / width for seed, value in by_seed.items()}
+        for method, by_seed in scores.items()
+    }
+
+
+def _of_all(method: str, by_benchmark: Sequence[Mapping[str, Mapping[int, float]]]) -> Array:
+    """Return the scores at the seeds that a method has on all benchmarks. Shape: (seeds, benchmarks)."""
+    found = [scores.get(method, {}) for scores in by_benchmark]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in found)))
+    return np.array([[by_seed[seed] for by_seed in found] for seed in seeds], dtype=np.float64)
+
+
+# ---- what is shown ----------------------------------------------------------------------------------
+
+
+def across_table(found: Across) -> Table:
+    """Return interquartile means, and probabilities of improvement over the baseline, by method."""
+    rows = []
+    for method, scores in found.scores.items():
+        middle = float(interquartile_mean(scores))
+        low, high = stratified_bootstrap(interquartile_mean, scores, confidence=found.confidence)
+        cells = [
+            Cell(method, (f"{len(scores)} seed{'s' if len(scores) > 1 else ''}",)),
+            _cell(middle, low, high, len(scores)),
+        ]
+        if found.baseline is not None:
+            cells.append(_improvement(found, method))
+        rows.append(tuple(cells))
+    columns = ["method", "interquartile\nmean"]
+    if found.baseline is not None:
+        columns.append(f"probability of improvement\nover {found.baseline}")
+    return Table("all benchmarks", tuple(columns), tuple(rows))
+
+
+def _improvement(found: Across, method: str) -> Cell:
+    if method == found.baseline:
+        return Cell("baseline")
+    assert found.baseline is not None
+    pair = found.scores[method], found.scores[found.baseline]
+    middle = float(probability_of_improvement(*pair))
+    low, high = stratified_bootstrap(probability_of_improvement, *pair, confidence=found.confidence)
+    return _cell(middle, low, high, min(map(len, pair)))
+
+
+def _cell(middle: float, low: Array, high: Array, seeds: int) -> Cell:
+    if seeds < 2:
+        return Cell(f"{middle:.3f}", ("one seed",))
+    return Cell(f"{middle:.3f}", (f"({float(low):.3f}, {float(high):.3f})",))
+
+
+def profiles(found: Across) -> dict[str, tuple[Array, Array, Array]]:
+    """Return the share of scores above each of `THRESHOLDS`, with both ends of its interval, by method."""
+
+    def profile(scores: Array) -> Array:
+        return performance_profile(scores, THRESHOLDS)
+
+    return {
+        method: (
+            profile(scores),
+            *stratified_bootstrap(
+                profile, scores, confidence=found.confidence, draws=PROFILE_DRAWS
+            ),
+        )
+        for method, scores in found.scores.items()
+    }
+
+
+def across_headline(found: Across) -> str:
+    """Return two sentences: which method has the best interquartile mean, and how sure that is."""
+    means = {method: float(interquartile_mean(scores)) for method, scores in found.scores.items()}
+    best = max(means, key=means.__getitem__)
+    count = len(found.benchmarks)
+    rest = [f"{method} {mean:.3f}" for method, mean in means.items() if method != best]
+    others = f" ({', '.join(rest)})" if rest else ""
+    first = (
+        f"Over {count} benchmarks, {best} has the highest interquartile mean: {means[best]:.3f}{others}."
+        if rest
+        else f"Over {count} benchmarks, {best} has an interquartile mean of {means[best]:.3f}."
+    )
+    others_than_baseline = [method for method in found.scores if method != found.baseline]
+    if found.baseline is None or not others_than_baseline:
+        return f"{first} No method was run on all of them that it could be compared with."
+    compared = best if best != found.baseline else max(others_than_baseline, key=means.get)  # type: ignore[arg-type]
+    cell = _improvement(found, compared)
+    interval = " ".join(cell.details)
+    seeds = min(len(found.scores[compared]), len(found.scores[found.baseline]))
+    return (
+        f"{first} A run of {compared} beats one of {found.baseline} with probability {cell.text} {interval},"
+        f" by the seeds that both have, {seeds} on each benchmark."
+    )
