@@ -5,7 +5,7 @@ BIN := .venv/bin
 # MuJoCo ants among it. mujoco-warp needs Python 3.11 or newer.
 EXTRAS := dev,bullet,gpu
 
-.PHONY: install demo test lint types check clean
+.PHONY: install demo test lint types check vega clean
 
 install: .venv/installed
 
@@ -34,6 +34,11 @@ types: install
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p plasticity
 
 check: lint types test
+
+# The plotting library of the report's page, of the version that constraints.txt pins.
+vega: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vl-convert-python
+	$(BIN)/python -m plasticity.scripts.report.vega
 
 clean:
 	rm -rf .venv build *.egg-info

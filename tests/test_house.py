@@ -290,7 +290,7 @@ COVERED_ELSEWHERE = {
     "scripts/report/comparison.py": "scripts/report/test_command.py",
     "scripts/report/metric_names.py": "scripts/report/test_command.py",
     "scripts/report/contents.py": "scripts/report/test_command.py",
-    "scripts/report/page.py": "scripts/report/test_command.py",
+    "scripts/report/captions.py": "scripts/report/test_command.py",
     "scripts/report/html.py": "scripts/report/test_command.py",
     "scripts/reproduce/conclusion.py": "scripts/reproduce/test_command.py",
     "scripts/reproduce/estimate.py": "scripts/reproduce/test_command.py",

@@ -19,8 +19,8 @@ from plasticity.scripts.report.metric_names import in_words, is_better_lower, is
 from plasticity.scripts.report.statistics import Array
 from plasticity.scripts.report.tables import Cell, Table
 
-THRESHOLDS = np.linspace(0.0, 1.0, 51)
-"""Scores at which performance profiles are computed."""
+NUM_THRESHOLDS = 51
+"""Number of scores at which performance profiles are computed, from the lowest of all to the highest."""
 
 PROFILE_DRAWS = 1_000
 """Number of bootstrap resamples of a performance profile."""
@@ -131,7 +131,7 @@ def across_table(found: Across) -> Table:
         low, high = stratified_bootstrap(interquartile_mean, scores, confidence=found.confidence)
         cells = [
             Cell(method, (f"{len(scores)} seed{'s' if len(scores) > 1 else ''}",)),
-            _cell(middle, low, high, len(scores)),
+            _cell(middle, float(low), float(high), len(scores)),
         ]
         if found.baseline is not None:
             cells.append(_improvement(found, method))
@@ -146,33 +146,42 @@ def _improvement(found: Across, method: str) -> Cell:
     if method == found.baseline:
         return Cell("baseline")
     assert found.baseline is not None
+    seeds = min(len(found.scores[method]), len(found.scores[found.baseline]))
+    return _cell(*_probability(found, method), seeds)
+
+
+def _probability(found: Across, method: str) -> tuple[float, float, float]:
+    """Return the probability that a run of a method beats one of the baseline, and its interval."""
+    assert found.baseline is not None
     pair = found.scores[method], found.scores[found.baseline]
-    middle = float(probability_of_improvement(*pair))
     low, high = stratified_bootstrap(probability_of_improvement, *pair, confidence=found.confidence)
-    return _cell(middle, low, high, min(map(len, pair)))
+    return float(probability_of_improvement(*pair)), float(low), float(high)
 
 
-def _cell(middle: float, low: Array, high: Array, seeds: int) -> Cell:
+def _cell(middle: float, low: float, high: float, seeds: int) -> Cell:
     if seeds < 2:
         return Cell(f"{middle:.3f}", ("one seed",))
-    return Cell(f"{middle:.3f}", (f"({float(low):.3f}, {float(high):.3f})",))
+    return Cell(f"{middle:.3f}", (f"({low:.3f}, {high:.3f})",))
 
 
-def profiles(found: Across) -> dict[str, tuple[Array, Array, Array]]:
-    """Return the share of scores above each of `THRESHOLDS`, with both ends of its interval, by method."""
+def profiles(found: Across) -> tuple[Array, dict[str, tuple[Array, Array, Array]]]:
+    """Return the share of each method's scores above thresholds, with both ends of its interval.
+
+    Returns:
+        The thresholds, and shares, lower and upper ends by method. Shape of each: (thresholds,).
+    """
+    every = np.concatenate([scores.ravel() for scores in found.scores.values()])
+    thresholds = np.linspace(every.min(), every.max(), NUM_THRESHOLDS)
 
     def profile(scores: Array) -> Array:
-        return performance_profile(scores, THRESHOLDS)
+        return performance_profile(scores, thresholds)
 
-    return {
-        method: (
-            profile(scores),
-            *stratified_bootstrap(
-                profile, scores, confidence=found.confidence, draws=PROFILE_DRAWS
-            ),
-        )
-        for method, scores in found.scores.items()
-    }
+    confidence = found.confidence
+    shares = {}
+    for method, scores in found.scores.items():
+        ends = stratified_bootstrap(profile, scores, confidence=confidence, draws=PROFILE_DRAWS)
+        shares[method] = (profile(scores), *ends)
+    return thresholds, shares
 
 
 def across_headline(found: Across) -> str:
@@ -191,10 +200,17 @@ def across_headline(found: Across) -> str:
     if found.baseline is None or not others_than_baseline:
         return f"{first} No method was run on all of them that it could be compared with."
     compared = best if best != found.baseline else max(others_than_baseline, key=means.get)  # type: ignore[arg-type]
-    cell = _improvement(found, compared)
-    interval = " ".join(cell.details)
-    seeds = min(len(found.scores[compared]), len(found.scores[found.baseline]))
+    pair = found.scores[compared], found.scores[found.baseline]
+    share = f"{100 * found.confidence:g} %"
+    middle, low, high = _probability(found, compared)
+    seeds = min(map(len, pair))
+    chance = f"A run of {compared} beats one of {found.baseline} with probability {middle:.2f}"
+    if seeds < 2:
+        return f"{first} {chance}, by a single seed, which is no evidence."
+    verdict = (
+        "neither is shown to be better" if low <= 0.5 <= high else "the interval is without 0.5"
+    )
     return (
-        f"{first} A run of {compared} beats one of {found.baseline} with probability {cell.text} {interval},"
-        f" by the seeds that both have, {seeds} on each benchmark."
+        f"{first} {chance}, {share} bootstrap interval {low:.2f} to {high:.2f}: {verdict} (by {seeds}"
+        " seeds on each benchmark; with few seeds the interval is too narrow)."
     )

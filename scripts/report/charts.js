@@ -119,22 +119,25 @@ function limits(chart, lines, show) {
   return low < high ? [low, high] : [low - 0.5, low + 0.5];
 }
 
+function styleOf(line) {
+  return data.methods.find((method) => method.name === line.method);
+}
+
 function styles(lines) {
-  const found = lines.map((line) => data.methods.find((method) => method.name === line.method));
+  const found = lines.map(styleOf);
   const domain = lines.map((line) => line.label);
   const range = (key) => ({ domain, range: found.map((style) => style[key]) });
   const legend = {
     orient: "top", title: null, columns: Math.max(1, Math.min(lines.length, 3)), symbolSize: 90,
-    symbolStrokeWidth: 2,
+    symbolOpacity: 1,
   };
   return {
     color: { field: "label", type: "nominal", scale: range("colour"), legend },
-    strokeDash: { field: "label", type: "nominal", scale: range("dash"), legend },
     shape: { field: "label", type: "nominal", scale: range("shape"), legend },
   };
 }
 
-/** Rows that a rule shows under the pointer: one for each position, with the values of all lines. */
+/** Rows that are shown under the pointer: one for each position in order, with the values of all lines. */
 function tips(chart, lines) {
   const rows = new Map();
   lines.forEach((line, i) => line.rows.forEach((row) => {
@@ -143,11 +146,17 @@ function tips(chart, lines) {
     const value = text(row.mean, chart.decimals) + interval(row, chart.decimals);
     rows.get(row.x)[`line${i}`] = value + (row.mean === null ? "" : seeds);
   }));
-  return [...rows.values()];
+  return [...rows.values()].sort((one, other) => one.x - other.x);
+}
+
+/** The same, each with the column from half way to the position before it to half way to the next. */
+function columns(rows) {
+  const half = (i, j) => (rows[j] ? (rows[i].x + rows[j].x) / 2 : rows[i].x);
+  return rows.map((row, i) => ({ ...row, from: half(i, i - 1), to: half(i, i + 1) }));
 }
 
 function lineSpec(chart, lines, show, height = 260) {
-  const { color, strokeDash, shape } = styles(lines);
+  const { color, shape } = styles(lines);
   const positions = lines.flatMap((line) => line.rows.map((row) => row.x));
   const isWhole = positions.every(Number.isInteger);
   const furthest = Math.max(0, ...positions);
@@ -182,23 +191,22 @@ function lineSpec(chart, lines, show, height = 260) {
   }
   if (show.seeds) layers.push(...seedLayers(lines, x, y, color));
   layers.push(
-    {
-      data: { values: means }, mark: { type: "line", strokeWidth: 2, clip: true },
-      encoding: { x, y, color, strokeDash },
-    },
+    ...lines.map((line) => ({
+      data: { values: means.filter((row) => row.label === line.label) },
+      mark: { type: "line", strokeWidth: 2, strokeDash: styleOf(line).dash, clip: true },
+      encoding: { x, y, color },
+    })),
     {
       data: { values: points }, mark: { type: "point", filled: true, size: 45, opacity: 1 },
       encoding: { x, y, color, shape },
     },
     {
-      data: { values: tips(chart, lines) },
-      params: [{
-        name: "hover",
-        select: { type: "point", on: "pointermove", clear: "pointerout", nearest: true, encodings: ["x"] },
-      }],
-      mark: { type: "rule", color: "currentColor" },
+      data: { values: columns(tips(chart, lines)) },
+      params: [{ name: "hover", select: { type: "point", on: "pointerover", clear: "pointerout" } }],
+      mark: { type: "rect", color: "currentColor", cursor: "crosshair", clip: true },
       encoding: {
-        x, opacity: { condition: { param: "hover", empty: false, value: 0.5 }, value: 0 },
+        x: { ...x, field: "from" }, x2: { field: "to" },
+        opacity: { condition: { param: "hover", empty: false, value: 0.1 }, value: 0 },
         tooltip: [
           { field: "x", type: "quantitative", title: chart.axis },
           ...lines.map((line, i) => ({ field: `line${i}`, type: "nominal", title: line.label })),
@@ -243,11 +251,10 @@ function csv(chart, lines) {
 }
 
 function valuesTable(chart, lines) {
-  const rows = new Map(tips(chart, lines).sort((a, b) => a.x - b.x).map((row) => [row.x, row]));
   const head = element("tr", {}, ...[chart.axis, ...lines.map((line) => line.label)].map(
     (name) => element("th", { scope: "col" }, name),
   ));
-  const body = [...rows.values()].map((row) => element(
+  const body = tips(chart, lines).map((row) => element(
     "tr", {}, element("th", { scope: "row" }, String(row.x)),
     ...lines.map((_, i) => element("td", {}, row[`line${i}`] ?? "—")),
   ));
@@ -322,7 +329,7 @@ function fillLayers() {
   const first = layers.includes("total") ? "total" : layers[layers.length - 1];
   const many = layers.length > MAX_LAYERS_AT_FIRST || layers.includes("total");
   options(at("layer"), layers.length > 1 ? [EVERY, ...layers] : layers, many ? first : EVERY);
-  at("layer").disabled = layers.length < 2;
+  at("layer").parentElement.hidden = layers.length < 2;
   at("caption").textContent = [...new Set(data.benchmarks.flatMap((each) => each.charts
     .filter((chart) => charts.includes(chart)).map((chart) => each.captions[chart.group])))].join(" ");
 }
@@ -390,7 +397,7 @@ function mapSpec(map) {
     encoding: { x, y, text: { field }, color: readable },
   });
   return {
-    width: "container", height: { step: 46 }, config: CONFIG,
+    width: "container", height: 46 * new Set(map.cells.map((cell) => cell.row)).size, config: CONFIG,
     layer: [
       {
         data: { values: map.cells }, mark: { type: "rect" },

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from plasticity.scripts.report.across import THRESHOLDS, Across, profiles
+from plasticity.scripts.report.across import Across, profiles
 from plasticity.scripts.report.arms import Arm
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.captions import TITLES, caption
@@ -241,19 +241,17 @@ def _map(settings: SettingsMap) -> dict[str, Any]:
 
 
 def _profile(found: Across) -> dict[str, Any]:
+    thresholds, shares = profiles(found)
     lines = []
-    for method, (share, low, high) in profiles(found).items():
+    for method, (share, low, high) in shares.items():
         has_interval = len(found.scores[method]) > 1
-        lines.append(
-            {
-                "method": method,
-                "label": method,
-                "mean": [_rounded(100 * value) for value in share],
-                "low": [_rounded(100 * value) if has_interval else None for value in low],
-                "high": [_rounded(100 * value) if has_interval else None for value in high],
-            }
-        )
-    return {"positions": [_rounded(each) for each in THRESHOLDS], "lines": lines}
+        ends = (low, high) if has_interval else (np.full_like(share, np.nan),) * 2
+        curves = dict(zip(("mean", "low", "high"), (share, *ends), strict=True))
+        percents = {
+            name: [_rounded(100 * each) for each in curve] for name, curve in curves.items()
+        }
+        lines.append({"method": method, "label": method, **percents})
+    return {"positions": [_rounded(each) for each in thresholds], "lines": lines}
 
 
 def _rounded(value: float) -> float | int | None:

@@ -18,7 +18,7 @@ from plasticity.scripts.report.comparison import Comparison, compare, continue_c
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.metric_names import headlines, resolve
 from plasticity.scripts.report.page import page
-from plasticity.scripts.report.panels import to_pdf, to_png
+from plasticity.scripts.report.panels import for_papers
 from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.statistics import require_confidence
@@ -101,10 +101,11 @@ def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
     figures: dict[Path, bytes] = {}
     names = []
     for comparison in comparisons:
-        own = {}
-        for name, figure in draw_figures(comparison).items():
-            own[f"{comparison.benchmark}_{name}.png"] = to_png(figure)
-            own[f"{comparison.benchmark}_{name}.pdf"] = to_pdf(figure)
+        own = {
+            f"{comparison.benchmark}_{name}.{ending}": content
+            for name, figure in draw_figures(comparison).items()
+            for ending, content in for_papers(figure).items()
+        }
         names.append(list(own))
         figures |= {folder / name: content for name, content in own.items()}
     files = {folder / "report.html": page(comparisons, names).encode("utf-8"), **figures}

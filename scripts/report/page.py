@@ -83,9 +83,9 @@ def page(comparisons: Sequence[Comparison], files: Sequence[Sequence[str]]) -> s
     thinned = f" Every {data['stride']}th row of long runs is drawn." if data["stride"] > 1 else ""
     parts.append(
         f'<p class="lead">Bands: {share} t intervals of the mean over seeds; with smoothing, of each'
-        f" run's moving average.{thinned} A cross ends the line of a run that diverged. For papers,"
-        f" beside this page: {_links(name for names in files for name in names)}.</p>"
+        f" run's moving average.{thinned} A cross ends the line of a run that diverged.</p>"
     )
+    parts.append(_for_papers(name for names in files for name in names))
     if found is not None:
         parts.append(_all_benchmarks(found))
     parts += map(_section, comparisons)
@@ -107,8 +107,11 @@ def _headlines(comparisons: Sequence[Comparison], found: Across | None) -> str:
     return f'<div class="headline">{"".join(lines)}</div>'
 
 
-def _links(names: Iterable[str]) -> str:
-    return ", ".join(f'<a href="{escape(name, quote=True)}">{escape(name)}</a>' for name in names)
+def _for_papers(names: Iterable[str]) -> str:
+    links = "".join(
+        f'<li><a href="{escape(name, quote=True)}">{escape(name)}</a></li>' for name in names
+    )
+    return f"<details><summary>Figures for papers, beside this page</summary><ul>{links}</ul></details>"
 
 
 def _all_benchmarks(found: Across) -> str:

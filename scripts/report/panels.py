@@ -381,9 +381,14 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def to_pdf(figure: Figure) -> bytes:
-    """Render a figure as PDF, deterministically, with its text as text."""
+def for_papers(figure: Figure) -> dict[str, bytes]:
+    """Render a figure as PNG and as PDF, by the endings of their names, deterministically.
+
+    The text of the PDF is text, in TrueType fonts, as publishers want it. The figure's layout is then fixed.
+    """
+    png = to_png(figure)
+    figure.set_layout_engine("none")  # the PNG's, which took most of the time
     buffer = io.BytesIO()
     with mpl.rc_context({**RC_PARAMS, "pdf.fonttype": 42}):
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()
+    return {"png": png, "pdf": buffer.getvalue()}

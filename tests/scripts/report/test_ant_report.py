@@ -419,12 +419,11 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
     written = report(ReportConfig(synthetic, out=tmp_path))
     assert [path.name for path in written] == [
         "report.html",
-        "slippery-ant_return.png",
-        "slippery-ant_tasks.png",
-        "slippery-ant_ranks.png",
-        "slippery-ant_units.png",
-        "slippery-ant_norms.png",
-        "slippery-ant_ppo.png",
+        *(
+            f"slippery-ant_{name}.{ending}"
+            for name in ("return", "tasks", "ranks", "units", "norms", "ppo")
+            for ending in ("png", "pdf")
+        ),
     ]
     page = html.unescape(written[0].read_text(encoding="utf-8"))
     for expected in (

@@ -45,7 +45,7 @@ def test_enough_seeds_of_one_sign_are_significant(tmp_path):
 
 def test_a_difference_of_both_signs_may_be_chance(tmp_path):
     values = {"none": [0.5] * 6, "syre": [0.6, 0.4, 0.6, 0.4, 0.6, 0.5]}
-    # sum 0.1, reached by any pattern of five signs but for... all whose absolute sum is at least 0.1: all 32
+    # Five differences of 10 points, whatever their signs, have a sum of at least 10, which is that seen.
     assert "is not significant over 6 seeds (p = 1)" in headline_of(tmp_path, values)
 
 

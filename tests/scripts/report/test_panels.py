@@ -11,6 +11,7 @@ from plasticity.scripts.report.panels import (
     Line,
     Panel,
     Pictures,
+    for_papers,
     panels_figure,
     style_of,
     to_png,
@@ -200,3 +201,10 @@ def test_files_are_reproducible_png_and_leave_the_settings_unchanged():
     assert first == second
     assert first.startswith(b"\x89PNG\r\n")
     assert dict(mpl.rcParams) == before
+
+
+def test_a_figure_for_papers_is_a_png_and_a_pdf_in_truetype():
+    files = for_papers(panels_figure([[make_panel()]], "task"))
+    assert files["png"].startswith(b"\x89PNG")
+    assert files["pdf"].startswith(b"%PDF")
+    assert b"/Subtype /Type3" not in files["pdf"]

@@ -1,0 +1,108 @@
+"""Aggregates over benchmarks, of scores that are chosen by hand."""
+
+import numpy as np
+import pytest
+from made_runs import write_runs
+
+from plasticity.scripts.report.across import across, across_headline, across_table, profiles
+from plasticity.scripts.report.comparison import compare
+from plasticity.scripts.report.run_folders import by_benchmark
+
+NONE = [[0.1], [0.2], [0.3], [0.4]]
+SYRE = [[0.5], [0.6], [0.7], [0.8]]
+
+
+def across_of(root):
+    return across([compare(runs, None, 0.95) for runs in by_benchmark(root).values()])
+
+
+def test_shares_are_scores_as_they_are(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
+    write_runs(tmp_path, "permuted-mnist", {"none": NONE, "syre": SYRE})
+    found = across_of(tmp_path)
+    assert set(found.benchmarks) == {"permuted-digits", "permuted-mnist"}
+    assert found.scores["none"] == pytest.approx(np.array([[x[0]] * 2 for x in NONE]))
+    table = across_table(found)
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    # the middle four of 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4; every run beats every other
+    assert rows == {"none": ["0.250", "baseline"], "syre": ["0.650", "1.000"]}
+    assert table.rows[1][2].details == ("(1.000, 1.000)",)
+    text = across_headline(found)
+    assert text.startswith(
+        "Over 2 benchmarks, syre has the highest interquartile mean: 0.650 (none 0.250)."
+    )
+    assert "beats one of none with probability 1.00, 95 % bootstrap interval 1.00 to 1.00" in text
+    assert "the interval is without 0.5 (by 4 seeds" in text
+
+
+def test_other_metrics_are_scaled_between_the_worst_and_the_best_run(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": [[0.2], [0.4]], "syre": [[0.6], [0.3]]})
+    # A loss: lower is better, from 3 (worst) to 1 (best).
+    write_runs(
+        tmp_path,
+        "permuted-mnist",
+        {"none": [[3.0], [2.0]], "syre": [[1.0], [1.5]]},
+        metric="test_loss",
+    )
+    found = across_of(tmp_path)
+    scores = {
+        method: dict(zip(found.benchmarks, each.T.tolist(), strict=True))
+        for method, each in found.scores.items()
+    }
+    assert scores["none"]["permuted-digits"] == pytest.approx([0.0, 0.5])
+    assert scores["syre"]["permuted-digits"] == pytest.approx([1.0, 0.25])
+    assert scores["none"]["permuted-mnist"] == pytest.approx([0.0, 0.5])
+    assert scores["syre"]["permuted-mnist"] == pytest.approx([1.0, 0.75])
+    assert "the worst run on a benchmark has 0" in found.meaning
+
+
+def test_only_methods_and_seeds_of_all_benchmarks_count(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE, "redo": NONE})
+    write_runs(tmp_path, "permuted-mnist", {"none": NONE[:2], "syre": SYRE})
+    found = across_of(tmp_path)
+    assert {method: each.shape for method, each in found.scores.items()} == {
+        "none": (2, 2),
+        "syre": (4, 2),
+    }
+    assert found.left_out == ("redo",)
+
+
+def test_one_benchmark_has_no_aggregates(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE})
+    assert across_of(tmp_path) is None
+
+
+def test_no_method_on_all_benchmarks_is_no_aggregate(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE})
+    write_runs(tmp_path, "permuted-mnist", {"syre": SYRE})
+    assert across_of(tmp_path) is None
+
+
+def test_a_difference_of_both_directions_is_not_shown(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
+    write_runs(tmp_path, "permuted-mnist", {"none": SYRE, "syre": NONE})
+    text = across_headline(across_of(tmp_path))
+    assert "with probability 0.50" in text
+    assert "neither is shown to be better" in text
+
+
+def test_a_single_seed_has_no_interval(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": NONE[:1], "syre": SYRE[:1]})
+    found = across_of(tmp_path)
+    assert across_table(found).rows[1][1].details == ("one seed",)
+    assert across_headline(found).endswith("by a single seed, which is no evidence.")
+
+
+def test_profiles_fall_from_the_lowest_score_to_the_highest(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": NONE, "syre": SYRE})
+    thresholds, shares = profiles(across_of(tmp_path))
+    assert (thresholds[0], thresholds[-1]) == pytest.approx((0.1, 0.8))
+    share, low, high = shares["none"]
+    # above 0.1: 0.2, 0.3 and 0.4 of four
+    assert share[0] == 0.75
+    assert share[-1] == 0.0
+    assert np.all(low <= share)
+    assert np.all(share <= high)
+    assert np.all(np.diff(share) <= 0)
