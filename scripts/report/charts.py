@@ -19,12 +19,11 @@ from plasticity.scripts.report.contents import (
     group_of,
     panel_of,
     run_values,
-    settings_map,
     styles_of,
     task_panels,
     task_values,
 )
-from plasticity.scripts.report.figures import SettingsMap
+from plasticity.scripts.report.figures import SettingsMap, settings_map
 from plasticity.scripts.report.metric_names import (
     family_of,
     headlines,
@@ -37,7 +36,7 @@ from plasticity.scripts.report.panels import Panel, style_of
 from plasticity.scripts.report.statistics import Array
 
 MAX_NUMBERS = 100_000
-"""Numbers that a page holds at most, about 700 kB: of longer runs every so-manieth row is drawn."""
+"""Numbers that a page holds at most, about 700 kB: of longer runs rows are left out."""
 
 FEWEST_POSITIONS = 50
 """Number of rows down to which a line is never thinned."""
@@ -146,10 +145,10 @@ class _Positions:
             "diverged": [run in arm.diverged for run in arm.started],
         }
 
-    def _kept(self, count: int) -> Array:
+    def _kept(self, count: int) -> list[int]:
         stride = min(self.stride, max(1, count // FEWEST_POSITIONS))
-        kept = np.arange(0, count, stride)
-        return kept if not count or kept[-1] == count - 1 else np.append(kept, count - 1)
+        kept = list(range(0, count, stride))
+        return kept if not count or kept[-1] == count - 1 else [*kept, count - 1]
 
 
 def _metric_chart(comparison: Comparison, metric: str, positions: _Positions) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,15 +11,12 @@ from matplotlib.figure import Figure
 
 from plasticity.scripts.report.arms import (
     Arm,
-    differing_keys,
     known_methods,
     matrix,
-    shared_positions,
-    summary,
 )
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.figures import SettingsMap, map_figure
+from plasticity.scripts.report.figures import map_figure, settings_map
 from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
@@ -40,8 +36,6 @@ from plasticity.scripts.report.metric_names import (
     is_occasional,
     is_share,
     layer_of,
-    short_count,
-    with_unit,
 )
 from plasticity.scripts.report.panels import STYLES, Line, Panel, panels_figure
 from plasticity.scripts.report.run_folders import Run
@@ -345,74 +339,3 @@ def _task_matrix(arm: Arm, runs: Sequence[Run], tasks: Sequence[int]) -> Array:
     by_task = [task_returns(arm, task) for task in tasks]
     values = [[returns.get(run.seed) for returns in by_task] for run in runs]
     return np.array(values, dtype=np.float64).reshape(len(runs), len(tasks))
-
-
-# ---- the map ----------------------------------------------------------------------------------------
-
-
-def settings_map(comparison: Comparison) -> SettingsMap | None:
-    """Return the headline metric over two settings, of the first method with a sweep over two.
-
-    Returns:
-        The map, or None if no method's arms differ in exactly two settings, both of them numbers.
-    """
-    for chosen in comparison.chosen:
-        arms = comparison.arms_of(chosen.method)
-        keys = differing_keys([arm.settings for arm in arms])
-        if len(keys) == 2 and all(
-            _is_number(arm.settings.get(key)) for arm in arms for key in keys
-        ):
-            return _map_of(comparison, chosen, arms, keys)
-    return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _map_of(
-    comparison: Comparison, chosen: Arm, arms: Sequence[Arm], keys: Sequence[str]
-) -> SettingsMap | None:
-    row_key, column_key = keys
-    cells = {(float(arm.settings[row_key]), float(arm.settings[column_key])): arm for arm in arms}
-    metric = comparison.headline
-    complete = [arm for arm in comparison.arms if not arm.unfinished]
-    where = shared_positions(complete or comparison.arms)
-    factor, moment = factor_of(metric), comparison.moment
-
-    def value(arm: Arm) -> float:
-        found = summary(arm, metric, comparison.confidence, where)[moment]
-        return math.nan if found is None or (complete and arm.unfinished) else factor * found.mean
-
-    rows = tuple(sorted({row for row, _ in cells}))
-    columns = tuple(sorted({column for _, column in cells}))
-    grid = [[cells.get((row, column)) for column in columns] for row in rows]
-    best = next(cell for cell, arm in cells.items() if arm is chosen)
-    values = np.array([[math.nan if arm is None else value(arm) for arm in row] for row in grid])
-    if not np.isfinite(values).any():
-        return None
-    others = [arm for arm in comparison.chosen if arm is not chosen]
-    references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
-    at = f"{comparison.axis.name} {where[-1]}"
-    if moment == "average":
-        at = f"average over {short_count(where[-1])} {comparison.axis.name}s"
-    return SettingsMap(
-        title=f"{chosen.method}, {at}",
-        label=with_unit(metric),
-        rows=rows,
-        columns=columns,
-        row_label=row_key.replace("_", " "),
-        column_label=column_key.replace("_", " "),
-        values=values,
-        notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
-        best=(rows.index(best[0]), columns.index(best[1])),
-        references=tuple(each for each in references if math.isfinite(each[1])),
-    )
-
-
-def _remark(arm: Arm | None) -> str:
-    if arm is None:
-        return "not run"
-    if arm.unfinished:
-        return "unfinished"
-    return f"{len(arm.diverged)} of {len(arm.runs)} div." if arm.diverged else ""

@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from plasticity.scripts.config.nested import shortest
+from plasticity.scripts.report.arms import Arm, differing_keys, shared_positions, summary
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.metric_names import factor_of, short_count, with_unit
 from plasticity.scripts.report.panels import RC_PARAMS, new_figure
 from plasticity.scripts.report.statistics import Array
 
@@ -145,3 +148,74 @@ def _draw_references(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title("the others, at their best", loc="left")
+
+
+# ---- its contents ----------------------------------------------------------------------------------------
+
+
+def settings_map(comparison: Comparison) -> SettingsMap | None:
+    """Return the headline metric over two settings, of the first method with a sweep over two.
+
+    Returns:
+        The map, or None if no method's arms differ in exactly two settings, both of them numbers.
+    """
+    for chosen in comparison.chosen:
+        arms = comparison.arms_of(chosen.method)
+        keys = differing_keys([arm.settings for arm in arms])
+        if len(keys) == 2 and all(
+            _is_number(arm.settings.get(key)) for arm in arms for key in keys
+        ):
+            return _map_of(comparison, chosen, arms, keys)
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _map_of(
+    comparison: Comparison, chosen: Arm, arms: Sequence[Arm], keys: Sequence[str]
+) -> SettingsMap | None:
+    row_key, column_key = keys
+    cells = {(float(arm.settings[row_key]), float(arm.settings[column_key])): arm for arm in arms}
+    metric = comparison.headline
+    complete = [arm for arm in comparison.arms if not arm.unfinished]
+    where = shared_positions(complete or comparison.arms)
+    factor, moment = factor_of(metric), comparison.moment
+
+    def value(arm: Arm) -> float:
+        found = summary(arm, metric, comparison.confidence, where)[moment]
+        return math.nan if found is None or (complete and arm.unfinished) else factor * found.mean
+
+    rows = tuple(sorted({row for row, _ in cells}))
+    columns = tuple(sorted({column for _, column in cells}))
+    grid = [[cells.get((row, column)) for column in columns] for row in rows]
+    best = next(cell for cell, arm in cells.items() if arm is chosen)
+    values = np.array([[math.nan if arm is None else value(arm) for arm in row] for row in grid])
+    if not np.isfinite(values).any():
+        return None
+    others = [arm for arm in comparison.chosen if arm is not chosen]
+    references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
+    at = f"{comparison.axis.name} {where[-1]}"
+    if moment == "average":
+        at = f"average over {short_count(where[-1])} {comparison.axis.name}s"
+    return SettingsMap(
+        title=f"{chosen.method}, {at}",
+        label=with_unit(metric),
+        rows=rows,
+        columns=columns,
+        row_label=row_key.replace("_", " "),
+        column_label=column_key.replace("_", " "),
+        values=values,
+        notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
+        best=(rows.index(best[0]), columns.index(best[1])),
+        references=tuple(each for each in references if math.isfinite(each[1])),
+    )
+
+
+def _remark(arm: Arm | None) -> str:
+    if arm is None:
+        return "not run"
+    if arm.unfinished:
+        return "unfinished"
+    return f"{len(arm.diverged)} of {len(arm.runs)} div." if arm.diverged else ""

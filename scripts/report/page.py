@@ -20,7 +20,7 @@ from plasticity.scripts.report.comparison import (
     continue_commands,
     recorded,
 )
-from plasticity.scripts.report.contents import settings_map
+from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
 from plasticity.scripts.report.metric_names import headlines, in_words
@@ -36,8 +36,10 @@ from plasticity.scripts.report.tables import (
 )
 from plasticity.scripts.report.vega import bundle
 
-SCRIPT = Path(__file__).parent / "charts.js"
-"""Script that draws the charts."""
+FOLDER = Path(__file__).parent
+
+SCRIPTS = ("tables.js", "charts.js", "controls.js")
+"""Scripts that sort the tables, draw the charts, and do what the controls say."""
 
 CONTROLS = """
 <noscript><p>The interactive figures need JavaScript; the same figures are beside this page.</p></noscript>
@@ -89,10 +91,11 @@ def page(comparisons: Sequence[Comparison], files: Sequence[Sequence[str]]) -> s
     if found is not None:
         parts.append(_all_benchmarks(found))
     parts += map(_section, comparisons)
+    own = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     scripts = (
         f"<script>{bundle()}</script>\n"
         f'<script type="application/json" id="report-data">{as_json(data)}</script>\n'
-        f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+        f"<script>(() => {{\n{own}}})();</script>"
     )
     main = "\n".join(parts)
     return document(f"plasticity: {benchmarks}", f"<main>\n{main}\n</main>\n{scripts}")

@@ -14,9 +14,9 @@ from plasticity.scripts.report.contents import (
     MAX_MARKS,
     change_marks,
     draw_figures,
-    settings_map,
     task_panels,
 )
+from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.metric_names import headlines, in_words, short_count
 from plasticity.scripts.report.run_folders import Run, find_runs
 from plasticity.scripts.report.tables import (

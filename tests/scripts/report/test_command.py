@@ -12,7 +12,8 @@ import pytest
 from plasticity.scripts.report.arms import gather
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare, continue_commands
-from plasticity.scripts.report.contents import draw_figures, panel_of, settings_map
+from plasticity.scripts.report.contents import draw_figures, panel_of
+from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.tables import Cell, best_table, metric_table
 
