@@ -43,7 +43,7 @@ class Across:
     """Methods without scores on all benchmarks at any seed."""
 
     meaning: str
-    """What a score is, as a sentence."""
+    """Sentence about what a score is."""
 
     confidence: float
     """Confidence level of the intervals."""
