@@ -4,6 +4,7 @@ const at = (id) => document.getElementById(id);
 const EVERY = "every layer";
 const MAX_LAYERS_AT_FIRST = 4;
 const POINTS_PER_LINE = 7;
+const MAX_TICKS = 6;
 
 // ---- elements ----------------------------------------------------------------------------------
 
@@ -162,7 +163,10 @@ function lineSpec(chart, lines, show, height = 260) {
   const scale = { domain: [Math.min(...positions), furthest], nice: false, zero: false };
   if (scale.domain[0] === furthest) scale.domain = [furthest - 1, furthest + 1];
   const format = furthest >= 10000 ? "~s" : isWhole ? "d" : "~g";
-  const axis = { tickCount: 6, format, ...(isWhole ? { tickMinStep: 1 } : {}), grid: !chart.marks.length };
+  // Of few tasks, each has a tick; none is between two.
+  const few = isWhole && furthest - scale.domain[0] <= MAX_TICKS;
+  const ticks = few ? { values: [...new Set(positions)] } : { tickCount: MAX_TICKS };
+  const axis = { ...ticks, format, grid: !chart.marks.length };
   const x = { field: "x", type: "quantitative", title: chart.axis, scale, axis };
   const y = {
     field: "mean", type: "quantitative", title: chart.label,

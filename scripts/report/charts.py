@@ -175,11 +175,7 @@ def _task_charts(comparison: Comparison, positions: _Positions) -> list[dict[str
         known = {line.label for line in panel.lines}
         shown = [arm for arm in arms if arm.label in known]
         lines = [positions.line(arm, *task_values(arm, baseline)) for arm in shown]
-        name = (
-            panel.title
-            if baseline is None
-            else f"episode return per task {panel.title[4:].strip()}"
-        )
+        name = panel.title.replace("the same", "episode return per task")
         charts.append(
             {
                 "metric": name,

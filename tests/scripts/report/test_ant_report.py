@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plasticity.scripts.report.arms import summary
+from plasticity.scripts.report.charts import page_data
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.contents import (
@@ -303,6 +304,18 @@ def test_tasks_are_drawn_with_their_differences(tmp_path):
     np.testing.assert_allclose(none.mean, [0, 0])
     np.testing.assert_allclose(syre.mean, [5, 15])
     np.testing.assert_allclose([values for _, values in syre.seeds], [[10, 10], [0, 20]])
+
+
+def test_tasks_are_charts_of_the_page_with_the_runs_of_the_figures(tmp_path):
+    write_tasks(tmp_path)
+    (benchmark,) = page_data([compared(tmp_path)], None)["benchmarks"]
+    charts = {c["metric"]: c["lines"] for c in benchmark["charts"] if c["group"] == "tasks"}
+    assert list(charts) == ["episode return per task", "episode return per task minus none"]
+    none, syre = charts["episode return per task"]
+    assert none["runs"] == [[15, 30], [20, 60]]
+    assert benchmark["positions"][none["positions"]] == [0, 1]
+    assert charts["episode return per task minus none"][1]["runs"] == [[10, 10], [0, 20]]
+    assert syre["label"] == "syre"
 
 
 def test_without_episodes_task_returns_come_from_the_rows(tmp_path):

@@ -123,6 +123,8 @@ def saved(tab, button):
 def test_the_controls_choose_what_is_drawn(opened):
     tab = opened()
     assert captions(tab) == ["permuted-digits: test accuracy", "permuted-mnist: test accuracy"]
+    ticks = tab.locator("#charts .plot").first.locator(".role-axis-label").first.locator("text")
+    assert ticks.all_text_contents() == ["0", "1", "2"]
     changed(tab, lambda: tab.get_by_role("checkbox", name="permuted-mnist").uncheck())
     changed(tab, lambda: tab.get_by_label("Metric").select_option("effective rank"))
     assert captions(tab) == [f"permuted-digits: effective rank, {x}" for x in ("fc1", "fc2")]
