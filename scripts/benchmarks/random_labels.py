@@ -18,7 +18,9 @@ def _random(
     network: Network,
     pixels: str,
     published: dict[str, dict[str, Any]],
+    minutes: float,
 ) -> Benchmark:
+    kumar = {"stream.labels": "permuted", "stream.pixels": pixels}
     return Benchmark(
         description=description,
         config=SupervisedRunConfig(
@@ -30,14 +32,21 @@ def _random(
         presets={
             "preset": Presets(
                 help="own: labels drawn independently, pixels from 0 to 1; kumar: the true labels permuted,"
-                " and pixels as published (Kumar et al., 2023).",
+                " and pixels as published (Kumar et al., 2023); quick: the same with 20 tasks of 40 passes,"
+                " in which the loss of plasticity shows.",
                 default="own",
                 groups={
                     "own": Preset(values={}),
                     "kumar": Preset(
-                        values={"stream.labels": "permuted", "stream.pixels": pixels},
+                        values=kumar,
                         mitigations=published,
                         description="true labels permuted, as published (Kumar et al., 2023)",
+                    ),
+                    "quick": Preset(
+                        values={**kumar, "stream.num_tasks": 20, "agent.epochs_per_task": 40},
+                        mitigations=published,
+                        description="20 tasks of 40 passes, in which the loss of plasticity shows",
+                        minutes=minutes,
                     ),
                 },
             )
@@ -53,6 +62,7 @@ BENCHMARKS = (
         MLP(hidden=(100, 100)),
         "symmetric",
         {"l2-init": {"strength": 1e-2}, "cbp": {"replacement_rate": 1e-3}},
+        0.3,
     ),
     _random(
         "random-labels-cifar",
@@ -72,6 +82,7 @@ BENCHMARKS = (
             "cbp": {"replacement_rate": 1e-4},
             "redo": {"every": 30_000, "tau": 0.1},
         },
+        0.9,
     ),
 )
 """Benchmarks of this family."""
