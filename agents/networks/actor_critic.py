@@ -74,6 +74,11 @@ class ActorCritic(nn.Module):
     Raises:
         ValueError: if actor and critic share a parameter, or a network of your own has nothing to learn or
             outputs of another shape.
+
+    Examples:
+        >>> policy = ActorCritic(4, 2, PPOConfig(hidden=(32,)), discrete=True)
+        >>> policy.actor(torch.randn(8, 4)).shape, policy.critic(torch.randn(8, 4)).shape
+        (torch.Size([8, 2]), torch.Size([8, 1]))
     """
 
     def __init__(

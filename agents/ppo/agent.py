@@ -54,6 +54,17 @@ class PPO(BasePPO):
         ValueError: if the environments use another autoreset mode or device, `rollout_steps` is not a
             multiple of their number, `update_threads` does not fit the device or the configuration, or the
             configuration compiles without CUDA.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> config = PPOConfig(rollout_steps=32, minibatch_size=16, epochs=1)
+        >>> agent = PPO(envs, config, seed=0)
+        >>> agent.iterate().num_steps
+        32
     """
 
     def __init__(
@@ -127,6 +138,17 @@ class StackedPPO(BasePPO):
     Raises:
         ValueError: if the numbers of agents and environments do not match, the devices differ, or the
             configuration compiles without CUDA.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> config = PPOConfig(rollout_steps=32, minibatch_size=16, epochs=1)
+        >>> agents = StackedPPO(HostEnvironments(envs, [5, 6]), config, [()] * 2, [()] * 2, seeds=[0, 1])
+        >>> [each.num_steps for each in agents.iterate()]
+        [32, 32]
     """
 
     def __init__(

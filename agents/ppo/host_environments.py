@@ -139,6 +139,15 @@ class HostEnvironments:
     Raises:
         TypeError: if a space has the wrong type.
         ValueError: if the environments use another autoreset mode, or there is not one seed for each.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> HostEnvironments(envs, [5, 6]).reset().shape
+        torch.Size([2, 4])
     """
 
     def __init__(

@@ -39,6 +39,16 @@ class StackedClassifier(Trainer):
         ValueError: if the numbers of networks, methods, seeds and configurations differ, networks or methods
             cannot be stacked, the configurations differ in other settings, or they compile and the device
             is neither CPU nor CUDA.
+
+    Examples:
+        >>> from plasticity.mitigations import SeededMethod
+        >>> networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
+        >>> classifier = StackedClassifier(
+        ...     networks, ClassifierConfig(), [SeededMethod()] * 2, data_order_seeds=[0, 1]
+        ... )
+        >>> streams = [PermutedImages(load_dataset("digits"), num_tasks=2, seed=seed) for seed in (0, 1)]
+        >>> classifier.train(stack(streams)[0])
+        True
     """
 
     def __init__(

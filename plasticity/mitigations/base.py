@@ -176,6 +176,16 @@ def mitigation(name: str) -> Callable[[_Class], _Class]:
 
     Raises:
         ValueError: if the name is taken, or contains a character that options or folders cannot hold.
+
+    Examples:
+        >>> from plasticity.mitigations import MITIGATIONS, Mitigation, mitigation
+        >>> @mitigation("halve")
+        ... class Halve(Mitigation):
+        ...     def boundary(self, context):
+        ...         for weight in context.parameters.values():
+        ...             weight.mul_(0.5)
+        >>> MITIGATIONS.pop("halve").name  # taken off again, for this example only
+        'halve'
     """
 
     def register(kind: _Class) -> _Class:

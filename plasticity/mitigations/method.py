@@ -144,7 +144,14 @@ def regularizer_settings(
 
 @dataclass(frozen=True)
 class SeededMethod:
-    """Mitigations of one network, and the seeds of all that they draw."""
+    """Mitigations of one network, and the seeds of all that they draw.
+
+    Examples:
+        >>> from plasticity.mitigations import SeededMethod, Syre
+        >>> method = SeededMethod((Syre(strength=1e-3),), anchor_seed=0)
+        >>> method.regularizer.strength
+        0.001
+    """
 
     mitigations: tuple[Mitigation, ...] = ()
     """Mitigations, in the order in which they are applied."""

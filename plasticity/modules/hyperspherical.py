@@ -33,6 +33,13 @@ class HypersphericalLayer(HiddenWork, nn.Linear):
 
     Raises:
         ValueError: if the spec has a normalization, which would undo the scales.
+
+    Examples:
+        >>> from plasticity.network_spec import LayerSpec
+        >>> spec = LayerSpec(activations=(torch.relu,))
+        >>> layer = HypersphericalLayer(20, 64, spec, is_first=True, shift=3.0)
+        >>> bool((layer(torch.randn(8, 20)).norm(dim=-1) - 1).abs().max() < 1e-3)
+        True
     """
 
     def __init__(

@@ -212,6 +212,13 @@ class Stream(Generic[Task_co]):
     Raises:
         TypeError: if a number is not an integer.
         ValueError: if one is out of range.
+
+    Examples:
+        >>> class Squares(Stream):
+        ...     def make_task(self, index):
+        ...         return index**2
+        >>> list(Squares(num_tasks=4, seed=0))
+        [0, 1, 4, 9]
     """
 
     def __init__(self, num_tasks: int, seed: int) -> None:
@@ -365,6 +372,11 @@ def stack(streams: Sequence[SupervisedStream[Task]]) -> StackedStream:
     Raises:
         ValueError: if there are no streams, or their lengths, or the sizes, losses or numbers of examples
             of their first tasks differ.
+
+    Examples:
+        >>> streams = [PermutedImages(load_dataset("digits"), num_tasks=2, seed=seed) for seed in (0, 1)]
+        >>> stack(streams)[1].index
+        1
     """
     if not streams:
         raise ValueError("Stacked streams need at least one stream: an empty list was given.")

@@ -75,6 +75,11 @@ class ImageTask:
     The channels of a pixel stay together.
 
     A stacked task has R permutations of one dataset, from which every batch is gathered.
+
+    Examples:
+        >>> task = PermutedImages(load_dataset("digits"), num_tasks=2, seed=0)[1]
+        >>> task.is_permuted, task.num_train
+        (True, 1442)
     """
 
     index: int

@@ -49,6 +49,13 @@ def slippery_ant_vector(
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range, or `change_every` cannot be divided.
         ModuleNotFoundError: if the engine is not installed (from a worker, RuntimeError).
+
+    Examples:
+        >>> envs = slippery_ant_vector(4, engine="mujoco", task_seed=0, change_every=8000)
+        >>> observations, info = envs.reset(seed=0)
+        >>> observations.shape
+        (4, 27)
+        >>> envs.close()
     """
     num_envs = require_integer("num_envs", num_envs, minimum=1)
     if engine not in ENGINES:

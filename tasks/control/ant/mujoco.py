@@ -74,6 +74,13 @@ class SlipperyAntMujocoEnv(SlipperyMujocoEnv, SlipperyAntEnv):
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range, or both a friction and a stream are given.
         RuntimeError: if there is no OpenGL for a render mode, or no display for "human".
+
+    Examples:
+        >>> env = SlipperyAntMujocoEnv(task_seed=0, change_every=100_000)
+        >>> observation, info = env.reset(seed=0)
+        >>> info["task"], env.action_space.shape
+        (0, (8,))
+        >>> env.close()
     """
 
     metadata = SlipperyAntEnv.metadata | {"render_fps": 20}

@@ -61,6 +61,13 @@ class SlipperyHumanoidEnv(SlipperyMujocoEnv):
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range, or both a friction and a stream are given.
         RuntimeError: if there is no OpenGL for a render mode, or no display for "human".
+
+    Examples:
+        >>> env = SlipperyHumanoidEnv(task_seed=0, change_every=100_000)
+        >>> observation, info = env.reset(seed=0)
+        >>> info["task"], env.action_space.shape
+        (0, (17,))
+        >>> env.close()
     """
 
     metadata = SlipperyMujocoEnv.metadata | {"render_fps": 67}
