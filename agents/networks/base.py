@@ -166,6 +166,15 @@ def network(architecture: str) -> Callable[[_Kind], _Kind]:
     Raises:
         TypeError: if a setting has no default, or there is no method `build`.
         ValueError: if the name is taken.
+
+    Examples:
+        >>> from plasticity.agents.networks import NETWORKS, Network, network
+        >>> @network("linear")
+        ... class Linear(Network):
+        ...     def build(self, spec):
+        ...         return nn.Sequential(nn.Flatten(), nn.LazyLinear(spec.output_size))
+        >>> NETWORKS.pop("linear").architecture  # taken off again, for this example only
+        'linear'
     """
 
     def register(kind: _Kind) -> _Kind:

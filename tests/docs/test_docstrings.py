@@ -34,7 +34,6 @@ NEEDS = {
 # Take a name off when it gets an example, and add none.
 LACKING = {
     "plasticity.agents.networks.base.Network",
-    "plasticity.agents.networks.base.network",
     "plasticity.agents.ppo.base_agent.Iteration",
     "plasticity.agents.ppo.environments.Environments",
     "plasticity.agents.ppo.episodes.Episode",
