@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: generated pages, optional ones, and the sources that docstrings are read from."""
+"""Hooks of MkDocs: generated pages, and the sources that docstrings are read from."""
 
 from __future__ import annotations
 
@@ -27,19 +27,6 @@ def on_startup(**_: Any) -> None:
         shutil.copytree(
             ROOT / room, SOURCES / "plasticity" / place, ignore=ignored, dirs_exist_ok=True
         )
-
-
-OPTIONAL = {"cluster.md": "Run on a cluster"}
-"""Titles of pages that are in the navigation, under How to, where their files exist."""
-
-
-def on_config(config: Any) -> Any:
-    """Add the optional pages that exist to the navigation."""
-    (how_to,) = (each["How to"] for each in config.nav if "How to" in each)
-    for path, title in OPTIONAL.items():
-        if (ROOT / "docs" / path).exists():
-            how_to[0]["Run and compare"].append({title: path})
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -30,8 +30,9 @@ def test_redo_and_syre_keep_units_alive(example):
     )
     assert sum(row["reset_units"] for row in plain) == 0
     assert sum(row["reset_units"] for row in kept) > 0
-    assert kept[-1]["dead_fraction/3"] < plain[-1]["dead_fraction/3"]
-    assert kept[-1]["effective_rank/3"] > plain[-1]["effective_rank/3"]
+    # Between 0.2 and 0.3 against at most 0.02. Ranks of single seeds differ less, and between processors.
+    assert all(row["dead_fraction/3"] > 0.1 for row in plain)
+    assert all(row["dead_fraction/3"] < 0.1 for row in kept)
 
 
 def test_command_prints_a_row_for_each_task(example, monkeypatch, capsys):

@@ -118,7 +118,7 @@ def attached_as_trained():
         trainer._loss.follow(TaskSpec(input_shape=(1, 4, 4), output_size=3))
         trainer._hooks.begin(lambda: inputs[0])
         base = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[settings.get("optimizer", "sgd")]
-        optimizer = base(own.parameters(), lr=learning_rate)
+        optimizer = base(own.parameters(), lr=learning_rate, fused=True)
         attach(own, optimizer, *method, seed=5, inputs=inputs[0])
         for batch, answers in zip(inputs, labels, strict=True):
             trainer._train_step(batch, answers)
