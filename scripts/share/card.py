@@ -132,7 +132,9 @@ def _summary(run: Run) -> str:
     axis = run.axis.name
     done = len(run.rows) if axis == "task" else run.rows[-1][axis]
     state = f"{done:g} of {run.planned} {axis}s" if not run.finished else f"{run.planned} {axis}s"
-    return f"A network trained by `plasticity` on `{run.benchmark}`{what}. {state}."
+    learner = run.flat_config.get("agent.algorithm")  # of those that are not the benchmark's own
+    instead = "" if learner is None else f" Here the learner is `{learner}`."
+    return f"A network trained by `plasticity` on `{run.benchmark}`{what}.{instead} {state}."
 
 
 def _results(run: Run) -> str:

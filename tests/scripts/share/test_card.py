@@ -1,5 +1,6 @@
 """Model cards: what they say, and what is refused."""
 
+import json
 import re
 
 import pytest
@@ -34,6 +35,14 @@ def test_a_row_that_is_not_finite_is_left_out_of_the_means(run_folder, rows):
     rows[1]["test_accuracy"] = None
     text = card(CardConfig(run_folder(rows)))[0].read_text()
     assert "| test accuracy (%) | 50 | 50 | 50 |" in text
+
+
+def test_another_learner_than_the_benchmarks_is_named(run_folder, rows):
+    path = run_folder(rows)
+    config = json.loads((path / "config.json").read_text())
+    config["agent"]["algorithm"] = "sb3:dqn"
+    (path / "config.json").write_text(json.dumps(config))
+    assert "Here the learner is `sb3:dqn`." in card(CardConfig(path))[0].read_text()
 
 
 def test_an_unfinished_run_says_how_far_it_is(run_folder, rows):
