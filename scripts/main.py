@@ -84,13 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read our output has seen enough: plasticity list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except KeyboardInterrupt:
-        Messages().print("plasticity: stopped.")
-        code = 130
-    except (RunError, ValueError, TypeError, OSError) as error:
-        Messages().print(f"plasticity: {error}", style="red")
-        code = 2
+    except BaseException as error:
+        known = _code_of(error)
+        if known is None:
+            raise
+        code = known
     sys.exit(code)
+
+
+def _code_of(error: BaseException) -> int | None:
+    """Say what ended the command; return the exit code, or None for a fault of this program."""
+    cause: BaseException | None = error
+    while cause is not None:  # an import that Ctrl-C cuts off can end as an ImportError
+        if isinstance(cause, KeyboardInterrupt):
+            Messages().print("plasticity: stopped.")
+            return 130
+        cause = cause.__cause__
+    if isinstance(error, (RunError, ValueError, TypeError, OSError)):
+        Messages().print(f"plasticity: {error}", style="red")
+        return 2
+    return None
 
 
 def _usage() -> str:

@@ -704,6 +704,40 @@ def test_ctrl_c_before_anything_runs(call, monkeypatch):
     assert (code, said) == (130, "plasticity: stopped.\n")
 
 
+@pytest.mark.parametrize("kind", [ImportError, SystemError, ValueError])
+def test_ctrl_c_within_an_import(call, monkeypatch, kind):
+    """C extensions that Ctrl-C cuts off report an error of their own, caused by it."""
+
+    def interrupted(*_):
+        within = ImportError("initialization failed")
+        within.__cause__ = KeyboardInterrupt()
+        raise kind("cannot import it") from within
+
+    monkeypatch.setattr(main_module, "run", interrupted)
+    code, _, said = call("run", "permuted-digits")
+    assert (code, said) == (130, "plasticity: stopped.\n")
+
+
+def test_an_error_while_stopping_is_reported(call, monkeypatch):
+    def full(*_):
+        error = OSError("No space left on device")  # as the saving of a checkpoint
+        error.__context__ = KeyboardInterrupt()
+        raise error
+
+    monkeypatch.setattr(main_module, "run", full)
+    code, _, said = call("run", "permuted-digits")
+    assert (code, said) == (2, "plasticity: No space left on device\n")
+
+
+def test_a_fault_of_the_program_is_raised(monkeypatch):
+    def faulty(*_):
+        raise ImportError("no module named x")
+
+    monkeypatch.setattr(main_module, "run", faulty)
+    with pytest.raises(ImportError, match="no module named x"):
+        main(["run", "permuted-digits"])
+
+
 def test_the_program_is_named_as_it_was_called(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["/x/main.py"])
     assert main_module._program() == [sys.executable, "-m", "plasticity.scripts.main"]
