@@ -158,7 +158,7 @@ def ppo_continues_exactly():
     pytest.importorskip("pybullet")
 
     def check(method, **changes):
-        config = with_values(ANT, {"method": method, "stream.cores": 2, **changes})
+        config = with_values(ANT, {"method": method, **changes})
         whole = start([config], stacked=False)
         rows = [whole.next_rows(lambda: False)[0]]
         state = copy.deepcopy(whole.state_dicts([0])[0])  # which shares memory with the run

@@ -131,7 +131,7 @@ def test_training_continues_exactly():
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((Churn(strength=1.0),), **{"stream.cores": 1})
+    ppo_continues_exactly((Churn(strength=1.0),))
 
 
 def test_dropout_and_running_statistics_are_those_of_the_run_without():

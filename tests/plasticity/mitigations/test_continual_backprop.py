@@ -309,10 +309,9 @@ def test_a_run_continues_exactly(continues_exactly, stacked, accumulate):
     assert all(number_of_resets(each) > 0 for each in rows)
 
 
-@pytest.mark.parametrize("cores", [1, 2])  # 2: the critic learns in a process of its own
-def test_an_agent_continues_exactly(ppo_continues_exactly, cores):
+def test_an_agent_continues_exactly(ppo_continues_exactly):
     method = (ContinualBackprop(replacement_rate=0.02, maturity_threshold=3),)
-    rows = ppo_continues_exactly(method, **{"stream.cores": cores})
+    rows = ppo_continues_exactly(method)
     assert all(rows[0][f"reset_units/{part}.fc1"] > 0 for part in ("actor", "critic"))
 
 

@@ -122,7 +122,7 @@ def test_stacked_as_alone(ppo_stacked_as_alone):
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((InFeR(),), **{"stream.cores": 1})
+    ppo_continues_exactly((InFeR(),))
 
 
 def test_attached_as_learned():

@@ -81,4 +81,4 @@ def test_a_run_continues_exactly(continues_exactly, stacked):
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((NaP(),), **{"stream.cores": 1})
+    ppo_continues_exactly((NaP(),))

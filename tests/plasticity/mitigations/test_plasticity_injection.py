@@ -276,4 +276,4 @@ def test_a_reset_and_an_injection_in_a_run_continue_exactly(continues_exactly):
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((PlasticityInjection(step=10),), **{"stream.cores": 1})
+    ppo_continues_exactly((PlasticityInjection(step=10),))

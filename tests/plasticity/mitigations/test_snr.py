@@ -244,8 +244,7 @@ def test_a_run_continues_exactly(continues_exactly, stacked):
     assert all(number_of_resets(each) > 0 for each in rows)
 
 
-@pytest.mark.parametrize("cores", [1, 2])  # 2: the critic learns in a process of its own
-def test_an_agent_continues_exactly(ppo_continues_exactly, cores):
-    rows = ppo_continues_exactly((HASTY,), **{"stream.cores": cores})
+def test_an_agent_continues_exactly(ppo_continues_exactly):
+    rows = ppo_continues_exactly((HASTY,))
     for part in ("actor", "critic"):
         assert sum(rows[0][f"reset_units/{part}.{layer}"] for layer in ("fc1", "fc2")) > 0

@@ -214,4 +214,4 @@ def test_a_run_continues_exactly(continues_exactly, stacked):
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((TRAC(start=1e-3),), **{"stream.cores": 1})
+    ppo_continues_exactly((TRAC(start=1e-3),))

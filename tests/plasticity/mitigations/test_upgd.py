@@ -203,7 +203,7 @@ def test_a_run_continues_exactly(continues_exactly, stacked):
 
 
 def test_an_agent_continues_exactly(ppo_continues_exactly):
-    ppo_continues_exactly((UPGD(beta=0.9),), **{"stream.cores": 1})
+    ppo_continues_exactly((UPGD(beta=0.9),))
 
 
 def test_utilities_are_kept_in_single_precision_at_least():
