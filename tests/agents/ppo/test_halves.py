@@ -233,7 +233,8 @@ def test_settings_of_stacked_policies_may_differ(make):
 
 
 @pytest.mark.parametrize("form", ["single"], indirect=True)
-@pytest.mark.parametrize("method", [*METHODS, (LayerNorm(), ReDo(every=2, tau=0.9))], ids=names)
+# METHODS but those that the last one of them contains: a process takes seconds to start
+@pytest.mark.parametrize("method", [*METHODS[5:], (LayerNorm(), ReDo(every=2, tau=0.9))], ids=names)
 def test_the_critic_in_its_own_process_has_the_same_bits(make, method):
     made = make()
     given = seeded(*method), seeded(*method, seed=1)
