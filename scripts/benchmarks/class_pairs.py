@@ -44,7 +44,11 @@ AGENT = ClassifierConfig(
 MITIGATIONS: Mapping[str, Mapping[str, Any]] = {
     "weight-decay": {"strength": 1e-5},
     "weight-noise": {"deviation": 1e-5},
-    "cbp": {"replacement_rate": 3e-4, "maturity_threshold": 100},
+    "cbp": {
+        "utility": "adaptable-contribution",
+        "replacement_rate": 3e-4,
+        "maturity_threshold": 100,
+    },
 }
 """Settings of Dohare et al. (2024) at the learning rate of 0.01: shrink and perturb is
 weight-decay+weight-noise. L2 alone had 3e-6 at a rate of 0.03."""

@@ -61,6 +61,7 @@ def test_the_settings_of_dohare(benchmark, preset):
     assert (agent.batch_size, agent.epochs_per_task, agent.output_layer) == (100, 250, "zeroed")
     assert chosen.mitigation("cbp").replacement_rate == 3e-4
     assert chosen.mitigation("cbp").maturity_threshold == 100
+    assert chosen.mitigation("cbp").utility == "adaptable-contribution"  # lop/imagenet/cfg/cbp.json
     assert chosen.mitigation("weight-decay").strength == 1e-5
     assert chosen.mitigation("weight-noise").deviation == 1e-5
     network = initial_network(config, TaskSpec(input_shape=(3, 32, 32), output_size=2))
