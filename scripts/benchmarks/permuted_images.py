@@ -37,8 +37,8 @@ OF_NARROW = {
     "redo": {"every": 8, "tau": 0.01},
     "swr": {"every": 2048, "share": 1e-6},
 }
-"""Settings of mitigations for three layers of 10 in Hernandez-Garcia et al., 2025 (its code, `small_network`).
-Shrink and perturb is weight-decay+weight-noise, of a variance of 1e-9."""
+"""Settings of mitigations for three layers of 10 in Hernandez-Garcia et al., 2025 (in its code,
+`small_network`). Shrink and perturb is weight-decay+weight-noise, of a variance of 1e-9."""
 
 PAPERS = Presets(
     help="Settings of a paper: paper (syre, 2025), online (Dohare et al., 2024), small (Kumar et al., 2023)"
