@@ -102,7 +102,11 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 """Schemes of initial weights by their name in a configuration."""
 
 
-ACTIVATION_GAINS = {"tanh": 5 / 3, "leaky-relu": math.sqrt(2 / (1 + 0.01**2))}
+ACTIVATION_GAINS = {
+    "tanh": 5 / 3,
+    "leaky-relu": math.sqrt(2 / (1 + 0.01**2)),
+    "leaky-relu-0.1": math.sqrt(2 / (1 + 0.1**2)),
+}
 """Gains of `kaiming-uniform` by the activation that follows, where it is not the square root of 2."""
 
 

@@ -18,7 +18,7 @@ from plasticity.agents.ppo.environments import Environments
 from plasticity.agents.ppo.episodes import RunningEpisodes
 from plasticity.agents.sb3.config import SB3Config
 from plasticity.agents.sb3.environments import SB3Environments
-from plasticity.agents.sb3.model import Method, make_model, require_fitting_actions
+from plasticity.agents.sb3.model import Method, make_model, require_fitting_spaces
 from plasticity.agents.sb3.off_policy import DQNConfig
 from plasticity.agents.sb3.policies import SB3Policies
 from plasticity.agents.sb3.state import load_model_state, model_state
@@ -71,8 +71,8 @@ class SB3Agent:
 
     Raises:
         ModuleNotFoundError: if the algorithm is sb3-contrib's, which is not installed.
-        ValueError: if the algorithm cannot take the actions of the environments, or a setting does not fit
-            their number.
+        ValueError: if the algorithm cannot take the actions of the environments, their observations are
+            images, or a setting does not fit their number.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SB3Agent:
         stop_every: int | None = None,
         name: str = "these environments",
     ) -> None:
-        require_fitting_actions(config, envs, name)
+        require_fitting_spaces(config, envs, name)
         SeededMethod(tuple(method))  # refuses what cannot be combined
         self.config, self._stop_every = config, stop_every
         self._device = torch.device(device)

@@ -15,6 +15,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch import nn
 
 from plasticity.agents.ppo.environments import Environments
+from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.sb3.config import ALGORITHMS, SB3Config
 from plasticity.agents.sb3.continuous import TD3Config
 from plasticity.agents.sb3.environments import SB3Environments
@@ -24,7 +25,7 @@ from plasticity.mitigations.stacked_settings import acts_on_steps, overrides
 from plasticity.sb3.policies import policy_kwargs
 from plasticity.seeds import child_seed
 
-__all__ = ["Method", "make_model", "require_fitting_actions"]
+__all__ = ["Method", "make_model", "require_fitting_spaces"]
 
 MODULES: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -126,8 +127,8 @@ def algorithm_class(config: SB3Config) -> type[BaseAlgorithm]:
         ) from error
 
 
-def require_fitting_actions(config: SB3Config, envs: Environments, where: str) -> None:
-    """Raise an error unless an algorithm can take the actions of the environments.
+def require_fitting_spaces(config: SB3Config, envs: Environments, where: str) -> None:
+    """Raise an error unless an algorithm can take the actions, and see the observations, of the environments.
 
     Args:
         config: Settings of the algorithm.
@@ -135,8 +136,14 @@ def require_fitting_actions(config: SB3Config, envs: Environments, where: str) -
         where: Name of the environments, for the message.
 
     Raises:
-        ValueError: if it cannot; the message names the algorithms that can.
+        ValueError: if it cannot take the actions, where the message names the algorithms that can; or if the
+            observations are images, as its networks are dense.
     """
+    if isinstance(envs, HostEnvironments) and envs.images is not None:
+        raise ValueError(
+            f"{config.algorithm} has dense networks, and the observations of {where} are images of"
+            f" {' x '.join(map(str, envs.images.shape))}: give --agent ppo, whose networks have convolutions."
+        )
     own = "discrete" if envs.discrete else "continuous"
     if config.actions not in (own, "any"):
         fitting = [n for n, each in ALGORITHMS.items() if each.actions in (own, "any")]

@@ -35,7 +35,8 @@ class OffPolicyConfig(SB3Config):
     """Steps of each environment between two updates."""
 
     gradient_steps: int = 1
-    """Optimizer steps of an update; -1: as many as steps of each environment since the last one."""
+    """Optimizer steps of an update; -1: as many as environment steps since the last one, summed over all
+    environments."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -79,6 +79,7 @@ BENCHMARKS = (
         published={
             "weight-decay": {"strength": 5e-4},
             "weight-noise": {"deviation": 1e-5},
+            "cbp": {"replacement_rate": 1e-5, "maturity_threshold": 1000},
         },
     ),
 )

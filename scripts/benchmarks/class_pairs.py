@@ -44,10 +44,23 @@ AGENT = ClassifierConfig(
 MITIGATIONS: Mapping[str, Mapping[str, Any]] = {
     "weight-decay": {"strength": 1e-5},
     "weight-noise": {"deviation": 1e-5},
-    "cbp": {"replacement_rate": 3e-4, "maturity_threshold": 100},
+    "cbp": {
+        "utility": "adaptable-contribution",
+        "replacement_rate": 3e-4,
+        "maturity_threshold": 100,
+    },
 }
 """Settings of Dohare et al. (2024) at the learning rate of 0.01: shrink and perturb is
 weight-decay+weight-noise. L2 alone had 3e-6 at a rate of 0.03."""
+
+OF_KUMAR: Mapping[str, Mapping[str, Any]] = {
+    "l2-init": {"strength": 1e-3},
+    "weight-decay": {},
+    "weight-noise": {},
+    "cbp": {"utility": "adaptable-contribution", "maturity_threshold": 100},
+}
+"""Settings of Kumar et al. (2023), whose others are not known: those are the mitigations' own, as Dohare's
+are for longer tasks and SGD."""
 
 METHODS = ("none", "weight-decay", "cbp")
 
@@ -133,7 +146,7 @@ BENCHMARKS = (
                     ),
                     "kumar": Preset(
                         values=KUMAR,
-                        mitigations={"l2-init": {"strength": 1e-3}},
+                        mitigations=OF_KUMAR,
                         description="500 tasks of 10 epochs, Adam, as published (Kumar et al., 2023)",
                         minutes=33.0,
                     ),

@@ -25,10 +25,20 @@ SMALL = {
 OF_SMALL = {
     "weight-decay": {"strength": 1e-2},
     "l2-init": {"strength": 1e-2},
-    "cbp": {"replacement_rate": 1e-3},
+    "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-3, "accumulate": False},
     "redo": {"every": 625, "tau": 0.0},
 }
 """Settings of mitigations there."""
+
+OF_NARROW = {
+    "weight-decay": {"strength": 1e-4 / 0.05},  # 1e-4 in a step, whatever the learning rate
+    "weight-noise": {"deviation": 1e-9**0.5},
+    "cbp": {"replacement_rate": 1e-3, "maturity_threshold": 5, "decay": 0.0},
+    "redo": {"every": 8, "tau": 0.01},
+    "swr": {"every": 2048, "share": 1e-6},
+}
+"""Settings of mitigations for three layers of 10 in Hernandez-Garcia et al., 2025 (in its code,
+`small_network`). Shrink and perturb is weight-decay+weight-noise, of a variance of 1e-9."""
 
 PAPERS = Presets(
     help="Settings of a paper: paper (syre, 2025), online (Dohare et al., 2024), small (Kumar et al., 2023)"
@@ -68,10 +78,14 @@ PAPERS = Presets(
                 "stream.num_tasks": 1000,
                 "stream.first_permuted": True,
                 "network": MLP(
-                    hidden=(10, 10, 10), initialization="kaiming-uniform", zero_biases=True
+                    hidden=(10, 10, 10),
+                    initialization="kaiming",
+                    output_gain=2**0.5,  # of all layers, the output layer too
+                    zero_biases=True,
                 ),
                 "agent": ClassifierConfig("sgd", 0.05, batch_size=30),
             },
+            mitigations=OF_NARROW,
             description="three layers of 10 (Hernandez-Garcia et al., 2025)",
         ),
     },

@@ -10,6 +10,10 @@ from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks.streams.random_labels import RandomLabelsConfig
 
+CONTINUAL_BACKPROP = {"utility": "adaptable-contribution", "maturity_threshold": 100}
+"""Settings of continual backprop in the experiments of Kumar et al., 2023, but for its rate. Their dense
+networks replace a unit with a probability, those with convolutions add up parts of units."""
+
 
 def _random(
     name: str,
@@ -63,7 +67,10 @@ BENCHMARKS = (
         "mnist",
         MLP(hidden=(100, 100)),
         "symmetric",
-        {"l2-init": {"strength": 1e-2}, "cbp": {"replacement_rate": 1e-3}},
+        {
+            "l2-init": {"strength": 1e-2},
+            "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-3, "accumulate": False},
+        },
         0.5,
     ),
     _random(
@@ -81,7 +88,7 @@ BENCHMARKS = (
         {
             "l2-init": {"strength": 1e-2},
             "weight-decay": {"strength": 1e-2},
-            "cbp": {"replacement_rate": 1e-4},
+            "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-4},
             "redo": {"every": 30_000, "tau": 0.1},
         },
     ),

@@ -248,8 +248,8 @@ def _sb3_agent(config: ControlRunConfig, settings: SB3Config, envs: Environments
 
 
 def _require_algorithm(config: ControlRunConfig, settings: SB3Config) -> None:
-    """Raise an error if a run's algorithm is not installed, or cannot take the environments' actions."""
-    from plasticity.agents.sb3.model import algorithm_class, require_fitting_actions  # noqa: PLC0415
+    """Raise an error if a run's algorithm is not installed, or does not fit the environments."""
+    from plasticity.agents.sb3.model import algorithm_class, require_fitting_spaces  # noqa: PLC0415
 
     try:
         algorithm_class(settings)
@@ -257,7 +257,7 @@ def _require_algorithm(config: ControlRunConfig, settings: SB3Config) -> None:
         raise RunError(str(error)) from error
     envs = make_environments([with_values(config, {"stream.cores": 1})])
     try:
-        require_fitting_actions(settings, envs, config.benchmark)
+        require_fitting_spaces(settings, envs, config.benchmark)
     finally:
         envs.close()
 

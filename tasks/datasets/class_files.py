@@ -172,7 +172,7 @@ def _opened(path: Path) -> np.ndarray:
     """Open an array without reading its values."""
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # Damaged bytes may raise nearly any.
         with path.open("rb") as stream:
             kind = recognized(stream.read(1024))
         is_array = kind is None or kind.name.endswith("(.npy)")

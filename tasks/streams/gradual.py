@@ -74,7 +74,13 @@ class GradualConfig(ImageStreamConfig):
         }
         number = -(-self.num_tasks // self.segments)
         base = bases[self.base](data, number, seed, num_examples=self.num_examples)
-        return Gradual(base, self.num_tasks, segments=self.segments, transition=self.transition)
+        return Gradual(
+            base,
+            self.num_tasks,
+            segments=self.segments,
+            transition=self.transition,
+            device=data.train_labels.device,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +140,7 @@ class Gradual(SupervisedStream[Task]):
         num_tasks: Number of segments in all, at least 1.
         segments: Segments of each base task.
         transition: Share of these segments in which the task before is mixed in.
+        device: Device of the examples of the base stream.
 
     Raises:
         ValueError: if the base stream has too few tasks.
@@ -146,6 +153,7 @@ class Gradual(SupervisedStream[Task]):
         *,
         segments: int = 10,
         transition: float = 0.5,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_tasks, base.seed)
         needed = -(-num_tasks // segments)
@@ -154,7 +162,7 @@ class Gradual(SupervisedStream[Task]):
                 f"{num_tasks} segments, {segments} of each task, need {needed} tasks: the base stream has"
                 f" {len(base)}."
             )
-        self._base, self._segments = base, segments
+        self._base, self._segments, self._device = base, segments, device
         self._transition = round(transition * segments)
 
     def share_before(self, index: int) -> float:
@@ -172,8 +180,7 @@ class Gradual(SupervisedStream[Task]):
         before = self._base[position - 1] if share else current
         drawn = random_integers(current.num_train, _RESOLUTION, self.seed, index, 2)
         is_before = drawn < round(share * _RESOLUTION)
-        device = current.train_batch(torch.zeros(1, dtype=torch.int64))[1].device
-        return MixedTask(index, before, current, is_before.to(device))
+        return MixedTask(index, before, current, is_before.to(self._device))
 
     def describe(self, index: int) -> dict[str, Any]:
         """Return the index of the base task, and the share of examples that are of the one before."""

@@ -79,8 +79,13 @@ def test_schemes_of_a_convolution():
     assert scheme_distribution("orthogonal", shape, 0.5) == Orthogonal(0.5, 6)
     gains = [scheme_gain(scheme) for scheme in ("kaiming", "orthogonal", "xavier", "torch")]
     assert gains == [math.sqrt(2), math.sqrt(2), 1.0, 1.0]
-    for activation, torchs in (("relu", "relu"), ("tanh", "tanh"), ("leaky-relu", "leaky_relu")):
-        expected = torch.nn.init.calculate_gain(torchs)
+    for activation, *torchs in (
+        ("relu", "relu"),
+        ("tanh", "tanh"),
+        ("leaky-relu", "leaky_relu"),
+        ("leaky-relu-0.1", "leaky_relu", 0.1),
+    ):
+        expected = torch.nn.init.calculate_gain(*torchs)
         assert scheme_gain("kaiming-uniform", activation) == pytest.approx(expected)
     assert scheme_gain("kaiming-uniform", "silu") == math.sqrt(2)
     with pytest.raises(ValueError, match="Did you mean 'xavier'"):

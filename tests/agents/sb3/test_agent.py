@@ -202,6 +202,13 @@ def test_an_iteration_ends_at_multiples_and_at_a_new_task():
     assert tasks == [1, 2, 2, 3, 4, 4]
 
 
+def test_an_update_of_minus_one_has_a_step_for_each_of_all_environments():
+    agent = make_agent(small("sb3:sac", train_freq=2, gradient_steps=-1), num_envs=2, stop_every=20)
+    learn(agent, 20)
+    # rounds of 2 steps in each of 2 environments; learning starts after 10 steps: at 12, 16 and 20
+    assert agent.model._n_updates == 3 * 4
+
+
 def test_before_the_first_update_the_statistics_are_nan():
     agent = make_agent(small("sb3:sac", learning_starts=30), stop_every=20)
     (iteration,) = agent.iterate_all()

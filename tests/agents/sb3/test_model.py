@@ -4,13 +4,16 @@ import random
 import re
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from small_agents import make_environments, small
 from torch import nn
 
 from plasticity.agents.networks.layers import ACTIVATIONS
+from plasticity.agents.ppo.host_environments import HostEnvironments
 from plasticity.agents.sb3 import ALGORITHMS, SB3PPOConfig, TD3Config
 from plasticity.agents.sb3.environments import SB3Environments
 from plasticity.agents.sb3.model import (
@@ -18,7 +21,7 @@ from plasticity.agents.sb3.model import (
     Method,
     algorithm_class,
     make_model,
-    require_fitting_actions,
+    require_fitting_spaces,
 )
 from plasticity.mitigations import HareTortoise, ReDo, Syre, WeightDecay
 from plasticity.random_state import random_state, set_random_state
@@ -128,14 +131,31 @@ def test_actions_that_an_algorithm_cannot_take_are_refused():
         " sb3:dqn or sb3:qrdqn, or a benchmark with continuous actions."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        require_fitting_actions(small("sb3:sac"), pole, "poles")
+        require_fitting_spaces(small("sb3:sac"), pole, "poles")
     with pytest.raises(ValueError, match="sb3:dqn needs discrete actions"):
-        require_fitting_actions(small("sb3:dqn"), pendulum, "pendulums")
+        require_fitting_spaces(small("sb3:dqn"), pendulum, "pendulums")
     for envs in (pole, pendulum):
-        require_fitting_actions(small("sb3:ppo"), envs, "anything")
+        require_fitting_spaces(small("sb3:ppo"), envs, "anything")
     pendulum.action_high.fill_(torch.inf)
     with pytest.raises(ValueError, match="needs actions with finite bounds"):
-        require_fitting_actions(small("sb3:td3"), pendulum, "pendulums")
+        require_fitting_spaces(small("sb3:td3"), pendulum, "pendulums")
+
+
+class Screen(gymnasium.Env):
+    """Environment whose observations are images."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (3, 8, 8), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+
+def test_images_are_refused_as_its_networks_are_dense():
+    vector = SyncVectorEnv([Screen], autoreset_mode=AutoresetMode.SAME_STEP)
+    message = (
+        "sb3:dqn has dense networks, and the observations of screens are images of 3 x 8 x 8: give"
+        " --agent ppo"
+    )
+    with pytest.raises(ValueError, match=message):
+        require_fitting_spaces(small("sb3:dqn"), HostEnvironments(vector, [0]), "screens")
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plasticity.initialization import Constant, Normal
-from plasticity.mitigations import WeightDecay, WeightNoise
+from plasticity.mitigations import ContinualBackprop, WeightDecay, WeightNoise
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.supervised_experiment import SupervisedExperiment, initial_network
@@ -65,6 +65,9 @@ def test_the_published_settings():
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008, 0.0008])
     assert BENCHMARK.mitigation("weight-decay") == WeightDecay(strength=5e-4)
     assert BENCHMARK.mitigation("weight-noise") == WeightNoise(deviation=1e-5)
+    assert BENCHMARK.mitigation("cbp") == ContinualBackprop(
+        utility="contribution", replacement_rate=1e-5, maturity_threshold=1000
+    )
     network = initial_network(config, TaskSpec(input_shape=(3, 32, 32), output_size=100))
     layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
     assert len(layers) == 21  # ResNet-18 with its three shortcuts

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plasticity.agents.networks import VGG
-from plasticity.mitigations import ContinualBackprop, CReLU, LayerNorm
+from plasticity.mitigations import ContinualBackprop, CReLU, LayerNorm, WeightDecay
 from plasticity.scripts.config.benchmarks import BENCHMARKS, read_config
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.supervised_experiment import SupervisedExperiment, initial_network
@@ -61,6 +61,7 @@ def test_the_settings_of_dohare(benchmark, preset):
     assert (agent.batch_size, agent.epochs_per_task, agent.output_layer) == (100, 250, "zeroed")
     assert chosen.mitigation("cbp").replacement_rate == 3e-4
     assert chosen.mitigation("cbp").maturity_threshold == 100
+    assert chosen.mitigation("cbp").utility == "adaptable-contribution"  # lop/imagenet/cfg/cbp.json
     assert chosen.mitigation("weight-decay").strength == 1e-5
     assert chosen.mitigation("weight-noise").deviation == 1e-5
     network = initial_network(config, TaskSpec(input_shape=(3, 32, 32), output_size=2))
@@ -84,6 +85,9 @@ def test_the_settings_of_kumar():
     # 1200 images: 12 steps of 100 in each of 10 epochs
     assert (agent.batch_size, agent.epochs_per_task, agent.output_layer) == (100, 10, "kept")
     assert chosen.mitigation("l2-init").strength == 1e-3
+    # nothing of Dohare's is left
+    assert chosen.mitigation("weight-decay") == WeightDecay()
+    assert chosen.mitigation("cbp") == ContinualBackprop(utility="adaptable-contribution")
     network = initial_network(config, TaskSpec(input_shape=(3, 32, 32), output_size=2))
     shapes = [tuple(each.shape) for name, each in network.named_parameters() if "weight" in name]
     assert shapes == [(16, 3, 5, 5), (16, 16, 5, 5), (100, 400), (100, 100), (2, 100)]

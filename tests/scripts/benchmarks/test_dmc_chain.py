@@ -19,7 +19,8 @@ def test_the_published_chains(domain, tasks):
     assert (agent.rollout_steps, agent.num_minibatches, agent.epochs) == (2048, 32, 10)
     assert (agent.learning_rate, agent.epsilon) == (3e-4, 1e-5)
     assert (agent.gamma, agent.gae_lambda, agent.clip_range) == (0.99, 0.95, 0.2)
-    assert (agent.value_clip_range, agent.value_coefficient) == (0.2, 0.5)
+    # the loss of values is vf_coef * 0.5 * mean((V - R)^2), with vf_coef = 0.5
+    assert (agent.value_clip_range, agent.value_coefficient) == (0.2, 0.5 * 0.5)
     assert (agent.entropy_coefficient, agent.max_gradient_norm) == (0.0, 0.5)
     assert agent.normalize_observations
     assert agent.normalize_rewards

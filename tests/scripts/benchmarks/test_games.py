@@ -49,7 +49,8 @@ def test_ppo_in_atari():
     assert (agent.image_network, agent.hidden) == ("nature", (512,))
     assert (agent.rollout_steps, agent.num_minibatches, agent.epochs) == (8 * 128, 4, 4)
     assert (agent.learning_rate, agent.epsilon, agent.clip_range) == (2.5e-4, 1e-5, 0.1)
-    assert (agent.entropy_coefficient, agent.value_coefficient) == (0.01, 0.5)
+    # the loss of values is 0.5 * 0.5 * mean((V - R)^2) in `ppo2` of OpenAI's baselines and in CleanRL
+    assert (agent.entropy_coefficient, agent.value_coefficient) == (0.01, 0.5 * 0.5)
     assert (agent.gamma, agent.gae_lambda, agent.max_gradient_norm) == (0.99, 0.95, 0.5)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from plasticity.mitigations import UPGD, ContinualBackprop, L2Init
+from plasticity.initialization import Constant, Normal
+from plasticity.mitigations import SWR, UPGD, ContinualBackprop, L2Init, ReDo, WeightNoise
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 
 MNIST = BENCHMARKS["permuted-mnist"]
@@ -47,12 +48,45 @@ def test_small_is_a_new_tenth_of_the_images_for_each_task():
     assert config.network.hidden == (100, 100)
     assert preset("small").mitigation("l2-init") == L2Init(strength=1e-2)
     assert preset("small").mitigation("redo").every == 625
+    # as their launchers have it: utils/commands/train/parallel_runs_permuted_mnist.py
+    assert preset("small").mitigation("cbp") == ContinualBackprop(
+        utility="adaptable-contribution",
+        replacement_rate=1e-3,
+        maturity_threshold=100,
+        decay=0.99,
+        accumulate=False,
+    )
 
 
 def test_narrow_has_three_layers_of_ten():
     config = preset("narrow").config
     assert config.network.hidden == (10, 10, 10)
     assert 60_000 / config.agent.batch_size == 2000
+    assert config.agent.learning_rate == 0.05
+    # `kaiming_normal_` with the gain of ReLU in every layer, that of the outputs included
+    inputs = {"fc1": 784, "fc2": 10, "fc3": 10, "fc4": 10}
+    expected = {f"{name}.weight": math.sqrt(2 / size) for name, size in inputs.items()}
+    drawn = config.network.make((1, 28, 28), 10).initialization()
+    deviations = {name: each.deviation for name, each in drawn.items() if isinstance(each, Normal)}
+    assert deviations == pytest.approx(expected)
+    assert [each for name, each in drawn.items() if "bias" in name] == [Constant(0.0)] * 4
+
+
+def test_the_mitigations_of_narrow():
+    """They are the final runs of `small_network` in the published code."""
+    narrow = preset("narrow")
+    # which multiplies the weights by 1 - 1e-4 in each step
+    assert narrow.config.agent.learning_rate * narrow.mitigation("weight-decay").strength == (
+        pytest.approx(1e-4)
+    )
+    assert narrow.mitigation("weight-noise") == WeightNoise(deviation=math.sqrt(1e-9))
+    assert narrow.mitigation("cbp") == ContinualBackprop(
+        utility="contribution", replacement_rate=1e-3, maturity_threshold=5, decay=0.0
+    )
+    assert narrow.mitigation("redo") == ReDo(every=8, tau=0.01)
+    assert narrow.mitigation("swr") == SWR(
+        every=2048, share=1e-6, utility="gradient", choice="threshold"
+    )
 
 
 def test_input_permuted_changes_every_5000_examples():

@@ -6,9 +6,13 @@ from plasticity.scripts.config.benchmarks import BENCHMARKS
 
 
 @pytest.mark.parametrize(
-    ("name", "pixels"), [("random-labels", "symmetric"), ("random-labels-cifar", "standardized")]
+    ("name", "pixels", "replacement"),
+    [
+        ("random-labels", "symmetric", (1e-3, False)),
+        ("random-labels-cifar", "standardized", (1e-4, True)),
+    ],
 )
-def test_the_published_settings(name, pixels):
+def test_the_published_settings(name, pixels, replacement):
     own = BENCHMARKS[name].config
     assert (own.stream.labels, own.stream.pixels) == ("independent", "unit")
     benchmark = BENCHMARKS[name].with_presets({"preset": "kumar"})
@@ -20,3 +24,6 @@ def test_the_published_settings(name, pixels):
     assert agent.epochs_per_task * config.stream.num_examples / agent.batch_size == 30_000
     assert (agent.optimizer, agent.learning_rate) == ("adam", 1e-3)
     assert benchmark.mitigation("l2-init").strength == 1e-2
+    found = benchmark.mitigation("cbp")
+    assert (found.replacement_rate, found.accumulate) == replacement
+    assert (found.utility, found.maturity_threshold) == ("adaptable-contribution", 100)

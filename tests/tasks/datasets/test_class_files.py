@@ -132,6 +132,15 @@ def test_files_of_another_kind_are_refused(tmp_path, content, message):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("byte", [b"(", b"'", b"\\"])
+def test_a_damaged_header_is_refused(tmp_path, byte):
+    path = write(tmp_path) / "1.npy"
+    stored = path.read_bytes()
+    path.write_bytes(stored[:100] + byte + stored[101:])  # in the spaces after the description
+    with pytest.raises(ValueError, match=r"1\.npy: expected an array .* cannot be read"):
+        opened(tmp_path)
+
+
 def test_an_archive_of_arrays_is_refused(tmp_path):
     with (write(tmp_path) / "1.npy").open("wb") as file:
         np.savez(file, np.zeros(SHAPE))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plasticity.tasks.datasets.images import load_dataset
+from plasticity.tasks.datasets.images import ImageDataset, load_dataset
 from plasticity.tasks.streams.base import stack
 from plasticity.tasks.streams.gradual import Gradual, GradualConfig
 from plasticity.tasks.streams.permuted_images import PermutedImages
@@ -90,3 +90,21 @@ def test_wrong_settings():
         ValueError, match="12 segments, 4 of each task, need 3 tasks: the base stream has 2"
     ):
         Gradual(PermutedImages(DIGITS, 2, 0), 12, segments=4)
+
+
+@pytest.mark.parametrize("base", ["permuted-images", "random-labels", "label-permuted"])
+def test_indices_are_on_the_device_of_the_images(base, monkeypatch):
+    # a device without numbers, which cannot be checked; and unlike a GPU, it takes indices of the CPU
+    monkeypatch.setattr(ImageDataset, "_check_split", lambda *_: None)
+    stream = config(base=base).make(DIGITS.to("meta"), 3)
+    kind = type(stream._base[0])
+    plain = kind.train_batch
+
+    def of_one_device(task, indices):
+        assert indices.device == task.dataset.train_images.device
+        return plain(task, indices)
+
+    monkeypatch.setattr(kind, "train_batch", of_one_device)
+    task = stream[4]
+    images, labels = task.train_batch(EVERY.to("meta"))
+    assert {each.device.type for each in (task.is_before, images, labels)} == {"meta"}
