@@ -96,6 +96,8 @@ def settle(
             if job.path in found.diverged or (checkpoint is not None and checkpoint.diverged):
                 outcome.diverged.append(job.path)
             on_progress(job, float(job.config.length))
+        elif job.path in found.in_use:
+            outcome.in_use.append(job.path)
         else:
             reason = report if isinstance(report, str) else "its job reported nothing about it"
             outcome.failed[job.path] = found.failed.get(job.path, reason)

@@ -67,8 +67,9 @@ def test_a_folder_counts_more_than_a_report_that_did_not_come(tmp_path, monkeypa
 
 
 def test_results_of_a_report_are_added(tmp_path):
-    group = JobGroup(tuple(Job(tmp_path / name, CONFIG) for name in "abc"))
+    group = JobGroup(tuple(Job(tmp_path / name, CONFIG) for name in "abcd"))
     own = Outcome([tmp_path / "a"], [tmp_path / "a"], [tmp_path / "b"], {tmp_path / "c": "full"})
+    own.in_use.append(tmp_path / "d")
     outcome = Outcome()
     settle(group, Report(own), outcome, lambda job, value: None)
     assert outcome == own
