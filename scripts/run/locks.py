@@ -100,7 +100,9 @@ def locked(file: Path, patience: float | None = None) -> Lock:
             return found
         is_silent = found is not None and found.is_silent
         if time.monotonic() > deadline and not is_silent:
-            where = "" if found is None else f" ({found.process} on {found.host})"
+            where = (
+                f" ({found.process} on {found.host})" if found is not None and found.host else ""
+            )
             raise InUseError(
                 f"{file.parent} is in use by another process{where}: wait until it ends, or give"
                 " another --out."
