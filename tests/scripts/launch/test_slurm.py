@@ -150,6 +150,8 @@ def program(folder, name, script):
         ("slurm_load_partitions: Unable to contact slurm controller (connect failure)", "scontrol ping"),
         ("error: Munge decode failed: Rewound credential", "have NTP set them"),
         ("error: Munge encode failed: Failed to access /run/munge/munge.socket.2", "munge runs"),
+        ("sbatch: error: Batch job submission failed: Invalid job array specification", "give --stack"),
+        ("AssocMaxSubmitJobLimit", "give --stack"),
         ("Batch job submission failed: Requested node configuration is not available", "--slurm"),
     ],
 )  # fmt: skip
@@ -168,11 +170,21 @@ def test_a_job_that_left_the_queue_without_a_result_is_lost_only_after_a_while(m
     now = [100.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
     since = {}
-    assert slurm._lost("7_0", {"7_0"}, since, at_once=False) is None
-    assert slurm._lost("7_0", set(), since, at_once=False) is None
+    assert not slurm._has_left("7_0", {"7_0"}, since, at_once=False)
+    assert not slurm._has_left("7_0", set(), since, at_once=False)
     now[0] += slurm.ABSENCE_SECONDS - 1
-    assert slurm._lost("7_0", set(), since, at_once=False) is None
+    assert not slurm._has_left("7_0", set(), since, at_once=False)
     now[0] += 2
-    assert "ended without a result" in slurm._lost("7_0", set(), since, at_once=False)
-    assert slurm._lost("7_0", {"7_0"}, since, at_once=False) is None  # queued again
-    assert slurm._lost("7_0", set(), since, at_once=False) is None  # counted anew
+    assert slurm._has_left("7_0", set(), since, at_once=False)
+    assert not slurm._has_left("7_0", {"7_0"}, since, at_once=False)  # queued again
+    assert not slurm._has_left("7_0", set(), since, at_once=False)  # counted anew
+    assert slurm._has_left("7_0", set(), since, at_once=True)
+
+
+def test_a_lost_job_is_named_with_the_last_words_of_its_log(tmp_path):
+    log = tmp_path / "7_0_log.err"
+    assert f'{log} ends with "nothing"' in slurm._lost("7_0", log)
+    log.write_text("error\nsrun: error: n1: task 0: Out Of Memory\n\n")
+    said = slurm._lost("7_0", log)
+    assert "Slurm job 7_0 ended without a result" in said
+    assert f'{log} ends with "srun: error: n1: task 0: Out Of Memory"' in said

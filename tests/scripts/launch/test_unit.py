@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def test_a_full_or_read_only_folder(number, remedy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert remedy in unit(tmp_path / "run")().outcome.failed[tmp_path / "run"]
+
+
+def test_relative_paths_count_from_the_launchers_folder(idle, tmp_path, monkeypatch):
+    """A Ray that runs already has workers where it was started."""
+    for name in ("launcher", "worker"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "launcher")
+    submitted = unit(Path("runs/a"))
+    monkeypatch.chdir(tmp_path / "worker")
+    submitted()
+    assert (tmp_path / "launcher/runs/a").is_dir()
+    assert not any((tmp_path / "worker").iterdir())
+
+
+def test_a_machine_that_does_not_see_the_launchers_folder(idle, tmp_path, monkeypatch):
+    def of_elsewhere(path):
+        return replace(unit(path), folder=tmp_path / "missing")
+
+    monkeypatch.chdir(tmp_path)
+    relative = Path("runs/a")
+    failed = of_elsewhere(relative)().outcome.failed
+    assert "give an --out that begins with /" in failed[relative]
+    assert not relative.exists()
+    assert not of_elsewhere(tmp_path / "run")().outcome.failed
+    assert (tmp_path / "run").is_dir()
 
 
 @pytest.mark.parametrize(("ahead", "notes"), [(0.0, 0), (120.0, 1), (-120.0, 1)])
