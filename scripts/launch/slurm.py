@@ -94,7 +94,7 @@ class SlurmLauncher:
             cancelled = False
             while left:
                 if outcome.interrupted_by is not None and not cancelled:
-                    _asked("scancel", array)
+                    _cancel(array)
                     cancelled = True
                 queued = _queued(array, on_note)
                 for name, (job, group) in list(left.items()):
@@ -198,6 +198,18 @@ def _queued(array: str, on_note: Callable[[str], None]) -> set[str] | None:
         time.sleep(POLL_SECONDS)
         return None
     return set(listed.split())
+
+
+def _cancel(array: str) -> None:
+    """Cancel an array.
+
+    Raises:
+        RunError: if Slurm does not answer; the message says that the jobs go on.
+    """
+    try:
+        _asked("scancel", array)
+    except RunError as error:
+        raise RunError(f"{error} The jobs go on; this ends them: scancel {array}") from error
 
 
 def _asked(*command: str) -> str:

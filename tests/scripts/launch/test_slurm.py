@@ -166,6 +166,13 @@ def test_what_slurm_says_gets_a_remedy(said, remedy, monkeypatch, tmp_path):
     assert said in str(caught.value)
 
 
+def test_jobs_that_cannot_be_cancelled_go_on_and_the_message_says_so(monkeypatch, tmp_path):
+    program(tmp_path, "scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(RunError, match=r"Unable to contact.*The jobs go on; .*: scancel 17$"):
+        slurm._cancel("17")
+
+
 def test_a_job_that_left_the_queue_without_a_result_is_lost_only_after_a_while(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
