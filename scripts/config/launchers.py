@@ -11,6 +11,11 @@ LauncherName = Literal["local", "slurm", "ray"]
 """Launchers by their name."""
 
 
+LEAST_MINUTES = 5
+"""Shortest time limit of a Slurm job: it is told to stop 90 s before the limit, which Slurm may do a minute
+earlier, and dies of that signal while Python is still starting."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
     """Request of each Slurm job.
@@ -24,7 +29,8 @@ class SlurmOptions:
     """Partition of the jobs. None: the cluster's default."""
 
     minutes: int = 240
-    """Time limit of a job in minutes; a job that reaches it writes its checkpoint and is queued again."""
+    """Time limit of a job in minutes, at least 5; a job that reaches it writes its checkpoint and is queued
+    again."""
 
     memory: float = 4.0
     """Memory of a job in gigabytes."""
@@ -36,7 +42,11 @@ class SlurmOptions:
     """Cores of a job."""
 
     def __post_init__(self) -> None:
-        require_integer("--slurm.minutes", self.minutes, minimum=1)
+        if require_integer("--slurm.minutes", self.minutes, minimum=1) < LEAST_MINUTES:
+            raise ValueError(
+                f"--slurm.minutes must be at least {LEAST_MINUTES}, not {self.minutes}: Slurm tells a job to"
+                " stop up to 2.5 minutes before its limit, and it needs time to start."
+            )
         require_integer("--slurm.gpus", self.gpus, minimum=0)
         require_integer("--slurm.cores", self.cores, minimum=1)
         if require_number("--slurm.memory", self.memory, minimum=0.0) == 0:

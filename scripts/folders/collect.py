@@ -11,12 +11,12 @@ import tyro
 
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, without_origin
-from plasticity.scripts.report.run_folders import Run, find_runs, read_run
+from plasticity.scripts.report.run_folders import PARTIAL, Run, find_runs, read_run
 from plasticity.scripts.run.locks import is_locked
 from plasticity.scripts.run.progress import Messages
 
-PARTIAL = ".collecting"
-"""Ending of the name of a folder that is being copied; such a rest of an interruption is replaced."""
+NOT_COPIED = ("lock", "lock.lease.*", "*.tmp")
+"""Files of a run folder that belong to a process, and not to the run."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class CollectConfig:
     """Copy the runs of several folders into one, as from several machines.
 
     Of a run that is in two of them, the longer one stays, if the shorter one is its beginning; anything else
-    is an error, and nothing is copied. Runs that a process is working on are left out, and named. The same
-    command again brings what has been added.
+    is an error, and nothing is copied. Runs that a process is working on, there or here, are left out, and
+    named. The same command again brings what has been added. --out may be inside one of the folders: what it
+    holds is not collected again.
     """
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -50,24 +51,41 @@ def collect(config: CollectConfig) -> Counter[str]:
     messages = Messages()
     counts: Counter[str] = Counter()
     planned: dict[Path, Run] = {}
+    running: list[Path] = []
     for folder in config.folders:
         for run in find_runs(folder):
-            target = config.out / run.path.relative_to(folder)
-            if is_locked(run.path / "lock"):
-                messages.print(f"running, left out: {run.path}")
-                counts["running"] += 1
+            if _is_collected(run.path, folder, config.out):
                 continue
+            if is_locked(run.path / "lock"):
+                running.append(run.path)
+                continue
+            target = config.out / run.path.relative_to(folder)
             planned[target] = _longer(planned.get(target), run)
     work = {target: run for target, run in planned.items() if _is_new(target, run)}
     counts["kept"] = len(planned) - len(work)
     for target, run in work.items():
-        counts["replaced" if target.exists() else "copied"] += 1
-        _copy(run, target)
+        is_there = target.exists()
+        if is_there and is_locked(target / "lock"):
+            running.append(target)
+        elif _copied(run, target):
+            counts["replaced" if is_there else "copied"] += 1
+        else:
+            running.append(run.path)
+    for path in running:
+        messages.print(f"running, left out: {path}")
+    if running:
+        counts["running"] = len(running)
     messages.print(
         f"{counts['copied']} runs copied to {config.out}, {counts['replaced']} replaced by longer ones,"
         f" {counts['kept']} there already."
     )
     return counts
+
+
+def _is_collected(path: Path, folder: Path, out: Path) -> bool:
+    """Return whether a run that was found in a folder is one of those that were copied, to a place inside."""
+    path, folder, out = (each.resolve() for each in (path, folder, out))
+    return out != folder and out.is_relative_to(folder) and path.is_relative_to(out)
 
 
 def _is_new(target: Path, run: Run) -> bool:
@@ -110,16 +128,30 @@ def _settings(run: Run) -> dict[str, object]:
     }
 
 
-def _copy(run: Run, target: Path) -> None:
+def _copied(run: Run, target: Path) -> bool:
+    """Copy a run; return False, and leave what was there, if a process has changed it meanwhile."""
     partial = target.with_name(target.name + PARTIAL)
     try:
+        before = _state(run.path)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(run.path, partial, ignore=shutil.ignore_patterns("lock", "*.tmp"))
+        shutil.copytree(run.path, partial, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        if _state(run.path) != before:
+            shutil.rmtree(partial)
+            return False
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(
             f"Cannot copy {run.path} to {target} ({error.strerror or error}): free space, or give another"
             " --out; the same command continues."
         ) from error
+    return True
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Return the names, lengths and times of the files that change while a run goes on."""
+    files = [path / name for name in ("config.json", "metrics.jsonl", "checkpoint.pt")]
+    found = [(file.name, file.stat()) for file in files if file.exists()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]

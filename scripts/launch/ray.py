@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -65,6 +65,8 @@ class RayLauncher:
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
             raise _unreachable(self.options.address, error) from error
         try:
+            if self.options.address is None:
+                _require_fit(self.options, ray.cluster_resources())
             return self._done(work, on_progress, on_note)
         finally:
             ray.shutdown()
@@ -107,6 +109,20 @@ class RayLauncher:
                     settle(group, report, outcome, on_progress)
         outcome.stopped += [job.path for group in waiting for job in group.jobs]
         return outcome
+
+
+def _require_fit(options: RayOptions, resources: Mapping[str, float]) -> None:
+    """Raise an error if no task can ever start on the Ray of this machine, which would wait for ever."""
+    for option, name, wanted in (
+        ("--ray.cores", "CPU", options.cores),
+        ("--ray.gpus", "GPU", options.gpus),
+    ):
+        there = resources.get(name, 0.0)
+        if wanted > there:
+            raise RunError(
+                f"{option} {wanted:g} is more than the {there:g} that Ray finds on this machine: give less,"
+                " or the --ray.address of a Ray that has it."
+            )
 
 
 def _do(unit: Unit) -> Report:

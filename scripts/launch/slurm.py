@@ -94,13 +94,14 @@ class SlurmLauncher:
             cancelled = False
             while left:
                 if outcome.interrupted_by is not None and not cancelled:
-                    _asked("scancel", array)
+                    _cancel(array)
                     cancelled = True
                 queued = _queued(array, on_note)
                 for name, (job, group) in list(left.items()):
                     report = _report(job)
                     if report is None and queued is not None:
-                        report = _lost(name, queued, absent_since, at_once=cancelled)
+                        is_over = _has_left(name, queued, absent_since, at_once=cancelled)
+                        report = _lost(name, job.paths.stderr) if is_over else None
                     if report is None:
                         continue
                     del left[name]
@@ -161,19 +162,28 @@ def _report(job: Any) -> Report | str | None:
     return report
 
 
-def _lost(
+def _has_left(
     name: str, queued: set[str], absent_since: dict[str, float], *, at_once: bool
-) -> str | None:
-    """Return a message if a job has been gone from the queue for long; None if it may still report."""
+) -> bool:
+    """Return whether a job has been gone from the queue for long; if it has not, it may still report."""
     if name in queued:
         absent_since.pop(name, None)
-        return None
+        return False
     since = absent_since.setdefault(name, time.monotonic())
-    if not at_once and time.monotonic() - since < ABSENCE_SECONDS:
-        return None
+    return at_once or time.monotonic() - since >= ABSENCE_SECONDS
+
+
+def _lost(name: str, log: Path) -> str:
+    """Return a message about a job that is gone without a result, with the last words of its log."""
+    try:
+        said = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        said = []
+    last = next((line.strip() for line in reversed(said) if line.strip()), "nothing")
     return (
-        f"Slurm job {name} ended without a result: its node vanished and it was not queued again, or it"
-        " exceeded its memory (--slurm.memory), or it was cancelled. Its checkpoint is intact."
+        f'Slurm job {name} ended without a result, and {log} ends with "{last}". Its node vanished and it was'
+        " not queued again, or it exceeded its memory (--slurm.memory), or the disk of --out is full, or it"
+        " was cancelled. Its checkpoint is intact."
     )
 
 
@@ -188,6 +198,18 @@ def _queued(array: str, on_note: Callable[[str], None]) -> set[str] | None:
         time.sleep(POLL_SECONDS)
         return None
     return set(listed.split())
+
+
+def _cancel(array: str) -> None:
+    """Cancel an array.
+
+    Raises:
+        RunError: if Slurm does not answer; the message says that the jobs go on.
+    """
+    try:
+        _asked("scancel", array)
+    except RunError as error:
+        raise RunError(f"{error} The jobs go on; this ends them: scancel {array}") from error
 
 
 def _asked(*command: str) -> str:
@@ -217,6 +239,11 @@ def _refused(program: str, message: str) -> RunError:
         remedy = (
             "Slurm does not answer; `scontrol ping` tells about its controller. Nothing is lost, the same"
             " command continues"
+        )
+    elif re.search("job array|Submit ?Job ?Limit", text, re.IGNORECASE):
+        remedy = (
+            "more jobs than it takes at once (MaxArraySize of `scontrol show config`, or your account's"
+            " limit): give --stack, which makes several runs one job, or fewer methods and seeds at a time"
         )
     elif re.search("partition", text, re.IGNORECASE):
         remedy = "give a --slurm.partition that `sinfo` lists"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plasticity.scripts.launch.code import require_same_code
@@ -41,11 +43,15 @@ class Unit:
     made_by: Mapping[str, Any]
     """Versions and commit of the launcher, which those of the job's machine have to equal."""
 
+    folder: Path = field(default_factory=Path.cwd)
+    """Folder in which the launcher was started, from which relative paths and modules of the user's count."""
+
     def __call__(self) -> Report:
         """Do the runs in one process, as the local pool does."""
         report = Report(Outcome())
         try:
             require_same_code(self.made_by, made_by())
+            self._enter_folder()
             for job in self.group.jobs:
                 with explained(job.path):
                     job.path.mkdir(parents=True, exist_ok=True)
@@ -56,6 +62,18 @@ class Unit:
         except RunError as error:
             report.outcome.failed = {job.path: str(error) for job in self.group.jobs}
         return report
+
+    def _enter_folder(self) -> None:
+        """Continue in the launcher's folder: a Ray that runs already has workers in that of its own start."""
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            if all(job.path.is_absolute() for job in self.group.jobs):
+                return
+            raise RunError(
+                f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}), from which --out"
+                " counts: give an --out that begins with /, in a folder that all machines see."
+            ) from error
 
 
 def _clock_notes(job: Job) -> list[str]:
@@ -96,6 +114,8 @@ def settle(
             if job.path in found.diverged or (checkpoint is not None and checkpoint.diverged):
                 outcome.diverged.append(job.path)
             on_progress(job, float(job.config.length))
+        elif job.path in found.in_use:
+            outcome.in_use.append(job.path)
         else:
             reason = report if isinstance(report, str) else "its job reported nothing about it"
             outcome.failed[job.path] = found.failed.get(job.path, reason)

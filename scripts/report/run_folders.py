@@ -23,6 +23,9 @@ NOT_METRICS = ("diverged", "boundary", "episodes")
 REQUIRED_KEYS = ("benchmark", "method", "seed")
 """Keys that the `config.json` of a run must have."""
 
+PARTIAL = ".collecting"
+"""Ending of the name of a folder that `plasticity collect` was copying when it was interrupted."""
+
 Row = Mapping[str, float | None]
 
 
@@ -197,7 +200,7 @@ def find_runs(root: Path) -> list[Run]:
     """Read every run below a folder, in the order of their paths.
 
     Args:
-        root: Folder to search for files `config.json`, at any depth.
+        root: Folder to search for files `config.json`, at any depth; but not in half a copy of a run.
 
     Raises:
         ValueError: if it is not a folder, contains no run, or contains a broken one; the message names
@@ -206,7 +209,8 @@ def find_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"{root} {what}: expected a folder of runs. {_remedy(root)}")
-    paths = sorted(file.parent for file in root.rglob("config.json"))
+    found = (file.parent for file in root.rglob("config.json"))
+    paths = sorted(path for path in found if not path.name.endswith(PARTIAL))
     if not paths:
         raise ValueError(
             f"No runs in {root}: looked for a config.json in it and in every folder below it"

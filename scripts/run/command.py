@@ -20,6 +20,7 @@ from plasticity.scripts.run.pool import Outcome, run_jobs
 from plasticity.scripts.run.progress import Messages, live_progress
 from plasticity.scripts.run.saved_run import (
     is_finished,
+    load_checkpoint,
     progress_made,
     require_same_config,
     saved_config,
@@ -110,6 +111,7 @@ def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
             outcome = run_jobs(work, processes, on_progress, messages.print)
         else:
             outcome = launcher.launch(work, on_progress, messages.print)
+        _look_again(unfinished, outcome)
     return _conclude(messages, outcome, command)
 
 
@@ -149,6 +151,17 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
     return unfinished
 
 
+def _look_again(jobs: Sequence[Job], outcome: Outcome) -> None:
+    """Count those runs as finished that another process has finished since it was found at work on them."""
+    for job in jobs:
+        if job.path in outcome.in_use and is_finished(job.path, job.config):
+            outcome.in_use.remove(job.path)
+            outcome.finished.append(job.path)
+            checkpoint = load_checkpoint(job.path)
+            if checkpoint is not None and checkpoint.diverged:
+                outcome.diverged.append(job.path)
+
+
 def _listed(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
     first = ", ".join(names[:MAX_NAMED])
@@ -167,6 +180,10 @@ def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
         by_message.setdefault(message, []).append(str(path))
     for message, paths in by_message.items():
         messages.print(f"failed: {_listed(paths)}: {message}", style="red")
+    if outcome.in_use:
+        messages.print(
+            f"in use by another process, which goes on with them: {_listed([*map(str, outcome.in_use)])}"
+        )
     if outcome.stopped:
         messages.print(
             f"{len(outcome.stopped)} runs stopped, their checkpoints are written. Continue:"
@@ -175,6 +192,11 @@ def _conclude(messages: Messages, outcome: Outcome, command: str) -> int:
     elif outcome.failed:
         messages.print("To continue the failed runs, once the cause is fixed:")
         messages.print(f"  {command}")
+    elif outcome.in_use:
+        messages.print(
+            "To see that they were finished, and to continue what was not, once it has ended:"
+        )
+        messages.print(f"  {command}")
     if outcome.interrupted_by is not None:
         return 128 + int(outcome.interrupted_by)
-    return 1 if outcome.failed or outcome.stopped else 0
+    return 1 if outcome.failed or outcome.stopped or outcome.in_use else 0

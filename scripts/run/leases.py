@@ -39,7 +39,7 @@ class Holder:
     """Owner of a lease."""
 
     host: str
-    """Name of its machine; empty while the lease is being written."""
+    """Name of its machine; empty while the lease is being written, or if it is broken."""
 
     boot: str
     """Name of the machine's latest start and of the process's numbering in it; empty where unknown."""
@@ -119,6 +119,10 @@ def take(file: Path) -> Lease | Holder:
             )
     except FileExistsError:  # another was faster
         return holder(file) or take(file)
+    except OSError:  # a full disk: not held, which would make others wait for its silence
+        with suppress(OSError):
+            os.truncate(_named(file, number), RELEASED_BYTES)
+        raise
     if max(_numbers(file)) != number:  # numbers went on between our look and our file
         os.truncate(_named(file, number), RELEASED_BYTES)
         return holder(file) or take(file)
@@ -132,17 +136,24 @@ def holder(file: Path) -> Holder | None:
     """Return who holds the lease of a lock, even if it may be gone; None if it is free."""
     while numbers := _numbers(file):
         try:
-            with _named(file, max(numbers)).open(encoding="utf-8") as handle:
+            with _named(file, max(numbers)).open(encoding="utf-8", errors="replace") as handle:
                 content = handle.read()
                 touched = os.fstat(handle.fileno()).st_mtime
         except FileNotFoundError:  # replaced by a higher number between two looks
             continue
         if len(content) == RELEASED_BYTES:
             return None
-        owner = json.loads(content or '{"host": "", "boot": "", "process": 0}')
-        age = _now(file.parent) - touched
-        return Holder(owner["host"], owner["boot"], owner["process"], age)
+        return Holder(*_owner(content), _now(file.parent) - touched)
     return None
+
+
+def _owner(content: str) -> tuple[str, str, int]:
+    """Return who wrote a lease; nobody if it is not yet, or not wholly, written: its silence frees it."""
+    try:
+        owner = json.loads(content)
+        return str(owner["host"]), str(owner["boot"]), int(owner["process"])
+    except (ValueError, LookupError, TypeError):
+        return "", "", 0
 
 
 def _now(folder: Path) -> float:

@@ -27,6 +27,10 @@ WITHOUT_FLOCK = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.E
 """Errors of `flock` where the file system has no locks."""
 
 
+class InUseError(RunError):
+    """Error that another process works on a run; the message says which, and what to do."""
+
+
 class Lock:
     """Lock that this process holds until it is closed.
 
@@ -86,7 +90,7 @@ def locked(file: Path, patience: float | None = None) -> Lock:
         The lock; closing it releases it.
 
     Raises:
-        RunError: if another process still holds it.
+        InUseError: if another process still holds it.
         OSError: if the file cannot be written.
     """
     deadline = time.monotonic() + (LOCK_PATIENCE_SECONDS if patience is None else patience)
@@ -96,8 +100,10 @@ def locked(file: Path, patience: float | None = None) -> Lock:
             return found
         is_silent = found is not None and found.is_silent
         if time.monotonic() > deadline and not is_silent:
-            where = "" if found is None else f" ({found.process} on {found.host})"
-            raise RunError(
+            where = (
+                f" ({found.process} on {found.host})" if found is not None and found.host else ""
+            )
+            raise InUseError(
                 f"{file.parent} is in use by another process{where}: wait until it ends, or give"
                 " another --out."
             )

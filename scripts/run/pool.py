@@ -43,6 +43,9 @@ class Outcome:
     failed: dict[Path, str] = field(default_factory=dict)
     """Runs that ended with an error, with its message."""
 
+    in_use: list[Path] = field(default_factory=list)
+    """Runs that another process was working on when their turn came."""
+
     interrupted_by: signal.Signals | None = None
     """Signal that stopped the runs; None if there was none."""
 
@@ -200,6 +203,8 @@ def _settle(each: _Running, outcome: Outcome) -> None:
             outcome.diverged.append(job.path)
         elif kind == "stopped":
             outcome.stopped.append(job.path)
+        elif kind == "in use":
+            outcome.in_use.append(job.path)
         elif kind == "failed":
             outcome.failed[job.path] = value
 

@@ -21,6 +21,7 @@ from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.experiment import Experiment, experiment_class
 from plasticity.scripts.run.folder import RunFolder
 from plasticity.scripts.run.jobs import JobGroup
+from plasticity.scripts.run.locks import InUseError
 from plasticity.scripts.run.memory import Memory, describe_groups, measured_memory
 from plasticity.scripts.run.runner import Runner
 from plasticity.scripts.run.stacks import even_parts
@@ -29,7 +30,7 @@ PROGRESS_INTERVAL_SECONDS = 0.5
 """Seconds between two progress reports of a run."""
 
 Result = tuple[str, str]
-"""Result of a run: finished, diverged, stopped or failed, and the message of a failure."""
+"""Result of a run: finished, diverged, stopped, in use or failed, and the message of a failure."""
 
 
 def do_work(group: JobGroup, events: Connection) -> None:
@@ -84,6 +85,10 @@ class _Reports:
         """Report that a run has its last row."""
         self._send("progress", {run: float(self._jobs[run].config.length)})
         self._results([run], ("diverged" if diverged else "finished", ""))
+
+    def in_use(self, run: int) -> None:
+        """Report that another process works on a run."""
+        self._results([run], ("in use", ""))
 
     def stopped(self) -> None:
         """Report that all runs without a result were stopped."""
@@ -173,15 +178,26 @@ def _train(
     *,
     in_group: bool,
 ) -> None:
-    """Train the runs with these indices together, and report the results of those that end."""
+    """Train the runs with these indices together, and report the results of those that end.
+
+    Those that another process works on are left to it.
+    """
     with ExitStack() as opened:
-        jobs = [group.jobs[index] for index in part]
-        folders = [opened.enter_context(RunFolder(job.path, job.config)) for job in jobs]
+        folders: dict[int, RunFolder] = {}
+        for index in part:
+            job = group.jobs[index]
+            try:
+                folders[index] = opened.enter_context(RunFolder(job.path, job.config))
+            except InUseError:
+                reports.in_use(index)
+        if not folders:
+            return
+        trained = list(folders)
         Runner(
-            folders,
+            list(folders.values()),
             in_group=in_group,
             on_progress=lambda progress: reports.progress(
-                lambda: {part[run]: value for run, value in progress().items()}
+                lambda: {trained[run]: value for run, value in progress().items()}
             ),
-            on_end=lambda run, diverged: reports.end(part[run], diverged=diverged),
+            on_end=lambda run, diverged: reports.end(trained[run], diverged=diverged),
         ).execute(stop.is_set)

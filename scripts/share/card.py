@@ -131,7 +131,11 @@ def _summary(run: Run) -> str:
     what = "" if known is None else f": {known.description}"
     axis = run.axis.name
     done = len(run.rows) if axis == "task" else run.rows[-1][axis]
-    state = f"{done:g} of {run.planned} {axis}s" if not run.finished else f"{run.planned} {axis}s"
+    state = f"{run.planned} {axis}s"
+    if run.diverged_at is not None:
+        state = f"It diverged in {axis} {run.diverged_at} of {run.planned}: its loss was no longer finite"
+    elif not run.finished:
+        state = f"{done:g} of {run.planned} {axis}s"
     learner = run.flat_config.get("agent.algorithm")  # of those that are not the benchmark's own
     instead = "" if learner is None else f" Here the learner is `{learner}`."
     return f"A network trained by `plasticity` on `{run.benchmark}`{what}.{instead} {state}."

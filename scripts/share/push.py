@@ -71,7 +71,11 @@ def push(config: PushConfig) -> str:
             allow_patterns=list(FILES),
             commit_message=f"{run.method} on {run.benchmark}, seed {run.seed}",
         )
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError) as error:
+    except ValueError:  # a name that the Hub does not allow
+        raise
+    except (
+        Exception
+    ) as error:  # of the Hub, of the disk, and of the HTTP library, which has changed
         raise RunError(
             f"The Hub did not take {run.path} ({error}): log in with `hf auth login`, see that you may write"
             f" to {config.to}, and run the same command again."

@@ -96,9 +96,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _rows(file: Path, first: int) -> list[dict[str, Any]]:
-    """Return the rows of a file from a given one on."""
+    """Return the rows of a file from a given one on; half a row, of a kill, is none."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines[first:]]

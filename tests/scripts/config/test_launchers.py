@@ -13,6 +13,7 @@ from plasticity.scripts.config.options import default_options
     ("kind", "name", "value"),
     [
         (SlurmOptions, "minutes", 0),
+        (SlurmOptions, "minutes", 4),
         (SlurmOptions, "memory", 0.0),
         (SlurmOptions, "gpus", -1),
         (SlurmOptions, "cores", 0),

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
 
-from plasticity.scripts.folders.collect import PARTIAL, CollectConfig, collect
+from plasticity.scripts.folders import collect as module
+from plasticity.scripts.folders.collect import CollectConfig, collect
 from plasticity.scripts.main import main
-from plasticity.scripts.report.run_folders import find_runs
+from plasticity.scripts.report.run_folders import PARTIAL, find_runs
 from plasticity.scripts.run.locks import locked
 
 
@@ -22,14 +24,16 @@ def test_runs_come_together_and_longer_ones_replace_shorter_ones(tmp_path, make_
     make_run(first, seed=1, rows=1)
     make_run(second, seed=1, rows=2)
     make_run(second, "syre", seed=1)
-    (make_run(second, "syre", seed=2) / "lock").touch()
+    held = make_run(second, "syre", seed=2)
+    for name in ("lock", "lock.lease.7", "checkpoint.pt.tmp"):
+        (held / name).write_bytes(b"\0")
     counts = collect(CollectConfig((first, second), out))
     assert counts == Counter({"copied": 4, "kept": 0})
     assert [len(run.rows) for run in find_runs(out)] == [3, 2, 3, 3]
     found = content(out)
-    assert not [name for name in found if name.endswith("lock")]
+    assert not [name for name in found if "lock" in name or name.endswith("tmp")]
     for name, each in content(second).items():
-        assert name.endswith("lock") or found[name] == each
+        assert "lock" in name or name.endswith("tmp") or found[name] == each
     assert collect(CollectConfig((first, second), out)) == Counter({"copied": 0, "kept": 4})
     assert content(out) == found
     path = second / "permuted-digits" / "none" / "seed_1"
@@ -49,6 +53,46 @@ def test_a_run_in_use_is_left_out(tmp_path, make_run, capsys):
         assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["running"] == 1
     assert "running, left out" in capsys.readouterr().err
     assert [run.seed for run in find_runs(tmp_path / "out")] == [1]
+
+
+def test_a_run_in_use_is_not_replaced(tmp_path, make_run, capsys):
+    path = make_run(tmp_path / "out", rows=1)
+    make_run(tmp_path / "a", rows=2)
+    with locked(path / "lock"):
+        assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["running"] == 1
+        assert f"running, left out: {path}\n" in capsys.readouterr().err
+    assert len(find_runs(tmp_path / "out")[0].rows) == 1
+    assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["replaced"] == 1
+
+
+def test_a_run_that_begins_while_it_is_copied_is_left_out(tmp_path, make_run, monkeypatch):
+    path = make_run(tmp_path / "a", rows=2)
+    copytree = shutil.copytree
+
+    def slow(*arguments, **options):
+        copytree(*arguments, **options)
+        with (path / "metrics.jsonl").open("a") as file:
+            file.write('{"task": 2, "test_accuracy": 0.7}\n')
+
+    monkeypatch.setattr(module.shutil, "copytree", slow)
+    assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out")) == Counter(
+        {"running": 1, "kept": 0}
+    )
+    assert not content(tmp_path / "out")
+
+
+def test_a_place_inside_of_the_folder_is_not_collected_again(tmp_path, make_run):
+    make_run(tmp_path / "runs" / "a")
+    config = CollectConfig((tmp_path / "runs",), tmp_path / "runs" / "collected")
+    assert collect(config)["copied"] == 1
+    assert collect(config) == Counter({"copied": 0, "kept": 1})
+    assert len(find_runs(tmp_path / "runs")) == 2
+
+
+def test_half_a_copy_is_no_run(tmp_path, make_run):
+    path = make_run(tmp_path)
+    shutil.copytree(path, path.with_name(path.name + PARTIAL))
+    assert [run.path for run in find_runs(tmp_path)] == [path]
 
 
 def test_the_rest_of_an_interruption_is_replaced(tmp_path, make_run):

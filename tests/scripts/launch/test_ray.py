@@ -83,3 +83,16 @@ def test_no_ray_answers(monkeypatch):
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(RunError, match=f"No Ray answers at {address}.*ray start --head"):
             RayLauncher(RayOptions(address=address)).require_ready()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (RayOptions(cores=3), "--ray.cores 3 is more than the 2 that Ray finds on this machine"),
+        (RayOptions(gpus=0.5), "--ray.gpus 0.5 is more than the 0 .* the --ray.address of a Ray"),
+    ],
+)
+def test_a_task_that_could_never_start_here_is_refused(asked, message):
+    with pytest.raises(RunError, match=message):
+        ray_module._require_fit(asked, {"CPU": 2.0})
+    ray_module._require_fit(asked, {"CPU": 4.0, "GPU": 1.0})

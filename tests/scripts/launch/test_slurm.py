@@ -150,6 +150,8 @@ def program(folder, name, script):
         ("slurm_load_partitions: Unable to contact slurm controller (connect failure)", "scontrol ping"),
         ("error: Munge decode failed: Rewound credential", "have NTP set them"),
         ("error: Munge encode failed: Failed to access /run/munge/munge.socket.2", "munge runs"),
+        ("sbatch: error: Batch job submission failed: Invalid job array specification", "give --stack"),
+        ("AssocMaxSubmitJobLimit", "give --stack"),
         ("Batch job submission failed: Requested node configuration is not available", "--slurm"),
     ],
 )  # fmt: skip
@@ -164,15 +166,32 @@ def test_what_slurm_says_gets_a_remedy(said, remedy, monkeypatch, tmp_path):
     assert said in str(caught.value)
 
 
+def test_jobs_that_cannot_be_cancelled_go_on_and_the_message_says_so(monkeypatch, tmp_path):
+    program(tmp_path, "scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(RunError, match=r"Unable to contact.*The jobs go on; .*: scancel 17$"):
+        slurm._cancel("17")
+
+
 def test_a_job_that_left_the_queue_without_a_result_is_lost_only_after_a_while(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
     since = {}
-    assert slurm._lost("7_0", {"7_0"}, since, at_once=False) is None
-    assert slurm._lost("7_0", set(), since, at_once=False) is None
+    assert not slurm._has_left("7_0", {"7_0"}, since, at_once=False)
+    assert not slurm._has_left("7_0", set(), since, at_once=False)
     now[0] += slurm.ABSENCE_SECONDS - 1
-    assert slurm._lost("7_0", set(), since, at_once=False) is None
+    assert not slurm._has_left("7_0", set(), since, at_once=False)
     now[0] += 2
-    assert "ended without a result" in slurm._lost("7_0", set(), since, at_once=False)
-    assert slurm._lost("7_0", {"7_0"}, since, at_once=False) is None  # queued again
-    assert slurm._lost("7_0", set(), since, at_once=False) is None  # counted anew
+    assert slurm._has_left("7_0", set(), since, at_once=False)
+    assert not slurm._has_left("7_0", {"7_0"}, since, at_once=False)  # queued again
+    assert not slurm._has_left("7_0", set(), since, at_once=False)  # counted anew
+    assert slurm._has_left("7_0", set(), since, at_once=True)
+
+
+def test_a_lost_job_is_named_with_the_last_words_of_its_log(tmp_path):
+    log = tmp_path / "7_0_log.err"
+    assert f'{log} ends with "nothing"' in slurm._lost("7_0", log)
+    log.write_text("error\nsrun: error: n1: task 0: Out Of Memory\n\n")
+    said = slurm._lost("7_0", log)
+    assert "Slurm job 7_0 ended without a result" in said
+    assert f'{log} ends with "srun: error: n1: task 0: Out Of Memory"' in said

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,31 @@ def test_a_full_or_read_only_folder(number, remedy, tmp_path, monkeypatch):
     assert remedy in unit(tmp_path / "run")().outcome.failed[tmp_path / "run"]
 
 
+def test_relative_paths_count_from_the_launchers_folder(idle, tmp_path, monkeypatch):
+    """A Ray that runs already has workers where it was started."""
+    for name in ("launcher", "worker"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "launcher")
+    submitted = unit(Path("runs/a"))
+    monkeypatch.chdir(tmp_path / "worker")
+    submitted()
+    assert (tmp_path / "launcher/runs/a").is_dir()
+    assert not any((tmp_path / "worker").iterdir())
+
+
+def test_a_machine_that_does_not_see_the_launchers_folder(idle, tmp_path, monkeypatch):
+    def of_elsewhere(path):
+        return replace(unit(path), folder=tmp_path / "missing")
+
+    monkeypatch.chdir(tmp_path)
+    relative = Path("runs/a")
+    failed = of_elsewhere(relative)().outcome.failed
+    assert "give an --out that begins with /" in failed[relative]
+    assert not relative.exists()
+    assert not of_elsewhere(tmp_path / "run")().outcome.failed
+    assert (tmp_path / "run").is_dir()
+
+
 @pytest.mark.parametrize(("ahead", "notes"), [(0.0, 0), (120.0, 1), (-120.0, 1)])
 def test_a_clock_that_differs_is_reported(ahead, notes, idle, tmp_path, monkeypatch):
     real = unit_module.time_of_file_system
@@ -67,8 +93,9 @@ def test_a_folder_counts_more_than_a_report_that_did_not_come(tmp_path, monkeypa
 
 
 def test_results_of_a_report_are_added(tmp_path):
-    group = JobGroup(tuple(Job(tmp_path / name, CONFIG) for name in "abc"))
+    group = JobGroup(tuple(Job(tmp_path / name, CONFIG) for name in "abcd"))
     own = Outcome([tmp_path / "a"], [tmp_path / "a"], [tmp_path / "b"], {tmp_path / "c": "full"})
+    own.in_use.append(tmp_path / "d")
     outcome = Outcome()
     settle(group, Report(own), outcome, lambda job, value: None)
     assert outcome == own

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import make_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -875,3 +876,32 @@ def test_settings_of_a_file_may_go_unused():
     options, given = typed_names(defaults, "--methods none")
     require_meaning(options, given)
     assert options.run_config("none", 0).critic_method is None
+
+
+def test_runs_that_another_launcher_works_on_meanwhile(tmp_path, monkeypatch, capsys):
+    """Of three that it was working on, it has finished two when ours are done; one of them diverged."""
+    names = ("finished", "diverged", "unfinished")
+    paths = {
+        name: tmp_path / "permuted-digits" / "none" / f"seed_{n}" for n, name in enumerate(names)
+    }
+
+    def elsewhere(given, processes, on_progress, on_note):
+        monkeypatch.setattr(
+            run_module, "is_finished", lambda path, config: path != paths["unfinished"]
+        )
+        monkeypatch.setattr(
+            run_module,
+            "load_checkpoint",
+            lambda path: SimpleNamespace(diverged=path == paths["diverged"]),
+        )
+        return Outcome(in_use=list(paths.values()))
+
+    monkeypatch.setattr(run_module, "run_jobs", elsewhere)
+    options = options_of(methods=("none",), seeds=(0, 1, 2), out=tmp_path)
+    assert run(options, "the command") == 1
+    said = capsys.readouterr().err
+    assert "2 runs finished." in said
+    assert f"diverged: {paths['diverged']}" in said
+    assert f"in use by another process, which goes on with them: {paths['unfinished']}\n" in said
+    assert said.endswith("once it has ended:\n  the command\n")
+    assert "failed" not in said

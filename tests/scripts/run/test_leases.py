@@ -1,5 +1,6 @@
 """Leases: one holder at a time, silence by the file system's clock, and a holder that wakes up too late."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -120,3 +121,26 @@ def test_a_lease_is_touched(file, monkeypatch):
         time.sleep(0.02)
     assert holder(file).age < 10
     mine.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"host": "nod', b'{"host": "node7"}', b"[1, 2]", b"\xff\xfe"]
+)
+def test_a_broken_lease_holds_until_it_is_silent(content, file):
+    path = file.with_name("lock.lease.1")
+    path.write_bytes(content)
+    assert not holder(file).is_gone
+    os.utime(path, (1.0, 1.0))
+    mine = take(file)
+    assert isinstance(mine, Lease)
+    mine.close()
+
+
+def test_a_lease_that_a_full_disk_did_not_take_makes_nobody_wait(file, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(leases.json, "dump", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        take(file)
+    assert holder(file) is None

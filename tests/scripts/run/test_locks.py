@@ -9,7 +9,7 @@ import pytest
 
 from plasticity.scripts.run import locks
 from plasticity.scripts.run.atomic_files import RunError
-from plasticity.scripts.run.locks import flock_excludes, is_locked, locked, needs_lease
+from plasticity.scripts.run.locks import InUseError, flock_excludes, is_locked, locked, needs_lease
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +73,10 @@ def test_who_was_silent_and_replaced_writes_no_more(tmp_path, monkeypatch):
         (tmp_path / "lock.lease.2").write_text('{"host": "node7", "boot": "", "process": 1}')
         with pytest.raises(RunError, match=r"taken over by another process.*nothing is lost"):
             first.require_held()
+
+
+def test_a_holder_that_is_not_known_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "kind_of_file_system", lambda folder: "nfs4")
+    (tmp_path / "lock.lease.1").touch()
+    with pytest.raises(InUseError, match="in use by another process: wait until it ends"):
+        locked(tmp_path / "lock", patience=0.0)

@@ -133,11 +133,12 @@ def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_
     assert is_finished(tmp_path / "diverges", with_values(LONG, diverging))
 
 
-def test_a_folder_in_use_is_a_failure_of_its_run(tmp_path):
+def test_a_run_in_use_is_left_to_the_other_process(tmp_path):
     with in_another_session(tmp_path / "used"):
         outcome = run_jobs([job(tmp_path / "used"), job(tmp_path / "free")], 2, silent)
     assert [path.name for path in outcome.finished] == ["free"]
-    assert "in use by another process" in outcome.failed[tmp_path / "used"]
+    assert [path.name for path in outcome.in_use] == ["used"]
+    assert not outcome.failed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

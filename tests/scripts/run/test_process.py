@@ -15,7 +15,7 @@ from plasticity.agents.supervised.config import ClassifierConfig
 from plasticity.mitigations import WeightDecay
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
-from plasticity.scripts.run import memory
+from plasticity.scripts.run import locks, memory
 from plasticity.scripts.run import process as run_process
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.jobs import Job, JobGroup
@@ -197,6 +197,17 @@ def test_measured_runs_are_evenly_spaced_in_the_group(monkeypatch):
     monkeypatch.setattr(memory, "_free_bytes", lambda: 1)
     assert run_process._memory_of(seeds(16)).free == 1
     assert made == [[0, 8, "rehearsed", "closed"], [0, 4, 8, 12, "rehearsed", "closed"]]
+
+
+def test_of_a_group_the_runs_in_use_are_left_out(tmp_path, events, stop, monkeypatch):
+    monkeypatch.setattr(locks, "LOCK_PATIENCE_SECONDS", 0.1)
+    (tmp_path / "1").mkdir()
+    with locks.locked(tmp_path / "1" / "lock"):
+        run_process.execute(group(tmp_path, *seeds(2, SHORT)), events, stop)
+    assert events.results == {0: ("finished", ""), 1: ("in use", "")}
+    run_process.execute(group(tmp_path / "all", *seeds(2, SHORT)), events, stop)
+    # As beside the one that was left out.
+    assert content(tmp_path / "0") == content(tmp_path / "all" / "0")
 
 
 def test_runs_that_fit_are_stacked_without_a_note(tmp_path, events, stop, monkeypatch):

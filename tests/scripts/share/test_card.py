@@ -49,6 +49,12 @@ def test_an_unfinished_run_says_how_far_it_is(run_folder, rows):
     assert "2 of 9 tasks" in card(CardConfig(run_folder(rows, num_tasks=9)))[0].read_text()
 
 
+def test_a_diverged_run_says_so(run_folder, rows):
+    rows[1] |= {"test_accuracy": None, "diverged": True}
+    text = card(CardConfig(run_folder(rows, num_tasks=9)))[0].read_text()
+    assert "It diverged in task 1 of 9: its loss was no longer finite." in text
+
+
 def test_a_card_that_may_have_been_edited_is_replaced_only_on_demand(run_folder, rows):
     path = run_folder(rows)
     (path / "README.md").write_text("mine")

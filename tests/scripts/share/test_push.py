@@ -16,15 +16,19 @@ class HubError(Exception):
     """What the Hub's library raises."""
 
 
+class ConnectError(Exception):
+    """What its HTTP library raises, which is no OSError."""
+
+
 class Interface:
     """The two calls of `HfApi` that are used, on a folder."""
 
     def __init__(self, root):
-        self.root, self.private, self.down = root, {}, False
+        self.root, self.private, self.down = root, {}, None
 
     def create_repo(self, repo_id, *, private, exist_ok):
         if self.down:
-            raise HubError("401 Unauthorized")
+            raise self.down
         assert exist_ok
         (self.root / repo_id).mkdir(parents=True, exist_ok=True)
         self.private[repo_id] = private
@@ -72,10 +76,19 @@ def test_an_edited_card_is_kept(hub, run_folder, rows):
     assert (hub.root / "me/run/README.md").read_text() == "mine"
 
 
-def test_a_hub_that_refuses_is_named_with_the_remedy(hub, run_folder, rows):
-    hub.down = True
-    with pytest.raises(RunError, match=r"401 Unauthorized.*hf auth login.*me/run"):
+@pytest.mark.parametrize("error", [HubError("401 Unauthorized"), ConnectError("refused")])
+def test_a_hub_that_refuses_or_is_not_reached_is_named_with_the_remedy(
+    hub, run_folder, rows, error
+):
+    hub.down = error
+    with pytest.raises(RunError, match=rf"{error}.*hf auth login.*me/run"):
         push(PushConfig(run_folder(rows), to="me/run"))
+
+
+def test_a_name_that_the_hub_does_not_allow(hub, run_folder, rows):
+    hub.down = ValueError("Repo id must use alphanumeric chars")
+    with pytest.raises(ValueError, match=r"^Repo id must use"):
+        push(PushConfig(run_folder(rows), to="me/a run"))
 
 
 @pytest.mark.parametrize("name", ["run", "/run", "me/", "me/run/more"])

@@ -43,6 +43,14 @@ def test_rows_that_are_computed_again_are_not_sent_again(memory, tracked, append
     assert list(memory.log_of) == ["run-0"]
 
 
+def test_half_a_row_is_not_sent(memory, tracked, append):
+    append(0)
+    with (tracked.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"task": 1, "accu')
+    Mirror("memory", tracked, "task").close(finished=False)
+    assert steps(memory) == [0, "stopped"]
+
+
 def test_rows_of_before_are_sent_first(memory, tracked, append):
     for task in range(3):
         append(task)
