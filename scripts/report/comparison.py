@@ -227,7 +227,7 @@ def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:
     notes = []
     for arm in arms:
         shared = shared_positions([arm, baseline])
-        if arm.positions != baseline.positions:
+        if arm.sound and baseline.sound and arm.positions != baseline.positions:
             axis = arm.started[0].axis
             last = f"{axis.text(shared[-1])} is the last" if shared else "nowhere yet"
             notes.append(
