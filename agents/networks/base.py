@@ -35,6 +35,11 @@ class Network(ABC):
     Raises:
         TypeError: if a setting has the wrong type.
         ValueError: if a setting is out of range or a name is unknown.
+
+    Examples:
+        >>> settings: Network = MLP(hidden=(16,), activation="tanh")
+        >>> settings.make(input_shape=(4,), output_size=2)(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     architecture: str = field(init=False, default="")

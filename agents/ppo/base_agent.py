@@ -33,7 +33,18 @@ from plasticity.stacking.networks import require_index
 
 @dataclass(frozen=True)
 class Iteration:
-    """Results of one agent's rollout and its update."""
+    """Results of one agent's rollout and its update.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> done: Iteration = PPO(envs, PPOConfig(rollout_steps=32, minibatch_size=16), seed=0).iterate()
+        >>> done.num_steps, done.diverged
+        (32, False)
+    """
 
     num_steps: int
     """Environment steps of the agent up to the end of the rollout, summed over its environments."""

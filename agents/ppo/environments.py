@@ -50,6 +50,18 @@ class Environments(Protocol):
     An episode that ends is followed by a reset within the same step. The random draws of an environment
     depend only on its own seed and the number of its own episode, never on its index or on how many
     environments there are.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> on_host: Environments = HostEnvironments(envs, seeds=[0, 1])
+        >>> on_host.reset().shape
+        torch.Size([2, 4])
+        >>> on_host.step(torch.tensor([0, 1])).rewards.tolist()
+        [1.0, 1.0]
     """
 
     num_envs: int

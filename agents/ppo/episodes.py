@@ -15,7 +15,19 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Episode:
-    """Completed episode."""
+    """Completed episode.
+
+    Examples:
+        >>> import gymnasium
+        >>> from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        >>> envs = SyncVectorEnv(
+        ...     [lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+        ... )
+        >>> agent = PPO(envs, PPOConfig(rollout_steps=256, minibatch_size=64, epochs=1), seed=0)
+        >>> first: Episode = agent.iterate().episodes[0]
+        >>> first.episode_return == first.episode_length  # a reward of 1 for every step
+        True
+    """
 
     step: int
     """Environment steps of the whole run up to and including the vector step that ended the episode."""

@@ -37,6 +37,18 @@ class Mitigation:
     but for those that say `comes_last`. All are written over leading dimensions `...`: none for one network,
     (R,) for R stacked ones, where a field of floats may be a tensor of shape (R,): use it through
     `context.per_run`.
+
+    Examples:
+        >>> class Halve(Mitigation):
+        ...     name = "halve"
+        ...     def boundary(self, context):
+        ...         for weight in context.parameters.values():
+        ...             weight.mul_(0.5)
+        >>> model = nn.Linear(1, 1)
+        >>> before = model.weight.item()
+        >>> attach(model, torch.optim.SGD(model.parameters(), lr=0.1), Halve()).boundary(task=1)
+        >>> model.weight.item() == before / 2
+        True
     """
 
     name: ClassVar[str]

@@ -42,6 +42,9 @@ class Across:
     left_out: tuple[str, ...]
     """Methods without scores on all benchmarks at any seed."""
 
+    diverged: tuple[str, ...]
+    """Methods with a run that diverged on some benchmark, which has no score there."""
+
     meaning: str
     """Sentence about what a score is."""
 
@@ -83,6 +86,13 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
         scores=known,
         baseline=baseline if baseline in known else None,
         left_out=tuple(method for method in methods if method not in known),
+        diverged=tuple(
+            method
+            for method in known
+            if any(
+                arm.diverged for each in comparisons for arm in each.chosen if arm.method == method
+            )
+        ),
         meaning=f"{meaning}.",
         confidence=comparisons[0].confidence,
     )
@@ -185,8 +195,13 @@ def profiles(found: Across) -> tuple[Array, dict[str, tuple[Array, Array, Array]
 
 
 def across_headline(found: Across) -> str:
-    """Return two sentences: which method has the best interquartile mean, and how sure that is."""
-    means = {method: float(interquartile_mean(scores)) for method, scores in found.scores.items()}
+    """Return two sentences: which method has the best interquartile mean, and how sure that is.
+
+    Methods with runs that diverged are left out, unless there are no others.
+    """
+    sound = [method for method in found.scores if method not in found.diverged]
+    shown = sound or list(found.scores)
+    means = {method: float(interquartile_mean(found.scores[method])) for method in shown}
     best = max(means, key=means.__getitem__)
     count = len(found.benchmarks)
     rest = [f"{method} {mean:.3f}" for method, mean in means.items() if method != best]
@@ -196,7 +211,7 @@ def across_headline(found: Across) -> str:
         if rest
         else f"Over {count} benchmarks, {best} has an interquartile mean of {means[best]:.3f}."
     )
-    others_than_baseline = [method for method in found.scores if method != found.baseline]
+    others_than_baseline = [method for method in means if method != found.baseline]
     if found.baseline is None or not others_than_baseline:
         return f"{first} No method was run on all of them that it could be compared with."
     compared = best if best != found.baseline else max(others_than_baseline, key=means.get)  # type: ignore[arg-type]

@@ -63,7 +63,8 @@ class Arm:
         return tuple(run for run in self.runs if run.diverged_at is not None)
 
     @property
-    def _sound(self) -> tuple[Run, ...]:
+    def sound(self) -> tuple[Run, ...]:
+        """Runs with at least one row that did not diverge."""
         return tuple(run for run in self.started if run.diverged_at is None)
 
     @property
@@ -77,8 +78,8 @@ class Arm:
 
         If all diverged: all planned tasks, most of them without a value.
         """
-        if self._sound:
-            shared = (run.regular_positions for run in self._sound)
+        if self.sound:
+            shared = (run.regular_positions for run in self.sound)
             return tuple(sorted(frozenset.intersection(*shared)))
         reached = {position for run in self.started for position in run.by_position}
         if self.started and self.started[0].axis.is_dense:
@@ -100,7 +101,7 @@ class Arm:
 
         Empty for runs without episodes.
         """
-        runs = self._sound or self.started
+        runs = self.sound or self.started
         return tuple(sorted(set.intersection(*(set(run.task_returns) for run in runs))))
 
     @property
@@ -291,8 +292,12 @@ def summary(
 
 
 def shared_positions(arms: Sequence[Arm], metric: str = "") -> tuple[int, ...]:
-    """Return the tasks (or steps) that all of the arms have, where they have a metric."""
-    return tuple(sorted(set.intersection(*(set(arm.positions_of(metric)) for arm in arms))))
+    """Return the tasks (or steps) that all of the arms have, where they have a metric.
+
+    An arm all of whose runs diverged cuts the others' no shorter: it counts only if there are no others.
+    """
+    going = [arm for arm in arms if arm.sound] or arms
+    return tuple(sorted(set.intersection(*(set(arm.positions_of(metric)) for arm in going))))
 
 
 def paired_summary(

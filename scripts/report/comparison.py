@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plasticity.checks import nearest
 from plasticity.scripts.config.run_config import MADE_BY
 from plasticity.scripts.report.arms import (
-    NO_VALUE,
     Arm,
     best,
     differing_keys,
@@ -179,22 +178,7 @@ def _choice_notes(
 def _run_notes(arms: Sequence[Arm]) -> list[str]:
     notes = []
     for arm in arms:
-        for run in arm.unfinished:
-            if run.rows:
-                axis, reached = run.axis, run.axis.text(max(run.by_position))
-                notes.append(
-                    f"{arm.label}, seed {run.seed}, is unfinished: its last {axis.name} is {reached}, of"
-                    f" {axis.text(run.planned)} planned. The arm is summarised over the {axis.name}s that its"
-                    " runs share."
-                )
-            else:
-                notes.append(f"{arm.label}, seed {run.seed}, has no row yet and is left out.")
-        for run in arm.diverged:
-            at = NO_VALUE if run.diverged_at is None else run.axis.text(run.diverged_at)
-            notes.append(
-                f"{arm.label}, seed {run.seed}, diverged at {run.axis.name} {at}: it is left"
-                " out from there on, and from averages. Means over the rest flatter the method."
-            )
+        notes += _progress_notes(arm)
         for run in arm.runs:
             if run.half_written:
                 notes.append(
@@ -207,6 +191,49 @@ def _run_notes(arms: Sequence[Arm]) -> list[str]:
                 f"The runs were made with {len(found)} different {key}: see their folders."
             )
     return notes
+
+
+def _progress_notes(arm: Arm) -> list[str]:
+    """Return notes on the runs of an arm that are unfinished or diverged, one of each kind."""
+    notes = []
+    name = arm.started[0].axis.name if arm.started else ""
+    going = [run for run in arm.unfinished if run.rows]
+    if going:
+        reached = [run.axis.text(max(run.by_position)) for run in going]
+        planned = dict.fromkeys(run.axis.text(run.planned) for run in going)
+        verb, last = (
+            _number(going, "is", "are"),
+            _number(going, f"its last {name} is", f"their last {name}s are"),
+        )
+        notes.append(
+            f"{_named(arm, going)} {verb} unfinished: {last} {_listed(reached)}, of {_listed(planned)}"
+            f" planned. The arm is summarised over the {name}s that its runs share."
+        )
+    waiting = [run for run in arm.unfinished if not run.rows]
+    if waiting:
+        has, is_out = _number(waiting, "has", "have"), _number(waiting, "is", "are")
+        notes.append(f"{_named(arm, waiting)} {has} no row yet and {is_out} left out.")
+    if arm.diverged:
+        where = _listed(run.axis.text(run.diverged_at or 0) for run in arm.diverged)
+        notes.append(
+            f"{_named(arm, arm.diverged)} diverged at {_number(arm.diverged, name, f'{name}s')} {where}:"
+            f" {_number(arm.diverged, 'it is', 'they are')} left out from there on, and from averages. Means"
+            " over the rest flatter the method."
+        )
+    return notes
+
+
+def _named(arm: Arm, runs: Sequence[Run]) -> str:
+    return f"{arm.label}, {_number(runs, 'seed', 'seeds')} {_listed(run.seed for run in runs)},"
+
+
+def _number(runs: Sequence[Run], one: str, several: str) -> str:
+    return one if len(runs) == 1 else several
+
+
+def _listed(values: Iterable[object]) -> str:
+    *words, last = map(str, values)
+    return f"{', '.join(words)} and {last}" if words else last
 
 
 def _interval_notes(arms: Sequence[Arm], confidence: float) -> list[str]:
@@ -227,7 +254,7 @@ def _baseline_notes(arms: Sequence[Arm], baseline: Arm) -> list[str]:
     notes = []
     for arm in arms:
         shared = shared_positions([arm, baseline])
-        if arm.positions != baseline.positions:
+        if arm.sound and baseline.sound and arm.positions != baseline.positions:
             axis = arm.started[0].axis
             last = f"{axis.text(shared[-1])} is the last" if shared else "nowhere yet"
             notes.append(

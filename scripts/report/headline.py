@@ -15,22 +15,33 @@ LEVEL = 0.05
 
 
 def headline(comparison: Comparison) -> str:
-    """Return two sentences: which method is best by the headline metric, and how sure that is."""
+    """Return which method is best by the headline metric, how sure that is, and what diverged.
+
+    A method with a run that diverged is best only if every method has one, as the others do not represent it.
+    """
     ranked = _ranked(comparison)
     if not ranked:
         return (
             f"No method has a value of {in_words(comparison.headline)} that all of them share yet."
             " Continue the runs to compare them."
         )
-    return f"{_outcome(comparison, ranked)} {_sureness(comparison, ranked)}"
+    sentences = (
+        _outcome(comparison, ranked),
+        _sureness(comparison, ranked),
+        _divergence(comparison, ranked),
+    )
+    return " ".join(filter(None, sentences))
 
 
 def _ranked(comparison: Comparison) -> list[tuple[Arm, Estimate]]:
-    """Return the methods from the best to the worst, at the positions that all of them share."""
+    """Return the methods from the best to the worst, at the positions that all of them share.
+
+    Those with a run that diverged are left out, unless there are no others.
+    """
     metric, moment = comparison.headline, comparison.moment
     where = shared_positions(comparison.chosen, metric)
     means = []
-    for arm in comparison.chosen:
+    for arm in [arm for arm in comparison.chosen if not arm.diverged] or comparison.chosen:
         found = estimate(values_at(arm, metric, moment, where).values(), comparison.confidence)
         if found is not None:
             means.append((arm, found))
@@ -39,27 +50,59 @@ def _ranked(comparison: Comparison) -> list[tuple[Arm, Estimate]]:
 
 
 def _outcome(comparison: Comparison, ranked: list[tuple[Arm, Estimate]]) -> str:
-    metric, axis = comparison.headline, comparison.axis
+    metric = comparison.headline
     (first, best), *others = ranked
-    when = f"averaged over the {axis.name}s"
-    if comparison.moment == "last":
-        last = shared_positions(comparison.chosen, metric)[-1]
-        when = f"at the last {axis.name} ({axis.text(last)})"
+    when = _when(comparison)
     if not others:
         return f"{first.label} has {_with_name(best, metric)} {when}."
     which = "lowest" if is_better_lower(metric) else "highest"
     baseline = comparison.baseline
     known = [pair for pair in others if pair[0] is baseline]
     second, other = known[0] if known else others[0]
-    name = f"{second.label}, the baseline," if second is baseline else f"{second.label}"
-    return (
-        f"Of {len(ranked)} methods, {first.label}{', the baseline,' if first is baseline else ''} has the"
-        f" {which} {in_words(metric)} {when}: {_text(best, metric)}; {name} has {_text(other, metric)}."
+    best_name, name = (
+        f"{arm.label}, the baseline," if arm is baseline else arm.label for arm in (first, second)
     )
+    return (
+        f"Of {len(comparison.chosen)} methods, {best_name} has the {which}"
+        f" {in_words(metric)} {when}: {_text(best, metric)}; {name} has {_text(other, metric)}."
+    )
+
+
+def _when(comparison: Comparison) -> str:
+    """Return where the values are taken, and how far that is from the end if runs are unfinished."""
+    axis = comparison.axis
+    last = shared_positions(comparison.chosen, comparison.headline)[-1]
+    planned = max(run.planned for run in comparison.runs)
+    if comparison.moment == "last":
+        if axis.done_at(last) >= planned:
+            return f"at the last {axis.name} ({axis.text(last)})"
+        return f"at {axis.name} {axis.text(last)}, the last that all share, of {axis.text(planned)} planned"
+    if axis.done_at(last) >= planned:
+        return f"averaged over the {axis.name}s"
+    return (
+        f"averaged over the {axis.name}s to {axis.text(last)}, the last that all share, of"
+        f" {axis.text(planned)} planned"
+    )
+
+
+def _divergence(comparison: Comparison, ranked: list[tuple[Arm, Estimate]]) -> str:
+    """Return which methods have runs that diverged; an empty string if none has."""
+    counts = [
+        f"{arm.label} ({len(arm.diverged)} of {len(arm.runs)})"
+        for arm in comparison.chosen
+        if arm.diverged
+    ]
+    if not counts:
+        return ""
+    if any(arm.diverged for arm, _ in ranked):
+        return f"Runs of every method diverged, and the rest flatter it: {', '.join(counts)}."
+    return f"Not ranked, as runs of them diverged: {', '.join(counts)}."
 
 
 def _sureness(comparison: Comparison, ranked: list[tuple[Arm, Estimate]]) -> str:
     baseline = comparison.baseline
+    if len(ranked) == 1 and len(comparison.chosen) > 1:
+        return "No other method has sound runs with a value there."
     if len(ranked) == 1:
         return "There is nothing to compare it with: train another method on the same seeds."
     if baseline is None:
@@ -92,7 +135,8 @@ def _tested(comparison: Comparison, compared: Arm, found: Evidence) -> str:
 
 
 def _with_name(found: Estimate, metric: str) -> str:
-    return f"a {in_words(metric)} of {_text(found, metric)}"
+    name = in_words(metric)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {_text(found, metric)}"
 
 
 def _text(found: Estimate, metric: str, *, signed: bool = False) -> str:

@@ -129,6 +129,11 @@ def _all_benchmarks(found: Across) -> str:
         notes.append(
             f"Left out, for want of a seed with a score on each: {', '.join(found.left_out)}."
         )
+    if found.diverged:
+        notes.append(
+            f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
+            " method."
+        )
     return (
         f"<h2>All benchmarks</h2>\n{_table(across_table(found))}\n{_notes(notes)}"
         '\n<div id="profile" class="charts"></div>'

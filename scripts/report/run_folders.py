@@ -79,10 +79,14 @@ class Run:
         """Axis of the rows."""
         return axis_of(self.benchmark)
 
+    def position(self, row: Row) -> int:
+        """Return the task (or step) of a row."""
+        return _position(row, self.axis.name)
+
     @cached_property
     def by_position(self) -> Mapping[int, Row]:
         """Rows by their task (or step)."""
-        return {_position(row, self.axis.name): row for row in self.rows}
+        return {self.position(row): row for row in self.rows}
 
     @cached_property
     def regular_positions(self) -> frozenset[int]:
@@ -119,7 +123,7 @@ class Run:
         """Task (or step) of the first row that reports a non-finite loss; None if there is none."""
         for row in self.rows:
             if row.get("diverged"):
-                return _position(row, self.axis.name)
+                return self.position(row)
         return None
 
     @property

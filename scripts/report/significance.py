@@ -100,11 +100,14 @@ def significance_notes(comparison: Comparison) -> list[str]:
     notes = []
     baseline = comparison.baseline
     others = [arm for arm in comparison.chosen if arm is not baseline]
-    if baseline is not None and others:
-        seeds = min(len(_pairs(comparison, arm, baseline)) for arm in others)
-        if seeds:
+    if baseline is not None:
+        counts = [len(_pairs(comparison, arm, baseline)) for arm in others]
+        # Those that `evidence` tests; without any, single seeds.
+        tested = [count for count in counts if count > 1] or [count for count in counts if count]
+        if tested:
             notes.append(
-                f"By {in_words(comparison.headline)}: {what_seeds_can_show(seeds, len(others))}"
+                f"By {in_words(comparison.headline)}:"
+                f" {what_seeds_can_show(min(tested), len(tested))}"
             )
     return [*notes, *_tuning_notes(comparison.chosen)]
 

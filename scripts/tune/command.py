@@ -24,7 +24,7 @@ from plasticity.scripts.run.progress import Messages
 from plasticity.scripts.run.versions import made_by
 from plasticity.scripts.tune.candidates import Search, Settings, axes_of, search_of
 from plasticity.scripts.tune.options import TuneOptions
-from plasticity.scripts.tune.scores import in_sentence, measure_of, score
+from plasticity.scripts.tune.scores import first_part, in_sentence, measure_of, score
 
 FILE = "tuned.json"
 """Name of the file with the best settings, in the folder of a search."""
@@ -110,7 +110,7 @@ def tune(options: RunOptions, axes: Sequence[Axis], wanted: TuneOptions, command
         if jobs and (code := run_all(jobs, shortened, command)) != 0:
             return code
         for each, tried in latest:
-            measure = _take_scores(each, tried, measure)
+            measure = _take_scores(each, tried, measure, shortened.config.length)
         rounds = going
     assert measure is not None
     content = _record(shortened, wanted, measure, searches)
@@ -134,10 +134,12 @@ def _tried(options: RunOptions, method: str, settings: Settings) -> Tried:
     return Tried(settings, jobs_of(chosen, (method,), options.out / settings_name(settings)))
 
 
-def _take_scores(each: MethodSearch, tried: Sequence[Tried], measure: str | None) -> str:
+def _take_scores(
+    each: MethodSearch, tried: Sequence[Tried], measure: str | None, length: int
+) -> str:
     """Read the runs of a round, and return the measure that they are compared by."""
     for one in tried:
-        runs = [read_run(job.path) for job in one.jobs]
+        runs = [first_part(read_run(job.path), length) for job in one.jobs]
         measure = measure_of(runs, measure)
         one.estimate = score(runs, measure)
     assert measure is not None

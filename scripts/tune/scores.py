@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from plasticity.scripts.report.arms import Arm, values_at
 from plasticity.scripts.report.metric_names import in_words
@@ -29,6 +30,15 @@ def measure_of(runs: Sequence[Run], wanted: str | None) -> str:
             f" NAME, one of {', '.join(known)}."
         )
     return found
+
+
+def first_part(run: Run, length: int) -> Run:
+    """Return a run as it was at a length: an earlier search in the same folder may have trained it longer."""
+    for count, row in enumerate(run.rows, start=1):
+        # A row at a change of the task is never the last of a run.
+        if not row.get("boundary") and run.axis.done_at(run.position(row)) >= length:
+            return replace(run, rows=run.rows[:count])
+    return run
 
 
 def score(runs: Sequence[Run], measure: str) -> Estimate | None:

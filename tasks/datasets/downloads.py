@@ -26,7 +26,18 @@ _CHUNK_BYTES = 2**16
 
 
 class DownloadError(OSError):
-    """Error raised when no mirror delivers a file."""
+    """Error raised when no mirror delivers a file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from plasticity.tasks.datasets.downloads import Source, fetch
+        >>> nowhere = Source(("http://localhost:9/",), {"digits.gz": "0" * 32})
+        >>> try:
+        ...     fetch(nowhere, Path("digits"))
+        ... except DownloadError as error:
+        ...     print(str(error).splitlines()[0])
+        digits.gz could not be downloaded to digits:
+    """
 
 
 @dataclass(frozen=True)

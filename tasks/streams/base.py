@@ -259,7 +259,15 @@ class Stream(Generic[Task_co]):
 
 
 class SupervisedStream(Stream[Task_co]):
-    """Stream of tasks that are learned from batches of examples (`Task`), which can be stacked."""
+    """Stream of tasks that are learned from batches of examples (`Task`), which can be stacked.
+
+    Examples:
+        >>> digits = load_dataset("digits")
+        >>> streams: list[SupervisedStream] = [PermutedImages(digits, 2, seed) for seed in (0, 1)]
+        >>> both = streams[0].stack_tasks([stream[1] for stream in streams])
+        >>> both.train_batch(torch.tensor([[0, 1, 2], [0, 1, 2]]))[0].shape
+        torch.Size([2, 3, 1, 8, 8])
+    """
 
     def stack_tasks(self, tasks: Sequence[Task]) -> Task:
         """Return several tasks as a stacked one.

@@ -106,3 +106,15 @@ def test_profiles_fall_from_the_lowest_score_to_the_highest(tmp_path):
     assert np.all(low <= share)
     assert np.all(share <= high)
     assert np.all(np.diff(share) <= 0)
+
+
+def test_a_method_that_diverged_is_not_the_best(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
+    values = {"none": NONE, "syre": [*SYRE[:3], [None]]}
+    write_runs(tmp_path, "permuted-mnist", values, diverged=[("syre", 3)])
+    found = across_of(tmp_path)
+    assert found.diverged == ("syre",)
+    # the middle four of 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4
+    assert across_headline(found).startswith(
+        "Over 2 benchmarks, none has an interquartile mean of 0.250."
+    )

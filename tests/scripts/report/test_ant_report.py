@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from plasticity.scripts.report.arms import summary
+from plasticity.scripts.report.arms import shared_positions, summary
 from plasticity.scripts.report.charts import page_data
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
@@ -18,6 +18,7 @@ from plasticity.scripts.report.contents import (
     task_panels,
 )
 from plasticity.scripts.report.figures import settings_map
+from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.metric_names import headlines, in_words, short_count
 from plasticity.scripts.report.run_folders import Run, find_runs
 from plasticity.scripts.report.tables import (
@@ -507,3 +508,15 @@ def test_names_give_the_last_step_where_arms_disagree(synthetic):
     names = {row[0].text: row[0].details for row in table.rows}
     assert names["none"] == ("2 seeds", "to 1.2 k", "1 of 2 diverged")
     assert names["syre"] == ("2 seeds", "to 700", "1 of 2 unfinished")
+
+
+def test_a_method_that_diverged_early_does_not_shorten_the_others(tmp_path):
+    write_run(tmp_path, "none", 0, {100: 1.0, 200: 3.0, 300: 5.0, 400: 7.0})
+    write_run(tmp_path, "syre", 0, {100: 2.0, 200: "diverged"}, planned=400)
+    comparison = compare(find_runs(tmp_path), None, 0.95)
+    assert shared_positions(comparison.chosen) == (100, 200, 300, 400)
+    # (1 + 3 + 5 + 7) / 4
+    assert headline(comparison).startswith(
+        "none has an episode return of 4.00 averaged over the steps."
+    )
+    assert not any("where both have rows" in note for note in comparison.notes)

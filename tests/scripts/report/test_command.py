@@ -683,3 +683,19 @@ def test_metrics_of_weights_and_of_the_last_step_have_figures(tmp_path):
     assert titles == ["churn, value", "churn, argmax", "hessian rank"]
     lines = figures["steps"].axes[1].get_lines()
     assert lines[-1].get_ydata().tolist() == pytest.approx([20.0, 10.0])
+
+
+def test_many_runs_of_a_kind_have_one_note(tmp_path):
+    write_run(tmp_path, "none", 0, [0.9, 0.8], tasks=5)
+    write_run(tmp_path, "none", 1, [0.9], tasks=5)
+    write_run(tmp_path, "none", 2, [], tasks=5)
+    write_run(tmp_path, "none", 3, [], tasks=5)
+    write_run(tmp_path, "syre", 0, [0.8, None], tasks=5)
+    write_run(tmp_path, "syre", 1, [None], tasks=5)
+    assert compared(tmp_path).notes[:3] == (
+        "none, seeds 0 and 1, are unfinished: their last tasks are 1 and 0, of 5 planned. The arm is"
+        " summarised over the tasks that its runs share.",
+        "none, seeds 2 and 3, have no row yet and are left out.",
+        "syre, seeds 0 and 1, diverged at tasks 1 and 0: they are left out from there on, and from averages."
+        " Means over the rest flatter the method.",
+    )

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_runs import write_runs
 
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.headline import headline
@@ -71,3 +72,35 @@ def test_the_baseline_may_be_the_best_and_lower_losses_are_better(tmp_path):
 )
 def test_what_is_missing_is_said(tmp_path, values, expected):
     assert expected in headline_of(tmp_path, values)
+
+
+def headline_of_runs(root, values, **settings):
+    write_runs(root, "permuted-digits", values, **settings)
+    return headline(compare(find_runs(root), None, 0.95))
+
+
+def test_a_method_with_a_diverged_run_is_not_ranked(tmp_path):
+    values = {
+        "none": [[0.5, 0.5], [0.5, 0.5]],
+        "syre": [[0.9, 0.9], [0.9, None]],  # 90 % by the run that is left
+        "redo": [[0.8, None], [None]],
+    }
+    diverged = [("syre", 1), ("redo", 0), ("redo", 1)]
+    text = headline_of_runs(tmp_path, values, diverged=diverged, tasks=2)
+    assert text == (
+        "none has a test accuracy of 50.0 % [50.0, 50.0] at the last task (1). No other method has sound runs"
+        " with a value there. Not ranked, as runs of them diverged: syre (1 of 2), redo (2 of 2)."
+    )
+
+
+def test_where_every_method_diverged_the_rest_is_shown_and_said_to_flatter(tmp_path):
+    values = {"none": [[0.5, 0.5], [0.5, None]], "syre": [[0.9, 0.9], [0.9, None]]}
+    text = headline_of_runs(tmp_path, values, diverged=[("none", 1), ("syre", 1)], tasks=2)
+    assert text.startswith("Of 2 methods, syre has the highest test accuracy at the last task (1)")
+    assert text.endswith("the rest flatter it: none (1 of 2), syre (1 of 2).")
+
+
+def test_an_early_task_is_not_called_the_last(tmp_path):
+    values = {"none": [[0.5, 0.4, 0.3]], "syre": [[0.6, 0.7]]}
+    text = headline_of_runs(tmp_path, values, tasks=30)
+    assert "highest test accuracy at task 1, the last that all share, of 30 planned: 70.0 %" in text

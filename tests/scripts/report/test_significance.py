@@ -89,3 +89,13 @@ def test_notes_tell_on_which_seeds_settings_were_chosen(tmp_path, none, syre, me
     made(tmp_path, "none", NONE, none)
     made(tmp_path, "syre", SYRE, syre)
     assert message in significance_notes(comparison_of(tmp_path))[-1]
+
+
+def test_a_method_without_a_value_silences_no_note_and_is_no_comparison(tmp_path):
+    made(tmp_path, "none", NONE)
+    made(tmp_path, "syre", SYRE)
+    made(tmp_path, "redo", [None] * 6)
+    (note,) = significance_notes(comparison_of(tmp_path))
+    # 2 / 2⁶, of the one method that is tested
+    assert "6 seeds can show differences" in note
+    assert "among one comparison: 0.031" in note

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plasticity.scripts.report.run_folders import read_run
-from plasticity.scripts.tune.scores import in_sentence, measure_of, score
+from plasticity.scripts.tune.scores import first_part, in_sentence, measure_of, score
 
 
 def made_run(folder, seed, **values):
@@ -58,3 +58,23 @@ def test_a_measure_that_is_not_there_is_refused(tmp_path):
     ):
         measure_of(runs, None)
     assert measure_of(runs, "speed") == "speed"
+
+
+def test_a_run_that_was_trained_longer_is_scored_by_its_first_part(tmp_path):
+    run = made_run(tmp_path, 0, online_accuracy=[0.2, 0.4])
+    assert score([first_part(run, 1)], "online_accuracy").mean == 0.2
+    assert score([first_part(run, 2)], "online_accuracy").mean == pytest.approx(0.3)
+
+
+def test_the_first_part_of_steps_ends_with_the_row_that_covers_them(tmp_path):
+    config = {"benchmark": "continual-cartpole", "method": {}, "seed": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    steps = {512: False, 1000: True, 1010: True, 1024: False, 1536: False}
+    rows = [
+        {"task": 0, "step": step, "boundary": boundary, "episode_return": 1.0}
+        for step, boundary in steps.items()
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run(tmp_path)
+    assert list(first_part(run, 1000).by_position) == [512, 1000, 1010, 1024]
+    assert first_part(run, 5000) is run
