@@ -7,6 +7,7 @@ from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import ControlRunConfig, ControlTracking
 from plasticity.tasks.games.ale import ALEConfig
 from plasticity.tasks.games.minatar import MinAtarConfig
+from plasticity.tasks.games.procgen import ProcgenConfig
 
 MINATAR_PPO = PPOConfig(
     image_network="minatar",
@@ -49,6 +50,29 @@ ALE_PPO = PPOConfig(
 Our form differs from theirs in these: actor and critic have a network each, so that each has its own
 optimizer and mitigations (as in Moalla et al., 2024); rewards are scaled by the running deviation of the
 return rather than clipped to their sign; a lost life ends no episode; actions are sticky.
+"""
+
+PROCGEN_PPO = PPOConfig(
+    image_network="impala",
+    hidden=(256,),
+    initialization="xavier",
+    rollout_steps=1000,
+    epochs=3,
+    minibatch_size=125,
+    learning_rate=1e-3,
+    epsilon=1e-5,
+    gamma=0.999,
+    value_clip_range=0.2,
+    entropy_coefficient=0.01,
+    value_coefficient=0.25,
+    normalize_rewards=True,
+    max_gradient_norm=0.5,
+)
+"""Settings of PPO in Procgen of TRAC (Muppidi et al., 2024) and C-CHAIN (Tang et al., 2025).
+
+Our form differs from theirs in these: actor and critic have a network each; the scale of the rewards goes on
+when the levels change, where theirs begins anew; a rollout goes on where the last one ended. Their value loss
+is half of half of the mean squared error, so a quarter of it here.
 """
 
 BENCHMARKS = (
@@ -123,6 +147,47 @@ BENCHMARKS = (
                         },
                         description="six games, 50 million frames each, five times; CORA",
                         minutes=330_000.0,
+                    ),
+                },
+            )
+        },
+    ),
+    Benchmark(
+        description="Procgen: one game, whose levels change, on screens of 64 x 64 (TRAC, C-CHAIN); PPO",
+        config=ControlRunConfig(
+            benchmark="procgen-levels",
+            stream=ProcgenConfig(num_steps=1_000_000, change_every=100_000),
+            agent=PROCGEN_PPO,
+            tracking=ControlTracking(measure_every=10_000),
+        ),
+        methods=("none", "syre", "layer-norm"),
+        minutes=400.0,
+        presets={
+            "preset": Presets(
+                help="Length: small, 100,000 steps of each of ten levels; quick, 4,000 of each of three, to"
+                " see it run; c-chain, the published two million of each of levels 20 to 29.",
+                default="small",
+                groups={
+                    "small": Preset(values={}),
+                    "quick": Preset(
+                        values={
+                            "stream.num_steps": 12_000,
+                            "stream.change_every": 4_000,
+                            "tracking.measure_every": 2_000,
+                        },
+                        description="three levels, 4,000 steps each",
+                        minutes=5.0,
+                    ),
+                    "c-chain": Preset(
+                        values={
+                            "stream.num_steps": 20_000_000,
+                            "stream.change_every": 2_000_000,
+                            "stream.num_envs": 1,
+                            "stream.start_level": 20,
+                            "tracking.measure_every": 100_000,
+                        },
+                        description="levels 20 to 29, two million steps each, one environment; C-CHAIN",
+                        minutes=8_000.0,
                     ),
                 },
             )

@@ -90,22 +90,10 @@ def test_a_state_of_another_game_is_refused():
     [
         ({"game": "three"}, ValueError, "Unknown game 'three'"),
         ({"game": "one", "task_seed": 0}, ValueError, "game one is constant"),
-        ({"max_episode_steps": 0}, ValueError, "max_episode_steps"),
         ({"sticky_actions": 1.0}, ValueError, "sticky_actions"),
-        ({"render_mode": "human"}, ValueError, "render_mode must be None"),
         ({"change_every": 3}, ValueError, "needs task_seed and change_every"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         Lights(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("action", "error"), [(3, ValueError), (-1, ValueError), (0.5, TypeError), (None, TypeError)]
-)
-def test_bad_actions(action, error):
-    env = Lights()
-    env.reset(seed=0)
-    with pytest.raises(error, match="from 0 to 2"):
-        env.step(action)
