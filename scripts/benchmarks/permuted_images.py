@@ -32,7 +32,7 @@ OF_SMALL: Mapping[str, Mapping[str, Any]] = {
 """Settings of mitigations there."""
 
 OF_NARROW: Mapping[str, Mapping[str, Any]] = {
-    "weight-decay": {"strength": 1e-4 / 0.05},  # 1e-4 in a step, whatever the learning rate
+    "weight-decay": {"strength": 1e-4 / 0.05},  # theirs is 1e-4 in a step, at any learning rate
     "weight-noise": {"deviation": 1e-9**0.5},
     "cbp": {"replacement_rate": 1e-3, "maturity_threshold": 5, "decay": 0.0},
     "redo": {"every": 8, "tau": 0.01},
