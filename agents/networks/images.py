@@ -73,7 +73,7 @@ def image_network(
         layer: Work of every hidden layer.
 
     Raises:
-        ValueError: if the images are too small for a kernel.
+        ValueError: if the images are too small for the convolutions.
     """
     spec = NetworkSpec(input_shape=images.shape, output_size=outputs, layer=layer)
     network: InitializedNetwork
@@ -81,6 +81,7 @@ def image_network(
         network = ImpalaNetwork(spec, hidden)
     else:
         inputs, height, width = images.shape
+        _require_size(name, images.shape)
         convolutions = []
         for channels, side, stride in _CONVOLUTIONS[name]:
             convolutions.append(
@@ -94,6 +95,18 @@ def image_network(
         network = FeedforwardNetwork(convolutions, dense, output)
     network.register_forward_pre_hook(images)
     return network
+
+
+def _require_size(name: ImageNetwork, shape: tuple[int, int, int]) -> None:
+    """Raise an error if images are smaller than what the convolutions reduce to one pixel."""
+    least = 1
+    for _, side, stride in reversed(_CONVOLUTIONS[name]):
+        least = (least - 1) * stride + side
+    if min(shape[1:]) < least:
+        raise ValueError(
+            f"image_network={name!r} needs images of at least {least} x {least} pixels, and these have"
+            f" {shape[1]} x {shape[2]}: choose another, such as impala."
+        )
 
 
 class ImpalaNetwork(InitializedNetwork):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from plasticity.agents.networks import MLP
@@ -22,7 +23,7 @@ SMALL = {
 }
 """Settings of Kumar et al., 2023, by path, but for the number of tasks."""
 
-OF_SMALL = {
+OF_SMALL: Mapping[str, Mapping[str, Any]] = {
     "weight-decay": {"strength": 1e-2},
     "l2-init": {"strength": 1e-2},
     "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-3, "accumulate": False},
@@ -30,8 +31,8 @@ OF_SMALL = {
 }
 """Settings of mitigations there."""
 
-OF_NARROW = {
-    "weight-decay": {"strength": 1e-4 / 0.05},  # 1e-4 in a step, whatever the learning rate
+OF_NARROW: Mapping[str, Mapping[str, Any]] = {
+    "weight-decay": {"strength": 1e-4 / 0.05},  # theirs is 1e-4 in a step, at any learning rate
     "weight-noise": {"deviation": 1e-9**0.5},
     "cbp": {"replacement_rate": 1e-3, "maturity_threshold": 5, "decay": 0.0},
     "redo": {"every": 8, "tau": 0.01},

@@ -112,6 +112,10 @@ def test_a_copy_by_pickle_scales_too(name):
     torch.testing.assert_close(pickle.loads(pickle.dumps(network))(flat), network(flat))
 
 
-def test_images_too_small_for_a_kernel():
-    with pytest.raises(ValueError, match="kernel of 8 x 8 have only 7 x 9 pixels"):
-        image_network("nature", ImageFormat((1, 7, 9), 255), 2, (6,), PLAIN)
+# 36 pixels become 8 by the first convolution, 3 by the second, and 1 by the third
+@pytest.mark.parametrize(("name", "least"), [("nature", 36), ("minatar", 3)])
+def test_images_too_small_for_the_convolutions(name, least):
+    image_network(name, ImageFormat((1, least, least), 255), 2, (6,), PLAIN)
+    message = f"image_network='{name}' needs images of at least {least} x {least} pixels"
+    with pytest.raises(ValueError, match=message):
+        image_network(name, ImageFormat((1, least - 1, 99), 255), 2, (6,), PLAIN)
