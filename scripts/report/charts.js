@@ -227,7 +227,10 @@ function seedLayers(lines, x, y, color) {
   const ends = lines.flatMap((line) => line.diverged.flatMap((diverged, i) => {
     const known = line.rows.filter((row) => row.values[i] !== null);
     const last = known[known.length - 1];
-    return diverged && last ? [{ x: last.x, label: line.label, mean: last.values[i] }] : [];
+    if (!diverged || !line.rows.length) return [];
+    // Of a run that diverged at its first row the cross is on the axis, as in panels._draw_seeds.
+    const [x, mean] = last ? [last.x, last.values[i]] : [line.rows[0].x, y.scale.domain[0]];
+    return [{ x, label: line.label, mean }];
   }));
   return [
     {

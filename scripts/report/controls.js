@@ -28,10 +28,7 @@ function fillLayers() {
     .filter((chart) => charts.includes(chart)).map((chart) => each.captions[chart.group])))].join(" ");
 }
 
-let turn = 0;
-
 async function draw() {
-  const mine = ++turn;
   const show = { seeds: at("seeds").checked, intervals: at("intervals").checked };
   const [metric, layer, width] = [at("metric").value, at("layer").value, Number(at("smoothing").value)];
   const [methods, names] = [checked("method"), checked("benchmark")];

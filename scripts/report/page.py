@@ -85,7 +85,8 @@ def page(comparisons: Sequence[Comparison], files: Sequence[Sequence[str]]) -> s
     thinned = f" Every {data['stride']}th row of long runs is drawn." if data["stride"] > 1 else ""
     parts.append(
         f'<p class="lead">Bands: {share} t intervals of the mean over seeds; with smoothing, of each'
-        f" run's moving average.{thinned} A cross ends the line of a run that diverged.</p>"
+        f" run's moving average.{thinned} Among single seeds, a cross ends the line of a run that"
+        " diverged.</p>"
     )
     parts.append(_for_papers(name for names in files for name in names))
     if found is not None:

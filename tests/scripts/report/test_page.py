@@ -86,14 +86,14 @@ def opened(browser, written):
     """Return a function that opens the page, and fails the test for any message of the console."""
     contexts, messages = [], []
 
-    def open_it(width=1200, **options):
+    def open_it(width=1200, path=written, **options):
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: messages.append(message.text))
         tab.on("pageerror", lambda error: messages.append(str(error)))
         tab.on("request", lambda made: made.url.startswith("http") and messages.append(made.url))
-        tab.goto(written.as_uri())
+        tab.goto(path.as_uri())
         tab.wait_for_selector("body[data-drawn]")
         return tab
 
@@ -177,6 +177,18 @@ def test_a_diverged_run_ends_in_a_cross_and_counts_no_more(opened):
     # (50 + 90) / 2
     assert last.startswith("70.0 [")
     assert last.endswith(", 2 seeds")
+
+
+def test_a_run_that_diverged_at_its_first_row_has_its_cross_on_the_axis(opened, tmp_path):
+    values = {"none": VALUES["none"], "redo": [[None]]}
+    write_runs(tmp_path, "permuted-digits", values, diverged={("redo", 0)})
+    path = tmp_path / "report.html"
+    path.write_text(page_of(tmp_path), encoding="utf-8")
+    tab = opened(path=path)
+    changed(tab, lambda: tab.get_by_label("single seeds").check())
+    cross = tab.locator("#charts text", has_text="✕").bounding_box()
+    axis = tab.locator("#charts .role-axis-domain line").first.bounding_box()
+    assert cross["y"] <= axis["y"] <= cross["y"] + cross["height"]
 
 
 def test_values_are_shown_under_the_pointer(opened):
