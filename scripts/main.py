@@ -333,7 +333,15 @@ def _benchmarks() -> dict[str, str]:
 def _size(config: RunConfig, minutes: float | None) -> str:
     """Describe the length of a run, and the time of one of the plain optimizer on one core."""
     size = f"{config.length:,} {config.axes[-1]}s"
-    return size if minutes is None else f"{size}, {minutes:.2g} core-minutes a run"
+    return size if minutes is None else f"{size}, {core_time(minutes)} a run"
+
+
+def core_time(minutes: float) -> str:
+    """Return a time on one core in words, to two digits: 0.6 core-minutes, 6.7 core-hours, 230 core-days."""
+    units = ((48 * 60, 24 * 60, "day"), (90, 60, "hour"), (0, 1, "minute"))
+    size, unit = next((size, unit) for least, size, unit in units if minutes >= least)
+    number = f"{float(f'{minutes / size:.2g}'):,g}"
+    return f"{number} core-{unit}" if number == "1" else f"{number} core-{unit}s"
 
 
 def _agents() -> dict[str, str]:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plasticity.agents.networks import MLP
 from plasticity.agents.supervised.config import ClassifierConfig
-from plasticity.scripts.config.benchmark import Benchmark
+from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
 from plasticity.tasks.streams.gradual import GradualConfig
 
+LENGTHS = Presets(
+    help="Length: full, 20 tasks of ten segments; quick, ten of them, in which the loss of plasticity shows.",
+    default="full",
+    groups={
+        "full": Preset(values={}),
+        "quick": Preset(
+            values={"stream.num_tasks": 100},
+            mitigations={"l2-init": {"strength": 1e-2}},
+            description="ten tasks of ten segments, in which the loss of plasticity shows",
+        ),
+    },
+)
+"""Lengths of gradual random labels."""
 
-def _gradual(name: str, description: str, stream: GradualConfig, epochs: int) -> Benchmark:
+
+def _gradual(
+    name: str,
+    description: str,
+    stream: GradualConfig,
+    epochs: int,
+    presets: Mapping[str, Presets] | None = None,
+) -> Benchmark:
     return Benchmark(
         description=description,
         config=SupervisedRunConfig(
@@ -19,6 +41,7 @@ def _gradual(name: str, description: str, stream: GradualConfig, epochs: int) ->
             agent=ClassifierConfig("adam", 1e-3, batch_size=32, epochs_per_task=epochs),
             tracking=SupervisedTracking(probe_size=256),
         ),
+        presets=presets or {},
     )
 
 
@@ -34,6 +57,7 @@ BENCHMARKS = (
         "1200 images of MNIST, labelled at random, each task fading into the next (arXiv 2602.09234)",
         GradualConfig(dataset="mnist", num_tasks=200, base="random-labels"),
         8,
+        {"preset": LENGTHS},
     ),
 )
 """Benchmarks of this family."""

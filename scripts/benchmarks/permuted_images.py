@@ -41,9 +41,22 @@ OF_NARROW: Mapping[str, Mapping[str, Any]] = {
 """Settings of mitigations for three layers of 10 in Hernandez-Garcia et al., 2025 (in its code,
 `small_network`). Shrink and perturb is weight-decay+weight-noise, of a variance of 1e-9."""
 
+NARROW = {
+    "stream.first_permuted": True,
+    "network": MLP(
+        hidden=(10, 10, 10),
+        initialization="kaiming",
+        output_gain=2**0.5,  # of all layers, the output layer too
+        zero_biases=True,
+    ),
+    "agent": ClassifierConfig("sgd", 0.05, batch_size=30),
+}
+"""Settings of Hernandez-Garcia et al., 2025, by path, but for the number of tasks."""
+
 PAPERS = Presets(
     help="Settings of a paper: paper (syre, 2025), online (Dohare et al., 2024), small (Kumar et al., 2023)"
-    " or narrow (Hernandez-Garcia et al., 2025); quick: 30 tasks of small, in which the loss shows.",
+    " or narrow (Hernandez-Garcia et al., 2025); quick and narrow-quick: 30 tasks of small and 40 of narrow,"
+    " in which the loss shows.",
     default="paper",
     groups={
         "paper": Preset(values={}),
@@ -75,19 +88,14 @@ PAPERS = Presets(
             minutes=0.6,
         ),
         "narrow": Preset(
-            values={
-                "stream.num_tasks": 1000,
-                "stream.first_permuted": True,
-                "network": MLP(
-                    hidden=(10, 10, 10),
-                    initialization="kaiming",
-                    output_gain=2**0.5,  # of all layers, the output layer too
-                    zero_biases=True,
-                ),
-                "agent": ClassifierConfig("sgd", 0.05, batch_size=30),
-            },
+            values={**NARROW, "stream.num_tasks": 1000},
             mitigations=OF_NARROW,
             description="three layers of 10 (Hernandez-Garcia et al., 2025)",
+        ),
+        "narrow-quick": Preset(
+            values={**NARROW, "stream.num_tasks": 40, "stream.test_examples": 0},
+            mitigations={**OF_NARROW, "l2-init": {"strength": 1e-3}},
+            description="the first 40 tasks of narrow, in which the loss of plasticity shows",
         ),
     },
 )

@@ -24,7 +24,7 @@ from plasticity.scripts.config.grid import Axis
 from plasticity.scripts.config.nested import setting_at
 from plasticity.scripts.config.options import default_options
 from plasticity.scripts.config.settings_by_option import concerns
-from plasticity.scripts.main import COMMANDS, main
+from plasticity.scripts.main import COMMANDS, core_time, main
 from plasticity.scripts.reproduce.figure import FIGURES
 from plasticity.scripts.run import command as run_module
 from plasticity.scripts.run import locks
@@ -84,6 +84,23 @@ def test_usage_names_every_command(call, arguments):
     assert code == 0
     for name, description in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(description)}$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (0.04, "0.04 core-minutes"),
+        (1, "1 core-minute"),
+        (80, "80 core-minutes"),
+        (400, "6.7 core-hours"),  # 400 / 60 = 6.67
+        (60 * 40, "40 core-hours"),
+        (60 * 48, "2 core-days"),
+        (330_000, "230 core-days"),  # 330,000 / 1440 = 229.2
+        (1440 * 12_345, "12,000 core-days"),
+    ],
+)
+def test_the_time_of_a_run_in_words(minutes, words):
+    assert core_time(minutes) == words
 
 
 def test_list_has_a_line_for_each_entry(call):

@@ -1,7 +1,10 @@
 """Benchmarks of gradual changes."""
 
+from dataclasses import replace
+
 import pytest
 
+from plasticity.mitigations import L2Init
 from plasticity.scripts.config.benchmarks import BENCHMARKS
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run.supervised_experiment import SupervisedExperiment
@@ -28,3 +31,12 @@ def test_rows_tell_the_share_and_abrupt_runs_have_as_many_steps():
         shares = [row["share_before"] for row in rows]
         assert shares[4:] == ([0, 0] if transition == 0 else pytest.approx([2 / 3, 1 / 3]))
     assert steps[0.0] == steps[0.5]
+
+
+def test_quick_is_half_of_the_random_labels():
+    whole = BENCHMARKS["gradual-random-labels"]
+    quick = whole.with_presets({"preset": "quick"})
+    assert quick.config.stream.num_tasks == 10 * quick.config.stream.segments == 100
+    assert replace(quick.config.stream, num_tasks=200) == whole.config.stream
+    assert quick.config.agent == whole.config.agent
+    assert quick.mitigation("l2-init") == L2Init(strength=1e-2)

@@ -105,3 +105,13 @@ def test_quick_is_the_beginning_of_small():
     assert replace(quick.config.stream, num_tasks=500) == small.config.stream
     assert (quick.config.network, quick.config.agent) == (small.config.network, small.config.agent)
     assert quick.mitigation("l2-init") == small.mitigation("l2-init")
+
+
+def test_narrow_quick_is_the_beginning_of_narrow_without_a_test_set():
+    narrow, quick = preset("narrow"), preset("narrow-quick")
+    assert (quick.config.stream.num_tasks, quick.config.stream.test_examples) == (40, 0)
+    longer = replace(quick.config.stream, num_tasks=1000, test_examples=None)
+    assert longer == narrow.config.stream
+    assert quick.config.network == narrow.config.network
+    assert quick.config.agent == narrow.config.agent
+    assert quick.mitigation("l2-init") == L2Init(strength=1e-3)
