@@ -29,9 +29,9 @@ from scipy import stats
 
 from plasticity.tasks import SlipperyAntMujocoEnv
 from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, HEALTHY_HEIGHTS, RESET_NOISE, load_ant
-from plasticity.tasks.control.ant.warp import SlipperyAntWarp
-from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
+from plasticity.tasks.control.ant.warp import WARP_ANT, SlipperyAntWarp
 from plasticity.tasks.control.slippery.environment import MAX_EPISODE_STEPS
+from plasticity.tasks.control.slippery.warp_physics import WarpPhysics
 
 Array = NDArray[np.float64]
 
@@ -116,7 +116,7 @@ def warp_step(
     states: States, friction: float, *, refine: bool, align: bool, device: str
 ) -> tuple[Array, Array]:
     """Make one step in MuJoCo Warp; return positions and velocities."""
-    physics = AntWarpPhysics(len(states), device, refine=refine)
+    physics = WarpPhysics(WARP_ANT, len(states), device, refine=refine)
     if not align:
         physics.model.callback.contactfilter = None
     inputs = {

@@ -12,7 +12,7 @@ from plasticity.scripts.benchmarks import (
     noisy_to_clean,
     permuted_images,
     random_labels,
-    slippery_ant,
+    slippery,
     slowly_changing_regression,
     warm_start,
 )
@@ -28,7 +28,7 @@ FAMILIES = (
     gradual.BENCHMARKS,
     cloned_units.BENCHMARKS,
     slowly_changing_regression.BENCHMARKS,
-    slippery_ant.BENCHMARKS,
+    slippery.BENCHMARKS,
     classic_control.BENCHMARKS,
     dmc_chain.BENCHMARKS,
     games.BENCHMARKS,

@@ -58,7 +58,7 @@ class CommandOptions:
 
     stack: StackSize = "auto"
     """Runs that each process trains stacked: of supervised benchmarks and of environments on a device
-    (slippery-ant-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
+    (slippery-ant-warp, slippery-humanoid-warp). auto: one on a CPU; on CUDA as many as its memory holds."""
 
     launcher: LauncherName = "local"
     """Place where the runs are started: local, in processes of this machine; slurm, as jobs of an array

@@ -10,6 +10,7 @@ from plasticity.checks import require_integer
 from plasticity.tasks.control.ant.bullet import SlipperyAntBulletEnv
 from plasticity.tasks.control.ant.mujoco import SlipperyAntMujocoEnv
 from plasticity.tasks.control.schedule import share_of_environment
+from plasticity.tasks.control.slippery.config import DEVICE_ENGINES
 from plasticity.tasks.vector.environments import VectorEnvironments
 
 ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
@@ -19,9 +20,6 @@ ENGINES: Mapping[str, type[SlipperyAntBulletEnv | SlipperyAntMujocoEnv]] = {
 }
 """Physics engines of Slippery-Ant, by name, with the environment of a single ant. Warp steps thousands of
 ants at once, on a GPU; its single ant is the MuJoCo environment, on the CPU."""
-
-DEVICE_ENGINES = ("warp",)
-"""Engines that step all their ants at once on a device, not one by one in processes."""
 
 
 def slippery_ant_vector(

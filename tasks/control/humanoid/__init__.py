@@ -1,1 +1,1 @@
-"""Slippery humanoid, in MuJoCo on the CPU."""
+"""Slippery humanoid in two physics engines: MuJoCo and MuJoCo Warp."""

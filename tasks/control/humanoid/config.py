@@ -1,16 +1,25 @@
-"""Slippery humanoids as a family of environments."""
+"""Slippery humanoids as a family of environments, one for each physics engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from plasticity.tasks.control.base import View
 from plasticity.tasks.control.humanoid.mujoco import STEP_SECONDS, SlipperyHumanoidEnv
 from plasticity.tasks.control.slippery.config import SlipperyConfig
+
+if TYPE_CHECKING:
+    from plasticity.tasks.control.humanoid.warp import SlipperyHumanoidWarp
+
+HUMANOID_ENGINES: Mapping[str, type[SlipperyHumanoidEnv]] = {
+    "mujoco": SlipperyHumanoidEnv,
+    "warp": SlipperyHumanoidEnv,
+}
+"""Physics engines of the humanoid, by name, with the environment of a single one: Warp's is MuJoCo's."""
 
 _VELOCITY_ALONG_X = 22  # in the observation, after the height, the orientation and 17 angles
 
@@ -32,11 +41,15 @@ class SlipperyHumanoidConfig(SlipperyConfig):
         ValueError: if a value is out of range, or the environments cannot share the interval evenly.
     """
 
-    def make_env(
-        self, values: Mapping[str, float] | None = None, **arguments: Any
-    ) -> SlipperyHumanoidEnv:
-        """Make one humanoid."""
-        return SlipperyHumanoidEnv(**{**(values or {}), **arguments})
+    engines: ClassVar = HUMANOID_ENGINES
+
+    engine: str = "mujoco"
+    """Physics engine, mujoco or warp."""
+
+    def _warp_class(self) -> type[SlipperyHumanoidWarp]:
+        from plasticity.tasks.control.humanoid import warp  # noqa: PLC0415  (a GPU's engine)
+
+        return warp.SlipperyHumanoidWarp
 
     @property
     def view(self) -> View:

@@ -273,7 +273,7 @@ def test_without_its_engine_a_run_says_what_to_install(tmp_path, monkeypatch, en
 
     name = "slippery-ant" if engine == "bullet" else f"slippery-ant-{engine}"
     if engine == "warp":  # its twin on the CPU may be there without it
-        monkeypatch.setattr("plasticity.tasks.control.ant.warp_physics.load_modules", missing)
+        monkeypatch.setattr("plasticity.tasks.control.slippery.warp_physics.load_modules", missing)
         pytest.importorskip("mujoco")
     else:
         monkeypatch.setitem(ENGINES, engine, missing)

@@ -30,10 +30,10 @@ from plasticity.scripts.run.runner import Runner
 from plasticity.scripts.run.saved_run import is_finished, progress_made
 from plasticity.seeds import child_seed
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
-from plasticity.tasks.control.ant.warp_physics import AntWarpPhysics
 from plasticity.tasks.control.classic import ClassicControlConfig
 from plasticity.tasks.control.simulators import SimulationError
 from plasticity.tasks.control.slippery.friction import task_friction
+from plasticity.tasks.control.slippery.warp_physics import WarpPhysics
 
 # Two ants for each run, whose friction changes at the first end of an episode after 100 steps.
 TINY = ControlRunConfig(
@@ -580,7 +580,7 @@ def test_a_simulator_without_space_is_an_error_of_the_run(warp, monkeypatch):
     def full(self):
         raise SimulationError("3 contacts did not fit.")
 
-    monkeypatch.setattr(AntWarpPhysics, "check", full)
+    monkeypatch.setattr(WarpPhysics, "check", full)
     with pytest.raises(
         RunError, match=r"^3 contacts did not fit\. The latest checkpoint is intact"
     ):

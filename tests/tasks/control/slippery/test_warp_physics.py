@@ -1,11 +1,15 @@
-"""Physics of the Warp ants: capacity, and corrections of MuJoCo Warp against MuJoCo."""
+"""Physics of Warp's walkers: capacity, and corrections of MuJoCo Warp against MuJoCo."""
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from plasticity.tasks.control.ant import mujoco as ant_mujoco
-from plasticity.tasks.control.ant.warp_physics import MOST_CONTACTS, AntWarpPhysics
+from plasticity.tasks.control.ant.warp import WARP_ANT
+from plasticity.tasks.control.humanoid.warp import WARP_HUMANOID
+from plasticity.tasks.control.slippery.warp_physics import WarpPhysics
 
 mujoco = pytest.importorskip("mujoco")
 mujoco_warp = pytest.importorskip("mujoco_warp", reason="needs plasticity[gpu]")
@@ -13,18 +17,49 @@ mujoco_warp = pytest.importorskip("mujoco_warp", reason="needs plasticity[gpu]")
 NUM = 200
 
 
-def test_the_capacity_suffices_for_all_contacts_of_an_ant():
-    model = ant_mujoco.load_ant()
-    kinds = mujoco.mjtGeom
-    points = {kinds.mjGEOM_PLANE: 0, kinds.mjGEOM_SPHERE: 1, kinds.mjGEOM_CAPSULE: 2}
-    assert sum(points[kinds(kind)] for kind in model.geom_type) == MOST_CONTACTS
-    # Only the floor can be touched, and with a pyramid of four sides.
-    collides = model.geom_contype[:, None] & model.geom_conaffinity[None]
-    assert not collides[1:, 1:].any()
-    assert (model.geom_condim == 3).all()
+ORDER = ("PLANE", "SPHERE", "CAPSULE")
+POINTS = {
+    ("PLANE", "SPHERE"): 1,
+    ("PLANE", "CAPSULE"): 2,
+    ("SPHERE", "SPHERE"): 1,
+    ("SPHERE", "CAPSULE"): 1,
+    ("CAPSULE", "CAPSULE"): 2,
+}
+"""Largest number of contacts of two shapes; two capsules have two if they are parallel."""
+
+
+def collide(model, one, other):
+    """Return whether MuJoCo looks for contacts of two geoms, by the rules of its documentation."""
+    masks = model.geom_contype, model.geom_conaffinity
+    if not any(first[one] & second[other] for first, second in (masks, masks[::-1])):
+        return False
+    # Bodies that are welded together count as one, and neither touches its parent, unless that is the world.
+    welded = model.body_weldid
+    ours, theirs = (welded[model.geom_bodyid[geom]] for geom in (one, other))
+    parents = [welded[model.body_parentid[body]] for body in (ours, theirs)]
+    related = ours and theirs and (ours == parents[1] or theirs == parents[0])
+    return ours != theirs and not related
+
+
+@pytest.mark.parametrize("body", [WARP_ANT, WARP_HUMANOID], ids=lambda body: body.name)
+def test_the_capacity_suffices_for_all_contacts_of_a_body(body):
+    model = body.load_model()
+    shapes = [mujoco.mjtGeom(kind).name.removeprefix("mjGEOM_") for kind in model.geom_type]
+    contacts = rows = 0
+    for pair in itertools.combinations(range(model.ngeom), 2):
+        if collide(model, *pair):
+            points = POINTS[tuple(sorted((shapes[geom] for geom in pair), key=ORDER.index))]
+            contacts += points
+            # A pyramid of four sides, or the normal alone.
+            rows += points * {3: 4, 1: 1}[max(model.geom_condim[geom] for geom in pair)]
+    assert (body.most_contacts, body.most_rows) == (contacts, rows)
+    assert body.joint_limits == model.jnt_limited.sum()
     assert model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
-    physics = AntWarpPhysics(1, "cpu")
-    assert physics.max_rows == 4 * MOST_CONTACTS + int(model.jnt_limited.sum())
+    # None of what would have more contacts or rows.
+    assert (model.npair, model.neq) == (0, 0)
+    for constraint in (model.tendon_limited, model.dof_frictionloss, model.tendon_frictionloss):
+        assert not constraint.any()
+    assert WarpPhysics(body, 1, "cpu").max_rows == rows + body.joint_limits
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +67,7 @@ def fallen():
     """Return physics with ants lying and standing in many poses, and the same states in MuJoCo."""
     rng = np.random.default_rng(0)
     model = ant_mujoco.load_ant()
-    physics = AntWarpPhysics(NUM, "cpu")
+    physics = WarpPhysics(WARP_ANT, NUM, "cpu")
     states = []
     for friction in np.geomspace(0.02, 2, NUM).astype(np.float32):
         model.geom_friction[:, 0] = friction
@@ -101,7 +136,7 @@ def test_accelerations_match_mujoco(fallen):
     scale = np.abs(expected).max(axis=1)
     assert (np.abs(found - expected).max(axis=1) < 2e-5 * scale).all()
     # The test is sensitive: without the second solution it fails.
-    alone = AntWarpPhysics(NUM, "cpu", refine=False)
+    alone = WarpPhysics(WARP_ANT, NUM, "cpu", refine=False)
     for name in ("qpos", "qvel", "ctrl"):
         own = alone.tensor(getattr(alone.data, name))
         own.copy_(physics.tensor(getattr(physics.data, name)))

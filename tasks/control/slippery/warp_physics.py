@@ -1,44 +1,65 @@
-"""Physics of many MuJoCo ants at once, in MuJoCo Warp, on a GPU or a CPU."""
+"""Physics of many walkers at once, in MuJoCo Warp, on a GPU or a CPU."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticity.tasks.control.ant.mujoco import FRAME_SKIP, load_ant
 from plasticity.tasks.control.simulators import (
     SimulationError,
     import_simulator,
     standard_error_closed,
 )
-
-MOST_CONTACTS = 25
-"""Largest possible number of contacts of an ant: two of each of its 12 capsules with the floor, one of its
-torso."""
+from plasticity.tasks.control.slippery.mujoco import FRAME_SKIP
 
 LEAST_FRICTION = 0.01
 """Smallest friction at which a step still agrees with MuJoCo's: the solver's stiffness grows with
 1 / friction^2, and at 0.003 float32 has too few digits for it, so that ants are off by m/s."""
 
 _ROWS_PER_CONTACT = 4
-_JOINT_LIMITS = 8
 _EVALUATIONS = 4
 
 
-def load_modules() -> tuple[Any, Any, Any]:
+@dataclass(frozen=True)
+class WarpBody:
+    """Body of a walker: what is its own of the physics.
+
+    Attributes:
+        name: Name of the body, for messages: one word, whose plural has an s.
+        load_model: Function that returns a new `mujoco.MjModel`, which MuJoCo Warp can compute.
+        kernels: Module of the body's kernels, `finish_step` and `begin_episodes`.
+        most_contacts: Largest possible number of contacts of one body.
+        most_rows: Rows of constraints of these contacts: four of one with friction, one of another.
+        joint_limits: Joints with limits, which have a row each.
+    """
+
+    name: str
+    load_model: Callable[[], Any]
+    kernels: str
+    most_contacts: int
+    most_rows: int
+    joint_limits: int
+
+
+def load_modules(name: str) -> tuple[Any, Any, Any]:
     """Import and return the modules `mujoco`, `warp` and `mujoco_warp`.
+
+    Args:
+        name: Name of the body that needs them, for the message.
 
     Raises:
         ModuleNotFoundError: if one is not installed.
     """
     remedy = "pip install 'plasticity[gpu]' (Python 3.11 or newer)"
     mujoco, warp, mujoco_warp = (
-        import_simulator(name, "The Warp ant", remedy) for name in ("mujoco", "warp", "mujoco_warp")
+        import_simulator(module, f"The Warp {name}", remedy)
+        for module in ("mujoco", "warp", "mujoco_warp")
     )
     # Otherwise Warp prints a line for every module it loads. Warnings and errors are still printed.
     warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
@@ -62,13 +83,15 @@ def numbered_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", number)
 
 
-class AntWarpPhysics:
-    """Model and data of many ants, each with its own friction, stepped five physics steps at a time.
+class WarpPhysics:
+    """Model and data of many walkers, each with its own friction, stepped five physics steps at a time.
 
     Args:
-        num_envs: Number of ants.
+        body: Body of the walkers.
+        num_envs: Number of walkers.
         device: "cpu" or a CUDA device.
-        max_contacts: Capacity for contacts, per ant on average, and for one ant's rows of constraints.
+        max_contacts: Capacity for contacts, per walker on average, and for one walker's rows of
+            constraints. None: the most that the body can have.
         refine: Whether contact forces are solved for twice, the second time from the first solution.
 
     Raises:
@@ -76,46 +99,58 @@ class AntWarpPhysics:
         ValueError: if there is no such device.
 
     Attributes:
-        model: `mujoco_warp.Model`; `geom_friction` has a row for each ant.
-        data: `mujoco_warp.Data` of all ants.
-        initial_qpos: Position of the ant before the noise of a reset, a Warp array.
+        model: `mujoco_warp.Model`; `geom_friction` has a row for each walker.
+        data: `mujoco_warp.Data` of all walkers.
+        initial_qpos: Position of the body before the noise of a reset, a Warp array.
+        mass_shares: Share of the mass that each part of the body has, a Warp array; of the world, 0.
+        shared_kernels: Module of the kernels that all bodies have in common.
+        kernels: Module of the body's own.
     """
 
     def __init__(
         self,
+        body: WarpBody,
         num_envs: int,
         device: str | torch.device,
         *,
-        max_contacts: int = MOST_CONTACTS,
+        max_contacts: int | None = None,
         refine: bool = True,
     ) -> None:
-        mujoco, self.warp, self._mujoco_warp = load_modules()
+        self._body = body
+        mujoco, self.warp, self._mujoco_warp = load_modules(body.name)
         # Without a GPU, Warp's C code prints a message, which is useless to those who chose the CPU.
         with nullcontext() if torch.cuda.is_available() else standard_error_closed():
             self.warp.init()
-        self.kernels = importlib.import_module("plasticity.tasks.control.ant.warp_kernels")
+        self.shared_kernels = importlib.import_module(
+            "plasticity.tasks.control.slippery.warp_kernels"
+        )
+        self.kernels = importlib.import_module(body.kernels)
         self.device = device = numbered_device(device)
         self.num_envs = num_envs
         self.warp_device = self.warp.device_from_torch(device)
-        self._max_contacts = max_contacts
-        self.max_rows = _ROWS_PER_CONTACT * max_contacts + _JOINT_LIMITS
-        host_model = load_ant()
+        self._max_contacts = body.most_contacts if max_contacts is None else max_contacts
+        of_contacts = min(_ROWS_PER_CONTACT * self._max_contacts, body.most_rows)
+        self.max_rows = of_contacts + body.joint_limits
+        host_model = body.load_model()
         with self.warp.ScopedDevice(self.warp_device):
             self.model = self._mujoco_warp.put_model(
                 host_model, batch_sizes={"geom_friction": num_envs}
             )
             self.data = self._mujoco_warp.make_data(
-                host_model, num_envs, nconmax=max_contacts, njmax=self.max_rows
+                host_model, num_envs, nconmax=self._max_contacts, njmax=self.max_rows
             )
             self.initial_qpos = self.warp.array(host_model.qpos0, dtype=float)
+            masses = host_model.body_mass
+            self.mass_shares = self.warp.array(masses / masses.sum(), dtype=float)
         options = self.model.opt
         options.warn_overflow = 0  # check() reports it
         if self.warp_device.is_cuda:
             options.graph_conditional = self.warp.is_conditional_graph_supported()
         self._needs = torch.zeros(2, dtype=torch.int32, device=device)
+        self._plane = int(mujoco.mjtGeom.mjGEOM_PLANE)
         self._capsule = int(mujoco.mjtGeom.mjGEOM_CAPSULE)
         self._refine = refine
-        self._can_overflow = max_contacts < MOST_CONTACTS
+        self._can_overflow = self._max_contacts < body.most_contacts
         self._calls = {"contactfilter": 0, "control": 0}
         # Called in each of the 20 evaluations of a step: after collision detection, and before the solver.
         self.model.callback.contactfilter = self._align_contacts
@@ -133,15 +168,21 @@ class AntWarpPhysics:
         return self.warp.from_torch(tensor, dtype=dtype)
 
     def launch(self, kernel: Any, *arguments: Any, threads: int | None = None) -> None:
-        """Run a kernel, with one thread for each ant, or another number of them."""
+        """Run a kernel, with one thread for each walker, or another number of them."""
         threads = self.num_envs if threads is None else threads
         self.warp.launch(kernel, dim=threads, inputs=list(arguments), device=self.warp_device)
 
     def step(self) -> None:
-        """Take five steps of 0.01 s, and compute the forces on bodies in the last one, as Gymnasium does."""
+        """Take five steps, and compute the forces on the parts in the last one, as Gymnasium does."""
         for _ in range(FRAME_SKIP):
             self._mujoco_warp.step(self.model, self.data)
         self._mujoco_warp.rne_postconstraint(self.model, self.data)
+
+    def place(self) -> None:
+        """Compute where the parts of each body are, and how they move, from the state alone."""
+        self._mujoco_warp.kinematics(self.model, self.data)
+        self._mujoco_warp.com_pos(self.model, self.data)
+        self._mujoco_warp.com_vel(self.model, self.data)
 
     def require_callbacks(self) -> None:
         """Check, after the first step, that the corrections of MuJoCo Warp were called as often as expected.
@@ -163,12 +204,13 @@ class AntWarpPhysics:
         self._calls["contactfilter"] += 1
         contact = data.contact
         self.launch(
-            self.kernels.align_contacts,
+            self.shared_kernels.align_contacts,
             data.nacon,
             contact.worldid,
             contact.geom,
             model.geom_type,
             data.geom_xmat,
+            self._plane,
             self._capsule,
             contact.frame,
             threads=data.naconmax,
@@ -178,7 +220,7 @@ class AntWarpPhysics:
         self._calls["control"] += 1
         if self._can_overflow:
             self.launch(
-                self.kernels.note_needs,
+                self.shared_kernels.note_needs,
                 data.ncollision,
                 data.nacon,
                 data.nefc,
@@ -211,11 +253,12 @@ class AntWarpPhysics:
         most = self.num_envs * self._max_contacts
         if contacts <= most and rows <= self.max_rows and not bool(overflow.any()):
             return
+        name, capacity = self._body.name, self._max_contacts
         raise SimulationError(
-            f"The Warp ants ran out of capacity, and contacts were left out: max_contacts = "
-            f"{self._max_contacts} allows {self.num_envs} ants {most} contacts in total, but {contacts} were "
-            f"needed at once, and each ant {self.max_rows} rows of constraints, but one needed {rows}. Start "
-            f"again with max_contacts = {MOST_CONTACTS}, the most that an ant can have, or from the last "
+            f"The Warp {name}s ran out of capacity, and contacts were left out: max_contacts = {capacity} "
+            f"allows {self.num_envs} {name}s {most} contacts in total, but {contacts} were needed at once, "
+            f"and each {name} {self.max_rows} rows of constraints, but one needed {rows}. Start again with "
+            f"max_contacts = {self._body.most_contacts}, the most that one can have, or from the last "
             "checkpoint."
         )
 
@@ -241,7 +284,7 @@ class Replay:
         record: Whether to record; the work must have been run before, so that all kernels are loaded.
     """
 
-    def __init__(self, physics: AntWarpPhysics, work: Callable[[], None], *, record: bool) -> None:
+    def __init__(self, physics: WarpPhysics, work: Callable[[], None], *, record: bool) -> None:
         self._warp = physics.warp
         self._work = work
         self._device = physics.device

@@ -51,6 +51,29 @@ def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -
     )
 
 
+def _slippery_humanoid(name: str, description: str, engine: str, num_envs: int = 8) -> Benchmark:
+    return Benchmark(
+        description=description,
+        config=ControlRunConfig(
+            benchmark=name,
+            stream=SlipperyHumanoidConfig(
+                engine=engine,
+                num_steps=2_000_000,
+                change_every=SCHEDULES[_ANT_PRESETS["preset"].default],
+                num_envs=num_envs,
+            ),
+            # Inertias and forces in the observation are up to a thousand times its angles.
+            agent=replace(PRESETS["standard"], normalize_observations=True),
+        ),
+        methods=("none", "weight-decay", "syre"),
+        tuned_as="slippery-ant",  # not searched
+        presets={"preset": _ANT_PRESETS["preset"]},
+    )
+
+
+_WARP_ENVS = 32
+"""Environments on a device: 64 could not share the 100,000 steps of the small schedule evenly."""
+
 BENCHMARKS = (
     _slippery_ant(
         "slippery-ant",
@@ -66,21 +89,18 @@ BENCHMARKS = (
         "slippery-ant-warp",
         "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
         "warp",
-        num_envs=32,  # 64 could not share the 100,000 steps of the small schedule evenly
+        num_envs=_WARP_ENVS,
     ),
-    Benchmark(
-        description="MuJoCo's humanoid on the CPU, whose ground friction changes; PPO",
-        config=ControlRunConfig(
-            benchmark="slippery-humanoid",
-            stream=SlipperyHumanoidConfig(
-                num_steps=2_000_000, change_every=SCHEDULES[_ANT_PRESETS["preset"].default]
-            ),
-            # Inertias and forces in the observation are up to a thousand times its angles.
-            agent=replace(PRESETS["standard"], normalize_observations=True),
-        ),
-        methods=("none", "weight-decay", "syre"),
-        tuned_as="slippery-ant",  # not searched
-        presets={"preset": _ANT_PRESETS["preset"]},
+    _slippery_humanoid(
+        "slippery-humanoid",
+        "MuJoCo's humanoid on the CPU, whose ground friction changes; PPO",
+        "mujoco",
+    ),
+    _slippery_humanoid(
+        "slippery-humanoid-warp",
+        "MuJoCo's humanoids on the GPU, many runs at once; otherwise as slippery-humanoid",
+        "warp",
+        num_envs=_WARP_ENVS,
     ),
 )
 """Benchmarks of this family."""

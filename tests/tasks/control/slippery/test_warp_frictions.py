@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity.tasks.control.ant.warp_frictions import ComingTasks
 from plasticity.tasks.control.slippery.friction import FrictionSchedule
+from plasticity.tasks.control.slippery.warp_frictions import ComingTasks
 
 streams = st.builds(
     FrictionSchedule,

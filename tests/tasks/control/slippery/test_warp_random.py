@@ -1,4 +1,4 @@
-"""Random numbers of the Warp ant, against the published ones of Philox."""
+"""Random numbers of Warp's walkers, against the published ones of Philox."""
 
 import numpy as np
 import pytest
@@ -22,15 +22,15 @@ KNOWN = [
 
 
 def test_philox_gives_the_known_answers():
-    from plasticity.tasks.control.ant import warp_physics as ant_warp_physics
+    from plasticity.tasks.control.slippery import warp_physics
 
-    ant_warp_physics.load_modules()
-    from plasticity.tasks.control.ant import warp_kernels as ant_warp_kernels
+    warp_physics.load_modules("ant")
+    from plasticity.tasks.control.slippery import warp_random
 
     counters, keys, expected = zip(*KNOWN, strict=True)
     bits = wp.zeros(3, dtype=wp.vec4ui, device="cpu")
     wp.launch(
-        ant_warp_kernels.random_bits,
+        warp_random.random_bits,
         dim=3,
         inputs=[
             wp.array(np.array(keys, np.uint64), dtype=wp.uint64, device="cpu"),

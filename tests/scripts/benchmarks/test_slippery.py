@@ -1,4 +1,8 @@
-"""Published intervals of Slippery-Ant, its agents, and the humanoid beside it."""
+"""Published intervals of Slippery-Ant, its agents, and the humanoids beside it."""
+
+from dataclasses import replace
+
+import pytest
 
 from plasticity.agents.ppo.config import PRESETS
 from plasticity.scripts.config.benchmarks import BENCHMARKS
@@ -17,9 +21,19 @@ def test_the_published_intervals_and_agents():
             assert benchmark.with_presets({"agent": agent}).config.agent == PRESETS[agent]
 
 
-def test_the_humanoid_has_the_ants_intervals_and_normalized_observations():
-    benchmark = BENCHMARKS["slippery-humanoid"]
+@pytest.mark.parametrize("name", ["slippery-humanoid", "slippery-humanoid-warp"])
+def test_the_humanoids_have_the_ants_intervals_and_normalized_observations(name):
+    benchmark = BENCHMARKS[name]
     assert benchmark.config.stream.change_every == 100_000
     assert benchmark.with_presets({"preset": "nature"}).config.stream.change_every == 2_000_000
     assert benchmark.config.agent.normalize_observations
     assert benchmark.config.agent.learning_rate == PRESETS["standard"].learning_rate
+
+
+def test_the_humanoids_on_a_device_differ_in_engine_and_number_only():
+    host, device = (
+        BENCHMARKS[name].config for name in ("slippery-humanoid", "slippery-humanoid-warp")
+    )
+    assert (host.stream.engine, device.stream.engine) == ("mujoco", "warp")
+    stream = replace(host.stream, engine="warp", num_envs=32)
+    assert replace(host, benchmark="slippery-humanoid-warp", stream=stream) == device
