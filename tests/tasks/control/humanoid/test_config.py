@@ -17,10 +17,13 @@ WHOLE = {"num_steps": 4096, "change_every": 1024}
 
 def test_the_family_says_what_its_runs_need():
     config = SlipperyHumanoidConfig(**WHOLE)
-    assert not config.on_device
+    assert (config.engine, config.on_device) == ("mujoco", False)  # of folders from before Warp's
+    assert SlipperyHumanoidConfig(engine="warp", **WHOLE).on_device
     assert config.view.steps_per_frame * config.view.step_seconds == pytest.approx(0.045)
     stream = config.make_stream(3, seed=5)
     assert stream.describe(2) == {"friction": task_friction(5, 2)}
+    with pytest.raises(ValueError, match="Unknown engine 'bullet'"):
+        SlipperyHumanoidConfig(engine="bullet", **WHOLE)
     with pytest.raises(ValueError, match="change_every must be a multiple of num_envs, 8"):
         SlipperyHumanoidConfig(num_steps=4096, change_every=1023)
 
@@ -41,12 +44,16 @@ def test_the_speed_is_that_of_the_torso():
     assert distance == pytest.approx(moved, rel=0.2)
 
 
-def test_a_stopped_run_continues_to_the_byte(tmp_path):
-    pytest.importorskip("mujoco")
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("slippery-humanoid", "mujoco"), ("slippery-humanoid-warp", "mujoco_warp")],
+)
+def test_a_stopped_run_continues_to_the_byte(tmp_path, name, package):
+    pytest.importorskip(package)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     config = with_values(
-        BENCHMARKS["slippery-humanoid"].config,
+        BENCHMARKS[name].config,
         {
             "seed": 3,
             "stream.num_steps": 768,
