@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,17 @@ def test_no_ray_answers(monkeypatch):
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(RunError, match=f"No Ray answers at {address}.*ray start --head"):
             RayLauncher(RayOptions(address=address)).require_ready()
+
+
+def test_a_local_ray_that_does_not_start_is_no_traceback(monkeypatch):
+    def init(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(
+        RunError, match=r"local Ray could not be started \(The current node timed out"
+    ):
+        RayLauncher(RayOptions()).launch([], lambda *_: None, lambda *_: None)
 
 
 @pytest.mark.parametrize(
