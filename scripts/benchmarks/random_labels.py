@@ -18,6 +18,7 @@ def _random(
     network: Network,
     pixels: str,
     published: dict[str, dict[str, Any]],
+    minutes: float,
     quick_minutes: float | None = None,
 ) -> Benchmark:
     kumar = {"stream.labels": "permuted", "stream.pixels": pixels}
@@ -36,6 +37,7 @@ def _random(
             network=network,
             agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
         ),
+        minutes=minutes,
         presets={
             "preset": Presets(
                 help="own: labels drawn independently, pixels from 0 to 1; kumar: the true labels permuted,"
@@ -64,6 +66,7 @@ BENCHMARKS = (
         MLP(hidden=(100, 100)),
         "symmetric",
         {"l2-init": {"strength": 1e-2}, "cbp": {"replacement_rate": 1e-3}},
+        13.0,
         0.5,
     ),
     _random(
@@ -84,6 +87,7 @@ BENCHMARKS = (
             "cbp": {"replacement_rate": 1e-4},
             "redo": {"every": 30_000, "tau": 0.1},
         },
+        190.0,
     ),
 )
 """Benchmarks of this family."""
