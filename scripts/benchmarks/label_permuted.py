@@ -67,6 +67,7 @@ BENCHMARKS = (
             hidden=(120, 84),
         ),
         {},
+        36.0,
     ),
 )
 """Benchmarks of this family."""
