@@ -130,6 +130,7 @@ BENCHMARKS = (
         "offset-cartpole",
         "Gymnasium's CartPole, whose observations get another offset (TRAC, C-CHAIN); PPO",
         "cartpole",
+        published_minutes=15.0,
     ),
     _offset(
         "offset-acrobot",

@@ -19,6 +19,7 @@ LENGTHS = Presets(
             values={"stream.num_tasks": 100},
             mitigations={"l2-init": {"strength": 1e-2}},
             description="ten tasks of ten segments, in which the loss of plasticity shows",
+            minutes=0.3,
         ),
     },
 )
@@ -30,6 +31,7 @@ def _gradual(
     description: str,
     stream: GradualConfig,
     epochs: int,
+    minutes: float | None = None,
     presets: Mapping[str, Presets] | None = None,
 ) -> Benchmark:
     return Benchmark(
@@ -42,6 +44,7 @@ def _gradual(
             tracking=SupervisedTracking(probe_size=256),
         ),
         presets=presets or {},
+        minutes=minutes,
     )
 
 
@@ -57,6 +60,7 @@ BENCHMARKS = (
         "1200 images of MNIST, labelled at random, each task fading into the next (arXiv 2602.09234)",
         GradualConfig(dataset="mnist", num_tasks=200, base="random-labels"),
         8,
+        0.6,
         {"preset": LENGTHS},
     ),
 )

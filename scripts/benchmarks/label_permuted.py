@@ -23,6 +23,7 @@ def _renamed(
     dataset: str,
     network: Network,
     published: dict[str, dict[str, Any]],
+    minutes: float | None = None,
 ) -> Benchmark:
     return Benchmark(
         description=description,
@@ -33,6 +34,7 @@ def _renamed(
             agent=ClassifierConfig("sgd", 1e-2, batch_size=1),
         ),
         published=published,
+        minutes=minutes,
     )
 
 
@@ -43,6 +45,7 @@ BENCHMARKS = (
         "emnist",
         MLP(hidden=(300, 150)),
         EMNIST,
+        5.9,
     ),
     _renamed(
         "label-permuted-mnist",
@@ -50,6 +53,7 @@ BENCHMARKS = (
         "mnist",
         MLP(hidden=(300, 150)),
         EMNIST,
+        5.9,
     ),
     _renamed(
         "label-permuted-cifar10",
@@ -63,6 +67,7 @@ BENCHMARKS = (
             hidden=(120, 84),
         ),
         {},
+        36.0,
     ),
 )
 """Benchmarks of this family."""

@@ -9,7 +9,14 @@ from plasticity.scripts.config.run_config import SupervisedRunConfig, Supervised
 from plasticity.tasks.streams.noisy_to_clean import NoisyToCleanConfig
 
 
-def _noisy(name: str, description: str, dataset: str, batch_size: int, epochs: int) -> Benchmark:
+def _noisy(
+    name: str,
+    description: str,
+    dataset: str,
+    batch_size: int,
+    epochs: int,
+    minutes: float | None = None,
+) -> Benchmark:
     return Benchmark(
         description=description,
         config=SupervisedRunConfig(
@@ -19,6 +26,7 @@ def _noisy(name: str, description: str, dataset: str, batch_size: int, epochs: i
             agent=ClassifierConfig("adam", 1e-3, batch_size=batch_size, epochs_per_task=epochs),
             tracking=SupervisedTracking(probe_size=256, reference_every=4),
         ),
+        minutes=minutes,
     )
 
 
@@ -36,6 +44,7 @@ BENCHMARKS = (
         "digits",
         32,
         50,
+        0.05,
     ),
 )
 """Benchmarks of this family."""

@@ -75,11 +75,13 @@ PAPERS = Presets(
                 "weight-decay": {"strength": 1e-4},
             },
             description="one example at a time, three layers of 2000 (Dohare et al., 2024)",
+            minutes=7_900.0,
         ),
         "small": Preset(
             values={**SMALL, "stream.num_tasks": 500},
             mitigations=OF_SMALL,
             description="10,000 images a task, two layers of 100, Adam (Kumar et al., 2023)",
+            minutes=9.0,
         ),
         "quick": Preset(
             values={**SMALL, "stream.num_tasks": 30},
@@ -91,11 +93,13 @@ PAPERS = Presets(
             values={**NARROW, "stream.num_tasks": 1000},
             mitigations=OF_NARROW,
             description="three layers of 10 (Hernandez-Garcia et al., 2025)",
+            minutes=37.0,
         ),
         "narrow-quick": Preset(
             values={**NARROW, "stream.num_tasks": 40, "stream.test_examples": 0},
             mitigations={**OF_NARROW, "l2-init": {"strength": 1e-3}},
             description="the first 40 tasks of narrow, in which the loss of plasticity shows",
+            minutes=0.7,
         ),
     },
 )
@@ -111,6 +115,7 @@ def _permuted(
     methods: tuple[str, ...] = ("none", "weight-decay", "syre", "l2-init"),
     tuned_as: str = "permuted-mnist",
     probe_size: int = 512,
+    minutes: float | None = None,
     presets: dict[str, Presets] | None = None,
     **training: Any,
 ) -> Benchmark:
@@ -125,6 +130,7 @@ def _permuted(
         methods=methods,
         tuned_as=tuned_as,
         presets=presets or {},
+        minutes=minutes,
     )
 
 
@@ -134,11 +140,13 @@ BENCHMARKS = (
         "MNIST, its pixels permuted anew for every task (syre, Fig. 11)",
         "mnist",
         presets={"preset": PAPERS},
+        minutes=4.2,
     ),
     _permuted(
         "permuted-fashion",
         "Fashion-MNIST, permuted; the settings of permuted-mnist",
         "fashion-mnist",
+        minutes=4.2,
     ),
     _permuted(
         "permuted-digits",
@@ -146,6 +154,7 @@ BENCHMARKS = (
         "digits",
         num_tasks=30,
         methods=("none", "weight-decay", "syre"),
+        minutes=0.5,
         tuned_as="permuted-digits",
         probe_size=256,
         batch_size=32,
@@ -155,6 +164,7 @@ BENCHMARKS = (
         "permuted-images",
         "any folder of files named as MNIST's (--data-dir); the settings of permuted-mnist",
         "images",
+        minutes=4.2,
     ),
     Benchmark(
         description="MNIST, permuted every 5000 examples, one at a time (Elsayed & Mahmood, UPGD, 2024)",
@@ -175,6 +185,7 @@ BENCHMARKS = (
             "weight-decay": {"strength": 1e-3},
             "upgd": {"noise": 0.1, "beta": 0.9999, "decay": 1e-2},
         },
+        minutes=3.6,
     ),
 )
 """Benchmarks of this family."""

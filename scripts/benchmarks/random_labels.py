@@ -22,6 +22,7 @@ def _random(
     network: Network,
     pixels: str,
     published: dict[str, dict[str, Any]],
+    minutes: float,
     quick_minutes: float | None = None,
 ) -> Benchmark:
     kumar = {"stream.labels": "permuted", "stream.pixels": pixels}
@@ -40,6 +41,7 @@ def _random(
             network=network,
             agent=ClassifierConfig("adam", 1e-3, batch_size=16, epochs_per_task=400),
         ),
+        minutes=minutes,
         presets={
             "preset": Presets(
                 help="own: labels drawn independently, pixels from 0 to 1; kumar: the true labels permuted,"
@@ -71,6 +73,7 @@ BENCHMARKS = (
             "l2-init": {"strength": 1e-2},
             "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-3, "accumulate": False},
         },
+        13.0,
         0.5,
     ),
     _random(
@@ -91,6 +94,7 @@ BENCHMARKS = (
             "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 1e-4},
             "redo": {"every": 30_000, "tau": 0.1},
         },
+        190.0,
     ),
 )
 """Benchmarks of this family."""

@@ -76,7 +76,10 @@ class Benchmark:
     """Options of its own that choose between named groups of values, by name."""
 
     minutes: float | None = None
-    """Time that a run of the plain optimizer takes on one core, in minutes. None: not measured."""
+    """Time that a run of the plain optimizer takes on one core, in minutes. None: not measured.
+
+    The times of a task, or of some thousand steps, with one thread, on a core of an AMD EPYC without a GPU,
+    times the number of them: processor time, or that of the fastest tasks where other programs ran."""
 
     @property
     def all_presets(self) -> dict[str, Presets]:
