@@ -26,7 +26,7 @@ _FLOOR_CONTACTS = 29
 """Two of each of the 12 capsules, one of each of the 5 spheres."""
 
 _BODY_CONTACTS = 161
-"""Of all pairs of parts that MuJoCo lets collide: two of each of 52 pairs of capsules, one of each of the 57
+"""Contacts of all pairs of parts that MuJoCo lets collide: two of each of 52 pairs of capsules, one of the 57
 others."""
 
 WARP_HUMANOID = WarpBody(
