@@ -23,10 +23,10 @@ def load_humanoid() -> Any:
 
 
 _FLOOR_CONTACTS = 29
-"""Contacts with the floor: two of each of the 12 capsules, one of each of the 5 spheres."""
+"""Two of each of the 12 capsules, one of each of the 5 spheres."""
 
 _BODY_CONTACTS = 161
-"""Contacts of all pairs of parts that MuJoCo lets collide: two of each of 52 pairs of capsules, one of each of the 57
+"""Contacts of all pairs of parts that MuJoCo lets collide: two of each of 52 pairs of capsules, one of the 57
 others."""
 
 WARP_HUMANOID = WarpBody(
