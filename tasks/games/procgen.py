@@ -179,7 +179,7 @@ class ProcgenEnv(ScreenEnv[LevelTask]):
         self.game, self.difficulty = game, difficulty
         sets = LevelSets(start_level=start_level, levels_per_task=levels_per_task)
         task = None if levels is None else parsed_levels(levels)
-        if levels is task_seed is num_tasks is change_every is None:
+        if all(each is None for each in (levels, task_seed, num_tasks, change_every)):
             task = sets.make_task(0, 0)
         schedule = LevelSchedule(
             sets=sets,
