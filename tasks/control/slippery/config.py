@@ -76,8 +76,9 @@ class SlipperyConfig(EnvironmentConfig):
         self, reset_seeds: Sequence[int], task_seeds: Sequence[int], device: str
     ) -> Any:
         """Make Warp's walkers."""
+        walkers: Any = self._warp_class()  # whose constructor knows the size of its observations
         try:
-            return self._warp_class()(
+            return walkers(
                 len(reset_seeds),
                 reset_seeds=reset_seeds,
                 task_seeds=task_seeds,
