@@ -44,6 +44,7 @@ BENCHMARKS = (
             agent=ClassifierConfig(learning_rate=0.01, momentum=0.9),
         ),
         tuned_as="permuted-mnist",
+        minutes=0.1,
     ),
     Benchmark(
         description="CIFAR-100, more classes with every task, learned by a ResNet (Dohare et al., 2024)",

@@ -21,6 +21,7 @@ BENCHMARKS = (
             tracking=SupervisedTracking(probe_size=256),
         ),
         tuned_as="permuted-digits",
+        minutes=0.03,
     ),
 )
 """Benchmarks of this family."""

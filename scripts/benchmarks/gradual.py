@@ -54,6 +54,7 @@ BENCHMARKS = (
         "scikit-learn's digits, permuted, each task fading into the next (--transition 0: abrupt)",
         GradualConfig(dataset="digits", num_tasks=200),
         2,
+        0.2,
     ),
     _gradual(
         "gradual-random-labels",

@@ -37,6 +37,7 @@ BENCHMARKS = (
         "mnist",
         64,
         5,
+        0.6,
     ),
     _noisy(
         "noisy-to-clean-digits",

@@ -93,7 +93,7 @@ PAPERS = Presets(
             values={**NARROW, "stream.num_tasks": 1000},
             mitigations=OF_NARROW,
             description="three layers of 10 (Hernandez-Garcia et al., 2025)",
-            minutes=37.0,
+            minutes=18.0,
         ),
         "narrow-quick": Preset(
             values={**NARROW, "stream.num_tasks": 40, "stream.test_examples": 0},

@@ -30,7 +30,9 @@ _ANT_PRESETS = {
 }
 
 
-def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -> Benchmark:
+def _slippery_ant(
+    name: str, description: str, engine: str, num_envs: int = 8, minutes: float | None = None
+) -> Benchmark:
     return Benchmark(
         description=description,
         config=ControlRunConfig(
@@ -48,10 +50,13 @@ def _slippery_ant(name: str, description: str, engine: str, num_envs: int = 8) -
         # not.
         tuned_as="slippery-ant",
         presets=_ANT_PRESETS,
+        minutes=minutes,
     )
 
 
-def _slippery_humanoid(name: str, description: str, engine: str, num_envs: int = 8) -> Benchmark:
+def _slippery_humanoid(
+    name: str, description: str, engine: str, num_envs: int = 8, minutes: float | None = None
+) -> Benchmark:
     return Benchmark(
         description=description,
         config=ControlRunConfig(
@@ -68,6 +73,7 @@ def _slippery_humanoid(name: str, description: str, engine: str, num_envs: int =
         methods=("none", "weight-decay", "syre"),
         tuned_as="slippery-ant",  # not searched
         presets={"preset": _ANT_PRESETS["preset"]},
+        minutes=minutes,
     )
 
 
@@ -79,11 +85,13 @@ BENCHMARKS = (
         "slippery-ant",
         "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
         "bullet",
+        minutes=26.0,
     ),
     _slippery_ant(
         "slippery-ant-mujoco",
         "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
         "mujoco",
+        minutes=21.0,
     ),
     _slippery_ant(
         "slippery-ant-warp",
@@ -95,6 +103,7 @@ BENCHMARKS = (
         "slippery-humanoid",
         "MuJoCo's humanoid on the CPU, whose ground friction changes; PPO",
         "mujoco",
+        minutes=29.0,
     ),
     _slippery_humanoid(
         "slippery-humanoid-warp",

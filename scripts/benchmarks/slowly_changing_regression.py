@@ -18,6 +18,7 @@ BENCHMARKS = (
             network=MLP(hidden=(5,), initialization="kaiming-uniform", zero_biases=True),
             agent=ClassifierConfig("sgd", 0.01, batch_size=1),
         ),
+        minutes=0.6,
         presets={
             "preset": Presets(
                 help="Length: quick, 0.5 million examples, in which the loss of plasticity shows; nature, the"
@@ -28,6 +29,7 @@ BENCHMARKS = (
                     "nature": Preset(
                         values={"stream.num_tasks": 300},
                         description="as published: 3 million examples",
+                        minutes=4.0,
                     ),
                 },
             )

@@ -21,6 +21,7 @@ def _in_parts(
     network: Network,
     epochs: int,
     references: int,
+    minutes: float,
 ) -> Benchmark:
     return Benchmark(
         description=description,
@@ -31,6 +32,7 @@ def _in_parts(
             agent=ClassifierConfig("adam", 1e-3, batch_size=64, epochs_per_task=epochs),
             tracking=SupervisedTracking(probe_size=256, reference_every=references),
         ),
+        minutes=minutes,
     )
 
 
@@ -42,6 +44,7 @@ BENCHMARKS = (
         CONVOLUTIONS,
         20,
         1,
+        60.0,
     ),
     _in_parts(
         "warm-start-digits",
@@ -50,6 +53,7 @@ BENCHMARKS = (
         MLP(hidden=(100, 100)),
         20,
         1,
+        0.02,
     ),
     _in_parts(
         "chunked",
@@ -58,6 +62,7 @@ BENCHMARKS = (
         CONVOLUTIONS,
         10,
         9,
+        50.0,
     ),
     _in_parts(
         "chunked-digits",
@@ -66,6 +71,7 @@ BENCHMARKS = (
         MLP(hidden=(100, 100)),
         20,
         9,
+        0.03,
     ),
 )
 """Benchmarks of this family."""

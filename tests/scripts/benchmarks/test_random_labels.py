@@ -27,3 +27,17 @@ def test_the_published_settings(name, pixels, replacement):
     found = benchmark.mitigation("cbp")
     assert (found.replacement_rate, found.accumulate) == replacement
     assert (found.utility, found.maturity_threshold) == ("adaptable-contribution", 100)
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("random-labels", 20), ("random-labels-cifar", 6)])
+def test_quick_is_the_published_form_with_fewer_tasks_and_passes(name, tasks):
+    benchmark = BENCHMARKS[name]
+    quick, kumar = (benchmark.with_presets({"preset": each}) for each in ("quick", "kumar"))
+    assert (quick.config.stream.num_tasks, quick.config.agent.epochs_per_task) == (tasks, 40)
+    assert quick.config.network == kumar.config.network
+    assert quick.config.stream.pixels == kumar.config.stream.pixels
+    assert quick.mitigation("l2-init") == kumar.mitigation("l2-init")
+    # 50 tasks of 400 passes: 13 minutes of MNIST are 0.52 for 800 passes, 190 of CIFAR 2.28 for 240
+    expected = {"random-labels": 0.52, "random-labels-cifar": 2.28}[name]
+    presets = benchmark.presets["preset"].groups
+    assert presets["quick"].minutes == pytest.approx(expected)
