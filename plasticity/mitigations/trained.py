@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plasticity.initialization import Distribution
-from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units
+from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, layers_to_reset
 from plasticity.mitigations.optimizer_views import OptimizerView
 from plasticity.mitigations.parameter_roles import (
     ParameterRole,
@@ -70,17 +70,20 @@ class Trained:
 
     @torch.no_grad()
     def find_units(self, inputs: Tensor) -> None:
-        """Find the hidden layers, unless they are known.
+        """Find the hidden layers whose units can be reset one by one, unless they are known.
+
+        Those whose units are added to others', as at the end of a residual block, are left alone.
 
         Args:
             inputs: A few inputs. Shape: (..., batch, *input_shape).
 
         Raises:
-            ValueError: if the units of a layer cannot be followed.
+            ValueError: if there are hidden layers, and none of them is such a layer.
         """
         if not self.units:
             network, flow = self._traced(inputs)
-            self.units.update(hidden_units(flow, network))
+            layers, _ = layers_to_reset(flow, network)
+            self.units.update(hidden_units(flow, network, layers or None))
 
     @torch.no_grad()
     def find_roles(self, inputs: Tensor) -> None:

@@ -95,6 +95,28 @@ def test_units_are_found_once_and_without_a_trace():
     assert model.training
 
 
+class Residual(nn.Module):
+    """Two linear layers whose outputs are added, with or without an inner one whose outputs are not."""
+
+    def __init__(self, *, inner):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.inner = nn.Linear(4, 5) if inner else nn.Identity()
+        self.out = nn.Linear(5 if inner else 4, 4)
+
+    def forward(self, inputs):
+        start = self.stem(inputs).relu()
+        return self.head(start + self.out(self.inner(start).relu()))
+
+
+def test_layers_whose_units_are_added_to_others_are_left_alone():
+    model = Residual(inner=True)
+    assert list(single(model, adam(model), torch.ones(2, 3)).units) == ["inner"]
+    model = Residual(inner=False)
+    with pytest.raises(ValueError, match="'stem' cannot be reset one by one"):
+        single(model, adam(model), torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_further_pass_leaves_dropout_and_running_statistics_as_they_are(count):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), SeededDropout(0.5), nn.Linear(4, 2))
