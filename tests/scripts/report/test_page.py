@@ -233,6 +233,13 @@ def test_it_is_accessible_and_fits_the_screen(opened, width, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_the_name_of_a_method_of_ones_own_may_be_long(opened, tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": VALUES["none"], "a" * 100: VALUES["syre"]})
+    path = tmp_path / "report.html"
+    path.write_text(page_of(tmp_path), encoding="utf-8")
+    assert opened(390, path).evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_in_print_a_dark_page_is_dark_on_white_and_without_controls(opened):
     tab = opened(color_scheme="dark")
     tab.emulate_media(media="print", color_scheme="dark")
