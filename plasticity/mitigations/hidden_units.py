@@ -138,10 +138,11 @@ def hidden_units(
     return found
 
 
-def layers_to_reset(flow: UnitFlow, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the names of hidden layers whose units can be reset, and why those of others cannot."""
-    found, faults = _followed(_hidden(flow, model), model)
-    return tuple(found), faults
+def resettable_units(
+    flow: UnitFlow, model: nn.Module
+) -> tuple[dict[str, HiddenUnits], dict[str, str]]:
+    """Return the hidden layers whose units can be reset one by one, and why those of others cannot."""
+    return _followed(_hidden(flow, model), model)
 
 
 def _hidden(flow: UnitFlow, model: nn.Module) -> list[UnitLayer]:

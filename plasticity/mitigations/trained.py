@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plasticity.initialization import Distribution
-from plasticity.mitigations.hidden_units import HiddenUnits, hidden_units, layers_to_reset
+from plasticity.mitigations.hidden_units import HiddenUnits, resettable_units
 from plasticity.mitigations.optimizer_views import OptimizerView
 from plasticity.mitigations.parameter_roles import (
     ParameterRole,
@@ -82,8 +82,10 @@ class Trained:
         """
         if not self.units:
             network, flow = self._traced(inputs)
-            layers, _ = layers_to_reset(flow, network)
-            self.units.update(hidden_units(flow, network, layers or None))
+            found, faults = resettable_units(flow, network)
+            if faults and not found:
+                raise ValueError("\n".join(faults.values()))
+            self.units.update(found)
 
     @torch.no_grad()
     def find_roles(self, inputs: Tensor) -> None:

@@ -17,7 +17,7 @@ from plasticity.initialization import Distribution
 from plasticity.mitigations.attach import attach
 from plasticity.mitigations.attached import Attached
 from plasticity.mitigations.base import Mitigation
-from plasticity.mitigations.hidden_units import layers_to_reset
+from plasticity.mitigations.hidden_units import resettable_units
 from plasticity.mitigations.method import (
     SeededMethod,
     added_entries,
@@ -165,7 +165,8 @@ class MitigationCallback(BaseCallback):
         layers, acting = None, self.mitigations
         if any(each.reads_units for each in acting):
             flow = trace_units(network.module, network.example)
-            layers, faults = layers_to_reset(flow, network.module)
+            units, faults = resettable_units(flow, network.module)
+            layers = tuple(units)
             for fault in faults.values():
                 logger.info("Left alone in %s: %s", name, fault)
             if not layers:  # as with net_arch=[]

@@ -7,6 +7,7 @@ from typing import Any
 
 from plasticity.agents.networks import CNN
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.scripts.benchmarks.permuted_images import CONTINUAL_BACKPROP
 from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.config.run_config import SupervisedRunConfig, SupervisedTracking
@@ -44,11 +45,7 @@ AGENT = ClassifierConfig(
 MITIGATIONS: Mapping[str, Mapping[str, Any]] = {
     "weight-decay": {"strength": 1e-5},
     "weight-noise": {"deviation": 1e-5},
-    "cbp": {
-        "utility": "adaptable-contribution",
-        "replacement_rate": 3e-4,
-        "maturity_threshold": 100,
-    },
+    "cbp": {**CONTINUAL_BACKPROP, "replacement_rate": 3e-4},
 }
 """Settings of Dohare et al. (2024) at the learning rate of 0.01: shrink and perturb is
 weight-decay+weight-noise. L2 alone had 3e-6 at a rate of 0.03."""
@@ -57,7 +54,7 @@ OF_KUMAR: Mapping[str, Mapping[str, Any]] = {
     "l2-init": {"strength": 1e-3},
     "weight-decay": {},
     "weight-noise": {},
-    "cbp": {"utility": "adaptable-contribution", "maturity_threshold": 100},
+    "cbp": CONTINUAL_BACKPROP,
 }
 """Settings of Kumar et al. (2023), whose others are not known: those are the mitigations' own, as Dohare's
 are for longer tasks and SGD."""

@@ -12,7 +12,8 @@ from plasticity.scripts.config.run_config import SupervisedRunConfig, Supervised
 from plasticity.tasks.streams.permuted_images import PermutedImagesConfig
 
 CONTINUAL_BACKPROP = {"utility": "adaptable-contribution", "maturity_threshold": 100}
-"""Settings of continual backprop in the experiments of Dohare et al., 2024."""
+"""Settings of continual backprop in the experiments of Dohare et al., 2024, and of Kumar et al., 2023, whose
+dense networks replace a unit with a probability rather than add up parts of units."""
 
 SMALL = {
     "stream.num_examples": 10_000,

@@ -6,13 +6,10 @@ from typing import Any
 
 from plasticity.agents.networks import CNN, MLP, Network
 from plasticity.agents.supervised.config import ClassifierConfig
+from plasticity.scripts.benchmarks.permuted_images import CONTINUAL_BACKPROP
 from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import SupervisedRunConfig
 from plasticity.tasks.streams.random_labels import RandomLabelsConfig
-
-CONTINUAL_BACKPROP = {"utility": "adaptable-contribution", "maturity_threshold": 100}
-"""Settings of continual backprop in the experiments of Kumar et al., 2023, but for its rate. Their dense
-networks replace a unit with a probability, those with convolutions add up parts of units."""
 
 
 def _random(

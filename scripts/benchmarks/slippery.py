@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from plasticity.agents.ppo.config import PRESETS
+from plasticity.agents.ppo.config import PRESETS, PPOConfig
 from plasticity.scripts.config.benchmark import Benchmark, Preset, Presets
 from plasticity.scripts.config.run_config import ControlRunConfig
 from plasticity.tasks import SCHEDULES
 from plasticity.tasks.control.ant.config import SlipperyAntConfig
 from plasticity.tasks.control.humanoid.config import SlipperyHumanoidConfig
+from plasticity.tasks.control.slippery.config import SlipperyConfig
 
 _ANT_PRESETS = {
     "preset": Presets(
@@ -29,50 +31,45 @@ _ANT_PRESETS = {
     ),
 }
 
+_CHANGE_EVERY = SCHEDULES[_ANT_PRESETS["preset"].default]
 
-def _slippery_ant(
+
+def _ant(
     name: str, description: str, engine: str, num_envs: int = 8, minutes: float | None = None
 ) -> Benchmark:
-    return Benchmark(
-        description=description,
-        config=ControlRunConfig(
-            benchmark=name,
-            stream=SlipperyAntConfig(
-                engine=engine,
-                num_steps=2_000_000,
-                change_every=SCHEDULES[_ANT_PRESETS["preset"].default],
-                num_envs=num_envs,
-            ),
-            agent=PRESETS[_ANT_PRESETS["agent"].default],
-        ),
-        methods=("none", "weight-decay", "syre"),
-        # Bullet's ant was searched with one seed, over 1e-4, 1e-3 and 1e-2; the other ants and l2-init were
-        # not.
-        tuned_as="slippery-ant",
-        presets=_ANT_PRESETS,
-        minutes=minutes,
+    stream = SlipperyAntConfig(
+        engine=engine, num_steps=2_000_000, change_every=_CHANGE_EVERY, num_envs=num_envs
     )
+    agent = PRESETS[_ANT_PRESETS["agent"].default]
+    # Bullet's ant was searched with one seed, over 1e-4, 1e-3 and 1e-2; the other ants and l2-init were not.
+    return _slippery(name, description, stream, agent, _ANT_PRESETS, minutes)
 
 
-def _slippery_humanoid(
+def _humanoid(
     name: str, description: str, engine: str, num_envs: int = 8, minutes: float | None = None
+) -> Benchmark:
+    stream = SlipperyHumanoidConfig(
+        engine=engine, num_steps=2_000_000, change_every=_CHANGE_EVERY, num_envs=num_envs
+    )
+    # Inertias and forces in the observation are up to a thousand times its angles.
+    agent = replace(PRESETS["standard"], normalize_observations=True)
+    return _slippery(name, description, stream, agent, {"preset": _ANT_PRESETS["preset"]}, minutes)
+
+
+def _slippery(
+    name: str,
+    description: str,
+    stream: SlipperyConfig,
+    agent: PPOConfig,
+    presets: Mapping[str, Presets],
+    minutes: float | None,
 ) -> Benchmark:
     return Benchmark(
         description=description,
-        config=ControlRunConfig(
-            benchmark=name,
-            stream=SlipperyHumanoidConfig(
-                engine=engine,
-                num_steps=2_000_000,
-                change_every=SCHEDULES[_ANT_PRESETS["preset"].default],
-                num_envs=num_envs,
-            ),
-            # Inertias and forces in the observation are up to a thousand times its angles.
-            agent=replace(PRESETS["standard"], normalize_observations=True),
-        ),
+        config=ControlRunConfig(benchmark=name, stream=stream, agent=agent),
         methods=("none", "weight-decay", "syre"),
-        tuned_as="slippery-ant",  # not searched
-        presets={"preset": _ANT_PRESETS["preset"]},
+        tuned_as="slippery-ant",
+        presets=presets,
         minutes=minutes,
     )
 
@@ -81,31 +78,31 @@ _WARP_ENVS = 32
 """Environments on a device: 64 could not share the 100,000 steps of the small schedule evenly."""
 
 BENCHMARKS = (
-    _slippery_ant(
+    _ant(
         "slippery-ant",
         "PyBullet's ant, whose ground friction changes (syre, Fig. 6); PPO",
         "bullet",
         minutes=26.0,
     ),
-    _slippery_ant(
+    _ant(
         "slippery-ant-mujoco",
         "MuJoCo's ant on the CPU; schedule and agent of slippery-ant",
         "mujoco",
         minutes=21.0,
     ),
-    _slippery_ant(
+    _ant(
         "slippery-ant-warp",
         "MuJoCo's ants on the GPU, many runs at once; otherwise as slippery-ant-mujoco",
         "warp",
         num_envs=_WARP_ENVS,
     ),
-    _slippery_humanoid(
+    _humanoid(
         "slippery-humanoid",
         "MuJoCo's humanoid on the CPU, whose ground friction changes; PPO",
         "mujoco",
         minutes=29.0,
     ),
-    _slippery_humanoid(
+    _humanoid(
         "slippery-humanoid-warp",
         "MuJoCo's humanoids on the GPU, many runs at once; otherwise as slippery-humanoid",
         "warp",

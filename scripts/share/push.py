@@ -73,9 +73,7 @@ def push(config: PushConfig) -> str:
         )
     except ValueError:  # a name that the Hub does not allow
         raise
-    except (
-        Exception
-    ) as error:  # of the Hub, of the disk, and of the HTTP library, which has changed
+    except Exception as error:  # of the Hub, of the disk, or of the HTTP library, which has changed
         raise RunError(
             f"The Hub did not take {run.path} ({error}): log in with `hf auth login`, see that you may write"
             f" to {config.to}, and run the same command again."

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from plasticity.agents.networks.images import IMAGE_NETWORKS, ImageFormat, image_network
-from plasticity.mitigations.hidden_units import layers_to_reset
+from plasticity.mitigations.hidden_units import resettable_units
 from plasticity.network_spec import LayerSpec
 from plasticity.units.flow import trace_units
 
@@ -77,13 +77,13 @@ def test_impala_written_out():
 def test_the_units_that_can_be_reset():
     images = ImageFormat((3, 16, 16), 255)
     network = image_network("impala", images, 3, (5,), PLAIN)
-    layers, faults = layers_to_reset(trace_units(network, pixels(images)), network)
+    layers, faults = resettable_units(trace_units(network, pixels(images)), network)
     # The sum of a residual block has no units of its own; what is inside of a block has.
     assert set(layers) == set(network.hidden_layers)
     assert all(name.endswith(("conv", "conv2")) for name in faults)
     nature = image_network("nature", SCREEN, 3, (5,), PLAIN)
-    layers, faults = layers_to_reset(trace_units(nature, pixels(SCREEN)), nature)
-    assert (layers, faults) == (("conv1", "conv2", "conv3", "fc1"), {})
+    layers, faults = resettable_units(trace_units(nature, pixels(SCREEN)), nature)
+    assert (list(layers), faults) == (["conv1", "conv2", "conv3", "fc1"], {})
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
