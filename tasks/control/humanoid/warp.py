@@ -53,7 +53,7 @@ class SlipperyHumanoidWarp(SlipperyWarp):
     does not have: Newton's method here solves the same problem to the end. At a friction of 1 or more, the
     sweeps come there as well, and a step is that of `SlipperyHumanoidEnv`. On slippery floors they end too
     early: below 0.05, a step of `SlipperyHumanoidEnv` is off by 0.025 m/s or more in one of ten states, and
-    by up to 0.4 m/s.
+    by up to 0.19 m/s.
 
     The velocity along x is a difference of float32 positions within 15 ms, so that a reward has their
     rounding error: some 1e-5 near the start; at 100 m, the last digit of a position is worth 6e-4. These
