@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,10 @@ class DASH(Mitigation):
     claims: ClassVar[str] = "the start of a task"
     reads_roles: ClassVar[bool] = True
     reads_batches: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "alpha": (0.1, 0.3),
+        "floor": (0.1, 0.3, 0.5),
+    }
 
     alpha: float = 0.3
     """Share of a batch's gradient in the average, above 0 and at most 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -32,6 +33,7 @@ class Dropout(Mitigation):
 
     kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the dropout"
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"probability": (0.05, 0.1, 0.25, 0.5)}
 
     probability: float = 0.1
     """Probability that an output is dropped, below 1."""

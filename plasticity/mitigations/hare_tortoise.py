@@ -40,7 +40,10 @@ class HareTortoise(Mitigation):
     kind: ClassVar[Kind] = "weight reset"
     reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the weights of an evaluation"
-    search: ClassVar[dict[str, tuple[float, ...]]] = {"mu": (0.99, 0.999, 0.9999)}
+    search: ClassVar[dict[str, tuple[float, ...]]] = {
+        "mu": (0.99, 0.999, 0.9999),
+        "copy_every": (1000, 4000),
+    }
 
     mu: float = 0.999
     """Share of the tortoise that a step leaves, below 1. It lags by about 1 / (1 - mu) steps, which should be

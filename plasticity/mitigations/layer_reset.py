@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class LayerReset(Scheduled):
     kind: ClassVar[Kind] = "weight reset"
     claims: ClassVar[str] = "the last layers of a task"
     reads_roles: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"layers": (1, 2)}
 
     layers: int = 2
     """Number of layers that are reset, the output layer included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -50,6 +51,10 @@ class ReGraMa(Mitigation):
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
     reads_task_gradients: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "tau": (0.001, 0.01, 0.1),
+        "every": (100, 1000),
+    }
 
     every: int = 1000
     """Optimizer steps between two looks at the units."""

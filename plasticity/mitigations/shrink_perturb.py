@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -38,6 +39,10 @@ class ShrinkPerturb(Scheduled):
 
     kind: ClassVar[Kind] = "weight reset"
     claims: ClassVar[str] = "the start of a task"
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "shrink": (0.3, 0.5, 0.8),
+        "perturb": (0.01, 0.1, 0.5),
+    }
 
     shrink: float = 0.5
     """Factor of the learned weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -27,6 +28,7 @@ class SmoothLeakyReLU(Mitigation):
 
     kind: ClassVar[Kind] = "network"
     claims: ClassVar[str] = "the activation"
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"slope": (0.01, 0.1, 0.3)}
 
     slope: float = 0.1
     """Slope far below 0, at least 0 and below 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,6 +52,7 @@ class SNR(Mitigation):
     reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "which units are reset"
     reads_units: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, tuple[float, ...]]] = {"percentile": (0.92, 0.95, 0.97, 0.99)}
 
     percentile: float = 0.99
     """Share of a unit's ages that are at most its threshold, after an update that lowers it."""

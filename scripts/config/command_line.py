@@ -29,7 +29,7 @@ class SweepOptions:
     grid: tuple[str, ...] = ()
     """Values to try, by option: learning-rate=0.001,0.01 syre.sigma=0.1,1. Every combination has runs of its
     own, in OUT/learning-rate=0.001,syre.sigma=0.1/…; a mitigation's options concern the methods that use it.
-    Nothing: each mitigation's own search."""
+    The word own: also each mitigation's own search, of what is not named. Nothing: as own."""
 
 
 def parse_options(

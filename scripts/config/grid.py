@@ -19,6 +19,9 @@ from plasticity.scripts.config.settings_by_option import (
     with_options,
 )
 
+OWN = "own"
+"""Word of a grid for each mitigation's own search."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -36,19 +39,23 @@ def parse_grid(words: Sequence[str], options: RunOptions, given: Collection[str]
 
     Args:
         words: An option and its values each. A value with several numbers separates them by blanks:
-            "hidden=64,64 64".
+            "hidden=64,64 64". The word `own` stands for the settings that the mitigations of the methods
+            search, but for those that other words name.
         options: Options that the runs of the sweep share.
         given: Names of the options that were typed beside the grid.
 
     Returns:
-        The axes in the order given. Without words, those that the mitigations of the methods search.
+        The axes in the order given, those of `own` last. No words are as the word `own`.
 
     Raises:
         ValueError: if a word has no values or names the same value or setting twice; if a setting is unknown
             (the message suggests the nearest), is given as an option too, or concerns no method.
         SystemExit: if a value has the wrong type; the message is printed.
     """
-    axes = _named(words, options) if words else _searches(options)
+    axes = _named([word for word in words if word != OWN], options)
+    if OWN in words or not words:
+        named = {axis.option for axis in axes}
+        axes += [axis for axis in _searches(options) if axis.option not in named]
     names = [axis.option for axis in axes]
     for name in names:
         if name in given:

@@ -27,7 +27,8 @@ class TuneOptions(SweepOptions):
 
     grid: tuple[str, ...] = ()
     """Values to try, by option: learning-rate=0.001,0.01 syre.sigma=0.1,1. A setting of the agent is searched
-    for every method, a mitigation's for the methods that use it. Nothing: each mitigation's own search."""
+    for every method, a mitigation's for the methods that use it. The word own: also each mitigation's own
+    search, of what is not named. Nothing: as own."""
 
     budget: int = 30
     """Largest number of settings that each method may try, the same for all."""

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from plasticity.mitigations import Syre
+from plasticity.mitigations import Syre, WeightDecay
 from plasticity.scripts.config.command_line import SweepOptions, parse_options
 from plasticity.scripts.config.grid import Axis, parse_grid, points
 from plasticity.scripts.config.nested import with_values
@@ -32,6 +32,17 @@ def test_without_words_the_mitigations_searches():
     assert [axis.option for axis in axes] == names
     assert axes[-1].values == Syre.search["sigma"]
     assert parse_grid([], replace(DIGITS, methods=("none",)), []) == []
+
+
+def test_the_word_own_adds_the_mitigations_searches_of_what_is_not_named():
+    axes = parse_grid(["own", "learning-rate=1e-3,1e-2", "syre.sigma=1"], DIGITS, [])
+    assert axes == [
+        Axis("learning-rate", (1e-3, 1e-2)),
+        Axis("syre.sigma", (1.0,)),
+        Axis("weight-decay.strength", WeightDecay.search["strength"]),
+        Axis("syre.strength", Syre.search["strength"]),
+    ]
+    assert parse_grid(["own"], DIGITS, []) == parse_grid([], DIGITS, [])
 
 
 def test_every_combination_of_what_a_method_uses():

@@ -91,11 +91,19 @@ RANDOM = (
     + """
 chance = random.Random(0)
 kills, folders, lengths = 0, 0, []
+
+def running(pid):
+    return not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
 while kills < 24:
     assert folders < 200
     path = out / str(folders)
+    rows_left = chance.randrange(3)  # waited for: a delay alone may always end before the next row
     pid = run(path)
-    time.sleep(chance.uniform(0, 0.5) * whole)
+    goal = rows(path)[0].count(b"\\n") + rows_left
+    while rows(path)[0].count(b"\\n") < goal and running(pid):
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.2) * whole)
     os.kill(pid, signal.SIGKILL)
     killed = end(pid) != 0
     kills += killed
