@@ -83,7 +83,7 @@ def _named(words: Sequence[str], options: RunOptions) -> list[Axis]:
 def _searches(options: RunOptions) -> list[Axis]:
     names = dict.fromkeys(n for method in options.methods for n in mitigation_names(method))
     return [
-        Axis(f"{name}.{key}", values)
+        Axis(f"{name}.{key.replace('_', '-')}", values)
         for name in names
         for key, values in options.mitigations[name].search.items()
     ]

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from plasticity.mitigations import Syre, WeightDecay
+from plasticity.mitigations import MITIGATIONS, Syre, WeightDecay
 from plasticity.scripts.config.command_line import SweepOptions, parse_options
 from plasticity.scripts.config.grid import Axis, parse_grid, points
 from plasticity.scripts.config.nested import with_values
@@ -43,6 +43,14 @@ def test_the_word_own_adds_the_mitigations_searches_of_what_is_not_named():
         Axis("syre.strength", Syre.search["strength"]),
     ]
     assert parse_grid(["own"], DIGITS, []) == parse_grid([], DIGITS, [])
+
+
+@pytest.mark.parametrize("method", MITIGATIONS)
+def test_runs_can_have_every_value_of_every_mitigations_search(method):
+    for axis in parse_grid([], replace(DIGITS, methods=(method,)), []):
+        name, _, field = axis.option.partition(".")
+        for value, (_, chosen) in zip(axis.values, points([axis], method, DIGITS), strict=True):
+            assert getattr(chosen.mitigations[name], field.replace("-", "_")) == value
 
 
 def test_every_combination_of_what_a_method_uses():
