@@ -1,9 +1,12 @@
-"""Command `plasticity collect`: runs from several machines into one folder."""
+"""Command `plasticity collect`: runs from several machines into one folder, or one compressed file."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import tyro
 
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, without_origin
+from plasticity.scripts.folders.archive import KEPT, is_archive, pack, unpack
 from plasticity.scripts.report.run_folders import PARTIAL, Run, find_runs, read_run
 from plasticity.scripts.run.locks import is_locked
 from plasticity.scripts.run.progress import Messages
@@ -18,10 +22,17 @@ from plasticity.scripts.run.progress import Messages
 NOT_COPIED = ("lock", "lock.lease.*", "*.tmp")
 """Files of a run folder that belong to a process, and not to the run."""
 
+Ignored = Callable[[str, list[str]], set[str]]
+"""Function that returns which names in a folder are not copied, as `shutil.copytree` takes it."""
+
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Copy the runs of several folders into one, as from several machines.
+    """Copy the runs of several folders into one, as from several machines, or into a compressed file.
+
+    A name that ends in .tar.xz is that of a compressed file, among the folders or as --out. It has the
+    configurations, rows and episodes of the runs, all that a report needs, but no checkpoints. To report
+    them, collect them into a folder again. Runs that the file of --out has already stay in it.
 
     Of a run that is in two of them, the longer one stays, if the shorter one is its beginning; anything else
     is an error, and nothing is copied. Runs that a process is working on, there or here, are left out, and
@@ -30,10 +41,10 @@ class CollectConfig:
     """
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that contain runs, each the --out of `plasticity run` somewhere."""
+    """Folders that contain runs, each the --out of `plasticity run` somewhere, or compressed files."""
 
     out: Path = Path("runs/collected")
-    """Folder to copy to, created if missing."""
+    """Folder to copy to, or file if its name ends in .tar.xz; created if missing."""
 
 
 def collect(config: CollectConfig) -> Counter[str]:
@@ -48,18 +59,47 @@ def collect(config: CollectConfig) -> Counter[str]:
     """
     if not config.folders:
         raise ValueError("Name the folders to collect: plasticity collect A B --out C.")
+    with ExitStack() as opened:
+        folders = [_unpacked(each, opened) if is_archive(each) else each for each in config.folders]
+        if not is_archive(config.out):
+            return _collect(folders, config.out, config.out, shutil.ignore_patterns(*NOT_COPIED))
+        staging = _temporary(config.out, opened)
+        if config.out.exists():
+            unpack(config.out, staging)
+        counts = _collect(folders, staging, config.out, _all_but_rows)
+        pack(staging, config.out)
+    return counts
+
+
+def _unpacked(archive: Path, opened: ExitStack) -> Path:
+    folder = _temporary(archive, opened)
+    unpack(archive, folder)
+    return folder
+
+
+def _temporary(archive: Path, opened: ExitStack) -> Path:
+    """Return a folder that messages about its runs can be read with; it is deleted at the end."""
+    return Path(opened.enter_context(tempfile.TemporaryDirectory(prefix=f"{archive.name}-")))
+
+
+def _all_but_rows(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name not in KEPT}
+
+
+def _collect(folders: Sequence[Path], out: Path, shown: Path, ignored: Ignored) -> Counter[str]:
+    """Copy the runs of folders to `out`, which messages name as `shown`."""
     messages = Messages()
     counts: Counter[str] = Counter()
     planned: dict[Path, Run] = {}
     running: list[Path] = []
-    for folder in config.folders:
+    for folder in folders:
         for run in find_runs(folder):
-            if _is_collected(run.path, folder, config.out):
+            if _is_collected(run.path, folder, out):
                 continue
             if is_locked(run.path / "lock"):
                 running.append(run.path)
                 continue
-            target = config.out / run.path.relative_to(folder)
+            target = out / run.path.relative_to(folder)
             planned[target] = _longer(planned.get(target), run)
     work = {target: run for target, run in planned.items() if _is_new(target, run)}
     counts["kept"] = len(planned) - len(work)
@@ -67,7 +107,7 @@ def collect(config: CollectConfig) -> Counter[str]:
         is_there = target.exists()
         if is_there and is_locked(target / "lock"):
             running.append(target)
-        elif _copied(run, target):
+        elif _copied(run, target, ignored):
             counts["replaced" if is_there else "copied"] += 1
         else:
             running.append(run.path)
@@ -76,7 +116,7 @@ def collect(config: CollectConfig) -> Counter[str]:
     if running:
         counts["running"] = len(running)
     messages.print(
-        f"{counts['copied']} runs copied to {config.out}, {counts['replaced']} replaced by longer ones,"
+        f"{counts['copied']} runs copied to {shown}, {counts['replaced']} replaced by longer ones,"
         f" {counts['kept']} there already."
     )
     return counts
@@ -128,13 +168,13 @@ def _settings(run: Run) -> dict[str, object]:
     }
 
 
-def _copied(run: Run, target: Path) -> bool:
+def _copied(run: Run, target: Path, ignored: Ignored) -> bool:
     """Copy a run; return False, and leave what was there, if a process has changed it meanwhile."""
     partial = target.with_name(target.name + PARTIAL)
     try:
         before = _state(run.path)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(run.path, partial, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        shutil.copytree(run.path, partial, ignore=ignored)
         if _state(run.path) != before:
             shutil.rmtree(partial)
             return False
