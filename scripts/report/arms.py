@@ -13,7 +13,7 @@ import numpy as np
 from plasticity.mitigations import MITIGATIONS, PLAIN
 from plasticity.scripts.config.nested import flattened, shortest
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, METHOD_FIELDS, without_origin
-from plasticity.scripts.report.metric_names import compared_at, is_better_lower, is_occasional
+from plasticity.scripts.report.metric_names import Moment, is_better_lower, is_occasional
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.statistics import Array, Estimate, estimate, paired_estimate
 
@@ -46,6 +46,9 @@ class Arm:
 
     runs: tuple[Run, ...]
     """Runs in the order of their seeds."""
+
+    skip: int = 0
+    """Number of tasks (or steps) at the beginning that averages leave out."""
 
     @property
     def label(self) -> str:
@@ -237,24 +240,25 @@ def values_at(
         metric: Name in the rows.
         moment: One of `MOMENTS`.
         positions: Tasks (or steps) that the moment refers to. The average is over all tasks, or over
-            all steps up to the last position; a run that diverged before has none.
+            all steps up to the last position, without those that the arm skips; a run that diverged before
+            has none.
     """
     if moment != "average":
         position = moments(positions).get(moment)
         return {r.seed: None if position is None else r.value(metric, position) for r in arm.runs}
-    return {run.seed: _average(run, metric, positions) for run in arm.runs}
+    return {run.seed: _average(run, metric, positions, arm.skip) for run in arm.runs}
 
 
-def _average(run: Run, metric: str, positions: Sequence[int]) -> float | None:
+def _average(run: Run, metric: str, positions: Sequence[int], skip: int) -> float | None:
     if not run.axis.is_dense:
-        return _average_over_steps(run, metric, positions)
-    values = [run.value(metric, position) for position in positions]
+        return _average_over_steps(run, metric, positions, skip)
+    values = [run.value(metric, position) for position in positions if position >= skip]
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present and len(present) == len(values) else None
 
 
-def _average_over_steps(run: Run, metric: str, positions: Sequence[int]) -> float | None:
-    """Return the mean over the steps up to the last position; a row represents those since the previous row.
+def _average_over_steps(run: Run, metric: str, positions: Sequence[int], skip: int) -> float | None:
+    """Return the mean over the steps after the skipped ones; a row represents those since the previous row.
 
     All of the run's rows count, including those that other seeds do not share. Rows without a value (no
     episode ended) are left out of the average.
@@ -263,13 +267,13 @@ def _average_over_steps(run: Run, metric: str, positions: Sequence[int]) -> floa
         return None
     if run.diverged_at is not None and run.diverged_at <= positions[-1]:
         return None
-    total, steps, before = 0.0, 0, 0
+    total, steps, before = 0.0, 0, skip
     for position in sorted(run.by_position):
         value = run.value(metric, position)
-        if position <= positions[-1] and value is not None:
+        if before < position <= positions[-1] and value is not None:
             total += (position - before) * value
             steps += position - before
-        before = position
+        before = max(before, position)
     return total / steps if steps else None
 
 
@@ -321,11 +325,8 @@ def matrix(arm: Arm, metric: str, positions: Sequence[int]) -> Array:
     return np.array(values, dtype=np.float64).reshape(len(values), len(positions))
 
 
-def best(arms: Sequence[Arm], metric: str) -> Arm:
-    """Return the arm with the best mean, at the moment at which the metric is compared.
-
-    That is the last task that the arms share, or for a return the average over the steps that they
-    share (`metric_names.compared_at`).
+def best(arms: Sequence[Arm], metric: str, moment: Moment) -> Arm:
+    """Return the arm with the best mean at a moment of the tasks (or steps) that the arms share.
 
     Arms that lack rows, and then arms with a diverged run, are considered only if there are no others:
     an early task is not comparable with a late one, and the runs that did not diverge do not represent
@@ -334,6 +335,7 @@ def best(arms: Sequence[Arm], metric: str) -> Arm:
     Args:
         arms: Arms of one method, at least one.
         metric: Metric to compare by.
+        moment: Moment to compare at.
     """
     complete = [arm for arm in arms if not arm.unfinished]
     sound = [arm for arm in complete if not arm.diverged]
@@ -341,7 +343,7 @@ def best(arms: Sequence[Arm], metric: str) -> Arm:
     where = shared_positions(candidates)
 
     def height(arm: Arm) -> float:
-        found = estimate(values_at(arm, metric, compared_at(metric), where).values())
+        found = estimate(values_at(arm, metric, moment, where).values())
         if found is None:
             return -np.inf
         return -found.mean if is_better_lower(metric) else found.mean

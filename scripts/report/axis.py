@@ -53,6 +53,12 @@ class Axis:
         """Format a position."""
         return str(position) if self.is_dense else short_count(position)
 
+    def first(self, count: int) -> str:
+        """Name a number of positions from the first on."""
+        return (
+            f"the first {self.text(count)} {self.name}s" if count > 1 else f"the first {self.name}"
+        )
+
     def span(self, positions: Sequence[int]) -> str:
         """Describe what an arm is summarised over, given the first, the middle and the last position."""
         if self.is_dense:

@@ -14,9 +14,10 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
-from plasticity.scripts.report.comparison import Comparison, compare, continue_commands
+from plasticity.checks import require_integer
+from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
-from plasticity.scripts.report.metric_names import headlines, resolve
+from plasticity.scripts.report.metric_names import Moment, headlines, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
 from plasticity.scripts.report.run_folders import by_benchmark
@@ -41,8 +42,8 @@ class ReportConfig:
     network, and every figure as PNG and PDF. Runs may be unfinished.
 
     Raises:
-        TypeError: if the confidence is not a number.
-        ValueError: if the confidence is out of range.
+        TypeError: if the confidence or the number of tasks to skip is not a number.
+        ValueError: if one of them is out of range.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -56,6 +57,17 @@ class ReportConfig:
     """Metrics to print instead of the headline ones; a name without a layer selects all its layers.
     The page always shows every metric."""
 
+    by: tuple[str, ...] = ()
+    """Metric that methods and settings are compared by: of several, the first that a benchmark has. None: the
+    test accuracy, the return, or what else there is."""
+
+    moment: Moment | None = None
+    """Moment at which they are compared by it: the last task (or step), or the average over all. None: the
+    average of a return or an online loss, the last of others."""
+
+    skip: int = 0
+    """Number of tasks (or steps) at the beginning that averages leave out."""
+
     confidence: float = 0.95
     """Confidence level of the intervals over seeds, from 0.5 to below 1."""
 
@@ -64,6 +76,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         require_confidence(self.confidence)
+        require_integer("--skip", self.skip, minimum=0)
 
 
 def report(config: ReportConfig) -> list[Path]:
@@ -77,10 +90,13 @@ def report(config: ReportConfig) -> list[Path]:
 
     Raises:
         ValueError: if there are no runs, a file of a run is broken, a name is unknown, or the figures
-            and the page cannot be written.
+            and the page cannot be written; if methods cannot be compared by what is wanted.
     """
     groups = by_benchmark(Path(config.folder))
-    comparisons = [compare(runs, config.baseline, config.confidence) for runs in groups.values()]
+    by = Criterion(config.by, config.moment, config.skip)
+    comparisons = [
+        compare(runs, config.baseline, config.confidence, by) for runs in groups.values()
+    ]
     known = list(dict.fromkeys(name for each in comparisons for name in each.metrics))
     wanted = resolve(config.metrics, known)
     # Written before anything is printed, so that closing the pipe early (`| head`) loses no figure.

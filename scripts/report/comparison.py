@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plasticity.checks import nearest
 from plasticity.scripts.config.run_config import MADE_BY
@@ -17,11 +17,32 @@ from plasticity.scripts.report.arms import (
     shared_positions,
 )
 from plasticity.scripts.report.axis import Axis
-from plasticity.scripts.report.metric_names import GAP, LOSS_GAP, compared_at, criterion, in_words
+from plasticity.scripts.report.metric_names import (
+    GAP,
+    LOSS_GAP,
+    Moment,
+    compared_at,
+    criterion,
+    in_words,
+)
 from plasticity.scripts.report.run_folders import Run
 
 PREFERRED_BASELINES = ("weight-decay", "none")
 """Default baselines, in order of preference."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What methods and settings are compared by."""
+
+    metrics: tuple[str, ...] = ()
+    """Names of metrics, of which the first that the runs have counts. Empty: the headline one."""
+
+    moment: Moment | None = None
+    """Moment of the runs. None: the last task, or the average for what is noisy."""
+
+    skip: int = 0
+    """Number of tasks (or steps) at the beginning that averages leave out."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,15 @@ class Comparison:
     baseline: Arm | None
     """Arm that the others are compared with."""
 
+    headline: str
+    """Metric that methods and settings are compared by."""
+
+    moment: Moment
+    """Moment at which they are compared by the headline."""
+
+    skip: int
+    """Number of tasks (or steps) at the beginning that averages leave out."""
+
     metrics: tuple[str, ...]
     """Names of all that was measured, in the order of the rows."""
 
@@ -57,16 +87,6 @@ class Comparison:
         """Names of what the chosen arms measured: a sweep over depth has layers that none of them has."""
         measured = {name for arm in self.chosen for name in arm.metrics}
         return tuple(name for name in self.metrics if name in measured)
-
-    @property
-    def headline(self) -> str:
-        """Metric that settings are compared by."""
-        return criterion(self.metrics)
-
-    @property
-    def moment(self) -> str:
-        """Moment (of `arms.MOMENTS`) at which settings are compared by the headline."""
-        return compared_at(self.headline)
 
     @property
     def axis(self) -> Axis:
@@ -94,7 +114,9 @@ class Comparison:
         return len(self.chosen) < len(self.arms)
 
 
-def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Comparison:
+def compare(
+    runs: Sequence[Run], baseline: str | None, confidence: float, by: Criterion | None = None
+) -> Comparison:
     """Gather the runs of one benchmark into arms, and choose each method's best arm and the baseline.
 
     Args:
@@ -102,13 +124,15 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
         baseline: Name of a method, or label of an arm. None: weight decay if it was run, else the plain
             optimizer, else no baseline.
         confidence: Confidence level of the intervals.
+        by: What the methods are compared by. None: the headline metric at its usual moment.
 
     Raises:
-        ValueError: if no run has a row yet, the baseline is unknown, or two folders hold different
-            results of the same run.
+        ValueError: if no run has a row yet, or none of the metrics to compare by, or all of them end before
+            averages begin; if the baseline is unknown, or two folders hold different results of the same run.
     """
     arms, notes = gather(runs)
-    started = [arm for arm in arms if arm.started]
+    by = Criterion() if by is None else by
+    started = [replace(arm, skip=by.skip) for arm in arms if arm.started]
     if not started:
         raise ValueError(
             f"No run of {runs[0].benchmark} has a row in its metrics.jsonl yet (looked in"
@@ -116,13 +140,18 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
             " the first task, or continue the runs."
         )
     metrics = tuple({name: None for arm in started for name in arm.metrics})
-    headline = criterion(metrics)
+    headline = _headline(by, metrics, runs[0].benchmark)
+    moment = by.moment or compared_at(headline)
+    _require_rest(started, by.skip)
     by_method: dict[str, list[Arm]] = {}
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
-    chosen = tuple(best(members, headline) for members in by_method.values())
+    chosen = tuple(best(members, headline, moment) for members in by_method.values())
     reference = _baseline(baseline, started, chosen)
-    notes = [*_choice_notes(chosen, by_method, headline), *_run_notes(arms), *notes]
+    notes = [*_choice_notes(chosen, by_method, headline, moment), *_run_notes(arms), *notes]
+    if by.skip:
+        first = started[0].started[0].axis.first(by.skip)
+        notes.append(f"Averages leave out {first}.")
     notes += _interval_notes(started, confidence)
     if GAP in metrics or LOSS_GAP in metrics:
         what = (
@@ -140,11 +169,36 @@ def compare(runs: Sequence[Run], baseline: str | None, confidence: float) -> Com
         arms=tuple(started),
         chosen=chosen,
         baseline=reference,
+        headline=headline,
+        moment=moment,
+        skip=by.skip,
         metrics=metrics,
         confidence=confidence,
         unfinished=tuple(run for arm in arms for run in arm.unfinished),
         notes=tuple(notes),
     )
+
+
+def _headline(by: Criterion, metrics: Sequence[str], benchmark: str) -> str:
+    if not by.metrics:
+        return criterion(metrics)
+    found = next((name for name in by.metrics if name in metrics), None)
+    if found is None:
+        raise ValueError(
+            f"The runs of {benchmark} have none of {', '.join(by.metrics)} to be compared"
+            f" by.{nearest(by.metrics[0], metrics)}"
+        )
+    return found
+
+
+def _require_rest(arms: Sequence[Arm], skip: int) -> None:
+    run = max((run for arm in arms for run in arm.started), key=lambda run: max(run.by_position))
+    done = run.axis.done_at(max(run.by_position))
+    if skip >= done:
+        raise ValueError(
+            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {run.benchmark}"
+            f" has {done}."
+        )
 
 
 def _baseline(name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm]) -> Arm | None:
@@ -160,13 +214,16 @@ def _baseline(name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm]) -> A
 
 
 def _choice_notes(
-    chosen: Sequence[Arm], by_method: Mapping[str, Sequence[Arm]], headline: str
+    chosen: Sequence[Arm],
+    by_method: Mapping[str, Sequence[Arm]],
+    headline: str,
+    moment: Moment,
 ) -> list[str]:
     if all(len(members) == 1 for members in by_method.values()):
         return []
     axis = chosen[0].started[0].axis.name
-    at = f"at the last {axis}"
-    if compared_at(headline) == "average":
+    at = f"at the {moment} {axis}"
+    if moment == "average":
         at = f"averaged over all {axis}s that a method's settings share"
     return [
         f"Where a method has several settings, the best one by {in_words(headline)} {at}"

@@ -77,10 +77,11 @@ def _when(comparison: Comparison) -> str:
         if axis.done_at(last) >= planned:
             return f"at the last {axis.name} ({axis.text(last)})"
         return f"at {axis.name} {axis.text(last)}, the last that all share, of {axis.text(planned)} planned"
+    but = f" but {axis.first(comparison.skip)}" if comparison.skip else ""
     if axis.done_at(last) >= planned:
-        return f"averaged over the {axis.name}s"
+        return f"averaged over the {axis.name}s{but}"
     return (
-        f"averaged over the {axis.name}s to {axis.text(last)}, the last that all share, of"
+        f"averaged over the {axis.name}s{but} to {axis.text(last)}, the last that all share, of"
         f" {axis.text(planned)} planned"
     )
 

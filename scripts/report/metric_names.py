@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from plasticity.checks import nearest
 
@@ -133,8 +134,12 @@ def _network_of(metric: str) -> str:
     return layer_of(metric).rpartition(".")[0].partition(".")[0]
 
 
-def compared_at(metric: str) -> str:
-    """Return the moment (of `arms.MOMENTS`) at which methods and settings are compared by a metric.
+Moment = Literal["last", "average"]
+"""Moment at which methods and settings are compared: the last task (or step), or all of them."""
+
+
+def compared_at(metric: str) -> Moment:
+    """Return the moment at which methods and settings are compared by a metric.
 
     A task's accuracy is measured on its whole test set: the last task shows how plastic the network
     still is. The return of the few episodes in one row is noisy, and so is the loss on one task of a

@@ -111,7 +111,8 @@ def metric_table(comparison: Comparison, metric: str, arms: Sequence[Arm], *, fu
         full: Whether to show the difference at every moment. Otherwise only at the one that methods are
             compared at: the last, or the average for returns.
     """
-    compared = MOMENTS if full else (compared_at(metric),)
+    usual = comparison.moment if metric == comparison.headline else compared_at(metric)
+    compared = MOMENTS if full else (usual,)
     positions = _position_headings(comparison, arms, metric)
     rows = []
     for arm in arms:

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_an_average_skips_rows_without_an_episode(tmp_path):
 def test_an_average_weights_rows_by_the_steps_that_they_represent(tmp_path):
     write_run(tmp_path, "none", 0, {100: 10.0, 120: boundary(0, 90.0), 200: 20.0})
     assert averages(tmp_path).mean == 44 / 2  # (100 * 10 + 20 * 90 + 80 * 20) / 200
+
+
+def test_an_average_leaves_out_the_steps_that_an_arm_skips(tmp_path):
+    write_run(tmp_path, "none", 0, {100: 10.0, 120: boundary(0, 90.0), 200: 20.0})
+    (arm,) = compared(tmp_path).arms
+    found = summary(replace(arm, skip=50), "episode_return", 0.95)["average"]
+    assert found.mean == (50 * 10 + 20 * 90 + 80 * 20) / 150
+    found = summary(replace(arm, skip=110), "episode_return", 0.95)["average"]
+    assert found.mean == (10 * 90 + 80 * 20) / 90
 
 
 def test_an_average_ends_at_the_last_step_that_all_seeds_share(tmp_path):
