@@ -194,6 +194,36 @@ def profiles(found: Across) -> tuple[Array, dict[str, tuple[Array, Array, Array]
     return thresholds, shares
 
 
+def improvements(found: Across) -> tuple[list[str], Array]:
+    """Return the probability that a run of each method beats one of each other, averaged over benchmarks.
+
+    Returns:
+        The methods, from the one with the highest interquartile mean to the lowest, and the probabilities
+        of the methods of the rows over those of the columns. Shape: (methods, methods), 0.5 on the diagonal.
+    """
+    means = {method: float(interquartile_mean(scores)) for method, scores in found.scores.items()}
+    methods = sorted(means, key=means.__getitem__, reverse=True)
+    values = [
+        [float(probability_of_improvement(found.scores[a], found.scores[b])) for b in methods]
+        for a in methods
+    ]
+    return methods, np.array(values)
+
+
+def improvement_table(found: Across) -> Table | None:
+    """Return `improvements` as a table; None with a single method."""
+    methods, values = improvements(found)
+    if len(methods) < 2:
+        return None
+    rows = tuple(
+        (Cell(method), *(Cell("" if i == j else f"{value:.2f}") for j, value in enumerate(row)))
+        for i, (method, row) in enumerate(zip(methods, values, strict=True))
+    )
+    return Table(
+        "Probability that a run of the row beats one of the column", ("method", *methods), rows
+    )
+
+
 def across_headline(found: Across) -> str:
     """Return two sentences: which method has the best interquartile mean, and how sure that is.
 

@@ -15,6 +15,8 @@ from rich.text import Text
 
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
 from plasticity.checks import require_integer
+from plasticity.scripts.report.across import across
+from plasticity.scripts.report.across_figures import draw_across
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.metric_names import Moment, headlines, resolve
@@ -114,17 +116,20 @@ def report(config: ReportConfig) -> list[Path]:
 
 
 def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
+    found = across(comparisons)
+    drawn = {} if found is None else {"all": draw_across(found)}
+    drawn |= {comparison.benchmark: draw_figures(comparison) for comparison in comparisons}
     figures: dict[Path, bytes] = {}
     names = []
-    for comparison in comparisons:
+    for subject, of_subject in drawn.items():
         own = {
-            f"{comparison.benchmark}_{name}.{ending}": content
-            for name, figure in draw_figures(comparison).items()
+            f"{subject}_{name}.{ending}": content
+            for name, figure in of_subject.items()
             for ending, content in for_papers(figure).items()
         }
         names.append(list(own))
         figures |= {folder / name: content for name, content in own.items()}
-    files = {folder / "report.html": page(comparisons, names).encode("utf-8"), **figures}
+    files = {folder / "report.html": page(comparisons, found, names).encode("utf-8"), **figures}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():

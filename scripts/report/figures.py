@@ -120,14 +120,14 @@ def _draw_cells(axes: Axes, values: Array, notes: Sequence[Sequence[str]], scale
     for (row, column), value in np.ndenumerate(values):
         note = notes[row][column]
         text = "—" if math.isnan(value) else f"{value:.1f}"
-        colour = "black" if math.isnan(value) else _readable(image.cmap(scale(value)))
+        colour = "black" if math.isnan(value) else readable(image.cmap(scale(value)))
         axes.text(column, row + (0.14 if note else 0), text, ha="center", va="center", color=colour)
         if note:
             axes.text(column, row - 0.24, note, ha="center", va="center", color=colour, fontsize=9)
     return image
 
 
-def _readable(background: Sequence[float]) -> str:
+def readable(background: Sequence[float]) -> str:
     """Return black or white, whichever contrasts more with the background (WCAG's relative luminance)."""
     red, green, blue = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from plasticity.scripts.report.across import (
     Across,
-    across,
     across_headline,
     across_table,
+    improvement_table,
 )
 from plasticity.scripts.report.captions import caption
 from plasticity.scripts.report.charts import as_json, page_data
@@ -62,18 +62,20 @@ CONTROLS = """
 """Controls of the charts, which the script fills, and the place for the charts."""
 
 
-def page(comparisons: Sequence[Comparison], files: Sequence[Sequence[str]]) -> str:
+def page(
+    comparisons: Sequence[Comparison], found: Across | None, files: Sequence[Sequence[str]]
+) -> str:
     """Return the page.
 
     Args:
         comparisons: Comparisons, one per benchmark.
+        found: Scores on all of them, if there are several.
         files: Names of the static figures that stand beside the page, for each comparison.
 
     Returns:
         A complete HTML document, to be encoded as UTF-8.
     """
     benchmarks = ", ".join(comparison.benchmark for comparison in comparisons)
-    found = across(comparisons)
     data = page_data(comparisons, found)
     parts = [
         "<h1>Plasticity report</h1>",
@@ -135,8 +137,10 @@ def _all_benchmarks(found: Across) -> str:
             f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
             " method."
         )
+    matrix = improvement_table(found)
+    every = "" if matrix is None else f"\n{_table(matrix)}"
     return (
-        f"<h2>All benchmarks</h2>\n{_table(across_table(found))}\n{_notes(notes)}"
+        f"<h2>All benchmarks</h2>\n{_table(across_table(found))}{every}\n{_notes(notes)}"
         '\n<div id="profile" class="charts"></div>'
     )
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from made_runs import write_runs
 
-from plasticity.scripts.report.across import across, across_headline, across_table, profiles
+from plasticity.scripts.report.across import (
+    across,
+    across_headline,
+    across_table,
+    improvement_table,
+    improvements,
+    profiles,
+)
+from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.run_folders import by_benchmark
 
@@ -106,6 +114,32 @@ def test_profiles_fall_from_the_lowest_score_to_the_highest(tmp_path):
     assert np.all(low <= share)
     assert np.all(share <= high)
     assert np.all(np.diff(share) <= 0)
+
+
+def test_every_method_is_compared_with_every_other(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        values = {"none": NONE, "syre": SYRE, "redo": [[0.3], [0.35], [0.6], [0.9]]}
+        write_runs(tmp_path, benchmark, values)
+    found = across_of(tmp_path)
+    methods, values = improvements(found)
+    assert methods == ["syre", "redo", "none"]
+    # syre over redo: 0.5 and 0.6 beat two each and 0.6 ties with one, 0.7 and 0.8 beat three: 10.5 of 16;
+    # redo over none: 0.3 beats two and ties with one, 0.35 beats three, the others all: 13.5 of 16
+    expected = [[0.5, 10.5 / 16, 1.0], [5.5 / 16, 0.5, 13.5 / 16], [0.0, 2.5 / 16, 0.5]]
+    assert values == pytest.approx(np.array(expected))
+    table = improvement_table(found)
+    assert table.columns == ("method", *methods)
+    assert [cell.text for cell in table.rows[0]] == ["syre", "", "0.66", "1.00"]
+
+
+def test_figures_over_all_benchmarks_are_written(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": NONE, "syre": SYRE})
+    names = [path.name for path in report(ReportConfig(tmp_path))]
+    assert {"all_profiles.png", "all_profiles.pdf", "all_improvement.png"} <= set(names)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Probability that a run of the row beats one of the column" in page
+    assert 'href="all_profiles.pdf"' in page
 
 
 def test_a_method_that_diverged_is_not_the_best(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_runs import write_runs
 
+from plasticity.scripts.report.across import across
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.run_folders import by_benchmark
@@ -22,7 +23,7 @@ VALUES = {
 
 def page_of(root):
     comparisons = [compare(runs, None, 0.95) for runs in by_benchmark(root).values()]
-    return page(comparisons, [["figure.png"]] * len(comparisons))
+    return page(comparisons, across(comparisons), [["figure.png"]] * len(comparisons))
 
 
 def test_the_headline_comes_first_and_aggregates_with_several_benchmarks(tmp_path):
