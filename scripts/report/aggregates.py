@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -155,6 +157,76 @@ def _required(scores: Array) -> Array:
             "Scores must be finite: leave out a benchmark that a seed has no score on."
         )
     return found
+
+
+# ---- what goes with what ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Rank correlation, with its interval."""
+
+    value: float
+    """Spearman's coefficient, from -1 to 1."""
+
+    low: float
+    """Lower end of the interval."""
+
+    high: float
+    """Upper end of the interval."""
+
+    count: int
+    """Number of pairs of values."""
+
+
+def rank_correlation(groups: Sequence[Array], confidence: float = 0.95) -> Correlation | None:
+    """Return Spearman's rank correlation within groups, whose levels do not count.
+
+    Values are ranked within their group; the ranks, centred and divided by the size of the group, are
+    correlated over all groups. With one group it is Spearman's coefficient. The interval is that of Fieller,
+    Hartley and Pearson (1957): Fisher's transformation with the variance 1.06 / (pairs - groups - 2).
+
+    Args:
+        groups: Pairs of values. Shape of each: (pairs, 2).
+        confidence: Coverage of the interval, from 0.5 to below 1.
+
+    Returns:
+        The correlation; None if all values of either kind are equal within their groups, or there are fewer
+        than three pairs more than groups.
+
+    Raises:
+        ValueError: if a value is not finite, or the confidence is out of range.
+    """
+    require_confidence(confidence)
+    given = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
+    if not all(np.isfinite(group).all() for group in given):
+        raise ValueError(
+            "Values that are correlated must be finite: leave out the pairs of others."
+        )
+    count = sum(map(len, given))
+    freedom = count - len(given) - 2
+    if freedom < 1:
+        return None
+    ranks = np.concatenate([(_ranks(each) - (len(each) + 1) / 2) / len(each) for each in given])
+    ours, theirs = ranks.T
+    size = math.sqrt((ours @ ours) * (theirs @ theirs))
+    if size == 0:
+        return None
+    value = min(max(float(ours @ theirs) / size, -1.0), 1.0)
+    if abs(value) > 1 - 1e-12:  # all in order, whose transformation is infinite
+        return Correlation(value, value, value, count)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(1.06 / freedom)
+    middle = math.atanh(value)
+    return Correlation(value, math.tanh(middle - reach), math.tanh(middle + reach), count)
+
+
+def _ranks(values: Array) -> Array:
+    """Return ranks from 1 within each column, the mean rank for equal values. Shape: (values, columns)."""
+    columns = []
+    for column in values.T:
+        _, where, counts = np.unique(column, return_inverse=True, return_counts=True)
+        columns.append((counts.cumsum() - (counts - 1) / 2)[where])
+    return np.stack(columns, axis=1)
 
 
 # ---- many methods against one -----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
 from plasticity.scripts.report.metric_names import headlines, in_words
+from plasticity.scripts.report.prediction import NOTE, prediction_table
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (
     Cell,
@@ -168,6 +169,9 @@ def _section(comparison: Comparison) -> str:
         parts.append(_map(comparison))
     if task_table(comparison) is not None:
         parts.append(_tasks(comparison))
+    predicted = prediction_table(comparison)
+    if predicted is not None:
+        parts += [_table(predicted), _notes([NOTE])]
     parts.append(_all_metrics(comparison))
     parts += _making(comparison)
     return "\n".join(parts)
