@@ -287,7 +287,6 @@ COVERED_ELSEWHERE = {
     "scripts/run/progress.py": "scripts/run/test_command.py",
     "scripts/report/axis.py": "scripts/report/test_run_folders.py",
     "scripts/report/arms.py": "scripts/report/test_command.py",
-    "scripts/report/comparison.py": "scripts/report/test_command.py",
     "scripts/report/metric_names.py": "scripts/report/test_command.py",
     "scripts/report/contents.py": "scripts/report/test_command.py",
     "scripts/report/captions.py": "scripts/report/test_command.py",

@@ -33,7 +33,7 @@ PREFERRED_BASELINES = ("weight-decay", "none")
 
 @dataclass(frozen=True)
 class Criterion:
-    """What methods and settings are compared by."""
+    """Metric and moment that methods and settings are compared by."""
 
     metrics: tuple[str, ...] = ()
     """Names of metrics, of which the first that the runs have counts. Empty: the headline one."""

@@ -35,10 +35,11 @@ NOTE = (
     "Spearman's rank correlation of a measure after a third of the run with the gap at the last reference:"
     " above 0, runs with a higher value lose more. Within methods, runs of the same method are ranked among"
     " themselves, so that no method's own level counts: a measure whose interval is without 0 predicts"
-    " the loss. One that is correlated across the methods' means only accompanies it. Intervals are Fieller's, by the"
-    " number of runs; many measures are tried, and one in twenty intervals is without 0 by chance."
+    " the loss. One that is correlated across the methods' means only accompanies it. Intervals are"
+    " Fieller's, by the number of runs; many measures are tried, and one in twenty intervals is"
+    " without 0 by chance."
 )
-"""What the table shows."""
+"""Explanation of the table."""
 
 
 def prediction_table(comparison: Comparison) -> Table | None:

@@ -12,7 +12,6 @@ from plasticity.scripts.report.across import (
     improvements,
     profiles,
 )
-from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.run_folders import by_benchmark
 
@@ -130,16 +129,6 @@ def test_every_method_is_compared_with_every_other(tmp_path):
     table = improvement_table(found)
     assert table.columns == ("method", *methods)
     assert [cell.text for cell in table.rows[0]] == ["syre", "", "0.66", "1.00"]
-
-
-def test_figures_over_all_benchmarks_are_written(tmp_path):
-    for benchmark in ("permuted-digits", "permuted-mnist"):
-        write_runs(tmp_path, benchmark, {"none": NONE, "syre": SYRE})
-    names = [path.name for path in report(ReportConfig(tmp_path))]
-    assert {"all_profiles.png", "all_profiles.pdf", "all_improvement.png"} <= set(names)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Probability that a run of the row beats one of the column" in page
-    assert 'href="all_profiles.pdf"' in page
 
 
 def test_a_method_that_diverged_is_not_the_best(tmp_path):
