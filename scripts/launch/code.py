@@ -21,17 +21,44 @@ def require_same_code(launcher: Mapping[str, Any], here: Mapping[str, Any]) -> N
     Raises:
         RunError: if they differ; the message names all that do.
     """
-    ours, theirs = ({"commit": each["git_commit"], **each["versions"]} for each in (here, launcher))
-    apart = [
-        f"{name} {ours.get(name)} instead of {theirs.get(name)}"
-        for name in dict.fromkeys([*theirs, *ours])
-        if ours.get(name) != theirs.get(name)
-    ]
+    apart = _apart(here, launcher)
     if apart:
         raise RunError(
-            f"{socket.gethostname()} has other code than the launcher ({', '.join(apart)}): install the same"
-            " there, or use one environment on the shared file system; the same command continues."
+            f"{socket.gethostname()} has other code than the launcher ({apart}): install the same there,"
+            " or use one environment on the shared file system; the same command continues."
         )
+
+
+def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return what differs of two codes, as text; empty if nothing does."""
+    here, there = (
+        {"commit": each.get("git_commit"), **(each.get("versions") or {})}
+        for each in (ours, theirs)
+    )
+    return ", ".join(
+        f"{name} {here.get(name)} instead of {there.get(name)}"
+        for name in dict.fromkeys([*there, *here])
+        if here.get(name) != there.get(name)
+    )
+
+
+def note_on_code(jobs: Sequence[Job], here: Mapping[str, Any]) -> str | None:
+    """Return a remark on runs that other code began, None if there are none.
+
+    Args:
+        jobs: Runs that are to be continued.
+        here: Versions and commit of this code, as `made_by` gives them.
+    """
+    begun = [saved for job in jobs if (saved := saved_config(job.path)) and "versions" in saved]
+    apart = [text for saved in begun if (text := _apart(here, saved))]
+    if not apart:
+        return None
+    kinds = dict.fromkeys(apart)
+    more = f", and {len(kinds) - 1} more" if len(kinds) > 1 else ""
+    return (
+        f"{len(apart)} of the runs were begun by other code ({apart[0]}{more}): continued rows may differ"
+        " from those of a run without a break."
+    )
 
 
 def require_one_commit(jobs: Sequence[Job], commit: str | None) -> None:

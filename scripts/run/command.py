@@ -11,7 +11,7 @@ from plasticity.checks import require_integer
 from plasticity.scripts.config.grid import Axis, points
 from plasticity.scripts.config.options import RunOptions
 from plasticity.scripts.config.tuned import require_tuned, with_tuned
-from plasticity.scripts.launch.code import require_one_commit
+from plasticity.scripts.launch.code import note_on_code, require_one_commit
 from plasticity.scripts.launch.launcher import launcher_of
 from plasticity.scripts.run.experiment import experiment_class
 from plasticity.scripts.run.folder import require_free
@@ -102,6 +102,8 @@ def run_all(jobs: Sequence[Job], options: RunOptions, command: str) -> int:
     if launcher is not None:
         launcher.require_ready()
         require_one_commit(unfinished, made_by()["git_commit"])
+    elif (note := note_on_code(unfinished, made_by())) is not None:
+        messages.print(note)
     with live_progress(messages, totals, done, unit) as shown:
 
         def on_progress(job: Job, value: float) -> None:

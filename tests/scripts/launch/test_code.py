@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plasticity.scripts.config.options import default_options
-from plasticity.scripts.launch.code import require_one_commit, require_same_code
+from plasticity.scripts.launch.code import note_on_code, require_one_commit, require_same_code
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.jobs import Job
 
@@ -21,6 +21,26 @@ def test_all_that_differs_is_named():
     message = r"other code than the launcher \(commit def instead of abc, torch 2.12.0 instead of 2.13.0\)"
     with pytest.raises(RunError, match=message):
         require_same_code(HERE, other)
+
+
+def test_runs_that_other_code_began_are_named_once(tmp_path):
+    config = default_options("permuted-digits").run_config("none", 0)
+    others = {
+        "a": HERE,
+        "b": {**HERE, "git_commit": "def"},
+        "c": {**HERE, "git_commit": "012"},
+        "d": {},
+    }
+    for name, made_by in others.items():
+        (tmp_path / name).mkdir()
+        saved = {**config.to_json(), **made_by}
+        (tmp_path / name / "config.json").write_text(json.dumps(saved))
+    jobs = [Job(tmp_path / name, config) for name in (*others, "new")]
+    assert note_on_code(jobs, HERE) == (
+        "2 of the runs were begun by other code (commit abc instead of def, and 1 more): continued rows"
+        " may differ from those of a run without a break."
+    )
+    assert note_on_code([jobs[0], jobs[3], jobs[4]], HERE) is None
 
 
 def test_a_run_that_another_commit_began_is_refused(tmp_path):
