@@ -17,22 +17,24 @@ from rich.table import Table
 from plasticity.scripts.report.command import WIDTH_ELSEWHERE
 from plasticity.scripts.report.comparison import continue_commands
 from plasticity.scripts.report.run_folders import Run, find_runs
+from plasticity.scripts.run.folder import FAILURE
 from plasticity.scripts.run.locks import is_locked
 
 STALE_SECONDS = 24 * 3600
 """Age of the last change from which an unfinished run that no process holds is called stale."""
 
-STATES = ("finished", "diverged", "running", "stopped", "stale")
+STATES = ("finished", "diverged", "running", "failed", "stopped", "stale")
 """States of a run, in the order of the table's columns."""
 
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Tell which runs of a folder are finished, running, stopped or stale, and how to continue the rest.
+    """Tell which runs of a folder are finished, running, failed, stopped or stale, and how to go on.
 
     A run is running while a process holds its lock, on this machine or, where the file system shares locks,
-    on another. One that is stopped has a checkpoint that continues exactly; it is stale if nothing has
-    changed for a day. Times left are extrapolated from the rows.
+    on another. One that failed was ended by an error, which is given. One that is stopped has a checkpoint
+    that continues exactly; it is stale if nothing has changed for a day. Times left are extrapolated from
+    the rows.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -67,9 +69,15 @@ def status(config: StatusConfig) -> list[RunStatus]:
     """
     found = [status_of(run) for run in find_runs(Path(config.folder))]
     width = None if sys.stdout.isatty() else WIDTH_ELSEWHERE
-    console = Console(width=width, highlight=False, emoji=False)
+    console = Console(width=width, highlight=False, emoji=False, markup=False)
     console.print(_table(found))
-    stopped = [each for each in found if each.state in ("stopped", "stale")]
+    for error, runs in _failures(found).items():
+        first, *others = runs
+        console.print(
+            f"failed: {first}{f' and {len(others)} more' if others else ''}: {error}",
+            soft_wrap=True,
+        )
+    stopped = [each for each in found if each.state in ("failed", "stopped", "stale")]
     left = sum(each.seconds_left or 0.0 for each in found)
     if left:
         console.print(f"Left: about {_duration(left)} of computing, one run after another.")
@@ -97,9 +105,21 @@ def _state(run: Run) -> str:
         return "finished"
     if is_locked(run.path / "lock"):
         return "running"
+    if (run.path / FAILURE).exists():
+        return "failed"
     files = [run.path / name for name in ("metrics.jsonl", "checkpoint.pt", "config.json")]
     latest = max(file.stat().st_mtime for file in files if file.exists())
     return "stale" if time.time() - latest > STALE_SECONDS else "stopped"
+
+
+def _failures(found: Sequence[RunStatus]) -> dict[str, list[Path]]:
+    """Return the folders of the runs that failed, by the last line of what ended them."""
+    failures: dict[str, list[Path]] = {}
+    for each in found:
+        if each.state == "failed":
+            text = (each.run.path / FAILURE).read_text(encoding="utf-8", errors="replace")
+            failures.setdefault(text.rstrip().rpartition("\n")[2], []).append(each.run.path)
+    return failures
 
 
 def _seconds(timings: Path) -> float:

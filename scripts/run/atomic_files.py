@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,13 @@ from pathlib import Path
 
 class RunError(Exception):
     """Error that ends a run; the message gives the reason and the remedy."""
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error that is meant for a user, or else the whole traceback."""
+    if isinstance(error, (RunError, ValueError, OSError)):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from plasticity.random_state import random_state
 from plasticity.scripts.config.nested import flattened, setting_at
 from plasticity.scripts.config.run_config import RunConfig
 from plasticity.scripts.run import atomic_files, events, locks
-from plasticity.scripts.run.atomic_files import explained
+from plasticity.scripts.run.atomic_files import explained, reason
 from plasticity.scripts.run.saved_run import (
     Checkpoint,
     is_finished,
@@ -30,6 +31,9 @@ from plasticity.scripts.run.saved_run import (
 from plasticity.scripts.run.versions import made_by
 from plasticity.scripts.trackers.base import TrackedRun
 from plasticity.scripts.trackers.mirror import Mirror
+
+FAILURE = "failure.txt"
+"""Name of the file with the error that ended a run, until it continues."""
 
 
 class RunFolder:
@@ -49,6 +53,7 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._episodes = path / "episodes.jsonl"
         self._timings = path / "timings.jsonl"
+        self._failure = path / FAILURE
         self._events = path / "tensorboard" / events.FILE_NAME
         self._lock: locks.Lock | None = None
         self._mirrors: list[Mirror] = []
@@ -60,6 +65,7 @@ class RunFolder:
         try:
             with explained(self.path):
                 self._settle_config()
+                self._failure.unlink(missing_ok=True)
             self._mirrors = [
                 Mirror(name, self._tracked_run(), self.config.axes[-1])
                 for name in self.config.track
@@ -78,6 +84,9 @@ class RunFolder:
         if self._lock is None:
             return
         try:
+            if isinstance(error, Exception):
+                with suppress(OSError):  # such as a full disk, which may be what the error is about
+                    atomic_files.write_whole(self._failure, f"{reason(error)}\n".encode())
             for mirror in self._mirrors:
                 mirror.close(finished=is_finished(self.path, self.config))
         finally:

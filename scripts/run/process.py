@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -17,7 +16,7 @@ import torch
 
 from plasticity.scripts.config.imports import import_modules
 from plasticity.scripts.config.run_config import RunConfig
-from plasticity.scripts.run.atomic_files import RunError
+from plasticity.scripts.run.atomic_files import reason
 from plasticity.scripts.run.experiment import Experiment, experiment_class
 from plasticity.scripts.run.folder import RunFolder
 from plasticity.scripts.run.jobs import JobGroup
@@ -101,10 +100,8 @@ class _Reports:
             yield
         except torch.cuda.OutOfMemoryError:
             self._results(runs, ("failed", _too_large(len(runs), self._jobs[0].config.device)))
-        except (RunError, ValueError, OSError) as error:
-            self._results(runs, ("failed", str(error)))
-        except Exception:
-            self._results(runs, ("failed", traceback.format_exc()))
+        except Exception as error:
+            self._results(runs, ("failed", reason(error)))
 
     def _results(self, runs: Sequence[int], result: Result) -> None:
         new = dict.fromkeys(self._without_result.intersection(runs), result)

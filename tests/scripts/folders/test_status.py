@@ -47,6 +47,24 @@ def test_every_state(tmp_path, make_run, capsys):
     assert line.split() == ["permuted-digits,", "syre", "4", "1", "2", "1", "31", "%", "?"]
 
 
+def test_a_failure_is_reported_once_for_all_runs_that_it_ended(tmp_path, make_run, capsys):
+    for seed in range(3):
+        path = make_run(tmp_path, seed=seed, rows=1, tasks=2)
+        (path / "failure.txt").write_text(
+            "Traceback:\n  [x]\nKeyError: 'a[b]'\n" if seed < 2 else "no file\n"
+        )
+    make_run(tmp_path, seed=3)
+    found = status(StatusConfig(tmp_path))
+    assert states(found) == dict.fromkeys(("none/0", "none/1", "none/2"), "failed") | {
+        "none/3": "finished"
+    }
+    printed = capsys.readouterr().out
+    first = tmp_path / "permuted-digits" / "none" / "seed_0"
+    assert f"failed: {first} and 1 more: KeyError: 'a[b]'" in printed
+    assert "seed_2: no file" in printed
+    assert "--seeds 0 1 2" in printed
+
+
 def test_what_is_finished_leaves_nothing(tmp_path, make_run, capsys):
     make_run(tmp_path)
     with pytest.raises(SystemExit) as end:

@@ -47,6 +47,32 @@ def test_a_run_leaves_its_files(tmp_path):
     assert "git_commit" in saved
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(ValueError("no such file"), "no such file\n"), (KeyError("x"), "KeyError: 'x'\n")],
+)
+def test_an_error_is_kept_until_the_run_continues(tmp_path, error, expected):
+    def fail():
+        with RunFolder(tmp_path, CONFIG):
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert (tmp_path / "failure.txt").read_text().endswith(expected)
+    assert run(tmp_path)
+    assert not (tmp_path / "failure.txt").exists()
+
+
+def test_an_interruption_is_no_failure(tmp_path):
+    def interrupted():
+        with RunFolder(tmp_path, CONFIG):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not (tmp_path / "failure.txt").exists()
+
+
 # ---- events -------------------------------------------------------------------------------------
 
 
