@@ -46,6 +46,33 @@ def test_draws_are_uniform_and_differ_between_methods():
     assert len({str(tried(search_of("random", AXES, 3, name))) for name in names}) > 1
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 30), st.integers(0, 99))
+def test_each_value_is_drawn_about_as_often_as_its_others(sizes, budget, seed):
+    axes = [Axis(str(number), tuple(range(size))) for number, size in enumerate(sizes)]
+    found = tried(GridSearch(axes, budget, seed))
+    every = number_of_settings(axes)
+    assert len({str(each) for each in found}) == len(found) == min(budget, every)
+    if (
+        4 * budget <= every
+    ):  # With few left to choose from, a value is drawn that has its share already.
+        for axis in axes:
+            counts = [sum(each[axis.option] == value for each in found) for value in axis.values]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_ten_of_a_hundred_have_every_learning_rate():
+    axes = [
+        Axis("rate", (1, 2, 3, 4)),
+        Axis("strength", tuple(range(5))),
+        Axis("sigma", tuple(range(5))),
+    ]
+    for seed in range(50):
+        found = tried(GridSearch(axes, 10, seed))
+        for axis, counts in zip(axes, ([2, 2, 3, 3], [2] * 5, [2] * 5), strict=True):
+            drawn = [each[axis.option] for each in found]
+            assert sorted(drawn.count(value) for value in axis.values) == counts
+
+
 def test_a_grid_beyond_the_budget_is_refused():
     with pytest.raises(ValueError, match="syre has 6 settings, more than --budget 5"):
         search_of("grid", AXES, 5, "syre")
