@@ -37,9 +37,9 @@ class TuneOptions(SweepOptions):
     """Part of the benchmark that they are tried on, from its beginning, above 0; 1 for all of it."""
 
     search: SearchKind = "random"
-    """Choice of settings where there are more than the budget. random: drawn without repetition, each value of
-    a setting about as often as its others. grid: all of them, refused if they are more. optuna: proposed by
-    the scores of others (the extra "tune")."""
+    """Choice of settings where there are more than the budget. random: drawn without repetition, each value
+    of a setting about as often as its others. grid: all of them, refused if they are more. optuna: proposed
+    by the scores of others (the extra "tune")."""
 
     measure: str | None = None
     """Measure that settings are compared by, averaged over the tasks (or steps) that they are tried on. None:
