@@ -127,6 +127,27 @@ def test_different_results_of_one_run_are_refused_and_nothing_is_copied(
     assert len(find_runs(tmp_path / "out")) == 1
 
 
+@pytest.mark.parametrize("name", ["out", "out.tar.xz"])
+def test_a_single_run_does_not_take_the_place_of_all(tmp_path, make_run, name):
+    make_run(tmp_path / "a")
+    path = make_run(tmp_path / "b", seed=1)
+    collect(CollectConfig((tmp_path / "a",), tmp_path / name))
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=r"seed_1 is a single run: name the folder above"):
+        collect(CollectConfig((path,), tmp_path / name))
+    assert content(tmp_path) == before
+
+
+def test_a_run_does_not_take_the_place_of_other_files(tmp_path, make_run):
+    path = make_run(tmp_path / "a")
+    there = tmp_path / "out" / path.relative_to(tmp_path / "a") / "notes" / "mine.txt"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    with pytest.raises(ValueError, match=r"seed_0 exists and is no run"):
+        collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
+    assert there.read_text() == "mine"
+
+
 def test_bad_input(tmp_path, make_run, capsys):
     with pytest.raises(SystemExit) as end:
         main(["collect", "--out", str(tmp_path / "out")])
