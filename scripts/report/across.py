@@ -55,8 +55,8 @@ class Across:
 def across(comparisons: Sequence[Comparison]) -> Across | None:
     """Return the scores on all benchmarks.
 
-    A score is the headline metric where it is a share on all of them. Otherwise it is scaled on each, so that
-    0 is the worst run and 1 the best.
+    A score is the headline metric where it is a share on all of them, and more of it is better. Otherwise it
+    is scaled on each, so that 0 is the worst run and 1 the best.
 
     Args:
         comparisons: Comparisons, one per benchmark.
@@ -67,7 +67,9 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     if len(comparisons) < 2:
         return None
     by_benchmark = [_scores_of(comparison) for comparison in comparisons]
-    are_shares = all(is_share(comparison.headline) for comparison in comparisons)
+    are_shares = all(
+        is_share(each.headline) and not is_better_lower(each.headline) for each in comparisons
+    )
     if not are_shares:
         by_benchmark = [_scaled(scores) for scores in by_benchmark]
     methods = dict.fromkeys(method for scores in by_benchmark for method in scores)

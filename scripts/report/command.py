@@ -19,7 +19,7 @@ from plasticity.scripts.report.across import across
 from plasticity.scripts.report.across_figures import draw_across
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
-from plasticity.scripts.report.metric_names import Moment, headlines, resolve
+from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
 from plasticity.scripts.report.run_folders import by_benchmark
@@ -60,8 +60,8 @@ class ReportConfig:
     The page always shows every metric."""
 
     by: tuple[str, ...] = ()
-    """Metric that methods and settings are compared by: of several, the first that a benchmark has. None: the
-    test accuracy, the return, or what else there is."""
+    """Metric that methods and settings are compared by, with its layer if it has one: of several, the first
+    that a benchmark has. None: the test accuracy, the return, or what else there is."""
 
     moment: Moment | None = None
     """Moment at which they are compared by it: the last task (or step), or the average over all. None: the
@@ -108,7 +108,7 @@ def report(config: ReportConfig) -> list[Path]:
     )
     for comparison in comparisons:
         shown = [name for name in wanted if name in comparison.metrics]
-        _print(console, comparison, shown or headlines(comparison.chosen_metrics))
+        _print(console, comparison, shown or comparison.leading_metrics)
     console.print("Written:", style="bold")
     for path in written:
         console.print(Text(f"  {path}"), soft_wrap=True)
