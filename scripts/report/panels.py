@@ -44,6 +44,7 @@ NOTE_CHARACTERS_PER_INCH = 14  # at nine points
 INCHES_PER_CHARACTER = 0.085  # of a legend, at ten points
 LEGEND_MARK = 0.98  # inches of the line of an entry, and the space around it
 LEGEND_MARGIN = 0.2  # inches
+MAX_CHARACTERS = 40  # in a line of a legend: a single long name leaves room for a second column
 THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
 RC_PARAMS: Any = {
@@ -247,6 +248,7 @@ def style_of(index: int) -> tuple[str, Any, str]:
 def _legend_handles(panels: Sequence[Panel], width: float) -> list[Line2D]:
     """Return the entries of a legend, each in lines that a figure of a width in inches has room for."""
     room = int((width - 2 * LEGEND_MARGIN - LEGEND_MARK) / INCHES_PER_CHARACTER)
+    room = min(room, MAX_CHARACTERS)
     styles = {line.label: line.style for panel in panels for line in panel.lines}
     handles = []
     for label, style in styles.items():
