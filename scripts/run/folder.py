@@ -93,11 +93,15 @@ class RunFolder:
         )
 
     def _settle_config(self) -> None:
-        """Write the configuration, or raise a RunError if the folder holds another one."""
+        """Write the configuration, or raise a RunError if the folder holds another one.
+
+        One that is there stays, with the code that it names, once there is a checkpoint of that code.
+        """
         saved = saved_config(self.path)
         require_same_config(self.path, saved, self.config)
         length = setting_at(self.config, self.config.length_path)
-        if saved is not None and saved_length(self.path, saved, self.config) >= length:
+        is_begun = (self.path / "checkpoint.pt").exists()
+        if saved is not None and is_begun and saved_length(self.path, saved, self.config) >= length:
             return
         written = {**self.config.to_json(), **made_by()}
         content = json.dumps(written, indent=2).encode() + b"\n"

@@ -47,6 +47,22 @@ def test_a_run_leaves_its_files(tmp_path):
     assert "git_commit" in saved
 
 
+def test_the_configuration_names_the_code_that_began_the_run(tmp_path):
+    def renamed(commit):
+        file = tmp_path / "config.json"
+        saved = json.loads(file.read_text())
+        file.write_text(json.dumps({**saved, "git_commit": commit}))
+        return saved["git_commit"]
+
+    with RunFolder(tmp_path, CONFIG):
+        pass  # killed before the first checkpoint
+    commit = renamed("earlier")
+    assert run(tmp_path)
+    assert renamed("earlier") == commit
+    assert run(tmp_path)  # there is nothing to do
+    assert renamed(commit) == "earlier"
+
+
 # ---- events -------------------------------------------------------------------------------------
 
 
