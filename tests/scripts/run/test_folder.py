@@ -16,6 +16,7 @@ import pytest
 import torch
 from curve_runs import DrawsConfig, Killed, Points, after, content, rows, run
 
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run import locks
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.folder import RunFolder, require_free
@@ -60,6 +61,10 @@ def test_the_configuration_names_the_code_that_began_the_run(tmp_path):
     assert run(tmp_path)
     assert renamed("earlier") == commit
     assert run(tmp_path)  # there is nothing to do
+    assert renamed("earlier") == "earlier"
+    longer = with_values(CONFIG, {CONFIG.length_path: CONFIG.length + 1})
+    with RunFolder(tmp_path, longer):
+        pass
     assert renamed(commit) == "earlier"
 
 
