@@ -71,6 +71,10 @@ def test_scores_over_benchmarks_follow_it(tmp_path):
     found = across([compare(each, None, 0.95, by) for each in by_benchmark(tmp_path).values()])
     assert found.scores["none"].tolist() == [[pytest.approx(0.6)] * 2]
     assert found.scores["syre"].tolist() == [[pytest.approx(0.3)] * 2]
+    assert found.meaning == (
+        "A score is what methods are compared by, the test accuracy averaged over the tasks but the first"
+        " task."
+    )
 
 
 def test_what_cannot_be_compared_by_is_said(runs, tmp_path):
