@@ -94,7 +94,9 @@ def _where_none(comparison: Comparison) -> str:
         return (
             f"at {axis.name} {axis.text(where[-1])}, the last that all share: try --moment average"
         )
-    return f"on average up to {axis.name} {axis.text(where[-1])}, the last that all share"
+    but = f", without {axis.first(comparison.skip)}" if comparison.skip else ""
+    remedy = "continue the runs, or give a smaller --skip" if but else "continue the runs"
+    return f"on average up to {axis.name} {axis.text(where[-1])}, the last that all share{but}: {remedy}"
 
 
 def _divergence(comparison: Comparison, ranked: list[tuple[Arm, Estimate]]) -> str:

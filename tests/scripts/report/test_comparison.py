@@ -156,6 +156,18 @@ def test_scores_of_which_less_is_better_are_scaled(tmp_path):
     assert "scaled" in found.meaning
 
 
+def test_why_no_method_has_a_value(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": [[0.1, 0.2, None]], "syre": [[0.3]]}, tasks=3)
+    both = find_runs(tmp_path)
+    assert "without the first 2 tasks: continue the runs, or give a smaller --skip." in headline(
+        compared(both, (), "average", 2)
+    )
+    alone = [run for run in both if run.method == "none"]
+    assert headline(compared(alone)) == (
+        "No method has a value of test accuracy at task 2, the last that all share: try --moment average."
+    )
+
+
 def test_the_page_says_it(runs, tmp_path):
     by = ReportConfig(
         tmp_path, by=("test_accuracy",), moment="average", skip=1, out=tmp_path / "out"
