@@ -222,11 +222,20 @@ def _copied(run: Run, target: Path, *, only_rows: bool) -> bool:
         partial.rename(target)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        other = "set TMPDIR to another folder" if only_rows else "give another --out"
         raise ValueError(
-            f"Cannot copy {run.path} to {target} ({error.strerror or error}): free space, or give another"
-            " --out; the same command continues."
+            f"Cannot copy {run.path} to {target} ({_reason(error)}): free space, or {other}; the same command"
+            " continues."
         ) from error
     return True
+
+
+def _reason(error: OSError) -> str:
+    """Return why a copy failed: of several files that failed, the reason of the first."""
+    if isinstance(error, shutil.Error):
+        _, _, reason = error.args[0][0]
+        return str(reason)
+    return error.strerror or str(error)
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:

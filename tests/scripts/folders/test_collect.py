@@ -1,5 +1,6 @@
 """Runs from several folders in one, of runs that are made up here."""
 
+import errno
 import json
 import re
 import shutil
@@ -146,6 +147,28 @@ def test_a_run_does_not_take_the_place_of_other_files(tmp_path, make_run):
     with pytest.raises(ValueError, match=r"seed_0 exists and is no run"):
         collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
     assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("out", "give another --out"), ("a.tar.xz", "set TMPDIR to another folder")],
+)
+def test_a_full_disk_is_named_once(tmp_path, make_run, monkeypatch, name, remedy):
+    def full(source, target, **_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    copytree = shutil.copytree
+
+    def failing(source, target, *inner, **options):  # a folder inside gets its function from above
+        own = {} if inner else {"copy_function": full}
+        return copytree(source, target, *inner, **options, **own)
+
+    monkeypatch.setattr(module.shutil, "copytree", failing)
+    make_run(tmp_path / "a")
+    message = rf"Cannot copy \S+ to \S+ \([^()]*No space left[^()]*\): free space, or {remedy}"
+    with pytest.raises(ValueError, match=message):
+        collect(CollectConfig((tmp_path / "a",), tmp_path / name))
+    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
 
 
 def test_bad_input(tmp_path, make_run, capsys):
