@@ -151,7 +151,7 @@ def _is_new(target: Path, run: Run, *, only_rows: bool) -> bool:
 
 def _require_no_loss(target: Path, run: Run, *, only_rows: bool) -> None:
     """Raise an error if a copy would take the place of anything but less of the same run."""
-    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
+    if not (target / "config.json").exists() and any(map(_is_kept, target.rglob("*"))):
         raise ValueError(
             f"{target} exists and is no run, so that {run.path} cannot be copied there: give another --out."
         )
@@ -160,6 +160,11 @@ def _require_no_loss(target: Path, run: Run, *, only_rows: bool) -> None:
             f"{run.path} has more rows than {target}, but no checkpoint, which would be lost there: give"
             " another --out."
         )
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether a path is a file that does not belong to a process."""
+    return path.is_file() and not any(map(path.match, NOT_COPIED))
 
 
 def _has_checkpoint(path: Path) -> bool:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -14,7 +15,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
-from plasticity.checks import require_integer
+from plasticity.checks import require_integer, require_known
 from plasticity.scripts.report.across import across
 from plasticity.scripts.report.across_figures import draw_across
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
@@ -45,7 +46,7 @@ class ReportConfig:
 
     Raises:
         TypeError: if the confidence or the number of tasks to skip is not a number.
-        ValueError: if one of them is out of range.
+        ValueError: if one of them is out of range, or the moment is unknown.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -79,6 +80,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         require_confidence(self.confidence)
         require_integer("--skip", self.skip, minimum=0)
+        if self.moment is not None:
+            require_known("--moment", self.moment, get_args(Moment))
 
 
 def report(config: ReportConfig) -> list[Path]:

@@ -147,6 +147,9 @@ def test_a_run_does_not_take_the_place_of_other_files(tmp_path, make_run):
     with pytest.raises(ValueError, match=r"seed_0 exists and is no run"):
         collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
     assert there.read_text() == "mine"
+    there.unlink()
+    (there.parents[1] / "lock").touch()  # of a run that was killed at its beginning
+    assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["replaced"] == 1
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_what_cannot_be_compared_by_is_said(runs, tmp_path):
         compared(runs, (), "average", 3)
     with pytest.raises(ValueError, match="--skip"):
         ReportConfig(tmp_path, skip=-1)
+    with pytest.raises(ValueError, match="Unknown --moment 'median'"):
+        ReportConfig(tmp_path, moment="median")
 
 
 @pytest.fixture
