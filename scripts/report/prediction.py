@@ -48,7 +48,7 @@ def prediction_note(confidence: float) -> str:
         f" accompanies it. In brackets: Fieller's {100 * confidence:g} % intervals, by the number of runs or"
         " of methods; many measures are tried, and where none predicts anything about"
         f" {100 * (1 - confidence):.3g} % of the intervals are without 0 by chance. Runs that diverged are"
-        " left out."
+        " left out, and methods with unfinished runs as long as there are others."
     )
 
 
