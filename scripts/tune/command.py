@@ -201,7 +201,7 @@ def _require_own(axes: Sequence[Axis], methods: Sequence[str]) -> None:
         if method in MITIGATIONS and others:
             raise ValueError(
                 f"--defaults: the grid has {', '.join(others)}, and only settings of a mitigation become"
-                " defaults. Leave out --defaults, and use the file of the search: plasticity run … --tuned FILE."
+                " defaults. Leave out --defaults, and use the file of the search: --tuned FILE."
             )
 
 
