@@ -41,7 +41,7 @@ class HareTortoise(Mitigation):
     reads_gradients: ClassVar[bool] = False
     claims: ClassVar[str] = "the weights of an evaluation"
     search: ClassVar[dict[str, tuple[float, ...]]] = {
-        "mu": (0.99, 0.999, 0.9999),
+        "mu": (0.9, 0.99, 0.999),
         "copy_every": (1000, 4000),
     }
 

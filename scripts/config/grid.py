@@ -53,13 +53,14 @@ def parse_grid(words: Sequence[str], options: RunOptions, given: Collection[str]
         SystemExit: if a value has the wrong type; the message is printed.
     """
     axes = _named([word for word in words if word != OWN], options)
+    named = {axis.option for axis in axes}
     if OWN in words or not words:
-        named = {axis.option for axis in axes}
         axes += [axis for axis in _searches(options) if axis.option not in named]
     names = [axis.option for axis in axes]
     for name in names:
         if name in given:
-            remedy = "take it off --grid" if words else "name the settings to try with --grid"
+            other = "instead of own" if words else "with --grid"
+            remedy = "take it off --grid" if name in named else f"name the settings to try {other}"
             raise ValueError(f"--{name} is in the grid: leave out the option, or {remedy}.")
         if names.count(name) > 1:
             raise ValueError(f"--grid names {name} twice: once is enough.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import lzma
+import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from plasticity.scripts.run.atomic_files import write_whole
 
@@ -16,9 +18,26 @@ KEPT = ("config.json", "metrics.jsonl", "episodes.jsonl")
 """Files of a run that an archive holds: all that reports read."""
 
 
+OTHER_ENDINGS = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".txz", ".zst", ".zip", ".7z")
+"""Endings of the names of compressed files that are no archives."""
+
+
 def is_archive(path: Path) -> bool:
-    """Return whether a path is that of an archive, by its name."""
-    return path.name.endswith(ENDING)
+    """Return whether a path is that of an archive, by its name; a folder is none, whatever its name.
+
+    Raises:
+        ValueError: if the name is that of a compressed file of another kind.
+    """
+    if path.is_dir():
+        return False
+    if path.name.endswith(ENDING):
+        return True
+    if path.name.lower().endswith(OTHER_ENDINGS):
+        raise ValueError(
+            f"{path} has the name of another kind of compressed file: runs are packed into one whose name"
+            f" ends in {ENDING}."
+        )
+    return False
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -55,21 +74,42 @@ def unpack(archive: Path, folder: Path) -> None:
     Only files of runs are taken, and none is written outside the folder, whoever made the archive.
 
     Raises:
-        ValueError: if the file cannot be read, is no archive, or holds anything else.
+        ValueError: if the file cannot be read, is no archive, or holds anything else, or no run; if the
+            folder cannot be written.
     """
     try:
         with tarfile.open(archive, mode="r:xz") as packed:
             for member in packed:
-                path = PurePosixPath(member.name)
-                if not member.isfile() or path.name not in KEPT or ".." in path.parts or path.root:
+                content = packed.extractfile(member) if _is_of_a_run(member) else None
+                if content is None:
                     raise ValueError(
-                        f"{archive} holds {member.name}, which is no file of a run: give an archive that"
+                        f"{archive} holds {member.name!r}, which is no file of a run: give an archive that"
                         " plasticity collect wrote."
                     )
-                content = packed.extractfile(member)
-                assert content is not None  # a file
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.read())
+                _write(content, folder / member.name, archive)
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
-        raise ValueError(f"Cannot read {archive} ({error}): copy it again.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"Cannot read {archive} ({reason}): give a file that plasticity collect wrote, and copy it again"
+            " if it was cut short."
+        ) from error
+    if not any(folder.rglob("config.json")):
+        raise ValueError(f"{archive} holds no run: give an archive that plasticity collect wrote.")
+
+
+def _is_of_a_run(member: tarfile.TarInfo) -> bool:
+    path = PurePosixPath(member.name)
+    is_inside = not path.root and ".." not in path.parts and "\0" not in member.name
+    return member.isfile() and path.name in KEPT and is_inside
+
+
+def _write(content: IO[bytes], target: Path, archive: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            shutil.copyfileobj(content, file)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot unpack {archive} to {target} ({error.strerror or error}): free space there, or set"
+            " TMPDIR to another folder."
+        ) from error

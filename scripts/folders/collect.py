@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from plasticity.scripts.run.progress import Messages
 NOT_COPIED = ("lock", "lock.lease.*", "*.tmp")
 """Files of a run folder that belong to a process, and not to the run."""
 
-Ignored = Callable[[str, list[str]], set[str]]
-"""Function that returns which names in a folder are not copied, as `shutil.copytree` takes it."""
+CHECKPOINT = "checkpoint.pt"
+"""File that a run continues from."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class CollectConfig:
     """Copy the runs of several folders into one, as from several machines, or into a compressed file.
 
     A name that ends in .tar.xz is that of a compressed file, among the folders or as --out. It has the
-    configurations, rows and episodes of the runs, all that a report needs, but no checkpoints. To report
-    them, collect them into a folder again. Runs that the file of --out has already stay in it.
+    configurations, rows and episodes of the runs, all that a report needs, but no checkpoints: they cannot be
+    continued from it. To report them, collect them into a folder again. Runs that the file of --out has
+    already stay in it.
 
-    Of a run that is in two of them, the longer one stays, if the shorter one is its beginning; anything else
-    is an error, and nothing is copied. Runs that a process is working on, there or here, are left out, and
-    named. The same command again brings what has been added. --out may be inside one of the folders: what it
-    holds is not collected again.
+    Of a run that is in two of them, the longer one stays, if the shorter one is its beginning, and of equal
+    ones the one with a checkpoint; anything else is an error, and nothing is copied. Runs that a process is
+    working on, there or here, are left out, and named. The same command again brings what has been added.
+    --out may be inside one of the folders: what it holds is not collected again.
     """
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -60,14 +61,20 @@ def collect(config: CollectConfig) -> Counter[str]:
     if not config.folders:
         raise ValueError("Name the folders to collect: plasticity collect A B --out C.")
     with ExitStack() as opened:
+        is_packed = is_archive(config.out)
         folders = [_unpacked(each, opened) if is_archive(each) else each for each in config.folders]
-        if not is_archive(config.out):
-            return _collect(folders, config.out, config.out, shutil.ignore_patterns(*NOT_COPIED))
-        staging = _temporary(config.out, opened)
-        if config.out.exists():
-            unpack(config.out, staging)
-        counts = _collect(folders, staging, config.out, _all_but_rows)
-        pack(staging, config.out)
+        if is_packed:
+            staging = _temporary(config.out, opened)
+            if config.out.exists():
+                unpack(config.out, staging)
+            counts = _collect(folders, staging, only_rows=True)
+            pack(staging, config.out)
+        else:
+            counts = _collect(folders, config.out, only_rows=False)
+    Messages().print(
+        f"{counts['copied']} runs copied to {config.out}, {counts['replaced']} replaced by longer ones or"
+        f" ones with a checkpoint, {counts['kept']} there already."
+    )
     return counts
 
 
@@ -82,12 +89,8 @@ def _temporary(archive: Path, opened: ExitStack) -> Path:
     return Path(opened.enter_context(tempfile.TemporaryDirectory(prefix=f"{archive.name}-")))
 
 
-def _all_but_rows(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name not in KEPT}
-
-
-def _collect(folders: Sequence[Path], out: Path, shown: Path, ignored: Ignored) -> Counter[str]:
-    """Copy the runs of folders to `out`, which messages name as `shown`."""
+def _collect(folders: Sequence[Path], out: Path, *, only_rows: bool) -> Counter[str]:
+    """Copy the runs of folders to `out`, whole or without what reports do not read."""
     messages = Messages()
     counts: Counter[str] = Counter()
     planned: dict[Path, Run] = {}
@@ -99,15 +102,17 @@ def _collect(folders: Sequence[Path], out: Path, shown: Path, ignored: Ignored) 
             if is_locked(run.path / "lock"):
                 running.append(run.path)
                 continue
-            target = out / run.path.relative_to(folder)
-            planned[target] = _longer(planned.get(target), run)
-    work = {target: run for target, run in planned.items() if _is_new(target, run)}
+            target = out / _place(run, folder)
+            planned[target] = _better(planned.get(target), run, only_rows=only_rows)
+    work = {t: run for t, run in planned.items() if _is_new(t, run, only_rows=only_rows)}
+    for target, run in work.items():
+        _require_no_loss(target, run, only_rows=only_rows)
     counts["kept"] = len(planned) - len(work)
     for target, run in work.items():
         is_there = target.exists()
         if is_there and is_locked(target / "lock"):
             running.append(target)
-        elif _copied(run, target, ignored):
+        elif _copied(run, target, only_rows=only_rows):
             counts["replaced" if is_there else "copied"] += 1
         else:
             running.append(run.path)
@@ -115,11 +120,20 @@ def _collect(folders: Sequence[Path], out: Path, shown: Path, ignored: Ignored) 
         messages.print(f"running, left out: {path}")
     if running:
         counts["running"] = len(running)
-    messages.print(
-        f"{counts['copied']} runs copied to {shown}, {counts['replaced']} replaced by longer ones,"
-        f" {counts['kept']} there already."
-    )
     return counts
+
+
+def _place(run: Run, folder: Path) -> Path:
+    """Return the path of a run below a folder.
+
+    Raises:
+        ValueError: if the folder is itself the run, whose copy would take the place of everything.
+    """
+    if run.path == folder:
+        raise ValueError(
+            f"{folder} is a single run: name the folder above its benchmark, the --out that it was made with."
+        )
+    return run.path.relative_to(folder)
 
 
 def _is_collected(path: Path, folder: Path, out: Path) -> bool:
@@ -128,15 +142,37 @@ def _is_collected(path: Path, folder: Path, out: Path) -> bool:
     return out != folder and out.is_relative_to(folder) and path.is_relative_to(out)
 
 
-def _is_new(target: Path, run: Run) -> bool:
-    """Return whether a run is to be copied: it is not there, or shorter there."""
+def _is_new(target: Path, run: Run, *, only_rows: bool) -> bool:
+    """Return whether a run is to be copied: it is not there, or shorter there, or without its checkpoint."""
     if not (target / "config.json").exists():
         return True
-    return _longer(read_run(target), run) is run
+    return _better(read_run(target), run, only_rows=only_rows) is run
 
 
-def _longer(first: Run | None, second: Run) -> Run:
-    """Return the run with more rows, the first of equal ones.
+def _require_no_loss(target: Path, run: Run, *, only_rows: bool) -> None:
+    """Raise an error if a copy would take the place of anything but less of the same run."""
+    if not (target / "config.json").exists() and any(map(_is_kept, target.rglob("*"))):
+        raise ValueError(
+            f"{target} exists and is no run, so that {run.path} cannot be copied there: give another --out."
+        )
+    if not only_rows and _has_checkpoint(target) and not _has_checkpoint(run.path):
+        raise ValueError(
+            f"{run.path} has more rows than {target}, but no checkpoint, which would be lost there: give"
+            " another --out."
+        )
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether a path is a file that does not belong to a process."""
+    return path.is_file() and not any(map(path.match, NOT_COPIED))
+
+
+def _has_checkpoint(path: Path) -> bool:
+    return (path / CHECKPOINT).exists()
+
+
+def _better(first: Run | None, second: Run, *, only_rows: bool) -> Run:
+    """Return the run with more rows; of equal ones one with a checkpoint, unless only rows count.
 
     Raises:
         ValueError: if they are not the same run.
@@ -156,7 +192,10 @@ def _longer(first: Run | None, second: Run) -> Run:
                 f"{first.path} and {second.path} differ in row {position + 1}, with the same settings: they"
                 " were made by different versions or machines. Collect into folders of their own."
             )
-    return second if len(second.rows) > len(first.rows) else first
+    if len(first.rows) != len(second.rows) or only_rows:
+        return second if len(second.rows) > len(first.rows) else first
+    is_more = _has_checkpoint(second.path) and not _has_checkpoint(first.path)
+    return second if is_more else first
 
 
 def _settings(run: Run) -> dict[str, object]:
@@ -168,8 +207,13 @@ def _settings(run: Run) -> dict[str, object]:
     }
 
 
-def _copied(run: Run, target: Path, ignored: Ignored) -> bool:
+def _ignored_but_rows(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name not in KEPT}
+
+
+def _copied(run: Run, target: Path, *, only_rows: bool) -> bool:
     """Copy a run; return False, and leave what was there, if a process has changed it meanwhile."""
+    ignored = _ignored_but_rows if only_rows else shutil.ignore_patterns(*NOT_COPIED)
     partial = target.with_name(target.name + PARTIAL)
     try:
         before = _state(run.path)
@@ -183,15 +227,24 @@ def _copied(run: Run, target: Path, ignored: Ignored) -> bool:
         partial.rename(target)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        other = "set TMPDIR to another folder" if only_rows else "give another --out"
         raise ValueError(
-            f"Cannot copy {run.path} to {target} ({error.strerror or error}): free space, or give another"
-            " --out; the same command continues."
+            f"Cannot copy {run.path} to {target} ({_reason(error)}): free space, or {other}; the same command"
+            " continues."
         ) from error
     return True
 
 
+def _reason(error: OSError) -> str:
+    """Return why a copy failed: of several files that failed, the reason of the first."""
+    if isinstance(error, shutil.Error):
+        _, _, reason = error.args[0][0]
+        return str(reason)
+    return error.strerror or str(error)
+
+
 def _state(path: Path) -> list[tuple[str, int, int]]:
     """Return the names, lengths and times of the files that change while a run goes on."""
-    files = [path / name for name in ("config.json", "metrics.jsonl", "checkpoint.pt")]
+    files = [path / name for name in ("config.json", "metrics.jsonl", CHECKPOINT)]
     found = [(file.name, file.stat()) for file in files if file.exists()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]

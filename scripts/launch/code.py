@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from plasticity.scripts.run.atomic_files import RunError
@@ -45,12 +46,13 @@ def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 def note_on_code(jobs: Sequence[Job], here: Mapping[str, Any]) -> str | None:
     """Return a remark on runs that other code began, None if there are none.
 
+    Outside of a checkout there is no commit, which is compared with nothing.
+
     Args:
-        jobs: Runs that are to be continued.
+        jobs: Runs that are to be continued, or that nothing was done for yet.
         here: Versions and commit of this code, as `made_by` gives them.
     """
-    begun = [saved for job in jobs if (saved := saved_config(job.path)) and "versions" in saved]
-    apart = [text for saved in begun if (text := _apart(here, saved))]
+    apart = [text for job in jobs if (text := _apart_at_its_beginning(job.path, here))]
     if not apart:
         return None
     kinds = dict.fromkeys(apart)
@@ -59,6 +61,16 @@ def note_on_code(jobs: Sequence[Job], here: Mapping[str, Any]) -> str | None:
         f"{len(apart)} of the runs were begun by other code ({apart[0]}{more}): continued rows may differ"
         " from those of a run without a break."
     )
+
+
+def _apart_at_its_beginning(path: Path, here: Mapping[str, Any]) -> str:
+    """Return what differs of the code that began a run; empty if nothing does, or it has not begun."""
+    saved: Mapping[str, Any] = saved_config(path) or {}
+    if "versions" not in saved or not (path / "checkpoint.pt").exists():
+        return ""
+    if None in (saved.get("git_commit"), here.get("git_commit")):
+        saved, here = ({**each, "git_commit": None} for each in (saved, here))
+    return _apart(saved, here)
 
 
 def require_one_commit(jobs: Sequence[Job], commit: str | None) -> None:

@@ -55,8 +55,8 @@ class Across:
 def across(comparisons: Sequence[Comparison]) -> Across | None:
     """Return the scores on all benchmarks.
 
-    A score is the headline metric where it is a share on all of them. Otherwise it is scaled on each, so that
-    0 is the worst run and 1 the best.
+    A score is the headline metric where it is a share on all of them, and more of it is better. Otherwise it
+    is scaled on each, so that 0 is the worst run and 1 the best.
 
     Args:
         comparisons: Comparisons, one per benchmark.
@@ -67,7 +67,9 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     if len(comparisons) < 2:
         return None
     by_benchmark = [_scores_of(comparison) for comparison in comparisons]
-    are_shares = all(is_share(comparison.headline) for comparison in comparisons)
+    are_shares = all(
+        is_share(each.headline) and not is_better_lower(each.headline) for each in comparisons
+    )
     if not are_shares:
         by_benchmark = [_scaled(scores) for scores in by_benchmark]
     methods = dict.fromkeys(method for scores in by_benchmark for method in scores)
@@ -75,8 +77,8 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     known = {method: found for method, found in scores.items() if len(found)}
     if not known:
         return None
-    metrics = dict.fromkeys(in_words(comparison.headline) for comparison in comparisons)
-    meaning = f"A score is the {' or '.join(metrics)} that methods are compared by"
+    metrics = dict.fromkeys(map(_measured, comparisons))
+    meaning = f"A score is what methods are compared by, the {' or the '.join(metrics)}"
     if not are_shares:
         meaning += ", scaled so that the worst run on a benchmark has 0 and the best has 1"
     baselines = {each.baseline.method if each.baseline else None for each in comparisons}
@@ -96,6 +98,15 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
         meaning=f"{meaning}.",
         confidence=comparisons[0].confidence,
     )
+
+
+def _measured(comparison: Comparison) -> str:
+    """Return what a benchmark's methods are compared by, in words."""
+    name, axis = in_words(comparison.headline), comparison.axis
+    if comparison.moment == "last":
+        return f"{name} at the last {axis.name}"
+    but = f" but {axis.first(comparison.skip)}" if comparison.skip else ""
+    return f"{name} averaged over the {axis.name}s{but}"
 
 
 def _scores_of(comparison: Comparison) -> dict[str, dict[int, float]]:
@@ -242,8 +253,11 @@ def across_headline(found: Across) -> str:
         else f"Over {count} benchmarks, {best} has an interquartile mean of {means[best]:.3f}."
     )
     others_than_baseline = [method for method in means if method != found.baseline]
-    if found.baseline is None or not others_than_baseline:
-        return f"{first} No method was run on all of them that it could be compared with."
+    if found.baseline is None:
+        reason = "no baseline is the same on all of them: choose one with --baseline"
+        return f"{first} No test was made, for {reason}."
+    if not others_than_baseline:
+        return f"{first} No other method was run on all of them that it could be compared with."
     compared = best if best != found.baseline else max(others_than_baseline, key=means.get)  # type: ignore[arg-type]
     pair = found.scores[compared], found.scores[found.baseline]
     share = f"{100 * found.confidence:g} %"

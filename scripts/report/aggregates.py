@@ -184,38 +184,42 @@ def rank_correlation(groups: Sequence[Array], confidence: float = 0.95) -> Corre
 
     Values are ranked within their group; the ranks, centred and divided by the size of the group, are
     correlated over all groups. With one group it is Spearman's coefficient. The interval is that of Fieller,
-    Hartley and Pearson (1957): Fisher's transformation with the variance 1.06 / (pairs - groups - 2).
+    Hartley and Pearson (1957): Fisher's transformation with the variance 1.06 / (pairs - groups - 2). Where
+    all pairs are in order, whose transformation is infinite, its inner end is that of the next coefficient:
+    with two neighbours exchanged. Groups in which all values of either kind are equal do not count.
 
     Args:
         groups: Pairs of values. Shape of each: (pairs, 2).
         confidence: Coverage of the interval, from 0.5 to below 1.
 
     Returns:
-        The correlation; None if all values of either kind are equal within their groups, or there are fewer
-        than three pairs more than groups.
+        The correlation; None if no group counts, or there are fewer than three pairs more than groups.
 
     Raises:
         ValueError: if a value is not finite, or the confidence is out of range.
     """
     require_confidence(confidence)
-    given = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
+    given = [np.asarray(group, dtype=np.float64).reshape(-1, 2) for group in groups]
     if not all(np.isfinite(group).all() for group in given):
         raise ValueError(
             "Values that are correlated must be finite: leave out the pairs of others."
         )
+    given = [group for group in given if all(len(np.unique(column)) > 1 for column in group.T)]
     count = sum(map(len, given))
     freedom = count - len(given) - 2
     if freedom < 1:
         return None
-    ranks = np.concatenate([(_ranks(each) - (len(each) + 1) / 2) / len(each) for each in given])
-    ours, theirs = ranks.T
+    by_group = [(_ranks(each) - (len(each) + 1) / 2) / len(each) for each in given]
+    ours, theirs = np.concatenate(by_group).T
     size = math.sqrt((ours @ ours) * (theirs @ theirs))
-    if size == 0:
-        return None
     value = min(max(float(ours @ theirs) / size, -1.0), 1.0)
-    if abs(value) > 1 - 1e-12:  # all in order, whose transformation is infinite
-        return Correlation(value, value, value, count)
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(1.06 / freedom)
+    if abs(value) > 1 - 1e-12:
+        gaps = np.concatenate([np.diff(np.unique(each[:, 0])) for each in by_group])
+        following = max(1 - gaps.min() ** 2 / size, -1 + 1e-12)
+        inner = math.tanh(math.atanh(following) - reach)
+        low, high = (inner, 1.0) if value > 0 else (-1.0, -inner)
+        return Correlation(value, low, high, count)
     middle = math.atanh(value)
     return Correlation(value, math.tanh(middle - reach), math.tanh(middle + reach), count)
 

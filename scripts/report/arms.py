@@ -340,7 +340,7 @@ def best(arms: Sequence[Arm], metric: str, moment: Moment) -> Arm:
     complete = [arm for arm in arms if not arm.unfinished]
     sound = [arm for arm in complete if not arm.diverged]
     candidates = sound or complete or [arm for arm in arms if arm.started] or list(arms)
-    where = shared_positions(candidates)
+    where = shared_positions(candidates, metric)
 
     def height(arm: Arm) -> float:
         found = estimate(values_at(arm, metric, moment, where).values())

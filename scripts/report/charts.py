@@ -26,7 +26,6 @@ from plasticity.scripts.report.contents import (
 from plasticity.scripts.report.figures import SettingsMap, settings_map
 from plasticity.scripts.report.metric_names import (
     family_of,
-    headlines,
     in_words,
     is_percent,
     is_share,
@@ -80,7 +79,7 @@ def page_data(comparisons: Sequence[Comparison], found: Across | None) -> dict[s
         "t": [None, None, *(_rounded(_t(seeds, confidence)) for seeds in range(2, most + 1))],
         "stride": stride,
         "titles": TITLES,
-        "first": in_words(family_of(headlines(first.chosen_metrics)[0])),
+        "first": in_words(family_of(first.leading_metrics[0])),
         "methods": [{"name": method, **_style(index)} for method, index in styles.items()],
         "benchmarks": [_benchmark(comparison, stride) for comparison in comparisons],
         "profile": None if found is None else _profile(found),

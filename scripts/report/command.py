@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -14,12 +15,12 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
-from plasticity.checks import require_integer
+from plasticity.checks import require_integer, require_known
 from plasticity.scripts.report.across import across
 from plasticity.scripts.report.across_figures import draw_across
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
-from plasticity.scripts.report.metric_names import Moment, headlines, resolve
+from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
 from plasticity.scripts.report.run_folders import by_benchmark
@@ -45,7 +46,7 @@ class ReportConfig:
 
     Raises:
         TypeError: if the confidence or the number of tasks to skip is not a number.
-        ValueError: if one of them is out of range.
+        ValueError: if one of them is out of range, or the moment is unknown.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -60,8 +61,8 @@ class ReportConfig:
     The page always shows every metric."""
 
     by: tuple[str, ...] = ()
-    """Metric that methods and settings are compared by: of several, the first that a benchmark has. None: the
-    test accuracy, the return, or what else there is."""
+    """Metric that methods and settings are compared by, with its layer if it has one: of several, the first
+    that a benchmark has. None: the test accuracy, the return, or what else there is."""
 
     moment: Moment | None = None
     """Moment at which they are compared by it: the last task (or step), or the average over all. None: the
@@ -79,6 +80,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         require_confidence(self.confidence)
         require_integer("--skip", self.skip, minimum=0)
+        if self.moment is not None:
+            require_known("--moment", self.moment, get_args(Moment))
 
 
 def report(config: ReportConfig) -> list[Path]:
@@ -108,7 +111,7 @@ def report(config: ReportConfig) -> list[Path]:
     )
     for comparison in comparisons:
         shown = [name for name in wanted if name in comparison.metrics]
-        _print(console, comparison, shown or headlines(comparison.chosen_metrics))
+        _print(console, comparison, shown or comparison.leading_metrics)
     console.print("Written:", style="bold")
     for path in written:
         console.print(Text(f"  {path}"), soft_wrap=True)

@@ -20,9 +20,12 @@ from plasticity.scripts.report.axis import Axis
 from plasticity.scripts.report.metric_names import (
     GAP,
     LOSS_GAP,
+    NEITHER_IS_BETTER,
     Moment,
     compared_at,
     criterion,
+    family_of,
+    headlines,
     in_words,
 )
 from plasticity.scripts.report.run_folders import Run
@@ -87,6 +90,12 @@ class Comparison:
         """Names of what the chosen arms measured: a sweep over depth has layers that none of them has."""
         measured = {name for arm in self.chosen for name in arm.metrics}
         return tuple(name for name in self.metrics if name in measured)
+
+    @property
+    def leading_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that are shown first, among them what methods are compared by."""
+        names = headlines(self.chosen_metrics)
+        return tuple(names if self.headline in names else [self.headline, *names])
 
     @property
     def axis(self) -> Axis:
@@ -187,6 +196,11 @@ def _headline(by: Criterion, metrics: Sequence[str], benchmark: str) -> str:
         raise ValueError(
             f"The runs of {benchmark} have none of {', '.join(by.metrics)} to be compared"
             f" by.{nearest(by.metrics[0], metrics)}"
+        )
+    if family_of(found) in NEITHER_IS_BETTER:
+        raise ValueError(
+            f"Methods cannot be compared by {found}, of which neither more nor less is better: name another"
+            " metric with --by; --metrics prints it."
         )
     return found
 

@@ -180,7 +180,7 @@ def _map_of(
     cells = {(float(arm.settings[row_key]), float(arm.settings[column_key])): arm for arm in arms}
     metric = comparison.headline
     complete = [arm for arm in comparison.arms if not arm.unfinished]
-    where = shared_positions(complete or comparison.arms)
+    where = shared_positions(complete or comparison.arms, metric)
     factor, moment = factor_of(metric), comparison.moment
 
     def value(arm: Arm) -> float:
@@ -196,11 +196,8 @@ def _map_of(
         return None
     others = [arm for arm in comparison.chosen if arm is not chosen]
     references = [(arm.label.replace(" (", "\n("), value(arm)) for arm in others]
-    at = f"{comparison.axis.name} {where[-1]}"
-    if moment == "average":
-        at = f"average over {short_count(where[-1])} {comparison.axis.name}s"
     return SettingsMap(
-        title=f"{chosen.method}, {at}",
+        title=f"{chosen.method}, {_when(comparison, where)}",
         label=with_unit(metric),
         rows=rows,
         columns=columns,
@@ -211,6 +208,17 @@ def _map_of(
         best=(rows.index(best[0]), columns.index(best[1])),
         references=tuple(each for each in references if math.isfinite(each[1])),
     )
+
+
+def _when(comparison: Comparison, positions: Sequence[int]) -> str:
+    """Return where the values of a map are taken."""
+    axis, skip = comparison.axis, comparison.skip
+    last = positions[-1]
+    if comparison.moment == "last":
+        return f"{axis.name} {axis.text(last)}"
+    averaged = sum(each >= skip for each in positions) if axis.is_dense else last - skip
+    after = f" after {axis.first(skip)}" if skip else ""
+    return f"average over {short_count(averaged)} {axis.name}{'s' if averaged > 1 else ''}{after}"
 
 
 def _remark(arm: Arm | None) -> str:

@@ -22,8 +22,7 @@ def headline(comparison: Comparison) -> str:
     ranked = _ranked(comparison)
     if not ranked:
         return (
-            f"No method has a value of {in_words(comparison.headline)} that all of them share yet."
-            " Continue the runs to compare them."
+            f"No method has a value of {in_words(comparison.headline)} {_where_none(comparison)}."
         )
     sentences = (
         _outcome(comparison, ranked),
@@ -84,6 +83,20 @@ def _when(comparison: Comparison) -> str:
         f"averaged over the {axis.name}s{but} to {axis.text(last)}, the last that all share, of"
         f" {axis.text(planned)} planned"
     )
+
+
+def _where_none(comparison: Comparison) -> str:
+    """Return where no method has a value, and the remedy."""
+    axis, where = comparison.axis, shared_positions(comparison.chosen, comparison.headline)
+    if not where:
+        return "that all of them share yet: continue the runs to compare them"
+    if comparison.moment == "last":
+        return (
+            f"at {axis.name} {axis.text(where[-1])}, the last that all share: try --moment average"
+        )
+    but = f", without {axis.first(comparison.skip)}" if comparison.skip else ""
+    remedy = "continue the runs, or give a smaller --skip" if but else "continue the runs"
+    return f"on average up to {axis.name} {axis.text(where[-1])}, the last that all share{but}: {remedy}"
 
 
 def _divergence(comparison: Comparison, ranked: list[tuple[Arm, Estimate]]) -> str:

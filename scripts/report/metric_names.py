@@ -75,6 +75,31 @@ WHOLE = ("churn", "hessian_rank")
 TOTAL = "total"
 """Layer name of a norm over the whole network."""
 
+LOWER_IS_BETTER = (
+    GAP,
+    LOSS_GAP,
+    "dead_fraction",
+    "dormant_fraction",
+    "linearized_fraction",
+    SYMMETRY,
+)
+"""Families of which lower values are better, beside losses: what the past has cost, and units without use."""
+
+NEITHER_IS_BETTER = (
+    *NORMS,
+    *WEIGHTS,
+    "active_fraction",
+    "churn",
+    "policy_entropy",
+    "approximate_kl",
+    "clip_fraction",
+    "policy_loss",
+    "entropy_coefficient",
+    "exploration_rate",
+    "learning_rate",
+)
+"""Families of which neither lower nor higher values are better."""
+
 MAX_DECIMALS = 3
 """Decimals of a number of steps in thousands or millions."""
 
@@ -102,8 +127,8 @@ def is_percent(metric: str) -> bool:
 
 
 def is_better_lower(metric: str) -> bool:
-    """Return whether lower values of a metric are better: those of losses, and of what the past has cost."""
-    return metric in (GAP, LOSS_GAP) or metric.endswith("_loss")
+    """Return whether lower values of a metric are better; higher ones are of those that are not known."""
+    return metric.endswith("_loss") or family_of(metric) in LOWER_IS_BETTER
 
 
 def is_occasional(metric: str) -> bool:

@@ -23,8 +23,8 @@ from plasticity.scripts.report.comparison import (
 from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
-from plasticity.scripts.report.metric_names import headlines, in_words
-from plasticity.scripts.report.prediction import NOTE, prediction_table
+from plasticity.scripts.report.metric_names import in_words
+from plasticity.scripts.report.prediction import prediction_note, prediction_table
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (
     Cell,
@@ -159,7 +159,7 @@ def _section(comparison: Comparison) -> str:
         parts.append(_table(best_table(comparison)))
     parts += [
         _table(metric_table(comparison, metric, comparison.chosen, full=False))
-        for metric in headlines(comparison.chosen_metrics)
+        for metric in comparison.leading_metrics
     ]
     evidence = significance_table(comparison)
     if evidence is not None:
@@ -171,7 +171,7 @@ def _section(comparison: Comparison) -> str:
         parts.append(_tasks(comparison))
     predicted = prediction_table(comparison)
     if predicted is not None:
-        parts += [_table(predicted), _notes([NOTE])]
+        parts += [_table(predicted), _notes([prediction_note(comparison.confidence)])]
     parts.append(_all_metrics(comparison))
     parts += _making(comparison)
     return "\n".join(parts)

@@ -7,7 +7,7 @@ and marker, which stay distinct in greyscale. Nothing here touches pyplot's glob
 from __future__ import annotations
 
 import io
-import math
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +41,10 @@ DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
 NOTE_CHARACTERS_PER_INCH = 14  # at nine points
+INCHES_PER_CHARACTER = 0.085  # of a legend, at ten points
+LEGEND_MARK = 0.98  # inches of the line of an entry, and the space around it
+LEGEND_MARGIN = 0.2  # inches
+MAX_CHARACTERS = 40  # in a line of a legend: a single long name leaves room for a second column
 THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
 RC_PARAMS: Any = {
@@ -188,8 +192,9 @@ def panels_figure(
         width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
         height = 3.9 if columns < 3 else 2.9
         panels = [panel for row in rows for panel in row if isinstance(panel, Panel)]
-        handles = _legend_handles(panels)
-        legend_rows = _legend_rows(handles, width)
+        handles = _legend_handles(panels, width)
+        columns_of_legend = _legend_columns(handles, width)
+        legend_rows = _lines_of_legend(handles, columns_of_legend)
         note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
         head = 0.15 + 0.24 * legend_rows
         foot = 0.1 + 0.18 * len(note.splitlines()) if note else 0.05
@@ -212,7 +217,7 @@ def panels_figure(
         figure.legend(
             handles=handles,
             loc="upper center",
-            ncol=math.ceil(len(handles) / legend_rows),
+            ncol=columns_of_legend,
             frameon=False,
             handlelength=4.4,
             borderaxespad=0.2,
@@ -240,20 +245,45 @@ def style_of(index: int) -> tuple[str, Any, str]:
     )
 
 
-def _legend_handles(panels: Sequence[Panel]) -> list[Line2D]:
+def _legend_handles(panels: Sequence[Panel], width: float) -> list[Line2D]:
+    """Return the entries of a legend, each in lines that a figure of a width in inches has room for."""
+    room = int((width - 2 * LEGEND_MARGIN - LEGEND_MARK) / INCHES_PER_CHARACTER)
+    room = min(room, MAX_CHARACTERS)
     styles = {line.label: line.style for panel in panels for line in panel.lines}
     handles = []
     for label, style in styles.items():
         colour, dash, marker = style_of(style)
-        handles.append(
-            Line2D([], [], color=colour, linestyle=dash, marker=marker, lw=2, ms=6, label=label)
-        )
+        handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, lw=2, ms=6))
+        handles[-1].set_label(textwrap.fill(label, room))
     return handles
 
 
-def _legend_rows(handles: Sequence[Line2D], width: float) -> int:
-    inches = sum(0.95 + 0.085 * len(str(handle.get_label())) for handle in handles)
-    return max(1, math.ceil(inches / (width - 0.4)))
+def _legend_columns(handles: Sequence[Line2D], width: float) -> int:
+    """Return the largest number of columns of a legend that fit into a width, in inches."""
+    for columns in range(len(handles), 1, -1):
+        longest = [
+            max(len(line) for entry in entries for line in str(entry.get_label()).splitlines())
+            for entries in _entries_by_column(handles, columns)
+        ]
+        inches = sum(LEGEND_MARK + INCHES_PER_CHARACTER * length for length in longest)
+        if inches <= width - 2 * LEGEND_MARGIN:
+            return columns
+    return 1
+
+
+def _lines_of_legend(handles: Sequence[Line2D], columns: int) -> int:
+    """Return the number of lines of the longest column, at least 1."""
+    return max(
+        sum(len(str(entry.get_label()).splitlines()) for entry in entries) or 1
+        for entries in _entries_by_column(handles, columns)
+    )
+
+
+def _entries_by_column(handles: Sequence[Line2D], columns: int) -> list[Sequence[Line2D]]:
+    """Return the entries of each column as matplotlib fills them: the first ones take what is over."""
+    short, over = divmod(len(handles), columns)
+    starts = [each * short + min(each, over) for each in range(columns + 1)]
+    return [handles[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

@@ -224,7 +224,7 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def _remedy(root: Path) -> str:
-    if root.name.endswith(".tar.xz"):
+    if root.is_file() and root.name.endswith(".tar.xz"):
         return f"Unpack it with: plasticity collect {root} --out runs/collected"
     return f"Create runs with: plasticity run permuted-digits --out {root}"
 

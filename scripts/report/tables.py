@@ -159,7 +159,7 @@ def _heading(axis: Axis, position: int | None) -> str:
 def best_table(comparison: Comparison) -> Table:
     """Compare the methods fairly: each at its own best setting."""
     metric, compared = comparison.headline, (comparison.moment,)
-    common = shared_positions(comparison.chosen)
+    common = shared_positions(comparison.chosen, metric)
     rows = []
     for arm in comparison.chosen:
         found = summary(arm, metric, comparison.confidence, common)

@@ -17,7 +17,7 @@ import torch
 from plasticity.metrics.row_file import encoded
 from plasticity.random_state import random_state
 from plasticity.scripts.config.nested import flattened, setting_at
-from plasticity.scripts.config.run_config import RunConfig
+from plasticity.scripts.config.run_config import MADE_BY, RunConfig
 from plasticity.scripts.run import atomic_files, events, locks
 from plasticity.scripts.run.atomic_files import explained, reason
 from plasticity.scripts.run.saved_run import (
@@ -102,13 +102,18 @@ class RunFolder:
         )
 
     def _settle_config(self) -> None:
-        """Write the configuration, or raise a RunError if the folder holds another one."""
+        """Write the configuration, or raise a RunError if the folder holds another one.
+
+        Once there is a checkpoint, the code that began the run stays named.
+        """
         saved = saved_config(self.path)
         require_same_config(self.path, saved, self.config)
         length = setting_at(self.config, self.config.length_path)
-        if saved is not None and saved_length(self.path, saved, self.config) >= length:
+        is_begun = (self.path / "checkpoint.pt").exists()
+        if saved is not None and is_begun and saved_length(self.path, saved, self.config) >= length:
             return
-        written = {**self.config.to_json(), **made_by()}
+        begun = {key: saved[key] for key in MADE_BY if key in saved} if saved and is_begun else {}
+        written = {**self.config.to_json(), **made_by(), **begun}
         content = json.dumps(written, indent=2).encode() + b"\n"
         atomic_files.write_whole(self.path / "config.json", content)
 

@@ -91,6 +91,8 @@ def tune(options: RunOptions, axes: Sequence[Axis], wanted: TuneOptions, command
         RunError, ValueError, TypeError: before anything runs, if the options cannot be satisfied.
         ModuleNotFoundError: if Optuna is wanted and not installed.
     """
+    if wanted.defaults:
+        _require_own(axes, options.methods)
     searches = [
         MethodSearch(method, search_of(wanted.search, axes_of(axes, method), wanted.budget, method))
         for method in options.methods
@@ -191,23 +193,29 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
         ) from error
 
 
+def _require_own(axes: Sequence[Axis], methods: Sequence[str]) -> None:
+    """Raise a ValueError if settings are searched that cannot become defaults of a mitigation."""
+    for method in methods:
+        names = [axis.option for axis in axes_of(axes, method)]
+        others = [name for name in names if not name.startswith(f"{method}.")]
+        if method in MITIGATIONS and others:
+            raise ValueError(
+                f"--defaults: the grid has {', '.join(others)}, and only settings of a mitigation become"
+                " defaults. Leave out --defaults, and use the file of the search: --tuned FILE."
+            )
+
+
 def _make_defaults(benchmark: str, searches: Sequence[MethodSearch], measure: str) -> None:
     """Write the best settings of single mitigations into the file of the benchmarks' defaults.
 
     Raises:
-        ValueError: if other settings than the mitigation's were searched, or the file cannot be written.
+        ValueError: if the file cannot be written.
     """
     tuned = json.loads(TUNED_SETTINGS.read_text(encoding="utf-8"))
     for each in searches:
         if each.method not in MITIGATIONS:
             continue
         settings = each.best(measure).settings
-        others = [option for option in settings if not option.startswith(f"{each.method}.")]
-        if others:
-            raise ValueError(
-                f"--defaults: {', '.join(others)} was searched too, and only settings of a mitigation become"
-                " defaults. Use the file of the search: plasticity run … --tuned FILE."
-            )
         found = {option.partition(".")[2].replace("-", "_"): v for option, v in settings.items()}
         tuned.setdefault(benchmark, {}).setdefault(each.method, {}).update(found)
     _write(TUNED_SETTINGS, tuned)

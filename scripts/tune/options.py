@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from plasticity.checks import require_bool, require_integer, require_known, require_number
 from plasticity.scripts.config.command_line import SweepOptions
 from plasticity.scripts.config.seed_ranges import Seeds
+from plasticity.scripts.report.metric_names import NEITHER_IS_BETTER, family_of
 
 SearchKind = Literal["random", "grid", "optuna"]
 """Kinds of search by their name."""
@@ -55,6 +56,10 @@ class TuneOptions(SweepOptions):
             raise ValueError(f"--fraction must be above 0 and at most 1, not {self.fraction}.")
         require_known("--search", self.search, get_args(SearchKind))
         require_bool("--defaults", self.defaults)
+        if self.measure is not None and family_of(self.measure) in NEITHER_IS_BETTER:
+            raise ValueError(
+                f"--measure {self.measure}: neither more nor less of it is better. Name another one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,8 @@ def test_a_setting_that_has_its_option_too_is_refused(words):
     # Without --grid, the mitigation's own search would replace what the option says.
     with pytest.raises(ValueError, match="leave out the option, or name the settings to try with"):
         parse_grid([], options, given)
+    with pytest.raises(ValueError, match="or name the settings to try instead of own"):
+        parse_grid(["own"], options, given)
 
 
 def test_a_preset_is_no_setting_of_a_grid():

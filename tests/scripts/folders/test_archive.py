@@ -51,14 +51,20 @@ def test_runs_are_added_and_longer_ones_replace_shorter_ones(tmp_path, make_run)
     ]
 
 
-@pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/model.pt"])
-def test_an_archive_of_anything_else_is_refused(tmp_path, name):
-    archive = tmp_path / "in" / "bad.tar.xz"
-    archive.parent.mkdir()
+def packed_by_hand(archive, name, **headers):
+    archive.parent.mkdir(exist_ok=True)
     with tarfile.open(archive, "w:xz") as packed:
         member = tarfile.TarInfo(name)
-        member.size = 2
+        member.size, member.pax_headers = 2, headers
         packed.addfile(member, io.BytesIO(b"{}"))
+    return archive
+
+
+@pytest.mark.parametrize(
+    "name", ["../config.json", "/config.json", "a/model.pt", "a\0/config.json"]
+)
+def test_an_archive_of_anything_else_is_refused(tmp_path, name):
+    archive = packed_by_hand(tmp_path / "in" / "bad.tar.xz", "a/config.json", path=name)
     with pytest.raises(ValueError, match=r"which is no file of a run"):
         unpack(archive, tmp_path / "in" / "out")
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["bad.tar.xz"]
@@ -70,7 +76,7 @@ def test_links_are_refused(tmp_path):
         member = tarfile.TarInfo("config.json")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         packed.addfile(member)
-    with pytest.raises(ValueError, match=r"holds config.json, which is no file of a run"):
+    with pytest.raises(ValueError, match=r"holds 'config.json', which is no file of a run"):
         unpack(archive, tmp_path / "out")
 
 
@@ -90,6 +96,72 @@ def test_a_broken_archive_is_named(tmp_path, make_run):
         collect(CollectConfig((tmp_path / "missing.tar.xz",), tmp_path / "out"))
 
 
+def test_a_size_beyond_memory_is_that_of_a_broken_archive(tmp_path):
+    archive = packed_by_hand(tmp_path / "bad.tar.xz", "a/config.json", size=str(10**15))
+    with pytest.raises(ValueError, match=r"Cannot read .*bad\.tar\.xz \(unexpected end of data\)"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_an_archive_without_a_run_is_named(tmp_path):
+    archive = packed_by_hand(tmp_path / "rows.tar.xz", "a/metrics.jsonl")
+    with pytest.raises(ValueError, match=r"/rows\.tar\.xz holds no run"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_where_it_cannot_be_unpacked_the_archive_is_not_blamed(tmp_path, make_run):
+    make_run(tmp_path / "runs")
+    pack(tmp_path / "runs", tmp_path / "all.tar.xz")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"Cannot unpack .*all\.tar\.xz to .*file.*free space"):
+        unpack(tmp_path / "all.tar.xz", tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["all.tar.gz", "all.zip", "all.TAR.XZ"])
+def test_a_compressed_file_of_another_kind_is_no_folder(tmp_path, make_run, name):
+    make_run(tmp_path / "runs")
+    with pytest.raises(ValueError, match=rf"{name} has the name of another kind"):
+        collect(CollectConfig((tmp_path / "runs",), tmp_path / name))
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"{name} has the name of another kind"):
+        collect(CollectConfig((tmp_path / name,), tmp_path / "out"))
+
+
+def test_a_folder_with_the_name_of_an_archive_is_a_folder(tmp_path, make_run):
+    make_run(tmp_path / "runs.tar.xz")
+    collect(CollectConfig((tmp_path / "runs.tar.xz",), tmp_path / "out"))
+    assert rows(tmp_path / "out") == rows(tmp_path / "runs.tar.xz")
+
+
+def test_rows_take_the_place_of_no_checkpoint(tmp_path, make_run):
+    archive = tmp_path / "all.tar.xz"
+    make_run(tmp_path / "long")
+    pack(tmp_path / "long", archive)
+    checkpoint = make_run(tmp_path / "short", rows=2) / "checkpoint.pt"
+    checkpoint.write_bytes(b"state")
+    with pytest.raises(ValueError, match="but no checkpoint, which would be lost there"):
+        collect(CollectConfig((archive,), tmp_path / "short"))
+    assert checkpoint.read_bytes() == b"state"
+
+
+def test_a_checkpoint_comes_to_equal_rows(tmp_path, make_run):
+    (make_run(tmp_path / "runs") / "checkpoint.pt").write_bytes(b"state")
+    archive, out = tmp_path / "all.tar.xz", tmp_path / "out"
+    collect(CollectConfig((tmp_path / "runs",), archive))
+    assert collect(CollectConfig((tmp_path / "runs",), archive)) == Counter({"kept": 1})
+    collect(CollectConfig((archive,), out))
+    assert collect(CollectConfig((tmp_path / "runs",), out))["replaced"] == 1
+    assert collect(CollectConfig((archive,), out)) == Counter({"kept": 1})
+    assert [file.read_bytes() for file in out.rglob("checkpoint.pt")] == [b"state"]
+
+
+def test_nothing_is_said_to_be_copied_where_it_cannot_be_written(tmp_path, make_run, capsys):
+    make_run(tmp_path / "runs")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="pass --out a file that you can write"):
+        collect(CollectConfig((tmp_path / "runs",), tmp_path / "file" / "all.tar.xz"))
+    assert "copied" not in capsys.readouterr().err
+
+
 def test_a_folder_is_wanted_and_an_archive_is_given(tmp_path, make_run):
     make_run(tmp_path / "runs")
     pack(tmp_path / "runs", tmp_path / "all.tar.xz")
@@ -97,6 +169,8 @@ def test_a_folder_is_wanted_and_an_archive_is_given(tmp_path, make_run):
         ValueError, match=r"Unpack it with: plasticity collect .*all\.tar\.xz --out"
     ):
         find_runs(tmp_path / "all.tar.xz")
+    with pytest.raises(ValueError, match=r"does not exist: .* Create runs with"):
+        find_runs(tmp_path / "missing.tar.xz")
 
 
 def test_where_it_cannot_be_written(tmp_path, make_run):

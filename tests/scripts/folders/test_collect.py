@@ -1,5 +1,6 @@
 """Runs from several folders in one, of runs that are made up here."""
 
+import errno
 import json
 import re
 import shutil
@@ -125,6 +126,52 @@ def test_different_results_of_one_run_are_refused_and_nothing_is_copied(
     with pytest.raises(ValueError, match=re.escape(message)):
         collect(CollectConfig((tmp_path / "b",), tmp_path / "out"))
     assert len(find_runs(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("name", ["out", "out.tar.xz"])
+def test_a_single_run_does_not_take_the_place_of_all(tmp_path, make_run, name):
+    make_run(tmp_path / "a")
+    path = make_run(tmp_path / "b", seed=1)
+    collect(CollectConfig((tmp_path / "a",), tmp_path / name))
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=r"seed_1 is a single run: name the folder above"):
+        collect(CollectConfig((path,), tmp_path / name))
+    assert content(tmp_path) == before
+
+
+def test_a_run_does_not_take_the_place_of_other_files(tmp_path, make_run):
+    path = make_run(tmp_path / "a")
+    there = tmp_path / "out" / path.relative_to(tmp_path / "a") / "notes" / "mine.txt"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    with pytest.raises(ValueError, match=r"seed_0 exists and is no run"):
+        collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))
+    assert there.read_text() == "mine"
+    there.unlink()
+    (there.parents[1] / "lock").touch()  # of a run that was killed at its beginning
+    assert collect(CollectConfig((tmp_path / "a",), tmp_path / "out"))["replaced"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("out", "give another --out"), ("a.tar.xz", "set TMPDIR to another folder")],
+)
+def test_a_full_disk_is_named_once(tmp_path, make_run, monkeypatch, name, remedy):
+    def full(source, target, **_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    copytree = shutil.copytree
+
+    def failing(source, target, *inner, **options):  # a folder inside gets its function from above
+        own = {} if inner else {"copy_function": full}
+        return copytree(source, target, *inner, **options, **own)
+
+    monkeypatch.setattr(module.shutil, "copytree", failing)
+    make_run(tmp_path / "a")
+    message = rf"Cannot copy \S+ to \S+ \([^()]*No space left[^()]*\): free space, or {remedy}"
+    with pytest.raises(ValueError, match=message):
+        collect(CollectConfig((tmp_path / "a",), tmp_path / name))
+    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
 
 
 def test_bad_input(tmp_path, make_run, capsys):

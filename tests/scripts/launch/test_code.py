@@ -35,12 +35,16 @@ def test_runs_that_other_code_began_are_named_once(tmp_path):
         (tmp_path / name).mkdir()
         saved = {**config.to_json(), **made_by}
         (tmp_path / name / "config.json").write_text(json.dumps(saved))
+        (tmp_path / name / "checkpoint.pt").touch()
     jobs = [Job(tmp_path / name, config) for name in (*others, "new")]
     assert note_on_code(jobs, HERE) == (
-        "2 of the runs were begun by other code (commit abc instead of def, and 1 more): continued rows"
+        "2 of the runs were begun by other code (commit def instead of abc, and 1 more): continued rows"
         " may differ from those of a run without a break."
     )
     assert note_on_code([jobs[0], jobs[3], jobs[4]], HERE) is None
+    assert note_on_code(jobs, {**HERE, "git_commit": None}) is None  # installed, not a checkout
+    (tmp_path / "b" / "checkpoint.pt").unlink()  # begins anew, by this code
+    assert note_on_code(jobs[:2], HERE) is None
 
 
 def test_a_run_that_another_commit_began_is_refused(tmp_path):

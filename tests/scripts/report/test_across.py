@@ -93,6 +93,19 @@ def test_a_difference_of_both_directions_is_not_shown(tmp_path):
     assert "neither is shown to be better" in text
 
 
+def test_without_a_common_baseline_one_is_to_be_chosen(tmp_path):
+    write_runs(
+        tmp_path, "permuted-digits", {"none": [[0.1]], "syre": [[0.2]], "weight-decay": [[0.3]]}
+    )
+    write_runs(tmp_path, "permuted-mnist", {"none": [[0.1]], "syre": [[0.2]]})
+    runs = by_benchmark(tmp_path).values()
+    assert "choose one with --baseline" in across_headline(
+        across([compare(r, None, 0.95) for r in runs])
+    )
+    text = across_headline(across([compare(r, "none", 0.95) for r in runs]))
+    assert "A run of syre beats one of none with probability 1.00" in text
+
+
 def test_a_single_seed_has_no_interval(tmp_path):
     for benchmark in ("permuted-digits", "permuted-mnist"):
         write_runs(tmp_path, benchmark, {"none": NONE[:1], "syre": SYRE[:1]})

@@ -11,7 +11,7 @@ import pytest
 from plasticity.scripts.report.arms import shared_positions, summary
 from plasticity.scripts.report.charts import page_data
 from plasticity.scripts.report.command import ReportConfig, report
-from plasticity.scripts.report.comparison import compare
+from plasticity.scripts.report.comparison import Criterion, compare
 from plasticity.scripts.report.contents import (
     MAX_MARKS,
     change_marks,
@@ -177,6 +177,10 @@ def test_the_map_shows_the_average_return(tmp_path):
             write_run(folder, "syre", 0, rows, strength=strength, sigma=sigma)
     settings = settings_map(compared(tmp_path))
     assert settings.title == "syre, average over 200 steps"
+    skipping = compare(find_runs(tmp_path), None, 0.95, Criterion(skip=100))
+    assert settings_map(skipping).title == "syre, average over 100 steps after the first 100 steps"
+    at_end = compare(find_runs(tmp_path), None, 0.95, Criterion(moment="last"))
+    assert settings_map(at_end).title == "syre, step 200"
     # (1 + 10)/2, (1 + 20)/2; (2 + 10)/2, (2 + 20)/2.
     np.testing.assert_allclose(settings.values, [[5.5, 10.5], [6.0, 11.0]])
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from plasticity.scripts.report.aggregates import rank_correlation
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
-from plasticity.scripts.report.prediction import prediction_table
+from plasticity.scripts.report.prediction import prediction_note, prediction_table
 from plasticity.scripts.report.run_folders import find_runs
 
 
@@ -58,7 +58,28 @@ def test_too_few_pairs_have_none():
         rank_correlation([np.array([[1.0, np.nan]] * 5)])
 
 
-def write(root, method, seed, rank, gap):
+@pytest.mark.parametrize(("count", "low"), [(4, -0.7256), (5, 0.0453)])
+def test_all_in_order_is_as_sure_as_there_are_values(count, low):
+    # next to 1: 1 - 12 / (n (n² - 1)), 0.8 and 0.9; atanh, minus 1.96 * sqrt(1.06 / (n - 3)).
+    # By chance 2 of n! orders are as extreme: 8 % with four values, 1.7 % with five.
+    values = np.arange(count, dtype=float)
+    found = rank_correlation([np.stack([values, values], axis=1)])
+    assert (found.value, found.high) == pytest.approx((1.0, 1.0))
+    assert found.low == pytest.approx(low, abs=1e-4)
+    found = rank_correlation([np.stack([values, -values], axis=1)])
+    assert (found.low, found.value) == pytest.approx((-1.0, -1.0))
+    assert found.high == pytest.approx(-low, abs=1e-4)
+
+
+def test_groups_without_an_order_do_not_count():
+    group = np.array([[1, 2], [2, 1], [3, 3], [4, 4], [5, 5]], dtype=float)
+    constant = np.array([[0, each] for each in range(9)], dtype=float)
+    assert rank_correlation([group, constant]) == rank_correlation([group])
+    pair = np.array([[0.0, 0.0], [1.0, 1.0]])
+    assert rank_correlation([pair, constant]) is None
+
+
+def write(root, method, seed, rank, gap, tasks=4):
     folder = root / method / f"seed_{seed}"
     folder.mkdir(parents=True)
     config = {
@@ -70,9 +91,9 @@ def write(root, method, seed, rank, gap):
     (folder / "config.json").write_text(json.dumps(config))
     rows = [
         {"task": task, "test_accuracy": 0.5, "effective_rank/fc1": rank if task == 1 else 7.0}
-        for task in range(4)
+        for task in range(tasks)
     ]
-    rows[0]["plasticity_gap"], rows[3]["plasticity_gap"] = 0.0, gap
+    rows[0]["plasticity_gap"], rows[-1]["plasticity_gap"] = 0.0, gap
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -90,6 +111,30 @@ def test_a_measure_at_a_third_of_the_run_is_compared_with_the_gap_at_its_end(tmp
     assert row[2].details[1] == "4 values"
     page = report(ReportConfig(tmp_path))[0].read_text(encoding="utf-8")
     assert "What predicts the plasticity gap" in page
+
+
+def test_methods_are_compared_at_one_task(tmp_path):
+    for number, method in enumerate(["none", "weight-decay", "syre", "redo", "l2-init"]):
+        # the last one is unfinished: its gap at task 1 is not that of the others at task 3
+        is_short = method == "l2-init"
+        for seed in range(2):
+            gap = 5.0 if is_short else 0.1 * number
+            write(tmp_path, method, seed, float(number), gap, tasks=2 if is_short else 4)
+    (row,) = table_of(tmp_path).rows
+    assert row[2].text == "+1.00"
+    assert row[2].details[1] == "4 values"
+
+
+def test_methods_of_a_single_seed_are_compared_with_each_other(tmp_path):
+    for number, method in enumerate(["none", "weight-decay", "syre", "redo"]):
+        write(tmp_path, method, 0, float(number), 0.1 * number)
+    (row,) = table_of(tmp_path).rows
+    assert [cell.text for cell in row[1:]] == ["—", "+1.00"]
+
+
+def test_the_note_has_the_coverage_of_the_intervals():
+    assert "Fieller's 90 % intervals" in prediction_note(0.9)
+    assert "about 10 % of the intervals are without 0 by chance" in prediction_note(0.9)
 
 
 def test_too_few_methods_are_not_compared_across(tmp_path):

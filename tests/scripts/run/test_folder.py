@@ -16,6 +16,7 @@ import pytest
 import torch
 from curve_runs import DrawsConfig, Killed, Points, after, content, rows, run
 
+from plasticity.scripts.config.nested import with_values
 from plasticity.scripts.run import locks
 from plasticity.scripts.run.atomic_files import RunError
 from plasticity.scripts.run.folder import RunFolder, require_free
@@ -71,6 +72,26 @@ def test_an_interruption_is_no_failure(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not (tmp_path / "failure.txt").exists()
+
+
+def test_the_configuration_names_the_code_that_began_the_run(tmp_path):
+    def renamed(commit):
+        file = tmp_path / "config.json"
+        saved = json.loads(file.read_text())
+        file.write_text(json.dumps({**saved, "git_commit": commit}))
+        return saved["git_commit"]
+
+    with RunFolder(tmp_path, CONFIG):
+        pass  # killed before the first checkpoint
+    commit = renamed("earlier")
+    assert run(tmp_path)
+    assert renamed("earlier") == commit
+    assert run(tmp_path)  # there is nothing to do
+    assert renamed("earlier") == "earlier"
+    longer = with_values(CONFIG, {CONFIG.length_path: CONFIG.length + 1})
+    with RunFolder(tmp_path, longer):
+        pass
+    assert renamed(commit) == "earlier"
 
 
 # ---- events -------------------------------------------------------------------------------------

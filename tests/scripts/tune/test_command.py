@@ -74,7 +74,8 @@ def test_the_best_settings_can_become_defaults(tune, tmp_path, monkeypatch):
         assert BENCHMARKS["permuted-digits"].mitigation("syre") == Syre(strength=0.125, sigma=0.25)
         assert BENCHMARKS["permuted-fashion"].mitigation("syre") == fashion
         before = file.read_bytes()
-        assert tune(tmp_path, words, "--grid learning-rate=0.01") == 2
+        assert tune(tmp_path, words, "--grid own learning-rate=0.01") == 2
+        assert not list(tmp_path.glob("learning-rate=*"))  # refused before anything runs
         assert file.read_bytes() == before
     finally:
         tuned_settings.cache_clear()

@@ -16,6 +16,7 @@ def test_defaults():
         ({"budget": 0}, "--budget must be"),
         ({"fraction": 0.0}, "--fraction must be above 0 and at most 1, not 0.0"),
         ({"fraction": 1.5}, "--fraction must be above 0 and at most 1, not 1.5"),
+        ({"measure": "weight_norm/total"}, "--measure weight_norm/total: neither more nor less"),
         ({"search": "randm"}, "Unknown --search 'randm'. Did you mean 'random'"),
     ],
 )
