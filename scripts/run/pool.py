@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -107,6 +108,9 @@ def _preloaded(work: Sequence[JobGroup]) -> list[str]:
     # other runs have their turn.
     # Every optimizer imports torch._dynamo, which takes longer than torch itself.
     modules = ["__main__", "plasticity.scripts.run.command", "torch._dynamo", *TENSORBOARD]
+    # Every run imports the main module, which the server cannot import by "__main__" in all versions of
+    # Python, and with it whatever the command consists of.
+    modules += sorted(name for name in sys.modules if name.partition(".")[0] == "plasticity")
     for group in work:
         config = group.jobs[0].config
         kind = experiment_class(config)

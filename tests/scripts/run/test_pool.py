@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -95,6 +96,41 @@ def test_a_run_is_the_same_to_the_byte_alone_or_beside_others(tmp_path):
         assert content(path) == content(tmp_path / "1" / name) == content(tmp_path / "2" / name)
         assert (name, 2.0) in progress
     assert not processes()
+
+
+MAIN = """
+import sys
+from pathlib import Path
+
+before = set(sys.modules)
+from plasticity.scripts.main import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+else:  # in the process of a run
+    Path(__file__).with_name("new").write_text("\\n".join(sorted(set(sys.modules) - before)))
+"""
+
+
+def test_a_run_has_the_code_that_the_command_began_with(tmp_path):
+    """A module that a run imports later is that of the checkout as it is by then."""
+    (tmp_path / "main.py").write_text(MAIN)
+    options = [
+        "--tasks",
+        "1",
+        "--methods",
+        "none",
+        "--seeds",
+        "0",
+        "--epochs-per-task",
+        "1",
+        "--metrics",
+    ]
+    command = [sys.executable, "main.py", "run", "permuted-digits", *options, "--out", "runs"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    new = (tmp_path / "new").read_text().splitlines()
+    assert not [name for name in new if name.startswith("plasticity")]
 
 
 def test_a_run_that_fails_or_is_killed_or_diverges_does_not_stop_the_others(tmp_path):
