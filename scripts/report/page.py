@@ -85,7 +85,7 @@ def page(
         CONTROLS,
     ]
     share = f"{100 * comparisons[0].confidence:g} %"
-    thinned = f" Every {data['stride']}th row of long runs is drawn." if data["stride"] > 1 else ""
+    thinned = f" Of long runs one row in {data['stride']} is drawn." if data["stride"] > 1 else ""
     parts.append(
         f'<p class="lead">Bands: {share} t intervals of the mean over seeds; with smoothing, of each'
         f" run's moving average.{thinned} Among single seeds, a cross ends the line of a run that"
