@@ -3,6 +3,20 @@
 import json
 
 
+def write_run(root, benchmark, method, seed, rows, *, tasks=None, settings=None):
+    """Write the folder of one run of a benchmark of tasks, with these rows; other arguments as below."""
+    folder = root / benchmark / method / f"seed_{seed}"
+    folder.mkdir(parents=True)
+    config = {
+        "benchmark": benchmark,
+        "method": {} if method == "none" else {method: settings or {}},
+        "seed": seed,
+        "stream": {"num_tasks": len(rows) if tasks is None else tasks},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_runs(
     root, benchmark, values, *, metric="test_accuracy", tasks=None, diverged=(), settings=None
 ):
@@ -17,15 +31,6 @@ def write_runs(
     """
     for method, of_seeds in values.items():
         for seed, row_values in enumerate(of_seeds):
-            folder = root / benchmark / method / f"seed_{seed}"
-            folder.mkdir(parents=True)
-            config = {
-                "benchmark": benchmark,
-                "method": {} if method == "none" else {method: settings or {}},
-                "seed": seed,
-                "stream": {"num_tasks": len(row_values) if tasks is None else tasks},
-            }
-            (folder / "config.json").write_text(json.dumps(config))
             last = len(row_values) - 1
             rows = [
                 {
@@ -37,4 +42,4 @@ def write_runs(
                 }
                 for task, value in enumerate(row_values)
             ]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_run(root, benchmark, method, seed, rows, tasks=tasks, settings=settings)

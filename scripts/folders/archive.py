@@ -9,14 +9,11 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from plasticity.scripts.report.run_folders import ARCHIVE
 from plasticity.scripts.run.atomic_files import write_whole
-
-ENDING = ".tar.xz"
-"""Ending of the name of an archive."""
 
 KEPT = ("config.json", "metrics.jsonl", "episodes.jsonl")
 """Files of a run that an archive holds: all that reports read."""
-
 
 OTHER_ENDINGS = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".txz", ".zst", ".zip", ".7z")
 """Endings of the names of compressed files that are no archives."""
@@ -30,12 +27,12 @@ def is_archive(path: Path) -> bool:
     """
     if path.is_dir():
         return False
-    if path.name.endswith(ENDING):
+    if path.name.endswith(ARCHIVE):
         return True
     if path.name.lower().endswith(OTHER_ENDINGS):
         raise ValueError(
             f"{path} has the name of another kind of compressed file: runs are packed into one whose name"
-            f" ends in {ENDING}."
+            f" ends in {ARCHIVE}."
         )
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -50,6 +51,43 @@ class Across:
 
     confidence: float
     """Confidence level of the intervals."""
+
+    @cached_property
+    def profiles(self) -> tuple[Array, dict[str, tuple[Array, Array, Array]]]:
+        """Share of each method's scores above thresholds, with both ends of its interval, NaN with one seed.
+
+        The thresholds, and shares, lower and upper ends by method. Shape of each: (thresholds,).
+        """
+        every = np.concatenate([scores.ravel() for scores in self.scores.values()])
+        thresholds = np.linspace(every.min(), every.max(), NUM_THRESHOLDS)
+
+        def profile(scores: Array) -> Array:
+            return performance_profile(scores, thresholds)
+
+        shares = {}
+        for method, scores in self.scores.items():
+            low = high = np.full_like(thresholds, np.nan)
+            if len(scores) > 1:
+                low, high = stratified_bootstrap(
+                    profile, scores, confidence=self.confidence, draws=PROFILE_DRAWS
+                )
+            shares[method] = (profile(scores), low, high)
+        return thresholds, shares
+
+    @cached_property
+    def improvements(self) -> tuple[list[str], Array]:
+        """Probability that a run of each method beats one of each other, averaged over benchmarks.
+
+        The methods, from the one with the highest interquartile mean to the lowest, and the probabilities
+        of the methods of the rows over those of the columns. Shape: (methods, methods), 0.5 on the diagonal.
+        """
+        means = {
+            method: float(interquartile_mean(scores)) for method, scores in self.scores.items()
+        }
+        methods = sorted(means, key=means.__getitem__, reverse=True)
+        scores = [self.scores[method] for method in methods]
+        values = [[float(probability_of_improvement(a, b)) for b in scores] for a in scores]
+        return methods, np.array(values)
 
 
 def across(comparisons: Sequence[Comparison]) -> Across | None:
@@ -102,11 +140,9 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
 
 def _measured(comparison: Comparison) -> str:
     """Return what a benchmark's methods are compared by, in words."""
-    name, axis = in_words(comparison.headline), comparison.axis
-    if comparison.moment == "last":
-        return f"{name} at the last {axis.name}"
-    but = f" but {axis.first(comparison.skip)}" if comparison.skip else ""
-    return f"{name} averaged over the {axis.name}s{but}"
+    at_end = f"at the last {comparison.axis.name}"
+    when = at_end if comparison.moment == "last" else comparison.averaged
+    return f"{in_words(comparison.headline)} {when}"
 
 
 def _scores_of(comparison: Comparison) -> dict[str, dict[int, float]]:
@@ -185,45 +221,9 @@ def _cell(middle: float, low: float, high: float, seeds: int) -> Cell:
     return Cell(f"{middle:.3f}", (f"({low:.3f}, {high:.3f})",))
 
 
-def profiles(found: Across) -> tuple[Array, dict[str, tuple[Array, Array, Array]]]:
-    """Return the share of each method's scores above thresholds, with both ends of its interval.
-
-    Returns:
-        The thresholds, and shares, lower and upper ends by method. Shape of each: (thresholds,).
-    """
-    every = np.concatenate([scores.ravel() for scores in found.scores.values()])
-    thresholds = np.linspace(every.min(), every.max(), NUM_THRESHOLDS)
-
-    def profile(scores: Array) -> Array:
-        return performance_profile(scores, thresholds)
-
-    confidence = found.confidence
-    shares = {}
-    for method, scores in found.scores.items():
-        ends = stratified_bootstrap(profile, scores, confidence=confidence, draws=PROFILE_DRAWS)
-        shares[method] = (profile(scores), *ends)
-    return thresholds, shares
-
-
-def improvements(found: Across) -> tuple[list[str], Array]:
-    """Return the probability that a run of each method beats one of each other, averaged over benchmarks.
-
-    Returns:
-        The methods, from the one with the highest interquartile mean to the lowest, and the probabilities
-        of the methods of the rows over those of the columns. Shape: (methods, methods), 0.5 on the diagonal.
-    """
-    means = {method: float(interquartile_mean(scores)) for method, scores in found.scores.items()}
-    methods = sorted(means, key=means.__getitem__, reverse=True)
-    values = [
-        [float(probability_of_improvement(found.scores[a], found.scores[b])) for b in methods]
-        for a in methods
-    ]
-    return methods, np.array(values)
-
-
 def improvement_table(found: Across) -> Table | None:
-    """Return `improvements` as a table; None with a single method."""
-    methods, values = improvements(found)
+    """Return the improvements as a table; None with a single method."""
+    methods, values = found.improvements
     if len(methods) < 2:
         return None
     rows = tuple(

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from plasticity.scripts.report.across import Across, improvements, profiles
+from plasticity.scripts.report.across import Across
 from plasticity.scripts.report.contents import styles_of
 from plasticity.scripts.report.figures import readable
 from plasticity.scripts.report.panels import RC_PARAMS, Line, Panel, new_figure, panels_figure
@@ -25,13 +25,11 @@ def draw_across(found: Across) -> dict[str, Figure]:
 
 
 def _profiles(found: Across) -> Figure:
-    thresholds, shares = profiles(found)
+    thresholds, shares = found.profiles
     styles = styles_of(list(shares))
     lines = []
     for method, curves in shares.items():
         share, low, high = (100.0 * curve for curve in curves)
-        if len(found.scores[method]) < 2:  # a single seed has no interval
-            low = high = np.full_like(share, np.nan)
         line = Line(method, styles[method], thresholds, share, low, high, seeds=(), diverged=())
         lines.append(line)
     title = f"performance profiles over {len(found.benchmarks)} benchmarks"
@@ -43,7 +41,7 @@ def _profiles(found: Across) -> Figure:
 
 
 def _improvement(found: Across) -> Figure:
-    methods, values = improvements(found)
+    methods, values = found.improvements
     count = len(methods)
     with mpl.rc_context({**RC_PARAMS, "axes.grid": False}):
         figure = new_figure(3.0 + 0.55 * count, 1.6 + 0.4 * count)

@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from scipy.special import stdtrit
 
-from plasticity.scripts.report.across import Across, profiles
+from plasticity.scripts.report.across import Across
 from plasticity.scripts.report.arms import Arm
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.captions import TITLES, caption
@@ -235,14 +234,12 @@ def _map(settings: SettingsMap) -> dict[str, Any]:
 
 
 def _profile(found: Across) -> dict[str, Any]:
-    thresholds, shares = profiles(found)
+    thresholds, shares = found.profiles
     lines = []
-    for method, (share, low, high) in shares.items():
-        has_interval = len(found.scores[method]) > 1
-        ends = (low, high) if has_interval else (np.full_like(share, np.nan),) * 2
-        curves = dict(zip(("mean", "low", "high"), (share, *ends), strict=True))
+    for method, curves in shares.items():
         percents = {
-            name: [_rounded(100 * each) for each in curve] for name, curve in curves.items()
+            name: [_rounded(100 * each) for each in curve]
+            for name, curve in zip(("mean", "low", "high"), curves, strict=True)
         }
         lines.append({"method": method, "label": method, **percents})
     return {"positions": [_rounded(each) for each in thresholds], "lines": lines}

@@ -70,9 +70,6 @@ class Comparison:
     moment: Moment
     """Moment at which they are compared by the headline."""
 
-    skip: int
-    """Number of tasks (or steps) at the beginning that averages leave out."""
-
     metrics: tuple[str, ...]
     """Names of all that was measured, in the order of the rows."""
 
@@ -84,6 +81,17 @@ class Comparison:
 
     notes: tuple[str, ...]
     """Remarks that a reader needs to interpret the results."""
+
+    @property
+    def skip(self) -> int:
+        """Number of tasks (or steps) at the beginning that averages leave out."""
+        return self.arms[0].skip
+
+    @property
+    def averaged(self) -> str:
+        """Description of what averages are taken over."""
+        but = f" but {self.axis.first(self.skip)}" if self.skip else ""
+        return f"averaged over the {self.axis.name}s{but}"
 
     @property
     def chosen_metrics(self) -> tuple[str, ...]:
@@ -180,7 +188,6 @@ def compare(
         baseline=reference,
         headline=headline,
         moment=moment,
-        skip=by.skip,
         metrics=metrics,
         confidence=confidence,
         unfinished=tuple(run for arm in arms for run in arm.unfinished),

@@ -76,13 +76,10 @@ def _when(comparison: Comparison) -> str:
         if axis.done_at(last) >= planned:
             return f"at the last {axis.name} ({axis.text(last)})"
         return f"at {axis.name} {axis.text(last)}, the last that all share, of {axis.text(planned)} planned"
-    but = f" but {axis.first(comparison.skip)}" if comparison.skip else ""
     if axis.done_at(last) >= planned:
-        return f"averaged over the {axis.name}s{but}"
-    return (
-        f"averaged over the {axis.name}s{but} to {axis.text(last)}, the last that all share, of"
-        f" {axis.text(planned)} planned"
-    )
+        return comparison.averaged
+    reached = f"to {axis.text(last)}, the last that all share, of {axis.text(planned)} planned"
+    return f"{comparison.averaged} {reached}"
 
 
 def _where_none(comparison: Comparison) -> str:

@@ -71,7 +71,7 @@ def page(
     Args:
         comparisons: Comparisons, one per benchmark.
         found: Scores on all of them, if there are several.
-        files: Names of the static figures that stand beside the page, for each comparison.
+        files: Names of the static figures that stand beside the page, by what they show.
 
     Returns:
         A complete HTML document, to be encoded as UTF-8.

@@ -7,7 +7,6 @@ and marker, which stay distinct in greyscale. Nothing here touches pyplot's glob
 from __future__ import annotations
 
 import io
-import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from plasticity.scripts.config.nested import shortest
+from plasticity.scripts.report.legend import legend_columns, legend_handles, legend_lines
 from plasticity.scripts.report.metric_names import short_count
 from plasticity.scripts.report.statistics import Array
 
@@ -41,10 +40,6 @@ DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
 NOTE_CHARACTERS_PER_INCH = 14  # at nine points
-INCHES_PER_CHARACTER = 0.085  # of a legend, at ten points
-LEGEND_MARK = 0.98  # inches of the line of an entry, and the space around it
-LEGEND_MARGIN = 0.2  # inches
-MAX_CHARACTERS = 40  # in a line of a legend: a single long name leaves room for a second column
 THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
 RC_PARAMS: Any = {
@@ -192,9 +187,10 @@ def panels_figure(
         width = 1.0 + {1: 6.6, 2: 4.6, 3: 3.5}.get(columns, 3.1) * columns
         height = 3.9 if columns < 3 else 2.9
         panels = [panel for row in rows for panel in row if isinstance(panel, Panel)]
-        handles = _legend_handles(panels, width)
-        columns_of_legend = _legend_columns(handles, width)
-        legend_rows = _lines_of_legend(handles, columns_of_legend)
+        styles = {line.label: style_of(line.style) for panel in panels for line in panel.lines}
+        handles = legend_handles(styles, width)
+        columns_of_legend = legend_columns(handles, width)
+        legend_rows = legend_lines(handles, columns_of_legend)
         note = textwrap.fill(note, round(NOTE_CHARACTERS_PER_INCH * width))
         head = 0.15 + 0.24 * legend_rows
         foot = 0.1 + 0.18 * len(note.splitlines()) if note else 0.05
@@ -243,47 +239,6 @@ def style_of(index: int) -> tuple[str, Any, str]:
         STYLES[(index + turn) % number][1],
         STYLES[(index + 2 * turn) % number][2],
     )
-
-
-def _legend_handles(panels: Sequence[Panel], width: float) -> list[Line2D]:
-    """Return the entries of a legend, each in lines that a figure of a width in inches has room for."""
-    room = int((width - 2 * LEGEND_MARGIN - LEGEND_MARK) / INCHES_PER_CHARACTER)
-    room = min(room, MAX_CHARACTERS)
-    styles = {line.label: line.style for panel in panels for line in panel.lines}
-    handles = []
-    for label, style in styles.items():
-        colour, dash, marker = style_of(style)
-        handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, lw=2, ms=6))
-        handles[-1].set_label(textwrap.fill(label, room))
-    return handles
-
-
-def _legend_columns(handles: Sequence[Line2D], width: float) -> int:
-    """Return the largest number of columns of a legend that fit into a width, in inches."""
-    for columns in range(len(handles), 1, -1):
-        longest = [
-            max(len(line) for entry in entries for line in str(entry.get_label()).splitlines())
-            for entries in _entries_by_column(handles, columns)
-        ]
-        inches = sum(LEGEND_MARK + INCHES_PER_CHARACTER * length for length in longest)
-        if inches <= width - 2 * LEGEND_MARGIN:
-            return columns
-    return 1
-
-
-def _lines_of_legend(handles: Sequence[Line2D], columns: int) -> int:
-    """Return the number of lines of the longest column, at least 1."""
-    return max(
-        sum(len(str(entry.get_label()).splitlines()) for entry in entries) or 1
-        for entries in _entries_by_column(handles, columns)
-    )
-
-
-def _entries_by_column(handles: Sequence[Line2D], columns: int) -> list[Sequence[Line2D]]:
-    """Return the entries of each column as matplotlib fills them: the first ones take what is over."""
-    short, over = divmod(len(handles), columns)
-    starts = [each * short + min(each, over) for each in range(columns + 1)]
-    return [handles[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

@@ -26,6 +26,9 @@ REQUIRED_KEYS = ("benchmark", "method", "seed")
 PARTIAL = ".collecting"
 """Ending of the name of a folder that `plasticity collect` was copying when it was interrupted."""
 
+ARCHIVE = ".tar.xz"
+"""Ending of the name of a compressed file that `plasticity collect` packs runs into."""
+
 Row = Mapping[str, float | None]
 
 
@@ -224,7 +227,7 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def _remedy(root: Path) -> str:
-    if root.is_file() and root.name.endswith(".tar.xz"):
+    if root.is_file() and root.name.endswith(ARCHIVE):
         return f"Unpack it with: plasticity collect {root} --out runs/collected"
     return f"Create runs with: plasticity run permuted-digits --out {root}"
 

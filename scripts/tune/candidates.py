@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from plasticity.scripts.config.grid import Axis, settings_name
@@ -58,8 +58,8 @@ class GridSearch:
     def __init__(self, axes: Sequence[Axis], budget: int, seed: int) -> None:
         self._axes = axes
         positions = [range(len(axis.values)) for axis in axes]
-        self._chosen: Iterable[Sequence[int]] = (
-            itertools.product(*positions)
+        self._chosen = (
+            list(itertools.product(*positions))
             if number_of_settings(axes) <= budget
             else _balanced(list(map(len, positions)), budget, random.Random(seed))
         )

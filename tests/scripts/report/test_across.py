@@ -9,8 +9,6 @@ from plasticity.scripts.report.across import (
     across_headline,
     across_table,
     improvement_table,
-    improvements,
-    profiles,
 )
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.run_folders import by_benchmark
@@ -117,7 +115,7 @@ def test_a_single_seed_has_no_interval(tmp_path):
 def test_profiles_fall_from_the_lowest_score_to_the_highest(tmp_path):
     for benchmark in ("permuted-digits", "permuted-mnist"):
         write_runs(tmp_path, benchmark, {"none": NONE, "syre": SYRE})
-    thresholds, shares = profiles(across_of(tmp_path))
+    thresholds, shares = across_of(tmp_path).profiles
     assert (thresholds[0], thresholds[-1]) == pytest.approx((0.1, 0.8))
     share, low, high = shares["none"]
     # above 0.1: 0.2, 0.3 and 0.4 of four
@@ -133,7 +131,7 @@ def test_every_method_is_compared_with_every_other(tmp_path):
         values = {"none": NONE, "syre": SYRE, "redo": [[0.3], [0.35], [0.6], [0.9]]}
         write_runs(tmp_path, benchmark, values)
     found = across_of(tmp_path)
-    methods, values = improvements(found)
+    methods, values = found.improvements
     assert methods == ["syre", "redo", "none"]
     # syre over redo: 0.5 and 0.6 beat two each and 0.6 ties with one, 0.7 and 0.8 beat three: 10.5 of 16;
     # redo over none: 0.3 beats two and ties with one, 0.35 beats three, the others all: 13.5 of 16

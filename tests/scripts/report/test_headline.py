@@ -1,7 +1,5 @@
 """Headlines: means, intervals and p-values by arithmetic on a few seeds."""
 
-import json
-
 import pytest
 from made_runs import write_runs
 
@@ -11,18 +9,8 @@ from plasticity.scripts.report.run_folders import find_runs
 
 
 def headline_of(root, values, metric="test_accuracy", baseline=None):
-    for method, of_seeds in values.items():
-        for seed, value in enumerate(of_seeds):
-            folder = root / method / f"seed_{seed}"
-            folder.mkdir(parents=True)
-            config = {
-                "benchmark": "permuted-digits",
-                "method": {} if method == "none" else {method: {}},
-                "seed": seed,
-                "stream": {"num_tasks": 1},
-            }
-            (folder / "config.json").write_text(json.dumps(config))
-            (folder / "metrics.jsonl").write_text(json.dumps({"task": 0, metric: value}) + "\n")
+    runs = {method: [[value] for value in of_seeds] for method, of_seeds in values.items()}
+    write_runs(root, "permuted-digits", runs, metric=metric)
     return headline(compare(find_runs(root), baseline, 0.95))
 
 

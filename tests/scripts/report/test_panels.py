@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from plasticity.scripts.report.arms import known_methods
 from plasticity.scripts.report.panels import (
     STYLES,
     HeatMap,
@@ -141,23 +140,6 @@ def test_a_grid_has_one_legend_and_labels_below_each_column():
     assert labels == ["none", "syre"]
     # The first row is the last of the second column.
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "task", "task"]
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-def test_the_legend_of_many_methods_is_inside_of_the_figure(columns):
-    labels = [*known_methods()[:30], "layer-norm+regrama+proximal-features+weight-clipping"]
-    labels.append("+".join(known_methods()[1:12]))  # longer than the figure is wide
-    lines = tuple(make_line(label, index) for index, label in enumerate(labels))
-    figure = panels_figure([[make_panel(*lines)] * columns], "task")
-    (legend,) = figure.legends
-    figure.draw_without_rendering()
-    box, whole = legend.get_window_extent(), figure.bbox
-    assert box.x0 >= whole.x0
-    assert box.x1 <= whole.x1
-    assert box.y1 <= whole.y1
-    assert box.y0 >= max(axes.get_tightbbox().y1 for axes in figure.axes)
-    texts = [text.get_text().replace("\n", "") for text in legend.get_texts()]
-    assert texts == labels
 
 
 def test_pictures_stand_beside_panels():

@@ -1,11 +1,10 @@
 """Rank correlations against scipy's, by hand, and over many draws; tables of made-up runs."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import write_run
 from scipy.stats import spearmanr
 
 from plasticity.scripts.report.aggregates import rank_correlation
@@ -80,21 +79,12 @@ def test_groups_without_an_order_do_not_count():
 
 
 def write(root, method, seed, rank, gap, tasks=4):
-    folder = root / method / f"seed_{seed}"
-    folder.mkdir(parents=True)
-    config = {
-        "benchmark": "permuted-digits",
-        "method": {} if method == "none" else {method: {}},
-        "seed": seed,
-        "stream": {"num_tasks": 4},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
     rows = [
         {"task": task, "test_accuracy": 0.5, "effective_rank/fc1": rank if task == 1 else 7.0}
         for task in range(tasks)
     ]
     rows[0]["plasticity_gap"], rows[-1]["plasticity_gap"] = 0.0, gap
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_run(root, "permuted-digits", method, seed, rows, tasks=4)
 
 
 def table_of(root):
@@ -147,6 +137,6 @@ def test_too_few_methods_are_not_compared_across(tmp_path):
 def test_without_a_gap_or_runs_there_is_no_table(tmp_path):
     write(tmp_path, "none", 0, 1.0, 0.5)
     assert table_of(tmp_path) is None
-    file = tmp_path / "none" / "seed_0" / "metrics.jsonl"
+    file = tmp_path / "permuted-digits" / "none" / "seed_0" / "metrics.jsonl"
     file.write_text('{"task": 0, "test_accuracy": 0.5, "effective_rank/fc1": 1.0}\n')
     assert table_of(tmp_path) is None

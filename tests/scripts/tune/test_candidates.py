@@ -26,6 +26,13 @@ def test_all_combinations_are_tried_where_the_budget_allows_it():
     assert tried(search_of("random", [], 3, "none")) == [{}]
 
 
+def test_rounds_may_be_asked_for_again():
+    for budget in (2, 6):
+        search = GridSearch(AXES, budget, seed=0)
+        assert tried(search) == tried(search)
+        assert len(tried(search)) == budget
+
+
 @given(st.integers(1, 7), st.integers(0, 2**40))
 def test_a_draw_is_of_distinct_combinations_and_the_same_each_time(budget, seed):
     found = tried(GridSearch(AXES, budget, seed))
