@@ -2,6 +2,14 @@
 
 import json
 
+from plasticity.scripts.report.sources import open_sources, runs_by_benchmark
+
+
+def by_benchmark(root):
+    """Read the runs of one folder."""
+    with open_sources([root]) as sources:
+        return runs_by_benchmark(sources)
+
 
 def write_run(root, benchmark, method, seed, rows, *, tasks=None, settings=None):
     """Write the folder of one run of a benchmark of tasks, with these rows; other arguments as below."""

@@ -6,6 +6,9 @@ import io
 import lzma
 import shutil
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -92,6 +95,25 @@ def unpack(archive: Path, folder: Path) -> None:
         ) from error
     if not any(folder.rglob("config.json")):
         raise ValueError(f"{archive} holds no run: give an archive that plasticity collect wrote.")
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Provide a folder with the runs of an archive, until the end.
+
+    Raises:
+        ValueError: as `unpack`.
+    """
+    with temporary_folder(archive) as folder:
+        unpack(archive, folder)
+        yield folder
+
+
+@contextmanager
+def temporary_folder(archive: Path) -> Iterator[Path]:
+    """Provide an empty folder until the end, whose name makes messages about runs in it readable."""
+    with tempfile.TemporaryDirectory(prefix=f"{archive.name}-") as folder:
+        yield Path(folder)
 
 
 def _is_of_a_run(member: tarfile.TarInfo) -> bool:

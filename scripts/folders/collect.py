@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,7 +13,14 @@ import tyro
 
 from plasticity.scripts.config.nested import flattened
 from plasticity.scripts.config.run_config import FREE_TO_CHANGE, without_origin
-from plasticity.scripts.folders.archive import KEPT, is_archive, pack, unpack
+from plasticity.scripts.folders.archive import (
+    KEPT,
+    is_archive,
+    pack,
+    temporary_folder,
+    unpack,
+    unpacked,
+)
 from plasticity.scripts.report.run_folders import PARTIAL, Run, find_runs, read_run
 from plasticity.scripts.run.locks import is_locked
 from plasticity.scripts.run.progress import Messages
@@ -62,9 +68,12 @@ def collect(config: CollectConfig) -> Counter[str]:
         raise ValueError("Name the folders to collect: plasticity collect A B --out C.")
     with ExitStack() as opened:
         is_packed = is_archive(config.out)
-        folders = [_unpacked(each, opened) if is_archive(each) else each for each in config.folders]
+        folders = [
+            opened.enter_context(unpacked(each)) if is_archive(each) else each
+            for each in config.folders
+        ]
         if is_packed:
-            staging = _temporary(config.out, opened)
+            staging = opened.enter_context(temporary_folder(config.out))
             if config.out.exists():
                 unpack(config.out, staging)
             counts = _collect(folders, staging, only_rows=True)
@@ -76,17 +85,6 @@ def collect(config: CollectConfig) -> Counter[str]:
         f" ones with a checkpoint, {counts['kept']} there already."
     )
     return counts
-
-
-def _unpacked(archive: Path, opened: ExitStack) -> Path:
-    folder = _temporary(archive, opened)
-    unpack(archive, folder)
-    return folder
-
-
-def _temporary(archive: Path, opened: ExitStack) -> Path:
-    """Return a folder that messages about its runs can be read with; it is deleted at the end."""
-    return Path(opened.enter_context(tempfile.TemporaryDirectory(prefix=f"{archive.name}-")))
 
 
 def _collect(folders: Sequence[Path], out: Path, *, only_rows: bool) -> Counter[str]:

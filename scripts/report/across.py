@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class Across:
     """Method that the others are compared with, if it is the same on all benchmarks."""
 
     left_out: tuple[str, ...]
-    """Methods without scores on all benchmarks at any seed."""
+    """Methods without a score on some benchmark."""
 
     diverged: tuple[str, ...]
     """Methods with a run that diverged on some benchmark, which has no score there."""
@@ -171,10 +172,15 @@ def _scaled(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, fl
 
 
 def _of_all(method: str, by_benchmark: Sequence[Mapping[str, Mapping[int, float]]]) -> Array:
-    """Return the scores at the seeds that a method has on all benchmarks. Shape: (seeds, benchmarks)."""
+    """Return the scores of a method on all benchmarks, of as many seeds on each. Shape: (seeds, benchmarks).
+
+    Which seeds they are matters only within a benchmark, where methods are compared; those of two benchmarks
+    have nothing in common. Of a benchmark with more seeds than another the first ones count.
+    """
     found = [scores.get(method, {}) for scores in by_benchmark]
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in found)))
-    return np.array([[by_seed[seed] for by_seed in found] for seed in seeds], dtype=np.float64)
+    count = min(map(len, found))
+    columns = [[by_seed[seed] for seed in sorted(by_seed)[:count]] for by_seed in found]
+    return np.array(columns, dtype=np.float64).T
 
 
 # ---- what is shown ----------------------------------------------------------------------------------
@@ -184,11 +190,9 @@ def across_table(found: Across) -> Table:
     """Return interquartile means, and probabilities of improvement over the baseline, by method."""
     rows = []
     for method, scores in found.scores.items():
-        middle = float(interquartile_mean(scores))
-        low, high = stratified_bootstrap(interquartile_mean, scores, confidence=found.confidence)
         cells = [
             Cell(method, (f"{len(scores)} seed{'s' if len(scores) > 1 else ''}",)),
-            _cell(middle, float(low), float(high), len(scores)),
+            _cell(*interquartile(found, method), len(scores)),
         ]
         if found.baseline is not None:
             cells.append(_improvement(found, method))
@@ -197,6 +201,25 @@ def across_table(found: Across) -> Table:
     if found.baseline is not None:
         columns.append(f"probability of improvement\nover {found.baseline}")
     return Table("all benchmarks", tuple(columns), tuple(rows))
+
+
+def interquartile(found: Across, method: str) -> tuple[float, float, float]:
+    """Return the interquartile mean of a method, and both ends of its interval; NaN with one seed."""
+    return interquartile_with_interval(found.scores[method], found.confidence)
+
+
+def interquartile_with_interval(scores: Array, confidence: float) -> tuple[float, float, float]:
+    """Return the interquartile mean, and both ends of its bootstrap interval; NaN with one seed.
+
+    Args:
+        scores: Shape: (seeds, benchmarks).
+        confidence: Confidence level of the interval.
+    """
+    middle = float(interquartile_mean(scores))
+    if len(scores) < 2:
+        return middle, math.nan, math.nan
+    low, high = stratified_bootstrap(interquartile_mean, scores, confidence=confidence)
+    return middle, float(low), float(high)
 
 
 def _improvement(found: Across, method: str) -> Cell:
@@ -233,6 +256,26 @@ def improvement_table(found: Across) -> Table | None:
     return Table(
         "Probability that a run of the row beats one of the column", ("method", *methods), rows
     )
+
+
+def across_notes(found: Across) -> list[str]:
+    """Return what a reader needs to interpret the table and the figures."""
+    share = f"{100 * found.confidence:g} %"
+    notes = [
+        f"{found.meaning} In parentheses: {share} bootstrap intervals, stratified by benchmark; they are too"
+        " narrow with few seeds. The interquartile mean is that of the middle half of all runs. The"
+        " performance profile is the share of runs above each score."
+    ]
+    if found.left_out:
+        notes.append(
+            f"Left out, for want of a score on each benchmark: {', '.join(found.left_out)}."
+        )
+    if found.diverged:
+        notes.append(
+            f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
+            " method."
+        )
+    return notes
 
 
 def across_headline(found: Across) -> str:

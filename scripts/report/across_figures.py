@@ -1,27 +1,86 @@
-"""Figures over all benchmarks: performance profiles, and which method beats which."""
+"""Figures over all benchmarks: means on each, performance profiles, and which method beats which."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from plasticity.scripts.report.across import Across
-from plasticity.scripts.report.contents import styles_of
+from plasticity.scripts.report.across import Across, interquartile_with_interval
+from plasticity.scripts.report.arms import shared_positions, values_at
+from plasticity.scripts.report.comparison import Comparison
+from plasticity.scripts.report.contents import MAX_COLUMNS, styles_of
 from plasticity.scripts.report.figures import readable
-from plasticity.scripts.report.panels import RC_PARAMS, Line, Panel, new_figure, panels_figure
+from plasticity.scripts.report.metric_names import factor_of, is_better_lower, with_unit
+from plasticity.scripts.report.panels import (
+    RC_PARAMS,
+    Line,
+    Panel,
+    new_figure,
+    panels_figure,
+    style_of,
+)
 
 
-def draw_across(found: Across) -> dict[str, Figure]:
+def draw_across(found: Across, comparisons: Sequence[Comparison]) -> dict[str, Figure]:
     """Draw the figures over all benchmarks.
 
+    Args:
+        found: Scores of the methods.
+        comparisons: Comparisons that they are those of.
+
     Returns:
-        Figures by name: profiles, and improvement if there are two methods or more.
+        Figures by name: means, profiles, and improvement if there are two methods or more.
     """
-    figures = {"profiles": _profiles(found)}
+    figures = {"means": _means(found, comparisons), "profiles": _profiles(found)}
     if len(found.scores) > 1:
         figures["improvement"] = _improvement(found)
     return figures
+
+
+def _means(found: Across, comparisons: Sequence[Comparison]) -> Figure:
+    """Draw the interquartile mean of each method on each benchmark, the best methods over all at the top."""
+    methods = found.improvements[0]
+    styles = styles_of(list(found.scores))
+    columns = min(MAX_COLUMNS, len(comparisons))
+    rows = -(-len(comparisons) // columns)
+    height = 0.75 + 0.24 * len(methods)
+    with mpl.rc_context(RC_PARAMS):
+        figure = new_figure(1.6 + 2.6 * columns, height * rows + 0.3)
+        for number, comparison in enumerate(comparisons):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            _draw_means(axes, comparison, methods, styles)
+            if number % columns:
+                axes.set_yticklabels([])
+        share = f"{100 * found.confidence:g} %"
+        figure.supxlabel(f"interquartile mean over seeds, {share} bootstrap interval", fontsize=9)
+        return figure
+
+
+def _draw_means(
+    axes: Axes, comparison: Comparison, methods: Sequence[str], styles: Mapping[str, int]
+) -> None:
+    metric = comparison.headline
+    where = shared_positions(comparison.chosen, metric)
+    arms = {arm.method: arm for arm in comparison.chosen}
+    for row, method in enumerate(methods):
+        every = values_at(arms[method], metric, comparison.moment, where).values()
+        values = factor_of(metric) * np.array([value for value in every if value is not None])
+        middle, low, high = interquartile_with_interval(values[:, None], comparison.confidence)
+        colour, _, marker = style_of(styles[method])
+        axes.plot([low, high], [row, row], color=colour, lw=2)
+        axes.plot(middle, row, color=colour, marker=marker, ms=7, mec="white", mew=0.6)
+    axes.set_title(comparison.benchmark, loc="left")
+    axes.set_xlabel(with_unit(metric))
+    axes.set_yticks(range(len(methods)), methods)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    if is_better_lower(metric):
+        axes.invert_xaxis()
 
 
 def _profiles(found: Across) -> Figure:
@@ -44,7 +103,8 @@ def _improvement(found: Across) -> Figure:
     methods, values = found.improvements
     count = len(methods)
     with mpl.rc_context({**RC_PARAMS, "axes.grid": False}):
-        figure = new_figure(3.0 + 0.55 * count, 1.6 + 0.4 * count)
+        # As high as the longest label needs, however few methods there are.
+        figure = new_figure(3.0 + 0.55 * count, max(3.4, 1.6 + 0.4 * count))
         axes = figure.add_subplot()
         image = axes.imshow(values, cmap="cividis", vmin=0.0, vmax=1.0, aspect="auto")
         axes.set_xticks(range(count), methods, rotation=45, ha="right", rotation_mode="anchor")

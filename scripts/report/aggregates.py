@@ -49,22 +49,6 @@ def interquartile_mean(scores: Array) -> Array:
     return np.asarray(pooled[..., cut : pooled.shape[-1] - cut].mean(axis=-1))
 
 
-def optimality_gap(scores: Array, target: float = 1.0) -> Array:
-    """Return how far scores are below a target on average; those above count as the target.
-
-    Args:
-        scores: Shape: (..., seeds, benchmarks).
-        target: Score beyond which nothing is gained.
-
-    Returns:
-        Shape: (...).
-
-    Raises:
-        ValueError: if there are no scores, or one is not finite.
-    """
-    return np.asarray(target - np.minimum(_pooled(scores), target).mean(axis=-1))
-
-
 def performance_profile(scores: Array, thresholds: Array) -> Array:
     """Return the share of scores above each threshold.
 

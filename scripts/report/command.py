@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import tyro
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as TerminalTable
@@ -16,15 +17,18 @@ from rich.text import Text
 
 import plasticity.scripts.reproduce  # noqa: F401  (registers figures, whose runs it reports too)
 from plasticity.checks import require_integer, require_known
-from plasticity.scripts.report.across import across
+from plasticity.scripts.folders.archive import is_archive
+from plasticity.scripts.report.across import Across, across, across_notes, across_table
 from plasticity.scripts.report.across_figures import draw_across
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures
+from plasticity.scripts.report.costs import Costs, benchmark_costs, costs_across, read_costs
+from plasticity.scripts.report.differences import differences_notes, differences_table
 from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
-from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.significance import significance_notes, significance_table
+from plasticity.scripts.report.sources import Source, open_sources, runs_by_benchmark
 from plasticity.scripts.report.statistics import require_confidence
 from plasticity.scripts.report.tables import Cell, Table, best_table, metric_table, task_table
 
@@ -39,18 +43,22 @@ MAX_TASK_ROWS = 10
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Compare the methods in a folder of runs: tables, figures, and a page with both.
+    """Compare the methods in folders of runs: tables, figures, and a page with both.
 
     Writes report.html, a page with interactive figures and sortable tables that needs no other file and no
     network, and every figure as PNG and PDF. Runs may be unfinished.
 
+    A benchmark that several folders have counts as one for each, named FOLDER/BENCHMARK: presets of it can be
+    reported together. To compare its runs from several machines, `plasticity collect` them first.
+
     Raises:
         TypeError: if the confidence or the number of tasks to skip is not a number.
-        ValueError: if one of them is out of range, or the moment is unknown.
+        ValueError: if one of them is out of range, the moment is unknown, or it is not known where to write.
     """
 
-    folder: tyro.conf.Positional[Path]
-    """Folder that contains runs, at any depth: the --out of `plasticity run`."""
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that contain runs, at any depth: the --out of `plasticity run`; or compressed files
+    (.tar.xz) that `plasticity collect` wrote."""
 
     baseline: str | None = None
     """Method that the others are compared with, seed by seed. None: weight-decay if it was run,
@@ -74,14 +82,22 @@ class ReportConfig:
     confidence: float = 0.95
     """Confidence level of the intervals over seeds, from 0.5 to below 1."""
 
+    costs: Path | None = None
+    """File that `plasticity bench --only methods --out FILE` wrote: figures of what methods bring over what
+    a step of them takes. None: no such figures."""
+
     out: Path | None = None
-    """Folder to write to, created if missing. None: the folder of runs."""
+    """Folder to write to, created if missing. None: the folder of runs, where there is only one."""
 
     def __post_init__(self) -> None:
         require_confidence(self.confidence)
         require_integer("--skip", self.skip, minimum=0)
         if self.moment is not None:
             require_known("--moment", self.moment, get_args(Moment))
+        if self.out is None and (len(self.folders) > 1 or any(map(is_archive, self.folders))):
+            raise ValueError(
+                "There is not one folder of runs to write the report to: name one, with --out."
+            )
 
 
 def report(config: ReportConfig) -> list[Path]:
@@ -97,18 +113,38 @@ def report(config: ReportConfig) -> list[Path]:
         ValueError: if there are no runs, a file of a run is broken, a name is unknown, or the figures
             and the page cannot be written; if methods cannot be compared by what is wanted.
     """
-    groups = by_benchmark(Path(config.folder))
+    with open_sources(config.folders) as sources:
+        comparisons = _comparisons(config, sources)
+        return _show(config, comparisons)
+
+
+def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Comparison]:
     by = Criterion(config.by, config.moment, config.skip)
-    comparisons = [
-        compare(runs, config.baseline, config.confidence, by) for runs in groups.values()
-    ]
+    temporary = tuple(source.folder for source in sources if source.is_unpacked)
+    found = []
+    for benchmark, runs in runs_by_benchmark(sources).items():
+        comparison = compare(runs, config.baseline, config.confidence, by)
+        left = (run for run in comparison.unfinished if not _is_in(run.path, temporary))
+        found.append(replace(comparison, benchmark=benchmark, unfinished=tuple(left)))
+    return found
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _show(config: ReportConfig, comparisons: Sequence[Comparison]) -> list[Path]:
     known = list(dict.fromkeys(name for each in comparisons for name in each.metrics))
     wanted = resolve(config.metrics, known)
     # Written before anything is printed, so that closing the pipe early (`| head`) loses no figure.
-    written = _write(Path(config.folder) if config.out is None else config.out, comparisons)
+    costs = {} if config.costs is None else read_costs(config.costs)
+    found = across(comparisons)
+    written = _write(config.out or config.folders[0], comparisons, found, costs)
     console = Console(
         width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, emoji=False
     )
+    if found is not None:
+        _print_across(console, comparisons, found)
     for comparison in comparisons:
         shown = [name for name in wanted if name in comparison.metrics]
         _print(console, comparison, shown or comparison.leading_metrics)
@@ -118,10 +154,17 @@ def report(config: ReportConfig) -> list[Path]:
     return written
 
 
-def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
-    found = across(comparisons)
-    drawn = {} if found is None else {"all": draw_across(found)}
-    drawn |= {comparison.benchmark: draw_figures(comparison) for comparison in comparisons}
+def _write(
+    folder: Path, comparisons: Sequence[Comparison], found: Across | None, costs: Costs
+) -> list[Path]:
+    drawn = {}
+    if found is not None:
+        drawn["all"] = draw_across(found, comparisons)
+        _add_costs(drawn["all"], costs_across(found, costs))
+    subjects = _file_names([each.benchmark for each in comparisons])
+    for subject, comparison in zip(subjects, comparisons, strict=True):
+        drawn[subject] = draw_figures(comparison)
+        _add_costs(drawn[subject], benchmark_costs(comparison, costs))
     figures: dict[Path, bytes] = {}
     names = []
     for subject, of_subject in drawn.items():
@@ -142,6 +185,22 @@ def _write(folder: Path, comparisons: Sequence[Comparison]) -> list[Path]:
             f"Cannot write to {folder} ({error.strerror}): pass --out a folder that you can write to."
         ) from error
     return list(files)
+
+
+def _add_costs(figures: dict[str, Figure], figure: Figure | None) -> None:
+    if figure is not None:
+        figures["costs"] = figure
+
+
+def _file_names(benchmarks: Sequence[str]) -> list[str]:
+    """Return beginnings of file names, each another, of benchmarks that may have a folder before the name."""
+    names: list[str] = []
+    for benchmark in benchmarks:
+        name = benchmark.strip("./").replace("/", "_")
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 # ---- the terminal -----------------------------------------------------------------------------------
@@ -168,6 +227,14 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
         for command in commands:
             console.print(Text(f"  {command}"), soft_wrap=True)
     console.print()
+
+
+def _print_across(console: Console, comparisons: Sequence[Comparison], found: Across) -> None:
+    for table in (across_table(found), differences_table(comparisons)):
+        if table is not None:
+            console.print(_terminal_table(table, console.width))
+    for note in (*across_notes(found), *differences_notes(comparisons)):
+        console.print(Text(f"• {note}", style="dim"))
 
 
 def _print_tasks(console: Console, comparison: Comparison) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from plasticity.scripts.report.across import (
     Across,
     across_headline,
+    across_notes,
     across_table,
     improvement_table,
 )
@@ -20,6 +21,7 @@ from plasticity.scripts.report.comparison import (
     continue_commands,
     recorded,
 )
+from plasticity.scripts.report.differences import differences_notes, differences_table
 from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
@@ -93,7 +95,7 @@ def page(
     )
     parts.append(_for_papers(name for names in files for name in names))
     if found is not None:
-        parts.append(_all_benchmarks(found))
+        parts.append(_all_benchmarks(found, comparisons))
     parts += map(_section, comparisons)
     own = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     scripts = (
@@ -121,29 +123,11 @@ def _for_papers(names: Iterable[str]) -> str:
     return f"<details><summary>Figures for papers, beside this page</summary><ul>{links}</ul></details>"
 
 
-def _all_benchmarks(found: Across) -> str:
-    share = f"{100 * found.confidence:g} %"
-    note = (
-        f"{found.meaning} In parentheses: {share} bootstrap intervals, stratified by benchmark; they are too"
-        " narrow with few seeds. The interquartile mean is that of the middle half of all runs. The"
-        " performance profile is the share of runs above each score."
-    )
-    notes = [note]
-    if found.left_out:
-        notes.append(
-            f"Left out, for want of a seed with a score on each: {', '.join(found.left_out)}."
-        )
-    if found.diverged:
-        notes.append(
-            f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
-            " method."
-        )
-    matrix = improvement_table(found)
-    every = "" if matrix is None else f"\n{_table(matrix)}"
-    return (
-        f"<h2>All benchmarks</h2>\n{_table(across_table(found))}{every}\n{_notes(notes)}"
-        '\n<div id="profile" class="charts"></div>'
-    )
+def _all_benchmarks(found: Across, comparisons: Sequence[Comparison]) -> str:
+    tables = (across_table(found), differences_table(comparisons), improvement_table(found))
+    every = "\n".join(_table(table) for table in tables if table is not None)
+    notes = [*across_notes(found), *differences_notes(comparisons)]
+    return f'<h2>All benchmarks</h2>\n{every}\n{_notes(notes)}\n<div id="profile" class="charts"></div>'
 
 
 def _section(comparison: Comparison) -> str:

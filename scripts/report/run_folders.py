@@ -195,14 +195,6 @@ def _position(row: Row, key: str) -> int:
     return int(position)
 
 
-def by_benchmark(root: Path) -> dict[str, list[Run]]:
-    """Read every run below a folder as `find_runs`, by the names of their benchmarks."""
-    groups: dict[str, list[Run]] = {}
-    for run in find_runs(root):
-        groups.setdefault(run.benchmark, []).append(run)
-    return groups
-
-
 def find_runs(root: Path) -> list[Run]:
     """Read every run below a folder, in the order of their paths.
 

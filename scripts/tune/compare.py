@@ -49,5 +49,5 @@ def compare(options: RunOptions, axes: Sequence[Axis], wanted: CompareOptions, c
         return code
     from plasticity.scripts.report.command import ReportConfig, report  # noqa: PLC0415  (matplotlib)
 
-    report(ReportConfig(chosen.out))
+    report(ReportConfig((chosen.out,)))
     return 0

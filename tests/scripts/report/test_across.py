@@ -1,8 +1,10 @@
 """Aggregates over benchmarks, of scores that are chosen by hand."""
 
+import json
+
 import numpy as np
 import pytest
-from made_runs import write_runs
+from made_runs import by_benchmark, write_runs
 
 from plasticity.scripts.report.across import (
     across,
@@ -11,7 +13,6 @@ from plasticity.scripts.report.across import (
     improvement_table,
 )
 from plasticity.scripts.report.comparison import compare
-from plasticity.scripts.report.run_folders import by_benchmark
 
 NONE = [[0.1], [0.2], [0.3], [0.4]]
 SYRE = [[0.5], [0.6], [0.7], [0.8]]
@@ -61,10 +62,16 @@ def test_other_metrics_are_scaled_between_the_worst_and_the_best_run(tmp_path):
     assert "the worst run on a benchmark has 0" in found.meaning
 
 
-def test_only_methods_and_seeds_of_all_benchmarks_count(tmp_path):
+def test_only_methods_of_all_benchmarks_count_and_as_many_seeds_of_each(tmp_path):
     write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE, "redo": NONE})
     write_runs(tmp_path, "permuted-mnist", {"none": NONE[:2], "syre": SYRE})
+    for path in (tmp_path / "permuted-mnist" / "none").glob("seed_*"):
+        # Seeds of two benchmarks have nothing in common.
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "seed": config["seed"] + 100}))
     found = across_of(tmp_path)
+    # none's seeds 0 and 1 of the one, 100 and 101 of the other
+    assert found.scores["none"].tolist() == [[0.1, 0.1], [0.2, 0.2]]
     assert {method: each.shape for method, each in found.scores.items()} == {
         "none": (2, 2),
         "syre": (4, 2),

@@ -13,7 +13,6 @@ from plasticity.scripts.report.aggregates import (
     holm,
     interquartile_mean,
     least_p_value,
-    optimality_gap,
     performance_profile,
     probability_of_improvement,
     seeds_needed,
@@ -38,7 +37,6 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean(scores):
 def test_aggregates_by_hand():
     scores = np.array([[0.0, 0.9], [0.4, 1.5]])
     assert interquartile_mean(scores) == pytest.approx((0.4 + 0.9) / 2)
-    assert optimality_gap(scores) == pytest.approx((1 + 0.1 + 0.6 + 0) / 4)
     profile = performance_profile(scores, np.array([-1.0, 0.0, 0.4, 2.0]))
     assert profile.tolist() == [1.0, 0.75, 0.5, 0.0]  # strictly above
     stacked = np.stack([scores, scores + 1])
@@ -89,7 +87,6 @@ def test_aggregates_are_those_of_rliable():
     generator = np.random.default_rng(3)
     scores, others = generator.normal(0.5, 0.5, (10, 6)), generator.normal(0.3, 0.4, (8, 6))
     assert interquartile_mean(scores) == pytest.approx(metrics.aggregate_iqm(scores))
-    assert optimality_gap(scores) == pytest.approx(metrics.aggregate_optimality_gap(scores))
     expected = metrics.probability_of_improvement(scores, others)
     assert probability_of_improvement(scores, others) == pytest.approx(expected)
     thresholds = np.linspace(-1, 2, 31)
@@ -170,7 +167,6 @@ def test_what_seeds_can_show():
     [
         (lambda: interquartile_mean(np.ones(3)), r"shape \(seeds, benchmarks\).*\(3,\)"),
         (lambda: interquartile_mean(np.ones((0, 3))), "at least one of each"),
-        (lambda: optimality_gap(np.array([[np.nan]])), "must be finite"),
         (lambda: probability_of_improvement(np.ones((2, 2)), np.ones((2, 3))), "2 and 3"),
         (
             lambda: stratified_bootstrap(interquartile_mean, np.ones((2, 2)), confidence=1.0),

@@ -261,7 +261,7 @@ def test_what_changes_is_named_in_words(tmp_path, monkeypatch, keys, note):
     write_run(tmp_path, "none", 0, {200: row, 400: {**row, "task": 1}})
     figure = draw_figures(compared(tmp_path))["return"]
     assert any(text.get_text().endswith(f"dashed: {note}") for text in figure.texts)
-    report(ReportConfig(tmp_path))
+    report(ReportConfig((tmp_path,)))
     page = (tmp_path / "report.html").read_text()
     assert "half_length" not in page
     assert ("half length of each task" in page) == (len(keys) > 1)
@@ -444,7 +444,7 @@ def synthetic(tmp_path_factory):
 
 
 def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
-    written = report(ReportConfig(synthetic, out=tmp_path))
+    written = report(ReportConfig((synthetic,), out=tmp_path))
     assert [path.name for path in written] == [
         "report.html",
         *(
@@ -496,7 +496,7 @@ def test_the_friction_table_has_a_column_per_seed(synthetic):
 def test_many_tasks_are_shown_on_the_page_only(tmp_path, capsys):
     rows = {300: 1.0, 6000: 1.0}
     write_run(tmp_path, "none", 0, rows, episodes=[(task, 1.0) for task in range(20)])
-    report(ReportConfig(tmp_path))
+    report(ReportConfig((tmp_path,)))
     assert "The returns of all 20 tasks are in report.html." in capsys.readouterr().out
 
 

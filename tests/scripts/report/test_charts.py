@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import write_runs
+from made_runs import by_benchmark, write_runs
 from scipy import stats
 
 from plasticity.scripts.report import charts
 from plasticity.scripts.report.across import across
 from plasticity.scripts.report.charts import as_json, page_data
 from plasticity.scripts.report.comparison import compare
-from plasticity.scripts.report.run_folders import by_benchmark
 
 VALUES = {
     "none": [[0.9, 0.7, 0.5], [0.8, 0.6, None]],

@@ -355,7 +355,7 @@ def test_a_layer_that_no_best_arm_has_gets_neither_panel_nor_headline(tmp_path, 
     assert "effective_rank/fc2" in comparison.metrics  # the page's table of every arm has it
     titles = [axes.get_title("left") for axes in draw_figures(comparison)["ranks"].axes]
     assert titles == ["fc1"]
-    report(ReportConfig(tmp_path))
+    report(ReportConfig((tmp_path,)))
     printed = capsys.readouterr().out
     assert "effective rank, fc1" in printed
     assert "effective rank, fc2" not in printed
@@ -425,7 +425,7 @@ def synthetic(tmp_path_factory):
 
 
 def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
-    written = report(ReportConfig(synthetic, out=tmp_path / "new" / "folder"))
+    written = report(ReportConfig((synthetic,), out=tmp_path / "new" / "folder"))
     assert [path.name for path in written] == [
         "report.html",
         *(
@@ -460,8 +460,8 @@ def test_the_report_of_many_runs(synthetic, tmp_path, capsys):
 def test_the_same_runs_give_the_same_files(tmp_path):
     for seed in range(8):  # enough that resamples are drawn
         write_run(tmp_path / "runs", "none", seed, [0.5 + 0.01 * seed**2, 0.4])
-    once = report(ReportConfig(tmp_path / "runs", out=tmp_path / "once"))
-    again = report(ReportConfig(tmp_path / "runs", out=tmp_path / "again"))
+    once = report(ReportConfig((tmp_path / "runs",), out=tmp_path / "once"))
+    again = report(ReportConfig((tmp_path / "runs",), out=tmp_path / "again"))
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
 
@@ -476,7 +476,7 @@ def test_the_report_of_a_sweep(tmp_path, capsys):
                 )
     for seed in range(2):
         write_synthetic(tmp_path / "plain", "weight-decay", seed, tasks=4, decay=0.2)
-    names = [path.name for path in report(ReportConfig(tmp_path))]
+    names = [path.name for path in report(ReportConfig((tmp_path,)))]
     assert "permuted-digits_map.png" in names
     printed = capsys.readouterr().out
     assert "each method at its own best setting" in printed
@@ -485,14 +485,14 @@ def test_the_report_of_a_sweep(tmp_path, capsys):
 
 def test_names_from_the_folders_are_escaped(tmp_path):
     write_run(tmp_path, "<script>alert(1)", 0, [0.5], strength="<b>&")
-    content = report(ReportConfig(tmp_path))[0].read_text(encoding="utf-8")
+    content = report(ReportConfig((tmp_path,)))[0].read_text(encoding="utf-8")
     assert "<script>alert" not in content
     assert html.escape("<b>&") in content
 
 
 def test_metrics_instead_of_the_headline_ones(tmp_path, capsys):
     write_synthetic(tmp_path, "none", 0, tasks=2, decay=0.1)
-    report(ReportConfig(tmp_path, metrics=("approximate_rank", "weight_norm/total")))
+    report(ReportConfig((tmp_path,), metrics=("approximate_rank", "weight_norm/total")))
     printed = capsys.readouterr().out
     titles = re.findall(r"^(?:approximate|weight|test).*$", printed, flags=re.MULTILINE)
     assert [title.strip() for title in titles if "[" not in title and "-" not in title] == [
@@ -514,14 +514,14 @@ def test_runs_without_accuracies_are_reported_by_what_they_have(tmp_path, capsys
     (path / "config.json").write_text(json.dumps(config))
     rows = [{"task": 0, "step": step, "episode_return": step / 8} for step in (100, 200)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    names = [path.name for path in report(ReportConfig(tmp_path))]
+    names = [path.name for path in report(ReportConfig((tmp_path,)))]
     assert names == ["report.html", "slippery-ant_return.png", "slippery-ant_return.pdf"]
     printed = capsys.readouterr().out
     assert "episode return" in printed
     assert "(step 200)" in printed
     assert "25.0" in printed  # 200 / 8
     (path / "metrics.jsonl").write_text('{"task": 0, "step": 200, "wonder": 1}\n')
-    names = [path.name for path in report(ReportConfig(tmp_path))]
+    names = [path.name for path in report(ReportConfig((tmp_path,)))]
     assert names == ["report.html", "slippery-ant_progress.png", "slippery-ant_progress.pdf"]
 
 
@@ -529,7 +529,7 @@ def test_several_benchmarks_get_a_section_each(tmp_path):
     write_run(tmp_path, "none", 0, [0.5])
     other = tmp_path / "other"
     write_run(other, "none", 0, [0.5], benchmark="permuted-mnist")
-    page = read_page(report(ReportConfig(tmp_path))[0])
+    page = read_page(report(ReportConfig((tmp_path,)))[0])
     assert [t for t in page.text if t in ("permuted-mnist", "permuted-digits")] == [
         "permuted-mnist",
         "permuted-digits",
@@ -552,7 +552,7 @@ def test_several_benchmarks_get_a_section_each(tmp_path):
 )
 def test_unknown_names_suggest_the_nearest(synthetic, tmp_path, options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        report(ReportConfig(synthetic, out=tmp_path, **options))
+        report(ReportConfig((synthetic,), out=tmp_path, **options))
     assert "Known: " in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -560,19 +560,19 @@ def test_unknown_names_suggest_the_nearest(synthetic, tmp_path, options, message
 def test_runs_without_any_row_are_refused(tmp_path):
     write_run(tmp_path, "none", 0, [], tasks=3)
     with pytest.raises(ValueError, match="No run of permuted-digits has a row"):
-        report(ReportConfig(tmp_path))
+        report(ReportConfig((tmp_path,)))
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     write_run(tmp_path / "runs", "none", 0, [0.5])
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="pass --out a folder that you can write to"):
-        report(ReportConfig(tmp_path / "runs", out=tmp_path / "file" / "below"))
+        report(ReportConfig((tmp_path / "runs",), out=tmp_path / "file" / "below"))
 
 
 def test_a_confidence_out_of_range_is_refused(tmp_path):
     with pytest.raises(ValueError, match="confidence must be"):
-        ReportConfig(tmp_path, confidence=95)
+        ReportConfig((tmp_path,), confidence=95)
 
 
 # ---- fresh references -----------------------------------------------------
@@ -608,7 +608,7 @@ def test_the_plasticity_gap_leads_the_report(tmp_path, capsys):
     cells = {row[0].text: row[3] for row in table.rows}
     assert cells["none"].details[0] == "[-4.8, 44.8]"
     assert cells["syre"].details == ("[-24.8, 24.8]", "(-10.0, 10.0)")
-    report(ReportConfig(tmp_path))
+    report(ReportConfig((tmp_path,)))
     printed = capsys.readouterr().out
     assert printed.index("plasticity gap (%)") < printed.index("test accuracy (%)")
     assert "above 0: the past has cost plasticity" in " ".join(printed.split())

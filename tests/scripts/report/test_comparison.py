@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from made_runs import write_runs
+from made_runs import by_benchmark, write_runs
 
 from plasticity.scripts.report.across import across
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import Criterion, compare
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.metric_names import GAP
-from plasticity.scripts.report.run_folders import by_benchmark, find_runs
+from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.significance import evidence
 from plasticity.scripts.report.tables import best_table, metric_table
 
@@ -88,9 +88,9 @@ def test_what_cannot_be_compared_by_is_said(runs, tmp_path):
     ):
         compared(runs, (), "average", 3)
     with pytest.raises(ValueError, match="--skip"):
-        ReportConfig(tmp_path, skip=-1)
+        ReportConfig((tmp_path,), skip=-1)
     with pytest.raises(ValueError, match="Unknown --moment 'median'"):
-        ReportConfig(tmp_path, moment="median")
+        ReportConfig((tmp_path,), moment="median")
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_why_no_method_has_a_value(tmp_path):
 
 def test_the_page_says_it(runs, tmp_path):
     by = ReportConfig(
-        tmp_path, by=("test_accuracy",), moment="average", skip=1, out=tmp_path / "out"
+        (tmp_path,), by=("test_accuracy",), moment="average", skip=1, out=tmp_path / "out"
     )
     page = report(by)[0].read_text(encoding="utf-8")
     assert "averaged over the tasks but the first task" in page

@@ -6,12 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from made_runs import write_runs
+from made_runs import by_benchmark, write_runs
 
 from plasticity.scripts.report.across import across
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.page import page
-from plasticity.scripts.report.run_folders import by_benchmark
 from plasticity.scripts.report.statistics import bands
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -99,7 +99,7 @@ def test_a_measure_at_a_third_of_the_run_is_compared_with_the_gap_at_its_end(tmp
     assert [cell.text for cell in row] == ["effective rank, fc1", "-1.00", "+1.00"]
     assert row[1].details[1] == "12 values"
     assert row[2].details[1] == "4 values"
-    page = report(ReportConfig(tmp_path))[0].read_text(encoding="utf-8")
+    page = report(ReportConfig((tmp_path,)))[0].read_text(encoding="utf-8")
     assert "What predicts the plasticity gap" in page
 
 

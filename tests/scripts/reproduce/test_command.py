@@ -57,7 +57,7 @@ def test_a_figure_is_run_judged_and_drawn(tmp_path, capsys):
     assert reproduce(["walks", "--out", str(tmp_path), *QUICK]) == 0
     assert before == {file: file.stat().st_mtime_ns for file in runs.rglob("metrics.jsonl")}
     assert "12 of 12 runs are already finished" in capsys.readouterr().err
-    written = report(ReportConfig(runs, out=tmp_path / "report"))
+    written = report(ReportConfig((runs,), out=tmp_path / "report"))
     assert written[0].name == "report.html"
     assert "(step 6)" in capsys.readouterr().out
 
