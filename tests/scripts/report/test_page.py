@@ -9,6 +9,7 @@ import pytest
 from made_runs import by_benchmark, write_runs
 
 from plasticity.scripts.report.across import across
+from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.statistics import bands
@@ -252,3 +253,25 @@ def test_in_print_a_dark_page_is_dark_on_white_and_without_controls(opened):
     assert label.evaluate("(each) => getComputedStyle(each).fill") == "rgb(27, 27, 27)"
     assert not tab.locator("#controls").is_visible()
     assert not tab.locator(".downloads").first.is_visible()
+
+
+def test_presets_of_one_benchmark_have_controls_and_maps_of_their_own(opened, tmp_path):
+    for preset in ("quick", "narrow"):
+        for sigma in (0.1, 1.0):
+            for strength in (0.1, 0.01):
+                folder = tmp_path / preset / f"{sigma}_{strength}"
+                settings = {"strength": strength, "sigma": sigma}
+                values = {"syre": VALUES["syre"]}
+                write_runs(folder, "permuted-digits", values, settings=settings)
+    path, *_ = report(
+        ReportConfig((tmp_path / "quick", tmp_path / "narrow"), out=tmp_path / "page")
+    )
+    tab = opened(path=path)
+    assert captions(tab) == [
+        f"{name}/permuted-digits: test accuracy" for name in ("quick", "narrow")
+    ]
+    for name in ("quick", "narrow"):
+        assert tab.locator(f'[id="map-{name}/permuted-digits"] svg').count() == 1
+    changed(tab, lambda: tab.get_by_role("checkbox", name="quick/permuted-digits").uncheck())
+    assert captions(tab) == ["narrow/permuted-digits: test accuracy"]
+    assert saved(tab, "CSV of narrow/permuted-digits: test accuracy").startswith("method,task,")
