@@ -20,7 +20,13 @@ from plasticity.checks import require_integer, require_known
 from plasticity.scripts.folders.archive import is_archive
 from plasticity.scripts.report.across import Across, across, across_notes, across_table
 from plasticity.scripts.report.across_figures import draw_across
-from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
+from plasticity.scripts.report.comparison import (
+    Comparison,
+    Criterion,
+    baseline_names,
+    compare,
+    continue_commands,
+)
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.costs import Costs, benchmark_costs, costs_across, read_costs
 from plasticity.scripts.report.differences import differences_notes, differences_table
@@ -61,8 +67,8 @@ class ReportConfig:
     (.tar.xz) that `plasticity collect` wrote."""
 
     baseline: str | None = None
-    """Method that the others are compared with, seed by seed. None: weight-decay if it was run,
-    otherwise the method "none"."""
+    """Method that the others are compared with, seed by seed, on the benchmarks that have it. None:
+    weight-decay if it was run, otherwise the method "none"."""
 
     metrics: tuple[str, ...] = ()
     """Metrics to print instead of the headline ones; a name without a layer selects all its layers.
@@ -121,9 +127,13 @@ def report(config: ReportConfig) -> list[Path]:
 def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Comparison]:
     by = Criterion(config.by, config.moment, config.skip)
     temporary = tuple(source.folder for source in sources if source.is_unpacked)
+    every = runs_by_benchmark(sources)
+    if config.baseline is not None:
+        names = [name for runs in every.values() for name in baseline_names(runs)]
+        require_known("baseline", config.baseline, dict.fromkeys(names))
     found = []
-    for benchmark, runs in runs_by_benchmark(sources).items():
-        comparison = compare(runs, config.baseline, config.confidence, by)
+    for benchmark, runs in every.items():
+        comparison = compare(runs, config.baseline, config.confidence, by, may_lack_it=True)
         left = (run for run in comparison.unfinished if not _is_in(run.path, temporary))
         found.append(replace(comparison, benchmark=benchmark, unfinished=tuple(left)))
     return found

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from plasticity.checks import nearest
+from plasticity.checks import nearest, require_known
 from plasticity.scripts.config.run_config import MADE_BY
 from plasticity.scripts.report.arms import (
     Arm,
@@ -132,7 +132,12 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run], baseline: str | None, confidence: float, by: Criterion | None = None
+    runs: Sequence[Run],
+    baseline: str | None,
+    confidence: float,
+    by: Criterion | None = None,
+    *,
+    may_lack_it: bool = False,
 ) -> Comparison:
     """Gather the runs of one benchmark into arms, and choose each method's best arm and the baseline.
 
@@ -142,6 +147,8 @@ def compare(
             optimizer, else no baseline.
         confidence: Confidence level of the intervals.
         by: What the methods are compared by. None: the headline metric at its usual moment.
+        may_lack_it: Whether the runs may lack the baseline, as one of other benchmarks; they have none then,
+            and a note says so.
 
     Raises:
         ValueError: if no run has a row yet, or none of the metrics to compare by, or all of them end before
@@ -164,8 +171,10 @@ def compare(
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
     chosen = tuple(best(members, headline, moment) for members in by_method.values())
-    reference = _baseline(baseline, started, chosen)
+    reference = _baseline(baseline, started, chosen, may_lack_it=may_lack_it)
     notes = [*_choice_notes(chosen, by_method, headline, moment), *_run_notes(arms), *notes]
+    if reference is None and baseline is not None:
+        notes.append(f"{baseline}, the baseline, was not run here: there are no differences to it.")
     if by.skip:
         first = started[0].started[0].axis.first(by.skip)
         notes.append(f"Averages leave out {first}.")
@@ -222,13 +231,21 @@ def _require_rest(arms: Sequence[Arm], skip: int) -> None:
         )
 
 
-def _baseline(name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm]) -> Arm | None:
+def baseline_names(runs: Sequence[Run]) -> list[str]:
+    """Return the names that a baseline of one benchmark may have: methods with a row, and labels of arms."""
+    arms, _ = gather(runs)
+    return [name for arm in arms if arm.started for name in (arm.method, arm.label)]
+
+
+def _baseline(
+    name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm], *, may_lack_it: bool
+) -> Arm | None:
     by_name = {arm.label: arm for arm in arms} | {arm.method: arm for arm in chosen}
     if name is None:
         return next((by_name[each] for each in PREFERRED_BASELINES if each in by_name), None)
-    if name not in by_name:
-        raise ValueError(f"Unknown baseline {name!r}.{nearest(name, by_name)}")
-    return by_name[name]
+    if not may_lack_it:
+        require_known("baseline", name, by_name)
+    return by_name.get(name)
 
 
 # ---- notes ------------------------------------------------------------------------------------------
