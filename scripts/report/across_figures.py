@@ -63,8 +63,10 @@ def _means(found: Across, comparisons: Sequence[Comparison]) -> Figure:
             axes.set_title(titles[number], loc="left")
             if number % columns:
                 axes.set_yticklabels([])
-        share = f"{100 * found.confidence:g} %"
-        figure.supxlabel(f"interquartile mean over seeds, {share} bootstrap interval", fontsize=9)
+        note = "interquartile mean over seeds"
+        if any(len(scores) > 1 for scores in found.scores.values()):
+            note += f", {100 * found.confidence:g} % bootstrap interval"
+        figure.supxlabel(note, fontsize=9)
         return figure
 
 

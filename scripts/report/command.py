@@ -42,6 +42,7 @@ WIDTH_ELSEWHERE = 100
 """Width of the tables, in characters, where the output is not a terminal."""
 
 NAME_WIDTH = 12  # characters that a method's name and its details need at least
+LONG_NAME_WIDTH = 24  # characters that they get in a table that is shown in parts
 
 MAX_TASK_ROWS = 10
 """Largest number of tasks for which the terminal shows a row per task."""
@@ -240,9 +241,11 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
 
 
 def _print_across(console: Console, comparisons: Sequence[Comparison], found: Across) -> None:
-    for table in (across_table(found), differences_table(comparisons)):
-        if table is not None:
-            console.print(_terminal_table(table, console.width))
+    tables = [across_table(found)]
+    if (by_benchmark := differences_table(comparisons)) is not None:
+        tables += _parts(by_benchmark, console.width)
+    for table in tables:
+        console.print(_terminal_table(table, console.width))
     for note in (*across_notes(found), *differences_notes(comparisons)):
         console.print(Text(f"• {note}", style="dim"))
 
@@ -271,11 +274,33 @@ def _terminal_table(table: Table, width: int) -> TerminalTable:
     )
     for column, name in enumerate(table.columns):
         drawn.add_column(
-            Text(name), justify="right" if column else "left", no_wrap=fits and column > 0
+            Text(name),
+            justify="right" if column else "left",
+            no_wrap=fits and column > 0,
+            overflow="fold",
         )
     for row in table.rows:
         drawn.add_row(*map(_terminal_cell, row))
     return drawn
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """Return a table of many columns in parts that have room, each with the names of its rows."""
+    parts: list[list[int]] = [[]]
+    names = min(_width(table, 0), LONG_NAME_WIDTH)
+    for column in range(1, len(table.columns)):
+        values = sum(_width(table, each) + 3 for each in [*parts[-1], column])
+        if parts[-1] and names + values + 2 > width:
+            parts.append([])
+        parts[-1].append(column)
+    return [
+        Table(
+            table.title,
+            tuple(table.columns[each] for each in (0, *columns)),
+            tuple(tuple(row[each] for each in (0, *columns)) for row in table.rows),
+        )
+        for columns in parts
+    ]
 
 
 def _width(table: Table, column: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,7 @@ def _cost_figure(
     if not panels:
         return None
     shown = [method for method in scores if any(method in each for each in panels.values())]
+    missing = ", ".join(method for method in scores if method not in shown)
     styles = {method: style_of(index) for method, index in styles_of(shown).items()}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -134,9 +136,12 @@ def _cost_figure(
         for handle in handles:
             handle.set_linestyle("none")
         head = 0.15 + 0.24 * legend_lines(handles, legend_columns(handles, width))
-        total = head + 3.4 * rows
+        note = textwrap.fill(f"cost not measured: {missing}", round(15 * width)) if missing else ""
+        total = head + 3.4 * rows + 0.18 * len(note.splitlines())
         figure = new_figure(width, total)
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / total))  # type: ignore[union-attr, call-arg]
+        if note:
+            figure.supxlabel(note, fontsize=9)
         for number, (case, methods) in enumerate(panels.items(), start=1):
             axes = figure.add_subplot(rows, columns, number)
             axes.set_title(case, loc="left")
@@ -190,7 +195,7 @@ def _draw(
     axes.minorticks_off()
     is_wide = 1.1 * right / min(times) > WIDE
     axes.xaxis.set_major_locator(
-        LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(5, steps=[1, 2, 5, 10])
+        LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(6, steps=[1, 2, 5, 10])
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -56,6 +56,7 @@ def test_a_single_seed_has_no_band_and_a_single_method_no_matrix(tmp_path):
     comparisons = comparisons_of(tmp_path)
     figures = draw_across(across(comparisons), comparisons)
     assert list(figures) == ["means", "profiles"]
+    assert figures["means"].get_supxlabel() == "interquartile mean over seeds"
     bands = [
         path.vertices
         for each in figures["profiles"].axes[0].collections

@@ -97,6 +97,9 @@ def test_each_network_has_a_panel_and_lower_losses_are_above(tmp_path):
     # none is the cheapest, syre the best; redo is beaten by syre in both.
     assert first.lines[0].get_xdata()[:-1].tolist() == pytest.approx([1.0, 1.25])
     assert len(second.containers) == 2
+    assert not figure.get_supxlabel()
+    without = benchmark_costs(compare(runs, None, 0.95), {"MLP": {"none": 1.0}})
+    assert without.get_supxlabel() == "cost not measured: syre, redo"
     assert benchmark_costs(compare(runs, None, 0.95), {"MLP": {"cbp": 2.0}}) is None
 
 

@@ -96,6 +96,22 @@ def test_a_benchmark_without_the_baseline_has_no_differences(tmp_path, capsys):
         report(ReportConfig(folders, baseline="rede", out=out))
 
 
+def test_many_benchmarks_are_printed_in_parts_that_have_room(tmp_path, capsys):
+    combined = "layer-norm+l2-init+shrink-perturb"
+    names = ["permuted-digits", "permuted-mnist", "permuted-fashion", "random-labels"]
+    names += ["gradual-random-labels", "label-permuted-mnist"]
+    for benchmark in names:
+        write_runs(tmp_path, benchmark, {"none": NONE, "syre": ABOVE, combined: ABOVE})
+    report(ReportConfig((tmp_path,), baseline="none"))
+    printed = capsys.readouterr().out
+    printed = printed[printed.index("Differences to none") : printed.index("•")]
+    assert "…" not in printed
+    assert printed.count("Differences to none on each benchmark") == 2
+    assert all(printed.count(f" {name} ") == 1 for name in names)
+    assert printed.count(" better ") == 12
+    assert printed.count("[+10.0, +10.2]") == 12
+
+
 def test_seeds_without_a_difference_are_counted(tmp_path):
     write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": ABOVE}, diverged={("syre", 2)})
     write_runs(tmp_path, "permuted-mnist", {"none": NONE[:5], "syre": ABOVE})
