@@ -134,9 +134,11 @@ def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Compar
         require_known("baseline", config.baseline, dict.fromkeys(names))
     found = []
     for benchmark, runs in every.items():
-        comparison = compare(runs, config.baseline, config.confidence, by, may_lack_it=True)
+        comparison = compare(
+            runs, config.baseline, config.confidence, by, benchmark=benchmark, may_lack_it=True
+        )
         left = (run for run in comparison.unfinished if not _is_in(run.path, temporary))
-        found.append(replace(comparison, benchmark=benchmark, unfinished=tuple(left)))
+        found.append(replace(comparison, unfinished=tuple(left)))
     return found
 
 

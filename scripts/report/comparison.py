@@ -137,6 +137,7 @@ def compare(
     confidence: float,
     by: Criterion | None = None,
     *,
+    benchmark: str | None = None,
     may_lack_it: bool = False,
 ) -> Comparison:
     """Gather the runs of one benchmark into arms, and choose each method's best arm and the baseline.
@@ -147,6 +148,7 @@ def compare(
             optimizer, else no baseline.
         confidence: Confidence level of the intervals.
         by: What the methods are compared by. None: the headline metric at its usual moment.
+        benchmark: Name of the benchmark in tables and messages. None: that which the runs have.
         may_lack_it: Whether the runs may lack the baseline, as one of other benchmarks; they have none then,
             and a note says so.
 
@@ -156,17 +158,18 @@ def compare(
     """
     arms, notes = gather(runs)
     by = Criterion() if by is None else by
+    benchmark = benchmark or runs[0].benchmark
     started = [replace(arm, skip=by.skip) for arm in arms if arm.started]
     if not started:
         raise ValueError(
-            f"No run of {runs[0].benchmark} has a row in its metrics.jsonl yet (looked in"
+            f"No run of {benchmark} has a row in its metrics.jsonl yet (looked in"
             f" {runs[0].path}{' and others' if len(runs) > 1 else ''}): wait for the end of"
             " the first task, or continue the runs."
         )
     metrics = tuple({name: None for arm in started for name in arm.metrics})
-    headline = _headline(by, metrics, runs[0].benchmark)
+    headline = _headline(by, metrics, benchmark)
     moment = by.moment or compared_at(headline)
-    _require_rest(started, by.skip)
+    _require_rest(started, by.skip, benchmark)
     by_method: dict[str, list[Arm]] = {}
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
@@ -191,7 +194,7 @@ def compare(
     if reference is not None:
         notes += _baseline_notes(started, reference)
     return Comparison(
-        benchmark=runs[0].benchmark,
+        benchmark=benchmark,
         arms=tuple(started),
         chosen=chosen,
         baseline=reference,
@@ -221,12 +224,12 @@ def _headline(by: Criterion, metrics: Sequence[str], benchmark: str) -> str:
     return found
 
 
-def _require_rest(arms: Sequence[Arm], skip: int) -> None:
+def _require_rest(arms: Sequence[Arm], skip: int, benchmark: str) -> None:
     run = max((run for arm in arms for run in arm.started), key=lambda run: max(run.by_position))
     done = run.axis.done_at(max(run.by_position))
     if skip >= done:
         raise ValueError(
-            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {run.benchmark}"
+            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {benchmark}"
             f" has {done}."
         )
 

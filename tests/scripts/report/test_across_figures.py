@@ -16,10 +16,7 @@ SYRE = [[0.5], [0.6], [0.7], [0.8]]
 
 
 def comparisons_of(root):
-    return [
-        replace(compare(runs, None, 0.95), benchmark=name)
-        for name, runs in by_benchmark(root).items()
-    ]
+    return [compare(runs, None, 0.95, benchmark=name) for name, runs in by_benchmark(root).items()]
 
 
 def test_figures_over_all_benchmarks_are_written(tmp_path):

@@ -22,8 +22,7 @@ MIXED = [[0.30 + 0.01 * seed + 0.02 * (-1) ** seed] for seed in SEEDS]
 
 def comparisons_of(root, baseline="none"):
     return [
-        replace(compare(runs, baseline, 0.95), benchmark=name)
-        for name, runs in by_benchmark(root).items()
+        compare(runs, baseline, 0.95, benchmark=name) for name, runs in by_benchmark(root).items()
     ]
 
 

@@ -102,6 +102,21 @@ def test_runs_of_a_compressed_file_cannot_be_continued(tmp_path, capsys):
     assert "To continue" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": ("online_loss",)}, "The runs of narrow/permuted-digits have none of online_loss"),
+        ({"skip": 2}, "the longest run of narrow/permuted-digits has 1"),
+    ],
+)
+def test_errors_name_the_benchmark_as_tables_do(tmp_path, options, message):
+    write_runs(tmp_path / "quick", "permuted-digits", {"none": [[1.0] * 4]}, metric="online_loss")
+    write_runs(tmp_path / "narrow", "permuted-digits", {"none": [[0.5]]})
+    folders = (tmp_path / "quick", tmp_path / "narrow")
+    with pytest.raises(ValueError, match=message):
+        report(ReportConfig(folders, out=tmp_path / "page", **options))
+
+
 def test_each_folder_has_figures_of_its_own(tmp_path):
     for folder in ("a/runs", "b/runs", "a_runs"):
         write_runs(tmp_path / folder, "permuted-digits", LOW)
