@@ -39,10 +39,13 @@ class Across:
     """Scores by method. Shape of each: (seeds, benchmarks)."""
 
     baseline: str | None
-    """Method that the others are compared with, if it is the same on all benchmarks."""
+    """Method that the others are compared with, at its best setting, if it is the same on all benchmarks."""
 
     left_out: tuple[str, ...]
     """Methods without a score on some benchmark."""
+
+    cut: tuple[str, ...]
+    """Methods that have more seeds on some benchmark than on another, of which the first ones count."""
 
     diverged: tuple[str, ...]
     """Methods with a run that diverged on some benchmark, which has no score there."""
@@ -120,16 +123,24 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     meaning = f"A score is what methods are compared by, the {' or the '.join(metrics)}"
     if not are_shares:
         meaning += ", scaled so that the worst run on a benchmark has 0 and the best has 1"
-    baselines = {each.baseline.method if each.baseline else None for each in comparisons}
+    baselines = {
+        next((arm.method for arm in each.chosen if arm is each.baseline), None)
+        for each in comparisons
+    }
     baseline = baselines.pop() if len(baselines) == 1 else None
     return Across(
         benchmarks=tuple(comparison.benchmark for comparison in comparisons),
         scores=known,
         baseline=baseline if baseline in known else None,
         left_out=tuple(method for method in methods if method not in known),
+        cut=tuple(
+            method
+            for method, found in known.items()
+            if any(len(scores[method]) > len(found) for scores in by_benchmark)
+        ),
         diverged=tuple(
             method
-            for method in known
+            for method in methods
             if any(
                 arm.diverged for each in comparisons for arm in each.chosen if arm.method == method
             )
@@ -270,6 +281,10 @@ def across_notes(found: Across) -> list[str]:
         notes.append(
             f"Left out, for want of a score on each benchmark: {', '.join(found.left_out)}."
         )
+    if found.cut:
+        notes.append(
+            f"{', '.join(found.cut)}: of a benchmark with more seeds than another, the first ones count."
+        )
     if found.diverged:
         notes.append(
             f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
@@ -297,7 +312,7 @@ def across_headline(found: Across) -> str:
     )
     others_than_baseline = [method for method in means if method != found.baseline]
     if found.baseline is None:
-        reason = "no baseline is the same on all of them: choose one with --baseline"
+        reason = "no baseline is the same on all of them: name a method with --baseline"
         return f"{first} No test was made, for {reason}."
     if not others_than_baseline:
         return f"{first} No other method was run on all of them that it could be compared with."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -24,6 +25,9 @@ from plasticity.scripts.report.panels import (
     panels_figure,
     style_of,
 )
+
+TITLE_CHARACTERS = 28
+"""Number of characters in a line of a title above a panel of means."""
 
 
 def draw_across(found: Across, comparisons: Sequence[Comparison]) -> dict[str, Figure]:
@@ -48,17 +52,30 @@ def _means(found: Across, comparisons: Sequence[Comparison]) -> Figure:
     styles = styles_of(list(found.scores))
     columns = min(MAX_COLUMNS, len(comparisons))
     rows = -(-len(comparisons) // columns)
-    height = 0.75 + 0.24 * len(methods)
+    titles = [_title(comparison.benchmark) for comparison in comparisons]
+    lines = max(title.count("\n") for title in titles)
+    height = 0.75 + 0.17 * lines + 0.24 * len(methods)
     with mpl.rc_context(RC_PARAMS):
         figure = new_figure(1.6 + 2.6 * columns, height * rows + 0.3)
         for number, comparison in enumerate(comparisons):
             axes = figure.add_subplot(rows, columns, number + 1)
             _draw_means(axes, comparison, methods, styles)
+            axes.set_title(titles[number], loc="left")
             if number % columns:
                 axes.set_yticklabels([])
-        share = f"{100 * found.confidence:g} %"
-        figure.supxlabel(f"interquartile mean over seeds, {share} bootstrap interval", fontsize=9)
+        note = "interquartile mean over seeds"
+        if any(len(scores) > 1 for scores in found.scores.values()):
+            note += f", {100 * found.confidence:g} % bootstrap interval"
+        figure.supxlabel(note, fontsize=9)
         return figure
+
+
+def _title(benchmark: str) -> str:
+    """Return the name of a benchmark in lines that a panel of means has room for."""
+    if len(benchmark) <= TITLE_CHARACTERS:
+        return benchmark
+    parts = benchmark.replace("/", "/\n").splitlines()
+    return "\n".join(textwrap.fill(part, TITLE_CHARACTERS) for part in parts)
 
 
 def _draw_means(
@@ -74,7 +91,6 @@ def _draw_means(
         colour, _, marker = style_of(styles[method])
         axes.plot([low, high], [row, row], color=colour, lw=2)
         axes.plot(middle, row, color=colour, marker=marker, ms=7, mec="white", mew=0.6)
-    axes.set_title(comparison.benchmark, loc="left")
     axes.set_xlabel(with_unit(metric))
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.5, -0.5)

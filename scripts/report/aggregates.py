@@ -19,6 +19,9 @@ from plasticity.scripts.report.statistics import Array, require_confidence
 NUM_DRAWS = 5_000
 """Number of bootstrap resamples, and of sign patterns where there are too many to enumerate."""
 
+LEVEL = 0.05
+"""Level of significance, after Holm's correction."""
+
 MAX_EXACT_SIGNS = 14
 """Largest number of seeds for which all patterns of signs are enumerated (16,384)."""
 
@@ -273,7 +276,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def seeds_needed(comparisons: int, level: float = 0.05) -> int:
+def seeds_needed(comparisons: int, level: float = LEVEL) -> int:
     """Return the smallest number of seeds with which one of several comparisons can fall below a level.
 
     Args:
@@ -283,7 +286,7 @@ def seeds_needed(comparisons: int, level: float = 0.05) -> int:
     return math.ceil(1 + math.log2(comparisons / level))
 
 
-def what_seeds_can_show(seeds: int, comparisons: int, level: float = 0.05) -> str:
+def what_seeds_can_show(seeds: int, comparisons: int, level: float = LEVEL) -> str:
     """Return a sentence about what a comparison with this many seeds can and cannot show.
 
     Args:

@@ -20,7 +20,13 @@ from plasticity.checks import require_integer, require_known
 from plasticity.scripts.folders.archive import is_archive
 from plasticity.scripts.report.across import Across, across, across_notes, across_table
 from plasticity.scripts.report.across_figures import draw_across
-from plasticity.scripts.report.comparison import Comparison, Criterion, compare, continue_commands
+from plasticity.scripts.report.comparison import (
+    Comparison,
+    Criterion,
+    baseline_names,
+    compare,
+    continue_commands,
+)
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.costs import Costs, benchmark_costs, costs_across, read_costs
 from plasticity.scripts.report.differences import differences_notes, differences_table
@@ -36,6 +42,7 @@ WIDTH_ELSEWHERE = 100
 """Width of the tables, in characters, where the output is not a terminal."""
 
 NAME_WIDTH = 12  # characters that a method's name and its details need at least
+LONG_NAME_WIDTH = 24  # characters that they get in a table that is shown in parts
 
 MAX_TASK_ROWS = 10
 """Largest number of tasks for which the terminal shows a row per task."""
@@ -61,8 +68,8 @@ class ReportConfig:
     (.tar.xz) that `plasticity collect` wrote."""
 
     baseline: str | None = None
-    """Method that the others are compared with, seed by seed. None: weight-decay if it was run,
-    otherwise the method "none"."""
+    """Method that the others are compared with, seed by seed, on the benchmarks that have it. None:
+    weight-decay if it was run, otherwise the method "none"."""
 
     metrics: tuple[str, ...] = ()
     """Metrics to print instead of the headline ones; a name without a layer selects all its layers.
@@ -121,11 +128,17 @@ def report(config: ReportConfig) -> list[Path]:
 def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Comparison]:
     by = Criterion(config.by, config.moment, config.skip)
     temporary = tuple(source.folder for source in sources if source.is_unpacked)
+    every = runs_by_benchmark(sources)
+    if config.baseline is not None:
+        names = [name for runs in every.values() for name in baseline_names(runs)]
+        require_known("baseline", config.baseline, dict.fromkeys(names))
     found = []
-    for benchmark, runs in runs_by_benchmark(sources).items():
-        comparison = compare(runs, config.baseline, config.confidence, by)
+    for benchmark, runs in every.items():
+        comparison = compare(
+            runs, config.baseline, config.confidence, by, benchmark=benchmark, may_lack_it=True
+        )
         left = (run for run in comparison.unfinished if not _is_in(run.path, temporary))
-        found.append(replace(comparison, benchmark=benchmark, unfinished=tuple(left)))
+        found.append(replace(comparison, unfinished=tuple(left)))
     return found
 
 
@@ -230,9 +243,11 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
 
 
 def _print_across(console: Console, comparisons: Sequence[Comparison], found: Across) -> None:
-    for table in (across_table(found), differences_table(comparisons)):
-        if table is not None:
-            console.print(_terminal_table(table, console.width))
+    tables = [across_table(found)]
+    if (by_benchmark := differences_table(comparisons)) is not None:
+        tables += _parts(by_benchmark, console.width)
+    for table in tables:
+        console.print(_terminal_table(table, console.width))
     for note in (*across_notes(found), *differences_notes(comparisons)):
         console.print(Text(f"• {note}", style="dim"))
 
@@ -261,11 +276,33 @@ def _terminal_table(table: Table, width: int) -> TerminalTable:
     )
     for column, name in enumerate(table.columns):
         drawn.add_column(
-            Text(name), justify="right" if column else "left", no_wrap=fits and column > 0
+            Text(name),
+            justify="right" if column else "left",
+            no_wrap=fits and column > 0,
+            overflow="fold",
         )
     for row in table.rows:
         drawn.add_row(*map(_terminal_cell, row))
     return drawn
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """Return a table of many columns in parts that have room, each with the names of its rows."""
+    parts: list[list[int]] = [[]]
+    names = min(_width(table, 0), LONG_NAME_WIDTH)
+    for column in range(1, len(table.columns)):
+        values = sum(_width(table, each) + 3 for each in [*parts[-1], column])
+        if parts[-1] and names + values + 2 > width:
+            parts.append([])
+        parts[-1].append(column)
+    return [
+        Table(
+            table.title,
+            tuple(table.columns[each] for each in (0, *columns)),
+            tuple(tuple(row[each] for each in (0, *columns)) for row in table.rows),
+        )
+        for columns in parts
+    ]
 
 
 def _width(table: Table, column: int) -> int:

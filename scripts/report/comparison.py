@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from plasticity.checks import nearest
+from plasticity.checks import nearest, require_known
 from plasticity.scripts.config.run_config import MADE_BY
 from plasticity.scripts.report.arms import (
     Arm,
@@ -132,7 +132,13 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run], baseline: str | None, confidence: float, by: Criterion | None = None
+    runs: Sequence[Run],
+    baseline: str | None,
+    confidence: float,
+    by: Criterion | None = None,
+    *,
+    benchmark: str | None = None,
+    may_lack_it: bool = False,
 ) -> Comparison:
     """Gather the runs of one benchmark into arms, and choose each method's best arm and the baseline.
 
@@ -142,6 +148,9 @@ def compare(
             optimizer, else no baseline.
         confidence: Confidence level of the intervals.
         by: What the methods are compared by. None: the headline metric at its usual moment.
+        benchmark: Name of the benchmark in tables and messages. None: that which the runs have.
+        may_lack_it: Whether the runs may lack the baseline, as one of other benchmarks; they have none then,
+            and a note says so.
 
     Raises:
         ValueError: if no run has a row yet, or none of the metrics to compare by, or all of them end before
@@ -149,23 +158,26 @@ def compare(
     """
     arms, notes = gather(runs)
     by = Criterion() if by is None else by
+    benchmark = benchmark or runs[0].benchmark
     started = [replace(arm, skip=by.skip) for arm in arms if arm.started]
     if not started:
         raise ValueError(
-            f"No run of {runs[0].benchmark} has a row in its metrics.jsonl yet (looked in"
+            f"No run of {benchmark} has a row in its metrics.jsonl yet (looked in"
             f" {runs[0].path}{' and others' if len(runs) > 1 else ''}): wait for the end of"
             " the first task, or continue the runs."
         )
     metrics = tuple({name: None for arm in started for name in arm.metrics})
-    headline = _headline(by, metrics, runs[0].benchmark)
+    headline = _headline(by, metrics, benchmark)
     moment = by.moment or compared_at(headline)
-    _require_rest(started, by.skip)
+    _require_rest(started, by.skip, benchmark)
     by_method: dict[str, list[Arm]] = {}
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
     chosen = tuple(best(members, headline, moment) for members in by_method.values())
-    reference = _baseline(baseline, started, chosen)
+    reference = _baseline(baseline, started, chosen, may_lack_it=may_lack_it)
     notes = [*_choice_notes(chosen, by_method, headline, moment), *_run_notes(arms), *notes]
+    if reference is None and baseline is not None:
+        notes.append(f"{baseline}, the baseline, was not run here: there are no differences to it.")
     if by.skip:
         first = started[0].started[0].axis.first(by.skip)
         notes.append(f"Averages leave out {first}.")
@@ -182,7 +194,7 @@ def compare(
     if reference is not None:
         notes += _baseline_notes(started, reference)
     return Comparison(
-        benchmark=runs[0].benchmark,
+        benchmark=benchmark,
         arms=tuple(started),
         chosen=chosen,
         baseline=reference,
@@ -212,23 +224,31 @@ def _headline(by: Criterion, metrics: Sequence[str], benchmark: str) -> str:
     return found
 
 
-def _require_rest(arms: Sequence[Arm], skip: int) -> None:
+def _require_rest(arms: Sequence[Arm], skip: int, benchmark: str) -> None:
     run = max((run for arm in arms for run in arm.started), key=lambda run: max(run.by_position))
     done = run.axis.done_at(max(run.by_position))
     if skip >= done:
         raise ValueError(
-            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {run.benchmark}"
+            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {benchmark}"
             f" has {done}."
         )
 
 
-def _baseline(name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm]) -> Arm | None:
+def baseline_names(runs: Sequence[Run]) -> list[str]:
+    """Return the names that a baseline of one benchmark may have: methods with a row, and labels of arms."""
+    arms, _ = gather(runs)
+    return [name for arm in arms if arm.started for name in (arm.method, arm.label)]
+
+
+def _baseline(
+    name: str | None, arms: Sequence[Arm], chosen: Sequence[Arm], *, may_lack_it: bool
+) -> Arm | None:
     by_name = {arm.label: arm for arm in arms} | {arm.method: arm for arm in chosen}
     if name is None:
         return next((by_name[each] for each in PREFERRED_BASELINES if each in by_name), None)
-    if name not in by_name:
-        raise ValueError(f"Unknown baseline {name!r}.{nearest(name, by_name)}")
-    return by_name[name]
+    if not may_lack_it:
+        require_known("baseline", name, by_name)
+    return by_name.get(name)
 
 
 # ---- notes ------------------------------------------------------------------------------------------

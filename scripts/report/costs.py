@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from plasticity.mitigations import PLAIN
 from plasticity.scripts.report.across import Across, interquartile
@@ -27,8 +28,8 @@ from plasticity.scripts.report.panels import RC_PARAMS, new_figure, style_of
 MEASUREMENT = "methods"
 """Measurement of `plasticity bench` that has the costs."""
 
-TICKS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
-"""Ticks of the costs, of which those within the axis are drawn."""
+WIDE = 4.0
+"""Ratio of the ends of an axis of costs from which on its ticks are further apart at higher costs."""
 
 Costs = Mapping[str, Mapping[str, float]]
 """Time of a step over that without a mitigation, by what was trained (a network and its batch), by method."""
@@ -57,7 +58,7 @@ def read_costs(file: Path) -> Costs:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
         found = [_cost(row) for row in rows if row["measurement"] == MEASUREMENT]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Cannot read costs from {file} ({error}). {_REMEDY}") from error
     costs: dict[str, dict[str, float]] = {}
     for case, method, value in filter(None, found):
@@ -75,7 +76,10 @@ def _cost(row: Mapping[str, Any]) -> tuple[str, str, float] | None:
     if row["unit"] != "time" or row["value"] is None:
         return None
     method, _, case = row["case"].partition(", ")
-    return case, method, float(row["value"])
+    value = float(row["value"])
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{row['case']}: a time must be a finite number above 0, not {value}")
+    return case, method, value
 
 
 def benchmark_costs(comparison: Comparison, costs: Costs) -> Figure | None:
@@ -122,6 +126,7 @@ def _cost_figure(
     if not panels:
         return None
     shown = [method for method in scores if any(method in each for each in panels.values())]
+    missing = ", ".join(method for method in scores if method not in shown)
     styles = {method: style_of(index) for method, index in styles_of(shown).items()}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -131,9 +136,12 @@ def _cost_figure(
         for handle in handles:
             handle.set_linestyle("none")
         head = 0.15 + 0.24 * legend_lines(handles, legend_columns(handles, width))
-        total = head + 3.4 * rows
+        note = textwrap.fill(f"cost not measured: {missing}", round(15 * width)) if missing else ""
+        total = head + 3.4 * rows + 0.18 * len(note.splitlines())
         figure = new_figure(width, total)
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / total))  # type: ignore[union-attr, call-arg]
+        if note:
+            figure.supxlabel(note, fontsize=9)
         for number, (case, methods) in enumerate(panels.items(), start=1):
             axes = figure.add_subplot(rows, columns, number)
             axes.set_title(case, loc="left")
@@ -185,7 +193,10 @@ def _draw(
     axes.set_xscale("log")
     axes.set_xlim(min(times) / 1.1, right)
     axes.minorticks_off()
-    axes.xaxis.set_major_locator(FixedLocator([t for t in TICKS if min(times) / 1.1 <= t <= right]))
+    is_wide = 1.1 * right / min(times) > WIDE
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(6, steps=[1, 2, 5, 10])
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

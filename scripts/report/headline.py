@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from plasticity.scripts.report.aggregates import least_p_value
+from plasticity.scripts.report.aggregates import LEVEL, least_p_value
 from plasticity.scripts.report.arms import Arm, shared_positions, values_at
 from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.metric_names import in_words, is_better_lower, is_percent
 from plasticity.scripts.report.significance import Evidence, evidence, p_text
 from plasticity.scripts.report.statistics import Estimate, estimate
 from plasticity.scripts.report.tables import format_values
-
-LEVEL = 0.05
-"""Level of significance, after Holm's correction."""
 
 
 def headline(comparison: Comparison) -> str:

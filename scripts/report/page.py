@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from plasticity.scripts.report.across import (
     Across,
@@ -117,9 +118,7 @@ def _headlines(comparisons: Sequence[Comparison], found: Across | None) -> str:
 
 
 def _for_papers(names: Iterable[str]) -> str:
-    links = "".join(
-        f'<li><a href="{escape(name, quote=True)}">{escape(name)}</a></li>' for name in names
-    )
+    links = "".join(f'<li><a href="{quote(name)}">{escape(name)}</a></li>' for name in names)
     return f"<details><summary>Figures for papers, beside this page</summary><ul>{links}</ul></details>"
 
 

@@ -61,6 +61,7 @@ RC_PARAMS: Any = {
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
     "path.simplify": True,
+    "text.parse_math": False,  # a folder's name may have dollar signs
 }
 """Settings of matplotlib under which all figures are made."""
 

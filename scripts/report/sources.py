@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,14 +32,15 @@ class Source:
 def open_sources(paths: Sequence[Path]) -> Iterator[list[Source]]:
     """Provide the folders of runs; those of compressed files exist until the end.
 
-    A source has the name of its folder or file, without the file's ending; if several have the same, all of
-    the path.
+    A source has the name of its folder or file, without the file's ending; if several have the same, as much
+    of the path's end as no other has.
 
     Args:
         paths: Folders, and files that `plasticity collect` wrote.
 
     Raises:
-        ValueError: if there is no path, one is given twice, or a compressed file cannot be read.
+        ValueError: if there is no path, one is given twice or is inside another, or a compressed file cannot
+            be read.
     """
     names = _names(paths)
     with ExitStack() as opened:
@@ -68,20 +71,36 @@ def runs_by_benchmark(sources: Sequence[Source]) -> Mapping[str, list[Run]]:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     if not paths:
-        raise ValueError("Name a folder of runs: plasticity report runs/first.")
-    where = [path.resolve() for path in paths]
-    twice = next((path for path in paths if where.count(path.resolve()) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is given twice: name each folder of runs once.")
-    short = [_last_name(path).removesuffix(ARCHIVE) for path in paths]
+        raise ValueError(
+            "Name a folder of runs, before options that take several values: plasticity report runs/first."
+        )
+    _require_apart(paths)
+    # Not resolved: a link has the name that it was given.
+    every = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    short = [path.name.removesuffix(ARCHIVE) for path in every]
     return [
-        name if short.count(name) == 1 else str(path)
-        for name, path in zip(short, paths, strict=True)
+        name if short.count(name) == 1 else _own_end(path, every)
+        for name, path in zip(short, every, strict=True)
     ]
 
 
-def _last_name(path: Path) -> str:
-    return path.resolve().name if path.name in ("", "..") else path.name
+def _require_apart(paths: Sequence[Path]) -> None:
+    """Raise an error if runs would be read twice."""
+    for first, second in itertools.permutations(paths, 2):
+        outer, inner = first.resolve(), second.resolve()
+        if outer == inner:
+            raise ValueError(f"{first} is given twice: name each folder of runs once.")
+        if inner.is_relative_to(outer) and not is_archive(second):
+            raise ValueError(
+                f"{second} is inside {first}, and its runs would count twice: name folders beside each other."
+            )
+
+
+def _own_end(path: Path, every: Sequence[Path]) -> str:
+    """Return the shortest end of a path that no other one has."""
+    lengths = range(1, len(path.parts) + 1)
+    own = next(n for n in lengths if [p.parts[-n:] for p in every].count(path.parts[-n:]) == 1)
+    return Path(*path.parts[-own:]).as_posix()
 
 
 def _folder(path: Path, opened: ExitStack) -> tuple[Path, bool]:

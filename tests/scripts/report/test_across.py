@@ -4,15 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import by_benchmark, write_runs
+from made_runs import by_benchmark, write_run, write_runs
 
 from plasticity.scripts.report.across import (
     across,
     across_headline,
+    across_notes,
     across_table,
     improvement_table,
 )
 from plasticity.scripts.report.comparison import compare
+from plasticity.scripts.report.differences import differences_table
 
 NONE = [[0.1], [0.2], [0.3], [0.4]]
 SYRE = [[0.5], [0.6], [0.7], [0.8]]
@@ -77,6 +79,10 @@ def test_only_methods_of_all_benchmarks_count_and_as_many_seeds_of_each(tmp_path
         "syre": (4, 2),
     }
     assert found.left_out == ("redo",)
+    assert found.cut == ("none",)
+    assert any(
+        note.startswith("none: of a benchmark with more seeds") for note in across_notes(found)
+    )
 
 
 def test_one_benchmark_has_no_aggregates(tmp_path):
@@ -104,11 +110,33 @@ def test_without_a_common_baseline_one_is_to_be_chosen(tmp_path):
     )
     write_runs(tmp_path, "permuted-mnist", {"none": [[0.1]], "syre": [[0.2]]})
     runs = by_benchmark(tmp_path).values()
-    assert "choose one with --baseline" in across_headline(
+    assert "name a method with --baseline" in across_headline(
         across([compare(r, None, 0.95) for r in runs])
     )
     text = across_headline(across([compare(r, "none", 0.95) for r in runs]))
     assert "A run of syre beats one of none with probability 1.00" in text
+
+
+def test_a_setting_that_is_not_the_best_of_its_method_is_no_baseline_of_the_methods(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": SYRE, "syre": SYRE}, settings={"sigma": 0.1})
+        for seed, rows in enumerate(NONE):
+            row = {"task": 0, "test_accuracy": rows[0]}
+            write_run(tmp_path / "low", benchmark, "syre", seed, [row], settings={"sigma": 1.0})
+    runs = by_benchmark(tmp_path).values()
+    assert across([compare(r, "syre", 0.95) for r in runs]).baseline == "syre"
+    low = [compare(r, "syre (sigma 1)", 0.95) for r in runs]
+    assert across(low).baseline is None
+    table = differences_table(low)
+    assert table.title == "Differences to syre (sigma 1) on each benchmark"
+    assert {row[0].text: row[1].text for row in table.rows} == {"none": "+40.0", "syre": "+40.0"}
+
+
+def test_methods_that_diverged_are_named_also_where_they_are_left_out(tmp_path):
+    values = {"none": NONE, "syre": SYRE}
+    write_runs(tmp_path, "permuted-digits", {**values, "redo": NONE}, diverged={("redo", 1)})
+    write_runs(tmp_path, "permuted-mnist", values)
+    assert any("Runs of redo diverged" in note for note in across_notes(across_of(tmp_path)))
 
 
 def test_a_single_seed_has_no_interval(tmp_path):

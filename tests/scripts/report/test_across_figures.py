@@ -16,10 +16,7 @@ SYRE = [[0.5], [0.6], [0.7], [0.8]]
 
 
 def comparisons_of(root):
-    return [
-        replace(compare(runs, None, 0.95), benchmark=name)
-        for name, runs in by_benchmark(root).items()
-    ]
+    return [compare(runs, None, 0.95, benchmark=name) for name, runs in by_benchmark(root).items()]
 
 
 def test_figures_over_all_benchmarks_are_written(tmp_path):
@@ -56,6 +53,7 @@ def test_a_single_seed_has_no_band_and_a_single_method_no_matrix(tmp_path):
     comparisons = comparisons_of(tmp_path)
     figures = draw_across(across(comparisons), comparisons)
     assert list(figures) == ["means", "profiles"]
+    assert figures["means"].get_supxlabel() == "interquartile mean over seeds"
     bands = [
         path.vertices
         for each in figures["profiles"].axes[0].collections
@@ -89,6 +87,27 @@ def test_means_on_each_benchmark_are_those_of_the_middle_half_of_its_seeds(tmp_p
     assert points_of(regression) == pytest.approx({"none": 3.0, "syre": 1.0})
     assert digits.get_xlim()[0] < digits.get_xlim()[1]
     assert regression.get_xlim()[0] > regression.get_xlim()[1]  # better to the right, too
+
+
+@pytest.mark.parametrize(
+    "folder", ["screening_second_draw", "a_very_long_folder_name_without_an_end"]
+)
+def test_titles_of_means_are_inside_of_the_figure(tmp_path, folder):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": NONE, "syre": SYRE})
+    names = ("one/permuted-digits", f"{folder}$x$/gradual-random-labels-permuted-mnist")
+    comparisons = [
+        replace(each, benchmark=name)
+        for each, name in zip(comparisons_of(tmp_path), names, strict=True)
+    ]
+    figure = draw_across(across(comparisons), comparisons)["means"]
+    figure.canvas.draw()
+    for axes, name in zip(figure.axes, names, strict=True):
+        title = axes._left_title
+        assert title.get_text().replace("\n", "") == name
+        assert title.get_window_extent().x1 <= figure.bbox.width
+        assert title.get_window_extent().y1 <= figure.bbox.height
+        assert not title.get_parse_math()
 
 
 def test_few_methods_leave_room_for_the_labels_of_the_matrix(tmp_path):

@@ -1,6 +1,7 @@
 """Scores beside costs, of files that are made up."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,12 @@ def test_times_of_steps_are_read_by_what_was_trained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"rows": [1]}', '{"rows": [{"measurement": "methods"}]}']
+    "content",
+    [
+        *("", "[]", "{}", '{"rows": [1]}', '{"rows": [{"measurement": "methods"}]}'),
+        json.dumps({"rows": [row("syre", 1.0) | {"case": 1}]}),
+        *(json.dumps({"rows": [row("syre", value)]}) for value in (0, -1, math.nan, math.inf, "x")),
+    ],
 )
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "costs.json").write_text(content)
@@ -91,7 +97,23 @@ def test_each_network_has_a_panel_and_lower_losses_are_above(tmp_path):
     # none is the cheapest, syre the best; redo is beaten by syre in both.
     assert first.lines[0].get_xdata()[:-1].tolist() == pytest.approx([1.0, 1.25])
     assert len(second.containers) == 2
+    assert not figure.get_supxlabel()
+    without = benchmark_costs(compare(runs, None, 0.95), {"MLP": {"none": 1.0}})
+    assert without.get_supxlabel() == "cost not measured: syre, redo"
     assert benchmark_costs(compare(runs, None, 0.95), {"MLP": {"cbp": 2.0}}) is None
+
+
+@pytest.mark.parametrize(
+    "times", [(0.87, 0.95), (0.36, 0.39), (1.0, 3.0), (1.0, 48.0), (120.0, 300.0)]
+)
+def test_axes_of_costs_have_ticks_to_read_them_by(tmp_path, times):
+    values = {"redo": [[0.1], [0.2]], "syre": [[0.3], [0.4]]}
+    write_runs(tmp_path, "permuted-digits", values)
+    (runs,) = by_benchmark(tmp_path).values()
+    costs = {"MLP": dict(zip(values, times, strict=True))}
+    axes = benchmark_costs(compare(runs, None, 0.95), costs).axes[0]
+    low, high = axes.get_xlim()
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 2
 
 
 def test_a_report_has_the_figures_where_costs_are_given(tmp_path):

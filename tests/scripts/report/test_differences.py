@@ -12,6 +12,7 @@ from plasticity.scripts.report.differences import (
     differences_notes,
     differences_table,
 )
+from plasticity.scripts.report.headline import headline
 
 SEEDS = range(8)
 NONE = [[0.30 + 0.01 * seed] for seed in SEEDS]
@@ -21,8 +22,7 @@ MIXED = [[0.30 + 0.01 * seed + 0.02 * (-1) ** seed] for seed in SEEDS]
 
 def comparisons_of(root, baseline="none"):
     return [
-        replace(compare(runs, baseline, 0.95), benchmark=name)
-        for name, runs in by_benchmark(root).items()
+        compare(runs, baseline, 0.95, benchmark=name) for name, runs in by_benchmark(root).items()
     ]
 
 
@@ -78,6 +78,56 @@ def test_the_table_has_a_column_for_each_benchmark(tmp_path, capsys):
     written = report(ReportConfig((tmp_path,), baseline="none"))
     assert "Differences to none on each benchmark" in written[0].read_text(encoding="utf-8")
     assert "Differences to none on each benchmark" in capsys.readouterr().out
+
+
+def test_a_benchmark_without_the_baseline_has_no_differences(tmp_path, capsys):
+    write_runs(tmp_path / "quick", "permuted-digits", {"none": NONE, "syre": ABOVE})
+    write_runs(tmp_path / "narrow", "permuted-digits", {"none": NONE, "redo": ABOVE})
+    folders, out = (tmp_path / "quick", tmp_path / "narrow"), tmp_path / "page"
+    page = report(ReportConfig(folders, baseline="syre", out=out))[0].read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert printed.count("syre, the baseline, was not run here") == 1
+    assert "Differences to syre on each benchmark" in printed
+    assert '<th scope="col">narrow/<br>permuted-digits</th>' in page
+    with pytest.raises(
+        ValueError, match=r"Unknown baseline 'rede'.*'redo'.*Known: 'none', 'syre', 'redo'"
+    ):
+        report(ReportConfig(folders, baseline="rede", out=out))
+
+
+def test_many_benchmarks_are_printed_in_parts_that_have_room(tmp_path, capsys):
+    combined = "layer-norm+l2-init+shrink-perturb"
+    names = ["permuted-digits", "permuted-mnist", "permuted-fashion", "random-labels"]
+    names += ["gradual-random-labels", "label-permuted-mnist"]
+    for benchmark in names:
+        write_runs(tmp_path, benchmark, {"none": NONE, "syre": ABOVE, combined: ABOVE})
+    report(ReportConfig((tmp_path,), baseline="none"))
+    printed = capsys.readouterr().out
+    printed = printed[printed.index("Differences to none") : printed.index("•")]
+    assert "…" not in printed
+    assert printed.count("Differences to none on each benchmark") == 2
+    assert all(printed.count(f" {name} ") == 1 for name in names)
+    assert printed.count(" better ") == 12
+    assert printed.count("[+10.0, +10.2]") == 12
+
+
+def test_seeds_without_a_difference_are_counted(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": ABOVE}, diverged={("syre", 2)})
+    write_runs(tmp_path, "permuted-mnist", {"none": NONE[:5], "syre": ABOVE})
+    table = differences_table(comparisons_of(tmp_path))
+    details = [cell.details for cell in table.rows[0][1:]]
+    assert ["7 of 8 seeds" in each for each in details] == [True, False]
+    assert ["5 of 8 seeds" in each for each in details] == [False, True]
+
+
+def test_the_level_is_that_of_the_headline_whatever_the_intervals(tmp_path):
+    for benchmark in ("permuted-digits", "permuted-mnist"):
+        write_runs(tmp_path, benchmark, {"none": NONE[:4], "syre": ABOVE[:4]})
+    wide = [replace(each, confidence=0.5) for each in comparisons_of(tmp_path)]
+    (found,) = {each.verdict for each in differences(wide)["syre"].values()}
+    assert found == "no difference seen"  # p is 2 / 2**4, twice
+    assert "not certain" in headline(wide[0])
+    assert "is below 0.05" in differences_notes(wide)[0]
 
 
 def test_there_is_no_table_of_one_benchmark_or_of_two_baselines(tmp_path):

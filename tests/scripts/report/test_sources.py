@@ -1,5 +1,10 @@
 """Reports of several folders and compressed files."""
 
+import re
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
 import pytest
 from made_runs import write_run, write_runs
 
@@ -28,7 +33,7 @@ def test_a_benchmark_of_two_folders_counts_as_two(tmp_path):
     assert names_of([tmp_path / "narrow"]) == {"permuted-digits": 4, "permuted-mnist": 4}
 
 
-def test_folders_of_the_same_name_are_named_by_their_paths(tmp_path, monkeypatch):
+def test_folders_of_the_same_name_are_named_by_the_ends_of_their_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
         write_runs(tmp_path / folder / "runs", "permuted-digits", LOW)
@@ -39,6 +44,32 @@ def test_folders_of_the_same_name_are_named_by_their_paths(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "a" / "runs")
     with open_sources([relative[0].parent.parent]) as (source,):
         assert source.name == "runs"
+    assert list(names_of(paths)) == [f"{path}/permuted-digits" for path in relative]
+
+
+def test_runs_are_not_read_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_runs(tmp_path / "study" / "quick", "permuted-digits", LOW)
+    (tmp_path / "link").symlink_to(tmp_path / "study" / "quick")
+    assert list(names_of([Path("link")])) == ["permuted-digits"]
+    for paths in (["study", "study/quick"], ["study/quick/", "."], ["study", "link"]):
+        with pytest.raises(ValueError, match=r"is inside .*, and its runs would count twice"):
+            names_of(list(map(Path, paths)))
+    with pytest.raises(ValueError, match="given twice"):
+        names_of([Path("link"), Path("study/quick")])
+    collect(CollectConfig((Path("study"),), out=Path("study/study.tar.xz")))
+    assert len(names_of([Path("study"), Path("study/study.tar.xz")])) == 2
+
+
+def test_links_of_the_page_lead_to_the_figures(tmp_path):
+    odd = 'a b#1%20$x$ <i>&"q"'
+    for folder in (odd, "other"):
+        write_runs(tmp_path / folder, "permuted-digits", LOW)
+    written = report(ReportConfig((tmp_path / odd, tmp_path / "other"), out=tmp_path / "page"))
+    page = written[0].read_text(encoding="utf-8")
+    links = [unquote(unescape(link)) for link in re.findall(r'<a href="([^"]*)"', page)]
+    assert links == [path.name for path in written[1:]]
+    assert not re.search(r'<a href="[^"]*[#&$ ]', page)
 
 
 def test_a_compressed_file_is_reported_like_its_folder(tmp_path, capsys):
@@ -69,6 +100,21 @@ def test_runs_of_a_compressed_file_cannot_be_continued(tmp_path, capsys):
     assert "To continue" not in printed
     report(ReportConfig((tmp_path / "runs",)))
     assert "To continue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": ("online_loss",)}, "The runs of narrow/permuted-digits have none of online_loss"),
+        ({"skip": 2}, "the longest run of narrow/permuted-digits has 1"),
+    ],
+)
+def test_errors_name_the_benchmark_as_tables_do(tmp_path, options, message):
+    write_runs(tmp_path / "quick", "permuted-digits", {"none": [[1.0] * 4]}, metric="online_loss")
+    write_runs(tmp_path / "narrow", "permuted-digits", {"none": [[0.5]]})
+    folders = (tmp_path / "quick", tmp_path / "narrow")
+    with pytest.raises(ValueError, match=message):
+        report(ReportConfig(folders, out=tmp_path / "page", **options))
 
 
 def test_each_folder_has_figures_of_its_own(tmp_path):
