@@ -100,7 +100,7 @@ def draw_figures(comparison: Comparison) -> dict[str, Figure]:
         name: panels_figure(
             _wrapped(rows),
             TASK if name == "tasks" else comparison.axis.name,
-            _note(comparison, has_marks=any(panel.marks for row in rows for panel in row)),
+            _note(comparison, [panel for row in rows for panel in row]),
         )
         for name, rows in grids.items()
         if rows
@@ -145,13 +145,13 @@ def _diagnostics(comparison: Comparison) -> list[list[Panel]]:
     return _wrapped([_panels(comparison, known)], 3)
 
 
-def _note(comparison: Comparison, *, has_marks: bool) -> str:
-    parts = ["thin lines: single seeds"]
+def _note(comparison: Comparison, panels: Sequence[Panel]) -> str:
+    parts = ["thin lines: single seeds"] if any(panel.shows_seeds for panel in panels) else []
     if any(len(arm.started) > 1 for arm in comparison.chosen):
         parts.insert(0, f"band: {100 * comparison.confidence:g} % t interval of the mean")
     if any(arm.diverged for arm in comparison.chosen):
         parts.append("cross: diverged")
-    if has_marks:
+    if any(panel.marks for panel in panels):
         (what, *others) = comparison.described or ("task",)
         parts.append(f"dashed: the {'task' if others else in_words(what)} changes")
     return "; ".join(parts)

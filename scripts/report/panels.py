@@ -39,6 +39,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
 DOTS_PER_INCH = 160
 MARKERS_PER_LINE = 7
 FAINT = 0.3
+MAX_SEED_LINES = 80  # in a panel: more of them hide the means
 NOTE_CHARACTERS_PER_INCH = 14  # at nine points
 THOUSANDS = 10_000  # from here on, the horizontal axis is labelled in thousands
 
@@ -129,6 +130,11 @@ class Panel:
 
     log_y: bool = False
     """Whether the vertical axis is logarithmic."""
+
+    @property
+    def shows_seeds(self) -> bool:
+        """Whether single seeds have lines: there are not so many that they would hide the means."""
+        return sum(len(line.seeds) for line in self.lines) <= MAX_SEED_LINES
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     for mark in panel.marks:
         axes.axvline(mark, color="#B4B4B4", linestyle=(0, (2, 2)), lw=0.8, zorder=1)
     for index, line in enumerate(panel.lines):
-        _draw_seeds(axes, line)
+        _draw_seeds(axes, line, with_lines=panel.shows_seeds)
         _draw_mean(axes, line, index, len(panel.lines))
     axes.margins(x=0.02)
     if panel.top is not None:
@@ -313,10 +319,12 @@ def _set_scales(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_seeds(axes: Axes, line: Line) -> None:
+def _draw_seeds(axes: Axes, line: Line, *, with_lines: bool) -> None:
+    """Draw the line of each seed, and the crosses of those that diverged in any case."""
     colour = style_of(line.style)[0]
     for (positions, values), diverged in zip(line.seeds, line.diverged, strict=True):
-        axes.plot(positions, values, color=colour, alpha=FAINT, lw=0.8, zorder=2)
+        if with_lines:
+            axes.plot(positions, values, color=colour, alpha=FAINT, lw=0.8, zorder=2)
         finite = np.flatnonzero(np.isfinite(values))
         if not diverged or not len(positions):
             continue

@@ -51,6 +51,16 @@ def test_a_panel_shows_mean_band_and_seeds():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("task", "accuracy (%)")
 
 
+def test_many_seeds_have_no_lines_but_their_crosses():
+    few, many = (make_panel(*[make_line(f"method {i}", i) for i in range(n)]) for n in (40, 41))
+    assert (few.shows_seeds, many.shows_seeds) == (True, False)
+    diverged = [make_line(f"method {i}", i, diverged=i == 0) for i in range(41)]
+    axes, beside = panels_figure([[make_panel(*diverged), few]], "task").axes
+    assert len(axes.lines) == 41 + 1  # the means, and one cross
+    assert [line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1] == ["x"]
+    assert len(beside.lines) == 3 * 40
+
+
 def test_a_heat_map_beside_a_panel():
     values = np.array([[1.0, 0.25], [0.5, np.nan], [0.0, 1.0]])
     heat_map = HeatMap("syre", "correlation", values, (-1.0, 1.0), x_label="class", y_label="image")
