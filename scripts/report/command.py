@@ -29,7 +29,7 @@ from plasticity.scripts.report.comparison import (
 )
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.costs import Costs, benchmark_costs, costs_across, read_costs
-from plasticity.scripts.report.differences import differences_notes, differences_table
+from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_table
 from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
@@ -243,12 +243,13 @@ def _print(console: Console, comparison: Comparison, metrics: Sequence[str]) -> 
 
 
 def _print_across(console: Console, comparisons: Sequence[Comparison], found: Across) -> None:
-    tables = [across_table(found)]
+    tables, notes = [across_table(found)], across_notes(found)
     if (by_benchmark := differences_table(comparisons)) is not None:
         tables += _parts(by_benchmark, console.width)
+        notes.append(DIFFERENCES_NOTE)
     for table in tables:
         console.print(_terminal_table(table, console.width))
-    for note in (*across_notes(found), *differences_notes(comparisons)):
+    for note in notes:
         console.print(Text(f"• {note}", style="dim"))
 
 

@@ -13,6 +13,13 @@ from plasticity.scripts.report.significance import Evidence, evidence, p_text
 from plasticity.scripts.report.statistics import Estimate, estimate
 from plasticity.scripts.report.tables import Cell, Table, estimate_cell
 
+DIFFERENCES_NOTE = (
+    "Differences on each benchmark are paired by seed, in the units of what methods are compared by there."
+    " Better or worse: the p-value, by flips of signs and adjusted for the benchmarks of the method (Holm),"
+    f" is below {LEVEL:g}."
+)
+"""Text that a reader needs to interpret the table."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -96,14 +103,3 @@ def _cell(difference: Difference | None) -> Cell:
     cell = estimate_cell(found, difference.metric, difference.runs, signed=True)
     sign = "" if (p_value := p_text(difference.adjusted)).startswith("<") else "= "
     return Cell(cell.text, (*cell.details, f"p {sign}{p_value}", difference.verdict))
-
-
-def differences_notes(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return what a reader needs to interpret the table; nothing where there is none."""
-    if differences_table(comparisons) is None:
-        return []
-    return [
-        "Differences on each benchmark are paired by seed, in the units of what methods are compared by"
-        " there. Better or worse: the p-value, by flips of signs and adjusted for the benchmarks of the"
-        f" method (Holm), is below {LEVEL:g}."
-    ]

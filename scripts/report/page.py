@@ -22,7 +22,7 @@ from plasticity.scripts.report.comparison import (
     continue_commands,
     recorded,
 )
-from plasticity.scripts.report.differences import differences_notes, differences_table
+from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_table
 from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
@@ -123,9 +123,12 @@ def _for_papers(names: Iterable[str]) -> str:
 
 
 def _all_benchmarks(found: Across, comparisons: Sequence[Comparison]) -> str:
-    tables = (across_table(found), differences_table(comparisons), improvement_table(found))
+    by_benchmark = differences_table(comparisons)
+    tables = (across_table(found), by_benchmark, improvement_table(found))
     every = "\n".join(_table(table) for table in tables if table is not None)
-    notes = [*across_notes(found), *differences_notes(comparisons)]
+    notes = across_notes(found)
+    if by_benchmark is not None:
+        notes.append(DIFFERENCES_NOTE)
     return f'<h2>All benchmarks</h2>\n{every}\n{_notes(notes)}\n<div id="profile" class="charts"></div>'
 
 
