@@ -15,7 +15,7 @@ from plasticity.scripts.report.across import Across, interquartile_with_interval
 from plasticity.scripts.report.arms import shared_positions, values_at
 from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.contents import MAX_COLUMNS, styles_of
-from plasticity.scripts.report.figures import readable
+from plasticity.scripts.report.map_figure import readable
 from plasticity.scripts.report.metric_names import factor_of, is_better_lower, with_unit
 from plasticity.scripts.report.panels import (
     RC_PARAMS,

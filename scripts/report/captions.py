@@ -23,7 +23,8 @@ CAPTIONS = {
     " divergence (of the last epoch), share of clipped actions, share of the returns' variance that the"
     " critic explains (cut off below -1), both losses, weight of the entropy, share of random actions; of"
     " each, what the algorithm has.",
-    "map": "over the two settings of a sweep, with the best outlined. On the right: the other methods.",
+    "map": "over two settings of a sweep, with the best outlined in each panel. On the right: the other"
+    " methods.",
 }
 """Captions of the figures, by name; the title goes before."""
 

@@ -22,7 +22,6 @@ from plasticity.scripts.report.contents import (
     task_panels,
     task_values,
 )
-from plasticity.scripts.report.figures import SettingsMap, settings_map
 from plasticity.scripts.report.metric_names import (
     family_of,
     in_words,
@@ -31,6 +30,7 @@ from plasticity.scripts.report.metric_names import (
     layer_of,
 )
 from plasticity.scripts.report.panels import Panel, style_of
+from plasticity.scripts.report.settings_map import MapPanel, SettingsMap, settings_map
 from plasticity.scripts.report.statistics import Array
 
 MAX_NUMBERS = 100_000
@@ -206,28 +206,28 @@ def _values(lines: Iterable[dict[str, Any]]) -> Iterable[float | None]:
 
 
 def _map(settings: SettingsMap) -> dict[str, Any]:
-    cells = [
-        {
-            "row": row,
-            "column": column,
-            "value": _rounded(settings.values[i, j]),
-            "note": settings.notes[i][j],
-            "best": (i, j) == settings.best,
-        }
-        for i, row in enumerate(settings.rows)
-        for j, column in enumerate(settings.columns)
-    ]
     return {
         "title": settings.title,
         "label": settings.label,
         "row": settings.row_label,
         "column": settings.column_label,
-        "cells": cells,
-        "references": [
-            {"name": name.replace("\n", " "), "value": _rounded(value)}
-            for name, value in settings.references
-        ],
+        "panels": [{"title": panel.title, "cells": _cells(panel)} for panel in settings.panels],
+        "domain": [_rounded(min(settings.finite)), _rounded(max(settings.finite))],
     }
+
+
+def _cells(panel: MapPanel) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": row,
+            "column": column,
+            "value": _rounded(panel.values[i, j]),
+            "note": panel.notes[i][j],
+            "best": (i, j) == panel.best,
+        }
+        for i, row in enumerate(panel.rows)
+        for j, column in enumerate(panel.columns)
+    ]
 
 
 # ---- all benchmarks ---------------------------------------------------------------------------------

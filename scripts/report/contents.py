@@ -16,7 +16,7 @@ from plasticity.scripts.report.arms import (
 )
 from plasticity.scripts.report.axis import TASK
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.figures import map_figure, settings_map
+from plasticity.scripts.report.map_figure import map_figure
 from plasticity.scripts.report.metric_names import (
     DIAGNOSTICS,
     EPISODES,
@@ -39,6 +39,7 @@ from plasticity.scripts.report.metric_names import (
 )
 from plasticity.scripts.report.panels import STYLES, Line, Panel, panels_figure
 from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.settings_map import settings_map
 from plasticity.scripts.report.statistics import Array, bands
 from plasticity.scripts.report.tables import task_returns
 

@@ -70,17 +70,16 @@ function drawProfile(methods, show) {
   return lines.length ? [figure(at("profile"), chart, lines, { ...show, seeds: false })] : [];
 }
 
-function mapSpec(map) {
+function mapSpec(map, panel) {
   const x = { field: "column", type: "ordinal", title: map.column, axis: { labelAngle: 0 } };
   const y = { field: "row", type: "ordinal", title: map.row, sort: "descending" };
-  const values = [...map.cells, ...map.references].map((each) => each.value).filter((each) => each !== null);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const [low, high] = map.domain;
   const color = {
     field: "value", type: "quantitative", title: map.label,
     scale: { scheme: "cividis", domain: [low, high > low ? high : low + 1] },
   };
   const readable = { condition: { test: `datum.value > ${(low + high) / 2}`, value: "black" }, value: "white" };
-  const shown = map.cells.filter((each) => each.value !== null).map(
+  const shown = panel.cells.filter((each) => each.value !== null).map(
     (each) => ({ ...each, text: each.value.toFixed(1) }),
   );
   const written = (field, dy) => ({
@@ -88,14 +87,14 @@ function mapSpec(map) {
     encoding: { x, y, text: { field }, color: readable },
   });
   return {
-    width: "container", height: 46 * new Set(map.cells.map((cell) => cell.row)).size, config: CONFIG,
+    width: "container", title: panel.title || undefined, height: 46 * new Set(panel.cells.map((cell) => cell.row)).size, config: CONFIG,
     layer: [
       {
-        data: { values: map.cells }, mark: { type: "rect" },
+        data: { values: panel.cells }, mark: { type: "rect" },
         encoding: { x, y, color, tooltip: ["row", "column", "value", "note"].map((field) => ({ field })) },
       },
       {
-        data: { values: map.cells.filter((each) => each.best) },
+        data: { values: panel.cells.filter((each) => each.best) },
         mark: { type: "rect", filled: false, stroke: "#D55E00", strokeWidth: 4 }, encoding: { x, y },
       },
       written("text", -6), written("note", 11),
@@ -104,9 +103,9 @@ function mapSpec(map) {
 }
 
 function drawMaps() {
-  return data.benchmarks.filter((each) => each.map).map(
-    (each) => embed(at(`map-${each.name}`), each.map.title, mapSpec(each.map)),
-  );
+  return data.benchmarks.filter((each) => each.map).flatMap((each) => each.map.panels.map((panel) => embed(
+    at(`map-${each.name}`), [each.map.title, panel.title].filter(Boolean).join(", "), mapSpec(each.map, panel),
+  )));
 }
 
 // ---- start ---------------------------------------------------------------------------------------

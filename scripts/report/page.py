@@ -23,11 +23,11 @@ from plasticity.scripts.report.comparison import (
     recorded,
 )
 from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_table
-from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
 from plasticity.scripts.report.metric_names import in_words
 from plasticity.scripts.report.prediction import prediction_note, prediction_table
+from plasticity.scripts.report.settings_map import SettingsMap, settings_map
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (
     Cell,
@@ -151,8 +151,9 @@ def _section(comparison: Comparison) -> str:
     if evidence is not None:
         parts.append(_table(evidence))
     parts.append(_notes([*comparison.notes, *significance_notes(comparison)]))
-    if settings_map(comparison) is not None:
-        parts.append(_map(comparison))
+    settings = settings_map(comparison)
+    if settings is not None:
+        parts.append(_map(comparison, settings))
     if task_table(comparison) is not None:
         parts.append(_tasks(comparison))
     predicted = prediction_table(comparison)
@@ -190,16 +191,16 @@ def _notes(notes: Iterable[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
 
 
-def _map(comparison: Comparison) -> str:
+def _map(comparison: Comparison, settings: SettingsMap) -> str:
     """Return the place where the script draws the map of settings, and what else there is to compare."""
-    found = settings_map(comparison)
-    assert found is not None
-    values = "; ".join(f"{' '.join(name.split())} {value:.1f}" for name, value in found.references)
+    values = "; ".join(
+        f"{' '.join(name.split())} {value:.1f}" for name, value in settings.references
+    )
     others = f" The others, at their best: {values}." if values else ""
     text = caption(comparison, "map").replace(" On the right: the other methods.", others)
     return (
         f"<h3>Map of settings</h3>\n<figure><figcaption>{escape(text)}</figcaption>"
-        f'<div id="map-{escape(comparison.benchmark, quote=True)}"></div></figure>'
+        f'<div class="charts" id="map-{escape(comparison.benchmark, quote=True)}"></div></figure>'
     )
 
 

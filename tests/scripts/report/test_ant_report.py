@@ -18,10 +18,10 @@ from plasticity.scripts.report.contents import (
     draw_figures,
     task_panels,
 )
-from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.metric_names import headlines, in_words, short_count
 from plasticity.scripts.report.run_folders import Run, find_runs
+from plasticity.scripts.report.settings_map import settings_map
 from plasticity.scripts.report.tables import (
     Cell,
     best_table,
@@ -182,7 +182,7 @@ def test_the_map_shows_the_average_return(tmp_path):
     at_end = compare(find_runs(tmp_path), None, 0.95, Criterion(moment="last"))
     assert settings_map(at_end).title == "syre, step 200"
     # (1 + 10)/2, (1 + 20)/2; (2 + 10)/2, (2 + 20)/2.
-    np.testing.assert_allclose(settings.values, [[5.5, 10.5], [6.0, 11.0]])
+    np.testing.assert_allclose(settings.panels[0].values, [[5.5, 10.5], [6.0, 11.0]])
 
 
 def test_the_critics_settings_distinguish_only_arms_whose_method_uses_them(tmp_path):

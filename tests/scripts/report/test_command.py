@@ -13,8 +13,8 @@ from plasticity.scripts.report.arms import gather
 from plasticity.scripts.report.command import ReportConfig, report
 from plasticity.scripts.report.comparison import compare, continue_commands
 from plasticity.scripts.report.contents import draw_figures, panel_of
-from plasticity.scripts.report.figures import settings_map
 from plasticity.scripts.report.run_folders import find_runs
+from plasticity.scripts.report.settings_map import settings_map
 from plasticity.scripts.report.tables import Cell, best_table, metric_table
 
 MADE_BY = {"versions": {"python": "3.11.4", "torch": "2.13.0"}, "git_commit": "0123abcd"}
@@ -302,10 +302,11 @@ def test_the_map_holds_every_setting(tmp_path):
     write_sweep(tmp_path)
     settings = settings_map(compared(tmp_path))
     assert settings is not None
-    assert (settings.rows, settings.columns) == ((0.01, 0.02), (0.1, 1.0))
+    (panel,) = settings.panels
+    assert (panel.title, panel.rows, panel.columns) == ("", (0.01, 0.02), (0.1, 1.0))
     # Strength down, sigma across: 0.5 + 0.1 + 0.01, …
-    np.testing.assert_allclose(settings.values, [[61, 70], [71, 80]])
-    assert settings.best == (1, 1)
+    np.testing.assert_allclose(panel.values, [[61, 70], [71, 80]])
+    assert panel.best == (1, 1)
     assert [name for name, _ in settings.references] == ["none", "weight-decay\n(strength 0.01)"]
     np.testing.assert_allclose([value for _, value in settings.references], [40, 60])
 

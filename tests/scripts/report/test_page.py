@@ -1,6 +1,7 @@
 """The page of a report: its parts, and how it behaves in headless Chromium."""
 
 import csv
+import itertools
 import re
 import shutil
 
@@ -258,9 +259,9 @@ def test_in_print_a_dark_page_is_dark_on_white_and_without_controls(opened):
 def test_presets_of_one_benchmark_have_controls_and_maps_of_their_own(opened, tmp_path):
     for preset in ("quick", "narrow"):
         for sigma in (0.1, 1.0):
-            for strength in (0.1, 0.01):
-                folder = tmp_path / preset / f"{sigma}_{strength}"
-                settings = {"strength": strength, "sigma": sigma}
+            for strength, decoupled in itertools.product((0.1, 0.01), (False, True)):
+                folder = tmp_path / preset / f"{sigma}_{strength}_{decoupled}"
+                settings = {"strength": strength, "sigma": sigma, "decoupled": decoupled}
                 values = {"syre": VALUES["syre"]}
                 write_runs(folder, "permuted-digits", values, settings=settings)
     path, *_ = report(
@@ -271,7 +272,9 @@ def test_presets_of_one_benchmark_have_controls_and_maps_of_their_own(opened, tm
         f"{name}/permuted-digits: test accuracy" for name in ("quick", "narrow")
     ]
     for name in ("quick", "narrow"):
-        assert tab.locator(f'[id="map-{name}/permuted-digits"] svg').count() == 1
+        panels = tab.locator(f'[id="map-{name}/permuted-digits"] svg')
+        titles = [text for text in panels.all_text_contents() if "decoupled" in text]
+        assert len(titles) == panels.count() == 2
     changed(tab, lambda: tab.get_by_role("checkbox", name="quick/permuted-digits").uncheck())
     assert captions(tab) == ["narrow/permuted-digits: test accuracy"]
     assert saved(tab, "CSV of narrow/permuted-digits: test accuracy").startswith("method,task,")

@@ -1,23 +1,34 @@
-"""Maps of settings: the cells, the references beside them, and their common scale."""
+"""Maps of settings as heat maps: the cells, the references beside them, and their common scale."""
 
 import numpy as np
 import pytest
 
-from plasticity.scripts.report.figures import SettingsMap, map_figure
+from plasticity.scripts.report.map_figure import map_figure
 from plasticity.scripts.report.panels import to_png
+from plasticity.scripts.report.settings_map import MapPanel, SettingsMap
+
+VALUES = np.array([[80.0, 90.0, 85.0], [70.0, np.nan, 60.0]])
 
 
-def make_map(**changes):
+def make_panel(values=VALUES, title="", best=(0, 1)):
+    return MapPanel(
+        title=title,
+        rows=(0.001, 0.01),
+        columns=(0.1, 0.3, 1.0),
+        values=values,
+        notes=(("", "", ""), ("", "not run", "1 of 3 div.")),
+        best=best,
+    )
+
+
+def make_map(*panels, **changes):
     given = {
         "title": "syre",
         "label": "test accuracy (%)",
-        "rows": (0.001, 0.01),
-        "columns": (0.1, 0.3, 1.0),
         "row_label": "strength",
         "column_label": "sigma",
-        "values": np.array([[80.0, 90.0, 85.0], [70.0, np.nan, 60.0]]),
-        "notes": (("", "", ""), ("", "not run", "1 of 3 div.")),
-        "best": (0, 1),
+        "panels": panels or (make_panel(),),
+        "num_columns": 1,
         "references": (("none", 55.0), ("weight-decay\n(strength 0.01)", 88.0)),
     }
     return SettingsMap(**{**given, **changes})
@@ -67,9 +78,24 @@ def test_text_in_a_map_contrasts_with_its_cell():
 
 
 def test_a_map_of_equal_values_without_references_can_be_drawn():
-    assert to_png(map_figure(make_map(values=np.full((2, 3), 50.0), references=())))
+    assert to_png(map_figure(make_map(make_panel(np.full((2, 3), 50.0)), references=())))
 
 
 def test_a_map_without_values_is_refused():
     with pytest.raises(ValueError, match="at least one cell"):
-        map_figure(make_map(values=np.full((2, 3), np.nan)))
+        map_figure(make_map(make_panel(np.full((2, 3), np.nan))))
+
+
+def test_panels_share_their_scale_and_each_outlines_its_best():
+    narrow, wide = make_panel(title="width 8"), make_panel(VALUES + 4, "width 64", best=(0, 2))
+    figure = map_figure(make_map(narrow, wide, num_columns=2))
+    left, right, beside, _ = figure.axes
+    assert [axes.get_title(loc="left") for axes in (left, right)] == ["width 8", "width 64"]
+    limits = {axes.images[0].get_clim() for axes in (left, right, beside)}
+    assert limits == {(55.0, 94.0)}
+    outlines = [axes.patches[0].get_x() + 0.46 for axes in (left, right)]
+    assert outlines == pytest.approx([1, 2])
+    figure.canvas.draw()
+    boxes = [axes.get_window_extent() for axes in (left, right)]
+    assert boxes[0].y0 == pytest.approx(boxes[1].y0)
+    assert boxes[0].x1 < boxes[1].x0
