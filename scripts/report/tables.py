@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,17 @@ class Table:
 
 
 def format_values(values: Sequence[float], metric: str, *, signed: bool = False) -> list[str]:
-    """Format values: shares in per cent, the rest with at least three digits of the largest."""
+    """Format values: shares in per cent, the rest with at least three digits of the largest.
+
+    Signed ones, a difference and the ends of its intervals, have up to two more decimals, until the last
+    one is an eighth of their spread at most: +0.07 [+0.02, +0.12] is not +0.1 [+0.0, +0.1].
+    """
     factor = factor_of(metric)
-    size = max(abs(value) for value in values)
+    size, spread = max(abs(value) for value in values), max(values) - min(values)
     decimals = 1 if is_percent(metric) else sum(size < bound for bound in (1000, 10, 1))
+    if signed and spread > 1e-9 * size:  # less is rounding
+        needed = math.ceil(-math.log10(factor * spread / 8))
+        decimals = max(decimals, min(needed, decimals + 2))
     return [f"{factor * value:{'+' if signed else ''}.{decimals}f}" for value in values]
 
 

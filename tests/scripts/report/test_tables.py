@@ -11,6 +11,12 @@ from plasticity.scripts.report.tables import Cell, estimate_cell, format_values
     [
         ([0.1234], "test_accuracy", False, ["12.3"]),
         ([0.1234, -0.001], "dead_fraction/fc1", True, ["+12.3", "-0.1"]),
+        # 0.8 points apart, of which an eighth is 0.1; then 0.72
+        ([0.0004, -0.004, 0.004], "test_accuracy", True, ["+0.0", "-0.4", "+0.4"]),
+        ([0.0004, -0.0036, 0.0036], "test_accuracy", True, ["+0.04", "-0.36", "+0.36"]),
+        ([0.0004, -0.0036, 0.0036], "test_accuracy", False, ["0.0", "-0.4", "0.4"]),
+        ([2e-6, 1e-6, 3e-6], "test_accuracy", True, ["+0.000", "+0.000", "+0.000"]),
+        ([0.1, 0.1 + 1e-16], "test_accuracy", True, ["+10.0", "+10.0"]),
         ([1234.6], "weight_norm/total", False, ["1235"]),
         ([12.345], "effective_rank/fc1", False, ["12.3"]),
         ([0.5, -0.1, 1.1], "effective_rank/fc1", True, ["+0.50", "-0.10", "+1.10"]),
