@@ -1,0 +1,430 @@
+"""Tables of docs/comparison.md, from the rows in this folder: python docs/comparison/tables.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from plasticity.scripts.report.aggregates import LEVEL, holm, sign_flip_test
+from plasticity.scripts.report.arms import Arm, values_at
+from plasticity.scripts.report.comparison import Comparison, Criterion, compare
+from plasticity.scripts.report.costs import read_costs
+from plasticity.scripts.report.metric_names import (
+    GAP,
+    LOSS_GAP,
+    factor_of,
+    is_better_lower,
+    is_percent,
+)
+from plasticity.scripts.report.prediction import prediction_table
+from plasticity.scripts.report.run_folders import Run
+from plasticity.scripts.report.significance import p_text
+from plasticity.scripts.report.sources import open_sources, runs_by_benchmark
+from plasticity.scripts.report.statistics import estimate
+
+FOLDER = Path(__file__).parent
+SYRE = "syre"
+LAYER_NORM = "layer-norm"
+SIGMA_SEEDS = range(10)
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of the finals."""
+
+    number: int
+    """Its number in the protocol."""
+
+    metric: str = "online_accuracy"
+    """Metric of the primary measure."""
+
+    skip: int = 1
+    """Number of tasks (or steps) that the primary measure leaves out."""
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its runs."""
+        return f"finals_{self.number}"
+
+
+STREAMS = (Stream(1), Stream(2))
+
+Values = Mapping[int, float]
+"""A value for each seed."""
+
+
+@cache
+def comparison_of(file: str, stream: Stream) -> Comparison:
+    """Return the runs of a file, each method at its settings."""
+    with open_sources([FOLDER / f"{file}.tar.xz"]) as sources:
+        (runs,) = runs_by_benchmark(sources).values()
+        by = Criterion((stream.metric,), "average", stream.skip)
+        return compare(runs, None, 0.95, by, benchmark=file)
+
+
+def primary(stream: Stream, file: str | None = None) -> dict[str, Values]:
+    """Return the primary measure by the label of the arm and seed.
+
+    A run that diverged has the worst value of its stream.
+    """
+    found = comparison_of(file or stream.file, stream)
+    factor = factor_of(stream.metric)
+    values = {
+        arm.label: values_at(arm, stream.metric, "average", arm.positions) for arm in found.arms
+    }
+    known = [value for each in values.values() for value in each.values() if value is not None]
+    worst = max(known) if is_better_lower(stream.metric) else 0.0
+    return {
+        label: {seed: factor * (worst if value is None else value) for seed, value in each.items()}
+        for label, each in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference of two methods, paired by seed."""
+
+    mean: float
+    """Mean over seeds."""
+
+    low: float
+    """Lower end of the 95 % t interval."""
+
+    high: float
+    """Upper end of the 95 % t interval."""
+
+    p_value: float
+    """P-value of the sign-flip test."""
+
+
+def difference(ours: Values, theirs: Values) -> Difference:
+    """Compare two methods at the seeds that both have."""
+    each = [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+    found = estimate(each)
+    assert found is not None
+    assert found.t is not None
+    return Difference(found.mean, *found.t, sign_flip_test(each))
+
+
+def over_streams(pair: Callable[[Stream], tuple[Values, Values] | None]) -> dict[int, Difference]:
+    """Return the difference on each stream, with p-values adjusted for their number (Holm)."""
+    pairs = {stream.number: pair(stream) for stream in STREAMS}
+    found = {number: difference(*each) for number, each in pairs.items() if each is not None}
+    adjusted = holm({str(number): each.p_value for number, each in found.items()})
+    return {number: replace(each, p_value=adjusted[str(number)]) for number, each in found.items()}
+
+
+def to(first: str, second: str) -> dict[int, Difference]:
+    """Return the differences of two methods on all streams."""
+    return over_streams(lambda stream: (primary(stream)[first], primary(stream)[second]))
+
+
+# ---- text -------------------------------------------------------------------------------------------
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def decimals(metric: str) -> int:
+    """Return the number of decimals of a metric's means; differences have one more."""
+    return 1 if is_percent(metric) or not is_better_lower(metric) else 4
+
+
+def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
+    """Format a number, with a minus sign."""
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
+
+
+def interval(found: Difference, digits: int) -> str:
+    """Format a difference and its interval."""
+    ends = f"[{number(found.low, digits)}, {number(found.high, digits)}]"
+    return f"{number(found.mean, digits, signed=True)} {ends}"
+
+
+def mean(values: Iterable[float | None], digits: int = 1, factor: float = 1.0) -> str:
+    """Format a mean over seeds and half of its 95 % t interval."""
+    found = estimate(values)
+    if found is None or found.t is None:
+        return "\N{EN DASH}"
+    half = factor * (found.t[1] - found.t[0]) / 2
+    return f"{number(factor * found.mean, digits)} ± {half:.{digits}f}"
+
+
+def verdict(found: Difference, digits: int, *, lower: bool = False) -> str:
+    """Return what the protocol says of a difference."""
+    if found.p_value < LEVEL:
+        return "better" if (found.mean < 0) == lower else "worse"
+    worst = max(abs(found.low), abs(found.high))
+    return f"no difference seen, one larger than {worst:.{digits}f} is excluded"
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
+def settings_of(file: str) -> dict[str, str]:
+    """Return the tuned settings of each method as text."""
+    tuned = json.loads((FOLDER / f"{file}_tuned.json").read_text(encoding="utf-8"))["methods"]
+    return {
+        method: ", ".join(
+            f"{path.split('.')[-1].replace('learning-rate', 'lr')} {value:g}"
+            for path, value in each["settings"].items()
+        )
+        for method, each in tuned.items()
+    }
+
+
+def stream_table(stream: Stream, file: str, reference: str) -> list[str]:
+    """Return the methods of a stream, the best one first, with their differences to one of them."""
+    values, metric = primary(stream, file), stream.metric
+    digits, settings = decimals(metric), settings_of(file)
+    lower = is_better_lower(metric)
+    arms = {arm.label: arm for arm in comparison_of(file, stream).arms}
+    order = sorted(
+        values, key=lambda label: np.mean(list(values[label].values())) * (1 if lower else -1)
+    )
+    to_it = {
+        label: over_streams(_pair(label, reference, stream, file))[stream.number]
+        for label in order
+        if label != reference
+    }
+    rows = []
+    for label in order:
+        found = to_it.get(label)
+        rows.append(
+            [
+                f"`{label}`",
+                mean(values[label].values(), digits),
+                interval(found, digits + 1) if found else "",
+                p_text(found.p_value) if found else "",
+                *_secondary(arms[label], metric, digits),
+                settings.get(label, ""),
+            ]
+        )
+    arm = next(iter(arms.values()))
+    headings = [
+        "method",
+        _tasks(arm, stream),
+        f"{MINUS} {reference.replace(LAYER_NORM, 'LayerNorm')}",
+        "p",
+        "first task",
+        "last task",
+        *_secondary_headings(arm),
+        "settings",
+    ]
+    return table(headings, rows)
+
+
+def _pair(
+    label: str, reference: str, stream: Stream, file: str
+) -> Callable[[Stream], tuple[Values, Values] | None]:
+    """Return both methods' values by stream; of a file that is no stream's finals, on that stream alone."""
+
+    def pair(each: Stream) -> tuple[Values, Values] | None:
+        if file != stream.file and each != stream:
+            return None
+        values = primary(each, file if each == stream else None)
+        return (values[label], values[reference]) if label in values else None
+
+    return pair
+
+
+def _tasks(arm: Arm, stream: Stream) -> str:
+    positions = arm.positions
+    if stream.skip == 1:
+        return f"tasks 1 to {positions[-1]}"
+    return f"after {stream.skip} steps"
+
+
+def _layer(arm: Arm) -> str | None:
+    """Return the name of the last hidden layer."""
+    layers = [name.partition("/")[2] for name in arm.metrics if name.startswith("effective_rank/")]
+    return layers[-1] if layers else None
+
+
+def _gap(arm: Arm) -> tuple[str, int] | None:
+    """Return the metric of the gap, and the last task that has one."""
+    for metric in (GAP, LOSS_GAP):
+        if metric in arm.metrics:
+            return metric, arm.positions_of(metric)[-1]
+    return None
+
+
+def _secondary_headings(arm: Arm) -> list[str]:
+    gap = _gap(arm)
+    headings = [] if gap is None else [f"gap, task {gap[1]}"]
+    return [*headings, "rank", "dead", "norm"]
+
+
+def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
+    def of(name: str, position: int, digits: int) -> str:
+        return mean([run.value(name, position) for run in arm.started], digits, factor_of(name))
+
+    first, last, layer, gap = arm.positions[0], arm.positions[-1], _layer(arm), _gap(arm)
+    cells = [of(metric, first, digits), of(metric, last, digits)]
+    if gap is not None:
+        cells.append(of(*gap, digits))
+    return [
+        *cells,
+        of(f"effective_rank/{layer}", last, 1),
+        of(f"dead_fraction/{layer}", last, 0),
+        of("weight_norm/total", last, 0),
+    ]
+
+
+def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
+    """Return the tuned syre at other sigmas, against the tuned one and weight decay."""
+    finals = primary(stream)
+    values = {
+        float(label.partition("sigma ")[2].rstrip(")")): each
+        for label, each in primary(stream, file).items()
+    }
+    values[tuned] = {seed: finals[SYRE][seed] for seed in SIGMA_SEEDS}
+    arms = {_sigma(arm): arm for arm in comparison_of(file, stream).arms}
+    arms[tuned] = next(a for a in comparison_of(stream.file, stream).arms if a.label == SYRE)
+    found = {each: difference(values[each], values[tuned]) for each in values if each != tuned}
+    adjusted = holm({str(each): one.p_value for each, one in found.items()})
+    digits = decimals(stream.metric) + 1
+    rows = []
+    for sigma in sorted(values):
+        arm = arms[sigma]
+        ends = [run for run in arm.started if run.seed in SIGMA_SEEDS]
+        rows.append(
+            [
+                f"{sigma:g}" + (" (tuned)" if sigma == tuned else ""),
+                mean(values[sigma].values(), digits),
+                interval(found[sigma], digits) if sigma in found else "",
+                p_text(adjusted[str(sigma)]) if sigma in found else "",
+                interval(difference(values[sigma], finals["weight-decay"]), digits),
+                _end(ends, f"effective_rank/{_layer(arm)}", 1),
+                _end(ends, f"dead_fraction/{_layer(arm)}", 0),
+            ]
+        )
+    headings = ["sigma", _tasks(arms[tuned], stream), f"{MINUS} tuned ({tuned:g})", "p, adjusted"]
+    return table([*headings, f"{MINUS} weight decay", "rank", "dead"], rows)
+
+
+def _sigma(arm: Arm) -> float:
+    return float(arm.settings["sigma"])
+
+
+def _end(runs: Sequence[Run], metric: str, digits: int) -> str:
+    values = [value for run in runs if (value := run.rows[-1][metric]) is not None]
+    return number(factor_of(metric) * float(np.mean(values)), digits)
+
+
+def question_table(first: str, second: str) -> list[str]:
+    """Return whether one method is better than another on each stream."""
+    rows = []
+    for stream in STREAMS:
+        found = to(first, second)[stream.number]
+        digits = decimals(stream.metric) + 1
+        said = verdict(found, digits, lower=is_better_lower(stream.metric))
+        rows.append([str(stream.number), interval(found, digits), p_text(found.p_value), said])
+    return table(["stream", f"{first} {MINUS} {second}", "p, adjusted", ""], rows)
+
+
+def prediction(stream: Stream) -> list[str]:
+    """Return what predicts the gap on a stream."""
+    found = prediction_table(comparison_of(stream.file, stream))
+    if found is None:
+        return ["No gap was measured."]
+    cells = [
+        [cell.text + (f" {cell.details[0]}" if cell.details else "") for cell in row]
+        for row in found.rows
+    ]
+    rows = [[each.replace("-", MINUS).replace("+", "") for each in row] for row in cells]
+    return table([heading.replace("\n", " ") for heading in found.columns], rows)
+
+
+def cheapest() -> list[str]:
+    """Return the methods by cost, and the streams on which they are worse than the best one."""
+    every = read_costs(FOLDER / "costs.json").values()
+    methods = set.intersection(*(set(primary(stream)) for stream in STREAMS))
+    costs = {
+        method: float(np.exp(np.mean([np.log(each[method]) for each in every])))
+        for method in methods
+    }
+    best = {}
+    for stream in STREAMS:
+        sign = -1 if is_better_lower(stream.metric) else 1
+        means = {m: sign * float(np.mean(list(primary(stream)[m].values()))) for m in methods}
+        best[stream.number] = max(means, key=means.__getitem__)
+    rows = []
+    for method in sorted(methods, key=costs.__getitem__):
+        found = over_streams(_against_best(method, best))
+        cells = []
+        for stream in STREAMS:
+            each = found.get(stream.number)
+            digits = decimals(stream.metric) + 1
+            worse = "**" if each is not None and each.p_value < LEVEL else ""
+            cells.append("best" if each is None else f"{worse}{interval(each, digits)}{worse}")
+        rows.append([f"`{method}`", f"{costs[method]:.2f}", *cells])
+    headings = ["method", "cost", *(f"stream {each.number}: {MINUS} best" for each in STREAMS)]
+    return table(headings, rows)
+
+
+def _against_best(
+    method: str, best: Mapping[int, str]
+) -> Callable[[Stream], tuple[Values, Values] | None]:
+    def pair(stream: Stream) -> tuple[Values, Values] | None:
+        leader = best[stream.number]
+        values = primary(stream)
+        return None if leader == method else (values[method], values[leader])
+
+    return pair
+
+
+def references() -> list[str]:
+    """Return the primary measure of each stream over that of fresh networks of the plain method."""
+    rows = []
+    for stream in STREAMS:
+        plain = next(a for a in comparison_of(stream.file, stream).arms if a.label == "none")
+        name = f"reference_{stream.metric}"
+        found = [
+            value
+            for run in plain.started
+            for row in run.rows
+            if (value := row.get(name)) is not None
+        ]
+        if not found:
+            continue
+        fresh = factor_of(stream.metric) * float(np.mean(found))
+        means = {
+            label: float(np.mean(list(each.values()))) for label, each in primary(stream).items()
+        }
+        leader = (min if is_better_lower(stream.metric) else max)(means, key=means.__getitem__)
+        cells = [f"{means[label] / fresh:.3f}" for label in ("none", SYRE, leader)]
+        cells[-1] += f" (`{leader}`)"
+        rows.append([str(stream.number), number(fresh, decimals(stream.metric)), *cells])
+    return table(["stream", "fresh networks", "none / fresh", "syre / fresh", "best / fresh"], rows)
+
+
+def sections() -> dict[str, list[str]]:
+    """Return every table by its heading."""
+    found = {}
+    for stream in STREAMS:
+        found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
+    first = STREAMS[0]
+    found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
+    found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
+    found["syre and weight decay"] = question_table(SYRE, "weight-decay")
+    found["syre and L2-init"] = question_table(SYRE, "l2-init")
+    for stream in STREAMS:
+        found[f"What predicts the gap, stream {stream.number}"] = prediction(stream)
+    found["Cost"] = cheapest()
+    found["Fresh networks"] = references()
+    return found
+
+
+if __name__ == "__main__":
+    for heading, lines in sections().items():
+        print(f"## {heading}\n", *lines, "", sep="\n")

@@ -1,0 +1,50 @@
+"""The page of the comparison has the tables that its rows give."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "comparison.md").read_text(encoding="utf-8")
+
+
+def load():
+    spec = importlib.util.spec_from_file_location(
+        "comparison_tables", DOCS / "comparison" / "tables.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return load()
+
+
+def test_the_page_has_every_table_whole(tables):
+    for heading, lines in tables.sections().items():
+        assert "\n".join(lines) in PAGE, f"{heading}: run python docs/comparison/tables.py"
+
+
+def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
+    values = {"none": {0: 0.5, 1: None}, "syre": {0: 0.75, 1: 0.25}}
+
+    class Arm:
+        positions = (0, 1)
+
+        def __init__(self, label):
+            self.label = label
+
+    class Comparison:
+        arms = tuple(map(Arm, values))
+
+    monkeypatch.setattr(tables, "comparison_of", lambda file, stream: Comparison)
+    monkeypatch.setattr(tables, "values_at", lambda arm, metric, moment, where: values[arm.label])
+    found = tables.primary(tables.Stream(1))
+    assert found == {"none": {0: 50.0, 1: 0.0}, "syre": {0: 75.0, 1: 25.0}}
+    found = tables.primary(tables.Stream(1, "online_loss"))
+    assert found["none"] == {0: 0.5, 1: 0.75}
