@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -33,6 +33,7 @@ from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_
 from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
+from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.sources import Source, open_sources, runs_by_benchmark
 from plasticity.scripts.report.statistics import require_confidence
@@ -71,6 +72,10 @@ class ReportConfig:
     """Method that the others are compared with, seed by seed, on the benchmarks that have it. None:
     weight-decay if it was run, otherwise the method "none"."""
 
+    methods: tuple[str, ...] = ()
+    """Methods to compare, the baseline among them (a combination by its name, layer-norm+syre). Without any:
+    all that were run."""
+
     metrics: tuple[str, ...] = ()
     """Metrics to print instead of the headline ones; a name without a layer selects all its layers.
     The page always shows every metric."""
@@ -84,7 +89,7 @@ class ReportConfig:
     average of a return or an online loss, the last of others."""
 
     skip: int = 0
-    """Number of tasks (or steps) at the beginning that averages leave out."""
+    """Number of tasks at the beginning that averages leave out; of runs without tasks, of steps."""
 
     confidence: float = 0.95
     """Confidence level of the intervals over seeds, from 0.5 to below 1."""
@@ -128,7 +133,7 @@ def report(config: ReportConfig) -> list[Path]:
 def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Comparison]:
     by = Criterion(config.by, config.moment, config.skip)
     temporary = tuple(source.folder for source in sources if source.is_unpacked)
-    every = runs_by_benchmark(sources)
+    every = _of_methods(runs_by_benchmark(sources), config.methods)
     if config.baseline is not None:
         names = [name for runs in every.values() for name in baseline_names(runs)]
         require_known("baseline", config.baseline, dict.fromkeys(names))
@@ -140,6 +145,17 @@ def _comparisons(config: ReportConfig, sources: Sequence[Source]) -> list[Compar
         left = (run for run in comparison.unfinished if not _is_in(run.path, temporary))
         found.append(replace(comparison, unfinished=tuple(left)))
     return found
+
+
+def _of_methods(every: Mapping[str, list[Run]], methods: Sequence[str]) -> Mapping[str, list[Run]]:
+    """Return the runs of these methods, of the benchmarks that have any; all if no method is named."""
+    if not methods:
+        return every
+    known = dict.fromkeys(run.method for runs in every.values() for run in runs)
+    for method in methods:
+        require_known("method", method, known)
+    chosen = {name: [run for run in runs if run.method in methods] for name, runs in every.items()}
+    return {name: runs for name, runs in chosen.items() if runs}
 
 
 def _is_in(path: Path, folders: Iterable[Path]) -> bool:

@@ -45,7 +45,7 @@ class Criterion:
     """Moment of the runs. None: the last task, or the average for what is noisy."""
 
     skip: int = 0
-    """Number of tasks (or steps) at the beginning that averages leave out."""
+    """Number of tasks at the beginning that averages leave out; of runs without tasks, of steps."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def compare(
     arms, notes = gather(runs)
     by = Criterion() if by is None else by
     benchmark = benchmark or runs[0].benchmark
-    started = [replace(arm, skip=by.skip) for arm in arms if arm.started]
+    started = [_skipping(arm, by.skip) for arm in arms if arm.started]
     if not started:
         raise ValueError(
             f"No run of {benchmark} has a row in its metrics.jsonl yet (looked in"
@@ -169,7 +169,7 @@ def compare(
     metrics = tuple({name: None for arm in started for name in arm.metrics})
     headline = _headline(by, metrics, benchmark)
     moment = by.moment or compared_at(headline)
-    _require_rest(started, by.skip, benchmark)
+    _require_rest(started, benchmark)
     by_method: dict[str, list[Arm]] = {}
     for arm in started:
         by_method.setdefault(arm.method, []).append(arm)
@@ -179,8 +179,8 @@ def compare(
     if reference is None and baseline is not None:
         notes.append(f"{baseline}, the baseline, was not run here: there are no differences to it.")
     if by.skip:
-        first = started[0].started[0].axis.first(by.skip)
-        notes.append(f"Averages leave out {first}.")
+        first = dict.fromkeys(arm.started[0].axis.first(arm.skip) for arm in started)
+        notes.append(f"Averages leave out {' or '.join(first)}.")
     notes += _interval_notes(started, confidence)
     if GAP in metrics or LOSS_GAP in metrics:
         what = (
@@ -224,13 +224,21 @@ def _headline(by: Criterion, metrics: Sequence[str], benchmark: str) -> str:
     return found
 
 
-def _require_rest(arms: Sequence[Arm], skip: int, benchmark: str) -> None:
-    run = max((run for arm in arms for run in arm.started), key=lambda run: max(run.by_position))
-    done = run.axis.done_at(max(run.by_position))
-    if skip >= done:
+def _skipping(arm: Arm, tasks: int) -> Arm:
+    return replace(arm, skip=tasks * arm.started[0].task_length)
+
+
+def _require_rest(arms: Sequence[Arm], benchmark: str) -> None:
+    runs = [
+        (run.axis.done_at(max(run.by_position)), arm.skip, run)
+        for arm in arms
+        for run in arm.started
+    ]
+    if all(skip >= done for done, skip, _ in runs):
+        done, skip, run = max(runs, key=lambda each: each[0])
         raise ValueError(
-            f"Averages cannot leave out the first {skip} {run.axis.name}s: the longest run of {benchmark}"
-            f" has {done}."
+            f"Averages cannot leave out {run.axis.first(skip)}: the longest run of {benchmark} has"
+            f" {run.axis.text(done)}."
         )
 
 

@@ -121,6 +121,12 @@ class Run:
             )
         return total
 
+    @property
+    def task_length(self) -> int:
+        """Number of steps in a task; 1 where the rows are tasks, and where there are no tasks."""
+        every = self.flat_config.get("stream.change_every")
+        return 1 if self.axis.is_dense or not _is_whole(every) else max(every, 1)
+
     @cached_property
     def diverged_at(self) -> int | None:
         """Task (or step) of the first row that reports a non-finite loss; None if there is none."""

@@ -124,6 +124,19 @@ def test_an_average_leaves_out_the_steps_that_an_arm_skips(tmp_path):
     assert found.mean == (10 * 90 + 80 * 20) / 90
 
 
+def test_tasks_that_are_left_out_of_averages_are_counted_in_steps(tmp_path):
+    write_run(tmp_path, "none", 0, {100: 10.0, 400: 20.0, 600: 40.0})
+    found = compare(find_runs(tmp_path), None, 0.95, Criterion(skip=1))
+    (arm,) = found.arms
+    # from step 300 on: (100 * 20 + 200 * 40) / 300
+    assert summary(arm, "episode_return", 0.95)["average"].mean == pytest.approx(100 / 3)
+    assert "Averages leave out the first 300 steps." in found.notes
+    with pytest.raises(
+        ValueError, match=r"the first 600 steps: the longest run of slippery-ant has 600"
+    ):
+        compare(find_runs(tmp_path), None, 0.95, Criterion(skip=2))
+
+
 def test_an_average_ends_at_the_last_step_that_all_seeds_share(tmp_path):
     write_run(tmp_path, "none", 0, {100: 10.0, 200: 20.0, 300: 1000.0})
     write_run(tmp_path, "none", 1, {100: 30.0, 200: 40.0}, planned=300)
@@ -174,10 +187,11 @@ def test_the_map_shows_the_average_return(tmp_path):
         for sigma in (1.0, 2.0):
             rows = {100: 10 * strength, 200: 10 * sigma}
             folder = tmp_path / f"{strength}_{sigma}"
-            write_run(folder, "syre", 0, rows, strength=strength, sigma=sigma)
+            settings = {"strength": strength, "sigma": sigma, "change_every": 100}
+            write_run(folder, "syre", 0, rows, **settings)
     settings = settings_map(compared(tmp_path))
     assert settings.title == "syre, average over 200 steps"
-    skipping = compare(find_runs(tmp_path), None, 0.95, Criterion(skip=100))
+    skipping = compare(find_runs(tmp_path), None, 0.95, Criterion(skip=1))
     assert settings_map(skipping).title == "syre, average over 100 steps after the first 100 steps"
     at_end = compare(find_runs(tmp_path), None, 0.95, Criterion(moment="last"))
     assert settings_map(at_end).title == "syre, step 200"

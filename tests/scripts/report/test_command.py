@@ -700,3 +700,20 @@ def test_many_runs_of_a_kind_have_one_note(tmp_path):
         "syre, seeds 0 and 1, diverged at tasks 1 and 0: they are left out from there on, and from averages."
         " Means over the rest flatter the method.",
     )
+
+
+def test_named_methods_alone_are_compared(tmp_path, capsys):
+    for method, accuracy in {"none": 0.5, "syre": 0.6, "redo": 0.7}.items():
+        for seed in range(2):
+            write_run(tmp_path / "all", method, seed, [accuracy])
+    write_run(tmp_path / "all" / "other", "redo", 0, [0.9], benchmark="permuted-mnist")
+    options = {"methods": ("syre", "none"), "out": tmp_path / "page"}
+    (page, *_) = report(ReportConfig((tmp_path / "all",), **options))
+    assert "redo" not in page.read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert "redo" not in printed
+    assert "permuted-mnist" not in printed  # which has neither
+    with pytest.raises(ValueError, match=r"Unknown method 'syr'.* Did you mean 'syre'"):
+        report(ReportConfig((tmp_path / "all",), methods=("syr",)))
+    with pytest.raises(ValueError, match="Unknown baseline 'redo'"):
+        report(ReportConfig((tmp_path / "all",), methods=("syre",), baseline="redo"))
