@@ -280,6 +280,17 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
     ]
 
 
+def what_it_adds(stream: Stream, file: str) -> list[str]:
+    """Return the differences of every method with LayerNorm to the same one without."""
+    without, digits = primary(stream), decimals(stream.metric) + 1
+    rows = []
+    for label, values in primary(stream, file).items():
+        method = label.partition("+")[2] or "none"
+        found = difference(values, without[method])
+        rows.append([f"`{method}`", interval(found, digits), p_text(found.p_value)])
+    return table(["method", f"with LayerNorm {MINUS} without", "p"], rows)
+
+
 def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
     """Return the tuned syre at other sigmas, against the tuned one and weight decay."""
     finals = primary(stream)
@@ -415,6 +426,7 @@ def sections() -> dict[str, list[str]]:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
     first = STREAMS[0]
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
+    found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
