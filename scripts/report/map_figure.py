@@ -40,10 +40,10 @@ def map_figure(settings: SettingsMap) -> Figure:
     scale = Normalize(min(finite), max(finite) if max(finite) > min(finite) else min(finite) + 1)
     wide = settings.num_columns
     high = math.ceil(len(settings.panels) / wide)
-    titles = _titles(settings)
+    parts = _parts_of_titles(settings)
     width = max(CELL[0] * len(panel.columns) for panel in settings.panels)
-    width = max(width, LETTER[0] * max(len(part) for parts in titles for part in parts))
-    titles = [_wrapped(parts, width) for parts in titles]
+    width = max(width, LETTER[0] * max(len(part) for title in parts for part in title))
+    titles = [_wrapped(title, width) for title in parts]
     num_lines = max(title.count("\n") for title in titles)
     num_rows = max(len(panel.rows) for panel in settings.panels)
     side = _references_width(settings.references)
@@ -74,7 +74,7 @@ def map_figure(settings: SettingsMap) -> Figure:
         return figure
 
 
-def _titles(settings: SettingsMap) -> list[list[str]]:
+def _parts_of_titles(settings: SettingsMap) -> list[list[str]]:
     """Return the parts of each panel's title, between which it may have a new line."""
     if len(settings.panels) == 1:
         return [[settings.title]]
