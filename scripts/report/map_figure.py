@@ -40,18 +40,15 @@ def map_figure(settings: SettingsMap) -> Figure:
     scale = Normalize(min(finite), max(finite) if max(finite) > min(finite) else min(finite) + 1)
     wide = settings.num_columns
     high = math.ceil(len(settings.panels) / wide)
-    parts = _parts_of_titles(settings)
-    width = max(CELL[0] * len(panel.columns) for panel in settings.panels)
-    width = max(width, LETTER[0] * max(len(part) for title in parts for part in title))
-    titles = [_wrapped(title, width) for title in parts]
-    num_lines = max(title.count("\n") for title in titles)
+    titles, width = _titles(settings)
+    num_breaks = max(title.count("\n") for title in titles)
     num_rows = max(len(panel.rows) for panel in settings.panels)
     side = _references_width(settings.references)
     height = max(high * (num_rows + 1) - 1, len(settings.references))  # in cells
     with mpl.rc_context({**RC_PARAMS, "axes.grid": False}):
         figure = new_figure(
             2.4 + wide * width + 0.7 * (wide - 1) + side,
-            1.5 + 0.3 * (high - 1) + LETTER[1] * num_lines * high + CELL[1] * height,
+            1.5 + 0.3 * (high - 1) + LETTER[1] * num_breaks * high + CELL[1] * height,
         )
         ratios = [width] * wide + ([side] if settings.references else [])
         grid = figure.add_gridspec(high, len(ratios), width_ratios=ratios)
@@ -74,11 +71,14 @@ def map_figure(settings: SettingsMap) -> Figure:
         return figure
 
 
-def _parts_of_titles(settings: SettingsMap) -> list[list[str]]:
-    """Return the parts of each panel's title, between which it may have a new line."""
-    if len(settings.panels) == 1:
-        return [[settings.title]]
-    return [panel.title.split(SEPARATOR) for panel in settings.panels]
+def _titles(settings: SettingsMap) -> tuple[list[str], float]:
+    """Return the title of each panel, in lines, and the width of panels in inches, in which they fit."""
+    parts = [panel.title.split(SEPARATOR) for panel in settings.panels]
+    if len(parts) == 1:
+        parts = [[settings.title]]
+    width = max(CELL[0] * len(panel.columns) for panel in settings.panels)
+    width = max(width, LETTER[0] * max(len(part) for title in parts for part in title))
+    return [_wrapped(title, width) for title in parts], width
 
 
 def _wrapped(parts: Sequence[str], width: float) -> str:
