@@ -185,10 +185,10 @@ def plain(value: object) -> str:
 def _usual_order(arm: Arm) -> tuple[Any, ...]:
     known = known_methods()
     rank = known.index(arm.method) if arm.method in known else len(known)
-    return (rank, arm.method, [_numbers(v) for v in arm.settings.values()], arm.label)
+    return (rank, arm.method, [numbers_of(v) for v in arm.settings.values()], arm.label)
 
 
-def _numbers(value: object) -> list[float]:
+def numbers_of(value: object) -> list[float]:
     """Return the numbers of a setting, by which it is sorted; [-1] if it is none."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [float(v) if isinstance(v, (int, float)) else -1.0 for v in values]

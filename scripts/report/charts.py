@@ -30,8 +30,9 @@ from plasticity.scripts.report.metric_names import (
     layer_of,
 )
 from plasticity.scripts.report.panels import Panel, style_of
-from plasticity.scripts.report.settings_map import MapPanel, SettingsMap, settings_map
+from plasticity.scripts.report.settings_map import SEPARATOR, MapPanel, SettingsMap, settings_map
 from plasticity.scripts.report.statistics import Array
+from plasticity.scripts.report.tables import decimals_of
 
 MAX_NUMBERS = 100_000
 """Numbers that a page holds at most, about 700 kB: of longer runs rows are left out."""
@@ -192,7 +193,7 @@ def _frame(panel: Panel, lines: list[dict[str, Any]], *, percent: bool) -> dict[
     size = max(finite, default=0.0)
     return {
         "label": panel.label,
-        "decimals": 1 if percent else sum(size < bound for bound in (1000, 10, 1)),
+        "decimals": decimals_of(size, percent=percent),
         "zero": panel.from_zero,
         "top": panel.top,
         "bottom": panel.bottom,
@@ -211,7 +212,11 @@ def _map(settings: SettingsMap) -> dict[str, Any]:
         "label": settings.label,
         "row": settings.row_label,
         "column": settings.column_label,
-        "panels": [{"title": panel.title, "cells": _cells(panel)} for panel in settings.panels],
+        "panels": [
+            {"title": panel.title.split(SEPARATOR), "cells": _cells(panel)}
+            for panel in settings.panels
+        ],
+        "decimals": settings.decimals,
         "domain": [_rounded(min(settings.finite)), _rounded(max(settings.finite))],
     }
 

@@ -80,14 +80,15 @@ function mapSpec(map, panel) {
   };
   const readable = { condition: { test: `datum.value > ${(low + high) / 2}`, value: "black" }, value: "white" };
   const shown = panel.cells.filter((each) => each.value !== null).map(
-    (each) => ({ ...each, text: each.value.toFixed(1) }),
+    (each) => ({ ...each, text: text(each.value, map.decimals) }),
   );
   const written = (field, dy) => ({
     data: { values: shown }, mark: { type: "text", dy, fontSize: 12 },
     encoding: { x, y, text: { field }, color: readable },
   });
   return {
-    width: "container", title: panel.title || undefined, height: 46 * new Set(panel.cells.map((cell) => cell.row)).size, config: CONFIG,
+    width: "container", height: 46 * new Set(panel.cells.map((cell) => cell.row)).size, config: CONFIG,
+    title: panel.title.some(Boolean) ? { text: panel.title, anchor: "start" } : undefined,
     layer: [
       {
         data: { values: panel.cells }, mark: { type: "rect" },
@@ -104,7 +105,7 @@ function mapSpec(map, panel) {
 
 function drawMaps() {
   return data.benchmarks.filter((each) => each.map).flatMap((each) => each.map.panels.map((panel) => embed(
-    at(`map-${each.name}`), [each.map.title, panel.title].filter(Boolean).join(", "), mapSpec(each.map, panel),
+    at(`map-${each.name}`), [each.map.title, ...panel.title].filter(Boolean).join(", "), mapSpec(each.map, panel),
   )));
 }
 

@@ -194,7 +194,8 @@ def _notes(notes: Iterable[str]) -> str:
 def _map(comparison: Comparison, settings: SettingsMap) -> str:
     """Return the place where the script draws the map of settings, and what else there is to compare."""
     values = "; ".join(
-        f"{' '.join(name.split())} {value:.1f}" for name, value in settings.references
+        f"{' '.join(name.split())} {value:.{settings.decimals}f}"
+        for name, value in settings.references
     )
     others = f" The others, at their best: {values}." if values else ""
     text = caption(comparison, "map").replace(" On the right: the other methods.", others)

@@ -5,24 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from plasticity.scripts.report.arms import (
     Arm,
-    best,
     differing_keys,
+    numbers_of,
     plain,
     shared_positions,
-    summary,
+    values_at,
 )
 from plasticity.scripts.report.comparison import Comparison
-from plasticity.scripts.report.metric_names import factor_of, short_count, with_unit
+from plasticity.scripts.report.metric_names import (
+    factor_of,
+    is_better_lower,
+    is_percent,
+    short_count,
+    with_unit,
+)
 from plasticity.scripts.report.statistics import Array
+from plasticity.scripts.report.tables import decimals_of
 
 MIN_FILLED = 0.5
-"""Share of the cells that need runs where more than two settings vary: a random search is no map."""
+"""Share of the cells of all panels that need runs where more than two settings vary: a random search is no
+map."""
+
+SEPARATOR = ", "
+"""Text between the settings in the title of a panel."""
 
 MAX_PANELS_BESIDE = 4
 """Number of panels that fit side by side."""
@@ -47,8 +57,8 @@ class MapPanel:
     notes: tuple[tuple[str, ...], ...]
     """Text of a second line in each cell, or "". Shape: (rows, columns)."""
 
-    best: tuple[int, int]
-    """Row and column of the cell to outline."""
+    best: tuple[int, int] | None
+    """Row and column of the cell to outline; None if no cell has a value."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,9 @@ class SettingsMap:
     num_columns: int
     """Number of panels side by side."""
 
+    percent: bool
+    """Whether the values are in per cent."""
+
     references: tuple[tuple[str, float], ...]
     """Names and values to compare the map with."""
 
@@ -84,22 +97,29 @@ class SettingsMap:
         ]
         return (*map(float, cells), *(value for _, value in self.references))
 
+    @property
+    def decimals(self) -> int:
+        """Number of decimals of the values."""
+        return decimals_of(max(map(abs, self.finite)), percent=self.percent)
+
 
 def settings_map(comparison: Comparison) -> SettingsMap | None:
-    """Return the headline metric over two settings, of the first method that was swept over two or more.
+    """Return the headline metric over two settings, of the first method whose sweep is a map.
 
     Of several settings, the two with the most values span the panels. They have to be numbers.
 
     Returns:
-        The map, or None if there is no such method, no value, or, of more than two settings, if less than
-        half of the cells were run.
+        The map, or None if no method has two settings, a value, and, of more than two settings, runs in
+        half of the cells of all panels, each with every value of the two.
     """
     for chosen in comparison.chosen:
         arms = comparison.arms_of(chosen.method)
         keys = differing_keys([arm.settings for arm in arms])
         axes = _axes(arms, keys)
-        if axes is not None:
-            return _map_of(comparison, chosen, axes, [key for key in keys if key not in axes])
+        others = [key for key in keys if axes is not None and key not in axes]
+        found = None if axes is None else _map_of(comparison, chosen, axes, others)
+        if found is not None:
+            return found
     return None
 
 
@@ -121,19 +141,18 @@ def _is_number(value: object) -> bool:
 def _map_of(
     comparison: Comparison, chosen: Arm, axes: tuple[str, str], others: Sequence[str]
 ) -> SettingsMap | None:
-    measure = _Measure(comparison)
-    groups: dict[tuple[Any, ...], list[Arm]] = {}
-    for arm in comparison.arms_of(chosen.method):
+    arms, measure = comparison.arms_of(chosen.method), _Measure(comparison)
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in sorted(arms, key=lambda arm: [_place(arm.settings.get(key)) for key in others]):
         groups.setdefault(tuple(plain(arm.settings.get(key)) for key in others), []).append(arm)
+    sizes = [len({arm.settings[axis] for arm in arms}) for axis in axes]
+    if others and len(arms) < MIN_FILLED * math.prod(sizes) * len(groups):
+        return None
     panels = []
     for values, members in groups.items():
         named = zip(map(_spaced, others), values, strict=True)
-        panels.append(_panel(measure, members, axes, ", ".join(map(" ".join, named))))
-    cells = sum(panel.values.size for panel in panels)
-    filled = len(comparison.arms_of(chosen.method)) / cells
+        panels.append(_panel(measure, members, axes, SEPARATOR.join(map(" ".join, named))))
     if not any(np.isfinite(panel.values).any() for panel in panels):
-        return None
-    if others and filled < MIN_FILLED:
         return None
     compared = [arm for arm in comparison.chosen if arm is not chosen]
     references = [(arm.label.replace(" (", "\n("), measure.value(arm)) for arm in compared]
@@ -144,8 +163,14 @@ def _map_of(
         column_label=_spaced(axes[1]),
         panels=tuple(panels),
         num_columns=min(MAX_PANELS_BESIDE, len({values[-1:] for values in groups})),
+        percent=is_percent(comparison.headline),
         references=tuple(each for each in references if math.isfinite(each[1])),
     )
+
+
+def _place(value: object) -> tuple[list[float], str]:
+    """Return what a value of a setting is sorted by: its numbers, and its text where it is none."""
+    return numbers_of(value), plain(value)
 
 
 def _spaced(key: str) -> str:
@@ -164,16 +189,15 @@ class _Measure:
     def value(self, arm: Arm) -> float:
         """Return the mean over seeds; NaN if there is none, or if the arm alone is unfinished."""
         comparison = self._comparison
-        found = summary(arm, comparison.headline, comparison.confidence, self._positions)[
-            comparison.moment
-        ]
-        if found is None or (self._complete and arm.unfinished):
+        if self._complete and arm.unfinished:
             return math.nan
-        return factor_of(comparison.headline) * found.mean
+        every = values_at(arm, comparison.headline, comparison.moment, self._positions).values()
+        known = [value for value in every if value is not None]
+        return factor_of(comparison.headline) * float(np.mean(known)) if known else math.nan
 
-    def best(self, arms: Sequence[Arm]) -> Arm:
-        """Return the best arm."""
-        return best(arms, self._comparison.headline, self._comparison.moment)
+    def is_lower_better(self) -> bool:
+        """Return whether lower values are better."""
+        return is_better_lower(self._comparison.headline)
 
     @property
     def when(self) -> str:
@@ -190,20 +214,22 @@ class _Measure:
 
 def _panel(measure: _Measure, arms: Sequence[Arm], axes: tuple[str, str], title: str) -> MapPanel:
     cells = {(float(arm.settings[axes[0]]), float(arm.settings[axes[1]])): arm for arm in arms}
+    values = {cell: measure.value(arm) for cell, arm in cells.items()}
     rows = tuple(sorted({row for row, _ in cells}))
     columns = tuple(sorted({column for _, column in cells}))
-    grid = [[cells.get((row, column)) for column in columns] for row in rows]
-    chosen = measure.best(arms)
-    row, column = next(cell for cell, arm in cells.items() if arm is chosen)
+    known = [cell for cell, value in values.items() if math.isfinite(value)]
+    sound = [cell for cell in known if not cells[cell].diverged]
+    choose = min if measure.is_lower_better() else max
+    best = choose(sound or known, key=values.__getitem__, default=None)
     return MapPanel(
         title=title,
         rows=rows,
         columns=columns,
         values=np.array(
-            [[math.nan if arm is None else measure.value(arm) for arm in row] for row in grid]
+            [[values.get((row, column), math.nan) for column in columns] for row in rows]
         ),
-        notes=tuple(tuple(_remark(arm) for arm in row) for row in grid),
-        best=(rows.index(row), columns.index(column)),
+        notes=tuple(tuple(_remark(cells.get((row, column))) for column in columns) for row in rows),
+        best=None if best is None else (rows.index(best[0]), columns.index(best[1])),
     )
 
 

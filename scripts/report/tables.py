@@ -56,15 +56,29 @@ class Table:
     """Rows, each with a cell per column."""
 
 
+BOUNDS = (1000, 10, 1, 0.1, 0.01, 0.001)
+"""Sizes below each of which a number has one more decimal."""
+
+
+def decimals_of(size: float, *, percent: bool) -> int:
+    """Return the number of decimals of values: one of percentages, else so many that three digits are seen.
+
+    Args:
+        size: Absolute value of the largest of them, of which three digits are seen if it is 0.0001 or more.
+        percent: Whether they are in per cent.
+    """
+    return 1 if percent or not size else sum(size < bound for bound in BOUNDS)
+
+
 def format_values(values: Sequence[float], metric: str, *, signed: bool = False) -> list[str]:
-    """Format values: shares in per cent, the rest with at least three digits of the largest.
+    """Format values: shares in per cent, the rest with three digits of the largest (`decimals_of`).
 
     Signed ones, a difference and the ends of its intervals, have up to two more decimals, until the last
     one is an eighth of their spread at most: +0.07 [+0.02, +0.12] is not +0.1 [+0.0, +0.1].
     """
     factor = factor_of(metric)
     size, spread = max(abs(value) for value in values), max(values) - min(values)
-    decimals = 1 if is_percent(metric) else sum(size < bound for bound in (1000, 10, 1))
+    decimals = decimals_of(size, percent=is_percent(metric))
     if signed and spread > 1e-9 * size:  # less is rounding
         needed = math.ceil(-math.log10(factor * spread / 8))
         decimals = max(decimals, min(needed, decimals + 2))

@@ -30,6 +30,12 @@ def test_the_page_has_every_table_whole(tables):
         assert "\n".join(lines) in PAGE, f"{heading}: run python docs/comparison/tables.py"
 
 
+def test_the_page_has_no_other_table_of_the_finals(tables):
+    made = {line for lines in tables.sections().values() for line in lines}
+    written = PAGE[PAGE.index("## Finals, stream 1") :].splitlines()
+    assert [line for line in written if line.startswith("|") and line not in made] == []
+
+
 def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
     values = {"none": {0: 0.5, 1: None}, "syre": {0: 0.75, 1: 0.25}}
 

@@ -1,5 +1,6 @@
 """Data of the page's charts: what is embedded, of runs with known values."""
 
+import itertools
 import json
 
 import numpy as np
@@ -101,3 +102,25 @@ def test_json_cannot_end_the_script_that_it_is_in():
     text = as_json({"name": "</script><!--", "value": 0.5})
     assert "<" not in text
     assert json.loads(text) == {"name": "</script><!--", "value": 0.5}
+
+
+def test_a_map_has_its_titles_in_parts_and_the_decimals_of_its_values(tmp_path):
+    for strength, sigma, decoupled, target in itertools.product(
+        (1.0, 2.0), (0.1, 0.2), (False, True), ("zero", "anchor")
+    ):
+        settings = {"strength": strength, "sigma": sigma, "decoupled": decoupled, "target": target}
+        folder = tmp_path / "_".join(map(str, settings.values()))
+        values = {"syre": [[0.001 * strength + 0.01 * sigma]]}
+        write_runs(folder, "permuted-digits", values, metric="online_loss", settings=settings)
+    (benchmark,) = data_of(tmp_path)["benchmarks"]
+    found = benchmark["map"]
+    assert [panel["title"] for panel in found["panels"]] == [
+        ["decoupled False", "target anchor"],
+        ["decoupled False", "target zero"],
+        ["decoupled True", "target anchor"],
+        ["decoupled True", "target zero"],
+    ]
+    assert found["decimals"] == 5  # three digits of 0.004
+    assert found["domain"] == [0.002, 0.004]
+    best = [cell for panel in found["panels"] for cell in panel["cells"] if cell["best"]]
+    assert [(cell["row"], cell["column"], cell["value"]) for cell in best] == [(1, 0.1, 0.002)] * 4

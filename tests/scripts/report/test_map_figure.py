@@ -1,5 +1,7 @@
 """Maps of settings as heat maps: the cells, the references beside them, and their common scale."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,7 @@ def make_map(*panels, **changes):
         "column_label": "sigma",
         "panels": panels or (make_panel(),),
         "num_columns": 1,
+        "percent": True,
         "references": (("none", 55.0), ("weight-decay\n(strength 0.01)", 88.0)),
     }
     return SettingsMap(**{**given, **changes})
@@ -79,6 +82,37 @@ def test_text_in_a_map_contrasts_with_its_cell():
 
 def test_a_map_of_equal_values_without_references_can_be_drawn():
     assert to_png(map_figure(make_map(make_panel(np.full((2, 3), 50.0)), references=())))
+
+
+def test_a_map_of_losses_has_three_digits_of_the_largest():
+    references = (("none", 0.02),)
+    losses = make_panel(VALUES / 10_000)
+    axes, beside, _ = map_figure(make_map(losses, percent=False, references=references)).axes
+    shown = {text.get_text() for text in axes.texts}
+    assert shown >= {"0.0080", "0.0090", "0.0085", "0.0070", "0.0060"}
+    assert beside.texts[0].get_text() == "0.0200"
+
+
+def test_a_panel_without_values_has_no_outline():
+    empty = make_panel(np.full((2, 3), np.nan), "width 64", best=None)
+    axes = map_figure(make_map(make_panel(title="width 8"), empty, num_columns=2)).axes
+    assert [len(each.patches) for each in axes[:2]] == [1, 0]
+
+
+def test_titles_of_panels_do_not_overlap():
+    long = "target a-rather-long-name-that-goes-on"
+    values = np.array([[80.0], [70.0]])
+    panels = [
+        replace(make_panel(values, f"decoupled {each}, {long}", (0, 0)), columns=(0.1,))
+        for each in (False, True)
+    ]
+    figure = map_figure(make_map(*panels, num_columns=2))
+    figure.canvas.draw()
+    left, right = (axes._left_title for axes in figure.axes[:2])
+    assert left.get_text() == f"decoupled False,\n{long}"
+    assert left.get_window_extent().x1 < right.get_window_extent().x0
+    top = figure._suptitle.get_window_extent().y0
+    assert left.get_window_extent().y1 <= top
 
 
 def test_a_map_without_values_is_refused():

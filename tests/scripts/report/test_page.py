@@ -256,6 +256,25 @@ def test_in_print_a_dark_page_is_dark_on_white_and_without_controls(opened):
     assert not tab.locator(".downloads").first.is_visible()
 
 
+def test_a_map_is_legible_on_a_narrow_screen(opened, tmp_path):
+    names = ("a-name-that-takes-up-most-of-the-line", "anchor")
+    for strength, sigma, decoupled, target in itertools.product(
+        (1.0, 2.0), (0.1, 0.2), (False, True), names
+    ):
+        settings = {"strength": strength, "sigma": sigma, "decoupled": decoupled, "target": target}
+        folder = tmp_path / "_".join(map(str, settings.values()))
+        values = {"syre": [[0.001 * strength + 0.01 * sigma]]}
+        write_runs(folder, "permuted-digits", values, metric="online_loss", settings=settings)
+    path = tmp_path / "report.html"
+    path.write_text(page_of(tmp_path), encoding="utf-8")
+    plot = opened(390, path).locator("#map-permuted-digits svg").first
+    texts = plot.locator("text").all_text_contents()
+    assert {"0.00200", "0.00300", "0.00400"} <= set(texts)
+    title, box = plot.locator(".role-title text").bounding_box(), plot.bounding_box()
+    assert box["x"] <= title["x"]
+    assert title["x"] + title["width"] <= box["x"] + box["width"]
+
+
 def test_presets_of_one_benchmark_have_controls_and_maps_of_their_own(opened, tmp_path):
     for preset in ("quick", "narrow"):
         for sigma in (0.1, 1.0):

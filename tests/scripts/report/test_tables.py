@@ -21,6 +21,12 @@ from plasticity.scripts.report.tables import Cell, estimate_cell, format_values
         ([12.345], "effective_rank/fc1", False, ["12.3"]),
         ([0.5, -0.1, 1.1], "effective_rank/fc1", True, ["+0.50", "-0.10", "+1.10"]),
         ([-0.12345], "train_loss", True, ["-0.123"]),
+        ([0.0012345, 0.0001], "online_loss", False, ["0.00123", "0.00010"]),
+        ([0.00012345], "online_loss", False, ["0.000123"]),
+        ([2e-9], "online_loss", False, ["0.000000"]),
+        ([0.0], "online_loss", False, ["0.0"]),
+        ([float("inf"), 0.5], "train_loss", True, ["+inf", "+0"]),
+        ([3012.5, 3012.0, 3013.0], "episode_return", True, ["+3012.5", "+3012.0", "+3013.0"]),
     ],
 )
 def test_format_of_values(values, metric, signed, texts):
