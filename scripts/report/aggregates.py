@@ -6,7 +6,6 @@ are drawn anew among themselves (Agarwal et al., Deep RL at the Edge of the Stat
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ import numpy as np
 from plasticity.scripts.report.statistics import Array, require_confidence
 
 NUM_DRAWS = 5_000
-"""Number of bootstrap resamples, and of sign patterns where there are too many to enumerate."""
+"""Number of bootstrap resamples, and of sign patterns where there are too many to count."""
 
 LEVEL = 0.05
 """Level of significance, after Holm's correction."""
 
-MAX_EXACT_SIGNS = 14
-"""Largest number of seeds for which all patterns of signs are enumerated (16,384)."""
+MAX_EXACT_SIGNS = 36
+"""Largest number of seeds for which all patterns of signs are counted (from 2 x 262,144 sums)."""
 
 Aggregate = Callable[[Array], Array]
 """Function of scores of shape (..., seeds, benchmarks), which returns shape (..., *of its own)."""
@@ -227,7 +226,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of the mean of paired differences, by flipping their signs (Fisher, 1935).
 
     Without an effect, each difference is as likely to have the other sign. All patterns of signs are counted
-    for up to 14 seeds, which makes the test exact; beyond that, patterns are drawn, and the observed one
+    for up to 36 seeds, which makes the test exact; beyond that, patterns are drawn, and the observed one
     counts as one of them. With n seeds no p-value is below ``2 / 2**n``: 0.25 with three, 0.06 with five.
 
     Args:
@@ -239,16 +238,36 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     given = np.asarray(differences, dtype=np.float64)
     if given.size == 0 or not np.isfinite(given).all():
         raise ValueError(f"A test needs at least one difference, all finite: {given.tolist()}.")
-    observed = abs(given.mean())
-    # Means that are equal but for rounding count as equal.
-    bound = observed - 1e-12 * np.abs(given).max()
+    # Sums that are equal but for rounding count as equal.
+    bound = abs(given.sum()) - 1e-12 * given.size * np.abs(given).max()
     if given.size <= MAX_EXACT_SIGNS:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=given.size)))
-        return float((np.abs(signs @ given) / given.size >= bound).mean())
+        return _reached(given, bound) / 2.0**given.size
     generator = np.random.default_rng(0)  # the same report every time
     signs = generator.integers(2, size=(NUM_DRAWS, given.size)) * 2.0 - 1.0
-    reached = int((np.abs(signs @ given) / given.size >= bound).sum())
+    reached = int((np.abs(signs @ given) >= bound).sum())
     return (reached + 1) / (NUM_DRAWS + 1)
+
+
+def _reached(given: Array, bound: float) -> int:
+    """Count the patterns of signs whose sum is the bound at least in size.
+
+    Every sum is one of the first half of the values plus one of the second, which are sorted.
+    """
+    if bound <= 0:
+        return int(2**given.size)
+    half = given.size // 2
+    first, second = _signed_sums(given[:half]), np.sort(_signed_sums(given[half:]))
+    above = second.size - np.searchsorted(second, bound - first, side="left")
+    below = np.searchsorted(second, -bound - first, side="right")
+    return int(above.sum() + below.sum())
+
+
+def _signed_sums(given: Array) -> Array:
+    """Return the sums of all patterns of signs."""
+    sums = np.zeros(1)
+    for value in given:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
 
 
 def least_p_value(seeds: int) -> float:

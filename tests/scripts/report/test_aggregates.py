@@ -123,7 +123,17 @@ def test_the_sign_flip_test_by_hand():
     assert sign_flip_test([0.1, 0.2, 0.3, -0.1]) == 6 / 16
     many = np.random.default_rng(0).normal(0.5, 1.0, 30)
     assert sign_flip_test(many) == pytest.approx(stats.ttest_1samp(many, 0.0).pvalue, abs=0.01)
-    assert sign_flip_test(np.ones(30)) == pytest.approx(least_p_value(30), rel=1.5)
+    assert sign_flip_test(np.ones(30)) == least_p_value(30) == 2 / 2**30
+
+
+@pytest.mark.parametrize(
+    ("count", "tolerance"), [(20, 1e-12), (33, 1e-12), (36, 1e-12), (40, 0.015)]
+)
+def test_sign_flips_of_ones_are_tosses_of_a_coin(count, tolerance):
+    heads = 2 * count // 3  # at least as many, or as few
+    expected = 2 * stats.binom.sf(heads - 1, count, 0.5)
+    differences = [1.0] * heads + [-1.0] * (count - heads)
+    assert sign_flip_test(differences) == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
 def test_sign_flips_are_right_as_often_as_they_say():
