@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plasticity.scripts.report.command import WIDTH_ELSEWHERE
-from plasticity.scripts.report.comparison import continue_commands
+from plasticity.scripts.report.provenance import continue_commands
 from plasticity.scripts.report.run_folders import Run, find_runs
 from plasticity.scripts.run.folder import FAILURE
 from plasticity.scripts.run.locks import is_locked

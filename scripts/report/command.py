@@ -25,7 +25,6 @@ from plasticity.scripts.report.comparison import (
     Criterion,
     baseline_names,
     compare,
-    continue_commands,
 )
 from plasticity.scripts.report.contents import draw_figures
 from plasticity.scripts.report.costs import Costs, benchmark_costs, costs_across, read_costs
@@ -33,6 +32,7 @@ from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_
 from plasticity.scripts.report.metric_names import Moment, resolve
 from plasticity.scripts.report.page import page
 from plasticity.scripts.report.panels import for_papers
+from plasticity.scripts.report.provenance import continue_commands
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.sources import Source, open_sources, runs_by_benchmark

@@ -16,17 +16,13 @@ from plasticity.scripts.report.across import (
 )
 from plasticity.scripts.report.captions import caption
 from plasticity.scripts.report.charts import as_json, page_data
-from plasticity.scripts.report.comparison import (
-    Comparison,
-    common_settings,
-    continue_commands,
-    recorded,
-)
+from plasticity.scripts.report.comparison import Comparison
 from plasticity.scripts.report.differences import DIFFERENCES_NOTE, differences_table
 from plasticity.scripts.report.headline import headline
 from plasticity.scripts.report.html import document
 from plasticity.scripts.report.metric_names import in_words
 from plasticity.scripts.report.prediction import prediction_note, prediction_table
+from plasticity.scripts.report.provenance import common_settings, continue_commands, recorded
 from plasticity.scripts.report.settings_map import SettingsMap, settings_map
 from plasticity.scripts.report.significance import significance_notes, significance_table
 from plasticity.scripts.report.tables import (

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shlex
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from plasticity.scripts.report.arms import gather
 from plasticity.scripts.report.command import ReportConfig, report
-from plasticity.scripts.report.comparison import compare, continue_commands
+from plasticity.scripts.report.comparison import compare
 from plasticity.scripts.report.contents import draw_figures, panel_of
 from plasticity.scripts.report.run_folders import find_runs
 from plasticity.scripts.report.settings_map import settings_map
@@ -164,15 +163,6 @@ def test_the_band_of_a_share_is_clipped_to_0_and_100_per_cent(tmp_path):
     assert line.high.max() == 100.0
 
 
-def test_notes_say_which_interval_is_which(tmp_path):
-    write_three_seeds(tmp_path)
-    brackets, parentheses = (n for n in compared(tmp_path, confidence=0.9).notes if "seeds" in n)
-    assert brackets.startswith("In brackets: 90 % t intervals")
-    assert parentheses.startswith("In parentheses: 90 % percentile bootstrap intervals")
-    assert "too narrow with few seeds" in parentheses
-    assert "74, 84 and 90 % at 3, 5 and 10 seeds" in parentheses
-
-
 def test_the_default_baseline_is_weight_decay_then_none_then_nothing(tmp_path):
     write_run(tmp_path, "syre", 0, [0.5])
     alone = compared(tmp_path)
@@ -238,18 +228,6 @@ def test_a_run_without_a_row_is_left_out_and_noted(tmp_path):
     assert [arm.label for arm in comparison.arms] == ["none"]
     assert rows_of(comparison)["none"][2] == Cell("50.0", ("one seed", "1 of 2 seeds"))
     assert any("syre, seed 0, has no row yet" in note for note in comparison.notes)
-
-
-def test_the_command_continues_all_unfinished_seeds_of_an_arm(tmp_path):
-    write_run(tmp_path / "my runs", "syre", 0, [0.5], tasks=2)
-    write_run(tmp_path / "my runs", "syre", 1, [], tasks=2)
-    write_run(tmp_path / "my runs", "syre", 2, [0.5, 0.5])
-    (command,) = continue_commands(compared(tmp_path).unfinished)
-    config = tmp_path / "my runs" / "permuted-digits" / "syre" / "seed_0" / "config.json"
-    out = str(tmp_path / "my runs")
-    assert shlex.split(command) == (
-        ["plasticity", "run", "--config", str(config), "--seeds", "0", "1", "--out", out]
-    )
 
 
 # ---- arms and sweeps ---------------------------------------------
@@ -684,22 +662,6 @@ def test_metrics_of_weights_and_of_the_last_step_have_figures(tmp_path):
     assert titles == ["churn, value", "churn, argmax", "hessian rank"]
     lines = figures["steps"].axes[1].get_lines()
     assert lines[-1].get_ydata().tolist() == pytest.approx([20.0, 10.0])
-
-
-def test_many_runs_of_a_kind_have_one_note(tmp_path):
-    write_run(tmp_path, "none", 0, [0.9, 0.8], tasks=5)
-    write_run(tmp_path, "none", 1, [0.9], tasks=5)
-    write_run(tmp_path, "none", 2, [], tasks=5)
-    write_run(tmp_path, "none", 3, [], tasks=5)
-    write_run(tmp_path, "syre", 0, [0.8, None], tasks=5)
-    write_run(tmp_path, "syre", 1, [None], tasks=5)
-    assert compared(tmp_path).notes[:3] == (
-        "none, seeds 0 and 1, are unfinished: their last tasks are 1 and 0, of 5 planned. The arm is"
-        " summarised over the tasks that its runs share.",
-        "none, seeds 2 and 3, have no row yet and are left out.",
-        "syre, seeds 0 and 1, diverged at tasks 1 and 0: they are left out from there on, and from averages."
-        " Means over the rest flatter the method.",
-    )
 
 
 def test_named_methods_alone_are_compared(tmp_path, capsys):
