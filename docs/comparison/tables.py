@@ -428,6 +428,7 @@ def sections() -> dict[str, list[str]]:
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
     found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
+    found["Sigma, stream 2"] = sigma_table(STREAMS[1], "sigma_2", 0.01)
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
     for stream in STREAMS:
