@@ -32,6 +32,7 @@ SYRE = "syre"
 LAYER_NORM = "layer-norm"
 SIGMA_SEEDS = range(10)
 MINUS = "\N{MINUS SIGN}"
+NOT_DONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def mean(values: Iterable[float | None], digits: int = 1, factor: float = 1.0) -
     """Format a mean over seeds and half of its 95 % t interval."""
     found = estimate(values)
     if found is None or found.t is None:
-        return "\N{EN DASH}"
+        return NOT_DONE
     half = factor * (found.t[1] - found.t[0]) / 2
     return f"{number(factor * found.mean, digits)} ± {half:.{digits}f}"
 
@@ -359,25 +360,26 @@ def prediction(stream: Stream) -> list[str]:
 def cheapest() -> list[str]:
     """Return the methods by cost, and the streams on which they are worse than the best one."""
     every = read_costs(FOLDER / "costs.json").values()
-    methods = set.intersection(*(set(primary(stream)) for stream in STREAMS))
     costs = {
         method: float(np.exp(np.mean([np.log(each[method]) for each in every])))
-        for method in methods
+        for method in primary(STREAMS[0])
     }
     best = {}
     for stream in STREAMS:
-        sign = -1 if is_better_lower(stream.metric) else 1
-        means = {m: sign * float(np.mean(list(primary(stream)[m].values()))) for m in methods}
-        best[stream.number] = max(means, key=means.__getitem__)
+        choose = min if is_better_lower(stream.metric) else max
+        means = {label: np.mean(list(each.values())) for label, each in primary(stream).items()}
+        best[stream.number] = choose(means, key=means.__getitem__)
     rows = []
-    for method in sorted(methods, key=costs.__getitem__):
+    for method in sorted(costs, key=costs.__getitem__):
         found = over_streams(_against_best(method, best))
         cells = []
         for stream in STREAMS:
             each = found.get(stream.number)
-            digits = decimals(stream.metric) + 1
-            worse = "**" if each is not None and each.p_value < LEVEL else ""
-            cells.append("best" if each is None else f"{worse}{interval(each, digits)}{worse}")
+            if each is None:
+                cells.append("best" if method in primary(stream) else NOT_DONE)
+                continue
+            worse = "**" if each.p_value < LEVEL else ""
+            cells.append(f"{worse}{interval(each, decimals(stream.metric) + 1)}{worse}")
         rows.append([f"`{method}`", f"{costs[method]:.2f}", *cells])
     headings = ["method", "cost", *(f"stream {each.number}: {MINUS} best" for each in STREAMS)]
     return table(headings, rows)
@@ -389,7 +391,9 @@ def _against_best(
     def pair(stream: Stream) -> tuple[Values, Values] | None:
         leader = best[stream.number]
         values = primary(stream)
-        return None if leader == method else (values[method], values[leader])
+        if method == leader or method not in values:
+            return None
+        return values[method], values[leader]
 
     return pair
 
