@@ -54,7 +54,7 @@ class Stream:
         return f"finals_{self.number}"
 
 
-STREAMS = (Stream(1), Stream(2))
+STREAMS = (Stream(1), Stream(2), Stream(3))
 
 Values = Mapping[int, float]
 """A value for each seed."""
