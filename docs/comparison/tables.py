@@ -25,7 +25,7 @@ from plasticity.scripts.report.prediction import prediction_table
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.significance import p_text
 from plasticity.scripts.report.sources import open_sources, runs_by_benchmark
-from plasticity.scripts.report.statistics import estimate
+from plasticity.scripts.report.statistics import estimate, paired_estimate
 
 FOLDER = Path(__file__).parent
 SYRE = "syre"
@@ -45,9 +45,6 @@ class Stream:
     metric: str = "online_accuracy"
     """Metric of the primary measure."""
 
-    skip: int = 1
-    """Number of tasks (or steps) that the primary measure leaves out."""
-
     @property
     def file(self) -> str:
         """Name of the file of its runs."""
@@ -65,12 +62,12 @@ def comparison_of(file: str, stream: Stream) -> Comparison:
     """Return the runs of a file, each method at its settings."""
     with open_sources([FOLDER / f"{file}.tar.xz"]) as sources:
         (runs,) = runs_by_benchmark(sources).values()
-        by = Criterion((stream.metric,), "average", stream.skip)
+        by = Criterion((stream.metric,), "average", skip=1)
         return compare(runs, None, 0.95, by, benchmark=file)
 
 
 def primary(stream: Stream, file: str | None = None) -> dict[str, Values]:
-    """Return the primary measure by the label of the arm and seed.
+    """Return the primary measure, averaged over all tasks but the first, by the label of the arm and seed.
 
     A run that diverged has the worst value of its stream.
     """
@@ -106,10 +103,10 @@ class Difference:
 
 def difference(ours: Values, theirs: Values) -> Difference:
     """Compare two methods at the seeds that both have."""
-    each = [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
-    found = estimate(each)
+    found = paired_estimate(ours, theirs)
     assert found is not None
     assert found.t is not None
+    each = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return Difference(found.mean, *found.t, sign_flip_test(each))
 
 
@@ -213,7 +210,7 @@ def stream_table(stream: Stream, file: str, reference: str) -> list[str]:
     arm = next(iter(arms.values()))
     headings = [
         "method",
-        _tasks(arm, stream),
+        _tasks(arm),
         f"{MINUS} {reference.replace(LAYER_NORM, 'LayerNorm')}",
         "p",
         "first task",
@@ -238,11 +235,8 @@ def _pair(
     return pair
 
 
-def _tasks(arm: Arm, stream: Stream) -> str:
-    positions = arm.positions
-    if stream.skip == 1:
-        return f"tasks 1 to {positions[-1]}"
-    return f"after {stream.skip} steps"
+def _tasks(arm: Arm) -> str:
+    return f"tasks 1 to {arm.positions[-1]}"
 
 
 def _layer(arm: Arm) -> str | None:
@@ -282,25 +276,37 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
 
 
 def what_it_adds(stream: Stream, file: str) -> list[str]:
-    """Return the differences of every method with LayerNorm to the same one without."""
+    """Return the differences of every method with LayerNorm to the same one without, and to syre."""
     without, digits = primary(stream), decimals(stream.metric) + 1
     rows = []
     for label, values in primary(stream, file).items():
         method = label.partition("+")[2] or "none"
         found = difference(values, without[method])
-        rows.append([f"`{method}`", interval(found, digits), p_text(found.p_value)])
-    return table(["method", f"with LayerNorm {MINUS} without", "p"], rows)
+        to_syre = interval(difference(values, without[SYRE]), digits)
+        rows.append([f"`{method}`", interval(found, digits), p_text(found.p_value), to_syre])
+    headings = [f"with LayerNorm {MINUS} without", "p", f"with LayerNorm {MINUS} syre without"]
+    return table(["method", *headings], rows)
+
+
+def activations_table(stream: Stream, file: str, learning_rate: float) -> list[str]:
+    """Return methods at another learning rate, against themselves as tuned and others."""
+    finals, digits = primary(stream), decimals(stream.metric) + 1
+    rows = []
+    for label, values in primary(stream, file).items():
+        found = [interval(difference(values, finals[m]), digits) for m in (label, SYRE, "none")]
+        rows.append([f"`{label}`", mean(values.values(), digits - 1), *found])
+    others = [f"{MINUS} {each}" for each in ("as tuned", SYRE, "none")]
+    return table(
+        [f"at {learning_rate:g}", _tasks(comparison_of(file, stream).arms[0]), *others], rows
+    )
 
 
 def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
     """Return the tuned syre at other sigmas, against the tuned one and weight decay."""
-    finals = primary(stream)
-    values = {
-        float(label.partition("sigma ")[2].rstrip(")")): each
-        for label, each in primary(stream, file).items()
-    }
+    finals, others = primary(stream), primary(stream, file)
+    arms = {float(arm.settings["sigma"]): arm for arm in comparison_of(file, stream).arms}
+    values = {sigma: others[arm.label] for sigma, arm in arms.items()}
     values[tuned] = {seed: finals[SYRE][seed] for seed in SIGMA_SEEDS}
-    arms = {_sigma(arm): arm for arm in comparison_of(file, stream).arms}
     arms[tuned] = next(a for a in comparison_of(stream.file, stream).arms if a.label == SYRE)
     found = {each: difference(values[each], values[tuned]) for each in values if each != tuned}
     adjusted = holm({str(each): one.p_value for each, one in found.items()})
@@ -320,12 +326,21 @@ def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
                 _end(ends, f"dead_fraction/{_layer(arm)}", 0),
             ]
         )
-    headings = ["sigma", _tasks(arms[tuned], stream), f"{MINUS} tuned ({tuned:g})", "p, adjusted"]
+    headings = ["sigma", _tasks(arms[tuned]), f"{MINUS} tuned ({tuned:g})", "p, adjusted"]
     return table([*headings, f"{MINUS} weight decay", "rank", "dead"], rows)
 
 
-def _sigma(arm: Arm) -> float:
-    return float(arm.settings["sigma"])
+def decoupled_table(stream: Stream, file: str) -> list[str]:
+    """Return syre with the smallest sigma against weight decay, both decoupled, at equal strength."""
+    values, digits = primary(stream, file), decimals(stream.metric) + 1
+    found: dict[float, dict[str, Values]] = {}
+    for arm in comparison_of(file, stream).arms:
+        found.setdefault(float(arm.settings["strength"]), {})[arm.method] = values[arm.label]
+    rows = [
+        [f"{strength:g}", interval(difference(each[SYRE], each["weight-decay"]), digits)]
+        for strength, each in sorted(found.items())
+    ]
+    return table(["strength, decoupled", f"syre {MINUS} weight decay"], rows)
 
 
 def _end(runs: Sequence[Run], metric: str, digits: int) -> str:
@@ -429,9 +444,11 @@ def sections() -> dict[str, list[str]]:
     for stream in STREAMS:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
     first = STREAMS[0]
+    found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
     found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
+    found["Decoupled, stream 1"] = decoupled_table(first, "decoupled_1")
     found["Sigma, stream 2"] = sigma_table(STREAMS[1], "sigma_2", 0.01)
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
