@@ -77,7 +77,8 @@ def primary(stream: Stream, file: str | None = None) -> dict[str, Values]:
         arm.label: values_at(arm, stream.metric, "average", arm.positions) for arm in found.arms
     }
     known = [value for each in values.values() for value in each.values() if value is not None]
-    worst = max(known) if is_better_lower(stream.metric) else 0.0
+    worst_of = max if is_better_lower(stream.metric) else min
+    worst = 0.0 if is_percent(stream.metric) else worst_of(known)
     return {
         label: {seed: factor * (worst if value is None else value) for seed, value in each.items()}
         for label, each in values.items()
@@ -236,13 +237,15 @@ def _pair(
 
 
 def _tasks(arm: Arm) -> str:
-    return f"tasks 1 to {arm.positions[-1]}"
+    run = arm.started[0]
+    return f"tasks 1 to {run.axis.done_at(arm.positions[-1]) // run.task_length - 1}"
 
 
 def _layer(arm: Arm) -> str | None:
-    """Return the name of the last hidden layer."""
+    """Return the name of the last hidden layer, of the policy where there is one."""
     layers = [name.partition("/")[2] for name in arm.metrics if name.startswith("effective_rank/")]
-    return layers[-1] if layers else None
+    policy = [name for name in layers if name.startswith("actor.")] or layers
+    return policy[-1] if policy else None
 
 
 def _gap(arm: Arm) -> tuple[str, int] | None:
@@ -263,8 +266,9 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
     def of(name: str, position: int, digits: int) -> str:
         return mean([run.value(name, position) for run in arm.started], digits, factor_of(name))
 
-    first, last, layer, gap = arm.positions[0], arm.positions[-1], _layer(arm), _gap(arm)
-    cells = [of(metric, first, digits), of(metric, last, digits)]
+    last, layer, gap = arm.positions[-1], _layer(arm), _gap(arm)
+    ends = [_first_and_last_task(run, arm, metric) for run in arm.started]
+    cells = [mean(each, digits, factor_of(metric)) for each in zip(*ends, strict=True)]
     if gap is not None:
         cells.append(of(*gap, digits))
     return [
@@ -273,6 +277,15 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
         of(f"dead_fraction/{layer}", last, 0),
         of("weight_norm/total", last, 0),
     ]
+
+
+def _first_and_last_task(run: Run, arm: Arm, metric: str) -> tuple[float | None, float | None]:
+    """Return the means of a run's first and last task."""
+    if run.axis.is_dense:
+        return run.value(metric, arm.positions[0]), run.value(metric, arm.positions[-1])
+    returns = run.task_returns
+    last = run.axis.done_at(arm.positions[-1]) // run.task_length - 1
+    return returns.get(0), returns.get(last)
 
 
 def what_it_adds(stream: Stream, file: str) -> list[str]:

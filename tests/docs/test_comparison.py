@@ -54,3 +54,5 @@ def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
     assert found == {"none": {0: 50.0, 1: 0.0}, "syre": {0: 75.0, 1: 25.0}}
     found = tables.primary(tables.Stream(1, "online_loss"))
     assert found["none"] == {0: 0.5, 1: 0.75}
+    found = tables.primary(tables.Stream(1, "episode_return"))
+    assert found["none"] == {0: 0.5, 1: 0.25}
