@@ -51,7 +51,7 @@ class Stream:
         return f"finals_{self.number}"
 
 
-STREAMS = (Stream(1), Stream(2), Stream(3))
+STREAMS = (Stream(1), Stream(2), Stream(3), Stream(4, "online_loss"))
 
 Values = Mapping[int, float]
 """A value for each seed."""
@@ -135,7 +135,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def decimals(metric: str) -> int:
     """Return the number of decimals of a metric's means; differences have one more."""
-    return 1 if is_percent(metric) or not is_better_lower(metric) else 4
+    return 1 if is_percent(metric) or not is_better_lower(metric) else 2
 
 
 def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
