@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plasticity.scripts.report.across import Across, across, across_table, interquartile
 from plasticity.scripts.report.aggregates import LEVEL, holm, sign_flip_test
 from plasticity.scripts.report.arms import Arm, values_at
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare
@@ -426,6 +427,30 @@ def _against_best(
     return pair
 
 
+def whole_streams() -> list[Stream]:
+    """Return the streams on which all methods were run."""
+    every = primary(STREAMS[0]).keys()
+    return [stream for stream in STREAMS if primary(stream).keys() == every]
+
+
+def scores_over_streams() -> Across:
+    """Return the scores of all methods on the streams that have them all, compared with syre."""
+    found = across([comparison_of(stream.file, stream) for stream in whole_streams()])
+    assert found is not None
+    return replace(found, baseline=SYRE)
+
+
+def scores_table() -> list[str]:
+    """Return the scores over streams, the best method first."""
+    scores = scores_over_streams()
+    by_method = dict(zip(scores.scores, across_table(scores).rows, strict=True))
+    rows = []
+    for method in sorted(by_method, key=lambda each: -interquartile(scores, each)[0]):
+        _, *cells = by_method[method]
+        rows.append([f"`{method}`", *(" ".join((cell.text, *cell.details)) for cell in cells)])
+    return table(["method", "interquartile mean", "probability of improvement over syre"], rows)
+
+
 def references() -> list[str]:
     """Return the primary measure of each stream over that of fresh networks of the plain method."""
     rows = []
@@ -463,6 +488,7 @@ def sections() -> dict[str, list[str]]:
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
     found["Decoupled, stream 1"] = decoupled_table(first, "decoupled_1")
     found["Sigma, stream 2"] = sigma_table(STREAMS[1], "sigma_2", 0.01)
+    found["Over streams"] = scores_table()
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
     for stream in STREAMS:
