@@ -52,7 +52,7 @@ class Stream:
         return f"finals_{self.number}"
 
 
-STREAMS = (Stream(1), Stream(2), Stream(3), Stream(4, "online_loss"))
+STREAMS = (Stream(1), Stream(2), Stream(3), Stream(4, "online_loss"), Stream(7, "episode_return"))
 
 Values = Mapping[int, float]
 """A value for each seed."""
@@ -268,8 +268,8 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
         return mean([run.value(name, position) for run in arm.started], digits, factor_of(name))
 
     last, layer, gap = arm.positions[-1], _layer(arm), _gap(arm)
-    ends = [_first_and_last_task(run, arm, metric) for run in arm.started]
-    cells = [mean(each, digits, factor_of(metric)) for each in zip(*ends, strict=True)]
+    ends = _first_and_last_task(arm, metric)
+    cells = [mean(each, digits, factor_of(metric)) for each in ends]
     if gap is not None:
         cells.append(of(*gap, digits))
     return [
@@ -280,13 +280,15 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
     ]
 
 
-def _first_and_last_task(run: Run, arm: Arm, metric: str) -> tuple[float | None, float | None]:
-    """Return the means of a run's first and last task."""
-    if run.axis.is_dense:
-        return run.value(metric, arm.positions[0]), run.value(metric, arm.positions[-1])
-    returns = run.task_returns
-    last = run.axis.done_at(arm.positions[-1]) // run.task_length - 1
-    return returns.get(0), returns.get(last)
+def _first_and_last_task(arm: Arm, metric: str) -> list[list[float | None]]:
+    """Return the values of all runs in the first task and in the last one, of steps the mean over them."""
+    axis, length = arm.started[0].axis, arm.started[0].task_length
+    first = [position for position in arm.positions if axis.done_at(position) <= length]
+    start = axis.done_at(arm.positions[-1]) - length
+    return [
+        list(values_at(replace(arm, skip=skip), metric, "average", where).values())
+        for skip, where in ((0, first), (start, arm.positions))
+    ]
 
 
 def what_it_adds(stream: Stream, file: str) -> list[str]:
@@ -376,8 +378,7 @@ def question_table(first: str, second: str) -> list[str]:
 def prediction(stream: Stream) -> list[str]:
     """Return what predicts the gap on a stream."""
     found = prediction_table(comparison_of(stream.file, stream))
-    if found is None:
-        return ["No gap was measured."]
+    assert found is not None
     cells = [
         [cell.text + (f" {cell.details[0]}" if cell.details else "") for cell in row]
         for row in found.rows
@@ -492,7 +493,8 @@ def sections() -> dict[str, list[str]]:
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
     for stream in STREAMS:
-        found[f"What predicts the gap, stream {stream.number}"] = prediction(stream)
+        if any(map(_gap, comparison_of(stream.file, stream).arms)):
+            found[f"What predicts the gap, stream {stream.number}"] = prediction(stream)
     found["Cost"] = cheapest()
     found["Fresh networks"] = references()
     return found
