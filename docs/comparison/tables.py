@@ -489,6 +489,7 @@ def sections() -> dict[str, list[str]]:
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
     found["Decoupled, stream 1"] = decoupled_table(first, "decoupled_1")
     found["Sigma, stream 2"] = sigma_table(STREAMS[1], "sigma_2", 0.01)
+    found["Sigma, stream 3"] = sigma_table(STREAMS[2], "sigma_3", 1)
     found["Over streams"] = scores_table()
     found["syre and weight decay"] = question_table(SYRE, "weight-decay")
     found["syre and L2-init"] = question_table(SYRE, "l2-init")
