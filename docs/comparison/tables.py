@@ -317,6 +317,21 @@ def activations_table(stream: Stream, file: str, learning_rate: float) -> list[s
     )
 
 
+def width_table(stream: Stream, file: str) -> list[str]:
+    """Return the plain network of the width that CReLU's features have, against both at the tuned width."""
+    finals, digits = primary(stream), decimals(stream.metric) + 1
+    values, found = primary(stream, file), comparison_of(file, stream)
+    rows = []
+    for arm in found.arms:
+        ours = values[arm.label]
+        ends = [mean(each, digits - 1) for each in _first_and_last_task(arm, stream.metric)]
+        to_them = [interval(difference(ours, finals[each]), digits) for each in ("none", "crelu")]
+        rate = f"{float(arm.settings['learning_rate']):g}"
+        rows.append([rate, mean(ours.values(), digits - 1), *to_them, *ends])
+    headings = ["none, ten units, at", _tasks(found.arms[0]), f"{MINUS} none", f"{MINUS} crelu"]
+    return table([*headings, "first task", "last task"], rows)
+
+
 def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
     """Return the tuned syre at other sigmas, against the tuned one and weight decay."""
     finals, others = primary(stream), primary(stream, file)
@@ -484,6 +499,7 @@ def sections() -> dict[str, list[str]]:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
     first = STREAMS[0]
     found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
+    found["Width, stream 4"] = width_table(STREAMS[3], "width_4")
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
     found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
