@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from plasticity.scripts.report.across import Across, across, across_table, interquartile
-from plasticity.scripts.report.aggregates import LEVEL, holm, sign_flip_test
+from plasticity.scripts.report.across import across, across_table
+from plasticity.scripts.report.aggregates import (
+    LEVEL,
+    holm,
+    interquartile_mean,
+    sign_flip_test,
+)
 from plasticity.scripts.report.arms import Arm, values_at
 from plasticity.scripts.report.comparison import Comparison, Criterion, compare
 from plasticity.scripts.report.costs import read_costs
@@ -443,28 +448,21 @@ def _against_best(
     return pair
 
 
-def whole_streams() -> list[Stream]:
-    """Return the streams on which all methods were run."""
-    every = primary(STREAMS[0]).keys()
-    return [stream for stream in STREAMS if primary(stream).keys() == every]
-
-
-def scores_over_streams() -> Across:
-    """Return the scores of all methods on the streams that have them all, compared with syre."""
-    found = across([comparison_of(stream.file, stream) for stream in whole_streams()])
-    assert found is not None
-    return replace(found, baseline=SYRE)
-
-
 def scores_table() -> list[str]:
-    """Return the scores over streams, the best method first."""
-    scores = scores_over_streams()
-    by_method = dict(zip(scores.scores, across_table(scores).rows, strict=True))
-    rows = []
-    for method in sorted(by_method, key=lambda each: -interquartile(scores, each)[0]):
-        _, *cells = by_method[method]
-        rows.append([f"`{method}`", *(" ".join((cell.text, *cell.details)) for cell in cells)])
-    return table(["method", "interquartile mean", "probability of improvement over syre"], rows)
+    """Return the scores over the streams that all methods were run on, the best method first."""
+    every = primary(STREAMS[0]).keys()
+    whole = [stream for stream in STREAMS if primary(stream).keys() == every]
+    found = across([comparison_of(stream.file, stream) for stream in whole])
+    assert found is not None
+    scores = replace(found, baseline=SYRE)
+    middles = [float(interquartile_mean(each)) for each in scores.scores.values()]
+    rows = [
+        [f"`{method}`", *(" ".join((cell.text, *cell.details)) for cell in cells)]
+        for method, (_, *cells) in zip(scores.scores, across_table(scores).rows, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=middles.__getitem__, reverse=True)
+    headings = ["method", "interquartile mean", "probability of improvement over syre"]
+    return table(headings, [rows[each] for each in order])
 
 
 def references() -> list[str]:

@@ -1,7 +1,9 @@
 """The page of the comparison has the tables that its rows give."""
 
 import importlib.util
+import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,27 @@ def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
     assert found["none"] == {0: 0.5, 1: 0.75}
     found = tables.primary(tables.Stream(1, "episode_return"))
     assert found["none"] == {0: 0.5, 1: 0.25}
+
+
+def test_returns_are_averaged_over_the_steps_of_a_task(tables):
+    """By hand, from the rows: each stands for the steps since the one before it."""
+
+    def average(rows, start, end):
+        before, total = start, 0.0
+        for row in (row for row in rows if start < row["step"] <= end):
+            total += (row["step"] - before) * row["episode_return"]
+            before = row["step"]
+        return total / (end - start)
+
+    runs = []
+    with tarfile.open(DOCS / "comparison" / "finals_7.tar.xz") as archive:
+        for seed in range(10):
+            name = f"offset-cartpole/none/seed_{seed}/metrics.jsonl"
+            runs.append([json.loads(line) for line in archive.extractfile(name)])
+    spans = (16_000, 160_000), (0, 16_000), (144_000, 160_000)  # tasks 1 to 9, the first, the last
+    expected = [sum(average(rows, *span) for rows in runs) / len(runs) for span in spans]
+    lines = tables.stream_table(tables.Stream(7, "episode_return"), "finals_7", "syre")
+    (row,) = (line for line in lines if line.startswith("| `none`"))
+    cells = row.split(" | ")
+    found = [float(cells[column].split()[0]) for column in (1, 4, 5)]
+    assert found == pytest.approx(expected, abs=0.05)
