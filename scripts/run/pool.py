@@ -77,12 +77,12 @@ def run_jobs(
         on_progress: Called with a job and its progress.
         on_note: Called with a message of a group to the user.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_preloaded(work))
     outcome = Outcome()
     waiting = list(work)
     running: list[_Running] = []
-    with signals_noted(outcome):
+    with signals_noted(outcome):  # first of all: an import may swallow the exception of a Ctrl-C
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_preloaded(work))
         try:
             while running or (waiting and outcome.interrupted_by is None):
                 while waiting and len(running) < processes and outcome.interrupted_by is None:

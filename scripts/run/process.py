@@ -40,7 +40,13 @@ def do_work(group: JobGroup, events: Connection) -> None:
         events: Connection for the reports: progress and results of runs by index in the group, and notes.
     """
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def note(*_: object) -> None:
+        # The second of two signals, the group's and the parent's, would wait for the first one's lock.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, note)
     # SIGINT stays blocked: the parent receives Ctrl-C too, and passes it on as SIGTERM.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -415,15 +415,17 @@ def test_the_same_command_at_once_is_refused_and_sigterm_stops_the_first(tmp_pat
         assert stopped(first, signal.SIGTERM) == command_line(tmp_path, ENDLESS)
 
 
-@pytest.mark.parametrize("seconds", [1.5, 2.5, 3.5])
+@pytest.mark.parametrize("seconds", [0, 0.5, 1, 2])
 def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path, seconds):
-    """Interrupt it while it loads the data, or starts the server or the first runs."""
+    """Interrupt it while it starts the server or the first runs.
+
+    Not before its first message: what it imports until then is not ours, and some of it ignores exceptions.
+    """
     with started(tmp_path) as process:
+        assert process.stderr.readline() == "2 runs, 200000 tasks.\n"
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     wait_until(lambda: not group(process))
-    if process.returncode == -signal.SIGINT:
-        pytest.skip("Python was still importing")
     assert process.returncode == 130, said
     assert "Traceback" not in said
