@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+from measures import (
+    FOLDER,
+    STREAMS,
+    Difference,
+    Stream,
+    Values,
+    comparison_of,
+    difference,
+    over_streams,
+    primary,
+    to,
+)
 
 from plasticity.scripts.report.across import across, across_table
-from plasticity.scripts.report.aggregates import (
-    LEVEL,
-    holm,
-    interquartile_mean,
-    sign_flip_test,
-)
+from plasticity.scripts.report.aggregates import LEVEL, holm, interquartile_mean
 from plasticity.scripts.report.arms import Arm, values_at
-from plasticity.scripts.report.comparison import Comparison, Criterion, compare
 from plasticity.scripts.report.costs import read_costs
 from plasticity.scripts.report.metric_names import (
     GAP,
@@ -30,107 +34,13 @@ from plasticity.scripts.report.metric_names import (
 from plasticity.scripts.report.prediction import prediction_table
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.significance import p_text
-from plasticity.scripts.report.sources import open_sources, runs_by_benchmark
-from plasticity.scripts.report.statistics import estimate, paired_estimate
+from plasticity.scripts.report.statistics import estimate
 
-FOLDER = Path(__file__).parent
 SYRE = "syre"
 LAYER_NORM = "layer-norm"
 SIGMA_SEEDS = range(10)
 MINUS = "\N{MINUS SIGN}"
 NOT_DONE = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One stream of the finals."""
-
-    number: int
-    """Its number in the protocol."""
-
-    metric: str = "online_accuracy"
-    """Metric of the primary measure."""
-
-    @property
-    def file(self) -> str:
-        """Name of the file of its runs."""
-        return f"finals_{self.number}"
-
-
-STREAMS = (Stream(1), Stream(2), Stream(3), Stream(4, "online_loss"), Stream(7, "episode_return"))
-
-Values = Mapping[int, float]
-"""A value for each seed."""
-
-
-@cache
-def comparison_of(file: str, stream: Stream) -> Comparison:
-    """Return the runs of a file, each method at its settings."""
-    with open_sources([FOLDER / f"{file}.tar.xz"]) as sources:
-        (runs,) = runs_by_benchmark(sources).values()
-        by = Criterion((stream.metric,), "average", skip=1)
-        return compare(runs, None, 0.95, by, benchmark=file)
-
-
-def primary(stream: Stream, file: str | None = None) -> dict[str, Values]:
-    """Return the primary measure, averaged over all tasks but the first, by the label of the arm and seed.
-
-    A run that diverged has the worst value of its stream.
-    """
-    found = comparison_of(file or stream.file, stream)
-    factor = factor_of(stream.metric)
-    values = {
-        arm.label: values_at(arm, stream.metric, "average", arm.positions) for arm in found.arms
-    }
-    known = [value for each in values.values() for value in each.values() if value is not None]
-    worst_of = max if is_better_lower(stream.metric) else min
-    worst = 0.0 if is_percent(stream.metric) else worst_of(known)
-    return {
-        label: {seed: factor * (worst if value is None else value) for seed, value in each.items()}
-        for label, each in values.items()
-    }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference of two methods, paired by seed."""
-
-    mean: float
-    """Mean over seeds."""
-
-    low: float
-    """Lower end of the 95 % t interval."""
-
-    high: float
-    """Upper end of the 95 % t interval."""
-
-    p_value: float
-    """P-value of the sign-flip test."""
-
-
-def difference(ours: Values, theirs: Values) -> Difference:
-    """Compare two methods at the seeds that both have."""
-    found = paired_estimate(ours, theirs)
-    assert found is not None
-    assert found.t is not None
-    each = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return Difference(found.mean, *found.t, sign_flip_test(each))
-
-
-def over_streams(pair: Callable[[Stream], tuple[Values, Values] | None]) -> dict[int, Difference]:
-    """Return the difference on each stream, with p-values adjusted for their number (Holm)."""
-    pairs = {stream.number: pair(stream) for stream in STREAMS}
-    found = {number: difference(*each) for number, each in pairs.items() if each is not None}
-    adjusted = holm({str(number): each.p_value for number, each in found.items()})
-    return {number: replace(each, p_value=adjusted[str(number)]) for number, each in found.items()}
-
-
-def to(first: str, second: str) -> dict[int, Difference]:
-    """Return the differences of two methods on all streams."""
-    return over_streams(lambda stream: (primary(stream)[first], primary(stream)[second]))
-
-
-# ---- text -------------------------------------------------------------------------------------------
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -170,9 +80,6 @@ def verdict(found: Difference, digits: int, *, lower: bool = False) -> str:
         return "better" if (found.mean < 0) == lower else "worse"
     worst = max(abs(found.low), abs(found.high))
     return f"no difference seen, one larger than {worst:.{digits}f} is excluded"
-
-
-# ---- tables -----------------------------------------------------------------------------------------
 
 
 def settings_of(file: str) -> dict[str, str]:

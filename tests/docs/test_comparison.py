@@ -1,6 +1,6 @@
 """The page of the comparison has the tables that its rows give."""
 
-import importlib.util
+import importlib
 import json
 import sys
 import tarfile
@@ -12,19 +12,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "comparison.md").read_text(encoding="utf-8")
 
 
-def load():
-    spec = importlib.util.spec_from_file_location(
-        "comparison_tables", DOCS / "comparison" / "tables.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def tables():
-    return load()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS / "comparison")  # as if run as a script
+        yield importlib.import_module("tables")
+
+
+@pytest.fixture
+def measures(tables):
+    return sys.modules["measures"]
 
 
 def test_the_page_has_every_table_whole(tables):
@@ -38,7 +35,7 @@ def test_the_page_has_no_other_table_of_the_finals(tables):
     assert [line for line in written if line.startswith("|") and line not in made] == []
 
 
-def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
+def test_a_run_that_diverged_has_the_worst_value(measures, monkeypatch):
     values = {"none": {0: 0.5, 1: None}, "syre": {0: 0.75, 1: 0.25}}
 
     class Arm:
@@ -50,13 +47,13 @@ def test_a_run_that_diverged_has_the_worst_value(tables, monkeypatch):
     class Comparison:
         arms = tuple(map(Arm, values))
 
-    monkeypatch.setattr(tables, "comparison_of", lambda file, stream: Comparison)
-    monkeypatch.setattr(tables, "values_at", lambda arm, metric, moment, where: values[arm.label])
-    found = tables.primary(tables.Stream(1))
+    monkeypatch.setattr(measures, "comparison_of", lambda file, stream: Comparison)
+    monkeypatch.setattr(measures, "values_at", lambda arm, metric, moment, where: values[arm.label])
+    found = measures.primary(measures.Stream(1))
     assert found == {"none": {0: 50.0, 1: 0.0}, "syre": {0: 75.0, 1: 25.0}}
-    found = tables.primary(tables.Stream(1, "online_loss"))
+    found = measures.primary(measures.Stream(1, "online_loss"))
     assert found["none"] == {0: 0.5, 1: 0.75}
-    found = tables.primary(tables.Stream(1, "episode_return"))
+    found = measures.primary(measures.Stream(1, "episode_return"))
     assert found["none"] == {0: 0.5, 1: 0.25}
 
 

@@ -1,0 +1,106 @@
+"""Measures of docs/comparison.md: the primary one of a stream's runs, and differences of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from plasticity.scripts.report.aggregates import holm, sign_flip_test
+from plasticity.scripts.report.arms import values_at
+from plasticity.scripts.report.comparison import Comparison, Criterion, compare
+from plasticity.scripts.report.metric_names import factor_of, is_better_lower, is_percent
+from plasticity.scripts.report.sources import open_sources, runs_by_benchmark
+from plasticity.scripts.report.statistics import paired_estimate
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of the finals."""
+
+    number: int
+    """Its number in the protocol."""
+
+    metric: str = "online_accuracy"
+    """Metric of the primary measure."""
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its runs."""
+        return f"finals_{self.number}"
+
+
+STREAMS = (Stream(1), Stream(2), Stream(3), Stream(4, "online_loss"), Stream(7, "episode_return"))
+
+Values = Mapping[int, float]
+"""A value for each seed."""
+
+
+@cache
+def comparison_of(file: str, stream: Stream) -> Comparison:
+    """Return the runs of a file, each method at its settings."""
+    with open_sources([FOLDER / f"{file}.tar.xz"]) as sources:
+        (runs,) = runs_by_benchmark(sources).values()
+        by = Criterion((stream.metric,), "average", skip=1)
+        return compare(runs, None, 0.95, by, benchmark=file)
+
+
+def primary(stream: Stream, file: str | None = None) -> dict[str, Values]:
+    """Return the primary measure, averaged over all tasks but the first, by the label of the arm and seed.
+
+    A run that diverged has the worst value of its stream.
+    """
+    found = comparison_of(file or stream.file, stream)
+    factor = factor_of(stream.metric)
+    values = {
+        arm.label: values_at(arm, stream.metric, "average", arm.positions) for arm in found.arms
+    }
+    known = [value for each in values.values() for value in each.values() if value is not None]
+    worst_of = max if is_better_lower(stream.metric) else min
+    worst = 0.0 if is_percent(stream.metric) else worst_of(known)
+    return {
+        label: {seed: factor * (worst if value is None else value) for seed, value in each.items()}
+        for label, each in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference of two methods, paired by seed."""
+
+    mean: float
+    """Mean over seeds."""
+
+    low: float
+    """Lower end of the 95 % t interval."""
+
+    high: float
+    """Upper end of the 95 % t interval."""
+
+    p_value: float
+    """P-value of the sign-flip test."""
+
+
+def difference(ours: Values, theirs: Values) -> Difference:
+    """Compare two methods at the seeds that both have."""
+    found = paired_estimate(ours, theirs)
+    assert found is not None
+    assert found.t is not None
+    each = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return Difference(found.mean, *found.t, sign_flip_test(each))
+
+
+def over_streams(pair: Callable[[Stream], tuple[Values, Values] | None]) -> dict[int, Difference]:
+    """Return the difference on each stream, with p-values adjusted for their number (Holm)."""
+    pairs = {stream.number: pair(stream) for stream in STREAMS}
+    found = {number: difference(*each) for number, each in pairs.items() if each is not None}
+    adjusted = holm({str(number): each.p_value for number, each in found.items()})
+    return {number: replace(each, p_value=adjusted[str(number)]) for number, each in found.items()}
+
+
+def to(first: str, second: str) -> dict[int, Difference]:
+    """Return the differences of two methods on all streams."""
+    return over_streams(lambda stream: (primary(stream)[first], primary(stream)[second]))
