@@ -48,7 +48,7 @@ class Across:
     """Methods that have more seeds on some benchmark than on another, of which the first ones count."""
 
     diverged: tuple[str, ...]
-    """Methods with a run that diverged on some benchmark, which has no score there."""
+    """Methods with a run that diverged on some benchmark, which has the worst score there."""
 
     meaning: str
     """Sentence about what a score is."""
@@ -98,7 +98,7 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     """Return the scores on all benchmarks.
 
     A score is the headline metric where it is a share on all of them, and more of it is better. Otherwise it
-    is scaled on each, so that 0 is the worst run and 1 the best.
+    is scaled on each, so that 0 is the worst run and 1 the best. A run that diverged has 0 either way.
 
     Args:
         comparisons: Comparisons, one per benchmark.
@@ -112,8 +112,8 @@ def across(comparisons: Sequence[Comparison]) -> Across | None:
     are_shares = all(
         is_share(each.headline) and not is_better_lower(each.headline) for each in comparisons
     )
-    if not are_shares:
-        by_benchmark = [_scaled(scores) for scores in by_benchmark]
+    scaled = _without_diverged if are_shares else _scaled
+    by_benchmark = [scaled(scores) for scores in by_benchmark]
     methods = dict.fromkeys(method for scores in by_benchmark for method in scores)
     scores = {method: _of_all(method, by_benchmark) for method in methods}
     known = {method: found for method, found in scores.items() if len(found)}
@@ -158,26 +158,38 @@ def _measured(comparison: Comparison) -> str:
 
 
 def _scores_of(comparison: Comparison) -> dict[str, dict[int, float]]:
-    """Return scores by method and seed, those of losses with their sign changed."""
+    """Return scores by method and seed, those of losses with their sign changed.
+
+    Runs that diverged have minus infinity; those without a score for another reason are left out.
+    """
     metric, moment = comparison.headline, comparison.moment
     where = shared_positions(comparison.chosen, metric)
     sign = -1.0 if is_better_lower(metric) else 1.0
+    found: dict[str, dict[int, float]] = {}
+    for arm in comparison.chosen:
+        values = values_at(arm, metric, moment, where)
+        known = {seed: sign * value for seed, value in values.items() if value is not None}
+        lost = {run.seed for run in arm.diverged} - known.keys()
+        found[arm.method] = known | dict.fromkeys(lost, -math.inf)
+    return found
+
+
+def _without_diverged(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    """Return shares, with 0 for the runs that diverged."""
     return {
-        arm.method: {
-            seed: sign * value
-            for seed, value in values_at(arm, metric, moment, where).items()
-            if value is not None
-        }
-        for arm in comparison.chosen
+        method: {seed: max(value, 0.0) for seed, value in by_seed.items()}
+        for method, by_seed in scores.items()
     }
 
 
 def _scaled(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    """Return scores from 0, for the worst run and those that diverged, to 1."""
     values = [value for by_seed in scores.values() for value in by_seed.values()]
-    low, high = (min(values), max(values)) if values else (0.0, 0.0)
+    finite = [value for value in values if value > -math.inf]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     width = high - low if high > low else 1.0
     return {
-        method: {seed: (value - low) / width for seed, value in by_seed.items()}
+        method: {seed: max(value - low, 0.0) / width for seed, value in by_seed.items()}
         for method, by_seed in scores.items()
     }
 
@@ -287,20 +299,14 @@ def across_notes(found: Across) -> list[str]:
         )
     if found.diverged:
         notes.append(
-            f"Runs of {', '.join(found.diverged)} diverged: they have no score, and the rest flatter the"
-            " method."
+            f"Runs of {', '.join(found.diverged)} diverged: they have a score of 0 on their benchmark."
         )
     return notes
 
 
 def across_headline(found: Across) -> str:
-    """Return two sentences: which method has the best interquartile mean, and how sure that is.
-
-    Methods with runs that diverged are left out, unless there are no others.
-    """
-    sound = [method for method in found.scores if method not in found.diverged]
-    shown = sound or list(found.scores)
-    means = {method: float(interquartile_mean(found.scores[method])) for method in shown}
+    """Return two sentences: which method has the best interquartile mean, and how sure that is."""
+    means = {method: float(interquartile_mean(each)) for method, each in found.scores.items()}
     best = max(means, key=means.__getitem__)
     count = len(found.benchmarks)
     rest = [f"{method} {mean:.3f}" for method, mean in means.items() if method != best]

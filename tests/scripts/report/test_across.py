@@ -177,13 +177,48 @@ def test_every_method_is_compared_with_every_other(tmp_path):
     assert [cell.text for cell in table.rows[0]] == ["syre", "", "0.66", "1.00"]
 
 
-def test_a_method_that_diverged_is_not_the_best(tmp_path):
+def test_a_run_that_diverged_has_a_share_of_nothing(tmp_path):
     write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
     values = {"none": NONE, "syre": [*SYRE[:3], [None]]}
     write_runs(tmp_path, "permuted-mnist", values, diverged=[("syre", 3)])
     found = across_of(tmp_path)
     assert found.diverged == ("syre",)
-    # the middle four of 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4
-    assert across_headline(found).startswith(
-        "Over 2 benchmarks, none has an interquartile mean of 0.250."
+    assert sorted(found.scores["syre"].ravel()) == [0.0, 0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.8]
+    # the middle four: 0.5, 0.6, 0.6, 0.7; beats none in 16 of 16 pairs there, 12 of 16 here
+    text = across_headline(found)
+    assert "syre has the highest interquartile mean: 0.600 (none 0.250)." in text
+    assert "beats one of none with probability 0.88" in text
+
+
+def test_a_run_that_diverged_is_scaled_as_the_worst_one(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": [[0.2], [0.4]], "syre": [[0.6], [0.3]]})
+    write_runs(
+        tmp_path,
+        "permuted-mnist",
+        {"none": [[3.0], [2.0]], "syre": [[1.0], [None]]},
+        metric="test_loss",
+        diverged=[("syre", 1)],
     )
+    found = across_of(tmp_path)
+    losses = {
+        m: each[:, found.benchmarks.index("permuted-mnist")] for m, each in found.scores.items()
+    }
+    assert losses["none"].tolist() == [0.0, 0.5]  # as bad as the worst run of all
+    assert losses["syre"].tolist() == [1.0, 0.0]
+
+
+def test_methods_that_all_diverged_have_nothing(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
+    write_runs(
+        tmp_path,
+        "permuted-mnist",
+        {"none": [[None]] * 4, "syre": [[None]] * 4},
+        metric="test_loss",
+        diverged=[(method, seed) for method in ("none", "syre") for seed in range(4)],
+    )
+    found = across_of(tmp_path)
+    column = found.benchmarks.index("permuted-mnist")
+    assert {m: each[:, column].tolist() for m, each in found.scores.items()} == {
+        "none": [0.0] * 4,
+        "syre": [0.0] * 4,
+    }
