@@ -169,8 +169,8 @@ def _scores_of(comparison: Comparison) -> dict[str, dict[int, float]]:
     for arm in comparison.chosen:
         values = values_at(arm, metric, moment, where)
         known = {seed: sign * value for seed, value in values.items() if value is not None}
-        lost = {run.seed for run in arm.diverged} - known.keys()
-        found[arm.method] = known | dict.fromkeys(lost, -math.inf)
+        lost = {run.seed: -math.inf for run in arm.diverged}  # also after the shared positions
+        found[arm.method] = known | lost
     return found
 
 

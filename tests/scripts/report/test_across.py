@@ -207,6 +207,15 @@ def test_a_run_that_diverged_is_scaled_as_the_worst_one(tmp_path):
     assert losses["syre"].tolist() == [1.0, 0.0]
 
 
+def test_a_run_that_diverged_after_the_shared_tasks_is_the_worst_too(tmp_path):
+    write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
+    values = {"none": [[0.1, 0.2]] * 4, "syre": [[0.1, 0.2, 0.3]] * 3 + [[0.5, 0.9, None]]}
+    write_runs(tmp_path, "permuted-mnist", values, diverged=[("syre", 3)])
+    found = across_of(tmp_path)
+    column = found.scores["syre"][:, found.benchmarks.index("permuted-mnist")]
+    assert column.tolist() == [0.2, 0.2, 0.2, 0.0]
+
+
 def test_methods_that_all_diverged_have_nothing(tmp_path):
     write_runs(tmp_path, "permuted-digits", {"none": NONE, "syre": SYRE})
     write_runs(
