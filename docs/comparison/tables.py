@@ -404,6 +404,7 @@ def sections() -> dict[str, list[str]]:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
     first = STREAMS[0]
     found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
+    found["Activations, stream 3"] = activations_table(STREAMS[2], "activations_3", 0.001)
     found["Width, stream 4"] = width_table(STREAMS[3], "width_4")
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
     found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
