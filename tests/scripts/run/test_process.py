@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 
@@ -269,3 +271,37 @@ def test_a_part_does_not_begin_after_a_stop(tmp_path, events, stop):
 def test_on_cuda_runs_are_measured():
     found = run_process._memory_of(seeds(4, {"device": "cuda"}))
     assert 0 < found.per_run < found.free
+
+
+SIGNALLED_TWICE = """
+import os, signal, threading
+from types import SimpleNamespace
+from plasticity.scripts.run import process
+
+class Event(threading.Event):
+    def set(self):
+        with self._cond:
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().set()
+
+def execute(group, events, stop):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(stop.is_set())
+
+process.threading = SimpleNamespace(Event=Event, Thread=threading.Thread)
+process._end_with_parent = lambda: None
+process.execute = execute
+process.do_work(SimpleNamespace(jobs=[SimpleNamespace(config=SimpleNamespace(imports=()))]), None)
+"""
+
+
+def test_a_second_signal_while_the_first_is_noted_blocks_nothing():
+    """A group's signal reaches a run, and the parent passes it on: the event of the stop is locked then."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_TWICE],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "True\n"
