@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -229,6 +229,18 @@ def test_runs_end_with_the_server_that_forked_them(tmp_path):
     while is_running(begun[0][0]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(begun[0][0])
+
+
+def test_ctrl_c_during_an_import_that_ignores_exceptions_is_not_lost(tmp_path, monkeypatch):
+    def imports(work):
+        with suppress(KeyboardInterrupt):  # as some libraries do
+            os.kill(os.getpid(), signal.SIGINT)
+        return []
+
+    monkeypatch.setattr(pool, "_preloaded", imports)
+    outcome = run_jobs([job(tmp_path)], 1, silent)
+    assert outcome.interrupted_by == signal.SIGINT
+    assert outcome.stopped == [tmp_path]
 
 
 def test_the_server_ignores_signals(tmp_path):
