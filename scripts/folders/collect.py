@@ -21,7 +21,8 @@ from plasticity.scripts.folders.archive import (
     unpack,
     unpacked,
 )
-from plasticity.scripts.report.run_folders import PARTIAL, Run, find_runs, read_run
+from plasticity.scripts.folders.kept_metrics import keep_metrics
+from plasticity.scripts.report.run_folders import ARCHIVE, PARTIAL, Run, find_runs, read_run
 from plasticity.scripts.run.locks import is_locked
 from plasticity.scripts.run.progress import Messages
 
@@ -53,6 +54,10 @@ class CollectConfig:
     out: Path = Path("runs/collected")
     """Folder to copy to, or file if its name ends in .tar.xz; created if missing."""
 
+    metrics: tuple[str, ...] = ()
+    """Metrics or families that the rows of a new compressed file have, to make it smaller: online_accuracy,
+    effective_rank. None named: all of them, and the single episodes."""
+
 
 def collect(config: CollectConfig) -> Counter[str]:
     """Copy the runs, and print how many.
@@ -61,13 +66,15 @@ def collect(config: CollectConfig) -> Counter[str]:
         The numbers of runs that were copied, replaced, kept as they were, and left out as running.
 
     Raises:
-        ValueError: if a folder has no runs, two hold different results of one run, or a file cannot be read
-            or written.
+        ValueError: if a folder has no runs, two hold different results of one run, a file cannot be read or
+            written, or the chosen metrics are unknown or those of anything but a new compressed file.
     """
     if not config.folders:
         raise ValueError("Name the folders to collect: plasticity collect A B --out C.")
+    is_packed = is_archive(config.out)
+    if config.metrics:
+        _require_new_archive(config.out, is_packed=is_packed)
     with ExitStack() as opened:
-        is_packed = is_archive(config.out)
         folders = [
             opened.enter_context(unpacked(each)) if is_archive(each) else each
             for each in config.folders
@@ -77,6 +84,8 @@ def collect(config: CollectConfig) -> Counter[str]:
             if config.out.exists():
                 unpack(config.out, staging)
             counts = _collect(folders, staging, only_rows=True)
+            if config.metrics:
+                keep_metrics(staging, config.metrics)
             pack(staging, config.out)
         else:
             counts = _collect(folders, config.out, only_rows=False)
@@ -85,6 +94,20 @@ def collect(config: CollectConfig) -> Counter[str]:
         f" ones with a checkpoint, {counts['kept']} there already."
     )
     return counts
+
+
+def _require_new_archive(out: Path, *, is_packed: bool) -> None:
+    """Raise an error unless rows without some metrics are written where no whole ones are."""
+    if not is_packed:
+        raise ValueError(
+            f"--metrics is for a compressed file, and --out {out} is a folder, whose runs stay whole: give a"
+            f" name that ends in {ARCHIVE}."
+        )
+    if out.exists():
+        raise ValueError(
+            f"{out} exists, and its rows may have other metrics than --metrics: remove it, or give another"
+            " --out."
+        )
 
 
 def _collect(folders: Sequence[Path], out: Path, *, only_rows: bool) -> Counter[str]:
@@ -188,7 +211,8 @@ def _better(first: Run | None, second: Run, *, only_rows: bool) -> Run:
         if first.rows[position] != second.rows[position]:
             raise ValueError(
                 f"{first.path} and {second.path} differ in row {position + 1}, with the same settings: they"
-                " were made by different versions or machines. Collect into folders of their own."
+                " were made by different versions or machines, or one has fewer metrics. Collect into folders of"
+                " their own."
             )
     if len(first.rows) != len(second.rows) or only_rows:
         return second if len(second.rows) > len(first.rows) else first
