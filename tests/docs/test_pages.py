@@ -8,6 +8,7 @@ import matplotlib.pyplot
 import pytest
 import torch
 
+from plasticity.mitigations import MITIGATIONS
 from plasticity.scripts.main import COMMANDS
 from plasticity.scripts.reference.blocks import blocks_of
 from plasticity.scripts.reference.run_page import run_page
@@ -65,3 +66,10 @@ def test_commands_of_a_page_exist(page):
             words = shlex.split(line, comments=True)
             if words and words[0] == "plasticity":
                 assert words[1] in COMMANDS, line
+
+
+def test_the_readme_counts_the_mitigations():
+    readme = ALL[0].read_text()
+    others, compared = re.findall(r"(\d+) (?:other )?mitigations", readme)
+    assert int(compared) == len(MITIGATIONS.keys() - {"shift"})  # shift is a control
+    assert int(others) == int(compared) - 1  # besides syre
