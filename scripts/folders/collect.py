@@ -211,8 +211,8 @@ def _better(first: Run | None, second: Run, *, only_rows: bool) -> Run:
         if first.rows[position] != second.rows[position]:
             raise ValueError(
                 f"{first.path} and {second.path} differ in row {position + 1}, with the same settings: they"
-                " were made by different versions or machines, or one has fewer metrics. Collect into folders of"
-                " their own."
+                " were made by different versions or machines, or one has fewer metrics. Collect into folders"
+                " of their own."
             )
     if len(first.rows) != len(second.rows) or only_rows:
         return second if len(second.rows) > len(first.rows) else first
