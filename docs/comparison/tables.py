@@ -3,83 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from control import failures_table, rates_table, same_rate_table
+from formatting import MINUS, decimals, interval, mean, number, table, verdict
 from measures import (
     FOLDER,
     STREAMS,
-    Difference,
+    SYRE,
     Stream,
     Values,
     comparison_of,
     difference,
+    first_and_last_task,
     over_streams,
     primary,
+    span_of,
     to,
 )
+from order import forms_table, reversed_table, tau_table, to_syre_table
 
 from plasticity.scripts.report.across import across, across_table
-from plasticity.scripts.report.aggregates import LEVEL, holm, interquartile_mean
-from plasticity.scripts.report.arms import Arm, values_at
+from plasticity.scripts.report.aggregates import (
+    LEVEL,
+    holm,
+    interquartile_mean,
+    stratified_bootstrap,
+)
+from plasticity.scripts.report.arms import Arm
 from plasticity.scripts.report.costs import read_costs
 from plasticity.scripts.report.metric_names import (
     GAP,
     LOSS_GAP,
     factor_of,
     is_better_lower,
-    is_percent,
 )
 from plasticity.scripts.report.prediction import prediction_table
 from plasticity.scripts.report.run_folders import Run
 from plasticity.scripts.report.significance import p_text
-from plasticity.scripts.report.statistics import estimate
+from plasticity.scripts.report.statistics import Array
 
-SYRE = "syre"
 LAYER_NORM = "layer-norm"
 SIGMA_SEEDS = range(10)
-MINUS = "\N{MINUS SIGN}"
-NOT_DONE = "\N{EN DASH}"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table in Markdown."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def decimals(metric: str) -> int:
-    """Return the number of decimals of a metric's means; differences have one more."""
-    return 1 if is_percent(metric) or not is_better_lower(metric) else 2
-
-
-def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
-    """Format a number, with a minus sign."""
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
-
-
-def interval(found: Difference, digits: int) -> str:
-    """Format a difference and its interval."""
-    ends = f"[{number(found.low, digits)}, {number(found.high, digits)}]"
-    return f"{number(found.mean, digits, signed=True)} {ends}"
-
-
-def mean(values: Iterable[float | None], digits: int = 1, factor: float = 1.0) -> str:
-    """Format a mean over seeds and half of its 95 % t interval."""
-    found = estimate(values)
-    if found is None or found.t is None:
-        return NOT_DONE
-    half = factor * (found.t[1] - found.t[0]) / 2
-    return f"{number(factor * found.mean, digits)} ± {half:.{digits}f}"
-
-
-def verdict(found: Difference, digits: int, *, lower: bool = False) -> str:
-    """Return what the protocol says of a difference."""
-    if found.p_value < LEVEL:
-        return "better" if (found.mean < 0) == lower else "worse"
-    worst = max(abs(found.low), abs(found.high))
-    return f"no difference seen, one larger than {worst:.{digits}f} is excluded"
 
 
 def settings_of(file: str) -> dict[str, str]:
@@ -124,7 +91,7 @@ def stream_table(stream: Stream, file: str, reference: str) -> list[str]:
     arm = next(iter(arms.values()))
     headings = [
         "method",
-        _tasks(arm),
+        span_of(arm),
         f"{MINUS} {reference.replace(LAYER_NORM, 'LayerNorm')}",
         "p",
         "first task",
@@ -147,11 +114,6 @@ def _pair(
         return (values[label], values[reference]) if label in values else None
 
     return pair
-
-
-def _tasks(arm: Arm) -> str:
-    run = arm.started[0]
-    return f"tasks 1 to {run.axis.done_at(arm.positions[-1]) // run.task_length - 1}"
 
 
 def _layer(arm: Arm) -> str | None:
@@ -180,7 +142,7 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
         return mean([run.value(name, position) for run in arm.started], digits, factor_of(name))
 
     last, layer, gap = arm.positions[-1], _layer(arm), _gap(arm)
-    ends = _first_and_last_task(arm, metric)
+    ends = first_and_last_task(arm, metric)
     cells = [mean(each, digits, factor_of(metric)) for each in ends]
     if gap is not None:
         cells.append(of(*gap, digits))
@@ -189,17 +151,6 @@ def _secondary(arm: Arm, metric: str, digits: int) -> list[str]:
         of(f"effective_rank/{layer}", last, 1),
         of(f"dead_fraction/{layer}", last, 0),
         of("weight_norm/total", last, 0),
-    ]
-
-
-def _first_and_last_task(arm: Arm, metric: str) -> list[list[float | None]]:
-    """Return the values of all runs in the first task and in the last one, of steps the mean over them."""
-    axis, length = arm.started[0].axis, arm.started[0].task_length
-    first = [position for position in arm.positions if axis.done_at(position) <= length]
-    start = axis.done_at(arm.positions[-1]) - length
-    return [
-        list(values_at(replace(arm, skip=skip), metric, "average", where).values())
-        for skip, where in ((0, first), (start, arm.positions))
     ]
 
 
@@ -225,7 +176,7 @@ def activations_table(stream: Stream, file: str, learning_rate: float) -> list[s
         rows.append([f"`{label}`", mean(values.values(), digits - 1), *found])
     others = [f"{MINUS} {each}" for each in ("as tuned", SYRE, "none")]
     return table(
-        [f"at {learning_rate:g}", _tasks(comparison_of(file, stream).arms[0]), *others], rows
+        [f"at {learning_rate:g}", span_of(comparison_of(file, stream).arms[0]), *others], rows
     )
 
 
@@ -236,11 +187,11 @@ def width_table(stream: Stream, file: str) -> list[str]:
     rows = []
     for arm in found.arms:
         ours = values[arm.label]
-        ends = [mean(each, digits - 1) for each in _first_and_last_task(arm, stream.metric)]
+        ends = [mean(each, digits - 1) for each in first_and_last_task(arm, stream.metric)]
         to_them = [interval(difference(ours, finals[each]), digits) for each in ("none", "crelu")]
         rate = f"{float(arm.settings['learning_rate']):g}"
         rows.append([rate, mean(ours.values(), digits - 1), *to_them, *ends])
-    headings = ["none, ten units, at", _tasks(found.arms[0]), f"{MINUS} none", f"{MINUS} crelu"]
+    headings = ["none, ten units, at", span_of(found.arms[0]), f"{MINUS} none", f"{MINUS} crelu"]
     return table([*headings, "first task", "last task"], rows)
 
 
@@ -269,7 +220,7 @@ def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
                 _end(ends, f"dead_fraction/{_layer(arm)}", 0),
             ]
         )
-    headings = ["sigma", _tasks(arms[tuned]), f"{MINUS} tuned ({tuned:g})", "p, adjusted"]
+    headings = ["sigma", span_of(arms[tuned]), f"{MINUS} tuned ({tuned:g})", "p, adjusted"]
     return table([*headings, f"{MINUS} weight decay", "rank", "dead"], rows)
 
 
@@ -357,15 +308,38 @@ def scores_table() -> list[str]:
     """Return the scores over all streams, the best method first."""
     found = across([comparison_of(stream.file, stream) for stream in STREAMS])
     assert found is not None
-    scores = replace(found, baseline=SYRE)
-    middles = [float(interquartile_mean(each)) for each in scores.scores.values()]
-    rows = [
-        [f"`{method}`", *(" ".join((cell.text, *cell.details)) for cell in cells)]
-        for method, (_, *cells) in zip(scores.scores, across_table(scores).rows, strict=True)
+    scores = replace(found, baseline=SYRE).scores
+    cells = zip(scores, across_table(replace(found, baseline=SYRE)).rows, strict=True)
+    middles = {label: float(interquartile_mean(each)) for label, each in scores.items()}
+    rows = {
+        label: [
+            f"`{label}`",
+            " ".join((middle.text, *middle.details)),
+            _apart(scores[label], scores[SYRE]) if label != SYRE else "",
+            f"{scores[label].mean():.3f}",
+            " ".join((probability.text, *probability.details)),
+        ]
+        for label, (_, middle, probability) in cells
+    }
+    order = sorted(rows, key=middles.__getitem__, reverse=True)
+    headings = [
+        "interquartile mean",
+        f"{MINUS} {SYRE}",
+        "mean",
+        f"probability of improvement over {SYRE}",
     ]
-    order = sorted(range(len(rows)), key=middles.__getitem__, reverse=True)
-    headings = ["method", "interquartile mean", "probability of improvement over syre"]
-    return table(headings, [rows[each] for each in order])
+    return table(["method", *headings], [rows[label] for label in order])
+
+
+def _apart(ours: Array, theirs: Array) -> str:
+    """Return the difference of two interquartile means, and its bootstrap interval."""
+
+    def apart(first: Array, second: Array) -> Array:
+        return np.asarray(interquartile_mean(first) - interquartile_mean(second))
+
+    low, high = stratified_bootstrap(apart, ours, theirs)
+    value = number(float(apart(ours, theirs)), 3, signed=True)
+    return f"{value} ({number(float(low), 3)}, {number(float(high), 3)})"
 
 
 def references() -> list[str]:
@@ -398,6 +372,9 @@ def sections() -> dict[str, list[str]]:
     found = {}
     for stream in STREAMS:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
+    found["Failures, stream 7"] = failures_table(STREAMS[-1], 10)
+    found["Learning rates, stream 7"] = rates_table(STREAMS[-1], "rates_7")
+    found["At equal rates, stream 7"] = same_rate_table(STREAMS[-1], "rates_7")
     first = STREAMS[0]
     found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
     found["Activations, stream 3"] = activations_table(STREAMS[2], "activations_3", 0.001)
@@ -415,6 +392,10 @@ def sections() -> dict[str, list[str]]:
         if any(map(_gap, comparison_of(stream.file, stream).arms)):
             found[f"What predicts the gap, stream {stream.number}"] = prediction(stream)
     found["Cost"] = cheapest()
+    found["Abrupt and gradual"] = forms_table()
+    found["Against syre, abrupt and gradual"] = to_syre_table()
+    found["Order, abrupt and gradual"] = tau_table()
+    found["Reversed, abrupt and gradual"] = reversed_table()
     found["Fresh networks"] = references()
     return found
 

@@ -6,7 +6,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "comparison.md").read_text(encoding="utf-8")
@@ -22,6 +24,11 @@ def tables():
 @pytest.fixture
 def measures(tables):
     return sys.modules["measures"]
+
+
+@pytest.fixture
+def order(tables):
+    return sys.modules["order"]
 
 
 def test_the_page_has_every_table_whole(tables):
@@ -57,25 +64,78 @@ def test_a_run_that_diverged_has_the_worst_value(measures, monkeypatch):
     assert found["none"] == {0: 0.5, 1: 0.25}
 
 
-def test_returns_are_averaged_over_the_steps_of_a_task(tables):
-    """By hand, from the rows: each stands for the steps since the one before it."""
-
-    def average(rows, start, end):
-        before, total = start, 0.0
-        for row in (row for row in rows if start < row["step"] <= end):
-            total += (row["step"] - before) * row["episode_return"]
-            before = row["step"]
-        return total / (end - start)
-
+@pytest.fixture(scope="module")
+def cartpole_rows():
+    """Rows of the plain agent's ten runs on stream 7."""
     runs = []
     with tarfile.open(DOCS / "comparison" / "finals_7.tar.xz") as archive:
         for seed in range(10):
             name = f"offset-cartpole/none/seed_{seed}/metrics.jsonl"
             runs.append([json.loads(line) for line in archive.extractfile(name)])
+    return runs
+
+
+def average(rows, start, end):
+    """Compute the mean return over steps by hand: a row stands for the steps since the one before it."""
+    before, total = start, 0.0
+    for row in (row for row in rows if start < row["step"] <= end):
+        total += (row["step"] - before) * row["episode_return"]
+        before = row["step"]
+    return total / (end - start)
+
+
+def cells_of(lines, method):
+    (row,) = (line for line in lines if line.startswith(f"| `{method}`"))
+    return row.strip("| ").split(" | ")
+
+
+def test_returns_are_averaged_over_the_steps_of_a_task(tables, cartpole_rows):
     spans = (16_000, 160_000), (0, 16_000), (144_000, 160_000)  # tasks 1 to 9, the first, the last
-    expected = [sum(average(rows, *span) for rows in runs) / len(runs) for span in spans]
+    expected = [sum(average(rows, *span) for rows in cartpole_rows) / 10 for span in spans]
     lines = tables.stream_table(tables.Stream(7, "episode_return"), "finals_7", "syre")
-    (row,) = (line for line in lines if line.startswith("| `none`"))
-    cells = row.split(" | ")
+    cells = cells_of(lines, "none")
     found = [float(cells[column].split()[0]) for column in (1, 4, 5)]
     assert found == pytest.approx(expected, abs=0.05)
+
+
+def test_tasks_that_fail_are_counted(tables, cartpole_rows):
+    failed = [
+        sum(average(rows, start, start + 16_000) < 10 for start in range(16_000, 160_000, 16_000))
+        for rows in cartpole_rows
+    ]
+    lines = tables.failures_table(tables.Stream(7, "episode_return"), 10)
+    assert cells_of(lines, "none")[1:] == [str(sum(failed)), str(sum(map(bool, failed)))]
+
+
+def test_kendalls_tau_is_scipys(order):
+    values = np.random.default_rng(0).normal(size=(2, 30, 11))
+    expected = [kendalltau(one, other).statistic for one, other in zip(*values, strict=True)]
+    assert order.kendall(*values) == pytest.approx(expected)
+
+
+def test_the_bootstrap_draws_seeds_of_both_forms_together(order):
+    """The second form has the first one's noise of each seed, which changes every order: tau stays 1."""
+    noise = np.random.default_rng(0).normal(size=(4, 6))
+    assert order.bootstrapped_tau(noise, noise) == (1.0, 1.0, 1.0)
+    other = np.random.default_rng(1).normal(size=(4, 6))
+    value, low, high = order.bootstrapped_tau(noise, other)
+    assert value == pytest.approx(kendalltau(noise.mean(axis=1), other.mean(axis=1)).statistic)
+    assert low < high
+
+
+def test_halves_of_the_seeds_share_none(order):
+    """Of two seeds with opposite orders, one is in each half: an order kept would have a tau of 1."""
+    values = np.array([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
+    assert order.tau_of_halves(values, values) == (-1.0, -1.0, -1.0)
+    assert order.tau_of_halves(values, values[:, ::-1]) == (1.0, 1.0, 1.0)
+
+
+def test_pairs_are_reversed_if_both_differences_are_significant(order):
+    def values(mean, spread=0.0):
+        return {seed: mean + spread * (-1) ** seed for seed in range(20)}
+
+    abrupt = {"a": values(1.0), "b": values(2.0), "c": values(5.0), "d": values(0.0)}
+    gradual = {"a": values(2.0), "b": values(1.0), "c": values(6.0), "d": values(3.0, 9.0)}
+    found = order.reversed_pairs(abrupt, gradual)
+    assert list(found) == [("a", "b")], "d is above a and b, but not significantly"
+    assert [each.mean for each in found["a", "b"]] == [-1.0, 1.0]
