@@ -19,6 +19,7 @@ from measures import (
 from numpy.typing import NDArray
 
 from plasticity.scripts.report.aggregates import LEVEL, NUM_DRAWS, holm
+from plasticity.scripts.report.metric_names import factor_of
 from plasticity.scripts.report.significance import p_text
 
 Array = NDArray[np.float64]
@@ -156,12 +157,10 @@ def to_syre_table() -> list[str]:
 def tau_table() -> list[str]:
     """Return Kendall's tau of the two orders, and of two halves of the seeds."""
     both = forms()
-    methods, seeds = sorted(both[0]), sorted(next(iter(both[0].values())))
-    abrupt, gradual = (
-        np.array([[each[method][seed] for seed in seeds] for method in methods]) for each in both
-    )
+    abrupt, gradual = map(_array, both)
     found = {
         "abrupt and gradual": bootstrapped_tau(abrupt, gradual),
+        "the same, segments without a mixture": bootstrapped_tau(*map(_array, unmixed_forms())),
         "abrupt and gradual, each on half of the seeds": tau_of_halves(abrupt, gradual),
         "abrupt, two halves of the seeds": tau_of_halves(abrupt, abrupt),
         "gradual, two halves of the seeds": tau_of_halves(gradual, gradual),
@@ -171,6 +170,50 @@ def tau_table() -> list[str]:
         for label, (value, low, high) in found.items()
     ]
     return table(["order of the methods", "Kendall's tau", "interval"], rows)
+
+
+def _array(values: Mapping[str, Values]) -> Array:
+    """Return values by method and seed, both sorted. Shape: (methods, seeds)."""
+    return np.array([[own[seed] for seed in sorted(own)] for _, own in sorted(values.items())])
+
+
+def unmixed_forms() -> tuple[dict[str, Values], dict[str, Values]]:
+    """Return the values on both forms over the segments that have no mixture in either."""
+    abrupt, gradual = map(_unmixed, FORMS)
+    return abrupt, gradual
+
+
+def _unmixed(file: str) -> dict[str, Values]:
+    metric, num_segments = ABRUPT_AND_GRADUAL.metric, ABRUPT_AND_GRADUAL.skip
+    found: dict[str, Values] = {}
+    for arm in comparison_of(file, ABRUPT_AND_GRADUAL).arms:
+        later = [
+            each
+            for each in arm.positions
+            if each >= num_segments and each % num_segments >= num_segments // 2
+        ]
+        found[arm.label] = {
+            run.seed: factor_of(metric)
+            * float(np.mean([run.by_position[each][metric] for each in later]))
+            for run in arm.started
+        }
+    return found
+
+
+def unmixed_table() -> list[str]:
+    """Return the methods over the segments without a mixture, in the order of `forms_table`."""
+    both, whole = unmixed_forms(), forms()[0]
+    order = sorted(whole, key=lambda label: -float(np.mean(list(whole[label].values()))))
+    rows = [
+        [
+            f"`{label}`",
+            *(mean(each[label].values()) for each in both),
+            interval(difference(both[1][label], both[0][label]), 1),
+        ]
+        for label in order
+    ]
+    headings = ["segments without a mixture", "abrupt", "gradual", f"gradual {MINUS} abrupt"]
+    return table(headings, rows)
 
 
 def reversed_table() -> list[str]:

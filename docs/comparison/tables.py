@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from control import failures_table, rates_table, same_rate_table
+from failures import failures_table
 from formatting import MINUS, decimals, interval, mean, number, table, verdict
 from measures import (
     FOLDER,
@@ -23,7 +23,8 @@ from measures import (
     span_of,
     to,
 )
-from order import forms_table, reversed_table, tau_table, to_syre_table
+from order import forms_table, reversed_table, tau_table, to_syre_table, unmixed_table
+from rates import lower_rates_table, rates_table, same_rate_table
 
 from plasticity.scripts.report.across import across, across_table
 from plasticity.scripts.report.aggregates import (
@@ -375,6 +376,10 @@ def sections() -> dict[str, list[str]]:
     found["Failures, stream 7"] = failures_table(STREAMS[-1], 10)
     found["Learning rates, stream 7"] = rates_table(STREAMS[-1], "rates_7")
     found["At equal rates, stream 7"] = same_rate_table(STREAMS[-1], "rates_7")
+    supervised = STREAMS[:4]
+    found["Lower learning rates"] = lower_rates_table(
+        {f"rates_{each.number}": each for each in supervised}
+    )
     first = STREAMS[0]
     found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
     found["Activations, stream 3"] = activations_table(STREAMS[2], "activations_3", 0.001)
@@ -393,6 +398,7 @@ def sections() -> dict[str, list[str]]:
             found[f"What predicts the gap, stream {stream.number}"] = prediction(stream)
     found["Cost"] = cheapest()
     found["Abrupt and gradual"] = forms_table()
+    found["Unmixed, abrupt and gradual"] = unmixed_table()
     found["Against syre, abrupt and gradual"] = to_syre_table()
     found["Order, abrupt and gradual"] = tau_table()
     found["Reversed, abrupt and gradual"] = reversed_table()

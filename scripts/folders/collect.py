@@ -55,8 +55,8 @@ class CollectConfig:
     """Folder to copy to, or file if its name ends in .tar.xz; created if missing."""
 
     metrics: tuple[str, ...] = ()
-    """Metrics or families that the rows of a new compressed file have, to make it smaller: online_accuracy,
-    effective_rank. None named: all of them, and the single episodes."""
+    """Metrics or families that a new compressed file keeps, as online_accuracy or effective_rank, to make it
+    smaller; single episodes are left out then. None named: everything."""
 
 
 def collect(config: CollectConfig) -> Counter[str]:
@@ -84,8 +84,13 @@ def collect(config: CollectConfig) -> Counter[str]:
             if config.out.exists():
                 unpack(config.out, staging)
             counts = _collect(folders, staging, only_rows=True)
-            if config.metrics:
-                keep_metrics(staging, config.metrics)
+            if not any(staging.rglob("config.json")):
+                raise ValueError(
+                    f"Nothing to pack into {config.out}: all runs are still running. Give the same command"
+                    " again when they have ended."
+                )
+            if config.metrics and (number := keep_metrics(staging, config.metrics)):
+                Messages().print(f"{number} runs have none of {', '.join(config.metrics)}.")
             pack(staging, config.out)
         else:
             counts = _collect(folders, config.out, only_rows=False)

@@ -10,7 +10,7 @@ from plasticity.scripts.report.metric_names import resolve
 from plasticity.scripts.report.run_folders import Run, find_runs
 
 
-def keep_metrics(folder: Path, metrics: Sequence[str]) -> None:
+def keep_metrics(folder: Path, metrics: Sequence[str]) -> int:
     """Remove all other metrics, and the single episodes, from the runs of a folder.
 
     What a row covers and what its task is, stays, and whether the run diverged.
@@ -18,6 +18,9 @@ def keep_metrics(folder: Path, metrics: Sequence[str]) -> None:
     Args:
         folder: Folder of runs, at any depth, whose files are written anew.
         metrics: Names of metrics, or families, of which all layers stay: `effective_rank`.
+
+    Returns:
+        The number of runs with rows that have none of these metrics.
 
     Raises:
         ValueError: if no run has one of the metrics, or a file is broken; nothing has been written then.
@@ -27,14 +30,15 @@ def keep_metrics(folder: Path, metrics: Sequence[str]) -> None:
     kept = resolve(metrics, known)
     for run in runs:
         _write(run, [name for name in run.metrics if name not in kept])
+    return sum(bool(run.rows) and not set(kept) & set(run.metrics) for run in runs)
 
 
 def _write(run: Run, removed: Collection[str]) -> None:
     file = run.path / "metrics.jsonl"
     if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines()[
-            : len(run.rows)
-        ]  # no half-written one
+        # errors="replace": the half-written last line, which is left out, may end within a character.
+        text = file.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()[: len(run.rows)]
         rows = [
             {name: value for name, value in json.loads(line).items() if name not in removed}
             for line in lines

@@ -53,18 +53,13 @@ def task_means(rows: Iterable[Mapping[str, float | None]]) -> dict[int, float]:
 
     Args:
         rows: Rows of episodes; or of a run's metrics, each being the mean over its number of `episodes`.
-            Rows without a finite return are left out. One at a change of the task has episodes of the next
-            task too, and counts only if its task has no other row.
+            Rows without a finite return are left out.
     """
-    totals: dict[tuple[int, bool], list[float]] = {}
+    totals: dict[int, list[float]] = {}
     for row in rows:
         task, value, count = row["task"], row.get("episode_return"), row.get("episodes", 1)
         if task is not None and value is not None and math.isfinite(value) and count:
-            total = totals.setdefault((int(task), bool(row.get("boundary"))), [0.0, 0.0])
+            total = totals.setdefault(int(task), [0.0, 0.0])
             total[0] += count * value
             total[1] += count
-    return {
-        task: total / count
-        for (task, is_mixed), (total, count) in sorted(totals.items())
-        if not is_mixed or (task, False) not in totals
-    }
+    return {task: total / count for task, (total, count) in sorted(totals.items())}

@@ -148,7 +148,8 @@ class Run:
     def task_returns(self) -> Mapping[int, float]:
         """Mean return of the episodes of each task that was played to its end; empty for runs without steps.
 
-        Read from `episodes.jsonl`; without it computed from the rows, weighted by their numbers of episodes.
+        Read from `episodes.jsonl`; without it computed from the rows, weighted by their numbers of episodes,
+        but for those that begin when their task has ended: most of their episodes may be the next task's.
 
         Raises:
             ValueError: if `episodes.jsonl` is broken.
@@ -160,9 +161,18 @@ class Run:
         if self.diverged_at is not None:
             reached = self.diverged_at - 1
         file = self.path / "episodes.jsonl"
-        means = task_means(read_episodes(file) if file.exists() else self.rows)
+        means = task_means(read_episodes(file) if file.exists() else self._rows_within_tasks(every))
         # A task that was cut short is not comparable with one that was learnt for its full length.
         return {task: mean for task, mean in means.items() if (task + 1) * every <= reached}
+
+    def _rows_within_tasks(self, every: int) -> list[Row]:
+        """Return the rows that begin, where the one before ends, within their own task."""
+        starts = [0, *map(self.position, self.rows)]
+        return [
+            row
+            for start, row in zip(starts, self.rows, strict=False)
+            if start < (_position(row, TASK) + 1) * every
+        ]
 
     def described(self, key: str) -> Mapping[int, float | str]:
         """Return what the stream tells of each task under one of `descriptions`, where the rows have it."""

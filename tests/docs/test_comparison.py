@@ -107,6 +107,18 @@ def test_tasks_that_fail_are_counted(tables, cartpole_rows):
     assert cells_of(lines, "none")[1:] == [str(sum(failed)), str(sum(map(bool, failed)))]
 
 
+def test_segments_without_a_mixture_are_the_later_halves_of_the_tasks(order):
+    """By hand, from the rows: segments 15 to 19, 25 to 29 and so on; the first task does not count."""
+    with tarfile.open(DOCS / "comparison" / "finals_6_gradual.tar.xz") as archive:
+        lines = archive.extractfile("gradual-random-labels/none/seed_3/metrics.jsonl")
+        rows = [json.loads(line) for line in lines]
+    pure = [row for row in rows if row["base_task"] > 0 and row["share_before"] == 0]
+    assert len(pure) == 9 * 5
+    expected = 100 * sum(row["online_accuracy"] for row in pure) / len(pure)
+    _, gradual = order.unmixed_forms()
+    assert gradual["none"][3] == pytest.approx(expected)
+
+
 def test_kendalls_tau_is_scipys(order):
     values = np.random.default_rng(0).normal(size=(2, 30, 11))
     expected = [kendalltau(one, other).statistic for one, other in zip(*values, strict=True)]

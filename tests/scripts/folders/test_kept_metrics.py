@@ -20,7 +20,8 @@ ROW = {
 @pytest.fixture
 def runs(tmp_path, make_run):
     path = make_run(tmp_path / "runs")
-    (path / "metrics.jsonl").write_text(f'{json.dumps(ROW)}\n{{"task": 1, "test_acc')
+    half_written = '{"task": 1, "é'.encode()[:-1]  # cut within a character
+    (path / "metrics.jsonl").write_bytes(f"{json.dumps(ROW)}\n".encode() + half_written)
     (path / "episodes.jsonl").write_text('{"step": 1, "return": 2.0}\n')
     return tmp_path / "runs"
 
@@ -74,3 +75,16 @@ def test_whole_runs_are_not_mixed_with_others(runs, tmp_path):
     with pytest.raises(ValueError, match=r"exists, and its rows may have other metrics"):
         collect(CollectConfig((runs,), archive, ("test_accuracy",)))
     assert archive.read_bytes() == before
+
+
+def test_runs_without_the_metric_are_named(runs, make_run, capsys):
+    make_run(runs, "syre")
+    collect(CollectConfig((runs,), runs.with_name("some.tar.xz"), ("train_loss",)))
+    assert "1 runs have none of train_loss." in capsys.readouterr().err
+
+
+def test_nothing_is_packed_while_all_runs_are_running(runs, monkeypatch):
+    monkeypatch.setattr("plasticity.scripts.folders.collect.is_locked", lambda file: True)
+    with pytest.raises(ValueError, match=r"Nothing to pack into .*: all runs are still running"):
+        kept(runs, "test_accuracy")
+    assert not runs.with_name("some.tar.xz").exists()

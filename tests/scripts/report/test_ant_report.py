@@ -359,6 +359,32 @@ def test_without_episodes_task_returns_come_from_the_rows(tmp_path):
     assert dict(run.task_returns) == {0: 20.0}  # (3 * 10 + 50) / 4
 
 
+def test_without_episodes_rows_after_the_end_of_their_task_do_not_count(tmp_path):
+    def row(task, value, episodes, boundary):
+        return {
+            "task": task,
+            "boundary": boundary,
+            "episode_return": value,
+            "episodes": episodes,
+        }
+
+    rows = {
+        150: row(0, 10.0, 3, False),
+        200: row(0, 50.0, 1, False),
+        220: row(0, 9.0, 80, True),  # task 1's, most of them: the change was at 200
+        350: row(1, 8.0, 2, False),
+        420: row(1, 20.0, 1, True),  # from 350 to 420, the change at 400: some are task 1's own
+        600: row(2, 5.0, 1, False),
+    }
+    write_run(tmp_path, "none", 0, rows, planned=600, change_every=200)
+    (run,) = find_runs(tmp_path)
+    assert dict(run.task_returns) == {
+        0: 20.0,
+        1: 12.0,
+        2: 5.0,
+    }  # (3 * 10 + 50) / 4, (2 * 8 + 20) / 3
+
+
 def test_a_diverged_run_keeps_the_tasks_before(tmp_path):
     episodes = [(0, 1.0), (1, 2.0)]
     rows = {300: 1.0, 600: "diverged"}

@@ -41,20 +41,6 @@ def test_rows_of_a_run_are_weighted_by_their_episodes():
     assert task_means(rows) == {0: 20.0}  # (3 * 10 + 50) / 4
 
 
-def test_a_row_at_a_change_of_the_task_counts_only_for_a_task_without_others():
-    rows = [
-        {"task": 0, "episode_return": 100.0, "episodes": 2, "boundary": 0.0},
-        {
-            "task": 0,
-            "episode_return": 10.0,
-            "episodes": 80,
-            "boundary": 1.0,
-        },  # most of them task 1's
-        {"task": 1, "episode_return": 12.0, "episodes": 5, "boundary": 1.0},
-    ]
-    assert task_means(rows) == {0: 100.0, 1: 12.0}
-
-
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1e6, 1e6), st.integers(0, 5)), min_size=1))
 def test_rows_and_episodes_agree(groups):
     """Check n episodes of the same return, in n rows or in one."""

@@ -1,6 +1,8 @@
-"""Tables of stream 7: tasks that fail, and other learning rates."""
+"""Methods at other learning rates than those that they were tuned to."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from formatting import MINUS, decimals, interval, mean, table
 from measures import (
@@ -9,10 +11,8 @@ from measures import (
     comparison_of,
     difference,
     first_and_last_task,
-    last_task,
     primary,
     span_of,
-    values_in_task,
 )
 
 from plasticity.scripts.report.aggregates import holm
@@ -21,26 +21,6 @@ from plasticity.scripts.report.significance import p_text
 
 OTHERS = ("none", SYRE)
 """Methods that others are compared with at other learning rates."""
-
-
-def failures_table(stream: Stream, least: float) -> list[str]:
-    """Return how many tasks after the first, and runs with such tasks, have a return below the least."""
-    arms = comparison_of(stream.file, stream).arms
-    found = {}
-    for arm in arms:
-        failed = [
-            seed
-            for task in range(1, last_task(arm) + 1)
-            for seed, value in values_in_task(arm, stream.metric, task).items()
-            if value is not None and value < least
-        ]
-        found[arm.label] = len(failed), len(set(failed))
-    rows = [
-        [f"`{label}`", *map(str, found[label])] for label in sorted(found, key=found.__getitem__)
-    ]
-    num_runs = len(arms[0].started)
-    tasks = f"tasks below {least:g}, of {num_runs * last_task(arms[0])}"
-    return table(["method", tasks, f"runs with one, of {num_runs}"], rows)
 
 
 def rates_table(stream: Stream, file: str) -> list[str]:
@@ -83,3 +63,18 @@ def same_rate_table(stream: Stream, file: str) -> list[str]:
 
 def _rate(arm: Arm) -> float:
     return float(arm.started[0].flat_config["agent.learning_rate"])
+
+
+def lower_rates_table(files: Mapping[str, Stream]) -> list[str]:
+    """Return the plain network at lower learning rates, by file of its runs."""
+    rows = []
+    for file, stream in files.items():
+        finals, digits = primary(stream), decimals(stream.metric) + 1
+        (tuned,) = (a for a in comparison_of(stream.file, stream).arms if a.label == "none")
+        for arm in comparison_of(file, stream).arms:
+            ours = primary(stream, file)[arm.label]
+            to_them = [interval(difference(ours, finals[each]), digits) for each in OTHERS]
+            rates = [f"{_rate(tuned):g}", f"{_rate(arm):g}"]
+            rows.append([str(stream.number), *rates, mean(ours.values(), digits - 1), *to_them])
+    to = [f"{MINUS} {each} as tuned" for each in OTHERS]
+    return table(["stream", "tuned rate", "lower rate", "none at the lower rate", *to], rows)
