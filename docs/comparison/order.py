@@ -16,13 +16,11 @@ from measures import (
     difference,
     primary,
 )
-from numpy.typing import NDArray
 
 from plasticity.scripts.report.aggregates import LEVEL, NUM_DRAWS, holm
 from plasticity.scripts.report.metric_names import factor_of
 from plasticity.scripts.report.significance import p_text
-
-Array = NDArray[np.float64]
+from plasticity.scripts.report.statistics import Array
 
 
 def kendall(first: Array, second: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from formatting import MINUS, decimals, interval, mean, table
 from measures import (
@@ -19,22 +19,19 @@ from plasticity.scripts.report.aggregates import holm
 from plasticity.scripts.report.arms import Arm
 from plasticity.scripts.report.significance import p_text
 
-OTHERS = ("none", SYRE)
-"""Methods that others are compared with at other learning rates."""
 
-
-def rates_table(stream: Stream, file: str) -> list[str]:
-    """Return methods at other learning rates, against the plain one and syre as tuned."""
+def rates_table(stream: Stream, file: str, others: Sequence[str]) -> list[str]:
+    """Return the methods of a file, by learning rate, against others as tuned."""
     finals, digits = primary(stream), decimals(stream.metric) + 1
     values, found = primary(stream, file), comparison_of(file, stream)
     rows = []
     for arm in found.arms:
         ours = values[arm.label]
         ends = [mean(each, digits - 1) for each in first_and_last_task(arm, stream.metric)]
-        to_them = [interval(difference(ours, finals[each]), digits) for each in OTHERS]
+        to_them = [interval(difference(ours, finals[each]), digits) for each in others]
         cells = [f"`{arm.method}`", f"{_rate(arm):g}", mean(ours.values(), digits - 1), *to_them]
         rows.append([*cells, *ends])
-    to = [f"{MINUS} {each} as tuned" for each in OTHERS]
+    to = [f"{MINUS} {each} as tuned" for each in others]
     headings = ["method", "learning rate", span_of(found.arms[0]), *to, "first task", "last task"]
     return table(headings, rows)
 
@@ -73,8 +70,8 @@ def lower_rates_table(files: Mapping[str, Stream]) -> list[str]:
         (tuned,) = (a for a in comparison_of(stream.file, stream).arms if a.label == "none")
         for arm in comparison_of(file, stream).arms:
             ours = primary(stream, file)[arm.label]
-            to_them = [interval(difference(ours, finals[each]), digits) for each in OTHERS]
+            to_them = [interval(difference(ours, finals[each]), digits) for each in ("none", SYRE)]
             rates = [f"{_rate(tuned):g}", f"{_rate(arm):g}"]
             rows.append([str(stream.number), *rates, mean(ours.values(), digits - 1), *to_them])
-    to = [f"{MINUS} {each} as tuned" for each in OTHERS]
+    to = [f"{MINUS} {each} as tuned" for each in ("none", SYRE)]
     return table(["stream", "tuned rate", "lower rate", "none at the lower rate", *to], rows)

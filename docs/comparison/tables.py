@@ -181,21 +181,6 @@ def activations_table(stream: Stream, file: str, learning_rate: float) -> list[s
     )
 
 
-def width_table(stream: Stream, file: str) -> list[str]:
-    """Return the plain network of the width that CReLU's features have, against both at the tuned width."""
-    finals, digits = primary(stream), decimals(stream.metric) + 1
-    values, found = primary(stream, file), comparison_of(file, stream)
-    rows = []
-    for arm in found.arms:
-        ours = values[arm.label]
-        ends = [mean(each, digits - 1) for each in first_and_last_task(arm, stream.metric)]
-        to_them = [interval(difference(ours, finals[each]), digits) for each in ("none", "crelu")]
-        rate = f"{float(arm.settings['learning_rate']):g}"
-        rows.append([rate, mean(ours.values(), digits - 1), *to_them, *ends])
-    headings = ["none, ten units, at", span_of(found.arms[0]), f"{MINUS} none", f"{MINUS} crelu"]
-    return table([*headings, "first task", "last task"], rows)
-
-
 def sigma_table(stream: Stream, file: str, tuned: float) -> list[str]:
     """Return the tuned syre at other sigmas, against the tuned one and weight decay."""
     finals, others = primary(stream), primary(stream, file)
@@ -374,7 +359,7 @@ def sections() -> dict[str, list[str]]:
     for stream in STREAMS:
         found[f"Stream {stream.number}"] = stream_table(stream, stream.file, SYRE)
     found["Failures, stream 7"] = failures_table(STREAMS[-1], 10)
-    found["Learning rates, stream 7"] = rates_table(STREAMS[-1], "rates_7")
+    found["Learning rates, stream 7"] = rates_table(STREAMS[-1], "rates_7", ("none", SYRE))
     found["At equal rates, stream 7"] = same_rate_table(STREAMS[-1], "rates_7")
     supervised = STREAMS[:4]
     found["Lower learning rates"] = lower_rates_table(
@@ -383,7 +368,7 @@ def sections() -> dict[str, list[str]]:
     first = STREAMS[0]
     found["Activations, stream 2"] = activations_table(STREAMS[1], "activations_2", 0.05)
     found["Activations, stream 3"] = activations_table(STREAMS[2], "activations_3", 0.001)
-    found["Width, stream 4"] = width_table(STREAMS[3], "width_4")
+    found["Width, stream 4"] = rates_table(STREAMS[3], "width_4", ("none", "crelu"))
     found["LayerNorm, stream 1"] = stream_table(first, "finals_1_layer_norm", LAYER_NORM)
     found["LayerNorm added, stream 1"] = what_it_adds(first, "finals_1_layer_norm")
     found["Sigma, stream 1"] = sigma_table(first, "sigma_1", 0.5)
