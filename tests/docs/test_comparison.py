@@ -107,6 +107,47 @@ def test_tasks_that_fail_are_counted(tables, cartpole_rows):
     assert cells_of(lines, "none")[1:] == [str(sum(failed)), str(sum(map(bool, failed)))]
 
 
+def rows_of(file):
+    """Yield the method and the rows of each run of a file."""
+    with tarfile.open(DOCS / "comparison" / f"{file}.tar.xz") as archive:
+        for name in archive.getnames():
+            if name.endswith("metrics.jsonl"):
+                rows = [json.loads(line) for line in archive.extractfile(name)]
+                yield name.split("/")[-3], rows
+
+
+def test_the_text_has_the_entropies_of_policies_that_fail():
+    counts = {True: [0, 0], False: [0, 0]}
+    for _, rows in rows_of("finals_7"):
+        for row in rows:
+            if not row["boundary"] and row["episode_return"] is not None:
+                count = counts[row["episode_return"] < 10]
+                count[0] += 1
+                count[1] += row["policy_entropy"] < 0.01
+    (failed, without), (others, few) = counts[True], counts[False]
+    assert f"of {failed} rows with a return below 10, {without} have an entropy" in PAGE
+    assert f"and of {others} others {few}." in PAGE
+
+
+def test_the_text_has_the_last_segments_of_the_plain_network():
+    abrupt, gradual = (
+        np.mean(
+            [
+                [100 * rows[segment]["online_accuracy"] for segment in range(9, 100, 10)]
+                for method, rows in rows_of(f"finals_6_{form}")
+                if method == "none"
+            ],
+            axis=0,
+        )
+        for form in ("abrupt", "gradual")
+    )
+    assert (
+        f"falls from {abrupt[0]:.1f} % in the first task to {abrupt[3]:.1f} in the fourth and"
+        f" {abrupt[9]:.1f} in the last one with abrupt changes, and from {gradual[4]:.1f} in the fifth to"
+        f" {gradual[9]:.1f} with gradual ones"
+    ) in PAGE
+
+
 def test_segments_without_a_mixture_are_the_later_halves_of_the_tasks(order):
     """By hand, from the rows: segments 15 to 19, 25 to 29 and so on; the first task does not count."""
     with tarfile.open(DOCS / "comparison" / "finals_6_gradual.tar.xz") as archive:
